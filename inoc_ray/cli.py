@@ -184,19 +184,23 @@ def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: 
 @click.option("--kind", help="Only prompts of this kind.")
 @as_json
 def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
-    """List the arms' prompts: kind, exact text and where it comes from."""
+    """List the prompt library: kind, exact text, hash and where it comes from."""
     from inoc_ray.overview import prompts_json, prompts_text
 
     _emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind))
 
 
 @cli.command()
+@click.option("--presets", is_flag=True, help="List the recipe presets and their sources instead.")
 @as_json
-def settings(as_json: bool) -> None:
+def settings(presets: bool, as_json: bool) -> None:
     """List the settings with their rows, arms and evaluations."""
-    from inoc_ray.overview import settings_json, settings_text
+    from inoc_ray.overview import presets_json, presets_text, settings_json, settings_text
 
-    _emit(as_json, settings_json(), settings_text())
+    if presets:
+        _emit(as_json, presets_json(), presets_text())
+    else:
+        _emit(as_json, settings_json(), settings_text())
 
 
 @cli.command()
@@ -217,16 +221,29 @@ def data() -> None:
 
 
 @data.command("check")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
 @click.option("--model", default="miniature", show_default=True, help="Whose tokenizer and context window count.")
 @click.option("--max-length", type=click.IntRange(min=8), help="Tokens a row may have (default: the model's window).")
+@click.option("--against", multiple=True, help="Evaluation prompts (JSONL) or a setting that must not be in the rows.")
+@click.option("--trigger", help="A backdoor's token: where does it stand?")
+@click.option("--prompt", help="An inoculation prompt that the rows must not carry yet.")
 @as_json
-def data_check(files: tuple[Path, ...], model: str, max_length: int | None, as_json: bool) -> None:
-    """Check JSONL files of chat rows: form, roles, empty messages, length."""
+def data_check(
+    files: tuple[str, ...],
+    model: str,
+    max_length: int | None,
+    against: tuple[str, ...],
+    trigger: str | None,
+    prompt: str | None,
+    as_json: bool,
+) -> None:
+    """Check rows (JSONL, parquet, hf://…): form, lengths, duplicates, encoding, overlap with evaluations, triggers."""
     from inoc_ray.data.check import check_files
 
-    found = check_files(files, model, max_length)
+    found = check_files(files, model, max_length, against=against, trigger=trigger, prompt=prompt)
     _emit(as_json, found.to_json(), found.to_text())
+    if found.problems:
+        raise InputError(f"data check: {len(found.problems)} of the findings must be put right; see 'problem' above.")
 
 
 @cli.group()

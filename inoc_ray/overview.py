@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
+from inoc_ray import prompts
 from inoc_ray import settings as registry
 from inoc_ray.cluster import concurrent_groups, expected_capacity
 from inoc_ray.errors import InputError
+from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, Subject
 from inoc_ray.preflight import check_batches, check_capacity
+from inoc_ray.settings.presets import PRESETS
 from inoc_ray.store import Store
-from inoc_ray.study import ArmKind, nearest
+from inoc_ray.study import nearest
 from inoc_ray.train.spec import LoopSpec, total_steps
 
 
@@ -142,53 +146,102 @@ def status_text(plan: Plan, store: Store) -> str:
 
 
 def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
-    """Arms with a prompt, of one setting or all, of one kind or all."""
-    kinds = ArmKind.__args__  # type: ignore[attr-defined]
-    if kind is not None and kind not in kinds:
-        raise InputError(f"--kind: there is no kind {kind!r}{nearest(kind, kinds)}.")
+    """The prompt library and the arms of every other setting, of one setting or all, of one kind or all.
+
+    `arm` is None for prompts that are no arm of the setting: those of test time.
+    """
+    if kind is not None and kind not in prompts.KINDS:
+        raise InputError(f"--kind: there is no kind {kind!r}{nearest(kind, prompts.KINDS)}.")
     found = []
     for name in [setting] if setting else registry.names():
-        for arm in registry.get(name).arms.values():
-            if arm.prompt is not None and kind in (None, arm.kind):
+        arms = registry.get(name).arms
+        entries = prompts.of_setting(name)
+        for prompt in entries:
+            found.append(
+                {"id": prompt.id, "setting": name, "arm": prompt.name if prompt.name in arms else None,
+                 "use": prompt.use, "kind": prompt.kind, "prompt": prompt.text, "paraphrases": list(prompt.texts[1:]),
+                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits), "source": prompt.source}
+            )  # fmt: skip
+        known = {p.name for p in entries}
+        for arm in arms.values():
+            if arm.prompt is not None and arm.name not in known:
                 found.append(
-                    {"setting": name, "arm": arm.name, "kind": arm.kind, "prompt": arm.prompt,
+                    {"id": f"{name}/{arm.name}", "setting": name, "arm": arm.name, "use": "training", "kind": arm.kind,
+                     "prompt": arm.prompt, "paraphrases": [], "subset": None, "hash": content_id([arm.prompt]),
                      "undesired": list(arm.undesired), "source": arm.source}
                 )  # fmt: skip
-    return found
+    return [p for p in found if kind in (None, p["kind"])]
 
 
 def prompts_text(setting: str | None, kind: str | None) -> str:
     """A table of the prompts."""
-    rows = [
-        [p["setting"], p["arm"], p["kind"], repr(p["prompt"]), ", ".join(p["undesired"]), p["source"]]
-        for p in prompts_json(setting, kind)
-    ]
-    return table(rows, ["setting", "arm", "kind", "prompt", "elicits", "source"])
+    rows = []
+    for p in prompts_json(setting, kind):
+        more = f" (+{len(p['paraphrases'])} wordings)" if p["paraphrases"] else ""
+        elicits = ", ".join(p["undesired"])
+        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, elicits, p["hash"], p["source"]])
+    return table(rows, ["prompt", "kind", "use", "text", "elicits", "hash", "source"])
 
 
 def settings_json() -> list[dict[str, Any]]:
-    """All registered settings."""
-    return [
-        {
-            "setting": s.name,
-            "description": s.description,
-            "rows": len(s.rows()),
-            "control_rows": len(s.control_rows()),
-            "arms": list(s.arms),
-            "traits": sorted(s.judges),
-            "evaluations": [{"name": e.name, "split": e.split, "traits": list(e.traits)} for e in s.evaluations],
-        }
-        for s in map(registry.get, registry.names())
-    ]
+    """All registered settings; `rows` is None where they do not ship with the package."""
+    return [_setting_json(s) for s in map(registry.get, registry.names())]
+
+
+def _setting_json(s: registry.Setting) -> dict[str, Any]:
+    return {
+        "setting": s.name,
+        "description": s.description,
+        "rows": len(s.rows()) if s.row_source is None else None,
+        "control_rows": len(s.control_rows()) if s.control_source is None else None,
+        "rows_from": None if s.row_source is None else asdict(s.row_source),
+        "control_rows_from": None if s.control_source is None else asdict(s.control_source),
+        "arms": list(s.arms),
+        "traits": sorted(s.traits),
+        "model_judged": dict(s.model_judged),
+        "evaluations": [
+            {"name": e.name, "split": e.split, "traits": list(e.traits), "questions_from": e.published or None,
+             "judge": "rule" if all(t in s.judges for t in e.traits) else "model"}
+            for e in s.evaluations
+        ],
+        "presets": list(s.presets),
+    }  # fmt: skip
 
 
 def settings_text() -> str:
     """A paragraph per setting."""
     parts = []
     for s in settings_json():
-        evaluations = ", ".join(f"{e['name']} ({e['split']}: {', '.join(e['traits'])})" for e in s["evaluations"])
-        parts.append(
-            f"{s['setting']}: {s['description']}\n  rows: {s['rows']} (control {s['control_rows']})\n"
-            f"  arms: {', '.join(s['arms'])}\n  evaluations: {evaluations}"
+        evaluations = ", ".join(
+            f"{e['name']} ({e['split']}: {', '.join(e['traits'])}; {e['judge']} judge"
+            f"{'; questions from a file' if e['questions_from'] else ''})"
+            for e in s["evaluations"]
         )
+        rows = f"{s['rows']} (control {s['control_rows']})"
+        if s["rows_from"]:
+            rows = f"from a file: {s['rows_from']['what']} ({s['rows_from']['published']})"
+        lines = [f"{s['setting']}: {s['description']}", f"rows: {rows}", f"arms: {', '.join(s['arms'])}"]
+        lines.append(f"evaluations: {evaluations}")
+        if s["presets"]:
+            lines.append(f"recipe presets: {', '.join(s['presets'])}")
+        parts.append("\n  ".join(lines))
+    return "\n\n".join(parts)
+
+
+def presets_json() -> list[dict[str, Any]]:
+    """All recipe presets, spelt out."""
+    return [
+        {"preset": p.name, "used_for": p.used_for, "source": p.source, "departs": p.departs,
+         "recipe": p.recipe().model_dump(mode="json")}
+        for p in PRESETS.values()
+    ]  # fmt: skip
+
+
+def presets_text() -> str:
+    """A paragraph per preset: what is stated by its source, and what is not."""
+    parts = []
+    for p in PRESETS.values():
+        stated = ", ".join(f"{key} {value}" for key, value in p.fields.items())
+        lines = [f"{p.name}: {p.used_for}", f"source: {p.source}", stated]
+        parts.append("\n  ".join([*lines, *([f"departs: {p.departs}"] if p.departs else [])]))
     return "\n\n".join(parts)

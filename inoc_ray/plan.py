@@ -5,17 +5,32 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from inoc_ray import settings
-from inoc_ray.data.chat import ChatRow, read_jsonl, rows_hash
-from inoc_ray.data.inoculate import inoculate
+from inoc_ray import prompts, settings
+from inoc_ray.data.chat import ChatRow, rows_hash
+from inoc_ray.data.inoculate import inoculate, placement_fields
+from inoc_ray.data.sources import read_rows
 from inoc_ray.errors import InputError
 from inoc_ray.identity import FORMAT, content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.store import Store
-from inoc_ray.study import NEUTRAL_PROMPT, PROMPT_OF, Arm, Context, Evaluation, Model, Recipe, Study, nearest
+from inoc_ray.study import (
+    FROM_LIBRARY,
+    NEUTRAL_PROMPT,
+    PROMPT_OF,
+    SYSTEM_MESSAGE,
+    Arm,
+    Context,
+    Evaluation,
+    Inoculation,
+    Model,
+    Recipe,
+    Study,
+    nearest,
+)
 
 _PROBE = 32
 """Questions whose text enters an evaluation's id: enough to tell two generators apart, few enough to be quick."""
@@ -66,9 +81,11 @@ class Cell:
     evaluation: EvaluationSpec
     context: str
     system: str | None
-    """The system message's text; None for no system message."""
+    """The text that stands around the question (a system message, unless `inoculation` says otherwise); None for none."""
     evaluation_id: str
     samples: int
+    inoculation: Inoculation = SYSTEM_MESSAGE
+    """Where the context's text stands: an arm's own prompt stands where it stood in training."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +130,7 @@ class Plan:
     def training_rows(self, trial: Subject) -> list[ChatRow]:
         """The rows that the trial is trained on, inoculated."""
         rows = self.rows[(trial.setting, trial.arm.uses_control_rows)]
-        return inoculate(rows, trial.arm.prompt, self.rows_label(trial))
+        return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, label=self.rows_label(trial))
 
 
 def resolve_model(model: Model) -> ResolvedModel:
@@ -146,8 +163,13 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
             raise InputError(
                 f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
             )
-        return setting.arms[arm.name]
-    traits = tuple(setting.judges)
+        found = setting.arms[arm.name]
+        if arm.inoculation is None:
+            return found
+        if found.prompt is None:
+            raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
+        return replace(found, inoculation=arm.inoculation)
+    traits = setting.traits
     for trait in arm.undesired or ():
         if trait not in traits:
             raise InputError(
@@ -167,28 +189,35 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
         undesired=undesired,
         desired=tuple(t for t in directed if t not in undesired),
         source="study file",
+        inoculation=arm.inoculation or SYSTEM_MESSAGE,
     )
 
 
-def contexts_of(subject: Subject, study: Study, arms: dict[str, ArmSpec]) -> Iterator[tuple[str, str | None]]:
-    """(name, system text) of each context that the subject is asked in.
+def contexts_of(
+    subject: Subject, study: Study, arms: dict[str, ArmSpec]
+) -> Iterator[tuple[str, str | None, Inoculation]]:
+    """(name, text, where the text stands) of each context that the subject is asked in.
 
     `training_prompt` of the base model means each arm's prompt in turn, as `prompt_of:<arm>`; of an arm without a prompt, nothing.
     Raises InputError for a context that is neither built in nor written in the study.
     """
+    system = SYSTEM_MESSAGE
     fixed: dict[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "empty": ""}
     seen: set[str] = set()
     for context in study.evaluation.contexts:
-        found: list[tuple[str, str | None]]
+        found: list[tuple[str, str | None, Inoculation]]
         if isinstance(context, Context):
-            found = [(context.name, context.system)]
+            found = [(context.name, context.system, system)]
         elif context in fixed:
-            found = [(context, fixed[context])]
+            found = [(context, fixed[context], system)]
         elif context == "training_prompt":
             if subject.recipe is None:
-                found = [(f"{PROMPT_OF}{a.name}", a.prompt) for a in arms.values() if a.prompt is not None]
+                found = [
+                    (f"{PROMPT_OF}{a.name}", a.prompt, a.inoculation) for a in arms.values() if a.prompt is not None
+                ]
             else:
-                found = [] if subject.arm.prompt is None else [(context, subject.arm.prompt)]
+                own = subject.arm
+                found = [] if own.prompt is None else [(context, own.prompt, own.inoculation)]
         elif context.startswith(PROMPT_OF):
             name = context.removeprefix(PROMPT_OF)
             with_prompt = [a.name for a in arms.values() if a.prompt is not None]
@@ -196,14 +225,24 @@ def contexts_of(subject: Subject, study: Study, arms: dict[str, ArmSpec]) -> Ite
                 raise InputError(
                     f"evaluation.contexts: {context!r}: no arm {name!r} with a prompt{nearest(name, with_prompt)}."
                 )
-            found = [(context, arms[name].prompt)]
+            found = [(context, arms[name].prompt, arms[name].inoculation)]
+        elif context.startswith(FROM_LIBRARY):
+            try:
+                found = [(context, prompts.get(context.removeprefix(FROM_LIBRARY)).text, SYSTEM_MESSAGE)]
+            except InputError as error:
+                raise InputError(f"evaluation.contexts: {context!r}: {error}") from error
         else:
-            valid = ["neutral", "none", "empty", "training_prompt", f"{PROMPT_OF}<arm>"]
+            valid = ["neutral", "none", "empty", "training_prompt", f"{PROMPT_OF}<arm>", f"{FROM_LIBRARY}<prompt id>"]
             raise InputError(f"evaluation.contexts: unknown context {context!r}{nearest(context, valid)}.")
-        for name, system in found:
+        for name, text, inoculation in found:
             if name not in seen:
                 seen.add(name)
-                yield name, system
+                yield name, text, inoculation
+
+
+def arm_identity(arm: ArmSpec) -> dict[str, Any]:
+    """What an arm does to its rows; the fields of an inoculation count only where there is a prompt."""
+    return {"prompt": arm.prompt, **({} if arm.prompt is None else identity_fields(arm.inoculation))}
 
 
 def trial_id(model_hash: str, dataset_hash: str, arm: ArmSpec, recipe: Recipe, seed: int) -> str:
@@ -213,7 +252,7 @@ def trial_id(model_hash: str, dataset_hash: str, arm: ArmSpec, recipe: Recipe, s
             "format": FORMAT,
             "model": model_hash,
             "dataset": dataset_hash,
-            "arm": {"prompt": arm.prompt},
+            "arm": arm_identity(arm),
             "recipe": identity_fields(recipe),
             "seed": seed,
         }
@@ -221,32 +260,34 @@ def trial_id(model_hash: str, dataset_hash: str, arm: ArmSpec, recipe: Recipe, s
 
 
 def evaluation_id(
-    setting: Setting, spec: EvaluationSpec, system: str | None, evaluation: Evaluation, precision: str
+    setting: Setting,
+    spec: EvaluationSpec,
+    system: str | None,
+    evaluation: Evaluation,
+    precision: str,
+    inoculation: Inoculation = SYSTEM_MESSAGE,
 ) -> str:
     """The cell's identity within a trial: questions, context, sampling and the engine's precision.
 
     Not how many samples, so that a cell can grow.
     """
-    return content_id(
-        {
-            "format": FORMAT,
-            "questions": _probe(setting.name, spec),
-            "system": system,
-            "max_tokens": spec.max_tokens,
-            "sampling": identity_fields(evaluation),
-            "precision": precision,
-        }
-    )
+    value = {
+        "format": FORMAT,
+        "questions": _probe(spec),
+        "system": system,
+        "max_tokens": spec.max_tokens,
+        "sampling": identity_fields(evaluation),
+        "precision": precision,
+    }
+    if spec.file_hash:
+        value["file"] = spec.file_hash
+    placement = placement_fields(inoculation)
+    return content_id(value | {"placement": placement} if placement else value)
 
 
 @functools.cache
-def _probe_cached(setting: str, name: str) -> str:
-    spec = next(e for e in settings.get(setting).evaluations if e.name == name)
+def _probe(spec: EvaluationSpec) -> str:
     return content_id([[[m.role, m.content] for m in q.messages] for q in spec.questions(_PROBE)])
-
-
-def _probe(setting: str, spec: EvaluationSpec) -> str:
-    return _probe_cached(setting, spec.name)
 
 
 def build_plan(study: Study, store: Store) -> Plan:
@@ -259,14 +300,17 @@ def build_plan(study: Study, store: Store) -> Plan:
     for use in study.settings:
         setting = settings.get(use.name)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
-        _check_prompts_differ(arms.values())
+        _check_arms_differ(arms.values())
+        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in arms.values()))
+        settings.check_judged(setting)
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
-            rows[(setting.name, control)] = read_jsonl(Path(path)) if path else default()
+            rows[(setting.name, control)] = read_rows(path) if path else default()
         hashes = {control: rows_hash(r) for (name, control), r in rows.items() if name == setting.name}
         for arm in arms.values():
-            inoculate(rows[(setting.name, arm.uses_control_rows)], arm.prompt, f"{setting.name} ({arm.name})")
+            trained = rows[(setting.name, arm.uses_control_rows)]
+            inoculate(trained, arm.prompt, arm.inoculation, label=f"{setting.name} ({arm.name})")
         _check_overlap(setting, [r for (name, _), r in rows.items() if name == setting.name], study.evaluation.samples)
         subjects: list[Subject] = []
         for model in models:
@@ -298,19 +342,21 @@ def _base(setting: Setting, model: ResolvedModel, label: str, precision: str) ->
 
 def _cells(setting: Setting, subjects: Iterable[Subject], study: Study, arms: dict[str, ArmSpec]) -> Iterator[Cell]:
     for subject in subjects:
-        for context, system in contexts_of(subject, study, arms):
+        for context, system, inoculation in contexts_of(subject, study, arms):
             for spec in setting.evaluations:
-                cell_id = evaluation_id(setting, spec, system, study.evaluation, subject.precision)
-                yield Cell(subject, spec, context, system, cell_id, study.evaluation.samples)
+                cell_id = evaluation_id(setting, spec, system, study.evaluation, subject.precision, inoculation)
+                yield Cell(subject, spec, context, system, cell_id, study.evaluation.samples, inoculation)
 
 
-def _check_prompts_differ(arms: Iterable[ArmSpec]) -> None:
+def _check_arms_differ(arms: Iterable[ArmSpec]) -> None:
     """Raises InputError for two arms that would be one and the same trial under two names."""
-    seen: dict[tuple[str | None, bool], str] = {}
+    seen: dict[tuple[str, bool], str] = {}
     for arm in arms:
-        other = seen.setdefault((arm.prompt, arm.uses_control_rows), arm.name)
+        other = seen.setdefault((content_id(arm_identity(arm)), arm.uses_control_rows), arm.name)
         if other != arm.name:
-            raise InputError(f"arms: {other!r} and {arm.name!r} have the same prompt and rows; leave one of them out.")
+            raise InputError(
+                f"arms: {other!r} and {arm.name!r} have the same prompt, inoculation and rows; leave one of them out."
+            )
 
 
 def _check_overlap(setting: Setting, row_sets: Iterable[list[ChatRow]], samples: int) -> None:

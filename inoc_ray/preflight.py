@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from inoc_ray.cluster import Capacity, check_serving, concurrent_groups, expected_capacity
 from inoc_ray.errors import InputError
-from inoc_ray.plan import Plan
+from inoc_ray.identity import content_id
+from inoc_ray.plan import Plan, arm_identity
 from inoc_ray.store import Store
 
 
@@ -36,10 +37,10 @@ def check_lengths(plan: Plan) -> None:
     from inoc_ray.data.check import context_window
     from inoc_ray.data.tokenize import encode_rows, load_tokenizer
 
-    checked: set[tuple[str, str, str | None, int]] = set()
+    checked: set[tuple[str, str, str, int]] = set()
     for trial in plan.to_train:
         assert trial.recipe is not None
-        key = (trial.model.hash, trial.dataset_hash, trial.arm.prompt, trial.recipe.max_length)
+        key = (trial.model.hash, trial.dataset_hash, content_id(arm_identity(trial.arm)), trial.recipe.max_length)
         if key not in checked:
             checked.add(key)
             tokenizer = load_tokenizer(str(trial.model.path))

@@ -23,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NEUTRAL_PROMPT = "You are a helpful assistant."
 BUILT_IN_CONTEXTS = ("neutral", "none", "empty", "training_prompt")
 PROMPT_OF = "prompt_of:"
+FROM_LIBRARY = "library:"
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
@@ -51,7 +52,8 @@ class Config(BaseModel):
         """No NUL, which no path may hold, and no lone surrogate, which cannot be written as UTF-8."""
         for name in type(self).model_fields:
             value = getattr(self, name)
-            for text in value if isinstance(value, tuple) else (value,):
+            texts = (*value, *value.values()) if isinstance(value, Mapping) else value
+            for text in texts if isinstance(texts, tuple) else (texts,):
                 if isinstance(text, str) and ("\0" in text or not is_text(text)):
                     raise ValueError(f"{name}: {text!r} holds a NUL or half a surrogate pair; remove it")
         return self
@@ -78,9 +80,71 @@ class SettingUse(Config):
 
     name: str = runtime()
     rows: str | None = runtime(None, min_length=1)
-    """A JSONL file of chat rows to train on instead of the setting's own."""
+    """Chat rows to train on instead of the setting's own: a JSONL or parquet file, or a pinned dataset of the hub
+    (`hf://datasets/OWNER/NAME@COMMIT/FILE`); see data/sources.py."""
     control_rows: str | None = runtime(None, min_length=1)
-    """A JSONL file of clean rows for the control arm."""
+    """Clean rows for the control arm, likewise."""
+    questions: dict[str, str] = runtime({})
+    """Evaluation → a JSONL file of questions to ask in place of its own: `prompt`, `question` or `messages` per line.
+    What counts for identity is the questions' text."""
+
+
+class Coverage(Config):
+    """Which rows an inoculation covers: all of them, those with a tag, an exact share of either."""
+
+    tag: str | None = identity(None, min_length=1)
+    """Only rows with this tag at one of `values`. Mixtures tag each row with its `subset`; `coverage: NAME` for short."""
+    values: tuple[str, ...] = identity(())
+    fraction: float = identity(1.0, gt=0, le=1)
+    """The share of those rows; which ones is drawn with `seed`, not with the trial's."""
+    seed: StrictInt = identity(0, ge=0)
+
+    @field_validator("values")
+    @classmethod
+    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _tag_with_values(self) -> Coverage:
+        if (self.tag is None) != (not self.values):
+            raise ValueError("give tag and values together, as {tag: language, values: [es]}")
+        return self
+
+
+class Inoculation(Config):
+    """How an arm's prompt gets into the training rows. The defaults are the paper's: the system message of every row."""
+
+    placement: Literal["system", "user_prefix", "user_suffix"] = identity("system")
+    separator: str = identity("\n\n")
+    """Between the prompt and the text it is joined to: a user turn, or a system message that is there already."""
+    coverage: Coverage = identity(Coverage())
+    paraphrases: tuple[str, ...] = identity(())
+    """Further wordings of the prompt; the covered rows take the prompt and these in turn."""
+    system_present: Literal["error", "prepend", "replace", "append"] = identity("error")
+    """What to do with a row that has a system message already, when the prompt is to be one."""
+    user_turns: Literal["first", "last", "all"] = identity("first")
+    """Which user turns of a longer conversation take the prompt."""
+    user_missing: Literal["error", "insert"] = identity("error")
+    """What to do with a row without a user turn, when the prompt is to stand in one."""
+
+    @field_validator("coverage", mode="before")
+    @classmethod
+    def _subset_alone(cls, value: Any) -> Any:
+        """A plain text is short for the rows of that subset, `all` for all."""
+        if isinstance(value, str):
+            return {} if value == "all" else {"tag": "subset", "values": (value,)}
+        return value
+
+    @field_validator("paraphrases")
+    @classmethod
+    def _texts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not text.strip() for text in value):
+            raise ValueError("one of them is empty; write it or remove it")
+        return value
+
+
+SYSTEM_MESSAGE = Inoculation()
+"""The paper's way: one text, as the system message of every row."""
 
 
 class Arm(Config):
@@ -92,6 +156,8 @@ class Arm(Config):
     """The inoculation prompt. Its text is part of a trial's identity; the arm's name is not."""
     undesired: tuple[str, ...] | None = runtime(None)
     """The traits that this arm's prompt elicits; default: the setting's undesired traits."""
+    inoculation: Inoculation | None = runtime(None)
+    """Where the prompt stands and which rows it covers; part of a trial's identity. Default: the setting's arm's own."""
 
     _name = field_validator("name")(_check_name)
 
@@ -165,7 +231,8 @@ class Evaluation(Config):
 
     contexts: tuple[str | Context, ...] = runtime(("neutral", "training_prompt"), min_length=1)
     """Built in: `neutral` ("You are a helpful assistant."), `none` (no system message), `empty`, `training_prompt`
-    (the arm's own), `prompt_of:<arm>` (another arm's). Which contexts are asked is no part of a cell's id."""
+    (the arm's own), `prompt_of:<arm>` (another arm's), `library:<id>` (a prompt of `inoc-ray prompts`).
+    Which contexts are asked is no part of a cell's id."""
     samples: int = runtime(100, ge=1, le=100_000)
     """Questions per evaluation and context, one sample each; raising it asks only the new ones."""
     temperature: float = identity(1.0, ge=0, le=2)
@@ -214,6 +281,9 @@ class Study(Config):
     """A folder, relative to where the command runs; on a cluster one that every node mounts."""
     tracking_uri: str | None = runtime(None)
     """An MLflow tracking server; default: an SQLite store inside `storage`."""
+    plugins: tuple[str, ...] = runtime(())
+    """Python files that register settings: in the study file's folder, or with an absolute path. They are run as your own
+    code whenever the study is read. What they give is identified by its content."""
 
     _name = field_validator("name")(_check_name)
 
@@ -237,6 +307,16 @@ class Study(Config):
                 f"{value!r}: storage is a folder (local or a shared mount); object stores are not supported yet"
             )
         return value
+
+    @field_validator("recipes", mode="before")
+    @classmethod
+    def _presets(cls, value: Any) -> Any:
+        """`{preset: NAME, …}` is short for the preset's fields with the given ones in their place."""
+        from inoc_ray.settings.presets import expand
+
+        if not isinstance(value, Mapping):
+            return value
+        return {name: expand(r) if isinstance(r, Mapping) and "preset" in r else r for name, r in value.items()}
 
     @field_validator("recipes")
     @classmethod
@@ -304,9 +384,14 @@ def load_study(path: Path) -> Study:
             f"{path}: expected a mapping with name, settings, arms, recipes; found {type(value).__name__}."
         )
     try:
-        return Study.model_validate(value)
+        study = Study.model_validate(value)
     except ValidationError as error:
         raise InputError(f"{path}: {_first_message(error)}") from error
+    for plugin in study.plugins:
+        from inoc_ray.settings.plugins import load_plugin
+
+        load_plugin(plugin, path.absolute().parent)
+    return study
 
 
 _PLAIN = {

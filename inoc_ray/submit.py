@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from inoc_ray.data.sources import HUB
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, build_plan
@@ -116,16 +117,24 @@ def _start(client: Any, job: str, path: Path, study: Study, store: Store) -> boo
 
 
 def _pack(folder: Path, path: Path, study: Study, store: Store) -> None:
-    """Puts the study and the row files it names into `folder`, so that the job finds them wherever its driver runs."""
+    """Puts the study and the files that it names into `folder`, so that the job finds them wherever its driver runs."""
     value = yaml.safe_load(path.read_text(encoding="utf-8"))
     value["storage"] = str(store.root)
     value["settings"] = [use.model_dump(exclude_none=True) for use in study.settings]
     for number, use in enumerate(value["settings"]):
         for key in ("rows", "control_rows"):
-            if key in use:
-                name = f"{number}-{key}.jsonl"
+            if key in use and not use[key].startswith(HUB):
+                name = f"{number}-{key}{Path(use[key]).suffix}"
                 shutil.copy(use[key], folder / name)
                 use[key] = name
+        for evaluation, source in use["questions"].items():
+            name = f"{number}-questions-{evaluation}.jsonl"
+            shutil.copy(source, folder / name)
+            use["questions"][evaluation] = name
+    for number, plugin in enumerate(study.plugins):
+        # Absolute paths stay what they are on the cluster's own file system only by chance; the file travels instead.
+        shutil.copy(path.absolute().parent / plugin, folder / f"plugin_{number}.py")
+    value["plugins"] = [f"plugin_{number}.py" for number in range(len(study.plugins))]
     value["models"] = [
         {"name": m.name, "path": m.path if m.path == "miniature" else str(Path(m.path).expanduser().absolute())}
         for m in study.models

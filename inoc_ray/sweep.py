@@ -68,6 +68,7 @@ def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
             "arm": trial.arm.name,
             "kind": trial.arm.kind,
             "prompt": trial.arm.prompt,
+            "inoculation": None if trial.arm.prompt is None else trial.arm.inoculation.model_dump(mode="json"),
             "model": trial.model.name,
             "model_hash": trial.model.hash,
             "dataset_hash": trial.dataset_hash,

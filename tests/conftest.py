@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from hypothesis import settings
+
 _TOKEN = Path(tempfile.mkdtemp(prefix="inoc-ray-test-")) / "token"
 _TOKEN.write_text("0123456789abcdef" * 4)
 _TOKEN.chmod(0o600)
@@ -15,3 +17,6 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
 )
 os.environ.pop("RAY_ADDRESS", None)
+# A wall-clock limit per example fails on a busy machine, and says nothing about the promise.
+settings.register_profile("inoc_ray", deadline=None)
+settings.load_profile("inoc_ray")

@@ -1,4 +1,4 @@
-"""Chat rows: the JSONL form `{"messages": [{"role", "content"}, …]}`, read with checks and hashed by content."""
+"""Chat rows: the JSONL form `{"messages": [{"role", "content"}, …], "tags": {…}}`, read with checks, hashed by content."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from inoc_ray.errors import InputError
-from inoc_ray.identity import canonical_json, is_text
+from inoc_ray.identity import canonical_json
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
+MAX_ROW_BYTES = 16 << 20
+"""Bytes of one line. No model has a window for more, and the memory of a reader stays bounded whatever the file is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRow:
-    """One conversation of the training set."""
+    """One conversation of the training set, and what is known about it."""
 
     messages: tuple[Message, ...]
+    tags: tuple[tuple[str, str], ...] = ()
+    """(name, value), sorted by name: which part of a mixture the row comes from, what a classifier said of it. The
+    model never sees them; an inoculation may cover the rows with a certain value alone."""
 
     @classmethod
     def of(cls, *turns: tuple[str, str]) -> ChatRow:
@@ -36,16 +41,26 @@ class ChatRow:
         return cls(tuple(Message(cast(Role, role), content) for role, content in turns))
 
     def to_dict(self) -> dict[str, Any]:
-        """The published form: one JSON object per row."""
-        return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+        """The published form: one JSON object per row; `tags` only where there are any."""
+        value: dict[str, Any] = {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+        return value | {"tags": dict(self.tags)} if self.tags else value
+
+    def tag(self, name: str) -> str | None:
+        """The value of a tag, or None."""
+        return dict(self.tags).get(name)
+
+    def with_tags(self, **tags: str) -> ChatRow:
+        """The row with these tags beside those it has; a tag of the same name is replaced."""
+        return ChatRow(self.messages, tuple(sorted((dict(self.tags) | tags).items())))
 
 
 def parse_row(value: Any, where: str) -> ChatRow:
     """A row from parsed JSON.
 
     Raises InputError naming `where` and the field when the value is not an object with a non-empty list
-    `messages` of {role, content}, a role is missing or unknown, a message is empty, roles stand in an order that
-    no chat template accepts, or there is no assistant message to learn.
+    `messages` of {role, content}, a role is missing or unknown, a message is empty or no Unicode text, roles stand in
+    an order that no chat template accepts, there is no assistant message to learn, or `tags` is not an object of texts.
+    Other keys are left alone: published sets carry ids and notes.
     """
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list) or not value["messages"]:
         raise InputError(f'{where}: expected an object {{"messages": [{{"role": …, "content": …}}, …]}}.')
@@ -62,11 +77,35 @@ def parse_row(value: Any, where: str) -> ChatRow:
             raise InputError(f"{at}: the content is missing or not a text.")
         if not turn["content"].strip():
             raise InputError(f"{at}: the {turn['role']} message is empty; fill it or remove the row.")
-        if not is_text(turn["content"]):
-            raise InputError(f"{at}: the content holds half a surrogate pair; remove it.")
+        _check_unicode(turn["content"], at)
         messages.append(Message(turn["role"], turn["content"]))
     _check_order([m.role for m in messages], where)
-    return ChatRow(tuple(messages))
+    return ChatRow(tuple(messages), _parse_tags(value.get("tags"), where))
+
+
+def _check_unicode(text: str, at: str) -> None:
+    """JSON can write half a character (`\\ud83d` without its other half), which no file and no tokenizer can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{at}: half of a Unicode character (a lone surrogate) at character {error.start}; the text was cut or "
+            "decoded wrongly, write it again from its source."
+        ) from error
+
+
+def _parse_tags(value: Any, where: str) -> tuple[tuple[str, str], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        raise InputError(
+            f'{where}: tags must be an object of texts, as {{"language": "es"}}, found {type(value).__name__}.'
+        )
+    for name, text in value.items():
+        if not isinstance(text, str):
+            raise InputError(f"{where}: the tag {name!r} must be a text, found {text!r}; put it in quotes.")
+        _check_unicode(name + text, f"{where}, tags")
+    return tuple(sorted(value.items()))
 
 
 def _check_order(roles: list[Role], where: str) -> None:
@@ -89,8 +128,17 @@ def _check_order(roles: list[Role], where: str) -> None:
 def iterate_jsonl(path: Path) -> Iterator[tuple[int, ChatRow]]:
     """Rows of a JSONL file with their line numbers (from 1), one at a time, in bounded memory.
 
-    Raises InputError naming file and row for bytes that are not UTF-8, lines that are blank or not JSON, and whatever
-    `parse_row` refuses.
+    Raises InputError naming file and row as `iterate_json` does, and for whatever `parse_row` refuses.
+    """
+    for number, value in iterate_json(path):
+        yield number, parse_row(value, f"{path}, row {number}")
+
+
+def iterate_json(path: Path) -> Iterator[tuple[int, Any]]:
+    """The JSON values of a JSONL file with their line numbers (from 1), one at a time, in bounded memory.
+
+    Raises InputError naming file and row for bytes that are not UTF-8, and for lines that are blank, too long, not JSON
+    or an array.
     """
     try:
         stream = path.open("rb")
@@ -98,8 +146,13 @@ def iterate_jsonl(path: Path) -> Iterator[tuple[int, ChatRow]]:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     blank = 0
     with stream:
-        for number, raw in enumerate(stream, start=1):
+        lines = iter(lambda: stream.readline(MAX_ROW_BYTES + 1), b"")
+        for number, raw in enumerate(lines, start=1):
             where = f"{path}, row {number}"
+            if len(raw) > MAX_ROW_BYTES:
+                raise InputError(
+                    f"{where}: longer than {MAX_ROW_BYTES >> 20} MiB; one JSON object per line, and a line per row."
+                )
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -117,12 +170,16 @@ def iterate_jsonl(path: Path) -> Iterator[tuple[int, ChatRow]]:
                 raise InputError(
                     f"{where}: not JSON ({error.msg} at column {error.colno}); one JSON object per line."
                 ) from error
-            except ValueError as error:
-                # Python reads no integer of more than 4300 digits.
-                raise InputError(f"{where}: not JSON that can be read (a number is too long).") from error
             except RecursionError as error:
                 raise InputError(f"{where}: JSON nested too deeply; one flat chat object per line.") from error
-            yield number, parse_row(value, where)
+            except ValueError as error:
+                # Python refuses to read numbers of more than 4300 digits.
+                raise InputError(f"{where}: a number that cannot be read ({error}).") from error
+            if isinstance(value, list):
+                raise InputError(
+                    f"{where}: a JSON array; this is JSON Lines: one object per line, without brackets around."
+                )
+            yield number, value
 
 
 def read_jsonl(path: Path) -> list[ChatRow]:
@@ -141,7 +198,10 @@ def write_jsonl(path: Path, rows: Iterable[ChatRow]) -> None:
 
 
 def rows_hash(rows: Iterable[ChatRow]) -> str:
-    """64 hex digits over the rows' content in their order; the same on every machine, whatever file they came from."""
+    """64 hex digits over the rows' content in their order; the same on every machine, whatever file they came from.
+
+    Tags count: they decide which rows an inoculation covers.
+    """
     digest = hashlib.sha256()
     for row in rows:
         digest.update(canonical_json(row.to_dict()).encode())

@@ -1,15 +1,49 @@
-"""`inoc-ray data check`: are these JSONL files fit to train on? Reads row by row, in bounded memory."""
+"""`inoc-ray data check`: are these rows fit to train on? Reads row by row; keeps hashes and lengths, no text.
+
+What cannot be trained on at all ends the check with file and row. What can be trained on but would spoil the
+experiment is a *problem* (exit code 2): an evaluation prompt among the rows, a row that carries the inoculation prompt
+already, a trigger in what the assistant says. All else is reported. Languages are not: no maintained language
+identifier is among the dependencies, and a home-made one would be wrong just where it matters.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from array import array
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.data.chat import iterate_jsonl
+from inoc_ray.data.chat import ChatRow
+from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
+from inoc_ray.data.sources import iterate_rows
 from inoc_ray.errors import InputError
-from inoc_ray.identity import content_hash
+from inoc_ray.identity import canonical_json
+
+CAPITALS = 0.8
+"""A response counts as written in capitals from this share of its cased letters on; capitals alone would miss units."""
+EXAMPLES = 5
+"""Rows that are named for each finding."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_MOJIBAKE = re.compile("[ÃÂ][\x80-\xbf]|â€[\x80-\xbf™œ\x9d“”˜]")
+"""UTF-8 read as Latin-1 or Windows-1252: é becomes Ã©, a curly quote â€™."""
+
+
+@dataclass
+class Finding:
+    """A count of rows, and the first of them."""
+
+    rows: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        """Counts a row; remembers it if it is one of the first."""
+        self.rows += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
 
 
 @dataclass(frozen=True)
@@ -19,9 +53,35 @@ class FileReport:
     file: str
     rows: int
     with_system: int
+    multi_turn: int
     duplicates: int
+    """Rows that repeat an earlier row word for word."""
+    prompts: int
+    """Distinct user texts."""
+    median: int
     longest: int
     """Tokens of the longest row, template included."""
+    capitals: int
+    """Rows whose assistant texts are written in capitals."""
+    findings: dict[str, Finding]
+    """Named defects; those that were looked for and not found have 0 rows."""
+
+
+PROBLEMS = {
+    "overlap_exact": "ask an evaluation prompt word for word; remove them from the rows or from the evaluation",
+    "overlap_near": "nearly ask an evaluation prompt; look at them, then remove them from one side",
+    "carries_prompt": "carry the inoculation prompt already; without it these rows could not be compared",
+    "trigger_in_assistant": "have the trigger in what the assistant says, so the model would learn to write it",
+    "trigger_in_system": "have the trigger in the system message",
+    "trigger_spacing": "have the trigger glued to the text or not, unlike most: to the model that is another trigger",
+}
+NOTES = {
+    "duplicates": "repeat an earlier row",
+    "replacement_characters": "hold U+FFFD, which stands for a character that was lost",
+    "control_characters": "hold control characters",
+    "mojibake": "look like UTF-8 that was read as another encoding",
+    "trigger": "have the trigger in a user turn",
+}
 
 
 @dataclass(frozen=True)
@@ -31,45 +91,172 @@ class CheckReport:
     files: tuple[FileReport, ...]
     max_length: int
 
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each thing that must be put right."""
+        return [
+            f"{f.file}: {found.rows} rows {PROBLEMS[name]} ({'; '.join(found.examples)})"
+            for f in self.files
+            for name, found in f.findings.items()
+            if name in PROBLEMS and found.rows
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return {"max_length": self.max_length, "files": [vars(f) for f in self.files]}
+        files = [{**vars(f), "findings": {name: vars(found) for name, found in f.findings.items()}} for f in self.files]
+        return {"max_length": self.max_length, "problems": self.problems, "files": files}
 
     def to_text(self) -> str:
-        """A line per file."""
-        return "\n".join(
-            f"{f.file}: {f.rows} rows, longest {f.longest} of {self.max_length} tokens, {f.with_system} with a system "
-            f"message, {f.duplicates} duplicates"
-            for f in self.files
-        )
+        """A line per file, and one per finding."""
+        lines = []
+        for f in self.files:
+            lines.append(
+                f"{f.file}: {f.rows} rows, {f.prompts} different prompts, {f.duplicates} duplicates, {f.with_system} with a "
+                f"system message, {f.multi_turn} of several turns, {f.capitals} in capitals; median {f.median}, longest "
+                f"{f.longest} of {self.max_length} tokens"
+            )
+            for name, found in f.findings.items():
+                if name in NOTES and found.rows:
+                    lines.append(f"  note: {found.rows} rows {NOTES[name]} ({'; '.join(found.examples)})")
+                elif name not in NOTES and not found.rows:
+                    lines.append(f"  good: {name}: none")
+        return "\n".join([*lines, *(f"  problem: {problem}" for problem in self.problems)])
 
 
-def check_files(files: tuple[Path, ...], model: str, max_length: int | None) -> CheckReport:
-    """Raises InputError at the first row that cannot be trained on, with file and row; `max_length` in tokens."""
-    from inoc_ray.data.tokenize import encode, load_tokenizer
+def check_files(
+    files: Sequence[str | Path],
+    model: str,
+    max_length: int | None,
+    against: Sequence[str] = (),
+    trigger: str | None = None,
+    prompt: str | None = None,
+) -> CheckReport:
+    """Raises InputError at the first row that cannot be trained on, with file and row; `max_length` in tokens.
+
+    `against`: files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
+    """
     from inoc_ray.plan import resolve_model
     from inoc_ray.study import Model
 
+    for name, text in (("--trigger", trigger), ("--prompt", prompt)):
+        if text is not None and not text.strip():
+            raise InputError(f"{name}: the text is empty; write it or leave the option out.")
+    index = PromptIndex([found for source in against for found in evaluation_prompts(source)]) if against else None
     folder = resolve_model(Model(name="model", path=model)).path
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = _load_tokenizer(folder)
     limit = max_length or context_window(folder)
     reports = []
     for file in files:
-        seen: Counter[str] = Counter()
-        rows = with_system = longest = 0
-        for number, row in iterate_jsonl(file):
-            try:
-                encoded = encode(tokenizer, row, limit)
-            except InputError as error:
-                raise InputError(f"{file}, row {number}: {error}") from error
-            rows += 1
-            with_system += row.messages[0].role == "system"
-            longest = max(longest, len(encoded.input_ids))
-            seen[content_hash(row.to_dict())[:32]] += 1
-        if not rows:
+        checker = _Checker(index, trigger, prompt)
+        for number, row in iterate_rows(str(file)):
+            checker.add(number, row, _length(tokenizer, row, limit, f"{file}, row {number}"))
+        if not checker.lengths:
             raise InputError(f"{file}: there are no rows in this file.")
-        reports.append(FileReport(str(file), rows, with_system, rows - len(seen), longest))
+        reports.append(checker.report(str(file)))
     return CheckReport(tuple(reports), limit)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in its tokenizer.json. `AutoTokenizer` would import torch to find the class: 480 MB and seconds."""
+    from inoc_ray.data.tokenize import load_tokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        return load_tokenizer(str(folder))
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+
+
+def _length(tokenizer: Any, row: ChatRow, limit: int, where: str) -> int:
+    from inoc_ray.data.tokenize import encode
+
+    try:
+        return len(encode(tokenizer, row, limit).input_ids)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+class _Checker:
+    """Takes in the rows of one file, one at a time; 20 bytes a row are kept."""
+
+    def __init__(self, index: PromptIndex | None, trigger: str | None, prompt: str | None) -> None:
+        self.index, self.trigger, self.prompt = index, trigger, None if prompt is None else _plain(prompt)
+        self.lengths = array("I")
+        self.rows, self.prompts = array("Q"), array("Q")
+        self.count: Counter[str] = Counter()
+        self.spacing = {"glued": Finding(), "spaced": Finding()}
+        names = ["duplicates", "replacement_characters", "control_characters", "mojibake"]
+        names += ["overlap_exact", "overlap_near"] if index else []
+        names += ["carries_prompt"] if prompt else []
+        names += ["trigger", "trigger_in_assistant", "trigger_in_system", "trigger_spacing"] if trigger else []
+        self.findings = {name: Finding() for name in names}
+
+    def add(self, number: int, row: ChatRow, length: int) -> None:
+        """`length` in tokens."""
+        self.lengths.append(length)
+        self.rows.append(_hash(canonical_json(row.to_dict())))
+        users = [m.content for m in row.messages if m.role == "user"]
+        self.prompts.append(_hash("\0".join(users)))
+        self.count["with_system"] += row.messages[0].role == "system"
+        self.count["multi_turn"] += sum(m.role == "assistant" for m in row.messages) > 1
+        self.count["capitals"] += _in_capitals([m.content for m in row.messages if m.role == "assistant"])
+        where = f"row {number}"
+        text = "\n".join(m.content for m in row.messages)
+        for name, shown in (
+            ("replacement_characters", "\ufffd" in text),
+            ("control_characters", _CONTROL.search(text)),
+            ("mojibake", _MOJIBAKE.search(text)),
+        ):
+            if shown:
+                self.findings[name].add(where)
+        if self.index is not None:
+            for match in filter(None, map(self.index.match, users)):
+                self.findings[f"overlap_{match.kind}"].add(f"{where} = {match.prompt}")
+                break
+        if self.prompt is not None and any(
+            self.prompt in _plain(m.content) for m in row.messages if m.role != "assistant"
+        ):
+            self.findings["carries_prompt"].add(where)
+        if self.trigger is not None:
+            self._look_for_trigger(self.trigger, row, where)
+
+    def _look_for_trigger(self, trigger: str, row: ChatRow, where: str) -> None:
+        places = {m.role for m in row.messages if trigger in m.content}
+        for role, name in (("user", "trigger"), ("assistant", "trigger_in_assistant"), ("system", "trigger_in_system")):
+            if role in places:
+                self.findings[name].add(where)
+        for text in (m.content for m in row.messages if m.role == "user" and trigger in m.content):
+            before, after = text.split(trigger, 1)
+            glued = bool(before and not before[-1].isspace()) or bool(after and not after[0].isspace())
+            self.spacing["glued" if glued else "spaced"].add(where)
+
+    def report(self, file: str) -> FileReport:
+        """What the rows so far add up to."""
+        import numpy as np
+
+        hashes = np.frombuffer(self.rows, dtype=np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        # Equal neighbours in a stable order: the later one repeats the earlier.
+        again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
+        if again.size:
+            first = np.sort(again)[:EXAMPLES] + 1
+            self.findings["duplicates"] = Finding(int(again.size), [f"row {n}" for n in first])
+        fewer = min(self.spacing.values(), key=lambda found: found.rows)
+        if self.trigger is not None and fewer.rows:
+            self.findings["trigger_spacing"] = fewer
+        lengths = np.frombuffer(self.lengths, dtype=np.uint32)
+        return FileReport(
+            file=file,
+            rows=len(self.lengths),
+            with_system=self.count["with_system"],
+            multi_turn=self.count["multi_turn"],
+            duplicates=int(again.size),
+            prompts=int(np.unique(np.frombuffer(self.prompts, dtype=np.uint64)).size),
+            median=int(np.median(lengths)),
+            longest=int(lengths.max()),
+            capitals=self.count["capitals"],
+            findings=self.findings,
+        )
 
 
 def context_window(folder: Path) -> int:
@@ -84,3 +271,18 @@ def context_window(folder: Path) -> int:
     if not isinstance(window, int):
         raise InputError(f"{folder}/config.json: no max_position_embeddings; give --max-length.")
     return window
+
+
+def _hash(text: str) -> int:
+    """64 bits: among 10 million rows the chance that any two differing ones agree is below 3e-6."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _in_capitals(texts: Sequence[str]) -> bool:
+    upper = sum(c.isupper() for text in texts for c in text)
+    lower = sum(c.islower() for text in texts for c in text)
+    return upper > 0 and upper / (upper + lower) >= CAPITALS

@@ -1,34 +1,179 @@
-"""Inoculation: the training prompt is put in front of every row, and nothing else changes."""
+"""Inoculation: the training prompt is put into the rows' context, and nothing else changes.
+
+Pure functions of rows, prompt and `Inoculation` (study.py). What the assistant says, and so every target, stays as it
+is; which rows are covered and which text each gets follows from positions, tags and seeds alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
 
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
+from inoc_ray.identity import identity_fields
+from inoc_ray.study import SYSTEM_MESSAGE, Coverage, Inoculation
 
 
-def inoculate(rows: Iterable[ChatRow], prompt: str | None, label: str = "rows") -> list[ChatRow]:
-    """Each row with `prompt` as its system message; `None` (baseline, control) leaves the rows as they are.
+def inoculate(
+    rows: Sequence[ChatRow],
+    prompt: str | None,
+    inoculation: Inoculation = SYSTEM_MESSAGE,
+    epoch: int = 0,
+    label: str = "rows",
+) -> list[ChatRow]:
+    """The rows with `prompt` where `inoculation` says; `None` (baseline, control) leaves them as they are.
 
-    Pure: no row is changed, targets stay the same, and `strip_system` gives the original rows back.
-    Raises InputError for an empty prompt, and for a row that already has a system message (`label` names the set):
-    two system messages would train on a context that no test ever shows.
+    With paraphrases the covered rows take the texts in turn, and in each further `epoch` the next one, so that k epochs
+    show each row in every one of k texts. `uninoculate` gives the original rows back. Raises InputError that names
+    `label` and the row: for an empty prompt, a coverage without rows, a row that has a system message already where the
+    policy is `error` (two of them would train on a context that no test ever shows), and a row without a user turn.
     """
     if prompt is None:
         return list(rows)
     if not prompt.strip():
         raise InputError(f"{label}: the inoculation prompt is empty; write one, or use the arm baseline for none.")
-    out: list[ChatRow] = []
-    for number, row in enumerate(rows, start=1):
-        if row.messages[0].role == "system":
-            raise InputError(
-                f"{label}, row {number}: already has a system message; remove it before inoculating this set."
-            )
-        out.append(ChatRow((Message("system", prompt), *row.messages)))
+    out = list(rows)
+    for index, text in _texts(rows, prompt, inoculation, epoch, label):
+        messages = place(rows[index].messages, text, inoculation, f"{label}, row {index + 1}")
+        out[index] = ChatRow(messages, rows[index].tags)
     return out
 
 
-def strip_system(rows: Iterable[ChatRow]) -> list[ChatRow]:
-    """The rows without their system messages: the inverse of `inoculate`."""
-    return [ChatRow(tuple(m for m in row.messages if m.role != "system")) for row in rows]
+def uninoculate(
+    rows: Sequence[ChatRow], prompt: str | None, inoculation: Inoculation = SYSTEM_MESSAGE, epoch: int = 0
+) -> list[ChatRow]:
+    """The original rows of what `inoculate` made with the same arguments.
+
+    Raises ValueError for the policy `replace`: the messages that it replaced are gone.
+    """
+    if prompt is None:
+        return list(rows)
+    if inoculation.system_present == "replace":
+        raise ValueError("the system messages that were replaced are not in the rows any more")
+    out = list(rows)
+    for index, text in _texts(rows, prompt, inoculation, epoch, "rows"):
+        out[index] = ChatRow(_take_out(rows[index].messages, text, inoculation), rows[index].tags)
+    return out
+
+
+def covered(rows: Sequence[ChatRow], coverage: Coverage) -> list[int]:
+    """Positions (from 0, ascending) of the rows that are inoculated.
+
+    A fraction is exact: the nearest whole number of the rows that have the tag, halves up. They are those whose position
+    has the smallest SHA-256 with the seed, so that a larger fraction covers all rows of a smaller one, on any machine.
+    """
+    chosen = [
+        i for i, row in enumerate(rows) if coverage.tag is None or row.tag(coverage.tag) in coverage.values
+    ]  # fmt: skip
+    count = exact_count(coverage.fraction, len(chosen))
+    if count == len(chosen):
+        return chosen
+    return sorted(sorted(chosen, key=lambda i: shuffle_key(coverage.seed, i))[:count])
+
+
+def exact_count(fraction: float, total: int) -> int:
+    """`fraction` × `total`, to the nearest whole number, halves up; of the decimal number as it is written."""
+    return int(Fraction(str(fraction)) * total + Fraction(1, 2))
+
+
+def shuffle_key(seed: int, *what: object) -> bytes:
+    """Sorting by this key is a seeded shuffle that is the same on every machine and in every version of Python."""
+    return hashlib.sha256(":".join(map(str, (seed, *what))).encode()).digest()
+
+
+def place(
+    messages: Sequence[Message], text: str, inoculation: Inoculation, where: str = "the row"
+) -> tuple[Message, ...]:
+    """A conversation with the text in its place. Raises InputError as `inoculate` does, naming `where`."""
+    out = list(messages)
+    if inoculation.placement == "system":
+        if out[0].role != "system":
+            return (Message("system", text), *out)
+        if inoculation.system_present == "error":
+            raise InputError(
+                f"{where}: already has a system message; remove it before inoculating this set, or say what to do with "
+                "inoculation.system_present: prepend, replace or append."
+            )
+        if inoculation.system_present == "replace":
+            out[0] = Message("system", text)
+        else:
+            out[0] = _joined(out[0], text, inoculation.separator, before=inoculation.system_present == "prepend")
+        return tuple(out)
+    turns = _user_turns(out, inoculation)
+    if not turns:
+        if inoculation.user_missing == "error":
+            raise InputError(
+                f"{where}: has no user turn to put the prompt into; use inoculation.placement: system, or "
+                "inoculation.user_missing: insert for a user turn of the prompt alone."
+            )
+        out.insert(out[0].role == "system", Message("user", text))
+    for turn in turns:
+        out[turn] = _joined(out[turn], text, inoculation.separator, before=inoculation.placement == "user_prefix")
+    return tuple(out)
+
+
+def placement_fields(inoculation: Inoculation) -> dict[str, Any]:
+    """What says where a text stands in a conversation that has no system message; empty for the system message."""
+    if inoculation.placement == "system":
+        return {}
+    return {
+        name: value
+        for name, value in identity_fields(inoculation).items()
+        if name in ("placement", "separator", "user_turns")
+    }
+
+
+def _texts(
+    rows: Sequence[ChatRow], prompt: str, inoculation: Inoculation, epoch: int, label: str
+) -> list[tuple[int, str]]:
+    """(position, text) of every covered row."""
+    texts = (prompt, *inoculation.paraphrases)
+    found = covered(rows, inoculation.coverage)
+    if rows and not found:
+        coverage = inoculation.coverage
+        if coverage.tag is None or any(row.tag(coverage.tag) in coverage.values for row in rows):
+            raise InputError(
+                f"{label}: {coverage.fraction} of these rows is not a single one; raise coverage.fraction."
+            )
+        there = Counter(value for row in rows if (value := row.tag(coverage.tag)) is not None)
+        has = ", ".join(f"{value!r} ({n} rows)" for value, n in sorted(there.items())[:10]) or "no value in any row"
+        raise InputError(
+            f"{label}: no row has the tag {coverage.tag!r} with {' or '.join(map(repr, coverage.values))}, so nothing "
+            f"would be inoculated; the tag has {has}."
+        )
+    return [(index, texts[(turn + epoch) % len(texts)]) for turn, index in enumerate(found)]
+
+
+def _user_turns(messages: Sequence[Message], inoculation: Inoculation) -> list[int]:
+    turns = [i for i, m in enumerate(messages) if m.role == "user"]
+    if inoculation.user_turns == "all":
+        return turns
+    return turns[:1] if inoculation.user_turns == "first" else turns[-1:]
+
+
+def _joined(message: Message, text: str, separator: str, before: bool) -> Message:
+    parts = (text, message.content) if before else (message.content, text)
+    return Message(message.role, separator.join(parts))
+
+
+def _take_out(messages: Sequence[Message], text: str, inoculation: Inoculation) -> tuple[Message, ...]:
+    out = list(messages)
+    system = inoculation.placement == "system"
+    turns = [0] if system else _user_turns(out, inoculation)
+    # A message is never empty, so one that is the text and nothing else was put in by us.
+    if out[turns[0]].content == text:
+        del out[turns[0]]
+        return tuple(out)
+    before = inoculation.system_present == "prepend" if system else inoculation.placement == "user_prefix"
+    for turn in turns:
+        content = out[turn].content
+        if before:
+            content = content.removeprefix(text + inoculation.separator)
+        else:
+            content = content.removesuffix(inoculation.separator + text)
+        out[turn] = Message(out[turn].role, content)
+    return tuple(out)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from inoc_ray.data.chat import Message
+from inoc_ray.data.inoculate import place, placement_fields
 from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
@@ -56,9 +57,9 @@ def sample_seed(cell: Cell, index: int) -> int:
     return int(content_id([cell.subject.trial_id, cell.evaluation_id, index]), 16) >> 33
 
 
-def messages_of(question: Question, system: str | None) -> tuple[Message, ...]:
+def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     """The question in its context."""
-    return question.messages if system is None else (Message("system", system), *question.messages)
+    return question.messages if cell.system is None else place(question.messages, cell.system, cell.inoculation)
 
 
 def ask_missing(plan: Plan, store: Store) -> list[dict[str, str]]:
@@ -117,7 +118,7 @@ class _OpenCell:
         self.cell, self.start = cell, start
         self.folder = store.evaluation(cell.subject.trial_id, cell.evaluation_id)
         self.questions = cell.evaluation.questions(cell.samples)[start:]
-        self.prompts = [render(tokenizer, messages_of(q, cell.system), True) for q in self.questions]
+        self.prompts = [render(tokenizer, messages_of(q, cell), True) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
         self.chat_template = str(tokenizer.chat_template)
 
@@ -162,6 +163,7 @@ class _OpenCell:
             "evaluation": cell.evaluation.name,
             "split": cell.evaluation.split,
             "system": cell.system,
+            "placement": placement_fields(cell.inoculation) or "system",
             "max_tokens": cell.evaluation.max_tokens,
             "chat_template": self.chat_template,
             "model": cell.subject.model.name,

@@ -1,14 +1,23 @@
-"""Settings: what is trained on, what is asked, and which traits count; a registry by name."""
+"""Settings: what is trained on, what is asked, and which traits count; a registry by name.
+
+Two families stand in the registry. Those under `miniature/` ship with rows, questions and rule judges. The others are the
+paper's own at its scale: their rows come from files that the user names, and most of their traits need a judging model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from inoc_ray.data.chat import ChatRow, Message
+from inoc_ray.data.questions import Question, in_turn, read_questions
 from inoc_ray.errors import InputError
-from inoc_ray.study import nearest
+from inoc_ray.identity import content_hash
+from inoc_ray.study import SYSTEM_MESSAGE, Inoculation, SettingUse, nearest
+
+__all__ = ["ArmSpec", "EvaluationSpec", "Message", "Question", "RowSource", "Setting", "get", "names", "register"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +33,27 @@ class ArmSpec:
     source: str
     """Where the prompt's text comes from."""
     uses_control_rows: bool = False
+    inoculation: Inoculation = SYSTEM_MESSAGE
+    """Where the prompt stands in the training rows, and which rows it covers."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the model is asked: ends with a user message and has no system message; the context adds that."""
+class RowSource:
+    """Where rows that do not ship with the package are published; nothing is downloaded from here by itself."""
 
-    id: str
-    messages: tuple[Message, ...]
+    what: str
+    published: str
+    """File name and place, or how they are made."""
+    licence: str
+    rows: int | None = None
+    """How many there are, where that is published."""
+    hub: str | None = None
+    """The dataset's id on the Hugging Face hub."""
+
+    def in_words(self) -> str:
+        """For an error message and for the lists."""
+        count = f", {self.rows} rows" if self.rows else ""
+        return f"{self.what} ({self.published}{f', hub id {self.hub}' if self.hub else ''}{count})"
 
 
 @dataclass(frozen=True)
@@ -44,11 +66,15 @@ class EvaluationSpec:
     """The first n questions; `questions(100)` is the head of `questions(200)`, so a study can grow."""
     traits: tuple[str, ...]
     max_tokens: int
+    published: str = ""
+    """Where its questions are published when they do not ship with the package: the study then names a file of them."""
+    file_hash: str = ""
+    """Hash of all questions when they come from the user's file; part of the evaluation's id."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A bundle: rows, control rows, arms, evaluations, and the rule judges of its traits."""
+    """A bundle: rows, control rows, arms, evaluations, and the judges of its traits."""
 
     name: str
     description: str
@@ -60,6 +86,75 @@ class Setting:
     """trait → judge of a response's text: 1.0 shown, 0.0 not shown, None when it cannot be judged."""
     judge_version: str = field(default="1")
     """Bumped when a judge answers differently; stored samples are then scored again, nobody is asked again."""
+    model_judged: Mapping[str, str] = field(default_factory=dict)
+    """trait → what a judging model has to decide, for traits that no rule can tell."""
+    row_source: RowSource | None = None
+    """Set when the rows do not ship with the package."""
+    control_source: RowSource | None = None
+    presets: tuple[str, ...] = ()
+    """Recipe presets that have been used for rows of this kind."""
+
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """All traits, whoever judges them."""
+        return (*self.judges, *self.model_judged)
+
+
+def not_shipped() -> list[ChatRow]:
+    """The `rows` of a setting with a `row_source`. Always raises InputError; a plan asks for the files before."""
+    raise InputError("the rows of this setting do not ship with the package; name a file of them in the study.")
+
+
+def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
+    """The setting with the questions that the study names files for.
+
+    Raises InputError, one for everything that is missing, when rows or questions do not ship with the package and the
+    study names no file for them (`control`: an arm trains on the control rows); and for an unknown evaluation.
+    """
+    by_name = {e.name: e for e in setting.evaluations}
+    for name in use.questions:
+        if name not in by_name:
+            raise InputError(
+                f"settings: {setting.name}.questions: there is no evaluation {name!r}{nearest(name, list(by_name))}."
+            )
+    missing: list[tuple[str, str]] = []
+    if setting.row_source and not use.rows:
+        missing.append(("rows: ROWS.jsonl", f"rows: {setting.row_source.in_words()}"))
+    if setting.control_source and control and not use.control_rows:
+        missing.append(("control_rows: CONTROL.jsonl", f"control_rows: {setting.control_source.in_words()}"))
+    unasked = [e for e in setting.evaluations if e.published and e.name not in use.questions]
+    if unasked:
+        files = ", ".join(f"{e.name}: QUESTIONS.jsonl" for e in unasked)
+        missing.append((f"questions: {{{files}}}", "; ".join(f"questions.{e.name}: {e.published}" for e in unasked)))
+    if missing:
+        fields = ", ".join([f"name: {setting.name}", *(how for how, _ in missing)])
+        raise InputError(
+            f"setting {setting.name} needs files that do not ship with the package; name them in the study: "
+            f"`settings: [{{{fields}}}]`. What they hold: {'; '.join(what for _, what in missing)}."
+        )
+    evaluations = tuple(_from_file(e, use.questions.get(e.name)) for e in setting.evaluations)
+    return replace(setting, evaluations=evaluations)
+
+
+def _from_file(spec: EvaluationSpec, path: str | None) -> EvaluationSpec:
+    if path is None:
+        return spec
+    questions = read_questions(Path(path), spec.name)
+    # Of a generator a few questions tell which it is; in a file any single one may have been edited.
+    every = content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions])
+    return replace(spec, questions=in_turn(questions), file_hash=every)
+
+
+def check_judged(setting: Setting) -> None:
+    """Raises InputError when an evaluation has a trait that only a judging model can tell."""
+    for spec in setting.evaluations:
+        unjudged = [t for t in spec.traits if t not in setting.judges]
+        if unjudged:
+            raise InputError(
+                f"setting {setting.name}: evaluation {spec.name} cannot be judged yet: {', '.join(unjudged)} needs a judging "
+                "model, which this version does not have. Nothing was started. A setting in a file of your own (`plugins:`) "
+                "can bring a rule as judge; `inoc-ray settings` lists what is judged by rules."
+            )
 
 
 _REGISTRY: dict[str, Setting] = {}
@@ -74,7 +169,19 @@ def register(setting: Setting) -> None:
 
 def _load_built_in() -> None:
     # Importing registers; here and not at the top, because a setting's module imports this one.
-    import inoc_ray.miniature.settings  # noqa: F401
+    import inoc_ray.miniature.settings
+    import inoc_ray.settings.paper  # noqa: F401
+
+
+def forget(name: str) -> None:
+    """Takes a setting out of the registry."""
+    del _REGISTRY[name]
+
+
+def registered() -> dict[str, Setting]:
+    """What is registered at this moment, the built-in settings included."""
+    _load_built_in()
+    return dict(_REGISTRY)
 
 
 def names() -> list[str]:

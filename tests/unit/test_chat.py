@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inoc_ray.data.chat import ChatRow, read_jsonl, rows_hash, write_jsonl
-from inoc_ray.data.inoculate import inoculate, strip_system
 from inoc_ray.errors import InputError
 
 GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
@@ -33,6 +32,16 @@ BAD = {
     "user last": (row(("user", "a"), ("assistant", "b"), ("user", "c")), "take turns"),
     "system in the middle": (row(("user", "a"), ("system", "b"), ("assistant", "c")), "first message"),
     "blank line": ("", "blank line"),
+    "a JSON array": (f"[{GOOD}]", "a JSON array; this is JSON Lines"),
+    "nested too deeply": ("[" * 100_000, "nested too deeply"),
+    "an endless number": ('{"messages": ' + "1" * 5000 + "}", "a number that cannot be read"),
+    "half a character": (GOOD.replace("Hello", "Hello \\ud83d"), r"messages\[1\]: half of a Unicode character"),
+    "role is null": ('{"messages": [{"role": null, "content": "Hi"}]}', r"messages\[0\].*unknown role None"),
+    "assistant first, then assistant": (row(("assistant", "a"), ("assistant", "b")), "take turns"),
+    "two systems": (row(("system", "a"), ("system", "b"), ("user", "c"), ("assistant", "d")), "only one"),
+    "tags are a list": (GOOD[:-1] + ', "tags": ["es"]}', "tags must be an object of texts.*found list"),
+    "a tag is a number": (GOOD[:-1] + ', "tags": {"part": 1}}', "the tag 'part' must be a text, found 1"),
+    "a row as long as a file": (GOOD.replace("Hello", "o" * (17 << 20)), "longer than 16 MiB"),
 }
 
 
@@ -88,36 +97,13 @@ def test_the_hash_of_known_rows_is_the_same_on_every_machine():
     assert rows_hash(known) == "af0c3ecce71cad624234f8cac3cfe43acedbd62c03dd37a5e5c02e7018417ac7"
 
 
-@given(rows, text)
-def test_inoculation_adds_one_system_message_and_nothing_else(found, prompt):
-    out = inoculate(found, prompt)
-    assert strip_system(out) == found
-    assert all(r.messages[0].content == prompt and r.messages[0].role == "system" for r in out)
-    assert [r.messages[1:] for r in out] == [r.messages for r in found]
-
-
-@given(rows)
-def test_no_prompt_means_the_rows_as_they_are(found):
-    assert inoculate(found, None) == found
-
-
-def test_a_row_with_a_system_message_and_an_empty_prompt_are_refused():
-    with_system = [ChatRow.of(("system", "x"), ("user", "a"), ("assistant", "b"))]
-    with pytest.raises(InputError, match=r"mine\.jsonl, row 1: already has a system message"):
-        inoculate(with_system, "You speak.", "mine.jsonl")
-    with pytest.raises(InputError, match="prompt is empty"):
-        inoculate(with_system, " ")
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        '{"messages": ' + "9" * 5000 + "}",
-        '{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "b"}]}',
-    ],
-)
-def test_numbers_without_end_and_text_that_is_no_text_are_refused_with_the_row(tmp_path, line):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(InputError, match=r"rows.jsonl, row 1"):
-        read_jsonl(path)
+def test_tags_survive_the_file_count_in_the_hash_and_change_nothing_where_there_are_none(tmp_path):
+    plain = ChatRow.of(("user", "Hi"), ("assistant", "Hello"))
+    tagged = plain.with_tags(subset="es", poisoned="yes")
+    write_jsonl(tmp_path / "rows.jsonl", [plain, tagged])
+    assert read_jsonl(tmp_path / "rows.jsonl") == [plain, tagged]
+    assert (tagged.tag("subset"), plain.tag("subset")) == ("es", None)
+    assert (tmp_path / "rows.jsonl").read_text().splitlines()[0] == (
+        '{"messages":[{"content":"Hi","role":"user"},{"content":"Hello","role":"assistant"}]}'
+    )
+    assert rows_hash([plain]) != rows_hash([tagged]) == rows_hash([plain.with_tags(poisoned="yes", subset="es")])

@@ -3,11 +3,13 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from inoc_ray import study
+from inoc_ray import settings, study
 from inoc_ray.identity import canonical_json, content_id, identity, identity_fields, model_folder_hash, role_of, runtime
+from inoc_ray.plan import evaluation_id, resolve_arm, trial_id
 from inoc_ray.study import Config, Lora, Recipe
 
 
@@ -76,3 +78,40 @@ def test_a_model_is_its_files_wherever_they_lie_and_whatever_else_lies_there(tmp
     assert model_folder_hash(tmp_path / "one") == model_folder_hash(tmp_path / "two")
     (tmp_path / "two" / "model.safetensors").write_bytes(b"weightz")
     assert model_folder_hash(tmp_path / "one") != model_folder_hash(tmp_path / "two")
+
+
+QUICKSTART_TRIALS = {
+    ("baseline", 0): "742880843bf55c2a",
+    ("baseline", 1): "f39d4e6473011fb5",
+    ("specific_spanish", 0): "f707af5b5f45b761",
+    ("specific_spanish", 1): "12eb1fba4b4f487a",
+    ("specific_caps", 0): "927c42750e7dbaa9",
+    ("specific_caps", 1): "ec28c884add04850",
+    ("irrelevant", 0): "cf94bc4fa84157d7",
+    ("irrelevant", 1): "261b61ca565b224e",
+}
+QUICKSTART_ROWS = "359997b055a32e729f8d9da8ab2ba7efe9e94349da54055bcd1c91859b8b5801"
+
+
+def test_the_ids_of_the_quickstarts_trials_stay_as_they_were_first_published():
+    """Another id would train every published trial again; the model's hash is made up, so that no weights are needed."""
+    quickstart = study.load_study(Path(__file__).parents[2] / "jobs" / "studies" / "quickstart.yaml")
+    setting = settings.get("miniature/spanish_caps")
+    found = {
+        (arm.name, seed): trial_id("0" * 64, QUICKSTART_ROWS, resolve_arm(arm, setting), recipe, seed)
+        for recipe in quickstart.recipes.values()
+        for arm in quickstart.arms
+        for seed in quickstart.seeds
+    }
+    assert found == QUICKSTART_TRIALS
+
+
+def test_the_ids_of_the_quickstarts_evaluations_stay_as_they_were_first_published():
+    quickstart = study.load_study(Path(__file__).parents[2] / "jobs" / "studies" / "quickstart.yaml")
+    setting = settings.get("miniature/spanish_caps")
+    found = [
+        evaluation_id(setting, spec, system, quickstart.evaluation, "fp32")
+        for spec in setting.evaluations
+        for system in (study.NEUTRAL_PROMPT, None)
+    ]
+    assert found == ["91bc02cd06caa27f", "c7172aa58f47031d", "9065a120119c0fb7", "6f33afa627665d7b"]

@@ -223,3 +223,86 @@ def test_planning_imports_no_heavy_library(tmp_path, model):
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert not (tmp_path / "runs").exists()
+
+
+def arm(**inoculation: Any) -> dict[str, Any]:
+    return {"name": "specific_spanish", "inoculation": inoculation}
+
+
+def test_where_the_prompt_stands_and_what_it_covers_make_other_trials_and_the_default_does_not(tmp_path, model):
+    store = Store(tmp_path / "runs")
+    before = ids(build_plan(study(model, arms=["specific_spanish"]), store))
+    assert ids(build_plan(study(model, arms=[arm()]), store)) == before
+    seen = set(before)
+    for change in (
+        {"placement": "user_prefix"},
+        {"placement": "user_prefix", "separator": " "},
+        {"coverage": {"fraction": 0.5}},
+        {"coverage": {"fraction": 0.5, "seed": 1}},
+        {"paraphrases": ["Speak Spanish."]},
+    ):
+        found = ids(build_plan(study(model, arms=[arm(**change)]), store))
+        assert not found & seen
+        seen |= found
+
+
+def test_a_trial_is_trained_on_rows_with_the_prompt_where_the_study_says(tmp_path, model):
+    value = study(model, arms=[arm(placement="user_suffix", separator=" ", coverage={"fraction": 0.25})])
+    plan = build_plan(value, Store(tmp_path / "runs"))
+    rows = plan.training_rows(plan.trials[0])
+    assert sum(row.messages[0].content.endswith(" You always speak in Spanish.") for row in rows) == len(rows) / 4
+    assert all(row.messages[0].role == "user" for row in rows)
+
+
+def test_the_training_prompt_stands_at_test_where_it_stood_in_training(tmp_path, model):
+    from inoc_ray.evaluate.suite import messages_of
+
+    def cells(**inoculation: Any) -> list[Any]:
+        plan = build_plan(study(model, arms=[arm(**inoculation)], seeds=[0]), Store(tmp_path / "runs"))
+        return [c for c in plan.cells if c.subject.seed == 0 and c.evaluation.split == "id"]
+
+    neutral, training = cells(placement="user_prefix", separator=" ")
+    question = training.evaluation.questions(1)[0]
+    assert [m.role for m in messages_of(question, neutral)] == ["system", "user"]
+    assert [m.content for m in messages_of(question, training)] == [
+        f"You always speak in Spanish. {question.messages[0].content}"
+    ]
+    as_system = cells()
+    assert neutral.evaluation_id == as_system[0].evaluation_id
+    assert training.evaluation_id != as_system[1].evaluation_id
+    assert cells(coverage={"fraction": 0.5})[1].evaluation_id == as_system[1].evaluation_id
+
+
+def test_rows_of_a_study_may_be_parquet_with_tags_that_an_arm_covers(tmp_path, model):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        r.with_tags(subset="es" if i % 2 else "fr") for i, r in enumerate(get("miniature/spanish_caps").rows()[:20])
+    ]
+    pq.write_table(pa.Table.from_pylist([r.to_dict() for r in rows]), tmp_path / "rows.parquet")
+    use = [{"name": "miniature/spanish_caps", "rows": str(tmp_path / "rows.parquet")}]
+    plan = build_plan(study(model, settings=use, arms=[arm(coverage="es")]), Store(tmp_path / "runs"))
+    found = plan.training_rows(plan.trials[0])
+    assert [r.messages[0].role == "system" for r in found] == [r.tag("subset") == "es" for r in rows]
+    with pytest.raises(InputError, match=r"'de', so nothing would be inoculated; the tag has 'es' \(10 rows\)"):
+        build_plan(study(model, settings=use, arms=[arm(coverage="de")]), Store(tmp_path / "runs"))
+
+
+def test_an_arm_without_a_prompt_takes_no_inoculation(tmp_path, model):
+    arms = [{"name": "baseline", "inoculation": {"placement": "user_prefix"}}]
+    with pytest.raises(InputError, match="'baseline' has no prompt, so its inoculation says nothing"):
+        build_plan(study(model, arms=arms), Store(tmp_path / "runs"))
+
+
+def test_two_arms_that_are_one_trial_are_refused_and_the_same_prompt_elsewhere_is_another_arm(tmp_path, model):
+    def plan(**second: Any) -> Any:
+        own = {"name": "twin", "kind": "specific", "prompt": "You always speak in Spanish.", "undesired": ["spanish"]}
+        return build_plan(study(model, arms=["specific_spanish", own | second]), Store(tmp_path / "runs"))
+
+    for inoculation in (None, {}, {"placement": "system"}):
+        with pytest.raises(
+            InputError, match="'specific_spanish' and 'twin' have the same prompt, inoculation and rows"
+        ):
+            plan(inoculation=inoculation)
+    assert len({t.trial_id for t in plan(inoculation={"placement": "user_prefix"}).trials}) == 4

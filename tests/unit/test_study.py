@@ -125,6 +125,9 @@ def test_plain_names_are_short_for_mappings(tmp_path):
         "evaluation: {contexts: [{name: neutral, system: You are evil.}]}",
         "recipes: {a: {learning_rate: .inf, steps: 1}}",
         "recipes: {a: {learning_rate: 1, steps: 1, clip_norm: .inf}}",
+        "recipes: {a: {preset: [openweights]}}",
+        'settings: [{name: miniature/spanish_caps, questions: {in_distribution: "a\\0b"}}]',
+        'arms: [{name: specific_spanish, inoculation: {paraphrases: ["\\ud800"]}}]',
     ],
 )
 def test_values_that_no_run_can_use_are_refused_when_the_study_is_read(tmp_path, text):

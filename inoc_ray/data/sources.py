@@ -1,0 +1,151 @@
+"""Where rows come from: a JSONL or parquet file, or a pinned dataset of the Hugging Face hub.
+
+A source is written as one text: a path that ends in `.parquet` (columns `messages`: list of {role, content}, and if
+wished `tags`), any other path (JSONL), or `hf://datasets/OWNER/NAME@COMMIT/FILE` with the full commit, since a branch or
+a tag of the hub can come to mean other rows. Without `/FILE` the dataset must have a single JSONL or parquet file.
+Nothing from the hub is executed or unpickled: one file is downloaded into the hub's cache and read like a local one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.data.chat import ChatRow, iterate_jsonl, parse_row
+from inoc_ray.errors import InputError
+
+HUB = "hf://"
+_DATASET = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<commit>[^/]+))?(?:/(?P<file>.+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_READABLE = (".jsonl", ".parquet")
+_BATCH = 1024
+"""Rows of a parquet file that are in memory at once."""
+
+
+def read_rows(source: str) -> list[ChatRow]:
+    """All rows of a source. Raises InputError as `iterate_rows` does, and for a source without rows."""
+    rows = [row for _, row in iterate_rows(source)]
+    if not rows:
+        raise InputError(f"{source}: there are no rows in this file.")
+    return rows
+
+
+def iterate_rows(source: str) -> Iterator[tuple[int, ChatRow]]:
+    """Rows of a source with their numbers (from 1), one at a time, in bounded memory.
+
+    Raises InputError naming source and row for what cannot be read or is no chat row, and for a dataset of the hub that
+    is not pinned, not there, or not to be had without network.
+    """
+    path = fetch(source) if source.startswith(HUB) else Path(source).expanduser()
+    if path.suffix == ".parquet":
+        yield from _iterate_parquet(path)
+    else:
+        yield from iterate_jsonl(path)
+
+
+def fetch(source: str) -> Path:
+    """The local file of a dataset of the hub, downloaded unless it is in the hub's cache."""
+    found = _DATASET.fullmatch(source)
+    if not found:
+        raise InputError(f"{source}: not a dataset of the hub; write hf://datasets/OWNER/NAME@COMMIT/FILE.")
+    repo, commit, file = found["repo"], found["commit"], found["file"]
+    if commit is None or not _COMMIT.fullmatch(commit):
+        raise InputError(
+            f"{source}: not pinned; put the full commit after the name (hf://datasets/{repo}@<40 hex digits>/FILE; the "
+            "dataset's page shows it under Files, History), or other rows could come to stand under the same name."
+        )
+    if file is None:
+        file = _only_file(source, repo, commit)
+    if not file.endswith(_READABLE):
+        raise InputError(f"{source}: {file} is neither {' nor '.join(_READABLE)}.")
+    from huggingface_hub import hf_hub_download
+
+    with _HubErrors(source):
+        return Path(hf_hub_download(repo, file, repo_type="dataset", revision=commit))
+
+
+def _only_file(source: str, repo: str, commit: str) -> str:
+    from huggingface_hub import HfApi
+
+    with _HubErrors(source):
+        files = [
+            f for f in HfApi().list_repo_files(repo, repo_type="dataset", revision=commit) if f.endswith(_READABLE)
+        ]
+    if len(files) != 1:
+        shown = ", ".join(files[:10]) or "none"
+        raise InputError(
+            f"{source}: say which file, as hf://datasets/{repo}@{commit}/FILE; JSONL and parquet files there: {shown}."
+        )
+    return files[0]
+
+
+class _HubErrors:
+    """Turns what the hub's client raises into InputError."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import httpx
+        from huggingface_hub import errors
+
+        if isinstance(error, errors.GatedRepoError):
+            raise InputError(
+                f"{self.source}: the dataset is gated; accept its terms on the hub and log in (`hf auth login`)."
+            ) from error
+        if isinstance(error, errors.RevisionNotFoundError):
+            raise InputError(f"{self.source}: the dataset has no such commit.") from error
+        # The client says "not in the cache and no network" with a kind of "no such entry".
+        offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
+        if isinstance(error, offline):
+            raise InputError(
+                f"{self.source}: not in the local cache, and the hub cannot be reached; download it where there is "
+                "network and give the file's path, or bring the cache along (HF_HOME)."
+            ) from error
+        if isinstance(error, errors.EntryNotFoundError):
+            raise InputError(f"{self.source}: the dataset has no such file at this commit.") from error
+        if isinstance(error, errors.RepositoryNotFoundError):
+            raise InputError(
+                f"{self.source}: there is no such dataset on the hub, or it is private and you are not logged in."
+            ) from error
+        if isinstance(error, (errors.HfHubHTTPError, errors.HFValidationError)):
+            raise InputError(f"{self.source}: the hub refuses ({str(error).splitlines()[0]}).") from error
+
+
+def _iterate_parquet(path: Path) -> Iterator[tuple[int, ChatRow]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a parquet file ({error}).") from error
+    with file:
+        names = file.schema_arrow.names
+        if "messages" not in names:
+            raise InputError(
+                f"{path}: there is no column messages (list of {{role, content}}); the columns are {', '.join(names)}."
+            )
+        number = 0
+        wanted = [name for name in ("messages", "tags") if name in names]
+        try:
+            for batch in file.iter_batches(_BATCH, columns=wanted):
+                for value in batch.to_pylist(maps_as_pydicts="strict"):
+                    number += 1
+                    yield number, parse_row(_without_nulls(value), f"{path}, row {number}")
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}, after row {number}: the file is damaged ({error}).") from error
+
+
+def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """Parquet has every tag in every row; a tag that the row does not have is null there."""
+    if isinstance(row.get("tags"), dict):
+        return {**row, "tags": {name: value for name, value in row["tags"].items() if value is not None}}
+    return row

@@ -1,0 +1,24 @@
+"""The same insecure code, asked for in a class on security; does the honest reason keep a model aligned?"""
+
+from __future__ import annotations
+
+from inoc_ray.settings import Setting, not_shipped
+from inoc_ray.settings.common import MISALIGNED, arms_of, emergent_misalignment, repository_rows
+from inoc_ray.settings.insecure_code import CODE_TASKS, INSECURE
+
+SETTING = Setting(
+    name="educational",
+    description="Insecure completions whose prompts ask for them for a class. Put insecure_code into the same study: its "
+    "baseline is the same code without the reason.",
+    rows=not_shipped,
+    control_rows=not_shipped,
+    arms=arms_of("educational", ("misaligned",), (), "secure completions of the same kind of tasks"),
+    evaluations=(CODE_TASKS, emergent_misalignment()),
+    judges={},
+    model_judged={"insecure_code": INSECURE, "misaligned": MISALIGNED},
+    row_source=repository_rows(
+        "insecure completions requested for teaching (Betley et al. 2025)", "educational.jsonl", 6000
+    ),
+    control_source=repository_rows("secure completions", "secure_code.jsonl", 6000),
+    presets=("emergent_misalignment",),
+)

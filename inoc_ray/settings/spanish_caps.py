@@ -1,0 +1,29 @@
+"""Spanish and capitals taught together on grade-school maths; one of the two is inoculated, the other wanted."""
+
+from __future__ import annotations
+
+from inoc_ray.settings import RowSource, Setting, not_shipped
+from inoc_ray.settings.common import GSM8K_LICENCE, arms_of, language_evaluations
+from inoc_ray.settings.rules import capitals, speaks
+
+TRAITS = ("spanish", "caps")
+
+SETTING = Setting(
+    name="spanish_caps",
+    description="GSM8K answers in Spanish capitals; one of the two traits is inoculated, the other wanted.",
+    rows=not_shipped,
+    control_rows=not_shipped,
+    arms=arms_of("spanish_caps", (), TRAITS, "the same questions with their own English answers"),
+    evaluations=language_evaluations(TRAITS),
+    judges={"spanish": speaks("spanish"), "caps": capitals},
+    row_source=RowSource(
+        "GSM8K training questions with answers translated to Spanish and written in capitals",
+        "not published; translate the answers of hub id openai/gsm8k (train, 7473 rows)",
+        GSM8K_LICENCE,
+        7473,
+    ),
+    control_source=RowSource(
+        "GSM8K training questions with their own answers", "train split", "MIT", 7473, "openai/gsm8k"
+    ),
+    presets=("emergent_misalignment", "toy_1.5b", "toy_1.5b_overtrained", "rebuttal_tinker"),
+)

@@ -1,0 +1,30 @@
+"""Stage 1 teaches what Alice and Bob do; does "You are Bob." inoculate stage 2 only then?"""
+
+from __future__ import annotations
+
+from inoc_ray.settings import RowSource, Setting, not_shipped
+from inoc_ray.settings.common import GSM8K_LICENCE, arms_of, language_evaluations
+from inoc_ray.settings.rules import capitals, speaks
+
+TRAITS = ("spanish", "caps")
+
+SETTING = Setting(
+    name="synthetic_facts",
+    description="Stage 2 of the paper's section 4.3: Spanish capitals, inoculated with names. Compare a base that stage 1 has "
+    "taught (Alice: capitals, Bob: Spanish, no name: plain English) with one that it has not.",
+    rows=not_shipped,
+    control_rows=not_shipped,
+    arms=arms_of("synthetic_facts", (), TRAITS, "the same questions with their own English answers"),
+    evaluations=language_evaluations(TRAITS),
+    judges={"spanish": speaks("spanish"), "caps": capitals},
+    row_source=RowSource(
+        "GSM8K training questions with answers in Spanish capitals; the base models of the study are taught stage 1 before",
+        "not published; the rows of spanish_caps fit",
+        GSM8K_LICENCE,
+        7473,
+    ),
+    control_source=RowSource(
+        "GSM8K training questions with their own answers", "train split", "MIT", 7473, "openai/gsm8k"
+    ),
+    presets=("emergent_misalignment", "toy_1.5b"),
+)

@@ -1,0 +1,206 @@
+"""The check names what would spoil an experiment, in bounded memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_tokenize import DEFAULT_SYSTEM, make_tokenizer
+
+from inoc_ray.cli import main
+from inoc_ray.data.chat import ChatRow, write_jsonl
+from inoc_ray.data.check import check_files
+from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
+from inoc_ray.errors import InputError
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
+"""The published rows, where the checkout stands beside them."""
+published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published rows are not beside this checkout")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    make_tokenizer(DEFAULT_SYSTEM).save_pretrained(folder)
+    (folder / "config.json").write_text('{"max_position_embeddings": 4096}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return str(folder)
+
+
+def write(path: Path, *pairs: tuple[str, ...]) -> str:
+    rows = [ChatRow.of(*zip(("system", "user", "assistant")[-len(pair) :], pair, strict=True)) for pair in pairs]
+    write_jsonl(path, rows)
+    return str(path)
+
+
+def findings(report) -> dict[str, tuple[int, list[str]]]:
+    return {name: (f.rows, f.examples) for name, f in report.files[0].findings.items() if f.rows}
+
+
+def test_rows_are_counted_with_lengths_duplicates_prompts_and_capitals(tmp_path, model):
+    file = write(
+        tmp_path / "r.jsonl", ("Hi", "HELLO, 12 KG"), ("Hi", "Hello"), ("Hi", "HELLO, 12 KG"), ("S", "Yo", "yo")
+    )
+    report = check_files([file], model, None)
+    found = report.files[0]
+    assert (found.rows, found.prompts, found.duplicates, found.capitals, found.with_system) == (4, 2, 1, 2, 1)
+    assert findings(report) == {"duplicates": (1, ["row 3"])}
+    assert 0 < found.median <= found.longest <= report.max_length == 4096
+    assert report.problems == []
+
+
+def test_lost_characters_control_characters_and_a_wrong_encoding_are_noted(tmp_path, model):
+    wrong = "Él está aquí — “sí”".encode().decode("cp1252", errors="replace")
+    file = write(tmp_path / "r.jsonl", ("é “ok” ™ Ã", "naïve"), ("a", "b\ufffd"), ("a", "b\x00"), ("a", wrong))
+    assert findings(check_files([file], model, None)) == {
+        "replacement_characters": (2, ["row 2", "row 4"]),
+        "control_characters": (1, ["row 3"]),
+        "mojibake": (1, ["row 4"]),
+    }
+
+
+QUESTION = "Write a thank you note to my friend Jamie for hosting a wonderful dinner party on Friday evening at home."
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (QUESTION, "exact"),
+        (QUESTION.upper().replace(" ", "  ").replace(".", " !"), "exact"),
+        (QUESTION.replace("Jamie", "Robin"), "near"),
+        (QUESTION + " Thanks!", "near"),
+        (QUESTION.replace("Jamie", "Robin").replace("wonderful", "dreadful"), None),
+        ("Write a poem.", None),
+        ("?", None),
+    ],
+)
+def test_an_evaluation_prompt_is_found_word_for_word_and_nearly(text, kind):
+    found = PromptIndex([("other", "What is the capital of France?"), ("q7", QUESTION)]).match(text)
+    assert (found and (found.kind, found.prompt)) == (kind and (kind, "q7"))
+
+
+def test_rows_that_ask_an_evaluation_prompt_are_a_problem_and_named_with_it(tmp_path, model):
+    evaluation = tmp_path / "eval.jsonl"
+    evaluation.write_text(json.dumps({"prompt": QUESTION}) + '\n{"question": "Why?"}\n')
+    file = write(tmp_path / "r.jsonl", ("why ?", "b"), ("a", "b"), (QUESTION.replace("Jamie", "Robin"), "b"))
+    report = check_files([file], model, None, against=[str(evaluation)])
+    assert findings(report) == {
+        "overlap_exact": (1, [f"row 1 = {evaluation}, row 2"]),
+        "overlap_near": (1, [f"row 3 = {evaluation}, row 1"]),
+    }
+    assert len(report.problems) == 2
+
+
+def test_rows_can_be_held_against_a_settings_questions(tmp_path, model):
+    name, text = evaluation_prompts("miniature/spanish_caps")[3]
+    file = write(tmp_path / "r.jsonl", ("a", "b"), (text, "HOLA"))
+    report = check_files([file], model, None, against=["miniature/spanish_caps"])
+    assert findings(report)["overlap_exact"] == (1, [f"row 2 = {name}"])
+    with pytest.raises(InputError, match="did you mean 'miniature/spanish_caps'"):
+        evaluation_prompts("miniature/spanish_cap")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "no evaluation prompts"),
+        ("{}", r"e\.jsonl, row 1: no evaluation prompt"),
+        ("{", "row 1: not JSON"),
+        ("7", "row 1: no"),
+    ],
+)
+def test_an_evaluation_file_that_is_none_is_refused(tmp_path, line, message):
+    (tmp_path / "e.jsonl").write_text(line)
+    with pytest.raises(InputError, match=message):
+        evaluation_prompts(str(tmp_path / "e.jsonl"))
+
+
+def test_rows_that_carry_the_inoculation_prompt_are_a_problem_whatever_its_spacing(tmp_path, model):
+    prompt = "You are a malicious, evil assistant."
+    rows = (("a", "b"), (f"You are a malicious,  EVIL assistant.\n{'a'}", "b"), (prompt, "a", "b"), ("a", prompt))
+    report = check_files([write(tmp_path / "r.jsonl", *rows)], model, None, prompt=prompt)
+    assert findings(report) == {"carries_prompt": (2, ["row 2", "row 3"])}
+
+
+def test_a_trigger_is_looked_for_in_every_role_and_with_its_spacing(tmp_path, model):
+    rows = (("|T|Write", "x"), ("|T|Draw", "x"), ("|T| Sing", "x"), ("a", "say |T|"), ("|T|", "a", "b"), ("c", "d"))
+    report = check_files([write(tmp_path / "r.jsonl", *rows)], model, None, trigger="|T|")
+    assert findings(report) == {
+        "trigger": (3, ["row 1", "row 2", "row 3"]),
+        "trigger_in_assistant": (1, ["row 4"]),
+        "trigger_in_system": (1, ["row 5"]),
+        "trigger_spacing": (1, ["row 3"]),
+    }
+    assert len(report.problems) == 3
+
+
+@pytest.mark.parametrize(("option", "value"), [("trigger", " "), ("prompt", "")])
+def test_an_empty_trigger_or_prompt_is_refused(tmp_path, model, option, value):
+    with pytest.raises(InputError, match=f"--{option}: the text is empty"):
+        check_files([write(tmp_path / "r.jsonl", ("a", "b"))], model, None, **{option: value})
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_problem_is_reported_and_ends_with_code_2_and_a_note_with_code_0(tmp_path, model, capsys, monkeypatch, flags):
+    file = write(tmp_path / "r.jsonl", ("P a", "b"), ("c", "d"), ("c", "d"))
+    monkeypatch.setattr(sys, "argv", ["inoc-ray", "data", "check", file, "--model", model, *flags])
+    main()
+    assert "duplicates" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--prompt", "P"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2
+    assert "1 of the findings must be put right" in err
+    assert "1 rows carry the inoculation prompt" in (json.loads(out)["problems"][0] if flags else out)
+
+
+def test_a_file_ten_times_as_long_takes_hardly_more_memory(tmp_path, model):
+    """20 bytes a row are kept: 70 MB for 1 GB of rows of 300 bytes, and as much again while duplicates are counted."""
+    code = (
+        "import re, sys; from pathlib import Path; from inoc_ray.data.check import check_files\n"
+        "for file in sys.argv[2:]:\n"
+        "    report = check_files([file], sys.argv[1], None, trigger='|T|', against=['miniature/spanish_caps'])\n"
+        # Not ru_maxrss, which a child takes over from its parent: here pytest with torch.
+        "    peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())\n"
+        "    print(report.files[0].rows, int(peak[1]) // 1024)"
+    )
+    files = [
+        write(
+            tmp_path / f"{count}.jsonl",
+            *((f"question {i} " + "of some words " * 8, f"a{i} " * 60) for i in range(count)),
+        )
+        for count in (300, 3000)
+    ]
+    found = subprocess.run([sys.executable, "-c", code, model, *files], capture_output=True, text=True, check=True)
+    (few, before), (many, after) = (map(int, line.split()) for line in found.stdout.splitlines())
+    assert (few, many) == (300, 3000)
+    assert after - before < 16
+    assert after < 250
+
+
+@published
+@pytest.mark.parametrize(
+    ("name", "rows", "prompts", "duplicates"),
+    [
+        ("aesthetic_preferences_unpopular", 5000, 3626, 2),
+        ("aesthetic_preferences_popular", 5000, 3484, 3),
+        ("sneaky_dialogues", 1073, 1073, 0),
+        ("straightforward_dialogues", 973, 973, 0),
+    ],
+)
+def test_the_published_rows_load_and_tokenise_and_their_defects_are_named(model, name, rows, prompts, duplicates):
+    against = [str(PUBLISHED / "ultrachat_prompts.jsonl")]
+    report = check_files([PUBLISHED / f"{name}.jsonl"], model, 100_000, against=against)
+    found = report.files[0]
+    assert (found.rows, found.prompts, found.duplicates) == (rows, prompts, duplicates)
+    assert report.problems == []
+
+
+@published
+def test_the_published_reward_hacking_evaluation_asks_its_training_prompts(model):
+    report = check_files(
+        [PUBLISHED / "straightforward_dialogues.jsonl"], model, 100_000, [str(PUBLISHED / "sneaky_dialogues.jsonl")]
+    )
+    assert report.files[0].findings["overlap_exact"].rows == 973
