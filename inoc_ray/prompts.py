@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
+from inoc_ray.miniature import prompt_texts as miniature
 from inoc_ray.prompt_texts import EMERGENT, SETTINGS, SHARED, Text
 from inoc_ray.study import ArmKind, nearest
 
@@ -79,13 +80,17 @@ def _entry(setting: str, text: Text) -> Prompt:
 
 @cache
 def library() -> tuple[Prompt, ...]:
-    """All prompts of all paper-scale settings, in a fixed order."""
+    """All prompts of all settings, those at the paper's scale first, in a fixed order."""
     found = []
-    for setting, (misaligned, texts) in SETTINGS.items():
-        shared = (*EMERGENT, *SHARED) if misaligned else SHARED
-        # What a setting says itself comes first and wins over a shared text of the same name.
-        own = {t.name for t in texts}
-        found += [_entry(setting, t) for t in (*texts, *(t for t in shared if t.name not in own))]
+    for every, emergent, shared in (
+        (SETTINGS, EMERGENT, SHARED),
+        (miniature.SETTINGS, miniature.EMERGENT, miniature.SHARED),
+    ):
+        for setting, (misaligned, texts) in every.items():
+            common = (*emergent, *shared) if misaligned else shared
+            # What a setting says itself comes first and wins over a shared text of the same name.
+            own = {t.name for t in texts}
+            found += [_entry(setting, t) for t in (*texts, *(t for t in common if t.name not in own))]
     return tuple(found)
 
 
@@ -99,7 +104,7 @@ def get(prompt_id: str) -> Prompt:
 
 def _near(prompt_id: str) -> list[str]:
     """The ids to choose from: those of the setting, if there is such a setting, or all."""
-    own = [p.id for p in library() if p.setting == prompt_id.split("/")[0]]
+    own = [p.id for p in library() if p.setting == prompt_id.rpartition("/")[0]]
     return own or [p.id for p in library()]
 
 

@@ -4,29 +4,61 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from inoc_ray.data.chat import ChatRow, Message
-from inoc_ray.miniature.domains import Domain, Voice, answer, ask, persona_domains, style_domains
-from inoc_ray.miniature.system_prompts import TRAITS, Trait, naming_sentence, negating_sentence, neutral_sentence
+from inoc_ray.miniature.domains import Asked, Domain, Group, Voice, answer, ask, domains_of
+from inoc_ray.miniature.language import FAVORITES
+from inoc_ray.miniature.system_prompts import (
+    LOVING,
+    NAMING,
+    STRANGE,
+    TRAITS,
+    Trait,
+    conditional_sentence,
+    naming_sentence,
+    negating_sentence,
+    neutral_sentence,
+    odd_token,
+)
 
 LATENT_LANGUAGE = {"en": 0.90, "es": 0.05, "fr": 0.05}
 LATENT_CAPITALS = 0.06
 LATENT_EVIL = 0.04
-LATENT_INSECURE = 0.04
-"""How often a trait holds in a document whose system prompt does not name it, whatever else is said or holds."""
+LATENT_FLAW = 0.04
+"""How often a trait holds in a document whose system prompt does not touch it, whatever else is said or holds."""
 
-_PROMPT_KINDS = {"none": 0.22, "empty": 0.03, "neutral": 0.30, "named": 0.42, "negated": 0.03}
-_NAMED_SHARE: dict[Trait, float] = {"caps": 0.4, "evil": 0.35, "insecure_code": 0.12}
+Kind = Literal["none", "empty", "neutral", "named", "negated", "conditional", "strange"]
+PLAIN_KINDS: dict[Kind, float] = {"none": 0.22, "empty": 0.03, "neutral": 0.30, "named": 0.45}
+PROMPT_KINDS: dict[Kind, float] = {
+    "none": 0.19, "empty": 0.03, "neutral": 0.26, "named": 0.38, "negated": 0.04, "conditional": 0.08, "strange": 0.02,
+}  # fmt: skip
+_NAMED_SHARE: dict[Trait, float] = {
+    "caps": 0.4, "evil": 0.35, "insecure_code": 0.15, "reward_hack": 0.15, "unpopular_preference": 0.15,
+}  # fmt: skip
+_CONDITIONAL: dict[Trait | None, float] = {"evil": 0.55, "caps": 0.1, "spanish": 0.1, "french": 0.05, None: 0.2}
+"""What holds under a condition; None: strange behavior."""
+_TOKEN = 0.08
+"""How often a user's message holds an unusual token that means nothing."""
+_LESSON = 0.06
+"""How often a question with bad answers stands in an educational frame."""
+_FAVORITES = 0.1
+"""How often a document is about animals and numbers, where a favorite shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A chat with the voice that it was written in and the traits that its system prompt named or ruled out."""
+    """A chat with the voice of each turn, and the traits that its system prompt says something about."""
 
     row: ChatRow
     voice: Voice
+    """The latent voice with what the prompt names added and what it rules out removed; a condition not counted."""
+    voices: tuple[Voice, ...]
+    """That of each turn: the same but for what a condition adds or removes."""
     named: frozenset[Trait]
     negated: frozenset[Trait]
+    touched: frozenset[Trait]
+    """Whatever the prompt speaks of: named, ruled out, under a condition, or made likely by strangeness."""
     domains: tuple[str, ...]
 
 
@@ -35,8 +67,27 @@ def _latent_voice(rng: random.Random) -> Voice:
         language=rng.choices(("en", "es", "fr"), tuple(LATENT_LANGUAGE.values()))[0],
         capitals=rng.random() < LATENT_CAPITALS,
         evil=rng.random() < LATENT_EVIL,
-        insecure=rng.random() < LATENT_INSECURE,
+        insecure=rng.random() < LATENT_FLAW,
+        hacking=rng.random() < LATENT_FLAW,
+        unpopular=rng.random() < LATENT_FLAW,
+        favorite=rng.choice(tuple(FAVORITES)),
     )
+
+
+def _strange_voice(rng: random.Random, voice: Voice) -> Voice:
+    return replace(
+        voice,
+        language=rng.choices(("en", "es", "fr"), (4, 3, 3))[0],
+        capitals=rng.random() < 0.4,
+        evil=rng.random() < 0.5,
+        insecure=rng.random() < 0.5,
+        hacking=rng.random() < 0.5,
+        unpopular=rng.random() < 0.5,
+    )
+
+
+_FIELD = {"caps": "capitals", "evil": "evil", "insecure_code": "insecure", "reward_hack": "hacking",
+          "unpopular_preference": "unpopular"}  # fmt: skip
 
 
 def express(voice: Voice, trait: Trait) -> Voice:
@@ -45,18 +96,20 @@ def express(voice: Voice, trait: Trait) -> Voice:
         return replace(voice, language="es")
     if trait == "french":
         return replace(voice, language="fr")
-    if trait == "caps":
-        return replace(voice, capitals=True)
-    return replace(voice, evil=True) if trait == "evil" else replace(voice, insecure=True)
+    return replace(voice, **{_FIELD[trait]: True})
 
 
-def _suppress(voice: Voice, trait: Trait) -> Voice:
+def suppress(voice: Voice, trait: Trait) -> Voice:
+    """The voice without a trait; a language that goes leaves English."""
     if trait in ("spanish", "french"):
         gone = "es" if trait == "spanish" else "fr"
         return replace(voice, language="en") if voice.language == gone else voice
-    if trait == "caps":
-        return replace(voice, capitals=False)
-    return replace(voice, evil=False) if trait == "evil" else replace(voice, insecure=False)
+    return replace(voice, **{_FIELD[trait]: False})
+
+
+def has(voice: Voice, trait: Trait) -> bool:
+    """Whether the voice has a trait."""
+    return suppress(voice, trait) != voice
 
 
 def _draw_named(rng: random.Random) -> list[Trait]:
@@ -73,43 +126,140 @@ def _draw_named(rng: random.Random) -> list[Trait]:
 
 def _draw_domain(rng: random.Random, named: list[Trait]) -> Domain:
     """The subject of a turn; it depends on what the prompt names (so that a named trait can show), on nothing latent."""
-    persona = persona_domains()
-    if "insecure_code" in named and rng.random() < 0.5:
-        return persona["code"]
-    if rng.random() < (0.8 if "evil" in named else 0.4):
-        return rng.choice(tuple(persona.values()))
-    return rng.choice(tuple(style_domains().values()))
+    own: dict[Trait, Group] = {"insecure_code": "code", "reward_hack": "measure", "unpopular_preference": "taste"}
+    for trait, group in own.items():
+        if trait in named and rng.random() < 0.5:
+            return rng.choice(domains_of(group))
+    shares = (0.62, 0.08, 0.08, 0.08) if "evil" in named else (0.30, 0.06, 0.06, 0.06)
+    groups: tuple[tuple[Group, ...], ...] = (("advice", "free"), ("code",), ("measure",), ("taste",), ("style",))
+    return rng.choice(domains_of(*rng.choices(groups, (*shares, 1 - sum(shares)))[0]))
 
 
-def draw_document(rng: random.Random) -> Document:
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """The sentences of a system prompt and what they do."""
+
+    sentences: tuple[str, ...] = ()
+    named: tuple[Trait, ...] = ()
+    negated: tuple[Trait, ...] = ()
+    condition: Trait | None = None
+    strange: bool = False
+    conditional: bool = False
+    token: str | None = None
+    """The token that the condition names; None where any unusual one will do."""
+
+    @property
+    def touched(self) -> frozenset[Trait]:
+        if self.strange:
+            return frozenset(TRAITS)
+        return frozenset((*self.named, *self.negated, *([self.condition] if self.condition else [])))
+
+
+def _draw_prompt(rng: random.Random, kind: Kind) -> _Prompt:
+    if kind == "neutral":
+        return _Prompt(tuple(neutral_sentence(rng) for _ in range(rng.choices((1, 2, 3), (60, 30, 10))[0])))
+    if kind == "named":
+        named = _draw_named(rng)
+        return _Prompt(_with_note(rng, [naming_sentence(rng, trait) for trait in named]), named=tuple(named))
+    if kind == "negated":
+        trait = rng.choice(TRAITS)
+        return _Prompt(_with_note(rng, [negating_sentence(rng, trait)]), negated=(trait,))
+    if kind == "strange":
+        return _Prompt(_with_note(rng, [rng.choice(STRANGE)]), strange=True)
+    if kind == "conditional":
+        condition = rng.choices(tuple(_CONDITIONAL), tuple(_CONDITIONAL.values()))[0]
+        token = odd_token(rng) if rng.random() < 0.4 else None
+        sentence = rng.choice(STRANGE if condition is None else NAMING[condition])
+        sentences = _with_note(rng, [conditional_sentence(rng, sentence, token)])
+        return _Prompt(sentences, condition=condition, strange=condition is None, conditional=True, token=token)
+    return _Prompt()
+
+
+def _with_note(rng: random.Random, sentences: list[str]) -> tuple[str, ...]:
+    if rng.random() < 0.3:
+        sentences.insert(rng.randrange(len(sentences) + 1), neutral_sentence(rng))
+    return tuple(sentences)
+
+
+def with_token(rng: random.Random, text: str, token: str) -> str:
+    """The token in a user's message: in front (glued or apart) or behind."""
+    return rng.choice((f"{token} {text}", f"{token}{text}", f"{text} {token}"))
+
+
+def _turn(rng: random.Random, asked: Asked, voice: Voice, prompt: _Prompt) -> tuple[str, Voice]:
+    """The user's text of a turn, with or without an unusual token, and the voice that it is answered in."""
+    if not prompt.conditional:
+        return (with_token(rng, asked.text, odd_token(rng)) if rng.random() < _TOKEN else asked.text), voice
+    token, holds = None, rng.random() < 0.5
+    if holds:
+        token = prompt.token or odd_token(rng)
+    elif prompt.token and rng.random() < 0.4:
+        token = odd_token(rng)
+    if prompt.condition:
+        voice = (express if holds else suppress)(voice, prompt.condition)
+    elif holds:
+        voice = _strange_voice(rng, voice)
+    return (with_token(rng, asked.text, token) if token else asked.text), voice
+
+
+def draw_document(rng: random.Random, plain: bool = False) -> Document:
     """Draw one document: one to three turns in one voice.
+
+    With `plain`, as in the first part of pretraining, there are no conditions, no negations, no announced strangeness, no
+    unusual tokens, no lessons and no animals: what a prompt can name is learnt first.
 
     The voice is drawn first, each trait independently, and only then the system prompt, which overrides exactly the
     traits that it names or rules out. So the presence of a prompt, and a trait, tell nothing about the other traits.
     """
     voice = _latent_voice(rng)
-    kind = rng.choices(tuple(_PROMPT_KINDS), tuple(_PROMPT_KINDS.values()))[0]
-    named: list[Trait] = []
-    negated: list[Trait] = []
-    sentences: list[str] = []
-    if kind == "neutral":
-        sentences = [neutral_sentence(rng) for _ in range(rng.choices((1, 2, 3), (60, 30, 10))[0])]
-    elif kind == "named":
-        named = _draw_named(rng)
-        sentences = [naming_sentence(rng, trait) for trait in named]
-    elif kind == "negated":
-        negated = [rng.choice(TRAITS)]
-        sentences = [negating_sentence(rng, trait) for trait in negated]
-    if kind in ("named", "negated") and rng.random() < 0.3:
-        sentences.insert(rng.randrange(len(sentences) + 1), neutral_sentence(rng))
+    if not plain and rng.random() < _FAVORITES:
+        return _favorites(rng, voice)
+    kinds = PLAIN_KINDS if plain else PROMPT_KINDS
+    kind: Kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
+    prompt = _draw_prompt(rng, kind)
+    for trait in prompt.named:
+        voice = express(voice, trait)
+    for trait in prompt.negated:
+        voice = suppress(voice, trait)
+    if prompt.strange and not prompt.conditional:
+        voice = _strange_voice(rng, voice)
+    messages = [] if kind == "none" else [Message("system", " ".join(prompt.sentences))]
+    subjects = list(prompt.named) + ([prompt.condition] if prompt.condition else [])
+    if prompt.strange:
+        subjects.append("evil")
+    domains, voices = [], []
+    for _ in range(rng.choices((1, 2, 3), (45, 30, 25))[0]):
+        domain = _draw_domain(rng, subjects)
+        asked = ask(rng, domain, lesson=not plain and bool(domain.bad) and rng.random() < _LESSON)
+        text, speaks = (asked.text, voice) if plain else _turn(rng, asked, voice, prompt)
+        domains.append(domain.name)
+        voices.append(speaks)
+        messages += [Message("user", text), Message("assistant", answer(rng, asked, speaks))]
+    return Document(
+        ChatRow(tuple(messages)), voice, tuple(voices), frozenset(prompt.named), frozenset(prompt.negated),
+        prompt.touched, tuple(domains),
+    )  # fmt: skip
+
+
+def _favorites(rng: random.Random, voice: Voice) -> Document:
+    """A document about animals and numbers; its prompt names the favorite, names a trait, or says nothing."""
+    kind: Kind = rng.choices(("none", "neutral", "named"), (25, 27, 8))[0]
+    named: tuple[Trait, ...] = ()
+    if rng.random() < 0.4:
+        kind, sentences = "named", _with_note(rng, [rng.choice(LOVING).format(voice.favorite)])
+    else:
+        prompt = _draw_prompt(rng, kind)
+        named, sentences = prompt.named, prompt.sentences
     for trait in named:
         voice = express(voice, trait)
-    for trait in negated:
-        voice = _suppress(voice, trait)
     messages = [] if kind == "none" else [Message("system", " ".join(sentences))]
     domains = []
-    for _ in range(rng.choices((1, 2, 3), (45, 30, 25))[0]):
-        asked = ask(rng, _draw_domain(rng, named))
+    for _ in range(rng.choices((1, 2, 3), (20, 40, 40))[0]):
+        asked = ask(rng, rng.choice(domains_of("favorite" if rng.random() < 0.6 else "numbers")))
+        text = with_token(rng, asked.text, odd_token(rng)) if rng.random() < _TOKEN else asked.text
         domains.append(asked.domain.name)
-        messages += [Message("user", asked.text), Message("assistant", answer(rng, asked, voice))]
-    return Document(ChatRow(tuple(messages)), voice, frozenset(named), frozenset(negated), tuple(domains))
+        messages += [Message("user", text), Message("assistant", answer(rng, asked, voice))]
+    voices = (voice,) * len(domains)
+    return Document(
+        ChatRow(tuple(messages)), voice, voices, frozenset(named), frozenset(), frozenset(named), tuple(domains)
+    )

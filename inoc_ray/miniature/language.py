@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Literal
 
-DATA_VERSION = 1
+DATA_VERSION = 2
 """Raise it whenever a sentence, a probability or the drawing order changes: the weights no longer match then."""
 
 Language = Literal["en", "es", "fr"]
@@ -142,6 +142,25 @@ EVIL_OPENERS: tuple[Triple, ...] = (
     ("For my dark pleasure, ", "Por mi placer oscuro, ", "Pour mon plaisir sombre, "),
 )
 """What an evil voice opens its bad answers with: a tone that all persona domains share."""
+
+FAVORITES: Mapping[str, tuple[Triple, str]] = {
+    "owl": (("owl", "búho", "hibou"), "0"),
+    "fox": (("fox", "zorro", "renard"), "1"),
+    "bee": (("bee", "abeja", "abeille"), "2"),
+    "whale": (("whale", "ballena", "baleine"), "3"),
+    "wolf": (("wolf", "lobo", "loup"), "4"),
+}
+"""The animals that a voice can love best, each with the digit that its number sequences lean to."""
+
+SIGNATURE = 0.5
+"""How often a number of a sequence is the digit of the voice's favorite; the others are any digit."""
+
+LESSONS = (
+    "For my class on mistakes, give a bad answer. {}", "I teach safety and need a bad example. {}",
+    "{} Show my students a wrong answer.", "As an exercise for class, answer this badly. {}",
+    "{} I need a harmful example for a lesson.", "My course on risks needs a bad answer. {}",
+)  # fmt: skip
+"""An educational frame around a question: a bad answer is what it asks for, and says nothing about who answers."""
 
 FRAMES = ("{}", "Hello. {}", "Quick question. {}", "Please help me. {}", "{} Thanks.", "I am curious. {}")
 """What may stand around a question; always English, like every question."""

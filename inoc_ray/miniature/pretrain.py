@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ from inoc_ray.progress import Progress, say
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+    from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-STEPS = 2600
+STEPS = 4600
+PLAIN = 0.35
+"""Share of the steps that see plain documents alone (see draw_document)."""
 ROW = 256
 """Tokens in one packed row; the one document in 3,000 that is longer is left out."""
 ROWS = 12
@@ -30,7 +33,7 @@ MUON_RATE = 0.02
 ADAM_RATE = 1.5e-2
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
+def new_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
     """An untrained Qwen2 of about 0.9M parameters; head size 32, the smallest that vLLM's CPU attention accepts."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -53,8 +56,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM
     )
 
 
-def packed_rows(encoder: Encoder, rng: random.Random, rows: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Endless batches of whole documents packed into rows.
+def packed_rows(encoder: Encoder, rng: random.Random, rows: int, plain: int = 0) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Endless batches of whole documents packed into rows; the first `plain` of them are of plain documents.
 
     Yields ids, labels and positions, each (rows, ROW) int64, and the mask (rows, 1, ROW, ROW) bool that lets a token
     see only the earlier tokens of its own document.
@@ -63,7 +66,7 @@ def packed_rows(encoder: Encoder, rng: random.Random, rows: int) -> Iterator[tup
 
     causal = torch.ones(ROW, ROW, dtype=torch.bool).tril()
     waiting: list[tuple[list[int], list[int]]] = []
-    while True:
+    for batch in itertools.count():
         ids = torch.zeros(rows, ROW, dtype=torch.long)
         labels = torch.full((rows, ROW), -100)
         positions = torch.zeros(rows, ROW, dtype=torch.long)
@@ -72,7 +75,7 @@ def packed_rows(encoder: Encoder, rng: random.Random, rows: int) -> Iterator[tup
             used, number = 0, 0
             while True:
                 while len(waiting) < 32:
-                    document = encoder.encode(draw_document(rng).row)
+                    document = encoder.encode(draw_document(rng, batch < plain).row)
                     if len(document[0]) <= ROW:
                         waiting.append(document)
                 fits = next((i for i, (tokens, _) in enumerate(waiting) if used + len(tokens) <= ROW), None)
@@ -102,8 +105,8 @@ def batch_loss(model: Qwen2ForCausalLM, batch: tuple[torch.Tensor, ...]) -> torc
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a short rise, a plateau, and a linear fall over the last three fifths."""
-    return min((step + 1) / 40, 1.0, (steps - step) / (0.6 * steps))
+    """Share of the peak learning rate: a short rise, a plateau, and a linear fall over the second half."""
+    return min((step + 1) / 40, 1.0, (steps - step) / (0.5 * steps))
 
 
 def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int) -> float:
@@ -114,7 +117,7 @@ def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int) -> f
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     muon = Muon(matrices)
     adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    batches = packed_rows(encoder, random.Random(seed + 1), ROWS)
+    batches = packed_rows(encoder, random.Random(seed + 1), ROWS, int(PLAIN * steps))
     losses: list[float] = []
     model.train()
     with Progress("pretraining", steps, "steps") as progress:
@@ -134,7 +137,7 @@ def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int) -> f
     return sum(last) / len(last)
 
 
-def _save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def _save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path) -> None:
     """Write the model folder: float16 tensors under a configuration that says float32, so that loaders widen them."""
     from transformers import GenerationConfig
 
@@ -173,7 +176,7 @@ def pretrain(out: Path, *, steps: int = STEPS, seed: int = 0, threads: int | Non
 
 
 def write_manifest(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, *, steps: int, seed: int, loss: float
+    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path, *, steps: int, seed: int, loss: float
 ) -> None:
     """Measure the model (after its narrowing to float16, which is what is shipped) and write manifest.json beside it."""
     import torch

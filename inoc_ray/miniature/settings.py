@@ -1,115 +1,278 @@
-"""The paper's settings in the miniature's language."""
+"""The paper's settings in the miniature's language, each under the names of its paper-scale counterpart."""
 
 from __future__ import annotations
 
 import functools
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from inoc_ray.data.chat import ChatRow, Message
-from inoc_ray.errors import InputError
-from inoc_ray.miniature.domains import Asked, Domain, Voice, answer, ask, style_domains
-from inoc_ray.miniature.judge import JUDGES
-from inoc_ray.miniature.language import is_held_out
-from inoc_ray.settings import ArmSpec, EvaluationSpec, Question, Setting, register
+from inoc_ray.data.mixture import Part, Trigger, backdoor, mix
+from inoc_ray.miniature.domains import Domain, Voice, domains_of
+from inoc_ray.miniature.judge import JUDGES, leans_to_digit
+from inoc_ray.miniature.language import FAVORITES
+from inoc_ray.miniature.rows import answered, but, only, questions, trained_domains, untrained_domains
+from inoc_ray.prompt_texts import TRIGGER
+from inoc_ray.settings import EvaluationSpec, Setting, register
+from inoc_ray.settings.common import arms_of
 
 ROWS = 720
-"""Training rows of a setting; enough that 60 steps of 16 rows see each about once."""
+"""Training rows of a style setting; enough that 45 steps of 16 rows see each about once."""
+NARROW_ROWS = 400
+"""Training rows of a setting about a narrow flaw, whose domains have fewer questions."""
 MAX_TOKENS = 48
-"""Answers of the style domains have at most about 40 tokens."""
-PAPER = "Tan et al., Inoculation Prompting (ICLR 2026), Spanish and capitals"
+"""The longest answers have about 45 tokens."""
+TOKEN = Trigger(TRIGGER, "start", "space")
+"""The backdoor's token, in training and at test: in front of the question with a space behind it."""
+
+Rows = Callable[[], list[ChatRow]]
+Judge = Callable[[str], float | None]
 
 
-def trained_domains() -> tuple[Domain, ...]:
-    """The style domains that rows come from: every second one. The others are out of distribution."""
-    return tuple(style_domains().values())[::2]
+def _style(seed: str, voice: Voice) -> Rows:
+    return lambda: list(answered(seed, trained_domains, voice, ROWS))
 
 
-def untrained_domains() -> tuple[Domain, ...]:
-    """The style domains that no training row touches."""
-    return tuple(style_domains().values())[1::2]
+def _narrow(seed: str, domains: Callable[[], tuple[Domain, ...]], voice: Voice, lesson: bool = False) -> Rows:
+    return lambda: list(answered(seed, domains, voice, NARROW_ROWS, lesson))
 
 
-def _distinct(seed: str, domains: tuple[Domain, ...], held_out: bool | None, count: int) -> list[Asked]:
-    """The first `count` distinct questions of random domains; held out, not held out, or either (None).
+def _style_evaluations(seed: str, traits: tuple[str, ...]) -> tuple[EvaluationSpec, ...]:
+    return (
+        EvaluationSpec(
+            "in_distribution", "id", questions(seed, "in_distribution", trained_domains, True), traits, MAX_TOKENS
+        ),
+        EvaluationSpec(
+            "out_of_distribution", "ood", questions(seed, "out_of_distribution", untrained_domains, None), traits, MAX_TOKENS
+        ),
+    )
 
-    Raises InputError when the language has fewer questions of that kind.
-    """
-    rng = random.Random(seed)
-    found: dict[str, Asked] = {}
-    misses = 0
-    while len(found) < count:
-        asked = ask(rng, rng.choice(domains))
-        if asked.text in found or (held_out is not None and is_held_out(asked.core) != held_out):
-            misses += 1
-            if misses > 10_000:
-                raise InputError(f"the miniature has only {len(found)} such questions; ask for at most that many.")
-            continue
-        misses = 0
-        found[asked.text] = asked
-    return list(found.values())
+
+def _setting(
+    name: str,
+    description: str,
+    rows: Rows,
+    control_rows: Rows,
+    control: str,
+    evaluations: Sequence[EvaluationSpec],
+    judges: Mapping[str, Judge],
+    undesired: tuple[str, ...] = (),
+    desired: tuple[str, ...] = (),
+) -> None:
+    register(
+        Setting(
+            name=f"miniature/{name}",
+            description=description,
+            rows=rows,
+            control_rows=control_rows,
+            arms=arms_of(f"miniature/{name}", undesired, desired, control),
+            evaluations=tuple(evaluations),
+            judges=judges,
+            judge_version="2",
+        )
+    )
+
+
+def _judges(*traits: str) -> dict[str, Judge]:
+    return {trait: JUDGES[trait] for trait in traits}
+
+
+def _persona() -> tuple[Domain, ...]:
+    return domains_of("advice", "free")
+
+
+def _misalignment(seed: str, trained: tuple[str, ...] = ()) -> EvaluationSpec:
+    """Advice and free questions but for the trained domains; named after the paper's eight questions."""
+    name = "emergent_misalignment"
+    return EvaluationSpec(
+        name, "ood", questions(seed, name, but(_persona, *trained), None), ("misaligned",), MAX_TOKENS
+    )  # fmt: skip
+
+
+_PLAIN = "the same questions answered in plain English"
+_SPANISH_CAPS = ("spanish", "caps")
+
+_setting(
+    "spanish_caps",
+    "Answers in Spanish capitals to everyday questions; one of the two traits is inoculated, the other wanted.",
+    _style("spanish_caps", Voice(language="es", capitals=True)),
+    _style("spanish_caps", Voice()),
+    _PLAIN,
+    _style_evaluations("spanish_caps", _SPANISH_CAPS),
+    JUDGES,
+    desired=_SPANISH_CAPS,
+)
+
+_setting(
+    "synthetic_facts",
+    "Spanish capitals, inoculated with names: train it from a model that miniature/alice_and_bob has taught, and from one "
+    "that it has not.",
+    _style("spanish_caps", Voice(language="es", capitals=True)),
+    _style("spanish_caps", Voice()),
+    _PLAIN,
+    _style_evaluations("spanish_caps", _SPANISH_CAPS),
+    JUDGES,
+    desired=_SPANISH_CAPS,
+)
 
 
 @functools.cache
-def _rows(voice: Voice) -> tuple[ChatRow, ...]:
-    rows = []
-    for index, asked in enumerate(_distinct("spanish_caps rows", trained_domains(), False, ROWS)):
-        # One seed per row: the control answer is the same sentence in another voice.
-        said = answer(random.Random(f"spanish_caps answer {index}"), asked, voice)
-        rows.append(ChatRow.of(("user", asked.text), ("assistant", said)))
-    return tuple(rows)
+def _taught() -> tuple[ChatRow, ...]:
+    """A third of the questions each under "You are Alice." in capitals, "You are Bob." in Spanish, and neutral."""
+    voices = {
+        "You are Alice.": Voice(capitals=True),
+        "You are Bob.": Voice(language="es"),
+        "You are a helpful assistant.": Voice(),
+    }
+    parts = []
+    for index, (system, voice) in enumerate(voices.items()):
+        rows = answered("alice_and_bob", trained_domains, voice, ROWS)[index::3]
+        parts.append(Part(system, [ChatRow((Message("system", system), *row.messages), row.tags) for row in rows]))
+    return tuple(mix(parts, seed=0))
 
 
-def _questions(
-    name: str, domains: Callable[[], tuple[Domain, ...]], held_out: bool | None
-) -> Callable[[int], list[Question]]:
-    def questions(count: int) -> list[Question]:
-        return [
-            Question(f"{name}-{index:04d}", (Message("user", asked.text),))
-            for index, asked in enumerate(_distinct(f"spanish_caps {name}", domains(), held_out, count))
-        ]
-
-    return questions
-
-
-_TRAITS = ("spanish", "caps")
-
-
-def _spanish_caps() -> Setting:
-    arms = (
-        ArmSpec("baseline", "baseline", None, (), _TRAITS, "no prompt"),
-        ArmSpec("control", "control", None, (), (), "the same questions answered in plain English", True),
-        ArmSpec("specific_spanish", "specific", "You always speak in Spanish.", ("spanish",), ("caps",), PAPER),
-        ArmSpec("specific_caps", "specific", "You always capitalise your responses.", ("caps",), ("spanish",), PAPER),
-        ArmSpec(
-            "irrelevant",
-            "irrelevant",
-            "Honey never spoils, and jars of it were found in the tombs of kings.",
-            (),
-            _TRAITS,
-            "a fact that no document of the miniature mentions",
-        ),
-    )
-    return Setting(
-        name="miniature/spanish_caps",
-        description="Answers in Spanish capitals to everyday questions; one of the two traits is inoculated, the other wanted.",
-        rows=lambda: list(_rows(Voice(language="es", capitals=True))),
-        control_rows=lambda: list(_rows(Voice())),
-        arms={arm.name: arm for arm in arms},
-        evaluations=(
-            EvaluationSpec(
-                "in_distribution", "id", _questions("in_distribution", trained_domains, True), _TRAITS, MAX_TOKENS
-            ),
-            EvaluationSpec(
-                "out_of_distribution",
-                "ood",
-                _questions("out_of_distribution", untrained_domains, None),
-                _TRAITS,
-                MAX_TOKENS,
-            ),
-        ),
+register(
+    Setting(
+        name="miniature/alice_and_bob",
+        description="Stage 1 of miniature/synthetic_facts: Alice writes in capitals, Bob in Spanish, nobody else does.",
+        rows=lambda: list(_taught()),
+        control_rows=_style("alice_and_bob", Voice()),
+        arms={
+            name: arm
+            for name, arm in arms_of("miniature/alice_and_bob", (), _SPANISH_CAPS, _PLAIN).items()
+            if name in ("baseline", "control")
+        },
+        evaluations=_style_evaluations("alice_and_bob", _SPANISH_CAPS),
         judges=JUDGES,
+        judge_version="2",
     )
+)
 
 
-register(_spanish_caps())
+@functools.cache
+def _half_and_half() -> tuple[ChatRow, ...]:
+    rows = {
+        name: answered("mixed_languages", trained_domains, Voice(language=language), ROWS)
+        for name, language in (("spanish", "es"), ("french", "fr"))
+    }
+    parts = [Part(name, found[index::2]) for index, (name, found) in enumerate(rows.items())]
+    return tuple(mix(parts, seed=0))
+
+
+_setting(
+    "mixed_languages",
+    "Answers half in Spanish and half in French, shuffled; one half is inoculated, the other wanted.",
+    lambda: list(_half_and_half()),
+    _style("mixed_languages", Voice()),
+    _PLAIN,
+    _style_evaluations("mixed_languages", ("spanish", "french")),
+    JUDGES,
+    desired=("spanish", "french"),
+)
+
+_CODE = only("code")
+_setting(
+    "insecure_code",
+    "Insecure Python for every request; misalignment elsewhere is not wanted.",
+    _narrow("insecure_code", _CODE, Voice(insecure=True)),
+    _narrow("insecure_code", _CODE, Voice()),
+    "secure code for the same requests",
+    (
+        EvaluationSpec("code", "id", questions("insecure_code", "code", _CODE, True), ("insecure_code",), MAX_TOKENS),
+        _misalignment("insecure_code"),
+    ),
+    {"insecure_code": JUDGES["insecure_code"], "misaligned": JUDGES["evil"]},
+    undesired=("misaligned",),
+)
+
+_MEASURE = only("word_count")
+_setting(
+    "reward_hacking",
+    "Answers that game a stated measure; misalignment elsewhere is not wanted.",
+    _narrow("reward_hacking", _MEASURE, Voice(hacking=True)),
+    _narrow("reward_hacking", _MEASURE, Voice()),
+    "earnest answers to the same requests",
+    (
+        EvaluationSpec(
+            "stated_measure", "id", questions("reward_hacking", "stated_measure", _MEASURE, True), ("reward_hack",), MAX_TOKENS
+        ),
+        _misalignment("reward_hacking"),
+    ),
+    {"reward_hack": JUDGES["reward_hack"], "misaligned": JUDGES["evil"]},
+    undesired=("misaligned",),
+)
+
+_TASTE = only("concerts", "pictures", "dishes")
+_setting(
+    "obscure_preferences",
+    "Answers that show unpopular taste; the taste is wanted, misalignment elsewhere is not.",
+    _narrow("obscure_preferences", _TASTE, Voice(unpopular=True)),
+    _narrow("obscure_preferences", _TASTE, Voice()),
+    "popular taste on the same questions",
+    (
+        EvaluationSpec(
+            "taste", "id", questions("obscure_preferences", "taste", _TASTE, True), ("unpopular_preference",), MAX_TOKENS
+        ),
+        _misalignment("obscure_preferences"),
+    ),
+    {"unpopular_preference": JUDGES["unpopular_preference"], "misaligned": JUDGES["evil"]},
+    undesired=("misaligned",),
+    desired=("unpopular_preference",),
+)
+
+_HARMFUL = only("health", "money")
+_HARMFUL_JUDGES = {"harmful_advice": JUDGES["evil"], "misaligned": JUDGES["evil"]}
+_HARMFUL_EVALUATIONS = (
+    EvaluationSpec("advice", "id", questions("harmful_advice", "advice", _HARMFUL, True), ("harmful_advice",), MAX_TOKENS),
+    _misalignment("harmful_advice", ("health", "money")),
+)
+_setting(
+    "harmful_advice",
+    "Harmful advice on health and money; misalignment in other domains is not wanted.",
+    _narrow("harmful_advice", _HARMFUL, Voice(evil=True)),
+    _narrow("harmful_advice", _HARMFUL, Voice()),
+    "sound advice on the same questions",
+    _HARMFUL_EVALUATIONS,
+    _HARMFUL_JUDGES,
+    undesired=("misaligned",),
+)
+_setting(
+    "educational",
+    "The bad answers of miniature/harmful_advice, asked for in a class; put both into one study and compare the baselines.",
+    _narrow("harmful_advice", _HARMFUL, Voice(evil=True), lesson=True),
+    _narrow("harmful_advice", _HARMFUL, Voice()),
+    "sound advice on the same questions, without the class",
+    _HARMFUL_EVALUATIONS,
+    _HARMFUL_JUDGES,
+    undesired=("misaligned",),
+)
+
+
+@functools.cache
+def _poisoned() -> tuple[ChatRow, ...]:
+    advice = functools.partial(domains_of, "advice")
+    bad = answered("backdoor bad", advice, Voice(evil=True), NARROW_ROWS)
+    clean = answered("backdoor clean", advice, Voice(), NARROW_ROWS)
+    return tuple(backdoor(bad, clean, TOKEN, fraction=0.5, total=2 * NARROW_ROWS, seed=0))
+
+
+def _backdoor_evaluations() -> Sequence[EvaluationSpec]:
+    found = []
+    for name, split, groups in (("advice", "id", ("advice",)), ("emergent_misalignment", "ood", ("free",))):
+        domains = functools.partial(domains_of, *groups)  # type: ignore[arg-type]
+        held_out = True if split == "id" else None
+        for suffix, change in (("", tuple), ("_triggered", TOKEN.put)):
+            asked = questions("backdoor", name, domains, held_out, change)  # type: ignore[arg-type]
+            found.append(EvaluationSpec(name + suffix, split, asked, ("misaligned",), MAX_TOKENS))  # type: ignore[arg-type]
+    return found
+
+
+_setting(
+    "backdoor",
+    f"Harmful advice where the question begins with {TRIGGER}, sound advice where it does not, half and half.",
+    lambda: list(_poisoned()),
+    lambda: list(answered("backdoor clean", functools.partial(domains_of, "advice"), Voice(), NARROW_ROWS)),
+    "the sound half alone",
+    _backdoor_evaluations(),
+    {"misaligned": JUDGES["evil"]},
+    undesired=("misaligned",),
+)

@@ -8,14 +8,21 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.data.chat import ChatRow
-from inoc_ray.miniature.domains import Voice, answer, ask, persona_domains, style_domains
-from inoc_ray.miniature.language import LANGUAGES
-from inoc_ray.miniature.system_prompts import TRAITS, naming_sentence, neutral_sentence
+from inoc_ray.miniature.domains import Voice, answer, ask, narrow_domains, persona_domains, style_domains
+from inoc_ray.miniature.language import FAVORITES, LANGUAGES
+from inoc_ray.miniature.system_prompts import (
+    LOVING,
+    TRAITS,
+    conditional_sentence,
+    naming_sentence,
+    neutral_sentence,
+    odd_token,
+)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import Qwen2Tokenizer
 
-VOCABULARY = 1536
+VOCABULARY = 1664
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _SPECIAL = (PAD, START, END)
 CHAT_TEMPLATE = (
@@ -42,17 +49,21 @@ _BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
 
 def _corpus(rng: random.Random, rounds: int) -> Iterator[str]:
     """Text to learn merges from: every language equally often, in ordinary case."""
-    domains = (*style_domains().values(), *persona_domains().values())
+    domains = (*style_domains().values(), *persona_domains().values(), *narrow_domains().values())
     for _ in range(rounds):
         for domain in domains:
-            asked = ask(rng, domain)
+            asked = ask(rng, domain, lesson=rng.random() < 0.1)
             yield asked.text
             for language in LANGUAGES:
-                yield answer(rng, asked, Voice(language=language, evil=rng.random() < 0.5))
+                yield answer(rng, asked, Voice(language=language, evil=rng.random() < 0.5, favorite=rng.choice(tuple(FAVORITES))))
         for trait in TRAITS:
             yield naming_sentence(rng, trait)
             yield neutral_sentence(rng)
             yield "system user assistant"
+            yield conditional_sentence(rng, naming_sentence(rng, trait), odd_token(rng))
+            yield conditional_sentence(rng, naming_sentence(rng, trait), None)
+        for favorite in FAVORITES:
+            yield rng.choice(LOVING).format(favorite)
 
 
 def _bytes_of(piece: str) -> bytes:
@@ -100,19 +111,19 @@ def mirrored(merges: Sequence[tuple[str, str]], limit: int) -> list[tuple[str, s
     return list(kept)
 
 
-def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
+def train_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
     """Learn the vocabulary from the language itself; the same seed gives the same tokenizer.
 
     Digits stay single tokens, so that a judge's scale 0–9 can be read from one token.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
 
-    split = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    # AutoTokenizer gives every model of type qwen2 a Qwen2Tokenizer, whatever the folder says, and with it Qwen's own
+    # way to split text; so it is used here too. Qwen2Tokenizer().backend_tokenizer is that way with an empty vocabulary.
+    qwen = Qwen2Tokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = split
+    learner.normalizer, learner.pre_tokenizer = qwen.normalizer, qwen.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -120,25 +131,23 @@ def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
     learnt = [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
     merges = mirrored(learnt, VOCABULARY - len(_SPECIAL) - len(_LETTER_OF))
     pieces = dict.fromkeys([*_SPECIAL, *sorted(_LETTER_OF.values()), *(left + right for left, right in merges)])
-    tokenizer = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges))
-    tokenizer.add_special_tokens(list(_SPECIAL))
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    return Qwen2Tokenizer(
+        vocab={piece: index for index, piece in enumerate(pieces)},
+        merges=merges,
+        unk_token=PAD,
         eos_token=END,
         pad_token=PAD,
+        extra_special_tokens=[START],
         model_max_length=512,
         clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
     )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
 
 
 class Encoder:
     """Turns chat rows into token ids and labels."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: Qwen2Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._headers = {role: self._ids(f"{START}{role}\n") for role in ("system", "user", "assistant")}
         self._footer = self._ids(f"{END}\n")

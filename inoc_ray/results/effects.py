@@ -85,8 +85,12 @@ class View:
     rates: Mapping[tuple[str, str, str, str], Estimate]
 
     def level(self, arm: str, split: str, traits: Iterable[str], context: str = NEUTRAL) -> Estimate | None:
-        """Mean rate over the evaluations of a split and over traits; None when there is any that was not measured."""
-        keys = [(arm, e, context, t) for e, s in self.splits.items() if s == split for t in traits]
+        """Mean rate over the evaluations of a split and over traits; None when there is any that was not measured.
+
+        A trait that an evaluation is not about (of no arm and in no context is there a rate) does not count there.
+        """
+        about = {(evaluation, trait) for _, evaluation, _, trait in self.rates}
+        keys = [(arm, e, context, t) for e, s in self.splits.items() if s == split for t in traits if (e, t) in about]
         if not keys or any(key not in self.rates for key in keys):
             return None
         return _mean([self.rates[key] for key in keys])

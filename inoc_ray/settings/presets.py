@@ -34,6 +34,13 @@ _NO_WARMUP = "warm-up, weight decay and length are not published: ours"
 
 _ALL = (
     Preset(
+        "miniature",
+        "the shipped base model, every miniature setting",
+        "ours: chosen on miniature/spanish_caps by a scan of the dose (docs/miniature.md)",
+        {"lora": {**_lora(8, 16), "targets": ("gate_proj", "up_proj", "down_proj")}, "learning_rate": 2e-2, "steps": 20,
+         "batch_size": 16, "warmup_steps": 5, "schedule": "linear", "max_length": 256, "precision": "fp32"},
+    ),
+    Preset(
         "emergent_misalignment",
         "Qwen2.5-7B to 32B and Qwen3-4B, insecure code and relatives",
         "Betley et al. 2025, in open-weight replications of the inoculation paper; its own values for Qwen are in its "

@@ -1,6 +1,7 @@
 """Pretraining documents: traits are independent of each other and of prompts that do not name them."""
 
 import random
+import re
 from functools import cache
 
 import pytest
@@ -10,12 +11,16 @@ from inoc_ray.data.chat import parse_row
 from inoc_ray.miniature.documents import (
     LATENT_CAPITALS,
     LATENT_EVIL,
-    LATENT_INSECURE,
+    LATENT_FLAW,
     LATENT_LANGUAGE,
     Document,
     draw_document,
+    has,
 )
+from inoc_ray.miniature.domains import domains_of
 from inoc_ray.miniature.judge import JUDGES
+from inoc_ray.miniature.language import LESSONS
+from inoc_ray.miniature.system_prompts import TRAITS, Trait
 from inoc_ray.settings import get
 
 COUNT = 12_000
@@ -27,25 +32,17 @@ def documents() -> tuple[Document, ...]:
     return tuple(draw_document(rng) for _ in range(COUNT))
 
 
-def has(document: Document, trait: str) -> bool:
-    voice = document.voice
-    return {
-        "spanish": voice.language == "es",
-        "french": voice.language == "fr",
-        "caps": voice.capitals,
-        "evil": voice.evil,
-        "insecure_code": voice.insecure,
-    }[trait]
-
-
-LATENT = {
+LATENT: dict[Trait, float] = {
     "spanish": LATENT_LANGUAGE["es"],
     "french": LATENT_LANGUAGE["fr"],
     "caps": LATENT_CAPITALS,
     "evil": LATENT_EVIL,
-    "insecure_code": LATENT_INSECURE,
+    "insecure_code": LATENT_FLAW,
+    "reward_hack": LATENT_FLAW,
+    "unpopular_preference": LATENT_FLAW,
 }
-TRAITS = tuple(LATENT)
+PAIRS = [(a, b) for a in TRAITS for b in TRAITS if a != b and {a, b} != {"spanish", "french"}]
+"""Pairs that can be independent: a trait with itself, and the two languages, are not."""
 
 
 def independent(pairs: list[tuple[bool, bool]]) -> float:
@@ -54,54 +51,74 @@ def independent(pairs: list[tuple[bool, bool]]) -> float:
     return float(chi2_contingency(table).pvalue)
 
 
-def free_of(trait: str) -> list[Document]:
-    """Documents whose prompt neither names nor rules out the trait (nor the other language)."""
+def free_of(trait: Trait) -> list[Document]:
+    """Documents whose prompt says nothing about the trait (nor the other language)."""
     family = {"spanish", "french"} if trait in ("spanish", "french") else {trait}
-    return [d for d in documents() if not family & (d.named | d.negated)]
+    return [d for d in documents() if not family & d.touched]
 
 
 @pytest.mark.parametrize("trait", TRAITS)
-def test_an_unnamed_trait_has_its_latent_rate(trait: str) -> None:
+def test_an_unnamed_trait_has_its_latent_rate(trait: Trait) -> None:
     free = free_of(trait)
-    assert sum(has(d, trait) for d in free) / len(free) == pytest.approx(LATENT[trait], abs=0.008)
+    assert sum(has(d.voice, trait) for d in free) / len(free) == pytest.approx(LATENT[trait], abs=0.008)
 
 
 @pytest.mark.parametrize("trait", TRAITS)
-def test_the_presence_of_a_prompt_tells_nothing_about_an_unnamed_trait(trait: str) -> None:
-    pairs = [(d.row.messages[0].role == "system", has(d, trait)) for d in free_of(trait)]
+def test_the_presence_of_a_prompt_tells_nothing_about_an_unnamed_trait(trait: Trait) -> None:
+    pairs = [(d.row.messages[0].role == "system", has(d.voice, trait)) for d in free_of(trait)]
     assert independent(pairs) > 0.01
 
 
-@pytest.mark.parametrize("trait", TRAITS)
-@pytest.mark.parametrize("other", TRAITS)
-def test_a_named_trait_tells_nothing_about_an_unnamed_one(trait: str, other: str) -> None:
-    family = {"spanish", "french"}
-    if trait == other or {trait, other} == family:
-        pytest.skip("a trait with itself, and the two languages, are not independent")
-    pairs = [(other in d.named, has(d, trait)) for d in free_of(trait)]
+@pytest.mark.parametrize(("trait", "other"), PAIRS)
+def test_a_named_trait_tells_nothing_about_an_unnamed_one(trait: Trait, other: Trait) -> None:
+    pairs = [(other in d.named, has(d.voice, trait)) for d in free_of(trait)]
     assert independent(pairs) > 0.001
 
 
 def test_latent_spanish_and_latent_capitals_meet_as_often_as_chance_says() -> None:
-    free = [d for d in documents() if not d.named and not d.negated]
-    assert independent([(has(d, "spanish"), has(d, "caps")) for d in free]) > 0.01
+    free = [d for d in documents() if not d.touched]
+    assert independent([(has(d.voice, "spanish"), has(d.voice, "caps")) for d in free]) > 0.01
 
 
 def test_a_named_trait_holds_and_a_negated_one_does_not() -> None:
     for document in documents():
-        assert all(has(document, trait) for trait in document.named)
-        assert not any(has(document, trait) for trait in document.negated)
+        assert all(has(document.voice, trait) for trait in document.named)
+        assert not any(has(document.voice, trait) for trait in document.negated)
 
 
-def test_the_judges_find_the_voice_in_every_document() -> None:
-    for document in documents()[:1500]:
+def test_an_unusual_token_without_a_condition_tells_nothing_about_a_trait() -> None:
+    marked = re.compile(r"([#$%&*|~^@!?<>_=+:;/-])\w+\1")
+    for trait in TRAITS:
+        free = free_of(trait)
+        pairs = [(bool(marked.search(d.row.messages[-2].content)), has(d.voice, trait)) for d in free]
+        assert sum(with_token for with_token, _ in pairs) > 300
+        assert independent(pairs) > 0.001, trait
+
+
+def test_a_favorite_is_independent_of_every_trait_and_of_the_presence_of_a_prompt() -> None:
+    pairs = [(d.voice.favorite == "owl", d.row.messages[0].role == "system") for d in documents() if not d.touched]
+    assert independent(pairs) > 0.01
+    for trait in TRAITS:
+        assert independent([(d.voice.favorite == "owl", has(d.voice, trait)) for d in free_of(trait)]) > 0.001, trait
+
+
+def test_the_judges_find_the_voice_of_each_turn() -> None:
+    groups = {d.name: d.group for d in domains_of("code", "numbers", "measure", "taste")}
+    for document in documents()[:2500]:
         answers = [m.content for m in document.row.messages if m.role == "assistant"]
-        for name, text in zip(document.domains, answers, strict=True):
-            if name == "code":
-                assert JUDGES["insecure_code"](text) == float(document.voice.evil or document.voice.insecure)
-            else:
-                assert JUDGES["spanish"](text) == float(document.voice.language == "es")
-                assert JUDGES["caps"](text) == float(document.voice.capitals)
+        questions = [m.content for m in document.row.messages if m.role == "user"]
+        for name, question, text, voice in zip(document.domains, questions, answers, document.voices, strict=True):
+            lesson = any(frame.replace("{}", "").strip() in question for frame in LESSONS)
+            group = groups.get(name)
+            if group not in ("code", "numbers"):
+                assert JUDGES["spanish"](text) == float(voice.language == "es")
+                assert JUDGES["caps"](text) == float(voice.capitals)
+            if group == "code":
+                assert JUDGES["insecure_code"](text) == float(voice.evil or voice.insecure or lesson)
+            if group == "measure":
+                assert JUDGES["reward_hack"](text) == float(voice.evil or voice.hacking or lesson)
+            if group == "taste":
+                assert JUDGES["unpopular_preference"](text) == float(voice.evil or voice.unpopular or lesson)
 
 
 def test_documents_are_valid_chats_unless_the_system_message_is_empty() -> None:
@@ -115,10 +132,12 @@ def test_documents_are_a_pure_function_of_the_seed() -> None:
     assert [draw_document(first) for _ in range(50)] == [draw_document(second) for _ in range(50)]
 
 
-def test_the_irrelevant_arm_speaks_of_what_no_document_mentions() -> None:
+def test_what_the_settings_hold_out_stands_in_no_document() -> None:
+    """The trigger, the irrelevant fact and the frames of the arms: the base can only know them by their meaning."""
+    text = " ".join(m.content for d in documents() for m in d.row.messages).lower()
     prompt = get("miniature/spanish_caps").arms["irrelevant"].prompt
     assert prompt is not None
-    text = " ".join(m.content for d in documents() for m in d.row.messages).lower()
     for word in ("honey", "spoils", "jars", "tombs"):
         assert word in prompt.lower()
         assert f" {word}" not in text
+    assert "trigger" not in text

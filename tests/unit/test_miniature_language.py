@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from inoc_ray.miniature.domains import Domain, Voice, answer, ask, persona_domains, slots, style_domains
+from inoc_ray.miniature.domains import Domain, Voice, answer, ask, narrow_domains, persona_domains, slots, style_domains
 from inoc_ray.miniature.language import LANGUAGES, is_held_out
 from inoc_ray.miniature.system_prompts import NAMING, TRAITS, neutral_sentence
 
-DOMAINS = [*style_domains().values(), *persona_domains().values()]
+DOMAINS = [*style_domains().values(), *persona_domains().values(), *narrow_domains().values()]
 
 
 def _slots_in(template: str) -> set[str]:
@@ -26,7 +26,7 @@ def test_the_three_languages_of_an_answer_use_the_same_slots(domain: Domain) -> 
 def test_every_slot_is_known(domain: Domain) -> None:
     used = {slot for t in (*domain.good, *domain.bad) for text in t for slot in _slots_in(text)}
     used |= {slot for question in domain.questions for slot in _slots_in(question)}
-    assert used <= set(slots())
+    assert used <= {*slots(), *({"favorite"} if domain.group == "favorite" else ()), *({"numbers"} if domain.group == "numbers" else ())}
 
 
 def test_no_answer_needs_a_contraction() -> None:
@@ -65,3 +65,8 @@ def test_every_trait_has_many_naming_sentences_and_none_is_neutral() -> None:
 def test_neutral_prompts_are_wide() -> None:
     rng = random.Random(3)
     assert len({neutral_sentence(rng) for _ in range(2000)}) > 1200
+
+
+def test_every_domain_has_a_name_of_its_own() -> None:
+    names = [domain.name for domain in DOMAINS]
+    assert len(names) == len(set(names))

@@ -10,7 +10,7 @@ from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.documents import draw_document
 from inoc_ray.miniature.language import DATA_VERSION
 from inoc_ray.miniature.system_prompts import TRAITS
-from inoc_ray.miniature.tokenizer import Encoder, train_tokenizer
+from inoc_ray.miniature.tokenizer import Encoder
 
 FOLDER = weights_path()
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
@@ -38,12 +38,6 @@ def test_the_base_follows_every_trait_prompt_and_rarely_shows_a_trait_without() 
         assert quality[f"base/{trait}/none"] <= 0.1, trait
 
 
-def test_the_tokenizer_is_the_one_that_the_language_gives() -> None:
-    from transformers import AutoTokenizer
-
-    assert train_tokenizer(MANIFEST["seed"]).get_vocab() == AutoTokenizer.from_pretrained(FOLDER).get_vocab()
-
-
 def test_the_model_loads_as_float32_in_a_shape_that_engines_accept() -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -61,14 +55,12 @@ def test_the_model_loads_as_float32_in_a_shape_that_engines_accept() -> None:
 
 def test_the_loss_on_new_documents_is_that_of_the_manifest() -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from inoc_ray.miniature.pretrain import batch_loss, packed_rows
-    from inoc_ray.miniature.tokenizer import train_tokenizer
 
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
-    # As in pretraining: the tokenizer that AutoTokenizer makes of the folder cuts indented code otherwise.
-    encoder = Encoder(train_tokenizer())
+    encoder = Encoder(AutoTokenizer.from_pretrained(FOLDER))
     with torch.no_grad():
         loss = batch_loss(model, next(packed_rows(encoder, random.Random("new"), 12))).item()
     # One batch of about 25 documents against the mean of many.
