@@ -238,7 +238,7 @@ def test_a_wrong_first_stage_is_refused_with_place_and_advice_and_nothing_is_wri
 
 def test_a_study_whose_own_recipe_is_a_full_fine_tune_cannot_go_on_from_an_adapter(tmp_path, model, facts):
     recipes = {"lora": RECIPE, "whole": {**RECIPE, "method": "full"}}
-    with pytest.raises(InputError, match="recipes.whole: method full cannot go on from what model 'knows' is taught"):
+    with pytest.raises(InputError, match=r"recipes\.whole: method full cannot go on from what model 'knows' is taught"):
         plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}, recipes=recipes)
 
 
@@ -258,5 +258,5 @@ def test_a_question_that_stands_in_the_rows_that_are_taught_first_is_refused(tmp
 def test_a_batch_of_the_first_stage_that_cannot_be_shared_out_is_refused_at_its_place(tmp_path, model, facts):
     recipe = {**RECIPE, "batch_size": 15}
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": recipe})
-    with pytest.raises(InputError, match="'knows': taught.recipe.batch_size 15 is not a multiple"):
+    with pytest.raises(InputError, match=r"'knows': taught\.recipe\.batch_size 15 is not a multiple"):
         plan_json(plan, Store(tmp_path / "runs"))
