@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_base import encoded_rows, make_base, make_spec, run, weights_hash
+from tiny_base import chat_rows, encoded_rows, make_base, make_spec, run, weights_hash
 
+from inoc_ray.cluster import connected
+from inoc_ray.data.chat import write_jsonl
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.plan import build_plan
+from inoc_ray.serve.adapters import FolderCatalogue
+from inoc_ray.store import Store
+from inoc_ray.study import Study
+from inoc_ray.sweep import train_missing
 from inoc_ray.train.checkpoint import ADAPTER_CONFIG
 from inoc_ray.train.model import BaseModelCache
 from inoc_ray.train.process import set_threads
@@ -112,3 +119,51 @@ def test_it_does_not_matter_where_the_base_lay_when_the_adapter_was_trained(taug
     (moved / ADAPTER_CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "/elsewhere"}))
     run(base, tmp_path / "a", start=str(moved), **STILL)
     assert json.loads((tmp_path / "a" / ADAPTER_CONFIG).read_text())["base_model_name_or_path"] == base
+
+
+def test_a_sweep_trains_the_first_stage_once_before_what_goes_on_from_it_and_skips_what_cannot(taught, tmp_path):
+    """Two taught models on one folder, one of whose first stages cannot be trained: its rows are too long."""
+    base, _ = taught
+    rows = tmp_path / "rows.jsonl"
+    write_jsonl(rows, chat_rows())
+    recipe = {"learning_rate": 2e-3, "steps": 4, "precision": "fp32"}
+    cut = {**recipe, "max_length": 8}
+    study = Study.model_validate(
+        {
+            "name": "stages",
+            "settings": [{"name": "miniature/spanish_caps", "rows": str(rows)}],
+            "arms": ["baseline"],
+            "seeds": [0, 1],
+            "models": [
+                {"name": "plain", "path": base},
+                {"name": "knows", "path": base, "taught": {"rows": str(rows), "recipe": "lora", "seed": 7}},
+                {"name": "cannot", "path": base, "taught": {"rows": str(rows), "recipe": cut}},
+            ],
+            "recipes": {"lora": recipe},
+            "resources": {"trials_per_group": 4},
+        }
+    )
+    store = Store(tmp_path / "runs")
+    plan = build_plan(study, store)
+    with connected() as capacity:
+        outcomes = {o.trial_id: o for o in train_missing(plan, store, capacity)}
+    states = {(t.model_label, t.arm.name, t.seed): outcomes[t.trial_id].status for t in plan.fine_tunes}
+    good = [("knows", "stage-1", 7)] + [(name, "baseline", seed) for name in ("plain", "knows") for seed in (0, 1)]
+    bad = [("cannot", "stage-1", 0), ("cannot", "baseline", 0), ("cannot", "baseline", 1)]
+    assert states == dict.fromkeys(good, "trained") | dict.fromkeys(bad, "failed")
+    after = build_plan(study, store)
+    first, broken = after.teaching
+    on_top = [t for t in after.trials if t.model.name == "knows"]
+    records = [store.read_trial(t.trial_id) for t in on_top]
+    assert {r["taught_by"] for r in records} == {first.trial_id}
+    assert all(r["committed_at"] > store.read_trial(first.trial_id)["committed_at"] for r in records)
+    begun = {
+        t.model.name: store.read_curves(t.trial_id)[0]["loss"] for t in after.trials if t.trial_id in after.done_trials
+    }
+    assert begun["knows"] < begun["plain"]
+    assert len(FolderCatalogue(store.trials(), model_hash=first.model.hash).ids()) == 5
+    assert {t.trial_id for t in after.to_train} == {
+        broken.trial_id,
+        *(o for o in outcomes if outcomes[o].status == "failed"),
+    }
+    assert "max_length is 8" in store.trial_log(after.trials[-1].trial_id).read_text()

@@ -260,3 +260,20 @@ def test_a_batch_of_the_first_stage_that_cannot_be_shared_out_is_refused_at_its_
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": recipe})
     with pytest.raises(InputError, match=r"'knows': taught\.recipe\.batch_size 15 is not a multiple"):
         plan_json(plan, Store(tmp_path / "runs"))
+
+
+def test_a_submitted_study_carries_the_rows_that_are_taught_first_and_plans_the_same_trials(tmp_path, model, facts):
+    from inoc_ray.submit import _pack
+
+    path = tmp_path / "study.yaml"
+    value = study(model, {"rows": str(facts), "recipe": RECIPE}).model_dump(mode="json", exclude_none=True)
+    path.write_text(yaml.safe_dump(value))
+    store, package = Store(tmp_path / "runs"), tmp_path / "package"
+    package.mkdir()
+    loaded = load_study(path)
+    _pack(package, path, loaded, store)
+    before = {t.trial_id for t in build_plan(loaded, store).fine_tunes}
+    facts.unlink()
+    packed = yaml.safe_load((package / "study.yaml").read_text())
+    packed["models"][1]["taught"]["rows"] = str(package / packed["models"][1]["taught"]["rows"])
+    assert {t.trial_id for t in build_plan(Study.model_validate(packed), store).fine_tunes} == before
