@@ -49,7 +49,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
     return {
         "study": plan.study.name,
         "storage": str(store.root),
-        "trials": [_trial_json(plan, store, t) for t in plan.trials],
+        "trials": [_trial_json(plan, store, t) for t in plan.fine_tunes],
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_ask),
         "cells": len(plan.to_ask),
@@ -65,6 +65,7 @@ def _trial_json(plan: Plan, store: Store, trial: Subject) -> dict[str, Any]:
         "arm": trial.arm.name,
         "kind": trial.arm.kind,
         "seed": trial.seed,
+        "taught_by": trial.model.taught.trial_id if trial.model.taught else None,
         "state": state_of(plan, store, trial),
         "samples_stored": stored,
         "samples_wanted": wanted,
@@ -88,9 +89,11 @@ def plan_text(plan: Plan, store: Store) -> str:
         capacity = expected_capacity()
         at_once = "" if capacity is None else f", {concurrent_groups(resources, capacity, groups)} at once here"
         lines.append(
-            f"To train: {len(plan.to_train)} of {len(plan.trials)} trials, {sum(steps)} optimizer steps in {groups} "
+            f"To train: {len(plan.to_train)} of {len(plan.fine_tunes)} trials, {sum(steps)} optimizer steps in {groups} "
             f"group{'s' if groups > 1 else ''}{at_once}."
         )
+        if waiting := sum(not plan.can_start(t) for t in plan.to_train):
+            lines.append(f"{waiting} of them go on from a trial that must be trained before.")
     else:
         lines.append("To train: nothing.")
     asked = f"{value['samples']} samples in {value['cells']} cells." if value["cells"] else "nothing."
@@ -102,12 +105,12 @@ def steps_of(plan: Plan, trial: Subject) -> int:
     """Optimizer steps of a trial."""
     assert trial.recipe is not None
     spec = LoopSpec.from_dict({**trial.recipe.model_dump(mode="json"), "model": "", "seed": 0})
-    return total_steps(spec, len(plan.rows[(trial.setting, trial.arm.uses_control_rows)]))
+    return total_steps(spec, len(plan.rows[trial.dataset_hash]))
 
 
 def status_json(plan: Plan, store: Store) -> dict[str, Any]:
     """States counted and listed, with the log of each failed trial."""
-    trials = [_trial_json(plan, store, t) for t in plan.trials]
+    trials = [_trial_json(plan, store, t) for t in plan.fine_tunes]
     for trial in trials:
         if trial["state"] == "failed":
             trial["log"] = str(store.trial_log(trial["trial_id"]))

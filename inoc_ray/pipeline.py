@@ -98,7 +98,7 @@ def run_study(study: Study, store: Store, *, train: bool = True) -> StudyOutcome
     with _alone(study, store):
         plan = build_plan(study, store)
         asked_before = sum(plan.stored.values())
-        ready = [c for c in plan.to_ask if train or _done(plan, c.subject.trial_id)]
+        ready = [c for c in plan.to_ask if train or plan.is_there(c.subject)]
         if (train and plan.to_train) or ready:
             with _timed(outcome, "starting Ray"):
                 stack = contextlib.ExitStack()
@@ -116,10 +116,6 @@ def run_study(study: Study, store: Store, *, train: bool = True) -> StudyOutcome
             keep_study(plan, store)
             _results(plan, store, outcome)
     return outcome
-
-
-def _done(plan: Plan, trial_id: str) -> bool:
-    return trial_id in plan.done_trials or trial_id in {b.trial_id for b in plan.bases}
 
 
 def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> Plan:
@@ -234,7 +230,8 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
     with connected() as capacity:
         check_serving(plan.study.resources, capacity)
         with serving(serve_spec(plan, store, base, host=host, port=port, api_key=key), say) as endpoint:
-            lora = [t for t in plan.trials if t.recipe is not None and t.recipe.method == "lora"]
-            done = [served_name(t) for t in lora if t.trial_id in plan.done_trials and t.model.hash == base.model.hash]
+            lora = [t for t in plan.fine_tunes if t.recipe is not None and t.recipe.method == "lora"]
+            mine = [t for t in lora if t.trial_id in plan.done_trials and t.model.hash == base.model.hash]
+            done = [served_name(t, endpoint.model_id) for t in mine]
             yield Served(endpoint.base_url, (base.model.name, *dict.fromkeys(done)))
             stop.wait()

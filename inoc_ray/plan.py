@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from inoc_ray import prompts, settings
+from inoc_ray import prompts, settings, stages
 from inoc_ray.data.chat import ChatRow, rows_hash
 from inoc_ray.data.inoculate import inoculate, placement_fields
 from inoc_ray.data.sources import read_rows
 from inoc_ray.errors import InputError
-from inoc_ray.identity import FORMAT, content_id, identity_fields, model_folder_hash
+from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.store import Store
 from inoc_ray.study import (
@@ -35,6 +35,8 @@ from inoc_ray.study import (
 _PROBE = 32
 """Questions whose text enters an evaluation's id: enough to tell two generators apart, few enough to be quick."""
 
+STAGE_1 = "stage-1"
+"""What the trial that teaches a model is called, where a trial of the study has the name of its arm."""
 
 _WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger", "negative")
 """Kinds whose prompt elicits nothing by itself."""
@@ -47,12 +49,19 @@ class ResolvedModel:
     name: str
     path: Path
     hash: str
-    """Content hash of the folder: the model's identity."""
+    """Content hash of the folder: which base an adapter belongs to, and so which engine can serve it."""
+    taught: Subject | None = None
+    """The trial whose adapter this model's trials go on with."""
+
+    @property
+    def identity(self) -> str:
+        """What a trial starts from: the folder's hash alone, or that and the trial that taught it."""
+        return self.hash if self.taught is None else content_hash({"base": self.hash, "taught": self.taught.trial_id})
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that can be asked questions: a trained trial, or the untouched base model (`recipe` is None)."""
+    """Something that can be asked questions: a trained trial, or the model before its trials (`recipe` is None)."""
 
     trial_id: str
     setting: str
@@ -66,6 +75,15 @@ class Subject:
     """In which the engine answers: the recipe's own, for the base that of the trials it is compared with."""
     recipe: Recipe | None = None
     dataset_hash: str = ""
+    rows_label: str = ""
+    """What an error message calls the trial's rows: the user's file, or the setting."""
+
+    @property
+    def adapter_of(self) -> str | None:
+        """The trial whose weights answer: its own, for a base the one that taught it; None for the untouched model."""
+        if self.recipe is not None:
+            return self.trial_id
+        return None if self.model.taught is None else self.model.taught.trial_id
 
     @property
     def label(self) -> str:
@@ -99,14 +117,29 @@ class Plan:
     done_trials: frozenset[str]
     stored: dict[tuple[str, str], int]
     """(trial_id, evaluation_id) → samples in the store."""
-    rows: dict[tuple[str, bool], list[ChatRow]] = field(repr=False)
-    """(setting, control?) → training rows before inoculation."""
+    rows: dict[str, list[ChatRow]] = field(repr=False)
+    """dataset_hash → training rows before inoculation."""
+    teaching: tuple[Subject, ...] = ()
+    """Trials that teach a model first and that the study does not compare, each once."""
+
+    @property
+    def fine_tunes(self) -> tuple[Subject, ...]:
+        """All that is trained: what teaches first, then the study's own trials."""
+        return (*self.teaching, *self.trials)
 
     @property
     def to_train(self) -> list[Subject]:
         """Trials without a commit; one of several with the same id."""
-        unique = {t.trial_id: t for t in self.trials if t.trial_id not in self.done_trials}
+        unique = {t.trial_id: t for t in self.fine_tunes if t.trial_id not in self.done_trials}
         return list(unique.values())
+
+    def can_start(self, trial: Subject) -> bool:
+        """True if nothing has to be trained before the trial."""
+        return trial.model.taught is None or trial.model.taught.trial_id in self.done_trials
+
+    def is_there(self, subject: Subject) -> bool:
+        """True if the subject's weights are there, so that it can be asked."""
+        return subject.adapter_of is None or subject.adapter_of in self.done_trials
 
     def missing(self, cell: Cell) -> int:
         """Samples of the cell that are not stored."""
@@ -121,16 +154,10 @@ class Plan:
                 unique[(cell.subject.trial_id, cell.evaluation_id)] = cell
         return list(unique.values())
 
-    def rows_label(self, trial: Subject) -> str:
-        """What an error message calls the trial's rows: the user's file, or the setting."""
-        use = next(s for s in self.study.settings if s.name == trial.setting)
-        own = use.control_rows if trial.arm.uses_control_rows else use.rows
-        return own or f"rows of {trial.setting}"
-
     def training_rows(self, trial: Subject) -> list[ChatRow]:
         """The rows that the trial is trained on, inoculated."""
-        rows = self.rows[(trial.setting, trial.arm.uses_control_rows)]
-        return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, label=self.rows_label(trial))
+        rows = self.rows[trial.dataset_hash]
+        return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, label=trial.rows_label)
 
 
 def resolve_model(model: Model) -> ResolvedModel:
@@ -292,26 +319,31 @@ def _probe(spec: EvaluationSpec) -> str:
 
 def build_plan(study: Study, store: Store) -> Plan:
     """Everything the study asks for. Raises InputError, before anything is written, for what cannot be right."""
-    models = [resolve_model(m) for m in study.models]
+    kept: dict[str, list[ChatRow]] = {}
+    models = [_teach(resolve_model(m), m, study, kept) for m in study.models]
     trials: list[Subject] = []
     bases: list[Subject] = []
     cells: list[Cell] = []
-    rows: dict[tuple[str, bool], list[ChatRow]] = {}
     for use in study.settings:
         setting = settings.get(use.name)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
         setting = settings.with_files(setting, use, any(a.uses_control_rows for a in arms.values()))
         settings.check_judged(setting)
+        rows: dict[bool, list[ChatRow]] = {}
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
-            rows[(setting.name, control)] = read_rows(path) if path else default()
-        hashes = {control: rows_hash(r) for (name, control), r in rows.items() if name == setting.name}
+            rows[control] = read_rows(path) if path else default()
+        hashes = {control: rows_hash(r) for control, r in rows.items()}
+        kept |= {hashes[control]: r for control, r in rows.items()}
         for arm in arms.values():
-            trained = rows[(setting.name, arm.uses_control_rows)]
-            inoculate(trained, arm.prompt, arm.inoculation, label=f"{setting.name} ({arm.name})")
-        _check_overlap(setting, [r for (name, _), r in rows.items() if name == setting.name], study.evaluation.samples)
+            inoculate(rows[arm.uses_control_rows], arm.prompt, arm.inoculation, label=f"{setting.name} ({arm.name})")
+        _check_overlap(setting, rows.values(), study.evaluation.samples)
+        for model in models:
+            if model.taught:
+                first = [kept[model.taught.dataset_hash]]
+                _check_overlap(setting, first, study.evaluation.samples, f"what {model.name!r} is taught first, row")
         subjects: list[Subject] = []
         for model in models:
             for recipe_name, recipe in study.recipes.items():
@@ -320,23 +352,50 @@ def build_plan(study: Study, store: Store) -> Plan:
                 subjects.append(bases[-1])
                 for arm in arms.values():
                     dataset = hashes[arm.uses_control_rows]
+                    named = use.control_rows if arm.uses_control_rows else use.rows
                     for seed in study.seeds:
                         subject = Subject(
-                            trial_id(model.hash, dataset, arm, recipe, seed),
+                            trial_id(model.identity, dataset, arm, recipe, seed),
                             setting.name, arm, model, label, seed, recipe.precision, recipe, dataset,
+                            named or f"rows of {setting.name}",
                         )  # fmt: skip
                         trials.append(subject)
                         subjects.append(subject)
         cells.extend(_cells(setting, subjects, study, arms))
-    done = frozenset(t.trial_id for t in trials if store.trial_done(t.trial_id))
+    own = {t.trial_id for t in trials}
+    teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in own}
+    done = frozenset(t for t in (*own, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {(c.subject.trial_id, c.evaluation_id) for c in cells}}
-    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, rows)
+    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()))
+
+
+def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]]) -> ResolvedModel:
+    """The model with the trial that teaches it, if it is to be taught something; that trial's rows go into `kept`."""
+    stage = model.taught
+    if stage is None:
+        return found
+    recipe = stages.recipe_of(stage, study)
+    stages.check_continues(model, recipe, study.recipes)
+    rows = stages.rows_taught(model, stage)
+    dataset = rows_hash(rows)
+    kept[dataset] = rows
+    arm = ArmSpec(STAGE_1, "baseline", None, (), (), "the rows that the model is taught first, without a prompt")
+    source = stages.source_of(stage)
+    trial = Subject(
+        trial_id(found.hash, dataset, arm, recipe, stage.seed),
+        source, arm, found, model.name, stage.seed, recipe.precision, recipe, dataset,
+        stage.rows or f"rows of {source}",
+    )  # fmt: skip
+    return replace(found, taught=trial)
 
 
 def _base(setting: Setting, model: ResolvedModel, label: str, precision: str) -> Subject:
     default = setting.arms["baseline"]
-    arm = ArmSpec("base", "base", None, default.undesired, default.desired, "the untouched model")
-    base_id = content_id({"format": FORMAT, "base": model.hash, "setting": setting.name})
+    what = (
+        "the untouched model" if model.taught is None else f"the model as trial {model.taught.trial_id} has taught it"
+    )
+    arm = ArmSpec("base", "base", None, default.undesired, default.desired, what)
+    base_id = content_id({"format": FORMAT, "base": model.identity, "setting": setting.name})
     return Subject(base_id, setting.name, arm, model, label, -1, precision)
 
 
@@ -359,7 +418,9 @@ def _check_arms_differ(arms: Iterable[ArmSpec]) -> None:
             )
 
 
-def _check_overlap(setting: Setting, row_sets: Iterable[list[ChatRow]], samples: int) -> None:
+def _check_overlap(
+    setting: Setting, row_sets: Iterable[list[ChatRow]], samples: int, row_name: str = "training row"
+) -> None:
     """Raises InputError when an evaluation asks a question that stands in the training rows word for word."""
     trained = {
         " ".join(m.content.split()).casefold(): number
@@ -373,6 +434,6 @@ def _check_overlap(setting: Setting, row_sets: Iterable[list[ChatRow]], samples:
             number = trained.get(" ".join(question.messages[-1].content.split()).casefold())
             if number is not None:
                 raise InputError(
-                    f"setting {setting.name}: evaluation {spec.name} asks question {question.id}, which is training row {number}; "
+                    f"setting {setting.name}: evaluation {spec.name} asks question {question.id}, which is {row_name} {number}; "
                     "remove it from the rows or from the evaluation, or the rate measures memory."
                 )

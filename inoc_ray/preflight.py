@@ -6,6 +6,7 @@ from inoc_ray.cluster import Capacity, check_serving, concurrent_groups, expecte
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, arm_identity
+from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
 
 
@@ -21,10 +22,10 @@ def check_batches(plan: Plan) -> None:
     """Raises InputError when the batch size cannot be shared out among the workers."""
     resources = plan.study.resources
     per_pass = resources.micro_batch_size * resources.workers
-    for name, recipe in plan.study.recipes.items():
+    for place, recipe in recipes_by_place(plan.study).items():
         if recipe.batch_size % per_pass:
             raise InputError(
-                f"recipes.{name}.batch_size {recipe.batch_size} is not a multiple of resources.micro_batch_size × "
+                f"{place}.batch_size {recipe.batch_size} is not a multiple of resources.micro_batch_size × "
                 f"workers = {resources.micro_batch_size} × {resources.workers} = {per_pass}; change one of them."
             )
 
@@ -45,7 +46,7 @@ def check_lengths(plan: Plan) -> None:
             checked.add(key)
             tokenizer = load_tokenizer(str(trial.model.path))
             limit = min(trial.recipe.max_length, context_window(trial.model.path))
-            encode_rows(tokenizer, plan.training_rows(trial), limit, plan.rows_label(trial))
+            encode_rows(tokenizer, plan.training_rows(trial), limit, trial.rows_label)
 
 
 def preflight(plan: Plan, store: Store) -> None:

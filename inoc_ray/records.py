@@ -58,10 +58,16 @@ def _description(plan: Plan) -> str:
 
 
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
-    """Every trial of the study that has something to show (done or failed), and the base models."""
-    unique: dict[str, Subject] = {s.trial_id: s for s in [*plan.bases, *plan.trials]}
-    states = {s.trial_id: "done" if s.recipe is None else state_of(plan, store, s) for s in unique.values()}
+    """Every trial of the study that has something to show (done or failed), those that teach and the base models too."""
+    unique: dict[str, Subject] = {s.trial_id: s for s in [*plan.bases, *plan.fine_tunes]}
+    states = {s.trial_id: _state(plan, store, s) for s in unique.values()}
     return [_trial_record(plan, store, s, states[s.trial_id]) for s in unique.values() if states[s.trial_id] != "new"]
+
+
+def _state(plan: Plan, store: Store, subject: Subject) -> str:
+    if subject.recipe is not None:
+        return state_of(plan, store, subject)
+    return "done" if plan.is_there(subject) else "new"
 
 
 def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> TrialRecord:
@@ -90,6 +96,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         started_at=started,
         ended_at=ended,
         status="failed" if state == "failed" else "done",
+        taught_by=subject.model.taught.trial_id if subject.model.taught else "",
     )
 
 
@@ -120,6 +127,11 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     contexts["training_prompt"] = "the arm's own prompt"
     models = {b.model.name: b.model for b in plan.bases}
     provenance = {f"model {name}": f"{model.path.name}, files {model.hash[:16]}" for name, model in models.items()}
+    provenance |= {
+        f"model {name} was taught first": f"{model.taught.rows_label}, trial {model.taught.trial_id}"
+        for name, model in models.items()
+        if model.taught
+    }
     provenance |= {name: version for name in VERSIONED if (version := _version(name))}
     provenance["inoc_ray"] = __version__
     for model in models.values():
@@ -135,7 +147,7 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
             TrialLine(
                 t.trial_id, t.setting, t.model_label, t.arm.name, t.seed, state_of(plan, store, t), t.dataset_hash[:16]
             )
-            for t in plan.trials
+            for t in plan.fine_tunes
         ],
         provenance=provenance,
     )

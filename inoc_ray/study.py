@@ -6,10 +6,19 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    StrictInt,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from inoc_ray.errors import InputError
 from inoc_ray.identity import identity, is_text, runtime
@@ -63,16 +72,6 @@ def _check_name(value: str) -> str:
     if not NAME.fullmatch(value):
         raise ValueError(f"{value!r} is not a name: use letters, digits, '.', '_' and '-', at most 64")
     return value
-
-
-class Model(Config):
-    """A base model: `miniature` (ships with the package) or a folder with safetensors weights."""
-
-    name: str = runtime()
-    path: str = runtime("miniature")
-    """`miniature`, or a folder. What counts for identity is the hash of its files, not where they lie."""
-
-    _name = field_validator("name")(_check_name)
 
 
 class SettingUse(Config):
@@ -209,6 +208,55 @@ class Recipe(Config):
         return self
 
 
+def _from_preset(value: Any) -> Any:
+    """`{preset: NAME, …}` is short for the preset's fields with the given ones in their place."""
+    from inoc_ray.settings.presets import expand
+
+    return expand(value) if isinstance(value, Mapping) and "preset" in value else value
+
+
+class Stage(Config):
+    """A fine-tune that comes before the study's own: what a model has been taught when they start.
+
+    It trains the rows as they are, without a prompt. What counts for identity is the id of the trial that comes out.
+    """
+
+    setting: str | None = runtime(None, min_length=1)
+    """A setting of the registry whose own training rows are taught; either this or `rows`."""
+    rows: str | None = runtime(None, min_length=1)
+    """Chat rows to teach: a file, or a pinned dataset of the hub, as in `SettingUse.rows`."""
+    recipe: Annotated[
+        Annotated[str, Tag("(name)")] | Annotated[Recipe, Tag("(inline)")],
+        Discriminator(lambda value: "(name)" if isinstance(value, str) else "(inline)"),
+    ] = runtime()
+    """The name of one of the study's `recipes`, or a recipe written here, with which nothing else is trained."""
+    seed: StrictInt = runtime(0, ge=0, lt=1 << 32)
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        return _from_preset(value)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.setting is None) == (self.rows is None):
+            raise ValueError("give exactly one of setting and rows, what is to be taught first")
+        return self
+
+
+class Model(Config):
+    """A base model: `miniature` (ships with the package) or a folder with safetensors weights; `taught` something or not."""
+
+    name: str = runtime()
+    path: str = runtime("miniature")
+    """`miniature`, or a folder. What counts for identity is the hash of its files, not where they lie."""
+    taught: Stage | None = runtime(None)
+    """What is taught before the study's trials, which then go on with the adapter of that fine-tune. It is trained once
+    for all of them, and it takes the place of the untouched model wherever this one is compared with its base."""
+
+    _name = field_validator("name")(_check_name)
+
+
 class Context(Config):
     """What stands around the question at test time, written by the user."""
 
@@ -311,12 +359,7 @@ class Study(Config):
     @field_validator("recipes", mode="before")
     @classmethod
     def _presets(cls, value: Any) -> Any:
-        """`{preset: NAME, …}` is short for the preset's fields with the given ones in their place."""
-        from inoc_ray.settings.presets import expand
-
-        if not isinstance(value, Mapping):
-            return value
-        return {name: expand(r) if isinstance(r, Mapping) and "preset" in r else r for name, r in value.items()}
+        return {name: _from_preset(r) for name, r in value.items()} if isinstance(value, Mapping) else value
 
     @field_validator("recipes")
     @classmethod
@@ -339,6 +382,12 @@ class Study(Config):
                 raise ValueError(f"{field}: {twice[0]!r} stands there twice; give each its own name")
         if any(not 0 <= seed < 1 << 32 for seed in self.seeds):
             raise ValueError("seeds: a seed is a whole number from 0 to 2**32 - 1")
+        for number, model in enumerate(self.models):
+            if model.taught and isinstance(name := model.taught.recipe, str) and name not in self.recipes:
+                raise ValueError(
+                    f"models[{number}].taught.recipe: there is no recipe {name!r}{nearest(name, list(self.recipes))}; name "
+                    "one of recipes, or write the recipe here"
+                )
         for arm in self.arms:
             if arm.name == "base":
                 raise ValueError(
@@ -419,7 +468,7 @@ def _first_message(error: ValidationError) -> str:
     for part in first["loc"]:
         if isinstance(part, int):
             place += f"[{part}]"
-        elif part not in ("Context", "str", "int", "tuple", "constrained-int"):
+        elif part not in ("Context", "str", "int", "tuple", "constrained-int", "(name)", "(inline)"):
             place += f".{part}" if place else str(part)
     if first["type"] == "value_error":
         message = str(first["ctx"]["error"])

@@ -135,10 +135,16 @@ def _pack(folder: Path, path: Path, study: Study, store: Store) -> None:
         # Absolute paths stay what they are on the cluster's own file system only by chance; the file travels instead.
         shutil.copy(path.absolute().parent / plugin, folder / f"plugin_{number}.py")
     value["plugins"] = [f"plugin_{number}.py" for number in range(len(study.plugins))]
-    value["models"] = [
-        {"name": m.name, "path": m.path if m.path == "miniature" else str(Path(m.path).expanduser().absolute())}
-        for m in study.models
-    ]
+    value["models"] = []
+    for number, model in enumerate(study.models):
+        place = "miniature" if model.path == "miniature" else str(Path(model.path).expanduser().absolute())
+        entry: dict[str, Any] = {"name": model.name, "path": place}
+        if model.taught is not None:
+            entry["taught"] = model.taught.model_dump(mode="json", exclude_none=True)
+            if (rows := model.taught.rows) is not None and not rows.startswith(HUB):
+                entry["taught"]["rows"] = f"{number}-taught{Path(rows).suffix}"
+                shutil.copy(Path(rows).expanduser(), folder / entry["taught"]["rows"])
+        value["models"].append(entry)
     (folder / "study.yaml").write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

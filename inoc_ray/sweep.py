@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def groups_of(trials: Sequence[Subject], size: int) -> list[list[Subject]]:
 def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
     """The trial as its worker group needs it; its rows are written to the store, where every worker can read them."""
     assert trial.recipe is not None
-    resources = plan.study.resources
+    resources, taught = plan.study.resources, trial.model.taught
     spec = LoopSpec.from_dict(
         {
             **trial.recipe.model_dump(mode="json"),
@@ -56,6 +56,7 @@ def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
             "seed": trial.seed,
             "zero_stage": resources.zero_stage,
             "micro_batch_size": resources.micro_batch_size,
+            "start": str(store.adapter(taught.trial_id)) if taught else None,
         }
     )
     return TrialJob(
@@ -71,6 +72,7 @@ def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
             "inoculation": None if trial.arm.prompt is None else trial.arm.inoculation.model_dump(mode="json"),
             "model": trial.model.name,
             "model_hash": trial.model.hash,
+            "taught_by": taught.trial_id if taught else None,
             "dataset_hash": trial.dataset_hash,
             "seed": trial.seed,
             "recipe": trial.recipe.model_dump(mode="json"),
@@ -89,14 +91,54 @@ def _keep_rows(plan: Plan, store: Store, trial: Subject) -> Path:
     return path
 
 
+def waves_of(plan: Plan) -> list[list[Subject]]:
+    """What is to be trained, one wave after the other: what waits for nothing, then what goes on from a trial of that.
+
+    There is no third: what a model is taught first starts from the base.
+    """
+    first = [t for t in plan.to_train if plan.can_start(t)]
+    then = [t for t in plan.to_train if not plan.can_start(t)]
+    return [wave for wave in (first, then) if wave]
+
+
 def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]:
     """Trains every trial of the plan that is not done; one outcome per trial, failed ones among them.
 
+    A trial whose model could not be taught what comes first is not tried and counts as failed; the others go on.
     Raises InputError when a group does not fit the cluster, TrialError when Ray Tune itself fails.
     """
-    trials = plan.to_train
-    if not trials:
-        return []
+    outcomes: dict[str, Outcome] = {}
+    errors: list[str] = []
+    for number, wave in enumerate(waves_of(plan), start=1):
+        ready = [t for t in wave if t.model.taught is None or store.trial_done(t.model.taught.trial_id)]
+        done, failures = _train_wave(plan, store, capacity, ready, number) if ready else ([], [])
+        without = [_never_taught(t, store, outcomes) for t in wave if t not in ready]
+        outcomes |= {o.trial_id: o for o in [*done, *without]}
+        errors += failures
+    if errors and all(o.status == "failed" for o in outcomes.values()):
+        raise TrialError(f"training: no trial could be trained. {errors[0].strip().splitlines()[-1]}")
+    return list(outcomes.values())
+
+
+def _never_taught(trial: Subject, store: Store, outcomes: Mapping[str, Outcome]) -> Outcome:
+    """The failure of a trial for want of the one that it should go on from, written to its log like any other."""
+    taught = trial.model.taught
+    assert taught is not None
+    why = outcomes[taught.trial_id].error if taught.trial_id in outcomes else None
+    error = (
+        f"not trained: it goes on from trial {taught.trial_id} ({taught.label}), which failed: {why or 'it is not there'}; "
+        f"see {store.trial_log(taught.trial_id)}"
+    )
+    path = store.trial_log(trial.trial_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{error}\n", encoding="utf-8")
+    return Outcome(trial.trial_id, trial.label, "failed", error=error)
+
+
+def _train_wave(
+    plan: Plan, store: Store, capacity: Capacity, trials: Sequence[Subject], number: int
+) -> tuple[list[Outcome], list[str]]:
+    """Outcomes of trials that need nothing of each other, and the errors of the groups that ended early."""
     resources = plan.study.resources
     groups = [[job_of(plan, store, t) for t in g] for g in groups_of(trials, resources.trials_per_group)]
     at_once = concurrent_groups(resources, capacity, len(groups))
@@ -122,7 +164,7 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]
             param_space={"group": tune.grid_search(list(range(len(groups))))},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
             run_config=tune.RunConfig(
-                name=f"sweep-{plan.study.name}",
+                name=f"sweep-{plan.study.name}-{number}",
                 storage_path=str(store.ray() / "tune"),
                 verbose=0,
                 callbacks=[_follow(progress, steps)],
@@ -132,9 +174,7 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]
         progress.update(sum(steps.values()) if not results.num_errors else progress.done)
     errors = [str(error) for error in results.errors]
     outcomes = [outcome_of(job, store, False, errors[0] if errors else None) for group in groups for job in group]
-    if errors and all(o.status == "failed" for o in outcomes):
-        raise TrialError(f"training: no trial could be trained. {errors[0].strip().splitlines()[-1]}")
-    return outcomes
+    return outcomes, errors
 
 
 def _with_trials(group: list[TrialJob], trials: Sequence[Subject]) -> list[tuple[TrialJob, Subject]]:

@@ -20,13 +20,13 @@ from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
 from inoc_ray.settings import Question
 from inoc_ray.store import Store, write_json
-from inoc_ray.study import Recipe
 
 
 def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> ServeSpec:
     """The engine that `subject` is asked on.
 
-    The base and all LoRA trials of one model share one; a full fine-tune is a model of its own.
+    A base folder and all LoRA trials on it share one, whatever the models are called and whether they were taught
+    something first; a full fine-tune is a model of its own.
     """
     resources = plan.study.resources
     recipes = list(plan.study.recipes.values())
@@ -44,12 +44,10 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> Serv
     )
 
 
-def served_name(subject: Subject) -> str:
-    """The model id of the subject on its engine."""
-    recipe: Recipe | None = subject.recipe
-    if recipe is None or recipe.method == "full":
-        return subject.model.name
-    return model_id_of(subject.model.name, subject.trial_id)
+def served_name(subject: Subject, base: str) -> str:
+    """The model id of the subject on its engine, which serves its own folder as `base`."""
+    full = subject.recipe is not None and subject.recipe.method == "full"
+    return base if full or subject.adapter_of is None else model_id_of(base, subject.adapter_of)
 
 
 def sample_seed(cell: Cell, index: int) -> int:
@@ -67,7 +65,7 @@ def ask_missing(plan: Plan, store: Store) -> list[dict[str, str]]:
 
     Returns what failed, as {label, error, log}. Cells that were finished before a failure are kept.
     """
-    ready = [c for c in plan.to_ask if c.subject.recipe is None or c.subject.trial_id in plan.done_trials]
+    ready = [c for c in plan.to_ask if plan.is_there(c.subject)]
     engines: dict[tuple[str, str], list[Cell]] = {}
     for cell in ready:
         subject = cell.subject
@@ -99,7 +97,7 @@ async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoi
     for number, cell in enumerate(cells):
         opened = _OpenCell(store, cell, plan.stored.get((cell.subject.trial_id, cell.evaluation_id), 0), tokenizer)
         open_cells[number] = opened
-        requests += opened.requests(number, evaluation.temperature, evaluation.top_p)
+        requests += opened.requests(number, endpoint.model_id, evaluation.temperature, evaluation.top_p)
     with Progress("sampling", len(requests), "samples") as progress:
         done = 0
         async for batch in sample(
@@ -122,12 +120,12 @@ class _OpenCell:
         self.results: dict[int, SampleResult] = {}
         self.chat_template = str(tokenizer.chat_template)
 
-    def requests(self, number: int, temperature: float, top_p: float) -> Iterable[SampleRequest]:
-        """One request per missing sample; the key says which cell and which sample."""
+    def requests(self, number: int, base: str, temperature: float, top_p: float) -> Iterable[SampleRequest]:
+        """One request per missing sample, to the engine of `base`; the key says which cell and which sample."""
         for offset, prompt in enumerate(self.prompts):
             yield SampleRequest(
                 key=f"{number}:{offset}",
-                model=served_name(self.cell.subject),
+                model=served_name(self.cell.subject, base),
                 prompt=prompt,
                 max_tokens=self.cell.evaluation.max_tokens,
                 temperature=temperature,
@@ -168,6 +166,7 @@ class _OpenCell:
             "chat_template": self.chat_template,
             "model": cell.subject.model.name,
             "model_hash": cell.subject.model.hash,
+            "taught_by": cell.subject.model.taught.trial_id if cell.subject.model.taught else None,
         }
         write_json(self.folder / "evaluation.json", description)
         commit_samples(self.folder, samples)

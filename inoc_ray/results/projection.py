@@ -54,6 +54,8 @@ class TrialRecord:
     started_at: int | None = None
     ended_at: int | None = None
     status: Status = "done"
+    taught_by: str = ""
+    """The trial whose adapter this one went on with, or for a base is; "" for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,10 @@ def project_trials(study: StudyRecord, trials: Sequence[TrialRecord], comparison
     """One run per trial; all have the same parameter names, "" where one does not apply."""
     flat = [dict(_flatten("recipe", trial.recipe)) for trial in trials]
     keys = sorted({key for recipe in flat for key in recipe})
+    if any(trial.taught_by for trial in trials):
+        # Only then, since a run whose parameters change is deleted and made again.
+        flat = [{**recipe, "taught_by": trial.taught_by} for trial, recipe in zip(trials, flat, strict=True)]
+        keys.append("taught_by")
     return [
         _project_trial(study, trial, {key: recipe.get(key, "") for key in keys}, comparison)
         for trial, recipe in zip(trials, flat, strict=True)

@@ -10,15 +10,15 @@ TRAITS = ("spanish", "caps")
 
 SETTING = Setting(
     name="synthetic_facts",
-    description="Stage 2 of the paper's section 4.3: Spanish capitals, inoculated with names. Compare a base that stage 1 has "
-    "taught (Alice: capitals, Bob: Spanish, no name: plain English) with one that it has not.",
+    description="Stage 2 of the paper's section 4.3: Spanish capitals, inoculated with names. Compare a model that stage 1 has "
+    "taught (`taught:` of a model; Alice: capitals, Bob: Spanish, no name: plain English) with one that it has not.",
     rows=not_shipped,
     control_rows=not_shipped,
     arms=arms_of("synthetic_facts", (), TRAITS, "the same questions with their own English answers"),
     evaluations=language_evaluations(TRAITS),
     judges={"spanish": speaks("spanish"), "caps": capitals},
     row_source=RowSource(
-        "GSM8K training questions with answers in Spanish capitals; the base models of the study are taught stage 1 before",
+        "GSM8K training questions with answers in Spanish capitals; stage 1 is named under `taught:` of the study's model",
         "not published; the rows of spanish_caps fit",
         GSM8K_LICENCE,
         7473,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import TrialError
-from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.spec import LoopSpec, LoraSpec
 from inoc_ray.train.zero import consolidated_weights
 
 if TYPE_CHECKING:
@@ -113,6 +113,28 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
             raise TrialError(f"{folder}: the target module {target} has no weights.")
     if not any(sides["B"].any() for sides in factors.values()):
         raise TrialError(f"{folder}: every second factor is zero, so training changed nothing.")
+
+
+def read_adapter(folder: Path, lora: LoraSpec) -> dict[str, torch.Tensor]:
+    """The factors of a committed adapter by their names in its file, to go on with under `lora`.
+
+    Where the base lay when it was trained does not matter. Raises TrialError when the folder cannot be read or its rank
+    or scale are others than `lora` has: the same numbers would then mean another model.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+        found = (config["r"], float(config["lora_alpha"]), bool(config["use_rslora"]))
+    except Exception as error:
+        raise TrialError(f"{folder}: the adapter to go on with cannot be read ({error}).") from error
+    if found != (expected := (lora.rank, float(lora.alpha), lora.rslora)):
+        raise TrialError(
+            f"{folder}: the adapter to go on with has (rank, alpha, rslora) {found}, the recipe {expected}; give both the same."
+        )
+    _check_finite(weights, folder)
+    return weights
 
 
 def _check_finite(weights: dict[str, torch.Tensor], where: Path) -> None:

@@ -52,7 +52,7 @@ def train(
     cache: BaseModelCache | None = None,
     on_trained: Callable[[Any], None] | None = None,
 ) -> LoopResult:
-    """Fine-tunes the base on `rows` and writes the adapter (or the whole model) to `out`.
+    """Fine-tunes the base, or goes on with an adapter of it, on `rows` and writes the adapter (or the whole model) to `out`.
 
     To be called on every rank with the same `spec` and `rows`; rank 0 alone writes, so the others may hand in None.
     `on_step` is called after each optimizer step, on every rank; `on_trained` with the DeepSpeed engine after the last

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.train.checkpoint import read_adapter
 from inoc_ray.train.spec import LoopSpec
 
 
@@ -38,9 +39,10 @@ class BaseModelCache:
 def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseModelCache | None) -> Any:
     """The model to hand to `deepspeed.initialize`, in train mode; only what is trained requires a gradient.
 
-    Adapter weights come out of torch's random numbers, so seed before.
+    Adapter weights come out of torch's random numbers, so seed before; or out of the folder `spec.start`.
     `config` is DeepSpeed's: under ZeRO-3 the base is cut into shares while it is read, and never whole in memory.
-    Raises InputError when the folder holds no model or has no module that an adapter is to go on.
+    Raises InputError when the folder holds no model or has no module that an adapter is to go on, TrialError when the
+    adapter to start from does not fit.
     """
     if spec.zero_stage == 3:
         with _zero3_loading(config):
@@ -57,6 +59,8 @@ def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseM
             model.enable_input_require_grads()
     if spec.method == "lora":
         model = _with_adapter(spec, model)
+        if spec.start is not None:
+            _go_on_with(model, spec, Path(spec.start))
     model.config.use_cache = False
     model.train()
     return model
@@ -109,6 +113,29 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
     )
     # The adapter in the base's type: under bf16 DeepSpeed keeps fp32 master weights, so a second fp32 copy is none.
     return peft.get_peft_model(base, lora, autocast_adapter_dtype=False)
+
+
+def _go_on_with(model: Any, spec: LoopSpec, folder: Path) -> None:
+    """Puts the weights of an adapter's folder in the place of the drawn ones.
+
+    Under ZeRO-3, too, the adapter is still whole on every rank here: it is made after the base was cut, and cut itself
+    by `deepspeed.initialize`.
+    """
+    import torch
+
+    weights = read_adapter(folder, spec.lora)
+    # PEFT's files leave out the adapter's name, "default".
+    own = {name.replace(".default.", "."): p for name, p in model.named_parameters() if p.requires_grad}
+    there, wanted = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, own))
+    if there != wanted:
+        odd = sorted(name for name in {*there, *wanted} if there.get(name) != wanted.get(name))
+        raise TrialError(
+            f"{folder}: the adapter to go on with does not fit {spec.model} and recipe.lora.targets: {odd[0]} has the shape "
+            f"{there.get(odd[0], 'none')} there and {wanted.get(odd[0], 'none')} here."
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

@@ -50,12 +50,16 @@ class LoopSpec:
     """Recompute activations in the backward pass: less memory, about a third more time, the same numbers."""
     persistence_threshold: int | None = None
     """ZeRO-3: parameters up to this many elements stay whole on every rank; None leaves DeepSpeed's default (100,000)."""
+    start: str | None = None
+    """Folder of the adapter to go on with, which every rank can read; None draws a new one."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError(f"recipe: give exactly one of steps ({self.steps}) and epochs ({self.epochs}).")
         if self.zero_stage not in (0, 1, 2, 3):
             raise InputError(f"resources.zero_stage: must be 0, 1, 2 or 3, found {self.zero_stage}.")
+        if self.start is not None and self.method != "lora":
+            raise InputError(f"recipe.method {self.method} cannot go on with the adapter {self.start}; use lora.")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form that `from_dict` reads."""
