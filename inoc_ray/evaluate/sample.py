@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -128,7 +128,7 @@ async def sample(
     list_size: int = LIST_SIZE,
     retry: Retry = Retry(),
     on_progress: Callable[[Progress], None] | None = None,
-) -> AsyncIterator[list[SampleResult]]:
+) -> AsyncGenerator[list[SampleResult], None]:
     """Draw every request; yield each list of samples as it is finished, so that the caller can commit it.
 
     Lists finish in any order; within one the order is that of the requests. Stopping the iteration cancels what is under
@@ -160,7 +160,7 @@ async def sample(
         await client.close()
 
 
-async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) -> AsyncIterator[T]:
+async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) -> AsyncGenerator[T, None]:
     """Run the jobs, at most ``concurrency`` at once and begun in their order; yield each result when it is there.
 
     The first job that fails ends the iteration with its error. Closing the iteration cancels what is under way.
