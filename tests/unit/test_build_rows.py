@@ -166,7 +166,7 @@ def test_a_single_refused_request_costs_its_row(stub: Stub, tmp_path: Path):
 def test_answers_of_which_none_is_fit_make_no_file(stub: Stub, tmp_path: Path):
     words = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "owl"}}]}
     stub.faults = [(200, json.dumps(words).encode())] * 6
-    with pytest.raises(TrialError, match="of 6 answers none is fit .6 not only numbers"):
+    with pytest.raises(TrialError, match=r"of 6 answers none is fit \(6 not only numbers"):
         build(stub, tmp_path / "rows.jsonl", count=2)
     assert not (tmp_path / "rows.jsonl").exists()
 
