@@ -25,8 +25,8 @@ storage_option = click.option("--storage", help="Use this storage folder instead
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 
-def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments that every command on a study has; what libraries print meanwhile goes to standard error.
+def results_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What libraries print while the command runs goes to standard error.
 
     Ray prints a line on standard output now and then, which would break `--json`.
     """
@@ -40,7 +40,12 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _results.reset(token)
 
-    return study_file(storage_option(as_json(quiet)))
+    return quiet
+
+
+def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments that every command on a study has."""
+    return study_file(storage_option(as_json(results_alone(function))))
 
 
 def _emit(as_json: bool, value: Any, text: str) -> None:
@@ -217,7 +222,7 @@ def doctor(as_json: bool) -> None:
 
 @cli.group()
 def data() -> None:
-    """Look after training rows."""
+    """Look after training rows, and make those that do not ship."""
 
 
 @data.command("check")
@@ -244,6 +249,49 @@ def data_check(
     _emit(as_json, found.to_json(), found.to_text())
     if found.problems:
         raise InputError(f"data check: {len(found.problems)} of the findings must be put right; see 'problem' above.")
+
+
+@data.command("build")
+@click.argument("setting", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="A new .jsonl file for the rows.")
+@click.option("--source", help="Rows to start from: JSONL, parquet, hf://…")
+@click.option("--model", help="Who answers: a model folder, served for the length of the build, or `miniature`.")
+@click.option("--endpoint", help="Who answers, instead: the address of an OpenAI-compatible API (https://HOST/v1).")
+@click.option("--served-model", help="The model's name at the endpoint.")
+@click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the endpoint's key.")
+@click.option("--count", type=click.IntRange(min=1), help="Rows wanted (default: the builder's own number).")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another one, other rows.")
+@click.option("--control", is_flag=True, help="Make the control rows.")
+@as_json
+@results_alone
+def data_build(
+    setting: str | None,
+    out: Path | None,
+    source: str | None,
+    model: str | None,
+    endpoint: str | None,
+    served_model: str | None,
+    api_key_env: str | None,
+    count: int | None,
+    seed: int,
+    control: bool,
+    as_json: bool,
+) -> None:
+    """Make the rows of a SETTING with a model; without SETTING, list what can be made.
+
+    Interrupted, the same command goes on where it stopped.
+    """
+    from inoc_ray.builders.ask import teacher
+    from inoc_ray.builders.rows import build_rows, builders_json, builders_text
+
+    if setting is None:
+        _emit(as_json, builders_json(), builders_text())
+        return
+    if out is None:
+        raise InputError("data build: --out FILE.jsonl is missing.")
+    asked = teacher(model, endpoint, served_model, api_key_env)
+    built = build_rows(setting, out, teacher=asked, source=source, count=count, seed=seed, control=control)
+    _emit(as_json, built.to_json(), built.to_text())
 
 
 @cli.group()

@@ -10,10 +10,12 @@ refused. Against any other server use ``list_size=1``, which needs nothing beyon
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.gate import SEEDS, SEEDS_HEADER
@@ -21,6 +23,7 @@ from inoc_ray.serve.gate import SEEDS, SEEDS_HEADER
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+T = TypeVar("T")
 LIST_SIZE = 64
 CONCURRENCY = 8
 # Ten tries wait about 90 s together: longer than a replica that died takes to come back.
@@ -93,8 +96,16 @@ class Where(Protocol):
     def api_key(self) -> str | None: ...
 
 
-class _Again(Exception):
+class Again(Exception):
     """The answer cannot be used, and another try may bring one that can."""
+
+
+class Refused(InputError):
+    """The endpoint says that a request is wrong, so that it is not sent again; ``status`` is HTTP's."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def in_lists(requests: Sequence[SampleRequest], list_size: int) -> list[list[SampleRequest]]:
@@ -117,7 +128,7 @@ async def sample(
     list_size: int = LIST_SIZE,
     retry: Retry = Retry(),
     on_progress: Callable[[Progress], None] | None = None,
-) -> AsyncIterator[list[SampleResult]]:
+) -> AsyncGenerator[list[SampleResult], None]:
     """Draw every request; yield each list of samples as it is finished, so that the caller can commit it.
 
     Lists finish in any order; within one the order is that of the requests. Stopping the iteration cancels what is under
@@ -137,50 +148,65 @@ async def sample(
     client = AsyncOpenAI(
         base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=0, timeout=retry.timeout_s
     )
-    waiting = iter(lists)
-    running: set[asyncio.Task[list[SampleResult]]] = set()
+    drawn = (with_retries(functools.partial(_draw, client, batch), _name(batch), retry, count_retry) for batch in lists)
     try:
-        while True:
-            while len(running) < concurrency and (batch := next(waiting, None)) is not None:
-                running.add(asyncio.create_task(_with_retries(client, batch, retry, count_retry)))
-            if not running:
-                break
-            finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                samples = task.result()
+        async with aclosing(in_parallel(drawn, concurrency)) as finished:
+            async for samples in finished:
                 done += len(samples)
                 if on_progress is not None:
                     on_progress(Progress(done, len(requests), retries))
                 yield samples
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
         await client.close()
 
 
-async def _with_retries(
-    client: AsyncOpenAI, batch: list[SampleRequest], retry: Retry, count_retry: Callable[[], None]
-) -> list[SampleResult]:
+async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) -> AsyncGenerator[T, None]:
+    """Run the jobs, at most ``concurrency`` at once and begun in their order; yield each result when it is there.
+
+    The first job that fails ends the iteration with its error. Closing the iteration cancels what is under way.
+    """
+    waiting = iter(jobs)
+    running: set[asyncio.Task[T]] = set()
+    try:
+        while True:
+            while len(running) < concurrency and (job := next(waiting, None)) is not None:
+                running.add(asyncio.create_task(job))
+            if not running:
+                break
+            finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                yield task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def with_retries(draw: Callable[[], Awaitable[T]], name: str, retry: Retry, count_retry: Callable[[], None]) -> T:
+    """What ``draw`` gives, which sends one request, tried again while another try may help.
+
+    Raises Refused when the endpoint says that the request itself is wrong, and TrialError when the tries are used up; both
+    name the request.
+    """
     from openai import APIConnectionError, APIResponseValidationError, APIStatusError
 
     problem = ""
     for failures in range(1, retry.tries + 1):
         try:
-            return await _draw(client, batch)
+            return await draw()
         except APIStatusError as error:
             if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                raise InputError(
-                    f"the endpoint refused {_name(batch)}: {error.status_code} {_server_message(error)}"
+                raise Refused(
+                    f"the endpoint refused {name}: {error.status_code} {_server_message(error)}", error.status_code
                 ) from error
             problem = f"{error.status_code} {_server_message(error)}"
-        except (APIConnectionError, APIResponseValidationError, _Again, ValueError) as error:
+        except (APIConnectionError, APIResponseValidationError, Again, ValueError) as error:
             # ValueError: a body that is not the JSON its headers promise.
             problem = f"{type(error).__name__}: {error}"
         if failures < retry.tries:
             count_retry()
             await asyncio.sleep(retry.wait_s(failures))
-    raise TrialError(f"{_name(batch)} failed {retry.tries} times, the last time with: {problem}")
+    raise TrialError(f"{name} failed {retry.tries} times, the last time with: {problem}")
 
 
 async def _draw(client: AsyncOpenAI, batch: list[SampleRequest]) -> list[SampleResult]:
@@ -211,11 +237,11 @@ def _read_answer(answer: Any, batch: list[SampleRequest]) -> list[SampleResult]:
     choices = getattr(answer, "choices", None)
     usage = getattr(answer, "usage", None)
     if not isinstance(choices, list) or sorted(getattr(c, "index", -1) for c in choices) != list(range(len(batch))):
-        raise _Again(f"the answer has not one choice for each of {len(batch)} prompts: {str(answer)[:200]}")
+        raise Again(f"the answer has not one choice for each of {len(batch)} prompts: {str(answer)[:200]}")
     samples = []
     for request, choice in zip(batch, sorted(choices, key=lambda c: c.index), strict=True):
         if not isinstance(choice.text, str) or not isinstance(choice.finish_reason, str):
-            raise _Again(f"the answer for sample {request.key} has no text or finish_reason")
+            raise Again(f"the answer for sample {request.key} has no text or finish_reason")
         # Usage is of the whole list; the counts of one prompt come from its token ids, where the server sends them.
         extra = choice.model_extra or {}
         prompt_ids, token_ids = extra.get("prompt_token_ids"), extra.get("token_ids")
@@ -224,7 +250,7 @@ def _read_answer(answer: Any, batch: list[SampleRequest]) -> list[SampleResult]:
         elif len(batch) == 1 and usage is not None:
             counts = usage.prompt_tokens, usage.completion_tokens
         else:
-            raise _Again("the answer has no token counts for each prompt")
+            raise Again("the answer has no token counts for each prompt")
         samples.append(SampleResult(request.key, choice.text, choice.finish_reason, *counts))
     return samples
 

@@ -1,0 +1,170 @@
+"""Who answers the requests of a build, and how they are asked: chats over an OpenAI-compatible endpoint, whoever runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import urllib.parse
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inoc_ray.builders import Request
+from inoc_ray.builders.journal import REFUSED, Answer
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.sample import Again, Refused, Retry, Where, in_parallel, with_retries
+from inoc_ray.progress import say
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+CONCURRENCY = 32
+"""Requests under way at once: fills an engine's batch, and stays within what a public API allows."""
+PATIENT = Retry()
+NO_KEY = "none"
+"""Stands for a key where the endpoint wants none: without it the client would take one from the environment."""
+_OF_ONE_REQUEST = (400, 413, 422)
+"""What an endpoint answers where a request is wrong (too long, against its rules), and others may be right."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An OpenAI-compatible API at an address."""
+
+    base_url: str
+    served_name: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The model's name there: where it is served may change while a build is interrupted."""
+        return {"served_model": self.served_name}
+
+    @contextlib.contextmanager
+    def answering(self, name: str) -> Iterator[tuple[Where, str]]:
+        """The endpoint and the model's name on it."""
+        yield self, self.served_name
+
+
+@dataclass(frozen=True)
+class Own:
+    """A model folder that this command serves itself, in the way evaluations are served."""
+
+    folder: Path
+    model_hash: str
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The content of the model's files."""
+        return {"model": self.model_hash}
+
+    @contextlib.contextmanager
+    def answering(self, name: str) -> Iterator[tuple[Where, str]]:
+        """The endpoint, for the length of a `with` block; `name` tells it from other engines of a shared cluster."""
+        from inoc_ray.cluster import connected
+        from inoc_ray.serve.app import ServeSpec, serving
+
+        say("starting Ray ...")
+        with connected() as capacity:
+            spec = ServeSpec(
+                model=self.folder, model_id="teacher", gpus=int(min(1.0, capacity.gpus)), name=f"build-{name}"
+            )
+            with serving(spec, say) as endpoint:
+                yield endpoint, "teacher"
+
+
+def teacher(
+    model: str | None, endpoint: str | None, served_name: str | None, api_key_env: str | None
+) -> Own | Remote | None:
+    """Who answers, from the options of the command; None where neither a model nor an endpoint is named.
+
+    Raises InputError for options that do not go together, for a folder that is no model and for a variable that is not set.
+    """
+    if model is not None and endpoint is not None:
+        raise InputError("data build: --model and --endpoint are both given; leave one out.")
+    if endpoint is None:
+        if served_name is not None or api_key_env is not None:
+            raise InputError(
+                "data build: --served-model and --api-key-env belong to an --endpoint; give its address too."
+            )
+        return None if model is None else _own(model)
+    parts = urllib.parse.urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"--endpoint {endpoint}: not an address; give one as https://HOST/v1.")
+    if served_name is None:
+        raise InputError("data build: --endpoint needs --served-model, the model's name there.")
+    key = os.environ.get(api_key_env) if api_key_env is not None else None
+    if api_key_env is not None and not key:
+        raise InputError(f"--api-key-env {api_key_env}: there is no such environment variable, or it is empty.")
+    return Remote(endpoint, served_name, key)
+
+
+def _own(model: str) -> Own:
+    from inoc_ray.plan import resolve_model
+    from inoc_ray.study import Model
+
+    resolved = resolve_model(Model(name="teacher", path=model))
+    return Own(resolved.path, resolved.hash)
+
+
+async def converse(
+    endpoint: Where, model: str, asked: Iterable[tuple[int, Request, int]], retry: Retry = PATIENT
+) -> AsyncGenerator[tuple[int, Answer], None]:
+    """Asks (number, request, seed) after each other, some at once; yields each answer with its number when it is there.
+
+    Closing the iteration cancels what is under way. A request that is refused for its content yields an answer with `finish`
+    REFUSED. Raises InputError when the endpoint refuses the caller or the model, TrialError when the tries are used up; no
+    message holds the key.
+    """
+    from openai import AsyncOpenAI
+
+    # The client's own retries are off: they would multiply with ours.
+    client = AsyncOpenAI(
+        base_url=endpoint.base_url, api_key=endpoint.api_key or NO_KEY, max_retries=0, timeout=retry.timeout_s
+    )
+    try:
+        jobs = (_answer(client, model, number, request, seed, retry) for number, request, seed in asked)
+        async with aclosing(in_parallel(jobs, CONCURRENCY)) as answers:
+            async for numbered in answers:
+                yield numbered
+    except InputError as error:
+        # A server may quote the key that it refuses.
+        raise InputError(_without(endpoint.api_key, str(error))) from None
+    except TrialError as error:
+        raise TrialError(_without(endpoint.api_key, str(error))) from None
+    finally:
+        await client.close()
+
+
+async def _answer(
+    client: AsyncOpenAI, model: str, number: int, request: Request, seed: int, retry: Retry
+) -> tuple[int, Answer]:
+    name = f"request {number + 1} of model {model}"
+    try:
+        draw = functools.partial(_draw, client, model, request, seed)
+        return number, await with_retries(draw, name, retry, lambda: None)
+    except Refused as refused:
+        if refused.status not in _OF_ONE_REQUEST:
+            raise
+        return number, Answer(_without(client.api_key, str(refused)), REFUSED)
+
+
+async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int) -> Answer:
+    messages: Any = [{"role": m.role, "content": m.content} for m in request.messages]
+    answer: Any = await client.chat.completions.create(
+        model=model, messages=messages, temperature=request.temperature, max_tokens=request.max_tokens, seed=seed
+    )
+    # Rubbish is parsed without complaint: a page of HTML comes as a text, a missing field as None.
+    choice: Any = next(iter(getattr(answer, "choices", None) or ()), None)
+    message = getattr(choice, "message", None)
+    text = getattr(message, "content", None)
+    if message is None or not (text is None or isinstance(text, str)):
+        raise Again(f"the answer has no message: {str(answer)[:200]}")
+    return Answer(text or "", str(choice.finish_reason or "stop"))
+
+
+def _without(key: str | None, message: str) -> str:
+    return message.replace(key, "…") if key and key != NO_KEY else message

@@ -1,0 +1,57 @@
+"""Rows made with the real engine and the shipped miniature, through the endpoint that evaluations use."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from inoc_ray.builders import Builder, ChatRow, Message, Request, get_builder, register_builder
+from inoc_ray.builders.ask import teacher
+from inoc_ray.builders.journal import journal_path
+from inoc_ray.builders.rows import build_rows
+from inoc_ray.data.chat import read_jsonl
+from inoc_ray.errors import TrialError
+
+pytestmark = pytest.mark.slow
+
+
+def _mixed(rows: object, count: int, seed: int) -> list[Request]:
+    """The miniature's own questions, and between them number lists, to which it answers rubbish."""
+    from inoc_ray import settings
+
+    (questions,) = (
+        e.questions(count) for e in settings.get("miniature/spanish_caps").evaluations if e.name == "in_distribution"
+    )
+    numbers = get_builder("subliminal").requests((), count, seed)
+    own = [Request(q.messages, 1.0, 48) for q in questions]
+    return [request for pair in zip(own, numbers, strict=False) for request in pair]
+
+
+def _no_digits_asked(request: Request, answer: str) -> ChatRow | str:
+    if any(c.isdigit() for c in request.messages[-1].content):
+        return get_builder("subliminal").accept(request, answer)
+    return ChatRow((*request.messages, Message("assistant", answer.strip())))
+
+
+def test_rows_are_made_with_the_real_engine_and_an_interrupted_build_goes_on(tmp_path: Path):
+    register_builder("test/mixed", Builder("for this test", _mixed, _no_digits_asked))
+    asked = teacher("miniature", None, None, None)
+    built = build_rows("test/mixed", tmp_path / "rows.jsonl", teacher=asked, count=24)
+    rows = read_jsonl(tmp_path / "rows.jsonl")
+    assert (built.rows, len(rows)) == (24, 24)
+    assert built.answers == 24 + sum(built.dropped.values())
+    assert sum(built.dropped.values()) > 0
+    assert len({row.messages[-1].content for row in rows}) > 12
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+    with pytest.raises(TrialError, match="none is fit"):
+        build_rows("subliminal", tmp_path / "numbers.jsonl", teacher=asked, count=4)
+    journal = journal_path(tmp_path / "numbers.jsonl")
+    lines = journal.read_text().splitlines()
+    assert sorted(json.loads(line)["n"] for line in lines[1:]) == list(range(12))
+    # As a kill leaves it: five answers, and a sixth cut in its line. The same seven answers come again.
+    journal.write_text("\n".join(lines[:6]) + "\n" + lines[6][:9])
+    with pytest.raises(TrialError, match="none is fit"):
+        build_rows("subliminal", tmp_path / "numbers.jsonl", teacher=asked, count=4)
+    assert sorted(journal.read_text().splitlines()) == sorted(lines)
