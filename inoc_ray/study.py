@@ -366,8 +366,12 @@ def load_study(path: Path) -> Study:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such study file.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a study file ({error}).") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a study file ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: cannot be read as a study file (not UTF-8 at byte {error.start}); a study is YAML, saved as UTF-8."
+        ) from error
     try:
         value = yaml.load(text, _NoKeyTwice)
     except yaml.YAMLError as error:
