@@ -12,10 +12,11 @@ from typing import Any
 from inoc_ray import prompts, settings
 from inoc_ray.data.chat import ChatRow, rows_hash
 from inoc_ray.data.inoculate import inoculate, placement_fields
-from inoc_ray.data.sources import read_rows
+from inoc_ray.data.mixture import rows_of
 from inoc_ray.errors import InputError
 from inoc_ray.identity import FORMAT, content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
+from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
 from inoc_ray.study import (
     FROM_LIBRARY,
@@ -125,11 +126,11 @@ class Plan:
         """What an error message calls the trial's rows: the user's file, or the setting."""
         use = next(s for s in self.study.settings if s.name == trial.setting)
         own = use.control_rows if trial.arm.uses_control_rows else use.rows
-        return own or f"rows of {trial.setting}"
+        return str(own) if own else f"rows of {trial.setting}"
 
     def training_rows(self, trial: Subject) -> list[ChatRow]:
         """The rows that the trial is trained on, inoculated."""
-        rows = self.rows[(trial.setting, trial.arm.uses_control_rows)]
+        rows = classified(self.rows[(trial.setting, trial.arm.uses_control_rows)], trial.arm.inoculation.coverage)
         return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, label=self.rows_label(trial))
 
 
@@ -306,10 +307,15 @@ def build_plan(study: Study, store: Store) -> Plan:
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
-            rows[(setting.name, control)] = read_rows(path) if path else default()
+            rows[(setting.name, control)] = rows_of(path) if path else default()
         hashes = {control: rows_hash(r) for (name, control), r in rows.items() if name == setting.name}
+        datasets: dict[str, str] = {}
         for arm in arms.values():
             trained = rows[(setting.name, arm.uses_control_rows)]
+            datasets[arm.name] = hashes[arm.uses_control_rows]
+            if arm.inoculation.coverage.classifier is not None:
+                trained = classified(trained, arm.inoculation.coverage)
+                datasets[arm.name] = rows_hash(trained)
             inoculate(trained, arm.prompt, arm.inoculation, label=f"{setting.name} ({arm.name})")
         _check_overlap(setting, [r for (name, _), r in rows.items() if name == setting.name], study.evaluation.samples)
         subjects: list[Subject] = []
@@ -319,7 +325,7 @@ def build_plan(study: Study, store: Store) -> Plan:
                 bases.append(_base(setting, model, label, recipe.precision))
                 subjects.append(bases[-1])
                 for arm in arms.values():
-                    dataset = hashes[arm.uses_control_rows]
+                    dataset = datasets[arm.name]
                     for seed in study.seeds:
                         subject = Subject(
                             trial_id(model.hash, dataset, arm, recipe, seed),

@@ -129,9 +129,7 @@ def _parse_tags(value: Any, where: str) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if not isinstance(value, dict):
-        raise InputError(
-            f'{where}: tags must be an object of texts, as {{"language": "es"}}, found {kind_of(value)}.'
-        )
+        raise InputError(f'{where}: tags must be an object of texts, as {{"language": "es"}}, found {kind_of(value)}.')
     for name, text in value.items():
         if not isinstance(text, str):
             raise InputError(f"{where}: the tag {_shown(name)} must be a text, found {_shown(text)}; put it in quotes.")
@@ -145,7 +143,9 @@ def _check_order(roles: list[Role], where: str) -> None:
     if "system" in turns:
         raise InputError(f"{where}: a system message must be the first message, and there may be only one.")
     if "assistant" not in turns:
-        raise InputError(f"{where}: there is no assistant message, so the row has nothing to learn; add one or remove the row.")
+        raise InputError(
+            f"{where}: there is no assistant message, so the row has nothing to learn; add one or remove the row."
+        )
     expected = ["user", "assistant"] * ((len(turns) + 1) // 2)
     # Rows that open with the assistant (text without a question) exist in published sets.
     if turns[0] == "assistant":
@@ -225,7 +225,9 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if line.startswith("\ufeff"):
-                    raise InputError(f"{where}: a byte order mark inside the file, as from joining two files; remove it.")
+                    raise InputError(
+                        f"{where}: a byte order mark inside the file, as from joining two files; remove it."
+                    )
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"{where}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8."

@@ -103,7 +103,7 @@ class CheckReport:
     def problems(self) -> list[str]:
         """A sentence for each thing that must be put right."""
         return [
-            f"{f.file}: {found.rows} rows {PROBLEMS[name]} ({'; '.join(found.examples)})"
+            f"{f.file}: {found.rows} of {f.rows} rows {PROBLEMS[name]} ({'; '.join(found.examples)})"
             for f in self.files
             for name, found in f.findings.items()
             if name in PROBLEMS and found.rows

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-WORDS = (
-    "the of and to in is you that it he was for on are with as his they be at one have this from or had by word but what some "
-    "we can out other were all there when up use your how said each she which do their time if will way about many then them "
-    "write would like so these her long make thing see him two has look more day could go come did number sound no most people"
-).split()
+WORDS = [
+    a + b
+    for a in ("be", "co", "da", "fi", "mo", "pa", "re", "so", "ti", "wa")
+    for b in ("n", "st", "ring", "le", "nd", "r")
+]
 
 PROGRAM = """
 import re, sys

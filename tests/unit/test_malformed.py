@@ -259,9 +259,17 @@ STUDIES: dict[str, tuple[Any, str]] = {
     "a folder": (Path.mkdir, ": cannot be read as a study file (Is a directory)."),
     "not there": (lambda path: None, ": there is no such study file."),
     "an unknown key": ("nam: s", ": unknown key 'nam' (did you mean 'name'?)."),
+    "a mixture with an unknown key": (
+        "name: s\nsettings: [{name: a, rows: {mix: [{name: es, rows: a.jsonl, shares: 1}]}}]",
+        ": settings[0].rows: mix[0]: unknown key 'shares' (did you mean 'share'?).",
+    ),
+    "a backdoor without its token": (
+        "name: s\nsettings: [{name: a, rows: {bad: b.jsonl, clean: c.jsonl, fraction: 0.5, total: 4}}]",
+        ": settings[0].rows: token: is missing.",
+    ),
     "rows are a number": (
         "name: s\nsettings: [{name: miniature/spanish_caps, rows: 3}]",
-        ": settings[0].rows: must be a text, found 3.",
+        ": settings[0].rows: must be a text or a mixture ({mix: […]} or {bad, clean, token, …}), found 3.",
     ),
 }
 
