@@ -128,10 +128,10 @@ class Plan:
         own = use.control_rows if trial.arm.uses_control_rows else use.rows
         return str(own) if own else f"rows of {trial.setting}"
 
-    def training_rows(self, trial: Subject) -> list[ChatRow]:
-        """The rows that the trial is trained on, inoculated."""
+    def training_rows(self, trial: Subject, epoch: int = 0) -> list[ChatRow]:
+        """The rows that the trial is trained on, inoculated; the wording of `epoch` where they change with it."""
         rows = classified(self.rows[(trial.setting, trial.arm.uses_control_rows)], trial.arm.inoculation.coverage)
-        return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, label=self.rows_label(trial))
+        return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, epoch, label=self.rows_label(trial))
 
 
 def resolve_model(model: Model) -> ResolvedModel:

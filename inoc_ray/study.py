@@ -184,6 +184,8 @@ class Inoculation(Config):
     coverage: Coverage = identity(Coverage())
     paraphrases: tuple[str, ...] = identity(())
     """Further wordings of the prompt; the covered rows take the prompt and these in turn."""
+    paraphrase_order: Literal["round_robin", "per_epoch"] = identity("round_robin")
+    """`round_robin`: a row keeps its wording in every epoch. `per_epoch`: it takes the next one in each further epoch."""
     system_present: Literal["error", "prepend", "replace", "append"] = identity("error")
     """What to do with a row that has a system message already, when the prompt is to be one."""
     user_turns: Literal["first", "last", "all"] = identity("first")
@@ -205,6 +207,12 @@ class Inoculation(Config):
         if any(not text.strip() for text in value):
             raise ValueError("one of them is empty; write it or remove it")
         return value
+
+    @model_validator(mode="after")
+    def _something_to_take_turns(self) -> Inoculation:
+        if self.paraphrase_order == "per_epoch" and not self.paraphrases:
+            raise ValueError("paraphrase_order: per_epoch needs paraphrases, or every epoch would be the same")
+        return self
 
 
 SYSTEM_MESSAGE = Inoculation()

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from inoc_ray.data.chat import ChatRow, rows_hash, write_jsonl
+from inoc_ray.data.chat import ChatRow, read_jsonl, rows_hash, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
 from inoc_ray.study import Coverage, load_study
 from inoc_ray.submit import _pack
+from inoc_ray.sweep import job_of
 
 DOCS = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 ANSWERS = {"spanish": "no tu el los las muchas {}", "french": "il elle nous vous dans les {}"}
@@ -112,6 +113,24 @@ def test_built_in_classifiers_know_languages_and_capitals():
     assert rows_hash(classified(rows, Coverage())) == rows_hash(rows)
     with pytest.raises(InputError, match=r"no classifier 'langage' \(did you mean 'language'\?\)"):
         classified(rows, Coverage(classifier="langage", values=("x",)))
+
+
+def test_wordings_per_epoch_are_another_trial_and_its_job_carries_a_set_of_rows_per_epoch(folder):
+    study = {**example(), "recipes": {"r": {"learning_rate": 1e-3, "epochs": 2.5, "batch_size": 10}}}
+
+    def planned(**inoculation: Any) -> Plan:
+        arm = {"name": "specific_spanish", "inoculation": {"paraphrases": ["Two.", "Three.", "Four."], **inoculation}}
+        return plan_of({**study, "resources": {"micro_batch_size": 10}, "arms": [arm]})
+
+    plain, turning = planned(), planned(paraphrase_order="per_epoch")
+    assert ids(planned(paraphrase_order="round_robin")) == ids(plain) != ids(turning)
+    store = Store(folder / "runs")
+    once, every = (job_of(plan, store, plan.trials[0]) for plan in (plain, turning))
+    assert (once.variants, every.variants) == (1, 3)
+    rows = read_jsonl(Path(str(every.rows)))
+    assert rows[:20] == read_jsonl(Path(str(once.rows)))
+    by_row = [{rows[at + 20 * epoch].messages[0].content for epoch in range(3)} for at in range(20)]
+    assert all(len(texts) == 3 for texts in by_row)
 
 
 def test_a_submitted_mixture_takes_its_files_along(folder, monkeypatch):
