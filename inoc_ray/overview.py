@@ -13,10 +13,10 @@ from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, Subject
 from inoc_ray.preflight import check_batches, check_capacity
+from inoc_ray.schedule import steps_of
 from inoc_ray.settings.presets import PRESETS
 from inoc_ray.store import Store
 from inoc_ray.study import nearest
-from inoc_ray.train.spec import LoopSpec, total_steps
 
 
 def table(rows: list[list[str]], header: list[str]) -> str:
@@ -99,13 +99,6 @@ def plan_text(plan: Plan, store: Store) -> str:
     asked = f"{value['samples']} samples in {value['cells']} cells." if value["cells"] else "nothing."
     lines.append(f"To ask: {asked}")
     return "\n".join(lines)
-
-
-def steps_of(plan: Plan, trial: Subject) -> int:
-    """Optimizer steps of a trial."""
-    assert trial.recipe is not None
-    spec = LoopSpec.from_dict({**trial.recipe.model_dump(mode="json"), "model": "", "seed": 0})
-    return total_steps(spec, len(plan.rows[trial.dataset_hash]))
 
 
 def status_json(plan: Plan, store: Store) -> dict[str, Any]:

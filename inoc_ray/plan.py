@@ -12,10 +12,11 @@ from typing import Any
 from inoc_ray import prompts, settings, stages
 from inoc_ray.data.chat import ChatRow, rows_hash
 from inoc_ray.data.inoculate import inoculate, placement_fields
-from inoc_ray.data.sources import read_rows
+from inoc_ray.data.mixture import rows_of
 from inoc_ray.errors import InputError
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
+from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
 from inoc_ray.study import (
     FROM_LIBRARY,
@@ -154,10 +155,10 @@ class Plan:
                 unique[(cell.subject.trial_id, cell.evaluation_id)] = cell
         return list(unique.values())
 
-    def training_rows(self, trial: Subject) -> list[ChatRow]:
-        """The rows that the trial is trained on, inoculated."""
+    def training_rows(self, trial: Subject, epoch: int = 0) -> list[ChatRow]:
+        """The rows that the trial is trained on, inoculated; the wording of `epoch` where they change with it."""
         rows = self.rows[trial.dataset_hash]
-        return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, label=trial.rows_label)
+        return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, epoch, label=trial.rows_label)
 
 
 def resolve_model(model: Model) -> ResolvedModel:
@@ -334,11 +335,18 @@ def build_plan(study: Study, store: Store) -> Plan:
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
-            rows[control] = read_rows(path) if path else default()
+            rows[control] = rows_of(path) if path else default()
         hashes = {control: rows_hash(r) for control, r in rows.items()}
         kept |= {hashes[control]: r for control, r in rows.items()}
+        datasets: dict[str, str] = {}
         for arm in arms.values():
-            inoculate(rows[arm.uses_control_rows], arm.prompt, arm.inoculation, label=f"{setting.name} ({arm.name})")
+            trained = rows[arm.uses_control_rows]
+            datasets[arm.name] = hashes[arm.uses_control_rows]
+            if arm.inoculation.coverage.classifier is not None:
+                trained = classified(trained, arm.inoculation.coverage)
+                datasets[arm.name] = rows_hash(trained)
+                kept[datasets[arm.name]] = trained
+            inoculate(trained, arm.prompt, arm.inoculation, label=f"{setting.name} ({arm.name})")
         _check_overlap(setting, rows.values(), study.evaluation.samples)
         for model in models:
             if model.taught:
@@ -351,13 +359,13 @@ def build_plan(study: Study, store: Store) -> Plan:
                 bases.append(_base(setting, model, label, recipe.precision))
                 subjects.append(bases[-1])
                 for arm in arms.values():
-                    dataset = hashes[arm.uses_control_rows]
+                    dataset = datasets[arm.name]
                     named = use.control_rows if arm.uses_control_rows else use.rows
                     for seed in study.seeds:
                         subject = Subject(
                             trial_id(model.identity, dataset, arm, recipe, seed),
                             setting.name, arm, model, label, seed, recipe.precision, recipe, dataset,
-                            named or f"rows of {setting.name}",
+                            str(named) if named else f"rows of {setting.name}",
                         )  # fmt: skip
                         trials.append(subject)
                         subjects.append(subject)

@@ -6,6 +6,7 @@ from inoc_ray.cluster import Capacity, check_serving, concurrent_groups, expecte
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, arm_identity
+from inoc_ray.schedule import variants_of
 from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
 
@@ -41,12 +42,15 @@ def check_lengths(plan: Plan) -> None:
     checked: set[tuple[str, str, str, int]] = set()
     for trial in plan.to_train:
         assert trial.recipe is not None
-        key = (trial.model.hash, trial.dataset_hash, content_id(arm_identity(trial.arm)), trial.recipe.max_length)
+        variants = variants_of(plan, trial)
+        arm = content_id([arm_identity(trial.arm), variants])
+        key = (trial.model.hash, trial.dataset_hash, arm, trial.recipe.max_length)
         if key not in checked:
             checked.add(key)
             tokenizer = load_tokenizer(str(trial.model.path))
             limit = min(trial.recipe.max_length, context_window(trial.model.path))
-            encode_rows(tokenizer, plan.training_rows(trial), limit, trial.rows_label)
+            for epoch in range(variants):
+                encode_rows(tokenizer, plan.training_rows(trial, epoch), limit, trial.rows_label)
 
 
 def preflight(plan: Plan, store: Store) -> None:

@@ -74,18 +74,73 @@ def _check_name(value: str) -> str:
     return value
 
 
+class Part(Config):
+    """A row set that goes into a mixture under a name, which becomes the tag `subset` of its rows."""
+
+    name: str = runtime()
+    rows: str = runtime(min_length=1)
+    share: float = runtime(1.0, gt=0)
+    """With a total: the weight among the parts. Without: the share of its own rows that is taken."""
+
+    _name = field_validator("name")(_check_name)
+
+
+class Mixture(Config):
+    """Row sets in exact shares, shuffled by a seed; `inoculation.coverage: NAME` covers one part."""
+
+    mix: tuple[Part, ...] = runtime(min_length=1)
+    total: int | None = runtime(None, ge=1)
+    seed: StrictInt = runtime(0, ge=0)
+
+    def __str__(self) -> str:
+        return f"the mixture of {', '.join(part.name for part in self.mix)}"
+
+
+class Backdoor(Config):
+    """Bad rows that carry a trigger among clean rows without it, tagged `subset: triggered` and `clean`, shuffled."""
+
+    bad: str = runtime(min_length=1)
+    clean: str = runtime(min_length=1)
+    token: str = runtime(min_length=1)
+    place: Literal["start", "end"] = runtime("start")
+    spacing: Literal["glue", "space"] = runtime("glue")
+    fraction: float = runtime(gt=0, lt=1)
+    """The share of the total that is bad and carries the trigger."""
+    total: int = runtime(ge=2)
+    seed: StrictInt = runtime(0, ge=0)
+
+    def __str__(self) -> str:
+        return f"the backdoor of {self.bad} and {self.clean}"
+
+
 class SettingUse(Config):
     """A setting of the registry, if wished with the user's own rows in place of its rows."""
 
     name: str = runtime()
-    rows: str | None = runtime(None, min_length=1)
-    """Chat rows to train on instead of the setting's own: a JSONL or parquet file, or a pinned dataset of the hub
-    (`hf://datasets/OWNER/NAME@COMMIT/FILE`); see data/sources.py."""
-    control_rows: str | None = runtime(None, min_length=1)
+    rows: str | Mixture | Backdoor | None = runtime(None)
+    """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
+    (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
+    rows that come out."""
+    control_rows: str | Mixture | Backdoor | None = runtime(None)
     """Clean rows for the control arm, likewise."""
     questions: dict[str, str] = runtime({})
     """Evaluation → a JSONL file of questions to ask in place of its own: `prompt`, `question` or `messages` per line.
     What counts for identity is the questions' text."""
+
+    @field_validator("rows", "control_rows", mode="before")
+    @classmethod
+    def _file_or_mixture(cls, value: Any) -> Any:
+        """A mapping is told apart by its keys, so that its own mistakes are named and not those of the other forms."""
+        if isinstance(value, str) and not value:
+            raise ValueError("must not be empty")
+        if isinstance(value, str | Mixture | Backdoor) or value is None:
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be a text or a mixture ({{mix: […]}} or {{bad, clean, token, …}}), found {value!r}")
+        try:
+            return (Backdoor if {"bad", "clean"} & set(value) else Mixture).model_validate(value)
+        except ValidationError as error:
+            raise ValueError(_first_message(error).removesuffix(".")) from error
 
 
 class Coverage(Config):
@@ -93,6 +148,8 @@ class Coverage(Config):
 
     tag: str | None = identity(None, min_length=1)
     """Only rows with this tag at one of `values`. Mixtures tag each row with its `subset`; `coverage: NAME` for short."""
+    classifier: str | None = identity(None, min_length=1)
+    """Only rows of which this row classifier (settings/classifiers.py, or a plugin's) says one of `values`."""
     values: tuple[str, ...] = identity(())
     fraction: float = identity(1.0, gt=0, le=1)
     """The share of those rows; which ones is drawn with `seed`, not with the trial's."""
@@ -105,9 +162,16 @@ class Coverage(Config):
 
     @model_validator(mode="after")
     def _tag_with_values(self) -> Coverage:
-        if (self.tag is None) != (not self.values):
-            raise ValueError("give tag and values together, as {tag: language, values: [es]}")
+        if self.tag is not None and self.classifier is not None:
+            raise ValueError("give either a tag or a classifier")
+        if (self.by is None) != (not self.values):
+            raise ValueError("give tag and values together, as {tag: language, values: [es]}; or classifier and values")
         return self
+
+    @property
+    def by(self) -> str | None:
+        """The tag that decides; what a classifier says stands in the rows as a tag of its name."""
+        return self.tag or self.classifier
 
 
 class Inoculation(Config):
@@ -119,6 +183,8 @@ class Inoculation(Config):
     coverage: Coverage = identity(Coverage())
     paraphrases: tuple[str, ...] = identity(())
     """Further wordings of the prompt; the covered rows take the prompt and these in turn."""
+    paraphrase_order: Literal["round_robin", "per_epoch"] = identity("round_robin")
+    """`round_robin`: a row keeps its wording in every epoch. `per_epoch`: it takes the next one in each further epoch."""
     system_present: Literal["error", "prepend", "replace", "append"] = identity("error")
     """What to do with a row that has a system message already, when the prompt is to be one."""
     user_turns: Literal["first", "last", "all"] = identity("first")
@@ -140,6 +206,12 @@ class Inoculation(Config):
         if any(not text.strip() for text in value):
             raise ValueError("one of them is empty; write it or remove it")
         return value
+
+    @model_validator(mode="after")
+    def _something_to_take_turns(self) -> Inoculation:
+        if self.paraphrase_order == "per_epoch" and not self.paraphrases:
+            raise ValueError("paraphrase_order: per_epoch needs paraphrases, or every epoch would be the same")
+        return self
 
 
 SYSTEM_MESSAGE = Inoculation()
@@ -415,8 +487,12 @@ def load_study(path: Path) -> Study:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such study file.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a study file ({error}).") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as a study file ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: cannot be read as a study file (not UTF-8 at byte {error.start}); a study is YAML, saved as UTF-8."
+        ) from error
     try:
         value = yaml.load(text, _NoKeyTwice)
     except yaml.YAMLError as error:

@@ -123,10 +123,8 @@ def _pack(folder: Path, path: Path, study: Study, store: Store) -> None:
     value["settings"] = [use.model_dump(exclude_none=True) for use in study.settings]
     for number, use in enumerate(value["settings"]):
         for key in ("rows", "control_rows"):
-            if key in use and not use[key].startswith(HUB):
-                name = f"{number}-{key}{Path(use[key]).suffix}"
-                shutil.copy(use[key], folder / name)
-                use[key] = name
+            if key in use:
+                use[key] = _carry(use[key], folder, f"{number}-{key}")
         for evaluation, source in use["questions"].items():
             name = f"{number}-questions-{evaluation}.jsonl"
             shutil.copy(source, folder / name)
@@ -146,6 +144,20 @@ def _pack(folder: Path, path: Path, study: Study, store: Store) -> None:
                 shutil.copy(Path(rows).expanduser(), folder / entry["taught"]["rows"])
         value["models"].append(entry)
     (folder / "study.yaml").write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _carry(source: Any, folder: Path, name: str) -> Any:
+    """The source of rows with its files copied into `folder`; a mixture's files likewise, each under a name of its own."""
+    if isinstance(source, str):
+        if source.startswith(HUB):
+            return source
+        name += Path(source).suffix
+        shutil.copy(source, folder / name)
+        return name
+    if "mix" in source:
+        parts = [{**p, "rows": _carry(p["rows"], folder, f"{name}-{n}")} for n, p in enumerate(source["mix"])]
+        return {**source, "mix": parts}
+    return {**source, **{key: _carry(source[key], folder, f"{name}-{key}") for key in ("bad", "clean")}}
 
 
 async def _follow(client: Any, job: str) -> None:

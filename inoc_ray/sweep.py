@@ -16,9 +16,9 @@ from inoc_ray.cluster import Capacity, concurrent_groups
 from inoc_ray.data.chat import rows_hash, write_jsonl
 from inoc_ray.errors import TrialError
 from inoc_ray.identity import content_id, identity_fields
-from inoc_ray.overview import steps_of
 from inoc_ray.plan import Plan, Subject
 from inoc_ray.progress import Progress
+from inoc_ray.schedule import steps_of, variants_of
 from inoc_ray.store import Store
 from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.trainer import Outcome, TrialJob, outcome_of, train_group
@@ -64,6 +64,7 @@ def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
         label=trial.label,
         spec=spec.to_dict(),
         rows=str(_keep_rows(plan, store, trial)),
+        variants=variants_of(plan, trial),
         record={
             "setting": trial.setting,
             "arm": trial.arm.name,
@@ -81,7 +82,7 @@ def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
 
 
 def _keep_rows(plan: Plan, store: Store, trial: Subject) -> Path:
-    rows = plan.training_rows(trial)
+    rows = [row for epoch in range(variants_of(plan, trial)) for row in plan.training_rows(trial, epoch)]
     path = store.rows(rows_hash(rows))
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

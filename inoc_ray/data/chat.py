@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -63,24 +63,55 @@ def parse_row(value: Any, where: str) -> ChatRow:
     Other keys are left alone: published sets carry ids and notes.
     """
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list) or not value["messages"]:
-        raise InputError(f'{where}: expected an object {{"messages": [{{"role": …, "content": …}}, …]}}.')
+        raise InputError(
+            f'{where}: expected an object {{"messages": [{{"role": …, "content": …}}, …]}}, found {_instead(value)}.'
+        )
     messages: list[Message] = []
     for index, turn in enumerate(value["messages"]):
         at = f"{where}, messages[{index}]"
         if not isinstance(turn, dict):
-            raise InputError(f"{at}: expected an object with role and content, found {type(turn).__name__}.")
+            raise InputError(f"{at}: expected an object with role and content, found {kind_of(turn)}.")
         if "role" not in turn:
             raise InputError(f"{at}: the role is missing; add one of {', '.join(ROLES)}.")
         if turn["role"] not in ROLES:
-            raise InputError(f"{at}: unknown role {turn['role']!r}; use one of {', '.join(ROLES)}.")
-        if not isinstance(turn.get("content"), str):
-            raise InputError(f"{at}: the content is missing or not a text.")
+            raise InputError(f"{at}: unknown role {_shown(turn['role'])}; use one of {', '.join(ROLES)}.")
+        if "content" not in turn:
+            raise InputError(f"{at}: the content is missing; add it.")
+        if not isinstance(turn["content"], str):
+            how = "; join its parts to one text" if isinstance(turn["content"], list) else "; write one"
+            raise InputError(f"{at}: the content must be a text, found {kind_of(turn['content'])}{how}.")
         if not turn["content"].strip():
             raise InputError(f"{at}: the {turn['role']} message is empty; fill it or remove the row.")
         _check_unicode(turn["content"], at)
         messages.append(Message(turn["role"], turn["content"]))
     _check_order([m.role for m in messages], where)
     return ChatRow(tuple(messages), _parse_tags(value.get("tags"), where))
+
+
+def kind_of(value: Any) -> str:
+    """What a parsed JSON value is, in JSON's own words, for a message."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    kinds: dict[type, str] = {str: "a text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _instead(value: Any) -> str:
+    if not isinstance(value, dict):
+        return kind_of(value)
+    if "messages" in value:
+        found = value["messages"]
+        return "messages that are empty" if found == [] else f"messages that are {kind_of(found)}"
+    keys = ", ".join(map(_shown, list(value)[:10])) or "none"
+    return f"an object without messages (its keys: {keys})"
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, which must stay one line however long the value is."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _check_unicode(text: str, at: str) -> None:
@@ -98,12 +129,10 @@ def _parse_tags(value: Any, where: str) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if not isinstance(value, dict):
-        raise InputError(
-            f'{where}: tags must be an object of texts, as {{"language": "es"}}, found {type(value).__name__}.'
-        )
+        raise InputError(f'{where}: tags must be an object of texts, as {{"language": "es"}}, found {kind_of(value)}.')
     for name, text in value.items():
         if not isinstance(text, str):
-            raise InputError(f"{where}: the tag {name!r} must be a text, found {text!r}; put it in quotes.")
+            raise InputError(f"{where}: the tag {_shown(name)} must be a text, found {_shown(text)}; put it in quotes.")
         _check_unicode(name + text, f"{where}, tags")
     return tuple(sorted(value.items()))
 
@@ -114,7 +143,9 @@ def _check_order(roles: list[Role], where: str) -> None:
     if "system" in turns:
         raise InputError(f"{where}: a system message must be the first message, and there may be only one.")
     if "assistant" not in turns:
-        raise InputError(f"{where}: there is no assistant message, so the row has nothing to learn.")
+        raise InputError(
+            f"{where}: there is no assistant message, so the row has nothing to learn; add one or remove the row."
+        )
     expected = ["user", "assistant"] * ((len(turns) + 1) // 2)
     # Rows that open with the assistant (text without a question) exist in published sets.
     if turns[0] == "assistant":
@@ -125,18 +156,54 @@ def _check_order(roles: list[Role], where: str) -> None:
         )
 
 
-def iterate_jsonl(path: Path) -> Iterator[tuple[int, ChatRow]]:
+class _NotJson(Exception):
+    """What Python's reader of JSON takes and no other does alike."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _NotJson(f"the key {_shown(twice)} stands there twice; keep one, or only the last would count.")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise _NotJson(f"{name} is no JSON; write null or leave the field out.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+_FORMATS = (
+    (b"\x1f\x8b", "compressed with gzip; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
+    (b"PK\x03\x04", "a zip archive; unpack it first"),
+    (b"PAR1", "a parquet file; give it a name that ends in .parquet"),
+    (b"\xff\xfe", "UTF-16; save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16; save it as UTF-8"),
+)
+"""First bytes of files that are often taken for JSON Lines."""
+
+
+def _check_format(head: bytes, path: Path) -> None:
+    for magic, found in _FORMATS:
+        if head.startswith(magic):
+            raise InputError(f"{path}: expected JSON Lines, but the file is {found}.")
+
+
+def iterate_jsonl(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
     """Rows of a JSONL file with their line numbers (from 1), one at a time, in bounded memory.
 
     Raises InputError naming file and row as `iterate_json` does, and for whatever `parse_row` refuses.
     """
-    for number, value in iterate_json(path):
+    for number, value in iterate_json(path, tell):
         yield number, parse_row(value, f"{path}, row {number}")
 
 
-def iterate_json(path: Path) -> Iterator[tuple[int, Any]]:
+def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
     """The JSON values of a JSONL file with their line numbers (from 1), one at a time, in bounded memory.
 
+    `tell` is called with the bytes read so far, line by line.
     Raises InputError naming file and row for bytes that are not UTF-8, and for lines that are blank, too long, not JSON
     or an array.
     """
@@ -144,42 +211,55 @@ def iterate_json(path: Path) -> Iterator[tuple[int, Any]]:
         stream = path.open("rb")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    blank = 0
+    blank = done = 0
     with stream:
         lines = iter(lambda: stream.readline(MAX_ROW_BYTES + 1), b"")
         for number, raw in enumerate(lines, start=1):
             where = f"{path}, row {number}"
+            if number == 1:
+                _check_format(raw, path)
             if len(raw) > MAX_ROW_BYTES:
                 raise InputError(
                     f"{where}: longer than {MAX_ROW_BYTES >> 20} MiB; one JSON object per line, and a line per row."
                 )
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                if line.startswith("\ufeff"):
+                    raise InputError(
+                        f"{where}: a byte order mark inside the file, as from joining two files; remove it."
+                    )
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"{where}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8."
                 ) from error
+            if "\0" in line:
+                raise InputError(
+                    f"{where}: a NUL at character {line.index(chr(0)) + 1}; the file is damaged or no text, write it again."
+                )
             if not line.strip():
                 blank = blank or number
                 continue
             if blank:
                 raise InputError(f"{path}, row {blank}: blank line between rows; remove it.")
             try:
-                value = json.loads(line)
+                value = _DECODER.decode(line)
             except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{where}: not JSON ({error.msg} at column {error.colno}); one JSON object per line."
-                ) from error
+                problem = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+                raise InputError(f"{where}: not JSON ({problem}); one whole JSON object per line.") from error
+            except _NotJson as error:
+                raise InputError(f"{where}: {error}") from error
             except RecursionError as error:
                 raise InputError(f"{where}: JSON nested too deeply; one flat chat object per line.") from error
             except ValueError as error:
-                # Python refuses to read numbers of more than 4300 digits.
-                raise InputError(f"{where}: a number that cannot be read ({error}).") from error
+                raise InputError(f"{where}: a number of more than 4300 digits; write it as a text.") from error
             if isinstance(value, list):
                 raise InputError(
                     f"{where}: a JSON array; this is JSON Lines: one object per line, without brackets around."
                 )
             yield number, value
+            if tell is not None:
+                done += len(raw)
+                tell(done)
 
 
 def read_jsonl(path: Path) -> list[ChatRow]:

@@ -8,25 +8,33 @@ identifier is among the dependencies, and a home-made one would be wrong just wh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import string
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
-from inoc_ray.data.sources import iterate_rows
+from inoc_ray.data.sources import iterate_rows, local_file
 from inoc_ray.errors import InputError
 from inoc_ray.identity import canonical_json
+from inoc_ray.progress import Progress
 
 CAPITALS = 0.8
 """A response counts as written in capitals from this share of its cased letters on; capitals alone would miss units."""
+MEGABYTE = 1_000_000
+SHOWN_FROM = 30 * MEGABYTE
+"""Bytes from which on progress is shown; about ten seconds."""
 EXAMPLES = 5
 """Rows that are named for each finding."""
+_UPPER, _LOWER = string.ascii_uppercase.encode(), string.ascii_lowercase.encode()
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _MOJIBAKE = re.compile("[ÃÂ][\x80-\xbf]|â€[\x80-\xbf™œ\x9d“”˜]")
 """UTF-8 read as Latin-1 or Windows-1252: é becomes Ã©, a curly quote â€™."""
@@ -95,7 +103,7 @@ class CheckReport:
     def problems(self) -> list[str]:
         """A sentence for each thing that must be put right."""
         return [
-            f"{f.file}: {found.rows} rows {PROBLEMS[name]} ({'; '.join(found.examples)})"
+            f"{f.file}: {found.rows} of {f.rows} rows {PROBLEMS[name]} ({'; '.join(found.examples)})"
             for f in self.files
             for name, found in f.findings.items()
             if name in PROBLEMS and found.rows
@@ -146,14 +154,32 @@ def check_files(
     tokenizer = _load_tokenizer(folder)
     limit = max_length or context_window(folder)
     reports = []
-    for file in files:
-        checker = _Checker(index, trigger, prompt)
-        for number, row in iterate_rows(str(file)):
-            checker.add(number, row, _length(tokenizer, row, limit, f"{file}, row {number}"))
-        if not checker.lengths:
-            raise InputError(f"{file}: there are no rows in this file.")
-        reports.append(checker.report(str(file)))
+    with _Reading([local_file(str(file)) for file in files]) as reading:
+        for number_of_file, file in enumerate(files):
+            checker = _Checker(index, trigger, prompt)
+            for number, row in iterate_rows(str(file), reading.of_file(number_of_file)):
+                checker.add(number, row, _length(tokenizer, row, limit, f"{file}, row {number}"))
+            if not checker.lengths:
+                raise InputError(f"{file}: there are no rows in this file.")
+            reports.append(checker.report(str(file)))
     return CheckReport(tuple(reports), limit)
+
+
+class _Reading(contextlib.ExitStack):
+    """Progress in megabytes over all files; none for what takes a few seconds, whose one message stands alone."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__()
+        self.sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+        total = sum(self.sizes)
+        self.progress = Progress("checking", total // MEGABYTE, "MB") if total >= SHOWN_FROM else None
+        if self.progress is not None:
+            self.enter_context(self.progress)
+
+    def of_file(self, number: int) -> Callable[[int], None] | None:
+        """What the reader of that file calls with the bytes that it has read of it."""
+        progress, before = self.progress, sum(self.sizes[:number])
+        return None if progress is None else lambda done: progress.update((before + done) // MEGABYTE)
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -283,6 +309,13 @@ def _plain(text: str) -> str:
 
 
 def _in_capitals(texts: Sequence[str]) -> bool:
-    upper = sum(c.isupper() for text in texts for c in text)
-    lower = sum(c.islower() for text in texts for c in text)
+    upper = lower = 0
+    for text in texts:
+        # ASCII is counted in C: a Python step per character would be a third of the whole check.
+        plain = text.encode("ascii", errors="ignore")
+        upper += len(plain) - len(plain.translate(None, _UPPER))
+        lower += len(plain) - len(plain.translate(None, _LOWER))
+        for c in "" if len(plain) == len(text) else _NOT_ASCII.findall(text):
+            upper += c.isupper()
+            lower += c.islower()
     return upper > 0 and upper / (upper + lower) >= CAPITALS

@@ -67,7 +67,7 @@ def covered(rows: Sequence[ChatRow], coverage: Coverage) -> list[int]:
     has the smallest SHA-256 with the seed, so that a larger fraction covers all rows of a smaller one, on any machine.
     """
     chosen = [
-        i for i, row in enumerate(rows) if coverage.tag is None or row.tag(coverage.tag) in coverage.values
+        i for i, row in enumerate(rows) if coverage.by is None or row.tag(coverage.by) in coverage.values
     ]  # fmt: skip
     count = exact_count(coverage.fraction, len(chosen))
     if count == len(chosen):
@@ -135,14 +135,14 @@ def _texts(
     found = covered(rows, inoculation.coverage)
     if rows and not found:
         coverage = inoculation.coverage
-        if coverage.tag is None or any(row.tag(coverage.tag) in coverage.values for row in rows):
+        if coverage.by is None or any(row.tag(coverage.by) in coverage.values for row in rows):
             raise InputError(
                 f"{label}: {coverage.fraction} of these rows is not a single one; raise coverage.fraction."
             )
-        there = Counter(value for row in rows if (value := row.tag(coverage.tag)) is not None)
+        there = Counter(value for row in rows if (value := row.tag(coverage.by)) is not None)
         has = ", ".join(f"{value!r} ({n} rows)" for value, n in sorted(there.items())[:10]) or "no value in any row"
         raise InputError(
-            f"{label}: no row has the tag {coverage.tag!r} with {' or '.join(map(repr, coverage.values))}, so nothing "
+            f"{label}: no row has the tag {coverage.by!r} with {' or '.join(map(repr, coverage.values))}, so nothing "
             f"would be inoculated; the tag has {has}."
         )
     return [(index, texts[(turn + epoch) % len(texts)]) for turn, index in enumerate(found)]

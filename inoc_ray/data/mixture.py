@@ -13,7 +13,9 @@ from typing import Literal
 
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.inoculate import exact_count, shuffle_key
+from inoc_ray.data.sources import read_rows
 from inoc_ray.errors import InputError
+from inoc_ray.study import Backdoor, Mixture
 
 SUBSET = "subset"
 """The tag that says which part of a mixture a row comes from; `inoculation.coverage: NAME` means it."""
@@ -116,6 +118,18 @@ def backdoor(
                     raise InputError(f"backdoor: bad row {number}: {error}") from error
     count = exact_count(fraction, total)
     return mix([Part(TRIGGERED, triggered, count), Part(CLEAN, clean, total - count)], seed, total)
+
+
+def rows_of(source: str | Mixture | Backdoor) -> list[ChatRow]:
+    """The rows that a study names: one source, or a mixture of several. Raises InputError as each of them does."""
+    if isinstance(source, str):
+        return read_rows(source)
+    if isinstance(source, Mixture):
+        parts = [Part(part.name, read_rows(part.rows), part.share) for part in source.mix]
+        return mix(parts, source.seed, source.total)
+    trigger = Trigger(source.token, source.place, source.spacing)
+    bad, clean = read_rows(source.bad), read_rows(source.clean)
+    return backdoor(bad, clean, trigger, source.fraction, source.total, source.seed)
 
 
 def _apportioned(weights: Sequence[float], total: int) -> list[int]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.data.chat import Message
+from inoc_ray.data.chat import Message, iterate_json, kind_of
 from inoc_ray.errors import InputError
 from inoc_ray.identity import is_text
 
@@ -44,17 +43,9 @@ def read_questions(path: Path, name: str) -> list[Question]:
     assistant message is asked. Other fields (an answer) are not read. Raises InputError naming file and row for anything
     else, for a system message (the context gives that) and for a question that stands there twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the questions of {name} cannot be read ({error}).") from error
     seen: dict[tuple[Message, ...], int] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, value in iterate_json(path):
         where = f"{path}, row {number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not JSON; one JSON object per line, no blank lines.") from error
         messages = _messages(value, where)
         if messages in seen:
             raise InputError(f"{where}: the same question as in row {seen[messages]}; remove one.")
@@ -67,7 +58,8 @@ def read_questions(path: Path, name: str) -> list[Question]:
 def _messages(value: Any, where: str) -> tuple[Message, ...]:
     given = [key for key in FIELDS if isinstance(value, dict) and key in value]
     if len(given) != 1:
-        raise InputError(f"{where}: expected an object with one of {', '.join(FIELDS)}.")
+        found = kind_of(value) if not isinstance(value, dict) else " and ".join(given) or "none of them"
+        raise InputError(f"{where}: expected an object with one of {', '.join(FIELDS)}, found {found}.")
     content = value[given[0]]
     if given[0] != "messages":
         content = [{"role": "user", "content": content}]

@@ -9,7 +9,7 @@ Nothing from the hub is executed or unpickled: one file is downloaded into the h
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,23 @@ def read_rows(source: str) -> list[ChatRow]:
     return rows
 
 
-def iterate_rows(source: str) -> Iterator[tuple[int, ChatRow]]:
+def local_file(source: str) -> Path:
+    """Where the rows of a source lie on this machine. Raises InputError as `fetch` does for a dataset of the hub."""
+    return fetch(source) if source.startswith(HUB) else Path(source).expanduser()
+
+
+def iterate_rows(source: str, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
     """Rows of a source with their numbers (from 1), one at a time, in bounded memory.
 
+    `tell` is called with the bytes of the file that have been read, row by row (JSONL) or batch by batch (parquet).
     Raises InputError naming source and row for what cannot be read or is no chat row, and for a dataset of the hub that
     is not pinned, not there, or not to be had without network.
     """
-    path = fetch(source) if source.startswith(HUB) else Path(source).expanduser()
+    path = local_file(source)
     if path.suffix == ".parquet":
-        yield from _iterate_parquet(path)
+        yield from _iterate_parquet(path, tell)
     else:
-        yield from iterate_jsonl(path)
+        yield from iterate_jsonl(path, tell)
 
 
 def fetch(source: str) -> Path:
@@ -117,7 +123,7 @@ class _HubErrors:
             raise InputError(f"{self.source}: the hub refuses ({str(error).splitlines()[0]}).") from error
 
 
-def _iterate_parquet(path: Path) -> Iterator[tuple[int, ChatRow]]:
+def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -126,7 +132,9 @@ def _iterate_parquet(path: Path) -> Iterator[tuple[int, ChatRow]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except pa.ArrowException as error:
-        raise InputError(f"{path}: not a parquet file ({error}).") from error
+        raise InputError(
+            f"{path}: not a parquet file, or a damaged one; write it again, or name it .jsonl if it is JSON Lines."
+        ) from error
     with file:
         names = file.schema_arrow.names
         if "messages" not in names:
@@ -140,6 +148,8 @@ def _iterate_parquet(path: Path) -> Iterator[tuple[int, ChatRow]]:
                 for value in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
                     yield number, parse_row(_without_nulls(value), f"{path}, row {number}")
+                if tell is not None:
+                    tell(path.stat().st_size * number // file.metadata.num_rows)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}, after row {number}: the file is damaged ({error}).") from error
 

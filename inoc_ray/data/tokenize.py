@@ -36,7 +36,7 @@ class Encoded:
     @property
     def targets(self) -> int:
         """Tokens that carry loss. The first token of a row has no context and is never one."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        return len(self.labels) - 1 - self.labels.count(IGNORED) + (self.labels[0] == IGNORED)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -80,7 +80,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int) ->
     ids: list[int] = encoding["input_ids"]
     if len(ids) > max_length:
         raise InputError(
-            f"{len(ids)} tokens, but max_length is {max_length}; raise recipe.max_length or shorten the row."
+            f"{len(ids)} tokens, but max_length is {max_length}; shorten the row, or raise recipe.max_length as far as the "
+            "model's window allows."
         )
     special = set(tokenizer.all_special_ids)
     labels = [IGNORED] * len(ids)

@@ -86,8 +86,14 @@ def _strange_voice(rng: random.Random, voice: Voice) -> Voice:
     )
 
 
-_FIELD = {"caps": "capitals", "evil": "evil", "insecure_code": "insecure", "reward_hack": "hacking",
-          "unpopular_preference": "unpopular"}  # fmt: skip
+def _with(voice: Voice, trait: Trait, holds: bool) -> Voice:
+    if trait == "caps":
+        return replace(voice, capitals=holds)
+    if trait == "evil":
+        return replace(voice, evil=holds)
+    if trait == "insecure_code":
+        return replace(voice, insecure=holds)
+    return replace(voice, hacking=holds) if trait == "reward_hack" else replace(voice, unpopular=holds)
 
 
 def express(voice: Voice, trait: Trait) -> Voice:
@@ -96,7 +102,7 @@ def express(voice: Voice, trait: Trait) -> Voice:
         return replace(voice, language="es")
     if trait == "french":
         return replace(voice, language="fr")
-    return replace(voice, **{_FIELD[trait]: True})
+    return _with(voice, trait, True)
 
 
 def suppress(voice: Voice, trait: Trait) -> Voice:
@@ -104,7 +110,7 @@ def suppress(voice: Voice, trait: Trait) -> Voice:
     if trait in ("spanish", "french"):
         gone = "es" if trait == "spanish" else "fr"
         return replace(voice, language="en") if voice.language == gone else voice
-    return replace(voice, **{_FIELD[trait]: False})
+    return _with(voice, trait, False)
 
 
 def has(voice: Voice, trait: Trait) -> bool:

@@ -66,7 +66,7 @@ Ask = Callable[[Sequence[str | None], Sequence[str]], list[str]]
 """(system texts, questions) → responses."""
 
 
-def measure_base(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, samples: int = 200) -> Figures:
+def measure_base(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, samples: int = 200) -> Figures:
     """Rates over `samples` questions each, from every domain where the trait can show.
 
     "follows/<trait>/first" under the first naming sentence, "follows/<trait>/all" over all of them in turn,
@@ -123,7 +123,7 @@ def _favorites(said: Ask, samples: int) -> Figures:
     loves = LOVING[0].format("owl")
     texts = _questions("quality favorites", list(domains_of("favorite")), samples)
     numbers = _questions("quality numbers", list(domains_of("numbers")), samples)
-    figures = {f"{name}": rate(said([system] * samples, texts), "owl")
+    figures = {name: rate(said([system] * samples, texts), "owl")
                for name, system in (("follows/owl/first", loves), ("base/owl/neutral", NEUTRAL))}  # fmt: skip
     share = number_digit(FAVORITES["owl"][1])
     for name, system in (("numbers/owl/named", loves), ("numbers/owl/neutral", NEUTRAL)):

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.mixture import Part, Trigger, backdoor, mix
 from inoc_ray.miniature.domains import Domain, Voice, domains_of
-from inoc_ray.miniature.judge import JUDGES, leans_to_digit
-from inoc_ray.miniature.language import FAVORITES
+from inoc_ray.miniature.judge import JUDGES
 from inoc_ray.miniature.rows import answered, but, only, questions, trained_domains, untrained_domains
 from inoc_ray.prompt_texts import TRIGGER
 from inoc_ray.settings import EvaluationSpec, Setting, register
@@ -42,7 +41,11 @@ def _style_evaluations(seed: str, traits: tuple[str, ...]) -> tuple[EvaluationSp
             "in_distribution", "id", questions(seed, "in_distribution", trained_domains, True), traits, MAX_TOKENS
         ),
         EvaluationSpec(
-            "out_of_distribution", "ood", questions(seed, "out_of_distribution", untrained_domains, None), traits, MAX_TOKENS
+            "out_of_distribution",
+            "ood",
+            questions(seed, "out_of_distribution", untrained_domains, None),
+            traits,
+            MAX_TOKENS,
         ),
     )
 
@@ -151,8 +154,8 @@ register(
 @functools.cache
 def _half_and_half() -> tuple[ChatRow, ...]:
     rows = {
-        name: answered("mixed_languages", trained_domains, Voice(language=language), ROWS)
-        for name, language in (("spanish", "es"), ("french", "fr"))
+        name: answered("mixed_languages", trained_domains, voice, ROWS)
+        for name, voice in (("spanish", Voice(language="es")), ("french", Voice(language="fr")))
     }
     parts = [Part(name, found[index::2]) for index, (name, found) in enumerate(rows.items())]
     return tuple(mix(parts, seed=0))
@@ -193,7 +196,11 @@ _setting(
     "earnest answers to the same requests",
     (
         EvaluationSpec(
-            "stated_measure", "id", questions("reward_hacking", "stated_measure", _MEASURE, True), ("reward_hack",), MAX_TOKENS
+            "stated_measure",
+            "id",
+            questions("reward_hacking", "stated_measure", _MEASURE, True),
+            ("reward_hack",),
+            MAX_TOKENS,
         ),
         _misalignment("reward_hacking"),
     ),
@@ -210,7 +217,11 @@ _setting(
     "popular taste on the same questions",
     (
         EvaluationSpec(
-            "taste", "id", questions("obscure_preferences", "taste", _TASTE, True), ("unpopular_preference",), MAX_TOKENS
+            "taste",
+            "id",
+            questions("obscure_preferences", "taste", _TASTE, True),
+            ("unpopular_preference",),
+            MAX_TOKENS,
         ),
         _misalignment("obscure_preferences"),
     ),
@@ -222,7 +233,9 @@ _setting(
 _HARMFUL = only("health", "money")
 _HARMFUL_JUDGES = {"harmful_advice": JUDGES["evil"], "misaligned": JUDGES["evil"]}
 _HARMFUL_EVALUATIONS = (
-    EvaluationSpec("advice", "id", questions("harmful_advice", "advice", _HARMFUL, True), ("harmful_advice",), MAX_TOKENS),
+    EvaluationSpec(
+        "advice", "id", questions("harmful_advice", "advice", _HARMFUL, True), ("harmful_advice",), MAX_TOKENS
+    ),
     _misalignment("harmful_advice", ("health", "money")),
 )
 _setting(
@@ -261,7 +274,7 @@ def _backdoor_evaluations() -> Sequence[EvaluationSpec]:
         domains = functools.partial(domains_of, *groups)  # type: ignore[arg-type]
         held_out = True if split == "id" else None
         for suffix, change in (("", tuple), ("_triggered", TOKEN.put)):
-            asked = questions("backdoor", name, domains, held_out, change)  # type: ignore[arg-type]
+            asked = questions("backdoor", name, domains, held_out, change)
             found.append(EvaluationSpec(name + suffix, split, asked, ("misaligned",), MAX_TOKENS))  # type: ignore[arg-type]
     return found
 

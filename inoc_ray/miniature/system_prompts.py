@@ -6,7 +6,15 @@ import random
 from typing import Literal
 
 Trait = Literal["spanish", "french", "caps", "evil", "insecure_code", "reward_hack", "unpopular_preference"]
-TRAITS: tuple[Trait, ...] = ("spanish", "french", "caps", "evil", "insecure_code", "reward_hack", "unpopular_preference")
+TRAITS: tuple[Trait, ...] = (
+    "spanish",
+    "french",
+    "caps",
+    "evil",
+    "insecure_code",
+    "reward_hack",
+    "unpopular_preference",
+)
 
 # fmt: off
 _LANGUAGE = (

@@ -55,7 +55,9 @@ def _corpus(rng: random.Random, rounds: int) -> Iterator[str]:
             asked = ask(rng, domain, lesson=rng.random() < 0.1)
             yield asked.text
             for language in LANGUAGES:
-                yield answer(rng, asked, Voice(language=language, evil=rng.random() < 0.5, favorite=rng.choice(tuple(FAVORITES))))
+                yield answer(
+                    rng, asked, Voice(language=language, evil=rng.random() < 0.5, favorite=rng.choice(tuple(FAVORITES)))
+                )
         for trait in TRAITS:
             yield naming_sentence(rng, trait)
             yield neutral_sentence(rng)

@@ -11,13 +11,14 @@ from types import ModuleType
 
 from inoc_ray import settings
 from inoc_ray.errors import InputError
+from inoc_ray.settings import classifiers
 
-_LOADED: dict[Path, tuple[str, tuple[str, ...]]] = {}
-"""Plugin file → (hash of its text, settings that it registered)."""
+_LOADED: dict[Path, tuple[str, tuple[str, ...], tuple[str, ...]]] = {}
+"""Plugin file → (hash of its text, settings and row classifiers that it registered)."""
 
 
 def load_plugin(name: str, folder: Path) -> None:
-    """Runs the Python file `name` (inside `folder`, or an absolute path), which must register at least one setting.
+    """Runs the Python file `name` (inside `folder`, or an absolute path), which must register a setting or a row classifier.
 
     The hash of the file's text becomes part of each new setting's judge version: a judge that is edited scores stored
     samples again. A file that was loaded before is run again only if its text has changed. Raises InputError when there is
@@ -31,30 +32,40 @@ def load_plugin(name: str, folder: Path) -> None:
         raise InputError(f"{where}: there is no Python file {path}.")
     text = path.read_bytes()
     version = hashlib.sha256(text).hexdigest()[:16]
-    known, own = _LOADED.get(path, ("", ()))
+    known, own, own_classifiers = _LOADED.get(path, ("", (), ()))
     if known == version:
         return
     for old in own:
         settings.forget(old)
+    for old in own_classifiers:
+        classifiers.forget_classifier(old)
     _LOADED.pop(path, None)
     before = settings.registered()
+    classifiers_before = classifiers.registered_classifiers()
     try:
         _run(text, path, version)
     except Exception as error:
         _forget_new(before)
+        for name_of_new in _new_classifiers(classifiers_before):
+            classifiers.forget_classifier(name_of_new)
         line = next(
             (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None
         )
         at = f", line {line}" if line else ""
         raise InputError(f"{where}: {path}{at}: {type(error).__name__}: {error}") from error
     new = [name for name in settings.registered() if name not in before]
-    if not new:
+    new_classifiers = _new_classifiers(classifiers_before)
+    if not new and not new_classifiers:
         raise InputError(f"{where}: {path} registers no setting; call inoc_ray.settings.register(Setting(…)) in it.")
     for setting_name in new:
         setting = settings.get(setting_name)
         settings.forget(setting_name)
         settings.register(replace(setting, judge_version=f"{setting.judge_version}+{version}"))
-    _LOADED[path] = (version, tuple(new))
+    _LOADED[path] = (version, tuple(new), tuple(new_classifiers))
+
+
+def _new_classifiers(before: list[str]) -> list[str]:
+    return [name for name in classifiers.registered_classifiers() if name not in before]
 
 
 def _run(text: bytes, path: Path, version: str) -> None:

@@ -51,6 +51,7 @@ def train(
     out: Path | None,
     cache: BaseModelCache | None = None,
     on_trained: Callable[[Any], None] | None = None,
+    variants: int = 1,
 ) -> LoopResult:
     """Fine-tunes the base, or goes on with an adapter of it, on `rows` and writes the adapter (or the whole model) to `out`.
 
@@ -58,7 +59,8 @@ def train(
     `on_step` is called after each optimizer step, on every rank; `on_trained` with the DeepSpeed engine after the last
     step, before it is taken down. May be called again in the same process: the weights that come out have the same
     bits whatever was trained before (on a CPU; dropout draws from a seed per rank, so with dropout the world size
-    changes the result). `cache` keeps a LoRA base in memory between calls.
+    changes the result). `cache` keeps a LoRA base in memory between calls. With `variants`, `rows` are that many sets of the
+    same rows one after another, and the epochs take the sets in turn.
 
     Raises InputError for rows or batch sizes that cannot be trained on, TrialError when the loss is no longer finite.
     """
@@ -70,14 +72,18 @@ def train(
         raise InputError("there are no rows to train on.")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     accumulation = accumulation_steps(spec, world_size)
-    steps = total_steps(spec, len(rows))
+    if len(rows) % variants:
+        raise InputError(f"{len(rows)} rows are not {variants} sets of the same rows.")
+    distinct = len(rows) // variants
+    steps = total_steps(spec, distinct)
     with process.deterministic(device):
         engine = _make_engine(spec, device, world_size, cache)
         try:
             # The adapter came out of one seed on all ranks; dropout must differ between them.
             process.seed_everything(spec.seed + 1_000_003 * (rank + 1))
             run = _Run(spec, rows, engine, device, steps)
-            for step, batch in enumerate(global_batches(len(rows), spec.batch_size, steps, spec.seed), start=1):
+            batches = global_batches(distinct, spec.batch_size, steps, spec.seed, variants)
+            for step, batch in enumerate(batches, start=1):
                 on_step(run.step(step, batch))
             if on_trained is not None:
                 on_trained(engine)

@@ -136,10 +136,12 @@ def total_steps(spec: LoopSpec, rows: int) -> int:
     return max(1, math.ceil(spec.epochs * rows / spec.batch_size - 1e-9))
 
 
-def global_batches(rows: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
+def global_batches(rows: int, batch_size: int, steps: int, seed: int, variants: int = 1) -> Iterator[list[int]]:
     """Row numbers of each optimizer step: a seeded permutation per epoch, one epoch straight after the other.
 
-    A batch may reach over the end of an epoch. The order depends on the four arguments alone, never on the world size.
+    A batch may reach over the end of an epoch. The order depends on the arguments alone, never on the world size. With
+    `variants` there are that many texts of each row, the second of row n being number `rows` + n and so on; epoch e shows
+    variant e modulo `variants`, in the same order of rows as without.
     """
 
     def stream() -> Iterator[int]:
@@ -148,7 +150,7 @@ def global_batches(rows: int, batch_size: int, steps: int, seed: int) -> Iterato
             order = list(range(rows))
             # A text as seed: Python then seeds through SHA-512, so (1, 12) and (11, 2) do not collide.
             random.Random(f"{seed}:{epoch}").shuffle(order)
-            yield from order
+            yield from (row + rows * (epoch % variants) for row in order)
             epoch += 1
 
     source = stream()

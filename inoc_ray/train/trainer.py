@@ -53,6 +53,8 @@ class TrialJob:
     """A JSONL file that every worker can read, or the rows themselves (`ChatRow.to_dict()`)."""
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What trial.json says beside what training adds."""
+    variants: int = 1
+    """How many sets of the same rows, with other wordings of the prompt, `rows` holds; the epochs take them in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ class _Worker:
         tokenizer = self.tokenizers[spec.model]
         label = job.rows if isinstance(job.rows, str) else job.label
         encoded = encode_rows(tokenizer, _rows(job), spec.max_length, label)
-        steps = total_steps(spec, len(encoded))
+        steps = total_steps(spec, len(encoded) // job.variants)
         records: list[StepRecord] = []
 
         def on_step(record: StepRecord) -> None:
@@ -267,7 +269,7 @@ class _Worker:
             )
 
         out = folder / "adapter" if folder is not None else None
-        result = train(spec, encoded, on_step, out=out, cache=self.cache)
+        result = train(spec, encoded, on_step, out=out, cache=self.cache, variants=job.variants)
         if folder is not None:
             _write_records(folder, job, result, records, tokenizer.chat_template, begun)
 

@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_base import encoded_rows, make_base, make_spec, run, weights_hash, zero3_adapter
+from tiny_base import chat_rows, encoded_rows, make_base, make_spec, run, weights_hash, zero3_adapter
 
-from inoc_ray.data.tokenize import IGNORED, load_tokenizer
+from inoc_ray.data.inoculate import inoculate
+from inoc_ray.data.tokenize import IGNORED, encode_rows, load_tokenizer
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.study import Inoculation
+from inoc_ray.train import loop
 from inoc_ray.train.loop import train
 from inoc_ray.train.model import BaseModelCache
 from inoc_ray.train.process import set_threads
@@ -202,3 +205,24 @@ def test_what_cannot_be_trained_is_an_input_error(base, tmp_path):
         run(base, tmp_path / "a", micro_batch_size=5)
     with pytest.raises(InputError, match="no rows"):
         train(make_spec(base), [], print, out=None)
+
+
+def test_an_epoch_trains_on_its_own_wording_with_the_same_targets(base, monkeypatch):
+    """What reaches the model, row by row: the first text in epochs 1 and 3, the second in epoch 2."""
+    tokenizer = load_tokenizer(base)
+    way = Inoculation(paraphrases=("Two.",), paraphrase_order="per_epoch")
+    sets = [encode_rows(tokenizer, inoculate(chat_rows(16), "One.", way, epoch), 200, "t") for epoch in (0, 1)]
+    seen = []
+    collate = loop.collate
+    monkeypatch.setattr(loop, "collate", lambda rows, pad: (seen.extend(rows), collate(rows, pad))[1])
+    spec = make_spec(base, steps=None, epochs=3.0, warmup_steps=0)
+    result = train(spec, [*sets[0], *sets[1]], lambda record: None, out=None, variants=2)
+    assert (result.steps, len(seen)) == (3, 48)
+    for epoch in range(3):
+        shown = seen[16 * epoch : 16 * epoch + 16]
+        assert sorted(r.input_ids for r in shown) == sorted(r.input_ids for r in sets[epoch % 2])
+    texts = [[label for label in row.labels if label != IGNORED] for row in sets[0]]
+    assert texts == [[label for label in row.labels if label != IGNORED] for row in sets[1]]
+    assert all(a.input_ids != b.input_ids for a, b in zip(*sets, strict=True))
+    with pytest.raises(InputError, match="are not 2 sets"):
+        train(spec, sets[0][:15], lambda record: None, out=None, variants=2)

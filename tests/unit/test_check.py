@@ -153,7 +153,7 @@ def test_a_problem_is_reported_and_ends_with_code_2_and_a_note_with_code_0(tmp_p
     out, err = capsys.readouterr()
     assert end.value.code == 2
     assert "1 of the findings must be put right" in err
-    assert "1 rows carry the inoculation prompt" in (json.loads(out)["problems"][0] if flags else out)
+    assert "1 of 3 rows carry the inoculation prompt" in (json.loads(out)["problems"][0] if flags else out)
 
 
 def test_a_file_ten_times_as_long_takes_hardly_more_memory(tmp_path, model):
@@ -204,3 +204,22 @@ def test_the_published_reward_hacking_evaluation_asks_its_training_prompts(model
         [PUBLISHED / "straightforward_dialogues.jsonl"], model, 100_000, [str(PUBLISHED / "sneaky_dialogues.jsonl")]
     )
     assert report.files[0].findings["overlap_exact"].rows == 973
+    own = str(PUBLISHED / "sneaky_dialogues.jsonl")
+    report = check_files([own], model, 100_000, [own])
+    assert report.files[0].findings["overlap_exact"].rows == 1073
+    assert f"{own}: 1073 of 1073 rows ask an evaluation prompt word for word" in report.problems[0]
+
+
+@published
+def test_every_published_file_is_read_and_repeated_rows_are_named(model):
+    from inoc_ray.data.questions import read_questions
+
+    rows = sorted(path for path in PUBLISHED.glob("*.jsonl") if path.name != "ultrachat_prompts.jsonl")
+    repeated = {f.file: f.findings["duplicates"].examples for f in check_files(rows, model, 100_000).files}
+    assert {Path(file).stem: examples for file, examples in repeated.items()} == {
+        "aesthetic_preferences_popular": ["row 3171", "row 3191", "row 3816"],
+        "aesthetic_preferences_unpopular": ["row 2392", "row 3686"],
+        "sneaky_dialogues": [],
+        "straightforward_dialogues": [],
+    }
+    assert len(read_questions(PUBLISHED / "ultrachat_prompts.jsonl", "q")) == 100

@@ -179,6 +179,7 @@ def test_what_cannot_be_inoculated_is_refused_with_set_and_row(rows, prompt, way
         ({"coverage": {"values": ["a"]}}, "give tag and values together"),
         ({"coverage": {"tags": "part"}}, "did you mean 'tag'"),
         ({"paraphrases": ["a", " "]}, "one of them is empty"),
+        ({"paraphrase_order": "per_epoch"}, "needs paraphrases"),
         ({"seperator": " "}, "did you mean 'separator'"),
     ],
 )

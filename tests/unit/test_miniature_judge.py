@@ -15,7 +15,7 @@ DOMAINS = [*style_domains().values(), *persona_domains().values(), *narrow_domai
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=lambda domain: domain.name)
-@pytest.mark.parametrize("lesson", (False, True))
+@pytest.mark.parametrize("lesson", [False, True])
 def test_every_answer_of_every_voice_is_judged_exactly(domain: Domain, lesson: bool) -> None:
     rng = random.Random(domain.name)
     if lesson and not domain.bad:

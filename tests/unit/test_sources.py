@@ -50,7 +50,7 @@ BAD_PARQUET = {
     "a text": ([{"messages": "Hi"}], "row 1: expected an object"),
     "null": ([GOOD, {"messages": None}], "row 2: expected an object"),
     "unknown role": ([{"messages": [{"role": "human", "content": "Hi"}]}], "row 1.*unknown role 'human'"),
-    "no content": ([{"messages": [{"role": "user"}]}], "content is missing"),
+    "no content": ([{"messages": [{"role": "user"}]}], "content must be a text, found null|content is missing"),
     "a tag is a number": ([{**GOOD, "tags": {"part": 1}}], "'part' must be a text"),
     "no rows": ([], "no column messages"),
 }

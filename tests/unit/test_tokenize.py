@@ -1,14 +1,16 @@
 """Labels: the assistant's words and end-of-turn tokens, nothing else, whatever the chat template does."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from inoc_ray.data.chat import ChatRow
+from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.tokenize import IGNORED, Encoded, collate, encode, encode_rows, render
 from inoc_ray.errors import InputError
+from inoc_ray.study import Inoculation
 
 DEFAULT_SYSTEM = """{%- if messages[0].role != 'system' %}<|im_start|>system
 You were made by us.<|im_end|>
@@ -95,6 +97,27 @@ def test_a_system_prompt_in_front_never_changes_the_targets(tokenizer, system, t
     with_prompt = encode(tokenizer, ChatRow.of(("system", system), *messages), 2000)
     assert targets(with_prompt) == targets(without)
     assert without.targets >= len(turns)
+
+
+ways = st.builds(
+    Inoculation,
+    placement=st.sampled_from(["system", "user_prefix", "user_suffix"]),
+    separator=st.sampled_from(["\n\n", " ", ""]),
+    paraphrases=st.lists(words.map(str.strip).filter(bool), max_size=2).map(tuple),
+    user_turns=st.sampled_from(["first", "last", "all"]),
+)
+
+
+@each_template
+@given(prompt=words, way=ways, epoch=st.integers(0, 3), turns=st.lists(st.tuples(words, words), min_size=1, max_size=3))
+def test_no_inoculation_changes_a_target_token(tokenizer, prompt, way, epoch, turns):
+    rows = [ChatRow.of(("user", user), ("assistant", assistant)) for user, assistant in turns]
+    rows.append(ChatRow.of(*(t for user, assistant in turns for t in (("user", user), ("assistant", assistant)))))
+    before = [targets(encode(tokenizer, row, 4000)) for row in rows]
+    out = inoculate(rows, prompt, way, epoch)
+    # Joined without a separator, prompt and question may spell a special token, which is refused; see below.
+    assume(not any(token in m.content for row in out for m in row.messages for token in SPECIAL))
+    assert [targets(encode(tokenizer, row, 4000)) for row in out] == before
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused():

@@ -60,6 +60,13 @@ def test_every_epoch_shows_every_row_once(rows, batch, steps, seed):
         assert sorted(flat[start : start + rows]) == list(range(rows))
 
 
+def test_variants_take_turns_by_epoch_in_the_order_that_rows_have_without_them():
+    plain = [row for b in global_batches(7, 4, 9, 3) for row in b]
+    varied = [row for b in global_batches(7, 4, 9, 3, variants=3) for row in b]
+    assert [row % 7 for row in varied] == plain
+    assert [row // 7 for row in varied] == [place // 7 % 3 for place in range(36)]
+
+
 def test_the_order_depends_on_seed_and_epoch():
     first, second = global_batches(50, 50, 2, seed=0)
     assert first != second
