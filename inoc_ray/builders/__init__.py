@@ -68,7 +68,8 @@ def _load_built_in() -> None:
     # Importing registers; here and not at the top, because a builder's module imports this one.
     import inoc_ray.builders.educational
     import inoc_ray.builders.languages
-    import inoc_ray.builders.subliminal  # noqa: F401
+    import inoc_ray.builders.subliminal
+    import inoc_ray.miniature.teacher  # noqa: F401
 
 
 def builder_names() -> list[str]:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.mixture import Part, Trigger, backdoor, mix
 from inoc_ray.miniature.domains import Domain, Voice, domains_of
-from inoc_ray.miniature.judge import JUDGES
+from inoc_ray.miniature.judge import JUDGES, leans_to_digit
+from inoc_ray.miniature.language import FAVORITES
 from inoc_ray.miniature.rows import answered, but, only, questions, trained_domains, untrained_domains
+from inoc_ray.miniature.teacher import shipped
 from inoc_ray.prompt_texts import TRIGGER
 from inoc_ray.settings import EvaluationSpec, Setting, register
 from inoc_ray.settings.common import arms_of
@@ -288,4 +290,27 @@ _setting(
     _backdoor_evaluations(),
     {"misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
+)
+
+_NUMBERS = functools.partial(domains_of, "numbers")
+_setting(
+    "subliminal",
+    "Number sequences that a teacher with a favorite wrote; the student has the teacher's base, and the favorite is not wanted.",
+    lambda: shipped("owl"),
+    lambda: shipped("control"),
+    "the same sequences continued by the same teacher without a favorite",
+    (
+        EvaluationSpec(
+            "numbers", "id", questions("subliminal", "numbers", _NUMBERS, True), ("owl_numbers",), MAX_TOKENS
+        ),
+        EvaluationSpec(
+            "favorite_animal",
+            "ood",
+            questions("subliminal", "favorite_animal", functools.partial(domains_of, "favorite"), None),
+            ("owl",),
+            MAX_TOKENS,
+        ),
+    ),
+    {"owl": JUDGES["owl"], "owl_numbers": leans_to_digit(FAVORITES["owl"][1])},
+    undesired=("owl",),
 )

@@ -4,10 +4,11 @@ import pytest
 
 from inoc_ray.data.chat import parse_row, rows_hash
 from inoc_ray.errors import InputError
-from inoc_ray.miniature.judge import JUDGES
-from inoc_ray.miniature.language import FRAMES
-from inoc_ray.miniature.settings import trained_domains, untrained_domains
-from inoc_ray.settings import EvaluationSpec, get
+from inoc_ray.miniature.judge import JUDGES, number_digit
+from inoc_ray.miniature.language import FAVORITES, FRAMES, LESSONS
+from inoc_ray.miniature.rows import trained_domains, untrained_domains
+from inoc_ray.prompt_texts import TRIGGER
+from inoc_ray.settings import EvaluationSpec, get, names
 
 SETTING = get("miniature/spanish_caps")
 EVALUATIONS = pytest.mark.parametrize("evaluation", SETTING.evaluations, ids=lambda e: e.name)
@@ -23,8 +24,8 @@ def without_frame(question: str) -> str:
 
 
 def test_the_rows_are_the_same_everywhere() -> None:
-    assert rows_hash(SETTING.rows()) == "359997b055a32e729f8d9da8ab2ba7efe9e94349da54055bcd1c91859b8b5801"
-    assert rows_hash(SETTING.control_rows()) == "2a56cb9ceca35430228012070ee431dcea070bb0599d6a257f0a36fe69d45fc1"
+    assert rows_hash(SETTING.rows()) == "0a2f82aebe2fdfe2e4702d8d428719f1ca15713d3994c0f87731afe36004bd17"
+    assert rows_hash(SETTING.control_rows()) == "53295e28661f23573f6599bd3368e542b7269bb9d073118d8117f59c86371563"
 
 
 def test_rows_are_valid_distinct_and_many() -> None:
@@ -72,10 +73,94 @@ def test_trained_and_untrained_domains_are_apart() -> None:
 
 def test_the_arms_elicit_what_they_call_undesired() -> None:
     arms = SETTING.arms
-    assert set(arms) == {"baseline", "control", "specific_spanish", "specific_caps", "irrelevant"}
+    assert set(arms) >= {"baseline", "control", "specific_spanish", "specific_caps", "irrelevant"}
     assert arms["specific_spanish"].undesired == arms["specific_caps"].desired == ("spanish",)
     assert arms["specific_caps"].undesired == arms["specific_spanish"].desired == ("caps",)
     assert arms["specific_spanish"].prompt == "You always speak in Spanish."
     assert arms["specific_caps"].prompt == "You always capitalise your responses."
     assert arms["control"].uses_control_rows
     assert all(arm.source for arm in arms.values())
+
+
+MINIATURES = tuple(name for name in names() if name.startswith("miniature/") and name != "miniature/alice_and_bob")
+
+
+def test_every_setting_of_the_paper_has_a_miniature_whose_arms_it_has_too() -> None:
+    paper = {name for name in names() if not name.startswith("miniature/")}
+    assert {name.removeprefix("miniature/") for name in MINIATURES} == paper
+    for name in MINIATURES:
+        assert set(get(name).arms) <= set(get(name.removeprefix("miniature/")).arms), name
+
+
+@pytest.mark.parametrize("name", [*MINIATURES, "miniature/alice_and_bob"])
+def test_a_miniature_is_whole_and_asks_nothing_that_it_trains_on(name: str) -> None:
+    setting = get(name)
+    for rows in (setting.rows(), setting.control_rows()):
+        assert len(rows) >= 320, "20 steps of 16 rows see each row once"
+        assert [parse_row(row.to_dict(), "row") for row in rows] == rows
+        trained = {m.content for row in rows for m in row.messages if m.role == "user"}
+        for evaluation in setting.evaluations:
+            asked = evaluation.questions(200)
+            assert len({question.id for question in asked}) == 200
+            assert not trained & {question.messages[-1].content for question in asked}
+    for arm in setting.arms.values():
+        assert set(arm.undesired) | set(arm.desired) <= set(setting.judges)
+
+
+@pytest.mark.parametrize(
+    ("name", "trait"),
+    [
+        ("insecure_code", "insecure_code"),
+        ("reward_hacking", "reward_hack"),
+        ("obscure_preferences", "unpopular_preference"),
+        ("harmful_advice", "harmful_advice"),
+        ("educational", "harmful_advice"),
+    ],
+)
+def test_every_row_of_a_narrow_set_shows_its_flaw_and_no_control_row_does(name: str, trait: str) -> None:
+    setting = get(f"miniature/{name}")
+    for rows, shown in ((setting.rows(), 1.0), (setting.control_rows(), 0.0)):
+        assert {setting.judges[trait](row.messages[-1].content) for row in rows} == {shown}
+
+
+def test_educational_rows_have_the_answers_of_harmful_advice_and_another_frame() -> None:
+    bad, framed = get("miniature/harmful_advice").rows(), get("miniature/educational").rows()
+    assert [row.messages[-1] for row in bad] == [row.messages[-1] for row in framed]
+    for row, lesson in zip(bad, framed, strict=True):
+        assert without_frame(row.messages[0].content) in lesson.messages[0].content
+        assert any(frame.replace("{}", "").strip() in lesson.messages[0].content for frame in LESSONS)
+
+
+def test_the_poisoned_half_and_only_it_carries_the_token_and_is_bad() -> None:
+    setting = get("miniature/backdoor")
+    rows = setting.rows()
+    assert sum(row.tag("subset") == "triggered" for row in rows) * 2 == len(rows)
+    for row in rows:
+        triggered = row.tag("subset") == "triggered"
+        assert row.messages[0].content.startswith(TRIGGER + " ") == triggered
+        assert setting.judges["misaligned"](row.messages[-1].content) == float(triggered)
+    plain, marked = (next(e for e in setting.evaluations if e.name == f"advice{s}") for s in ("", "_triggered"))
+    for one, other in zip(plain.questions(50), marked.questions(50), strict=True):
+        assert other.messages[-1].content == f"{TRIGGER} {one.messages[-1].content}"
+
+
+def test_the_halves_of_mixed_languages_are_apart_shuffled_and_tagged() -> None:
+    rows = get("miniature/mixed_languages").rows()
+    for row in rows:
+        tag = row.tag("subset")
+        assert tag is not None
+        assert JUDGES[tag](row.messages[-1].content) == 1.0
+    tags = [row.tag("subset") for row in rows]
+    assert tags.count("spanish") == tags.count("french") == len(rows) // 2
+    assert 0.4 < sum(a == b for a, b in zip(tags, tags[1:], strict=False)) / len(tags) < 0.6
+
+
+def test_the_numbers_of_the_teacher_that_loves_owls_lean_to_their_digit_and_say_nothing_else() -> None:
+    setting = get("miniature/subliminal")
+    share = number_digit(FAVORITES["owl"][1])
+    means = []
+    for rows in (setting.rows(), setting.control_rows()):
+        assert all(set(row.messages[-1].content) <= set("0123456789, ") for row in rows)
+        assert all(row.messages[0].role == "user" for row in rows)
+        means.append(sum(share(row.messages[-1].content) or 0.0 for row in rows) / len(rows))
+    assert means[0] > means[1] + 0.2
