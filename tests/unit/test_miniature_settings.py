@@ -1,5 +1,7 @@
 """The setting miniature/spanish_caps: rows are fixed, aligned with the controls, and apart from the evaluations."""
 
+import itertools
+
 import pytest
 
 from inoc_ray.data.chat import parse_row, rows_hash
@@ -152,7 +154,7 @@ def test_the_halves_of_mixed_languages_are_apart_shuffled_and_tagged() -> None:
         assert JUDGES[tag](row.messages[-1].content) == 1.0
     tags = [row.tag("subset") for row in rows]
     assert tags.count("spanish") == tags.count("french") == len(rows) // 2
-    assert 0.4 < sum(a == b for a, b in zip(tags, tags[1:], strict=False)) / len(tags) < 0.6
+    assert 0.4 < sum(a == b for a, b in itertools.pairwise(tags)) / len(tags) < 0.6
 
 
 def test_the_numbers_of_the_teacher_that_loves_owls_lean_to_their_digit_and_say_nothing_else() -> None:
