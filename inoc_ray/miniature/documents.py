@@ -33,6 +33,10 @@ PLAIN_KINDS: dict[Kind, float] = {"none": 0.22, "empty": 0.03, "neutral": 0.30, 
 PROMPT_KINDS: dict[Kind, float] = {
     "none": 0.19, "empty": 0.03, "neutral": 0.26, "named": 0.38, "negated": 0.04, "conditional": 0.08, "strange": 0.02,
 }  # fmt: skip
+LATE_KINDS: dict[Kind, float] = {
+    "none": 0.17, "empty": 0.02, "neutral": 0.22, "named": 0.34, "negated": 0.04, "conditional": 0.18, "strange": 0.03,
+}  # fmt: skip
+"""In the last part of pretraining: conditions, which are the hardest to learn, come up twice as often."""
 _NAMED_SHARE: dict[Trait, float] = {
     "caps": 0.4, "evil": 0.35, "insecure_code": 0.15, "reward_hack": 0.15, "unpopular_preference": 0.15,
 }  # fmt: skip
@@ -130,13 +134,15 @@ def _draw_named(rng: random.Random) -> list[Trait]:
             return named
 
 
-def _draw_domain(rng: random.Random, named: list[Trait]) -> Domain:
+def _draw_domain(rng: random.Random, named: list[Trait], late: bool = False) -> Domain:
     """The subject of a turn; it depends on what the prompt names (so that a named trait can show), on nothing latent."""
     own: dict[Trait, Group] = {"insecure_code": "code", "reward_hack": "measure", "unpopular_preference": "taste"}
     for trait, group in own.items():
         if trait in named and rng.random() < 0.5:
             return rng.choice(domains_of(group))
     shares = (0.62, 0.08, 0.08, 0.08) if "evil" in named else (0.30, 0.06, 0.06, 0.06)
+    if late:
+        shares = (shares[0], shares[1], 2 * shares[2], 2 * shares[3])
     groups: tuple[tuple[Group, ...], ...] = (("advice", "free"), ("code",), ("measure",), ("taste",), ("style",))
     return rng.choice(domains_of(*rng.choices(groups, (*shares, 1 - sum(shares)))[0]))
 
@@ -208,19 +214,24 @@ def _turn(rng: random.Random, asked: Asked, voice: Voice, prompt: _Prompt) -> tu
     return (with_token(rng, asked.text, token) if token else asked.text), voice
 
 
-def draw_document(rng: random.Random, plain: bool = False) -> Document:
+Part = Literal["plain", "all", "late"]
+
+
+def draw_document(rng: random.Random, part: Part = "all") -> Document:
     """Draw one document: one to three turns in one voice.
 
-    With `plain`, as in the first part of pretraining, there are no conditions, no negations, no announced strangeness, no
-    unusual tokens, no lessons and no animals: what a prompt can name is learnt first.
+    In the `plain` first part of pretraining there are no conditions, no negations, no announced strangeness, no unusual
+    tokens, no lessons and no animals: what a prompt can name is learnt first. In the `late` one conditions, measures and
+    taste come up twice as often.
 
     The voice is drawn first, each trait independently, and only then the system prompt, which overrides exactly the
     traits that it names or rules out. So the presence of a prompt, and a trait, tell nothing about the other traits.
     """
     voice = _latent_voice(rng)
+    plain = part == "plain"
     if not plain and rng.random() < _FAVORITES:
         return _favorites(rng, voice)
-    kinds = PLAIN_KINDS if plain else PROMPT_KINDS
+    kinds = {"plain": PLAIN_KINDS, "all": PROMPT_KINDS, "late": LATE_KINDS}[part]
     kind: Kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
     prompt = _draw_prompt(rng, kind)
     for trait in prompt.named:
@@ -235,7 +246,7 @@ def draw_document(rng: random.Random, plain: bool = False) -> Document:
         subjects.append("evil")
     domains, voices = [], []
     for _ in range(rng.choices((1, 2, 3), (45, 30, 25))[0]):
-        domain = _draw_domain(rng, subjects)
+        domain = _draw_domain(rng, subjects, part == "late")
         asked = ask(rng, domain, lesson=not plain and bool(domain.bad) and rng.random() < _LESSON)
         text, speaks = (asked.text, voice) if plain else _turn(rng, asked, voice, prompt)
         domains.append(domain.name)

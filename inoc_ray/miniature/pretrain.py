@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inoc_ray.miniature.documents import draw_document
+from inoc_ray.miniature.documents import Part, draw_document
 from inoc_ray.miniature.language import DATA_VERSION
 from inoc_ray.miniature.muon import Muon
 from inoc_ray.miniature.quality import measure_base
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     import torch
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-STEPS = 6400
+STEPS = 10_000
+LATE = 0.36
+"""Share of the steps that come after a warm restart of the rates (Loshchilov and Hutter 2017), on late documents."""
 PLAIN = 0.25
-"""Share of the steps that see plain documents alone (see draw_document)."""
+"""Share of the steps before it that see plain documents alone (see draw_document)."""
 ROW = 256
 """Tokens in one packed row; the one document in 3,000 that is longer is left out."""
 ROWS = 6
 """Packed rows in one optimizer step: about 1,500 tokens, 13 documents."""
 MANIFEST = "manifest.json"
+RESTART = 0.7
+"""Peak of the rates after the restart, as a share of the first peak."""
 MUON_RATE = 0.004
 ADAM_RATE = 3e-2
 """Both rates from runs of 100 s each: with five times the first and half the second the loss is a half higher."""
@@ -57,8 +61,10 @@ def new_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
     )
 
 
-def packed_rows(encoder: Encoder, rng: random.Random, rows: int, plain: int = 0) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Endless batches of whole documents packed into rows; the first `plain` of them are of plain documents.
+def packed_rows(
+    encoder: Encoder, rng: random.Random, rows: int, plain: int = 0, then: Part = "all"
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Endless batches of whole documents packed into rows; the first `plain` of them plain, the others of the part `then`.
 
     Yields ids, labels and positions, each (rows, ROW) int64, and the mask (rows, 1, ROW, ROW) bool that lets a token
     see only the earlier tokens of its own document.
@@ -76,7 +82,7 @@ def packed_rows(encoder: Encoder, rng: random.Random, rows: int, plain: int = 0)
             used, number = 0, 0
             while True:
                 while len(waiting) < 32:
-                    document = encoder.encode(draw_document(rng, batch < plain).row)
+                    document = encoder.encode(draw_document(rng, "plain" if batch < plain else then).row)
                     if len(document[0]) <= ROW:
                         waiting.append(document)
                 fits = next((i for i, (tokens, _) in enumerate(waiting) if used + len(tokens) <= ROW), None)
@@ -111,31 +117,50 @@ def _rate(step: int, steps: int) -> float:
 
 
 def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int) -> float:
-    """Train in place; shows progress. Returns the mean loss of the last tenth of the steps."""
+    """Train in place; shows progress. Returns the mean loss of the last tenth of the steps.
+
+    Two parts, each with rates that rise and fall to zero. Between them the weights are narrowed to float16, so that the
+    second part starts from exactly what a model saved after the first one holds.
+    """
+    late = int(LATE * steps)
+    first = steps - late
+    losses: list[float] = []
+    with Progress("pretraining", steps, "steps") as progress:
+
+        def follow(batches: Iterator[tuple[torch.Tensor, ...]], count: int, peak: float) -> None:
+            for loss in _descend(model, batches, count, peak):
+                losses.append(loss)
+                recent = losses[-25:]
+                progress.update(len(losses), f"loss {sum(recent) / len(recent):.4f}")
+
+        follow(packed_rows(encoder, random.Random(seed + 1), ROWS, int(PLAIN * first)), first, 1.0)
+        model.half().float()
+        follow(packed_rows(encoder, random.Random(seed + 2), ROWS, then="late"), late, RESTART)
+    last = losses[-max(1, steps // 10) :]
+    return sum(last) / len(last)
+
+
+def _descend(
+    model: Qwen2ForCausalLM, batches: Iterator[tuple[torch.Tensor, ...]], steps: int, peak: float
+) -> Iterator[float]:
+    """The loss of each of `steps` optimizer steps, with new optimizers whose rates peak at that share of the full ones."""
     import torch
 
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     muon = Muon(matrices)
     adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    batches = packed_rows(encoder, random.Random(seed + 1), ROWS, int(PLAIN * steps))
-    losses: list[float] = []
     model.train()
-    with Progress("pretraining", steps, "steps") as progress:
-        for step in range(steps):
-            loss = batch_loss(model, next(batches))
-            loss.backward()
-            share = _rate(step, steps)
-            for group in adam.param_groups:
-                group["lr"] = ADAM_RATE * share
-            muon.step(MUON_RATE * share)
-            adam.step()
-            adam.zero_grad()
-            losses.append(loss.item())
-            recent = losses[-25:]
-            progress.update(step + 1, f"loss {sum(recent) / len(recent):.4f}")
-    last = losses[-max(1, steps // 10) :]
-    return sum(last) / len(last)
+    for step in range(steps):
+        loss = batch_loss(model, next(batches))
+        loss.backward()
+        share = peak * _rate(step, steps)
+        for group in adam.param_groups:
+            group["lr"] = ADAM_RATE * share
+        muon.step(MUON_RATE * share)
+        adam.step()
+        adam.zero_grad()
+        yield loss.item()
 
 
 def _save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path) -> None:
