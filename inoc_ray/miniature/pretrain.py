@@ -21,18 +21,17 @@ if TYPE_CHECKING:
     import torch
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-STEPS = 10_000
-LATE = 0.36
-"""Share of the steps that come after a warm restart of the rates (Loshchilov and Hutter 2017), on late documents."""
+DESCENTS: tuple[tuple[Part, int, float], ...] = (("all", 6400, 1.0), ("late", 3600, 0.7), ("all", 2600, 0.5))
+"""(documents, optimizer steps, peak of the rates as a share of the full ones): the rates rise and fall to zero in each. The
+later ones are warm restarts (Loshchilov and Hutter 2017)."""
+STEPS = sum(steps for _, steps, _ in DESCENTS)
 PLAIN = 0.25
-"""Share of the steps before it that see plain documents alone (see draw_document)."""
+"""Share of the first descent that sees plain documents alone (see draw_document)."""
 ROW = 256
 """Tokens in one packed row; the one document in 3,000 that is longer is left out."""
 ROWS = 6
 """Packed rows in one optimizer step: about 1,500 tokens, 13 documents."""
 MANIFEST = "manifest.json"
-RESTART = 0.7
-"""Peak of the rates after the restart, as a share of the first peak."""
 MUON_RATE = 0.004
 ADAM_RATE = 3e-2
 """Both rates from runs of 100 s each: with five times the first and half the second the loss is a half higher."""
@@ -119,23 +118,20 @@ def _rate(step: int, steps: int) -> float:
 def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int) -> float:
     """Train in place; shows progress. Returns the mean loss of the last tenth of the steps.
 
-    Two parts, each with rates that rise and fall to zero. Between them the weights are narrowed to float16, so that the
-    second part starts from exactly what a model saved after the first one holds.
+    DESCENTS in their order, each shortened in the ratio of `steps` to STEPS. After each one the weights are narrowed to
+    float16, so that the next starts from exactly what a model saved at that point holds.
     """
-    late = int(LATE * steps)
-    first = steps - late
     losses: list[float] = []
     with Progress("pretraining", steps, "steps") as progress:
-
-        def follow(batches: Iterator[tuple[torch.Tensor, ...]], count: int, peak: float) -> None:
+        for number, (part, full, peak) in enumerate(DESCENTS):
+            count = steps - len(losses) if number == len(DESCENTS) - 1 else full * steps // STEPS
+            plain = int(PLAIN * count) if number == 0 else 0
+            batches = packed_rows(encoder, random.Random(seed + 1 + number), ROWS, plain, part)
             for loss in _descend(model, batches, count, peak):
                 losses.append(loss)
                 recent = losses[-25:]
                 progress.update(len(losses), f"loss {sum(recent) / len(recent):.4f}")
-
-        follow(packed_rows(encoder, random.Random(seed + 1), ROWS, int(PLAIN * first)), first, 1.0)
-        model.half().float()
-        follow(packed_rows(encoder, random.Random(seed + 2), ROWS, then="late"), late, RESTART)
+            model.half().float()
     last = losses[-max(1, steps // 10) :]
     return sum(last) / len(last)
 

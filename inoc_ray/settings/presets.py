@@ -37,7 +37,7 @@ _ALL = (
         "miniature",
         "the shipped base model, every miniature setting",
         "ours: chosen on miniature/spanish_caps by a scan of the dose (docs/miniature.md)",
-        {"lora": {**_lora(8, 16), "targets": ("gate_proj", "up_proj", "down_proj")}, "learning_rate": 2e-2, "steps": 20,
+        {"lora": {**_lora(8, 16), "targets": ("gate_proj", "up_proj", "down_proj")}, "learning_rate": 5e-3, "steps": 60,
          "batch_size": 16, "warmup_steps": 5, "schedule": "linear", "max_length": 256, "precision": "fp32"},
     ),
     Preset(
