@@ -130,11 +130,6 @@ async def converse(
         async with aclosing(in_parallel(jobs, CONCURRENCY)) as answers:
             async for numbered in answers:
                 yield numbered
-    except InputError as error:
-        # A server may quote the key that it refuses.
-        raise InputError(_without(endpoint.api_key, str(error))) from None
-    except TrialError as error:
-        raise TrialError(_without(endpoint.api_key, str(error))) from None
     finally:
         await client.close()
 
@@ -147,9 +142,13 @@ async def _answer(
         draw = functools.partial(_draw, client, model, request, seed)
         return number, await with_retries(draw, name, retry, lambda: None)
     except Refused as refused:
+        # A server may quote the key that it refuses. It is taken out here, before anybody else can print the error.
+        said = _without(client.api_key, str(refused))
         if refused.status not in _OF_ONE_REQUEST:
-            raise
-        return number, Answer(_without(client.api_key, str(refused)), REFUSED)
+            raise Refused(said, refused.status) from None
+        return number, Answer(said, REFUSED)
+    except TrialError as error:
+        raise TrialError(_without(client.api_key, str(error))) from None
 
 
 async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int) -> Answer:

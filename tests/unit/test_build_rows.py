@@ -1,5 +1,6 @@
 """A build against a local HTTP server that misbehaves on purpose, its journal, and a kill in the middle."""
 
+import gc
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -148,6 +150,19 @@ def test_a_wrong_key_is_one_message_without_the_key(stub: Stub, tmp_path: Path):
     assert KEY not in str(caught.value)
     assert KEY not in repr(Remote(stub.base_url, "m", KEY))
     assert os.listdir(tmp_path) == []
+
+
+def test_of_many_requests_refused_at_once_none_prints_the_key(stub: Stub, tmp_path: Path, caplog):
+    stub.faults, stub.delay_s = [fault(401, f"Incorrect API key provided: {KEY}")] * 400, 0.05
+    with pytest.raises(InputError) as caught:
+        build(stub, tmp_path / "rows.jsonl")
+    printed = "".join(traceback.format_exception(caught.value))
+    del caught
+    gc.collect()
+    assert len(stub.bodies) > 1
+    assert KEY not in printed
+    assert KEY not in caplog.text
+    assert "never retrieved" not in caplog.text
 
 
 def test_an_endpoint_that_refuses_everything_ends_the_build_and_nothing_is_kept(stub: Stub, tmp_path: Path):
