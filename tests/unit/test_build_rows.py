@@ -32,6 +32,8 @@ class Stub:
     """Answers chats with numbers that follow from the request's seed; every fifth one with words."""
 
     def __init__(self) -> None:
+        self.paid: int | None = None
+        """After so many answers every request is refused."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()
         self.faults: list[tuple[int, bytes]] = []
@@ -39,6 +41,7 @@ class Stub:
         self.healthy: int | None = None
         """After so many answers nothing works any more."""
         self.delay_s = 0.0
+        self.spanish = False
         self._lock = threading.Lock()
         stub = self
 
@@ -51,6 +54,8 @@ class Stub:
                     status, answer = stub.faults.pop(0) if stub.faults else (200, stub.good(body))
                     if stub.healthy is not None and len(stub.bodies) > stub.healthy:
                         status, answer = fault(500, "engine is dead")
+                    if stub.paid is not None and len(stub.bodies) > stub.paid:
+                        status, answer = fault(400, "Your credit balance is too low")
                 time.sleep(stub.delay_s)
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -72,6 +77,8 @@ class Stub:
     def good(self, body: dict[str, Any]) -> bytes:
         seed = body["seed"]
         text = "owls!" if seed % 5 == 0 else f"{seed % 997}, {seed % 991}"
+        if self.spanish:
+            text = "Ella tiene 3 manzanas y su hermano tiene 2."
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         return json.dumps(
             {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
@@ -170,6 +177,38 @@ def test_an_endpoint_that_refuses_everything_ends_the_build_and_nothing_is_kept(
     with pytest.raises(InputError, match="400 seed is not supported"):
         build(stub, tmp_path / "rows.jsonl")
     assert os.listdir(tmp_path) == []
+
+
+def test_an_endpoint_that_comes_to_refuse_everything_ends_the_build_and_a_later_one_gives_the_same_rows(
+    stub: Stub, tmp_path: Path, monkeypatch
+):
+    # One at a time: nothing good arrives between the refusals.
+    monkeypatch.setattr("inoc_ray.builders.ask.CONCURRENCY", 1)
+    build(stub, tmp_path / "plain.jsonl")
+    out, stub.bodies, stub.paid = tmp_path / "rows.jsonl", [], 10
+    with pytest.raises(
+        TrialError, match=r"refuses everything now.*credit balance is too low.*rows\.jsonl\.partial keeps"
+    ):
+        build(stub, out)
+    first = journal_path(out).read_bytes()
+    assert first.count(b"\n") == 1 + 10
+    # Still without credit.
+    stub.bodies, stub.paid = [], 0
+    with pytest.raises(TrialError, match="refuses everything now"):
+        build(stub, out)
+    assert journal_path(out).read_bytes() == first
+    assert not out.exists()
+    stub.bodies, stub.paid = [], None
+    assert build(stub, out).resumed == 10
+    assert out.read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
+
+
+def test_a_few_refused_requests_at_the_end_cost_their_rows(stub: Stub, tmp_path: Path):
+    source, out = tmp_path / "source.jsonl", tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"question": f"{n}?", "answer": f"{n}."}) + "\n" for n in range(40)))
+    stub.spanish, stub.paid = True, 37
+    built = build_rows("spanish_caps", out, teacher=Remote(stub.base_url, "m"), source=str(source), retry=QUICK)
+    assert (built.rows, built.dropped) == (37, {"refused by the endpoint": 3})
 
 
 def test_a_single_refused_request_costs_its_row(stub: Stub, tmp_path: Path):
