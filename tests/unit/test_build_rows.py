@@ -301,6 +301,28 @@ def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path: Path, line: by
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("content", [b"notes of somebody", b'{"inoc_ray_build": 7', b"{}"])
+def test_a_file_of_somebody_else_without_a_whole_line_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes):
+    path = tmp_path / "x.partial"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="this is no journal"), opened(path, {}):
+        pass
+    assert path.read_bytes() == content
+
+
+def test_a_journal_whose_first_line_was_cut_by_a_kill_is_begun_again(tmp_path: Path):
+    path = tmp_path / "x.partial"
+    with opened(path, {"seed": 0}) as journal:
+        journal.add(0, Answer("a", "stop"))
+    first, _ = path.read_bytes().splitlines(keepends=True)
+    for cut in (0, 10, len(first) - 1):
+        path.write_bytes(first[:cut])
+        with opened(path, {"seed": 0}) as journal:
+            assert path.read_bytes() == first
+            assert journal.answers == {}
+        assert not path.exists()
+
+
 # -- the command ----------------------------------------------------------------------------------------------------
 
 GOOD = '{"question": "Q", "answer": "A"}\n'
