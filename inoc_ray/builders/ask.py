@@ -91,8 +91,7 @@ def teacher(
                 "data build: --served-model and --api-key-env belong to an --endpoint; give its address too."
             )
         return None if model is None else _own(model)
-    parts = urllib.parse.urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_address(endpoint):
         raise InputError(f"--endpoint {endpoint}: not an address; give one as https://HOST/v1.")
     if served_name is None:
         raise InputError("data build: --endpoint needs --served-model, the model's name there.")
@@ -100,6 +99,20 @@ def teacher(
     if api_key_env is not None and not key:
         raise InputError(f"--api-key-env {api_key_env}: there is no such environment variable, or it is empty.")
     return Remote(endpoint, served_name, key)
+
+
+def _is_address(endpoint: str) -> bool:
+    import httpx
+
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+        # The port is looked at when it is asked for, and here because a socket would only say that a number is too large.
+        _ = parts.port
+        # What the client takes for an address: also no host that cannot be one.
+        httpx.URL(endpoint)
+    except (ValueError, httpx.InvalidURL):
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _own(model: str) -> Own:

@@ -383,6 +383,23 @@ def test_control_rows_that_ask_nobody_need_no_model(tmp_path, monkeypatch, capsy
     assert sorted(os.listdir(tmp_path)) == ["gsm8k.jsonl", "o.jsonl"]
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[bad/v1",
+        "http://localhost:99999999/v1",
+        "http://localhost:port/v1",
+        "http://a\x00b/v1",
+        "http:///v1",
+        "ftp://x",
+    ],
+)
+def test_what_cannot_be_an_address_is_named_before_anybody_is_asked(address: str):
+    with pytest.raises(InputError, match=r"--endpoint .*: not an address") as caught:
+        teacher(None, address, "m", None)
+    assert address in str(caught.value)
+
+
 def test_the_key_comes_from_the_named_variable_alone(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "another")
     monkeypatch.setenv("MY_KEY", KEY)
