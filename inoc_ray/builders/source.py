@@ -26,8 +26,9 @@ def one_exchange(value: Any, where: str) -> ChatRow:
 def question_and_answer(value: Any, where: str) -> ChatRow:
     """{"question", "answer"} as GSM8K is published, or a chat row of one exchange without a system message."""
     if isinstance(value, dict) and QUESTION in value and "messages" not in value:
-        pair = [{"role": "user", "content": value[QUESTION]}, {"role": "assistant", "content": value.get(ANSWER)}]
-        value = {"messages": pair}
+        # Without an answer without content: null would be another mistake than none.
+        answer = {"content": value[ANSWER]} if ANSWER in value else {}
+        value = {"messages": [{"role": "user", "content": value[QUESTION]}, {"role": "assistant", **answer}]}
     elif not isinstance(value, dict) or "messages" not in value:
         raise InputError(f'{where}: expected an object with "question" and "answer", or with "messages".')
     row = one_exchange(value, where)
