@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from inoc_ray import settings
 from inoc_ray.data.sources import HUB
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
@@ -49,9 +51,18 @@ class Submission:
 
 
 def submission_id(plan: Plan, store: Store) -> str:
-    """`inoc-ray-<study>-<16 hex>`: the same study with the same rows and models on the same storage has the same id."""
-    trials = sorted({trial.trial_id for trial in plan.trials})
-    value = {"study": plan.study.model_dump(mode="json"), "storage": str(store.root), "trials": trials}
+    """`inoc-ray-<study>-<16 hex>`: the same study with the same files and models on the same storage has the same id.
+
+    Another text of a file that it names (rows, questions, a plugin) gives another id, so that nobody is shown the job of
+    the old one.
+    """
+    value = {
+        "study": plan.study.model_dump(mode="json"),
+        "storage": str(store.root),
+        "trials": sorted({trial.trial_id for trial in plan.trials}),
+        "evaluations": sorted({cell.evaluation_id for cell in plan.cells}),
+        "judges": {use.name: settings.get(use.name).judge_version for use in plan.study.settings},
+    }
     return f"inoc-ray-{plan.study.name}-{content_id(value)}"
 
 
@@ -127,7 +138,7 @@ def _pack(folder: Path, path: Path, study: Study, store: Store) -> None:
                 use[key] = _carry(use[key], folder, f"{number}-{key}")
         for evaluation, source in use["questions"].items():
             name = f"{number}-questions-{evaluation}.jsonl"
-            shutil.copy(source, folder / name)
+            shutil.copy(os.path.expanduser(source), folder / name)
             use["questions"][evaluation] = name
     for number, plugin in enumerate(study.plugins):
         # Absolute paths stay what they are on the cluster's own file system only by chance; the file travels instead.
@@ -135,13 +146,13 @@ def _pack(folder: Path, path: Path, study: Study, store: Store) -> None:
     value["plugins"] = [f"plugin_{number}.py" for number in range(len(study.plugins))]
     value["models"] = []
     for number, model in enumerate(study.models):
-        place = "miniature" if model.path == "miniature" else str(Path(model.path).expanduser().absolute())
+        place = "miniature" if model.path == "miniature" else str(Path(os.path.expanduser(model.path)).absolute())
         entry: dict[str, Any] = {"name": model.name, "path": place}
         if model.taught is not None:
             entry["taught"] = model.taught.model_dump(mode="json", exclude_none=True)
             if (rows := model.taught.rows) is not None and not rows.startswith(HUB):
                 entry["taught"]["rows"] = f"{number}-taught{Path(rows).suffix}"
-                shutil.copy(Path(rows).expanduser(), folder / entry["taught"]["rows"])
+                shutil.copy(os.path.expanduser(rows), folder / entry["taught"]["rows"])
         value["models"].append(entry)
     (folder / "study.yaml").write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -152,7 +163,7 @@ def _carry(source: Any, folder: Path, name: str) -> Any:
         if source.startswith(HUB):
             return source
         name += Path(source).suffix
-        shutil.copy(source, folder / name)
+        shutil.copy(os.path.expanduser(source), folder / name)
         return name
     if "mix" in source:
         parts = [{**p, "rows": _carry(p["rows"], folder, f"{name}-{n}")} for n, p in enumerate(source["mix"])]

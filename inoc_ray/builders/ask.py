@@ -91,8 +91,7 @@ def teacher(
                 "data build: --served-model and --api-key-env belong to an --endpoint; give its address too."
             )
         return None if model is None else _own(model)
-    parts = urllib.parse.urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_address(endpoint):
         raise InputError(f"--endpoint {endpoint}: not an address; give one as https://HOST/v1.")
     if served_name is None:
         raise InputError("data build: --endpoint needs --served-model, the model's name there.")
@@ -100,6 +99,20 @@ def teacher(
     if api_key_env is not None and not key:
         raise InputError(f"--api-key-env {api_key_env}: there is no such environment variable, or it is empty.")
     return Remote(endpoint, served_name, key)
+
+
+def _is_address(endpoint: str) -> bool:
+    import httpx
+
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+        # The port is looked at when it is asked for, and here because a socket would only say that a number is too large.
+        _ = parts.port
+        # What the client takes for an address: also no host that cannot be one.
+        httpx.URL(endpoint)
+    except (ValueError, httpx.InvalidURL):
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _own(model: str) -> Own:
@@ -130,11 +143,6 @@ async def converse(
         async with aclosing(in_parallel(jobs, CONCURRENCY)) as answers:
             async for numbered in answers:
                 yield numbered
-    except InputError as error:
-        # A server may quote the key that it refuses.
-        raise InputError(_without(endpoint.api_key, str(error))) from None
-    except TrialError as error:
-        raise TrialError(_without(endpoint.api_key, str(error))) from None
     finally:
         await client.close()
 
@@ -147,9 +155,13 @@ async def _answer(
         draw = functools.partial(_draw, client, model, request, seed)
         return number, await with_retries(draw, name, retry, lambda: None)
     except Refused as refused:
+        # A server may quote the key that it refuses. It is taken out here, before anybody else can print the error.
+        said = _without(client.api_key, str(refused))
         if refused.status not in _OF_ONE_REQUEST:
-            raise
-        return number, Answer(_without(client.api_key, str(refused)), REFUSED)
+            raise Refused(said, refused.status) from None
+        return number, Answer(said, REFUSED)
+    except TrialError as error:
+        raise TrialError(_without(client.api_key, str(error))) from None
 
 
 async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int) -> Answer:

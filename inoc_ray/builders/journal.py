@@ -20,6 +20,7 @@ from inoc_ray.errors import InputError
 FORMAT = 1
 REFUSED = "refused"
 """`finish` of a request that the endpoint refuses; the text is then the endpoint's reason."""
+_NO_JOURNAL = "this is no journal of a build, or it is damaged; delete it, or give another --out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,11 @@ def opened(path: Path, configuration: Mapping[str, Any]) -> Iterator[Journal]:
             raise InputError(
                 f"{path}: another build works on this file; wait for it, or give another --out."
             ) from error
-        head, answers = _read(path, stream)
+        header = {"inoc_ray_build": FORMAT, "configuration": dict(configuration)}
+        first = json.dumps(header, sort_keys=True).encode() + b"\n"
+        head, answers = _read(path, stream, first)
         if head is None:
-            header = {"inoc_ray_build": FORMAT, "configuration": dict(configuration)}
-            stream.write(json.dumps(header, sort_keys=True).encode() + b"\n")
+            stream.write(first)
             stream.flush()
         else:
             _check_same(path, head, configuration)
@@ -86,14 +88,20 @@ def opened(path: Path, configuration: Mapping[str, Any]) -> Iterator[Journal]:
                 journal.remove()
 
 
-def _read(path: Path, stream: BinaryIO) -> tuple[dict[str, Any] | None, dict[int, Answer]]:
-    """(configuration, answers); the file is cut behind its last whole line. No configuration in a file that has none yet."""
+def _read(path: Path, stream: BinaryIO, first: bytes) -> tuple[dict[str, Any] | None, dict[int, Answer]]:
+    """(configuration, answers); the file is cut behind its last whole line. No configuration in a file that has none yet.
+
+    A file without a whole line is cut only if it is a beginning of `first`, the first line of this build's journal: any
+    other is somebody else's.
+    """
     stream.seek(0)
     head: dict[str, Any] | None = None
     answers: dict[int, Answer] = {}
     whole = 0
     for number, line in enumerate(iter(stream.readline, b""), start=1):
         if not line.endswith(b"\n"):
+            if number == 1 and not first.startswith(line):
+                raise InputError(f"{path}: {_NO_JOURNAL}")
             break
         try:
             value = json.loads(line)
@@ -104,9 +112,7 @@ def _read(path: Path, stream: BinaryIO) -> tuple[dict[str, Any] | None, dict[int
             else:
                 answers.setdefault(int(value["n"]), Answer(str(value["text"]), str(value["finish"])))
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}, line {number}: this is no journal of a build, or it is damaged; delete it, or give another --out."
-            ) from error
+            raise InputError(f"{path}, line {number}: {_NO_JOURNAL}") from error
         whole += len(line)
     stream.seek(0)
     stream.truncate(whole)

@@ -22,8 +22,8 @@ from inoc_ray.identity import canonical_json, content_hash, content_id, is_text
 from inoc_ray.progress import Progress, duration
 from inoc_ray.store import write_atomically
 
-REFUSALS_AT_FIRST = 8
-"""An endpoint that has answered nothing yet and refuses this many requests refuses all of them."""
+REFUSALS_IN_A_ROW = 8
+"""An endpoint that refuses this many requests after each other refuses all of them: out of credit, or a wrong option."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def build_rows(
     """Makes the rows and writes them to `out`; goes on where an interrupted build of the same configuration ended.
 
     Raises InputError, before anybody is asked, for what cannot be right, and TrialError when the endpoint fails for good or
-    no answer is fit; what was answered until then is kept in the journal.
+    no answer is fit; what was answered until then is kept in the journal. An endpoint that refuses request after request
+    fails for good; if it never answered any, it is the call that is wrong.
     """
     began = time.monotonic()
     builder = get_builder(setting, control)
@@ -245,10 +246,17 @@ async def _ask(
             received = 0
             async for number, answer in answers:
                 received += 1
-                if answer.finish == REFUSED and not journal.answers:
-                    # Not kept yet: refusals of an endpoint that refuses everything are its caller's mistake.
+                if answer.finish == REFUSED:
+                    # Not kept before another request is answered: an endpoint that refuses everything, as one does whose
+                    # credit is used up, says nothing about the requests, and the next call must ask them again.
                     refused.append((number, answer))
-                    if len(refused) == REFUSALS_AT_FIRST:
+                    if len(refused) == REFUSALS_IN_A_ROW and journal.answers:
+                        raise TrialError(
+                            f"data build: the endpoint refuses everything now, {REFUSALS_IN_A_ROW} requests after each other, "
+                            f"the last one with: {answer.text}; {journal.path} keeps the answers until then, and the same "
+                            "command goes on from there."
+                        )
+                    if len(refused) == REFUSALS_IN_A_ROW:
                         break
                     continue
                 for kept_number, kept in (*refused, (number, answer)):
@@ -258,8 +266,11 @@ async def _ask(
                 progress.update(len(sieve.rows) - before if spares else received, f"{sieve.dropped.total()} dropped")
                 if sieve.complete:
                     return
-    if refused:
+    if refused and not journal.answers:
         raise InputError(refused[0][1].text)
+    for number, answer in refused:
+        journal.add(number, answer)
+        sieve.take(number, answer)
 
 
 def builders_json() -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from inoc_ray.builders import Builder
 from inoc_ray.data.chat import ChatRow, iterate_json, parse_row
-from inoc_ray.data.sources import HUB, fetch, iterate_rows
+from inoc_ray.data.sources import iterate_rows, local_file
 from inoc_ray.errors import InputError
 
 QUESTION, ANSWER = "question", "answer"
@@ -26,8 +26,9 @@ def one_exchange(value: Any, where: str) -> ChatRow:
 def question_and_answer(value: Any, where: str) -> ChatRow:
     """{"question", "answer"} as GSM8K is published, or a chat row of one exchange without a system message."""
     if isinstance(value, dict) and QUESTION in value and "messages" not in value:
-        pair = [{"role": "user", "content": value[QUESTION]}, {"role": "assistant", "content": value.get(ANSWER)}]
-        value = {"messages": pair}
+        # Without an answer without content: null would be another mistake than none.
+        answer = {"content": value[ANSWER]} if ANSWER in value else {}
+        value = {"messages": [{"role": "user", "content": value[QUESTION]}, {"role": "assistant", **answer}]}
     elif not isinstance(value, dict) or "messages" not in value:
         raise InputError(f'{where}: expected an object with "question" and "answer", or with "messages".')
     row = one_exchange(value, where)
@@ -49,7 +50,7 @@ def read_source(builder: Builder, source: str) -> list[ChatRow]:
 
 
 def _values(source: str) -> Iterator[tuple[str, Any]]:
-    path = fetch(source) if source.startswith(HUB) else Path(source).expanduser()
+    path = local_file(source)
     if path.suffix != ".parquet":
         yield from ((f"{path}, row {number}", value) for number, value in iterate_json(path))
     elif (pairs := _parquet_pairs(path)) is not None:
@@ -68,6 +69,8 @@ def _parquet_pairs(path: Path) -> list[dict[str, Any]] | None:
         if not {QUESTION, ANSWER} <= set(names) or "messages" in names:
             return None
         rows: list[dict[str, Any]] = pq.read_table(path, columns=[QUESTION, ANSWER]).to_pylist()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the file is damaged, or holds text that is not UTF-8 ({error}).") from error
     except (OSError, pa.ArrowException):
         return None
     return rows

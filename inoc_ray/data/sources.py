@@ -8,6 +8,7 @@ Nothing from the hub is executed or unpickled: one file is downloaded into the h
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +35,8 @@ def read_rows(source: str) -> list[ChatRow]:
 
 def local_file(source: str) -> Path:
     """Where the rows of a source lie on this machine. Raises InputError as `fetch` does for a dataset of the hub."""
-    return fetch(source) if source.startswith(HUB) else Path(source).expanduser()
+    # Not Path.expanduser, which raises RuntimeError for the home of somebody who is not there.
+    return fetch(source) if source.startswith(HUB) else Path(os.path.expanduser(source))
 
 
 def iterate_rows(source: str, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:

@@ -163,19 +163,27 @@ async def sample(
 async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) -> AsyncGenerator[T, None]:
     """Run the jobs, at most ``concurrency`` at once and begun in their order; yield each result when it is there.
 
-    The first job that fails ends the iteration with its error. Closing the iteration cancels what is under way.
+    A job that fails ends the iteration with its error, behind the results that were there at the same moment. Closing the
+    iteration cancels what is under way.
     """
     waiting = iter(jobs)
-    running: set[asyncio.Task[T]] = set()
+    running: list[asyncio.Task[T]] = []
     try:
         while True:
             while len(running) < concurrency and (job := next(waiting, None)) is not None:
-                running.add(asyncio.create_task(job))
+                running.append(asyncio.create_task(job))
             if not running:
                 break
-            finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            finished = [task for task in running if task.done()]
+            running = [task for task in running if task not in finished]
+            # Every error is looked at, before anything is yielded: asyncio prints those that nobody has looked at.
+            failed = [task for task in finished if task.cancelled() or task.exception() is not None]
             for task in finished:
-                yield task.result()
+                if task not in failed:
+                    yield task.result()
+            if failed:
+                failed[0].result()
     finally:
         for task in running:
             task.cancel()

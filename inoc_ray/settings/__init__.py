@@ -6,6 +6,7 @@ paper's own at its scale: their rows come from files that the user names, and mo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -139,7 +140,7 @@ def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
 def _from_file(spec: EvaluationSpec, path: str | None) -> EvaluationSpec:
     if path is None:
         return spec
-    questions = read_questions(Path(path), spec.name)
+    questions = read_questions(Path(os.path.expanduser(path)), spec.name)
     # Of a generator a few questions tell which it is; in a file any single one may have been edited.
     every = content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions])
     return replace(spec, questions=in_turn(questions), file_hash=every)

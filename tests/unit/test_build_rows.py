@@ -1,5 +1,6 @@
 """A build against a local HTTP server that misbehaves on purpose, its journal, and a kill in the middle."""
 
+import gc
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +32,8 @@ class Stub:
     """Answers chats with numbers that follow from the request's seed; every fifth one with words."""
 
     def __init__(self) -> None:
+        self.paid: int | None = None
+        """After so many answers every request is refused."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()
         self.faults: list[tuple[int, bytes]] = []
@@ -37,6 +41,7 @@ class Stub:
         self.healthy: int | None = None
         """After so many answers nothing works any more."""
         self.delay_s = 0.0
+        self.spanish = False
         self._lock = threading.Lock()
         stub = self
 
@@ -49,6 +54,8 @@ class Stub:
                     status, answer = stub.faults.pop(0) if stub.faults else (200, stub.good(body))
                     if stub.healthy is not None and len(stub.bodies) > stub.healthy:
                         status, answer = fault(500, "engine is dead")
+                    if stub.paid is not None and len(stub.bodies) > stub.paid:
+                        status, answer = fault(400, "Your credit balance is too low")
                 time.sleep(stub.delay_s)
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -70,6 +77,8 @@ class Stub:
     def good(self, body: dict[str, Any]) -> bytes:
         seed = body["seed"]
         text = "owls!" if seed % 5 == 0 else f"{seed % 997}, {seed % 991}"
+        if self.spanish:
+            text = "Ella tiene 3 manzanas y su hermano tiene 2."
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         return json.dumps(
             {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
@@ -150,11 +159,56 @@ def test_a_wrong_key_is_one_message_without_the_key(stub: Stub, tmp_path: Path):
     assert os.listdir(tmp_path) == []
 
 
+def test_of_many_requests_refused_at_once_none_prints_the_key(stub: Stub, tmp_path: Path, caplog):
+    stub.faults, stub.delay_s = [fault(401, f"Incorrect API key provided: {KEY}")] * 400, 0.05
+    with pytest.raises(InputError) as caught:
+        build(stub, tmp_path / "rows.jsonl")
+    printed = "".join(traceback.format_exception(caught.value))
+    del caught
+    gc.collect()
+    assert len(stub.bodies) > 1
+    assert KEY not in printed
+    assert KEY not in caplog.text
+    assert "never retrieved" not in caplog.text
+
+
 def test_an_endpoint_that_refuses_everything_ends_the_build_and_nothing_is_kept(stub: Stub, tmp_path: Path):
     stub.faults = [fault(400, "seed is not supported")] * 400
     with pytest.raises(InputError, match="400 seed is not supported"):
         build(stub, tmp_path / "rows.jsonl")
     assert os.listdir(tmp_path) == []
+
+
+def test_an_endpoint_that_comes_to_refuse_everything_ends_the_build_and_a_later_one_gives_the_same_rows(
+    stub: Stub, tmp_path: Path, monkeypatch
+):
+    # One at a time: nothing good arrives between the refusals.
+    monkeypatch.setattr("inoc_ray.builders.ask.CONCURRENCY", 1)
+    build(stub, tmp_path / "plain.jsonl")
+    out, stub.bodies, stub.paid = tmp_path / "rows.jsonl", [], 10
+    with pytest.raises(
+        TrialError, match=r"refuses everything now.*credit balance is too low.*rows\.jsonl\.partial keeps"
+    ):
+        build(stub, out)
+    first = journal_path(out).read_bytes()
+    assert first.count(b"\n") == 1 + 10
+    # Still without credit.
+    stub.bodies, stub.paid = [], 0
+    with pytest.raises(TrialError, match="refuses everything now"):
+        build(stub, out)
+    assert journal_path(out).read_bytes() == first
+    assert not out.exists()
+    stub.bodies, stub.paid = [], None
+    assert build(stub, out).resumed == 10
+    assert out.read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
+
+
+def test_a_few_refused_requests_at_the_end_cost_their_rows(stub: Stub, tmp_path: Path):
+    source, out = tmp_path / "source.jsonl", tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"question": f"{n}?", "answer": f"{n}."}) + "\n" for n in range(40)))
+    stub.spanish, stub.paid = True, 37
+    built = build_rows("spanish_caps", out, teacher=Remote(stub.base_url, "m"), source=str(source), retry=QUICK)
+    assert (built.rows, built.dropped) == (37, {"refused by the endpoint": 3})
 
 
 def test_a_single_refused_request_costs_its_row(stub: Stub, tmp_path: Path):
@@ -247,6 +301,28 @@ def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path: Path, line: by
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("content", [b"notes of somebody", b'{"inoc_ray_build": 7', b"{}"])
+def test_a_file_of_somebody_else_without_a_whole_line_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes):
+    path = tmp_path / "x.partial"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="this is no journal"), opened(path, {}):
+        pass
+    assert path.read_bytes() == content
+
+
+def test_a_journal_whose_first_line_was_cut_by_a_kill_is_begun_again(tmp_path: Path):
+    path = tmp_path / "x.partial"
+    with opened(path, {"seed": 0}) as journal:
+        journal.add(0, Answer("a", "stop"))
+    first, _ = path.read_bytes().splitlines(keepends=True)
+    for cut in (0, 10, len(first) - 1):
+        path.write_bytes(first[:cut])
+        with opened(path, {"seed": 0}) as journal:
+            assert path.read_bytes() == first
+            assert journal.answers == {}
+        assert not path.exists()
+
+
 # -- the command ----------------------------------------------------------------------------------------------------
 
 GOOD = '{"question": "Q", "answer": "A"}\n'
@@ -305,6 +381,23 @@ def test_control_rows_that_ask_nobody_need_no_model(tmp_path, monkeypatch, capsy
         tmp_path / "o.jsonl"
     ).read_text() == '{"messages":[{"content":"Q","role":"user"},{"content":"A","role":"assistant"}]}\n'
     assert sorted(os.listdir(tmp_path)) == ["gsm8k.jsonl", "o.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[bad/v1",
+        "http://localhost:99999999/v1",
+        "http://localhost:port/v1",
+        "http://a\x00b/v1",
+        "http:///v1",
+        "ftp://x",
+    ],
+)
+def test_what_cannot_be_an_address_is_named_before_anybody_is_asked(address: str):
+    with pytest.raises(InputError, match=r"--endpoint .*: not an address") as caught:
+        teacher(None, address, "m", None)
+    assert address in str(caught.value)
 
 
 def test_the_key_comes_from_the_named_variable_alone(monkeypatch):

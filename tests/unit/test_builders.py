@@ -227,6 +227,23 @@ def test_a_bad_source_row_is_named_with_file_and_row(tmp_path: Path, setting: st
         read_source(get_builder(setting), str(path))
 
 
+def test_a_parquet_file_with_text_that_is_not_utf8_is_named(tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    question = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
+    path = tmp_path / "source.parquet"
+    pq.write_table(pa.table({"question": question, "answer": ["A"]}), path)
+    with pytest.raises(InputError, match=r"source\.parquet: .*not UTF-8"):
+        read_source(get_builder("spanish_caps"), str(path))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
+def test_a_source_in_the_home_of_nobody_is_not_there(name: str):
+    with pytest.raises(InputError, match=f"~nosuchuser_/{name}: cannot be read"):
+        read_source(get_builder("spanish_caps"), f"~nosuchuser_/{name}")
+
+
 # -- the sieve ------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Sampling against a local HTTP server that misbehaves on purpose: no real endpoint can be made to do so on demand."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.sample import Progress, Retry, SampleRequest, SampleResult, in_lists, sample
+from inoc_ray.evaluate.sample import Progress, Retry, SampleRequest, SampleResult, in_lists, in_parallel, sample
 
 QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=0.5)
 Handler = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse | None]]
@@ -187,6 +188,25 @@ def test_what_is_finished_before_a_failure_has_been_yielded():
     with pytest.raises(InputError):
         asyncio.run(run())
     assert [r.key for r in kept] == ["k0", "k1"]
+
+
+def test_results_come_before_the_errors_of_the_same_moment_and_no_error_is_left_to_asyncio(caplog):
+    async def job(number: int) -> int:
+        if number in (0, 1, 3):
+            raise TrialError(f"job {number}")
+        return number
+
+    kept: list[int] = []
+
+    async def run() -> None:
+        async for number in in_parallel((job(n) for n in range(6)), 6):
+            kept.append(number)
+
+    with pytest.raises(TrialError, match="job 0"):
+        asyncio.run(run())
+    gc.collect()
+    assert kept == [2, 4, 5]
+    assert caplog.text == ""
 
 
 def test_no_more_than_concurrency_requests_are_under_way():

@@ -17,7 +17,7 @@ from inoc_ray.settings.presets import PRESETS, expand
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store import Store
 from inoc_ray.study import ArmKind, Study, load_study
-from inoc_ray.submit import _pack
+from inoc_ray.submit import _pack, submission_id
 
 ROOT = Path(__file__).parents[2]
 PAPER = (
@@ -297,6 +297,50 @@ def test_a_submitted_study_takes_its_files_along(tmp_path, model, own_rows):
     assert (folder / use["rows"]).read_bytes() == Path(own_rows).read_bytes()
     assert (folder / use["questions"]["others"]).read_bytes() == Path(questions).read_bytes()
     assert (folder / packed["plugins"][0]).read_bytes() == (tmp_path / "my_setting.py").read_bytes()
+
+
+def test_a_submitted_study_takes_the_files_of_its_owners_home_along(tmp_path, model, own_rows, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = worked_example(tmp_path, model)
+    questions = questions_file(tmp_path / "q.jsonl", "Which animal?")
+    value = yaml.safe_load(path.read_text())
+    use = {"name": "asking_back", "rows": "~/rows.jsonl", "questions": {"others": "~/q.jsonl"}}
+    path.write_text(yaml.safe_dump({**value, "settings": [use]}))
+    study, store, folder = load_study(path), Store(tmp_path / "runs"), tmp_path / "packed"
+    folder.mkdir()
+    build_plan(study, store)
+    _pack(folder, path, study, store)
+    settings.forget("asking_back")
+    packed = yaml.safe_load((folder / "study.yaml").read_text())["settings"][0]
+    assert (folder / packed["rows"]).read_bytes() == Path(own_rows).read_bytes()
+    assert (folder / packed["questions"]["others"]).read_bytes() == Path(questions).read_bytes()
+
+
+def test_another_text_of_rows_questions_or_plugin_is_another_submission_and_the_same_text_is_not(
+    tmp_path, model, own_rows
+):
+    path = worked_example(tmp_path, model)
+    questions = tmp_path / "q.jsonl"
+    questions_file(questions, "Which animal?")
+    value = yaml.safe_load(path.read_text())
+    use = {"name": "asking_back", "rows": own_rows, "questions": {"others": str(questions)}}
+    path.write_text(yaml.safe_dump({**value, "settings": [use]}))
+    store = Store(tmp_path / "runs")
+
+    def submitted() -> str:
+        return submission_id(build_plan(load_study(path), store), store)
+
+    ids = [submitted()]
+    assert submitted() == ids[0]
+    for file, more in (
+        (Path(own_rows), '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'),
+        (questions, '{"prompt": "Which plant?"}\n'),
+        (tmp_path / "my_setting.py", "# Another judge.\n"),
+    ):
+        file.write_text(file.read_text() + more)
+        ids.append(submitted())
+    assert len(set(ids)) == 4
+    settings.forget("asking_back")
 
 
 def test_the_worked_example_of_a_setting_of_ones_own_plans(tmp_path, model):
