@@ -196,7 +196,7 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
             return found
         if found.prompt is None:
             raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
-        return replace(found, inoculation=arm.inoculation)
+        return replace(found, inoculation=_merged(found.inoculation, arm.inoculation))
     traits = setting.traits
     for trait in arm.undesired or ():
         if trait not in traits:
@@ -219,6 +219,11 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
         source="study file",
         inoculation=arm.inoculation or SYSTEM_MESSAGE,
     )
+
+
+def _merged(own: Inoculation, written: Inoculation) -> Inoculation:
+    """The library arm's own inoculation with the fields that the user wrote in their place."""
+    return Inoculation(**{name: getattr(c, name) for c in (own, written) for name in c.model_fields_set})
 
 
 def contexts_of(

@@ -228,7 +228,8 @@ class Arm(Config):
     undesired: tuple[str, ...] | None = runtime(None)
     """The traits that this arm's prompt elicits; default: the setting's undesired traits."""
     inoculation: Inoculation | None = runtime(None)
-    """Where the prompt stands and which rows it covers; part of a trial's identity. Default: the setting's arm's own."""
+    """Where the prompt stands and which rows it covers; part of a trial's identity. What is not written here is the
+    setting's arm's own: its coverage, its paraphrases."""
 
     _name = field_validator("name")(_check_name)
 

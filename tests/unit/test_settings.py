@@ -12,11 +12,11 @@ from inoc_ray import prompts, settings
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.data.questions import in_turn, read_questions
 from inoc_ray.errors import InputError
-from inoc_ray.plan import build_plan
+from inoc_ray.plan import build_plan, resolve_arm
 from inoc_ray.settings.presets import PRESETS, expand
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store import Store
-from inoc_ray.study import ArmKind, Study, load_study
+from inoc_ray.study import Arm, ArmKind, Coverage, Inoculation, Study, load_study
 from inoc_ray.submit import _pack
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +127,21 @@ def test_only_one_half_of_mixed_languages_is_inoculated(tmp_path, model, own_row
     plan = plan_of(tmp_path, model, use, ["baseline", "specific_spanish"])
     trained = plan.training_rows(next(t for t in plan.trials if t.arm.name == "specific_spanish"))
     assert [row.messages[0].role == "system" for row in trained] == [True, False] * 10
+
+
+def test_an_arm_of_the_library_keeps_what_the_study_does_not_write_of_its_inoculation():
+    setting = settings.get("mixed_languages")
+
+    def resolved(name: str, **inoculation: object) -> Inoculation:
+        return resolve_arm(Arm.model_validate({"name": name, "inoculation": inoculation}), setting).inoculation
+
+    moved = resolved("specific_spanish", placement="user_prefix")
+    assert (moved.placement, moved.coverage.values) == ("user_prefix", ("spanish",))
+    assert resolved("specific_spanish", coverage="all").coverage == Coverage()
+    own = setting.arms["paraphrases"].inoculation
+    assert own.paraphrases
+    assert resolved("paraphrases", separator=" ") == own.model_copy(update={"separator": " "})
+    assert resolved("paraphrases", paraphrases=[]).paraphrases == ()
 
 
 @pytest.mark.parametrize("name", PAPER)
