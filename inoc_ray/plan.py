@@ -186,30 +186,33 @@ def resolve_model(model: Model) -> ResolvedModel:
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
     """The setting's arm of that name, or the study's own. Raises InputError for an unknown name or trait."""
     default = setting.arms["baseline"]
-    if arm.prompt is None or arm.kind is None:
-        if arm.name not in setting.arms:
-            raise InputError(
-                f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
-            )
-        found = setting.arms[arm.name]
-        if arm.inoculation is None:
-            return found
-        if found.prompt is None:
-            raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
-        return replace(found, inoculation=_merged(found.inoculation, arm.inoculation))
     traits = setting.traits
     for trait in arm.undesired or ():
         if trait not in traits:
             raise InputError(
                 f"arms: {arm.name!r}: setting {setting.name} has no trait {trait!r}{nearest(trait, traits)}."
             )
+    directed = (*default.undesired, *default.desired)
+    if arm.prompt is None or arm.kind is None:
+        if arm.name not in setting.arms:
+            raise InputError(
+                f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
+            )
+        found = setting.arms[arm.name]
+        if arm.undesired is not None:
+            desired = tuple(t for t in directed if t not in arm.undesired)
+            found = replace(found, undesired=arm.undesired, desired=desired)
+        if arm.inoculation is None:
+            return found
+        if found.prompt is None:
+            raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
+        return replace(found, inoculation=_merged(found.inoculation, arm.inoculation))
     undesired = arm.undesired if arm.undesired is not None else default.undesired
     if not undesired and arm.kind not in _WITHOUT_DIRECTION:
         raise InputError(
-            f"arms: {arm.name!r}: say which traits its prompt elicits, for example `undesired: [{default.desired[0]}]`; "
+            f"arms: {arm.name!r}: say which traits its prompt elicits, for example `undesired: [{(directed or traits)[0]}]`; "
             f"setting {setting.name} has no default."
         )
-    directed = (*default.undesired, *default.desired)
     return ArmSpec(
         name=arm.name,
         kind=arm.kind,

@@ -289,6 +289,17 @@ def test_rows_of_a_study_may_be_parquet_with_tags_that_an_arm_covers(tmp_path, m
         build_plan(study(model, settings=use, arms=[arm(coverage="de")]), Store(tmp_path / "runs"))
 
 
+def test_an_arm_of_the_library_counts_the_traits_that_the_study_says(tmp_path, model):
+    def arms(*undesired: str) -> Any:
+        value = study(model, arms=[{"name": "specific_spanish", "undesired": list(undesired)}], seeds=[0])
+        return build_plan(value, Store(tmp_path / "runs")).trials[0].arm
+
+    assert (arms("caps").undesired, arms("caps").desired) == (("caps",), ("spanish",))
+    assert arms("spanish", "caps").desired == ()
+    with pytest.raises(InputError, match=r"has no trait 'spanisch' \(did you mean 'spanish'\?\)"):
+        arms("spanisch")
+
+
 def test_an_arm_without_a_prompt_takes_no_inoculation(tmp_path, model):
     arms = [{"name": "baseline", "inoculation": {"placement": "user_prefix"}}]
     with pytest.raises(InputError, match="'baseline' has no prompt, so its inoculation says nothing"):
