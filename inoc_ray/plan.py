@@ -13,6 +13,7 @@ from inoc_ray import prompts, settings, stages
 from inoc_ray.data.chat import ChatRow, rows_hash
 from inoc_ray.data.inoculate import inoculate, placement_fields
 from inoc_ray.data.mixture import rows_of
+from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
@@ -34,7 +35,7 @@ from inoc_ray.study import (
 )
 
 _PROBE = 32
-"""Questions whose text enters an evaluation's id: enough to tell two generators apart, few enough to be quick."""
+"""Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""
 
 STAGE_1 = "stage-1"
 """What the trial that teaches a model is called, where a trial of the study has the name of its arm."""
@@ -323,7 +324,10 @@ def evaluation_id(
 
 @functools.cache
 def _probe(spec: EvaluationSpec) -> str:
-    return content_id([[[m.role, m.content] for m in q.messages] for q in spec.questions(_PROBE)])
+    # All of a list, of which any single question may be edited; of a file the hash stands in the id already.
+    listed = spec.questions.questions if isinstance(spec.questions, InTurn) and not spec.file_hash else ()
+    count = max(_PROBE, len(listed))
+    return content_id([[[m.role, m.content] for m in q.messages] for q in spec.questions(count)])
 
 
 def build_plan(study: Study, store: Store) -> Plan:

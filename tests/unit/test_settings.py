@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -10,13 +11,14 @@ import yaml
 
 from inoc_ray import prompts, settings
 from inoc_ray.data.chat import ChatRow, write_jsonl
-from inoc_ray.data.questions import in_turn, read_questions
+from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
 from inoc_ray.errors import InputError
-from inoc_ray.plan import build_plan, resolve_arm
+from inoc_ray.plan import build_plan, evaluation_id, resolve_arm
+from inoc_ray.settings import EvaluationSpec
 from inoc_ray.settings.presets import PRESETS, expand
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store import Store
-from inoc_ray.study import Arm, ArmKind, Coverage, Inoculation, Study, load_study
+from inoc_ray.study import Arm, ArmKind, Coverage, Evaluation, Inoculation, Study, load_study
 from inoc_ray.submit import _pack
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +187,17 @@ def test_any_change_in_a_file_of_questions_is_another_evaluation(tmp_path, model
     many = [f"Question {i}?" for i in range(60)]
     assert ids(*many) == ids(*many)
     assert not ids(*many) & ids(*many[:-1], "Another?")
+
+
+def test_every_question_of_a_list_is_in_the_evaluations_id_and_a_generator_is_told_by_its_first():
+    def asked(questions: Callable[[int], list[Question]]) -> str:
+        spec = EvaluationSpec("q", "id", questions, ("owl",), 8)
+        return evaluation_id(settings.get("subliminal"), spec, None, Evaluation(), "fp32")
+
+    many = [f"Question {i}?" for i in range(40)]
+    assert asked(of_texts("q", *many)) == asked(of_texts("q", *many)) != asked(of_texts("q", *many[:-1], "Another?"))
+    few = of_texts("q", *many[:20])
+    assert asked(few) == asked(lambda count: few(count))
 
 
 def test_an_unknown_evaluation_under_questions_is_refused(tmp_path, model, own_rows):
