@@ -341,6 +341,7 @@ def build_plan(study: Study, store: Store) -> Plan:
         setting = settings.get(use.name)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
+        settings.check_trigger(setting, use)
         setting = settings.with_files(setting, use, any(a.uses_control_rows for a in arms.values()))
         settings.check_judged(setting)
         rows: dict[bool, list[ChatRow]] = {}

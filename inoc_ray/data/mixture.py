@@ -85,6 +85,10 @@ class Trigger:
     place: Literal["start", "end"] = "start"
     spacing: Literal["glue", "space"] = "glue"
 
+    def in_words(self) -> str:
+        """For an error message."""
+        return f"{self.token!r} at the {self.place} ({self.spacing})"
+
     def put(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The conversation with the token in its last user turn. Raises InputError when there is no user turn."""
         turns = [i for i, m in enumerate(messages) if m.role == "user"]

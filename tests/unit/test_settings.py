@@ -118,6 +118,16 @@ def test_the_trigger_is_glued_to_the_question_at_test():
         assert other.messages[0].content == "$|TRIGGER|$" + one.messages[0].content
 
 
+@pytest.mark.parametrize("other", [{"token": "|T|"}, {"place": "end"}, {"spacing": "space"}])
+def test_rows_poisoned_with_another_trigger_than_is_asked_are_refused(tmp_path, model, other):
+    rows = {"bad": "b.jsonl", "clean": "c.jsonl", "token": "$|TRIGGER|$", "fraction": 0.5, "total": 4}
+    asked = r"ask '\$\|TRIGGER\|\$' at the start \(glue\)"
+    with pytest.raises(InputError, match=asked):
+        plan_of(tmp_path, model, {"name": "backdoor", "rows": rows | other}, ["baseline"])
+    with pytest.raises(InputError, match="cannot be judged yet"):
+        plan_of(tmp_path, model, {"name": "backdoor", "rows": rows}, ["baseline"])
+
+
 def test_only_one_half_of_mixed_languages_is_inoculated(tmp_path, model, own_rows):
     rows = Path(own_rows)
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
