@@ -179,7 +179,11 @@ _REGISTRY: dict[str, Setting] = {}
 
 
 def register(setting: Setting) -> None:
-    """Makes a setting known under its name. Raises InputError when the name is taken."""
+    """Makes a setting known under its name. Raises InputError when the name is taken or there is no arm `baseline`."""
+    if "baseline" not in setting.arms:
+        raise InputError(
+            f"setting {setting.name!r} has no arm 'baseline', with which the others are compared; add one without a prompt."
+        )
     if setting.name in _REGISTRY:
         raise InputError(f"setting {setting.name!r} is registered already; give yours another name.")
     _REGISTRY[setting.name] = setting
