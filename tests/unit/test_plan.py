@@ -9,6 +9,7 @@ import pytest
 from inoc_ray.data.chat import ChatRow, Message, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.scores import Sample, commit_samples
+from inoc_ray.overview import plan_text
 from inoc_ray.plan import build_plan
 from inoc_ray.settings import get
 from inoc_ray.store import Store
@@ -205,6 +206,14 @@ def test_groups_hold_every_trial_once_and_share_recipe_and_model(tmp_path, model
     assert sorted(t.trial_id for g in groups for t in g) == sorted(t.trial_id for t in trials)
     assert [len(g) for g in groups] == [3, 3, 3, 3]
     assert all(len({str(t.recipe) for t in g}) == 1 for g in groups)
+
+
+def test_a_plan_counts_the_groups_that_will_be_trained(tmp_path, model):
+    recipes = {"a": {"learning_rate": 1e-3, "steps": 10}, "b": {"learning_rate": 2e-3, "steps": 10}}
+    store = Store(tmp_path / "runs")
+    plan = build_plan(study(model, recipes=recipes, resources={"trials_per_group": 3}), store)
+    assert len(plan.to_train) == 8
+    assert "80 optimizer steps in 4 groups" in plan_text(plan, store)
 
 
 def test_planning_imports_no_heavy_library(tmp_path, model):
