@@ -18,7 +18,7 @@ from inoc_ray.settings import EvaluationSpec
 from inoc_ray.settings.presets import PRESETS, expand
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store import Store
-from inoc_ray.study import Arm, ArmKind, Coverage, Evaluation, Inoculation, Study, load_study
+from inoc_ray.study import Arm, ArmKind, Coverage, Evaluation, Inoculation, Recipe, Study, load_study
 from inoc_ray.submit import _pack
 
 ROOT = Path(__file__).parents[2]
@@ -294,7 +294,7 @@ def test_a_preset_is_a_recipe_and_says_where_it_comes_from(name):
     preset = PRESETS[name]
     assert preset.recipe().method == "lora"
     assert preset.source
-    assert f"`{name}`" in (ROOT / "docs" / "settings.md").read_text()
+    assert f"\n| `{name}` |" in (ROOT / "docs" / "settings.md").read_text()
 
 
 def test_a_preset_with_overrides_is_spelt_out(tmp_path):
@@ -307,6 +307,16 @@ def test_a_preset_with_overrides_is_spelt_out(tmp_path):
     with pytest.raises(InputError, match=r"recipes: there is no preset.*did you mean 'emergent_misalignment'"):
         load_study(path)
     assert expand({"preset": "subliminal"}) == dict(PRESETS["subliminal"].fields)
+
+
+def test_the_length_that_is_written_takes_the_place_of_the_presets_whichever_it_has():
+    steps, epochs = PRESETS["miniature"].recipe(), PRESETS["subliminal"].recipe()
+    assert (steps.epochs, epochs.steps) == (None, None)
+    for preset, length in (("miniature", {"epochs": 2}), ("subliminal", {"steps": 2})):
+        recipe = Recipe.model_validate(expand({"preset": preset, **length}))
+        assert (recipe.steps, recipe.epochs) == (length.get("steps"), length.get("epochs"))
+        with pytest.raises(ValueError, match="exactly one of steps and epochs"):
+            Recipe.model_validate(expand({"preset": preset, "steps": 2, "epochs": 2}))
 
 
 def worked_example(folder: Path, model: Path) -> Path:
