@@ -18,7 +18,18 @@ from inoc_ray.errors import InputError
 from inoc_ray.identity import content_hash
 from inoc_ray.study import SYSTEM_MESSAGE, Backdoor, Inoculation, SettingUse, nearest
 
-__all__ = ["ArmSpec", "EvaluationSpec", "Message", "Question", "RowSource", "Setting", "Trigger", "get", "names", "register"]
+__all__ = [
+    "ArmSpec",
+    "EvaluationSpec",
+    "Message",
+    "Question",
+    "RowSource",
+    "Setting",
+    "Trigger",
+    "get",
+    "names",
+    "register",
+]
 
 
 @dataclass(frozen=True)

@@ -343,7 +343,10 @@ def test_rows_are_refused(tmp_path, model, refused, name):
     [
         ("~nosuchuser/x.jsonl", "~nosuchuser/x.jsonl: cannot be read (No such file or directory)."),
         ("/proc/self/mem", "/proc/self/mem: cannot be read (Input/output error)."),
-        (f"hf://datasets/a/b@{'0' * 40}/../../x.jsonl", ": ../../x.jsonl leads out of the dataset; write the file's path inside it."),
+        (
+            f"hf://datasets/a/b@{'0' * 40}/../../x.jsonl",
+            "x.jsonl leads out of the dataset; write the file's path inside it.",
+        ),
     ],
 )
 def test_places_without_rows_are_refused(model, refused, source, message):

@@ -93,7 +93,10 @@ def test_an_exact_fraction_is_triggered_and_no_clean_row_is(fraction, seed):
         (lambda: mix([Part("es", rows("es", 3), 1.5)], 0), "5 rows of 'es'.*it has 3"),
         (lambda: mix([Part("es", rows("es", 3), 0.1)], 0), "not a single row of 'es', which has 3"),
         (lambda: mix([Part("es", rows("es", 9), 9), Part("fr", rows("fr", 3), 0.1)], 0, 9), "not a single row of 'fr'"),
-        (lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 0.1, 2, 0), "share of 'triggered' is 0; it must be above 0"),
+        (
+            lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 0.1, 2, 0),
+            "share of 'triggered' is 0; it must be above 0",
+        ),
         (lambda: backdoor(rows("b", 2), rows("c", 2), Trigger(" "), 0.5, 2, 0), "token is empty"),
         (lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 1.0, 2, 0), "between 0 and 1"),
         (lambda: backdoor(rows("b", 2), rows("|T|", 2), TRIGGER, 0.5, 2, 0), "stands in clean row 1 already"),
