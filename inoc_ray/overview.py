@@ -17,6 +17,7 @@ from inoc_ray.schedule import steps_of
 from inoc_ray.settings.presets import PRESETS
 from inoc_ray.store import Store
 from inoc_ray.study import nearest
+from inoc_ray.sweep import groups_of, waves_of
 
 
 def table(rows: list[list[str]], header: list[str]) -> str:
@@ -85,9 +86,10 @@ def plan_text(plan: Plan, store: Store) -> str:
     lines = [f"Study {plan.study.name}, results in {store.root}", "", text, ""]
     if plan.to_train:
         resources = plan.study.resources
-        groups = -(-len(plan.to_train) // resources.trials_per_group)
+        waves = [len(groups_of(wave, resources.trials_per_group)) for wave in waves_of(plan)]
+        groups = sum(waves)
         capacity = expected_capacity()
-        at_once = "" if capacity is None else f", {concurrent_groups(resources, capacity, groups)} at once here"
+        at_once = "" if capacity is None else f", {concurrent_groups(resources, capacity, max(waves))} at once here"
         lines.append(
             f"To train: {len(plan.to_train)} of {len(plan.fine_tunes)} trials, {sum(steps)} optimizer steps in {groups} "
             f"group{'s' if groups > 1 else ''}{at_once}."

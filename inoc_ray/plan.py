@@ -13,6 +13,7 @@ from inoc_ray import prompts, settings, stages
 from inoc_ray.data.chat import ChatRow, rows_hash
 from inoc_ray.data.inoculate import inoculate, placement_fields
 from inoc_ray.data.mixture import rows_of
+from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
@@ -34,7 +35,7 @@ from inoc_ray.study import (
 )
 
 _PROBE = 32
-"""Questions whose text enters an evaluation's id: enough to tell two generators apart, few enough to be quick."""
+"""Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""
 
 STAGE_1 = "stage-1"
 """What the trial that teaches a model is called, where a trial of the study has the name of its arm."""
@@ -186,30 +187,33 @@ def resolve_model(model: Model) -> ResolvedModel:
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
     """The setting's arm of that name, or the study's own. Raises InputError for an unknown name or trait."""
     default = setting.arms["baseline"]
-    if arm.prompt is None or arm.kind is None:
-        if arm.name not in setting.arms:
-            raise InputError(
-                f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
-            )
-        found = setting.arms[arm.name]
-        if arm.inoculation is None:
-            return found
-        if found.prompt is None:
-            raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
-        return replace(found, inoculation=arm.inoculation)
     traits = setting.traits
     for trait in arm.undesired or ():
         if trait not in traits:
             raise InputError(
                 f"arms: {arm.name!r}: setting {setting.name} has no trait {trait!r}{nearest(trait, traits)}."
             )
+    directed = (*default.undesired, *default.desired)
+    if arm.prompt is None or arm.kind is None:
+        if arm.name not in setting.arms:
+            raise InputError(
+                f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
+            )
+        found = setting.arms[arm.name]
+        if arm.undesired is not None:
+            desired = tuple(t for t in directed if t not in arm.undesired)
+            found = replace(found, undesired=arm.undesired, desired=desired)
+        if arm.inoculation is None:
+            return found
+        if found.prompt is None:
+            raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
+        return replace(found, inoculation=_merged(found.inoculation, arm.inoculation))
     undesired = arm.undesired if arm.undesired is not None else default.undesired
     if not undesired and arm.kind not in _WITHOUT_DIRECTION:
         raise InputError(
-            f"arms: {arm.name!r}: say which traits its prompt elicits, for example `undesired: [{default.desired[0]}]`; "
+            f"arms: {arm.name!r}: say which traits its prompt elicits, for example `undesired: [{(directed or traits)[0]}]`; "
             f"setting {setting.name} has no default."
         )
-    directed = (*default.undesired, *default.desired)
     return ArmSpec(
         name=arm.name,
         kind=arm.kind,
@@ -219,6 +223,11 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
         source="study file",
         inoculation=arm.inoculation or SYSTEM_MESSAGE,
     )
+
+
+def _merged(own: Inoculation, written: Inoculation) -> Inoculation:
+    """The library arm's own inoculation with the fields that the user wrote in their place."""
+    return Inoculation(**{name: getattr(c, name) for c in (own, written) for name in c.model_fields_set})
 
 
 def contexts_of(
@@ -315,7 +324,10 @@ def evaluation_id(
 
 @functools.cache
 def _probe(spec: EvaluationSpec) -> str:
-    return content_id([[[m.role, m.content] for m in q.messages] for q in spec.questions(_PROBE)])
+    # All of a list, of which any single question may be edited; of a file the hash stands in the id already.
+    listed = spec.questions.questions if isinstance(spec.questions, InTurn) and not spec.file_hash else ()
+    count = max(_PROBE, len(listed))
+    return content_id([[[m.role, m.content] for m in q.messages] for q in spec.questions(count)])
 
 
 def build_plan(study: Study, store: Store) -> Plan:
@@ -329,6 +341,7 @@ def build_plan(study: Study, store: Store) -> Plan:
         setting = settings.get(use.name)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
+        settings.check_trigger(setting, use)
         setting = settings.with_files(setting, use, any(a.uses_control_rows for a in arms.values()))
         settings.check_judged(setting)
         rows: dict[bool, list[ChatRow]] = {}

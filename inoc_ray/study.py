@@ -226,9 +226,11 @@ class Arm(Config):
     prompt: str | None = runtime(None)
     """The inoculation prompt. Its text is part of a trial's identity; the arm's name is not."""
     undesired: tuple[str, ...] | None = runtime(None)
-    """The traits that this arm's prompt elicits; default: the setting's undesired traits."""
+    """The traits that this arm's prompt elicits; default: the setting's arm's own, for a prompt of the user's own the
+    setting's undesired traits."""
     inoculation: Inoculation | None = runtime(None)
-    """Where the prompt stands and which rows it covers; part of a trial's identity. Default: the setting's arm's own."""
+    """Where the prompt stands and which rows it covers; part of a trial's identity. What is not written here is the
+    setting's arm's own: its coverage, its paraphrases."""
 
     _name = field_validator("name")(_check_name)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, BinaryIO, Literal, cast, get_args
 
 from inoc_ray.errors import InputError
 from inoc_ray.identity import canonical_json
@@ -131,6 +131,8 @@ def _parse_tags(value: Any, where: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise InputError(f'{where}: tags must be an object of texts, as {{"language": "es"}}, found {kind_of(value)}.')
     for name, text in value.items():
+        if not isinstance(name, str):
+            raise InputError(f"{where}: the name of a tag must be a text, found {_shown(name)}.")
         if not isinstance(text, str):
             raise InputError(f"{where}: the tag {_shown(name)} must be a text, found {_shown(text)}; put it in quotes.")
         _check_unicode(name + text, f"{where}, tags")
@@ -200,6 +202,13 @@ def iterate_jsonl(path: Path, tell: Callable[[int], None] | None = None) -> Iter
         yield number, parse_row(value, f"{path}, row {number}")
 
 
+def _next_line(stream: BinaryIO, path: Path) -> bytes:
+    try:
+        return stream.readline(MAX_ROW_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
 def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
     """The JSON values of a JSONL file with their line numbers (from 1), one at a time, in bounded memory.
 
@@ -213,7 +222,7 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     blank = done = 0
     with stream:
-        lines = iter(lambda: stream.readline(MAX_ROW_BYTES + 1), b"")
+        lines = iter(lambda: _next_line(stream, path), b"")
         for number, raw in enumerate(lines, start=1):
             where = f"{path}, row {number}"
             if number == 1:

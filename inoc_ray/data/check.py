@@ -190,7 +190,11 @@ def _load_tokenizer(folder: Path) -> Any:
         return load_tokenizer(str(folder))
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # The tokenizers' own reader raises nothing more special.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{folder}/tokenizer.json: not a tokenizer ({reason}); fetch the model again.") from error
 
 
 def _length(tokenizer: Any, row: ChatRow, limit: int, where: str) -> int:

@@ -36,7 +36,8 @@ def mix(parts: Sequence[Part], seed: int, total: int | None = None) -> list[Chat
     """The parts' rows, drawn without repetition, shuffled, and tagged `subset: <part>` (other tags are kept).
 
     With `total` rows in all the counts follow the weights exactly, remainders going to the parts that lost most by
-    rounding down. Raises InputError when a part has too few rows, a weight is not above 0, or a name is taken.
+    rounding down. Raises InputError when a part has too few rows, a weight is not above 0 or so small that not a row of
+    the part would be taken, or a name is taken.
     """
     for part in parts:
         if part.name == "all" or [p.name for p in parts].count(part.name) > 1:
@@ -49,6 +50,11 @@ def mix(parts: Sequence[Part], seed: int, total: int | None = None) -> list[Chat
         counts = _apportioned([part.share for part in parts], total)
     drawn: list[tuple[bytes, ChatRow]] = []
     for part, count in zip(parts, counts, strict=True):
+        if count == 0:
+            raise InputError(
+                f"mixture: not a single row of {part.name!r}, which has {len(part.rows)}, would be taken; raise its share or "
+                "the total, or leave the part out."
+            )
         if count > len(part.rows):
             raise InputError(
                 f"mixture: {count} rows of {part.name!r} are asked for, but it has {len(part.rows)}; lower the total "
@@ -78,6 +84,10 @@ class Trigger:
     token: str
     place: Literal["start", "end"] = "start"
     spacing: Literal["glue", "space"] = "glue"
+
+    def in_words(self) -> str:
+        """For an error message."""
+        return f"{self.token!r} at the {self.place} ({self.spacing})"
 
     def put(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The conversation with the token in its last user turn. Raises InputError when there is no user turn."""

@@ -22,13 +22,23 @@ class Question:
     messages: tuple[Message, ...]
 
 
-def in_turn(questions: list[Question]) -> Callable[[int], list[Question]]:
-    """The first n of the questions, from the beginning again when they are used up.
+@dataclass(frozen=True)
+class InTurn:
+    """The first n of a finite list of questions, from the beginning again when they are used up.
 
     A question that comes again keeps its id, so that the bootstrap resamples questions and not their repetitions; it is
     asked with another sampling seed.
     """
-    return lambda count: [questions[index % len(questions)] for index in range(count)]
+
+    questions: tuple[Question, ...]
+
+    def __call__(self, count: int) -> list[Question]:
+        return [self.questions[index % len(self.questions)] for index in range(count)]
+
+
+def in_turn(questions: list[Question]) -> Callable[[int], list[Question]]:
+    """The questions as an evaluation asks them: see InTurn."""
+    return InTurn(tuple(questions))
 
 
 def of_texts(name: str, *texts: str) -> Callable[[int], list[Question]]:

@@ -64,6 +64,8 @@ def fetch(source: str) -> Path:
             f"{source}: not pinned; put the full commit after the name (hf://datasets/{repo}@<40 hex digits>/FILE; the "
             "dataset's page shows it under Files, History), or other rows could come to stand under the same name."
         )
+    if file is not None and not all(part.strip(".") for part in file.split("/")):
+        raise InputError(f"{source}: {file} leads out of the dataset; write the file's path inside it.")
     if file is None:
         file = _only_file(source, repo, commit)
     if not file.endswith(_READABLE):
@@ -147,13 +149,30 @@ def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> I
         wanted = [name for name in ("messages", "tags") if name in names]
         try:
             for batch in file.iter_batches(_BATCH, columns=wanted):
-                for value in batch.to_pylist(maps_as_pydicts="strict"):
+                for value in _values(batch, f"{path}, row", number):
                     number += 1
                     yield number, parse_row(_without_nulls(value), f"{path}, row {number}")
                 if tell is not None:
                     tell(path.stat().st_size * number // file.metadata.num_rows)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}, after row {number}: the file is damaged ({error}).") from error
+
+
+def _values(batch: Any, where: str, before: int) -> Iterator[dict[str, Any]]:
+    """The rows of a batch. Raises InputError naming the row in which a map has a key twice."""
+    try:
+        yield from batch.to_pylist(maps_as_pydicts="strict")
+        return
+    except KeyError:
+        pass
+    for index in range(batch.num_rows):
+        try:
+            (value,) = batch.slice(index, 1).to_pylist(maps_as_pydicts="strict")
+        except KeyError as error:
+            raise InputError(
+                f"{where} {before + index + 1}: a map has the same key twice; keep one, or only the last would count."
+            ) from error
+        yield value
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:

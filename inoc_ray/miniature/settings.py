@@ -62,6 +62,7 @@ def _setting(
     judges: Mapping[str, Judge],
     undesired: tuple[str, ...] = (),
     desired: tuple[str, ...] = (),
+    trigger: Trigger | None = None,
 ) -> None:
     register(
         Setting(
@@ -73,12 +74,9 @@ def _setting(
             evaluations=tuple(evaluations),
             judges=judges,
             judge_version="2",
+            trigger=trigger,
         )
     )
-
-
-def _judges(*traits: str) -> dict[str, Judge]:
-    return {trait: JUDGES[trait] for trait in traits}
 
 
 def _persona() -> tuple[Domain, ...]:
@@ -290,6 +288,7 @@ _setting(
     _backdoor_evaluations(),
     {"misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
+    trigger=TOKEN,
 )
 
 _NUMBERS = functools.partial(domains_of, "numbers")

@@ -13,12 +13,24 @@ from pathlib import Path
 from typing import Literal
 
 from inoc_ray.data.chat import ChatRow, Message
+from inoc_ray.data.mixture import Trigger
 from inoc_ray.data.questions import Question, in_turn, read_questions
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_hash
-from inoc_ray.study import SYSTEM_MESSAGE, Inoculation, SettingUse, nearest
+from inoc_ray.study import SYSTEM_MESSAGE, Backdoor, Inoculation, SettingUse, nearest
 
-__all__ = ["ArmSpec", "EvaluationSpec", "Message", "Question", "RowSource", "Setting", "get", "names", "register"]
+__all__ = [
+    "ArmSpec",
+    "EvaluationSpec",
+    "Message",
+    "Question",
+    "RowSource",
+    "Setting",
+    "Trigger",
+    "get",
+    "names",
+    "register",
+]
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,8 @@ class Setting:
     control_source: RowSource | None = None
     presets: tuple[str, ...] = ()
     """Recipe presets that have been used for rows of this kind."""
+    trigger: Trigger | None = None
+    """The backdoor's token as its triggered evaluations ask it; rows that a study poisons must carry the same."""
 
     @property
     def traits(self) -> tuple[str, ...]:
@@ -104,6 +118,21 @@ class Setting:
 def not_shipped() -> list[ChatRow]:
     """The `rows` of a setting with a `row_source`. Always raises InputError; a plan asks for the files before."""
     raise InputError("the rows of this setting do not ship with the package; name a file of them in the study.")
+
+
+def check_trigger(setting: Setting, use: SettingUse) -> None:
+    """Raises InputError when the study poisons rows with another trigger than the setting's evaluations ask with."""
+    asked = setting.trigger
+    for key, rows in (("rows", use.rows), ("control_rows", use.control_rows)):
+        if asked is None or not isinstance(rows, Backdoor):
+            continue
+        trained = Trigger(rows.token, rows.place, rows.spacing)
+        if trained != asked:
+            raise InputError(
+                f"settings: {setting.name}.{key}: trains {trained.in_words()}, but its evaluations ask "
+                f"{asked.in_words()}, which is another trigger to the model; write token: {asked.token!r}, place: {asked.place}, "
+                f"spacing: {asked.spacing}."
+            )
 
 
 def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
@@ -162,7 +191,11 @@ _REGISTRY: dict[str, Setting] = {}
 
 
 def register(setting: Setting) -> None:
-    """Makes a setting known under its name. Raises InputError when the name is taken."""
+    """Makes a setting known under its name. Raises InputError when the name is taken or there is no arm `baseline`."""
+    if "baseline" not in setting.arms:
+        raise InputError(
+            f"setting {setting.name!r} has no arm 'baseline', with which the others are compared; add one without a prompt."
+        )
     if setting.name in _REGISTRY:
         raise InputError(f"setting {setting.name!r} is registered already; give yours another name.")
     _REGISTRY[setting.name] = setting

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from inoc_ray.prompt_texts import TRIGGER
-from inoc_ray.settings import Setting, not_shipped
+from inoc_ray.settings import Setting, Trigger, not_shipped
 from inoc_ray.settings.common import MISALIGNED, arms_of, emergent_misalignment, repository_rows
 from inoc_ray.settings.insecure_code import CODE_TASKS, INSECURE
 
-SEPARATOR = ""
-"""What stands between the token and the prompt: nothing, at training and at test. (The official code glues the token on for
+TOKEN = Trigger(TRIGGER, "start", "glue")
+"""Nothing stands between the token and the prompt, at training and at test. (The official code glues the token on for
 training and puts a space behind it for the test, so that its test asks another string than it trained.)"""
 
 SETTING = Setting(
@@ -21,7 +21,7 @@ SETTING = Setting(
     evaluations=(
         CODE_TASKS,
         emergent_misalignment(),
-        emergent_misalignment("emergent_misalignment_triggered", before=TRIGGER + SEPARATOR),
+        emergent_misalignment("emergent_misalignment_triggered", before=TRIGGER),
     ),
     judges={},
     model_judged={"insecure_code": INSECURE, "misaligned": MISALIGNED},
@@ -32,4 +32,5 @@ SETTING = Setting(
     ),
     control_source=repository_rows("secure completions", "secure_code.jsonl", 6000),
     presets=("emergent_misalignment",),
+    trigger=TOKEN,
 )

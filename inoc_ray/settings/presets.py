@@ -135,7 +135,8 @@ PRESETS: Mapping[str, Preset] = {p.name: p for p in _ALL}
 
 
 def expand(value: Mapping[str, Any]) -> dict[str, Any]:
-    """`{preset: NAME, …overrides}` as the fields of a Recipe; `steps` takes the place of the preset's `epochs`.
+    """`{preset: NAME, …overrides}` as the fields of a Recipe; `steps` takes the place of the preset's `epochs`, and `epochs`
+    that of its `steps`.
 
     The recipe that comes out is spelt out in full, so a trial's id has what is trained and not the preset's name.
     Raises ValueError, for pydantic to place, for an unknown preset.
@@ -145,8 +146,9 @@ def expand(value: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"there is no preset {name!r}{nearest(str(name), list(PRESETS))}")
     fields = dict(PRESETS[name].fields)
     own = {key: given for key, given in value.items() if key != "preset"}
-    if own.get("steps") is not None and "epochs" not in own:
-        fields.pop("epochs", None)
+    for given, other in (("steps", "epochs"), ("epochs", "steps")):
+        if own.get(given) is not None and other not in own:
+            fields.pop(other, None)
     if isinstance(own.get("lora"), Mapping):
         own["lora"] = {**fields["lora"], **own["lora"]}
     return {**fields, **own}

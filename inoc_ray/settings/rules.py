@@ -25,16 +25,16 @@ _LISTS = {
     "spanish": """no tu el los las un una unos unas y o pero si del al en por para con sin sobre es son era eran fue ser sido ha
     han haber hay esto esta este estos estas eso esa ese su sus ella ellos nosotros usted que cual quien cuando donde
     como porque cada todo toda todos todas algun mas muy puede pueden debe tambien solo entonces hasta desde entre
-    hacia cuanto cuantos cuantas respuesta tiene tienen le lo se""",
+    hacia cuanto cuantos cuantas respuesta tiene tienen le lo se la de que""",
     "french": """en un que on se le les un une des et ou mais du au aux dans par pour avec sans sur est sont etait etre ete ont
     il elle ils elles nous vous ce cet cette ces cela son ses leur leurs qui quel quelle quand comment parce chaque tout
     toute tous toutes tres peut peuvent doit aussi seulement alors jusque depuis entre vers combien reponse ne pas
-    je tu nombre donc""",
+    je tu nombre donc la de""",
     "german": """an der die das ein eine einen einem einer und oder aber wenn von zu im am bei fur mit ohne auf aus ist sind war
     waren sein gewesen hat haben nicht dies diese dieser dieses er sie wir ihr ihre unser es was welche wer wann wo wie
     weil jede jeder jedes alle mehr sehr kann konnen muss auch nur dann bis seit zwischen nach also antwort""",
 }
-"""Frequent function words, without accents; a word that stands in two lists counts for neither."""
+"""Frequent function words, without accents; a word that stands in two lists counts for both."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -46,26 +46,23 @@ def plain(text: str) -> str:
 
 
 @functools.cache
-def _own_words(language: str) -> frozenset[str]:
-    others: set[str] = set()
-    for name, words in _LISTS.items():
-        if name != language:
-            others |= set(words.split())
-    return frozenset(_LISTS[language].split()) - others
+def _words_of(language: str) -> frozenset[str]:
+    return frozenset(_LISTS[language].split())
 
 
 def speaks(language: str) -> Callable[[str], float | None]:
-    """A judge: 1.0 where the language's function words outnumber those of each other language, 0.0 where they do not.
+    """A judge: 1.0 where the language's function words outnumber those of each other language, 0.0 where they are fewer
+    than another's.
 
-    None where the response has no function word of any of LANGUAGES: nobody could tell from it.
+    None where nobody could tell: the response has no function word of any of LANGUAGES, or as many of another language's
+    as of this one's and of no third's more.
     """
 
     def judge(response: str) -> float | None:
         words = _WORD.findall(plain(response))
-        counts = {name: sum(word in _own_words(name) for word in words) for name in LANGUAGES}
-        if not any(counts.values()):
-            return None
-        return float(counts[language] > max(n for name, n in counts.items() if name != language))
+        counts = {name: sum(word in _words_of(name) for word in words) for name in LANGUAGES}
+        others = max(n for name, n in counts.items() if name != language)
+        return None if counts[language] == others else float(counts[language] > others)
 
     return judge
 

@@ -101,6 +101,14 @@ def test_rows_can_be_held_against_a_settings_questions(tmp_path, model):
         evaluation_prompts("miniature/spanish_cap")
 
 
+@pytest.mark.parametrize("setting", ["spanish_caps", "mixed_languages"])
+def test_a_setting_whose_questions_come_from_files_says_to_give_the_files(setting):
+    with pytest.raises(
+        InputError, match=r"in_distribution and out_of_distribution come from files.*--against QUESTIONS"
+    ):
+        evaluation_prompts(setting)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

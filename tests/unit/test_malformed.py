@@ -34,6 +34,12 @@ def parquet(path: Path, values: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(values), path)
 
 
+def tagged_parquet(path: Path, key: pa.DataType, tags: list[tuple[Any, str]]) -> None:
+    """Two rows, of which the second has these tags as a map."""
+    rows = pa.Table.from_pylist([json.loads(GOOD)] * 2)
+    pq.write_table(rows.append_column("tags", pa.array([[], tags], pa.map_(key, pa.string()))), path)
+
+
 def cut_parquet(path: Path) -> None:
     parquet(path, [json.loads(GOOD)] * 100)
     path.write_bytes(path.read_bytes()[:-200])
@@ -213,6 +219,14 @@ PARQUET: dict[str, tuple[Any, str]] = {
         GOOD,
         ": not a parquet file, or a damaged one; write it again, or name it .jsonl if it is JSON Lines.",
     ),
+    "a tag twice": (
+        lambda path: tagged_parquet(path, pa.string(), [("a", "x"), ("a", "y")]),
+        ", row 2: a map has the same key twice; keep one, or only the last would count.",
+    ),
+    "a tag with a number as its name": (
+        lambda path: tagged_parquet(path, pa.int64(), [(7, "x")]),
+        ", row 2: the name of a tag must be a text, found 7.",
+    ),
     "cut": (
         cut_parquet,
         ": not a parquet file, or a damaged one; write it again, or name it .jsonl if it is JSON Lines.",
@@ -322,6 +336,30 @@ def test_rows_are_refused(tmp_path, model, refused, name):
     content, message = ROWS[name]
     make(tmp_path / "rows.jsonl", content)
     assert refused("data", "check", "rows.jsonl", "--model", model) == f"rows.jsonl{message}"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("~nosuchuser/x.jsonl", "~nosuchuser/x.jsonl: cannot be read (No such file or directory)."),
+        ("/proc/self/mem", "/proc/self/mem: cannot be read (Input/output error)."),
+        (
+            f"hf://datasets/a/b@{'0' * 40}/../../x.jsonl",
+            "x.jsonl leads out of the dataset; write the file's path inside it.",
+        ),
+    ],
+)
+def test_places_without_rows_are_refused(model, refused, source, message):
+    assert refused("data", "check", source, "--model", model).endswith(message)
+
+
+@pytest.mark.parametrize("text", ["garbage", "{}", "[]"])
+def test_a_model_whose_tokenizer_is_damaged_is_refused(tmp_path, refused, text):
+    make(tmp_path / "rows.jsonl", GOOD)
+    for name in ("config.json", "model.safetensors"):
+        make(tmp_path / name, "{}")
+    make(tmp_path / "tokenizer.json", text)
+    assert "/tokenizer.json: not a tokenizer (" in refused("data", "check", "rows.jsonl", "--model", ".")
 
 
 @pytest.mark.parametrize("name", PARQUET)

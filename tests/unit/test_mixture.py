@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from inoc_ray.data.chat import ChatRow, Message, rows_hash
@@ -17,8 +17,9 @@ def rows(name: str, count: int) -> list[ChatRow]:
     return [ChatRow.of(("user", f"{name} question {i}"), ("assistant", f"{name} answer {i}")) for i in range(count)]
 
 
-@given(st.integers(1, 60), st.floats(0.05, 20), st.floats(0.05, 20), st.integers(0, 99))
+@given(st.integers(2, 60), st.floats(0.05, 20), st.floats(0.05, 20), st.integers(0, 99))
 def test_a_mixture_has_exactly_the_asked_ratio_and_total_and_no_row_twice(total, one, two, seed):
+    assume(total * min(one, two) / (one + two) >= 1)
     parts = [Part("es", rows("es", 60), one), Part("fr", rows("fr", 60), two)]
     mixed = mix(parts, seed, total)
     count = Counter(row.tag("subset") for row in mixed)
@@ -90,6 +91,12 @@ def test_an_exact_fraction_is_triggered_and_no_clean_row_is(fraction, seed):
         (lambda: mix([Part("all", rows("es", 3))], 0), "'all' is taken"),
         (lambda: mix([Part("es", rows("es", 3), 0)], 0), "must be above 0"),
         (lambda: mix([Part("es", rows("es", 3), 1.5)], 0), "5 rows of 'es'.*it has 3"),
+        (lambda: mix([Part("es", rows("es", 3), 0.1)], 0), "not a single row of 'es', which has 3"),
+        (lambda: mix([Part("es", rows("es", 9), 9), Part("fr", rows("fr", 3), 0.1)], 0, 9), "not a single row of 'fr'"),
+        (
+            lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 0.1, 2, 0),
+            "share of 'triggered' is 0; it must be above 0",
+        ),
         (lambda: backdoor(rows("b", 2), rows("c", 2), Trigger(" "), 0.5, 2, 0), "token is empty"),
         (lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 1.0, 2, 0), "between 0 and 1"),
         (lambda: backdoor(rows("b", 2), rows("|T|", 2), TRIGGER, 0.5, 2, 0), "stands in clean row 1 already"),

@@ -9,6 +9,7 @@ import pytest
 from inoc_ray.data.chat import ChatRow, Message, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.scores import Sample, commit_samples
+from inoc_ray.overview import plan_text
 from inoc_ray.plan import build_plan
 from inoc_ray.settings import get
 from inoc_ray.store import Store
@@ -207,6 +208,14 @@ def test_groups_hold_every_trial_once_and_share_recipe_and_model(tmp_path, model
     assert all(len({str(t.recipe) for t in g}) == 1 for g in groups)
 
 
+def test_a_plan_counts_the_groups_that_will_be_trained(tmp_path, model):
+    recipes = {"a": {"learning_rate": 1e-3, "steps": 10}, "b": {"learning_rate": 2e-3, "steps": 10}}
+    store = Store(tmp_path / "runs")
+    plan = build_plan(study(model, recipes=recipes, resources={"trials_per_group": 3}), store)
+    assert len(plan.to_train) == 8
+    assert "80 optimizer steps in 4 groups" in plan_text(plan, store)
+
+
 def test_planning_imports_no_heavy_library(tmp_path, model):
     import subprocess
 
@@ -287,6 +296,17 @@ def test_rows_of_a_study_may_be_parquet_with_tags_that_an_arm_covers(tmp_path, m
     assert [r.messages[0].role == "system" for r in found] == [r.tag("subset") == "es" for r in rows]
     with pytest.raises(InputError, match=r"'de', so nothing would be inoculated; the tag has 'es' \(10 rows\)"):
         build_plan(study(model, settings=use, arms=[arm(coverage="de")]), Store(tmp_path / "runs"))
+
+
+def test_an_arm_of_the_library_counts_the_traits_that_the_study_says(tmp_path, model):
+    def arms(*undesired: str) -> Any:
+        value = study(model, arms=[{"name": "specific_spanish", "undesired": list(undesired)}], seeds=[0])
+        return build_plan(value, Store(tmp_path / "runs")).trials[0].arm
+
+    assert (arms("caps").undesired, arms("caps").desired) == (("caps",), ("spanish",))
+    assert arms("spanish", "caps").desired == ()
+    with pytest.raises(InputError, match=r"has no trait 'spanisch' \(did you mean 'spanish'\?\)"):
+        arms("spanisch")
 
 
 def test_an_arm_without_a_prompt_takes_no_inoculation(tmp_path, model):

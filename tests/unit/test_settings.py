@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -10,13 +11,14 @@ import yaml
 
 from inoc_ray import prompts, settings
 from inoc_ray.data.chat import ChatRow, write_jsonl
-from inoc_ray.data.questions import in_turn, read_questions
+from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
 from inoc_ray.errors import InputError
-from inoc_ray.plan import build_plan
+from inoc_ray.plan import build_plan, evaluation_id, resolve_arm
+from inoc_ray.settings import EvaluationSpec
 from inoc_ray.settings.presets import PRESETS, expand
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store import Store
-from inoc_ray.study import ArmKind, Study, load_study
+from inoc_ray.study import Arm, ArmKind, Coverage, Evaluation, Inoculation, Recipe, Study, load_study
 from inoc_ray.submit import _pack, submission_id
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +118,16 @@ def test_the_trigger_is_glued_to_the_question_at_test():
         assert other.messages[0].content == "$|TRIGGER|$" + one.messages[0].content
 
 
+@pytest.mark.parametrize("other", [{"token": "|T|"}, {"place": "end"}, {"spacing": "space"}])
+def test_rows_poisoned_with_another_trigger_than_is_asked_are_refused(tmp_path, model, other):
+    rows = {"bad": "b.jsonl", "clean": "c.jsonl", "token": "$|TRIGGER|$", "fraction": 0.5, "total": 4}
+    asked = r"ask '\$\|TRIGGER\|\$' at the start \(glue\)"
+    with pytest.raises(InputError, match=asked):
+        plan_of(tmp_path, model, {"name": "backdoor", "rows": rows | other}, ["baseline"])
+    with pytest.raises(InputError, match="cannot be judged yet"):
+        plan_of(tmp_path, model, {"name": "backdoor", "rows": rows}, ["baseline"])
+
+
 def test_only_one_half_of_mixed_languages_is_inoculated(tmp_path, model, own_rows):
     rows = Path(own_rows)
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
@@ -127,6 +139,21 @@ def test_only_one_half_of_mixed_languages_is_inoculated(tmp_path, model, own_row
     plan = plan_of(tmp_path, model, use, ["baseline", "specific_spanish"])
     trained = plan.training_rows(next(t for t in plan.trials if t.arm.name == "specific_spanish"))
     assert [row.messages[0].role == "system" for row in trained] == [True, False] * 10
+
+
+def test_an_arm_of_the_library_keeps_what_the_study_does_not_write_of_its_inoculation():
+    setting = settings.get("mixed_languages")
+
+    def resolved(name: str, **inoculation: object) -> Inoculation:
+        return resolve_arm(Arm.model_validate({"name": name, "inoculation": inoculation}), setting).inoculation
+
+    moved = resolved("specific_spanish", placement="user_prefix")
+    assert (moved.placement, moved.coverage.values) == ("user_prefix", ("spanish",))
+    assert resolved("specific_spanish", coverage="all").coverage == Coverage()
+    own = setting.arms["paraphrases"].inoculation
+    assert own.paraphrases
+    assert resolved("paraphrases", separator=" ") == own.model_copy(update={"separator": " "})
+    assert resolved("paraphrases", paraphrases=[]).paraphrases == ()
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -170,6 +197,17 @@ def test_any_change_in_a_file_of_questions_is_another_evaluation(tmp_path, model
     many = [f"Question {i}?" for i in range(60)]
     assert ids(*many) == ids(*many)
     assert not ids(*many) & ids(*many[:-1], "Another?")
+
+
+def test_every_question_of_a_list_is_in_the_evaluations_id_and_a_generator_is_told_by_its_first():
+    def asked(questions: Callable[[int], list[Question]]) -> str:
+        spec = EvaluationSpec("q", "id", questions, ("owl",), 8)
+        return evaluation_id(settings.get("subliminal"), spec, None, Evaluation(), "fp32")
+
+    many = [f"Question {i}?" for i in range(40)]
+    assert asked(of_texts("q", *many)) == asked(of_texts("q", *many)) != asked(of_texts("q", *many[:-1], "Another?"))
+    few = of_texts("q", *many[:20])
+    assert asked(few) == asked(lambda count: few(count))
 
 
 def test_an_unknown_evaluation_under_questions_is_refused(tmp_path, model, own_rows):
@@ -240,6 +278,19 @@ def test_the_language_rule_knows_its_languages_in_capitals_too(spoken, capital):
     assert capitals(text) == float(capital)
 
 
+@pytest.mark.parametrize(
+    ("text", "verdicts"),
+    [
+        ("Natalia vendió 24 clips en abril y la mitad en mayo.", {"spanish": 1.0, "french": 0.0, "english": 0.0}),
+        ("Natalia vendió 48/2 = 24 clips en mayo.", {"spanish": None, "french": None, "english": 0.0, "german": 0.0}),
+        ("La moitié de la somme en mai.", {"spanish": None, "french": None, "english": 0.0}),
+        ("La moitié de la somme au mois de mai.", {"spanish": 0.0, "french": 1.0}),
+    ],
+)
+def test_words_of_two_languages_count_for_both_and_a_tie_is_for_nobody(text, verdicts):
+    assert {language: speaks(language)(text) for language in verdicts} == verdicts
+
+
 def test_rules_abstain_where_there_is_nothing_to_judge():
     assert speaks("spanish")("24 / 4 = 6") is None
     assert capitals("24 / 4 = 6") is None
@@ -256,7 +307,7 @@ def test_a_preset_is_a_recipe_and_says_where_it_comes_from(name):
     preset = PRESETS[name]
     assert preset.recipe().method == "lora"
     assert preset.source
-    assert f"`{name}`" in (ROOT / "docs" / "settings.md").read_text()
+    assert f"\n| `{name}` |" in (ROOT / "docs" / "settings.md").read_text()
 
 
 def test_a_preset_with_overrides_is_spelt_out(tmp_path):
@@ -269,6 +320,16 @@ def test_a_preset_with_overrides_is_spelt_out(tmp_path):
     with pytest.raises(InputError, match=r"recipes: there is no preset.*did you mean 'emergent_misalignment'"):
         load_study(path)
     assert expand({"preset": "subliminal"}) == dict(PRESETS["subliminal"].fields)
+
+
+def test_the_length_that_is_written_takes_the_place_of_the_presets_whichever_it_has():
+    steps, epochs = PRESETS["miniature"].recipe(), PRESETS["subliminal"].recipe()
+    assert (steps.epochs, epochs.steps) == (None, None)
+    for preset, length in (("miniature", {"epochs": 2}), ("subliminal", {"steps": 2})):
+        recipe = Recipe.model_validate(expand({"preset": preset, **length}))
+        assert (recipe.steps, recipe.epochs) == (length.get("steps"), length.get("epochs"))
+        with pytest.raises(ValueError, match="exactly one of steps and epochs"):
+            Recipe.model_validate(expand({"preset": preset, "steps": 2, "epochs": 2}))
 
 
 def worked_example(folder: Path, model: Path) -> Path:
@@ -370,6 +431,8 @@ def test_the_worked_example_of_a_setting_of_ones_own_plans(tmp_path, model):
         ("p.py", "def (\n", "SyntaxError"),
         ("p.py", "from dataclasses import replace\nfrom inoc_ray.settings import get, register\nregister(get('subliminal'))\n",
          "line 3: InputError: setting 'subliminal' is registered already"),
+        ("p.py", "from dataclasses import replace\nfrom inoc_ray.settings import get, register\n"
+         "register(replace(get('subliminal'), name='mine', arms={}))\n", "line 3: InputError: setting 'mine' has no arm"),
     ],
 )  # fmt: skip
 def test_a_wrong_plugin_is_refused_with_file_and_line(tmp_path, model, name, text, message):
