@@ -249,7 +249,9 @@ def test_a_killed_build_goes_on_without_asking_again_and_gives_the_same_bytes(st
     before = len(stub.bodies)
     built = build(stub, out, count=300)
     assert built.resumed == kept
-    assert len(stub.bodies) - before <= asked_in_one_go - kept + 32
+    # Each build has up to 32 requests under way when its last row comes, and on a busy machine requests of the killed one
+    # arrive late.
+    assert len(stub.bodies) - before <= asked_in_one_go - kept + 2 * 32
     assert out.read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
     assert not journal.exists()
 
