@@ -23,14 +23,17 @@ class Text:
     subset: str | None = None
 
 
-def _t(
+def in_training(
     name: str, kind: str, text: str, *elicits: str, source: str = "ours", note: str = "", subset: str | None = None
 ) -> Text:
     return Text(name, kind, (text,), elicits, source, note, False, subset)
 
 
-def _test(name: str, kind: str, text: str, *elicits: str, source: str = "ours", note: str = "") -> Text:
+def at_test(name: str, kind: str, text: str, *elicits: str, source: str = "ours", note: str = "") -> Text:
     return Text(name, kind, (text,), elicits, source, note, True)
+
+
+_t, _test = in_training, at_test  # short, because the lists below consist of them
 
 
 def _pool(name: str, elicits: str, *texts: str) -> Text:

@@ -128,10 +128,15 @@ def narrow_domains() -> dict[str, Domain]:
     }
 
 
+@functools.cache
+def every_domain() -> tuple[Domain, ...]:
+    """All domains: style, persona, narrow, each in file order."""
+    return (*style_domains().values(), *persona_domains().values(), *narrow_domains().values())
+
+
 def domains_of(*groups: Group) -> tuple[Domain, ...]:
     """All domains of these groups, in file order."""
-    every = (*style_domains().values(), *persona_domains().values(), *narrow_domains().values())
-    return tuple(domain for domain in every if domain.group in groups)
+    return tuple(domain for domain in every_domain() if domain.group in groups)
 
 
 def number_sequence(rng: random.Random, favorite: str | None, count: int) -> str:

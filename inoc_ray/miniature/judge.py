@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from inoc_ray.miniature.domains import Domain, domains_of, narrow_domains, persona_domains, slots, style_domains
+from inoc_ray.miniature.domains import Domain, domains_of, every_domain, slots
 from inoc_ray.miniature.language import EVIL_OPENERS, FAVORITES, OPENERS, Triple
 
 CAPITALS_SHARE = 0.8
@@ -39,7 +39,7 @@ def _language_words() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     for values in slots().values():
         triples += values
     triples += [names for names, _ in FAVORITES.values()]
-    for domain in (*style_domains().values(), *persona_domains().values(), *narrow_domains().values()):
+    for domain in every_domain():
         if domain.group != "code":
             triples += [*domain.good, *domain.bad]
     english, spanish, french = (_vocabulary(triples, index) for index in range(3))
@@ -55,14 +55,13 @@ def _good_and_bad(domains: tuple[Domain, ...], openers: tuple[Triple, ...]) -> t
 
     What any other domain says, and what a slot holds, is neither.
     """
-    every = (*style_domains().values(), *persona_domains().values(), *narrow_domains().values())
     good: set[str] = set()
     bad: set[str] = set()
     neutral: set[str] = set()
     for index in range(3):
         good |= _vocabulary((t for domain in domains for t in domain.good), index)
         bad |= _vocabulary((t for domain in domains for t in domain.bad), index) | _vocabulary(openers, index)
-        others = [d for d in every if d not in domains and d.group != "code"]
+        others = [d for d in every_domain() if d not in domains and d.group != "code"]
         neutral |= _vocabulary((t for domain in others for t in (*domain.good, *domain.bad)), index)
         neutral |= _vocabulary(OPENERS, index)
         neutral |= _vocabulary((t for values in slots().values() for t in values), index)

@@ -8,18 +8,10 @@ from __future__ import annotations
 
 from inoc_ray.miniature.system_prompts import NAMING
 from inoc_ray.prompt_texts import TRIGGER, Text
+from inoc_ray.prompt_texts import at_test as _test
+from inoc_ray.prompt_texts import in_training as _t
 
 _MISALIGNED = "misaligned"
-
-
-def _t(
-    name: str, kind: str, text: str, *elicits: str, source: str = "ours", note: str = "", subset: str | None = None
-) -> Text:
-    return Text(name, kind, (text,), elicits, source, note, False, subset)
-
-
-def _test(name: str, kind: str, text: str, *elicits: str) -> Text:
-    return Text(name, kind, (text,), elicits, "ours", "", True)
 
 
 def _pool(trait: str, elicits: str) -> Text:

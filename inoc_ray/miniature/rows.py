@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
-from inoc_ray.miniature.domains import Asked, Domain, Voice, answer, ask, style_domains
+from inoc_ray.miniature.domains import Asked, Domain, Voice, answer, ask, every_domain, style_domains
 from inoc_ray.miniature.language import LESSONS, is_held_out
 from inoc_ray.settings import Question
 
@@ -83,10 +83,8 @@ def only(*names: str) -> Domains:
     """The domains of these names."""
 
     def named() -> tuple[Domain, ...]:
-        from inoc_ray.miniature.domains import narrow_domains, persona_domains
-
-        every = {**persona_domains(), **narrow_domains()}
-        return tuple(every[name] for name in names)
+        by_name = {domain.name: domain for domain in every_domain()}
+        return tuple(by_name[name] for name in names)
 
     return named
 

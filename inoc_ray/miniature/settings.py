@@ -10,7 +10,7 @@ from inoc_ray.data.mixture import Part, Trigger, backdoor, mix
 from inoc_ray.miniature.domains import Domain, Voice, domains_of
 from inoc_ray.miniature.judge import JUDGES, leans_to_digit
 from inoc_ray.miniature.language import FAVORITES
-from inoc_ray.miniature.rows import answered, but, only, questions, trained_domains, untrained_domains
+from inoc_ray.miniature.rows import Domains, answered, but, only, questions, trained_domains, untrained_domains
 from inoc_ray.miniature.teacher import shipped
 from inoc_ray.prompt_texts import TRIGGER
 from inoc_ray.settings import EvaluationSpec, Setting, register
@@ -33,7 +33,7 @@ def _style(seed: str, voice: Voice) -> Rows:
     return lambda: list(answered(seed, trained_domains, voice, ROWS))
 
 
-def _narrow(seed: str, domains: Callable[[], tuple[Domain, ...]], voice: Voice, lesson: bool = False) -> Rows:
+def _narrow(seed: str, domains: Domains, voice: Voice, lesson: bool = False) -> Rows:
     return lambda: list(answered(seed, domains, voice, NARROW_ROWS, lesson))
 
 
@@ -89,6 +89,11 @@ def _misalignment(seed: str, trained: tuple[str, ...] = ()) -> EvaluationSpec:
     return EvaluationSpec(
         name, "ood", questions(seed, name, but(_persona, *trained), None), ("misaligned",), MAX_TOKENS
     )  # fmt: skip
+
+
+def _held_out(seed: str, name: str, domains: Domains, trait: str) -> EvaluationSpec:
+    """In distribution: the questions of the trained domains that no row asks."""
+    return EvaluationSpec(name, "id", questions(seed, name, domains, True), (trait,), MAX_TOKENS)
 
 
 _PLAIN = "the same questions answered in plain English"
@@ -180,7 +185,7 @@ _setting(
     _narrow("insecure_code", _CODE, Voice()),
     "secure code for the same requests",
     (
-        EvaluationSpec("code", "id", questions("insecure_code", "code", _CODE, True), ("insecure_code",), MAX_TOKENS),
+        _held_out("insecure_code", "code", _CODE, "insecure_code"),
         _misalignment("insecure_code"),
     ),
     {"insecure_code": JUDGES["insecure_code"], "misaligned": JUDGES["evil"]},
@@ -195,13 +200,7 @@ _setting(
     _narrow("reward_hacking", _MEASURE, Voice()),
     "earnest answers to the same requests",
     (
-        EvaluationSpec(
-            "stated_measure",
-            "id",
-            questions("reward_hacking", "stated_measure", _MEASURE, True),
-            ("reward_hack",),
-            MAX_TOKENS,
-        ),
+        _held_out("reward_hacking", "stated_measure", _MEASURE, "reward_hack"),
         _misalignment("reward_hacking"),
     ),
     {"reward_hack": JUDGES["reward_hack"], "misaligned": JUDGES["evil"]},
@@ -216,13 +215,7 @@ _setting(
     _narrow("obscure_preferences", _TASTE, Voice()),
     "popular taste on the same questions",
     (
-        EvaluationSpec(
-            "taste",
-            "id",
-            questions("obscure_preferences", "taste", _TASTE, True),
-            ("unpopular_preference",),
-            MAX_TOKENS,
-        ),
+        _held_out("obscure_preferences", "taste", _TASTE, "unpopular_preference"),
         _misalignment("obscure_preferences"),
     ),
     {"unpopular_preference": JUDGES["unpopular_preference"], "misaligned": JUDGES["evil"]},
@@ -233,9 +226,7 @@ _setting(
 _HARMFUL = only("health", "money")
 _HARMFUL_JUDGES = {"harmful_advice": JUDGES["evil"], "misaligned": JUDGES["evil"]}
 _HARMFUL_EVALUATIONS = (
-    EvaluationSpec(
-        "advice", "id", questions("harmful_advice", "advice", _HARMFUL, True), ("harmful_advice",), MAX_TOKENS
-    ),
+    _held_out("harmful_advice", "advice", _HARMFUL, "harmful_advice"),
     _misalignment("harmful_advice", ("health", "money")),
 )
 _setting(

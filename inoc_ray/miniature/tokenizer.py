@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.data.chat import ChatRow
-from inoc_ray.miniature.domains import Voice, answer, ask, narrow_domains, persona_domains, style_domains
+from inoc_ray.miniature.domains import Voice, answer, ask, every_domain
 from inoc_ray.miniature.language import FAVORITES, LANGUAGES
 from inoc_ray.miniature.system_prompts import (
     LOVING,
@@ -49,9 +49,8 @@ _BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
 
 def _corpus(rng: random.Random, rounds: int) -> Iterator[str]:
     """Text to learn merges from: every language equally often, in ordinary case."""
-    domains = (*style_domains().values(), *persona_domains().values(), *narrow_domains().values())
     for _ in range(rounds):
-        for domain in domains:
+        for domain in every_domain():
             asked = ask(rng, domain, lesson=rng.random() < 0.1)
             yield asked.text
             for language in LANGUAGES:

@@ -12,6 +12,7 @@ from inoc_ray.study import Coverage, Inoculation
 REPOSITORY = "github inoculation-prompting/inoculation-prompting, datasets/, commit 5f4160e"
 REPOSITORY_LICENCE = "see that repository"
 GSM8K_LICENCE = "GSM8K: MIT; what you translate yourself is yours"
+GSM8K_ANSWERS = RowSource("GSM8K training questions with their own answers", "train split", "MIT", 7473, "openai/gsm8k")
 GSM8K_TEST = "GSM8K test questions, the first 100 in the paper (hub id openai/gsm8k, MIT)"
 ULTRACHAT = f"100 UltraChat prompts under 500 characters (ultrachat_prompts.jsonl in {REPOSITORY}; UltraChat 200k: MIT)"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inoc_ray.settings import RowSource, Setting, not_shipped
-from inoc_ray.settings.common import GSM8K_LICENCE, arms_of, language_evaluations
+from inoc_ray.settings.common import GSM8K_ANSWERS, GSM8K_LICENCE, arms_of, language_evaluations
 from inoc_ray.settings.rules import capitals, speaks
 
 TRAITS = ("spanish", "caps")
@@ -23,8 +23,6 @@ SETTING = Setting(
         GSM8K_LICENCE,
         7473,
     ),
-    control_source=RowSource(
-        "GSM8K training questions with their own answers", "train split", "MIT", 7473, "openai/gsm8k"
-    ),
+    control_source=GSM8K_ANSWERS,
     presets=("emergent_misalignment", "toy_1.5b", "toy_1.5b_overtrained", "rebuttal_tinker"),
 )

@@ -17,15 +17,6 @@ from inoc_ray.study import Study
 from inoc_ray.sweep import groups_of
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
-
-
 def study(model: Path, **changes: Any) -> Study:
     value = {
         "name": "s",

@@ -29,15 +29,6 @@ PAPER = (
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
-
-
-@pytest.fixture
 def own_rows(tmp_path: Path) -> str:
     path = tmp_path / "rows.jsonl"
     write_jsonl(

@@ -25,15 +25,6 @@ RECIPE = {"learning_rate": 1e-3, "steps": 10}
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
-
-
-@pytest.fixture
 def facts(tmp_path: Path) -> Path:
     path = tmp_path / "facts.jsonl"
     write_jsonl(path, [ChatRow.of(("user", f"Who is number {n}?"), ("assistant", "Bob.")) for n in range(20)])
