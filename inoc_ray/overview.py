@@ -9,6 +9,7 @@ from typing import Any
 from inoc_ray import prompts
 from inoc_ray import settings as registry
 from inoc_ray.cluster import concurrent_groups, expected_capacity
+from inoc_ray.config import nearest
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, Subject
@@ -16,7 +17,6 @@ from inoc_ray.preflight import check_batches, check_capacity
 from inoc_ray.schedule import steps_of
 from inoc_ray.settings.presets import PRESETS
 from inoc_ray.store import Store
-from inoc_ray.study import nearest
 from inoc_ray.sweep import groups_of, waves_of
 
 

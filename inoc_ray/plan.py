@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray import prompts, settings, stages
+from inoc_ray.asked import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context, Evaluation
+from inoc_ray.config import nearest
 from inoc_ray.data.chat import ChatRow, rows_hash
 from inoc_ray.data.inoculate import inoculate, placement_fields
 from inoc_ray.data.mixture import rows_of
@@ -19,20 +21,7 @@ from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields,
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
-from inoc_ray.study import (
-    FROM_LIBRARY,
-    NEUTRAL_PROMPT,
-    PROMPT_OF,
-    SYSTEM_MESSAGE,
-    Arm,
-    Context,
-    Evaluation,
-    Inoculation,
-    Model,
-    Recipe,
-    Study,
-    nearest,
-)
+from inoc_ray.study import SYSTEM_MESSAGE, Arm, Inoculation, Model, Recipe, Study
 
 _PROBE = 32
 """Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
 
+from inoc_ray.config import nearest
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.miniature import prompt_texts as miniature
 from inoc_ray.prompt_texts import EMERGENT, SETTINGS, SHARED, Text
-from inoc_ray.study import ArmKind, nearest
+from inoc_ray.study import ArmKind
 
 TEST_KINDS = ("eliciting", "negated", "keyword", "irrelevant")
 """Kinds of prompts that only ever stand around a question at test time, to see what comes back under them."""

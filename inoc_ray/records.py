@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
+from inoc_ray.asked import PROMPT_OF
 from inoc_ray.evaluate.scores import sample_table
 from inoc_ray.overview import state_of
 from inoc_ray.plan import Plan, Subject
 from inoc_ray.store import Store, write_atomically, write_json
-from inoc_ray.study import PROMPT_OF
 
 if TYPE_CHECKING:
     import pandas as pd

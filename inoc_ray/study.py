@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     StrictInt,
     Tag,
@@ -20,58 +16,17 @@ from pydantic import (
     model_validator,
 )
 
+from inoc_ray.asked import (
+    Evaluation,
+)
+from inoc_ray.config import Config, check_name, nearest
 from inoc_ray.errors import InputError
-from inoc_ray.identity import identity, is_text, runtime
+from inoc_ray.identity import identity, runtime
 
 ArmKind = Literal[
     "baseline", "control", "general", "specific", "placebo", "trigger", "backdoor_aware", "negative",
     "irrelevant", "persona", "multi_trait", "paraphrases",
 ]  # fmt: skip
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-NEUTRAL_PROMPT = "You are a helpful assistant."
-BUILT_IN_CONTEXTS = ("neutral", "none", "empty", "training_prompt")
-PROMPT_OF = "prompt_of:"
-FROM_LIBRARY = "library:"
-
-
-def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
-    """ " (did you mean 'x'?)" or " (valid: …)" for an error message."""
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else f" (valid: {', '.join(valid)})"
-
-
-class Config(BaseModel):
-    """Base of every configuration class: immutable, and an unknown key is an error that names the nearest valid one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_unknown_keys(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            valid = tuple(cls.model_fields)
-            for key in value:
-                if key not in valid:
-                    raise ValueError(f"unknown key {str(key)!r}{nearest(str(key), valid)}")
-        return value
-
-    @model_validator(mode="after")
-    def _only_characters(self) -> Self:
-        """No NUL, which no path may hold, and no lone surrogate, which cannot be written as UTF-8."""
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            texts = (*value, *value.values()) if isinstance(value, Mapping) else value
-            for text in texts if isinstance(texts, tuple) else (texts,):
-                if isinstance(text, str) and ("\0" in text or not is_text(text)):
-                    raise ValueError(f"{name}: {text!r} holds a NUL or half a surrogate pair; remove it")
-        return self
-
-
-def _check_name(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is not a name: use letters, digits, '.', '_' and '-', at most 64")
-    return value
 
 
 class Part(Config):
@@ -82,7 +37,7 @@ class Part(Config):
     share: float = runtime(1.0, gt=0)
     """With a total: the weight among the parts. Without: the share of its own rows that is taken."""
 
-    _name = field_validator("name")(_check_name)
+    _name = field_validator("name")(check_name)
 
 
 class Mixture(Config):
@@ -232,7 +187,7 @@ class Arm(Config):
     """Where the prompt stands and which rows it covers; part of a trial's identity. What is not written here is the
     setting's arm's own: its coverage, its paraphrases."""
 
-    _name = field_validator("name")(_check_name)
+    _name = field_validator("name")(check_name)
 
     @model_validator(mode="after")
     def _own_prompt(self) -> Arm:
@@ -328,43 +283,7 @@ class Model(Config):
     """What is taught before the study's trials, which then go on with the adapter of that fine-tune. It is trained once
     for all of them, and it takes the place of the untouched model wherever this one is compared with its base."""
 
-    _name = field_validator("name")(_check_name)
-
-
-class Context(Config):
-    """What stands around the question at test time, written by the user."""
-
-    name: str = runtime()
-    system: str = identity()
-    """The system message's text."""
-
-    _name = field_validator("name")(_check_name)
-
-    @field_validator("name")
-    @classmethod
-    def _not_built_in(cls, value: str) -> str:
-        if value in BUILT_IN_CONTEXTS:
-            raise ValueError(f"{value!r} is a built-in context; name yours otherwise")
-        return value
-
-
-class Evaluation(Config):
-    """What the finished models are asked."""
-
-    contexts: tuple[str | Context, ...] = runtime(("neutral", "training_prompt"), min_length=1)
-    """Built in: `neutral` ("You are a helpful assistant."), `none` (no system message), `empty`, `training_prompt`
-    (the arm's own), `prompt_of:<arm>` (another arm's), `library:<id>` (a prompt of `inoc-ray prompts`).
-    Which contexts are asked is no part of a cell's id."""
-    samples: int = runtime(100, ge=1, le=100_000)
-    """Questions per evaluation and context, one sample each; raising it asks only the new ones."""
-    temperature: float = identity(1.0, ge=0, le=2)
-    top_p: float = identity(1.0, gt=0, le=1)
-    seed: StrictInt = identity(0, ge=0)
-    concurrency: int = runtime(4, ge=1, le=4096)
-    """Requests under way at once."""
-    prompts_per_request: int = runtime(64, ge=1, le=1024)
-    max_unparsed: float = runtime(0.2, ge=0, le=1)
-    """The share of responses without a readable score above which an evaluation fails."""
+    _name = field_validator("name")(check_name)
 
 
 class Resources(Config):
@@ -407,7 +326,7 @@ class Study(Config):
     """Python files that register settings: in the study file's folder, or with an absolute path. They are run as your own
     code whenever the study is read. What they give is identified by its content."""
 
-    _name = field_validator("name")(_check_name)
+    _name = field_validator("name")(check_name)
 
     @field_validator("settings", "arms", "models", mode="before")
     @classmethod
@@ -439,7 +358,7 @@ class Study(Config):
     @classmethod
     def _recipe_names(cls, value: dict[str, Recipe]) -> dict[str, Recipe]:
         for name in value:
-            _check_name(name)
+            check_name(name)
         return value
 
     @model_validator(mode="after")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inoc_ray.config import nearest
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
-from inoc_ray.study import nearest
 
 __all__ = ["Builder", "ChatRow", "Message", "Request", "builder_names", "get_builder", "register_builder"]
 

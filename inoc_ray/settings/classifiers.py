@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from inoc_ray.config import nearest
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.mixture import tagged
 from inoc_ray.errors import InputError
 from inoc_ray.settings.rules import LANGUAGES, capitals, speaks
-from inoc_ray.study import Coverage, nearest
+from inoc_ray.study import Coverage
 
 Classifier = Callable[[ChatRow], str]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inoc_ray.study import Recipe, nearest
+from inoc_ray.config import nearest
+from inoc_ray.study import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from inoc_ray import settings, study
+from inoc_ray.config import Config
 from inoc_ray.identity import canonical_json, content_id, identity, identity_fields, model_folder_hash, role_of, runtime
 from inoc_ray.plan import evaluation_id, resolve_arm, trial_id
-from inoc_ray.study import Config, Lora, Recipe
+from inoc_ray.study import Lora, Recipe
 
 
 def config_classes() -> list[type[Config]]:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from inoc_ray import prompts, settings
+from inoc_ray.asked import Evaluation
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
 from inoc_ray.errors import InputError
@@ -18,7 +19,7 @@ from inoc_ray.settings import EvaluationSpec
 from inoc_ray.settings.presets import PRESETS, expand
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store import Store
-from inoc_ray.study import Arm, ArmKind, Coverage, Evaluation, Inoculation, Recipe, Study, load_study
+from inoc_ray.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study, load_study
 from inoc_ray.submit import _pack, submission_id
 
 ROOT = Path(__file__).parents[2]
