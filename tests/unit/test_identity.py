@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray import settings, study
+from inoc_ray import asked, settings, study
 from inoc_ray.config import Config
 from inoc_ray.identity import canonical_json, content_id, identity, identity_fields, model_folder_hash, role_of, runtime
 from inoc_ray.plan import evaluation_id, resolve_arm, trial_id
@@ -115,6 +115,6 @@ def test_the_ids_of_the_quickstarts_evaluations_stay_as_they_are():
     found = [
         evaluation_id(setting, spec, system, quickstart.evaluation, "fp32")
         for spec in setting.evaluations
-        for system in (study.NEUTRAL_PROMPT, None)
+        for system in (asked.NEUTRAL_PROMPT, None)
     ]
     assert found == ["cc50e0023edf2132", "0d90d7f39fd6dd04", "4e82b5acb529cf95", "94774b45bd19ea5f"]
