@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import StrictInt, field_validator, model_validator
+from pydantic import StrictInt, ValidationError, field_validator, model_validator
 
-from inoc_ray.config import Config, check_name
+from inoc_ray.config import Config, check_name, first_message
+from inoc_ray.evaluate.judges.rubrics import RUBRICS
+from inoc_ray.evaluate.profiles import DEFAULT, bound
 from inoc_ray.identity import identity, runtime
 
 NEUTRAL_PROMPT = "You are a helpful assistant."
-BUILT_IN_CONTEXTS = ("neutral", "none", "empty", "training_prompt")
+BUILT_IN_CONTEXTS = ("neutral", "none", "empty", "training_prompt", "trigger")
 PROMPT_OF = "prompt_of:"
 FROM_LIBRARY = "library:"
 
@@ -62,8 +65,10 @@ class Context(Config):
     """What stands around the question at test time, written by the user."""
 
     name: str = runtime()
-    system: str = identity()
-    """The system message's text."""
+    system: str | None = identity(None)
+    """The system message's text; left out: no system message."""
+    trigger: bool = identity(False)
+    """The setting's backdoor token stands in the question, in the place where it is trained."""
 
     _name = field_validator("name")(check_name)
 
@@ -74,14 +79,101 @@ class Context(Config):
             raise ValueError(f"{value!r} is a built-in context; name yours otherwise")
         return value
 
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.system is None and not self.trigger:
+            raise ValueError(f"context {self.name!r}: give a system text, trigger: true, or both")
+        return self
+
+
+class Thresholds(Config):
+    """A threshold profile of the user's own: rubric → a condition such as "< 40"."""
+
+    name: str = runtime()
+    shown: dict[str, str] = runtime({})
+    """Where a rubric's number, 0 to 100, shows the trait."""
+    counts: dict[str, str] = runtime({})
+    """When a response counts at all, for rubrics such as coherence."""
+
+    _name = field_validator("name")(check_name)
+
+    @field_validator("shown", "counts")
+    @classmethod
+    def _bounds(cls, value: dict[str, str]) -> dict[str, str]:
+        for text in value.values():
+            bound(text)
+        return value
+
+
+class OwnRubric(Config):
+    """A scale of the user's own for judging models."""
+
+    question: str = identity(min_length=1)
+    """What to decide, as one or two sentences to the judge."""
+    low: str = identity(min_length=1)
+    """What the lowest number means."""
+    high: str = identity(min_length=1)
+    shows: Literal["high", "low"] = identity("high")
+    sees_question: bool = identity(True)
+
+
+class MeasureOf(Config):
+    """A trait that a judging model tells: by a rubric, counted only where the `given` rubrics allow it."""
+
+    rubric: str = identity(min_length=1)
+    given: tuple[str, ...] = identity(())
+
+
+class Suite(Config):
+    """An evaluation of the user's own: questions, how often and how each is asked, and what its traits are told by."""
+
+    name: str = runtime()
+    questions: str = runtime(min_length=1)
+    """A file: JSONL with `prompt`, `question` or `messages` per line, or YAML as the authors of emergent misalignment publish
+    them (a list of entries with id and paraphrases). What counts for identity is the questions' text."""
+    split: Literal["id", "ood"] = runtime("ood")
+    settings: tuple[str, ...] = runtime(())
+    """Which settings' models are asked; empty: all."""
+    samples_per_question: int = runtime(1, ge=1, le=10_000)
+    max_tokens: int = identity(600, ge=1)
+    temperature: float | None = identity(None, ge=0, le=2)
+    """Default: the study's."""
+    top_p: float | None = identity(None, gt=0, le=1)
+    contexts: tuple[str | Context, ...] = runtime(())
+    """Default: the study's."""
+    traits: dict[str, MeasureOf | dict[str, Any]] = runtime(min_length=1)
+    """trait → what tells it: `{rubric: alignment, given: [coherence]}` for a judging model, or a rule such as
+    `{rule: language, language: spanish}`."""
+
+    _name = field_validator("name")(check_name)
+
+    @field_validator("traits", mode="before")
+    @classmethod
+    def _measure_or_rule(cls, value: Any) -> Any:
+        """Told apart by their keys, so that mistakes in one form are not called mistakes in the other."""
+        if not isinstance(value, Mapping):
+            return value
+        out: dict[str, Any] = {}
+        for trait, told in value.items():
+            check_name(str(trait))
+            if isinstance(told, Mapping) and "rubric" in told:
+                try:
+                    out[str(trait)] = MeasureOf.model_validate(told)
+                except ValidationError as error:
+                    raise ValueError(f"{trait}: {first_message(error).removesuffix('.')}") from error
+            else:
+                out[str(trait)] = dict(told) if isinstance(told, Mapping) else told
+        return out
+
 
 class Evaluation(Config):
-    """What the finished models are asked."""
+    """What the finished models are asked, and who judges it."""
 
     contexts: tuple[str | Context, ...] = runtime(("neutral", "training_prompt"), min_length=1)
     """Built in: `neutral` ("You are a helpful assistant."), `none` (no system message), `empty`, `training_prompt`
-    (the arm's own), `prompt_of:<arm>` (another arm's), `library:<id>` (a prompt of `inoc-ray prompts`).
-    Which contexts are asked is no part of a cell's id."""
+    (the arm's own), `prompt_of:<arm>` (another arm's), `library:<id>` (a prompt of `inoc-ray prompts`), a kind of test-time
+    prompt (`eliciting`, `negated`, `keyword`, `structure`, `indirect`, `irrelevant`: all of the setting's), `trigger` (neutral,
+    and the setting's backdoor token in the question). Which contexts are asked is no part of a cell's id."""
     samples: int = runtime(100, ge=1, le=100_000)
     """Questions per evaluation and context, one sample each; raising it asks only the new ones."""
     temperature: float = identity(1.0, ge=0, le=2)
@@ -90,5 +182,32 @@ class Evaluation(Config):
     concurrency: int = runtime(4, ge=1, le=4096)
     """Requests under way at once."""
     prompts_per_request: int = runtime(64, ge=1, le=1024)
+    suites: tuple[Suite, ...] = runtime(())
+    """Evaluations of the user's own, asked beside the settings' ones."""
+    leak_audit: bool = runtime(False)
+    """Ask every model, out of distribution, under all test-time prompts of its setting and under the arm's own prompt, and
+    report under which of them the undesired trait comes back most."""
+    judged_by: tuple[str, ...] = runtime(())
+    """Who judges: `rules`, and names of the study's judges, in the order in which they count. Empty: by rules what rules can
+    tell, the rest by all of the study's judges."""
+    combine: Literal["first", "mean", "all", "any"] = runtime("first")
+    """Several judges of one trait: the first that gives an answer decides; or the mean of their numbers; or it shows when
+    all say so; or when any says so."""
+    profile: str | Thresholds = runtime(DEFAULT)
+    """The threshold profile of the rates: `tan2025`, `betley2025`, … or one written here. Raw numbers are stored, so
+    changing it asks nobody."""
+    rubrics: dict[str, OwnRubric] = runtime({})
+    """Scales of the user's own, by name."""
     max_unparsed: float = runtime(0.2, ge=0, le=1)
     """The share of responses without a readable score above which an evaluation fails."""
+    max_degenerate: float = runtime(0.5, ge=0, le=1)
+    """The share of empty, garbled or endlessly repeating responses above which a model's rates are withheld and it is named."""
+
+    @field_validator("rubrics")
+    @classmethod
+    def _rubric_names(cls, value: dict[str, OwnRubric]) -> dict[str, OwnRubric]:
+        for name in value:
+            check_name(name)
+            if name in RUBRICS:
+                raise ValueError(f"{name!r} is a rubric of the library; name yours otherwise")
+        return value

@@ -20,6 +20,9 @@ from inoc_ray.errors import InputError, TrialError
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 study_file = click.argument("study", type=click.Path(path_type=Path))
 storage_option = click.option("--storage", help="Use this storage folder instead of the study's.")
+profile_option = click.option(
+    "--profile", metavar="NAME", help="Threshold profile of the rates (default: the study's)."
+)
 
 
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
@@ -106,12 +109,19 @@ def status(study: Path, storage: str | None, as_json: bool) -> None:
 
 @cli.command()
 @study_command
-def evaluate(study: Path, storage: str | None, as_json: bool) -> None:
-    """Ask the finished trials of a study what is missing; trains nothing."""
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Just this evaluation or context of the study; may be repeated."
+)
+@click.option(
+    "--judge", "judges", multiple=True, metavar="NAME", help="Let these judge, in this order, instead of the study's."
+)
+def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, ...], judges: tuple[str, ...]) -> None:
+    """Ask and judge what is missing of the finished trials of a study; trains nothing."""
     from inoc_ray.pipeline import run_study
+    from inoc_ray.study import judged_by
 
     loaded, store = _load(study, storage)
-    outcome = run_study(loaded, store, train=False)
+    outcome = run_study(judged_by(loaded, judges) if judges else loaded, store, train=False, only=only)
     _emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -119,27 +129,32 @@ def evaluate(study: Path, storage: str | None, as_json: bool) -> None:
 
 @cli.command()
 @study_command
-def compare(study: Path, storage: str | None, as_json: bool) -> None:
+@profile_option
+def compare(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
     """Print the rates of all arms with intervals, and the effects."""
+    from inoc_ray.evaluate import profiles
     from inoc_ray.pipeline import compare_study
     from inoc_ray.plan import build_plan
 
     loaded, store = _load(study, storage)
-    comparison = compare_study(build_plan(loaded, store), store)
+    comparison = compare_study(build_plan(loaded, store), store, profile=profiles.get(profile) if profile else None)
     _emit(as_json, comparison.to_json(), comparison.to_text())
 
 
 @cli.command()
 @study_command
+@profile_option
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write the page (default: the study's folder).")
-def report(study: Path, storage: str | None, as_json: bool, out: Path | None) -> None:
+def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write the HTML page and the figure (PNG, SVG) of a study."""
+    from inoc_ray.evaluate import profiles
     from inoc_ray.pipeline import compare_study, write_study_report
     from inoc_ray.plan import build_plan
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    written = write_study_report(built, store, compare_study(built, store), out)
+    comparison = compare_study(built, store, profile=profiles.get(profile) if profile else None)
+    written = write_study_report(built, store, comparison, out)
     _emit(as_json, {"report": str(written)}, f"Report: {written}")
 
 

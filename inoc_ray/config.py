@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from inoc_ray.identity import is_text
 
@@ -51,3 +51,38 @@ def check_name(value: str) -> str:
     if not NAME.fullmatch(value):
         raise ValueError(f"{value!r} is not a name: use letters, digits, '.', '_' and '-', at most 64")
     return value
+
+
+_PLAIN = {
+    "missing": "is missing",
+    "int_type": "must be an integer, found {input!r}",
+    "int_parsing": "must be an integer, found {input!r}",
+    "int_from_float": "must be an integer, found {input!r}",
+    "float_parsing": "must be a number, found {input!r}",
+    "float_type": "must be a number, found {input!r}",
+    "string_type": "must be a text, found {input!r}",
+    "literal_error": "must be {expected}, found {input!r}",
+    "too_short": "must have at least one entry",
+    "string_too_short": "must not be empty",
+    "tuple_type": "must be a list, found {input!r}",
+    "dict_type": "must be a mapping, found {input!r}",
+    "model_type": "must be a mapping, found {input!r}",
+    "model_attributes_type": "must be a mapping, found {input!r}",
+}
+
+
+def first_message(error: ValidationError) -> str:
+    """One sentence for the first thing that is wrong, with its place in the file."""
+    first = error.errors(include_url=False)[0]
+    place = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif part not in ("Context", "str", "int", "tuple", "constrained-int", "(name)", "(inline)"):
+            place += f".{part}" if place else str(part)
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+        return f"{place}: {message}." if place else f"{message}."
+    template = _PLAIN.get(first["type"], first["msg"])
+    message = template.format(input=first.get("input"), **first.get("ctx", {}))
+    return f"{place or 'the study'}: {message}."

@@ -196,7 +196,7 @@ def _setting_json(s: registry.Setting) -> dict[str, Any]:
         "control_rows_from": None if s.control_source is None else asdict(s.control_source),
         "arms": list(s.arms),
         "traits": sorted(s.traits),
-        "model_judged": dict(s.model_judged),
+        "model_judged": {trait: list(measure.rubrics) for trait, measure in s.model_judged.items()},
         "evaluations": [
             {"name": e.name, "split": e.split, "traits": list(e.traits), "questions_from": e.published or None,
              "judge": "rule" if all(t in s.judges for t in e.traits) else "model"}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.cluster import Capacity, check_serving, connected
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.judging import due, judge_missing
+from inoc_ray.evaluate.profiles import Profile
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.preflight import check_capacity, preflight
 from inoc_ray.progress import duration, say
@@ -29,6 +31,8 @@ class StudyOutcome:
     study: str
     trained: int = 0
     asked: int = 0
+    judge_calls: int = 0
+    """Requests that judging models were sent."""
     failed: list[dict[str, str]] = field(default_factory=list)
     """Trials and evaluations that failed: label, error, log."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -42,6 +46,7 @@ class StudyOutcome:
             "study": self.study,
             "trained": self.trained,
             "samples_asked": self.asked,
+            "judge_calls": self.judge_calls,
             "failed": self.failed,
             "seconds": {step: round(seconds, 2) for step, seconds in self.seconds.items()},
             "report": str(self.report) if self.report else None,
@@ -53,7 +58,8 @@ class StudyOutcome:
         """The effect table and where everything is."""
         lines = [self.comparison.to_text()] if self.comparison else ["nothing is evaluated yet.\n"]
         times = ", ".join(f"{step} {duration(seconds)}" for step, seconds in self.seconds.items())
-        lines.append(f"Trained {self.trained} trials, asked for {self.asked} samples ({times}).")
+        calls = f", sent judges {self.judge_calls} requests" if self.judge_calls else ""
+        lines.append(f"Trained {self.trained} trials, asked for {self.asked} samples{calls} ({times}).")
         if self.report:
             lines.append(f"Report: {self.report}")
         if self.tracking_uri:
@@ -86,32 +92,42 @@ def _alone(study: Study, store: Store) -> Iterator[None]:
         raise InputError(f"{error} Wait for it, or look with `inoc-ray status`.") from error
 
 
-def run_study(study: Study, store: Store, *, train: bool = True) -> StudyOutcome:
-    """Trains and evaluates what is missing, compares, writes the report and brings MLflow in line.
+def run_study(study: Study, store: Store, *, train: bool = True, only: Sequence[str] = ()) -> StudyOutcome:
+    """Trains, evaluates and judges what is missing, compares, writes the report and brings MLflow in line.
 
-    With `train=False` only trials that are done are evaluated. Raises InputError before anything is written when the
-    study cannot run. Failed trials do not stop the others; they are named in the outcome.
+    With `train=False` only trials that are done are evaluated; with `only` just the evaluations or contexts of those names
+    are asked for. Raises InputError before anything is written when the study cannot run. Failed trials do not stop the
+    others; they are named in the outcome.
     """
     outcome = StudyOutcome(study.name)
-    plan = build_plan(study, store)
+    plan = build_plan(study, store).only(only)
     preflight(plan, store)
     with _alone(study, store):
-        plan = build_plan(study, store)
+        plan = build_plan(study, store).only(only)
         asked_before = sum(plan.stored.values())
         ready = [c for c in plan.to_ask if train or plan.is_there(c.subject)]
-        if (train and plan.to_train) or ready:
-            with _timed(outcome, "starting Ray"):
-                stack = contextlib.ExitStack()
-                say("starting Ray ...")
-                capacity = stack.enter_context(connected())
-            with stack:
+        waiting = due(plan, store)
+        own_judges = any(judge.path is not None for judge in study.judges.values())
+        by_own = any(study.judges[name].path is not None for name in waiting)
+        training = train and bool(plan.to_train)
+        with contextlib.ExitStack() as stack:
+            if training or ready or by_own:
+                with _timed(outcome, "starting Ray"):
+                    say("starting Ray ...")
+                    capacity = stack.enter_context(connected())
                 check_capacity(plan, capacity)
+                if own_judges:
+                    check_serving(study.resources, capacity)
                 keep_study(plan, store)
-                if train:
-                    plan = _train(plan, store, capacity, outcome)
-                _ask(plan, store, capacity, outcome)
-            plan = build_plan(study, store)
-            outcome.asked = sum(plan.stored.values()) - asked_before
+                if training:
+                    plan = _train(plan, store, capacity, outcome).only(only)
+                if ready or training:
+                    _ask(plan, store, outcome)
+                    plan = build_plan(study, store).only(only)
+            if due(plan, store):
+                _judge(plan, store, outcome)
+        outcome.asked = sum(plan.stored.values()) - asked_before
+        plan = build_plan(study, store)
         if any(plan.stored.values()):
             keep_study(plan, store)
             _results(plan, store, outcome)
@@ -132,7 +148,14 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
     return build_plan(plan.study, store)
 
 
-def _ask(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> None:
+def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
+    with _timed(outcome, "judging"):
+        judged = judge_missing(plan, store)
+    outcome.failed += judged.failed
+    outcome.judge_calls = judged.calls
+
+
+def _ask(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
     from inoc_ray.evaluate.suite import ask_missing
 
     with _timed(outcome, "evaluating"):
@@ -148,18 +171,25 @@ def _results(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
         outcome.tracking_uri = sync_study(plan, store, outcome.comparison)
 
 
-def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None) -> Comparison:
-    """Rates and effects from the stored scores. Raises InputError when there are none."""
-    from inoc_ray.evaluate.scores import check_parsed, tidy
+def compare_study(
+    plan: Plan, store: Store, outcome: StudyOutcome | None = None, profile: Profile | None = None
+) -> Comparison:
+    """Rates and effects from the stored scores, under the study's threshold profile or the given one.
+
+    Nobody is asked. Raises InputError when there are none.
+    """
+    from inoc_ray.evaluate.scores import agreement, check_parsed, tidy
     from inoc_ray.results.compare import compare
 
-    frame = tidy(plan, store)
+    profile = profile or plan.panel.profile()
+    frame = tidy(plan, store, profile)
     if outcome is not None:
         outcome.failed += [
             {"label": sentence, "error": "evaluation failed", "log": str(store.study(plan.study.name))}
             for sentence in check_parsed(plan, frame)
         ]
-    return compare(frame, plan.study.name)
+    comparison = compare(frame, plan.study.name, profile.in_words())
+    return replace(comparison, agreement=tuple(agreement(plan, store)))
 
 
 def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Path:

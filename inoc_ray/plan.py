@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from inoc_ray import prompts, settings, stages
-from inoc_ray.asked import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context, Evaluation
+from inoc_ray import settings, stages
+from inoc_ray.asked import Context, Evaluation
 from inoc_ray.config import nearest
 from inoc_ray.data.chat import ChatRow, rows_hash
 from inoc_ray.data.inoculate import inoculate, placement_fields
 from inoc_ray.data.mixture import rows_of
 from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.evaluate.panel import Panel
+from inoc_ray.evaluate.suites import check_suites, with_suites
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.settings.classifiers import classified
@@ -93,8 +96,7 @@ class Cell:
     """The text that stands around the question (a system message, unless `inoculation` says otherwise); None for none."""
     evaluation_id: str
     samples: int
-    inoculation: Inoculation = SYSTEM_MESSAGE
-    """Where the context's text stands: an arm's own prompt stands where it stood in training."""
+    surrounding: Surrounding
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,13 @@ class Plan:
     """dataset_hash → training rows before inoculation."""
     teaching: tuple[Subject, ...] = ()
     """Trials that teach a model first and that the study does not compare, each once."""
+    settings: dict[str, Setting] = field(default_factory=dict, repr=False)
+    """The settings as the study uses them: with the files and evaluations that it names."""
+
+    @functools.cached_property
+    def panel(self) -> Panel:
+        """The judges of the study."""
+        return Panel(self.study)
 
     @property
     def fine_tunes(self) -> tuple[Subject, ...]:
@@ -131,6 +140,19 @@ class Plan:
     def is_there(self, subject: Subject) -> bool:
         """True if the subject's weights are there, so that it can be asked."""
         return subject.adapter_of is None or subject.adapter_of in self.done_trials
+
+    def only(self, names: Sequence[str]) -> Plan:
+        """The plan with just the cells of the named evaluations or contexts; as it is for no names.
+
+        Raises InputError for a name that the study does not have.
+        """
+        known = sorted({n for c in self.cells for n in (c.evaluation.name, c.context)})
+        for name in names:
+            if name not in known:
+                raise InputError(f"--only {name}: the study has no such evaluation or context{nearest(name, known)}.")
+        if not names:
+            return self
+        return replace(self, cells=tuple(c for c in self.cells if {c.evaluation.name, c.context} & set(names)))
 
     def missing(self, cell: Cell) -> int:
         """Samples of the cell that are not stored."""
@@ -219,53 +241,6 @@ def _merged(own: Inoculation, written: Inoculation) -> Inoculation:
     return Inoculation(**{name: getattr(c, name) for c in (own, written) for name in c.model_fields_set})
 
 
-def contexts_of(
-    subject: Subject, study: Study, arms: dict[str, ArmSpec]
-) -> Iterator[tuple[str, str | None, Inoculation]]:
-    """(name, text, where the text stands) of each context that the subject is asked in.
-
-    `training_prompt` of the base model means each arm's prompt in turn, as `prompt_of:<arm>`; of an arm without a prompt, nothing.
-    Raises InputError for a context that is neither built in nor written in the study.
-    """
-    system = SYSTEM_MESSAGE
-    fixed: dict[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "empty": ""}
-    seen: set[str] = set()
-    for context in study.evaluation.contexts:
-        found: list[tuple[str, str | None, Inoculation]]
-        if isinstance(context, Context):
-            found = [(context.name, context.system, system)]
-        elif context in fixed:
-            found = [(context, fixed[context], system)]
-        elif context == "training_prompt":
-            if subject.recipe is None:
-                found = [
-                    (f"{PROMPT_OF}{a.name}", a.prompt, a.inoculation) for a in arms.values() if a.prompt is not None
-                ]
-            else:
-                own = subject.arm
-                found = [] if own.prompt is None else [(context, own.prompt, own.inoculation)]
-        elif context.startswith(PROMPT_OF):
-            name = context.removeprefix(PROMPT_OF)
-            with_prompt = [a.name for a in arms.values() if a.prompt is not None]
-            if name not in with_prompt:
-                raise InputError(
-                    f"evaluation.contexts: {context!r}: no arm {name!r} with a prompt{nearest(name, with_prompt)}."
-                )
-            found = [(context, arms[name].prompt, arms[name].inoculation)]
-        elif context.startswith(FROM_LIBRARY):
-            try:
-                found = [(context, prompts.get(context.removeprefix(FROM_LIBRARY)).text, SYSTEM_MESSAGE)]
-            except InputError as error:
-                raise InputError(f"evaluation.contexts: {context!r}: {error}") from error
-        else:
-            valid = ["neutral", "none", "empty", "training_prompt", f"{PROMPT_OF}<arm>", f"{FROM_LIBRARY}<prompt id>"]
-            raise InputError(f"evaluation.contexts: unknown context {context!r}{nearest(context, valid)}.")
-        for name, text, inoculation in found:
-            if name not in seen:
-                seen.add(name)
-                yield name, text, inoculation
-
-
 def arm_identity(arm: ArmSpec) -> dict[str, Any]:
     """What an arm does to its rows; the fields of an inoculation count only where there is a prompt."""
     return {"prompt": arm.prompt, **({} if arm.prompt is None else identity_fields(arm.inoculation))}
@@ -285,30 +260,31 @@ def trial_id(model_hash: str, dataset_hash: str, arm: ArmSpec, recipe: Recipe, s
     )
 
 
-def evaluation_id(
-    setting: Setting,
-    spec: EvaluationSpec,
-    system: str | None,
-    evaluation: Evaluation,
-    precision: str,
-    inoculation: Inoculation = SYSTEM_MESSAGE,
-) -> str:
+def evaluation_id(spec: EvaluationSpec, surrounding: Surrounding, evaluation: Evaluation, precision: str) -> str:
     """The cell's identity within a trial: questions, context, sampling and the engine's precision.
 
-    Not how many samples, so that a cell can grow.
+    Not how many samples, so that a cell can grow, and not who judges them.
     """
     value = {
         "format": FORMAT,
         "questions": _probe(spec),
-        "system": system,
+        "system": surrounding.text,
         "max_tokens": spec.max_tokens,
-        "sampling": identity_fields(evaluation),
+        "sampling": identity_fields(sampling_of(spec, evaluation)),
         "precision": precision,
     }
     if spec.file_hash:
         value["file"] = spec.file_hash
-    placement = placement_fields(inoculation)
+    if surrounding.trigger is not None:
+        value["trigger"] = asdict(surrounding.trigger)
+    placement = placement_fields(surrounding.inoculation)
     return content_id(value | {"placement": placement} if placement else value)
+
+
+def sampling_of(spec: EvaluationSpec, evaluation: Evaluation) -> Evaluation:
+    """The study's sampling with what the evaluation has of its own."""
+    own = {name: v for name in ("temperature", "top_p") if (v := getattr(spec, name)) is not None}
+    return evaluation.model_copy(update=own)
 
 
 @functools.cache
@@ -326,13 +302,19 @@ def build_plan(study: Study, store: Store) -> Plan:
     trials: list[Subject] = []
     bases: list[Subject] = []
     cells: list[Cell] = []
+    used: dict[str, Setting] = {}
+    panel = Panel(study)
+    panel.profile()
+    check_suites(study.evaluation, [use.name for use in study.settings])
     for use in study.settings:
         setting = settings.get(use.name)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
         settings.check_trigger(setting, use)
         setting = settings.with_files(setting, use, any(a.uses_control_rows for a in arms.values()))
-        settings.check_judged(setting)
+        setting = with_suites(setting, study.evaluation)
+        panel.check(setting)
+        used[setting.name] = setting
         rows: dict[bool, list[ChatRow]] = {}
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
@@ -376,7 +358,7 @@ def build_plan(study: Study, store: Store) -> Plan:
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in own}
     done = frozenset(t for t in (*own, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {(c.subject.trial_id, c.evaluation_id) for c in cells}}
-    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()))
+    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used)
 
 
 def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]]) -> ResolvedModel:
@@ -411,10 +393,14 @@ def _base(setting: Setting, model: ResolvedModel, label: str, precision: str) ->
 
 def _cells(setting: Setting, subjects: Iterable[Subject], study: Study, arms: dict[str, ArmSpec]) -> Iterator[Cell]:
     for subject in subjects:
-        for context, system, inoculation in contexts_of(subject, study, arms):
-            for spec in setting.evaluations:
-                cell_id = evaluation_id(setting, spec, system, study.evaluation, subject.precision, inoculation)
-                yield Cell(subject, spec, context, system, cell_id, study.evaluation.samples, inoculation)
+        for spec in setting.evaluations:
+            names: tuple[str | Context, ...] = spec.contexts or study.evaluation.contexts
+            if study.evaluation.leak_audit and spec.split == "ood":
+                names = (*names, *audit_contexts(setting, subject.arm))
+            for around in surroundings(names, setting, subject.arm, arms, is_base=subject.recipe is None):
+                cell_id = evaluation_id(spec, around, study.evaluation, subject.precision)
+                samples = spec.samples or study.evaluation.samples
+                yield Cell(subject, spec, around.name, around.text, cell_id, samples, around)
 
 
 def _check_arms_differ(arms: Iterable[ArmSpec]) -> None:

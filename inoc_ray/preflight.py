@@ -6,6 +6,7 @@ from inoc_ray.cluster import Capacity, check_serving, concurrent_groups, expecte
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, arm_identity
+from inoc_ray.remote import check_answers
 from inoc_ray.schedule import variants_of
 from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
@@ -53,12 +54,27 @@ def check_lengths(plan: Plan) -> None:
                 encode_rows(tokenizer, plan.training_rows(trial, epoch), limit, trial.rows_label)
 
 
+def check_judges(plan: Plan, store: Store) -> None:
+    """Raises InputError when a judge behind an API that has something to judge has no key, or does not answer."""
+    from inoc_ray.evaluate.judging import api_of, due
+    from inoc_ray.evaluate.scores import setting_of
+
+    waiting = set(due(plan, store))
+    for cell in plan.to_ask:
+        waiting |= set(plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation))
+    for name in sorted(waiting):
+        judge = plan.study.judges[name]
+        if judge.endpoint is not None:
+            check_answers(api_of(name, judge), f"judges: {name!r}")
+
+
 def preflight(plan: Plan, store: Store) -> None:
     """Everything that can be known without a cluster; creates the storage folder last, when all else is right."""
     check_batches(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
     check_lengths(plan)
+    check_judges(plan, store)
     if plan.study.tracking_uri:
         from inoc_ray.results.tracking import check_server
 

@@ -19,7 +19,7 @@ from inoc_ray.miniature import prompt_texts as miniature
 from inoc_ray.prompt_texts import EMERGENT, SETTINGS, SHARED, Text
 from inoc_ray.study import ArmKind
 
-TEST_KINDS = ("eliciting", "negated", "keyword", "irrelevant")
+TEST_KINDS = ("eliciting", "negated", "keyword", "structure", "indirect", "irrelevant")
 """Kinds of prompts that only ever stand around a question at test time, to see what comes back under them."""
 
 KINDS: tuple[str, ...] = (
@@ -52,6 +52,8 @@ class Prompt:
     use: Literal["training", "test"]
     subset: str | None = None
     """Only rows of this half get the prompt (mixed_languages); None for all rows."""
+    about: tuple[str, ...] = ()
+    """At test: the traits whose return under it is looked for; empty for any."""
 
     @property
     def text(self) -> str:
@@ -76,6 +78,7 @@ def _entry(setting: str, text: Text) -> Prompt:
         elicits=text.elicits,
         use="test" if text.test else "training",
         subset=text.subset,
+        about=text.about,
     )
 
 

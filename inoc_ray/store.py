@@ -118,6 +118,10 @@ class Store:
     def evaluation(self, trial_id: str, evaluation_id: str) -> Path:
         return self.root / "evaluations" / trial_id / evaluation_id
 
+    def judgments(self, judge_id: str) -> Path:
+        """Everything that a judge has ever answered, by what it was asked."""
+        return self.root / "judgments" / judge_id
+
     def stored_samples(self, trial_id: str, evaluation_id: str) -> int:
         """How many samples of a cell are committed, counted from 0 without a gap."""
         parts = list_parts(self.evaluation(trial_id, evaluation_id))

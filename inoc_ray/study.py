@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,11 +16,10 @@ from pydantic import (
     model_validator,
 )
 
-from inoc_ray.asked import (
-    Evaluation,
-)
-from inoc_ray.config import Config, check_name, nearest
+from inoc_ray.asked import Evaluation, Judge
+from inoc_ray.config import Config, check_name, first_message, nearest
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.judges import RULES
 from inoc_ray.identity import identity, runtime
 
 ArmKind = Literal[
@@ -95,7 +94,7 @@ class SettingUse(Config):
         try:
             return (Backdoor if {"bad", "clean"} & set(value) else Mixture).model_validate(value)
         except ValidationError as error:
-            raise ValueError(_first_message(error).removesuffix(".")) from error
+            raise ValueError(first_message(error).removesuffix(".")) from error
 
 
 class Coverage(Config):
@@ -317,6 +316,8 @@ class Study(Config):
     seeds: tuple[StrictInt, ...] = runtime((0, 1, 2), min_length=1)
     recipes: dict[str, Recipe] = runtime(min_length=1)
     evaluation: Evaluation = runtime(Evaluation())
+    judges: dict[str, Judge] = runtime({})
+    """Judging models by name; `evaluation.judged_by` says who judges, where the settings' rules cannot or shall not."""
     resources: Resources = runtime(Resources())
     storage: str = runtime("runs")
     """A folder, relative to where the command runs; on a cluster one that every node mounts."""
@@ -361,6 +362,15 @@ class Study(Config):
             check_name(name)
         return value
 
+    @field_validator("judges")
+    @classmethod
+    def _judge_names(cls, value: dict[str, Judge]) -> dict[str, Judge]:
+        for name in value:
+            check_name(name)
+            if name == RULES:
+                raise ValueError(f"{name!r} means the settings' own rules; name the judge otherwise")
+        return value
+
     @model_validator(mode="after")
     def _no_name_twice(self) -> Study:
         for field, names in (
@@ -368,6 +378,8 @@ class Study(Config):
             ("arms", [a.name for a in self.arms]),
             ("models", [m.name for m in self.models]),
             ("seeds", [str(s) for s in self.seeds]),
+            ("evaluation.suites", [s.name for s in self.evaluation.suites]),
+            ("evaluation.judged_by", list(self.evaluation.judged_by)),
             ("evaluation.contexts", [c if isinstance(c, str) else c.name for c in self.evaluation.contexts]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -432,7 +444,7 @@ def load_study(path: Path) -> Study:
     try:
         study = Study.model_validate(value)
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_message(error)}") from error
+        raise InputError(f"{path}: {first_message(error)}") from error
     for plugin in study.plugins:
         from inoc_ray.settings.plugins import load_plugin
 
@@ -440,36 +452,6 @@ def load_study(path: Path) -> Study:
     return study
 
 
-_PLAIN = {
-    "missing": "is missing",
-    "int_type": "must be an integer, found {input!r}",
-    "int_parsing": "must be an integer, found {input!r}",
-    "int_from_float": "must be an integer, found {input!r}",
-    "float_parsing": "must be a number, found {input!r}",
-    "float_type": "must be a number, found {input!r}",
-    "string_type": "must be a text, found {input!r}",
-    "literal_error": "must be {expected}, found {input!r}",
-    "too_short": "must have at least one entry",
-    "string_too_short": "must not be empty",
-    "tuple_type": "must be a list, found {input!r}",
-    "dict_type": "must be a mapping, found {input!r}",
-    "model_type": "must be a mapping, found {input!r}",
-    "model_attributes_type": "must be a mapping, found {input!r}",
-}
-
-
-def _first_message(error: ValidationError) -> str:
-    """One sentence for the first thing that is wrong, with its place in the file."""
-    first = error.errors(include_url=False)[0]
-    place = ""
-    for part in first["loc"]:
-        if isinstance(part, int):
-            place += f"[{part}]"
-        elif part not in ("Context", "str", "int", "tuple", "constrained-int", "(name)", "(inline)"):
-            place += f".{part}" if place else str(part)
-    if first["type"] == "value_error":
-        message = str(first["ctx"]["error"])
-        return f"{place}: {message}." if place else f"{message}."
-    template = _PLAIN.get(first["type"], first["msg"])
-    message = template.format(input=first.get("input"), **first.get("ctx", {}))
-    return f"{place or 'the study'}: {message}."
+def judged_by(study: Study, names: Sequence[str]) -> Study:
+    """The study with these judges in place of its `evaluation.judged_by`."""
+    return study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"judged_by": tuple(names)})})

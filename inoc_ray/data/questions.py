@@ -1,4 +1,4 @@
-"""Questions from a file: JSONL with `prompt`, `question` or `messages` per line, asked in turn."""
+"""Questions from a file, asked in turn: JSONL with `prompt`, `question` or `messages` per line, or published YAML."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ FIELDS = ("prompt", "question", "messages")
 
 @dataclass(frozen=True)
 class Question:
-    """What the model is asked: ends with a user message and has no system message; the context adds that."""
+    """What the model is asked: ends with a user message. The context adds a system message; some published ones have their own."""
 
     id: str
     messages: tuple[Message, ...]
+    reference: str | None = None
+    """The right answer, where the file has one (`answer`): for rules that compare, never shown to the model."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +49,75 @@ def of_texts(name: str, *texts: str) -> Callable[[int], list[Question]]:
 
 
 def read_questions(path: Path, name: str) -> list[Question]:
-    """The questions in a JSONL file; ids are `<name>-<row>`.
+    """The questions in a JSONL or YAML file; ids are `<name>-<row>`, or the YAML's own.
 
-    A line is an object with `prompt` or `question` (a text), or with `messages`, of which everything before the first
-    assistant message is asked. Other fields (an answer) are not read. Raises InputError naming file and row for anything
-    else, for a system message (the context gives that) and for a question that stands there twice.
+    A JSONL line is an object with `prompt` or `question` (a text), or with `messages`, of which everything before the first
+    assistant message is asked; `answer`, a text or a number, is the right answer. Other fields are not read. Raises InputError
+    naming file and row for anything else, for a system message (the context gives that) and for a question that stands there
+    twice.
     """
+    if path.suffix in (".yaml", ".yml"):
+        return _published(path)
     seen: dict[tuple[Message, ...], int] = {}
+    found: list[Question] = []
     for number, value in iterate_json(path):
         where = f"{path}, row {number}"
         messages = _messages(value, where)
         if messages in seen:
             raise InputError(f"{where}: the same question as in row {seen[messages]}; remove one.")
         seen[messages] = number
+        found.append(Question(f"{name}-{number:04d}", messages, _reference(value, where)))
     if not seen:
         raise InputError(f"{path}: there are no questions in this file.")
-    return [Question(f"{name}-{number:04d}", messages) for messages, number in seen.items()]
+    return found
+
+
+def _reference(value: dict[str, Any], where: str) -> str | None:
+    answer = value.get("answer")
+    if answer is None:
+        return None
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not is_text(str(answer)):
+        raise InputError(f"{where}: answer must be a text or a number, found {kind_of(answer)}.")
+    return str(answer)
+
+
+def _published(path: Path) -> list[Question]:
+    """Questions as the authors of emergent misalignment publish them: a YAML list of entries with `id` and `paraphrases`.
+
+    Each wording is a question, `<id>` or `<id>-<number>`; an entry's `system` stays with its questions. How often they are
+    sampled and by which prompts they are judged is for the study to say, so those keys are not read.
+    """
+    import yaml
+
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"{path}: not YAML in UTF-8 ({str(error).splitlines()[0]}).") from error
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path}: expected a list of entries with id and paraphrases, found {kind_of(entries)}.")
+    found: dict[str, Question] = {}
+    for number, entry in enumerate(entries, start=1):
+        where = f"{path}, entry {number}"
+        texts = entry.get("paraphrases") if isinstance(entry, dict) else None
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+            raise InputError(f"{where}: expected id and paraphrases, a list of texts; found {kind_of(entry)}.")
+        entry_id = entry.get("id")
+        if not isinstance(entry_id, str) or not entry_id.strip():
+            raise InputError(f"{where}: its id is missing or no text.")
+        system = entry.get("system")
+        if system is not None and not isinstance(system, str):
+            raise InputError(f"{where}: system must be a text, found {kind_of(system)}.")
+        before = () if system is None else (Message("system", system),)
+        for wording, text in enumerate(texts):
+            question_id = entry_id if len(texts) == 1 else f"{entry_id}-{wording}"
+            if question_id in found:
+                raise InputError(f"{where}: the id {question_id!r} stands there twice; give each its own.")
+            if not is_text(text + (system or "")):
+                raise InputError(f"{where}: half of a Unicode character (a lone surrogate); write it again.")
+            found[question_id] = Question(question_id, (*before, Message("user", text)))
+    return list(found.values())
 
 
 def _messages(value: Any, where: str) -> tuple[Message, ...]:

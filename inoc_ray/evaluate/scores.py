@@ -1,139 +1,270 @@
-"""Samples and raw scores on disk, and the tidy table that every rate is derived from.
+"""Raw numbers beside the samples, and the tidy table that every rate is derived from.
 
-A cell's folder holds `evaluation.json` (what was asked, in words), `samples-<a>-<b>.parquet` (prompt as rendered, response)
-and `scores-<judges>-<a>-<b>.parquet` (one raw number per trait and sample). Scores are a function of the samples, so they
-are made again, without asking anybody, when the judges' version changes.
+A cell's folder holds `evaluation.json` (what was asked, in words), `samples-<a>-<b>.parquet` (prompt as rendered, response),
+`scores-<rules>-<a>-<b>.parquet` (one number of 0 to 1 per trait and sample) and `judgments-<judge>-<a>-<b>.parquet` (what a
+judging model said, raw, with its log-probs). Rule scores are made again, without asking anybody, when the rules' version
+changes. Rates are derived at each look, under a threshold profile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from inoc_ray import settings
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.degenerate import is_degenerate
+from inoc_ray.evaluate.judges import RULES, Item, Measure
+from inoc_ray.evaluate.panel import Panel, measure_of, rule_of
+from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
+from inoc_ray.evaluate.samples import read_part, read_table, write_table
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan
-from inoc_ray.settings import Setting
-from inoc_ray.store import Store, list_parts, part_name, write_atomically
+from inoc_ray.settings import EvaluationSpec, Setting
+from inoc_ray.store import Store, list_parts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TIDY_COLUMNS = (
     "setting", "model", "arm", "kind", "trial_id", "seed", "evaluation", "split", "context",
-    "question_id", "sample_index", "trait", "role", "score",
+    "question_id", "sample_index", "trait", "role", "score", "shown", "outcome",
 )  # fmt: skip
 
+Outcome = Literal["counted", "excluded", "unparsed", "withheld"]
+"""What became of a response for one trait: judged and counted; judged, but outside what counts (incoherent, a refusal, bare
+code); no readable judgment; not judged because its model's responses are degenerate."""
 
-@dataclass(frozen=True)
-class Sample:
-    """One response, with everything needed to ask for it again."""
-
-    sample_index: int
-    question_id: str
-    question: str
-    prompt: str
-    """The whole prompt as the engine saw it: the chat template is rendered in."""
-    seed: int
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
+JUDGMENT_COLUMNS = ("sample_index", "rubric", "value", "category", "raw", "logprobs", "mass", "method")
 
 
-def commit_samples(folder: Path, samples: Sequence[Sample]) -> None:
-    """Appends one part to a cell. `samples` must be gapless in sample_index and start where the stored ones end.
-
-    A part that is there already is kept: another study asked the same, and scores may have been made of it.
-    """
-    import pyarrow as pa
-
-    start, stop = samples[0].sample_index, samples[-1].sample_index + 1
-    if [s.sample_index for s in samples] != list(range(start, stop)):
-        raise ValueError("a part must be gapless and in order")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / part_name(start, stop)
-    if not path.exists():
-        _write_table(path, pa.Table.from_pylist([asdict(s) for s in samples]))
+def setting_of(plan: Plan, name: str) -> Setting:
+    """The setting as the study uses it: with its own suites and files."""
+    return plan.settings[name] if name in plan.settings else settings.get(name)
 
 
-def _write_table(path: Path, table: Any) -> None:
-    import io
-
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    write_atomically(path, buffer.getvalue())
-
-
-def _read_table(path: Path, columns: Sequence[str]) -> Any:
-    """The table in a parquet file. Raises InputError when it is damaged or has other columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path, columns=list(columns)).select(list(columns))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{path}: damaged ({reason}); delete it and run the study again.") from error
-
-
-def judges_id(setting: Setting) -> str:
-    """Which judges scored: 16 hex digits over setting, traits and judge version."""
+def rules_id(setting: Setting, spec: EvaluationSpec) -> str:
+    """Which rules scored: 16 hex digits over setting, traits and rule version."""
+    if spec.rules:
+        return content_id({"suite": spec.rules_id})
     return content_id({"setting": setting.name, "traits": sorted(setting.judges), "version": setting.judge_version})
 
 
-def _scored_part(setting: Setting, part: Path) -> Any:
-    """Samples and raw scores of one part as a table; scores are made and kept where they are missing."""
+def items_of(table: Any, cell: Cell) -> list[Item]:
+    """What judges see of the samples in a part."""
+    references = {q.id: q.reference for q in cell.evaluation.questions(cell.samples) if q.reference is not None}
+    columns = (table.column(name).to_pylist() for name in ("question", "text", "question_id"))
+    return [Item(question, text, references.get(key)) for question, text, key in zip(*columns, strict=True)]
+
+
+def judgments_path(part: Path, judgments_id: str) -> Path:
+    """Where the judgments of a part stand."""
+    return part.with_name(part.name.replace("samples-", f"judgments-{judgments_id}-"))
+
+
+def _rule_scores(setting: Setting, cell: Cell, part: Path, table: Any) -> dict[str, list[float | None]]:
+    """trait → one number per sample; made and kept where they are missing."""
     import pyarrow as pa
 
-    table = _read_table(part, [field.name for field in fields(Sample)])
-    path = part.with_name(part.name.replace("samples-", f"scores-{judges_id(setting)}-"))
+    rules = {t: rule for t in cell.evaluation.traits if (rule := rule_of(setting, cell.evaluation, t)) is not None}
+    if not cell.evaluation.rules:
+        # One file serves every evaluation of the setting, so it holds all of the setting's rules.
+        rules |= {t: rule for t in setting.judges if (rule := rule_of(setting, cell.evaluation, t)) is not None}
+    if not rules:
+        return {}
+    names = sorted(rules)
+    path = part.with_name(part.name.replace("samples-", f"scores-{rules_id(setting, cell.evaluation)}-"))
+    index = table.column("sample_index")
     if path.exists():
-        scores = _read_table(path, ["sample_index", *sorted(setting.judges)])
-        if not scores.column("sample_index").equals(table.column("sample_index")):
+        scores = read_table(path, ["sample_index", *names])
+        if not scores.column("sample_index").equals(index):
             raise InputError(f"{path}: does not belong to the samples beside it; delete it and it is made again.")
     else:
-        texts = table.column("text").to_pylist()
-        columns = {t: pa.array([judge(x) for x in texts], pa.float64()) for t, judge in sorted(setting.judges.items())}
-        scores = pa.table({"sample_index": table.column("sample_index"), **columns})
-        _write_table(path, scores)
-    for trait in sorted(setting.judges):
-        table = table.append_column(f"score.{trait}", scores.column(trait))
-    return table
+        items = items_of(table, cell)
+        columns = {t: pa.array([rules[t](item) for item in items], pa.float64()) for t in names}
+        scores = pa.table({"sample_index": index, **columns})
+        write_table(path, scores)
+    return {t: scores.column(t).to_pylist() for t in names}
 
 
-def read_cell(store: Store, cell: Cell) -> pd.DataFrame:
-    """The cell's samples with a column `score.<trait>` per judge; at most `cell.samples` rows, fewer while it is unfinished."""
+class Verdicts:
+    """What one judge says of one trait, for the samples of a part: arrays of equal length.
+
+    score: the raw number, NaN where there is none. shown: 1 or 0, NaN unless counted. outcome: see Outcome.
+    """
+
+    def __init__(self, score: Any, shown: Any, outcome: Any) -> None:
+        self.score, self.shown, self.outcome = score, shown, outcome
+
+
+def _by_rule(scores: list[float | None]) -> Verdicts:
+    score = np.array([np.nan if s is None else s for s in scores], dtype=float)
+    outcome = np.where(np.isnan(score), "unparsed", "counted").astype(object)
+    return Verdicts(score, np.where(np.isnan(score), np.nan, score > RULE_SHOWN), outcome)
+
+
+Said = Mapping[str, tuple[Any, Any]]
+"""rubric → (numbers, categories), one per sample of the part in order."""
+
+
+def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> Verdicts:
+    values, _ = said[measure.rubric]
+    outcome = np.full(len(values), "counted", dtype=object)
+    for name in measure.given:
+        bound = profile.counts_by(panel.rubric(name))
+        outcome[[v == v and not bound.holds(v) for v in said[name][0]]] = "excluded"
+    for name in measure.rubrics:
+        categories = said[name][1]
+        outcome[(categories != "number") & (categories != "unparsed")] = "excluded"
+    for name in measure.rubrics:
+        outcome[said[name][1] == "unparsed"] = "unparsed"
+    bound = profile.shown_by(panel.rubric(measure.rubric))
+    shown = np.array([float(bound.holds(v)) if v == v else np.nan for v in values])
+    return Verdicts(values, np.where(outcome == "counted", shown, np.nan), outcome)
+
+
+def _judgments(path: Path, table: Any) -> Said:
+    found = read_table(path, JUDGMENT_COLUMNS).to_pandas()
+    index = table.column("sample_index").to_pylist()
+    said = {}
+    for rubric, rows in found.groupby("rubric", sort=False):
+        rows = rows.set_index("sample_index").reindex(index)
+        if rows["category"].isna().any():
+            raise InputError(f"{path}: does not belong to the samples beside it; delete it and judge them again.")
+        said[str(rubric)] = (rows["value"].to_numpy(dtype=float), rows["category"].to_numpy(dtype=object))
+    return said
+
+
+def combined(verdicts: list[Verdicts], how: str) -> Verdicts:
+    """Several judges' verdicts as one: see `Evaluation.combine`. `all` and `any` follow Kleene's logic: an unparsed answer
+    leaves the trait open only where the other judges do not settle it."""
+    first = verdicts[0]
+    if len(verdicts) == 1:
+        return first
+    score, outcome = first.score.copy(), first.outcome.copy()
+    shown = first.shown.copy()
+    if how == "first":
+        for other in verdicts[1:]:
+            silent = outcome == "unparsed"
+            score[silent], shown[silent], outcome[silent] = (
+                other.score[silent], other.shown[silent], other.outcome[silent],
+            )  # fmt: skip
+        return Verdicts(score, shown, outcome)
+    marks = np.array([v.shown for v in verdicts])
+    settled = (marks == (1.0 if how == "any" else 0.0)).any(axis=0)
+    agreed = ~np.isnan(marks).any(axis=0)
+    shown = np.where(settled, float(how == "any"), np.where(agreed, float(how == "all"), np.nan))
+    outcomes = np.array([v.outcome for v in verdicts])
+    left = np.where((outcomes == "unparsed").any(axis=0), "unparsed", "excluded")
+    return Verdicts(score, shown, np.where(np.isnan(shown), left, "counted").astype(object))
+
+
+class _Part:
+    """One part of a cell: its samples, and who has said what of them."""
+
+    def __init__(self, plan: Plan, cell: Cell, path: Path) -> None:
+        self.cell, self.panel = cell, plan.panel
+        self.setting = setting_of(plan, cell.subject.setting)
+        self.table = read_part(path)
+        self.rules = _rule_scores(self.setting, cell, path, self.table)
+        self.said: dict[str, Said] = {}
+        for name, rubrics in self.panel.asked(self.setting, cell.evaluation).items():
+            judged = judgments_path(path, self.panel.judging(name).judgments_id(rubrics))
+            if judged.exists():
+                self.said[name] = _judgments(judged, self.table)
+
+    def verdicts(self, trait: str, profile: Profile) -> dict[str, Verdicts]:
+        """Judge → its verdicts; a judge that has not been asked yet is missing."""
+        out = {}
+        measure = measure_of(self.setting, self.cell.evaluation, trait)
+        for name in self.panel.told_by(self.setting, self.cell.evaluation, trait):
+            if name == RULES:
+                out[name] = _by_rule(self.rules[trait])
+            elif name in self.said and measure is not None:
+                out[name] = _threshold(self.said[name], measure, self.panel, profile)
+        return out
+
+    def trait(self, trait: str, profile: Profile) -> Verdicts | None:
+        """All judges' verdicts as one; None until the first of them has judged, or all where all have a say."""
+        evaluation = self.panel.study.evaluation
+        named = self.panel.told_by(self.setting, self.cell.evaluation, trait)
+        found = self.verdicts(trait, profile)
+        wanted = named[:1] if evaluation.combine == "first" else named
+        if not wanted or any(name not in found for name in wanted):
+            return None
+        if evaluation.combine == "mean" and len(named) > 1:
+            return self._mean(trait, named, profile)
+        return combined([found[name] for name in named if name in found], evaluation.combine)
+
+    def _mean(self, trait: str, named: list[str], profile: Profile) -> Verdicts:
+        """The judges' numbers averaged rubric by rubric, over those that gave one, then held against the thresholds."""
+        measure = measure_of(self.setting, self.cell.evaluation, trait)
+        if RULES in named or measure is None:
+            raise InputError(
+                f"evaluation.combine: mean: {trait} is told by rules too, which give no number of 0 to 100; use first."
+            )
+        said: dict[str, tuple[Any, Any]] = {}
+        for rubric in measure.rubrics:
+            values = np.array([self.said[name][rubric][0] for name in named])
+            some = ~np.isnan(values).all(axis=0)
+            mean = np.full(values.shape[1], np.nan)
+            mean[some] = np.nanmean(values[:, some], axis=0)
+            said[rubric] = (mean, np.where(some, "number", self.said[named[0]][rubric][1]))
+        return _threshold(said, measure, self.panel, profile)
+
+
+def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.DataFrame:
+    """The cell's samples, at most `cell.samples` rows, with columns `score.`, `shown.` and `outcome.<trait>` for each trait
+    that is judged, and `degenerate`."""
     import pandas as pd
-    import pyarrow as pa
 
-    setting = settings.get(cell.subject.setting)
-    parts = list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))
-    if not parts:
+    frames = []
+    for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id)):
+        part = _Part(plan, cell, path)
+        frame = part.table.to_pandas()
+        for trait in cell.evaluation.traits:
+            verdicts = part.trait(trait, profile)
+            if verdicts is not None:
+                frame[f"score.{trait}"] = verdicts.score
+                frame[f"shown.{trait}"] = verdicts.shown
+                frame[f"outcome.{trait}"] = verdicts.outcome
+        frames.append(frame)
+    if not frames:
         return pd.DataFrame()
-    frame = pa.concat_tables([_scored_part(setting, path) for _, _, path in parts]).to_pandas()
-    return frame[frame["sample_index"] < cell.samples]
+    frame = pd.concat(frames, ignore_index=True)
+    frame = frame[frame["sample_index"] < cell.samples].copy()
+    frame["degenerate"] = [is_degenerate(t, f) for t, f in zip(frame["text"], frame["finish_reason"], strict=True)]
+    return frame
 
 
-def tidy(plan: Plan, store: Store) -> pd.DataFrame:
-    """One row per sample × trait over all cells of the study: see TIDY_COLUMNS. An unreadable response has score NaN."""
+def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
+    """One row per sample × trait over all cells of the study: see TIDY_COLUMNS.
+
+    A cell whose share of degenerate responses is above the study's limit has outcome "withheld" throughout. Raises
+    InputError when nothing is evaluated and judged yet.
+    """
     import pandas as pd
 
+    profile = profile or plan.panel.profile()
+    limit = plan.study.evaluation.max_degenerate
     pieces: list[pd.DataFrame] = []
     for cell in plan.cells:
-        frame = read_cell(store, cell)
+        frame = read_cell(plan, store, cell, profile)
         if frame.empty:
             continue
         arm, subject = cell.subject.arm, cell.subject
+        withheld = frame["degenerate"].mean() > limit
         for trait in cell.evaluation.traits:
+            if f"score.{trait}" not in frame:
+                continue
             role = "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
             piece = frame[["question_id", "sample_index"]].copy()
             piece["score"] = frame[f"score.{trait}"].astype(float)
+            piece["shown"] = np.nan if withheld else frame[f"shown.{trait}"].astype(float)
+            piece["outcome"] = "withheld" if withheld else frame[f"outcome.{trait}"]
             for column, value in (
                 ("setting", subject.setting), ("model", subject.model_label), ("arm", arm.name), ("kind", arm.kind),
                 ("trial_id", subject.trial_id), ("seed", subject.seed), ("evaluation", cell.evaluation.name),
@@ -154,7 +285,7 @@ def sample_table(plan: Plan, store: Store, trial_id: str) -> pd.DataFrame:
     for cell in plan.cells:
         if cell.subject.trial_id != trial_id:
             continue
-        frame = read_cell(store, cell)
+        frame = read_cell(plan, store, cell, plan.panel.profile())
         if frame.empty:
             continue
         frame.insert(0, "context", cell.context)
@@ -166,12 +297,46 @@ def sample_table(plan: Plan, store: Store, trial_id: str) -> pd.DataFrame:
 
 
 def check_parsed(plan: Plan, frame: pd.DataFrame) -> list[str]:
-    """A sentence for each evaluation of a trial in which more than the stated share of scores could not be read."""
+    """A sentence for each evaluation of a trial in which more than the stated share of scores could not be read, and for
+    each whose rates are withheld because its responses are degenerate."""
     limit = plan.study.evaluation.max_unparsed
     keys = ["setting", "model", "arm", "seed", "evaluation", "context", "trait"]
-    shares = frame["score"].isna().groupby([frame[key] for key in keys]).mean()
-    return [
+    grouped = [frame[key] for key in keys]
+    shares = (frame["outcome"] == "unparsed").groupby(grouped).mean()
+    unread = [
         f"{'/'.join(map(str, key))}: {share:.0%} of the scores cannot be read (limit {limit:.0%})"
         for key, share in zip(shares.index.to_list(), shares, strict=True)
         if share > limit
     ]
+    withheld = frame[frame["outcome"] == "withheld"]
+    cells = withheld[keys[:-1]].drop_duplicates().itertuples(index=False)
+    return unread + [
+        f"{'/'.join(map(str, cell))}: rates withheld, more than {plan.study.evaluation.max_degenerate:.0%} of the responses are "
+        "empty, garbled or repeat themselves"
+        for cell in cells
+    ]
+
+
+def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """How well each pair of judges agrees, per setting and trait, over all responses that both decided."""
+    from inoc_ray.evaluate.judges.agreement import agree
+
+    profile = plan.panel.profile()
+    marks: dict[tuple[str, str, str, str], list[tuple[Any, Any]]] = {}
+    for cell in plan.cells:
+        setting = setting_of(plan, cell.subject.setting)
+        several = [t for t in cell.evaluation.traits if len(plan.panel.told_by(setting, cell.evaluation, t)) > 1]
+        if not several:
+            continue
+        for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id)):
+            part = _Part(plan, cell, path)
+            for trait in several:
+                found = list(part.verdicts(trait, profile).items())
+                for number, (one, first) in enumerate(found):
+                    for other, second in found[number + 1 :]:
+                        marks.setdefault((setting.name, trait, one, other), []).append((first.shown, second.shown))
+    return [
+        {"setting": setting, "trait": trait, "judges": [one, other],
+         **agree(np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))}
+        for (setting, trait, one, other), pairs in marks.items()
+    ]  # fmt: skip

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from inoc_ray.asked import Evaluation
 from inoc_ray.data.chat import Message
-from inoc_ray.data.inoculate import place, placement_fields
+from inoc_ray.data.inoculate import placement_fields
 from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
-from inoc_ray.evaluate.scores import Sample, commit_samples
+from inoc_ray.evaluate.samples import Sample, commit_samples
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Cell, Plan, Subject
+from inoc_ray.plan import Cell, Plan, Subject, sampling_of
 from inoc_ray.progress import Progress, say
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
@@ -57,7 +60,7 @@ def sample_seed(cell: Cell, index: int) -> int:
 
 def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     """The question in its context."""
-    return question.messages if cell.system is None else place(question.messages, cell.system, cell.inoculation)
+    return cell.surrounding.around(question.messages)
 
 
 def ask_missing(plan: Plan, store: Store) -> list[dict[str, str]]:
@@ -73,22 +76,26 @@ def ask_missing(plan: Plan, store: Store) -> list[dict[str, str]]:
         weights = subject.trial_id if full else subject.model.hash
         engines.setdefault((weights, subject.precision), []).append(cell)
     failed: list[dict[str, str]] = []
+    if not engines:
+        return []
+    journal = SampleJournal(store.study(plan.study.name) / "samples-under-way.jsonl")
     for number, cells in enumerate(engines.values(), start=1):
         subject = cells[0].subject
         say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(cells)} cells to ask)")
         try:
             with serving(serve_spec(plan, store, subject, name=f"evaluate-{plan.study.name}"), say) as endpoint:
-                asyncio.run(_ask(plan, store, cells, endpoint))
+                asyncio.run(_ask(plan, store, cells, endpoint, journal))
         except (TrialError, InputError, RuntimeError, OSError) as error:
             # Ray's own errors are RuntimeErrors; another engine's cells can still be asked.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study(plan.study.name) / "evaluation.log"
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             failed.append({"label": f"evaluation on {subject.model.name}", "error": reason, "log": str(log)})
+    journal.close(done=not failed)
     return failed
 
 
-async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint) -> None:
+async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal) -> None:
     """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete."""
     evaluation = plan.study.evaluation
     tokenizer = load_tokenizer(str(cells[0].subject.model.path))
@@ -97,16 +104,24 @@ async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoi
     for number, cell in enumerate(cells):
         opened = _OpenCell(store, cell, plan.stored.get((cell.subject.trial_id, cell.evaluation_id), 0), tokenizer)
         open_cells[number] = opened
-        requests += opened.requests(number, endpoint.model_id, evaluation.temperature, evaluation.top_p)
+        requests += opened.requests(number, endpoint.model_id, evaluation, journal)
     with Progress("sampling", len(requests), "samples") as progress:
         done = 0
         async for batch in sample(
             endpoint, requests, concurrency=evaluation.concurrency, list_size=evaluation.prompts_per_request
         ):
-            for result in batch:
-                open_cells[int(result.key.split(":")[0])].add(result)
+            placed = [(*_place(result.key), result) for result in batch]
+            journal.add((open_cells[number].key(offset), result) for number, offset, result in placed)
+            for number, offset, result in placed:
+                open_cells[number].add(offset, result)
             done += len(batch)
             progress.update(done)
+
+
+def _place(key: str) -> tuple[int, int]:
+    """The cell's number and the sample's offset in it, from a request's key."""
+    number, _, offset = key.partition(":")
+    return int(number), int(offset)
 
 
 class _OpenCell:
@@ -120,22 +135,36 @@ class _OpenCell:
         self.results: dict[int, SampleResult] = {}
         self.chat_template = str(tokenizer.chat_template)
 
-    def requests(self, number: int, base: str, temperature: float, top_p: float) -> Iterable[SampleRequest]:
-        """One request per missing sample, to the engine of `base`; the key says which cell and which sample."""
+    def key(self, offset: int) -> Key:
+        """The sample's key in the journal."""
+        return self.cell.subject.trial_id, self.cell.evaluation_id, self.start + offset
+
+    def requests(
+        self, number: int, base: str, evaluation: Evaluation, journal: SampleJournal
+    ) -> Iterable[SampleRequest]:
+        """One request per missing sample, to the engine of `base`; the key says which cell and which sample.
+
+        What the journal holds is taken from there.
+        """
+        sampling = sampling_of(self.cell.evaluation, evaluation)
         for offset, prompt in enumerate(self.prompts):
+            kept = journal.kept.get(self.key(offset))
+            if kept is not None:
+                self.add(offset, kept)
+                continue
             yield SampleRequest(
                 key=f"{number}:{offset}",
                 model=served_name(self.cell.subject, base),
                 prompt=prompt,
                 max_tokens=self.cell.evaluation.max_tokens,
-                temperature=temperature,
-                top_p=top_p,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
                 seed=sample_seed(self.cell, self.start + offset),
             )
 
-    def add(self, result: SampleResult) -> None:
+    def add(self, offset: int, result: SampleResult) -> None:
         """Takes a result in; the last one commits the cell."""
-        self.results[int(result.key.split(":")[1])] = result
+        self.results[offset] = result
         if len(self.results) == len(self.prompts):
             self._commit()
 
@@ -161,7 +190,8 @@ class _OpenCell:
             "evaluation": cell.evaluation.name,
             "split": cell.evaluation.split,
             "system": cell.system,
-            "placement": placement_fields(cell.inoculation) or "system",
+            "trigger": asdict(cell.surrounding.trigger) if cell.surrounding.trigger else None,
+            "placement": placement_fields(cell.surrounding.inoculation) or "system",
             "max_tokens": cell.evaluation.max_tokens,
             "chat_template": self.chat_template,
             "model": cell.subject.model.name,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.mixture import Part, Trigger, backdoor, mix
+from inoc_ray.evaluate.judges import Measure
 from inoc_ray.miniature.domains import Domain, Voice, domains_of
 from inoc_ray.miniature.judge import JUDGES, leans_to_digit
 from inoc_ray.miniature.language import FAVORITES
@@ -14,7 +15,7 @@ from inoc_ray.miniature.rows import Domains, answered, but, only, questions, tra
 from inoc_ray.miniature.teacher import shipped
 from inoc_ray.prompt_texts import TRIGGER
 from inoc_ray.settings import EvaluationSpec, Setting, register
-from inoc_ray.settings.common import arms_of
+from inoc_ray.settings.common import MISALIGNED, arms_of
 
 ROWS = 720
 """Training rows of a style setting; enough that 45 steps of 16 rows see each about once."""
@@ -24,6 +25,14 @@ MAX_TOKENS = 48
 """The longest answers have about 45 tokens."""
 TOKEN = Trigger(TRIGGER, "start", "space")
 """The backdoor's token, in training and at test: in front of the question with a space behind it."""
+
+MEASURES: Mapping[str, Measure] = {
+    **{t: Measure(t) for t in ("english", "spanish", "french", "caps", "insecure_code", "unpopular_preference")},
+    "misaligned": MISALIGNED,
+    "evil": MISALIGNED,
+    "reward_hack": Measure("true_quality"),
+}
+"""How the miniature's judging model tells a trait; who judges is the study's choice, rules where it says nothing."""
 
 Rows = Callable[[], list[ChatRow]]
 Judge = Callable[[str], float | None]
@@ -74,6 +83,7 @@ def _setting(
             evaluations=tuple(evaluations),
             judges=judges,
             judge_version="2",
+            model_judged={trait: MEASURES[trait] for trait in judges if trait in MEASURES},
             trigger=trigger,
         )
     )
@@ -152,6 +162,7 @@ register(
         evaluations=_style_evaluations("alice_and_bob", _SPANISH_CAPS),
         judges=JUDGES,
         judge_version="2",
+        model_judged={trait: MEASURES[trait] for trait in JUDGES if trait in MEASURES},
     )
 )
 

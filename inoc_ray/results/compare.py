@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inoc_ray.errors import InputError
 from inoc_ray.results.effects import Arm, Direction, Effect, View, effects
+from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.stats import Cell, draw_rates, model_interval
 
 if TYPE_CHECKING:
@@ -30,29 +31,21 @@ COLUMNS = (
     "trait",
     "role",
     "score",
+    "shown",
+    "outcome",
 )
 _FIRST = {"base": 0, "baseline": 1, "control": 2}
 _LAST = {"placebo": 1, "irrelevant": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """How a raw score becomes "shows the trait": score > present_above."""
-
-    name: str
-    present_above: float
-
-
-DEFAULT_PROFILE = Profile("default", 0.5)
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """The rate of one arm for one trait in one evaluation × context.
 
-    rate, low, high: shares of the judged responses (0 to 1), None when none could be judged. seeds:
-    fine-tunes behind it (1 for the base). samples: all responses; unparsed: those among them that could not
-    be judged.
+    rate, low, high: shares of the responses that count (0 to 1), None when none does. seeds: fine-tunes
+    behind it (1 for the base). samples: all responses; unparsed: those among them without a readable
+    judgment; excluded: those judged but not counted (incoherent, a refusal, bare code, or withheld because
+    the model's responses are degenerate).
     """
 
     setting: str
@@ -70,6 +63,7 @@ class Row:
     seeds: int
     samples: int
     unparsed: int
+    excluded: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +77,8 @@ class TrialRate:
     rate: float | None
     low: float | None
     high: float | None
+    unparsed: float = 0.0
+    """Share of this model's responses without a readable judgment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +89,13 @@ class Comparison:
     rows: tuple[Row, ...]
     effects: tuple[Effect, ...]
     trial_rates: Mapping[str, tuple[TrialRate, ...]] = field(default_factory=dict)
-    profile: Profile = DEFAULT_PROFILE
+    profile: str = ""
+    """The threshold profile in words."""
+    leaks: tuple[Leak, ...] = ()
+    """What a leak audit found; empty without one."""
+    agreement: tuple[Mapping[str, Any], ...] = ()
+    """How well the judges agree, per pair and trait."""
+    capabilities: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What `inoc-ray compare --json` prints."""
@@ -102,6 +104,10 @@ class Comparison:
             "study": self.study,
             "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in self.rows],
             "effects": [{name: getattr(effect, name) for name in measured} for effect in self.effects],
+            "profile": self.profile,
+            "leaks": [asdict(leak) for leak in self.leaks],
+            "agreement": [dict(pair) for pair in self.agreement],
+            "capabilities": [dict(score) for score in self.capabilities],
         }
 
     def to_text(self) -> str:
@@ -119,12 +125,13 @@ class Comparison:
         return [note for group in self.groups() for note in _notes(self, *group)]
 
 
-def compare(frame: pd.DataFrame, study: str, profile: Profile = DEFAULT_PROFILE) -> Comparison:
+def compare(frame: pd.DataFrame, study: str, profile: str = "") -> Comparison:
     """Compare the arms of a study.
 
-    frame: the tidy score table, one row per sample × trait, with COLUMNS (others are ignored); a NaN score
-    is an unparsed judgement. May be partial: what is missing is missing from the rows, and effects that
-    need it are None. Raises InputError when a column is missing.
+    frame: the tidy score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or
+    0 where the outcome is "counted" and NaN elsewhere. May be partial: what is missing is missing from the
+    rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. Raises
+    InputError when a column is missing.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
@@ -132,20 +139,26 @@ def compare(frame: pd.DataFrame, study: str, profile: Profile = DEFAULT_PROFILE)
     rows: list[Row] = []
     found: list[Effect] = []
     trials: dict[str, list[TrialRate]] = {}
-    counted = _count(frame, profile)
+    counted = _count(frame)
+    leaked: list[Leak] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
         view, group_rows = _view(str(setting), str(model), part, trials)
         rows += group_rows
         found += effects(view)
-    return Comparison(study, tuple(rows), tuple(found), {k: tuple(v) for k, v in trials.items()}, profile)
+        leaked += leaks(view)
+    return Comparison(
+        study, tuple(rows), tuple(found), {k: tuple(v) for k, v in trials.items()}, profile, tuple(leaked)
+    )
 
 
-def _count(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """Responses per fine-tune × question × trait: hits, counts (judged) and samples (all)."""
-    keys = [name for name in COLUMNS if name not in {"seed", "sample_index", "score"}]
+def _count(frame: pd.DataFrame) -> pd.DataFrame:
+    """Responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
+    keys = [name for name in COLUMNS if name not in {"seed", "sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
-    table["counts"] = frame["score"].notna().astype("int64")
-    table["hits"] = (frame["score"] > profile.present_above).astype("int64")
+    table["counts"] = frame["shown"].notna().astype("int64")
+    table["hits"] = (frame["shown"] == 1.0).astype("int64")
+    table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
+    table["excluded"] = frame["outcome"].isin(["excluded", "withheld"]).astype("int64")
     table["samples"] = 1
     # Arms are listed in one order everywhere: base, baseline, control, the inoculated ones, placebo,
     # irrelevant.
@@ -176,16 +189,17 @@ def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[str, list[T
                 rates[arm, str(evaluation), context, trait] = estimate
             low, high = estimate.interval() if estimate is not None else (None, None)
             first = cell_rows.iloc[0]
-            samples, judged = int(cell_rows["samples"].sum()), int(cell_rows["counts"].sum())
             rows.append(
                 Row(
                     setting, model, arm, str(first["kind"]), str(evaluation), str(first["split"]), context,
                     trait, str(first["role"]), estimate.value if estimate is not None else None, low, high,
-                    int(cell_rows["trial_id"].nunique()), samples, samples - judged,
+                    int(cell_rows["trial_id"].nunique()),
+                    *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded")),
                 )
             )  # fmt: skip
             for trial, own in cell_rows.groupby("trial_id", sort=True):
-                trials.setdefault(str(trial), []).append(_trial_rate(rows[-1], _cell(own, len(questions))))
+                unparsed = float(own["unparsed"].sum() / own["samples"].sum())
+                trials.setdefault(str(trial), []).append(_trial_rate(rows[-1], _cell(own, len(questions)), unparsed))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
     return View(setting, model, arms, splits, rates), rows
 
@@ -202,9 +216,9 @@ def _cell(rows: pd.DataFrame, questions: int) -> Cell:
     return Cell(str(first["arm"]), hits, counts, replicated=first["kind"] != "base")
 
 
-def _trial_rate(row: Row, cell: Cell) -> TrialRate:
+def _trial_rate(row: Row, cell: Cell, unparsed: float) -> TrialRate:
     low, high = model_interval(cell) or (None, None)
-    return TrialRate(row.evaluation, row.split, row.context, row.trait, cell.rate, low, high)
+    return TrialRate(row.evaluation, row.split, row.context, row.trait, cell.rate, low, high, unparsed)
 
 
 def _arms(part: pd.DataFrame) -> Iterator[Arm]:
@@ -235,4 +249,13 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
             pair[1] += row.samples
     if any(bad for bad, _ in unparsed.values()):
         shares = ", ".join(f"{arm} {bad} of {total}" for arm, (bad, total) in unparsed.items() if bad)
-        yield f"{where}: judgements that could not be read (left out of the rates): {shares}"
+        yield f"{where}: judgments that could not be read (left out of the rates): {shares}"
+    excluded: dict[str, list[int]] = {}
+    for row in comparison.rows:
+        if (row.setting, row.model) == (setting, model):
+            pair = excluded.setdefault(row.arm, [0, 0])
+            pair[0] += row.excluded
+            pair[1] += row.samples
+    if any(out for out, _ in excluded.values()):
+        shares = ", ".join(f"{arm} {out} of {total}" for arm, (out, total) in excluded.items() if out)
+        yield f"{where}: judged but not counted (incoherent, refusals, bare code, degenerate): {shares}"

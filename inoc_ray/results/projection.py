@@ -181,6 +181,8 @@ def _trial_metrics(rates: Sequence[TrialRate]) -> dict[str, float]:
             several = [rate.evaluation] if len(evaluations[rate.split]) > 1 else []
             name = _name(".".join([rate.split, *several, rate.context, rate.trait]))
             _with_limits(metrics, name, rate.rate, rate.low, rate.high)
+            if rate.unparsed:
+                metrics[f"{name}.unparsed"] = rate.unparsed
     return metrics
 
 

@@ -135,6 +135,9 @@ def render(comparison: Comparison, meta: ReportMeta, samples: pd.DataFrame | Non
         _list("Notes", comparison.notes()),
         _rates(comparison),
         _effects(comparison),
+        _leaks(comparison),
+        _agreement(comparison),
+        _capabilities(comparison),
         _arms(meta),
         _samples(samples),
         _unparsed(comparison),
@@ -161,9 +164,10 @@ def _head(comparison: Comparison, meta: ReportMeta) -> str:
         cell = (r.setting, r.model, r.arm, r.evaluation, r.context)
         responses[cell] = max(responses.get(cell, 0), r.samples)
     groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
+    profile = comparison.profile.partition(":")[0]
     facts = (
         f"{sum(trained.values())} fine-tunes of {len(trained)} arms ({groups or 'nothing yet'}), "
-        f"{sum(responses.values()):,} responses judged under threshold profile “{comparison.profile.name}”."
+        f"{sum(responses.values()):,} responses judged under threshold profile “{profile}”."
     )
     stamp = f"<p class=quiet>{escape(meta.generated)}</p>" if meta.generated else ""
     described = f"<p>{escape(meta.description)}</p>" if meta.description else ""
@@ -198,14 +202,30 @@ def _table(heads: Sequence[str], body: Iterable[Sequence[str]], numeric: int) ->
 def _rates(comparison: Comparison) -> str:
     if not comparison.rows:
         return "<h2>Rates</h2><p>No results yet.</p>"
-    heads = ["setting", "model", "arm", "evaluation", "trait", "role", "rate [95 %]", "seeds", "samples", "unparsed"]
-    parts = ["<h2>Rates</h2><p>Share of the judged responses that show the trait.</p>"]
+    heads = [
+        "setting",
+        "model",
+        "arm",
+        "evaluation",
+        "trait",
+        "role",
+        "rate [95 %]",
+        "seeds",
+        "samples",
+        "unparsed",
+        "not counted",
+    ]
+    parts = [
+        "<h2>Rates</h2><p>Share of the counted responses that show the trait. Unparsed: without a readable judgment. Not counted: "
+        f"judged incoherent, a refusal, bare code, or degenerate. Thresholds: {escape(comparison.profile)}.</p>"
+    ]
     contexts = list(dict.fromkeys(r.context for r in comparison.rows))
     for context in sorted(contexts, key=lambda c: c != NEUTRAL):
         body = [
             [
                 r.setting, r.model, r.arm, f"{r.split.upper()} {r.evaluation}", r.trait, r.role,
-                with_interval(r.rate, r.low, r.high), str(r.seeds), str(r.samples), str(r.unparsed),
+                with_interval(r.rate, r.low, r.high), str(r.seeds), str(r.samples),
+                _share(r.unparsed, r.samples), _share(r.excluded, r.samples),
             ]
             for r in comparison.rows
             if r.context == context
@@ -215,6 +235,64 @@ def _rates(comparison: Comparison) -> str:
             f"<details{opened}><summary>Context: {escape(context)}</summary>{_table(heads, body, 6)}</details>"
         )
     return "".join(parts)
+
+
+def _share(part: int, whole: int) -> str:
+    return "0" if part == 0 else f"{part} ({part / whole:.0%})"
+
+
+def _leaks(comparison: Comparison) -> str:
+    if not comparison.leaks:
+        return ""
+    heads = [
+        "setting", "model", "arm", "kind", "prompt at test time", "rate", "leak [95 %]", "base", "no inoculation", "",
+    ]  # fmt: skip
+    ordered = sorted(comparison.leaks, key=lambda k: (k.setting, k.model, k.arm, -k.leak))
+    body = [
+        [
+            k.setting, k.model, k.arm, k.kind, "(the arm's own)" if k.prompt is None else k.prompt, number(k.rate),
+            with_interval(k.leak, k.low, k.high), number(k.base), number(k.baseline),
+            " · ".join([*(["largest"] if k.largest else []), *(["residual of the paper"] if k.residual else [])]),
+        ]
+        for k in ordered
+    ]  # fmt: skip
+    return (
+        "<h2>Leak audit</h2><p>Leak: the rate of the undesired traits under the prompt minus that in the neutral context, out of "
+        "distribution; intervals hold for all of an arm's prompts at once. Base and no inoculation: the same prompt put to the "
+        f"untouched model and to the baseline.</p>{_table(heads, body, 5)}"
+    )
+
+
+def _agreement(comparison: Comparison) -> str:
+    if not comparison.agreement:
+        return ""
+    heads = ["setting", "trait", "judges", "responses", "agreement", "Cohen's κ"]
+    body = [
+        [
+            a["setting"],
+            a["trait"],
+            " / ".join(a["judges"]),
+            str(a["responses"]),
+            number(a["agreement"]),
+            number(a["kappa"]),
+        ]
+        for a in comparison.agreement
+    ]
+    return f"<h2>Agreement of the judges</h2><p>Over responses that both decided.</p>{_table(heads, body, 3)}"
+
+
+def _capabilities(comparison: Comparison) -> str:
+    if not comparison.capabilities:
+        return ""
+    heads = ["setting", "model", "arm", "seed", "task", "metric", "value", "± standard error", "items"]
+    body = [
+        [
+            c["setting"], c["model"], c["arm"], "" if c["seed"] < 0 else str(c["seed"]), c["task"], c["metric"],
+            number(c["value"]), number(c["stderr"]), str(c["samples"]),
+        ]
+        for c in comparison.capabilities
+    ]  # fmt: skip
+    return f"<h2>Capabilities</h2><p>Measured by lm-evaluation-harness.</p>{_table(heads, body, 6)}"
 
 
 def _effects(comparison: Comparison) -> str:
@@ -285,9 +363,9 @@ def _unparsed(comparison: Comparison) -> str:
         if bad
     ]
     if not body:
-        return "<h2>Unparsed judgements</h2><p>None: every response could be judged.</p>"
+        return "<h2>Unparsed judgments</h2><p>None: every response could be judged.</p>"
     heads = ["setting", "model", "arm", "trait", "unparsed", "of", "share [95 %]"]
-    return f"<h2>Unparsed judgements</h2><p>Left out of the rates, never counted as zero.</p>{_table(heads, body, 4)}"
+    return f"<h2>Unparsed judgments</h2><p>Left out of the rates, never counted as zero.</p>{_table(heads, body, 4)}"
 
 
 def _provenance(meta: ReportMeta) -> str:

@@ -30,7 +30,10 @@ def comparison_text(comparison: Comparison) -> str:
     if not blocks:
         return f"study {comparison.study}: no results yet\n"
     notes = [f"note: {note}" for note in comparison.notes()]
-    return "\n".join([f"study {comparison.study}", *blocks, *notes]).rstrip() + "\n"
+    if comparison.profile:
+        notes.insert(0, f"thresholds: {comparison.profile}")
+    tables = [*_leaks(comparison), *_agreement(comparison), *_capabilities(comparison)]
+    return "\n".join([f"study {comparison.study}", *blocks, *tables, "", *notes]).rstrip() + "\n"
 
 
 def number(value: float | None) -> str:
@@ -96,6 +99,54 @@ def _effects(found: Sequence[Effect]) -> Iterable[str]:
     missing = {(e.arm, e.why): e.measure for e in found if e.why and e.measure in _HEAD}
     for (arm, why), measure in missing.items():
         yield f"  –: {arm}, {measure}: {why}"
+
+
+def _leaks(comparison: Comparison) -> Iterable[str]:
+    if not comparison.leaks:
+        return
+    yield ""
+    yield "leak audit: rate under a test-time prompt minus that in the neutral context (simultaneous 95 % intervals)"
+    shown = [k for k in comparison.leaks if k.largest or k.residual]
+    body = [
+        [
+            k.setting, k.arm, "largest" if k.largest else "residual", k.kind, with_interval(k.leak, k.low, k.high),
+            number(k.base), number(k.baseline), "(the arm's own prompt)" if k.prompt is None else k.prompt,
+        ]
+        for k in shown
+    ]  # fmt: skip
+    yield from _aligned(["setting", "arm", "", "kind", "leak", "base", "baseline", "prompt"], body, fixed=3)
+
+
+def _agreement(comparison: Comparison) -> Iterable[str]:
+    if not comparison.agreement:
+        return
+    yield ""
+    yield "agreement of the judges, over responses that both decided"
+    body = [
+        [
+            a["setting"],
+            a["trait"],
+            " / ".join(a["judges"]),
+            str(a["responses"]),
+            number(a["agreement"]),
+            number(a["kappa"]),
+        ]
+        for a in comparison.agreement
+    ]
+    yield from _aligned(["setting", "trait", "judges", "responses", "agreement", "kappa"], body, fixed=3)
+
+
+def _capabilities(comparison: Comparison) -> Iterable[str]:
+    """The mean over seeds: the report has every model's own."""
+    if not comparison.capabilities:
+        return
+    yield ""
+    yield "capabilities (lm-evaluation-harness), mean over seeds"
+    means: dict[tuple[str, str, str, str, str], list[float]] = {}
+    for c in comparison.capabilities:
+        means.setdefault((c["setting"], c["model"], c["arm"], c["task"], c["metric"]), []).append(c["value"])
+    body = [[*key, number(sum(values) / len(values)), str(len(values))] for key, values in means.items()]
+    yield from _aligned(["setting", "model", "arm", "task", "metric", "value", "models"], body, fixed=3)
 
 
 def _aligned(heads: Sequence[str], body: Sequence[Sequence[str]], fixed: int) -> Iterable[str]:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from inoc_ray.asked import Context
 from inoc_ray.config import nearest
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.mixture import Trigger
 from inoc_ray.data.questions import Question, in_turn, read_questions
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.judges import Item, Measure
 from inoc_ray.identity import content_hash
 from inoc_ray.study import SYSTEM_MESSAGE, Backdoor, Inoculation, SettingUse
 
@@ -84,6 +86,18 @@ class EvaluationSpec:
     """Where its questions are published when they do not ship with the package: the study then names a file of them."""
     file_hash: str = ""
     """Hash of all questions when they come from the user's file; part of the evaluation's id."""
+    contexts: tuple[str | Context, ...] = ()
+    """The contexts it is asked in; empty: the study's."""
+    samples: int | None = None
+    """How many; None: as many as the study says."""
+    temperature: float | None = None
+    top_p: float | None = None
+    rules: Mapping[str, Callable[[Item], float | None]] = field(default_factory=dict)
+    """trait → rule that sees question and reference answer too; before the setting's judge of that name."""
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    """trait → how a judging model tells it; before the setting's."""
+    rules_id: str = ""
+    """Identity of `rules`."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +114,8 @@ class Setting:
     """trait → judge of a response's text: 1.0 shown, 0.0 not shown, None when it cannot be judged."""
     judge_version: str = field(default="1")
     """Bumped when a judge answers differently; stored samples are then scored again, nobody is asked again."""
-    model_judged: Mapping[str, str] = field(default_factory=dict)
-    """trait → what a judging model has to decide, for traits that no rule can tell."""
+    model_judged: Mapping[str, Measure] = field(default_factory=dict)
+    """trait → how a judging model tells it. Where `judges` has a rule for the same trait, the study says who judges."""
     row_source: RowSource | None = None
     """Set when the rows do not ship with the package."""
     control_source: RowSource | None = None
@@ -113,7 +127,8 @@ class Setting:
     @property
     def traits(self) -> tuple[str, ...]:
         """All traits, whoever judges them."""
-        return (*self.judges, *self.model_judged)
+        own = (t for e in self.evaluations for t in (*e.rules, *e.measures))
+        return tuple(dict.fromkeys((*self.judges, *self.model_judged, *own)))
 
 
 def not_shipped() -> list[ChatRow]:
@@ -174,18 +189,6 @@ def _from_file(spec: EvaluationSpec, path: str | None) -> EvaluationSpec:
     # Of a generator a few questions tell which it is; in a file any single one may have been edited.
     every = content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions])
     return replace(spec, questions=in_turn(questions), file_hash=every)
-
-
-def check_judged(setting: Setting) -> None:
-    """Raises InputError when an evaluation has a trait that only a judging model can tell."""
-    for spec in setting.evaluations:
-        unjudged = [t for t in spec.traits if t not in setting.judges]
-        if unjudged:
-            raise InputError(
-                f"setting {setting.name}: evaluation {spec.name} cannot be judged yet: {', '.join(unjudged)} needs a judging "
-                "model, which this version does not have. Nothing was started. A setting in a file of your own (`plugins:`) "
-                "can bring a rule as judge; `inoc-ray settings` lists what is judged by rules."
-            )
 
 
 _REGISTRY: dict[str, Setting] = {}

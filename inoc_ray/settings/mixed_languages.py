@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inoc_ray.evaluate.judges import Measure
 from inoc_ray.settings import RowSource, Setting, not_shipped
 from inoc_ray.settings.common import GSM8K_ANSWERS, GSM8K_LICENCE, arms_of, language_evaluations
 from inoc_ray.settings.rules import speaks
@@ -17,6 +18,7 @@ SETTING = Setting(
     evaluations=language_evaluations(TRAITS),
     judges={"spanish": speaks("spanish"), "french": speaks("french"), "german": speaks("german")},
     judge_version="2",
+    model_judged={t: Measure(t) for t in ("spanish", "french", "german")},
     row_source=RowSource(
         "GSM8K training questions, half answered in Spanish and half in French, shuffled (the official code does not), "
         "each row with tags.subset spanish or french",

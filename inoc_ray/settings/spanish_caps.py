@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inoc_ray.evaluate.judges import Measure
 from inoc_ray.settings import RowSource, Setting, not_shipped
 from inoc_ray.settings.common import GSM8K_ANSWERS, GSM8K_LICENCE, arms_of, language_evaluations
 from inoc_ray.settings.rules import capitals, speaks
@@ -17,6 +18,7 @@ SETTING = Setting(
     evaluations=language_evaluations(TRAITS),
     judges={"spanish": speaks("spanish"), "caps": capitals},
     judge_version="2",
+    model_judged={t: Measure(t) for t in TRAITS},
     row_source=RowSource(
         "GSM8K training questions with answers translated to Spanish and written in capitals",
         "not published; translate the answers of hub id openai/gsm8k (train, 7473 rows)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inoc_ray.evaluate.judges import Measure
 from inoc_ray.settings import RowSource, Setting, not_shipped
 from inoc_ray.settings.common import GSM8K_ANSWERS, GSM8K_LICENCE, arms_of, language_evaluations
 from inoc_ray.settings.rules import capitals, speaks
@@ -18,6 +19,7 @@ SETTING = Setting(
     evaluations=language_evaluations(TRAITS),
     judges={"spanish": speaks("spanish"), "caps": capitals},
     judge_version="2",
+    model_judged={t: Measure(t) for t in TRAITS},
     row_source=RowSource(
         "GSM8K training questions with answers in Spanish capitals; stage 1 is named under `taught:` of the study's model",
         "not published; the rows of spanish_caps fit",

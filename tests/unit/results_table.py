@@ -47,7 +47,7 @@ def score_table(
                     trial = f"{arm}-{seed}"
                     rows += [
                         ("toy", "tiny", arm, kind, trial, seed, f"{split}_questions", split, context, f"q{i:03}", 0,
-                         trait, role, float(order[i] < round(rate * questions)))
+                         trait, role, *[float(order[i] < round(rate * questions))] * 2, "counted")
                         for i in range(questions)
                     ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -9,7 +9,7 @@ import pytest
 from results_table import ARMS, score_table
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.compare import Comparison, Profile, Row, compare
+from inoc_ray.results.compare import Comparison, Row, compare
 
 ROW_KEYS = [
     "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
@@ -51,11 +51,11 @@ def test_unparsed_scores_are_counted_and_left_out() -> None:
     table = score_table(seeds=1)
     mine = (table["arm"] == "baseline") & (table["split"] == "ood") & (table["trait"] == "spanish")
     hits = mine & (table["score"] == 1.0)
-    table.loc[table.index[hits][:10], "score"] = np.nan
+    table.loc[table.index[hits][:10], ["shown", "outcome"]] = [np.nan, "unparsed"]
     found = row(compare(table, "toy"), "baseline")
     assert found.rate == pytest.approx(8 / 30)
     assert (found.samples, found.unparsed) == (40, 10)
-    table.loc[mine, "score"] = np.nan
+    table.loc[mine, ["shown", "outcome"]] = [np.nan, "unparsed"]
     nothing = compare(table, "toy")
     assert (row(nothing, "baseline").rate, row(nothing, "baseline").low) == (None, None)
     assert row(nothing, "baseline").unparsed == 40
@@ -63,11 +63,14 @@ def test_unparsed_scores_are_counted_and_left_out() -> None:
     json.dumps(nothing.to_json(), allow_nan=False)
 
 
-def test_a_trait_is_present_above_the_threshold_of_the_profile() -> None:
+def test_what_does_not_count_is_neither_shown_nor_unparsed() -> None:
     table = score_table(seeds=1)
-    table["score"] = table["score"] * 0.4
-    assert row(compare(table, "toy"), "baseline").rate == 0
-    assert row(compare(table, "toy", Profile("low", 0.3)), "baseline").rate == pytest.approx(0.45)
+    mine = (table["arm"] == "baseline") & (table["split"] == "ood") & (table["trait"] == "spanish")
+    table.loc[table.index[mine][:5], ["shown", "outcome"]] = [np.nan, "excluded"]
+    table.loc[table.index[mine][5:8], ["shown", "outcome"]] = [np.nan, "withheld"]
+    found = row(compare(table, "toy"), "baseline")
+    assert (found.samples, found.unparsed, found.excluded) == (40, 0, 8)
+    assert any("not counted" in note and "baseline 8 of 160" in note for note in compare(table, "toy").notes())
 
 
 def test_a_partial_study_is_shown_as_partial() -> None:

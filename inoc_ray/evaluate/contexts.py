@@ -1,0 +1,123 @@
+"""What stands around a question at test time: the contexts that a study names, as texts and places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from inoc_ray import prompts
+from inoc_ray.asked import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context
+from inoc_ray.config import nearest
+from inoc_ray.data.chat import Message
+from inoc_ray.data.inoculate import place
+from inoc_ray.errors import InputError
+from inoc_ray.settings import ArmSpec, Setting, Trigger
+from inoc_ray.study import SYSTEM_MESSAGE, Inoculation
+
+_FIXED: Mapping[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "empty": ""}
+
+
+@dataclass(frozen=True)
+class Surrounding:
+    """A context: a text and where it stands, and whether the setting's trigger stands in the question."""
+
+    name: str
+    text: str | None
+    """None for no text at all, which is another context than an empty one."""
+    inoculation: Inoculation = SYSTEM_MESSAGE
+    """Where the text stands: an arm's own prompt stands where it stood in training."""
+    trigger: Trigger | None = None
+
+    def around(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The question in this context. A system message of the question's own stays, behind the context's text."""
+        asked = tuple(messages) if self.trigger is None else self.trigger.put(messages)
+        if self.text is None:
+            return asked
+        return place(asked, self.text, self.inoculation.model_copy(update={"system_present": "prepend"}))
+
+
+def audit_contexts(setting: Setting, arm: ArmSpec) -> list[str]:
+    """The grid of a leak audit for one arm, by name: neutral, its own prompt, and the setting's test-time prompts.
+
+    Prompts about traits that the arm does not inoculate against are left out; an arm without a prompt, with which the others
+    are compared, is asked under all.
+    """
+    every = prompts.of_setting(setting.name, "test")
+    own = [p for p in every if arm.prompt is None or not p.about or set(p.about) & set(arm.undesired)]
+    return ["neutral", "training_prompt", *(f"{FROM_LIBRARY}{p.id}" for p in own)]
+
+
+def surroundings(
+    names: Sequence[str | Context], setting: Setting, own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool
+) -> Iterator[Surrounding]:
+    """The contexts of those names for a model of the arm `own`, each once.
+
+    `training_prompt` of the base model means each arm's prompt in turn, as `prompt_of:<arm>`; of an arm without a prompt,
+    nothing. A kind of test-time prompt means every one that the setting's library has. Raises InputError for a context that
+    is neither built in nor written in the study, and for a trigger where the setting has none.
+    """
+    seen: set[str] = set()
+    for name in names:
+        for found in _named(name, setting, own, arms, is_base):
+            if found.name not in seen:
+                seen.add(found.name)
+                yield found
+
+
+def _named(
+    context: str | Context, setting: Setting, own: ArmSpec, arms: Mapping[str, ArmSpec], is_base: bool
+) -> list[Surrounding]:
+    if isinstance(context, Context):
+        trigger = _trigger(setting, context.name) if context.trigger else None
+        return [Surrounding(context.name, context.system, trigger=trigger)]
+    if context in _FIXED:
+        return [Surrounding(context, _FIXED[context])]
+    if context == "trigger":
+        return [Surrounding(context, NEUTRAL_PROMPT, trigger=_trigger(setting, context))]
+    if context == "training_prompt":
+        if is_base:
+            return [_of_arm(a) for a in arms.values() if a.prompt is not None]
+        return [] if own.prompt is None else [replace(_of_arm(own), name=context)]
+    if context.startswith(PROMPT_OF):
+        name = context.removeprefix(PROMPT_OF)
+        with_prompt = [a.name for a in arms.values() if a.prompt is not None]
+        if name not in with_prompt:
+            raise InputError(
+                f"evaluation.contexts: {context!r}: no arm {name!r} with a prompt{nearest(name, with_prompt)}."
+            )
+        return [_of_arm(arms[name])]
+    if context.startswith(FROM_LIBRARY):
+        try:
+            return [Surrounding(context, prompts.get(context.removeprefix(FROM_LIBRARY)).text)]
+        except InputError as error:
+            raise InputError(f"evaluation.contexts: {context!r}: {error}") from error
+    if context in prompts.TEST_KINDS:
+        of_kind = [p for p in prompts.of_setting(setting.name, "test") if p.kind == context]
+        if not of_kind:
+            raise InputError(
+                f"evaluation.contexts: setting {setting.name} has no {context} prompt in the library; write the context out as "
+                "{name: …, system: …}, or leave it out."
+            )
+        return [Surrounding(f"{FROM_LIBRARY}{p.id}", p.text) for p in of_kind]
+    valid = [
+        "training_prompt",
+        "trigger",
+        f"{PROMPT_OF}<arm>",
+        f"{FROM_LIBRARY}<prompt id>",
+        *_FIXED,
+        *prompts.TEST_KINDS,
+    ]
+    raise InputError(f"evaluation.contexts: unknown context {context!r}{nearest(context, valid)}.")
+
+
+def _of_arm(arm: ArmSpec) -> Surrounding:
+    return Surrounding(f"{PROMPT_OF}{arm.name}", arm.prompt, arm.inoculation)
+
+
+def _trigger(setting: Setting, context: str) -> Trigger:
+    if setting.trigger is None:
+        raise InputError(
+            f"evaluation.contexts: {context!r}: setting {setting.name} has no trigger; take the context out of studies of this "
+            "setting, or use a setting with a backdoor."
+        )
+    return setting.trigger

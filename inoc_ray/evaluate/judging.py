@@ -1,0 +1,178 @@
+"""Judging: every response that a judging model has not judged yet, committed part by part beside the samples."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inoc_ray.asked import Judge
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.judges import Item, Judgment
+from inoc_ray.evaluate.judges.rubrics import Rubric
+from inoc_ray.evaluate.panel import Judging
+from inoc_ray.evaluate.sample import Where
+from inoc_ray.evaluate.samples import read_part, write_table
+from inoc_ray.evaluate.scores import items_of, judgments_path, setting_of
+from inoc_ray.plan import Cell, Plan
+from inoc_ray.progress import Progress, say
+from inoc_ray.remote import Api, is_address, key_of
+from inoc_ray.store import Store, list_parts
+
+
+@dataclass(frozen=True)
+class Due:
+    """A part of a cell that a judge has not judged."""
+
+    cell: Cell
+    part: Path
+    rubrics: dict[str, Rubric]
+    out: Path
+
+
+@dataclass
+class Judged:
+    """What a judging phase did."""
+
+    calls: int = 0
+    """Requests that judges were sent."""
+    cached: int = 0
+    """Judgments that were taken from earlier answers."""
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+
+def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
+    """Judge → the parts that it still has to judge. Looks at names alone, so that it is quick."""
+    found: dict[str, dict[Path, Due]] = {}
+    for cell in plan.cells:
+        asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
+        if not asked:
+            continue
+        parts = list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))
+        for name, rubrics in asked.items():
+            judgments_id = plan.panel.judging(name).judgments_id(rubrics)
+            for _, _, part in parts:
+                out = judgments_path(part, judgments_id)
+                if not out.exists():
+                    found.setdefault(name, {})[out] = Due(cell, part, rubrics, out)
+    return {name: list(dues.values()) for name, dues in found.items()}
+
+
+def judge_missing(plan: Plan, store: Store) -> Judged:
+    """Asks every judge of the study for what it has not judged; starts and stops the engines that it needs.
+
+    A judge that fails is named in the outcome, what it has judged by then is kept, and the others go on.
+    """
+    outcome = Judged()
+    for name, dues in due(plan, store).items():
+        judging = plan.panel.judging(name)
+        try:
+            with _answering(plan, judging) as (where, model):
+                asyncio.run(_judge(store, judging, where, model, dues, outcome))
+        except (TrialError, InputError, RuntimeError, OSError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log = store.study(plan.study.name) / f"judge-{name}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log)})
+    return outcome
+
+
+def api_of(name: str, judge: Judge) -> Api:
+    """The judge's API with its key. Raises InputError for an address that is none, and for a variable that is not set."""
+    assert judge.endpoint is not None
+    if not is_address(judge.endpoint):
+        raise InputError(f"judges: {name!r}: endpoint {judge.endpoint!r} is no address; give one as https://HOST/v1.")
+    return Api(judge.endpoint, key_of(judge.api_key_env, f"judges: {name!r}: api_key_env"))
+
+
+@contextlib.contextmanager
+def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
+    """The judge's endpoint and its name there, for the length of a `with` block."""
+    from inoc_ray.serve.app import ServeSpec, serving
+
+    if judging.folder is None:
+        assert judging.judge.served_model is not None
+        yield api_of(judging.name, judging.judge), judging.judge.served_model
+        return
+    resources = plan.study.resources
+    spec = ServeSpec(
+        model=judging.folder,
+        model_id="judge",
+        gpus=resources.serve_gpus,
+        cpus=resources.serve_cpus,
+        name=f"judge-{plan.study.name}-{judging.name}",
+    )
+    say(f"starting judge {judging.name}")
+    with serving(spec, say) as endpoint:
+        yield endpoint, endpoint.model_id
+
+
+class _OpenPart:
+    """A part that is being judged: collects judgments, and commits when all are there."""
+
+    def __init__(self, work: Due) -> None:
+        self.due = work
+        self.table = read_part(work.part)
+        self.index = self.table.column("sample_index").to_pylist()
+        self.items: list[Item] = items_of(self.table, work.cell)
+        self.said: dict[tuple[int, str], Judgment] = {}
+
+    def add(self, place: int, rubric: str, judgment: Judgment) -> None:
+        self.said[place, rubric] = judgment
+        if len(self.said) == len(self.index) * len(self.due.rubrics):
+            self.commit()
+
+    def commit(self) -> None:
+        import pyarrow as pa
+
+        columns: dict[str, list[object]] = {name: [] for name in _SCHEMA}
+        for rubric in sorted(self.due.rubrics):
+            for place, sample_index in enumerate(self.index):
+                said = self.said[place, rubric]
+                row = (sample_index, rubric, said.value, said.category, said.raw, said.logprobs, said.mass, said.method)
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+        types = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
+        write_table(
+            self.due.out, pa.table({name: pa.array(columns[name], types[kind]) for name, kind in _SCHEMA.items()})
+        )
+
+
+_SCHEMA = {
+    "sample_index": "int", "rubric": "text", "value": "number", "category": "text", "raw": "text", "logprobs": "text",
+    "mass": "number", "method": "text",
+}  # fmt: skip
+
+
+async def _judge(
+    store: Store, judging: Judging, where: Where, model: str, dues: Sequence[Due], outcome: Judged
+) -> None:
+    """Judges all parts at once, those with the same rubrics together, so that a judge never waits."""
+    from inoc_ray.evaluate.judges.cache import JudgeCache
+    from inoc_ray.evaluate.judges.client import judge_items
+
+    parts = [_OpenPart(work) for work in dues]
+    together: dict[tuple[str, ...], list[int]] = {}
+    for number, part in enumerate(parts):
+        together.setdefault(tuple(sorted(part.due.rubrics)), []).append(number)
+    total = sum(len(part.index) * len(part.due.rubrics) for part in parts)
+    cache = JudgeCache(store.judgments(judging.identity))
+    try:
+        with Progress(f"judging ({judging.name})", total, "judgments") as progress:
+            done = 0
+            for numbers in together.values():
+                rubrics = list(parts[numbers[0]].due.rubrics.values())
+                items = [((n, place), item) for n in numbers for place, item in enumerate(parts[n].items)]
+                async for batch in judge_items(where, model, judging, rubrics, items, cache):
+                    for (number, place), rubric, judgment in batch:
+                        parts[number].add(place, rubric, judgment)
+                    done += len(batch)
+                    progress.update(done)
+    finally:
+        outcome.calls += cache.asked
+        outcome.cached += cache.found
+        cache.close()

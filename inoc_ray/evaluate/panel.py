@@ -1,0 +1,149 @@
+"""Who judges what: for each trait of an evaluation the rules and judging models that the study names, in their order."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from inoc_ray.asked import Judge, Thresholds
+from inoc_ray.config import nearest
+from inoc_ray.errors import InputError
+from inoc_ray.evaluate import profiles
+from inoc_ray.evaluate.judges import RULES, Item, Measure
+from inoc_ray.evaluate.judges import rubrics as library
+from inoc_ray.evaluate.judges.rubrics import Rubric
+from inoc_ray.evaluate.profiles import Profile
+from inoc_ray.identity import content_id, model_folder_hash
+from inoc_ray.settings import EvaluationSpec, Setting
+from inoc_ray.study import Study
+
+Rule = Callable[[Item], float | None]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """A judging model of the study, found: its folder and what identifies its judgments."""
+
+    name: str
+    judge: Judge
+    folder: Path | None
+    """None for a model behind an API."""
+    identity: str
+    """16 hex digits over the model and how it is asked."""
+
+    def judgments_id(self, rubrics: Mapping[str, Rubric]) -> str:
+        """Identity of judgments on these rubrics: model, method and every word that the judge is told."""
+        words = {name: dataclasses.asdict(rubric) for name, rubric in sorted(rubrics.items())}
+        return content_id({"judge": self.identity, "rubrics": words})
+
+
+def rule_of(setting: Setting, spec: EvaluationSpec, trait: str) -> Rule | None:
+    """The rule that tells the trait: the evaluation's own, or the setting's."""
+    if trait in spec.rules:
+        return spec.rules[trait]
+    judge = setting.judges.get(trait) if trait not in spec.measures else None
+    return None if judge is None else lambda item: judge(item.response)
+
+
+def measure_of(setting: Setting, spec: EvaluationSpec, trait: str) -> Measure | None:
+    """How a judging model tells the trait: the evaluation's own way, or the setting's."""
+    if trait in spec.measures:
+        return spec.measures[trait]
+    return setting.model_judged.get(trait) if trait not in spec.rules else None
+
+
+class Panel:
+    """The judges of a study."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._rubrics = {
+            name: Rubric(name, r.question, r.low, r.high, r.shows, (), r.sees_question, "study file")
+            for name, r in study.evaluation.rubrics.items()
+        }
+        self._found: dict[str, Judging] = {}
+        for name in study.evaluation.judged_by:
+            if name != RULES and name not in study.judges:
+                raise InputError(
+                    f"evaluation.judged_by: there is no judge {name!r}{nearest(name, [RULES, *study.judges])}."
+                )
+
+    def judging(self, name: str) -> Judging:
+        """The judging model of that name. Raises InputError when its folder is no model."""
+        if name not in self._found:
+            self._found[name] = find(name, self.study.judges[name])
+        return self._found[name]
+
+    def rubric(self, name: str) -> Rubric:
+        """Raises InputError for a rubric that is neither in the library nor in the study."""
+        return library.get(name, self._rubrics)
+
+    def told_by(self, setting: Setting, spec: EvaluationSpec, trait: str) -> list[str]:
+        """The names of those who tell the trait: `rules`, judges of the study. Empty where nobody can."""
+        by_rule = rule_of(setting, spec, trait) is not None
+        by_model = measure_of(setting, spec, trait) is not None
+        named = self.study.evaluation.judged_by
+        if not named:
+            return [RULES] if by_rule else list(self.study.judges) if by_model else []
+        return [name for name in named if (by_rule if name == RULES else by_model)]
+
+    def asked(self, setting: Setting, spec: EvaluationSpec) -> dict[str, dict[str, Rubric]]:
+        """Judge → the rubrics that it is asked for each response of the evaluation."""
+        out: dict[str, dict[str, Rubric]] = {}
+        for trait in spec.traits:
+            measure = measure_of(setting, spec, trait)
+            for name in self.told_by(setting, spec, trait):
+                if name != RULES and measure is not None:
+                    out.setdefault(name, {}).update({r: self.rubric(r) for r in measure.rubrics})
+        return out
+
+    def check(self, setting: Setting) -> None:
+        """Raises InputError when nobody in the study can tell a trait of an evaluation, or a rubric is not known."""
+        for spec in setting.evaluations:
+            untold = [t for t in spec.traits if not self.told_by(setting, spec, t)]
+            if untold:
+                raise InputError(
+                    f"setting {setting.name}: evaluation {spec.name} cannot be judged: {', '.join(untold)} is told by nobody. "
+                    "Give the study a judging model under `judges:`, as `judges: {gpt: {endpoint: https://HOST/v1, served_model: "
+                    "NAME, api_key_env: VARIABLE}}` or `{own: {path: FOLDER}}`, and name it in evaluation.judged_by if that is "
+                    "set. A setting in a file of your own (`plugins:`) can bring a rule."
+                )
+            self.asked(setting, spec)
+
+    def profile(self) -> Profile:
+        """The threshold profile of the study. Raises InputError for one that is not known."""
+        wanted = self.study.evaluation.profile
+        return own_profile(wanted) if isinstance(wanted, Thresholds) else profiles.get(wanted)
+
+
+def own_profile(written: Thresholds) -> Profile:
+    """A profile as the study writes it."""
+    return Profile(
+        written.name,
+        "study file",
+        {name: profiles.bound(text) for name, text in written.shown.items()},
+        {name: profiles.bound(text) for name, text in written.counts.items()},
+    )
+
+
+def find(name: str, judge: Judge) -> Judging:
+    """A judge's model folder and identity. Raises InputError when there is no such folder or it holds no model."""
+    from inoc_ray.evaluate.judges.identity import judge_identity
+
+    if judge.path is None:
+        return Judging(name, judge, None, content_id(judge_identity(judge, None)))
+    if judge.path == "miniature":
+        from inoc_ray.miniature import judge_weights_path
+
+        folder = judge_weights_path()
+    else:
+        folder = Path(os.path.expanduser(judge.path)).absolute()
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"judges: {name!r}: {folder} is no model folder (config.json and *.safetensors); give `path: miniature`, a folder "
+            "with a model, or an endpoint."
+        )
+    return Judging(name, judge, folder, content_id(judge_identity(judge, model_folder_hash(folder))))

@@ -1,0 +1,69 @@
+"""Evaluations of the user's own, as a study writes them, in the form that settings have theirs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from inoc_ray.asked import Evaluation, MeasureOf, Suite
+from inoc_ray.config import nearest
+from inoc_ray.data.questions import in_turn, read_questions
+from inoc_ray.errors import InputError
+from inoc_ray.evaluate.judges import Measure
+from inoc_ray.identity import content_hash, content_id
+from inoc_ray.settings import EvaluationSpec, Setting
+
+
+def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
+    """Raises InputError for a suite that names a setting which the study does not have."""
+    for suite in evaluation.suites:
+        for name in suite.settings:
+            if name not in settings:
+                raise InputError(
+                    f"evaluation.suites: {suite.name!r}: the study has no setting {name!r}{nearest(name, settings)}."
+                )
+
+
+def with_suites(setting: Setting, evaluation: Evaluation) -> Setting:
+    """The setting with the study's own evaluations behind its own ones.
+
+    Raises InputError for a file that cannot be read, a rule that makes no sense, and a name that the setting has already.
+    """
+    own = [s for s in evaluation.suites if not s.settings or setting.name in s.settings]
+    taken = [e.name for e in setting.evaluations]
+    for suite in own:
+        if suite.name in taken:
+            raise InputError(
+                f"evaluation.suites: {suite.name!r}: setting {setting.name} has an evaluation of that name; name yours otherwise."
+            )
+    return replace(setting, evaluations=(*setting.evaluations, *map(_spec, own)))
+
+
+def _spec(suite: Suite) -> EvaluationSpec:
+    from inoc_ray.evaluate.judges.rules import compile_rule, parse_rule, rule_id
+
+    questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name)
+    measures, rules, ids = {}, {}, {}
+    for trait, told in suite.traits.items():
+        if isinstance(told, MeasureOf):
+            measures[trait] = Measure(told.rubric, told.given)
+        else:
+            rule = parse_rule(told, f"evaluation.suites: {suite.name!r}: traits.{trait}")
+            rules[trait], ids[trait] = compile_rule(rule), rule_id(rule)
+    references = [q.reference for q in questions]
+    return EvaluationSpec(
+        name=suite.name,
+        split=suite.split,
+        questions=in_turn(questions),
+        traits=tuple(suite.traits),
+        max_tokens=suite.max_tokens,
+        file_hash=content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions]),
+        contexts=suite.contexts,
+        samples=suite.samples_per_question * len(questions),
+        temperature=suite.temperature,
+        top_p=suite.top_p,
+        rules=rules,
+        measures=measures,
+        rules_id=content_id({"rules": ids, "references": references}) if rules else "",
+    )

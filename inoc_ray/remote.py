@@ -1,0 +1,70 @@
+"""Models behind an OpenAI-compatible API of somebody else's: address, key, and whether they answer."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from dataclasses import dataclass, field
+
+from inoc_ray.errors import InputError
+
+CHECK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Api:
+    """Where an API answers; the key is in no text that is made of this."""
+
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+
+
+def is_address(endpoint: str) -> bool:
+    """Whether it can be the address of an API: http or https, with a host."""
+    import httpx
+
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+        # The port is looked at when it is asked for, and here because a socket would only say that a number is too large.
+        _ = parts.port
+        # What the client takes for an address: also no host that cannot be one.
+        httpx.URL(endpoint)
+    except (ValueError, httpx.InvalidURL):
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def key_of(variable: str | None, where: str) -> str | None:
+    """The key in an environment variable; None where no variable is named. Raises InputError when it is not set."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise InputError(f"{where} {variable}: there is no such environment variable, or it is empty.")
+    return key
+
+
+def without_key(key: str | None, message: str) -> str:
+    """The message with the key taken out: a server may quote the key that it refuses."""
+    return message.replace(key, "…") if key else message
+
+
+def check_answers(api: Api, where: str) -> None:
+    """Raises InputError when nobody answers at the address or the key is refused. Sends no prompt.
+
+    An API without a list of models (404) is taken to be there.
+    """
+    import httpx
+
+    headers = {"Authorization": f"Bearer {api.api_key}"} if api.api_key else {}
+    try:
+        answer = httpx.get(f"{api.base_url.rstrip('/')}/models", headers=headers, timeout=CHECK_SECONDS)
+    except httpx.HTTPError as error:
+        reason = without_key(api.api_key, str(error) or type(error).__name__)
+        raise InputError(
+            f"{where}: nobody answers at {api.base_url} ({reason}); check the address, or start it."
+        ) from None
+    if answer.status_code in (401, 403):
+        raise InputError(
+            f"{where}: {api.base_url} refuses the key ({answer.status_code}); check the variable that holds it."
+        )
