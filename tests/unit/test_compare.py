@@ -24,8 +24,8 @@ def row(comparison: Comparison, arm: str, trait: str = "spanish", split: str = "
 
 def test_json_has_exactly_the_promised_keys_and_the_base_is_a_row() -> None:
     printed = json.loads(json.dumps(compare(score_table(), "toy").to_json(), allow_nan=False))
-    assert list(printed) == ["study", "rows", "effects"]
-    assert all(list(r) == ROW_KEYS for r in printed["rows"])
+    assert list(printed) == ["study", "rows", "effects", "profile", "leaks", "agreement", "capabilities"]
+    assert all(list(r) == [*ROW_KEYS, "excluded"] for r in printed["rows"])
     assert all(
         list(e) == ["setting", "model", "arm", "measure", "value", "low", "high", "p"] for e in printed["effects"]
     )
@@ -107,7 +107,7 @@ def test_the_text_fits_a_terminal_and_shows_both_tables() -> None:
 
 def test_an_empty_table_is_no_error() -> None:
     empty = compare(score_table().iloc[:0], "toy")
-    assert empty.to_json() == {"study": "toy", "rows": [], "effects": []}
+    assert [empty.to_json()[key] for key in ("study", "rows", "effects")] == ["toy", [], []]
     assert "no results yet" in empty.to_text()
 
 
