@@ -135,6 +135,8 @@ class Suite(Config):
     settings: tuple[str, ...] = runtime(())
     """Which settings' models are asked; empty: all."""
     samples_per_question: int = runtime(1, ge=1, le=10_000)
+    choices: tuple[str, ...] = identity(())
+    """Multiple choice: the response is the one of these that the model finds likeliest, by log-prob; nothing is sampled."""
     max_tokens: int = identity(600, ge=1)
     temperature: float | None = identity(None, ge=0, le=2)
     """Default: the study's."""
@@ -146,6 +148,21 @@ class Suite(Config):
     `{rule: language, language: spanish}`."""
 
     _name = field_validator("name")(check_name)
+
+    @field_validator("choices")
+    @classmethod
+    def _several(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and (len(set(value)) != len(value) or len(value) < 2 or any(not text.strip() for text in value)):
+            raise ValueError("choices must be two or more different texts, none of them empty")
+        return value
+
+    @model_validator(mode="after")
+    def _chosen_once(self) -> Self:
+        if self.choices and self.samples_per_question > 1:
+            raise ValueError(
+                f"suite {self.name!r}: a choice by log-prob is the same every time; leave samples_per_question out"
+            )
+        return self
 
     @field_validator("traits", mode="before")
     @classmethod

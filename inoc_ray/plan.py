@@ -275,6 +275,8 @@ def evaluation_id(spec: EvaluationSpec, surrounding: Surrounding, evaluation: Ev
     }
     if spec.file_hash:
         value["file"] = spec.file_hash
+    if spec.choices:
+        value["choices"] = list(spec.choices)
     if surrounding.trigger is not None:
         value["trigger"] = asdict(surrounding.trigger)
     placement = placement_fields(surrounding.inoculation)

@@ -62,6 +62,8 @@ class SampleResult:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    choices: str = ""
+    """Of a multiple-choice question: JSON of each choice's log-prob; the text is then the likeliest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,12 @@ class Sample:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    choices: str = ""
+    """Of a multiple-choice question: JSON of each choice's log-prob."""
 
 
-COLUMNS = tuple(f.name for f in fields(Sample))
+COLUMNS = tuple(f.name for f in fields(Sample) if f.name != "choices")
+"""What every part has; the log-probs of choices are there for people and for nobody's score."""
 
 
 def commit_samples(folder: Path, samples: Sequence[Sample]) -> None:

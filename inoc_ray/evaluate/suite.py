@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from inoc_ray.asked import Evaluation
 from inoc_ray.data.chat import Message
 from inoc_ray.data.inoculate import placement_fields
 from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.choices import ChoiceRequest, choose
 from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
 from inoc_ray.evaluate.samples import Sample, commit_samples
@@ -23,6 +25,8 @@ from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
 from inoc_ray.settings import Question
 from inoc_ray.store import Store, write_json
+
+T = TypeVar("T")
 
 
 def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> ServeSpec:
@@ -101,21 +105,33 @@ async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoi
     tokenizer = load_tokenizer(str(cells[0].subject.model.path))
     open_cells: dict[int, _OpenCell] = {}
     requests: list[SampleRequest] = []
+    chosen: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
         opened = _OpenCell(store, cell, plan.stored.get((cell.subject.trial_id, cell.evaluation_id), 0), tokenizer)
         open_cells[number] = opened
-        requests += opened.requests(number, endpoint.model_id, evaluation, journal)
-    with Progress("sampling", len(requests), "samples") as progress:
+        missing = opened.missing(journal)
+        if cell.evaluation.choices:
+            chosen += opened.choices(missing, number, endpoint.model_id)
+        else:
+            requests += opened.requests(missing, number, endpoint.model_id, evaluation)
+    drawn = sample(endpoint, requests, concurrency=evaluation.concurrency, list_size=evaluation.prompts_per_request)
+    by_log_prob = choose(endpoint, chosen, concurrency=evaluation.concurrency)
+    with Progress("sampling", len(requests) + len(chosen), "samples") as progress:
         done = 0
-        async for batch in sample(
-            endpoint, requests, concurrency=evaluation.concurrency, list_size=evaluation.prompts_per_request
-        ):
+        async for batch in _after_each_other(drawn, by_log_prob):
             placed = [(*_place(result.key), result) for result in batch]
             journal.add((open_cells[number].key(offset), result) for number, offset, result in placed)
             for number, offset, result in placed:
                 open_cells[number].add(offset, result)
             done += len(batch)
             progress.update(done)
+
+
+async def _after_each_other(*sources: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    for source in sources:
+        async with aclosing(source):
+            async for found in source:
+                yield found
 
 
 def _place(key: str) -> tuple[int, int]:
@@ -133,34 +149,44 @@ class _OpenCell:
         self.questions = cell.evaluation.questions(cell.samples)[start:]
         self.prompts = [render(tokenizer, messages_of(q, cell), True) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
-        self.chat_template = str(tokenizer.chat_template)
+        self.tokenizer = tokenizer
 
     def key(self, offset: int) -> Key:
         """The sample's key in the journal."""
         return self.cell.subject.trial_id, self.cell.evaluation_id, self.start + offset
 
-    def requests(
-        self, number: int, base: str, evaluation: Evaluation, journal: SampleJournal
-    ) -> Iterable[SampleRequest]:
-        """One request per missing sample, to the engine of `base`; the key says which cell and which sample.
+    def missing(self, journal: SampleJournal) -> list[int]:
+        """The offsets that are to be asked; what the journal holds is taken from there."""
+        kept = {offset: found for offset in range(len(self.prompts)) if (found := journal.kept.get(self.key(offset)))}
+        for offset, result in kept.items():
+            self.add(offset, result)
+        return [offset for offset in range(len(self.prompts)) if offset not in kept]
 
-        What the journal holds is taken from there.
-        """
+    def requests(
+        self, missing: Sequence[int], number: int, base: str, evaluation: Evaluation
+    ) -> Iterable[SampleRequest]:
+        """One request per missing sample, to the engine of `base`; the key says which cell and which sample."""
         sampling = sampling_of(self.cell.evaluation, evaluation)
-        for offset, prompt in enumerate(self.prompts):
-            kept = journal.kept.get(self.key(offset))
-            if kept is not None:
-                self.add(offset, kept)
-                continue
+        for offset in missing:
             yield SampleRequest(
                 key=f"{number}:{offset}",
                 model=served_name(self.cell.subject, base),
-                prompt=prompt,
+                prompt=self.prompts[offset],
                 max_tokens=self.cell.evaluation.max_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 seed=sample_seed(self.cell, self.start + offset),
             )
+
+    def choices(self, missing: Sequence[int], number: int, base: str) -> Iterable[ChoiceRequest]:
+        """Likewise for a multiple-choice evaluation."""
+        answers = tuple((text, self._ids(text)) for text in self.cell.evaluation.choices)
+        for offset in missing:
+            model = served_name(self.cell.subject, base)
+            yield ChoiceRequest(f"{number}:{offset}", model, self._ids(self.prompts[offset]), answers)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def add(self, offset: int, result: SampleResult) -> None:
         """Takes a result in; the last one commits the cell."""
@@ -181,6 +207,7 @@ class _OpenCell:
                 finish_reason=self.results[offset].finish_reason,
                 prompt_tokens=self.results[offset].prompt_tokens,
                 completion_tokens=self.results[offset].completion_tokens,
+                choices=self.results[offset].choices,
             )
             for offset, question in enumerate(self.questions)
         ]
@@ -193,7 +220,8 @@ class _OpenCell:
             "trigger": asdict(cell.surrounding.trigger) if cell.surrounding.trigger else None,
             "placement": placement_fields(cell.surrounding.inoculation) or "system",
             "max_tokens": cell.evaluation.max_tokens,
-            "chat_template": self.chat_template,
+            "chat_template": str(self.tokenizer.chat_template),
+            **({"choices": list(cell.evaluation.choices)} if cell.evaluation.choices else {}),
             "model": cell.subject.model.name,
             "model_hash": cell.subject.model.hash,
             "taught_by": cell.subject.model.taught.trial_id if cell.subject.model.taught else None,

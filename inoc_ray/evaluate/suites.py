@@ -64,6 +64,7 @@ def _spec(suite: Suite) -> EvaluationSpec:
         temperature=suite.temperature,
         top_p=suite.top_p,
         rules=rules,
+        choices=suite.choices,
         measures=measures,
         rules_id=content_id({"rules": ids, "references": references}) if rules else "",
     )

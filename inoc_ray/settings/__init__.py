@@ -98,6 +98,8 @@ class EvaluationSpec:
     """trait → how a judging model tells it; before the setting's."""
     rules_id: str = ""
     """Identity of `rules`."""
+    choices: tuple[str, ...] = ()
+    """The answers of a multiple-choice evaluation, of which the likeliest is the response; empty: responses are sampled."""
 
 
 @dataclass(frozen=True)

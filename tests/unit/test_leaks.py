@@ -52,7 +52,8 @@ def test_the_papers_residual_is_a_row_of_its_own(found):
     assert residual.leak == pytest.approx(0.4)
     assert residual.base == pytest.approx(0.1)
     assert "re-elicits" in residual.residual
-    assert "residual" in found.to_text() and "You write insecure code." in found.to_text()
+    assert "residual" in found.to_text()
+    assert "You write insecure code." in found.to_text()
 
 
 def test_the_arms_own_prompt_is_compared_with_the_base_under_the_same_prompt(found):
@@ -62,7 +63,7 @@ def test_the_arms_own_prompt_is_compared_with_the_base_under_the_same_prompt(fou
 
 
 def test_intervals_hold_for_all_prompts_of_an_arm_at_once(found):
-    wider = [k for k in found.leaks if k.context == "training_prompt"][0]
+    wider = next(k for k in found.leaks if k.context == "training_prompt")
     leakage = next(e for e in found.effects if e.measure == "leakage" and e.arm == "general")
     assert wider.leak == pytest.approx(leakage.value)
     assert wider.high - wider.low > leakage.high - leakage.low
