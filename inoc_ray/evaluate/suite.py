@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from inoc_ray.settings import Question
 from inoc_ray.store import Store, write_json
 
 T = TypeVar("T")
+Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
 
 
 def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> ServeSpec:
@@ -67,8 +68,8 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.surrounding.around(question.messages)
 
 
-def ask_missing(plan: Plan, store: Store) -> list[dict[str, str]]:
-    """Asks for every missing sample of models that are there; starts and stops the engines it needs.
+def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, str]]:
+    """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
 
     Returns what failed, as {label, error, log}. Cells that were finished before a failure are kept.
     """
@@ -87,7 +88,7 @@ def ask_missing(plan: Plan, store: Store) -> list[dict[str, str]]:
         subject = cells[0].subject
         say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(cells)} cells to ask)")
         try:
-            with serving(serve_spec(plan, store, subject, name=f"evaluate-{plan.study.name}"), say) as endpoint:
+            with serve(serve_spec(plan, store, subject, name=f"evaluate-{plan.study.name}")) as endpoint:
                 asyncio.run(_ask(plan, store, cells, endpoint, journal))
         except (TrialError, InputError, RuntimeError, OSError) as error:
             # Ray's own errors are RuntimeErrors; another engine's cells can still be asked.
