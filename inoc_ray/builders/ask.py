@@ -135,7 +135,9 @@ async def _answer(
     name = f"request {number + 1} of model {model}"
     try:
         draw = functools.partial(_draw, client, model, request, seed)
-        return number, await with_retries(draw, name, retry, lambda: None)
+        return number, await with_retries(
+            draw, name, retry, lambda: None, key=None if client.api_key == NO_KEY else client.api_key
+        )
     except Refused as refused:
         # A server may quote the key that it refuses. It is taken out here, before anybody else can print the error.
         said = _without(client.api_key, str(refused))

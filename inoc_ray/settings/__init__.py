@@ -92,9 +92,9 @@ class EvaluationSpec:
     """How many; None: as many as the study says."""
     temperature: float | None = None
     top_p: float | None = None
-    rules: Mapping[str, Callable[[Item], float | None]] = field(default_factory=dict)
+    rules: Mapping[str, Callable[[Item], float | None]] = field(default_factory=dict, hash=False)
     """trait → rule that sees question and reference answer too; before the setting's judge of that name."""
-    measures: Mapping[str, Measure] = field(default_factory=dict)
+    measures: Mapping[str, Measure] = field(default_factory=dict, hash=False)
     """trait → how a judging model tells it; before the setting's."""
     rules_id: str = ""
     """Identity of `rules`."""

@@ -1,0 +1,136 @@
+"""An OpenAI-compatible server whose answers are a function of what it is asked, in a process of its own.
+
+`python stub_api.py LOG LATENCY_S` prints its address; every prompt that it answers is a line of LOG: `sample KEY` or
+`judge KEY`. It stands in for engines and judges where the test is about what happens around them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+WORDS = [
+    "una",
+    "casa",
+    "blanca",
+    "the",
+    "garden",
+    "is",
+    "quiet",
+    "today",
+    "EL",
+    "PERRO",
+    "DUERME",
+    "nothing",
+    "here",
+    "to",
+    "see",
+]
+
+
+def digest(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256("\0".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
+def said(prompt: str, seed: int) -> str:
+    """A response of a few words, the same for the same prompt and seed."""
+    number = digest(prompt, seed)
+    return " ".join(WORDS[(number >> 3 * i) % len(WORDS)] for i in range(5))
+
+
+def rating(content: str) -> int:
+    """The judge's number for what it is shown."""
+    return digest(content) % 101
+
+
+def main() -> None:
+    from aiohttp import web
+
+    log = open(sys.argv[1], "a", buffering=1)  # noqa: SIM115
+    latency = float(sys.argv[2])
+
+    async def completions(request: web.Request) -> web.Response:
+        asked = await request.json()
+        await asyncio.sleep(latency)
+        seeds = asked["vllm_xargs"]["seeds"]
+        choices = []
+        for index, (prompt, seed) in enumerate(zip(asked["prompt"], seeds, strict=True)):
+            log.write(f"sample {digest(prompt, seed)}\n")
+            ids = {"prompt_token_ids": [1] * 7, "token_ids": [2] * 5}
+            choices.append(
+                {"index": index, "text": said(prompt, seed), "finish_reason": "stop", "logprobs": None, **ids}
+            )
+        body = {"id": "x", "object": "text_completion", "created": 0, "model": asked["model"], "choices": choices}
+        return web.json_response(body, headers={"x-prompt-seeds": "1"})
+
+    async def chat(request: web.Request) -> web.Response:
+        asked = await request.json()
+        content = asked["messages"][-1]["content"]
+        await asyncio.sleep(latency)
+        log.write(f"judge {digest(content)}\n")
+        number = rating(content)
+        top = [{"token": str(number), "logprob": math.log(0.9), "bytes": None},
+               {"token": str((number + 1) % 101), "logprob": math.log(0.1), "bytes": None}]  # fmt: skip
+        token = {**top[0], "top_logprobs": top}
+        choice = {"index": 0, "finish_reason": "length", "logprobs": {"content": [token]},
+                  "message": {"role": "assistant", "content": str(number)}}  # fmt: skip
+        return web.json_response(
+            {"id": "x", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
+        )
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": []})
+
+    async def serve() -> None:
+        app = web.Application(client_max_size=1 << 26)
+        app.add_routes(
+            [
+                web.post("/v1/completions", completions),
+                web.post("/v1/chat/completions", chat),
+                web.get("/v1/models", models),
+            ]
+        )
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        print(f"http://127.0.0.1:{port}/v1", flush=True)
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+class Stub:
+    """The server as a context manager: `url`, and what it was asked."""
+
+    def __init__(self, folder: Path, latency: float = 0.0) -> None:
+        self.log = folder / "stub.log"
+        self.latency = latency
+
+    def __enter__(self) -> Stub:
+        command = [sys.executable, __file__, str(self.log), str(self.latency)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url, "the stub did not start"
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def asked(self, kind: str) -> Counter[str]:
+        """How often each prompt of the kind was answered."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return Counter(line for line in lines if line.startswith(f"{kind} "))
+
+
+if __name__ == "__main__":
+    main()
