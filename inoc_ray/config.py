@@ -29,7 +29,7 @@ class Config(BaseModel):
     @classmethod
     def _no_unknown_keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            valid = tuple(cls.model_fields)
+            valid = tuple(info.alias or name for name, info in cls.model_fields.items())
             for key in value:
                 if key not in valid:
                     raise ValueError(f"unknown key {str(key)!r}{nearest(str(key), valid)}")
