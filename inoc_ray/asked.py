@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import StrictInt, ValidationError, field_validator, model_validator
 
 from inoc_ray.config import Config, check_name, first_message
+from inoc_ray.evaluate.degenerate import MAX_DEGENERATE
 from inoc_ray.evaluate.judges.rubrics import RUBRICS
 from inoc_ray.evaluate.profiles import DEFAULT, bound
 from inoc_ray.identity import identity, runtime
@@ -217,7 +218,7 @@ class Evaluation(Config):
     """Scales of the user's own, by name."""
     max_unparsed: float = runtime(0.2, ge=0, le=1)
     """The share of responses without a readable score above which an evaluation fails."""
-    max_degenerate: float = runtime(0.5, ge=0, le=1)
+    max_degenerate: float = runtime(MAX_DEGENERATE, ge=0, le=1)
     """The share of empty, garbled or endlessly repeating responses above which a model's rates are withheld and it is named."""
 
     @field_validator("rubrics")

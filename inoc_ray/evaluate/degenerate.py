@@ -15,7 +15,7 @@ CUT = "length"
 """The finish reason of a response that ran into max_tokens (OpenAI's API)."""
 
 MAX_DEGENERATE = 0.2
-"""An arm is flagged above this share of degenerate responses: what the study allows of unparsed ones by default."""
+"""Unless the study says otherwise, rates are withheld above this share of degenerate responses."""
 MAX_CUT = 0.5
 """Cut responses count as degenerate only where more than this share is cut: a single answer that ran into max_tokens is
 often fine, but where most do, the model hardly ever comes to an end (or max_tokens is too small to judge by)."""
@@ -51,11 +51,6 @@ class Degenerate:
     non_text: float
     any: float
     """Empty, repeated or non-text; cut ones as well, where `cut` is above MAX_CUT."""
-
-    @property
-    def is_flagged(self) -> bool:
-        """Whether the responses should not be compared with another arm's."""
-        return self.any > MAX_DEGENERATE
 
 
 def is_empty(text: str) -> bool:

@@ -10,18 +10,14 @@ refused. Against any other server use ``list_size=1``, which needs nothing beyon
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import random
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.pace import Pace, pause_of
-from inoc_ray.remote import without_key
 from inoc_ray.serve.gate import SEEDS, SEEDS_HEADER
 
 if TYPE_CHECKING:
@@ -154,11 +150,7 @@ async def sample(
     client = AsyncOpenAI(
         base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=0, timeout=retry.timeout_s
     )
-    pace, key = Pace(concurrency), endpoint.api_key
-    drawn = (
-        with_retries(functools.partial(_draw, client, batch), _name(batch), retry, count_retry, pace, key)
-        for batch in lists
-    )
+    drawn = (with_retries(functools.partial(_draw, client, batch), _name(batch), retry, count_retry) for batch in lists)
     try:
         async with aclosing(in_parallel(drawn, concurrency)) as finished:
             async for samples in finished:
@@ -200,55 +192,30 @@ async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) 
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def with_retries(
-    draw: Callable[[], Awaitable[T]],
-    name: str,
-    retry: Retry,
-    count_retry: Callable[[], None],
-    pace: Pace | None = None,
-    key: str | None = None,
-) -> T:
+async def with_retries(draw: Callable[[], Awaitable[T]], name: str, retry: Retry, count_retry: Callable[[], None]) -> T:
     """What ``draw`` gives, which sends one request, tried again while another try may help.
 
-    With a ``pace`` each try waits for its turn; a server that asks for patience (429) then slows all requests down and costs no
-    try, as long as anybody is answered within the time-out. ``key`` is taken out of what a server says. Raises Refused when the
-    endpoint says that the request itself is wrong, and TrialError when the tries are used up; both name the request.
+    Raises Refused when the endpoint says that the request itself is wrong, and TrialError when the tries are used up; both
+    name the request.
     """
-    from openai import APIConnectionError, APIResponseValidationError, APIStatusError, APITimeoutError
+    from openai import APIConnectionError, APIResponseValidationError, APIStatusError
 
-    problem, failures = "", 0
-    while failures < retry.tries:
-        begun = time.monotonic()
-        pause_s = 0.0
+    problem = ""
+    for failures in range(1, retry.tries + 1):
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                if pace is not None:
-                    begun = await stack.enter_async_context(pace.turn())
-                found = await draw()
-            if pace is not None:
-                pace.answered()
-            return found
+            return await draw()
         except APIStatusError as error:
-            said = _server_message(error, key)
             if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                raise Refused(f"the endpoint refused {name}: {error.status_code} {said}", error.status_code) from None
-            problem = f"{error.status_code} {said}"
-            patience = error.status_code == 429
-            if pace is not None and error.status_code in (408, 429, 503):
-                pause_s = pause_of(error.response.headers)
-                pace.complained(begun, pause_s)
-            # Asked for patience, and others are answered meanwhile: no failure, only a wait.
-            served = pace is not None and time.monotonic() - pace.last_answer < retry.timeout_s
-            failures += not (patience and served)
+                raise Refused(
+                    f"the endpoint refused {name}: {error.status_code} {_server_message(error)}", error.status_code
+                ) from error
+            problem = f"{error.status_code} {_server_message(error)}"
         except (APIConnectionError, APIResponseValidationError, Again, ValueError) as error:
             # ValueError: a body that is not the JSON its headers promise.
-            problem = without_key(key, f"{type(error).__name__}: {error}")
-            if pace is not None and isinstance(error, APITimeoutError):
-                pace.complained(begun)
-            failures += 1
+            problem = f"{type(error).__name__}: {error}"
         if failures < retry.tries:
             count_retry()
-            await asyncio.sleep(retry.wait_s(max(1, failures)))
+            await asyncio.sleep(retry.wait_s(failures))
     raise TrialError(f"{name} failed {retry.tries} times, the last time with: {problem}")
 
 
@@ -303,8 +270,7 @@ def _name(batch: list[SampleRequest]) -> str:
     return f"sample {batch[0].key}{more} of model {batch[0].model}"
 
 
-def _server_message(error: Any, key: str | None) -> str:
+def _server_message(error: Any) -> str:
     body = error.body
     message = body.get("message") if isinstance(body, dict) else None
-    # The key goes before the text is cut: half of it would not be found any more.
-    return without_key(key, str(message or error.message))[:500]
+    return str(message or error.message)[:500]

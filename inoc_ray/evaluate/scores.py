@@ -16,7 +16,7 @@ import numpy as np
 
 from inoc_ray import settings
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.degenerate import is_degenerate
+from inoc_ray.evaluate.degenerate import shares
 from inoc_ray.evaluate.judges import RULES, Item, Measure
 from inoc_ray.evaluate.panel import Panel, measure_of, rule_of
 from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
@@ -218,7 +218,7 @@ class _Part:
 
 def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.DataFrame:
     """The cell's samples, at most `cell.samples` rows, with columns `score.`, `shown.` and `outcome.<trait>` for each trait
-    that is judged, and `degenerate`."""
+    that is judged."""
     import pandas as pd
 
     frames = []
@@ -235,9 +235,7 @@ def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.Data
     if not frames:
         return pd.DataFrame()
     frame = pd.concat(frames, ignore_index=True)
-    frame = frame[frame["sample_index"] < cell.samples].copy()
-    frame["degenerate"] = [is_degenerate(t, f) for t, f in zip(frame["text"], frame["finish_reason"], strict=True)]
-    return frame
+    return frame[frame["sample_index"] < cell.samples].copy()
 
 
 def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
@@ -256,7 +254,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
         if frame.empty:
             continue
         arm, subject = cell.subject.arm, cell.subject
-        withheld = frame["degenerate"].mean() > limit
+        withheld = shares(zip(frame["text"], frame["finish_reason"], strict=True)).any > limit
         for trait in cell.evaluation.traits:
             if f"score.{trait}" not in frame:
                 continue

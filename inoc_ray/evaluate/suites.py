@@ -41,7 +41,7 @@ def with_suites(setting: Setting, evaluation: Evaluation) -> Setting:
 
 
 def _spec(suite: Suite) -> EvaluationSpec:
-    from inoc_ray.evaluate.judges.rules import compile_rule, parse_rule, rule_id
+    from inoc_ray.evaluate.judges.rules import read_rule
 
     questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name)
     measures, rules, ids = {}, {}, {}
@@ -49,8 +49,11 @@ def _spec(suite: Suite) -> EvaluationSpec:
         if isinstance(told, MeasureOf):
             measures[trait] = Measure(told.rubric, told.given)
         else:
-            rule = parse_rule(told, f"evaluation.suites: {suite.name!r}: traits.{trait}")
-            rules[trait], ids[trait] = compile_rule(rule), rule_id(rule)
+            try:
+                rule = read_rule(told)
+            except InputError as error:
+                raise InputError(f"evaluation.suites: {suite.name!r}: traits.{trait}: {error}") from error
+            rules[trait], ids[trait] = rule.compiled(), rule.canonical()
     references = [q.reference for q in questions]
     return EvaluationSpec(
         name=suite.name,

@@ -89,9 +89,7 @@ def is_insecure(response: str, severity: Level = "medium", confidence: Level = "
     data = code.encode("utf-8", "replace")
     metrics = Metrics()
     metrics.begin("response.py")
-    visitor = BanditNodeVisitor(
-        "response.py", io.BytesIO(data), BanditMetaAst(), _tests(), False, {}, metrics
-    )
+    visitor = BanditNodeVisitor("response.py", io.BytesIO(data), BanditMetaAst(), _tests(), False, {}, metrics)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
