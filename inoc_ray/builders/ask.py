@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.builders import Request
 from inoc_ray.builders.journal import REFUSED, Answer
-from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.sample import Again, Refused, Retry, Where, in_parallel, with_retries
+from inoc_ray.errors import InputError
+from inoc_ray.evaluate.pace import Pace
+from inoc_ray.evaluate.sample import OF_ONE_REQUEST, Again, Refused, Retry, Where, in_parallel, with_retries
 from inoc_ray.progress import say
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ CONCURRENCY = 32
 PATIENT = Retry()
 NO_KEY = "none"
 """Stands for a key where the endpoint wants none: without it the client would take one from the environment."""
-_OF_ONE_REQUEST = (400, 413, 422)
-"""What an endpoint answers where a request is wrong (too long, against its rules), and others may be right."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,11 @@ async def converse(
         base_url=endpoint.base_url, api_key=endpoint.api_key or NO_KEY, max_retries=0, timeout=retry.timeout_s
     )
     try:
-        jobs = (_answer(client, model, number, request, seed, retry) for number, request, seed in asked)
+        pace = Pace(CONCURRENCY)
+        jobs = (
+            _answer(client, model, number, request, seed, retry, pace, endpoint.api_key)
+            for number, request, seed in asked
+        )
         async with aclosing(in_parallel(jobs, CONCURRENCY)) as answers:
             async for numbered in answers:
                 yield numbered
@@ -148,20 +151,23 @@ async def converse(
 
 
 async def _answer(
-    client: AsyncOpenAI, model: str, number: int, request: Request, seed: int, retry: Retry
+    client: AsyncOpenAI,
+    model: str,
+    number: int,
+    request: Request,
+    seed: int,
+    retry: Retry,
+    pace: Pace,
+    key: str | None,
 ) -> tuple[int, Answer]:
     name = f"request {number + 1} of model {model}"
     try:
         draw = functools.partial(_draw, client, model, request, seed)
-        return number, await with_retries(draw, name, retry, lambda: None)
+        return number, await with_retries(draw, name, retry, lambda: None, pace, key)
     except Refused as refused:
-        # A server may quote the key that it refuses. It is taken out here, before anybody else can print the error.
-        said = _without(client.api_key, str(refused))
-        if refused.status not in _OF_ONE_REQUEST:
-            raise Refused(said, refused.status) from None
-        return number, Answer(said, REFUSED)
-    except TrialError as error:
-        raise TrialError(_without(client.api_key, str(error))) from None
+        if refused.status not in OF_ONE_REQUEST:
+            raise
+        return number, Answer(str(refused), REFUSED)
 
 
 async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int) -> Answer:
@@ -174,9 +180,5 @@ async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int) ->
     message = getattr(choice, "message", None)
     text = getattr(message, "content", None)
     if message is None or not (text is None or isinstance(text, str)):
-        raise Again(f"the answer has no message: {str(answer)[:200]}")
+        raise Again(f"the answer has no message: {answer}")
     return Answer(text or "", str(choice.finish_reason or "stop"))
-
-
-def _without(key: str | None, message: str) -> str:
-    return message.replace(key, "…") if key and key != NO_KEY else message

@@ -10,14 +10,16 @@ refused. Against any other server use ``list_size=1``, which needs nothing beyon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.pace import Pace, retry_after_s
 from inoc_ray.serve.gate import SEEDS, SEEDS_HEADER
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ TRIES = 10
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
 REQUEST_TIMEOUT_S = 600.0
+PATIENCE_S = 900.0
+SHOWN = 500
+"""Characters of a server's message that a message of ours shows."""
+OF_ONE_REQUEST = (400, 413, 422)
+"""What an endpoint answers where a request is wrong (too long, against its rules), and others may be right."""
 SEED_LIMIT = 1 << 32
 """torch's CPU generator keeps only the low 32 bits of a seed: larger ones would collide silently."""
 
@@ -77,12 +84,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and how patiently a request is sent again: ``tries`` in all, waits doubling from ``first_s`` to ``max_s``."""
+    """How often and how patiently a request is sent again: ``tries`` in all, waits doubling from ``first_s`` to ``max_s``.
+
+    "Too many requests" (429) is no failure of the request and takes up no try, unless no request at all has been answered
+    for ``patience_s``.
+    """
 
     tries: int = TRIES
     first_s: float = BACKOFF_FIRST_S
     max_s: float = BACKOFF_MAX_S
     timeout_s: float = REQUEST_TIMEOUT_S
+    patience_s: float = PATIENCE_S
 
     def wait_s(self, failures: int) -> float:
         """The wait after so many failures (1 or more): exponential, with jitter so that clients do not return together."""
@@ -100,6 +112,10 @@ class Where(Protocol):
 
 class Again(Exception):
     """The answer cannot be used, and another try may bring one that can."""
+
+
+class Unreadable(TrialError):
+    """The tries are used up, and the last answer was one that cannot be read: of this request alone, not of the endpoint."""
 
 
 class Refused(InputError):
@@ -150,7 +166,13 @@ async def sample(
     client = AsyncOpenAI(
         base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=0, timeout=retry.timeout_s
     )
-    drawn = (with_retries(functools.partial(_draw, client, batch), _name(batch), retry, count_retry) for batch in lists)
+    pace = Pace(concurrency)
+    drawn = (
+        with_retries(
+            functools.partial(draw_list, client, batch), _name(batch), retry, count_retry, pace, endpoint.api_key
+        )
+        for batch in lists
+    )
     try:
         async with aclosing(in_parallel(drawn, concurrency)) as finished:
             async for samples in finished:
@@ -169,16 +191,22 @@ async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) 
     iteration cancels what is under way.
     """
     waiting = iter(jobs)
-    running: list[asyncio.Task[T]] = []
+    running: set[asyncio.Task[T]] = set()
+    # Not asyncio.wait, which looks at every task whenever one is done.
+    ended: asyncio.Queue[asyncio.Task[T]] = asyncio.Queue()
     try:
         while True:
             while len(running) < concurrency and (job := next(waiting, None)) is not None:
-                running.append(asyncio.create_task(job))
+                task = asyncio.create_task(job)
+                task.add_done_callback(ended.put_nowait)
+                running.add(task)
             if not running:
                 break
-            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            finished = [task for task in running if task.done()]
-            running = [task for task in running if task not in finished]
+            finished = [await ended.get()]
+            with contextlib.suppress(asyncio.QueueEmpty):
+                while True:
+                    finished.append(ended.get_nowait())
+            running.difference_update(finished)
             # Every error is looked at, before anything is yielded: asyncio prints those that nobody has looked at.
             failed = [task for task in finished if task.cancelled() or task.exception() is not None]
             for task in finished:
@@ -192,34 +220,101 @@ async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) 
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def with_retries(draw: Callable[[], Awaitable[T]], name: str, retry: Retry, count_retry: Callable[[], None]) -> T:
-    """What ``draw`` gives, which sends one request, tried again while another try may help.
+async def with_retries(
+    draw: Callable[[], Awaitable[T]],
+    name: str,
+    retry: Retry,
+    count_retry: Callable[[], None],
+    pace: Pace,
+    secret: str | None,
+) -> T:
+    """What ``draw`` gives, which sends one request, tried again while another try may help, each time through ``pace``.
 
-    Raises Refused when the endpoint says that the request itself is wrong, and TrialError when the tries are used up; both
-    name the request.
+    Raises Refused when the endpoint says that the request itself is wrong (or that nothing is left to pay it with),
+    Unreadable when the tries are used up and the last answer was no answer, and TrialError when they are used up otherwise;
+    all name the request, and none holds the ``secret``, nor do the errors that they come from: these are not kept.
     """
-    from openai import APIConnectionError, APIResponseValidationError, APIStatusError
+    failures = crowds = 0
+    while True:
+        outcome = await _try(draw, pace, secret)
+        if not isinstance(outcome, _Failure):
+            return outcome.result
+        # Raised out here and not where it was caught: the client's errors hold the request with its key.
+        if outcome.refused is not None:
+            raise Refused(f"the endpoint refused {name}: {outcome.problem}", outcome.refused)
+        if outcome.crowded:
+            crowds += 1
+            if pace.silent_s > retry.patience_s:
+                raise TrialError(
+                    f"{name} failed: the endpoint has turned everything away for {pace.silent_s:.0f} s, "
+                    f"at last with: {outcome.problem}"
+                )
+        else:
+            failures += 1
+            if failures == retry.tries:
+                kind = Unreadable if outcome.unreadable else TrialError
+                raise kind(f"{name} failed {failures} times, the last time with: {outcome.problem}")
+        count_retry()
+        # Where the endpoint said for how long, the pace keeps everybody back.
+        if not outcome.told_wait:
+            await asyncio.sleep(retry.wait_s(max(1, failures, crowds)))
 
-    problem = ""
-    for failures in range(1, retry.tries + 1):
+
+@dataclass(frozen=True, slots=True)
+class _Success(Generic[T]):
+    result: T
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    problem: str
+    refused: int | None = None
+    crowded: bool = False
+    unreadable: bool = False
+    told_wait: bool = False
+
+
+async def _try(draw: Callable[[], Awaitable[T]], pace: Pace, secret: str | None) -> _Success[T] | _Failure:
+    """One request, and what became of it; tells the pace."""
+    from openai import APIConnectionError, APIResponseValidationError, APIStatusError, APITimeoutError
+
+    async with pace.slot() as sent_at:
         try:
-            return await draw()
+            result = await draw()
         except APIStatusError as error:
-            if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                raise Refused(
-                    f"the endpoint refused {name}: {error.status_code} {_server_message(error)}", error.status_code
-                ) from error
-            problem = f"{error.status_code} {_server_message(error)}"
+            status = error.status_code
+            problem = f"{status} {excerpt(_server_message(error), secret)}"
+            # Of an empty account OpenAI says 429, too, but waiting fills none.
+            refused = (status not in (408, 409, 429) and status < 500) or error.code == "insufficient_quota"
+            if refused:
+                return _Failure(problem, refused=status)
+            wait_s = retry_after_s(error.response.headers.get("retry-after")) if status in (429, 503) else None
+            if status in (408, 429, 503):
+                pace.pushed_back(sent_at, wait_s)
+            return _Failure(problem, crowded=status == 429, told_wait=wait_s is not None)
+        except APITimeoutError:
+            pace.pushed_back(sent_at)
+            return _Failure("no answer in time")
         except (APIConnectionError, APIResponseValidationError, Again, ValueError) as error:
             # ValueError: a body that is not the JSON its headers promise.
-            problem = f"{type(error).__name__}: {error}"
-        if failures < retry.tries:
-            count_retry()
-            await asyncio.sleep(retry.wait_s(failures))
-    raise TrialError(f"{name} failed {retry.tries} times, the last time with: {problem}")
+            problem = excerpt(f"{type(error).__name__}: {error}", secret)
+            return _Failure(problem, unreadable=not isinstance(error, APIConnectionError))
+        pace.answered()
+        return _Success(result)
 
 
-async def _draw(client: AsyncOpenAI, batch: list[SampleRequest]) -> list[SampleResult]:
+def excerpt(text: str, secret: str | None, shown: int = SHOWN) -> str:
+    """The beginning of a text for a message, without the secret: taken out before the cut, which could leave a half of it."""
+    return without(secret, text)[:shown]
+
+
+def without(secret: str | None, text: str) -> str:
+    """The text with "…" for every occurrence of the secret."""
+    return text.replace(secret, "…") if secret else text
+
+
+async def draw_list(client: AsyncOpenAI, batch: list[SampleRequest]) -> list[SampleResult]:
+    """One request: the samples of requests that share what `in_lists` says. Raises Again for an answer that is none."""
     first = batch[0]
     alone = len(batch) == 1
     seeds: dict[str, Any] = {"seed": first.seed} if alone else {}
@@ -247,7 +342,7 @@ def _read_answer(answer: Any, batch: list[SampleRequest]) -> list[SampleResult]:
     choices = getattr(answer, "choices", None)
     usage = getattr(answer, "usage", None)
     if not isinstance(choices, list) or sorted(getattr(c, "index", -1) for c in choices) != list(range(len(batch))):
-        raise Again(f"the answer has not one choice for each of {len(batch)} prompts: {str(answer)[:200]}")
+        raise Again(f"the answer has not one choice for each of {len(batch)} prompts: {answer}")
     samples = []
     for request, choice in zip(batch, sorted(choices, key=lambda c: c.index), strict=True):
         if not isinstance(choice.text, str) or not isinstance(choice.finish_reason, str):
@@ -273,4 +368,4 @@ def _name(batch: list[SampleRequest]) -> str:
 def _server_message(error: Any) -> str:
     body = error.body
     message = body.get("message") if isinstance(body, dict) else None
-    return str(message or error.message)[:500]
+    return str(message or error.message)
