@@ -38,15 +38,17 @@ def key_of(variable: str | None, where: str) -> str | None:
     """The key in an environment variable; None where no variable is named. Raises InputError when it is not set."""
     if variable is None:
         return None
-    key = os.environ.get(variable)
+    key = os.environ.get(variable, "").strip()
     if not key:
         raise InputError(f"{where} {variable}: there is no such environment variable, or it is empty.")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{where} {variable}: its value is no key: it holds characters that HTTP cannot carry.")
     return key
 
 
-def without_key(key: str | None, message: str) -> str:
-    """The message with the key taken out: a server may quote the key that it refuses."""
-    return message.replace(key, "…") if key else message
+def without(secret: str | None, text: str) -> str:
+    """The text with "…" for every occurrence of the secret: a server may quote the key that it refuses."""
+    return text.replace(secret, "…") if secret else text
 
 
 def check_answers(api: Api, where: str) -> None:
@@ -60,7 +62,7 @@ def check_answers(api: Api, where: str) -> None:
     try:
         answer = httpx.get(f"{api.base_url.rstrip('/')}/models", headers=headers, timeout=CHECK_SECONDS)
     except httpx.HTTPError as error:
-        reason = without_key(api.api_key, str(error) or type(error).__name__)
+        reason = without(api.api_key, str(error) or type(error).__name__)
         raise InputError(
             f"{where}: nobody answers at {api.base_url} ({reason}); check the address, or start it."
         ) from None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import urllib.parse
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.pace import Pace
 from inoc_ray.evaluate.sample import OF_ONE_REQUEST, Again, Refused, Retry, Where, in_parallel, with_retries
 from inoc_ray.progress import say
+from inoc_ray.remote import is_address, key_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -90,28 +89,11 @@ def teacher(
                 "data build: --served-model and --api-key-env belong to an --endpoint; give its address too."
             )
         return None if model is None else _own(model)
-    if not _is_address(endpoint):
+    if not is_address(endpoint):
         raise InputError(f"--endpoint {endpoint}: not an address; give one as https://HOST/v1.")
     if served_name is None:
         raise InputError("data build: --endpoint needs --served-model, the model's name there.")
-    key = os.environ.get(api_key_env) if api_key_env is not None else None
-    if api_key_env is not None and not key:
-        raise InputError(f"--api-key-env {api_key_env}: there is no such environment variable, or it is empty.")
-    return Remote(endpoint, served_name, key)
-
-
-def _is_address(endpoint: str) -> bool:
-    import httpx
-
-    try:
-        parts = urllib.parse.urlsplit(endpoint)
-        # The port is looked at when it is asked for, and here because a socket would only say that a number is too large.
-        _ = parts.port
-        # What the client takes for an address: also no host that cannot be one.
-        httpx.URL(endpoint)
-    except (ValueError, httpx.InvalidURL):
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    return Remote(endpoint, served_name, key_of(api_key_env, "--api-key-env"))
 
 
 def _own(model: str) -> Own:

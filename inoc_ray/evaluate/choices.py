@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.evaluate.pace import Pace
 from inoc_ray.evaluate.sample import CONCURRENCY, Again, Retry, SampleResult, Where, in_parallel, with_retries
 
 PATIENT = Retry()
@@ -50,8 +51,16 @@ async def choose(
     client = AsyncOpenAI(
         base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=0, timeout=retry.timeout_s
     )
+    pace = Pace(concurrency)
     jobs = (
-        with_retries(functools.partial(_score, client, r), f"choices {r.key} of model {r.model}", retry, on_retry)
+        with_retries(
+            functools.partial(_score, client, r),
+            f"choices {r.key} of model {r.model}",
+            retry,
+            on_retry,
+            pace,
+            endpoint.api_key,
+        )
         for r in requests
     )
     try:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.pace import Pace, retry_after_s
+from inoc_ray.remote import without
 from inoc_ray.serve.gate import SEEDS, SEEDS_HEADER
 
 if TYPE_CHECKING:
@@ -306,11 +307,6 @@ async def _try(draw: Callable[[], Awaitable[T]], pace: Pace, secret: str | None)
 def excerpt(text: str, secret: str | None, shown: int = SHOWN) -> str:
     """The beginning of a text for a message, without the secret: taken out before the cut, which could leave a half of it."""
     return without(secret, text)[:shown]
-
-
-def without(secret: str | None, text: str) -> str:
-    """The text with "…" for every occurrence of the secret."""
-    return text.replace(secret, "…") if secret else text
 
 
 async def draw_list(client: AsyncOpenAI, batch: list[SampleRequest]) -> list[SampleResult]:
