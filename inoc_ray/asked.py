@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import StrictInt, field_validator, model_validator
 
@@ -73,6 +73,25 @@ class Context(Config):
         if value in BUILT_IN_CONTEXTS:
             raise ValueError(f"{value!r} is a built-in context; name yours otherwise")
         return value
+
+
+class Capability(Config):
+    """A task of lm-evaluation-harness that says what the finished models can do, traits apart; a task's name alone will do."""
+
+    task: str = runtime(min_length=1)
+    """A name that the harness knows (`gsm8k`, `mmlu`), a shipped task (`miniature/answers`, `miniature/numbers`), or a task file
+    of one's own (`PATH.yaml`, alone with its data in a folder). What counts is the name, or the content of the file's folder."""
+    limit: int | None = identity(None, ge=1)
+    """Only the first so many items (of each part, where the task has parts); without it all."""
+    num_fewshot: int | None = identity(None, ge=0)
+    """Worked examples before each question; without it the task's own number."""
+    chat: bool = identity(True)
+    """Whether a question is asked as a user's message in the model's chat template; false for models that have none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"task": value} if isinstance(value, str) else value
 
 
 class Evaluation(Config):
