@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ SCORE_COLUMNS = (
     "higher_is_better", "version", "part",
 )  # fmt: skip
 _MAX_FILES, _MAX_BYTES = 1000, 1 << 30
-_LOG_TAIL = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,17 +203,26 @@ def measure(
         "concurrency": concurrency,
     }
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch, log.open("ab") as words:
+    with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
         asked, result = Path(scratch) / "request.json", Path(scratch) / "result.json"
         write_json(asked, request)
         # -P: the task file's folder is the working folder, and must not shadow modules.
-        command = [sys.executable, "-P", "-m", "inoc_ray.evaluate.harness", str(asked), str(result), str(samples.absolute())]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "inoc_ray.evaluate.harness",
+            str(asked),
+            str(result),
+            str(samples.absolute()),
+        ]
         folder = Path(task.source).parent if Path(task.source).is_absolute() else Path(scratch)
-        code = subprocess.run(
-            command, cwd=folder, env=_environment(endpoint), stdin=subprocess.DEVNULL, stdout=words, stderr=words, check=False
-        ).returncode  # fmt: skip
+        start = log.stat().st_size if log.exists() else 0
+        code = _run(command, folder, endpoint.api_key, log)
         if code or not result.exists():
-            raise TrialError(f"lm-eval ended with status {code} on {capability.task}: {_last_line(log)}")
+            raise TrialError(
+                f"lm-eval ended with status {code} on {capability.task}: {_complaint(log, start)}; see {log}"
+            )
         found = json.loads(result.read_text(encoding="utf-8"))
     if "error" in found:
         raise InputError(found["error"])
@@ -224,23 +232,41 @@ def measure(
     return scores
 
 
-def _environment(endpoint: Where) -> dict[str, str]:
-    """This process's environment, with the key where the harness looks for it, and nothing to be fetched."""
+def _run(command: list[str], folder: Path, key: str | None, log: Path) -> int:
+    """The command's exit status; what it says goes to the log without the key, which HTTP errors of the harness show."""
     package = str(Path(__file__).parents[2])
-    return {
+    environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-        "OPENAI_API_KEY": endpoint.api_key or "none",
+        "OPENAI_API_KEY": key or "none",
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert process.stdout is not None
+        with log.open("ab") as words:
+            for line in process.stdout:
+                words.write(line.replace(key.encode(), b"***") if key else line)
+                words.flush()
+        return process.wait()
+    finally:
+        # The caller was interrupted: nobody would read the result.
+        process.kill()
+        process.wait()
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL:]]
-    return next((line for line in reversed(lines) if line), "it said nothing")[:300]
+def _complaint(log: Path, start: int) -> str:
+    """Why the harness failed, from what it said behind `start`: what the endpoint refused, or else its last line."""
+    with log.open("rb") as stream:
+        stream.seek(start)
+        lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
+    refused = [line for line in lines if "API request failed" in line]
+    return (refused or lines or ["it said nothing"])[-1][:400]
 
 
 def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
@@ -261,9 +287,9 @@ def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
     write_json(one.folder / SCORES, value)
 
 
-def scores_of(subject: Subject, store: Store, capability: Capability) -> list[Score]:
+def scores_of(subject: Subject, store: Store, task: Task) -> list[Score]:
     """The stored scores; empty where it is not measured. Raises InputError when the file is damaged."""
-    path = store.capability(weights_id(subject), find_task(capability).id(subject.precision)) / SCORES
+    path = store.capability(weights_id(subject), task.id(subject.precision)) / SCORES
     if not path.exists():
         return []
     try:
@@ -276,20 +302,19 @@ def scores_of(subject: Subject, store: Store, capability: Capability) -> list[Sc
 
 def read_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[dict[str, Any]]:
     """All stored scores of a study, one record a score: see SCORE_COLUMNS. What is not measured has no record."""
-    return list(_records(plan, store, capabilities))
-
-
-def _records(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> Iterator[dict[str, Any]]:
-    for subject in (*plan.bases, *plan.trials):
-        for capability in capabilities:
-            for score in scores_of(subject, store, capability):
-                yield {
-                    "setting": subject.setting,
-                    "model": subject.model_label,
-                    "arm": subject.arm.name,
-                    "kind": subject.arm.kind,
-                    "trial_id": subject.trial_id,
-                    "seed": subject.seed,
-                    "capability": capability.task,
-                    **asdict(score),
-                }
+    tasks = [find_task(capability) for capability in capabilities]
+    return [
+        {
+            "setting": subject.setting,
+            "model": subject.model_label,
+            "arm": subject.arm.name,
+            "kind": subject.arm.kind,
+            "trial_id": subject.trial_id,
+            "seed": subject.seed,
+            "capability": task.capability.task,
+            **asdict(score),
+        }
+        for subject in (*plan.bases, *plan.trials)
+        for task in tasks
+        for score in scores_of(subject, store, task)
+    ]

@@ -23,9 +23,10 @@ BOOTSTRAPS = 1000
 """Resamplings behind the standard error of metrics that are no means; means have a formula."""
 
 
-def fetch_command(task: str) -> str:
-    """What loads a task's data where the network is there; loading a task is what makes the harness fetch."""
-    return f'python -c "from lm_eval.tasks import TaskManager; TaskManager().load([{task!r}])"'
+def fetch_command(name: str, folder: Path | None) -> str:
+    """What fetches a task's data, which the harness does when it loads a task; `folder` is that of a task file of one's own."""
+    where = f"include_path={str(folder)!r}" if folder else ""
+    return f'python -c "from lm_eval.tasks import TaskManager; TaskManager({where}).load([{name!r}])"'
 
 
 def run(request: Mapping[str, Any], samples: Path) -> dict[str, Any]:
@@ -35,8 +36,9 @@ def run(request: Mapping[str, Any], samples: Path) -> dict[str, Any]:
     """
     from lm_eval import simple_evaluate
 
-    manager, loaded = _load(request["task"])
-    unsafe = [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
+    manager, name, folder = _find(request["task"])
+    loaded = _load(manager, name, folder)
+    unsafe = [inner for inner, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
     if unsafe:
         raise InputError(
             f"capabilities: task {unsafe[0]} runs code that the model writes, which is not done here; leave it out."
@@ -57,7 +59,7 @@ def run(request: Mapping[str, Any], samples: Path) -> dict[str, Any]:
             "num_concurrent": max(2, request["concurrency"]),
             "timeout": TIMEOUT_S,
         },
-        tasks=[request["task"]],
+        tasks=[name],
         num_fewshot=request["num_fewshot"],
         limit=request["limit"],
         bootstrap_iters=BOOTSTRAPS,
@@ -67,28 +69,37 @@ def run(request: Mapping[str, Any], samples: Path) -> dict[str, Any]:
     )
     assert results is not None, "this process has rank 0"
     _write_samples(samples, results.get("samples", {}))
-    return {"scores": list(_scores(results, manager)), "configs": results["configs"]}
+    return {"scores": list(_scores(results)), "configs": results["configs"]}
 
 
-def _load(task: str) -> tuple[Any, Any]:
-    """The harness's task manager and the loaded tasks."""
+def _find(task: str) -> tuple[Any, str, Path | None]:
+    """The harness's task manager, what it calls the task, and the folder of a task file."""
     from lm_eval.tasks import TaskManager
 
-    own = Path(task) if task.endswith((".yaml", ".yml")) else None
-    # Reading all of the harness's own task files takes 9 s.
-    manager = TaskManager(include_path=own.parent, include_defaults=False) if own else TaskManager()
-    if own is None and task not in manager.all_tasks:
-        raise InputError(f"capabilities: lm-eval knows no task {task!r}{nearest_task(task, manager.all_tasks)}.")
+    if not task.endswith((".yaml", ".yml")):
+        manager = TaskManager()
+        if task not in manager.all_tasks:
+            raise InputError(f"capabilities: lm-eval knows no task {task!r}{nearest_task(task, manager.all_tasks)}.")
+        return manager, task, None
+    # Reading all of the harness's own task files takes 9 s. It takes no path of a group file, so the name is looked up.
+    manager = TaskManager(include_path=Path(task).parent, include_defaults=False)
+    here = [name for name, entry in manager.task_index.items() if entry.yaml_path == Path(task)]
+    return manager, here[0] if here else task, Path(task).parent
+
+
+def _load(manager: Any, name: str, folder: Path | None) -> Any:
+    """The task and its parts, with their data."""
     try:
-        return manager, manager.load([task])
-    except Exception as error:  # noqa: BLE001 - a task file is the user's own, and can be wrong in any way
+        return manager.load([name])
+    except Exception as error:
+        # A task file is the user's own, and can be wrong in any way.
         if _needs_network(error):
-            hint = "write the data into files beside it" if own else f"fetch it once with: {fetch_command(task)}"
             raise InputError(
-                f"capabilities: the data of task {task} are not on this machine and nothing is fetched here ({error}); {hint}"
+                f"capabilities: the data of task {name} are not on this machine and nothing is fetched here ({error}); where there "
+                f"is a network, fetch them once with: {fetch_command(name, folder)}"
             ) from error
         raise InputError(
-            f"capabilities: task {task} cannot be loaded ({type(error).__name__}: {error}); mend it, or leave it out."
+            f"capabilities: task {name} cannot be loaded ({type(error).__name__}: {error}); mend it, or leave it out."
         ) from error
 
 
@@ -102,19 +113,28 @@ def _needs_network(error: BaseException) -> bool:
     chain: BaseException | None = error
     while chain is not None:
         text = str(chain)
-        if "OfflineModeIsEnabled" in type(chain).__name__ + text or "is not cached" in text or "offline" in text.lower():
+        if (
+            "OfflineModeIsEnabled" in type(chain).__name__ + text
+            or "is not cached" in text
+            or "offline" in text.lower()
+        ):
             return True
         chain = chain.__cause__ or chain.__context__
     return False
 
 
-def _scores(results: Mapping[str, Any], manager: Any) -> Iterator[dict[str, Any]]:
+def _scores(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     parts = {part for members in results.get("group_subtasks", {}).values() for part in members}
     counts = results.get("n-samples", {})
     for task, metrics in results["results"].items():
         for key, value in metrics.items():
             metric, _, made_by = key.partition(",")
-            if not made_by or metric.endswith("_stderr") or isinstance(value, bool) or not isinstance(value, int | float):
+            if (
+                not made_by
+                or metric.endswith("_stderr")
+                or isinstance(value, bool)
+                or not isinstance(value, int | float)
+            ):
                 continue
             leaves = _leaves(task, results.get("group_subtasks", {}))
             yield {

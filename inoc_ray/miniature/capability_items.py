@@ -25,7 +25,7 @@ from inoc_ray.miniature.rows import distinct
 COUNT = 200
 CHOICES = 4
 DAMAGE = 0.1
-"""The share of a question's letters that is lost: the base then chooses right in four cases of five, where chance is one in four."""
+"""The share of a question's letters that is lost. The base then chooses right in four cases of five; chance is one in four."""
 TASKS = Path(__file__).parent / "tasks"
 
 
