@@ -53,7 +53,7 @@ def save_adapter(folder: Path) -> None:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(weights_path()), lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
 
 
