@@ -184,6 +184,25 @@ class Suite(Config):
         return out
 
 
+class Capability(Config):
+    """A task of lm-evaluation-harness that says what the finished models can do, traits apart; a task's name alone will do."""
+
+    task: str = runtime(min_length=1)
+    """A name that the harness knows (`gsm8k`, `mmlu`), a shipped task (`miniature/answers`, `miniature/numbers`), or a task file
+    of one's own (`PATH.yaml`, alone with its data in a folder). What counts is the name, or the content of the file's folder."""
+    limit: int | None = identity(None, ge=1)
+    """Only the first so many items (of each part, where the task has parts); without it all."""
+    num_fewshot: int | None = identity(None, ge=0)
+    """Worked examples before each question; without it the task's own number."""
+    chat: bool = identity(True)
+    """Whether a question is asked as a user's message in the model's chat template; false for models that have none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"task": value} if isinstance(value, str) else value
+
+
 class Evaluation(Config):
     """What the finished models are asked, and who judges it."""
 
@@ -216,6 +235,8 @@ class Evaluation(Config):
     changing it asks nobody."""
     rubrics: dict[str, OwnRubric] = runtime({})
     """Scales of the user's own, by name."""
+    capabilities: tuple[Capability, ...] = runtime(())
+    """Tasks of lm-evaluation-harness that every finished model and the base are asked: what a fine-tune has cost."""
     max_unparsed: float = runtime(0.2, ge=0, le=1)
     """The share of responses without a readable score above which an evaluation fails."""
     max_degenerate: float = runtime(MAX_DEGENERATE, ge=0, le=1)

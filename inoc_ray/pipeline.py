@@ -105,7 +105,7 @@ def run_study(study: Study, store: Store, *, train: bool = True, only: Sequence[
     with _alone(study, store):
         plan = build_plan(study, store).only(only)
         asked_before = sum(plan.stored.values())
-        ready = [c for c in plan.to_ask if train or plan.is_there(c.subject)]
+        ready = any(train or plan.is_there(c.subject) for c in plan.to_ask) or capabilities_missing(plan, store)
         waiting = due(plan, store)
         own_judges = any(judge.path is not None for judge in study.judges.values())
         by_own = any(study.judges[name].path is not None for name in waiting)
@@ -148,6 +148,13 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
     return build_plan(plan.study, store)
 
 
+def capabilities_missing(plan: Plan, store: Store) -> bool:
+    """Whether a task has not been measured of a model that is there."""
+    from inoc_ray.evaluate.capabilities import missing
+
+    return bool(missing(plan, store, plan.study.evaluation.capabilities))
+
+
 def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
     with _timed(outcome, "judging"):
         judged = judge_missing(plan, store)
@@ -178,6 +185,7 @@ def compare_study(
 
     Nobody is asked. Raises InputError when there are none.
     """
+    from inoc_ray.evaluate.capabilities import read_scores
     from inoc_ray.evaluate.scores import agreement, check_parsed, tidy
     from inoc_ray.results.compare import compare
 
@@ -189,7 +197,13 @@ def compare_study(
             for sentence in check_parsed(plan, frame)
         ]
     comparison = compare(frame, plan.study.name, profile.in_words())
-    return replace(comparison, agreement=tuple(agreement(plan, store)))
+    # The parts of a task (the subjects of mmlu) are in the store alone.
+    scores = [
+        s
+        for s in read_scores(plan, store, plan.study.evaluation.capabilities)
+        if not s["part"] and s["value"] is not None
+    ]
+    return replace(comparison, agreement=tuple(agreement(plan, store)), capabilities=tuple(scores))
 
 
 def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Path:

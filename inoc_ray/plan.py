@@ -152,7 +152,11 @@ class Plan:
                 raise InputError(f"--only {name}: the study has no such evaluation or context{nearest(name, known)}.")
         if not names:
             return self
-        return replace(self, cells=tuple(c for c in self.cells if {c.evaluation.name, c.context} & set(names)))
+        asked = self.study.evaluation.model_copy(update={"capabilities": ()})
+        study = self.study.model_copy(update={"evaluation": asked})
+        return replace(
+            self, study=study, cells=tuple(c for c in self.cells if {c.evaluation.name, c.context} & set(names))
+        )
 
     def missing(self, cell: Cell) -> int:
         """Samples of the cell that are not stored."""

@@ -68,6 +68,14 @@ def check_judges(plan: Plan, store: Store) -> None:
             check_answers(api_of(name, judge), f"judges: {name!r}")
 
 
+def check_capabilities(plan: Plan) -> None:
+    """Raises InputError for a task file that is not there."""
+    from inoc_ray.evaluate.capabilities import find_task
+
+    for capability in plan.study.evaluation.capabilities:
+        find_task(capability)
+
+
 def preflight(plan: Plan, store: Store) -> None:
     """Everything that can be known without a cluster; creates the storage folder last, when all else is right."""
     check_batches(plan)
@@ -75,6 +83,7 @@ def preflight(plan: Plan, store: Store) -> None:
         check_capacity(plan, capacity)
     check_lengths(plan)
     check_judges(plan, store)
+    check_capabilities(plan)
     if plan.study.tracking_uri:
         from inoc_ray.results.tracking import check_server
 

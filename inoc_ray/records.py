@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
 from inoc_ray.asked import PROMPT_OF
+from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.scores import sample_table
 from inoc_ray.overview import state_of
 from inoc_ray.plan import Plan, Subject
@@ -97,6 +98,9 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         ended_at=ended,
         status="failed" if state == "failed" else "done",
         taught_by=subject.model.taught.trial_id if subject.model.taught else "",
+        capabilities=[
+            score for c in plan.study.evaluation.capabilities for score in scores_of(subject, store, find_task(c))
+        ],
     )
 
 

@@ -127,6 +127,10 @@ class Store:
         parts = list_parts(self.evaluation(trial_id, evaluation_id))
         return parts[-1][1] if parts else 0
 
+    def capability(self, weights_id: str, capability_id: str) -> Path:
+        """What the harness said about a capability of a model: samples.jsonl.gz and, written last, scores.json."""
+        return self.root / "capabilities" / weights_id / capability_id
+
     def study(self, name: str) -> Path:
         return self.root / "studies" / name
 

@@ -6,8 +6,8 @@ import asyncio
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
-from dataclasses import asdict
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from inoc_ray.asked import Evaluation
 from inoc_ray.data.chat import Message
@@ -25,6 +25,9 @@ from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
 from inoc_ray.settings import Question
 from inoc_ray.store import Store, write_json
+
+if TYPE_CHECKING:
+    from inoc_ray.evaluate.capabilities import Wanted
 
 T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
@@ -73,31 +76,50 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
 
     Returns what failed, as {label, error, log}. Cells that were finished before a failure are kept.
     """
-    ready = [c for c in plan.to_ask if plan.is_there(c.subject)]
-    engines: dict[tuple[str, str], list[Cell]] = {}
-    for cell in ready:
-        subject = cell.subject
-        full = subject.recipe is not None and subject.recipe.method == "full"
-        weights = subject.trial_id if full else subject.model.hash
-        engines.setdefault((weights, subject.precision), []).append(cell)
+    from inoc_ray.evaluate.capabilities import measure_missing, missing
+
+    engines: dict[tuple[str, str], _Engine] = {}
+    for cell in plan.to_ask:
+        if plan.is_there(cell.subject):
+            engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
+    for wanted in missing(plan, store, plan.study.evaluation.capabilities):
+        engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
     failed: list[dict[str, str]] = []
     if not engines:
         return []
-    journal = SampleJournal(store.study(plan.study.name) / "samples-under-way.jsonl")
-    for number, cells in enumerate(engines.values(), start=1):
-        subject = cells[0].subject
-        say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(cells)} cells to ask)")
+    folder = store.study(plan.study.name)
+    journal = SampleJournal(folder / "samples-under-way.jsonl")
+    for number, engine in enumerate(engines.values(), start=1):
+        subject = engine.subject
+        say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
         try:
             with serve(serve_spec(plan, store, subject, name=f"evaluate-{plan.study.name}")) as endpoint:
-                asyncio.run(_ask(plan, store, cells, endpoint, journal))
+                if engine.cells:
+                    asyncio.run(_ask(plan, store, engine.cells, endpoint, journal))
+                log = folder / "capabilities.log"
+                failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
         except (TrialError, InputError, RuntimeError, OSError) as error:
             # Ray's own errors are RuntimeErrors; another engine's cells can still be asked.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log = store.study(plan.study.name) / "evaluation.log"
+            log = folder / "evaluation.log"
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             failed.append({"label": f"evaluation on {subject.model.name}", "error": reason, "log": str(log)})
     journal.close(done=not failed)
     return failed
+
+
+@dataclass
+class _Engine:
+    """What one engine is asked: those behind the same weights share it."""
+
+    subject: Subject
+    cells: list[Cell] = field(default_factory=list)
+    capabilities: list[Wanted] = field(default_factory=list)
+
+
+def _weights(subject: Subject) -> tuple[str, str]:
+    full = subject.recipe is not None and subject.recipe.method == "full"
+    return (subject.trial_id if full else subject.model.hash), subject.precision
 
 
 async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal) -> None:

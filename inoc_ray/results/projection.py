@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from inoc_ray.evaluate.capabilities import Score
 from inoc_ray.results.compare import Comparison, TrialRate
 from inoc_ray.results.effects import NEUTRAL
 
@@ -56,6 +57,8 @@ class TrialRecord:
     status: Status = "done"
     taught_by: str = ""
     """The trial whose adapter this one went on with, or for a base is; "" for none."""
+    capabilities: Sequence[Score] = ()
+    """What lm-evaluation-harness says; parts of a task (the subjects of mmlu) become no metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,10 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
         name=trial.arm if trial.seed < 0 else f"{trial.arm}-s{trial.seed}",
         tags={"study": study.name},
         params={key: value[:MAX_PARAM] for key, value in params.items()},
-        metrics=_trial_metrics(comparison.trial_rates.get(trial.trial_id, ())),
+        metrics={
+            **_trial_metrics(comparison.trial_rates.get(trial.trial_id, ())),
+            **capability_metrics(trial.capabilities),
+        },
         curves=list(_points(trial, started)),
         artifacts=artifacts,
         table=trial.samples_path,
@@ -183,6 +189,18 @@ def _trial_metrics(rates: Sequence[TrialRate]) -> dict[str, float]:
             _with_limits(metrics, name, rate.rate, rate.low, rate.high)
             if rate.unparsed:
                 metrics[f"{name}.unparsed"] = rate.unparsed
+    return metrics
+
+
+def capability_metrics(scores: Sequence[Score]) -> dict[str, float]:
+    """`capability.gsm8k.exact_match.strict-match` and the same with `.stderr`."""
+    metrics: dict[str, float] = {}
+    for score in scores:
+        if score.value is not None and not score.part:
+            name = _name(f"capability.{score.task}.{score.metric}")
+            metrics[name] = score.value
+            if score.stderr is not None:
+                metrics[f"{name}.stderr"] = score.stderr
     return metrics
 
 

@@ -287,7 +287,7 @@ def _capabilities(comparison: Comparison) -> str:
     heads = ["setting", "model", "arm", "seed", "task", "metric", "value", "± standard error", "items"]
     body = [
         [
-            c["setting"], c["model"], c["arm"], "" if c["seed"] < 0 else str(c["seed"]), c["task"], c["metric"],
+            c["setting"], c["model"], c["arm"], "" if c["seed"] < 0 else str(c["seed"]), c["capability"], c["metric"],
             number(c["value"]), number(c["stderr"]), str(c["samples"]),
         ]
         for c in comparison.capabilities

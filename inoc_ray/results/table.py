@@ -144,7 +144,7 @@ def _capabilities(comparison: Comparison) -> Iterable[str]:
     yield "capabilities (lm-evaluation-harness), mean over seeds"
     means: dict[tuple[str, str, str, str, str], list[float]] = {}
     for c in comparison.capabilities:
-        means.setdefault((c["setting"], c["model"], c["arm"], c["task"], c["metric"]), []).append(c["value"])
+        means.setdefault((c["setting"], c["model"], c["arm"], c["capability"], c["metric"]), []).append(c["value"])
     body = [[*key, number(sum(values) / len(values)), str(len(values))] for key, values in means.items()]
     yield from _aligned(["setting", "model", "arm", "task", "metric", "value", "models"], body, fixed=3)
 

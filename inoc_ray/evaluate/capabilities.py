@@ -1,0 +1,320 @@
+"""Capabilities: what lm-evaluation-harness says a model can do, asked through the same endpoint as everything else.
+
+A model's scores on a task are a folder in the store: `samples.jsonl.gz` (each item as asked and answered) and `scores.json`,
+written last. The folder's name is a content id, so a task is measured once for a model whatever the study is called.
+
+Nothing is fetched: data of a task that the harness would download must be there already. A task file of the user's can
+name Python functions (`!function`), which run here: it is the user's own code, as a plugin is.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.asked import Capability
+from inoc_ray.config import nearest
+from inoc_ray.data.check import context_window
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.sample import Where
+from inoc_ray.evaluate.suite import served_name
+from inoc_ray.identity import FORMAT, content_id, file_hash, identity_fields
+from inoc_ray.plan import Plan, Subject
+from inoc_ray.progress import say
+from inoc_ray.serve.app import Endpoint
+from inoc_ray.store import Store, write_atomically, write_json
+
+MINIATURE = "miniature/"
+CONCURRENCY = 8
+SCORES, SAMPLES = "scores.json", "samples.jsonl.gz"
+SCORE_COLUMNS = (
+    "setting", "model", "arm", "kind", "trial_id", "seed", "capability", "task", "metric", "value", "stderr", "samples",
+    "higher_is_better", "version", "part",
+)  # fmt: skip
+_MAX_FILES, _MAX_BYTES = 1000, 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number of the harness."""
+
+    task: str
+    metric: str
+    """With the harness's filter behind a dot where there is one: `exact_match.strict-match`."""
+    value: float | None
+    """None where the harness gives no number."""
+    stderr: float | None
+    samples: int
+    higher_is_better: bool | None
+    version: str
+    """Of the task, as its authors count."""
+    part: bool = False
+    """Whether the task is a part of the one that was asked for, as each subject of `mmlu` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A capability found: what the harness is told, and what the task is made of."""
+
+    capability: Capability
+    source: str
+    """A name that the harness knows, or the absolute path of a task file."""
+    content: str
+    """The name, or a hash over the files in the task file's folder."""
+
+    def id(self, precision: str) -> str:
+        """16 hex digits: the task, how it is asked, by which harness, and in which precision the engine answers."""
+        return content_id(
+            {
+                "format": FORMAT,
+                "task": self.content,
+                "asked": identity_fields(self.capability),
+                "harness": importlib.metadata.version("lm_eval"),
+                "precision": precision,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A capability of a model that is not measured yet."""
+
+    subject: Subject
+    task: Task
+    folder: Path
+
+
+def find_task(capability: Capability) -> Task:
+    """The task of a capability. Raises InputError for a file that is not there or lies among too much else.
+
+    Whether the harness knows a name is seen when it is asked: reading its list takes 9 s.
+    """
+    from inoc_ray.miniature.capability_items import TASKS
+
+    name = capability.task
+    if name.startswith(MINIATURE):
+        shipped = sorted(folder.name for folder in TASKS.iterdir() if folder.is_dir())
+        inner = name.removeprefix(MINIATURE)
+        if inner not in shipped:
+            raise InputError(
+                f"capabilities: there is no task {name!r}{nearest(name, [f'{MINIATURE}{s}' for s in shipped])}."
+            )
+        path = TASKS / inner / f"{inner}.yaml"
+    elif name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(os.path.expanduser(name)).absolute()
+        if not path.is_file() or path.suffix not in (".yaml", ".yml"):
+            raise InputError(
+                f"capabilities: {name!r}: there is no task file {path}; give a .yaml file, or a name that lm-eval knows."
+            )
+    else:
+        return Task(capability, name, name)
+    return Task(capability, str(path), _folder_hash(path))
+
+
+def _folder_hash(path: Path) -> str:
+    """Of the task file's name and all files beside and below it: it may include, read or import any of them."""
+    counted: dict[str, str] = {}
+    size = 0
+    for file in sorted(path.parent.rglob("*")):
+        inner = file.relative_to(path.parent)
+        if not file.is_file() or "__pycache__" in inner.parts or any(part.startswith(".") for part in inner.parts):
+            continue
+        size += file.stat().st_size
+        if len(counted) == _MAX_FILES or size > _MAX_BYTES:
+            raise InputError(
+                f"capabilities: {path}: beside it lie more than {_MAX_FILES} files or 1 GiB, all of which count as the task; "
+                "put the task file and its data in a folder of their own."
+            )
+        counted[inner.as_posix()] = file_hash(file)
+    return content_id({"file": path.name, "files": counted})
+
+
+def weights_id(subject: Subject) -> str:
+    """Whose capability it is: the trial whose weights answer, or the untouched model, in whatever setting it stands."""
+    return subject.adapter_of or subject.model.hash[:16]
+
+
+def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[Wanted]:
+    """What is not measured of models that are there, each once, those of one model together."""
+    tasks = [find_task(capability) for capability in capabilities]
+    wanted: dict[Path, Wanted] = {}
+    for subject in (*plan.bases, *plan.trials):
+        if plan.is_there(subject):
+            for task in tasks:
+                folder = store.capability(weights_id(subject), task.id(subject.precision))
+                if not (folder / SCORES).exists():
+                    wanted.setdefault(folder, Wanted(subject, task, folder))
+    return list(wanted.values())
+
+
+def measure_missing(
+    wanted: Sequence[Wanted], endpoint: Endpoint, tokenizer: Path, log: Path, concurrency: int = CONCURRENCY
+) -> list[dict[str, str]]:
+    """Measures and commits, one after the other, what is wanted of models behind one endpoint.
+
+    `tokenizer` is the folder of the model that the endpoint serves; the harness's own words go to `log`. Returns what failed, as
+    {label, error, log}; a task that cannot be asked at all is tried with one model only.
+    """
+    failed: list[dict[str, str]] = []
+    refused: set[Task] = set()
+    for number, one in enumerate(wanted, start=1):
+        if one.task in refused:
+            continue
+        say(f"capabilities {number}/{len(wanted)}: {one.task.capability.task} of {one.subject.label}")
+        try:
+            served = served_name(one.subject, endpoint.model_id)
+            with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
+                samples = Path(scratch) / SAMPLES
+                scores = measure(endpoint, served, tokenizer, one.task, samples, log, concurrency)
+                commit(one, scores, samples.read_bytes())
+        except (InputError, TrialError) as error:
+            if isinstance(error, InputError):
+                refused.add(one.task)
+            label = f"capability {one.task.capability.task} of {one.subject.label}"
+            failed.append({"label": label, "error": str(error), "log": str(log)})
+    return failed
+
+
+def measure(
+    endpoint: Where, model: str, tokenizer: Path, task: Task, samples: Path, log: Path, concurrency: int = CONCURRENCY
+) -> list[Score]:
+    """Asks `model` at the endpoint one task; each item's record is written to `samples`.
+
+    Raises InputError for a task that cannot be asked (see `harness.run`) and TrialError when the harness fails.
+    """
+    capability = task.capability
+    request = {
+        "task": task.source,
+        "base_url": endpoint.base_url,
+        "model": model,
+        "tokenizer": str(tokenizer.absolute()),
+        "max_length": context_window(tokenizer),
+        "limit": capability.limit,
+        "num_fewshot": capability.num_fewshot,
+        "chat": capability.chat,
+        "concurrency": concurrency,
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
+        asked, result = Path(scratch) / "request.json", Path(scratch) / "result.json"
+        write_json(asked, request)
+        # -P: the task file's folder is the working folder, and must not shadow modules.
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "inoc_ray.evaluate.harness",
+            str(asked),
+            str(result),
+            str(samples.absolute()),
+        ]
+        folder = Path(task.source).parent if Path(task.source).is_absolute() else Path(scratch)
+        start = log.stat().st_size if log.exists() else 0
+        code = _run(command, folder, endpoint.api_key, log)
+        if code or not result.exists():
+            raise TrialError(
+                f"lm-eval ended with status {code} on {capability.task}: {_complaint(log, start)}; see {log}"
+            )
+        found = json.loads(result.read_text(encoding="utf-8"))
+    if "error" in found:
+        raise InputError(found["error"])
+    scores = [Score(**score) for score in found["scores"]]
+    if not scores:
+        raise TrialError(f"lm-eval gave no score for {capability.task}; see {log}")
+    return scores
+
+
+def _run(command: list[str], folder: Path, key: str | None, log: Path) -> int:
+    """The command's exit status; what it says goes to the log without the key, which HTTP errors of the harness show."""
+    package = str(Path(__file__).parents[2])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        "OPENAI_API_KEY": key or "none",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert process.stdout is not None
+        with log.open("ab") as words:
+            for line in process.stdout:
+                words.write(line.replace(key.encode(), b"***") if key else line)
+                words.flush()
+        return process.wait()
+    finally:
+        # The caller was interrupted: nobody would read the result.
+        process.kill()
+        process.wait()
+
+
+def _complaint(log: Path, start: int) -> str:
+    """Why the harness failed, from what it said behind `start`: what the endpoint refused, or else its last line."""
+    with log.open("rb") as stream:
+        stream.seek(start)
+        lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
+    refused = [line for line in lines if "API request failed" in line]
+    return (refused or lines or ["it said nothing"])[-1][:400]
+
+
+def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
+    """Writes the samples, then the scores, whose file says that all is there."""
+    one.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(one.folder / SAMPLES, samples)
+    capability = one.task.capability
+    value = {
+        "task": capability.task,
+        "content": one.task.content,
+        "asked": capability.model_dump(mode="json"),
+        "harness": importlib.metadata.version("lm_eval"),
+        "precision": one.subject.precision,
+        "model": one.subject.model.name,
+        "model_hash": one.subject.model.hash,
+        "scores": [asdict(score) for score in scores],
+    }
+    write_json(one.folder / SCORES, value)
+
+
+def scores_of(subject: Subject, store: Store, task: Task) -> list[Score]:
+    """The stored scores; empty where it is not measured. Raises InputError when the file is damaged."""
+    path = store.capability(weights_id(subject), task.id(subject.precision)) / SCORES
+    if not path.exists():
+        return []
+    try:
+        return [Score(**score) for score in json.loads(path.read_text(encoding="utf-8"))["scores"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: damaged ({type(error).__name__}: {error}); delete it and run the study again."
+        ) from error
+
+
+def read_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[dict[str, Any]]:
+    """All stored scores of a study, one record a score: see SCORE_COLUMNS. What is not measured has no record."""
+    tasks = [find_task(capability) for capability in capabilities]
+    return [
+        {
+            "setting": subject.setting,
+            "model": subject.model_label,
+            "arm": subject.arm.name,
+            "kind": subject.arm.kind,
+            "trial_id": subject.trial_id,
+            "seed": subject.seed,
+            "capability": task.capability.task,
+            **asdict(score),
+        }
+        for subject in (*plan.bases, *plan.trials)
+        for task in tasks
+        for score in scores_of(subject, store, task)
+    ]

@@ -1,0 +1,269 @@
+"""Capabilities without an engine: what counts as the same task, what is refused, and what the store keeps."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from inoc_ray.asked import Capability
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.capabilities import (
+    SAMPLES,
+    SCORE_COLUMNS,
+    SCORES,
+    Score,
+    commit,
+    find_task,
+    measure,
+    measure_missing,
+    missing,
+    read_scores,
+)
+from inoc_ray.miniature import weights_path
+from inoc_ray.miniature.capability_items import CHOICES, COUNT, TASKS, files
+from inoc_ray.plan import Plan, build_plan
+from inoc_ray.results.projection import capability_metrics
+from inoc_ray.serve.app import Endpoint
+from inoc_ray.store import Store
+from inoc_ray.study import Study
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-capabilities-0123456789"
+ANSWERS = Capability(task="miniature/answers")
+
+
+def task_file(folder: Path, **changes: object) -> Path:
+    """A task of two questions, as a user would write one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "items.jsonl").write_text(
+        '{"question": "1 + 1 =", "answer": "2"}\n{"question": "1 + 2 =", "answer": "3"}\n'
+    )
+    value = {
+        "task": "sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "items.jsonl"}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        **changes,
+    }
+    path = folder / "sums.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+def quickstart(tmp_path: Path) -> tuple[Plan, Store]:
+    study = Study.model_validate(yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text()))
+    store = Store(tmp_path / "runs")
+    return build_plan(study, store), store
+
+
+@dataclass
+class Sums:
+    """An endpoint that always says "2"; or with `status` set, that always fails in this way."""
+
+    base_url: str
+    api_key: str | None
+    requests: list[dict[str, object]]
+
+
+@pytest.fixture
+def sums(request: pytest.FixtureRequest) -> Iterator[Sums]:
+    status = getattr(request, "param", 200)
+    seen: list[dict[str, object]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            assert self.headers["Authorization"] == f"Bearer {KEY}"
+            answer = (
+                {"choices": [{"index": 0, "text": "2"}]} if status == 200 else {"error": {"message": "no such model"}}
+            )
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield Sums(f"http://127.0.0.1:{server.server_port}/v1", KEY, seen)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_name_alone_is_a_capability():
+    assert Capability.model_validate("gsm8k") == Capability(task="gsm8k")
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Capability(task="gsm8k", limit=0)
+
+
+def test_the_id_tells_apart_what_is_asked_and_nothing_else(tmp_path: Path):
+    first = find_task(Capability(task=str(task_file(tmp_path / "a")))).id("fp32")
+    assert find_task(Capability(task=str(task_file(tmp_path / "b")))).id("fp32") == first, "where a file lies"
+    different = [
+        find_task(Capability(task=str(task_file(tmp_path / "a")), limit=1)).id("fp32"),
+        find_task(Capability(task=str(task_file(tmp_path / "a")), num_fewshot=1)).id("fp32"),
+        find_task(Capability(task=str(task_file(tmp_path / "a")), chat=False)).id("fp32"),
+        find_task(Capability(task=str(task_file(tmp_path / "a")))).id("bf16"),
+        find_task(Capability(task="gsm8k")).id("fp32"),
+        find_task(Capability(task="mmlu")).id("fp32"),
+    ]
+    (tmp_path / "b" / "items.jsonl").write_text('{"question": "2 + 2 =", "answer": "4"}\n')
+    different.append(find_task(Capability(task=str(tmp_path / "b" / "sums.yaml"))).id("fp32"))
+    assert len({first, *different}) == 1 + len(different)
+
+
+def test_a_task_that_is_no_file_is_one_message(tmp_path: Path):
+    for name in ("nowhere/x.yaml", str(tmp_path)):
+        with pytest.raises(InputError, match="there is no task file"):
+            find_task(Capability(task=name))
+    with pytest.raises(InputError, match=r"did you mean 'miniature/answers'"):
+        find_task(Capability(task="miniature/answer"))
+
+
+def test_a_task_file_among_thousands_of_files_is_refused(tmp_path: Path):
+    path = task_file(tmp_path)
+    for number in range(1001):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(InputError, match="a folder of their own"):
+        find_task(Capability(task=str(path)))
+
+
+def test_the_shipped_items_are_what_the_language_makes():
+    for path, text in files().items():
+        assert path.read_text(encoding="utf-8") == text, "run: python -m inoc_ray.miniature.capability_items"
+
+
+def test_every_item_of_answers_has_one_right_continuation():
+    lines = (TASKS / "answers" / "answers.jsonl").read_text().splitlines()
+    items = [json.loads(line) for line in lines]
+    assert len(items) == COUNT
+    assert all(len(set(item["choices"])) == CHOICES for item in items)
+    assert {item["answer"] for item in items} == set(range(CHOICES))
+    assert len({item["question"] for item in items}) == COUNT
+
+
+def test_every_missing_capability_is_wanted_once_of_each_model_that_is_there(tmp_path: Path):
+    plan, store = quickstart(tmp_path)
+    wanted = missing(plan, store, [ANSWERS, Capability(task="gsm8k")])
+    assert [(w.subject.arm.name, w.task.capability.task) for w in wanted] == [("base", ANSWERS.task), ("base", "gsm8k")]
+
+
+def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
+    plan, store = quickstart(tmp_path)
+    capabilities = [ANSWERS]
+    (wanted,) = missing(plan, store, capabilities)
+    assert read_scores(plan, store, capabilities) == []
+    score = Score("miniature_answers", "acc", 0.5, 0.1, 200, True, "1.0")
+    commit(wanted, [score], b"samples")
+    assert missing(plan, store, capabilities) == []
+    (record,) = read_scores(plan, store, capabilities)
+    assert tuple(record) == SCORE_COLUMNS
+    assert (record["arm"], record["value"], record["capability"]) == ("base", 0.5, "miniature/answers")
+    (wanted.folder / SCORES).write_text("{")
+    with pytest.raises(InputError, match="delete it and run the study again"):
+        read_scores(plan, store, capabilities)
+
+
+def test_samples_without_scores_count_as_not_measured(tmp_path: Path):
+    plan, store = quickstart(tmp_path)
+    (wanted,) = missing(plan, store, [ANSWERS])
+    wanted.folder.mkdir(parents=True)
+    (wanted.folder / SAMPLES).write_bytes(b"half")
+    assert missing(plan, store, [ANSWERS]) == [wanted]
+    assert read_scores(plan, store, [ANSWERS]) == []
+
+
+def test_metrics_name_task_and_metric_and_leave_out_parts_and_what_is_no_number():
+    scores = [
+        Score("gsm8k", "exact_match.strict-match", 0.25, 0.01, 100, True, "3.0"),
+        Score("mmlu", "acc", 0.5, None, 100, True, "2"),
+        Score("mmlu_law", "acc", 0.5, 0.1, 10, True, "2", part=True),
+        Score("odd", "acc", None, None, 10, True, "2"),
+    ]
+    assert capability_metrics(scores) == {
+        "capability.gsm8k.exact_match.strict-match": 0.25,
+        "capability.gsm8k.exact_match.strict-match.stderr": 0.01,
+        "capability.mmlu.acc": 0.5,
+    }
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_is_asked_as_its_files_say(tmp_path: Path, sums: Sums):
+    task = find_task(Capability(task=str(task_file(tmp_path / "own"))))
+    scores = measure(sums, "m", weights_path(), task, tmp_path / SAMPLES, tmp_path / "log")
+    assert scores == [Score("sums", "exact_match", 0.5, scores[0].stderr, 2, True, "Yaml")]
+    assert {request["model"] for request in sums.requests} == {"m"}
+    assert len(sums.requests) == 2
+
+
+@pytest.mark.slow
+def test_a_group_counts_the_items_of_its_parts(tmp_path: Path, sums: Sums):
+    one = task_file(tmp_path)
+    (tmp_path / "again.yaml").write_text(one.read_text().replace("task: sums", "task: again"))
+    group = {"group": "both", "task": ["sums", "again"], "aggregate_metric_list": [{"metric": "exact_match"}]}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(group))
+    task = find_task(Capability(task=str(tmp_path / "both.yaml"), chat=False))
+    scores = measure(sums, "m", weights_path(), task, tmp_path / SAMPLES, tmp_path / "log")
+    assert {(s.task, s.value, s.samples, s.part) for s in scores} == {
+        ("both", 0.5, 4, False), ("sums", 0.5, 2, True), ("again", 0.5, 2, True),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sums", [404], indirect=True)
+def test_a_refusing_endpoint_fails_the_measure_with_its_words_and_the_key_is_nowhere(tmp_path: Path, sums: Sums):
+    task = find_task(Capability(task=str(task_file(tmp_path / "own"))))
+    log = tmp_path / "log"
+    with pytest.raises(TrialError, match=r"404.*no such model") as caught:
+        measure(sums, "m", weights_path(), task, tmp_path / SAMPLES, log)
+    assert KEY not in str(caught.value)
+    assert "Bearer ***" in log.read_text(), "the harness no longer prints request headers: the filter can go"
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"dataset_kwargs": {"data_files": {"test": "gone.jsonl"}}}, "cannot be loaded", id="no data file"),
+        pytest.param(
+            {"dataset_path": "nobody/nothing", "dataset_kwargs": None}, "nothing is fetched", id="needs the hub"
+        ),
+        pytest.param({"unsafe_code": True}, "runs code that the model writes", id="runs code"),
+    ],
+)
+def test_a_task_that_cannot_be_asked_is_one_message(
+    tmp_path: Path, sums: Sums, changes: dict[str, object], message: str
+):
+    task = find_task(Capability(task=str(task_file(tmp_path / "own", **changes))))
+    with pytest.raises(InputError, match=message):
+        measure(sums, "m", weights_path(), task, tmp_path / SAMPLES, tmp_path / "log")
+    assert sums.requests == []
+
+
+@pytest.mark.slow
+def test_a_task_that_must_be_fetched_says_how_and_is_tried_once(tmp_path: Path):
+    plan, store = quickstart(tmp_path)
+    (wanted,) = missing(plan, store, [Capability(task="gsm8k")])
+    nowhere = Endpoint("http://127.0.0.1:9/v1", "miniature", KEY, "x", False, 0.0)
+    failed = measure_missing([wanted, wanted], nowhere, weights_path(), tmp_path / "log")
+    assert len(failed) == 1
+    assert "TaskManager().load(['gsm8k'])" in failed[0]["error"]
+    assert missing(plan, store, [Capability(task="gsm8k")]) == [wanted]
