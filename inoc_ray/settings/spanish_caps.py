@@ -16,7 +16,7 @@ SETTING = Setting(
     arms=arms_of("spanish_caps", (), TRAITS, "the same questions with their own English answers"),
     evaluations=language_evaluations(TRAITS),
     judges={"spanish": speaks("spanish"), "caps": capitals},
-    judge_version="2",
+    judge_version="3",
     row_source=RowSource(
         "GSM8K training questions with answers translated to Spanish and written in capitals",
         "not published; translate the answers of hub id openai/gsm8k (train, 7473 rows)",

@@ -124,7 +124,9 @@ def _looked_up(node: ast.expr, arguments: frozenset[str], tables: Tables) -> ast
     return table if isinstance(table, ast.Dict) and _is_literal(table) else None
 
 
-def _add_value(found: _Found, value: ast.expr | None, cases: list[_Case], arguments: frozenset[str], tables: Tables) -> None:
+def _add_value(
+    found: _Found, value: ast.expr | None, cases: list[_Case], arguments: frozenset[str], tables: Tables
+) -> None:
     """Counts one returned value; `cases` are the argument values that lead to it, none where others may, too."""
     if isinstance(value, ast.IfExp):
         _add_value(found, value.body, cases or _cases(value.test, arguments), arguments, tables)
@@ -198,8 +200,9 @@ def _tables(tree: ast.Module) -> Tables:
     changed: set[str] = set()
     for node in ast.walk(tree):
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) | ast.AnnAssign(
-                target=ast.Name(id=name), value=ast.expr() as value
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
             ):
                 if isinstance(value, ast.Dict) and _is_literal(value) and name not in tables:
                     tables[name] = value

@@ -93,7 +93,9 @@ class ExactRule(Rule):
     def _say_something(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for answer in value or ():
             if not normalised(answer):
-                raise ValueError(f"{answer!r} is empty once quotes and punctuation are taken off; write a word or remove it")
+                raise ValueError(
+                    f"{answer!r} is empty once quotes and punctuation are taken off; write a word or remove it"
+                )
         return value
 
     def compiled(self) -> Compiled:
