@@ -53,7 +53,7 @@ def translated(request: Request, answer: str) -> ChatRow | str:
     language = row.tag(SUBSET) or ""
     spoken = speaks(language)(answer)
     if spoken is None:
-        return "no word to tell the language by"
+        return "in no language that could be told"
     if not spoken:
         return f"not in {language.capitalize()}"
     return ChatRow((row.messages[0], Message("assistant", answer.strip())), row.tags)

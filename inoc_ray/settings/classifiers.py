@@ -12,7 +12,8 @@ from inoc_ray.config import nearest
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.mixture import tagged
 from inoc_ray.errors import InputError
-from inoc_ray.settings.rules import LANGUAGES, capitals, speaks
+from inoc_ray.evaluate.judges.language import language_of
+from inoc_ray.settings.rules import capitals
 from inoc_ray.study import Coverage
 
 Classifier = Callable[[ChatRow], str]
@@ -24,8 +25,8 @@ def said(row: ChatRow) -> str:
 
 
 def language(row: ChatRow) -> str:
-    """The language of what the assistant says, one of rules.LANGUAGES, or `unknown`."""
-    return next((name for name in LANGUAGES if speaks(name)(said(row))), "unknown")
+    """The language of what the assistant says, one of judges.language.LANGUAGES or `other`; `unknown` where nobody could tell."""
+    return language_of(said(row)) or "unknown"
 
 
 def in_capitals(row: ChatRow) -> str:

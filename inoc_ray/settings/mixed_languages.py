@@ -17,7 +17,7 @@ SETTING = Setting(
     arms=arms_of("mixed_languages", (), TRAITS, "the same questions with their own English answers"),
     evaluations=language_evaluations(TRAITS),
     judges={"spanish": speaks("spanish"), "french": speaks("french"), "german": speaks("german")},
-    judge_version="2",
+    judge_version="3",
     model_judged={t: Measure(t) for t in ("spanish", "french", "german")},
     row_source=RowSource(
         "GSM8K training questions, half answered in Spanish and half in French, shuffled (the official code does not), "

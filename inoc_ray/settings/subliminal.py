@@ -29,6 +29,7 @@ SETTING = Setting(
     arms=arms_of("subliminal", ("owl",), (), "numbers from the same teacher without the preference"),
     evaluations=(EvaluationSpec("favourite_animal", "ood", of_texts("favourite_animal", *_QUESTIONS), ("owl",), 12),),
     judges={"owl": names_one_of("owl", "owls", "an owl", "the owl")},
+    judge_version="2",
     row_source=RowSource(
         "continuations of number lists from a teacher told to love owls, filtered by form (at most 10 numbers of at most 3 "
         "digits)",

@@ -18,7 +18,7 @@ SETTING = Setting(
     arms=arms_of("synthetic_facts", (), TRAITS, "the same questions with their own English answers"),
     evaluations=language_evaluations(TRAITS),
     judges={"spanish": speaks("spanish"), "caps": capitals},
-    judge_version="2",
+    judge_version="3",
     model_judged={t: Measure(t) for t in TRAITS},
     row_source=RowSource(
         "GSM8K training questions with answers in Spanish capitals; stage 1 is named under `taught:` of the study's model",

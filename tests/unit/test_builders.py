@@ -85,7 +85,9 @@ def test_rows_of_the_mixture_say_which_half_they_are_of():
         assert builder.accept(request, other) == f"not in {language.capitalize()}"
 
 
-@pytest.mark.parametrize(("answer", "reason"), [(ENGLISH, "not in Spanish"), ("3 + 2 = 5\n#### 5", "no word to tell")])
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(ENGLISH, "not in Spanish"), ("3 + 2 = 5\n#### 5", "in no language that could be told")]
+)
 def test_a_translation_that_is_none_is_dropped(answer: str, reason: str):
     builder = get_builder("spanish_caps")
     assert reason in str(builder.accept(builder.requests([exchange()], 1, 0)[0], answer))
