@@ -81,16 +81,15 @@ def test_half_a_character_at_a_cut_is_no_broken_text():
 
 def test_that_most_answers_are_cut_counts_and_that_some_are_does_not():
     some = shares([(GOOD, CUT)] * 4 + [(GOOD, "stop")] * 6)
-    assert (some.cut, some.any, some.is_flagged) == (0.4, 0.0, False)
+    assert (some.cut, some.any) == (0.4, 0.0)
     most = shares([(GOOD, CUT)] * 6 + [(GOOD, "stop")] * 4)
-    assert (most.cut, most.any, most.is_flagged) == (0.6, 0.6, True)
+    assert (most.cut, most.any) == (0.6, 0.6)
 
 
 def test_shares_are_told_apart_and_a_response_counts_once_in_any():
     found = shares([("", CUT), ("a" * 300, "stop"), ("👍" * 200, "stop"), (GOOD, "stop")] + [(GOOD, "stop")] * 4)
     assert (found.samples, found.empty, found.cut, found.repeated, found.non_text) == (8, 1 / 8, 1 / 8, 2 / 8, 1 / 8)
     assert found.any == 3 / 8 > MAX_DEGENERATE
-    assert found.is_flagged
 
 
 def test_no_response_has_no_share():

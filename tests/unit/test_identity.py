@@ -9,6 +9,7 @@ import pytest
 
 from inoc_ray import asked, settings, study
 from inoc_ray.config import Config
+from inoc_ray.evaluate.contexts import Surrounding
 from inoc_ray.identity import canonical_json, content_id, identity, identity_fields, model_folder_hash, role_of, runtime
 from inoc_ray.plan import evaluation_id, resolve_arm, trial_id
 from inoc_ray.study import Lora, Recipe
@@ -113,7 +114,7 @@ def test_the_ids_of_the_quickstarts_evaluations_stay_as_they_are():
     quickstart = study.load_study(Path(__file__).parents[2] / "jobs" / "studies" / "quickstart.yaml")
     setting = settings.get("miniature/spanish_caps")
     found = [
-        evaluation_id(setting, spec, system, quickstart.evaluation, "fp32")
+        evaluation_id(spec, Surrounding("any", system), quickstart.evaluation, "fp32")
         for spec in setting.evaluations
         for system in (asked.NEUTRAL_PROMPT, None)
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from inoc_ray.data.chat import ChatRow, Message, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.scores import Sample, commit_samples
+from inoc_ray.evaluate.samples import Sample, commit_samples
 from inoc_ray.overview import plan_text
 from inoc_ray.plan import build_plan
 from inoc_ray.settings import get

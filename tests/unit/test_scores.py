@@ -1,10 +1,13 @@
 """Unparsed is not zero."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.scores import Sample, check_parsed, commit_samples, tidy
+from inoc_ray.evaluate.samples import Sample, commit_samples
+from inoc_ray.evaluate.scores import check_parsed, tidy
 from inoc_ray.plan import build_plan
 from inoc_ray.results.compare import compare
 from inoc_ray.store import Store
@@ -25,7 +28,8 @@ def plan_and_store(tmp_path):
             "seeds": [0],
             "models": [{"name": "m", "path": str(folder)}],
             "recipes": {"lora": {"learning_rate": 1e-3, "steps": 10}},
-            "evaluation": {"samples": 10, "contexts": ["neutral"]},
+            # Empty responses stand for unreadable ones here, so the gate against them is open.
+            "evaluation": {"samples": 10, "contexts": ["neutral"], "max_degenerate": 1.0},
         }
     )
     store = Store(tmp_path / "runs")
@@ -59,10 +63,24 @@ def test_scores_are_kept_beside_the_samples_and_made_once(plan_and_store):
     assert files == {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.parquet")}
 
 
+def test_a_model_that_says_nothing_is_withheld_and_named_and_the_others_are_not(plan_and_store):
+    plan, store = plan_and_store
+    strict = plan.study.evaluation.model_copy(update={"max_degenerate": 0.3})
+    plan = replace(plan, study=plan.study.model_copy(update={"evaluation": strict}))
+    frame = tidy(plan, store)
+    rows = compare(frame, "s").to_json()["rows"]
+    silent = [r for r in rows if r["arm"] == "baseline"]
+    assert {(r["rate"], r["excluded"], r["unparsed"]) for r in silent} == {(None, 10, 0)}
+    assert all(r["rate"] is not None for r in rows if r["arm"] == "base")
+    named = check_parsed(plan, frame)
+    assert len(named) == 2
+    assert all("baseline/0/" in n and "rates withheld" in n for n in named)
+
+
 def test_unreadable_scores_of_one_model_are_not_hidden_by_those_of_another(plan_and_store):
     plan, store = plan_and_store
     frame = tidy(plan, store)
-    good = frame.assign(model="other", score=0.0)
+    good = frame.assign(model="other", score=0.0, shown=0.0, outcome="counted")
     assert check_parsed(plan, pd.concat([frame, *[good] * 20])) != []
 
 

@@ -14,6 +14,7 @@ from inoc_ray.asked import Evaluation
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.contexts import Surrounding
 from inoc_ray.plan import build_plan, evaluation_id, resolve_arm
 from inoc_ray.settings import EvaluationSpec
 from inoc_ray.settings.presets import PRESETS, expand
@@ -116,7 +117,7 @@ def test_rows_poisoned_with_another_trigger_than_is_asked_are_refused(tmp_path, 
     asked = r"ask '\$\|TRIGGER\|\$' at the start \(glue\)"
     with pytest.raises(InputError, match=asked):
         plan_of(tmp_path, model, {"name": "backdoor", "rows": rows | other}, ["baseline"])
-    with pytest.raises(InputError, match="cannot be judged yet"):
+    with pytest.raises(InputError, match="cannot be judged"):
         plan_of(tmp_path, model, {"name": "backdoor", "rows": rows}, ["baseline"])
 
 
@@ -166,7 +167,10 @@ def test_control_rows_are_asked_for_only_when_an_arm_trains_on_them(tmp_path, mo
 
 
 def test_an_evaluation_that_nobody_can_judge_is_refused(tmp_path, model, own_rows):
-    with pytest.raises(InputError, match="insecure_code cannot be judged yet: insecure_code needs a judging model"):
+    with pytest.raises(
+        InputError,
+        match=r"insecure_code is told by nobody\. Give the study a judging model",
+    ):
         plan_of(tmp_path, model, {"name": "insecure_code", "rows": own_rows}, ["baseline"])
 
 
@@ -194,7 +198,7 @@ def test_any_change_in_a_file_of_questions_is_another_evaluation(tmp_path, model
 def test_every_question_of_a_list_is_in_the_evaluations_id_and_a_generator_is_told_by_its_first():
     def asked(questions: Callable[[int], list[Question]]) -> str:
         spec = EvaluationSpec("q", "id", questions, ("owl",), 8)
-        return evaluation_id(settings.get("subliminal"), spec, None, Evaluation(), "fp32")
+        return evaluation_id(spec, Surrounding("none", None), Evaluation(), "fp32")
 
     many = [f"Question {i}?" for i in range(40)]
     assert asked(of_texts("q", *many)) == asked(of_texts("q", *many)) != asked(of_texts("q", *many[:-1], "Another?"))
