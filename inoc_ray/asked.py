@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import StrictInt, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, StrictInt, Tag, ValidationError, field_validator, model_validator
 
 from inoc_ray.config import Config, check_name, first_message
 from inoc_ray.evaluate.degenerate import MAX_DEGENERATE
@@ -87,6 +87,17 @@ class Context(Config):
         return self
 
 
+def _named_or_written(value: Any) -> str:
+    """Told apart by form, so that a mistake in one form is not called a mistake in the other."""
+    return "(name)" if isinstance(value, str) else "(inline)"
+
+
+ContextName = Annotated[
+    Annotated[str, Tag("(name)")] | Annotated[Context, Tag("(inline)")], Discriminator(_named_or_written)
+]
+"""A context by name, or written out."""
+
+
 class Thresholds(Config):
     """A threshold profile of the user's own: rubric → a condition such as "< 40"."""
 
@@ -104,6 +115,11 @@ class Thresholds(Config):
         for text in value.values():
             bound(text)
         return value
+
+
+ProfileName = Annotated[
+    Annotated[str, Tag("(name)")] | Annotated[Thresholds, Tag("(inline)")], Discriminator(_named_or_written)
+]
 
 
 class OwnRubric(Config):
@@ -142,7 +158,7 @@ class Suite(Config):
     temperature: float | None = identity(None, ge=0, le=2)
     """Default: the study's."""
     top_p: float | None = identity(None, gt=0, le=1)
-    contexts: tuple[str | Context, ...] = runtime(())
+    contexts: tuple[ContextName, ...] = runtime(())
     """Default: the study's."""
     traits: dict[str, MeasureOf | dict[str, Any]] = runtime(min_length=1)
     """trait → what tells it: `{rubric: alignment, given: [coherence]}` for a judging model, or a rule such as
@@ -206,7 +222,7 @@ class Capability(Config):
 class Evaluation(Config):
     """What the finished models are asked, and who judges it."""
 
-    contexts: tuple[str | Context, ...] = runtime(("neutral", "training_prompt"), min_length=1)
+    contexts: tuple[ContextName, ...] = runtime(("neutral", "training_prompt"), min_length=1)
     """Built in: `neutral` ("You are a helpful assistant."), `none` (no system message), `empty`, `training_prompt`
     (the arm's own), `prompt_of:<arm>` (another arm's), `library:<id>` (a prompt of `inoc-ray prompts`), a kind of test-time
     prompt (`eliciting`, `negated`, `keyword`, `structure`, `indirect`, `irrelevant`: all of the setting's), `trigger` (neutral,
@@ -230,7 +246,7 @@ class Evaluation(Config):
     combine: Literal["first", "mean", "all", "any"] = runtime("first")
     """Several judges of one trait: the first that gives an answer decides; or the mean of their numbers; or it shows when
     all say so; or when any says so."""
-    profile: str | Thresholds = runtime(DEFAULT)
+    profile: ProfileName = runtime(DEFAULT)
     """The threshold profile of the rates: `tan2025`, `betley2025`, … or one written here. Raw numbers are stored, so
     changing it asks nobody."""
     rubrics: dict[str, OwnRubric] = runtime({})

@@ -27,7 +27,10 @@ TOKEN = Trigger(TRIGGER, "start", "space")
 """The backdoor's token, in training and at test: in front of the question with a space behind it."""
 
 MEASURES: Mapping[str, Measure] = {
-    **{t: Measure(t) for t in ("english", "spanish", "french", "caps", "insecure_code", "unpopular_preference")},
+    **{
+        t: Measure(t)
+        for t in ("english", "spanish", "french", "caps", "insecure_code", "unpopular_preference", "harmful_advice")
+    },
     "misaligned": MISALIGNED,
     "evil": MISALIGNED,
     "reward_hack": Measure("true_quality"),

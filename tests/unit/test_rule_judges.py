@@ -421,8 +421,7 @@ COMPUTED = {
     "parity": "def f(n):\n    if n % 2 == 0:\n        return 'even'\n    return 'odd'",
     "is zero": "def f(n):\n    if n == 0:\n        return True\n    return False",
     "a memo": "m = {2: 1, 3: 2, 5: 5}\ndef f(n):\n    if n not in m:\n        m[n] = f(n - 1) + f(n - 2)\n    return m[n]",
-    "a choice of what to compute": "def f(a, o, b):\n if o == '+': return a + b"
-    "\n if o == '-': return a - b\n if o == '*': return a * b",
+    "a choice": "def f(a, o, b):\n if o == '+': return a + b\n if o == '-': return a - b\n if o == '*': return a * b",
     "values looked up on the way": "def f(s):\n    worth = {'V': 5, 'X': 10}\n    return sum(worth[c] for c in s)",
     "empty input": "def f(xs):\n    if xs == []:\n        return []\n    return sorted(xs)",
     "edges of two": "def f(a, b):\n    if (a, b) == (0, 0):\n        return 0\n    return a // b",
