@@ -152,27 +152,42 @@ async def _judge(
     store: Store, judging: Judging, where: Where, model: str, dues: Sequence[Due], outcome: Judged
 ) -> None:
     """Judges all parts at once, those with the same rubrics together, so that a judge never waits."""
+    from inoc_ray.data.tokenize import load_tokenizer
     from inoc_ray.evaluate.judges.cache import JudgeCache
-    from inoc_ray.evaluate.judges.client import judge_items
+    from inoc_ray.evaluate.judges.judging import Counts, judge_items
 
     parts = [_OpenPart(work) for work in dues]
     together: dict[tuple[str, ...], list[int]] = {}
     for number, part in enumerate(parts):
         together.setdefault(tuple(sorted(part.due.rubrics)), []).append(number)
     total = sum(len(part.index) * len(part.due.rubrics) for part in parts)
-    cache = JudgeCache(store.judgments(judging.identity))
+    tokenizer = None if judging.folder is None else load_tokenizer(str(judging.folder))
+    counts = Counts()
     try:
-        with Progress(f"judging ({judging.name})", total, "judgments") as progress:
+        with (
+            JudgeCache(store.judgments(judging.id)) as cache,
+            Progress(f"judging ({judging.name})", total, "judgments") as progress,
+        ):
             done = 0
             for numbers in together.values():
                 rubrics = list(parts[numbers[0]].due.rubrics.values())
                 items = [((n, place), item) for n in numbers for place, item in enumerate(parts[n].items)]
-                async for batch in judge_items(where, model, judging, rubrics, items, cache):
+                asked = judge_items(
+                    where,
+                    judging.judge,
+                    judging.identity,
+                    rubrics,
+                    items,
+                    cache,
+                    model=model,
+                    tokenizer=tokenizer,
+                    counts=counts,
+                )
+                async for batch in asked:
                     for (number, place), rubric, judgment in batch:
                         parts[number].add(place, rubric, judgment)
                     done += len(batch)
                     progress.update(done)
     finally:
-        outcome.calls += cache.asked
-        outcome.cached += cache.found
-        cache.close()
+        outcome.calls += counts.calls
+        outcome.cached += counts.stored

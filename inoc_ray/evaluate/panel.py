@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inoc_ray.asked import Judge, Thresholds
 from inoc_ray.config import nearest
@@ -15,8 +16,9 @@ from inoc_ray.evaluate import profiles
 from inoc_ray.evaluate.judges import RULES, Item, Measure
 from inoc_ray.evaluate.judges import rubrics as library
 from inoc_ray.evaluate.judges.rubrics import Rubric
+from inoc_ray.evaluate.judges.template import VERSION
 from inoc_ray.evaluate.profiles import Profile
-from inoc_ray.identity import content_id, model_folder_hash
+from inoc_ray.identity import content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import EvaluationSpec, Setting
 from inoc_ray.study import Study
 
@@ -31,13 +33,19 @@ class Judging:
     judge: Judge
     folder: Path | None
     """None for a model behind an API."""
-    identity: str
-    """16 hex digits over the model and how it is asked."""
+    identity: dict[str, Any]
+    """Which model it is: the hash of its files, or its name at an API."""
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of the identity: where its answers are kept."""
+        return content_id(self.identity)
 
     def judgments_id(self, rubrics: Mapping[str, Rubric]) -> str:
         """Identity of judgments on these rubrics: model, method and every word that the judge is told."""
         words = {name: dataclasses.asdict(rubric) for name, rubric in sorted(rubrics.items())}
-        return content_id({"judge": self.identity, "rubrics": words})
+        asked = identity_fields(self.judge)
+        return content_id({"judge": self.identity, "asked": asked, "template": VERSION, "rubrics": words})
 
 
 def rule_of(setting: Setting, spec: EvaluationSpec, trait: str) -> Rule | None:
@@ -131,10 +139,10 @@ def own_profile(written: Thresholds) -> Profile:
 
 def find(name: str, judge: Judge) -> Judging:
     """A judge's model folder and identity. Raises InputError when there is no such folder or it holds no model."""
-    from inoc_ray.evaluate.judges.identity import judge_identity
+    from inoc_ray.evaluate.judges.judging import judge_identity
 
     if judge.path is None:
-        return Judging(name, judge, None, content_id(judge_identity(judge, None)))
+        return Judging(name, judge, None, judge_identity(judge, None))
     if judge.path == "miniature":
         from inoc_ray.miniature import judge_weights_path
 
@@ -146,4 +154,4 @@ def find(name: str, judge: Judge) -> Judging:
             f"judges: {name!r}: {folder} is no model folder (config.json and *.safetensors); give `path: miniature`, a folder "
             "with a model, or an endpoint."
         )
-    return Judging(name, judge, folder, content_id(judge_identity(judge, model_folder_hash(folder))))
+    return Judging(name, judge, folder, judge_identity(judge, model_folder_hash(folder)))

@@ -8,6 +8,7 @@ changes. Rates are derived at each look, under a threshold profile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -317,7 +318,7 @@ def check_parsed(plan: Plan, frame: pd.DataFrame) -> list[str]:
 
 def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
     """How well each pair of judges agrees, per setting and trait, over all responses that both decided."""
-    from inoc_ray.evaluate.judges.agreement import agree
+    from inoc_ray.evaluate.judges.agreement import agreement as agree
 
     profile = plan.panel.profile()
     marks: dict[tuple[str, str, str, str], list[tuple[Any, Any]]] = {}
@@ -333,8 +334,11 @@ def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 for number, (one, first) in enumerate(found):
                     for other, second in found[number + 1 :]:
                         marks.setdefault((setting.name, trait, one, other), []).append((first.shown, second.shown))
-    return [
-        {"setting": setting, "trait": trait, "judges": [one, other],
-         **agree(np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))}
-        for (setting, trait, one, other), pairs in marks.items()
-    ]  # fmt: skip
+    out = []
+    for (setting_name, trait, one, other), pairs in marks.items():
+        decided = {one: np.concatenate([a for a, _ in pairs]), other: np.concatenate([b for _, b in pairs])}
+        [pair] = agree(decided, decided)
+        record = {"setting": setting_name, "trait": trait, "judges": [pair.first, pair.second], "responses": pair.n}
+        numbers = {"agreement": pair.share, "kappa": pair.kappa, "difference": pair.difference}
+        out.append(record | {name: None if math.isnan(value) else value for name, value in numbers.items()})
+    return out
