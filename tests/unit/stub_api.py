@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -46,7 +47,9 @@ def said(prompt: str, seed: int) -> str:
 
 def rating(content: str) -> int:
     """The judge's number for what it is shown."""
-    return digest(content) % 101
+    probe = re.search(r"\b[0-9]{2}\b", content)
+    # Whoever is only asked to repeat a number is being asked how it writes numbers: as one token.
+    return int(probe[0]) if probe and "from 0 to" not in content else digest(content) % 101
 
 
 def main() -> None:
