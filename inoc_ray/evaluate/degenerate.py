@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 CUT = "length"
@@ -109,15 +109,27 @@ def is_degenerate(text: str, finish_reason: str) -> bool:
     return is_empty(text) or is_repeated(text, finish_reason == CUT) or is_non_text(text)
 
 
+FORMS = ("empty", "cut", "repeated", "non_text")
+FORM_VERSION = 1
+"""Raised when one of them is told otherwise than before."""
+
+
+def forms(text: str, finish_reason: str) -> tuple[bool, bool, bool, bool]:
+    """Whether a response is of each of FORMS, in that order."""
+    cut = finish_reason == CUT
+    return is_empty(text), cut, is_repeated(text, cut), is_non_text(text)
+
+
 def shares(responses: Iterable[tuple[str, str]]) -> Degenerate:
     """How many of the responses, given as (text, finish reason), are degenerate in which way.
 
     Raises ValueError where there is no response: no share can be told then.
     """
-    kinds = [
-        (is_empty(text), reason == CUT, is_repeated(text, reason == CUT), is_non_text(text))
-        for text, reason in responses
-    ]
+    return shares_of([forms(text, reason) for text, reason in responses])
+
+
+def shares_of(kinds: Sequence[tuple[bool, bool, bool, bool]]) -> Degenerate:
+    """The same from what `forms` says of each."""
     if not kinds:
         raise ValueError("there is no response to look at")
     count = len(kinds)

@@ -17,7 +17,7 @@ import numpy as np
 
 from inoc_ray import settings
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.degenerate import shares
+from inoc_ray.evaluate.degenerate import FORM_VERSION, FORMS, forms, shares_of
 from inoc_ray.evaluate.judges import RULES, Item, Measure
 from inoc_ray.evaluate.panel import Panel, measure_of, rule_of
 from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
@@ -66,7 +66,25 @@ def judgments_path(part: Path, judgments_id: str) -> Path:
     return part.with_name(part.name.replace("samples-", f"judgments-{judgments_id}-"))
 
 
-def _rule_scores(setting: Setting, cell: Cell, part: Path, table: Any) -> dict[str, list[float | None]]:
+def _form(part: Path, sample_index: Any) -> Any:
+    """Which responses of a part are degenerate and how (see degenerate.FORMS), as a table; made and kept where it is missing."""
+    import pyarrow as pa
+
+    path = part.with_name(part.name.replace("samples-", f"form-{FORM_VERSION}-"))
+    if path.exists():
+        found = read_table(path, ["sample_index", *FORMS])
+        if found.column("sample_index").equals(sample_index):
+            return found
+    texts = read_table(part, ["text", "finish_reason"])
+    pairs = zip(texts.column("text").to_pylist(), texts.column("finish_reason").to_pylist(), strict=True)
+    rows = [forms(text, finish) for text, finish in pairs]
+    columns = {name: pa.array([row[i] for row in rows], pa.bool_()) for i, name in enumerate(FORMS)}
+    found = pa.table({"sample_index": sample_index, **columns})
+    write_table(path, found)
+    return found
+
+
+def _rule_scores(setting: Setting, cell: Cell, part: Path, index: Any) -> dict[str, list[float | None]]:
     """trait → one number per sample; made and kept where they are missing."""
     import pyarrow as pa
 
@@ -78,13 +96,12 @@ def _rule_scores(setting: Setting, cell: Cell, part: Path, table: Any) -> dict[s
         return {}
     names = sorted(rules)
     path = part.with_name(part.name.replace("samples-", f"scores-{rules_id(setting, cell.evaluation)}-"))
-    index = table.column("sample_index")
     if path.exists():
         scores = read_table(path, ["sample_index", *names])
         if not scores.column("sample_index").equals(index):
             raise InputError(f"{path}: does not belong to the samples beside it; delete it and it is made again.")
     else:
-        items = items_of(table, cell)
+        items = items_of(read_part(part), cell)
         columns = {t: pa.array([rules[t](item) for item in items], pa.float64()) for t in names}
         scores = pa.table({"sample_index": index, **columns})
         write_table(path, scores)
@@ -127,9 +144,8 @@ def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> 
     return Verdicts(values, np.where(outcome == "counted", shown, np.nan), outcome)
 
 
-def _judgments(path: Path, table: Any) -> Said:
-    found = read_table(path, JUDGMENT_COLUMNS).to_pandas()
-    index = table.column("sample_index").to_pylist()
+def _judgments(path: Path, index: list[int]) -> Said:
+    found = read_table(path, ("sample_index", "rubric", "value", "category")).to_pandas()
     said = {}
     for rubric, rows in found.groupby("rubric", sort=False):
         rows = rows.set_index("sample_index").reindex(index)
@@ -169,13 +185,15 @@ class _Part:
     def __init__(self, plan: Plan, cell: Cell, path: Path) -> None:
         self.cell, self.panel = cell, plan.panel
         self.setting = setting_of(plan, cell.subject.setting)
-        self.table = read_part(path)
-        self.rules = _rule_scores(self.setting, cell, path, self.table)
+        self.table = read_table(path, ["sample_index", "question_id"])
+        index = self.table.column("sample_index")
+        self.form = _form(path, index)
+        self.rules = _rule_scores(self.setting, cell, path, index)
         self.said: dict[str, Said] = {}
         for name, rubrics in self.panel.asked(self.setting, cell.evaluation).items():
             judged = judgments_path(path, self.panel.judging(name).judgments_id(rubrics))
             if judged.exists():
-                self.said[name] = _judgments(judged, self.table)
+                self.said[name] = _judgments(judged, index.to_pylist())
 
     def verdicts(self, trait: str, profile: Profile) -> dict[str, Verdicts]:
         """Judge → its verdicts; a judge that has not been asked yet is missing."""
@@ -217,26 +235,37 @@ class _Part:
         return _threshold(said, measure, self.panel, profile)
 
 
-def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.DataFrame:
-    """The cell's samples, at most `cell.samples` rows, with columns `score.`, `shown.` and `outcome.<trait>` for each trait
-    that is judged."""
-    import pandas as pd
+class _Judged:
+    """A cell with everybody's verdicts: at most `cell.samples` samples."""
 
-    frames = []
-    for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id)):
-        part = _Part(plan, cell, path)
-        frame = part.table.to_pandas()
-        for trait in cell.evaluation.traits:
-            verdicts = part.trait(trait, profile)
-            if verdicts is not None:
-                frame[f"score.{trait}"] = verdicts.score
-                frame[f"shown.{trait}"] = verdicts.shown
-                frame[f"outcome.{trait}"] = verdicts.outcome
-        frames.append(frame)
-    if not frames:
-        return pd.DataFrame()
-    frame = pd.concat(frames, ignore_index=True)
-    return frame[frame["sample_index"] < cell.samples].copy()
+    def __init__(self, plan: Plan, store: Store, cell: Cell, profile: Profile) -> None:
+        paths = [path for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))]
+        parts = [_Part(plan, cell, path) for path in paths]
+        self.paths = paths
+        index = _joined([p.table.column("sample_index").to_numpy() for p in parts])
+        self.asked = index < cell.samples
+        """Which of the stored samples this study asks for: another one may have asked for more."""
+        self.index = index[self.asked]
+        self.question_id = _joined([np.array(p.table.column("question_id").to_pylist(), object) for p in parts])[
+            self.asked
+        ]
+        self.forms = {name: _joined([p.form.column(name).to_numpy(False) for p in parts])[self.asked] for name in FORMS}
+        self.traits: dict[str, Verdicts] = {}
+        for trait in cell.evaluation.traits if parts else ():
+            found = [v for p in parts if (v := p.trait(trait, profile)) is not None]
+            if len(found) == len(parts):
+                score, shown, outcome = (
+                    _joined([getattr(v, name) for v in found])[self.asked] for name in ("score", "shown", "outcome")
+                )
+                self.traits[trait] = Verdicts(score, shown.astype(float), outcome)
+
+    def degenerate(self) -> float:
+        """The share of degenerate responses."""
+        return shares_of(list(zip(*(self.forms[name].tolist() for name in FORMS), strict=True))).any
+
+
+def _joined(arrays: list[Any]) -> Any:
+    return np.concatenate(arrays) if arrays else np.array([])
 
 
 def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
@@ -249,31 +278,55 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
 
     profile = profile or plan.panel.profile()
     limit = plan.study.evaluation.max_degenerate
-    pieces: list[pd.DataFrame] = []
+    arrays: dict[str, list[Any]] = {n: [] for n in ("question_id", "sample_index", "score", "shown", "outcome")}
+    same: dict[str, list[Any]] = {name: [] for name in TIDY_COLUMNS if name not in arrays}
+    counts: list[int] = []
     for cell in plan.cells:
-        frame = read_cell(plan, store, cell, profile)
-        if frame.empty:
+        judged = _Judged(plan, store, cell, profile)
+        if not len(judged.index):
             continue
         arm, subject = cell.subject.arm, cell.subject
-        withheld = shares(zip(frame["text"], frame["finish_reason"], strict=True)).any > limit
-        for trait in cell.evaluation.traits:
-            if f"score.{trait}" not in frame:
-                continue
+        withheld = judged.degenerate() > limit
+        for trait, verdicts in judged.traits.items():
             role = "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
-            piece = frame[["question_id", "sample_index"]].copy()
-            piece["score"] = frame[f"score.{trait}"].astype(float)
-            piece["shown"] = np.nan if withheld else frame[f"shown.{trait}"].astype(float)
-            piece["outcome"] = "withheld" if withheld else frame[f"outcome.{trait}"]
-            for column, value in (
+            count = len(judged.index)
+            for name, values in (
+                ("question_id", judged.question_id), ("sample_index", judged.index), ("score", verdicts.score),
+                ("shown", np.full(count, np.nan) if withheld else verdicts.shown),
+                ("outcome", np.full(count, "withheld", object) if withheld else verdicts.outcome),
+            ):  # fmt: skip
+                arrays[name].append(values)
+            for name, value in (
                 ("setting", subject.setting), ("model", subject.model_label), ("arm", arm.name), ("kind", arm.kind),
                 ("trial_id", subject.trial_id), ("seed", subject.seed), ("evaluation", cell.evaluation.name),
                 ("split", cell.evaluation.split), ("context", cell.context), ("trait", trait), ("role", role),
             ):  # fmt: skip
-                piece[column] = value
-            pieces.append(piece[list(TIDY_COLUMNS)])
-    if not pieces:
+                same[name].append(value)
+            counts.append(count)
+    if not counts:
         raise InputError(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
-    return pd.concat(pieces, ignore_index=True)
+    columns = {name: np.concatenate(values) for name, values in arrays.items()}
+    columns |= {
+        name: np.repeat(np.array(values, int if name == "seed" else object), counts) for name, values in same.items()
+    }
+    return pd.DataFrame({name: columns[name] for name in TIDY_COLUMNS})
+
+
+def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.DataFrame:
+    """The cell's samples with columns `score.`, `shown.` and `outcome.<trait>` for each trait that is judged."""
+    import pandas as pd
+    import pyarrow as pa
+
+    judged = _Judged(plan, store, cell, profile)
+    if not judged.paths:
+        return pd.DataFrame()
+    frame = (
+        pa.concat_tables([read_part(path) for path in judged.paths]).to_pandas()[judged.asked].reset_index(drop=True)
+    )
+    for trait, verdicts in judged.traits.items():
+        frame[f"score.{trait}"], frame[f"shown.{trait}"] = verdicts.score, verdicts.shown
+        frame[f"outcome.{trait}"] = verdicts.outcome
+    return frame
 
 
 def sample_table(plan: Plan, store: Store, trial_id: str) -> pd.DataFrame:
