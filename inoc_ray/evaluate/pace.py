@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-START = 8
+START = 16
 """Requests under way at first: no public API takes these for a flood."""
 RETRY_AFTER_MAX_S = 120.0
 """The longest wait that an endpoint is believed in one answer; behind it one request tries whether it still holds."""

@@ -1,0 +1,92 @@
+"""Judging keeps an endpoint busy: against a stub of fixed latency it takes little more than calls × latency ÷ concurrency.
+
+`python -m pytest -s -m bench tests/benchmarks/test_bench_judge_pace.py`
+"""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from inoc_ray.asked import Judge
+from inoc_ray.evaluate import pace
+from inoc_ray.evaluate.judges import Item
+from inoc_ray.evaluate.judges.cache import JudgeCache
+from inoc_ray.evaluate.judges.client import Api
+from inoc_ray.evaluate.judges.judging import Counts, judge_identity, judge_items
+from inoc_ray.evaluate.judges.rubrics import get
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
+
+STUB = Path(__file__).parents[1] / "unit" / "judge_stub.py"
+CALLS, CONCURRENCY = 400, 32
+
+
+@contextmanager
+def stub(latency_s: float) -> Iterator[str]:
+    """A stub in a process of its own, which takes no time from the one that is measured."""
+    process = subprocess.Popen([sys.executable, str(STUB), str(latency_s)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["base_url"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def judge_all(base_url: str, folder: Path, items: list[tuple[int, Item]]) -> tuple[float, Counts, int]:
+    judge = Judge(endpoint=base_url, served_model="stub", concurrency=CONCURRENCY)
+    counts = Counts()
+
+    async def run() -> int:
+        done = 0
+        with JudgeCache(folder) as cache:
+            stream = judge_items(
+                Api(base_url), judge, judge_identity(judge, None), [get("caps")], items, cache, counts=counts
+            )
+            async for batch in stream:
+                done += len(batch)
+        return done
+
+    began = time.perf_counter()
+    done = asyncio.run(run())
+    return time.perf_counter() - began, counts, done
+
+
+@pytest.mark.parametrize("latency_s", [0.2, 0.5])
+@pytest.mark.parametrize("start", [CONCURRENCY, pace.START])
+def test_judging_takes_at_most_1_15_of_the_ideal_time_and_a_second_pass_calls_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latency_s: float, start: int
+):
+    monkeypatch.setattr(pace.Pace.__init__, "__kwdefaults__", {"start": start, "clock": time.monotonic})
+    ideal = CALLS * latency_s / CONCURRENCY
+    ratios, speedups = [], []
+    with stub(latency_s) as base_url:
+        judge_all(base_url, tmp_path / "warm", [(0, Item("", "warm up"))])
+        for round_ in range(3):
+            items = [(n, Item("", f"response {n} of round {round_}")) for n in range(CALLS)]
+            folder = tmp_path / str(round_)
+            # The probe's one call is made beforehand: it tells how the judge writes numbers, once for each judge.
+            judge_all(base_url, folder, [])
+            first, counts, done = judge_all(base_url, folder, items)
+            assert (counts.calls, done) == (CALLS, CALLS)
+            second, counts, done = judge_all(base_url, folder, items)
+            assert (counts.calls, counts.stored, done) == (0, CALLS, CALLS)
+            ratios.append(first / ideal)
+            speedups.append(first / second)
+        with urllib.request.urlopen(base_url.removesuffix("/v1") + "/counts") as answer:
+            assert json.load(answer)["most_active"] == CONCURRENCY
+    print(
+        f"\nlatency {latency_s * 1000:.0f} ms, start {start}: {statistics.median(ratios):.3f} of the ideal time "
+        f"(of {', '.join(f'{r:.3f}' for r in ratios)}); second pass {statistics.median(speedups):.0f} times faster"
+    )
+    assert statistics.median(ratios) <= 1.15
+    assert statistics.median(speedups) >= 50
