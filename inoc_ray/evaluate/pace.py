@@ -66,7 +66,7 @@ class Pace:
     def answered(self) -> None:
         """A request was answered: call it inside the request's slot. The limit grows only where it is made use of."""
         self._answered_at = self._clock()
-        if self.under_way >= self.limit:
+        if self._waiting or self.under_way >= self.limit:
             self._limit = min(float(self.most), self._limit + (1.0 if self._quick else 1.0 / self._limit))
 
     def pushed_back(self, sent_at: float, wait_s: float | None = None) -> None:

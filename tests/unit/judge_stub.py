@@ -112,7 +112,7 @@ async def serving(stub: Stub) -> AsyncIterator[Stub]:
         await runner.cleanup()
 
 
-def status(code: int, message: str = "no", **more: str) -> Fault:
+def status(code: int, message: str = "no", /, **more: str) -> Fault:
     async def fault(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
         return web.json_response({"error": {"message": message, **more}}, status=code)
 

@@ -68,7 +68,7 @@ def _read(folder: Path) -> dict[str, Answer]:
             # A process that was killed, or a full disk, leaves half a line; what it held is asked again.
             try:
                 key, answer = json.loads(line)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue
             if isinstance(key, str) and isinstance(answer, dict):
                 found.setdefault(key, answer)

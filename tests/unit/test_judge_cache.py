@@ -1,0 +1,85 @@
+"""The cache of judges' answers: one file for each process, whole lines alone."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inoc_ray.evaluate.judges.cache import JudgeCache
+
+ANSWER = {"text": "70\n\r ", "top": {"70": -0.1}}
+
+
+def test_what_was_put_is_got_by_the_next_process(tmp_path: Path):
+    with JudgeCache(tmp_path / "judge") as cache:
+        assert cache.get("a") is None
+        cache.put("a", ANSWER)
+        assert cache.get("a") == ANSWER
+        # Flushed before it is closed: a killed process has lost nothing.
+        assert JudgeCache(tmp_path / "judge").get("a") == ANSWER
+    assert JudgeCache(tmp_path / "judge").get("b") is None
+
+
+def test_looking_something_up_writes_nothing(tmp_path: Path):
+    with JudgeCache(tmp_path / "judge") as cache:
+        assert cache.get("a") is None
+    assert not (tmp_path / "judge").exists()
+
+
+def test_a_question_answered_twice_is_one_line_and_the_first_answer_stands(tmp_path: Path):
+    with JudgeCache(tmp_path) as cache:
+        cache.put("a", ANSWER)
+        cache.put("a", {"text": "other"})
+    (segment,) = tmp_path.glob("*.jsonl")
+    assert segment.read_text().count("\n") == 1
+    assert JudgeCache(tmp_path).get("a") == ANSWER
+
+
+@given(data=st.data())
+def test_a_segment_torn_anywhere_keeps_every_whole_line_before(tmp_path_factory: pytest.TempPathFactory, data):
+    folder = tmp_path_factory.mktemp("cache")
+    with JudgeCache(folder) as cache:
+        for n in range(5):
+            cache.put(f"k{n}", {"text": f"é {n}"})
+    (segment,) = folder.glob("*.jsonl")
+    whole = segment.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    segment.write_bytes(whole[:cut])
+    again = JudgeCache(folder)
+    # A line that lacks only its line break is whole.
+    complete = (whole[:cut] + b"\n").count(b"}]\n")
+    assert [again.get(f"k{n}") is not None for n in range(5)] == [n < complete for n in range(5)]
+    # Going on puts a file beside it, and never writes behind the torn line.
+    with again:
+        again.put("new", ANSWER)
+    assert JudgeCache(folder).get("new") == ANSWER
+
+
+@pytest.mark.parametrize(
+    "line", [b"null", b"[]", b"[1, {}]", b'["a"]', b'["a", 3]', b'{"a": {}}', b"\xff\xfe", b"[" * 9999]
+)
+def test_lines_of_another_kind_are_passed_over(tmp_path: Path, line: bytes):
+    good = json.dumps(["a", ANSWER]).encode()
+    (tmp_path / "x.jsonl").write_bytes(line + b"\n" + good + b"\n")
+    assert JudgeCache(tmp_path).get("a") == ANSWER
+
+
+def _write(folder: Path, name: str) -> None:
+    with JudgeCache(folder) as cache:
+        for n in range(200):
+            cache.put(f"{name}{n}", {"text": name * 50})
+
+
+def test_processes_that_write_at_once_spoil_nothing_of_each_other(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(tmp_path, name)) for name in "abc"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    cache = JudgeCache(tmp_path)
+    assert all(cache.get(f"{name}{n}") == {"text": name * 50} for name in "abc" for n in range(200))
+    assert len(list(tmp_path.glob("*.jsonl"))) == 3
