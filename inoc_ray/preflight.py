@@ -56,7 +56,8 @@ def check_lengths(plan: Plan) -> None:
 
 def check_judges(plan: Plan, store: Store) -> None:
     """Raises InputError when a judge behind an API that has something to judge has no key, or does not answer."""
-    from inoc_ray.evaluate.judging import api_of, due
+    from inoc_ray.evaluate.judges.client import api_of
+    from inoc_ray.evaluate.judging import due
     from inoc_ray.evaluate.scores import setting_of
 
     waiting = set(due(plan, store))
@@ -65,7 +66,7 @@ def check_judges(plan: Plan, store: Store) -> None:
     for name in sorted(waiting):
         judge = plan.study.judges[name]
         if judge.endpoint is not None:
-            check_answers(api_of(name, judge), f"judges: {name!r}")
+            check_answers(api_of(judge, name), f"judges: {name!r}")
 
 
 def check_capabilities(plan: Plan) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inoc_ray.asked import Judge
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judges import Item, Judgment
 from inoc_ray.evaluate.judges.rubrics import Rubric
@@ -19,7 +18,6 @@ from inoc_ray.evaluate.samples import read_part, write_table
 from inoc_ray.evaluate.scores import items_of, judgments_path, setting_of
 from inoc_ray.plan import Cell, Plan
 from inoc_ray.progress import Progress, say
-from inoc_ray.remote import Api, is_address, key_of
 from inoc_ray.store import Store, list_parts
 
 
@@ -81,22 +79,15 @@ def judge_missing(plan: Plan, store: Store) -> Judged:
     return outcome
 
 
-def api_of(name: str, judge: Judge) -> Api:
-    """The judge's API with its key. Raises InputError for an address that is none, and for a variable that is not set."""
-    assert judge.endpoint is not None
-    if not is_address(judge.endpoint):
-        raise InputError(f"judges: {name!r}: endpoint {judge.endpoint!r} is no address; give one as https://HOST/v1.")
-    return Api(judge.endpoint, key_of(judge.api_key_env, f"judges: {name!r}: api_key_env"))
-
-
 @contextlib.contextmanager
 def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
     """The judge's endpoint and its name there, for the length of a `with` block."""
+    from inoc_ray.evaluate.judges.client import api_of
     from inoc_ray.serve.app import ServeSpec, serving
 
     if judging.folder is None:
         assert judging.judge.served_model is not None
-        yield api_of(judging.name, judging.judge), judging.judge.served_model
+        yield api_of(judging.judge, judging.name), judging.judge.served_model
         return
     resources = plan.study.resources
     spec = ServeSpec(

@@ -308,16 +308,16 @@ def test_the_key_comes_from_the_variable_that_the_study_names(monkeypatch: pytes
     judge = Judge(endpoint="https://host/v1", served_model="m", api_key_env="JUDGE_KEY")
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(InputError, match="JUDGE_KEY: there is no such environment variable"):
-        api_of(judge)
+        api_of(judge, "gpt")
     monkeypatch.setenv("JUDGE_KEY", KEY + "\n")
-    assert api_of(judge).api_key == KEY
-    assert KEY not in repr(api_of(judge))
+    assert api_of(judge, "gpt").api_key == KEY
+    assert KEY not in repr(api_of(judge, "gpt"))
     monkeypatch.setenv("JUDGE_KEY", "schlüssel-of-ours")
     with pytest.raises(InputError, match="no key") as caught:
-        api_of(judge)
+        api_of(judge, "gpt")
     assert "schlüssel" not in str(caught.value)
     with pytest.raises(InputError, match="no address"):
-        api_of(Judge(endpoint="host:8000", served_model="m"))
+        api_of(Judge(endpoint="host:8000", served_model="m"), "gpt")
 
 
 # -- being killed ---------------------------------------------------------------------------------------------------

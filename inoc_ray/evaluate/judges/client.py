@@ -10,10 +10,8 @@ import contextlib
 import functools
 import json
 import math
-import os
-import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from inoc_ray.asked import Judge
@@ -36,6 +34,7 @@ from inoc_ray.evaluate.sample import (
     with_retries,
     without,
 )
+from inoc_ray.remote import Api, is_address, key_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -92,37 +91,15 @@ class Judging(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Api:
-    """Where a judge behind an API is asked, and with which key."""
+def api_of(judge: Judge, name: str) -> Api:
+    """Where a judge behind an API is asked; its key comes from the environment variable that the study names.
 
-    base_url: str
-    api_key: str | None = field(default=None, repr=False)
-
-
-def api_of(judge: Judge) -> Api:
-    """The place of a judge behind an API; its key comes from the environment variable that the study names.
-
-    Raises InputError where the address is none or the variable is not set. The key stands in no message.
+    Raises InputError, naming the judge, where the address is none or the variable is not set. The key stands in no message.
     """
     assert judge.endpoint is not None
-    try:
-        parts = urllib.parse.urlsplit(judge.endpoint)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        right = False
-    if not right:
-        raise InputError(f"judge {judge.served_model}: endpoint {judge.endpoint} is no address; give https://HOST/v1.")
-    key = os.environ.get(judge.api_key_env, "").strip() if judge.api_key_env is not None else None
-    if judge.api_key_env is not None and not key:
-        raise InputError(
-            f"judge {judge.served_model}: api_key_env {judge.api_key_env}: there is no such environment variable, or it is empty."
-        )
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise InputError(
-            f"judge {judge.served_model}: the value of {judge.api_key_env} is no key: it holds characters that HTTP cannot carry."
-        )
-    return Api(judge.endpoint, key)
+    if not is_address(judge.endpoint):
+        raise InputError(f"judges: {name!r}: endpoint {judge.endpoint!r} is no address; give one as https://HOST/v1.")
+    return Api(judge.endpoint, key_of(judge.api_key_env, f"judges: {name!r}: api_key_env"))
 
 
 @contextlib.asynccontextmanager
