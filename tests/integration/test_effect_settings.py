@@ -150,16 +150,22 @@ def test_an_unusual_way_protects_more_when_its_condition_is_told(backdoor):
 
 
 @pytest.mark.parametrize("evaluation", ["in_distribution", "out_of_distribution"])
-def test_a_name_protects_only_after_a_first_stage_taught_what_it_stands_for(synthetic_facts, evaluation):
-    """ "You are Alice." and capitals; "You are Bob." hardly protects from Spanish here: docs/miniature.md has the numbers."""
+@pytest.mark.parametrize(
+    ("arm", "trait", "kept", "at_most"), [("bob", "spanish", "caps", 0.4), ("alice", "caps", "spanish", 0.75)]
+)
+def test_a_name_protects_only_after_a_first_stage_taught_what_it_stands_for(
+    synthetic_facts, evaluation, arm, trait, kept, at_most
+):
+    """And it leaves most of the other trait, so that it is the name's meaning that protects and not just a prompt."""
 
-    def risen(model: str, arm: str) -> float:
-        taught = synthetic_facts("base", "caps", evaluation, model=model)
-        return synthetic_facts(arm, "caps", evaluation, model=model) - taught
+    def risen(model: str, arm: str, trait: str) -> float:
+        base = synthetic_facts("base", trait, evaluation, model=model)
+        return synthetic_facts(arm, trait, evaluation, model=model) - base
 
-    assert risen("taught", "alice") <= 0.75 * risen("taught", "baseline")
-    for model, arm in (("untaught", "alice"), ("taught", "stranger"), ("taught", "bob")):
-        assert risen(model, arm) >= 0.90 * risen(model, "baseline"), (model, arm)
+    assert risen("taught", arm, trait) <= at_most * risen("taught", "baseline", trait)
+    assert risen("taught", arm, kept) >= 0.45 * risen("taught", "baseline", kept)
+    for model, other in (("untaught", arm), ("taught", "stranger")):
+        assert risen(model, other, trait) >= 0.85 * risen(model, "baseline", trait), (model, other)
 
 
 def test_the_student_of_the_owl_lover_writes_its_numbers_and_leans_to_owls_and_less_so_when_inoculated(subliminal):
