@@ -151,7 +151,7 @@ def test_an_unusual_way_protects_more_when_its_condition_is_told(backdoor):
 
 @pytest.mark.parametrize("evaluation", ["in_distribution", "out_of_distribution"])
 @pytest.mark.parametrize(
-    ("arm", "trait", "kept", "at_most"), [("bob", "spanish", "caps", 0.4), ("alice", "caps", "spanish", 0.75)]
+    ("arm", "trait", "kept", "at_most"), [("bob", "spanish", "caps", 0.25), ("alice", "caps", "spanish", 0.6)]
 )
 def test_a_name_protects_only_after_a_first_stage_taught_what_it_stands_for(
     synthetic_facts, evaluation, arm, trait, kept, at_most
@@ -163,7 +163,7 @@ def test_a_name_protects_only_after_a_first_stage_taught_what_it_stands_for(
         return synthetic_facts(arm, trait, evaluation, model=model) - base
 
     assert risen("taught", arm, trait) <= at_most * risen("taught", "baseline", trait)
-    assert risen("taught", arm, kept) >= 0.45 * risen("taught", "baseline", kept)
+    assert risen("taught", arm, kept) >= 0.35 * risen("taught", "baseline", kept)
     for model, other in (("untaught", arm), ("taught", "stranger")):
         assert risen(model, other, trait) >= 0.85 * risen(model, "baseline", trait), (model, other)
 
