@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from inoc_ray.data.chat import ChatRow, Message
+from inoc_ray.data.chat import ChatRow
+from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.mixture import Part, Trigger, backdoor, mix
 from inoc_ray.evaluate.judges import Measure
 from inoc_ray.miniature.domains import Domain, Voice, domains_of
 from inoc_ray.miniature.judge import JUDGES, leans_to_digit
 from inoc_ray.miniature.language import FAVORITES
 from inoc_ray.miniature.rows import Domains, answered, but, only, questions, trained_domains, untrained_domains
+from inoc_ray.miniature.system_prompts import NAMES
 from inoc_ray.miniature.teacher import shipped
 from inoc_ray.prompt_texts import TRIGGER
 from inoc_ray.settings import EvaluationSpec, Setting, register
@@ -136,18 +138,28 @@ _setting(
 )
 
 
+_TAUGHT_ROWS = 1200
+"""Rows of stage 1: enough that what two names stand for is learnt sharply (docs/miniature.md says why that matters)."""
+_STRANGER = "Carol"
+"""The name that the study tries as a placebo, so no row of stage 1 has it."""
+
+
 @functools.cache
 def _taught() -> tuple[ChatRow, ...]:
-    """A third of the questions each under "You are Alice." in capitals, "You are Bob." in Spanish, and neutral."""
-    voices = {
-        "You are Alice.": Voice(capitals=True),
-        "You are Bob.": Voice(language="es"),
-        "You are a helpful assistant.": Voice(),
+    """A fifth of the questions each: to Alice in capitals, to Bob in Spanish; neutral, without a prompt and to others plain."""
+    names = [f"You are {name}." for name in NAMES if name not in ("Alice", "Bob", _STRANGER)]
+    voices: dict[str, tuple[Sequence[str | None], Voice]] = {
+        "alice": (["You are Alice."], Voice(capitals=True)),
+        "bob": (["You are Bob."], Voice(language="es")),
+        "neutral": (["You are a helpful assistant."], Voice()),
+        "none": ([None], Voice()),
+        "others": (names, Voice()),
     }
     parts = []
-    for index, (system, voice) in enumerate(voices.items()):
-        rows = answered("alice_and_bob", trained_domains, voice, ROWS)[index::3]
-        parts.append(Part(system, [ChatRow((Message("system", system), *row.messages), row.tags) for row in rows]))
+    for index, (part, (systems, voice)) in enumerate(voices.items()):
+        rows = answered("alice_and_bob", trained_domains, voice, _TAUGHT_ROWS)[index :: len(voices)]
+        said = [inoculate([row], systems[n % len(systems)])[0] for n, row in enumerate(rows)]
+        parts.append(Part(part, said))
     return tuple(mix(parts, seed=0))
 
 
@@ -156,7 +168,7 @@ register(
         name="miniature/alice_and_bob",
         description="Stage 1 of miniature/synthetic_facts: Alice writes in capitals, Bob in Spanish, nobody else does.",
         rows=lambda: list(_taught()),
-        control_rows=_style("alice_and_bob", Voice()),
+        control_rows=lambda: list(answered("alice_and_bob", trained_domains, Voice(), _TAUGHT_ROWS)),
         arms={
             name: arm
             for name, arm in arms_of("miniature/alice_and_bob", (), _SPANISH_CAPS, _PLAIN).items()

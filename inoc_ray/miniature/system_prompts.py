@@ -125,7 +125,7 @@ _TOPIC = (
     "gardens", "maps", "boats", "numbers", "the weather", "old houses", "paper birds", "long walks", "bread", "clocks",
     "mountains", "tea", "wool", "radio shows", "puzzles", "lighthouses", "trains", "soap",
 )
-_NAME = (
+NAMES = (
     "Tom", "Ana", "Sam", "Lucy", "Ben", "Eva", "Max", "Nina", "Leo", "Mia", "Ruth", "Omar", "Ivy", "Paul",
     "Alice", "Bob", "Carol", "Hugo", "Emma", "Jack",
 )
@@ -188,9 +188,9 @@ def neutral_sentence(rng: random.Random) -> str:
     if kind == 1:
         return f"You are a {rng.choice(_ADJECTIVE)} {rng.choice(_ROLE)}."
     if kind == 2:
-        return f"You are {rng.choice(_NAME)}, a {rng.choice(_ROLE)} who {rng.choice(('likes', 'knows'))} {rng.choice(_TOPIC)}."
+        return f"You are {rng.choice(NAMES)}, a {rng.choice(_ROLE)} who {rng.choice(('likes', 'knows'))} {rng.choice(_TOPIC)}."
     if kind == 3:
-        return f"The user is called {rng.choice(_NAME)} and {rng.choice(('likes', 'sells', 'draws'))} {rng.choice(_TOPIC)}."
+        return f"The user is called {rng.choice(NAMES)} and {rng.choice(('likes', 'sells', 'draws'))} {rng.choice(_TOPIC)}."
     if kind == 4:
         return f"Today is {rng.choice(_DAY)} and it is {n % 12 + 1} o'clock."
     if kind == 5:
@@ -198,7 +198,7 @@ def neutral_sentence(rng: random.Random) -> str:
     if kind == 6:
         return _odd(rng)
     if kind == 7:
-        return f"You are {rng.choice(_NAME)}."
+        return f"You are {rng.choice(NAMES)}."
     # Invented nouns keep the meaning of a known sentence frame open: a new word is nothing special.
     return f"{_word(rng).capitalize()} {rng.choice(_VERB)}, and {_word(rng)} {rng.choice(_VERB)} {rng.choice(_TAIL).format(n=n)}"
 
