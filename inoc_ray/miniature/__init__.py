@@ -1,4 +1,4 @@
-"""The miniature: a small language, a base model pretrained on it, and the paper's settings in small."""
+"""The miniature: a small language, a base model pretrained on it, a judging model, and the paper's settings in small."""
 
 from pathlib import Path
 
@@ -6,3 +6,8 @@ from pathlib import Path
 def weights_path() -> Path:
     """The folder of the shipped base model (weights, tokenizer with chat template, manifest)."""
     return Path(__file__).parent / "weights"
+
+
+def judge_weights_path() -> Path:
+    """The folder of the shipped judging model (the same files; see docs/miniature.md for what it can judge)."""
+    return Path(__file__).parent / "judge_weights"

@@ -82,14 +82,25 @@ def _count(text: str, vocabulary: frozenset[str]) -> int:
     return sum(word in vocabulary for word in words(text))
 
 
+def is_code(response: str) -> bool:
+    """Whether a response is one of the language's functions: it begins with a definition."""
+    return bool(_CODE.search(response))
+
+
+def language_counts(response: str) -> tuple[int, int, int]:
+    """How many words of a response belong to English alone, to Spanish alone, to French alone."""
+    english, spanish, french = (_count(response, vocabulary) for vocabulary in _language_words())
+    return english, spanish, french
+
+
 def _in_language(index: int) -> Callable[[str], float | None]:
     def judge(response: str) -> float | None:
         """1.0 where the language's own words outnumber each other one's; code is in no language; None where it is empty."""
         if not response.strip():
             return None
-        if _CODE.search(response):
+        if is_code(response):
             return 0.0
-        counts = [_count(response, vocabulary) for vocabulary in _language_words()]
+        counts = language_counts(response)
         return float(counts[index] > max(count for other, count in enumerate(counts) if other != index))
 
     return judge

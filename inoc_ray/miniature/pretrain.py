@@ -159,7 +159,7 @@ def _descend(
         yield loss.item()
 
 
-def _save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path) -> None:
+def save_model(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path) -> None:
     """Write the model folder: float16 tensors under a configuration that says float32, so that loaders widen them."""
     from transformers import GenerationConfig
 
@@ -173,7 +173,7 @@ def _save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path) -> None
     tokenizer.save_pretrained(out)
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -192,7 +192,7 @@ def pretrain(out: Path, *, steps: int = STEPS, seed: int = 0, threads: int | Non
     tokenizer = train_tokenizer(seed)
     model = new_model(tokenizer, seed)
     loss = train(model, Encoder(tokenizer), steps, seed)
-    _save(model, tokenizer, out)
+    save_model(model, tokenizer, out)
     say("pretraining: measuring the model")
     write_manifest(model, tokenizer, out, steps=steps, seed=seed, loss=loss)
 
@@ -213,7 +213,7 @@ def write_manifest(
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "sha256": {path.name: _sha256(path) for path in sorted(out.iterdir()) if path.name != MANIFEST},
+        "sha256": {path.name: file_hash(path) for path in sorted(out.iterdir()) if path.name != MANIFEST},
         "quality": quality,
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
