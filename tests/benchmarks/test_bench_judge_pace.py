@@ -87,8 +87,9 @@ def test_judging_takes_at_most_1_15_of_the_ideal_time_and_a_second_pass_calls_no
         with urllib.request.urlopen(base_url.removesuffix("/v1") + "/counts") as answer:
             assert json.load(answer)["most_active"] == CONCURRENCY
     print(
-        f"\n{CALLS} calls of {LATENCY_S * 1000:.0f} ms, {CONCURRENCY} at once, {start} at first: {statistics.median(ratios):.3f} of the ideal time "
-        f"(of {', '.join(f'{r:.3f}' for r in ratios)}); second pass {statistics.median(speedups):.0f} times faster"
+        f"\n{CALLS} calls of {LATENCY_S * 1000:.0f} ms, {CONCURRENCY} at once, {start} at first: "
+        f"{statistics.median(ratios):.3f} of the ideal time (of {', '.join(f'{r:.3f}' for r in ratios)}); "
+        f"second pass {statistics.median(speedups):.0f} times faster"
     )
     assert statistics.median(ratios) <= 1.15
     assert statistics.median(speedups) >= 50
