@@ -33,7 +33,7 @@ class Pace:
         self.most, self._clock = most, clock
         self._limit = float(max(1, min(start, most)))
         self._quick = True
-        self._halved_at = self._resume_at = float("-inf")
+        self._halved_at = self._resume_at = self._full_at = float("-inf")
         self._answered_at: float | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.under_way = 0
@@ -55,6 +55,8 @@ class Pace:
         await self._room()
         self.under_way += 1
         sent_at = self._clock()
+        if self.under_way >= self.limit:
+            self._full_at = sent_at
         if self._answered_at is None:
             self._answered_at = sent_at
         try:
@@ -63,10 +65,10 @@ class Pace:
             self.under_way -= 1
             self._wake()
 
-    def answered(self) -> None:
-        """A request was answered: call it inside the request's slot. The limit grows only where it is made use of."""
+    def answered(self, sent_at: float) -> None:
+        """A request sent at `sent_at` was answered. The limit grows only where it was reached since then."""
         self._answered_at = self._clock()
-        if self._waiting or self.under_way >= self.limit:
+        if self._full_at >= sent_at:
             self._limit = min(float(self.most), self._limit + (1.0 if self._quick else 1.0 / self._limit))
 
     def pushed_back(self, sent_at: float, wait_s: float | None = None) -> None:

@@ -300,7 +300,7 @@ async def _try(draw: Callable[[], Awaitable[T]], pace: Pace, secret: str | None)
             # ValueError: a body that is not the JSON its headers promise.
             problem = excerpt(f"{type(error).__name__}: {error}", secret)
             return _Failure(problem, unreadable=not isinstance(error, APIConnectionError))
-        pace.answered()
+        pace.answered(sent_at)
         return _Success(result)
 
 

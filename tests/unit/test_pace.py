@@ -3,12 +3,15 @@
 import asyncio
 from datetime import UTC, datetime
 
+import httpx
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.pace import RETRY_AFTER_MAX_S, START, Pace, retry_after_s
+from inoc_ray.evaluate.sample import Retry, with_retries
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -45,10 +48,10 @@ def limits_while_answering(pace: Pace, requests: int) -> list[int]:
     limits: list[int] = []
 
     async def one() -> None:
-        async with pace.slot():
+        async with pace.slot() as sent_at:
             await asyncio.sleep(0)
             assert pace.under_way <= pace.limit
-            pace.answered()
+            pace.answered(sent_at)
             limits.append(pace.limit)
 
     async def run() -> None:
@@ -132,19 +135,16 @@ def test_no_turn_is_lost_when_waiting_requests_are_cancelled(cancelled: list[boo
 
 
 def test_an_endpoint_that_turns_everything_away_is_given_up_after_the_patience():
-    from openai import RateLimitError
-
-    from inoc_ray.evaluate.sample import Retry, with_retries
+    clock = Clock()
 
     async def draw() -> None:
-        import httpx
+        clock.now += 1
+        response = httpx.Response(429, request=httpx.Request("POST", "http://stub/v1"))
+        raise openai.RateLimitError("slow down", response=response, body=None)  # type: ignore[arg-type]
 
-        request = httpx.Request("POST", "http://stub/v1")
-        raise RateLimitError("slow down", response=httpx.Response(429, request=request), body=None)  # type: ignore[arg-type]
-
-    retry = Retry(tries=2, first_s=0.01, max_s=0.02, patience_s=0.2)
-    retries = []
-    with pytest.raises(TrialError, match=r"turned everything away for 0 s.*429"):
-        asyncio.run(with_retries(draw, "it", retry, lambda: retries.append(1), Pace(4), None))
+    retry = Retry(tries=2, first_s=0.001, max_s=0.002, patience_s=20)
+    retries: list[int] = []
+    with pytest.raises(TrialError, match=r"turned everything away for 21 s.*429"):
+        asyncio.run(with_retries(draw, "it", retry, lambda: retries.append(1), Pace(4, clock=clock), None))
     # More than the tries: a 429 takes up none.
-    assert len(retries) > 4
+    assert len(retries) == 20
