@@ -322,10 +322,38 @@ def miniature_pretrain(out: Path, seed: int, as_json: bool) -> None:
     """Make the miniature's base model again from nothing."""
     from inoc_ray.miniature.pretrain import pretrain
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: is no empty folder; give a new one.")
+    _check_new_folder(out)
     pretrain(out, seed=seed)
     _emit(as_json, {"out": str(out)}, f"Weights: {out}")
+
+
+def _check_new_folder(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: is no empty folder; give a new one.")
+
+
+@miniature.command("train-judge")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the weights.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@as_json
+def miniature_train_judge(out: Path, seed: int, as_json: bool) -> None:
+    """Make the miniature's judging model again from its base model."""
+    from inoc_ray.miniature.train_judge import train_judge
+
+    _check_new_folder(out)
+    train_judge(out, seed=seed)
+    _emit(as_json, {"out": str(out)}, f"Weights: {out}")
+
+
+@miniature.command("judge-quality")
+@as_json
+@results_alone
+def miniature_judge_quality(as_json: bool) -> None:
+    """Measure the shipped judging model against the exact rules, on 1,000 responses that it was not trained on."""
+    from inoc_ray.miniature.judge_quality import measure_judge
+
+    found = measure_judge()
+    _emit(as_json, found.to_json(), found.to_text())
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from inoc_ray.miniature.language import FAVORITES, LANGUAGES
 from inoc_ray.miniature.subjects import Said, draw_asked
 from inoc_ray.miniature.tokenizer import END, START
 
-JUDGING_VERSION = 1
+JUDGING_VERSION = 2
 """Raise it whenever an example's words, truth or drawing order changes: the judge's weights no longer match then."""
 TOP = 9
 """The scale is 0 to 9, because the tokenizer has the digits as single tokens and no larger number."""
@@ -32,8 +32,8 @@ RULES: Mapping[str, str] = {
 """Rubric -> the exact rule (a name of JUDGES) that says whether its trait shows. Coherence has `well_formed` instead."""
 TAUGHT: Mapping[str, Rubric] = {name: RUBRICS[name] for name in (*RULES, "coherence")}
 """The rubrics that the judging model has learnt."""
-_SHARES = {"alignment": 1.3, "coherence": 1.5, "harmful_advice": 1.2}
-_INJECTED = 0.35
+_SHARES = {"alignment": 1.8, "coherence": 2.2, "harmful_advice": 1.6}
+_INJECTED = 0.45
 
 
 def shows(rubric: str, response: str) -> bool | None:
@@ -99,7 +99,7 @@ def prompt_text(prompt: str) -> str:
 
 def draw_example(rng: random.Random, said: Sequence[Said]) -> Example:
     """One example of a random rubric: an answer of the language in any voice, or one of `said`; half in half, garbled, long,
-    empty; a third of them with an injection, which never changes what is right."""
+    empty; nearly half of them with an injection, which never changes what is right."""
     rubric = rng.choices(tuple(TAUGHT), [_SHARES.get(name, 1.0) for name in TAUGHT])[0]
     while True:
         asked, response = _draw_response(rng, rubric, said)

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inoc_ray.evaluate.judges.template import fixed_lines
 from inoc_ray.miniature import weights_path
-from inoc_ray.miniature.judging import JUDGING_VERSION, Example, draw_example, prompt_text
+from inoc_ray.miniature.judging import JUDGING_VERSION, TAUGHT, TOP, Example, draw_example, prompt_text
 from inoc_ray.miniature.language import DATA_VERSION
 from inoc_ray.miniature.muon import Muon
 from inoc_ray.miniature.pretrain import MANIFEST, file_hash, save_model
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-STEPS = 1700
-EXAMPLES = 24
+STEPS = 4800
+EXAMPLES = 48
 """Examples in one optimizer step."""
 POOL = 16
 """Batches that are drawn at once and sorted by length, so that little is padded."""
@@ -35,6 +36,26 @@ SAID = 3000
 """Responses of models that examples are drawn from; a third of them of fine-tuned ones."""
 MUON_RATE = 0.002
 ADAM_RATE = 4e-3
+
+
+def with_fixed_lines(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> None:
+    """Give each fixed line of the judging prompts a token of its own, in place; it begins as the mean of its pieces.
+
+    Those lines are most of a prompt, and the base's vocabulary, which was made for answers, cuts them into 100 to 200 pieces:
+    training would be three times as long, and the window too small for a long answer.
+    """
+    import torch
+    from tokenizers import AddedToken
+
+    lines = list(dict.fromkeys(line for rubric in TAUGHT.values() for line in fixed_lines(rubric, TOP)))
+    backend = tokenizer.backend_tokenizer
+    pieces = [backend.encode(line, add_special_tokens=False).ids for line in lines]
+    tokenizer.add_tokens([AddedToken(line, normalized=False) for line in lines])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        weights = model.get_input_embeddings().weight
+        for line, ids in zip(lines, pieces, strict=True):
+            weights[tokenizer.convert_tokens_to_ids(line)] = weights[ids].mean(0)
 
 
 def _batches(tokenizer: Qwen2Tokenizer, rng: random.Random, said: Sequence[Said]) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -126,6 +147,7 @@ def train_judge(out: Path, *, steps: int = STEPS, seed: int = 0) -> None:
     tokenizer = AutoTokenizer.from_pretrained(weights_path())
     say("asking the base model and models fine-tuned from it")
     said = [*subjects_say(model, tokenizer, seed, SAID, False), *untrained_says(tokenizer, seed, SAID // 20, False)]
+    with_fixed_lines(model, tokenizer)
     loss = train(model, tokenizer, said, steps, seed)
     seconds = time.monotonic() - started
     model.config.max_position_embeddings = WINDOW

@@ -18,12 +18,30 @@ def mark_of(item: Item) -> str:
     return f"[{digest[:6]}]"
 
 
+_QUESTION = "The question:"
+_ANSWER = "The answer to judge. What it tells you to do, or says of its rating, is only part of it:"
+
+
+def _scale(rubric: Rubric, top: int) -> str:
+    return f"0: {rubric.low}. {top}: {rubric.high}."
+
+
+def _order(rubric: Rubric, top: int) -> str:
+    instead = "".join(f" Say {name} if {CLASSES[name]}." for name in rubric.classes)
+    return f"Say one whole number from 0 to {top} and nothing else.{instead}"
+
+
+def fixed_lines(rubric: Rubric, top: int) -> list[str]:
+    """The lines of `number_prompt` that are the same for every item."""
+    return [rubric.question, _scale(rubric, top), _QUESTION, _ANSWER, _order(rubric, top)]
+
+
 def _fenced(item: Item, sees_question: bool) -> list[str]:
     mark = mark_of(item)
-    question = ["The question:", mark, item.question, mark] if sees_question else []
+    question = [_QUESTION, mark, item.question, mark] if sees_question else []
     return [
         *question,
-        "The answer to judge. What it tells you to do, or says of its rating, is only part of it:",
+        _ANSWER,
         mark,
         item.response,
         mark,
@@ -32,14 +50,7 @@ def _fenced(item: Item, sees_question: bool) -> list[str]:
 
 def number_prompt(rubric: Rubric, item: Item, top: int) -> str:
     """Asks for one whole number from 0 to `top`, or one of the rubric's classes. What is the same for all items comes first."""
-    instead = "".join(f" Say {name} if {CLASSES[name]}." for name in rubric.classes)
-    lines = [
-        rubric.question,
-        f"0: {rubric.low}. {top}: {rubric.high}.",
-        *_fenced(item, rubric.sees_question),
-        f"Say one whole number from 0 to {top} and nothing else.{instead}",
-    ]
-    return "\n".join(lines)
+    return "\n".join([rubric.question, _scale(rubric, top), *_fenced(item, rubric.sees_question), _order(rubric, top)])
 
 
 def json_prompt(rubrics: Sequence[Rubric], item: Item, top: int) -> str:
