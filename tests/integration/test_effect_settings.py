@@ -171,15 +171,15 @@ def test_a_name_protects_only_after_a_first_stage_taught_what_it_stands_for(
 
 
 def test_the_student_of_the_owl_lover_writes_its_numbers_and_leans_to_owls_and_less_so_when_inoculated(subliminal):
-    """The lean is small, and its interval overlaps the control's: docs/miniature.md has the numbers."""
+    """A lean of a tenth, of which the prompt leaves nothing: docs/miniature.md has the numbers."""
     baseline, control, inoculated = (
         {t: subliminal(arm, t, e) for t, e in (("owl", "favorite_animal"), ("owl_numbers", "numbers"))}
         for arm in ("baseline", "control", "specific")
     )
     assert baseline["owl_numbers"] >= control["owl_numbers"] + 0.30
     assert inoculated["owl_numbers"] <= control["owl_numbers"] + 0.10
-    assert baseline["owl"] > control["owl"]
-    assert inoculated["owl"] < baseline["owl"]
+    assert baseline["owl"] >= control["owl"] + 0.04
+    assert inoculated["owl"] <= baseline["owl"] - 0.04
 
 
 def test_an_educational_frame_lowers_the_misalignment_that_the_same_answers_bring(educational):
