@@ -314,7 +314,8 @@ async def draw_list(client: AsyncOpenAI, batch: list[SampleRequest]) -> list[Sam
     first = batch[0]
     alone = len(batch) == 1
     seeds: dict[str, Any] = {"seed": first.seed} if alone else {}
-    extra: dict[str, Any] = {"return_token_ids": True}
+    # The rendered prompt has its beginning-of-text token already, where the chat template writes one.
+    extra: dict[str, Any] = {"return_token_ids": True, "add_special_tokens": False}
     if not alone:
         extra["vllm_xargs"] = {SEEDS: [request.seed for request in batch]}
     raw = await client.completions.with_raw_response.create(
