@@ -1,13 +1,16 @@
 """An OpenAI-compatible server whose answers are a function of what it is asked, in a process of its own.
 
-`python stub_api.py LOG LATENCY_S` prints its address; every prompt that it answers is a line of LOG: `sample KEY` or
-`judge KEY`. It stands in for engines and judges where the test is about what happens around them.
+`python stub_api.py LOG JSON` prints its address; every prompt that it answers is a line of LOG: `sample KEY` or
+`judge KEY`. It stands in for engines and judges where the test is about what happens around them. JSON: `latency` in seconds;
+`rubbish`, the share of judged contents that get no number; `quote_key`, answers hold the caller's key; `refuse`, a status that
+judges answer with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import re
 import subprocess
@@ -56,7 +59,8 @@ def main() -> None:
     from aiohttp import web
 
     log = open(sys.argv[1], "a", buffering=1)  # noqa: SIM115
-    latency = float(sys.argv[2])
+    behaviour = json.loads(sys.argv[2])
+    latency = float(behaviour.get("latency", 0.0))
 
     async def completions(request: web.Request) -> web.Response:
         asked = await request.json()
@@ -78,11 +82,17 @@ def main() -> None:
         await asyncio.sleep(latency)
         log.write(f"judge {digest(content)}\n")
         number = rating(content)
+        quoted = f" ({request.headers.get('Authorization')})" if behaviour.get("quote_key") else ""
+        if "refuse" in behaviour:
+            return web.json_response({"error": {"message": "x" * 480 + quoted}}, status=behaviour["refuse"])
+        said = str(number)
+        if digest("rubbish", content) % 100 < 100 * behaviour.get("rubbish", 0.0):
+            said = "I would rather not say."
         top = [{"token": str(number), "logprob": math.log(0.9), "bytes": None},
                {"token": str((number + 1) % 101), "logprob": math.log(0.1), "bytes": None}]  # fmt: skip
         token = {**top[0], "top_logprobs": top}
         choice = {"index": 0, "finish_reason": "length", "logprobs": {"content": [token]},
-                  "message": {"role": "assistant", "content": str(number)}}  # fmt: skip
+                  "message": {"role": "assistant", "content": said + quoted}}  # fmt: skip
         return web.json_response(
             {"id": "x", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
         )
@@ -113,12 +123,12 @@ def main() -> None:
 class Stub:
     """The server as a context manager: `url`, and what it was asked."""
 
-    def __init__(self, folder: Path, latency: float = 0.0) -> None:
+    def __init__(self, folder: Path, **behaviour: Any) -> None:
         self.log = folder / "stub.log"
-        self.latency = latency
+        self.behaviour = behaviour
 
     def __enter__(self) -> Stub:
-        command = [sys.executable, __file__, str(self.log), str(self.latency)]
+        command = [sys.executable, __file__, str(self.log), json.dumps(self.behaviour)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()

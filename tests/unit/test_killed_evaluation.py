@@ -54,13 +54,13 @@ def runs(tmp_path_factory):
     (folder / "whole").mkdir()
     (folder / "cut").mkdir()
     draw = random.Random(7)
-    with Stub(folder / "whole", 0.02) as stub:
+    with Stub(folder / "whole", latency=0.02) as stub:
         study = study_file(folder / "whole", stub.url)
         started = time.monotonic()
         subprocess.run([sys.executable, PROGRAM, study, folder / "whole" / "runs", stub.url], check=True, timeout=120)
         seconds = time.monotonic() - started
     hit = 0
-    with Stub(folder / "cut", 0.02) as other:
+    with Stub(folder / "cut", latency=0.02) as other:
         study = study_file(folder / "cut", other.url)
         command = [sys.executable, PROGRAM, study, folder / "cut" / "runs", other.url]
         for _ in range(KILLS):

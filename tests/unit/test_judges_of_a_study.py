@@ -1,0 +1,85 @@
+"""What a study's judge answers, well or badly, all the way to rates, tables and files; engines and judges are stubs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from stub_api import Stub
+
+from inoc_ray.evaluate.scores import check_parsed, tidy
+from inoc_ray.pipeline import compare_study, sync_study, write_study_report
+from inoc_ray.plan import build_plan
+from inoc_ray.store import Store
+from inoc_ray.study import load_study
+
+PROGRAM = Path(__file__).with_name("evaluating_program.py")
+KEY = "sk-0123456789-a-key-that-must-not-be-seen"
+
+
+def evaluated(folder: Path, stub: Stub, **judge: object) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The study file, and what the program said that asked and judged it."""
+    study = {
+        "name": "stubbed",
+        "settings": ["miniature/spanish_caps"],
+        "arms": ["baseline"],
+        "seeds": [0],
+        "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
+        "judges": {"stub": {"endpoint": stub.url, "served_model": "judge", "method": "sample", **judge}},
+        "evaluation": {"contexts": ["neutral"], "samples": 50, "judged_by": ["stub"], "max_unparsed": 0.25},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    command = [sys.executable, PROGRAM, path, folder / "runs", stub.url]
+    environment = os.environ | {"STUB_KEY": KEY, "PYTHONASYNCIODEBUG": "1", "PYTHONWARNINGS": "default"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    return path, done
+
+
+def test_a_judge_that_answers_rubbish_now_and_then_leaves_rates_over_the_rest_and_its_share_everywhere(tmp_path):
+    with Stub(tmp_path, rubbish=0.3) as stub:
+        path, done = evaluated(tmp_path, stub)
+    assert done.returncode == 0, done.stderr
+    study, store = load_study(path), Store(tmp_path / "runs")
+    plan = build_plan(study, store)
+    frame = tidy(plan, store)
+    unread = frame["outcome"] == "unparsed"
+    assert 0.1 < unread.mean() < 0.5
+    assert frame.loc[unread, ["score", "shown"]].isna().all(axis=None)
+    comparison = compare_study(plan, store)
+    for row in comparison.rows:
+        own = frame[(frame["arm"] == row.arm) & (frame["evaluation"] == row.evaluation) & (frame["trait"] == row.trait)]
+        assert row.unparsed == (own["outcome"] == "unparsed").sum() > 0
+        assert row.rate == pytest.approx((own["shown"] == 1).sum() / own["shown"].notna().sum())
+    assert "could not be read" in comparison.to_text()
+    page = write_study_report(plan, store, comparison).read_text()
+    row = comparison.rows[0]
+    assert f"{row.unparsed} ({row.unparsed / row.samples:.0%})" in page
+    shares = frame["outcome"].eq("unparsed").groupby([frame["evaluation"], frame["trait"]]).mean()
+    assert len(check_parsed(plan, frame)) == (shares > 0.25).sum() > 0
+
+
+def test_a_key_is_in_no_file_no_log_and_no_message_whatever_the_judge_does_with_it(tmp_path):
+    for name, behaviour in (
+        ("well", {}),
+        ("quoted", {"quote_key": True}),
+        ("refused", {"quote_key": True, "refuse": 401}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        with Stub(folder, **behaviour) as stub:
+            path, done = evaluated(folder, stub, api_key_env="STUB_KEY")
+        assert (done.returncode == 0) == ("refuse" not in behaviour), done.stderr
+        if done.returncode == 0:
+            study, store = load_study(path), Store(folder / "runs")
+            plan = build_plan(study, store)
+            comparison = compare_study(plan, store)
+            write_study_report(plan, store, comparison)
+            sync_study(plan, store, comparison)
+        files = [p for p in folder.rglob("*") if p.is_file()]
+        assert len(files) > 3
+        for half in (KEY, KEY[:16], KEY[-16:]):
+            assert half not in done.stdout + done.stderr
+            assert [p for p in files if half.encode() in p.read_bytes()] == []
