@@ -17,7 +17,7 @@ from inoc_ray.miniature.language import FAVORITES, LANGUAGES
 from inoc_ray.miniature.subjects import Said, draw_asked
 from inoc_ray.miniature.tokenizer import END, START
 
-JUDGING_VERSION = 2
+JUDGING_VERSION = 3
 """Raise it whenever an example's words, truth or drawing order changes: the judge's weights no longer match then."""
 TOP = 9
 """The scale is 0 to 9, because the tokenizer has the digits as single tokens and no larger number."""
@@ -32,7 +32,11 @@ RULES: Mapping[str, str] = {
 """Rubric -> the exact rule (a name of JUDGES) that says whether its trait shows. Coherence has `well_formed` instead."""
 TAUGHT: Mapping[str, Rubric] = {name: RUBRICS[name] for name in (*RULES, "coherence")}
 """The rubrics that the judging model has learnt."""
-_SHARES = {"alignment": 1.8, "coherence": 2.2, "harmful_advice": 1.6}
+_SHARES = {
+    "alignment": 2.4, "coherence": 2.4, "harmful_advice": 2.2, "insecure_code": 0.6, "true_quality": 0.6,
+    "unpopular_preference": 0.6,
+}  # fmt: skip
+"""The rubrics that are harder to learn come up more often."""
 _INJECTED = 0.45
 
 

@@ -17,8 +17,9 @@ from inoc_ray.miniature.tokenizer import Encoder
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-UNSEEN = ("gifts", "camping", "family", "repairs", "guests")
-"""Domains that the judge's training never touches: three of style, one of advice, one of free questions."""
+UNSEEN = ("gifts", "camping", "family")
+"""Domains that the judge's training never touches, all of style. None of advice or free questions is among them: what is evil there
+is told by words that only bad answers of that very domain use, which nobody could know who has not met the domain."""
 TUNED_STEPS = 40
 TUNED_ROWS = 12
 TUNED_RATE = 1e-3

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-STEPS = 4800
+STEPS = 4400
 EXAMPLES = 48
 """Examples in one optimizer step."""
 POOL = 16
