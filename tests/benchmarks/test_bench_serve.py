@@ -75,6 +75,15 @@ class Offline:
                 return line
         raise RuntimeError("the offline engine ended")
 
+    def close(self) -> None:
+        """Ends the program by the end of its input, so that it takes vLLM's own processes down with it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
     def rate(self, file: Path) -> float:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{file}\n")
@@ -111,7 +120,7 @@ def test_an_evaluation_of_eight_adapters_beside_offline_vllm(tmp_path):
                             rates[name].append(rate)
             finally:
                 for engine in engines.values():
-                    engine.process.kill()
+                    engine.close()
     for name, found in rates.items():
         print(
             f"\n{name}: median {statistics.median(found):.0f} tokens/s ({min(found):.0f} to {max(found):.0f})", end=""

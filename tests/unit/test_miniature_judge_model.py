@@ -10,12 +10,13 @@ import pytest
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.judges import Item
 from inoc_ray.evaluate.judges.rubrics import CODE
+from inoc_ray.evaluate.judges.template import fixed_lines
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.miniature.domains import Voice, answer, ask, domains_of, every_domain
 from inoc_ray.miniature.garbled import garble, well_formed
 from inoc_ray.miniature.injections import HELD_OUT, TAUGHT, inject
 from inoc_ray.miniature.judge_quality import JudgeQuality, measure_judge, read_verdicts
-from inoc_ray.miniature.judging import JUDGING_VERSION, draw_example, right_answer, shows
+from inoc_ray.miniature.judging import JUDGING_VERSION, TOP, draw_example, right_answer, shows
 from inoc_ray.miniature.judging import TAUGHT as RUBRICS
 from inoc_ray.miniature.language import DATA_VERSION, is_held_out
 from inoc_ray.miniature.subjects import UNSEEN, Said, draw_asked
@@ -64,8 +65,18 @@ def test_the_judge_is_small_and_belongs_to_this_language_these_examples_and_this
     assert MANIFEST["judging_version"] == JUDGING_VERSION, "examples changed: train the judge again"
     base = hashlib.sha256((weights_path() / "model.safetensors").read_bytes()).hexdigest()
     assert MANIFEST["base"] == base, "the base changed: train the judge again"
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        assert (FOLDER / name).read_bytes() == (weights_path() / name).read_bytes()
+    assert (FOLDER / "chat_template.jinja").read_bytes() == (weights_path() / "chat_template.jinja").read_bytes()
+
+
+def test_the_judge_reads_each_fixed_line_of_a_prompt_as_one_token_and_all_else_as_the_base_does() -> None:
+    from transformers import AutoTokenizer
+
+    judge, base = AutoTokenizer.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(weights_path())
+    for rubric in RUBRICS.values():
+        for line in fixed_lines(rubric, TOP):
+            assert len(judge(line)["input_ids"]) == 1, f"{line!r}: the template changed: train the judge again"
+    for text in ("Debes comparar precios.", "TAKE A COAT.", "def load(x):\n    return eval(x)", "[3f0ee4] 9"):
+        assert judge(text)["input_ids"] == base(text)["input_ids"]
 
 
 def test_the_prompt_that_is_learnt_is_the_one_that_the_chat_template_writes() -> None:
