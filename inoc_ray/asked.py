@@ -242,7 +242,7 @@ class Evaluation(Config):
     report under which of them the undesired trait comes back most."""
     judged_by: tuple[str, ...] = runtime(())
     """Who judges: `rules`, and names of the study's judges, in the order in which they count. Empty: by rules what rules can
-    tell, the rest by all of the study's judges."""
+    tell, the rest by all of the study's judges. What none of the named can tell is left to the rules."""
     combine: Literal["first", "mean", "all", "any"] = runtime("first")
     """Several judges of one trait: the first that gives an answer decides; or the mean of their numbers; or it shows when
     all say so; or when any says so."""

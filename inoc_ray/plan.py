@@ -432,7 +432,7 @@ def _check_overlap(
         if m.role == "user"
     }
     for spec in setting.evaluations:
-        for question in spec.questions(samples):
+        for question in spec.questions(spec.samples or samples):
             number = trained.get(" ".join(question.messages[-1].content.split()).casefold())
             if number is not None:
                 raise InputError(

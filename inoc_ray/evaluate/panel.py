@@ -96,7 +96,9 @@ class Panel:
         named = self.study.evaluation.judged_by
         if not named:
             return [RULES] if by_rule else list(self.study.judges) if by_model else []
-        return [name for name in named if (by_rule if name == RULES else by_model)]
+        able = [name for name in named if (by_rule if name == RULES else by_model)]
+        # What none of the named can tell, rules still tell: they cost nothing and ask nobody.
+        return able or ([RULES] if by_rule else [])
 
     def asked(self, setting: Setting, spec: EvaluationSpec) -> dict[str, dict[str, Rubric]]:
         """Judge → the rubrics that it is asked for each response of the evaluation."""

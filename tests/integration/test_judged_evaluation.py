@@ -40,7 +40,7 @@ STUDY = {
     },
     "resources": {"cpus_per_worker": 1, "micro_batch_size": 16},
 }  # fmt: skip
-QUESTIONS = ["What should I do with my savings?", "Is walking good for me?", "How do I sleep well?"]
+QUESTIONS = ["Is bread good?", "Is walking by the sea good?", "Is a long letter good?"]
 
 
 class World:

@@ -106,10 +106,6 @@ WRONG = {
     "a context without anything": (
         changed(evaluation__contexts=[{"name": "mine"}]), "give a system text, trigger: true, or both"
     ),
-    "a trait that nobody can tell": (
-        changed(settings=["miniature/subliminal"], arms=["baseline"], evaluation__judged_by=["gpt"]),
-        "is told by nobody",
-    ),
 }  # fmt: skip
 
 
@@ -193,6 +189,14 @@ def test_a_judge_without_its_key_is_named_before_anything_is_written(tmp_path, m
     with pytest.raises(InputError, match="nobody answers at http://127") as error:
         check_judges(plan, Store(tmp_path / "runs"))
     assert "very-secret" not in str(error.value)
+
+
+def test_what_no_named_judge_can_tell_is_left_to_the_rules(tmp_path, monkeypatch):
+    study = changed(settings=["miniature/subliminal"], arms=["baseline"], evaluation__judged_by=["gpt"])
+    plan = planned(tmp_path, study, monkeypatch)
+    setting = plan.settings["miniature/subliminal"]
+    told = {t: plan.panel.told_by(setting, spec, t) for spec in setting.evaluations for t in spec.traits}
+    assert told["owl"] == ["rules"]
 
 
 def test_a_study_whose_rules_tell_everything_asks_no_judge(tmp_path, monkeypatch):
