@@ -83,12 +83,12 @@ def test_a_first_run_trains_asks_compares_and_reports(folder, first):
     assert (Path(first["report"]).parent / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_compare_prints_exactly_the_promised_json(folder, first):
+def test_compare_prints_the_promised_json_and_what_was_added_to_it_since(folder, first):
     value = inoc_ray("compare", study(folder))
-    assert set(value) == {"study", "rows", "effects"}
+    assert set(value) == {"study", "rows", "effects", "profile", "leaks", "agreement", "capabilities"}
     assert {frozenset(r) for r in value["rows"]} == {frozenset((
         "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
-        "seeds", "samples", "unparsed",
+        "seeds", "samples", "unparsed", "excluded",
     ))}  # fmt: skip
     assert {frozenset(e) for e in value["effects"]} == {
         frozenset(("setting", "model", "arm", "measure", "value", "low", "high", "p"))
