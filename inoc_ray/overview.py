@@ -228,7 +228,8 @@ def _setting_json(s: registry.Setting) -> dict[str, Any]:
         "model_judged": {trait: list(measure.rubrics) for trait, measure in s.model_judged.items()},
         "evaluations": [
             {"name": e.name, "split": e.split, "traits": list(e.traits), "questions_from": e.published or None,
-             "judge": "rule" if all(t in s.judges for t in e.traits) else "model"}
+             "judge": "rule" if all(t in s.judges for t in e.traits) else "model",
+             "rubrics": list(dict.fromkeys(r for t in e.traits if t in s.model_judged for r in s.model_judged[t].rubrics))}
             for e in s.evaluations
         ],
         "presets": list(s.presets),
@@ -240,7 +241,7 @@ def settings_text() -> str:
     parts = []
     for s in settings_json():
         evaluations = ", ".join(
-            f"{e['name']} ({e['split']}: {', '.join(e['traits'])}; {e['judge']} judge"
+            f"{e['name']} ({e['split']}: {', '.join(e['traits'])}; {_judge_text(e)}"
             f"{'; questions from a file' if e['questions_from'] else ''})"
             for e in s["evaluations"]
         )
@@ -253,6 +254,12 @@ def settings_text() -> str:
             lines.append(f"recipe presets: {', '.join(s['presets'])}")
         parts.append("\n  ".join(lines))
     return "\n\n".join(parts)
+
+
+def _judge_text(evaluation: dict[str, Any]) -> str:
+    """ "rules", "rules, or a model judge on alignment, coherence" or "model judge on …"."""
+    model = f"model judge on {', '.join(evaluation['rubrics'])}" if evaluation["rubrics"] else ""
+    return ", or a ".join(filter(None, ["rules" if evaluation["judge"] == "rule" else "", model]))
 
 
 def presets_json() -> list[dict[str, Any]]:
