@@ -105,7 +105,7 @@ def plan_text(plan: Plan, store: Store) -> str:
             lines.append(f"{waiting} of them go on from a trial that must be trained before.")
     else:
         lines.append("To train: nothing.")
-    asked = f"{value['samples']} samples in {value['cells']} cells." if value["cells"] else "nothing."
+    asked = f"{value['samples']:,} samples in {value['cells']} cells." if value["cells"] else "nothing."
     lines.append(f"To ask: {asked}")
     if works := workloads(plan, store):
         lines += [f"To judge: {_work_text(work)}" for work in works]
@@ -118,14 +118,14 @@ def _work_text(work: Workload) -> str:
     if not work.missing:
         return f"nothing by {work.judge} ({work.model}); {work.judged:,} judgments are stored."
     stored = f" ({work.judged:,} are stored)" if work.judged else ""
-    return f"{work.missing:,} judgments by {work.judge} ({work.model}), {work.calls:,} calls at most{stored}."
+    return f"{work.missing:,} judgments by {work.judge} ({work.model}), about {work.calls:,} calls{stored}."
 
 
 def judges_text(plan: Plan) -> list[str]:
     """One line for each way in which traits are judged, with the traits; empty where rules tell all of them."""
     ways: dict[str, dict[str, None]] = {}
     for t in told(plan):
-        ways.setdefault(t.in_words(plan), {})[t.trait] = None
+        ways.setdefault(t.in_words(plan), {})[f"{t.trait} ({t.evaluation})"] = None
     return [] if set(ways) <= {RULES} else [f"Judged: {', '.join(traits)} by {way}." for way, traits in ways.items()]
 
 

@@ -112,6 +112,12 @@ class Panel:
         """Raises InputError when nobody in the study can tell a trait of an evaluation, or a rubric is not known."""
         for spec in setting.evaluations:
             untold = [t for t in spec.traits if not self.told_by(setting, spec, t)]
+            by_rule = [t for t in untold if rule_of(setting, spec, t) is not None]
+            if by_rule:
+                raise InputError(
+                    f"setting {setting.name}: evaluation {spec.name} cannot be judged: {', '.join(by_rule)} can be told by rules "
+                    "alone, and evaluation.judged_by leaves them out; add `rules` to it."
+                )
             if untold:
                 raise InputError(
                     f"setting {setting.name}: evaluation {spec.name} cannot be judged: {', '.join(untold)} is told by nobody. "

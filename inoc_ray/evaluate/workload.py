@@ -47,7 +47,7 @@ class Workload:
     missing: int
     """Judgments that are not, of responses that are still to be asked for among them."""
     calls: int
-    """Requests at most: what the judge has answered before, in any study of the storage, is not asked again."""
+    """Requests, if none has to be repeated and none was answered before, in any study of the storage."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -104,5 +104,5 @@ def workloads(plan: Plan, store: Store) -> list[Workload]:
 
 
 def _calls(judge: Judge, rubrics: int) -> int:
-    """Requests for one response. The followed-up prefixes of `candidates` go to an own engine in lists and are not counted."""
+    """Requests for one response. What `candidates` asks an own engine behind prefixes is not counted."""
     return 1 if judge.method == "json" else rubrics * judge.samples

@@ -71,7 +71,7 @@ def test_what_is_judged_is_no_longer_counted_as_missing(tmp_path):
     assert (work.judged, work.missing, work.calls) == (done, 60 - done, 60 - done)
     for text in (plan_text(plan, store), status_text(plan, store)):
         assert (
-            f"To judge: {60 - done} judgments by gpt (gpt-4o, logprob), {60 - done} calls at most ({done} are stored)."
+            f"To judge: {60 - done} judgments by gpt (gpt-4o, logprob), about {60 - done} calls ({done} are stored)."
             in text
         )
 
@@ -79,7 +79,7 @@ def test_what_is_judged_is_no_longer_counted_as_missing(tmp_path):
 def test_plan_and_report_name_the_judges_in_the_order_in_which_they_count(tmp_path):
     plan, store = planned(tmp_path)
     way = "rules, gpt (gpt-4o, logprob) on alignment, coherence; the first that gives an answer"
-    assert f"Judged: misaligned by {way}." in plan_text(plan, store)
+    assert f"Judged: misaligned (emergent_misalignment) by {way}." in plan_text(plan, store)
     assert [line for line in report_meta(plan, store).judged_by if line[2] == "misaligned"] == [
         ("miniature/harmful_advice", "emergent_misalignment", "misaligned", way)
     ]
