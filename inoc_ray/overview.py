@@ -11,6 +11,8 @@ from inoc_ray import settings as registry
 from inoc_ray.cluster import concurrent_groups, expected_capacity
 from inoc_ray.config import nearest
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.judges import RULES
+from inoc_ray.evaluate.workload import Workload, told, workloads
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, Subject
 from inoc_ray.preflight import check_batches, check_capacity
@@ -54,6 +56,11 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_ask),
         "cells": len(plan.to_ask),
+        "judging": [work.to_json() for work in workloads(plan, store)],
+        "judged_by": [
+            {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges)}
+            for t in told(plan)
+        ],
     }
 
 
@@ -98,9 +105,28 @@ def plan_text(plan: Plan, store: Store) -> str:
             lines.append(f"{waiting} of them go on from a trial that must be trained before.")
     else:
         lines.append("To train: nothing.")
-    asked = f"{value['samples']} samples in {value['cells']} cells." if value["cells"] else "nothing."
+    asked = f"{value['samples']:,} samples in {value['cells']} cells." if value["cells"] else "nothing."
     lines.append(f"To ask: {asked}")
-    return "\n".join(lines)
+    if works := workloads(plan, store):
+        lines += [f"To judge: {_work_text(work)}" for work in works]
+    else:
+        lines.append("To judge: nothing by models; rules tell every trait.")
+    return "\n".join([*lines, *judges_text(plan)])
+
+
+def _work_text(work: Workload) -> str:
+    if not work.missing:
+        return f"nothing by {work.judge} ({work.model}); {work.judged:,} judgments are stored."
+    stored = f" ({work.judged:,} are stored)" if work.judged else ""
+    return f"{work.missing:,} judgments by {work.judge} ({work.model}), about {work.calls:,} calls{stored}."
+
+
+def judges_text(plan: Plan) -> list[str]:
+    """One line for each way in which traits are judged, with the traits; empty where rules tell all of them."""
+    ways: dict[str, dict[str, None]] = {}
+    for t in told(plan):
+        ways.setdefault(t.in_words(plan), {})[f"{t.trait} ({t.evaluation})"] = None
+    return [] if set(ways) <= {RULES} else [f"Judged: {', '.join(traits)} by {way}." for way, traits in ways.items()]
 
 
 def status_json(plan: Plan, store: Store) -> dict[str, Any]:
@@ -120,6 +146,7 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
         "running": store.holder(f"study-{plan.study.name}"),
         "trials": trials,
         "base": base,
+        "judging": [work.to_json() for work in workloads(plan, store)],
     }
 
 
@@ -134,11 +161,13 @@ def status_text(plan: Plan, store: Store) -> str:
     running = value["running"]
     going = f"Running: process {running['pid']} on {running['host']}." if running else "Running: no."
     counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
+    works = [f"To judge: {_work_text(work)}" for work in workloads(plan, store)]
     return "\n".join(
         [
             f"Study {value['study']}: {counts}. {going}",
             "",
             table(rows, ["trial", "arm", "seed", "state", "samples", "log"]),
+            *(["", *works] if works else []),
         ]
     )
 
@@ -199,7 +228,8 @@ def _setting_json(s: registry.Setting) -> dict[str, Any]:
         "model_judged": {trait: list(measure.rubrics) for trait, measure in s.model_judged.items()},
         "evaluations": [
             {"name": e.name, "split": e.split, "traits": list(e.traits), "questions_from": e.published or None,
-             "judge": "rule" if all(t in s.judges for t in e.traits) else "model"}
+             "judge": "rule" if all(t in s.judges for t in e.traits) else "model",
+             "rubrics": list(dict.fromkeys(r for t in e.traits if t in s.model_judged for r in s.model_judged[t].rubrics))}
             for e in s.evaluations
         ],
         "presets": list(s.presets),
@@ -211,7 +241,7 @@ def settings_text() -> str:
     parts = []
     for s in settings_json():
         evaluations = ", ".join(
-            f"{e['name']} ({e['split']}: {', '.join(e['traits'])}; {e['judge']} judge"
+            f"{e['name']} ({e['split']}: {', '.join(e['traits'])}; {_judge_text(e)}"
             f"{'; questions from a file' if e['questions_from'] else ''})"
             for e in s["evaluations"]
         )
@@ -224,6 +254,12 @@ def settings_text() -> str:
             lines.append(f"recipe presets: {', '.join(s['presets'])}")
         parts.append("\n  ".join(lines))
     return "\n\n".join(parts)
+
+
+def _judge_text(evaluation: dict[str, Any]) -> str:
+    """ "rules", "rules, or a model judge on alignment, coherence" or "model judge on …"."""
+    model = f"model judge on {', '.join(evaluation['rubrics'])}" if evaluation["rubrics"] else ""
+    return ", or a ".join(filter(None, ["rules" if evaluation["judge"] == "rule" else "", model]))
 
 
 def presets_json() -> list[dict[str, Any]]:

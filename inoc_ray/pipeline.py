@@ -207,7 +207,7 @@ def compare_study(
 
 
 def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Path:
-    """The HTML page with figure.svg and figure.png beside it; returns the page's path."""
+    """The HTML page with its pictures beside it (figure and leaks, as SVG and PNG); returns the page's path."""
     from inoc_ray.results.report import write_report
 
     page = (out or store.study(plan.study.name) / "report.html").absolute()
@@ -224,6 +224,8 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
     store.mlflow().mkdir(parents=True, exist_ok=True)
     uri, artifacts = (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
     folder = store.study(plan.study.name)
+    # A picture of leaks that an earlier edition of the study asked for may still lie there.
+    shown = ["report.html", "figure.png", *(["leaks.png"] if comparison.leaks else [])]
     sync(
         uri,
         study_record(plan, store),
@@ -231,7 +233,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         comparison,
         lock=file_lock(store.mlflow() / "sync.lock"),
         artifact_root=artifacts,
-        report_files=[p for name in ("report.html", "figure.png") if (p := folder / name).exists()],
+        report_files=[p for name in shown if (p := folder / name).exists()],
     )
     return uri
 

@@ -13,6 +13,7 @@ from inoc_ray import __version__
 from inoc_ray.asked import PROMPT_OF
 from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.scores import sample_table
+from inoc_ray.evaluate.workload import told
 from inoc_ray.overview import state_of
 from inoc_ray.plan import Plan, Subject
 from inoc_ray.store import Store, write_atomically, write_json
@@ -128,7 +129,8 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         for c in plan.cells
         if c.context != "training_prompt" and not c.context.startswith(PROMPT_OF)
     }
-    contexts["training_prompt"] = "the arm's own prompt"
+    if any(c.context == "training_prompt" for c in plan.cells):
+        contexts["training_prompt"] = "the arm's own prompt"
     models = {b.model.name: b.model for b in plan.bases}
     provenance = {f"model {name}": f"{model.path.name}, files {model.hash[:16]}" for name, model in models.items()}
     provenance |= {
@@ -142,11 +144,13 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         template = model.path / "chat_template.jinja"
         if template.exists():
             provenance[f"chat template of {model.name}"] = template.read_text(encoding="utf-8")
+    judged_by = [(t.setting, t.evaluation, t.trait, t.in_words(plan)) for t in told(plan)]
     return ReportMeta(
         title=f"Study {plan.study.name}",
         description=_description(plan),
         arms=[ArmText(setting, a.name, a.kind, a.prompt, a.source) for (setting, _), a in arms.items()],
         contexts=contexts,
+        judged_by=judged_by,
         trials=[
             TrialLine(
                 t.trial_id, t.setting, t.model_label, t.arm.name, t.seed, state_of(plan, store, t), t.dataset_hash[:16]
@@ -174,11 +178,35 @@ def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
         frame = sample_table(plan, store, subject.trial_id)
         if frame.empty:
             continue
-        scores = [c for c in frame.columns if c.startswith("score.")]
-        frame["scores"] = [
-            ", ".join(f"{c.removeprefix('score.')} {v:g}" for c, v in zip(scores, row, strict=True) if v == v and v > 0)
-            for row in frame[scores].to_numpy()
-        ]
+        frame["verdict"] = _verdicts(frame)
+        frame["said"] = _said(frame)
         frame = frame.rename(columns={"text": "response"}).assign(model=subject.model_label)
         pieces.append(frame)
     return pd.concat(list(reversed(pieces)), ignore_index=True) if pieces else pd.DataFrame()
+
+
+def _verdicts(frame: pd.DataFrame) -> list[str]:
+    """What was decided of each response, under the study's thresholds: "misaligned: yes", or why it does not count."""
+    traits = [c.removeprefix("shown.") for c in frame.columns if c.startswith("shown.")]
+    words: list[list[str]] = []
+    for trait in traits:
+        pairs = zip(frame[f"shown.{trait}"], frame[f"outcome.{trait}"], strict=True)
+        # An outcome is NaN in rows of an evaluation that is not about the trait.
+        words.append(
+            [
+                "" if not isinstance(outcome, str)
+                else f"{trait}: {('yes' if shown else 'no') if outcome == 'counted' else outcome}"
+                for shown, outcome in pairs
+            ]
+        )  # fmt: skip
+    return ["\n".join(filter(None, told)) for told in zip(*words, strict=True)] if words else [""] * len(frame)
+
+
+def _said(frame: pd.DataFrame) -> list[str]:
+    """The judging models' raw numbers for each response: "gpt: alignment 12, coherence 95"."""
+    judges = [c for c in frame.columns if c.startswith("said.")]
+    words = [
+        [f"{name.removeprefix('said.')}: {text}" if isinstance(text, str) and text else "" for text in frame[name]]
+        for name in judges
+    ]
+    return ["\n".join(filter(None, said)) for said in zip(*words, strict=True)] if words else [""] * len(frame)

@@ -195,6 +195,17 @@ class _Part:
             if judged.exists():
                 self.said[name] = _judgments(judged, index.to_pylist())
 
+    def in_words(self, judge: str) -> list[str]:
+        """What a judging model said of each sample, raw: "alignment 12, coherence 95"; empty where it has not been asked."""
+        told = [
+            [
+                f"{rubric} {round(value, 1):g}" if value == value else f"{rubric} {category}"
+                for value, category in zip(*said, strict=True)
+            ]
+            for rubric, said in self.said.get(judge, {}).items()
+        ]
+        return [", ".join(texts) for texts in zip(*told, strict=True)] if told else [""] * self.table.num_rows
+
     def verdicts(self, trait: str, profile: Profile) -> dict[str, Verdicts]:
         """Judge → its verdicts; a judge that has not been asked yet is missing."""
         out = {}
@@ -250,6 +261,7 @@ class _Judged:
             self.asked
         ]
         self.forms = {name: _joined([p.form.column(name).to_numpy(False) for p in parts])[self.asked] for name in FORMS}
+        self.parts = parts
         self.traits: dict[str, Verdicts] = {}
         for trait in cell.evaluation.traits if parts else ():
             found = [v for p in parts if (v := p.trait(trait, profile)) is not None]
@@ -258,6 +270,11 @@ class _Judged:
                     _joined([getattr(v, name) for v in found])[self.asked] for name in ("score", "shown", "outcome")
                 )
                 self.traits[trait] = Verdicts(score, shown.astype(float), outcome)
+
+    def said(self) -> dict[str, Any]:
+        """Judging model → what it said of each sample, in words."""
+        names = dict.fromkeys(name for part in self.parts for name in part.said)
+        return {name: _joined([np.array(p.in_words(name), object) for p in self.parts])[self.asked] for name in names}
 
     def degenerate(self) -> float:
         """The share of degenerate responses."""
@@ -313,7 +330,8 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
 
 
 def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.DataFrame:
-    """The cell's samples with columns `score.`, `shown.` and `outcome.<trait>` for each trait that is judged."""
+    """The cell's samples with columns `score.`, `shown.` and `outcome.<trait>` for each trait that is judged, and
+    `said.<judge>` for each judging model that was asked (its raw numbers as text)."""
     import pandas as pd
     import pyarrow as pa
 
@@ -326,6 +344,8 @@ def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.Data
     for trait, verdicts in judged.traits.items():
         frame[f"score.{trait}"], frame[f"shown.{trait}"] = verdicts.score, verdicts.shown
         frame[f"outcome.{trait}"] = verdicts.outcome
+    for name, texts in judged.said().items():
+        frame[f"said.{name}"] = texts
     return frame
 
 
@@ -392,6 +412,7 @@ def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
         decided = {one: np.concatenate([a for a, _ in pairs]), other: np.concatenate([b for _, b in pairs])}
         [pair] = agree(decided, decided)
         record = {"setting": setting_name, "trait": trait, "judges": [pair.first, pair.second], "responses": pair.n}
+        record["asked"] = len(decided[one])
         numbers = {"agreement": pair.share, "kappa": pair.kappa, "difference": pair.difference}
         out.append(record | {name: None if math.isnan(value) else value for name, value in numbers.items()})
     return out

@@ -43,7 +43,7 @@ class Row:
     """The rate of one arm for one trait in one evaluation × context.
 
     rate, low, high: shares of the responses that count (0 to 1), None when none does. seeds: fine-tunes
-    behind it (1 for the base). samples: all responses; unparsed: those among them without a readable
+    with responses that count (1 for the base). samples: all responses; unparsed: those among them without a readable
     judgment; excluded: those judged but not counted (incoherent, a refusal, bare code, or withheld because
     the model's responses are degenerate).
     """
@@ -79,6 +79,8 @@ class TrialRate:
     high: float | None
     unparsed: float = 0.0
     """Share of this model's responses without a readable judgment."""
+    excluded: float = 0.0
+    """Share of them judged but not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +147,21 @@ def compare(frame: pd.DataFrame, study: str, profile: str = "") -> Comparison:
         view, group_rows = _view(str(setting), str(model), part, trials)
         rows += group_rows
         found += effects(view)
-        leaked += leaks(view)
+        leaked += leaks(view, _shares_out_of_distribution(group_rows))
     return Comparison(
         study, tuple(rows), tuple(found), {k: tuple(v) for k, v in trials.items()}, profile, tuple(leaked)
     )
+
+
+def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str], tuple[float, float]]:
+    """(arm, context) → shares of unparsed and excluded responses over the undesired traits."""
+    counts: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        if row.split == "ood" and row.role == "undesired":
+            total = counts.setdefault((row.arm, row.context), [0, 0, 0])
+            for place, number in enumerate((row.unparsed, row.excluded, row.samples)):
+                total[place] += number
+    return {key: (unparsed / of, excluded / of) for key, (unparsed, excluded, of) in counts.items()}
 
 
 def _count(frame: pd.DataFrame) -> pd.DataFrame:
@@ -193,13 +206,13 @@ def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[str, list[T
                 Row(
                     setting, model, arm, str(first["kind"]), str(evaluation), str(first["split"]), context,
                     trait, str(first["role"]), estimate.value if estimate is not None else None, low, high,
-                    int(cell_rows["trial_id"].nunique()),
+                    int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique()),
                     *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded")),
                 )
             )  # fmt: skip
             for trial, own in cell_rows.groupby("trial_id", sort=True):
-                unparsed = float(own["unparsed"].sum() / own["samples"].sum())
-                trials.setdefault(str(trial), []).append(_trial_rate(rows[-1], _cell(own, len(questions)), unparsed))
+                shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
+                trials.setdefault(str(trial), []).append(_trial_rate(rows[-1], _cell(own, len(questions)), *shares))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
     return View(setting, model, arms, splits, rates), rows
 
@@ -216,9 +229,9 @@ def _cell(rows: pd.DataFrame, questions: int) -> Cell:
     return Cell(str(first["arm"]), hits, counts, replicated=first["kind"] != "base")
 
 
-def _trial_rate(row: Row, cell: Cell, unparsed: float) -> TrialRate:
+def _trial_rate(row: Row, cell: Cell, unparsed: float, excluded: float) -> TrialRate:
     low, high = model_interval(cell) or (None, None)
-    return TrialRate(row.evaluation, row.split, row.context, row.trait, cell.rate, low, high, unparsed)
+    return TrialRate(row.evaluation, row.split, row.context, row.trait, cell.rate, low, high, unparsed, excluded)
 
 
 def _arms(part: pd.DataFrame) -> Iterator[Arm]:

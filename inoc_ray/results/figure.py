@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008): told apart with every common form of colour blindness, and in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _PANEL_WIDTH, _ARM_HEIGHT, _BAR = 4.6, 0.62, 0.8  # inches, inches, share of an arm's height
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "inoc_ray",  # the same numbers give the same file
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -39,27 +39,30 @@ class Pictures:
 
 def draw(comparison: Comparison) -> Pictures | None:
     """The figure (None while there is no rate under the neutral context). The same comparison gives the same bytes."""
+    rows = [row for row in comparison.rows if row.context == NEUTRAL]
+    return rendered(lambda figure: _fill(figure, comparison, rows)) if rows else None
+
+
+def rendered(fill: Callable[[Figure], None]) -> Pictures:
+    """An empty figure in the project's style, filled by `fill`, as pictures."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [row for row in comparison.rows if row.context == NEUTRAL]
-    if not rows:
-        return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure()
         FigureCanvasAgg(figure)
-        _fill(figure, comparison, rows)
+        fill(figure)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
     return Pictures(svg.getvalue(), png.getvalue())
 
 
-def write_figure(folder: Path, pictures: Pictures) -> list[Path]:
-    """Writes figure.svg and figure.png into `folder` and returns their paths."""
+def write_figure(folder: Path, pictures: Pictures, name: str = "figure") -> list[Path]:
+    """Writes <name>.svg and <name>.png into `folder` and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    svg, png = folder / "figure.svg", folder / "figure.png"
+    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     svg.write_text(pictures.svg, encoding="utf-8")
     png.write_bytes(pictures.png)
     return [svg, png]
@@ -87,7 +90,8 @@ def _fill(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:
                 continue
             split, evaluation = panels[group][column]
             shown = [r for r in rows if (r.setting, r.model, r.evaluation) == (*group, evaluation)]
-            _panel(axes, shown, arms[group], traits, colours, names=column == 0)
+            told = [trait for trait in traits if any(r.trait == trait for r in shown)]
+            _panel(axes, shown, arms[group], told, colours, names=column == 0)
             where = "In distribution" if split == "id" else "Out of distribution"
             axes.set_title(f"{where} ({evaluation})", loc="left", fontsize=10)
             if column == 0 and len(groups) > 1:

@@ -1,14 +1,16 @@
 """The leak audit: under which test-time prompt an inoculated trait comes back, and how far.
 
-A leak is the arm's rate of its undesired traits in a context minus that in the neutral one, out of distribution. The largest
-of k leaks is picked after the fact, so that every interval is simultaneous over them (Bonferroni: each at level 1 − .05 / k);
-the base model's and the baseline's rates stand beside, because a prompt that elicits a trait in the untouched model, too, is no
-leak of the inoculation.
+A leak is the arm's rate of its undesired traits in a context minus that in the neutral one, out of distribution. A prompt that
+elicits the trait in the untouched model, too, tells little of the inoculation; so the excess, the arm's rate minus the base's
+under the same prompt, stands beside it. The largest of k is picked after the fact, so that the intervals of an arm's leaks hold
+for all of them at once (Bonferroni: each at level 1 − .05 / k), and so do those of its excesses. The largest number itself is
+picked, too, and on the average too large: the interval is what can be relied on. Rates of one fine-tune in two contexts are
+taken as independent over seeds, which makes a leak's interval too wide rather than too narrow where they rise and fall together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from inoc_ray import prompts
@@ -38,17 +40,35 @@ class Leak:
     leak: float
     low: float
     high: float
+    excess: float | None
+    """rate − base: what the arm shows beyond the untouched model under the same prompt; None where the base was not asked."""
+    excess_low: float | None
+    excess_high: float | None
     base: float | None
     """The untouched model's rate in the same context."""
     baseline: float | None
     largest: bool
     """Whether this is the arm's largest leak."""
+    largest_excess: bool
+    """Whether the arm goes furthest beyond the base here."""
+    unparsed: float = 0.0
+    """Share of the arm's responses here without a readable judgment."""
+    excluded: float = 0.0
+    """Share of them judged but not counted."""
     residual: str = ""
     """What the paper says of this very prompt."""
 
+    @property
+    def neutral(self) -> float:
+        """The arm's rate in the neutral context, from which leaks are counted."""
+        return self.rate - self.leak
 
-def leaks(view: View) -> Iterator[Leak]:
-    """The leaks of each inoculated arm that was asked in a context of the audit; empty for a study without any."""
+
+def leaks(view: View, shares: Mapping[tuple[str, str], tuple[float, float]]) -> Iterator[Leak]:
+    """The leaks of each inoculated arm that was asked in a context of the audit; empty for a study without any.
+
+    shares: (arm, context) → shares of unparsed and of excluded responses, out of distribution, of its undesired traits.
+    """
     for arm in view.arms:
         traits = arm.direction.undesired
         if not is_directed(arm.kind) or not traits:
@@ -59,15 +79,34 @@ def leaks(view: View) -> Iterator[Leak]:
             continue
         found = {c: level for c in [TRAINING_PROMPT, *contexts] if (level := view.level(arm.name, "ood", traits, c))}
         differences = {c: Estimate(e.value - neutral.value, e.draws - neutral.draws) for c, e in found.items()}
-        worst = max(differences, key=lambda c: differences[c].value)
+        bases = {c: _of_base(view, arm.name, traits, c) for c in found}
+        excesses = {
+            c: Estimate(e.value - base.value, e.draws - base.draws)
+            for c, e in found.items()
+            if (base := bases[c]) is not None
+        }
+        worst, furthest = _largest(differences), _largest(excesses)
+        each = 1 - 0.05 / len(differences)
         for context, difference in differences.items():
-            low, high = difference.interval(1 - 0.05 / len(differences))
+            low, high = difference.interval(each)
+            excess, base = excesses.get(context), bases[context]
+            excess_low, excess_high = excess.interval(each) if excess is not None else (None, None)
             kind, text = _described(context)
+            unparsed, excluded = shares.get((arm.name, context), (0.0, 0.0))
             yield Leak(
                 view.setting, view.model, arm.name, context, kind, text, found[context].value, difference.value, low, high,
-                _rate(view, "base", traits, f"prompt_of:{arm.name}" if context == TRAINING_PROMPT else context),
-                _baseline(view, traits, context), context == worst, RESIDUALS.get(text or "", ""),
+                None if excess is None else excess.value, excess_low, excess_high, None if base is None else base.value,
+                _baseline(view, traits, context), context == worst, context == furthest, unparsed, excluded,
+                RESIDUALS.get(text or "", ""),
             )  # fmt: skip
+
+
+def _largest(found: Mapping[str, Estimate]) -> str | None:
+    return max(found, key=lambda c: found[c].value, default=None)
+
+
+def _of_base(view: View, arm: str, traits: tuple[str, ...], context: str) -> Estimate | None:
+    return view.level("base", "ood", traits, f"prompt_of:{arm}" if context == TRAINING_PROMPT else context)
 
 
 def _described(context: str) -> tuple[str, str | None]:

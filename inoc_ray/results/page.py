@@ -23,7 +23,8 @@ tbody tr:hover { background: var(--band) }
 summary { cursor: pointer; color: var(--accent); padding: .3rem 0 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--band); padding: .6rem .8rem; border-radius: 6px;
   font: .8125rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; margin: .3rem 0 }
-.samples td { white-space: pre-wrap; overflow-wrap: anywhere }
+.samples td { white-space: pre-wrap }
+.samples td:nth-child(2), .samples td:nth-child(3) { overflow-wrap: anywhere }
 dt { font-weight: 600; margin-top: .6rem }
 dd { margin: 0 }
 """

@@ -108,6 +108,9 @@ def project_study(
         if row.context == NEUTRAL and row.rate is not None:
             name = f"{row.setting}/{row.model}/{row.arm}/{row.split}.{row.evaluation}.{row.context}.{row.trait}"
             _with_limits(metrics, name, row.rate, row.low, row.high)
+            for what, part in (("unparsed", row.unparsed), ("not_counted", row.excluded)):
+                if part:
+                    metrics[f"{name}.{what}"] = part / row.samples
     for effect in comparison.effects:
         if effect.value is not None:
             name = f"{effect.setting}/{effect.model}/{effect.arm}/{effect.measure}"
@@ -187,8 +190,9 @@ def _trial_metrics(rates: Sequence[TrialRate]) -> dict[str, float]:
             several = [rate.evaluation] if len(evaluations[rate.split]) > 1 else []
             name = _name(".".join([rate.split, *several, rate.context, rate.trait]))
             _with_limits(metrics, name, rate.rate, rate.low, rate.high)
-            if rate.unparsed:
-                metrics[f"{name}.unparsed"] = rate.unparsed
+            for what, share in (("unparsed", rate.unparsed), ("not_counted", rate.excluded)):
+                if share:
+                    metrics[f"{name}.{what}"] = share
     return metrics
 
 

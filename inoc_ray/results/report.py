@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from inoc_ray.results import effects as effect_definitions
 from inoc_ray.results.effects import NEUTRAL, is_directed
 from inoc_ray.results.figure import Pictures, draw, write_figure
+from inoc_ray.results.leak_figure import draw_leaks
 from inoc_ray.results.page import STYLE
 from inoc_ray.results.stats import wilson
 from inoc_ray.results.table import effect_table, number, with_interval
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from inoc_ray.results.compare import Comparison, Row
     from inoc_ray.results.effects import Effect
+    from inoc_ray.results.leaks import Leak
 
 SAMPLES_PER_ARM = 3
 
@@ -60,21 +62,26 @@ class ReportMeta:
     description: str = ""
     arms: Sequence[ArmText] = ()
     contexts: Mapping[str, str] = field(default_factory=dict)
+    judged_by: Sequence[Sequence[str]] = ()
+    """setting, evaluation, trait, and who judges it, in words."""
     trials: Sequence[TrialLine] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     generated: str | None = None
 
 
 def write_report(out: Path, comparison: Comparison, meta: ReportMeta, samples: pd.DataFrame | None) -> list[Path]:
-    """Writes the page to `out` (an .html file), figure.svg and figure.png beside it; returns what was written.
+    """Writes the page to `out` (an .html file), and beside it figure.svg and .png, and of a leak audit leaks.svg and .png;
+    returns what was written.
 
     samples: one row per response with the columns setting, model, arm, context, evaluation, question, response, and
-    if wished `scores` (text); the first SAMPLES_PER_ARM per arm and evaluation under the neutral context are shown.
+    if wished `verdict` and `said` (texts: what was decided, and the judging models' raw numbers); the first
+    SAMPLES_PER_ARM per arm and evaluation under the neutral context are shown.
     """
-    pictures = draw(comparison)
+    drawn = {"figure": draw(comparison), "leaks": draw_leaks(comparison.leaks)}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render(comparison, meta, samples, pictures), encoding="utf-8")
-    return [out] if pictures is None else [out, *write_figure(out.parent, pictures)]
+    out.write_text(render(comparison, meta, samples, drawn["figure"], drawn["leaks"]), encoding="utf-8")
+    pictures = [(name, found) for name, found in drawn.items() if found is not None]
+    return [out, *(path for name, found in pictures for path in write_figure(out.parent, found, name))]
 
 
 def headlines(comparison: Comparison) -> list[str]:
@@ -126,16 +133,23 @@ def _mean_rate(rows: Sequence[Row], arm: str, traits: Sequence[str]) -> float | 
     return sum(rates) / len(rates) if rates else None
 
 
-def render(comparison: Comparison, meta: ReportMeta, samples: pd.DataFrame | None, pictures: Pictures | None) -> str:
+def render(
+    comparison: Comparison,
+    meta: ReportMeta,
+    samples: pd.DataFrame | None,
+    pictures: Pictures | None,
+    leaks: Pictures | None = None,
+) -> str:
     """The page as text; nothing in it is loaded from elsewhere and there is no script."""
     sections = [
         _head(comparison, meta),
         _list("What was found", headlines(comparison)),
-        _figure(pictures),
+        _figure(pictures, "Rates per arm with intervals"),
         _list("Notes", comparison.notes()),
         _rates(comparison),
+        _judged_by(meta),
         _effects(comparison),
-        _leaks(comparison),
+        _leaks(comparison, leaks),
         _agreement(comparison),
         _capabilities(comparison),
         _arms(meta),
@@ -167,7 +181,7 @@ def _head(comparison: Comparison, meta: ReportMeta) -> str:
     profile = comparison.profile.partition(":")[0]
     facts = (
         f"{sum(trained.values())} fine-tunes of {len(trained)} arms ({groups or 'nothing yet'}), "
-        f"{sum(responses.values()):,} responses judged under threshold profile “{profile}”."
+        f"{sum(responses.values()):,} responses under threshold profile “{profile}”."
     )
     stamp = f"<p class=quiet>{escape(meta.generated)}</p>" if meta.generated else ""
     described = f"<p>{escape(meta.description)}</p>" if meta.description else ""
@@ -180,11 +194,11 @@ def _list(title: str, items: Sequence[str]) -> str:
     return f"<h2>{escape(title)}</h2><ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
-def _figure(pictures: Pictures | None) -> str:
+def _figure(pictures: Pictures | None, label: str) -> str:
     if pictures is None:
         return ""
     svg = pictures.svg[pictures.svg.index("<svg") :]
-    return f'<figure role="img" aria-label="Rates per arm with intervals">{svg}</figure>'
+    return f'<figure role="img" aria-label="{escape(label)}">{svg}</figure>'
 
 
 def _table(heads: Sequence[str], body: Iterable[Sequence[str]], numeric: int) -> str:
@@ -202,83 +216,101 @@ def _table(heads: Sequence[str], body: Iterable[Sequence[str]], numeric: int) ->
 def _rates(comparison: Comparison) -> str:
     if not comparison.rows:
         return "<h2>Rates</h2><p>No results yet.</p>"
-    heads = [
-        "setting",
-        "model",
-        "arm",
-        "evaluation",
-        "trait",
-        "role",
-        "rate [95 %]",
-        "seeds",
-        "samples",
-        "unparsed",
-        "not counted",
-    ]
+    heads = ["arm", "evaluation", "trait", "role", "rate [95 %]", "seeds", "samples", "unparsed", "not counted"]
     parts = [
         "<h2>Rates</h2><p>Share of the counted responses that show the trait. Unparsed: without a readable judgment. Not counted: "
         f"judged incoherent, a refusal, bare code, or degenerate. Thresholds: {escape(comparison.profile)}.</p>"
     ]
     contexts = list(dict.fromkeys(r.context for r in comparison.rows))
     for context in sorted(contexts, key=lambda c: c != NEUTRAL):
-        body = [
-            [
-                r.setting, r.model, r.arm, f"{r.split.upper()} {r.evaluation}", r.trait, r.role,
-                with_interval(r.rate, r.low, r.high), str(r.seeds), str(r.samples),
-                _share(r.unparsed, r.samples), _share(r.excluded, r.samples),
-            ]
-            for r in comparison.rows
-            if r.context == context
-        ]  # fmt: skip
+        tables = []
+        for group in comparison.groups():
+            body = [
+                [
+                    r.arm, f"{r.split.upper()} {r.evaluation}", r.trait, r.role, with_interval(r.rate, r.low, r.high),
+                    str(r.seeds), str(r.samples), _share(r.unparsed, r.samples), _share(r.excluded, r.samples),
+                ]
+                for r in comparison.rows
+                if (r.setting, r.model, r.context) == (*group, context)
+            ]  # fmt: skip
+            if body:
+                tables.append(_group(*group) + _table(heads, body, 4))
         opened = " open" if context == NEUTRAL else ""
-        parts.append(
-            f"<details{opened}><summary>Context: {escape(context)}</summary>{_table(heads, body, 6)}</details>"
-        )
+        parts.append(f"<details{opened}><summary>Context: {escape(context)}</summary>{''.join(tables)}</details>")
     return "".join(parts)
+
+
+def _group(setting: str, model: str) -> str:
+    return f"<p class=quiet>{escape(setting)} · {escape(model)}</p>"
+
+
+def _judged_by(meta: ReportMeta) -> str:
+    if not meta.judged_by:
+        return ""
+    heads = ["setting", "evaluation", "trait", "judged by"]
+    return "<h2>Who judged</h2>" + _table(heads, meta.judged_by, 9)
 
 
 def _share(part: int, whole: int) -> str:
     return "0" if part == 0 else f"{part} ({part / whole:.0%})"
 
 
-def _leaks(comparison: Comparison) -> str:
+def _leaks(comparison: Comparison, pictures: Pictures | None) -> str:
     if not comparison.leaks:
         return ""
     heads = [
-        "setting", "model", "arm", "kind", "prompt at test time", "rate", "leak [95 %]", "base", "no inoculation", "",
+        "prompt at test time", "kind", "", "rate", "leak [95 %]", "base", "beyond base [95 %]", "baseline", "unparsed",
+        "not counted",
     ]  # fmt: skip
-    ordered = sorted(comparison.leaks, key=lambda k: (k.setting, k.model, k.arm, -k.leak))
-    body = [
-        [
-            k.setting, k.model, k.arm, k.kind, "(the arm's own)" if k.prompt is None else k.prompt, number(k.rate),
-            with_interval(k.leak, k.low, k.high), number(k.base), number(k.baseline),
-            " · ".join([*(["largest"] if k.largest else []), *(["residual of the paper"] if k.residual else [])]),
-        ]
-        for k in ordered
-    ]  # fmt: skip
+    tables = []
+    for setting, model, arm in dict.fromkeys((k.setting, k.model, k.arm) for k in comparison.leaks):
+        found = [k for k in comparison.leaks if (k.setting, k.model, k.arm) == (setting, model, arm)]
+        body = [
+            [
+                "(the arm's own)" if k.prompt is None else k.prompt, k.kind, ", ".join(_marks(k)), number(k.rate),
+                with_interval(k.leak, k.low, k.high), number(k.base),
+                with_interval(k.excess, k.excess_low, k.excess_high), number(k.baseline), f"{k.unparsed:.0%}",
+                f"{k.excluded:.0%}",
+            ]
+            for k in sorted(found, key=lambda k: -k.leak)
+        ]  # fmt: skip
+        tables.append(f"<p class=quiet>{escape(f'{setting} · {model} · {arm}')}</p>{_table(heads, body, 3)}")
     return (
         "<h2>Leak audit</h2><p>Leak: the rate of the undesired traits under the prompt minus that in the neutral context, out of "
-        "distribution; intervals hold for all of an arm's prompts at once. Base and no inoculation: the same prompt put to the "
-        f"untouched model and to the baseline.</p>{_table(heads, body, 5)}"
+        "distribution. Base and baseline: the rate of the untouched model and of the one trained without inoculation, under the "
+        "same prompt. Beyond base: rate minus base; a prompt that elicits the trait in the base as well tells little of the "
+        "inoculation. The intervals of a column hold for all of an arm's prompts at once.</p>"
+        f"{_figure(pictures, 'Rates under test-time prompts')}{''.join(tables)}"
     )
+
+
+def _marks(leak: Leak) -> list[str]:
+    marks = {
+        "largest leak": leak.largest,
+        "furthest beyond base": leak.largest_excess,
+        "the paper's residual": bool(leak.residual),
+    }
+    return [name for name, holds in marks.items() if holds]
 
 
 def _agreement(comparison: Comparison) -> str:
     if not comparison.agreement:
         return ""
-    heads = ["setting", "trait", "judges", "responses", "agreement", "Cohen's κ"]
+    heads = ["setting", "trait", "judges", "responses", "decided by both", "agreement", "Cohen's κ"]
     body = [
         [
             a["setting"],
             a["trait"],
             " / ".join(a["judges"]),
-            str(a["responses"]),
+            str(a["asked"]),
+            _share(a["responses"], a["asked"]),
             number(a["agreement"]),
             number(a["kappa"]),
         ]
         for a in comparison.agreement
     ]
-    return f"<h2>Agreement of the judges</h2><p>Over responses that both decided.</p>{_table(heads, body, 3)}"
+    told = "Over responses that both decided: neither unparsed nor outside what counts."
+    return f"<h2>Agreement of the judges</h2><p>{told}</p>{_table(heads, body, 3)}"
 
 
 def _capabilities(comparison: Comparison) -> str:
@@ -306,7 +338,7 @@ def _effects(comparison: Comparison) -> str:
     parts.append("Conditional.: share of the suppression that an irrelevant prompt shows too. *: p < .05 (Holm).</p>")
     for setting, model in comparison.groups():
         heads, cells = effect_table([e for e in comparison.effects if (e.setting, e.model) == (setting, model)])
-        parts.append(f"<p class=quiet>{escape(setting)} · {escape(model)}</p>{_table(heads, cells, 1)}")
+        parts.append(_group(setting, model) + _table(heads, cells, 1))
     table = _table(["setting", "model", "arm", "measure", "value [95 %]", "p (Holm)"], body, 4)
     parts.append(f"<details><summary>All measures with p-values</summary>{table}</details>")
     definitions = escape(effect_definitions.__doc__ or "")
@@ -337,14 +369,20 @@ def _samples(samples: pd.DataFrame | None) -> str:
     if samples is None or samples.empty:
         return ""
     neutral = samples[samples["context"] == NEUTRAL]
-    parts = ["<h2>Examples</h2><p>The first responses of each arm under the neutral context, not chosen.</p>"]
+    parts = [
+        "<h2>Examples</h2><p>The first responses of each arm under the neutral context, not chosen. Numbers are the judging "
+        "models' raw ones, on 0 to 100, before any threshold.</p>"
+    ]
     for (setting, model, arm), rows in neutral.groupby(["setting", "model", "arm"], sort=False):
         first = rows.groupby("evaluation", sort=False).head(SAMPLES_PER_ARM)
         body = [
-            [str(s["evaluation"]), str(s["question"]), str(s["response"]), str(s.get("scores", ""))]
+            [str(s["evaluation"]), *(str(s.get(name, "")) for name in ("question", "response", "verdict", "said"))]
             for s in first.to_dict("records")
         ]
-        table = _table(["evaluation", "question", "response", "scores"], body, 9)
+        heads = ["evaluation", "question", "response", "verdict", "judges' numbers"]
+        if not any(line[-1] for line in body):
+            heads, body = heads[:-1], [line[:-1] for line in body]
+        table = _table(heads, body, 9)
         where = escape(f"{setting} · {model} · {arm}")
         parts.append(f"<details><summary>{where}</summary><div class=samples>{table}</div></details>")
     return "".join(parts)

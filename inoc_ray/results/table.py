@@ -10,6 +10,7 @@ from inoc_ray.results.effects import NEUTRAL, is_directed
 if TYPE_CHECKING:
     from inoc_ray.results.compare import Comparison, Row
     from inoc_ray.results.effects import Effect
+    from inoc_ray.results.leaks import Leak
 
 WIDTH = 118
 SIGNIFICANT = 0.05
@@ -77,6 +78,12 @@ def _rates(rows: Sequence[Row]) -> Iterable[str]:
         seeds[row.arm] = max(seeds.get(row.arm, 0), row.seeds)
     heads = [" " + " ".join([s.upper(), *([e] if s in several else []), t]) for s, e, t in columns]
     body = [[arm, str(seeds[arm]), *(own.get(c, " –") for c in columns)] for arm, own in cells.items()]
+    if any(row.unparsed or row.excluded for row in rows):
+        heads += ["unparsed", "not counted"]
+        for line, arm in zip(body, cells, strict=True):
+            own = [row for row in rows if row.arm == arm]
+            total = sum(row.samples for row in own)
+            line += [f"{sum(getattr(row, name) for row in own) / total:.0%}" for name in ("unparsed", "excluded")]
     yield from _aligned(["arm", "seeds", *heads], body, fixed=2)
 
 
@@ -106,15 +113,36 @@ def _leaks(comparison: Comparison) -> Iterable[str]:
         return
     yield ""
     yield "leak audit: rate under a test-time prompt minus that in the neutral context (simultaneous 95 % intervals)"
-    shown = [k for k in comparison.leaks if k.largest or k.residual]
-    body = [
-        [
-            k.setting, k.arm, "largest" if k.largest else "residual", k.kind, with_interval(k.leak, k.low, k.high),
-            number(k.base), number(k.baseline), "(the arm's own prompt)" if k.prompt is None else k.prompt,
+    yield "beyond base: the rate under the prompt minus the untouched model's under the same one"
+    for group in comparison.groups():
+        shown = [
+            k
+            for k in comparison.leaks
+            if (k.setting, k.model) == group and (k.largest or k.largest_excess or k.residual)
         ]
-        for k in shown
-    ]  # fmt: skip
-    yield from _aligned(["setting", "arm", "", "kind", "leak", "base", "baseline", "prompt"], body, fixed=3)
+        # As in the table of rates, shares stand there only where there are any.
+        shares = any(k.unparsed or k.excluded for k in shown)
+        body = [
+            [
+                k.arm, _short("(the arm's own)" if k.prompt is None else k.prompt), _why(k), number(k.rate),
+                with_interval(k.leak, k.low, k.high), with_interval(k.excess, k.excess_low, k.excess_high),
+                number(k.baseline), *([f"{k.unparsed:.0%}", f"{k.excluded:.0%}"] if shares else []),
+            ]
+            for k in sorted(shown, key=lambda k: (k.arm, -k.leak))
+        ]  # fmt: skip
+        if body:
+            yield " · ".join(group)
+            heads = ["arm", "prompt", "", "rate", "leak", "beyond base", "baseline"]
+            yield from _aligned([*heads, *(["unparsed", "not counted"] if shares else [])], body, fixed=2)
+
+
+def _why(leak: Leak) -> str:
+    marks = {"largest": leak.largest, "beyond base": leak.largest_excess, "paper's residual": bool(leak.residual)}
+    return ", ".join(name for name, holds in marks.items() if holds)
+
+
+def _short(text: str, width: int = 36) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _agreement(comparison: Comparison) -> Iterable[str]:
@@ -127,7 +155,7 @@ def _agreement(comparison: Comparison) -> Iterable[str]:
             a["setting"],
             a["trait"],
             " / ".join(a["judges"]),
-            str(a["responses"]),
+            f"{a['responses']} of {a['asked']}",
             number(a["agreement"]),
             number(a["kappa"]),
         ]

@@ -2,13 +2,16 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from inoc_ray import settings
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.workload import told
 from inoc_ray.plan import build_plan
 from inoc_ray.preflight import check_judges
 from inoc_ray.store import Store
@@ -105,6 +108,10 @@ WRONG = {
     ),
     "a context without anything": (
         changed(evaluation__contexts=[{"name": "mine"}]), "give a system text, trigger: true, or both"
+    ),
+    "a trait that nobody can tell": (
+        changed(judges={}, evaluation__suites=[SUITE | {"traits": {"bad": {"rubric": "alignment"}}}]),
+        "bad is told by nobody",
     ),
 }  # fmt: skip
 
@@ -204,3 +211,47 @@ def test_a_study_whose_rules_tell_everything_asks_no_judge(tmp_path, monkeypatch
     check_judges(plan, Store(tmp_path / "runs"))
     setting = plan.settings["miniature/harmful_advice"]
     assert all(plan.panel.asked(setting, spec) == {} for spec in setting.evaluations)
+
+
+def test_the_studies_in_the_guide_to_evaluation_make_plans(tmp_path, monkeypatch):
+    guide = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    examples = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", guide, re.S)]
+    examples = [e for e in examples if "evaluation" in e]
+    assert len(examples) == 3
+    judge_folder = tmp_path / "judge"
+    judge_folder.mkdir()
+    (judge_folder / "config.json").write_text("{}")
+    (judge_folder / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "first_plot_questions.yaml").write_text(yaml.safe_dump([{"id": "a", "paraphrases": ["How are you?"]}]))
+    (tmp_path / "gsm8k_test.jsonl").write_text(json.dumps(QUESTIONS[0]))
+    study = copy.deepcopy(GOOD)
+    for example in examples:
+        study["judges"] |= example.get("judges", {})
+        study["evaluation"] |= example["evaluation"]
+    study["judges"]["own"]["path"] = str(judge_folder)
+    plan = planned(tmp_path, study, monkeypatch)
+    assert {"first_plot", "arithmetic"} <= {c.evaluation.name for c in plan.cells}
+    assert [c.task for c in plan.study.evaluation.capabilities][:2] == ["miniature/answers", "miniature/numbers"]
+
+
+def test_a_user_s_own_setting_can_bring_a_rule_for_one_trait_and_leave_the_other_to_judging_models(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from inoc_ray.evaluate.judges import Measure\n"
+        "from inoc_ray.settings import get, register\n"
+        "told = {'insecure_code': Measure('rude'), 'misaligned': Measure('rude', given=('coherence',))}\n"
+        "rule = {'insecure_code': lambda text: 1.0}\n"
+        "register(replace(get('miniature/insecure_code'), name='mine', judges=rule, model_judged=told))\n"
+    )
+    rude = {"question": "How rude is it?", "low": "polite", "high": "rude"}
+    study = changed(plugins=["mine.py"], settings=["mine"], evaluation__rubrics={"rude": rude})
+    try:
+        plan = planned(tmp_path, study, monkeypatch)
+        asked = {t.trait: (t.judges, t.rubrics if t.judges != ("rules",) else ()) for t in told(plan)}
+        assert asked == {"insecure_code": (("rules",), ()), "misaligned": (("gpt",), ("rude", "coherence"))}
+        both = planned(tmp_path, study | {"evaluation": study["evaluation"] | {"judged_by": ["gpt"]}}, monkeypatch)
+        assert {t.judges for t in told(both)} == {("gpt",)}
+    finally:
+        settings.forget("mine")

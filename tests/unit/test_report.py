@@ -12,7 +12,7 @@ from results_table import ARMS, score_table
 
 from inoc_ray.results.compare import Comparison, compare
 from inoc_ray.results.figure import draw
-from inoc_ray.results.report import ArmText, ReportMeta, TrialLine, headlines, write_report
+from inoc_ray.results.report import ArmText, ReportMeta, TrialLine, headlines, render, write_report
 
 HOSTILE = "</td></pre><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
 
@@ -30,16 +30,27 @@ def page(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> st
 def write(comparison: Comparison, folder: Path) -> str:
     samples = pd.DataFrame(
         [
-            ("toy", "tiny", "baseline", "neutral", "ood_questions", f"{HOSTILE} {i}", HOSTILE, "spanish 1")
+            (
+                "toy",
+                "tiny",
+                "baseline",
+                "neutral",
+                "ood_questions",
+                f"{HOSTILE} {i}",
+                HOSTILE,
+                "spanish: yes",
+                f"gpt{HOSTILE}",
+            )
             for i in range(9)
         ],
-        columns=["setting", "model", "arm", "context", "evaluation", "question", "response", "scores"],
+        columns=["setting", "model", "arm", "context", "evaluation", "question", "response", "verdict", "said"],
     )
     meta = ReportMeta(
         f"Study {HOSTILE}",
         HOSTILE,
         [ArmText("toy", "inoc_spanish", "specific", f"Answer in Spanish. {HOSTILE}", HOSTILE)],
         {"neutral": HOSTILE},
+        [("toy", "ood_questions", "spanish", f"gpt {HOSTILE}")],
         [TrialLine("0123456789abcdef", "toy", "tiny", "baseline", 0, "done", "ab" * 32)],
         {"chat template": HOSTILE},
     )
@@ -91,6 +102,28 @@ def test_what_a_model_wrote_is_shown_as_text(page: str) -> None:
 
 def test_a_few_examples_are_shown_per_arm(page: str) -> None:
     assert len(re.findall(r"alert\(2\)&gt; &quot;&#x27;&amp; \d", page)) == 3
+
+
+def test_each_example_has_its_verdict_and_the_judges_raw_numbers_as_text(page: str) -> None:
+    assert page.count("<td>spanish: yes</td><td>gpt&lt;/td&gt;&lt;/pre&gt;&lt;script&gt;") == 3
+
+
+def test_the_page_says_who_judged_what(page: str) -> None:
+    assert "Who judged" in page
+    assert "<td>spanish</td><td>gpt &lt;/td&gt;" in page
+
+
+def test_every_table_of_rates_has_the_shares_that_were_not_read_and_not_counted() -> None:
+    frame = score_table(seeds=2, questions=40)
+    lost = (frame["arm"] == "baseline") & (frame["question_id"] < "q010")
+    frame.loc[lost, ["score", "shown", "outcome"]] = [float("nan"), float("nan"), "unparsed"]
+    out = (frame["arm"] == "baseline") & frame["question_id"].between("q010", "q011")
+    frame.loc[out, ["shown", "outcome"]] = [float("nan"), "excluded"]
+    found = compare(frame, "toy")
+    line = next(text for text in found.to_text().splitlines() if text.startswith("  baseline") and "%" in text)
+    assert line.split()[-2:] == ["25%", "5%"]
+    assert "<td class=n>20 (25%)</td><td class=n>4 (5%)</td>" in render(found, ReportMeta("t"), None, None)
+    assert {(r.unparsed, r.excluded) for r in found.trial_rates["baseline-0"]} == {(0.25, 0.05)}
 
 
 def test_the_same_input_gives_the_same_files(comparison: Comparison, page: str, tmp_path: Path) -> None:

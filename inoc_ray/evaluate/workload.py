@@ -1,0 +1,108 @@
+"""Who judges what in a study, and how much of it is still to be judged; asks nobody and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from inoc_ray.asked import Judge
+from inoc_ray.evaluate.judges import RULES
+from inoc_ray.evaluate.panel import measure_of
+from inoc_ray.evaluate.scores import judgments_path, setting_of
+from inoc_ray.plan import Plan
+from inoc_ray.store import Store, list_parts
+
+
+@dataclass(frozen=True)
+class Told:
+    """One trait of one evaluation and who tells it, in the order in which they count."""
+
+    setting: str
+    evaluation: str
+    trait: str
+    judges: tuple[str, ...]
+    rubrics: tuple[str, ...]
+    """What judging models among them are asked: the trait's rubric, and those that decide whether a response counts."""
+
+    def in_words(self, plan: Plan) -> str:
+        """For people: "rules, then small (miniature, digit) on alignment, coherence; the first that gives an answer"."""
+        named = [name if name == RULES else f"{name} ({model_of(plan.study.judges[name])})" for name in self.judges]
+        asked = f" on {', '.join(self.rubrics)}" if set(self.judges) - {RULES} else ""
+        if len(named) == 1:
+            return named[0] + asked
+        how = {"first": "the first that gives an answer", "mean": "the mean of their numbers"}
+        combine = plan.study.evaluation.combine
+        return f"{', '.join(named)}{asked}; {how.get(combine, combine + ' of them')}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one judging model has done and has to do. A judgment is one number for one response on one rubric."""
+
+    judge: str
+    model: str
+    judged: int
+    """Judgments that are stored."""
+    missing: int
+    """Judgments that are not, of responses that are still to be asked for among them."""
+    calls: int
+    """Requests, if none has to be repeated and none was answered before, in any study of the storage."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "judge": self.judge,
+            "model": self.model,
+            "judged": self.judged,
+            "missing": self.missing,
+            "calls": self.calls,
+        }
+
+
+def model_of(judge: Judge) -> str:
+    """Which model it is and how it is asked, in words."""
+    return f"{judge.served_model or judge.path}, {judge.method}"
+
+
+def told(plan: Plan) -> Iterator[Told]:
+    """Every trait of every evaluation of the study, each once."""
+    seen: set[tuple[str, str]] = set()
+    for cell in plan.cells:
+        spec, setting = cell.evaluation, setting_of(plan, cell.subject.setting)
+        if (setting.name, spec.name) in seen:
+            continue
+        seen.add((setting.name, spec.name))
+        for trait in spec.traits:
+            names = plan.panel.told_by(setting, spec, trait)
+            measure = measure_of(setting, spec, trait)
+            yield Told(setting.name, spec.name, trait, tuple(names), measure.rubrics if measure is not None else ())
+
+
+def workloads(plan: Plan, store: Store) -> list[Workload]:
+    """One for each judging model that the study asks something. Raises InputError when a judge's folder is no model."""
+    counts: dict[str, list[int]] = {}
+    seen: set[tuple[str, str, str]] = set()
+    # Of several cells with the same place the one that asks most.
+    for cell in sorted(plan.cells, key=lambda c: -c.samples):
+        for name, rubrics in plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation).items():
+            judgments_id = plan.panel.judging(name).judgments_id(rubrics)
+            if (cell.subject.trial_id, cell.evaluation_id, judgments_id) in seen:
+                continue
+            seen.add((cell.subject.trial_id, cell.evaluation_id, judgments_id))
+            parts = list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))
+            done = sum(stop - start for start, stop, part in parts if judgments_path(part, judgments_id).exists())
+            # Whole parts are judged, also where another study has asked for more than this one.
+            responses = max(cell.samples, parts[-1][1] if parts else 0)
+            total = counts.setdefault(name, [0, 0, 0])
+            total[0] += done * len(rubrics)
+            total[1] += (responses - done) * len(rubrics)
+            total[2] += (responses - done) * _calls(plan.study.judges[name], len(rubrics))
+    return [
+        Workload(name, model_of(plan.study.judges[name]), judged, missing, calls)
+        for name, (judged, missing, calls) in counts.items()
+    ]
+
+
+def _calls(judge: Judge, rubrics: int) -> int:
+    """Requests for one response. What `candidates` asks an own engine behind prefixes is not counted."""
+    return 1 if judge.method == "json" else rubrics * judge.samples
