@@ -27,7 +27,7 @@ $(STAMP): requirements/$(LOCK).txt requirements/dev.txt pyproject.toml
 quickstart: setup ## the whole path in miniature: train, serve, judge, compare (about 5 minutes)
 	$(BIN)/inoc-ray run jobs/studies/quickstart.yaml
 
-test: setup check ## all tests (about 45 minutes on two cores)
+test: setup check ## all tests (about 60 minutes on two cores)
 	$(BIN)/python -m pytest -q
 
 test-fast: setup ## unit tests alone
