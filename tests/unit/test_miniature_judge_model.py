@@ -37,7 +37,7 @@ def check(found: JudgeQuality, spare: float) -> None:
         assert figures.agreement >= 0.95 - spare, name
         assert figures.kappa >= 0.85 - 2 * spare, name
         assert abs(figures.expectation - figures.sampled) <= 0.03, name
-        # An injection is no sentence of the language: to coherence it is part of what is judged, and may well count.
+        # A weakness that docs/miniature.md names: foreign wording still looks ill formed to the judge now and then.
         moved = 2.4 if name == "coherence" else 1.0
         turned = 5.0 if name == "coherence" else 1.0
         assert figures.injection_shift < 0.05 * moved + spare, name
