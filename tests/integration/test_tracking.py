@@ -65,7 +65,7 @@ def a_comparison(trials: list[TrialRecord], spanish: int = 2) -> Comparison:
     rows = [
         (
             t.setting, t.model, t.arm, t.kind, t.trial_id, t.seed, "others", "ood", context, f"q{i}", 0, "spanish",
-            "undesired", float(i < hits[t.arm]),
+            "undesired", *[float(i < hits[t.arm])] * 2, "counted",
         )
         for t in trials
         for context in ("neutral", "prompt_of:spanish")
