@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.cluster import Capacity, check_serving, connected
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judging import due, judge_missing
 from inoc_ray.evaluate.profiles import Profile
+from inoc_ray.failures import Failure, Thing, failure_of, keep_failures
 from inoc_ray.plan import Plan, build_plan
+from inoc_ray.planned import cell_thing, failures_of, planned_of, trial_thing, undone
 from inoc_ray.preflight import check_capacity, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
@@ -34,7 +37,7 @@ class StudyOutcome:
     judge_calls: int = 0
     """Requests that judging models were sent."""
     failed: list[dict[str, str]] = field(default_factory=list)
-    """Trials and evaluations that failed: label, error, log."""
+    """What failed in this run: label, error, log."""
     seconds: dict[str, float] = field(default_factory=dict)
     comparison: Comparison | None = None
     report: Path | None = None
@@ -55,8 +58,8 @@ class StudyOutcome:
         }
 
     def to_text(self) -> str:
-        """The effect table and where everything is."""
-        lines = [self.comparison.to_text()] if self.comparison else ["nothing is evaluated yet.\n"]
+        """What was done and where everything is; the comparison has its own text."""
+        lines = [] if self.comparison else ["nothing is evaluated yet.\n"]
         times = ", ".join(f"{step} {duration(seconds)}" for step, seconds in self.seconds.items())
         calls = f", sent judges {self.judge_calls} requests" if self.judge_calls else ""
         lines.append(f"Trained {self.trained} trials, asked for {self.asked} samples{calls} ({times}).")
@@ -70,7 +73,10 @@ class StudyOutcome:
     def failure_text(self) -> str:
         """One line per failure, for the error message."""
         lines = [f"  {f['label']}: {f['error']} (log: {f['log']})" for f in self.failed]
-        return "\n".join([f"{len(self.failed)} failed, the others are done:", *lines])
+        rest = "what else was to be done is done" if self.comparison is None or self.comparison.complete else (
+            "see what is missing in the comparison"
+        )
+        return "\n".join([f"{len(self.failed)} failed, {rest}:", *lines])
 
 
 @contextlib.contextmanager
