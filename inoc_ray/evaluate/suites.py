@@ -16,7 +16,6 @@ from inoc_ray.evaluate.judges import Measure
 from inoc_ray.identity import content_hash, content_id
 from inoc_ray.settings import EvaluationSpec, Setting
 
-
 SUITE_MAX_TOKENS = 600
 """The longest answer of a suite where neither it nor the study says another."""
 
