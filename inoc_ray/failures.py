@@ -9,13 +9,28 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray.store import Store, write_json
 
+if TYPE_CHECKING:
+    from inoc_ray.plan import Cell, Trial
+
 Thing = tuple[str, ...]
-"""What was to be made: ("trial", trial_id), ("cell", trial_id, evaluation_id), ("judge", name), ("capability", folder) or
-("mlflow",)."""
+"""What was to be made: ("trial", trial_id), ("cell", trial_id, evaluation_id), ("judge", name), ("capability", weights, task),
+("report",) or ("mlflow",)."""
+REPORT: Thing = ("report",)
+MLFLOW: Thing = ("mlflow",)
+
+
+def trial_thing(trial: Trial) -> Thing:
+    """The weights of a trial."""
+    return ("trial", trial.trial_id)
+
+
+def cell_thing(cell: Cell) -> Thing:
+    """The samples of a cell."""
+    return ("cell", cell.subject.trial_id, cell.evaluation_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +51,10 @@ class Failure:
         return {"label": self.label, "error": self.error, "log": self.log}
 
 
-def failure_of(found: Mapping[str, Any], of: Iterable[Thing]) -> Failure:
-    """A failure from the {label, error, log} of the code in which it happened; its error becomes one line."""
+def failure_of(found: Mapping[str, Any]) -> Failure:
+    """A failure from the {label, error, log, of} of the code in which it happened; its error becomes one line."""
     error = " ".join(str(found["error"]).split()) or "no message"
-    return Failure(str(found["label"]), error, str(found.get("log", "")), tuple(dict.fromkeys(of)))
+    return Failure(str(found["label"]), error, str(found["log"]), tuple(dict.fromkeys(found["of"])))
 
 
 def read_failures(store: Store, study: str) -> list[Failure]:

@@ -19,7 +19,7 @@ from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
 from inoc_ray.evaluate.panel import Panel
-from inoc_ray.evaluate.suites import check_suites, with_suites
+from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting, own
 from inoc_ray.settings.classifiers import classified
@@ -437,6 +437,7 @@ def build_plan(study: Study, store: Store) -> Plan:
                         trials.append(trial)
                         subjects.append(trial)
         cells.extend(_cells(setting, subjects, study, arms))
+    check_overrides(study.evaluation, used.values())
     compared = {t.trial_id for t in trials}
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))

@@ -7,8 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.judging import due
 from inoc_ray.evaluate.scores import judgments_path, role_of, setting_of
-from inoc_ray.failures import Failure, Thing, failure_of, read_failures, still_failed
-from inoc_ray.plan import Cell, Plan, Subject, Trial, seed_of
+from inoc_ray.failures import (
+    MLFLOW,
+    REPORT,
+    Failure,
+    Thing,
+    cell_thing,
+    failure_of,
+    read_failures,
+    still_failed,
+    trial_thing,
+)
+from inoc_ray.plan import Cell, Plan, Subject, seed_of
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.store import Store, list_parts
 
@@ -32,7 +42,7 @@ def failures_of(plan: Plan, store: Store) -> list[Failure]:
     for trial, log in logs:
         if log.exists():
             error = last_line(log.read_text(encoding="utf-8", errors="replace"))
-            found.append(failure_of({"label": trial.label, "error": error, "log": log}, [trial_thing(trial)]))
+            found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_thing(trial)]}))
     return [*found, *kept]
 
 
@@ -44,19 +54,11 @@ def last_line(text: str) -> str:
 
 def undone(plan: Plan, store: Store) -> set[Thing]:
     """What is not done of the study; the report and MLflow are, until they were written without an error."""
-    found: set[Thing] = {("report",), ("mlflow",)}
+    found: set[Thing] = {REPORT, MLFLOW}
     found |= {trial_thing(trial) for trial in plan.to_train}
     found |= {cell_thing(cell) for cell in plan.cells if plan.missing(cell)}
     found |= {("judge", name) for name in due(plan, store)}
     return found | {thing for _, thing, measured in _tasks(plan, store) if not measured}
-
-
-def trial_thing(trial: Trial) -> Thing:
-    return ("trial", trial.trial_id)
-
-
-def cell_thing(cell: Cell) -> Thing:
-    return ("cell", cell.subject.trial_id, cell.evaluation_id)
 
 
 def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing, str]) -> str:
@@ -112,14 +114,14 @@ def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thin
     """Each capability of each model that is compared: whose and which, its thing, and whether it was measured."""
     if not plan.study.evaluation.capabilities:
         return
-    from inoc_ray.evaluate.capabilities import SCORES, find_task, weights_id
+    from inoc_ray.evaluate.capabilities import SCORES, capability_thing, find_task, weights_id
 
     tasks = [find_task(capability) for capability in plan.study.evaluation.capabilities]
     for subject in plan.subjects:
         for task in tasks:
-            whose, which = weights_id(subject), task.id(subject.precision)
-            measured = plan.is_there(subject) and (store.capability(whose, which) / SCORES).exists()
-            yield (subject, task.capability.task), ("capability", whose, which), measured
+            folder = store.capability(weights_id(subject), task.id(subject.precision))
+            measured = plan.is_there(subject) and (folder / SCORES).exists()
+            yield (subject, task.capability.task), capability_thing(subject, task), measured
 
 
 def _capabilities(plan: Plan, store: Store, why: Mapping[Thing, str]) -> Iterable[PlannedCapability]:

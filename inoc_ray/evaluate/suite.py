@@ -18,6 +18,7 @@ from inoc_ray.evaluate.choices import ChoiceRequest, choose
 from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
 from inoc_ray.evaluate.samples import Sample, commit_samples
+from inoc_ray.failures import Thing, cell_thing
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan, Subject, sampling_of
 from inoc_ray.progress import Progress, say
@@ -70,10 +71,10 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.surrounding.around(question.messages)
 
 
-def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, str]]:
+def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
     """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
 
-    Returns what failed, as {label, error, log}. Cells that were finished before a failure are kept.
+    Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that it left undone. Cells that were finished before a failure are kept.
     """
     from inoc_ray.evaluate.capabilities import measure_missing, missing
 
@@ -83,7 +84,7 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
     for wanted in missing(plan, store, plan.study.evaluation.capabilities):
         engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
-    failed: list[dict[str, str]] = []
+    failed: list[dict[str, Any]] = []
     if not engines:
         return []
     folder = store.study(plan.study.name)
@@ -102,7 +103,8 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = folder / "evaluation.log"
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            failed.append({"label": f"evaluation on {subject.model.name}", "error": reason, "log": str(log)})
+            label = f"evaluation on {subject.model.name}"
+            failed.append({"label": label, "error": reason, "log": str(log), "of": engine.things()})
     journal.close(done=not failed)
     return failed
 
@@ -114,6 +116,10 @@ class _Engine:
     subject: Subject
     cells: list[Cell] = field(default_factory=list)
     capabilities: list[Wanted] = field(default_factory=list)
+
+    def things(self) -> list[Thing]:
+        """All that it is asked, as a failure names it."""
+        return [*map(cell_thing, self.cells), *(wanted.thing for wanted in self.capabilities)]
 
 
 def _weights(subject: Subject) -> tuple[str, str]:
