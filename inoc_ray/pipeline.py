@@ -215,7 +215,7 @@ def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing:
     with _timed(outcome, step):
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - named, logged, exit code 1, whatever it is
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study(plan.study.name) / f"{step.lower()}.log"
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -74,7 +74,8 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
 def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
     """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
 
-    Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that it left undone. Cells that were finished before a failure are kept.
+    Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
+    finished before a failure are kept.
     """
     from inoc_ray.evaluate.capabilities import measure_missing, missing
 

@@ -41,12 +41,18 @@ class PlannedCell:
     """Of those, how many are in the store."""
     judged: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """trait → judge → of the responses asked for, how many it has judged."""
+    trial_id: str = ""
     trained: bool = True
     """Whether the weights are there that are to answer."""
     why: str = ""
     """Why responses are missing, where something failed."""
     why_not_judged: Mapping[str, str] = field(default_factory=dict)
     """judge → why its judgments are missing, where it failed."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every response and every judgment is there."""
+        return self.stored >= self.samples and all(map(self.is_judged, self.judged))
 
     def is_judged(self, trait: str) -> bool:
         """Whether every judge of the trait has judged every response that the study asks for."""

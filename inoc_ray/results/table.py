@@ -163,18 +163,24 @@ def _rates(rows: Sequence[Row], width: int) -> Iterable[str]:
     body = []
     for arm, own in arms.items():
         fewest = min(own.values(), key=lambda r: r.seeds)
-        roles = [traits_of(own.values(), role) for role in ("undesired", "desired")]
         seeds = seeds_text(fewest)
         # Where all columns lack the same fine-tunes, the count in front says so once.
         said = seeds if len({seeds_text(row) for row in own.values()}) == 1 else ""
-        body.append([arm, *roles, seeds, *(rate_text(own[c], said) if c in own else "" for c in columns)])
+        against = traits_of(own.values(), "undesired")
+        body.append([arm, against, seeds, *(rate_text(own[c], said) if c in own else "" for c in columns)])
     shares = any(row.unparsed or row.excluded for row in rows)
     if shares:
         for line, own in zip(body, arms.values(), strict=True):
             total = max(1, sum(row.samples for row in own.values()))
             line += [f"{sum(getattr(r, n) for r in own.values()) / total:.0%}" for n in ("unparsed", "excluded")]
-    names = ["arm", "against", "keeps", "seeds", *heads.values(), *(["unparsed", "not counted"] if shares else [])]
-    yield from _aligned(*_without_empty(names, body, (1, 2)), width=width, whole=True)
+    names = ["arm", "against", "seeds", *heads.values(), *(["unparsed", "not counted"] if shares else [])]
+    if not any(line[1] for line in body):
+        names, body = [names[0], *names[2:]], [[line[0], *line[2:]] for line in body]
+    yield from _aligned(names, body, names.index("seeds") + 1, width=width, whole=True)
+    kept = {arm: traits for arm, own in arms.items() if (traits := traits_of(own.values(), "desired"))}
+    if kept:
+        text = f"  to be kept: {'; '.join(f'{traits} ({arm})' for arm, traits in kept.items())}"
+        yield from textwrap.wrap(text, width, subsequent_indent="    ")
     for why, places in _no_rates(arms, heads).items():
         yield from textwrap.wrap(f"  – {'; '.join(places)}: {why}", width, subsequent_indent="    ")
 
@@ -192,15 +198,6 @@ def _no_rates(
     for (why, arm), columns in found.items():
         out.setdefault(why, []).append(f"{arm}: {', '.join(columns)}")
     return out
-
-
-def _without_empty(
-    heads: list[str], body: list[list[str]], optional: tuple[int, ...]
-) -> tuple[list[str], list[list[str]], int]:
-    """Heads and body without those of the `optional` columns that are empty throughout, and how many stay in front."""
-    drop = {i for i in optional if not any(line[i] for line in body)}
-    kept = [i for i in range(len(heads)) if i not in drop]
-    return [heads[i] for i in kept], [[line[i] for i in kept] for line in body], 4 - len(drop)
 
 
 def mark(effect: Effect) -> str:
