@@ -182,16 +182,13 @@ def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]
 
 
 def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effect]:
-    """The effects, those marked incomplete and without a p-value that rest on an incomplete row.
-
-    An effect without a value rests on nothing; it is incomplete where a row of its arm is.
-    """
+    """The effects, those marked incomplete and without a p-value of whose arm anything is missing, or of what the value rests
+    on in other arms."""
     incomplete = incomplete_sources(rows)
     out = []
     for effect in effects:
         bad = incomplete.get((effect.setting, effect.model), set())
-        arms = {arm for arm, *_ in bad}
-        whole = not (effect.sources & bad) if effect.value is not None else effect.arm not in arms
+        whole = effect.arm not in {arm for arm, *_ in bad} and not effect.sources & bad
         out.append(effect if whole else replace(effect, complete=False, p=None))
     return out
 

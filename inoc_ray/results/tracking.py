@@ -126,8 +126,9 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
     except urllib.error.HTTPError:
         return
     except (urllib.error.URLError, OSError, ValueError) as error:
+        shown = without_password(tracking_uri)
         raise InputError(
-            f"no MLflow tracking server answers at {tracking_uri} ({error}); start it, or correct the tracking URI"
+            f"no MLflow tracking server answers at {shown} ({error}); start it, or correct the tracking URI"
         ) from error
 
 
