@@ -60,6 +60,8 @@ _PLAIN = {
     "int_from_float": "must be an integer, found {input!r}",
     "float_parsing": "must be a number, found {input!r}",
     "float_type": "must be a number, found {input!r}",
+    "bool_parsing": "must be true or false, found {input!r}",
+    "bool_type": "must be true or false, found {input!r}",
     "string_type": "must be a text, found {input!r}",
     "literal_error": "must be {expected}, found {input!r}",
     "too_short": "must have at least one entry",

@@ -51,6 +51,8 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> Serv
         dtype="float32" if subject.precision == "fp32" else "bfloat16",
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
+        kv_cache_gib=resources.serve_kv_cache_gib,
+        max_loras=resources.serve_loras,
         **where,
     )
 
