@@ -130,7 +130,7 @@ def test_a_rule_of_a_suite_has_a_gate_of_its_own_or_none(tmp_path, monkeypatch):
     ("study", "message"),
     [
         (changed(rules_given=["coherense"]), "no rubric 'coherense' .did you mean 'coherence'"),
-        (STUDY | {"judges": {}}, "coherence .rules_given, or given of spanish. is asked of a judging model, and the study has none"),
+        (STUDY | {"judges": {}}, "coherence .rules_given, or given of spanish. is asked of a judging model, and the study"),
         (changed(suites=suite(one={"rule": "capitals", "given": "coherence"})), r"traits\.one: given: must be a list of rubrics"),
         (changed(suites=suite(one={"rule": "capitals", "given": ["x"]})), "no rubric 'x'"),
     ],
