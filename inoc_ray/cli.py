@@ -211,12 +211,16 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("study", required=False, type=click.Path(path_type=Path))
 @click.option("--presets", is_flag=True, help="List the recipe presets and their sources instead.")
 @as_json
-def settings(presets: bool, as_json: bool) -> None:
-    """List the settings with their rows, arms and evaluations."""
+def settings(study: Path | None, presets: bool, as_json: bool) -> None:
+    """List the settings with their rows, arms and evaluations; with STUDY also those that its plugins register."""
     from inoc_ray.overview import presets_json, presets_text, settings_json, settings_text
+    from inoc_ray.study import load_study
 
+    if study is not None:
+        load_study(study)
     if presets:
         _emit(as_json, presets_json(), presets_text())
     else:
