@@ -187,7 +187,8 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
             found.append(
                 {"id": prompt.id, "setting": name, "arm": prompt.name if prompt.name in arms else None,
                  "use": prompt.use, "kind": prompt.kind, "prompt": prompt.text, "paraphrases": list(prompt.texts[1:]),
-                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits), "source": prompt.source}
+                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits or _denied(prompt)),
+                 "source": prompt.source}
             )  # fmt: skip
         known = {p.name for p in entries}
         for arm in arms.values():
@@ -200,14 +201,18 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
     return [p for p in found if kind in (None, p["kind"])]
 
 
+def _denied(prompt: prompts.Prompt) -> tuple[str, ...]:
+    return prompt.about if prompt.use == "training" else ()
+
+
 def prompts_text(setting: str | None, kind: str | None) -> str:
     """A table of the prompts."""
     rows = []
     for p in prompts_json(setting, kind):
         more = f" (+{len(p['paraphrases'])} wordings)" if p["paraphrases"] else ""
-        elicits = ", ".join(p["undesired"])
-        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, elicits, p["hash"], p["source"]])
-    return table(rows, ["prompt", "kind", "use", "text", "elicits", "hash", "source"])
+        about = ", ".join(p["undesired"])
+        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, about, p["hash"], p["source"]])
+    return table(rows, ["prompt", "kind", "use", "text", "elicits or denies", "hash", "source"])
 
 
 def settings_json() -> list[dict[str, Any]]:
@@ -245,7 +250,9 @@ def settings_text() -> str:
             f"{'; questions from a file' if e['questions_from'] else ''})"
             for e in s["evaluations"]
         )
-        rows = f"{s['rows']} (control {s['control_rows']})"
+        rows = (
+            f"{s['rows']} ({'no control rows' if s['control_rows'] is None else 'control ' + str(s['control_rows'])})"
+        )
         if s["rows_from"]:
             rows = f"from a file: {s['rows_from']['what']} ({s['rows_from']['published']})"
         lines = [f"{s['setting']}: {s['description']}", f"rows: {rows}", f"arms: {', '.join(s['arms'])}"]

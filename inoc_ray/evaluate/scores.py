@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,6 +129,19 @@ Said = Mapping[str, tuple[Any, Any]]
 """rubric → (numbers, categories), one per sample of the part in order."""
 
 
+def _gated(verdicts: Verdicts, said: Said, rubrics: Sequence[str], panel: Panel, profile: Profile) -> Verdicts:
+    """A rule's verdicts, counted only where the judging model's numbers on the rubrics allow it."""
+    outcome = verdicts.outcome.copy()
+    for name in rubrics:
+        values, categories = said[name]
+        bound = profile.counts_by(panel.rubric(name))
+        outcome[[v == v and not bound.holds(v) for v in values]] = "excluded"
+        outcome[(categories != "number") & (categories != "unparsed")] = "excluded"
+    for name in rubrics:
+        outcome[said[name][1] == "unparsed"] = "unparsed"
+    return Verdicts(verdicts.score, np.where(outcome == "counted", verdicts.shown, np.nan), outcome)
+
+
 def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> Verdicts:
     values, _ = said[measure.rubric]
     outcome = np.full(len(values), "counted", dtype=object)
@@ -213,7 +226,11 @@ class _Part:
         measure = measure_of(self.setting, self.cell.evaluation, trait)
         for name in self.panel.told_by(self.setting, self.cell.evaluation, trait):
             if name == RULES:
-                out[name] = _by_rule(self.rules[trait])
+                gate = self.panel.gate_of(self.setting, self.cell.evaluation, trait)
+                if gate is None:
+                    out[name] = _by_rule(self.rules[trait])
+                elif gate[0] in self.said:
+                    out[name] = _gated(_by_rule(self.rules[trait]), self.said[gate[0]], gate[1], self.panel, profile)
             elif name in self.said and measure is not None:
                 out[name] = _threshold(self.said[name], measure, self.panel, profile)
         return out
