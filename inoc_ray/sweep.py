@@ -54,6 +54,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
             "seed": trial.seed,
             "zero_stage": resources.zero_stage,
             "micro_batch_size": resources.micro_batch_size,
+            "enable_thinking": trial.model.enable_thinking,
             "start": str(store.adapter(taught.trial_id)) if taught else None,
         }
     )

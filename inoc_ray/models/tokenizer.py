@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
     from inoc_ray.data.chat import Message
 
+_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 _AS_PUBLISHED = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes that take tokenizer.json as it is."""
 _PROBES = (
@@ -67,6 +72,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         ) from error
     _check_class(folder, tokenizer)
     return tokenizer
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Puts the tokenizer of a model folder, with its chat template, into another: byte for byte, so that it stays the same."""
+    for name in _FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
 
 
 def _by_transformers(folder: Path) -> Any:
