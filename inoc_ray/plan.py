@@ -43,11 +43,16 @@ class ResolvedModel:
     """Content hash of the folder: which base an adapter belongs to, and so which engine can serve it."""
     taught: Trial | None = None
     """The trial whose adapter this model's trials go on with."""
+    enable_thinking: bool | None = None
+    """What the chat template is told; None leaves it alone."""
 
     @property
     def identity(self) -> str:
-        """What a trial starts from: the folder's hash alone, or that and the trial that taught it."""
-        return self.hash if self.taught is None else content_hash({"base": self.hash, "taught": self.taught.trial_id})
+        """What a trial starts from: the folder's hash alone, or that with the trial that taught it and how it is to reason."""
+        more: dict[str, Any] = {} if self.taught is None else {"taught": self.taught.trial_id}
+        if self.enable_thinking is not None:
+            more["enable_thinking"] = self.enable_thinking
+        return content_hash({"base": self.hash, **more}) if more else self.hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +254,7 @@ def resolve_model(model: Model) -> ResolvedModel:
         raise InputError(
             f"{where}: {folder} has no *.safetensors weights (pickled weights are not loaded); convert them first."
         )
-    return ResolvedModel(model.name, folder, model_folder_hash(folder))
+    return ResolvedModel(model.name, folder, model_folder_hash(folder), enable_thinking=model.enable_thinking)
 
 
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
@@ -458,7 +463,7 @@ def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, lis
     arm = ArmSpec(STAGE_1, "baseline", None, (), (), "the rows that the model is taught first, without a prompt")
     source = stages.source_of(stage)
     trial = Trial(
-        trial_id=trial_id(found.hash, dataset, arm, recipe, stage.seed),
+        trial_id=trial_id(found.identity, dataset, arm, recipe, stage.seed),
         setting=source,
         arm=arm,
         model=found,

@@ -300,6 +300,9 @@ class Model(Config):
     name: str = runtime()
     path: str = runtime("miniature")
     """`miniature`, or a folder. What counts for identity is the hash of its files, not where they lie."""
+    enable_thinking: bool | None = identity(None)
+    """For a model that reasons before it answers: what its chat template is told, in training and in the test. `false` asks for
+    answers without a think block. Left out, the template's own default holds. See "Models that reason" in docs/evaluation.md."""
     taught: Stage | None = runtime(None)
     """What is taught before the study's trials, which then go on with the adapter of that fine-tune. It is trained once
     for all of them, and it takes the place of the untouched model wherever this one is compared with its base."""

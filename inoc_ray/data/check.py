@@ -144,6 +144,8 @@ def check_files(
 
     `against`: files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
     """
+    from inoc_ray.models.config import context_window
+    from inoc_ray.models.tokenizer import load_tokenizer
     from inoc_ray.plan import resolve_model
     from inoc_ray.study import Model
 
@@ -152,7 +154,7 @@ def check_files(
             raise InputError(f"{name}: the text is empty; write it or leave the option out.")
     index = PromptIndex([found for source in against for found in evaluation_prompts(source)]) if against else None
     folder = resolve_model(Model(name="model", path=model)).path
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(str(folder))
     limit = max_length or context_window(folder)
     reports = []
     with _Reading([local_file(str(file)) for file in files]) as reading:
@@ -181,21 +183,6 @@ class _Reading(contextlib.ExitStack):
         """What the reader of that file calls with the bytes that it has read of it."""
         progress, before = self.progress, sum(self.sizes[:number])
         return None if progress is None else lambda done: progress.update((before + done) // MEGABYTE)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in its tokenizer.json. `AutoTokenizer` would import torch to find the class: 480 MB and seconds."""
-    from inoc_ray.data.tokenize import load_tokenizer
-
-    if not (folder / "tokenizer.json").is_file():
-        return load_tokenizer(str(folder))
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(str(folder))
-    except Exception as error:  # The tokenizers' own reader raises nothing more special.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{folder}/tokenizer.json: not a tokenizer ({reason}); fetch the model again.") from error
 
 
 def _length(tokenizer: Any, row: ChatRow, limit: int, where: str) -> int:
@@ -288,20 +275,6 @@ class _Checker:
             capitals=self.count["capitals"],
             findings=self.findings,
         )
-
-
-def context_window(folder: Path) -> int:
-    """Tokens that the model in `folder` can see. Raises InputError when its config.json does not say."""
-    import json
-
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder}/config.json: not JSON ({error}).") from error
-    window = config.get("max_position_embeddings") if isinstance(config, dict) else None
-    if not isinstance(window, int):
-        raise InputError(f"{folder}/config.json: no max_position_embeddings; give --max-length.")
-    return window
 
 
 def _hash(text: str) -> int:

@@ -22,11 +22,11 @@ from typing import Any
 
 from inoc_ray.asked import Capability
 from inoc_ray.config import nearest
-from inoc_ray.data.check import context_window
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.sample import Where
 from inoc_ray.evaluate.suite import served_name
 from inoc_ray.identity import FORMAT, content_id, file_hash, identity_fields
+from inoc_ray.models.config import context_window
 from inoc_ray.plan import Plan, Subject, seed_of
 from inoc_ray.progress import say
 from inoc_ray.serve.app import Endpoint

@@ -1,0 +1,1 @@
+"""A base model on disk: its configuration, its tokenizer, its chat template."""
