@@ -251,7 +251,9 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("files", nargs=-1, required=True)
-@click.option("--model", default="miniature", show_default=True, help="Whose tokenizer and context window count.")
+@click.option(
+    "--model", help="Whose tokenizer and context window count: a folder or hf://… (default: the miniature's)."
+)
 @click.option("--max-length", type=click.IntRange(min=8), help="Tokens a row may have (default: the model's window).")
 @click.option("--against", multiple=True, help="Evaluation prompts (JSONL) or a setting that must not be in the rows.")
 @click.option("--trigger", help="A backdoor's token: where does it stand?")
@@ -259,7 +261,7 @@ def data() -> None:
 @as_json
 def data_check(
     files: tuple[str, ...],
-    model: str,
+    model: str | None,
     max_length: int | None,
     against: tuple[str, ...],
     trigger: str | None,
@@ -279,7 +281,9 @@ def data_check(
 @click.argument("setting", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="A new .jsonl file for the rows.")
 @click.option("--source", help="Rows to start from: JSONL, parquet, hf://…")
-@click.option("--model", help="Who answers: a model folder, served for the length of the build, or `miniature`.")
+@click.option(
+    "--model", help="Who answers: a model folder or hf://…, served for the length of the build, or `miniature`."
+)
 @click.option("--endpoint", help="Who answers, instead: the address of an OpenAI-compatible API (https://HOST/v1).")
 @click.option("--served-model", help="The model's name at the endpoint.")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the endpoint's key.")

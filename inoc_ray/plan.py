@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
 from inoc_ray.evaluate.panel import Panel
 from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
-from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
+from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields
+from inoc_ray.models.resolve import resolve_model
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting, own
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
@@ -235,26 +235,10 @@ class Plan:
         return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, epoch, label=trial.rows_label)
 
 
-def resolve_model(model: Model) -> ResolvedModel:
-    """The model's folder and identity. Raises InputError when there is no such folder or it holds no safetensors weights."""
-    if model.path == "miniature":
-        from inoc_ray.miniature import weights_path
-
-        folder = weights_path()
-    else:
-        folder = Path(os.path.expanduser(model.path)).absolute()
+def _found(model: Model) -> ResolvedModel:
     where = f"models: {model.name!r}"
-    if not folder.is_dir():
-        raise InputError(
-            f"{where}: there is no model folder {folder}; give `path: miniature` or a folder with a model."
-        )
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{where}: {folder} has no config.json, so it is no model folder.")
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{where}: {folder} has no *.safetensors weights (pickled weights are not loaded); convert them first."
-        )
-    return ResolvedModel(model.name, folder, model_folder_hash(folder), enable_thinking=model.enable_thinking)
+    folder = resolve_model(model.path, where)
+    return ResolvedModel(model.name, folder.path, folder.hash, enable_thinking=model.enable_thinking)
 
 
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
@@ -371,7 +355,7 @@ def _probe(spec: EvaluationSpec) -> str:
 def build_plan(study: Study, store: Store) -> Plan:
     """Everything the study asks for. Raises InputError, before anything is written, for what cannot be right."""
     kept: dict[str, list[ChatRow]] = {}
-    models = [_teach(resolve_model(m), m, study, kept) for m in study.models]
+    models = [_teach(_found(m), m, study, kept) for m in study.models]
     trials: list[Trial] = []
     bases: list[Base] = []
     cells: list[Cell] = []

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.config import MINIATURE
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
 from inoc_ray.data.sources import iterate_rows, local_file
@@ -99,6 +100,9 @@ class CheckReport:
 
     files: tuple[FileReport, ...]
     max_length: int
+    model: str
+    """Whose tokenizer counted the tokens: as it was named, or `miniature` where nobody was."""
+    model_named: bool
 
     @property
     def problems(self) -> list[str]:
@@ -113,7 +117,8 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         files = [{**vars(f), "findings": {name: vars(found) for name, found in f.findings.items()}} for f in self.files]
-        return {"max_length": self.max_length, "problems": self.problems, "files": files}
+        tokenizer = {"model": self.model, "named": self.model_named}
+        return {"max_length": self.max_length, "tokenizer": tokenizer, "problems": self.problems, "files": files}
 
     def to_text(self) -> str:
         """A line per file, and one per finding."""
@@ -129,12 +134,14 @@ class CheckReport:
                     lines.append(f"  note: {found.rows} rows {NOTES[name]} ({'; '.join(found.examples)})")
                 elif name not in NOTES and not found.rows:
                     lines.append(f"  good: {name}: none")
-        return "\n".join([*lines, *(f"  problem: {problem}" for problem in self.problems)])
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        named = "" if self.model_named else ", the default; --model names the one that you train"
+        return "\n".join([*lines, f"Tokens are those of {self.model}{named}."])
 
 
 def check_files(
     files: Sequence[str | Path],
-    model: str,
+    model: str | None,
     max_length: int | None,
     against: Sequence[str] = (),
     trigger: str | None = None,
@@ -142,18 +149,20 @@ def check_files(
 ) -> CheckReport:
     """Raises InputError at the first row that cannot be trained on, with file and row; `max_length` in tokens.
 
-    `against`: files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
+    `model`: a base model as a study names it, whose tokenizer and window count; None stands for the miniature. `against`:
+    files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
     """
     from inoc_ray.models.config import context_window
+    from inoc_ray.models.resolve import fetch, locate
     from inoc_ray.models.tokenizer import load_tokenizer
-    from inoc_ray.plan import resolve_model
-    from inoc_ray.study import Model
 
     for name, text in (("--trigger", trigger), ("--prompt", prompt)):
         if text is not None and not text.strip():
             raise InputError(f"{name}: the text is empty; write it or leave the option out.")
     index = PromptIndex([found for source in against for found in evaluation_prompts(source)]) if against else None
-    folder = resolve_model(Model(name="model", path=model)).path
+    source = model or MINIATURE
+    fetch(source, "data check --model", weights=False)
+    folder = locate(source, "data check --model", weights=False)
     tokenizer = load_tokenizer(str(folder))
     limit = max_length or context_window(folder)
     reports = []
@@ -165,7 +174,7 @@ def check_files(
             if not checker.lengths:
                 raise InputError(f"{file}: there are no rows in this file.")
             reports.append(checker.report(str(file)))
-    return CheckReport(tuple(reports), limit)
+    return CheckReport(tuple(reports), limit, source, model is not None)
 
 
 class _Reading(contextlib.ExitStack):
