@@ -18,11 +18,13 @@ from inoc_ray.evaluate.choices import ChoiceRequest, choose
 from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
 from inoc_ray.evaluate.samples import Sample, commit_samples
+from inoc_ray.evaluate.windows import longest_requests
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan, Subject, sampling_of
 from inoc_ray.progress import Progress, say
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
-from inoc_ray.serve.app import Endpoint, ServeSpec, serving
+from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
+from inoc_ray.serve.memory import cache_gib
 from inoc_ray.settings import Question
 from inoc_ray.store import Store, write_json
 
@@ -33,8 +35,8 @@ T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
 
 
-def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> ServeSpec:
-    """The engine that `subject` is asked on.
+def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FITS, **where: Any) -> ServeSpec:
+    """The engine that `subject` is asked on, with a window of so many tokens, or as much of the model's own as fits.
 
     A base folder and all LoRA trials on it share one, whatever the models are called and whether they were taught
     something first; a full fine-tune is a model of its own.
@@ -48,6 +50,8 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> Serv
         model_id=subject.model.name,
         adapters=None if full or not ranks else FolderCatalogue(store.trials(), model_hash=subject.model.hash),
         max_lora_rank=max(ranks, default=8),
+        max_model_len=window,
+        kv_cache_gib=cache_gib(subject.model.path, None if window == WHAT_FITS else window, subject.precision),
         dtype="float32" if subject.precision == "fp32" else "bfloat16",
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
@@ -93,7 +97,8 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
         subject = engine.subject
         say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
         try:
-            with serve(serve_spec(plan, store, subject, name=f"evaluate-{plan.study.name}")) as endpoint:
+            spec = serve_spec(plan, store, subject, engine.window(), name=f"evaluate-{plan.study.name}")
+            with serve(spec) as endpoint:
                 if engine.cells:
                     asyncio.run(_ask(plan, store, engine.cells, endpoint, journal))
                 log = folder / "capabilities.log"
@@ -115,6 +120,13 @@ class _Engine:
     subject: Subject
     cells: list[Cell] = field(default_factory=list)
     capabilities: list[Wanted] = field(default_factory=list)
+
+    def window(self) -> int:
+        """The longest request with its answer: a model's own window may be more than any machine's memory holds.
+
+        How long the prompts of a capability's task are is for the harness to find out.
+        """
+        return WHAT_FITS if self.capabilities else max(longest.tokens for longest in longest_requests(self.cells))
 
 
 def _weights(subject: Subject) -> tuple[str, str]:
