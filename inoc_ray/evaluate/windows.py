@@ -114,7 +114,8 @@ def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
         )
         raise InputError(
             f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
-            f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of {window}; {cure}."
+            f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
+            f"{window}; {cure}."
         )
 
 
