@@ -26,6 +26,8 @@ HOST_SHARE = 0.9
 """The share of a machine's memory that an engine on the CPU may take, beside the driver and Ray."""
 CPU_CACHE_GIB = 1
 """The cache of an engine on the CPU, unless one request needs more."""
+CLUSTER_SECONDS = 60
+"""How long a cluster may take to start a task on a GPU node."""
 BYTES = {"fp32": 4, "bf16": 2}
 
 
@@ -109,6 +111,19 @@ def gpu_memory() -> int | None:
         told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
         return min(int(line) for line in told.split() if line.strip()) << 20
     except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def cluster_gpu_memory() -> int | None:
+    """The same of the cluster that this process has joined, asked on a node with a GPU; None where none answers in time."""
+    import ray
+
+    asked = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
+    try:
+        return ray.get(asked, timeout=CLUSTER_SECONDS)  # type: ignore[no-any-return]
+    except (ray.exceptions.RayError, TimeoutError):
+        # A cluster that has still to start its GPU nodes; the engine itself says then what does not fit.
+        ray.cancel(asked, force=True)
         return None
 
 
