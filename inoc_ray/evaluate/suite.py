@@ -7,6 +7,7 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inoc_ray.asked import Evaluation
@@ -74,7 +75,7 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.surrounding.around(question.messages)
 
 
-def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, str]]:
+def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
     """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
 
     Returns what failed, as {label, error, log}. Cells that were finished before a failure are kept.
@@ -87,7 +88,7 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
     for wanted in missing(plan, store, plan.study.evaluation.capabilities):
         engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
-    failed: list[dict[str, str]] = []
+    failed: list[dict[str, Any]] = []
     if not engines:
         return []
     folder = store.study(plan.study.name)
@@ -99,7 +100,8 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             spec = serve_spec(plan, store, subject, engine.window(), name=f"evaluate-{plan.study.name}")
             with serve(spec) as endpoint:
                 if engine.cells:
-                    asyncio.run(_ask(plan, store, engine.cells, endpoint, journal))
+                    log = folder / "refused.log"
+                    failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal, log))
                 log = folder / "capabilities.log"
                 failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
         except (TrialError, InputError, RuntimeError, OSError) as error:
@@ -132,8 +134,14 @@ def _weights(subject: Subject) -> tuple[str, str]:
     return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
 
 
-async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal) -> None:
-    """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete."""
+async def _ask(
+    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal, log: Path
+) -> list[dict[str, Any]]:
+    """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete.
+
+    Returns the cells with samples that the endpoint refused, as {label, error, log, of}. Of these what comes before the first
+    such sample is committed, and the journal keeps the rest.
+    """
     evaluation = plan.study.evaluation
     tokenizer = load_tokenizer(str(cells[0].subject.model.path))
     open_cells: dict[int, _OpenCell] = {}
@@ -147,8 +155,19 @@ async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoi
             chosen += opened.choices(missing, number, endpoint.model_id)
         else:
             requests += opened.requests(missing, number, endpoint.model_id, evaluation)
-    drawn = sample(endpoint, requests, concurrency=evaluation.concurrency, list_size=evaluation.prompts_per_request)
-    by_log_prob = choose(endpoint, chosen, concurrency=evaluation.concurrency)
+
+    def refused(key: str, reason: str) -> None:
+        number, offset = _place(key)
+        open_cells[number].refused[offset] = reason
+
+    drawn = sample(
+        endpoint,
+        requests,
+        concurrency=evaluation.concurrency,
+        list_size=evaluation.prompts_per_request,
+        on_refused=refused,
+    )
+    by_log_prob = choose(endpoint, chosen, concurrency=evaluation.concurrency, on_refused=refused)
     with Progress("sampling", len(requests) + len(chosen), "samples") as progress:
         done = 0
         async for batch in _after_each_other(drawn, by_log_prob):
@@ -158,6 +177,13 @@ async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoi
                 open_cells[number].add(offset, result)
             done += len(batch)
             progress.update(done)
+    failed = [opened for opened in open_cells.values() if opened.refused]
+    for opened in failed:
+        opened.commit_beginning()
+    log.unlink(missing_ok=True)
+    if failed:
+        log.write_text("".join(opened.refusals() for opened in failed), encoding="utf-8")
+    return [opened.failure(log) for opened in failed]
 
 
 async def _after_each_other(*sources: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
@@ -182,6 +208,8 @@ class _OpenCell:
         self.questions = cell.evaluation.questions(cell.samples)[start:]
         self.prompts = [render(tokenizer, messages_of(q, cell), True) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
+        self.refused: dict[int, str] = {}
+        """Offset → why the endpoint gave no sample."""
         self.tokenizer = tokenizer
 
     def key(self, offset: int) -> Key:
@@ -225,9 +253,34 @@ class _OpenCell:
         """Takes a result in; the last one commits the cell."""
         self.results[offset] = result
         if len(self.results) == len(self.prompts):
-            self._commit()
+            self._commit(self.questions)
 
-    def _commit(self) -> None:
+    def commit_beginning(self) -> None:
+        """Commits what comes before the first sample that is missing: parts have no gaps."""
+        there = next(offset for offset in range(len(self.prompts)) if offset not in self.results)
+        if there:
+            self._commit(self.questions[:there])
+
+    def refusals(self) -> str:
+        """Every sample that was refused and why, a line each."""
+        return "".join(
+            f"{self.label}, sample {self.start + offset} ({self.questions[offset].id}): {reason}\n"
+            for offset, reason in sorted(self.refused.items())
+        )
+
+    def failure(self, log: Path) -> dict[str, Any]:
+        """That samples are missing, for the study's summary."""
+        why = next(iter(self.refused.values()))
+        error = f"{len(self.refused)} of {len(self.prompts)} samples got no answer: {why}"
+        place = ("cell", self.cell.subject.trial_id, self.cell.evaluation_id)
+        return {"label": self.label, "error": error, "log": str(log), "of": [place]}
+
+    @property
+    def label(self) -> str:
+        """Which cell it is, for people."""
+        return f"{self.cell.subject.label} · {self.cell.evaluation.name} · {self.cell.context}"
+
+    def _commit(self, questions: Sequence[Question]) -> None:
         cell = self.cell
         samples = [
             Sample(
@@ -242,7 +295,7 @@ class _OpenCell:
                 completion_tokens=self.results[offset].completion_tokens,
                 choices=self.results[offset].choices,
             )
-            for offset, question in enumerate(self.questions)
+            for offset, question in enumerate(questions)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         description = {
