@@ -15,7 +15,7 @@ from inoc_ray.evaluate.judging import due, judge_missing
 from inoc_ray.evaluate.profiles import Profile
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan import Plan, build_plan
-from inoc_ray.preflight import check_capacity, preflight
+from inoc_ray.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
 from inoc_ray.store import LeaseTaken, Store
@@ -118,6 +118,7 @@ def run_study(study: Study, store: Store, *, train: bool = True, only: Sequence[
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
                 check_capacity(plan, capacity)
+                check_gpus_there(plan)
                 if own_judges:
                     check_serving(study.resources, capacity)
                 keep_study(plan, store)

@@ -173,7 +173,9 @@ def measure_missing(
             served = served_name(one.subject, endpoint.model_id)
             with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
                 samples = Path(scratch) / SAMPLES
-                scores = measure(endpoint, served, tokenizer, one.task, samples, log, concurrency)
+                scores = measure(
+                    endpoint, served, tokenizer, one.task, samples, log, concurrency, window=endpoint.window
+                )
                 commit(one, scores, samples.read_bytes())
         except (InputError, TrialError) as error:
             if isinstance(error, InputError):
@@ -184,9 +186,19 @@ def measure_missing(
 
 
 def measure(
-    endpoint: Where, model: str, tokenizer: Path, task: Task, samples: Path, log: Path, concurrency: int = CONCURRENCY
+    endpoint: Where,
+    model: str,
+    tokenizer: Path,
+    task: Task,
+    samples: Path,
+    log: Path,
+    concurrency: int = CONCURRENCY,
+    *,
+    window: int | None = None,
 ) -> list[Score]:
     """Asks `model` at the endpoint one task; each item's record is written to `samples`.
+
+    `window`: the endpoint's, in tokens, where it is not the model's own.
 
     Raises InputError for a task that cannot be asked (see `harness.run`) and TrialError when the harness fails.
     """
@@ -196,7 +208,7 @@ def measure(
         "base_url": endpoint.base_url,
         "model": model,
         "tokenizer": str(tokenizer.absolute()),
-        "max_length": context_window(tokenizer),
+        "max_length": window or context_window(tokenizer),
         "limit": capability.limit,
         "num_fewshot": capability.num_fewshot,
         "chat": capability.chat,
