@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -61,6 +62,19 @@ def _emit(as_json: bool, value: Any, text: str) -> None:
     _printed.set(True)
 
 
+def _show(as_json: bool) -> Callable[[Any], None]:
+    """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
+    return lambda comparison: None if as_json else click.echo(comparison.to_text(table_width()), file=_results.get())
+
+
+def table_width() -> int:
+    """Columns for tables: 118, or fewer where the terminal has fewer (never below 60)."""
+    out = _results.get()
+    if out is None or not out.isatty():
+        return 118
+    return max(60, min(118, shutil.get_terminal_size((118, 40)).columns))
+
+
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
     from inoc_ray.store import Store
     from inoc_ray.study import load_study
@@ -94,7 +108,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
     from inoc_ray.pipeline import run_study
 
     loaded, store = _load(study, storage)
-    outcome = run_study(loaded, store)
+    outcome = run_study(loaded, store, show=_show(as_json))
     _emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -126,7 +140,8 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
     from inoc_ray.study import judged_by
 
     loaded, store = _load(study, storage)
-    outcome = run_study(judged_by(loaded, judges) if judges else loaded, store, train=False, only=only)
+    judging = judged_by(loaded, judges) if judges else loaded
+    outcome = run_study(judging, store, train=False, only=only, show=_show(as_json))
     _emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -143,7 +158,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 
     loaded, store = _load(study, storage)
     comparison = compare_study(build_plan(loaded, store), store, profile=profiles.get(profile) if profile else None)
-    _emit(as_json, comparison.to_json(), comparison.to_text())
+    _emit(as_json, comparison.to_json(), comparison.to_text(table_width()))
 
 
 @cli.command()

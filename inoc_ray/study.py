@@ -367,7 +367,8 @@ class Resources(Config):
     serve_gpus: int = runtime(0, ge=0)
     """GPUs of the engine (tensor parallel)."""
     serve_kv_cache_gib: int = runtime(1, ge=1)
-    """Memory for the keys and values of an engine without GPUs; on GPUs vLLM takes what is left."""
+    """Memory for the keys and values of an engine without GPUs, at least; it takes more where the longest request needs more.
+    On GPUs vLLM takes what is left."""
     serve_loras: int = runtime(4, ge=1)
     """Adapters that the engine can compute with in one batch."""
 

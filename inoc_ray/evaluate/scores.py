@@ -25,7 +25,7 @@ from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
 from inoc_ray.evaluate.samples import read_part, read_table, write_table
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan, Subject, seed_of
-from inoc_ray.settings import EvaluationSpec, Setting
+from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.store import Store, list_parts
 
 if TYPE_CHECKING:
@@ -306,12 +306,28 @@ def _joined(arrays: list[Any]) -> Any:
     return np.concatenate(arrays) if arrays else np.array([])
 
 
+class NothingEvaluated(InputError):
+    """There is no response of the study that was judged."""
+
+
+def role_of(arm: ArmSpec, trait: str) -> str:
+    """ "undesired", "desired" or "other": what the arm is to do to the trait."""
+    return "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+
+
+def no_scores() -> pd.DataFrame:
+    """The tidy table of a study of which nothing is judged yet."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [] for name in TIDY_COLUMNS})
+
+
 def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
     """One row per sample × trait over all cells of the study: see TIDY_COLUMNS. A base is there under every model that it is
     compared as; its `seed` is missing.
 
     A cell whose share of degenerate responses is above the study's limit has outcome "withheld" throughout. Raises
-    InputError when nothing is evaluated and judged yet.
+    NothingEvaluated when nothing is evaluated and judged yet.
     """
     import pandas as pd
 
@@ -325,7 +341,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
             continue
         arm, subject = cell.subject.arm, cell.subject
         for label, (trait, verdicts) in itertools.product(subject.compared_as, judged.traits.items()):
-            role = "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+            role = role_of(arm, trait)
             count = len(judged.index)
             for name, values in (
                 ("question_id", judged.question_id), ("sample_index", judged.index), ("score", verdicts.score),
@@ -340,7 +356,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
                 same[name].append(value)
             counts.append(count)
     if not counts:
-        raise InputError(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
+        raise NothingEvaluated(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
     columns = {name: np.concatenate(values) for name, values in arrays.items()}
     columns |= {name: np.repeat(np.array(values, object), counts) for name, values in same.items() if name != "seed"}
     # A base has no seed.

@@ -48,8 +48,7 @@ class ServeSpec:
     ``cpus`` is what the replica asks of Ray and, on the CPU backend, the number of threads it computes with. ``port`` 0 is
     any free port; where Serve runs on the cluster already, its host and port stand. ``name`` tells apart engines that run
     at once; all but the first are found below ``/<name>``. ``stop_token_ids`` and ``stop`` end answers, beside the model's own
-    end-of-text tokens; `start` adds the chat template's end of turn.
-    at once; all but the first are found below ``/<name>``. ``max_model_len`` is the window in tokens, prompt and answer.
+    end-of-text tokens; `start` adds the chat template's end of turn. ``max_model_len`` is the window in tokens, prompt and answer.
     """
 
     model: Path
