@@ -220,7 +220,7 @@ def _setting_json(s: registry.Setting) -> dict[str, Any]:
         "setting": s.name,
         "description": s.description,
         "rows": len(s.rows()) if s.row_source is None else None,
-        "control_rows": len(s.control_rows()) if s.control_source is None else None,
+        "control_rows": len(s.control_rows()) if s.control_rows is not None and s.control_source is None else None,
         "rows_from": None if s.row_source is None else asdict(s.row_source),
         "control_rows_from": None if s.control_source is None else asdict(s.control_source),
         "arms": list(s.arms),

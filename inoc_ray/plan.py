@@ -19,21 +19,18 @@ from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
 from inoc_ray.evaluate.panel import Panel
-from inoc_ray.evaluate.suites import check_suites, with_suites
+from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
-from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
+from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting, own
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
-from inoc_ray.study import SYSTEM_MESSAGE, Arm, Inoculation, Model, Recipe, Study
+from inoc_ray.study import SYSTEM_MESSAGE, WITHOUT_DIRECTION, Arm, Inoculation, Model, Recipe, Study
 
 _PROBE = 32
 """Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""
 
 STAGE_1 = "stage-1"
 """What the trial that teaches a model is called, where a trial of the study has the name of its arm."""
-
-_WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger", "negative")
-"""Kinds whose prompt elicits nothing by itself."""
 
 
 @dataclass(frozen=True)
@@ -256,13 +253,16 @@ def resolve_model(model: Model) -> ResolvedModel:
 
 
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
-    """The setting's arm of that name, or the study's own. Raises InputError for an unknown name or trait."""
+    """The setting's arm of that name, or the study's own. Raises InputError for an unknown name or trait.
+
+    setting: as the study uses it, with its suites, whose traits count as the setting's own do.
+    """
     default = setting.arms["baseline"]
-    traits = setting.traits
-    for trait in arm.undesired or ():
+    traits = setting.measured
+    for trait in (*(arm.undesired or ()), *(arm.desired or ())):
         if trait not in traits:
             raise InputError(
-                f"arms: {arm.name!r}: setting {setting.name} has no trait {trait!r}{nearest(trait, traits)}."
+                f"arms: {arm.name!r}: no evaluation of setting {setting.name} measures {trait!r}{nearest(trait, traits)}."
             )
     directed = (*default.undesired, *default.desired)
     if arm.prompt is None or arm.kind is None:
@@ -271,18 +271,19 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
                 f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
             )
         found = setting.arms[arm.name]
-        if arm.undesired is not None:
-            desired = tuple(t for t in directed if t not in arm.undesired)
-            found = replace(found, undesired=arm.undesired, desired=desired)
+        if arm.undesired is not None or arm.desired is not None:
+            undesired = found.undesired if arm.undesired is None else arm.undesired
+            found = replace(found, undesired=undesired, desired=_desired(arm, directed, undesired))
         if arm.inoculation is None:
             return found
         if found.prompt is None:
             raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
         return replace(found, inoculation=_merged(found.inoculation, arm.inoculation))
     undesired = arm.undesired if arm.undesired is not None else default.undesired
-    if not undesired and arm.kind not in _WITHOUT_DIRECTION:
+    if not undesired and arm.kind not in WITHOUT_DIRECTION:
+        does = "denies" if arm.kind == "negative" else "elicits"
         raise InputError(
-            f"arms: {arm.name!r}: say which traits its prompt elicits, for example `undesired: [{(directed or traits)[0]}]`; "
+            f"arms: {arm.name!r}: say which traits its prompt {does}, for example `undesired: [{(directed or traits)[0]}]`; "
             f"setting {setting.name} has no default."
         )
     return ArmSpec(
@@ -290,10 +291,15 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
         kind=arm.kind,
         prompt=arm.prompt,
         undesired=undesired,
-        desired=tuple(t for t in directed if t not in undesired),
+        desired=_desired(arm, directed, undesired),
         source="study file",
         inoculation=arm.inoculation or SYSTEM_MESSAGE,
     )
+
+
+def _desired(arm: Arm, directed: tuple[str, ...], undesired: tuple[str, ...]) -> tuple[str, ...]:
+    wanted = directed if arm.desired is None else arm.desired
+    return tuple(t for t in wanted if t not in undesired)
 
 
 def _merged(own: Inoculation, written: Inoculation) -> Inoculation:
@@ -369,19 +375,28 @@ def build_plan(study: Study, store: Store) -> Plan:
     panel.profile()
     check_suites(study.evaluation, [use.name for use in study.settings])
     for use in study.settings:
-        setting = settings.get(use.name)
+        setting = own.find(use)
+        settings.check_trigger(setting, use)
+        named = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
+        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in named))
+        setting = own.with_roles(with_suites(setting, study.evaluation), use)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
-        settings.check_trigger(setting, use)
-        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in arms.values()))
-        setting = with_suites(setting, study.evaluation)
         panel.check(setting)
         used[setting.name] = setting
         rows: dict[bool, list[ChatRow]] = {}
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
-            rows[control] = rows_of(path) if path else default()
+            if path:
+                rows[control] = rows_of(path)
+            elif default is not None:
+                rows[control] = default()
+            else:
+                raise InputError(
+                    f"settings: {setting.name}: an arm trains on control rows, and there are none; name a file of them as "
+                    "control_rows, or leave the arm out."
+                )
         hashes = {control: rows_hash(r) for control, r in rows.items()}
         kept |= {hashes[control]: r for control, r in rows.items()}
         datasets: dict[str, str] = {}
@@ -422,9 +437,10 @@ def build_plan(study: Study, store: Store) -> Plan:
                         trials.append(trial)
                         subjects.append(trial)
         cells.extend(_cells(setting, subjects, study, arms))
-    own = {t.trial_id for t in trials}
-    teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in own}
-    done = frozenset(t for t in (*own, *teaching) if store.trial_done(t))
+    check_overrides(study.evaluation, used.values())
+    compared = {t.trial_id for t in trials}
+    teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
+    done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {(c.subject.trial_id, c.evaluation_id) for c in cells}}
     return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used)
 

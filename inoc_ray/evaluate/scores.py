@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TIDY_COLUMNS = (
     "setting", "model", "arm", "kind", "trial_id", "seed", "evaluation", "split", "context",
-    "question_id", "sample_index", "trait", "role", "score", "shown", "outcome",
+    "question_id", "sample_index", "trait", "role", "score", "shown", "outcome", "cut",
 )  # fmt: skip
 
 Outcome = Literal["counted", "excluded", "unparsed", "withheld"]
@@ -271,6 +271,9 @@ class _Judged:
                     _joined([getattr(v, name) for v in found])[self.asked] for name in ("score", "shown", "outcome")
                 )
                 self.traits[trait] = Verdicts(score, shown.astype(float), outcome)
+        if self.traits and self.degenerate() > plan.study.evaluation.max_degenerate:
+            for verdicts in self.traits.values():
+                verdicts.shown[:], verdicts.outcome[:] = np.nan, "withheld"
 
     def said(self) -> dict[str, Any]:
         """Judging model → what it said of each sample, in words."""
@@ -296,8 +299,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
     import pandas as pd
 
     profile = profile or plan.panel.profile()
-    limit = plan.study.evaluation.max_degenerate
-    arrays: dict[str, list[Any]] = {n: [] for n in ("question_id", "sample_index", "score", "shown", "outcome")}
+    arrays: dict[str, list[Any]] = {n: [] for n in ("question_id", "sample_index", "score", "shown", "outcome", "cut")}
     same: dict[str, list[Any]] = {name: [] for name in TIDY_COLUMNS if name not in arrays}
     counts: list[int] = []
     for cell in plan.cells:
@@ -305,14 +307,12 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
         if not len(judged.index):
             continue
         arm, subject = cell.subject.arm, cell.subject
-        withheld = judged.degenerate() > limit
         for label, (trait, verdicts) in itertools.product(subject.compared_as, judged.traits.items()):
             role = "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
             count = len(judged.index)
             for name, values in (
                 ("question_id", judged.question_id), ("sample_index", judged.index), ("score", verdicts.score),
-                ("shown", np.full(count, np.nan) if withheld else verdicts.shown),
-                ("outcome", np.full(count, "withheld", object) if withheld else verdicts.outcome),
+                ("shown", verdicts.shown), ("outcome", verdicts.outcome), ("cut", judged.forms["cut"]),
             ):  # fmt: skip
                 arrays[name].append(values)
             for name, value in (
@@ -388,7 +388,7 @@ def check_parsed(plan: Plan, frame: pd.DataFrame) -> list[str]:
     cells = withheld[keys[:-1]].drop_duplicates().itertuples(index=False)
     return unread + [
         f"{_place(cell)}: rates withheld, more than {plan.study.evaluation.max_degenerate:.0%} of the responses are "
-        "empty, garbled or repeat themselves"
+        "empty, garbled or repeat themselves (evaluation.max_degenerate)"
         for cell in cells
     ]
 

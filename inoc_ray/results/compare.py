@@ -34,6 +34,8 @@ COLUMNS = (
     "shown",
     "outcome",
 )
+CUT_NOTED = 0.05
+"""The share of answers that ran into max_tokens from which a note names it."""
 _FIRST = {"base": 0, "baseline": 1, "control": 2}
 _LAST = {"placebo": 1, "irrelevant": 2}
 
@@ -64,6 +66,8 @@ class Row:
     samples: int
     unparsed: int
     excluded: int
+    cut: int = 0
+    """Responses that ran into max_tokens; they count like any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,7 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     table["hits"] = (frame["shown"] == 1.0).astype("int64")
     table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
     table["excluded"] = frame["outcome"].isin(["excluded", "withheld"]).astype("int64")
+    table["cut"] = frame["cut"].astype("int64") if "cut" in frame.columns else 0
     table["samples"] = 1
     # Arms are listed in one order everywhere: base, baseline, control, the inoculated ones, placebo,
     # irrelevant.
@@ -211,7 +216,7 @@ def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[Place, list
                     setting, model, arm, str(first["kind"]), str(evaluation), str(first["split"]), context,
                     trait, str(first["role"]), estimate.value if estimate is not None else None, low, high,
                     int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique()),
-                    *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded")),
+                    *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
                 )
             )  # fmt: skip
             for _, own in cell_rows.groupby("trial_id", sort=True):
@@ -283,3 +288,22 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
     if any(out for out, _ in excluded.values()):
         shares = ", ".join(f"{arm} {out} of {total}" for arm, (out, total) in excluded.items() if out)
         yield f"{where}: judged but not counted (incoherent, refusals, bare code, degenerate): {shares}"
+    yield from _cut_notes(where, [row for row in comparison.rows if (row.setting, row.model) == (setting, model)])
+
+
+def _cut_notes(where: str, rows: Iterable[Row]) -> Iterable[str]:
+    """For each evaluation in which an arm's answers often ran into max_tokens, the shares and the cure."""
+    counts: dict[str, dict[str, list[int]]] = {}
+    for row in rows:
+        pair = counts.setdefault(row.evaluation, {}).setdefault(row.arm, [0, 0])
+        pair[0] += row.cut
+        pair[1] += row.samples
+    for evaluation, arms in counts.items():
+        shares = {arm: cut / total for arm, (cut, total) in arms.items() if total}
+        often = [f"{arm} {share:.0%}" for arm, share in shares.items() if share >= CUT_NOTED]
+        if often:
+            yield (
+                f"{where}: {evaluation}: answers that ran into max_tokens and were judged by their beginning: {', '.join(often)}; "
+                f"for whole answers raise it, as `evaluation.overrides: {{{evaluation}: {{max_tokens: …}}}}`, or `max_tokens` "
+                "of a suite of your own"
+            )

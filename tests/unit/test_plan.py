@@ -330,7 +330,7 @@ def test_an_arm_of_the_library_counts_the_traits_that_the_study_says(tmp_path, m
 
     assert (arms("caps").undesired, arms("caps").desired) == (("caps",), ("spanish",))
     assert arms("spanish", "caps").desired == ()
-    with pytest.raises(InputError, match=r"has no trait 'spanisch' \(did you mean 'spanish'\?\)"):
+    with pytest.raises(InputError, match=r"measures 'spanisch' \(did you mean 'spanish'\?\)"):
         arms("spanisch")
 
 
