@@ -55,10 +55,22 @@ class TrialRecord:
     started_at: int | None = None
     ended_at: int | None = None
     status: Status = "done"
+    compared_as: str = ""
+    """The model of the tables in which its rates stand, where that is another label (a base of several recipes)."""
     taught_by: str = ""
     """The trial whose adapter this one went on with, or for a base is; "" for none."""
     capabilities: Sequence[Score] = ()
     """What lm-evaluation-harness says; parts of a task (the subjects of mmlu) become no metrics."""
+
+    @property
+    def place(self) -> str:
+        """Where in the study it stands: what its run is found by, since two settings may share a trial."""
+        return place_of(self.setting, self.model, self.arm, self.seed)
+
+
+def place_of(setting: str, model: str, arm: str, seed: int | str | None) -> str:
+    """The tag `place` of a run: "setting · model · arm · seed", the last empty for a base."""
+    return " · ".join([setting, model, arm, "" if seed is None else str(seed)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,7 @@ def project_trials(study: StudyRecord, trials: Sequence[TrialRecord], comparison
 
 def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> Run:
     started = trial.started_at if trial.started_at is not None else study.created_at
+    model = trial.compared_as or trial.model
     params = {
         "setting": trial.setting,
         "model": trial.model,
@@ -162,12 +175,12 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
     }
     artifacts = [*_files(trial.adapter_dir, "adapter"), *_files(trial.samples_path, "samples")]
     return Run(
-        identity=("trial_id", trial.trial_id),
+        identity=("place", trial.place),
         name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
-        tags={"study": study.name},
+        tags={"study": study.name, "trial_id": trial.trial_id},
         params={key: value[:MAX_PARAM] for key, value in params.items()},
         metrics={
-            **_trial_metrics(comparison.trial_rates.get(trial.trial_id, ())),
+            **_trial_metrics(comparison.trial_rates.get((trial.setting, model, trial.arm, trial.seed), ())),
             **capability_metrics(trial.capabilities),
         },
         curves=list(_points(trial, started)),
