@@ -15,13 +15,14 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judging import due, judge_missing
 from inoc_ray.evaluate.profiles import Profile
 from inoc_ray.failures import MLFLOW, REPORT, Failure, Thing, cell_thing, failure_of, keep_failures, trial_thing
+from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.planned import failures_of, planned_of
-from inoc_ray.preflight import check_capacity, preflight
+from inoc_ray.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
 from inoc_ray.store import LeaseTaken, Store
-from inoc_ray.study import Study
+from inoc_ray.study import Study, models_of
 
 if TYPE_CHECKING:
     from inoc_ray.results.compare import Comparison
@@ -108,6 +109,7 @@ def run_study(
     outcome, and kept beside the results until it is done.
     """
     outcome = StudyOutcome(study.name)
+    fetch_models(models_of(study))
     plan = build_plan(study, store).only(only)
     preflight(plan, store)
     with _alone(study, store):
@@ -124,6 +126,7 @@ def run_study(
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
                 check_capacity(plan, capacity)
+                check_gpus_there(plan)
                 if own_judges:
                     check_serving(study.resources, capacity)
                 keep_study(plan, store)
@@ -327,8 +330,11 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
     from inoc_ray.serve.app import serving
 
     key = os.environ.get("INOC_RAY_API_KEY")
+    if key is not None and not key.strip():
+        raise InputError("INOC_RAY_API_KEY is set, but empty; set it to a key, or unset it.")
     if key is None and host not in ("127.0.0.1", "localhost", "::1"):
         raise InputError(f"--host {host}: this opens the endpoint to the network; set INOC_RAY_API_KEY to a key first.")
+    fetch_models(models_of(study))
     plan = build_plan(study, store)
     base = plan.bases[0]
     stop = threading.Event()

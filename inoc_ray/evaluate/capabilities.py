@@ -22,12 +22,12 @@ from typing import Any
 
 from inoc_ray.asked import Capability
 from inoc_ray.config import nearest
-from inoc_ray.data.check import context_window
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.sample import Where
 from inoc_ray.evaluate.suite import served_name
 from inoc_ray.failures import Thing
 from inoc_ray.identity import FORMAT, content_id, file_hash, identity_fields
+from inoc_ray.models.config import context_window
 from inoc_ray.plan import Plan, Subject, seed_of
 from inoc_ray.progress import say
 from inoc_ray.serve.app import Endpoint
@@ -184,7 +184,9 @@ def measure_missing(
             served = served_name(one.subject, endpoint.model_id)
             with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
                 samples = Path(scratch) / SAMPLES
-                scores = measure(endpoint, served, tokenizer, one.task, samples, log, concurrency)
+                scores = measure(
+                    endpoint, served, tokenizer, one.task, samples, log, concurrency, window=endpoint.window
+                )
                 commit(one, scores, samples.read_bytes())
         except (InputError, TrialError) as error:
             of = [one.thing]
@@ -197,9 +199,19 @@ def measure_missing(
 
 
 def measure(
-    endpoint: Where, model: str, tokenizer: Path, task: Task, samples: Path, log: Path, concurrency: int = CONCURRENCY
+    endpoint: Where,
+    model: str,
+    tokenizer: Path,
+    task: Task,
+    samples: Path,
+    log: Path,
+    concurrency: int = CONCURRENCY,
+    *,
+    window: int | None = None,
 ) -> list[Score]:
     """Asks `model` at the endpoint one task; each item's record is written to `samples`.
+
+    `window`: the endpoint's, in tokens, where it is not the model's own.
 
     Raises InputError for a task that cannot be asked (see `harness.run`) and TrialError when the harness fails.
     """
@@ -209,7 +221,7 @@ def measure(
         "base_url": endpoint.base_url,
         "model": model,
         "tokenizer": str(tokenizer.absolute()),
-        "max_length": context_window(tokenizer),
+        "max_length": window or context_window(tokenizer),
         "limit": capability.limit,
         "num_fewshot": capability.num_fewshot,
         "chat": capability.chat,

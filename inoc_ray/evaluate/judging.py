@@ -98,6 +98,7 @@ def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
         model_id="judge",
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
+        kv_cache_gib=resources.serve_kv_cache_gib,
         name=f"judge-{plan.study.name}-{judging.name}",
     )
     say(f"starting judge {judging.name}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,6 +118,9 @@ class Verdicts:
     def __init__(self, score: Any, shown: Any, outcome: Any) -> None:
         self.score, self.shown, self.outcome = score, shown, outcome
 
+    def __getitem__(self, some: slice) -> Verdicts:
+        return Verdicts(self.score[some], self.shown[some], self.outcome[some])
+
 
 def _by_rule(scores: list[float | None]) -> Verdicts:
     score = np.array([np.nan if s is None else s for s in scores], dtype=float)
@@ -127,6 +130,19 @@ def _by_rule(scores: list[float | None]) -> Verdicts:
 
 Said = Mapping[str, tuple[Any, Any]]
 """rubric → (numbers, categories), one per sample of the part in order."""
+
+
+def _gated(verdicts: Verdicts, said: Said, rubrics: Sequence[str], panel: Panel, profile: Profile) -> Verdicts:
+    """A rule's verdicts, counted only where the judging model's numbers on the rubrics allow it."""
+    outcome = verdicts.outcome.copy()
+    for name in rubrics:
+        values, categories = said[name]
+        bound = profile.counts_by(panel.rubric(name))
+        outcome[[v == v and not bound.holds(v) for v in values]] = "excluded"
+        outcome[(categories != "number") & (categories != "unparsed")] = "excluded"
+    for name in rubrics:
+        outcome[said[name][1] == "unparsed"] = "unparsed"
+    return Verdicts(verdicts.score, np.where(outcome == "counted", verdicts.shown, np.nan), outcome)
 
 
 def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> Verdicts:
@@ -213,7 +229,11 @@ class _Part:
         measure = measure_of(self.setting, self.cell.evaluation, trait)
         for name in self.panel.told_by(self.setting, self.cell.evaluation, trait):
             if name == RULES:
-                out[name] = _by_rule(self.rules[trait])
+                gate = self.panel.gate_of(self.setting, self.cell.evaluation, trait)
+                if gate is None:
+                    out[name] = _by_rule(self.rules[trait])
+                elif gate[0] in self.said:
+                    out[name] = _gated(_by_rule(self.rules[trait]), self.said[gate[0]], gate[1], self.panel, profile)
             elif name in self.said and measure is not None:
                 out[name] = _threshold(self.said[name], measure, self.panel, profile)
         return out
@@ -417,29 +437,42 @@ def _place(parts: Iterable[Any]) -> str:
 
 
 def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """How well each pair of judges agrees, per setting and trait, over all responses that both decided."""
+    """How well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each once.
+
+    `difference` (second minus first) is of the numbers on the trait's rubric; None for a pair with the rules, which give none.
+    """
     from inoc_ray.evaluate.judges.agreement import agreement as agree
 
     profile = plan.panel.profile()
-    marks: dict[tuple[str, str, str, str], list[tuple[Any, Any]]] = {}
-    for cell in plan.cells:
+    pairs: dict[tuple[str, str, str, str], list[tuple[Verdicts, Verdicts]]] = {}
+    seen: set[tuple[str, str, str, str]] = set()
+    for cell in sorted(plan.cells, key=lambda c: -c.samples):
         setting = setting_of(plan, cell.subject.setting)
-        several = [t for t in cell.evaluation.traits if len(plan.panel.told_by(setting, cell.evaluation, t)) > 1]
+        several = [
+            trait
+            for trait in cell.evaluation.traits
+            if len(plan.panel.told_by(setting, cell.evaluation, trait)) > 1
+            and (setting.name, *cell.key, trait) not in seen
+        ]
+        # Two contexts of a model may share their samples.
+        seen |= {(setting.name, *cell.key, trait) for trait in several}
         if not several:
             continue
-        for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id)):
+        for start, _, path in list_parts(store.evaluation(*cell.key)):
             part = _Part(plan, cell, path)
+            # Another study may have asked for more.
+            asked = slice(0, max(0, cell.samples - start))
             for trait in several:
-                found = list(part.verdicts(trait, profile).items())
-                for number, (one, first) in enumerate(found):
-                    for other, second in found[number + 1 :]:
-                        marks.setdefault((setting.name, trait, one, other), []).append((first.shown, second.shown))
+                for (one, first), (other, second) in itertools.combinations(part.verdicts(trait, profile).items(), 2):
+                    pairs.setdefault((setting.name, trait, one, other), []).append((first[asked], second[asked]))
     out = []
-    for (setting_name, trait, one, other), pairs in marks.items():
-        decided = {one: np.concatenate([a for a, _ in pairs]), other: np.concatenate([b for _, b in pairs])}
-        [pair] = agree(decided, decided)
+    for (setting_name, trait, *names), verdicts in pairs.items():
+        decided = {n: np.concatenate([v[i].shown for v in verdicts]) for i, n in enumerate(names)}
+        numbers = {n: np.concatenate([v[i].score for v in verdicts]) for i, n in enumerate(names)}
+        [pair] = agree(decided if RULES in names else numbers, decided)
+        difference = math.nan if RULES in names else pair.difference
         record = {"setting": setting_name, "trait": trait, "judges": [pair.first, pair.second], "responses": pair.n}
-        record["asked"] = len(decided[one])
-        numbers = {"agreement": pair.share, "kappa": pair.kappa, "difference": pair.difference}
-        out.append(record | {name: None if math.isnan(value) else value for name, value in numbers.items()})
+        record["asked"] = len(decided[pair.first])
+        said = {"agreement": pair.share, "kappa": pair.kappa, "difference": difference}
+        out.append(record | {name: None if math.isnan(value) else value for name, value in said.items()})
     return out
