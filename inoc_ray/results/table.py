@@ -99,7 +99,9 @@ def _state(comparison: Comparison, width: int) -> Iterable[str]:
     yield from textwrap.wrap(summary_of_missing(comparison), width)
     lines = lines_of_missing(comparison)
     for line in lines[:MOST_LINES]:
-        yield from textwrap.wrap(f"  {line}", width, subsequent_indent="    ", break_long_words=False)
+        yield from textwrap.wrap(
+            f"  {line}", width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
     if len(lines) > MOST_LINES:
         yield f"  … and {len(lines) - MOST_LINES} more; the report and --json list them all"
 

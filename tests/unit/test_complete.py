@@ -232,8 +232,8 @@ def test_mlflow_says_finished_only_of_what_is_whole() -> None:
     assert "15 of 40 samples" in parent.tags["missing"]
     assert "toy/tiny/inoc_spanish/suppression" not in parent.metrics
     assert "toy/tiny/inoc_capitals/suppression" in parent.metrics
-    runs = {run.identity[1]: run for run in project_trials(STUDY, records(), partial)}
-    short = runs.pop("inoc_spanish-0")
+    runs = {run.name: run for run in project_trials(STUDY, records(), partial)}
+    short = runs.pop("inoc_spanish-s0")
     assert (short.status, short.tags["complete"]) == ("KILLED", "false")
     assert "15 of 40 samples" in short.tags["missing"]
     assert {(run.status, run.tags["complete"], run.tags["missing"]) for run in runs.values()} == {
@@ -249,6 +249,6 @@ def test_mlflow_says_failed_and_why_where_something_failed() -> None:
     parent = project_study(STUDY, records(), found, [])
     assert (parent.status, parent.tags["complete"]) == ("FAILED", "false")
     assert "evaluation on tiny: the endpoint refused" in parent.tags["failed"]
-    runs = {run.identity[1]: run for run in project_trials(STUDY, records(), found)}
-    assert runs["inoc_spanish-1"].status == "FAILED"
-    assert runs["inoc_spanish-0"].status == "FINISHED"
+    runs = {run.name: run for run in project_trials(STUDY, records(), found)}
+    assert runs["inoc_spanish-s1"].status == "FAILED"
+    assert runs["inoc_spanish-s0"].status == "FINISHED"
