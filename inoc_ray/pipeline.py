@@ -215,14 +215,17 @@ def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> Non
 @contextlib.contextmanager
 def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing: Thing) -> Iterator[None]:
     """A step whose failure, of whatever kind, must not throw away what was measured: it is named, with its log."""
+    from inoc_ray.results.tracking import without_password
+
     with _timed(outcome, step):
         try:
             yield
         except Exception as error:  # noqa: BLE001 - named, logged, exit code 1, whatever it is
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study(plan.study.name) / f"{step.lower()}.log"
-            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            failed = failure_of({"label": step, "error": reason, "log": log, "of": [thing]})
+            story = "".join(traceback.format_exception(error))
+            log.write_text(without_password(story), encoding="utf-8")
+            failed = failure_of({"label": step, "error": without_password(reason), "log": log, "of": [thing]})
             _failed(plan, store, outcome, [], [failed])
 
 
@@ -280,8 +283,9 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
 
 
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
-    """Brings MLflow in line with the store; returns the tracking URI. Raises InputError when a server does not answer."""
-    from inoc_ray.results.tracking import embedded, file_lock, sync
+    """Brings MLflow in line with the store; returns the tracking URI, without a password. Raises InputError when no server is
+    there, TrialError when it or its database fails."""
+    from inoc_ray.results.tracking import embedded, file_lock, sync, without_password
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
     uri, artifacts = (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
@@ -298,7 +302,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         report_files=[p for name in shown if (p := folder / name).exists()],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
-    return uri
+    return without_password(uri)
 
 
 @dataclass(frozen=True)
