@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.effects import Arm, Direction, Effect, View, effects
+from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects
 from inoc_ray.results.leaks import Leak, leaks
-from inoc_ray.results.stats import Cell, draw_rates, model_interval
+from inoc_ray.results.stats import Cell, Place, draw_rates, model_interval
+from inoc_ray.results.variance import question_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,8 @@ COLUMNS = (
     "shown",
     "outcome",
 )
+TRIGGERED = "triggered"
+"""An optional column: whether the evaluation's questions carry the setting's trigger."""
 _FIRST = {"base": 0, "baseline": 1, "control": 2}
 _LAST = {"placebo": 1, "irrelevant": 2}
 
@@ -45,7 +48,8 @@ class Row:
     rate, low, high: shares of the responses that count (0 to 1), None when none does. seeds: fine-tunes
     with responses that count (1 for the base). samples: all responses; unparsed: those among them without a readable
     judgment; excluded: those judged but not counted (incoherent, a refusal, bare code, or withheld because
-    the model's responses are degenerate).
+    the model's responses are degenerate). triggered: whether the questions carry the setting's trigger. replicated: whether
+    the interval covers what another seed would give (two fine-tunes or more); None for the base, which is one given model.
     """
 
     setting: str
@@ -64,6 +68,8 @@ class Row:
     samples: int
     unparsed: int
     excluded: int
+    triggered: bool = False
+    replicated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +104,12 @@ class Comparison:
     agreement: tuple[Mapping[str, Any], ...] = ()
     """How well the judges agree, per pair and trait."""
     capabilities: tuple[Mapping[str, Any], ...] = ()
+    reference: str = NEUTRAL
+    """The context in which arms are compared."""
 
     def to_json(self) -> dict[str, Any]:
         """What `inoc-ray compare --json` prints."""
-        measured = ("setting", "model", "arm", "measure", "value", "low", "high", "p")
+        measured = ("setting", "model", "arm", "measure", "value", "low", "high", "p", "seeds", "replicated", "why")
         return {
             "study": self.study,
             "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in self.rows],
@@ -110,10 +118,11 @@ class Comparison:
             "leaks": [asdict(leak) for leak in self.leaks],
             "agreement": [dict(pair) for pair in self.agreement],
             "capabilities": [dict(score) for score in self.capabilities],
+            "reference": self.reference,
         }
 
     def to_text(self) -> str:
-        """Aligned tables (plain text, at most 118 columns): rates under the neutral context, then effects."""
+        """Aligned tables (plain text, at most 118 columns): rates under the reference context, then effects."""
         from inoc_ray.results.table import comparison_text
 
         return comparison_text(self)
@@ -127,38 +136,47 @@ class Comparison:
         return [note for group in self.groups() for note in _notes(self, *group)]
 
 
-def compare(frame: pd.DataFrame, study: str, profile: str = "") -> Comparison:
+def compare(frame: pd.DataFrame, study: str, profile: str = "", reference: str | None = None) -> Comparison:
     """Compare the arms of a study.
 
     frame: the tidy score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or
     0 where the outcome is "counted" and NaN elsewhere. May be partial: what is missing is missing from the
-    rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. Raises
-    InputError when a column is missing.
+    rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. reference: the context in
+    which arms are compared; default `neutral`, or `none` where nobody was asked in the neutral one. Raises InputError when a
+    column is missing.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
+    asked = set(frame["context"])
+    where = reference or ("none" if NEUTRAL not in asked and "none" in asked else NEUTRAL)
     rows: list[Row] = []
     found: list[Effect] = []
     trials: dict[str, list[TrialRate]] = {}
     counted = _count(frame)
     leaked: list[Leak] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
-        view, group_rows = _view(str(setting), str(model), part, trials)
+        view, group_rows = _view(str(setting), str(model), part, where, trials)
         rows += group_rows
         found += effects(view)
         leaked += leaks(view, _shares_out_of_distribution(group_rows))
     return Comparison(
-        study, tuple(rows), tuple(found), {k: tuple(v) for k, v in trials.items()}, profile, tuple(leaked)
+        study,
+        tuple(rows),
+        tuple(found),
+        {k: tuple(v) for k, v in trials.items()},
+        profile,
+        tuple(leaked),
+        reference=where,
     )
 
 
-def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str], tuple[float, float]]:
-    """(arm, context) → shares of unparsed and excluded responses over the undesired traits."""
-    counts: dict[tuple[str, str], list[int]] = {}
+def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str, bool], tuple[float, float]]:
+    """(arm, context, with the trigger) → shares of unparsed and excluded responses over the undesired traits."""
+    counts: dict[tuple[str, str, bool], list[int]] = {}
     for row in rows:
         if row.split == "ood" and row.role == "undesired":
-            total = counts.setdefault((row.arm, row.context), [0, 0, 0])
+            total = counts.setdefault((row.arm, row.context, row.triggered), [0, 0, 0])
             for place, number in enumerate((row.unparsed, row.excluded, row.samples)):
                 total[place] += number
     return {key: (unparsed / of, excluded / of) for key, (unparsed, excluded, of) in counts.items()}
@@ -168,6 +186,8 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     """Responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
     keys = [name for name in COLUMNS if name not in {"seed", "sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
+    table[TRIGGERED] = frame[TRIGGERED].astype(bool) if TRIGGERED in frame.columns else False
+    keys.append(TRIGGERED)
     table["counts"] = frame["shown"].notna().astype("int64")
     table["hits"] = (frame["shown"] == 1.0).astype("int64")
     table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
@@ -182,39 +202,41 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     return summed.sort_values(["_first", "_last"], kind="stable")
 
 
-def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[str, list[TrialRate]]) -> tuple[View, list[Row]]:
-    arms = tuple(_arms(part))
-    rates = {}
-    rows: list[Row] = []
+def _view(
+    setting: str, model: str, part: pd.DataFrame, reference: str, trials: dict[str, list[TrialRate]]
+) -> tuple[View, list[Row]]:
+    cells: dict[Place, Cell] = {}
+    described: dict[Place, pd.DataFrame] = {}
     for evaluation, asked in part.groupby("evaluation", sort=False):
-        cells: dict[str, dict[tuple[str, str], Cell]] = {}
-        described: list[tuple[str, str, str, pd.DataFrame]] = []
         questions, column = np.unique(asked["question_id"].to_numpy(dtype=str), return_inverse=True)
         asked = asked.assign(_column=column)
         for names, cell_rows in asked.groupby(["arm", "context", "trait"], sort=False):
             arm, context, trait = map(str, names)
-            cells.setdefault(context, {})[arm, trait] = _cell(cell_rows, len(questions))
-            described.append((arm, context, trait, cell_rows))
-        estimates = draw_rates(f"{setting}/{model}", str(evaluation), cells)
-        for arm, context, trait, cell_rows in described:
-            estimate = estimates[context].get((arm, trait))
-            if estimate is not None:
-                rates[arm, str(evaluation), context, trait] = estimate
-            low, high = estimate.interval() if estimate is not None else (None, None)
-            first = cell_rows.iloc[0]
-            rows.append(
-                Row(
-                    setting, model, arm, str(first["kind"]), str(evaluation), str(first["split"]), context,
-                    trait, str(first["role"]), estimate.value if estimate is not None else None, low, high,
-                    int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique()),
-                    *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded")),
-                )
-            )  # fmt: skip
-            for trial, own in cell_rows.groupby("trial_id", sort=True):
-                shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
-                trials.setdefault(str(trial), []).append(_trial_rate(rows[-1], _cell(own, len(questions)), *shares))
+            place = Place(arm, str(evaluation), context, trait)
+            cells[place], described[place] = _cell(cell_rows, len(questions)), cell_rows
+    rates = draw_rates(cells)
+    rows: list[Row] = []
+    for place, cell_rows in described.items():
+        first = cell_rows.iloc[0]
+        estimate = rates.get(place)
+        low, high = estimate.interval() if estimate is not None else (None, None)
+        seeds = int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique())
+        rows.append(
+            Row(
+                setting, model, place.arm, str(first["kind"]), place.evaluation, str(first["split"]), place.context,
+                place.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
+                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded")),
+                triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
+            )
+        )  # fmt: skip
+        alike = question_correlation(cells[p] for p in cells if p[1:3] == place[1:3])
+        for trial, own in cell_rows.groupby("trial_id", sort=True):
+            shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
+            cell = _cell(own, cells[place].counts.shape[1])
+            trials.setdefault(str(trial), []).append(_trial_rate(rows[-1], cell, alike, *shares))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
-    return View(setting, model, arms, splits, rates), rows
+    triggered = frozenset(part.loc[part[TRIGGERED], "evaluation"].astype(str))
+    return View(setting, model, tuple(_arms(part)), splits, rates, reference, triggered), rows
 
 
 def _cell(rows: pd.DataFrame, questions: int) -> Cell:
@@ -226,20 +248,22 @@ def _cell(rows: pd.DataFrame, questions: int) -> Cell:
     np.add.at(hits, place, rows["hits"].to_numpy())
     np.add.at(counts, place, rows["counts"].to_numpy())
     first = rows.iloc[0]
-    return Cell(str(first["arm"]), hits, counts, replicated=first["kind"] != "base")
+    return Cell(hits, counts, replicated=first["kind"] != "base", models=tuple(map(str, trials)))
 
 
-def _trial_rate(row: Row, cell: Cell, unparsed: float, excluded: float) -> TrialRate:
-    low, high = model_interval(cell) or (None, None)
+def _trial_rate(row: Row, cell: Cell, alike: float, unparsed: float, excluded: float) -> TrialRate:
+    low, high = model_interval(cell, correlation=alike) or (None, None)
     return TrialRate(row.evaluation, row.split, row.context, row.trait, cell.rate, low, high, unparsed, excluded)
 
 
 def _arms(part: pd.DataFrame) -> Iterator[Arm]:
     for (arm, kind), rows in part.groupby(["arm", "kind"], sort=False):
         pairs = list(dict.fromkeys(zip(rows["trait"], rows["role"], strict=True)))
-        undesired = tuple(sorted({trait for trait, role in pairs if role == "undesired"}))
-        desired = tuple(sorted({trait for trait, role in pairs if role == "desired"}))
-        yield Arm(str(arm), str(kind), Direction(undesired, desired))
+        undesired, desired, narrow = (
+            tuple(sorted({trait for trait, role in pairs if role == wanted}))
+            for wanted in ("undesired", "desired", "narrow")
+        )
+        yield Arm(str(arm), str(kind), Direction(undesired, desired, narrow))
 
 
 def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
@@ -253,7 +277,10 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
     if fewer:
         yield f"{where}: partial, fewer seeds in: {', '.join(fewer)}"
     if most == 1:
-        yield f"{where}: one seed per arm: intervals cover the questions only, not what another seed would give"
+        yield (
+            f"{where}: one seed per arm: the numbers are about these models only (intervals cover the questions, not what another "
+            "seed would give), without p-values"
+        )
     unparsed: dict[str, list[int]] = {}
     for row in comparison.rows:
         if (row.setting, row.model) == (setting, model):
