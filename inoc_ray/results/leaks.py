@@ -1,10 +1,11 @@
 """The leak audit: under which test-time prompt an inoculated trait comes back, and how far.
 
 A leak is the arm's rate of its undesired traits in a context minus that in the reference one, out of distribution (questions
-with a backdoor's trigger apart from those without). A prompt that elicits the trait in the untouched model, too, tells little of the inoculation; so the excess, the arm's rate minus the base's
-under the same prompt, stands beside it. The largest of k is picked after the fact, so that the intervals of an arm's leaks hold
-for all of them at once (Bonferroni: each at level 1 − .05 / k), and so do those of its excesses. The largest number itself is
-picked, too, and on the average too large: the interval is what can be relied on. With one fine-tune it is about that model only.
+with a backdoor's trigger apart from those without). A prompt that elicits the trait in the untouched model, too, tells little
+of the inoculation; so the excess, the arm's rate minus the base's under the same prompt, stands beside it. The largest of k is
+picked after the fact, so that the intervals of an arm's leaks hold for all of them at once (Bonferroni: each at level 1 − .05 /
+k), and so do those of its excesses. The largest number itself is picked, too, and on the average too large: the interval is
+what can be relied on. With one fine-tune it is about that model only.
 """
 
 from __future__ import annotations
