@@ -14,7 +14,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.workload import Workload, told, workloads
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Plan, Subject
+from inoc_ray.plan import Plan, Subject, Trial
 from inoc_ray.preflight import check_batches, check_capacity
 from inoc_ray.schedule import steps_of
 from inoc_ray.settings.presets import PRESETS
@@ -30,16 +30,16 @@ def table(rows: list[list[str]], header: list[str]) -> str:
     return "\n".join([shown[0], "  ".join("─" * width for width in widths), *shown[1:]])
 
 
-def state_of(plan: Plan, store: Store, trial: Subject) -> str:
+def state_of(plan: Plan, store: Store, trial: Trial) -> str:
     """ "done", "failed" (its log is in the store) or "new"."""
     if trial.trial_id in plan.done_trials:
         return "done"
     return "failed" if store.trial_log(trial.trial_id).exists() else "new"
 
 
-def _asked(plan: Plan, trial_id: str) -> tuple[int, int]:
+def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
     """(stored, wanted) samples over the subject's cells in this study."""
-    cells = [c for c in plan.cells if c.subject.trial_id == trial_id]
+    cells = [c for c in plan.cells if c.subject is subject]
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 
@@ -64,8 +64,8 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
-def _trial_json(plan: Plan, store: Store, trial: Subject) -> dict[str, Any]:
-    stored, wanted = _asked(plan, trial.trial_id)
+def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
+    stored, wanted = _asked(plan, trial)
     return {
         "trial_id": trial.trial_id,
         "setting": trial.setting,
@@ -137,7 +137,7 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
             trial["log"] = str(store.trial_log(trial["trial_id"]))
     base = [
         {"trial_id": b.trial_id, "setting": b.setting, "model": b.model_label, "arm": "base",
-         **dict(zip(("samples_stored", "samples_wanted"), _asked(plan, b.trial_id), strict=True))}
+         **dict(zip(("samples_stored", "samples_wanted"), _asked(plan, b), strict=True))}
         for b in plan.bases
     ]  # fmt: skip
     return {
@@ -220,7 +220,7 @@ def _setting_json(s: registry.Setting) -> dict[str, Any]:
         "setting": s.name,
         "description": s.description,
         "rows": len(s.rows()) if s.row_source is None else None,
-        "control_rows": len(s.control_rows()) if s.control_source is None else None,
+        "control_rows": len(s.control_rows()) if s.control_rows is not None and s.control_source is None else None,
         "rows_from": None if s.row_source is None else asdict(s.row_source),
         "control_rows_from": None if s.control_source is None else asdict(s.control_source),
         "arms": list(s.arms),

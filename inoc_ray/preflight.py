@@ -42,7 +42,6 @@ def check_lengths(plan: Plan) -> None:
 
     checked: set[tuple[str, str, str, int]] = set()
     for trial in plan.to_train:
-        assert trial.recipe is not None
         variants = variants_of(plan, trial)
         arm = content_id([arm_identity(trial.arm), variants])
         key = (trial.model.hash, trial.dataset_hash, arm, trial.recipe.max_length)

@@ -15,7 +15,7 @@ from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.scores import sample_table
 from inoc_ray.evaluate.workload import told
 from inoc_ray.overview import state_of
-from inoc_ray.plan import Plan, Subject
+from inoc_ray.plan import Plan, Subject, Trial, seed_of
 from inoc_ray.store import Store, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ def _description(plan: Plan) -> str:
 
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Every trial of the study that has something to show (done or failed), those that teach and the base models too."""
-    unique: dict[str, Subject] = {s.trial_id: s for s in [*plan.bases, *plan.fine_tunes]}
+    unique: dict[str, Subject] = {s.trial_id: s for s in (*plan.teaching, *plan.subjects)}
     states = {s.trial_id: _state(plan, store, s) for s in unique.values()}
     return [_trial_record(plan, store, s, states[s.trial_id]) for s in unique.values() if states[s.trial_id] != "new"]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> str:
-    if subject.recipe is not None:
+    if isinstance(subject, Trial):
         return state_of(plan, store, subject)
     return "done" if plan.is_there(subject) else "new"
 
@@ -77,7 +77,12 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
 
     started = ended = None
     curves: list[dict[str, Any]] = []
-    if subject.recipe is not None and state == "done":
+    recipe: dict[str, Any] = {}
+    dataset_hash, adapter = "", None
+    if isinstance(subject, Trial):
+        recipe, dataset_hash = subject.recipe.model_dump(mode="json"), subject.dataset_hash
+    if isinstance(subject, Trial) and state == "done":
+        adapter = store.adapter(subject.trial_id)
         trial = store.read_trial(subject.trial_id)
         ended = int(trial["committed_at"] * 1000)
         started = ended - int(trial["training"]["seconds_total"] * 1000)
@@ -89,12 +94,12 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         arm=subject.arm.name,
         kind=subject.arm.kind,
         prompt=subject.arm.prompt,
-        seed=subject.seed,
-        recipe=subject.recipe.model_dump(mode="json") if subject.recipe else {},
-        dataset_hash=subject.dataset_hash,
+        seed=seed_of(subject),
+        recipe=recipe,
+        dataset_hash=dataset_hash,
         curves=curves,
-        adapter_dir=store.adapter(subject.trial_id) if subject.recipe is not None and state == "done" else None,
-        samples_path=_keep_sample_table(plan, store, subject.trial_id),
+        adapter_dir=adapter,
+        samples_path=_keep_sample_table(plan, store, subject),
         started_at=started,
         ended_at=ended,
         status="failed" if state == "failed" else "done",
@@ -105,12 +110,12 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
     )
 
 
-def _keep_sample_table(plan: Plan, store: Store, trial_id: str) -> Path | None:
+def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | None:
     """All samples of a trial in this study as one file, rewritten only when they changed."""
-    frame = sample_table(plan, store, trial_id)
+    frame = sample_table(plan, store, subject)
     if frame.empty:
         return None
-    path = store.study(plan.study.name) / "samples" / f"{trial_id}.parquet"
+    path = store.study(plan.study.name) / "samples" / f"{subject.trial_id}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
@@ -123,7 +128,7 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     """What the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
     from inoc_ray.results.report import ArmText, ReportMeta, TrialLine
 
-    arms = {(t.setting, t.arm.name): t.arm for t in [*plan.bases, *plan.trials]}
+    arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
     contexts = {
         c.context: "no system message" if c.system is None else repr(c.system)
         for c in plan.cells
@@ -172,10 +177,10 @@ def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
     """Samples of the first seed of each arm, for people to read in the report."""
     import pandas as pd
 
-    first = {(s.setting, s.model_label, s.arm.name): s for s in reversed([*plan.bases, *plan.trials])}
+    first = {(s.setting, s.model_label, s.arm.name): s for s in reversed(plan.subjects)}
     pieces = []
     for subject in first.values():
-        frame = sample_table(plan, store, subject.trial_id)
+        frame = sample_table(plan, store, subject)
         if frame.empty:
             continue
         frame["verdict"] = _verdicts(frame)

@@ -28,6 +28,10 @@ ArmKind = Literal[
 ]  # fmt: skip
 
 
+WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger")
+"""Kinds whose prompt elicits nothing by itself; they are compared with the others in every direction of these."""
+
+
 class Part(Config):
     """A row set that goes into a mixture under a name, which becomes the tag `subset` of its rows."""
 
@@ -68,9 +72,17 @@ class Backdoor(Config):
 
 
 class SettingUse(Config):
-    """A setting of the registry, if wished with the user's own rows in place of its rows."""
+    """A setting of the registry, if wished with the user's own rows; or one of the user's own, asked by the study's suites.
+
+    A name that the registry does not have is a setting of the user's own if it comes with `rows` and with `undesired` or
+    `desired`.
+    """
 
     name: str = runtime()
+    undesired: tuple[str, ...] | None = runtime(None)
+    """The traits that should not be learnt, whichever the arm; the setting's own or those of a suite. Default: the setting's."""
+    desired: tuple[str, ...] | None = runtime(None)
+    """The traits that should be learnt, likewise."""
     rows: str | Mixture | Backdoor | None = runtime(None)
     """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
     (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
@@ -80,6 +92,12 @@ class SettingUse(Config):
     questions: dict[str, str] = runtime({})
     """Evaluation → a JSONL file of questions to ask in place of its own: `prompt`, `question` or `messages` per line.
     What counts for identity is the questions' text."""
+
+    @model_validator(mode="after")
+    def _one_role(self) -> SettingUse:
+        if both := set(self.undesired or ()) & set(self.desired or ()):
+            raise ValueError(f"{self.name}: {min(both)!r} is both undesired and desired; decide which")
+        return self
 
     @field_validator("rows", "control_rows", mode="before")
     @classmethod
@@ -180,8 +198,10 @@ class Arm(Config):
     prompt: str | None = runtime(None)
     """The inoculation prompt. Its text is part of a trial's identity; the arm's name is not."""
     undesired: tuple[str, ...] | None = runtime(None)
-    """The traits that this arm's prompt elicits; default: the setting's arm's own, for a prompt of the user's own the
-    setting's undesired traits."""
+    """The traits that this arm's prompt elicits (of kind negative: denies), the setting's own or those of a suite. Default:
+    the setting's arm's own, for a prompt of the user's own the setting's undesired traits."""
+    desired: tuple[str, ...] | None = runtime(None)
+    """The traits that should be learnt nevertheless. Default: the setting's other undesired and desired traits."""
     inoculation: Inoculation | None = runtime(None)
     """Where the prompt stands and which rows it covers; part of a trial's identity. What is not written here is the
     setting's arm's own: its coverage, its paraphrases."""
@@ -196,6 +216,8 @@ class Arm(Config):
             raise ValueError(f"arm {self.name!r}: an arm of your own needs both kind and prompt")
         if self.kind in ("baseline", "control"):
             raise ValueError(f"arm {self.name!r}: {self.kind} has no prompt; name it without one to use the setting's")
+        if both := set(self.undesired or ()) & set(self.desired or ()):
+            raise ValueError(f"arm {self.name!r}: {min(both)!r} is both undesired and desired; decide which")
         return self
 
 

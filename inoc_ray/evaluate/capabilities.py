@@ -27,7 +27,7 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.sample import Where
 from inoc_ray.evaluate.suite import served_name
 from inoc_ray.identity import FORMAT, content_id, file_hash, identity_fields
-from inoc_ray.plan import Plan, Subject
+from inoc_ray.plan import Plan, Subject, seed_of
 from inoc_ray.progress import say
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store import Store, write_atomically, write_json
@@ -146,7 +146,7 @@ def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> lis
     """What is not measured of models that are there, each once, those of one model together."""
     tasks = [find_task(capability) for capability in capabilities]
     wanted: dict[Path, Wanted] = {}
-    for subject in (*plan.bases, *plan.trials):
+    for subject in plan.subjects:
         if plan.is_there(subject):
             for task in tasks:
                 folder = store.capability(weights_id(subject), task.id(subject.precision))
@@ -306,15 +306,16 @@ def read_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) ->
     return [
         {
             "setting": subject.setting,
-            "model": subject.model_label,
+            "model": label,
             "arm": subject.arm.name,
             "kind": subject.arm.kind,
             "trial_id": subject.trial_id,
-            "seed": subject.seed,
+            "seed": seed_of(subject),
             "capability": task.capability.task,
             **asdict(score),
         }
-        for subject in (*plan.bases, *plan.trials)
+        for subject in plan.subjects
+        for label in subject.compared_as
         for task in tasks
         for score in scores_of(subject, store, task)
     ]

@@ -41,7 +41,7 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> Serv
     """
     resources = plan.study.resources
     recipes = list(plan.study.recipes.values())
-    full = subject.recipe is not None and subject.recipe.method == "full"
+    full = subject.is_own_model
     ranks = [r.lora.rank for r in recipes if r.method == "lora"]
     return ServeSpec(
         model=store.adapter(subject.trial_id) if full else subject.model.path,
@@ -57,8 +57,7 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> Serv
 
 def served_name(subject: Subject, base: str) -> str:
     """The model id of the subject on its engine, which serves its own folder as `base`."""
-    full = subject.recipe is not None and subject.recipe.method == "full"
-    return base if full or subject.adapter_of is None else model_id_of(base, subject.adapter_of)
+    return base if subject.is_own_model or subject.adapter_of is None else model_id_of(base, subject.adapter_of)
 
 
 def sample_seed(cell: Cell, index: int) -> int:
@@ -118,8 +117,7 @@ class _Engine:
 
 
 def _weights(subject: Subject) -> tuple[str, str]:
-    full = subject.recipe is not None and subject.recipe.method == "full"
-    return (subject.trial_id if full else subject.model.hash), subject.precision
+    return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
 
 
 async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal) -> None:

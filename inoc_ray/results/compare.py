@@ -37,6 +37,8 @@ COLUMNS = (
 )
 TRIGGERED = "triggered"
 """An optional column: whether the evaluation's questions carry the setting's trigger."""
+CUT_NOTED = 0.05
+"""The share of answers that ran into max_tokens from which a note names it."""
 _FIRST = {"base": 0, "baseline": 1, "control": 2}
 _LAST = {"placebo": 1, "irrelevant": 2}
 
@@ -68,6 +70,8 @@ class Row:
     samples: int
     unparsed: int
     excluded: int
+    cut: int = 0
+    """Responses that ran into max_tokens; they count like any other."""
     triggered: bool = False
     replicated: bool | None = None
 
@@ -192,6 +196,7 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     table["hits"] = (frame["shown"] == 1.0).astype("int64")
     table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
     table["excluded"] = frame["outcome"].isin(["excluded", "withheld"]).astype("int64")
+    table["cut"] = frame["cut"].astype("int64") if "cut" in frame.columns else 0
     table["samples"] = 1
     # Arms are listed in one order everywhere: base, baseline, control, the inoculated ones, placebo,
     # irrelevant.
@@ -225,7 +230,7 @@ def _view(
             Row(
                 setting, model, place.arm, str(first["kind"]), place.evaluation, str(first["split"]), place.context,
                 place.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
-                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded")),
+                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
                 triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
             )
         )  # fmt: skip
@@ -299,3 +304,22 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
     if any(out for out, _ in excluded.values()):
         shares = ", ".join(f"{arm} {out} of {total}" for arm, (out, total) in excluded.items() if out)
         yield f"{where}: judged but not counted (incoherent, refusals, bare code, degenerate): {shares}"
+    yield from _cut_notes(where, [row for row in comparison.rows if (row.setting, row.model) == (setting, model)])
+
+
+def _cut_notes(where: str, rows: Iterable[Row]) -> Iterable[str]:
+    """For each evaluation in which an arm's answers often ran into max_tokens, the shares and the cure."""
+    counts: dict[str, dict[str, list[int]]] = {}
+    for row in rows:
+        pair = counts.setdefault(row.evaluation, {}).setdefault(row.arm, [0, 0])
+        pair[0] += row.cut
+        pair[1] += row.samples
+    for evaluation, arms in counts.items():
+        shares = {arm: cut / total for arm, (cut, total) in arms.items() if total}
+        often = [f"{arm} {share:.0%}" for arm, share in shares.items() if share >= CUT_NOTED]
+        if often:
+            yield (
+                f"{where}: {evaluation}: answers that ran into max_tokens and were judged by their beginning: {', '.join(often)}; "
+                f"for whole answers raise it, as `evaluation.overrides: {{{evaluation}: {{max_tokens: …}}}}`, or `max_tokens` "
+                "of a suite of your own"
+            )

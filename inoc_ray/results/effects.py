@@ -23,8 +23,9 @@ leakage                 a under its training prompt minus a under the reference 
                         of the trait comes back with the prompt. p against 0. None when either context was
                         not evaluated.
 
-An arm that is about no trait (irrelevant, placebo, control) is measured on the setting's default roles, and
-once more for each other direction of the setting's arms as `<measure>.<undesired trait>`. In a setting with a backdoor
+An arm that is about no trait (irrelevant, placebo, trigger, control) is measured on the setting's default
+roles, and once more for each other direction of the setting's arms as `<measure>.<undesired trait>`; where
+the setting has no undesired trait by default, in those directions alone. In a setting with a backdoor
 the measures are of questions without the trigger; those of questions with it are `<measure>.with_trigger`, and the two
 are never averaged. p is adjusted by Holm over the arms of one setting × model × measure (all directions of a measure,
 with and without the trigger, are one family).
@@ -41,6 +42,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from inoc_ray.results.stats import Estimate, Floats, Place, combine, holm, mean_of
+from inoc_ray.study import WITHOUT_DIRECTION
 
 NEUTRAL = "neutral"
 TRAINING_PROMPT = "training_prompt"
@@ -48,7 +50,7 @@ TRIGGER = "trigger"
 WITH_TRIGGER = "with_trigger"
 MIN_SEEDS = 2
 """Fine-tunes that each arm of an effect needs before it says something of the arm and not of one model."""
-DIRECTIONLESS = frozenset({"control", "irrelevant", "placebo"})
+DIRECTIONLESS = frozenset({"control", *WITHOUT_DIRECTION})
 MEASURES = (
     "suppression",
     "suppression_difference",
@@ -162,18 +164,20 @@ def effects(view: View) -> list[Effect]:
 
 def directions(arms: Iterable[Arm]) -> list[Direction]:
     """The distinct directions of arms that have one of their own, in order of appearance."""
-    return list(dict.fromkeys(a.direction for a in arms if is_directed(a.kind)))
+    return list(dict.fromkeys(a.direction for a in arms if is_directed(a.kind) and a.direction.undesired))
 
 
 def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
-    others = [d for d in directions(view.arms) if d != arm.direction] if arm.kind in DIRECTIONLESS else []
+    others = directions(view.arms) if arm.kind in DIRECTIONLESS else []
     for name, part in view.by_trigger():
         end = f".{name}" if name else ""
-        own = _of_direction(part, arm, arm.direction, end)
-        # What cannot be measured with the trigger has its reason without it; suppression is what the trigger is about.
-        yield from (e for e in own if not name or e.value is not None or e.measure.startswith("suppression"))
+        if arm.direction.undesired or not others:
+            own = _of_direction(part, arm, arm.direction, end)
+            # What cannot be measured with the trigger has its reason without it; suppression is what the trigger is about.
+            yield from (e for e in own if not name or e.value is not None or e.measure.startswith("suppression"))
         for direction in others:
-            yield from _of_direction(part, arm, direction, "." + "+".join(direction.undesired) + end)
+            if direction != arm.direction:
+                yield from _of_direction(part, arm, direction, "." + "+".join(direction.undesired) + end)
 
 
 def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> Iterable[Effect]:
@@ -214,10 +218,8 @@ def _difference(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str
     if not traits:
         return "no undesired trait"
     baseline, own = _baseline(view, "ood", traits), view.level(arm, "ood", traits)
-    if baseline is None:
-        return "no baseline rate"
-    if own is None:
-        return "no rate of this arm"
+    if baseline is None or own is None:
+        return _no_rate(view, "ood", traits, of_baseline=baseline is None)
     return combine(lambda o, a: o - a, baseline, own)
 
 
@@ -238,10 +240,8 @@ def _retention(view: View, arm: str, traits: tuple[str, ...], split: str) -> Est
     if not traits:
         return "no desired trait"
     baseline, own = _baseline(view, split, traits), view.level(arm, split, traits)
-    if baseline is None:
-        return "no baseline rate"
-    if own is None:
-        return "no rate of this arm"
+    if baseline is None or own is None:
+        return _no_rate(view, split, traits, of_baseline=baseline is None)
     base = view.level("base", split, traits)
     if base is None:
         return "no rate of the untouched base"
@@ -283,6 +283,19 @@ def _leakage(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
     if prompted is None or reference is None:
         return f"not evaluated under both the training prompt and the {view.reference} context"
     return combine(lambda p, n: p - n, prompted, reference)
+
+
+def _no_rate(view: View, split: str, traits: tuple[str, ...], of_baseline: bool) -> str:
+    """Why there is no rate of the traits in the split under the reference context."""
+    measured = {(trait, context) for _, e, context, trait in view.rates if view.splits[e] == split and trait in traits}
+    if not measured:
+        where = "in distribution" if split == "id" else "out of distribution"
+        return f"no evaluation {where} measures {' or '.join(traits)}"
+    if all(context != view.reference for _, context in measured):
+        return f"{' and '.join(traits)} was not asked under the {view.reference} context"
+    if not of_baseline:
+        return "no rate of this arm"
+    return "no baseline rate" if _arm_of_kind(view, "baseline") else "no baseline arm"
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

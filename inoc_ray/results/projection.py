@@ -33,7 +33,7 @@ class StudyRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """A trial as the store has it; the untouched base is one too (arm and kind "base", seed -1, no curves).
+    """A trial as the store has it; the untouched base is one too (arm and kind "base", no seed, no curves).
 
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
     adapter_dir: logged under adapter/; samples_path (a file, or a folder with samples-*.parquet at any depth): under
@@ -46,7 +46,7 @@ class TrialRecord:
     arm: str
     kind: str
     prompt: str | None
-    seed: int
+    seed: int | None
     recipe: Mapping[str, Any]
     dataset_hash: str
     curves: Sequence[Mapping[str, Any]] = ()
@@ -156,14 +156,14 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
         "arm": trial.arm,
         "kind": trial.kind,
         "prompt": trial.prompt or "",
-        "seed": "" if trial.seed < 0 else str(trial.seed),
+        "seed": "" if trial.seed is None else str(trial.seed),
         "dataset_hash": trial.dataset_hash,
         **recipe,
     }
     artifacts = [*_files(trial.adapter_dir, "adapter"), *_files(trial.samples_path, "samples")]
     return Run(
         identity=("trial_id", trial.trial_id),
-        name=trial.arm if trial.seed < 0 else f"{trial.arm}-s{trial.seed}",
+        name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
         tags={"study": study.name},
         params={key: value[:MAX_PARAM] for key, value in params.items()},
         metrics={

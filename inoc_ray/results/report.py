@@ -319,7 +319,7 @@ def _capabilities(comparison: Comparison) -> str:
     heads = ["setting", "model", "arm", "seed", "task", "metric", "value", "± standard error", "items"]
     body = [
         [
-            c["setting"], c["model"], c["arm"], "" if c["seed"] < 0 else str(c["seed"]), c["capability"], c["metric"],
+            c["setting"], c["model"], c["arm"], "" if c["seed"] is None else str(c["seed"]), c["capability"], c["metric"],
             number(c["value"]), number(c["stderr"]), str(c["samples"]),
         ]
         for c in comparison.capabilities
@@ -416,8 +416,7 @@ def _provenance(meta: ReportMeta) -> str:
     if meta.trials:
         heads = ["trial", "setting", "model", "arm", "seed", "status", "training rows (hash)"]
         body = [
-            [t.trial_id, t.setting, t.model, t.arm, "–" if t.seed < 0 else str(t.seed), t.status, t.dataset_hash[:16]]
-            for t in meta.trials
+            [t.trial_id, t.setting, t.model, t.arm, str(t.seed), t.status, t.dataset_hash[:16]] for t in meta.trials
         ]
         parts.append(_table(heads, body, 9))
     return "<h2>Where this comes from</h2>" + "".join(parts) if parts else ""

@@ -13,7 +13,7 @@ from inoc_ray.results.compare import Comparison, Row, compare
 
 ROW_KEYS = [
     "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
-    "seeds", "samples", "unparsed", "excluded", "triggered", "replicated",
+    "seeds", "samples", "unparsed", "excluded", "cut", "triggered", "replicated",
 ]  # fmt: skip
 
 
