@@ -103,7 +103,7 @@ def test_the_sample_table_calls_counted_only_what_is_counted(plan_and_store):
     plan, store = plan_and_store
     strict = plan.study.evaluation.model_copy(update={"max_degenerate": 0.3})
     plan = replace(plan, study=plan.study.model_copy(update={"evaluation": strict}))
-    by_arm = {c.subject.arm.name: sample_table(plan, store, c.subject.trial_id) for c in plan.cells}
+    by_arm = {c.subject.arm.name: sample_table(plan, store, c.subject) for c in plan.cells}
     assert set(by_arm["baseline"]["outcome.caps"]) == {"withheld"}
     assert by_arm["baseline"]["shown.caps"].isna().all()
     assert set(by_arm["base"]["outcome.caps"]) == {"counted"}
