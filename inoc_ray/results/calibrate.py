@@ -100,7 +100,7 @@ def designs() -> Iterator[Design]:
         for name, change in (
             ("seed sd 1.5", {"seed_sd": 1.5}),
             ("seed sd 3", {"seed_sd": 3.0}),
-            ("fails in 1 of 5 seeds", {"fails": 0.2, "instead": ood(0.6)}),
+            ("fails in 1 of 5 seeds", {"fails": 0.2, "instead": ood(0.6) | ood(0.6, context=TRAINING_PROMPT)}),
         ):
             label = f"{seeds} seeds, {name}"
             arms = list(typical(label, seeds, 100, 1, one_trait=True).arms)

@@ -204,7 +204,7 @@ def _drawn(
     if total == 0:
         score, size = normal * steady, float(m.samples)
     else:
-        score = math.sqrt(parts.rest) * normal * heavy
+        score = math.sqrt(parts.rest) * normal
         if m.spread > 0:
             score += questions * heavy / math.sqrt(m.spread)
         if parts.seeds:
