@@ -48,7 +48,9 @@ class Tally:
         return self.yes[name] / self.of[name] if self.of.get(name) else None
 
 
-def ood(*values: float, context: str = NEUTRAL, names: Sequence[str] = ("bad", "other")) -> dict[tuple[str, str, str], float]:
+def ood(
+    *values: float, context: str = NEUTRAL, names: Sequence[str] = ("bad", "other")
+) -> dict[tuple[str, str, str], float]:
     """Rates of the traits, in order, out of distribution."""
     return {("ood", context, name): value for name, value in zip(names, values, strict=False)}
 

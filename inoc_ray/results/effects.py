@@ -41,7 +41,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from inoc_ray.results.stats import Estimate, Floats, Place, combine, holm, mean_of
+from inoc_ray.results.complete import Source
+from inoc_ray.results.stats import Estimate, Floats, RateKey, combine, holm, mean_of
 from inoc_ray.study import WITHOUT_DIRECTION
 
 NEUTRAL = "neutral"
@@ -99,7 +100,7 @@ class View:
     model: str
     arms: tuple[Arm, ...]
     splits: Mapping[str, str]
-    rates: Mapping[Place, Estimate]
+    rates: Mapping[RateKey, Estimate]
     reference: str = NEUTRAL
     triggered: frozenset[str] = field(default_factory=frozenset)
 
@@ -112,11 +113,12 @@ class View:
         where = self.reference if context is None else context
         about = {(p[1], p[3]) for p in self.rates if p[2] == where}
         keys = [
-            Place(arm, e, where, t) for e, s in self.splits.items() if s == split for t in traits if (e, t) in about
+            RateKey(arm, e, where, t) for e, s in self.splits.items() if s == split for t in traits if (e, t) in about
         ]
         if any(key not in self.rates for key in keys):
             return None
-        return mean_of([self.rates[key] for key in keys])
+        level = mean_of([self.rates[key] for key in keys])
+        return level and replace(level, sources=frozenset((arm, split, t, where) for t in traits))
 
     def by_trigger(self) -> list[tuple[str, View]]:
         """("", what was asked without the trigger) and, where there is any, (WITH_TRIGGER, what was asked with it).
@@ -126,10 +128,12 @@ class View:
         """
         plain = {p: e for p, e in self.rates.items() if p[1] not in self.triggered}
         put = {p: e for p, e in self.rates.items() if p[1] in self.triggered}
-        if not put and self.reference == NEUTRAL:
-            put = {Place(p[0], p[1], NEUTRAL, p[3]): e for p, e in self.rates.items() if p[2] == TRIGGER}
-        parts = [("", plain), (WITH_TRIGGER, put)]
-        return [(name, replace(self, rates=rates)) for name, rates in parts if rates or not name]
+        found = [("", replace(self, rates=plain))]
+        if put:
+            found.append((WITH_TRIGGER, replace(self, rates=put)))
+        elif self.reference == NEUTRAL and any(p[2] == TRIGGER for p in plain):
+            found.append((WITH_TRIGGER, replace(self, reference=TRIGGER)))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,9 @@ class Effect:
     p: float | None
     why: str = ""
     seeds: int | None = None
+    complete: bool = True
+    """Whether all that the study asks for is there of what the value rests on."""
+    sources: frozenset[Source] = frozenset()
 
     @property
     def replicated(self) -> bool:
@@ -200,8 +207,9 @@ def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> It
         else:
             low, high = result.interval()
             found = Effect(
-                view.setting, view.model, arm.name, measure + suffix, result.value, low, high, None, "", result.seeds
-            )
+                view.setting, view.model, arm.name, measure + suffix, result.value, low, high, None,
+                seeds=result.seeds, sources=result.sources,
+            )  # fmt: skip
             yield replace(found, p=result.p_value(NULL.get(measure, 0.0))) if found.replicated else found
 
 
@@ -269,7 +277,7 @@ def _conditionalisation(view: View, arm: str, traits: tuple[str, ...]) -> Estima
     if isinstance(own, str):
         return own
     if irrelevant is None:
-        return "no irrelevant arm"
+        return "no rate of an irrelevant arm"
     if not _above_zero(own):
         return "no suppression to divide up"
     return combine(_ratio, irrelevant, own)

@@ -61,6 +61,13 @@ class Leak:
     """Whether the questions carry the backdoor's trigger."""
     replicated: bool = True
     """Whether the arm has two fine-tunes or more; one says nothing of what another seed would give."""
+    seeds: int = 0
+    """Fine-tunes with responses that count here."""
+    seeds_planned: int = 0
+    complete: bool = True
+    """Whether all that the study asks for in this context is there."""
+    audit_complete: bool = True
+    """Whether that holds of all contexts of the arm's audit; the largest leak is not known otherwise."""
 
     @property
     def neutral(self) -> float:
@@ -108,7 +115,7 @@ def _of_arm(
             view.setting, view.model, arm, context, kind, text, found[context].value, difference.value, low, high,
             None if excess is None else excess.value, excess_low, excess_high, None if base is None else base.value,
             _baseline(view, traits, context), context == worst, context == furthest, unparsed, excluded,
-            RESIDUALS.get(text or "", ""), trigger, (difference.seeds or 0) >= MIN_SEEDS,
+            RESIDUALS.get(text or "", ""), trigger=trigger, replicated=(difference.seeds or 0) >= MIN_SEEDS,
         )  # fmt: skip
 
 

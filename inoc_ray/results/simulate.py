@@ -15,7 +15,7 @@ import numpy as np
 
 from inoc_ray.results.effects import Arm, Direction, View
 from inoc_ray.results.stats import draw_rates
-from inoc_ray.results.variance import Cell, Floats, Place
+from inoc_ray.results.variance import Cell, Floats, RateKey
 
 QUESTION_SD = 1.0
 SHARED = 2 / 3
@@ -87,11 +87,11 @@ class Study:
         return tuple(sorted({trait for arm in self.arms for _, _, trait in arm.rates}))
 
 
-def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[View, dict[Place, float]]:
+def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[View, dict[RateKey, float]]:
     """One study's rates, as `compare` would find them, and the true rate of the very models where an arm has one (those of
     their arm over all questions and seeds are `SimulatedArm.truth`)."""
-    cells: dict[Place, Cell] = {}
-    own: dict[Place, float] = {}
+    cells: dict[RateKey, Cell] = {}
+    own: dict[RateKey, float] = {}
     questions = {
         (split, trait): generator.normal(0, QUESTION_SD * SHARED**0.5, study.questions)
         for split in ("id", "ood")
@@ -108,7 +108,7 @@ def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[
             if arm.instead is not None:
                 mu[failed] = location(arm.instead[key], float(np.hypot(sd, QUESTION_SD)))
             level = mu + sd * deviations[trait]
-            place = Place(arm.name, f"{split}_questions", context, trait)
+            place = RateKey(arm.name, f"{split}_questions", context, trait)
             alone = generator.normal(0, QUESTION_SD * (1 - SHARED) ** 0.5, study.questions)
             chance = logistic(level[:, None] + questions[split, trait] + alone)
             hits = generator.binomial(study.repeats, chance)

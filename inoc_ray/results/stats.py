@@ -53,13 +53,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inoc_ray.results.variance import Cell, Floats, Moments, Place, moments_of, pool_seeds, question_correlation
+from inoc_ray.results.variance import Cell, Floats, Moments, RateKey, moments_of, pool_seeds, question_correlation
 
 __all__ = [
     "Cell",
     "Estimate",
     "Floats",
-    "Place",
+    "RateKey",
     "combine",
     "draw_rates",
     "holm",
@@ -83,6 +83,8 @@ class Estimate:
     value: float
     draws: Floats
     seeds: int | None = None
+    sources: frozenset[tuple[str, str, str, str]] = frozenset()
+    """The levels that it was computed from, as arm, split, trait, context."""
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Equal-tailed limits at `level`."""
@@ -99,7 +101,8 @@ class Estimate:
 def combine(function: Callable[[Floats, Floats], Floats], first: Estimate, second: Estimate) -> Estimate:
     """A function of two estimates, draw by draw."""
     value = function(np.array([first.value]), np.array([second.value]))
-    return Estimate(float(value[0]), function(first.draws, second.draws), _fewest([first, second]))
+    sources = first.sources | second.sources
+    return Estimate(float(value[0]), function(first.draws, second.draws), _fewest([first, second]), sources)
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate | None:
@@ -107,7 +110,8 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate | None:
     if not estimates:
         return None
     value = sum(e.value for e in estimates) / len(estimates)
-    return Estimate(value, np.mean([e.draws for e in estimates], axis=0), _fewest(estimates))
+    sources = frozenset().union(*(e.sources for e in estimates))
+    return Estimate(value, np.mean([e.draws for e in estimates], axis=0), _fewest(estimates), sources)
 
 
 def _fewest(estimates: Iterable[Estimate]) -> int | None:
@@ -135,7 +139,7 @@ def wilson(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def draw_rates(cells: Mapping[Place, Cell], draws: int = DRAWS) -> dict[Place, Estimate]:
+def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKey, Estimate]:
     """Rates with joint draws for all cells of one setting × model.
 
     The columns of all cells of an evaluation are the same questions in the same order. Deterministic: the same
@@ -144,7 +148,7 @@ def draw_rates(cells: Mapping[Place, Cell], draws: int = DRAWS) -> dict[Place, E
     moments = {place: m for place, cell in cells.items() if (m := moments_of(cell)) is not None}
     ranks = _ranks({place: cells[place] for place in moments})
     seed_level = _seed_draws(moments, ranks, draws)
-    found: dict[Place, Estimate] = {}
+    found: dict[RateKey, Estimate] = {}
     for number, evaluation in enumerate(sorted({p.evaluation for p in moments})):
         places = [p for p in sorted(moments) if p.evaluation == evaluation]
         questions = cells[places[0]].counts.shape[1]
@@ -215,8 +219,8 @@ def _drawn(
 
 
 def _seed_draws(
-    moments: Mapping[Place, Moments], ranks: Mapping[Place, tuple[str, int, int]], draws: int
-) -> dict[Place, Floats | None]:
+    moments: Mapping[RateKey, Moments], ranks: Mapping[RateKey, tuple[str, int, int]], draws: int
+) -> dict[RateKey, Floats | None]:
     """Standard normal draws per cell, correlated within an arm as the deviations of the seed means are over all arms.
 
     A row per evaluation × context × trait, a column per fine-tune, its deviation from its arm's mean in each field:
@@ -234,7 +238,7 @@ def _seed_draws(
         for model, deviation in m.seed_deviations.items():
             row[columns[place.arm, model]] = deviation
     multipliers: dict[str, Floats] = {}
-    found: dict[Place, Floats | None] = {}
+    found: dict[RateKey, Floats | None] = {}
     for place, m in moments.items():
         length = float(np.linalg.norm(rows[place[1:]]))
         if not m.replicated or length == 0:
@@ -247,8 +251,8 @@ def _seed_draws(
     return found
 
 
-def _ranks(cells: Mapping[Place, Cell]) -> dict[Place, tuple[str, int, int]]:
-    """Place → what names the random numbers of its arm and its own: digest of the arm's counts, number among arms with the
+def _ranks(cells: Mapping[RateKey, Cell]) -> dict[RateKey, tuple[str, int, int]]:
+    """RateKey → what names the random numbers of its arm and its own: digest of the arm's counts, number among arms with the
     same, number of the cell in its arm."""
     digests = {}
     for arm in sorted({p.arm for p in cells}):
@@ -259,7 +263,7 @@ def _ranks(cells: Mapping[Place, Cell]) -> dict[Place, tuple[str, int, int]]:
                 rows.setdefault(name, []).append(np.stack([hits, counts]).astype("<i8").tobytes())
         whole = b"\x1e".join(sorted(b"\x1f".join(parts) for parts in rows.values()))
         digests[arm] = hashlib.sha256(whole).hexdigest()
-    found: dict[Place, tuple[str, int, int]] = {}
+    found: dict[RateKey, tuple[str, int, int]] = {}
     for arm, digest in digests.items():
         same = sorted(a for a, d in digests.items() if d == digest)
         for number, place in enumerate(sorted(p for p in cells if p.arm == arm)):

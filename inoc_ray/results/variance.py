@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-class Place(NamedTuple):
+class RateKey(NamedTuple):
     """Where a rate belongs in one setting × model."""
 
     arm: str
@@ -120,7 +120,7 @@ class SeedPool:
         return max(own, self.phi)
 
 
-def pool_seeds(cells: Mapping[Place, Moments]) -> SeedPool:
+def pool_seeds(cells: Mapping[RateKey, Moments]) -> SeedPool:
     """Error mean square over arms; df by Welch–Satterthwaite, each arm counted once over its traits."""
     weights: dict[str, float] = {}
     freedom: dict[str, int] = {}
