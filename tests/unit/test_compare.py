@@ -13,7 +13,8 @@ from inoc_ray.results.compare import Comparison, Row, compare
 
 ROW_KEYS = [
     "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
-    "seeds", "samples", "unparsed",
+    "seeds", "samples", "unparsed", "excluded", "cut", "seeds_planned", "samples_planned",
+    "complete", "triggered", "replicated",
 ]  # fmt: skip
 
 
@@ -24,11 +25,15 @@ def row(comparison: Comparison, arm: str, trait: str = "spanish", split: str = "
 
 def test_json_has_exactly_the_promised_keys_and_the_base_is_a_row() -> None:
     printed = json.loads(json.dumps(compare(score_table(), "toy").to_json(), allow_nan=False))
-    assert list(printed) == ["study", "rows", "effects", "profile", "leaks", "agreement", "capabilities"]
-    assert all(list(r) == [*ROW_KEYS, "excluded", "cut"] for r in printed["rows"])
-    assert all(
-        list(e) == ["setting", "model", "arm", "measure", "value", "low", "high", "p"] for e in printed["effects"]
-    )
+    assert list(printed) == [
+        "study", "rows", "effects", "profile", "leaks", "agreement", "capabilities", "complete", "missing", "failures",
+        "reference",
+    ]  # fmt: skip
+    assert all(list(r) == ROW_KEYS for r in printed["rows"])
+    told = [
+        "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
+    ]  # fmt: skip
+    assert all(list(e) == told for e in printed["effects"])
     assert any(r["arm"] == "base" and r["seeds"] == 1 for r in printed["rows"])
 
 
