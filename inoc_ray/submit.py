@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from inoc_ray import job_start
 from inoc_ray.config import HUB
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id

@@ -39,7 +39,10 @@ def test_a_process_outside_ray_has_none(tmp_path):
 
 def start(python: Path) -> "subprocess.CompletedProcess[str]":
     """`job_start.py` as a job runs it, below a process that looks like a raylet whose workers run `python`."""
-    program = "import os, subprocess, sys; sys.exit(subprocess.call([sys.executable, '-I', sys.argv[1], str(os.getpid()), 'run', 'study.yaml']))"
+    program = (
+        "import os, subprocess, sys; "
+        "sys.exit(subprocess.call([sys.executable, '-I', sys.argv[1], str(os.getpid()), 'run', 'study.yaml']))"
+    )
     return subprocess.run(
         [sys.executable, "-c", program, job_start.__file__, f"--python_worker_command={python} setup_worker.py"],
         capture_output=True, text=True, check=False,
