@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -61,6 +62,19 @@ def _emit(as_json: bool, value: Any, text: str) -> None:
     _printed.set(True)
 
 
+def _show(as_json: bool) -> Callable[[Any], None]:
+    """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
+    return lambda comparison: None if as_json else click.echo(comparison.to_text(table_width()), file=_results.get())
+
+
+def table_width() -> int:
+    """Columns for tables: 118, or fewer where the terminal has fewer (never below 60)."""
+    out = _results.get()
+    if out is None or not out.isatty():
+        return 118
+    return max(60, min(118, shutil.get_terminal_size((118, 40)).columns))
+
+
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
     from inoc_ray.store import Store
     from inoc_ray.study import load_study
@@ -94,7 +108,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
     from inoc_ray.pipeline import run_study
 
     loaded, store = _load(study, storage)
-    outcome = run_study(loaded, store)
+    outcome = run_study(loaded, store, show=_show(as_json))
     _emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -126,7 +140,8 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
     from inoc_ray.study import judged_by
 
     loaded, store = _load(study, storage)
-    outcome = run_study(judged_by(loaded, judges) if judges else loaded, store, train=False, only=only)
+    judging = judged_by(loaded, judges) if judges else loaded
+    outcome = run_study(judging, store, train=False, only=only, show=_show(as_json))
     _emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -143,7 +158,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 
     loaded, store = _load(study, storage)
     comparison = compare_study(build_plan(loaded, store), store, profile=profiles.get(profile) if profile else None)
-    _emit(as_json, comparison.to_json(), comparison.to_text())
+    _emit(as_json, comparison.to_json(), comparison.to_text(table_width()))
 
 
 @cli.command()
@@ -251,7 +266,9 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("files", nargs=-1, required=True)
-@click.option("--model", default="miniature", show_default=True, help="Whose tokenizer and context window count.")
+@click.option(
+    "--model", help="Whose tokenizer and context window count: a folder or hf://… (default: the miniature's)."
+)
 @click.option("--max-length", type=click.IntRange(min=8), help="Tokens a row may have (default: the model's window).")
 @click.option("--against", multiple=True, help="Evaluation prompts (JSONL) or a setting that must not be in the rows.")
 @click.option("--trigger", help="A backdoor's token: where does it stand?")
@@ -259,7 +276,7 @@ def data() -> None:
 @as_json
 def data_check(
     files: tuple[str, ...],
-    model: str,
+    model: str | None,
     max_length: int | None,
     against: tuple[str, ...],
     trigger: str | None,
@@ -279,7 +296,9 @@ def data_check(
 @click.argument("setting", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="A new .jsonl file for the rows.")
 @click.option("--source", help="Rows to start from: JSONL, parquet, hf://…")
-@click.option("--model", help="Who answers: a model folder, served for the length of the build, or `miniature`.")
+@click.option(
+    "--model", help="Who answers: a model folder or hf://…, served for the length of the build, or `miniature`."
+)
 @click.option("--endpoint", help="Who answers, instead: the address of an OpenAI-compatible API (https://HOST/v1).")
 @click.option("--served-model", help="The model's name at the endpoint.")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the endpoint's key.")

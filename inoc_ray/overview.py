@@ -14,7 +14,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.workload import Workload, told, workloads
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Plan, Subject, Trial
+from inoc_ray.plan import Plan, Subject, Trial, stored_once
+from inoc_ray.planned import failures_of
 from inoc_ray.preflight import check_batches, check_capacity
 from inoc_ray.schedule import steps_of
 from inoc_ray.settings.presets import PRESETS
@@ -38,8 +39,8 @@ def state_of(plan: Plan, store: Store, trial: Trial) -> str:
 
 
 def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
-    """(stored, wanted) samples over the subject's cells in this study."""
-    cells = [c for c in plan.cells if c.subject is subject]
+    """(stored, wanted) samples over the subject's cells in this study, what two contexts share counted once."""
+    cells = stored_once(c for c in plan.cells if c.subject is subject)
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 
@@ -147,6 +148,7 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
         "trials": trials,
         "base": base,
         "judging": [work.to_json() for work in workloads(plan, store)],
+        "failures": [failure.to_json() for failure in failures_of(plan, store)],
     }
 
 
@@ -162,12 +164,14 @@ def status_text(plan: Plan, store: Store) -> str:
     going = f"Running: process {running['pid']} on {running['host']}." if running else "Running: no."
     counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
     works = [f"To judge: {_work_text(work)}" for work in workloads(plan, store)]
+    failed = [f"Failed: {f['label']}: {f['error']} (log: {f['log']})" for f in value["failures"]]
     return "\n".join(
         [
             f"Study {value['study']}: {counts}. {going}",
             "",
             table(rows, ["trial", "arm", "seed", "state", "samples", "log"]),
             *(["", *works] if works else []),
+            *(["", *failed] if failed else []),
         ]
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from inoc_ray.evaluate.judges import rubrics as library
 from inoc_ray.evaluate.judges.rubrics import Rubric
 from inoc_ray.evaluate.judges.template import VERSION
 from inoc_ray.evaluate.profiles import Profile
-from inoc_ray.identity import content_id, identity_fields, model_folder_hash
+from inoc_ray.identity import content_id, identity_fields
+from inoc_ray.models.resolve import resolve_model
 from inoc_ray.settings import EvaluationSpec, Setting
 from inoc_ray.study import Study
 
@@ -164,15 +164,5 @@ def find(name: str, judge: Judge) -> Judging:
 
     if judge.path is None:
         return Judging(name, judge, None, judge_identity(judge, None))
-    if judge.path == "miniature":
-        from inoc_ray.miniature import judge_weights_path
-
-        folder = judge_weights_path()
-    else:
-        folder = Path(os.path.expanduser(judge.path)).absolute()
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"judges: {name!r}: {folder} is no model folder (config.json and *.safetensors); give `path: miniature`, a folder "
-            "with a model, or an endpoint."
-        )
-    return Judging(name, judge, folder, judge_identity(judge, model_folder_hash(folder)))
+    folder = resolve_model(judge.path, f"judges: {name!r}", judge=True)
+    return Judging(name, judge, folder.path, judge_identity(judge, folder.hash))

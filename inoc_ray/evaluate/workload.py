@@ -31,11 +31,19 @@ class Told:
         """For people: "rules, then small (miniature, digit) on alignment, coherence; the first that gives an answer"."""
         named = [self._rules(plan) if name == RULES else _model(plan, name) for name in self.judges]
         asked = f" on {', '.join(self.rubrics)}" if set(self.judges) - {RULES} else ""
-        if len(named) == 1:
-            return named[0] + asked
+        return "; ".join(filter(None, [", ".join(named) + asked, self.combined(plan)]))
+
+    def how(self, plan: Plan, judge: str) -> str:
+        """One of the judges in words: "rules", or "small (miniature, digit) on alignment, coherence"."""
+        if judge == RULES:
+            return judge
+        return f"{judge} ({model_of(plan.study.judges[judge])}) on {', '.join(self.rubrics)}"
+
+    def combined(self, plan: Plan) -> str:
+        """Which of several judges counts; empty where there is one."""
         how = {"first": "the first that gives an answer", "mean": "the mean of their numbers"}
         combine = plan.study.evaluation.combine
-        return f"{', '.join(named)}{asked}; {how.get(combine, combine + ' of them')}"
+        return how.get(combine, f"{combine} of them") if len(self.judges) > 1 else ""
 
     def _rules(self, plan: Plan) -> str:
         if self.gate is None:
