@@ -47,8 +47,8 @@ def check_lengths(plan: Plan) -> None:
 
     Raises InputError naming the row that is longer than the recipe's max_length or the model's context window.
     """
-    from inoc_ray.data.check import context_window
     from inoc_ray.data.tokenize import encode_rows, load_tokenizer
+    from inoc_ray.models.config import context_window
 
     checked: set[tuple[str, str, str, int]] = set()
     for trial in plan.to_train:

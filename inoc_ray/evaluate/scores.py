@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,7 @@ from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
 from inoc_ray.evaluate.samples import read_part, read_table, write_table
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan, Subject, seed_of
-from inoc_ray.settings import EvaluationSpec, Setting
+from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.store import Store, list_parts
 
 if TYPE_CHECKING:
@@ -118,6 +118,9 @@ class Verdicts:
     def __init__(self, score: Any, shown: Any, outcome: Any) -> None:
         self.score, self.shown, self.outcome = score, shown, outcome
 
+    def __getitem__(self, some: slice) -> Verdicts:
+        return Verdicts(self.score[some], self.shown[some], self.outcome[some])
+
 
 def _by_rule(scores: list[float | None]) -> Verdicts:
     score = np.array([np.nan if s is None else s for s in scores], dtype=float)
@@ -127,6 +130,19 @@ def _by_rule(scores: list[float | None]) -> Verdicts:
 
 Said = Mapping[str, tuple[Any, Any]]
 """rubric → (numbers, categories), one per sample of the part in order."""
+
+
+def _gated(verdicts: Verdicts, said: Said, rubrics: Sequence[str], panel: Panel, profile: Profile) -> Verdicts:
+    """A rule's verdicts, counted only where the judging model's numbers on the rubrics allow it."""
+    outcome = verdicts.outcome.copy()
+    for name in rubrics:
+        values, categories = said[name]
+        bound = profile.counts_by(panel.rubric(name))
+        outcome[[v == v and not bound.holds(v) for v in values]] = "excluded"
+        outcome[(categories != "number") & (categories != "unparsed")] = "excluded"
+    for name in rubrics:
+        outcome[said[name][1] == "unparsed"] = "unparsed"
+    return Verdicts(verdicts.score, np.where(outcome == "counted", verdicts.shown, np.nan), outcome)
 
 
 def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> Verdicts:
@@ -213,7 +229,11 @@ class _Part:
         measure = measure_of(self.setting, self.cell.evaluation, trait)
         for name in self.panel.told_by(self.setting, self.cell.evaluation, trait):
             if name == RULES:
-                out[name] = _by_rule(self.rules[trait])
+                gate = self.panel.gate_of(self.setting, self.cell.evaluation, trait)
+                if gate is None:
+                    out[name] = _by_rule(self.rules[trait])
+                elif gate[0] in self.said:
+                    out[name] = _gated(_by_rule(self.rules[trait]), self.said[gate[0]], gate[1], self.panel, profile)
             elif name in self.said and measure is not None:
                 out[name] = _threshold(self.said[name], measure, self.panel, profile)
         return out
@@ -289,12 +309,28 @@ def _joined(arrays: list[Any]) -> Any:
     return np.concatenate(arrays) if arrays else np.array([])
 
 
+class NothingEvaluated(InputError):
+    """There is no response of the study that was judged."""
+
+
+def role_of(arm: ArmSpec, trait: str) -> str:
+    """ "undesired", "desired" or "other": what the arm is to do to the trait."""
+    return "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+
+
+def no_scores() -> pd.DataFrame:
+    """The tidy table of a study of which nothing is judged yet."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [] for name in TIDY_COLUMNS})
+
+
 def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
     """One row per sample × trait over all cells of the study: see TIDY_COLUMNS. A base is there under every model that it is
     compared as; its `seed` is missing.
 
     A cell whose share of degenerate responses is above the study's limit has outcome "withheld" throughout. Raises
-    InputError when nothing is evaluated and judged yet.
+    NothingEvaluated when nothing is evaluated and judged yet.
     """
     import pandas as pd
 
@@ -308,7 +344,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
             continue
         arm, subject = cell.subject.arm, cell.subject
         for label, (trait, verdicts) in itertools.product(subject.compared_as, judged.traits.items()):
-            role = "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+            role = role_of(arm, trait)
             count = len(judged.index)
             for name, values in (
                 ("question_id", judged.question_id), ("sample_index", judged.index), ("score", verdicts.score),
@@ -323,7 +359,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
                 same[name].append(value)
             counts.append(count)
     if not counts:
-        raise InputError(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
+        raise NothingEvaluated(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
     columns = {name: np.concatenate(values) for name, values in arrays.items()}
     columns |= {name: np.repeat(np.array(values, object), counts) for name, values in same.items() if name != "seed"}
     # A base has no seed.
@@ -401,29 +437,42 @@ def _place(parts: Iterable[Any]) -> str:
 
 
 def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """How well each pair of judges agrees, per setting and trait, over all responses that both decided."""
+    """How well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each once.
+
+    `difference` (second minus first) is of the numbers on the trait's rubric; None for a pair with the rules, which give none.
+    """
     from inoc_ray.evaluate.judges.agreement import agreement as agree
 
     profile = plan.panel.profile()
-    marks: dict[tuple[str, str, str, str], list[tuple[Any, Any]]] = {}
-    for cell in plan.cells:
+    pairs: dict[tuple[str, str, str, str], list[tuple[Verdicts, Verdicts]]] = {}
+    seen: set[tuple[str, str, str, str]] = set()
+    for cell in sorted(plan.cells, key=lambda c: -c.samples):
         setting = setting_of(plan, cell.subject.setting)
-        several = [t for t in cell.evaluation.traits if len(plan.panel.told_by(setting, cell.evaluation, t)) > 1]
+        several = [
+            trait
+            for trait in cell.evaluation.traits
+            if len(plan.panel.told_by(setting, cell.evaluation, trait)) > 1
+            and (setting.name, *cell.key, trait) not in seen
+        ]
+        # Two contexts of a model may share their samples.
+        seen |= {(setting.name, *cell.key, trait) for trait in several}
         if not several:
             continue
-        for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id)):
+        for start, _, path in list_parts(store.evaluation(*cell.key)):
             part = _Part(plan, cell, path)
+            # Another study may have asked for more.
+            asked = slice(0, max(0, cell.samples - start))
             for trait in several:
-                found = list(part.verdicts(trait, profile).items())
-                for number, (one, first) in enumerate(found):
-                    for other, second in found[number + 1 :]:
-                        marks.setdefault((setting.name, trait, one, other), []).append((first.shown, second.shown))
+                for (one, first), (other, second) in itertools.combinations(part.verdicts(trait, profile).items(), 2):
+                    pairs.setdefault((setting.name, trait, one, other), []).append((first[asked], second[asked]))
     out = []
-    for (setting_name, trait, one, other), pairs in marks.items():
-        decided = {one: np.concatenate([a for a, _ in pairs]), other: np.concatenate([b for _, b in pairs])}
-        [pair] = agree(decided, decided)
+    for (setting_name, trait, *names), verdicts in pairs.items():
+        decided = {n: np.concatenate([v[i].shown for v in verdicts]) for i, n in enumerate(names)}
+        numbers = {n: np.concatenate([v[i].score for v in verdicts]) for i, n in enumerate(names)}
+        [pair] = agree(decided if RULES in names else numbers, decided)
+        difference = math.nan if RULES in names else pair.difference
         record = {"setting": setting_name, "trait": trait, "judges": [pair.first, pair.second], "responses": pair.n}
-        record["asked"] = len(decided[one])
-        numbers = {"agreement": pair.share, "kappa": pair.kappa, "difference": pair.difference}
-        out.append(record | {name: None if math.isnan(value) else value for name, value in numbers.items()})
+        record["asked"] = len(decided[pair.first])
+        said = {"agreement": pair.share, "kappa": pair.kappa, "difference": difference}
+        out.append(record | {name: None if math.isnan(value) else value for name, value in said.items()})
     return out

@@ -20,6 +20,7 @@ from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
 from inoc_ray.evaluate.samples import Sample, commit_samples
 from inoc_ray.evaluate.windows import longest_requests
+from inoc_ray.failures import Thing, cell_thing
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan, Subject, sampling_of
 from inoc_ray.progress import Progress, say
@@ -46,16 +47,18 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FI
     recipes = list(plan.study.recipes.values())
     full = subject.is_own_model
     ranks = [r.lora.rank for r in recipes if r.method == "lora"]
+    needed = cache_gib(subject.model.path, None if window == WHAT_FITS else window, subject.precision)
     return ServeSpec(
         model=store.adapter(subject.trial_id) if full else subject.model.path,
         model_id=subject.model.name,
         adapters=None if full or not ranks else FolderCatalogue(store.trials(), model_hash=subject.model.hash),
         max_lora_rank=max(ranks, default=8),
         max_model_len=window,
-        kv_cache_gib=cache_gib(subject.model.path, None if window == WHAT_FITS else window, subject.precision),
         dtype="float32" if subject.precision == "fp32" else "bfloat16",
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
+        kv_cache_gib=max(resources.serve_kv_cache_gib, needed),
+        max_loras=resources.serve_loras,
         **where,
     )
 
@@ -78,7 +81,8 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
 def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
     """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
 
-    Returns what failed, as {label, error, log}. Cells that were finished before a failure are kept.
+    Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
+    finished before a failure are kept.
     """
     from inoc_ray.evaluate.capabilities import measure_missing, missing
 
@@ -109,7 +113,8 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = folder / "evaluation.log"
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            failed.append({"label": f"evaluation on {subject.model.name}", "error": reason, "log": str(log)})
+            label = f"evaluation on {subject.model.name}"
+            failed.append({"label": label, "error": reason, "log": str(log), "of": engine.things()})
     journal.close(done=not failed)
     return failed
 
@@ -128,6 +133,10 @@ class _Engine:
         How long the prompts of a capability's task are is for the harness to find out.
         """
         return WHAT_FITS if self.capabilities else max(longest.tokens for longest in longest_requests(self.cells))
+
+    def things(self) -> list[Thing]:
+        """All that it is asked, as a failure names it."""
+        return [*map(cell_thing, self.cells), *(wanted.thing for wanted in self.capabilities)]
 
 
 def _weights(subject: Subject) -> tuple[str, str]:

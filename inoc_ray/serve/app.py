@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,8 @@ class ServeSpec:
     ``adapters``, and then LoRA is off. ``gpus`` 0 means the CPU backend; above 1 the model is split over that many GPUs.
     ``cpus`` is what the replica asks of Ray and, on the CPU backend, the number of threads it computes with. ``port`` 0 is
     any free port; where Serve runs on the cluster already, its host and port stand. ``name`` tells apart engines that run
-    at once; all but the first are found below ``/<name>``. ``max_model_len`` is the window in tokens, prompt and answer.
+    at once; all but the first are found below ``/<name>``. ``stop_token_ids`` and ``stop`` end answers, beside the model's own
+    end-of-text tokens; `start` adds the chat template's end of turn. ``max_model_len`` is the window in tokens, prompt and answer.
     """
 
     model: Path
@@ -64,6 +65,8 @@ class ServeSpec:
     port: int = 0
     api_key: str | None = None
     name: str = APP
+    stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Replica:
             load=engine.load_adapter,
             api_key=self._spec.api_key,
             max_model_len=engine.max_model_len,
+            stop_token_ids=self._spec.stop_token_ids,
+            stop=self._spec.stop,
         )
 
     async def check_health(self) -> None:
@@ -221,6 +226,7 @@ def start(
     that cannot work, and TrialError with the engine's own message when it does not come up; then nothing is left running.
     """
     check_spec(spec)
+    spec = _ending_turns(spec, on_progress)
     import ray
     from ray import serve
 
@@ -257,6 +263,22 @@ def start(
         f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens"
     )
     return endpoint
+
+
+def _ending_turns(spec: ServeSpec, on_progress: Callable[[str], None]) -> ServeSpec:
+    """The spec with what ends the model's turn, where vLLM would not stop at it: base models often have a chat template whose
+    end of turn is none of their end-of-text tokens, and every answer would run into its limit."""
+    from inoc_ray.models.tokenizer import load_tokenizer, stops_of, template_of
+
+    tokenizer = load_tokenizer(str(spec.model))
+    ids, texts = stops_of(spec.model, tokenizer)
+    if not ids and not texts:
+        return spec
+    on_progress(
+        f"serve: {spec.model_id} ends a turn with {template_of(tokenizer).end_of_turn!r}, which its configuration does not name "
+        "as an end (eos_token_id); answers stop there"
+    )
+    return replace(spec, stop_token_ids=(*spec.stop_token_ids, *ids), stop=(*spec.stop, *texts))
 
 
 def stop(endpoint: Endpoint) -> None:
