@@ -13,7 +13,8 @@ from inoc_ray.results.compare import Comparison, Row, compare
 
 ROW_KEYS = [
     "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
-    "seeds", "samples", "unparsed",
+    "seeds", "samples", "unparsed", "excluded", "cut", "seeds_planned", "samples_planned",
+    "complete", "triggered", "replicated",
 ]  # fmt: skip
 
 
@@ -26,11 +27,13 @@ def test_json_has_exactly_the_promised_keys_and_the_base_is_a_row() -> None:
     printed = json.loads(json.dumps(compare(score_table(), "toy").to_json(), allow_nan=False))
     assert list(printed) == [
         "study", "rows", "effects", "profile", "leaks", "agreement", "capabilities", "complete", "missing", "failures",
+        "reference",
     ]  # fmt: skip
-    more = ["excluded", "cut", "seeds_planned", "samples_planned", "complete"]
-    assert all(list(r) == [*ROW_KEYS, *more] for r in printed["rows"])
-    measured = ["setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why"]
-    assert all(list(e) == measured for e in printed["effects"])
+    assert all(list(r) == ROW_KEYS for r in printed["rows"])
+    told = [
+        "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
+    ]  # fmt: skip
+    assert all(list(e) == told for e in printed["effects"])
     assert any(r["arm"] == "base" and r["seeds"] == 1 for r in printed["rows"])
 
 
