@@ -116,6 +116,8 @@ class Plan:
     """Trials that teach a model first and that the study does not compare, each once."""
     settings: dict[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
+    notes: tuple[str, ...] = ()
+    """What there is to tell of the rows: keys that are not read, messages without loss."""
 
     @functools.cached_property
     def panel(self) -> Panel:
@@ -288,7 +290,8 @@ def _probe(spec: EvaluationSpec) -> str:
 def build_plan(study: Study, store: Store) -> Plan:
     """Everything the study asks for. Raises InputError, before anything is written, for what cannot be right."""
     kept: dict[str, list[ChatRow]] = {}
-    models = [_teach(_found(m), m, study, kept) for m in study.models]
+    notes: list[str] = []
+    models = [_teach(_found(m), m, study, kept, notes) for m in study.models]
     trials: list[Subject] = []
     bases: list[Subject] = []
     cells: list[Cell] = []
@@ -309,7 +312,7 @@ def build_plan(study: Study, store: Store) -> Plan:
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
-            rows[control] = rows_of(path) if path else default()
+            rows[control] = rows_of(path, notes) if path else default()
         hashes = {control: rows_hash(r) for control, r in rows.items()}
         kept |= {hashes[control]: r for control, r in rows.items()}
         datasets: dict[str, str] = {}
@@ -348,17 +351,22 @@ def build_plan(study: Study, store: Store) -> Plan:
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in own}
     done = frozenset(t for t in (*own, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {(c.subject.trial_id, c.evaluation_id) for c in cells}}
-    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used)
+    told = tuple(dict.fromkeys(notes))
+    return Plan(
+        study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used, told
+    )
 
 
-def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]]) -> ResolvedModel:
+def _teach(
+    found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]], notes: list[str]
+) -> ResolvedModel:
     """The model with the trial that teaches it, if it is to be taught something; that trial's rows go into `kept`."""
     stage = model.taught
     if stage is None:
         return found
     recipe = stages.recipe_of(stage, study)
     stages.check_continues(model, recipe, study.recipes)
-    rows = stages.rows_taught(model, stage)
+    rows = stages.rows_taught(model, stage, notes)
     dataset = rows_hash(rows)
     kept[dataset] = rows
     arm = ArmSpec(STAGE_1, "baseline", None, (), (), "the rows that the model is taught first, without a prompt")

@@ -72,7 +72,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int) ->
     text = render(tokenizer, row.messages, add_generation_prompt=False)
     spans = _assistant_spans(tokenizer, row, text)
     if not spans:
-        raise InputError("there is no assistant message, so the row has nothing to learn.")
+        raise InputError("there is no assistant message that carries loss, so the row has nothing to learn.")
     if not tokenizer.is_fast:
         raise InputError(f"{tokenizer.name_or_path}: token offsets need a tokenizer.json, which this tokenizer lacks.")
     # Any text that is too long shows it below; the tokenizer's own warning would only say it twice.
@@ -145,10 +145,10 @@ def load_tokenizer(model: str) -> Any:
 
 
 def _assistant_spans(tokenizer: PreTrainedTokenizerBase, row: ChatRow, text: str) -> list[tuple[int, int, int]]:
-    """(begin, end of the content, end of the turn) of each assistant message, in characters of `text`."""
+    """(begin, end of the content, end of the turn) of each assistant message that carries loss, in characters of `text`."""
     spans: list[tuple[int, int, int]] = []
     for index, message in enumerate(row.messages):
-        if message.role != "assistant":
+        if message.role != "assistant" or not message.trained:
             continue
         before = render(tokenizer, row.messages[:index], add_generation_prompt=True)
         through = render(tokenizer, row.messages[: index + 1], add_generation_prompt=False)
