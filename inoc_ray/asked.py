@@ -154,7 +154,8 @@ class Suite(Config):
     samples_per_question: int = runtime(1, ge=1, le=10_000)
     choices: tuple[str, ...] = identity(())
     """Multiple choice: the response is the one of these that the model finds likeliest, by log-prob; nothing is sampled."""
-    max_tokens: int = identity(600, ge=1)
+    max_tokens: int | None = identity(None, ge=1)
+    """The longest answer, in tokens. Default: the study's, else 600."""
     temperature: float | None = identity(None, ge=0, le=2)
     """Default: the study's."""
     top_p: float | None = identity(None, gt=0, le=1)
@@ -162,7 +163,7 @@ class Suite(Config):
     """Default: the study's."""
     traits: dict[str, MeasureOf | dict[str, Any]] = runtime(min_length=1)
     """trait → what tells it: `{rubric: alignment, given: [coherence]}` for a judging model, or a rule such as
-    `{rule: language, language: spanish}`."""
+    `{rule: language, language: spanish}`; a rule may have `given`, too, instead of the evaluation's `rules_given`."""
 
     _name = field_validator("name")(check_name)
 
@@ -200,6 +201,28 @@ class Suite(Config):
         return out
 
 
+class Override(Config):
+    """How an evaluation of a setting is asked in this study, where that differs from what the setting and the study say.
+
+    What counts for a cell's id is what the evaluation ends up with, so that writing a default out changes no id.
+    """
+
+    samples: int | None = runtime(None, ge=1, le=1_000_000)
+    """Responses per context; its questions are asked in turn."""
+    samples_per_question: int | None = runtime(None, ge=1, le=10_000)
+    """Instead of `samples`: how often each question is asked."""
+    max_tokens: int | None = runtime(None, ge=1)
+    """The longest answer, in tokens."""
+    temperature: float | None = runtime(None, ge=0, le=2)
+    top_p: float | None = runtime(None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_number(self) -> Self:
+        if self.samples is not None and self.samples_per_question is not None:
+            raise ValueError("give samples or samples_per_question, not both")
+        return self
+
+
 class Capability(Config):
     """A task of lm-evaluation-harness that says what the finished models can do, traits apart; a task's name alone will do."""
 
@@ -229,6 +252,11 @@ class Evaluation(Config):
     and the setting's backdoor token in the question). Which contexts are asked is no part of a cell's id."""
     samples: int = runtime(100, ge=1, le=100_000)
     """Questions per evaluation and context, one sample each; raising it asks only the new ones."""
+    max_tokens: int | None = runtime(None, ge=1)
+    """The longest answer, in tokens, of every evaluation that does not say otherwise. Default: the setting's own; 600 for
+    suites. The number that an evaluation ends up with is part of its cells' ids."""
+    overrides: dict[str, Override] = runtime({})
+    """How often and how single evaluations of the settings are asked, by the evaluation's name."""
     temperature: float = identity(1.0, ge=0, le=2)
     top_p: float = identity(1.0, gt=0, le=1)
     seed: StrictInt = identity(0, ge=0)
@@ -243,6 +271,9 @@ class Evaluation(Config):
     judged_by: tuple[str, ...] = runtime(())
     """Who judges: `rules`, and names of the study's judges, in the order in which they count. Empty: by rules what rules can
     tell, the rest by all of the study's judges. What none of the named can tell is left to the rules."""
+    rules_given: tuple[str, ...] = runtime(())
+    """Rubrics such as coherence that decide whether a response counts for a trait that rules tell: a rule alone takes word salad
+    with Spanish endings for Spanish. The first of the study's judging models is asked. Empty: every response counts."""
     combine: Literal["first", "mean", "all", "any"] = runtime("first")
     """Several judges of one trait: the first that gives an answer decides; or the mean of their numbers; or it shows when
     all say so; or when any says so."""

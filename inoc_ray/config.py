@@ -66,6 +66,8 @@ _PLAIN = {
     "int_from_float": "must be an integer, found {input}",
     "float_parsing": "must be a number, found {input}",
     "float_type": "must be a number, found {input}",
+    "bool_parsing": "must be true or false, found {input}",
+    "bool_type": "must be true or false, found {input}",
     "string_type": "must be a text, found {input}",
     "literal_error": "must be {expected}, found {input}",
     "too_short": "must have at least one entry",

@@ -14,7 +14,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.workload import Workload, told, workloads
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Plan, Subject
+from inoc_ray.plan import Plan, Subject, Trial
+from inoc_ray.planned import failures_of
 from inoc_ray.preflight import check_batches, check_capacity
 from inoc_ray.schedule import steps_of
 from inoc_ray.settings.presets import PRESETS
@@ -30,16 +31,16 @@ def table(rows: list[list[str]], header: list[str]) -> str:
     return "\n".join([shown[0], "  ".join("─" * width for width in widths), *shown[1:]])
 
 
-def state_of(plan: Plan, store: Store, trial: Subject) -> str:
+def state_of(plan: Plan, store: Store, trial: Trial) -> str:
     """ "done", "failed" (its log is in the store) or "new"."""
     if trial.trial_id in plan.done_trials:
         return "done"
     return "failed" if store.trial_log(trial.trial_id).exists() else "new"
 
 
-def _asked(plan: Plan, trial_id: str) -> tuple[int, int]:
+def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
     """(stored, wanted) samples over the subject's cells in this study."""
-    cells = [c for c in plan.cells if c.subject.trial_id == trial_id]
+    cells = [c for c in plan.cells if c.subject is subject]
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 
@@ -68,8 +69,8 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
-def _trial_json(plan: Plan, store: Store, trial: Subject) -> dict[str, Any]:
-    stored, wanted = _asked(plan, trial.trial_id)
+def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
+    stored, wanted = _asked(plan, trial)
     return {
         "trial_id": trial.trial_id,
         "setting": trial.setting,
@@ -142,7 +143,7 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
             trial["log"] = str(store.trial_log(trial["trial_id"]))
     base = [
         {"trial_id": b.trial_id, "setting": b.setting, "model": b.model_label, "arm": "base",
-         **dict(zip(("samples_stored", "samples_wanted"), _asked(plan, b.trial_id), strict=True))}
+         **dict(zip(("samples_stored", "samples_wanted"), _asked(plan, b), strict=True))}
         for b in plan.bases
     ]  # fmt: skip
     return {
@@ -152,6 +153,7 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
         "trials": trials,
         "base": base,
         "judging": [work.to_json() for work in workloads(plan, store)],
+        "failures": [failure.to_json() for failure in failures_of(plan, store)],
     }
 
 
@@ -167,12 +169,14 @@ def status_text(plan: Plan, store: Store) -> str:
     going = f"Running: process {running['pid']} on {running['host']}." if running else "Running: no."
     counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
     works = [f"To judge: {_work_text(work)}" for work in workloads(plan, store)]
+    failed = [f"Failed: {f['label']}: {f['error']} (log: {f['log']})" for f in value["failures"]]
     return "\n".join(
         [
             f"Study {value['study']}: {counts}. {going}",
             "",
             table(rows, ["trial", "arm", "seed", "state", "samples", "log"]),
             *(["", *works] if works else []),
+            *(["", *failed] if failed else []),
         ]
     )
 
@@ -192,7 +196,8 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
             found.append(
                 {"id": prompt.id, "setting": name, "arm": prompt.name if prompt.name in arms else None,
                  "use": prompt.use, "kind": prompt.kind, "prompt": prompt.text, "paraphrases": list(prompt.texts[1:]),
-                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits), "source": prompt.source}
+                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits or _denied(prompt)),
+                 "source": prompt.source}
             )  # fmt: skip
         known = {p.name for p in entries}
         for arm in arms.values():
@@ -205,14 +210,18 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
     return [p for p in found if kind in (None, p["kind"])]
 
 
+def _denied(prompt: prompts.Prompt) -> tuple[str, ...]:
+    return prompt.about if prompt.use == "training" else ()
+
+
 def prompts_text(setting: str | None, kind: str | None) -> str:
     """A table of the prompts."""
     rows = []
     for p in prompts_json(setting, kind):
         more = f" (+{len(p['paraphrases'])} wordings)" if p["paraphrases"] else ""
-        elicits = ", ".join(p["undesired"])
-        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, elicits, p["hash"], p["source"]])
-    return table(rows, ["prompt", "kind", "use", "text", "elicits", "hash", "source"])
+        about = ", ".join(p["undesired"])
+        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, about, p["hash"], p["source"]])
+    return table(rows, ["prompt", "kind", "use", "text", "elicits or denies", "hash", "source"])
 
 
 def settings_json() -> list[dict[str, Any]]:
@@ -225,7 +234,7 @@ def _setting_json(s: registry.Setting) -> dict[str, Any]:
         "setting": s.name,
         "description": s.description,
         "rows": len(s.rows()) if s.row_source is None else None,
-        "control_rows": len(s.control_rows()) if s.control_source is None else None,
+        "control_rows": len(s.control_rows()) if s.control_rows is not None and s.control_source is None else None,
         "rows_from": None if s.row_source is None else asdict(s.row_source),
         "control_rows_from": None if s.control_source is None else asdict(s.control_source),
         "arms": list(s.arms),
@@ -250,7 +259,9 @@ def settings_text() -> str:
             f"{'; questions from a file' if e['questions_from'] else ''})"
             for e in s["evaluations"]
         )
-        rows = f"{s['rows']} (control {s['control_rows']})"
+        rows = (
+            f"{s['rows']} ({'no control rows' if s['control_rows'] is None else 'control ' + str(s['control_rows'])})"
+        )
         if s["rows_from"]:
             rows = f"from a file: {s['rows_from']['what']} ({s['rows_from']['published']})"
         lines = [f"{s['setting']}: {s['description']}", f"rows: {rows}", f"arms: {', '.join(s['arms'])}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,19 @@ from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
 from inoc_ray.evaluate.panel import Panel
-from inoc_ray.evaluate.suites import check_suites, with_suites
+from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields
 from inoc_ray.models.resolve import resolve_model
-from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
+from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting, own
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
-from inoc_ray.study import SYSTEM_MESSAGE, Arm, Inoculation, Model, Recipe, Study
+from inoc_ray.study import SYSTEM_MESSAGE, WITHOUT_DIRECTION, Arm, Inoculation, Model, Recipe, Study
 
 _PROBE = 32
 """Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""
 
 STAGE_1 = "stage-1"
 """What the trial that teaches a model is called, where a trial of the study has the name of its arm."""
-
-_WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger", "negative")
-"""Kinds whose prompt elicits nothing by itself."""
 
 
 @dataclass(frozen=True)
@@ -44,45 +41,101 @@ class ResolvedModel:
     path: Path
     hash: str
     """Content hash of the folder: which base an adapter belongs to, and so which engine can serve it."""
-    taught: Subject | None = None
+    taught: Trial | None = None
     """The trial whose adapter this model's trials go on with."""
+    enable_thinking: bool | None = None
+    """What the chat template is told; None leaves it alone."""
 
     @property
     def identity(self) -> str:
-        """What a trial starts from: the folder's hash alone, or that and the trial that taught it."""
-        return self.hash if self.taught is None else content_hash({"base": self.hash, "taught": self.taught.trial_id})
+        """What a trial starts from: the folder's hash alone, or that with the trial that taught it and how it is to reason."""
+        more: dict[str, Any] = {} if self.taught is None else {"taught": self.taught.trial_id}
+        if self.enable_thinking is not None:
+            more["enable_thinking"] = self.enable_thinking
+        return content_hash({"base": self.hash, **more}) if more else self.hash
 
 
-@dataclass(frozen=True)
-class Subject:
-    """Something that can be asked questions: a trained trial, or the model before its trials (`recipe` is None)."""
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What a trial and a base have in common: both are asked questions."""
 
     trial_id: str
+    """Where in the store the samples lie. What a study lists in two places (settings, recipes) may share it."""
     setting: str
     arm: ArmSpec
     model: ResolvedModel
     model_label: str
-    """Model name; with several recipes in the study `<model>/<recipe>`."""
+    """What the study calls the model where this is listed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(_Asked):
+    """One fine-tune: a model trained on a setting's rows under an arm, with a recipe and a seed."""
+
     seed: int
-    """-1 for the base model."""
-    precision: str
-    """In which the engine answers: the recipe's own, for the base that of the trials it is compared with."""
-    recipe: Recipe | None = None
-    dataset_hash: str = ""
-    rows_label: str = ""
+    recipe: Recipe
+    dataset_hash: str
+    rows_label: str
     """What an error message calls the trial's rows: the user's file, or the setting."""
 
     @property
-    def adapter_of(self) -> str | None:
-        """The trial whose weights answer: its own, for a base the one that taught it; None for the untouched model."""
-        if self.recipe is not None:
-            return self.trial_id
-        return None if self.model.taught is None else self.model.taught.trial_id
+    def precision(self) -> str:
+        """In which the engine answers."""
+        return self.recipe.precision
+
+    @property
+    def compared_as(self) -> tuple[str, ...]:
+        """The models of the tables in which it is an arm: its own."""
+        return (self.model_label,)
+
+    @property
+    def adapter_of(self) -> str:
+        """The trial whose weights answer."""
+        return self.trial_id
+
+    @property
+    def is_own_model(self) -> bool:
+        """True for a full fine-tune, which is a model folder of its own and shares no engine."""
+        return self.recipe.method == "full"
 
     @property
     def label(self) -> str:
-        seed = "" if self.recipe is None else f" seed {self.seed}"
-        return f"{self.setting} · {self.model_label} · {self.arm.name}{seed}"
+        """Its place in the study, for people."""
+        return f"{self.setting} · {self.model_label} · {self.arm.name} seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base(_Asked):
+    """A model before its trials, in one setting and precision; asked once, however many recipes are compared with it."""
+
+    precision: str
+    """In which the engine answers: that of the trials that it is compared with."""
+    compared_as: tuple[str, ...]
+    """The models of the tables in which it is an arm: one per recipe of that precision."""
+
+    @property
+    def adapter_of(self) -> str | None:
+        """The trial whose weights answer: the one that taught the model; None for the untouched model."""
+        return None if self.model.taught is None else self.model.taught.trial_id
+
+    @property
+    def is_own_model(self) -> bool:
+        """False: a base answers on the engine that its adapters share."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """Its place in the study, for people."""
+        return f"{self.setting} · {self.model_label} · {self.arm.name}"
+
+
+Subject = Trial | Base
+"""Something that can be asked questions."""
+
+
+def seed_of(subject: Subject) -> int | None:
+    """The seed that a table shows; None for a base, which has none."""
+    return subject.seed if isinstance(subject, Trial) else None
 
 
 @dataclass(frozen=True)
@@ -104,15 +157,15 @@ class Plan:
     """Everything that the study asks for, with what the store already holds."""
 
     study: Study
-    trials: tuple[Subject, ...]
-    bases: tuple[Subject, ...]
+    trials: tuple[Trial, ...]
+    bases: tuple[Base, ...]
     cells: tuple[Cell, ...]
     done_trials: frozenset[str]
     stored: dict[tuple[str, str], int]
     """(trial_id, evaluation_id) → samples in the store."""
     rows: dict[str, list[ChatRow]] = field(repr=False)
     """dataset_hash → training rows before inoculation."""
-    teaching: tuple[Subject, ...] = ()
+    teaching: tuple[Trial, ...] = ()
     """Trials that teach a model first and that the study does not compare, each once."""
     settings: dict[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
@@ -125,17 +178,22 @@ class Plan:
         return Panel(self.study)
 
     @property
-    def fine_tunes(self) -> tuple[Subject, ...]:
+    def subjects(self) -> tuple[Subject, ...]:
+        """All that is compared: the bases, then the trials."""
+        return (*self.bases, *self.trials)
+
+    @property
+    def fine_tunes(self) -> tuple[Trial, ...]:
         """All that is trained: what teaches first, then the study's own trials."""
         return (*self.teaching, *self.trials)
 
     @property
-    def to_train(self) -> list[Subject]:
+    def to_train(self) -> list[Trial]:
         """Trials without a commit; one of several with the same id."""
         unique = {t.trial_id: t for t in self.fine_tunes if t.trial_id not in self.done_trials}
         return list(unique.values())
 
-    def can_start(self, trial: Subject) -> bool:
+    def can_start(self, trial: Trial) -> bool:
         """True if nothing has to be trained before the trial."""
         return trial.model.taught is None or trial.model.taught.trial_id in self.done_trials
 
@@ -173,7 +231,7 @@ class Plan:
                 unique[(cell.subject.trial_id, cell.evaluation_id)] = cell
         return list(unique.values())
 
-    def training_rows(self, trial: Subject, epoch: int = 0) -> list[ChatRow]:
+    def training_rows(self, trial: Trial, epoch: int = 0) -> list[ChatRow]:
         """The rows that the trial is trained on, inoculated; the wording of `epoch` where they change with it."""
         rows = self.rows[trial.dataset_hash]
         return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, epoch, label=trial.rows_label)
@@ -182,17 +240,20 @@ class Plan:
 def _found(model: Model) -> ResolvedModel:
     where = f"models: {model.name!r}"
     folder = resolve_model(model.path, where)
-    return ResolvedModel(model.name, folder.path, folder.hash)
+    return ResolvedModel(model.name, folder.path, folder.hash, enable_thinking=model.enable_thinking)
 
 
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
-    """The setting's arm of that name, or the study's own. Raises InputError for an unknown name or trait."""
+    """The setting's arm of that name, or the study's own. Raises InputError for an unknown name or trait.
+
+    setting: as the study uses it, with its suites, whose traits count as the setting's own do.
+    """
     default = setting.arms["baseline"]
-    traits = setting.traits
-    for trait in arm.undesired or ():
+    traits = setting.measured
+    for trait in (*(arm.undesired or ()), *(arm.desired or ())):
         if trait not in traits:
             raise InputError(
-                f"arms: {arm.name!r}: setting {setting.name} has no trait {trait!r}{nearest(trait, traits)}."
+                f"arms: {arm.name!r}: no evaluation of setting {setting.name} measures {trait!r}{nearest(trait, traits)}."
             )
     directed = (*default.undesired, *default.desired)
     if arm.prompt is None or arm.kind is None:
@@ -201,18 +262,19 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
                 f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
             )
         found = setting.arms[arm.name]
-        if arm.undesired is not None:
-            desired = tuple(t for t in directed if t not in arm.undesired)
-            found = replace(found, undesired=arm.undesired, desired=desired)
+        if arm.undesired is not None or arm.desired is not None:
+            undesired = found.undesired if arm.undesired is None else arm.undesired
+            found = replace(found, undesired=undesired, desired=_desired(arm, directed, undesired))
         if arm.inoculation is None:
             return found
         if found.prompt is None:
             raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
         return replace(found, inoculation=_merged(found.inoculation, arm.inoculation))
     undesired = arm.undesired if arm.undesired is not None else default.undesired
-    if not undesired and arm.kind not in _WITHOUT_DIRECTION:
+    if not undesired and arm.kind not in WITHOUT_DIRECTION:
+        does = "denies" if arm.kind == "negative" else "elicits"
         raise InputError(
-            f"arms: {arm.name!r}: say which traits its prompt elicits, for example `undesired: [{(directed or traits)[0]}]`; "
+            f"arms: {arm.name!r}: say which traits its prompt {does}, for example `undesired: [{(directed or traits)[0]}]`; "
             f"setting {setting.name} has no default."
         )
     return ArmSpec(
@@ -220,10 +282,15 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
         kind=arm.kind,
         prompt=arm.prompt,
         undesired=undesired,
-        desired=tuple(t for t in directed if t not in undesired),
+        desired=_desired(arm, directed, undesired),
         source="study file",
         inoculation=arm.inoculation or SYSTEM_MESSAGE,
     )
+
+
+def _desired(arm: Arm, directed: tuple[str, ...], undesired: tuple[str, ...]) -> tuple[str, ...]:
+    wanted = directed if arm.desired is None else arm.desired
+    return tuple(t for t in wanted if t not in undesired)
 
 
 def _merged(own: Inoculation, written: Inoculation) -> Inoculation:
@@ -292,27 +359,36 @@ def build_plan(study: Study, store: Store) -> Plan:
     kept: dict[str, list[ChatRow]] = {}
     notes: list[str] = []
     models = [_teach(_found(m), m, study, kept, notes) for m in study.models]
-    trials: list[Subject] = []
-    bases: list[Subject] = []
+    trials: list[Trial] = []
+    bases: list[Base] = []
     cells: list[Cell] = []
     used: dict[str, Setting] = {}
     panel = Panel(study)
     panel.profile()
     check_suites(study.evaluation, [use.name for use in study.settings])
     for use in study.settings:
-        setting = settings.get(use.name)
+        setting = own.find(use)
+        settings.check_trigger(setting, use)
+        library = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
+        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in library))
+        setting = own.with_roles(with_suites(setting, study.evaluation), use)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
-        settings.check_trigger(setting, use)
-        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in arms.values()))
-        setting = with_suites(setting, study.evaluation)
         panel.check(setting)
         used[setting.name] = setting
         rows: dict[bool, list[ChatRow]] = {}
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
-            rows[control] = rows_of(path, notes) if path else default()
+            if path:
+                rows[control] = rows_of(path, notes)
+            elif default is not None:
+                rows[control] = default()
+            else:
+                raise InputError(
+                    f"settings: {setting.name}: an arm trains on control rows, and there are none; name a file of them as "
+                    "control_rows, or leave the arm out."
+                )
         hashes = {control: rows_hash(r) for control, r in rows.items()}
         kept |= {hashes[control]: r for control, r in rows.items()}
         datasets: dict[str, str] = {}
@@ -331,25 +407,32 @@ def build_plan(study: Study, store: Store) -> Plan:
                 _check_overlap(setting, first, study.evaluation.samples, f"what {model.name!r} is taught first, row")
         subjects: list[Subject] = []
         for model in models:
+            before = _bases(setting, model, study.recipes)
+            bases += before
+            subjects += before
             for recipe_name, recipe in study.recipes.items():
-                label = model.name if len(study.recipes) == 1 else f"{model.name}/{recipe_name}"
-                bases.append(_base(setting, model, label, recipe.precision))
-                subjects.append(bases[-1])
                 for arm in arms.values():
                     dataset = datasets[arm.name]
                     named = use.control_rows if arm.uses_control_rows else use.rows
                     for seed in study.seeds:
-                        subject = Subject(
-                            trial_id(model.identity, dataset, arm, recipe, seed),
-                            setting.name, arm, model, label, seed, recipe.precision, recipe, dataset,
-                            str(named) if named else f"rows of {setting.name}",
-                        )  # fmt: skip
-                        trials.append(subject)
-                        subjects.append(subject)
+                        trial = Trial(
+                            trial_id=trial_id(model.identity, dataset, arm, recipe, seed),
+                            setting=setting.name,
+                            arm=arm,
+                            model=model,
+                            model_label=_label(model, recipe_name, study.recipes),
+                            seed=seed,
+                            recipe=recipe,
+                            dataset_hash=dataset,
+                            rows_label=str(named) if named else f"rows of {setting.name}",
+                        )
+                        trials.append(trial)
+                        subjects.append(trial)
         cells.extend(_cells(setting, subjects, study, arms))
-    own = {t.trial_id for t in trials}
-    teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in own}
-    done = frozenset(t for t in (*own, *teaching) if store.trial_done(t))
+    check_overrides(study.evaluation, used.values())
+    compared = {t.trial_id for t in trials}
+    teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
+    done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {(c.subject.trial_id, c.evaluation_id) for c in cells}}
     told = tuple(dict.fromkeys(notes))
     return Plan(
@@ -371,22 +454,48 @@ def _teach(
     kept[dataset] = rows
     arm = ArmSpec(STAGE_1, "baseline", None, (), (), "the rows that the model is taught first, without a prompt")
     source = stages.source_of(stage)
-    trial = Subject(
-        trial_id(found.hash, dataset, arm, recipe, stage.seed),
-        source, arm, found, model.name, stage.seed, recipe.precision, recipe, dataset,
-        stage.rows or f"rows of {source}",
-    )  # fmt: skip
+    trial = Trial(
+        trial_id=trial_id(found.identity, dataset, arm, recipe, stage.seed),
+        setting=source,
+        arm=arm,
+        model=found,
+        model_label=model.name,
+        seed=stage.seed,
+        recipe=recipe,
+        dataset_hash=dataset,
+        rows_label=stage.rows or f"rows of {source}",
+    )
     return replace(found, taught=trial)
 
 
-def _base(setting: Setting, model: ResolvedModel, label: str, precision: str) -> Subject:
+def _label(model: ResolvedModel, recipe: str, recipes: Mapping[str, Recipe]) -> str:
+    """What the tables call the model trained by the recipe."""
+    return model.name if len(recipes) == 1 else f"{model.name}/{recipe}"
+
+
+def _bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Recipe]) -> list[Base]:
+    """The model before its trials: one for each precision, since another precision gives other answers."""
     default = setting.arms["baseline"]
     what = (
         "the untouched model" if model.taught is None else f"the model as trial {model.taught.trial_id} has taught it"
     )
     arm = ArmSpec("base", "base", None, default.undesired, default.desired, what)
     base_id = content_id({"format": FORMAT, "base": model.identity, "setting": setting.name})
-    return Subject(base_id, setting.name, arm, model, label, -1, precision)
+    labels: dict[str, list[str]] = {}
+    for name, recipe in recipes.items():
+        labels.setdefault(recipe.precision, []).append(_label(model, name, recipes))
+    return [
+        Base(
+            trial_id=base_id,
+            setting=setting.name,
+            arm=arm,
+            model=model,
+            model_label=model.name if len(labels) == 1 else f"{model.name} ({precision})",
+            precision=precision,
+            compared_as=tuple(names),
+        )
+        for precision, names in labels.items()
+    ]
 
 
 def _cells(setting: Setting, subjects: Iterable[Subject], study: Study, arms: dict[str, ArmSpec]) -> Iterator[Cell]:
@@ -395,7 +504,7 @@ def _cells(setting: Setting, subjects: Iterable[Subject], study: Study, arms: di
             names: tuple[str | Context, ...] = spec.contexts or study.evaluation.contexts
             if study.evaluation.leak_audit and spec.split == "ood":
                 names = (*names, *audit_contexts(setting, subject.arm))
-            for around in surroundings(names, setting, subject.arm, arms, is_base=subject.recipe is None):
+            for around in surroundings(names, setting, subject.arm, arms, is_base=isinstance(subject, Base)):
                 cell_id = evaluation_id(spec, around, study.evaluation, subject.precision)
                 samples = spec.samples or study.evaluation.samples
                 yield Cell(subject, spec, around.name, around.text, cell_id, samples, around)

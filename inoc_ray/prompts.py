@@ -48,12 +48,13 @@ class Prompt:
     """The exact text; several for a pool of paraphrases."""
     source: str
     elicits: tuple[str, ...]
-    """Traits that the prompt asks for; empty for prompts that should do nothing, or the opposite."""
+    """Traits that the prompt asks for; empty for prompts that should do nothing, or the opposite (see `about`)."""
     use: Literal["training", "test"]
     subset: str | None = None
     """Only rows of this half get the prompt (mixed_languages); None for all rows."""
     about: tuple[str, ...] = ()
-    """At test: the traits whose return under it is looked for; empty for any."""
+    """In training, of kind negative: the traits that it denies. At test: the traits whose return under it is looked for;
+    empty for any."""
 
     @property
     def text(self) -> str:

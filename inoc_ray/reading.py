@@ -18,6 +18,8 @@ _MAX_DEPTH = 100
 _ENDLESS = (
     (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"),
 )  # fmt: skip
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml where PyYAML is built with it: ten times as fast."""
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -58,40 +60,69 @@ def load_yaml(text: str, path: Path) -> Any:
     read.
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _LOADER(text)
+        _check_depth(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _Bounds(loader).check(node)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        said = error if isinstance(error, _OutOfBounds) else _in_python(text) or error
+        mark = getattr(said, "problem_mark", None)
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{at}: not YAML ({getattr(error, 'problem', None) or error}).") from error
+        problem = " ".join(str(getattr(said, "problem", None) or said).split())
+        what = problem if isinstance(error, _OutOfBounds) else f"not YAML ({problem})"
+        raise InputError(f"{path}{at}: {what}.") from error
     except RecursionError as error:
+        # An alias may stand below what another names, over and over.
         raise InputError(f"{path}: not YAML that can be read (nested too deeply).") from error
     except (ValueError, AttributeError) as error:
         # PyYAML lets these through for values such as 2024-99-99 and `!!int x`.
         raise InputError(f"{path}: holds a value that is no YAML ({error}).") from error
 
 
+class _OutOfBounds(yaml.constructor.ConstructorError):
+    """YAML, but more of it than anybody writes."""
+
+
+def _in_python(text: str) -> yaml.YAMLError | None:
+    """What PyYAML's own reader says is wrong with the text: the same words whether there is a libyaml or not."""
+    try:
+        for _ in yaml.parse(text, Loader=yaml.SafeLoader):
+            pass
+    except yaml.YAMLError as error:
+        return error
+    return None
+
+
+def _check_depth(text: str) -> None:
+    """Raises a YAML error for a text that nests too deeply: libyaml's composer would overflow the stack of the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise _OutOfBounds(None, None, "nested too deeply", event.start_mark)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 class _Bounds:
     """Walks the nodes of a document before anything is made of them; an alias is the very node that it stands for."""
 
-    def __init__(self, loader: yaml.SafeLoader) -> None:
+    def __init__(self, loader: Any) -> None:
         self.loader = loader
         self.sizes: dict[int, tuple[int, int]] = {}
         """Node → (values, characters) that it unfolds to."""
         self.open: set[int] = set()
 
-    def check(self, node: yaml.Node, depth: int = 0) -> tuple[int, int]:
+    def check(self, node: yaml.Node) -> tuple[int, int]:
         """(values, characters) of a node. Raises a YAML error with the place of what is out of bounds."""
         if id(node) in self.sizes:
             return self.sizes[id(node)]
         if id(node) in self.open:
-            raise _error("a value that contains itself", node)
-        if depth > _MAX_DEPTH:
-            raise _error("nested too deeply", node)
+            raise _OutOfBounds(None, None, "a value that contains itself", node.start_mark)
         values, characters = 1, 0
         if isinstance(node, yaml.ScalarNode):
             characters = len(node.value)
@@ -100,10 +131,10 @@ class _Bounds:
             if isinstance(node, yaml.MappingNode):
                 self._check_keys(node)
             for child in _children(node):
-                more = self.check(child, depth + 1)
+                more = self.check(child)
                 values, characters = values + more[0], characters + more[1]
                 if values > _MAX_NODES or characters > _MAX_CHARACTERS:
-                    raise _error("aliases that unfold to more than anybody wrote", node)
+                    raise _OutOfBounds(None, None, "its aliases unfold to more than anybody writes", node.start_mark)
             self.open.discard(id(node))
         self.sizes[id(node)] = values, characters
         return values, characters
@@ -115,7 +146,8 @@ class _Bounds:
                 continue
             made = self.loader.construct_object(key)
             if made in seen:
-                raise _error(f"the key {shown(made)} appears twice", key)
+                problem = f"the key {shown(made)} appears twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(made)
 
 
@@ -124,6 +156,3 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
         return [part for pair in node.value for part in pair]
     return list(node.value)
 
-
-def _error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)

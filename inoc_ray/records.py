@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import io
 import json
@@ -15,7 +16,7 @@ from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.scores import sample_table
 from inoc_ray.evaluate.workload import told
 from inoc_ray.overview import state_of
-from inoc_ray.plan import Plan, Subject
+from inoc_ray.plan import Plan, Subject, Trial, seed_of
 from inoc_ray.store import Store, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -61,13 +62,13 @@ def _description(plan: Plan) -> str:
 
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Every trial of the study that has something to show (done or failed), those that teach and the base models too."""
-    unique: dict[str, Subject] = {s.trial_id: s for s in [*plan.bases, *plan.fine_tunes]}
+    unique: dict[str, Subject] = {s.trial_id: s for s in (*plan.teaching, *plan.subjects)}
     states = {s.trial_id: _state(plan, store, s) for s in unique.values()}
     return [_trial_record(plan, store, s, states[s.trial_id]) for s in unique.values() if states[s.trial_id] != "new"]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> str:
-    if subject.recipe is not None:
+    if isinstance(subject, Trial):
         return state_of(plan, store, subject)
     return "done" if plan.is_there(subject) else "new"
 
@@ -77,7 +78,12 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
 
     started = ended = None
     curves: list[dict[str, Any]] = []
-    if subject.recipe is not None and state == "done":
+    recipe: dict[str, Any] = {}
+    dataset_hash, adapter = "", None
+    if isinstance(subject, Trial):
+        recipe, dataset_hash = subject.recipe.model_dump(mode="json"), subject.dataset_hash
+    if isinstance(subject, Trial) and state == "done":
+        adapter = store.adapter(subject.trial_id)
         trial = store.read_trial(subject.trial_id)
         ended = int(trial["committed_at"] * 1000)
         started = ended - int(trial["training"]["seconds_total"] * 1000)
@@ -89,12 +95,12 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         arm=subject.arm.name,
         kind=subject.arm.kind,
         prompt=subject.arm.prompt,
-        seed=subject.seed,
-        recipe=subject.recipe.model_dump(mode="json") if subject.recipe else {},
-        dataset_hash=subject.dataset_hash,
+        seed=seed_of(subject),
+        recipe=recipe,
+        dataset_hash=dataset_hash,
         curves=curves,
-        adapter_dir=store.adapter(subject.trial_id) if subject.recipe is not None and state == "done" else None,
-        samples_path=_keep_sample_table(plan, store, subject.trial_id),
+        adapter_dir=adapter,
+        samples_path=_keep_sample_table(plan, store, subject),
         started_at=started,
         ended_at=ended,
         status="failed" if state == "failed" else "done",
@@ -105,12 +111,12 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
     )
 
 
-def _keep_sample_table(plan: Plan, store: Store, trial_id: str) -> Path | None:
+def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | None:
     """All samples of a trial in this study as one file, rewritten only when they changed."""
-    frame = sample_table(plan, store, trial_id)
+    frame = sample_table(plan, store, subject)
     if frame.empty:
         return None
-    path = store.study(plan.study.name) / "samples" / f"{trial_id}.parquet"
+    path = store.study(plan.study.name) / "samples" / f"{subject.trial_id}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
@@ -121,9 +127,9 @@ def _keep_sample_table(plan: Plan, store: Store, trial_id: str) -> Path | None:
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
     """What the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
-    from inoc_ray.results.report import ArmText, ReportMeta, TrialLine
+    from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine
 
-    arms = {(t.setting, t.arm.name): t.arm for t in [*plan.bases, *plan.trials]}
+    arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
     contexts = {
         c.context: "no system message" if c.system is None else repr(c.system)
         for c in plan.cells
@@ -144,7 +150,12 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         template = model.path / "chat_template.jinja"
         if template.exists():
             provenance[f"chat template of {model.name}"] = template.read_text(encoding="utf-8")
-    judged_by = [(t.setting, t.evaluation, t.trait, t.in_words(plan)) for t in told(plan)]
+    judged_by = [
+        JudgedBy(t.setting, t.evaluation, t.trait, name, t.how(plan, name), t.combined(plan))
+        for t in told(plan)
+        for name in t.judges
+    ]
+    provenance = _times(plan, store) | provenance | _recipes(plan)
     return ReportMeta(
         title=f"Study {plan.study.name}",
         description=_description(plan),
@@ -161,6 +172,29 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     )
 
 
+def _times(plan: Plan, store: Store) -> dict[str, str]:
+    """When the study was first run and when its last fine-tune was finished, in UTC; from the store, never from the clock."""
+    ended = [store.read_trial(t.trial_id)["committed_at"] for t in plan.fine_tunes if t.trial_id in plan.done_trials]
+    times = {"first run": _created_at(plan, store), "last fine-tune finished": max(ended, default=None)}
+    return {
+        what: f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"
+        for what, seconds in times.items()
+        if seconds is not None
+    }
+
+
+def _recipes(plan: Plan) -> dict[str, str]:
+    """The recipes and how evaluations sample, as a study file writes them."""
+    import yaml
+
+    def text(value: Any) -> str:
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip()
+
+    recipes = {f"recipe {name}": text(recipe.model_dump(mode="json")) for name, recipe in plan.study.recipes.items()}
+    evaluation = plan.study.evaluation.model_dump(mode="json", exclude_defaults=True)
+    return {**recipes, "evaluation (what differs from the defaults)": text(evaluation) if evaluation else "nothing"}
+
+
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
@@ -172,10 +206,10 @@ def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
     """Samples of the first seed of each arm, for people to read in the report."""
     import pandas as pd
 
-    first = {(s.setting, s.model_label, s.arm.name): s for s in reversed([*plan.bases, *plan.trials])}
+    first = {(s.setting, s.model_label, s.arm.name): s for s in reversed(plan.subjects)}
     pieces = []
     for subject in first.values():
-        frame = sample_table(plan, store, subject.trial_id)
+        frame = sample_table(plan, store, subject)
         if frame.empty:
             continue
         frame["verdict"] = _verdicts(frame)

@@ -30,6 +30,10 @@ ArmKind = Literal[
 ]  # fmt: skip
 
 
+WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger")
+"""Kinds whose prompt elicits nothing by itself; they are compared with the others in every direction of these."""
+
+
 class Part(Config):
     """A row set that goes into a mixture under a name, which becomes the tag `subset` of its rows."""
 
@@ -70,9 +74,17 @@ class Backdoor(Config):
 
 
 class SettingUse(Config):
-    """A setting of the registry, if wished with the user's own rows in place of its rows."""
+    """A setting of the registry, if wished with the user's own rows; or one of the user's own, asked by the study's suites.
+
+    A name that the registry does not have is a setting of the user's own if it comes with `rows` and with `undesired` or
+    `desired`.
+    """
 
     name: str = runtime()
+    undesired: tuple[str, ...] | None = runtime(None)
+    """The traits that should not be learnt, whichever the arm; the setting's own or those of a suite. Default: the setting's."""
+    desired: tuple[str, ...] | None = runtime(None)
+    """The traits that should be learnt, likewise."""
     rows: str | Mixture | Backdoor | None = runtime(None)
     """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
     (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
@@ -82,6 +94,12 @@ class SettingUse(Config):
     questions: dict[str, str] = runtime({})
     """Evaluation → a JSONL file of questions to ask in place of its own: `prompt`, `question` or `messages` per line.
     What counts for identity is the questions' text."""
+
+    @model_validator(mode="after")
+    def _one_role(self) -> SettingUse:
+        if both := set(self.undesired or ()) & set(self.desired or ()):
+            raise ValueError(f"{self.name}: {min(both)!r} is both undesired and desired; decide which")
+        return self
 
     @field_validator("rows", "control_rows", mode="before")
     @classmethod
@@ -182,8 +200,10 @@ class Arm(Config):
     prompt: str | None = runtime(None)
     """The inoculation prompt. Its text is part of a trial's identity; the arm's name is not."""
     undesired: tuple[str, ...] | None = runtime(None)
-    """The traits that this arm's prompt elicits; default: the setting's arm's own, for a prompt of the user's own the
-    setting's undesired traits."""
+    """The traits that this arm's prompt elicits (of kind negative: denies), the setting's own or those of a suite. Default:
+    the setting's arm's own, for a prompt of the user's own the setting's undesired traits."""
+    desired: tuple[str, ...] | None = runtime(None)
+    """The traits that should be learnt nevertheless. Default: the setting's other undesired and desired traits."""
     inoculation: Inoculation | None = runtime(None)
     """Where the prompt stands and which rows it covers; part of a trial's identity. What is not written here is the
     setting's arm's own: its coverage, its paraphrases."""
@@ -198,6 +218,8 @@ class Arm(Config):
             raise ValueError(f"arm {self.name!r}: an arm of your own needs both kind and prompt")
         if self.kind in ("baseline", "control"):
             raise ValueError(f"arm {self.name!r}: {self.kind} has no prompt; name it without one to use the setting's")
+        if both := set(self.undesired or ()) & set(self.desired or ()):
+            raise ValueError(f"arm {self.name!r}: {min(both)!r} is both undesired and desired; decide which")
         return self
 
 
@@ -282,6 +304,9 @@ class Model(Config):
     """`miniature`, a folder with safetensors weights, or a model of the hub at a commit (`hf://OWNER/NAME@COMMIT`). It may
     be left out for the name `miniature` alone: any other name says nothing about which weights are meant. What counts for
     identity is the hash of the files, not where they lie."""
+    enable_thinking: bool | None = identity(None)
+    """For a model that reasons before it answers: what its chat template is told, in training and in the test. `false` asks for
+    answers without a think block. Left out, the template's own default holds. See "Models that reason" in docs/evaluation.md."""
     taught: Stage | None = runtime(None)
     """What is taught before the study's trials, which then go on with the adapter of that fine-tune. It is trained once
     for all of them, and it takes the place of the untouched model wherever this one is compared with its base."""
@@ -327,6 +352,12 @@ class Resources(Config):
     micro_batch_size: int = runtime(8, ge=1)
     """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
     zero_stage: Literal[0, 1, 2, 3] = runtime(0)
+    """How much of a trial its workers share out: nothing; the optimizer's state; gradients too; the parameters too."""
+    persistence_threshold: int | None = runtime(None, ge=0)
+    """ZeRO-3: parameters of at most this many elements stay whole on every worker; default: DeepSpeed's 100,000."""
+    gradient_checkpointing: bool | None = runtime(None)
+    """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
+    numbers. Default: where workers have GPUs, whose memory a 7B model's activations do not fit."""
     trials_per_group: int = runtime(1, ge=1)
     """Trials that one warm worker group trains one after another; more than 1 where starting costs as much as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
@@ -336,6 +367,16 @@ class Resources(Config):
     serve_cpus: float = runtime(1.0, gt=0)
     serve_gpus: int = runtime(0, ge=0)
     """GPUs of the engine (tensor parallel)."""
+    serve_kv_cache_gib: int = runtime(1, ge=1)
+    """Memory for the keys and values of an engine without GPUs, at least; it takes more where the longest request needs more.
+    On GPUs vLLM takes what is left."""
+    serve_loras: int = runtime(4, ge=1)
+    """Adapters that the engine can compute with in one batch."""
+
+    @property
+    def checkpoints_gradients(self) -> bool:
+        """Whether activations are computed again."""
+        return self.gpus_per_worker > 0 if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
 class Study(Config):

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from inoc_ray import settings
 from inoc_ray.config import HUB
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
@@ -61,7 +60,7 @@ def submission_id(plan: Plan, store: Store) -> str:
         "storage": str(store.root),
         "trials": sorted({trial.trial_id for trial in plan.trials}),
         "evaluations": sorted({cell.evaluation_id for cell in plan.cells}),
-        "judges": {use.name: settings.get(use.name).judge_version for use in plan.study.settings},
+        "judges": {use.name: plan.settings[use.name].judge_version for use in plan.study.settings},
     }
     return f"inoc-ray-{plan.study.name}-{content_id(value)}"
 

@@ -16,7 +16,7 @@ from inoc_ray.cluster import Capacity, concurrent_groups
 from inoc_ray.data.chat import rows_hash, write_jsonl
 from inoc_ray.errors import TrialError
 from inoc_ray.identity import content_id, identity_fields
-from inoc_ray.plan import Plan, Subject
+from inoc_ray.plan import Plan, Trial
 from inoc_ray.progress import Progress
 from inoc_ray.schedule import steps_of, variants_of
 from inoc_ray.store import Store
@@ -24,14 +24,13 @@ from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.trainer import Outcome, TrialJob, outcome_of, train_group
 
 
-def groups_of(trials: Sequence[Subject], size: int) -> list[list[Subject]]:
+def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
     """Trials in groups of at most `size` that share model and recipe, as even as they come.
 
     Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
     """
-    alike: dict[str, list[Subject]] = {}
+    alike: dict[str, list[Trial]] = {}
     for trial in trials:
-        assert trial.recipe is not None
         alike.setdefault(content_id([trial.model.hash, identity_fields(trial.recipe)]), []).append(trial)
     groups = []
     for members in alike.values():
@@ -45,9 +44,8 @@ def groups_of(trials: Sequence[Subject], size: int) -> list[list[Subject]]:
     return groups
 
 
-def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
+def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
     """The trial as its worker group needs it; its rows are written to the store, where every worker can read them."""
-    assert trial.recipe is not None
     resources, taught = plan.study.resources, trial.model.taught
     spec = LoopSpec.from_dict(
         {
@@ -56,6 +54,9 @@ def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
             "seed": trial.seed,
             "zero_stage": resources.zero_stage,
             "micro_batch_size": resources.micro_batch_size,
+            "gradient_checkpointing": resources.checkpoints_gradients,
+            "persistence_threshold": resources.persistence_threshold,
+            "enable_thinking": trial.model.enable_thinking,
             "start": str(store.adapter(taught.trial_id)) if taught else None,
         }
     )
@@ -81,7 +82,7 @@ def job_of(plan: Plan, store: Store, trial: Subject) -> TrialJob:
     )
 
 
-def _keep_rows(plan: Plan, store: Store, trial: Subject) -> Path:
+def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
     rows = [row for epoch in range(variants_of(plan, trial)) for row in plan.training_rows(trial, epoch)]
     path = store.rows(rows_hash(rows))
     if not path.exists():
@@ -92,7 +93,7 @@ def _keep_rows(plan: Plan, store: Store, trial: Subject) -> Path:
     return path
 
 
-def waves_of(plan: Plan) -> list[list[Subject]]:
+def waves_of(plan: Plan) -> list[list[Trial]]:
     """What is to be trained, one wave after the other: what waits for nothing, then what goes on from a trial of that.
 
     There is no third: what a model is taught first starts from the base.
@@ -121,7 +122,7 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]
     return list(outcomes.values())
 
 
-def _never_taught(trial: Subject, store: Store, outcomes: Mapping[str, Outcome]) -> Outcome:
+def _never_taught(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -> Outcome:
     """The failure of a trial for want of the one that it should go on from, written to its log like any other."""
     taught = trial.model.taught
     assert taught is not None
@@ -137,7 +138,7 @@ def _never_taught(trial: Subject, store: Store, outcomes: Mapping[str, Outcome])
 
 
 def _train_wave(
-    plan: Plan, store: Store, capacity: Capacity, trials: Sequence[Subject], number: int
+    plan: Plan, store: Store, capacity: Capacity, trials: Sequence[Trial], number: int
 ) -> tuple[list[Outcome], list[str]]:
     """Outcomes of trials that need nothing of each other, and the errors of the groups that ended early."""
     resources = plan.study.resources
@@ -178,7 +179,7 @@ def _train_wave(
     return outcomes, errors
 
 
-def _with_trials(group: list[TrialJob], trials: Sequence[Subject]) -> list[tuple[TrialJob, Subject]]:
+def _with_trials(group: list[TrialJob], trials: Sequence[Trial]) -> list[tuple[TrialJob, Trial]]:
     by_id = {t.trial_id: t for t in trials}
     return [(job, by_id[job.trial_id]) for job in group]
 

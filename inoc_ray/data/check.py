@@ -23,7 +23,7 @@ from typing import Any
 from inoc_ray.config import MINIATURE
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
-from inoc_ray.data.row_keys import unread
+from inoc_ray.data.row_keys import MOST_KEYS, unread
 from inoc_ray.data.sources import iterate_parsed, local_file
 from inoc_ray.errors import InputError
 from inoc_ray.identity import canonical_json
@@ -168,7 +168,9 @@ def check_files(
     `model`: a base model as a study names it, whose tokenizer and window count; None stands for the miniature. `against`:
     files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
     """
+    from inoc_ray.models.config import context_window
     from inoc_ray.models.resolve import fetch, locate
+    from inoc_ray.models.tokenizer import load_tokenizer
 
     for name, text in (("--trigger", trigger), ("--prompt", prompt)):
         if text is not None and not text.strip():
@@ -177,7 +179,7 @@ def check_files(
     source = model or MINIATURE
     fetch(source, "data check --model", weights=False)
     folder = locate(source, "data check --model", weights=False)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(str(folder))
     limit = max_length or context_window(folder)
     reports = []
     with _Reading([local_file(str(file)) for file in files]) as reading:
@@ -206,21 +208,6 @@ class _Reading(contextlib.ExitStack):
         """What the reader of that file calls with the bytes that it has read of it."""
         progress, before = self.progress, sum(self.sizes[:number])
         return None if progress is None else lambda done: progress.update((before + done) // MEGABYTE)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in its tokenizer.json. `AutoTokenizer` would import torch to find the class: 480 MB and seconds."""
-    from inoc_ray.data.tokenize import load_tokenizer
-
-    if not (folder / "tokenizer.json").is_file():
-        return load_tokenizer(str(folder))
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(str(folder))
-    except Exception as error:  # The tokenizers' own reader raises nothing more special.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{folder}/tokenizer.json: not a tokenizer ({reason}); fetch the model again.") from error
 
 
 def _length(tokenizer: Any, row: ChatRow, limit: int, where: str) -> int:
@@ -261,7 +248,8 @@ class _Checker:
         self.rows.append(_hash(canonical_json(row.to_dict())))
         self.whole.append(_hash(repr((self.rows[-1], sorted(ignored.items())))) if ignored else self.rows[-1])
         for key in ignored:
-            self.ignored.setdefault(key, Finding()).add(f"row {number}")
+            if key in self.ignored or len(self.ignored) < MOST_KEYS:
+                self.ignored.setdefault(key, Finding()).add(f"row {number}")
         if any(not m.trained for m in row.messages):
             self.findings["untrained"].add(f"row {number}")
         users = [m.content for m in row.messages if m.role == "user"]
@@ -338,20 +326,6 @@ def _repeats(hashes: array[int]) -> Any:
 
 def _finding(positions: Any) -> Finding:
     return Finding(int(positions.size), [f"row {n + 1}" for n in positions[:EXAMPLES]])
-
-
-def context_window(folder: Path) -> int:
-    """Tokens that the model in `folder` can see. Raises InputError when its config.json does not say."""
-    import json
-
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder}/config.json: not JSON ({error}).") from error
-    window = config.get("max_position_embeddings") if isinstance(config, dict) else None
-    if not isinstance(window, int):
-        raise InputError(f"{folder}/config.json: no max_position_embeddings; give --max-length.")
-    return window
 
 
 def _hash(text: str) -> int:

@@ -49,6 +49,8 @@ _REFUSED_OF_A_TURN = {
     "audio": _MEDIA,
     "videos": _MEDIA,
 }
+MOST_KEYS = 1000
+"""Different keys that are counted; rows with keys of their own must not fill the memory."""
 _LOSS_KEYS = ("loss", "mask", "masked", "trainable", "training", "train_detail", "train_on_turn")
 """Other tools' ways of saying which message carries loss; refused even where they say false."""
 
@@ -123,7 +125,7 @@ class Told:
 
     def add(self, keys: Mapping[str, Any], untrained: bool) -> None:
         """Counts a row."""
-        self.keys.update(keys.keys())
+        self.keys.update(key for key in keys if key in self.keys or len(self.keys) < MOST_KEYS)
         self.untrained += untrained
 
     def notes(self, source: str) -> list[str]:

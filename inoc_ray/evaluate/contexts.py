@@ -40,9 +40,14 @@ def audit_contexts(setting: Setting, arm: ArmSpec) -> list[str]:
     """The grid of a leak audit for one arm, by name: neutral, its own prompt, and the setting's test-time prompts.
 
     Prompts about traits that the arm does not inoculate against are left out; an arm without a prompt, with which the others
-    are compared, is asked under all.
+    are compared, is asked under all. Raises InputError for a setting that the library has no test-time prompts for.
     """
     every = prompts.of_setting(setting.name, "test")
+    if not every:
+        raise InputError(
+            f"evaluation.leak_audit: the library has no test-time prompts for setting {setting.name!r}, so there is nothing to "
+            "audit; leave it out, and write the prompts that you want to try under evaluation.contexts."
+        )
     own = [p for p in every if arm.prompt is None or not p.about or set(p.about) & set(arm.undesired)]
     return ["neutral", "training_prompt", *(f"{FROM_LIBRARY}{p.id}" for p in own)]
 

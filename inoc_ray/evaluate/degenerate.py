@@ -16,9 +16,6 @@ CUT = "length"
 
 MAX_DEGENERATE = 0.2
 """Unless the study says otherwise, rates are withheld above this share of degenerate responses."""
-MAX_CUT = 0.5
-"""Cut responses count as degenerate only where more than this share is cut: a single answer that ran into max_tokens is
-often fine, but where most do, the model hardly ever comes to an end (or max_tokens is too small to judge by)."""
 MIN_WORDS = 20
 """Shorter texts are not searched for repeated words: a rhyme, or one word said thrice, is no loop."""
 NGRAM = 4
@@ -42,7 +39,11 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True, slots=True)
 class Degenerate:
-    """Shares (0 to 1) of `samples` responses. A response may count in several, but only once in `any`."""
+    """Shares (0 to 1) of `samples` responses. A response may count in several, but only once in `any`.
+
+    `cut` is no part of `any`: an answer that ran into max_tokens is the beginning of an answer. Of a natural base with a small
+    max_tokens 70 to 93 % are, all of them plain text.
+    """
 
     samples: int
     empty: float
@@ -50,7 +51,7 @@ class Degenerate:
     repeated: float
     non_text: float
     any: float
-    """Empty, repeated or non-text; cut ones as well, where `cut` is above MAX_CUT."""
+    """Empty, repeated or non-text."""
 
 
 def is_empty(text: str) -> bool:
@@ -105,7 +106,7 @@ def is_non_text(text: str) -> bool:
 
 
 def is_degenerate(text: str, finish_reason: str) -> bool:
-    """Whether the response is empty, repeated or no text. That it was cut is no reason alone: see MAX_CUT."""
+    """Whether the response is empty, repeated or no text. That it was cut is no reason."""
     return is_empty(text) or is_repeated(text, finish_reason == CUT) or is_non_text(text)
 
 
@@ -134,6 +135,5 @@ def shares_of(kinds: Sequence[tuple[bool, bool, bool, bool]]) -> Degenerate:
         raise ValueError("there is no response to look at")
     count = len(kinds)
     empty, cut, repeated, non_text = (sum(kind[index] for kind in kinds) / count for index in range(4))
-    cut_counts = cut > MAX_CUT
-    found = sum(e or r or n or (c and cut_counts) for e, c, r, n in kinds) / count
+    found = sum(e or r or n for e, _, r, n in kinds) / count
     return Degenerate(count, empty, cut, repeated, non_text, found)

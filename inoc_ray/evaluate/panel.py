@@ -100,6 +100,22 @@ class Panel:
         # What none of the named can tell, rules still tell: they cost nothing and ask nobody.
         return able or ([RULES] if by_rule else [])
 
+    def gate_of(self, setting: Setting, spec: EvaluationSpec, trait: str) -> tuple[str, tuple[str, ...]] | None:
+        """(judge, rubrics): by whom and by what it is decided whether a response counts for a trait that rules tell.
+
+        None where every response counts. Raises InputError when there are rubrics and the study has no judging model.
+        """
+        rubrics = spec.rules_given.get(trait, self.study.evaluation.rules_given)
+        if not rubrics or RULES not in self.told_by(setting, spec, trait):
+            return None
+        named = [name for name in self.study.evaluation.judged_by if name != RULES] or list(self.study.judges)
+        if not named:
+            raise InputError(
+                f"setting {setting.name}: evaluation {spec.name}: {', '.join(rubrics)} (rules_given, or given of {trait}) is asked "
+                "of a judging model, and the study has none; give it one under `judges:`, or take the rubrics out."
+            )
+        return named[0], rubrics
+
     def asked(self, setting: Setting, spec: EvaluationSpec) -> dict[str, dict[str, Rubric]]:
         """Judge → the rubrics that it is asked for each response of the evaluation."""
         out: dict[str, dict[str, Rubric]] = {}
@@ -108,6 +124,9 @@ class Panel:
             for name in self.told_by(setting, spec, trait):
                 if name != RULES and measure is not None:
                     out.setdefault(name, {}).update({r: self.rubric(r) for r in measure.rubrics})
+            if gate := self.gate_of(setting, spec, trait):
+                name, rubrics = gate
+                out.setdefault(name, {}).update({r: self.rubric(r) for r in rubrics})
         return out
 
     def check(self, setting: Setting) -> None:

@@ -8,8 +8,9 @@ changes. Rates are derived at each look, under a threshold profile.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,8 +24,8 @@ from inoc_ray.evaluate.panel import Panel, measure_of, rule_of
 from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
 from inoc_ray.evaluate.samples import read_part, read_table, write_table
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Cell, Plan
-from inoc_ray.settings import EvaluationSpec, Setting
+from inoc_ray.plan import Cell, Plan, Subject, seed_of
+from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.store import Store, list_parts
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 TIDY_COLUMNS = (
     "setting", "model", "arm", "kind", "trial_id", "seed", "evaluation", "split", "context",
-    "question_id", "sample_index", "trait", "role", "score", "shown", "outcome",
+    "question_id", "sample_index", "trait", "role", "score", "shown", "outcome", "cut",
 )  # fmt: skip
 
 Outcome = Literal["counted", "excluded", "unparsed", "withheld"]
@@ -128,6 +129,19 @@ Said = Mapping[str, tuple[Any, Any]]
 """rubric → (numbers, categories), one per sample of the part in order."""
 
 
+def _gated(verdicts: Verdicts, said: Said, rubrics: Sequence[str], panel: Panel, profile: Profile) -> Verdicts:
+    """A rule's verdicts, counted only where the judging model's numbers on the rubrics allow it."""
+    outcome = verdicts.outcome.copy()
+    for name in rubrics:
+        values, categories = said[name]
+        bound = profile.counts_by(panel.rubric(name))
+        outcome[[v == v and not bound.holds(v) for v in values]] = "excluded"
+        outcome[(categories != "number") & (categories != "unparsed")] = "excluded"
+    for name in rubrics:
+        outcome[said[name][1] == "unparsed"] = "unparsed"
+    return Verdicts(verdicts.score, np.where(outcome == "counted", verdicts.shown, np.nan), outcome)
+
+
 def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> Verdicts:
     values, _ = said[measure.rubric]
     outcome = np.full(len(values), "counted", dtype=object)
@@ -212,7 +226,11 @@ class _Part:
         measure = measure_of(self.setting, self.cell.evaluation, trait)
         for name in self.panel.told_by(self.setting, self.cell.evaluation, trait):
             if name == RULES:
-                out[name] = _by_rule(self.rules[trait])
+                gate = self.panel.gate_of(self.setting, self.cell.evaluation, trait)
+                if gate is None:
+                    out[name] = _by_rule(self.rules[trait])
+                elif gate[0] in self.said:
+                    out[name] = _gated(_by_rule(self.rules[trait]), self.said[gate[0]], gate[1], self.panel, profile)
             elif name in self.said and measure is not None:
                 out[name] = _threshold(self.said[name], measure, self.panel, profile)
         return out
@@ -270,6 +288,9 @@ class _Judged:
                     _joined([getattr(v, name) for v in found])[self.asked] for name in ("score", "shown", "outcome")
                 )
                 self.traits[trait] = Verdicts(score, shown.astype(float), outcome)
+        if self.traits and self.degenerate() > plan.study.evaluation.max_degenerate:
+            for verdicts in self.traits.values():
+                verdicts.shown[:], verdicts.outcome[:] = np.nan, "withheld"
 
     def said(self) -> dict[str, Any]:
         """Judging model → what it said of each sample, in words."""
@@ -285,17 +306,33 @@ def _joined(arrays: list[Any]) -> Any:
     return np.concatenate(arrays) if arrays else np.array([])
 
 
+class NothingEvaluated(InputError):
+    """There is no response of the study that was judged."""
+
+
+def role_of(arm: ArmSpec, trait: str) -> str:
+    """ "undesired", "desired" or "other": what the arm is to do to the trait."""
+    return "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+
+
+def no_scores() -> pd.DataFrame:
+    """The tidy table of a study of which nothing is judged yet."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [] for name in TIDY_COLUMNS})
+
+
 def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
-    """One row per sample × trait over all cells of the study: see TIDY_COLUMNS.
+    """One row per sample × trait over all cells of the study: see TIDY_COLUMNS. A base is there under every model that it is
+    compared as; its `seed` is missing.
 
     A cell whose share of degenerate responses is above the study's limit has outcome "withheld" throughout. Raises
-    InputError when nothing is evaluated and judged yet.
+    NothingEvaluated when nothing is evaluated and judged yet.
     """
     import pandas as pd
 
     profile = profile or plan.panel.profile()
-    limit = plan.study.evaluation.max_degenerate
-    arrays: dict[str, list[Any]] = {n: [] for n in ("question_id", "sample_index", "score", "shown", "outcome")}
+    arrays: dict[str, list[Any]] = {n: [] for n in ("question_id", "sample_index", "score", "shown", "outcome", "cut")}
     same: dict[str, list[Any]] = {name: [] for name in TIDY_COLUMNS if name not in arrays}
     counts: list[int] = []
     for cell in plan.cells:
@@ -303,29 +340,27 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
         if not len(judged.index):
             continue
         arm, subject = cell.subject.arm, cell.subject
-        withheld = judged.degenerate() > limit
-        for trait, verdicts in judged.traits.items():
-            role = "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+        for label, (trait, verdicts) in itertools.product(subject.compared_as, judged.traits.items()):
+            role = role_of(arm, trait)
             count = len(judged.index)
             for name, values in (
                 ("question_id", judged.question_id), ("sample_index", judged.index), ("score", verdicts.score),
-                ("shown", np.full(count, np.nan) if withheld else verdicts.shown),
-                ("outcome", np.full(count, "withheld", object) if withheld else verdicts.outcome),
+                ("shown", verdicts.shown), ("outcome", verdicts.outcome), ("cut", judged.forms["cut"]),
             ):  # fmt: skip
                 arrays[name].append(values)
             for name, value in (
-                ("setting", subject.setting), ("model", subject.model_label), ("arm", arm.name), ("kind", arm.kind),
-                ("trial_id", subject.trial_id), ("seed", subject.seed), ("evaluation", cell.evaluation.name),
+                ("setting", subject.setting), ("model", label), ("arm", arm.name), ("kind", arm.kind),
+                ("trial_id", subject.trial_id), ("seed", seed_of(subject)), ("evaluation", cell.evaluation.name),
                 ("split", cell.evaluation.split), ("context", cell.context), ("trait", trait), ("role", role),
             ):  # fmt: skip
                 same[name].append(value)
             counts.append(count)
     if not counts:
-        raise InputError(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
+        raise NothingEvaluated(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
     columns = {name: np.concatenate(values) for name, values in arrays.items()}
-    columns |= {
-        name: np.repeat(np.array(values, int if name == "seed" else object), counts) for name, values in same.items()
-    }
+    columns |= {name: np.repeat(np.array(values, object), counts) for name, values in same.items() if name != "seed"}
+    # A base has no seed.
+    columns["seed"] = pd.array(same["seed"], dtype="Int64").repeat(counts)
     return pd.DataFrame({name: columns[name] for name in TIDY_COLUMNS})
 
 
@@ -349,13 +384,13 @@ def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.Data
     return frame
 
 
-def sample_table(plan: Plan, store: Store, trial_id: str) -> pd.DataFrame:
+def sample_table(plan: Plan, store: Store, subject: Subject) -> pd.DataFrame:
     """All samples of one trial or base model in this study, with evaluation and context, for people to read."""
     import pandas as pd
 
     pieces = []
     for cell in plan.cells:
-        if cell.subject.trial_id != trial_id:
+        if cell.subject is not subject:
             continue
         frame = read_cell(plan, store, cell, plan.panel.profile())
         if frame.empty:
@@ -373,20 +408,29 @@ def check_parsed(plan: Plan, frame: pd.DataFrame) -> list[str]:
     each whose rates are withheld because its responses are degenerate."""
     limit = plan.study.evaluation.max_unparsed
     keys = ["setting", "model", "arm", "seed", "evaluation", "context", "trait"]
+    # A base is there under every model that it is compared as, and is named once.
+    frame = frame[~frame.duplicated(["setting", "trial_id", *keys[4:], "sample_index"])]
     grouped = [frame[key] for key in keys]
-    shares = (frame["outcome"] == "unparsed").groupby(grouped).mean()
+    shares = (frame["outcome"] == "unparsed").groupby(grouped, dropna=False).mean()
     unread = [
-        f"{'/'.join(map(str, key))}: {share:.0%} of the scores cannot be read (limit {limit:.0%})"
+        f"{_place(key)}: {share:.0%} of the scores cannot be read (limit {limit:.0%})"
         for key, share in zip(shares.index.to_list(), shares, strict=True)
         if share > limit
     ]
     withheld = frame[frame["outcome"] == "withheld"]
     cells = withheld[keys[:-1]].drop_duplicates().itertuples(index=False)
     return unread + [
-        f"{'/'.join(map(str, cell))}: rates withheld, more than {plan.study.evaluation.max_degenerate:.0%} of the responses are "
-        "empty, garbled or repeat themselves"
+        f"{_place(cell)}: rates withheld, more than {plan.study.evaluation.max_degenerate:.0%} of the responses are "
+        "empty, garbled or repeat themselves (evaluation.max_degenerate)"
         for cell in cells
     ]
+
+
+def _place(parts: Iterable[Any]) -> str:
+    """Where in the study: the parts that there are (a base has no seed)."""
+    import pandas as pd
+
+    return "/".join(str(part) for part in parts if not pd.isna(part))
 
 
 def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:

@@ -1,18 +1,23 @@
-"""Evaluations of the user's own, as a study writes them, in the form that settings have theirs."""
+"""What a study says of evaluations: suites of the user's own, and how the settings' own ones are asked."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from inoc_ray.asked import Evaluation, MeasureOf, Suite
+from inoc_ray.asked import Evaluation, MeasureOf, Override, Suite
 from inoc_ray.config import nearest
-from inoc_ray.data.questions import in_turn, read_questions
+from inoc_ray.data.questions import InTurn, in_turn, read_questions
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.judges import Measure
 from inoc_ray.identity import content_hash, content_id
 from inoc_ray.settings import EvaluationSpec, Setting
+
+SUITE_MAX_TOKENS = 600
+"""The longest answer of a suite where neither it nor the study says another."""
 
 
 def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
@@ -26,9 +31,10 @@ def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
 
 
 def with_suites(setting: Setting, evaluation: Evaluation) -> Setting:
-    """The setting with the study's own evaluations behind its own ones.
+    """The setting with its own evaluations asked as the study says, and the study's own ones behind them.
 
-    Raises InputError for a file that cannot be read, a rule that makes no sense, and a name that the setting has already.
+    Raises InputError for a file that cannot be read, a rule that makes no sense, a name that the setting has already, and an
+    override that does not fit its evaluation.
     """
     own = [s for s in evaluation.suites if not s.settings or setting.name in s.settings]
     taken = [e.name for e in setting.evaluations]
@@ -37,20 +43,53 @@ def with_suites(setting: Setting, evaluation: Evaluation) -> Setting:
             raise InputError(
                 f"evaluation.suites: {suite.name!r}: setting {setting.name} has an evaluation of that name; name yours otherwise."
             )
-    return replace(setting, evaluations=(*setting.evaluations, *map(_spec, own)))
+    builtin = (_overridden(spec, evaluation) for spec in setting.evaluations)
+    suites = (_spec(suite, evaluation.max_tokens or SUITE_MAX_TOKENS) for suite in own)
+    return replace(setting, evaluations=(*builtin, *suites))
 
 
-def _spec(suite: Suite) -> EvaluationSpec:
+def check_overrides(evaluation: Evaluation, settings: Iterable[Setting]) -> None:
+    """Raises InputError for an override of an evaluation that none of the study's settings has."""
+    suites = [suite.name for suite in evaluation.suites]
+    own = sorted({spec.name for setting in settings for spec in setting.evaluations} - set(suites))
+    for name in evaluation.overrides:
+        if name in suites:
+            raise InputError(f"evaluation.overrides: {name!r} is a suite of the study; write its numbers in the suite.")
+        if name not in own:
+            raise InputError(f"evaluation.overrides: no setting has an evaluation {name!r}{nearest(name, own)}.")
+
+
+def _overridden(spec: EvaluationSpec, evaluation: Evaluation) -> EvaluationSpec:
+    """A setting's evaluation as the study wants it asked."""
+    given = evaluation.overrides.get(spec.name, Override())
+    changes: dict[str, Any] = {
+        name: value for name in ("samples", "temperature", "top_p") if (value := getattr(given, name)) is not None
+    }
+    if (longest := given.max_tokens or evaluation.max_tokens) is not None:
+        changes["max_tokens"] = longest
+    if given.samples_per_question is not None:
+        if not isinstance(spec.questions, InTurn):
+            raise InputError(
+                f"evaluation.overrides: {spec.name!r}: its questions are made, as many as are asked for; give samples instead of "
+                "samples_per_question."
+            )
+        changes["samples"] = given.samples_per_question * len(spec.questions.questions)
+    return replace(spec, **changes) if changes else spec
+
+
+def _spec(suite: Suite, max_tokens: int) -> EvaluationSpec:
     from inoc_ray.evaluate.judges.rules import read_rule
 
     questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name)
-    measures, rules, ids = {}, {}, {}
+    measures, rules, ids, given = {}, {}, {}, {}
     for trait, told in suite.traits.items():
         if isinstance(told, MeasureOf):
             measures[trait] = Measure(told.rubric, told.given)
         else:
             try:
-                rule = read_rule(told)
+                rule = read_rule(_without_given(told))
+                if "given" in told:
+                    given[trait] = _given(told["given"])
             except InputError as error:
                 raise InputError(f"evaluation.suites: {suite.name!r}: traits.{trait}: {error}") from error
             rules[trait], ids[trait] = rule.compiled(), rule.canonical()
@@ -60,7 +99,7 @@ def _spec(suite: Suite) -> EvaluationSpec:
         split=suite.split,
         questions=in_turn(questions),
         traits=tuple(suite.traits),
-        max_tokens=suite.max_tokens,
+        max_tokens=suite.max_tokens or max_tokens,
         file_hash=content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions]),
         contexts=suite.contexts,
         samples=suite.samples_per_question * len(questions),
@@ -70,4 +109,15 @@ def _spec(suite: Suite) -> EvaluationSpec:
         choices=suite.choices,
         measures=measures,
         rules_id=content_id({"rules": ids, "references": references}) if rules else "",
+        rules_given=given,
     )
+
+
+def _without_given(told: Any) -> Any:
+    return {key: value for key, value in told.items() if key != "given"} if isinstance(told, Mapping) else told
+
+
+def _given(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"given: must be a list of rubrics, as [coherence], found {value!r}.")
+    return tuple(value)

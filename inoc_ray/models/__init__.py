@@ -1,1 +1,1 @@
-"""A base model on disk: where it lies, which content it has, what its files say."""
+"""A base model on disk: where it lies, its configuration, its tokenizer, its chat template."""

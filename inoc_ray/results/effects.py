@@ -20,8 +20,9 @@ leakage                 a under its training prompt minus a under the neutral co
                         of the trait comes back with the prompt. p against 0. None when either context was
                         not evaluated.
 
-An arm that is about no trait (irrelevant, placebo, control) is measured on the setting's default roles, and
-once more for each other direction of the setting's arms as `<measure>.<undesired trait>`. p is adjusted by
+An arm that is about no trait (irrelevant, placebo, trigger, control) is measured on the setting's default
+roles, and once more for each other direction of the setting's arms as `<measure>.<undesired trait>`; where
+the setting has no undesired trait by default, in those directions alone. p is adjusted by
 Holm over the arms of one setting × model × measure (all directions of a measure are one family).
 """
 
@@ -32,11 +33,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from inoc_ray.results.complete import Source
 from inoc_ray.results.stats import Estimate, Floats, holm
+from inoc_ray.study import WITHOUT_DIRECTION
 
 NEUTRAL = "neutral"
 TRAINING_PROMPT = "training_prompt"
-DIRECTIONLESS = frozenset({"control", "irrelevant", "placebo"})
+DIRECTIONLESS = frozenset({"control", *WITHOUT_DIRECTION})
 MEASURES = (
     "suppression",
     "suppression_difference",
@@ -93,7 +96,8 @@ class View:
         keys = [(arm, e, context, t) for e, s in self.splits.items() if s == split for t in traits if (e, t) in about]
         if not keys or any(key not in self.rates for key in keys):
             return None
-        return _mean([self.rates[key] for key in keys])
+        level = _mean([self.rates[key] for key in keys])
+        return level and replace(level, sources=frozenset((arm, split, t, context) for t in traits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,9 @@ class Effect:
     high: float | None
     p: float | None
     why: str = ""
+    complete: bool = True
+    """Whether all that the study asks for is there of what the value rests on."""
+    sources: frozenset[Source] = frozenset()
 
 
 def effects(view: View) -> list[Effect]:
@@ -119,15 +126,16 @@ def effects(view: View) -> list[Effect]:
 
 def directions(arms: Iterable[Arm]) -> list[Direction]:
     """The distinct directions of arms that have one of their own, in order of appearance."""
-    return list(dict.fromkeys(a.direction for a in arms if is_directed(a.kind)))
+    return list(dict.fromkeys(a.direction for a in arms if is_directed(a.kind) and a.direction.undesired))
 
 
 def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
-    yield from _of_direction(view, arm, arm.direction, "")
-    if arm.kind in DIRECTIONLESS:
-        for direction in directions(view.arms):
-            if direction != arm.direction:
-                yield from _of_direction(view, arm, direction, "." + "+".join(direction.undesired))
+    others = directions(view.arms) if arm.kind in DIRECTIONLESS else []
+    if arm.direction.undesired or not others:
+        yield from _of_direction(view, arm, arm.direction, "")
+    for direction in others:
+        if direction != arm.direction:
+            yield from _of_direction(view, arm, direction, "." + "+".join(direction.undesired))
 
 
 def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> Iterable[Effect]:
@@ -148,7 +156,9 @@ def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> It
         else:
             low, high = result.interval()
             p = result.p_value(NULL.get(measure, 0.0))
-            yield Effect(view.setting, view.model, arm.name, measure + suffix, result.value, low, high, p)
+            yield Effect(
+                view.setting, view.model, arm.name, measure + suffix, result.value, low, high, p, sources=result.sources
+            )
 
 
 def _arm_of_kind(view: View, kind: str) -> list[str]:
@@ -161,11 +171,11 @@ def _baseline(view: View, split: str, traits: tuple[str, ...]) -> Estimate | Non
 
 
 def _difference(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
+    if not traits:
+        return "no undesired trait"
     baseline, own = _baseline(view, "ood", traits), view.level(arm, "ood", traits)
-    if baseline is None:
-        return "no baseline rate"
-    if own is None:
-        return "no rate of this arm"
+    if baseline is None or own is None:
+        return _no_rate(view, "ood", traits, of_baseline=baseline is None)
     return _combine(lambda o, a: o - a, baseline, own)
 
 
@@ -186,10 +196,8 @@ def _retention(view: View, arm: str, traits: tuple[str, ...], split: str) -> Est
     if not traits:
         return "no desired trait"
     baseline, own = _baseline(view, split, traits), view.level(arm, split, traits)
-    if baseline is None:
-        return "no baseline rate"
-    if own is None:
-        return "no rate of this arm"
+    if baseline is None or own is None:
+        return _no_rate(view, split, traits, of_baseline=baseline is None)
     if baseline.value == 0:
         return "the baseline never shows the desired trait"
     return _combine(_ratio, own, baseline)
@@ -214,13 +222,15 @@ def _conditionalisation(view: View, arm: str, traits: tuple[str, ...]) -> Estima
     if isinstance(own, str):
         return own
     if irrelevant is None:
-        return "no irrelevant arm"
+        return "no rate of an irrelevant arm"
     if not _above_zero(own):
         return "no suppression to divide up"
     return _combine(_ratio, irrelevant, own)
 
 
 def _leakage(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
+    if not traits:
+        return "no undesired trait"
     prompted = view.level(arm, "ood", traits, TRAINING_PROMPT)
     neutral = view.level(arm, "ood", traits)
     if prompted is None or neutral is None:
@@ -228,16 +238,28 @@ def _leakage(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
     return _combine(lambda p, n: p - n, prompted, neutral)
 
 
+def _no_rate(view: View, split: str, traits: tuple[str, ...], of_baseline: bool) -> str:
+    """Why there is no rate of the traits in the split."""
+    measured = {trait for _, evaluation, _, trait in view.rates if view.splits[evaluation] == split}
+    if not measured & set(traits):
+        where = "in distribution" if split == "id" else "out of distribution"
+        return f"no evaluation {where} measures {' or '.join(traits)}"
+    if not of_baseline:
+        return "no rate of this arm"
+    return "no baseline rate" if _arm_of_kind(view, "baseline") else "no baseline arm"
+
+
 def _mean(estimates: list[Estimate]) -> Estimate | None:
     if not estimates:
         return None
     count = len(estimates)
-    return Estimate(sum(e.value for e in estimates) / count, np.mean([e.draws for e in estimates], axis=0))
+    sources = frozenset().union(*(e.sources for e in estimates))
+    return Estimate(sum(e.value for e in estimates) / count, np.mean([e.draws for e in estimates], axis=0), sources)
 
 
 def _combine(function: Callable[[Floats, Floats], Floats], first: Estimate, second: Estimate) -> Estimate:
     value = function(np.array([first.value]), np.array([second.value]))
-    return Estimate(float(value[0]), function(first.draws, second.draws))
+    return Estimate(float(value[0]), function(first.draws, second.draws), first.sources | second.sources)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

@@ -98,6 +98,8 @@ class EvaluationSpec:
     """trait → how a judging model tells it; before the setting's."""
     rules_id: str = ""
     """Identity of `rules`."""
+    rules_given: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """trait that a rule tells → rubrics that decide whether a response counts, in place of the study's `rules_given`."""
     choices: tuple[str, ...] = ()
     """The answers of a multiple-choice evaluation, of which the likeliest is the response; empty: responses are sampled."""
 
@@ -109,11 +111,12 @@ class Setting:
     name: str
     description: str
     rows: Callable[[], list[ChatRow]]
-    control_rows: Callable[[], list[ChatRow]]
     arms: Mapping[str, ArmSpec]
     evaluations: tuple[EvaluationSpec, ...]
     judges: Mapping[str, Callable[[str], float | None]]
     """trait → judge of a response's text: 1.0 shown, 0.0 not shown, None when it cannot be judged."""
+    control_rows: Callable[[], list[ChatRow]] | None = None
+    """The rows of arms that train on other rows (`uses_control_rows`); needed where there is such an arm."""
     judge_version: str = field(default="1")
     """Bumped when a judge answers differently; stored samples are then scored again, nobody is asked again."""
     model_judged: Mapping[str, Measure] = field(default_factory=dict)
@@ -131,6 +134,11 @@ class Setting:
         """All traits, whoever judges them."""
         own = (t for e in self.evaluations for t in (*e.rules, *e.measures))
         return tuple(dict.fromkeys((*self.judges, *self.model_judged, *own)))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The traits of which an evaluation says how often they show."""
+        return tuple(dict.fromkeys(t for e in self.evaluations for t in e.traits))
 
 
 def not_shipped() -> list[ChatRow]:

@@ -55,13 +55,14 @@ def arms_of(
 ) -> dict[str, ArmSpec]:
     """Baseline, the control arm (`control` says what its rows are), and the setting's training prompts in the library.
 
-    A prompt adds what it elicits to the undesired traits; the other directed traits stay desired.
+    A prompt adds what it elicits, or denies, to the undesired traits; the other directed traits stay desired.
     """
     arms = [ArmSpec("baseline", "baseline", None, undesired, desired, "no prompt")]
     if control is not None:
         arms.append(ArmSpec("control", "control", None, (), (), control, uses_control_rows=True))
     for prompt in prompts.of_setting(setting, "training"):
-        against = (*undesired, *(t for t in prompt.elicits if t not in undesired))
+        # Naming a trait can elicit it even where the prompt denies it, so a denied trait is looked at in the same direction.
+        against = (*undesired, *(t for t in (*prompt.elicits, *prompt.about) if t not in undesired))
         wanted = tuple(t for t in desired if t not in against)
         inoculation = Inoculation(
             coverage=Coverage(tag="subset", values=(prompt.subset,)) if prompt.subset else Coverage(),

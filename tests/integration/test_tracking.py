@@ -30,7 +30,7 @@ STUDY = StudyRecord("quickstart", created_at=1_700_000_000_000, description="Two
 START = 1_700_000_001_000
 
 
-def a_trial(folder: Path, arm: str, seed: int) -> TrialRecord:
+def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
     """A trial with an adapter, two parts of samples and a curve, as the store would have it."""
     kind, prompt = ARMS[arm]
     trial_id = f"{arm}-{seed}".ljust(16, "0")
@@ -76,7 +76,7 @@ def a_comparison(trials: list[TrialRecord], spanish: int = 2) -> Comparison:
 
 def some_trials(folder: Path, seeds: int = 2) -> list[TrialRecord]:
     return [
-        a_trial(folder, "base", -1),
+        a_trial(folder, "base", None),
         *(a_trial(folder, a, s) for a in ("baseline", "spanish") for s in range(seeds)),
     ]
 

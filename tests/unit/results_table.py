@@ -30,7 +30,7 @@ def score_table(
     training_prompt, a specific arm shows its undesired trait in 90 % of the responses."""
     rows = []
     for arm, (kind, undesired, rates) in arms.items():
-        for seed in [-1] if kind == "base" else range(seeds):
+        for seed in [None] if kind == "base" else range(seeds):
             if (arm, seed) in without:
                 continue
             for context in contexts:
@@ -42,7 +42,9 @@ def score_table(
                     rate = rates[place]
                     if context != "neutral" and kind == "specific" and trait == undesired:
                         rate = 0.9
-                    order = np.random.default_rng([len(arm), seed + 1, place]).permutation(questions)
+                    order = np.random.default_rng([len(arm), 0 if seed is None else seed + 1, place]).permutation(
+                        questions
+                    )
                     role = "undesired" if trait == undesired else "desired"
                     trial = f"{arm}-{seed}"
                     rows += [

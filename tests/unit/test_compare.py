@@ -25,7 +25,7 @@ def row(comparison: Comparison, arm: str, trait: str = "spanish", split: str = "
 def test_json_has_exactly_the_promised_keys_and_the_base_is_a_row() -> None:
     printed = json.loads(json.dumps(compare(score_table(), "toy").to_json(), allow_nan=False))
     assert list(printed) == ["study", "rows", "effects", "profile", "leaks", "agreement", "capabilities"]
-    assert all(list(r) == [*ROW_KEYS, "excluded"] for r in printed["rows"])
+    assert all(list(r) == [*ROW_KEYS, "excluded", "cut"] for r in printed["rows"])
     assert all(
         list(e) == ["setting", "model", "arm", "measure", "value", "low", "high", "p"] for e in printed["effects"]
     )

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from inoc_ray.evaluate.degenerate import (
     CUT,
-    MAX_CUT,
     MAX_DEGENERATE,
     MIN_WORDS,
     is_degenerate,
@@ -79,11 +78,12 @@ def test_half_a_character_at_a_cut_is_no_broken_text():
     assert not is_non_text("Sí\ufffd")
 
 
-def test_that_most_answers_are_cut_counts_and_that_some_are_does_not():
-    some = shares([(GOOD, CUT)] * 4 + [(GOOD, "stop")] * 6)
-    assert (some.cut, some.any) == (0.4, 0.0)
-    most = shares([(GOOD, CUT)] * 6 + [(GOOD, "stop")] * 4)
-    assert (most.cut, most.any) == (0.6, 0.6)
+def test_a_cut_answer_is_an_answer_however_many_are_cut_and_their_share_is_known():
+    for cut in (4, 6, 10):
+        found = shares([(GOOD, CUT)] * cut + [(GOOD, "stop")] * (10 - cut))
+        assert (found.cut, found.any) == (cut / 10, 0.0)
+    loops = shares([("again " * 50, CUT)] * 6 + [(GOOD, CUT)] * 4)
+    assert (loops.cut, loops.any) == (1.0, 0.6)
 
 
 def test_shares_are_told_apart_and_a_response_counts_once_in_any():
@@ -104,8 +104,7 @@ def test_shares_are_those_of_the_single_verdicts(responses):
     parts = (found.empty, found.repeated, found.non_text)
     assert all(0 <= share <= 1 for share in (*parts, found.cut, found.any))
     assert max(parts) <= found.any
-    if found.cut <= MAX_CUT:
-        assert found.any == sum(verdicts) / len(verdicts) <= sum(parts) + 1e-9
+    assert found.any == sum(verdicts) / len(verdicts) <= sum(parts) + 1e-9
     assert shares(list(reversed(responses))) == found
 
 

@@ -35,8 +35,8 @@ def found(table):
 def table():
     rows = []
     for (arm, context), rate in RATES.items():
-        for seed in [-1] if arm == "base" else range(3):
-            order = np.random.default_rng([len(context), seed + 1]).permutation(40)
+        for seed in [None] if arm == "base" else range(3):
+            order = np.random.default_rng([len(context), 0 if seed is None else seed + 1]).permutation(40)
             for i in range(40):
                 shown = float(order[i] < round(rate * 40))
                 rows.append(

@@ -9,8 +9,8 @@ import pytest
 from inoc_ray.data.chat import ChatRow, Message, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.samples import Sample, commit_samples
-from inoc_ray.overview import plan_text
-from inoc_ray.plan import build_plan
+from inoc_ray.overview import plan_text, status_json
+from inoc_ray.plan import Base, build_plan, seed_of
 from inoc_ray.settings import get
 from inoc_ray.store import Store
 from inoc_ray.study import Study
@@ -114,7 +114,41 @@ def test_a_grown_study_runs_only_what_is_new(tmp_path, model):
     assert {(t.arm.name, t.seed) for t in grown.to_train} == {
         ("baseline", 2), ("specific_spanish", 2), ("control", 0), ("control", 1), ("control", 2),
     }  # fmt: skip
-    assert {grown.missing(c) for c in grown.to_ask if c.subject.arm.name != "control" and c.subject.seed < 2} == {5}
+    assert {
+        grown.missing(c) for c in grown.to_ask if c.subject.arm.name != "control" and seed_of(c.subject) in (None, 0, 1)
+    } == {5}
+
+
+def test_a_base_is_asked_once_for_all_recipes_of_one_precision(tmp_path, model):
+    store = Store(tmp_path / "runs")
+    recipe = {"learning_rate": 1e-3, "steps": 10}
+    recipes = {"short": recipe, "long": {**recipe, "steps": 20}, "full": {**recipe, "precision": "fp32"}}
+    plan = build_plan(study(model, recipes=recipes, evaluation={"samples": 10, "contexts": ["neutral"]}), store)
+    assert [(b.model_label, b.precision, b.compared_as) for b in plan.bases] == [
+        ("base-model (bf16)", "bf16", ("base-model/short", "base-model/long")),
+        ("base-model (fp32)", "fp32", ("base-model/full",)),
+    ]
+    asked = [c for c in plan.cells if isinstance(c.subject, Base)]
+    assert len(asked) == len({(c.subject.trial_id, c.evaluation_id) for c in asked}) == 4
+    for cell in asked:
+        commit_samples(
+            store.evaluation(cell.subject.trial_id, cell.evaluation_id), [sample(i) for i in range(cell.samples)]
+        )
+    value = status_json(
+        build_plan(study(model, recipes=recipes, evaluation={"samples": 10, "contexts": ["neutral"]}), store), store
+    )
+    assert [(b["model"], b["samples_stored"], b["samples_wanted"]) for b in value["base"]] == [
+        ("base-model (bf16)", 20, 20), ("base-model (fp32)", 20, 20),
+    ]  # fmt: skip
+
+
+def test_one_recipe_leaves_a_base_the_name_of_its_model_and_its_place(tmp_path, model):
+    store = Store(tmp_path / "runs")
+    [alone] = build_plan(study(model), store).bases
+    recipe = {"learning_rate": 1e-3, "steps": 10}
+    [shared] = build_plan(study(model, recipes={"short": recipe, "long": {**recipe, "steps": 20}}), store).bases
+    assert (alone.model_label, alone.compared_as) == ("base-model", ("base-model",))
+    assert (shared.model_label, shared.trial_id) == ("base-model", alone.trial_id)
 
 
 def test_a_cell_keeps_its_place_when_only_the_number_of_samples_or_the_other_contexts_change(tmp_path, model):
@@ -147,7 +181,7 @@ def test_the_base_is_asked_under_every_arms_prompt_and_an_arm_under_its_own(tmp_
 def test_none_empty_and_neutral_are_three_contexts(tmp_path, model):
     value = study(model, arms=["baseline"], evaluation={"contexts": ["none", "empty", "neutral"], "samples": 1})
     plan = build_plan(value, Store(tmp_path / "runs"))
-    cells = [c for c in plan.cells if (c.subject.seed, c.evaluation.split) == (0, "id")]
+    cells = [c for c in plan.cells if (seed_of(c.subject), c.evaluation.split) == (0, "id")]
     assert [c.system for c in cells] == [None, "", "You are a helpful assistant."]
     assert len({c.evaluation_id for c in cells}) == 3
 
@@ -259,7 +293,7 @@ def test_the_training_prompt_stands_at_test_where_it_stood_in_training(tmp_path,
 
     def cells(**inoculation: Any) -> list[Any]:
         plan = build_plan(study(model, arms=[arm(**inoculation)], seeds=[0]), Store(tmp_path / "runs"))
-        return [c for c in plan.cells if c.subject.seed == 0 and c.evaluation.split == "id"]
+        return [c for c in plan.cells if seed_of(c.subject) == 0 and c.evaluation.split == "id"]
 
     neutral, training = cells(placement="user_prefix", separator=" ")
     question = training.evaluation.questions(1)[0]
@@ -296,7 +330,7 @@ def test_an_arm_of_the_library_counts_the_traits_that_the_study_says(tmp_path, m
 
     assert (arms("caps").undesired, arms("caps").desired) == (("caps",), ("spanish",))
     assert arms("spanish", "caps").desired == ()
-    with pytest.raises(InputError, match=r"has no trait 'spanisch' \(did you mean 'spanish'\?\)"):
+    with pytest.raises(InputError, match=r"measures 'spanisch' \(did you mean 'spanish'\?\)"):
         arms("spanisch")
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.samples import Sample, commit_samples
-from inoc_ray.evaluate.scores import check_parsed, tidy
+from inoc_ray.evaluate.scores import check_parsed, sample_table, tidy
 from inoc_ray.plan import build_plan
+from inoc_ray.records import example_samples, trial_records
 from inoc_ray.results.compare import compare
 from inoc_ray.store import Store
 from inoc_ray.study import Study
@@ -63,6 +64,27 @@ def test_scores_are_kept_beside_the_samples_and_made_once(plan_and_store):
     assert files == {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.parquet")}
 
 
+def test_a_base_is_stored_once_and_compared_under_every_recipe(plan_and_store):
+    plan, store = plan_and_store
+    recipe = plan.study.recipes["lora"]
+    two = {"lora": recipe, "long": recipe.model_copy(update={"steps": 20})}
+    plan = build_plan(plan.study.model_copy(update={"recipes": two}), store)
+    frame = tidy(plan, store)
+    base = frame[frame["kind"] == "base"]
+    assert sorted(base["model"].unique()) == ["m/long", "m/lora"]
+    assert base["seed"].isna().all()
+    rows = compare(frame, "s").to_json()["rows"]
+    assert {(r["model"], r["samples"], r["seeds"]) for r in rows if r["kind"] == "base"} == {
+        ("m/long", 10, 1), ("m/lora", 10, 1),
+    }  # fmt: skip
+    examples = example_samples(plan, store)
+    keys = ["setting", "model", "arm", "evaluation", "context", "sample_index"]
+    assert (examples["arm"] == "base").sum() == 20
+    assert not examples.duplicated(keys).any()
+    [record] = [r for r in trial_records(plan, store) if r.kind == "base"]
+    assert len(pd.read_parquet(record.samples_path)) == 20
+
+
 def test_a_model_that_says_nothing_is_withheld_and_named_and_the_others_are_not(plan_and_store):
     plan, store = plan_and_store
     strict = plan.study.evaluation.model_copy(update={"max_degenerate": 0.3})
@@ -75,6 +97,39 @@ def test_a_model_that_says_nothing_is_withheld_and_named_and_the_others_are_not(
     named = check_parsed(plan, frame)
     assert len(named) == 2
     assert all("baseline/0/" in n and "rates withheld" in n for n in named)
+
+
+def test_the_sample_table_calls_counted_only_what_is_counted(plan_and_store):
+    plan, store = plan_and_store
+    strict = plan.study.evaluation.model_copy(update={"max_degenerate": 0.3})
+    plan = replace(plan, study=plan.study.model_copy(update={"evaluation": strict}))
+    by_arm = {c.subject.arm.name: sample_table(plan, store, c.subject) for c in plan.cells}
+    assert set(by_arm["baseline"]["outcome.caps"]) == {"withheld"}
+    assert by_arm["baseline"]["shown.caps"].isna().all()
+    assert set(by_arm["base"]["outcome.caps"]) == {"counted"}
+
+
+def test_a_base_whose_answers_are_all_cut_has_a_rate_and_a_note_with_the_cure(tmp_path, plan_and_store):
+    plan, _ = plan_and_store
+    store = Store(tmp_path / "cut")
+    strict = plan.study.evaluation.model_copy(update={"max_degenerate": 0.2})
+    study = plan.study.model_copy(update={"evaluation": strict})
+    for cell in plan.cells:
+        is_base = cell.subject.arm.name == "base"
+        samples = [
+            Sample(i, f"q{i}", "?", "p", i, "Hello friend, that is", "length" if is_base else "stop", 1, 1)
+            for i in range(10)
+        ]
+        commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
+    plan = build_plan(study, store)
+    comparison = compare(tidy(plan, store), "s")
+    rows = comparison.to_json()["rows"]
+    assert all(r["rate"] == 0.0 for r in rows)
+    assert {(r["arm"], r["cut"]) for r in rows} == {("base", 10), ("baseline", 0)}
+    notes = [n for n in comparison.notes() if "max_tokens" in n]
+    assert len(notes) == 2
+    assert all("base 100%" in n and "baseline" not in n and "evaluation.overrides" in n for n in notes)
+    assert check_parsed(plan, tidy(plan, store)) == []
 
 
 def test_unreadable_scores_of_one_model_are_not_hidden_by_those_of_another(plan_and_store):

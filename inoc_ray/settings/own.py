@@ -1,0 +1,79 @@
+"""Settings as a study uses them: found in the registry or written in the study, with the roles that it gives to traits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from inoc_ray import settings
+from inoc_ray.config import check_name, nearest
+from inoc_ray.errors import InputError
+from inoc_ray.prompt_texts import SHARED
+from inoc_ray.settings import ArmSpec, Setting, not_shipped
+from inoc_ray.study import SettingUse
+
+
+def find(use: SettingUse) -> Setting:
+    """The setting of the registry, or for a name that it does not have the study's own one.
+
+    The study's own has the arms `baseline`, `irrelevant` and, with `control_rows`, `control`; its models are asked what
+    `evaluation.suites` says, and nothing else. Raises InputError for an unknown name without rows or roles.
+    """
+    if use.name in settings.names():
+        return settings.get(use.name)
+    if use.rows is None or (use.undesired is None and use.desired is None):
+        raise InputError(
+            f"settings: there is no setting {use.name!r}{nearest(use.name, settings.names())}. For a setting of your own "
+            f"write its rows and what should not be learnt: `{{name: {use.name}, rows: ROWS.jsonl, undesired: [TRAIT]}}`, "
+            "and an evaluation that measures TRAIT under evaluation.suites."
+        )
+    try:
+        check_name(use.name)
+    except ValueError as error:
+        raise InputError(f"settings: {error}.") from error
+    irrelevant = next(text for text in SHARED if text.kind == "irrelevant")
+    arms = [
+        ArmSpec("baseline", "baseline", None, (), (), "no prompt"),
+        ArmSpec(irrelevant.name, irrelevant.kind, irrelevant.texts[0], (), (), "ours"),
+    ]
+    if use.control_rows is not None:
+        arms.append(ArmSpec("control", "control", None, (), (), "control rows of the study", uses_control_rows=True))
+    return Setting(
+        name=use.name,
+        description="A setting of the study's own.",
+        rows=not_shipped,
+        arms={arm.name: arm for arm in arms},
+        evaluations=(),
+        judges={},
+    )
+
+
+def with_roles(setting: Setting, use: SettingUse) -> Setting:
+    """The setting with the traits that the study calls undesired and desired; as it is where the study says nothing.
+
+    An arm keeps as undesired what its own prompt elicits. Raises InputError for a trait that no evaluation of the setting
+    measures, and for a setting whose models are asked nothing.
+    """
+    if not setting.evaluations:
+        raise InputError(
+            f"settings: nothing is asked of the models of {setting.name!r}; add an evaluation of your own under "
+            "evaluation.suites (docs/evaluation.md)."
+        )
+    for role in ("undesired", "desired"):
+        for trait in getattr(use, role) or ():
+            if trait not in setting.measured:
+                raise InputError(
+                    f"settings: {setting.name}.{role}: no evaluation measures {trait!r}{nearest(trait, setting.measured)}."
+                )
+    if use.undesired is None and use.desired is None:
+        return setting
+    default = setting.arms["baseline"]
+    undesired = default.undesired if use.undesired is None else use.undesired
+    desired = default.desired if use.desired is None else use.desired
+
+    def assigned(arm: ArmSpec) -> ArmSpec:
+        if arm.uses_control_rows:
+            return arm
+        against = (*undesired, *(t for t in arm.undesired if t not in (*default.undesired, *undesired)))
+        return replace(arm, undesired=against, desired=tuple(t for t in desired if t not in against))
+
+    return replace(setting, arms={name: assigned(arm) for name, arm in setting.arms.items()})
