@@ -14,7 +14,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.workload import Workload, told, workloads
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Plan, Subject, Trial
+from inoc_ray.plan import Plan, Subject, Trial, stored_once
 from inoc_ray.planned import failures_of
 from inoc_ray.preflight import check_batches, check_capacity
 from inoc_ray.schedule import steps_of
@@ -39,8 +39,8 @@ def state_of(plan: Plan, store: Store, trial: Trial) -> str:
 
 
 def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
-    """(stored, wanted) samples over the subject's cells in this study."""
-    cells = [c for c in plan.cells if c.subject is subject]
+    """(stored, wanted) samples over the subject's cells in this study, what two contexts share counted once."""
+    cells = stored_once(c for c in plan.cells if c.subject is subject)
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 

@@ -151,6 +151,17 @@ class Cell:
     samples: int
     surrounding: Surrounding
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Where its samples are stored; what a study shows in two places (contexts, settings) may share it."""
+        return self.subject.trial_id, self.evaluation_id
+
+
+def stored_once(cells: Iterable[Cell]) -> list[Cell]:
+    """Of several cells that are stored in the same place the one that asks most."""
+    unique = {cell.key: cell for cell in sorted(cells, key=lambda c: c.samples)}
+    return list(unique.values())
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -220,16 +231,12 @@ class Plan:
 
     def missing(self, cell: Cell) -> int:
         """Samples of the cell that are not stored."""
-        return max(0, cell.samples - self.stored.get((cell.subject.trial_id, cell.evaluation_id), 0))
+        return max(0, cell.samples - self.stored.get(cell.key, 0))
 
     @property
     def to_ask(self) -> list[Cell]:
         """Cells with missing samples; one of several with the same place (the one that asks most)."""
-        unique: dict[tuple[str, str], Cell] = {}
-        for cell in sorted(self.cells, key=lambda c: c.samples):
-            if self.missing(cell):
-                unique[(cell.subject.trial_id, cell.evaluation_id)] = cell
-        return list(unique.values())
+        return stored_once(cell for cell in self.cells if self.missing(cell))
 
     def training_rows(self, trial: Trial, epoch: int = 0) -> list[ChatRow]:
         """The rows that the trial is trained on, inoculated; the wording of `epoch` where they change with it."""
@@ -433,7 +440,7 @@ def build_plan(study: Study, store: Store) -> Plan:
     compared = {t.trial_id for t in trials}
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
-    stored = {key: store.stored_samples(*key) for key in {(c.subject.trial_id, c.evaluation_id) for c in cells}}
+    stored = {key: store.stored_samples(*key) for key in {c.key for c in cells}}
     told = tuple(dict.fromkeys(notes))
     return Plan(
         study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used, told

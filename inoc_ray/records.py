@@ -15,6 +15,7 @@ from inoc_ray.asked import PROMPT_OF
 from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.scores import sample_table
 from inoc_ray.evaluate.workload import told
+from inoc_ray.identity import content_id
 from inoc_ray.overview import state_of
 from inoc_ray.plan import Plan, Subject, Trial, seed_of
 from inoc_ray.store import Store, write_atomically, write_json
@@ -62,9 +63,8 @@ def _description(plan: Plan) -> str:
 
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Every trial of the study that has something to show (done or failed), those that teach and the base models too."""
-    unique: dict[str, Subject] = {s.trial_id: s for s in (*plan.teaching, *plan.subjects)}
-    states = {s.trial_id: _state(plan, store, s) for s in unique.values()}
-    return [_trial_record(plan, store, s, states[s.trial_id]) for s in unique.values() if states[s.trial_id] != "new"]
+    states = [(s, _state(plan, store, s)) for s in (*plan.teaching, *plan.subjects)]
+    return [_trial_record(plan, store, subject, state) for subject, state in states if state != "new"]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> str:
@@ -92,6 +92,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         trial_id=subject.trial_id,
         setting=subject.setting,
         model=subject.model_label,
+        compared_as=subject.compared_as[0],
         arm=subject.arm.name,
         kind=subject.arm.kind,
         prompt=subject.arm.prompt,
@@ -116,13 +117,22 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
     frame = sample_table(plan, store, subject)
     if frame.empty:
         return None
-    path = store.study(plan.study.name) / "samples" / f"{subject.trial_id}.parquet"
+    path = store.study(plan.study.name) / "samples" / _table_name(subject)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     if not path.exists() or path.read_bytes() != buffer.getvalue():
         write_atomically(path, buffer.getvalue())
     return path
+
+
+def _table_name(subject: Subject) -> str:
+    """A file name for its place in the study: two settings or models may share a trial."""
+    place = [subject.setting, subject.model_label, subject.arm.name]
+    seed = seed_of(subject)
+    # "/" stands in names of settings and labels; neither "+" nor "," stands in any.
+    name = ",".join(part.replace("/", "+") for part in place) + ("" if seed is None else f",s{seed}")
+    return f"{name if len(name) <= 200 else f'{name[:180]}~{content_id(name)}'}.parquet"
 
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:

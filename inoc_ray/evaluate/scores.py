@@ -118,6 +118,9 @@ class Verdicts:
     def __init__(self, score: Any, shown: Any, outcome: Any) -> None:
         self.score, self.shown, self.outcome = score, shown, outcome
 
+    def __getitem__(self, some: slice) -> Verdicts:
+        return Verdicts(self.score[some], self.shown[some], self.outcome[some])
+
 
 def _by_rule(scores: list[float | None]) -> Verdicts:
     score = np.array([np.nan if s is None else s for s in scores], dtype=float)
@@ -434,29 +437,42 @@ def _place(parts: Iterable[Any]) -> str:
 
 
 def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """How well each pair of judges agrees, per setting and trait, over all responses that both decided."""
+    """How well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each once.
+
+    `difference` (second minus first) is of the numbers on the trait's rubric; None for a pair with the rules, which give none.
+    """
     from inoc_ray.evaluate.judges.agreement import agreement as agree
 
     profile = plan.panel.profile()
-    marks: dict[tuple[str, str, str, str], list[tuple[Any, Any]]] = {}
-    for cell in plan.cells:
+    pairs: dict[tuple[str, str, str, str], list[tuple[Verdicts, Verdicts]]] = {}
+    seen: set[tuple[str, str, str, str]] = set()
+    for cell in sorted(plan.cells, key=lambda c: -c.samples):
         setting = setting_of(plan, cell.subject.setting)
-        several = [t for t in cell.evaluation.traits if len(plan.panel.told_by(setting, cell.evaluation, t)) > 1]
+        several = [
+            trait
+            for trait in cell.evaluation.traits
+            if len(plan.panel.told_by(setting, cell.evaluation, trait)) > 1
+            and (setting.name, *cell.key, trait) not in seen
+        ]
+        # Two contexts of a model may share their samples.
+        seen |= {(setting.name, *cell.key, trait) for trait in several}
         if not several:
             continue
-        for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id)):
+        for start, _, path in list_parts(store.evaluation(*cell.key)):
             part = _Part(plan, cell, path)
+            # Another study may have asked for more.
+            asked = slice(0, max(0, cell.samples - start))
             for trait in several:
-                found = list(part.verdicts(trait, profile).items())
-                for number, (one, first) in enumerate(found):
-                    for other, second in found[number + 1 :]:
-                        marks.setdefault((setting.name, trait, one, other), []).append((first.shown, second.shown))
+                for (one, first), (other, second) in itertools.combinations(part.verdicts(trait, profile).items(), 2):
+                    pairs.setdefault((setting.name, trait, one, other), []).append((first[asked], second[asked]))
     out = []
-    for (setting_name, trait, one, other), pairs in marks.items():
-        decided = {one: np.concatenate([a for a, _ in pairs]), other: np.concatenate([b for _, b in pairs])}
-        [pair] = agree(decided, decided)
+    for (setting_name, trait, *names), verdicts in pairs.items():
+        decided = {n: np.concatenate([v[i].shown for v in verdicts]) for i, n in enumerate(names)}
+        numbers = {n: np.concatenate([v[i].score for v in verdicts]) for i, n in enumerate(names)}
+        [pair] = agree(decided if RULES in names else numbers, decided)
+        difference = math.nan if RULES in names else pair.difference
         record = {"setting": setting_name, "trait": trait, "judges": [pair.first, pair.second], "responses": pair.n}
-        record["asked"] = len(decided[one])
-        numbers = {"agreement": pair.share, "kappa": pair.kappa, "difference": pair.difference}
-        out.append(record | {name: None if math.isnan(value) else value for name, value in numbers.items()})
+        record["asked"] = len(decided[pair.first])
+        said = {"agreement": pair.share, "kappa": pair.kappa, "difference": difference}
+        out.append(record | {name: None if math.isnan(value) else value for name, value in said.items()})
     return out

@@ -103,14 +103,18 @@ class TrialRate:
     """Share of them judged but not counted."""
 
 
+Place = tuple[str, str, str, int | None]
+"""Where a fine-tune stands in a study: setting, model, arm, seed (None for the base). Two places may share one trial id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything the results of a study say. trial_rates: trial id → rates of that fine-tune alone."""
+    """Everything the results of a study say. trial_rates: place → rates of that fine-tune alone."""
 
     study: str
     rows: tuple[Row, ...]
     effects: tuple[Effect, ...]
-    trial_rates: Mapping[str, tuple[TrialRate, ...]] = field(default_factory=dict)
+    trial_rates: Mapping[Place, tuple[TrialRate, ...]] = field(default_factory=dict)
     profile: str = ""
     """The threshold profile in words."""
     leaks: tuple[Leak, ...] = ()
@@ -174,7 +178,7 @@ def compare(frame: pd.DataFrame, study: str, profile: str = "", planned: Planned
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
     rows: list[Row] = []
     found: list[Effect] = []
-    trials: dict[str, list[TrialRate]] = {}
+    trials: dict[Place, list[TrialRate]] = {}
     counted = _count(frame)
     leaked: list[Leak] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
@@ -209,7 +213,7 @@ def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str], tu
 
 def _count(frame: pd.DataFrame) -> pd.DataFrame:
     """Responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
-    keys = [name for name in COLUMNS if name not in {"seed", "sample_index", "score", "shown", "outcome"}]
+    keys = [name for name in COLUMNS if name not in {"sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
     table["counts"] = frame["shown"].notna().astype("int64")
     table["hits"] = (frame["shown"] == 1.0).astype("int64")
@@ -231,7 +235,7 @@ def arm_rank(kind: str) -> tuple[int, int]:
     return _FIRST.get(kind, len(_FIRST)), _LAST.get(kind, 0)
 
 
-def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[str, list[TrialRate]]) -> tuple[View, list[Row]]:
+def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[Place, list[TrialRate]]) -> tuple[View, list[Row]]:
     arms = tuple(_arms(part))
     rates = {}
     rows: list[Row] = []
@@ -259,11 +263,18 @@ def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[str, list[T
                     *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
                 )
             )  # fmt: skip
-            for trial, own in cell_rows.groupby("trial_id", sort=True):
+            for _, own in cell_rows.groupby("trial_id", sort=True):
+                place = (setting, model, arm, _seed(own["seed"].iloc[0]))
                 shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
-                trials.setdefault(str(trial), []).append(_trial_rate(rows[-1], _cell(own, len(questions)), *shares))
+                trials.setdefault(place, []).append(_trial_rate(rows[-1], _cell(own, len(questions)), *shares))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
     return View(setting, model, arms, splits, rates), rows
+
+
+def _seed(value: Any) -> int | None:
+    import pandas as pd
+
+    return None if pd.isna(value) else int(value)
 
 
 def _cell(rows: pd.DataFrame, questions: int) -> Cell:

@@ -59,10 +59,22 @@ class TrialRecord:
     started_at: int | None = None
     ended_at: int | None = None
     status: Status = "done"
+    compared_as: str = ""
+    """The model of the tables in which its rates stand, where that is another label (a base of several recipes)."""
     taught_by: str = ""
     """The trial whose adapter this one went on with, or for a base is; "" for none."""
     capabilities: Sequence[Score] = ()
     """What lm-evaluation-harness says; parts of a task (the subjects of mmlu) become no metrics."""
+
+    @property
+    def place(self) -> str:
+        """Where in the study it stands: what its run is found by, since two settings may share a trial."""
+        return place_of(self.setting, self.model, self.arm, self.seed)
+
+
+def place_of(setting: str, model: str, arm: str, seed: int | str | None) -> str:
+    """The tag `place` of a run: "setting · model · arm · seed", the last empty for a base."""
+    return " · ".join([setting, model, arm, "" if seed is None else str(seed)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +194,7 @@ def project_trials(study: StudyRecord, trials: Sequence[TrialRecord], comparison
 
 def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> Run:
     started = trial.started_at if trial.started_at is not None else study.created_at
+    model = trial.compared_as or trial.model
     params = {
         "setting": trial.setting,
         "model": trial.model,
@@ -192,20 +205,21 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
         "dataset_hash": trial.dataset_hash,
         **recipe,
     }
-    cells = [c for c in comparison.planned.cells if (c.trial_id, c.setting) == (trial.trial_id, trial.setting)]
+    place = (trial.setting, model, trial.arm, trial.seed)
+    cells = [c for c in comparison.planned.cells if (c.setting, c.model, c.arm, c.seed) == place]
     complete = trial.status != "failed" and all(cell.complete for cell in cells)
     failed = trial.status == "failed" or any(c.why or c.why_not_judged for c in cells if not c.complete)
     missing = list_missing(Planned(cells=cells))
     evaluations = {(row.evaluation, row.split) for row in comparison.rows if row.setting == trial.setting}
     artifacts = [*_files(trial.adapter_dir, "adapter"), *_files(trial.samples_path, "samples")]
     return Run(
-        identity=("trial_id", trial.trial_id),
+        identity=("place", trial.place),
         name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
-        tags=_tags({"study": study.name, **_completeness(missing, complete=complete)}),
+        tags=_tags({"study": study.name, "trial_id": trial.trial_id, **_completeness(missing, complete=complete)}),
         params={key: value[:MAX_PARAM] for key, value in params.items()},
         metrics=named(
             {
-                **_trial_metrics(comparison.trial_rates.get(trial.trial_id, ()), evaluations),
+                **_trial_metrics(comparison.trial_rates.get(place, ()), evaluations),
                 **capability_metrics(trial.capabilities),
             }
         ),

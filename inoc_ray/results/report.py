@@ -252,10 +252,7 @@ def _missing(comparison: Comparison) -> str:
         ]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     summary = escape(summary_of_missing(comparison).removeprefix("INCOMPLETE: "))
-    return (
-        f'<section class="warning"><h2>This study is incomplete</h2><p>{summary}</p>'
-        f"<ul>{items}</ul></section>"
-    )
+    return f'<section class="warning"><h2>This study is incomplete</h2><p>{summary}</p><ul>{items}</ul></section>'
 
 
 def _list(title: str, items: Sequence[str]) -> str:

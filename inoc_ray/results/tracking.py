@@ -4,8 +4,9 @@ The store is the truth (what a trial is, when it ran, what it scored); `sync` ma
 Calling it twice changes nothing; a trial that is new is added, a rate that changed is written again.
 
 How that is made idempotent, with MLflow as it is:
-* A run is found by its tag (`trial_id`; the parent by `study_run`). Finding and creating happen under the caller's
-  lock, since MLflow has no unique tags; of two runs for one trial, the older stays.
+* A run is found by its tag `place` (setting, model, arm and seed; the parent by `study_run`), since two settings of a
+  study may share a trial. Finding and creating happen under the caller's lock, since MLflow has no unique tags; of two
+  runs for one place, the older stays. A run without the tag is of an earlier version: its parameters name its place.
 * A point of a curve is a row keyed by all that it holds, so it is written with the store's times, never the clock's,
   and a curve that is there already (tag `curves`, a hash of it) is not sent again.
 * A rate is written at step 0; where the stored value differs, at the next step: MLflow shows the newest step, and the
@@ -38,6 +39,7 @@ from inoc_ray.results.projection import (
     Run,
     StudyRecord,
     TrialRecord,
+    place_of,
     project_study,
     project_trials,
 )
@@ -73,7 +75,7 @@ _QUIET = {
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What sync left behind. runs: trial id → MLflow run id. written: runs in which something was written."""
+    """What sync left behind. runs: place (`TrialRecord.place`) → MLflow run id. written: runs in which something was written."""
 
     experiment_id: str
     parent_run_id: str
@@ -262,13 +264,22 @@ def _known_runs(client: MlflowClient, experiment: str) -> dict[tuple[str, str], 
             break
     known: dict[tuple[str, str], MlflowRun] = {}
     for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
-        for name in ("trial_id", "study_run"):
-            value = run.data.tags.get(name)
+        for name, value in (("place", _place(run)), ("study_run", run.data.tags.get("study_run"))):
             if value is not None and (name, value) in known:
                 client.delete_run(run.info.run_id)
             elif value is not None:
                 known[name, value] = run
     return known
+
+
+def _place(run: MlflowRun) -> str | None:
+    tags, params = run.data.tags, run.data.params
+    if "place" in tags or "trial_id" not in tags:
+        return tags.get("place")
+    try:
+        return place_of(params["setting"], params["model"], params["arm"], params["seed"])
+    except KeyError:
+        return None
 
 
 def _write(

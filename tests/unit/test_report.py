@@ -123,7 +123,7 @@ def test_every_table_of_rates_has_the_shares_that_were_not_read_and_not_counted(
     line = next(text for text in found.to_text().splitlines() if text.startswith("  baseline") and "%" in text)
     assert line.split()[-2:] == ["25%", "5%"]
     assert "<td class=n>20 (25%)</td><td class=n>4 (5%)</td>" in render(found, ReportMeta("t"), None, None)
-    assert {(r.unparsed, r.excluded) for r in found.trial_rates["baseline-0"]} == {(0.25, 0.05)}
+    assert {(r.unparsed, r.excluded) for r in found.trial_rates["toy", "tiny", "baseline", 0]} == {(0.25, 0.05)}
 
 
 def test_the_same_input_gives_the_same_files(comparison: Comparison, page: str, tmp_path: Path) -> None:
