@@ -175,6 +175,8 @@ class Plan:
     """Trials that teach a model first and that the study does not compare, each once."""
     settings: dict[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
+    damaged: tuple[str, ...] = ()
+    """What the store holds of the study but not as it was committed, so that it counts as missing: a sentence each."""
 
     @functools.cached_property
     def panel(self) -> Panel:
@@ -449,7 +451,19 @@ def build_plan(study: Study, store: Store) -> Plan:
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {c.key for c in cells}}
-    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used)
+    damaged = store.damage(dict.fromkeys(t.trial_id for t in (*teaching.values(), *trials)), stored)
+    return Plan(
+        study,
+        tuple(trials),
+        tuple(bases),
+        tuple(cells),
+        done,
+        stored,
+        kept,
+        tuple(teaching.values()),
+        used,
+        tuple(damaged),
+    )
 
 
 def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]]) -> ResolvedModel:

@@ -88,6 +88,10 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
         return []
     folder = store.study(plan.study.name)
     journal = SampleJournal(folder / "samples-under-way.jsonl")
+    for subject in {c.subject.trial_id: c.subject for engine in engines.values() for c in engine.cells}.values():
+        if store.bind(subject.trial_id, subject.adapter_of):
+            journal.forget(lambda key, old=subject.trial_id: key[0] == old)
+    journal.forget(lambda key: key[2] < store.stored_samples(key[0], key[1]))
     for number, engine in enumerate(engines.values(), start=1):
         subject = engine.subject
         say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
@@ -103,7 +107,7 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             log = folder / "evaluation.log"
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             failed.append({"label": f"evaluation on {subject.model.name}", "error": reason, "log": str(log)})
-    journal.close(done=not failed)
+    journal.close()
     return failed
 
 
@@ -128,9 +132,9 @@ async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoi
     requests: list[SampleRequest] = []
     chosen: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
-        opened = _OpenCell(store, cell, plan.stored.get((cell.subject.trial_id, cell.evaluation_id), 0), tokenizer)
+        opened = _OpenCell(store, cell, plan.stored.get(cell.key, 0), tokenizer, journal)
         open_cells[number] = opened
-        missing = opened.missing(journal)
+        missing = opened.missing()
         if cell.evaluation.choices:
             chosen += opened.choices(missing, number, endpoint.model_id)
         else:
@@ -164,9 +168,9 @@ def _place(key: str) -> tuple[int, int]:
 class _OpenCell:
     """A cell that is being asked: collects results, and commits when all are there."""
 
-    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any) -> None:
-        self.cell, self.start = cell, start
-        self.folder = store.evaluation(cell.subject.trial_id, cell.evaluation_id)
+    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any, journal: SampleJournal) -> None:
+        self.cell, self.start, self.journal = cell, start, journal
+        self.folder = store.evaluation(*cell.key)
         self.questions = cell.evaluation.questions(cell.samples)[start:]
         self.prompts = [render(tokenizer, messages_of(q, cell), True) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
@@ -174,11 +178,12 @@ class _OpenCell:
 
     def key(self, offset: int) -> Key:
         """The sample's key in the journal."""
-        return self.cell.subject.trial_id, self.cell.evaluation_id, self.start + offset
+        return (*self.cell.key, self.start + offset)
 
-    def missing(self, journal: SampleJournal) -> list[int]:
+    def missing(self) -> list[int]:
         """The offsets that are to be asked; what the journal holds is taken from there."""
-        kept = {offset: found for offset in range(len(self.prompts)) if (found := journal.kept.get(self.key(offset)))}
+        held = self.journal.kept
+        kept = {offset: found for offset in range(len(self.prompts)) if (found := held.get(self.key(offset)))}
         for offset, result in kept.items():
             self.add(offset, result)
         return [offset for offset in range(len(self.prompts)) if offset not in kept]
@@ -249,3 +254,5 @@ class _OpenCell:
         }
         write_json(self.folder / "evaluation.json", description)
         commit_samples(self.folder, samples)
+        mine = {self.key(offset) for offset in range(len(self.prompts))}
+        self.journal.forget(mine.__contains__)
