@@ -90,12 +90,12 @@ def _engine() -> Finding:
 
 
 def _miniature() -> Finding:
+    from inoc_ray.config import MINIATURE
     from inoc_ray.errors import InputError
-    from inoc_ray.plan import resolve_model
-    from inoc_ray.study import Model
+    from inoc_ray.models.resolve import resolve_model
 
     try:
-        model = resolve_model(Model(name="miniature"))
+        model = resolve_model(MINIATURE, "the package")
     except InputError as error:
         return Finding("missing", "miniature weights", str(error), "reinstall the package")
     return Finding("ok", "miniature weights", model.hash[:16])

@@ -15,6 +15,7 @@ from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.workload import Workload, told, workloads
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, Subject, Trial, stored_once
+from inoc_ray.planned import failures_of
 from inoc_ray.preflight import check_batches, check_capacity
 from inoc_ray.schedule import steps_of
 from inoc_ray.settings.presets import PRESETS
@@ -158,6 +159,7 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
         "base": base,
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),
+        "failures": [failure.to_json() for failure in failures_of(plan, store)],
     }
 
 
@@ -173,6 +175,7 @@ def status_text(plan: Plan, store: Store) -> str:
     going = f"Running: process {running['pid']} on {running['host']}." if running else "Running: no."
     counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
     works = [f"To judge: {_work_text(work)}" for work in workloads(plan, store)]
+    failed = [f"Failed: {f['label']}: {f['error']} (log: {f['log']})" for f in value["failures"]]
     return "\n".join(
         [
             f"Study {value['study']}: {counts}. {going}",
@@ -180,6 +183,7 @@ def status_text(plan: Plan, store: Store) -> str:
             table(rows, ["trial", "arm", "seed", "state", "samples", "log"]),
             *(["", *works] if works else []),
             *(["", *damage_text(plan)] if plan.damaged else []),
+            *(["", *failed] if failed else []),
         ]
     )
 
@@ -199,7 +203,8 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
             found.append(
                 {"id": prompt.id, "setting": name, "arm": prompt.name if prompt.name in arms else None,
                  "use": prompt.use, "kind": prompt.kind, "prompt": prompt.text, "paraphrases": list(prompt.texts[1:]),
-                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits), "source": prompt.source}
+                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits or _denied(prompt)),
+                 "source": prompt.source}
             )  # fmt: skip
         known = {p.name for p in entries}
         for arm in arms.values():
@@ -212,14 +217,18 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
     return [p for p in found if kind in (None, p["kind"])]
 
 
+def _denied(prompt: prompts.Prompt) -> tuple[str, ...]:
+    return prompt.about if prompt.use == "training" else ()
+
+
 def prompts_text(setting: str | None, kind: str | None) -> str:
     """A table of the prompts."""
     rows = []
     for p in prompts_json(setting, kind):
         more = f" (+{len(p['paraphrases'])} wordings)" if p["paraphrases"] else ""
-        elicits = ", ".join(p["undesired"])
-        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, elicits, p["hash"], p["source"]])
-    return table(rows, ["prompt", "kind", "use", "text", "elicits", "hash", "source"])
+        about = ", ".join(p["undesired"])
+        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, about, p["hash"], p["source"]])
+    return table(rows, ["prompt", "kind", "use", "text", "elicits or denies", "hash", "source"])
 
 
 def settings_json() -> list[dict[str, Any]]:
@@ -257,7 +266,9 @@ def settings_text() -> str:
             f"{'; questions from a file' if e['questions_from'] else ''})"
             for e in s["evaluations"]
         )
-        rows = f"{s['rows']} (control {s['control_rows']})"
+        rows = (
+            f"{s['rows']} ({'no control rows' if s['control_rows'] is None else 'control ' + str(s['control_rows'])})"
+        )
         if s["rows_from"]:
             rows = f"from a file: {s['rows_from']['what']} ({s['rows_from']['published']})"
         lines = [f"{s['setting']}: {s['description']}", f"rows: {rows}", f"arms: {', '.join(s['arms'])}"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
 from inoc_ray.evaluate.panel import Panel
 from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
-from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
+from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields
+from inoc_ray.models.resolve import resolve_model
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting, own
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
@@ -43,11 +43,16 @@ class ResolvedModel:
     """Content hash of the folder: which base an adapter belongs to, and so which engine can serve it."""
     taught: Trial | None = None
     """The trial whose adapter this model's trials go on with."""
+    enable_thinking: bool | None = None
+    """What the chat template is told; None leaves it alone."""
 
     @property
     def identity(self) -> str:
-        """What a trial starts from: the folder's hash alone, or that and the trial that taught it."""
-        return self.hash if self.taught is None else content_hash({"base": self.hash, "taught": self.taught.trial_id})
+        """What a trial starts from: the folder's hash alone, or that with the trial that taught it and how it is to reason."""
+        more: dict[str, Any] = {} if self.taught is None else {"taught": self.taught.trial_id}
+        if self.enable_thinking is not None:
+            more["enable_thinking"] = self.enable_thinking
+        return content_hash({"base": self.hash, **more}) if more else self.hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,26 +244,10 @@ class Plan:
         return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, epoch, label=trial.rows_label)
 
 
-def resolve_model(model: Model) -> ResolvedModel:
-    """The model's folder and identity. Raises InputError when there is no such folder or it holds no safetensors weights."""
-    if model.path == "miniature":
-        from inoc_ray.miniature import weights_path
-
-        folder = weights_path()
-    else:
-        folder = Path(os.path.expanduser(model.path)).absolute()
+def _found(model: Model) -> ResolvedModel:
     where = f"models: {model.name!r}"
-    if not folder.is_dir():
-        raise InputError(
-            f"{where}: there is no model folder {folder}; give `path: miniature` or a folder with a model."
-        )
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{where}: {folder} has no config.json, so it is no model folder.")
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{where}: {folder} has no *.safetensors weights (pickled weights are not loaded); convert them first."
-        )
-    return ResolvedModel(model.name, folder, model_folder_hash(folder))
+    folder = resolve_model(model.path, where)
+    return ResolvedModel(model.name, folder.path, folder.hash, enable_thinking=model.enable_thinking)
 
 
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
@@ -375,7 +364,7 @@ def _probe(spec: EvaluationSpec) -> str:
 def build_plan(study: Study, store: Store) -> Plan:
     """Everything the study asks for. Raises InputError, before anything is written, for what cannot be right."""
     kept: dict[str, list[ChatRow]] = {}
-    models = [_teach(resolve_model(m), m, study, kept) for m in study.models]
+    models = [_teach(_found(m), m, study, kept) for m in study.models]
     trials: list[Trial] = []
     bases: list[Base] = []
     cells: list[Cell] = []
@@ -386,8 +375,8 @@ def build_plan(study: Study, store: Store) -> Plan:
     for use in study.settings:
         setting = own.find(use)
         settings.check_trigger(setting, use)
-        named = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
-        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in named))
+        library = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
+        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in library))
         setting = own.with_roles(with_suites(setting, study.evaluation), use)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
@@ -479,7 +468,7 @@ def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, lis
     arm = ArmSpec(STAGE_1, "baseline", None, (), (), "the rows that the model is taught first, without a prompt")
     source = stages.source_of(stage)
     trial = Trial(
-        trial_id=trial_id(found.hash, dataset, arm, recipe, stage.seed),
+        trial_id=trial_id(found.identity, dataset, arm, recipe, stage.seed),
         setting=source,
         arm=arm,
         model=found,

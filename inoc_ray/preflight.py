@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from inoc_ray.cluster import Capacity, check_serving, concurrent_groups, expected_capacity
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.windows import check_answers_fit
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, arm_identity
 from inoc_ray.remote import check_answers
 from inoc_ray.schedule import variants_of
+from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
 from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
 
@@ -37,8 +41,8 @@ def check_lengths(plan: Plan) -> None:
 
     Raises InputError naming the row that is longer than the recipe's max_length or the model's context window.
     """
-    from inoc_ray.data.check import context_window
     from inoc_ray.data.tokenize import encode_rows, load_tokenizer
+    from inoc_ray.models.config import context_window
 
     checked: set[tuple[str, str, str, int]] = set()
     for trial in plan.to_train:
@@ -51,6 +55,34 @@ def check_lengths(plan: Plan) -> None:
             limit = min(trial.recipe.max_length, context_window(trial.model.path))
             for epoch in range(variants):
                 encode_rows(tokenizer, plan.training_rows(trial, epoch), limit, trial.rows_label)
+
+
+def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
+    """Renders every prompt that is to be asked for, with its model's own tokenizer and template.
+
+    Raises InputError for one that the template refuses, for one that is too long for the model's window with its answer, and
+    when an engine that holds it and the weights does not fit in memory (`gpu_bytes`: of one GPU; None where that is not known).
+    """
+    from inoc_ray.evaluate.windows import check_windows, longest_requests
+    from inoc_ray.serve.memory import check_fits, host_memory
+
+    requests = longest_requests(plan.to_ask)
+    check_windows(plan, requests)
+    engines: dict[tuple[Path, str], tuple[str, int]] = {}
+    for longest in requests:
+        subject = longest.cell.subject
+        name, tokens = engines.get((subject.model.path, subject.precision), (subject.model.name, 0))
+        engines[subject.model.path, subject.precision] = name, max(tokens, longest.tokens)
+    for (folder, precision), (name, tokens) in engines.items():
+        gpus = plan.study.resources.serve_gpus
+        where = f"models: {name!r}"
+        check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
+
+
+def check_gpus_there(plan: Plan) -> None:
+    """On a cluster that was joined: raises InputError when the engine does not fit its GPUs, which nobody could ask before."""
+    if expected_capacity() is None and plan.to_ask and plan.study.resources.serve_gpus:
+        check_requests(plan, cluster_gpu_memory())
 
 
 def check_judges(plan: Plan, store: Store) -> None:
@@ -81,7 +113,10 @@ def preflight(plan: Plan, store: Store) -> None:
     check_batches(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
+    check_answers_fit(plan)
     check_lengths(plan)
+    # The GPUs of a cluster that is not joined yet are asked once it is.
+    check_requests(plan, None if capacity is None else gpu_memory())
     check_judges(plan, store)
     check_capabilities(plan)
     if plan.study.tracking_uri:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import io
 import json
@@ -141,7 +142,7 @@ def _table_name(subject: Subject) -> str:
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
     """What the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
-    from inoc_ray.results.report import ArmText, ReportMeta, TrialLine
+    from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
     contexts = {
@@ -164,7 +165,12 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         template = model.path / "chat_template.jinja"
         if template.exists():
             provenance[f"chat template of {model.name}"] = template.read_text(encoding="utf-8")
-    judged_by = [(t.setting, t.evaluation, t.trait, t.in_words(plan)) for t in told(plan)]
+    judged_by = [
+        JudgedBy(t.setting, t.evaluation, t.trait, name, t.how(plan, name), t.combined(plan))
+        for t in told(plan)
+        for name in t.judges
+    ]
+    provenance = _times(plan, store) | provenance | _recipes(plan)
     return ReportMeta(
         title=f"Study {plan.study.name}",
         description=_description(plan),
@@ -179,6 +185,29 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         ],
         provenance=provenance,
     )
+
+
+def _times(plan: Plan, store: Store) -> dict[str, str]:
+    """When the study was first run and when its last fine-tune was finished, in UTC; from the store, never from the clock."""
+    ended = [store.read_trial(t.trial_id)["committed_at"] for t in plan.fine_tunes if t.trial_id in plan.done_trials]
+    times = {"first run": _created_at(plan, store), "last fine-tune finished": max(ended, default=None)}
+    return {
+        what: f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"
+        for what, seconds in times.items()
+        if seconds is not None
+    }
+
+
+def _recipes(plan: Plan) -> dict[str, str]:
+    """The recipes and how evaluations sample, as a study file writes them."""
+    import yaml
+
+    def text(value: Any) -> str:
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip()
+
+    recipes = {f"recipe {name}": text(recipe.model_dump(mode="json")) for name, recipe in plan.study.recipes.items()}
+    evaluation = plan.study.evaluation.model_dump(mode="json", exclude_defaults=True)
+    return {**recipes, "evaluation (what differs from the defaults)": text(evaluation) if evaluation else "nothing"}
 
 
 def _version(distribution: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from inoc_ray.data.sources import HUB
+from inoc_ray.config import HUB
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, build_plan

@@ -54,6 +54,9 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
             "seed": trial.seed,
             "zero_stage": resources.zero_stage,
             "micro_batch_size": resources.micro_batch_size,
+            "gradient_checkpointing": resources.checkpoints_gradients,
+            "persistence_threshold": resources.persistence_threshold,
+            "enable_thinking": trial.model.enable_thinking,
             "start": str(store.adapter(taught.trial_id)) if taught else None,
         }
     )

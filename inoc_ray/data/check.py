@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.config import MINIATURE
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
 from inoc_ray.data.sources import iterate_rows, local_file
@@ -99,6 +100,9 @@ class CheckReport:
 
     files: tuple[FileReport, ...]
     max_length: int
+    model: str
+    """Whose tokenizer counted the tokens: as it was named, or `miniature` where nobody was."""
+    model_named: bool
 
     @property
     def problems(self) -> list[str]:
@@ -113,7 +117,8 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         files = [{**vars(f), "findings": {name: vars(found) for name, found in f.findings.items()}} for f in self.files]
-        return {"max_length": self.max_length, "problems": self.problems, "files": files}
+        tokenizer = {"model": self.model, "named": self.model_named}
+        return {"max_length": self.max_length, "tokenizer": tokenizer, "problems": self.problems, "files": files}
 
     def to_text(self) -> str:
         """A line per file, and one per finding."""
@@ -129,12 +134,14 @@ class CheckReport:
                     lines.append(f"  note: {found.rows} rows {NOTES[name]} ({'; '.join(found.examples)})")
                 elif name not in NOTES and not found.rows:
                     lines.append(f"  good: {name}: none")
-        return "\n".join([*lines, *(f"  problem: {problem}" for problem in self.problems)])
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        named = "" if self.model_named else ", the default; --model names the one that you train"
+        return "\n".join([*lines, f"Tokens are those of {self.model}{named}."])
 
 
 def check_files(
     files: Sequence[str | Path],
-    model: str,
+    model: str | None,
     max_length: int | None,
     against: Sequence[str] = (),
     trigger: str | None = None,
@@ -142,17 +149,21 @@ def check_files(
 ) -> CheckReport:
     """Raises InputError at the first row that cannot be trained on, with file and row; `max_length` in tokens.
 
-    `against`: files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
+    `model`: a base model as a study names it, whose tokenizer and window count; None stands for the miniature. `against`:
+    files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
     """
-    from inoc_ray.plan import resolve_model
-    from inoc_ray.study import Model
+    from inoc_ray.models.config import context_window
+    from inoc_ray.models.resolve import fetch, locate
+    from inoc_ray.models.tokenizer import load_tokenizer
 
     for name, text in (("--trigger", trigger), ("--prompt", prompt)):
         if text is not None and not text.strip():
             raise InputError(f"{name}: the text is empty; write it or leave the option out.")
     index = PromptIndex([found for source in against for found in evaluation_prompts(source)]) if against else None
-    folder = resolve_model(Model(name="model", path=model)).path
-    tokenizer = _load_tokenizer(folder)
+    source = model or MINIATURE
+    fetch(source, "data check --model", weights=False)
+    folder = locate(source, "data check --model", weights=False)
+    tokenizer = load_tokenizer(str(folder))
     limit = max_length or context_window(folder)
     reports = []
     with _Reading([local_file(str(file)) for file in files]) as reading:
@@ -163,7 +174,7 @@ def check_files(
             if not checker.lengths:
                 raise InputError(f"{file}: there are no rows in this file.")
             reports.append(checker.report(str(file)))
-    return CheckReport(tuple(reports), limit)
+    return CheckReport(tuple(reports), limit, source, model is not None)
 
 
 class _Reading(contextlib.ExitStack):
@@ -181,21 +192,6 @@ class _Reading(contextlib.ExitStack):
         """What the reader of that file calls with the bytes that it has read of it."""
         progress, before = self.progress, sum(self.sizes[:number])
         return None if progress is None else lambda done: progress.update((before + done) // MEGABYTE)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in its tokenizer.json. `AutoTokenizer` would import torch to find the class: 480 MB and seconds."""
-    from inoc_ray.data.tokenize import load_tokenizer
-
-    if not (folder / "tokenizer.json").is_file():
-        return load_tokenizer(str(folder))
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(str(folder))
-    except Exception as error:  # The tokenizers' own reader raises nothing more special.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{folder}/tokenizer.json: not a tokenizer ({reason}); fetch the model again.") from error
 
 
 def _length(tokenizer: Any, row: ChatRow, limit: int, where: str) -> int:
@@ -288,20 +284,6 @@ class _Checker:
             capitals=self.count["capitals"],
             findings=self.findings,
         )
-
-
-def context_window(folder: Path) -> int:
-    """Tokens that the model in `folder` can see. Raises InputError when its config.json does not say."""
-    import json
-
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder}/config.json: not JSON ({error}).") from error
-    window = config.get("max_position_embeddings") if isinstance(config, dict) else None
-    if not isinstance(window, int):
-        raise InputError(f"{folder}/config.json: no max_position_embeddings; give --max-length.")
-    return window
 
 
 def _hash(text: str) -> int:

@@ -9,17 +9,14 @@ Nothing from the hub is executed or unpickled: one file is downloaded into the h
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.data.chat import ChatRow, iterate_jsonl, parse_row
 from inoc_ray.errors import InputError
+from inoc_ray.models.hub import HubErrors, Place, is_hub, parse_place
 
-HUB = "hf://"
-_DATASET = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<commit>[^/]+))?(?:/(?P<file>.+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _READABLE = (".jsonl", ".parquet")
 _BATCH = 1024
 """Rows of a parquet file that are in memory at once."""
@@ -36,7 +33,7 @@ def read_rows(source: str) -> list[ChatRow]:
 def local_file(source: str) -> Path:
     """Where the rows of a source lie on this machine. Raises InputError as `fetch` does for a dataset of the hub."""
     # Not Path.expanduser, which raises RuntimeError for the home of somebody who is not there.
-    return fetch(source) if source.startswith(HUB) else Path(os.path.expanduser(source))
+    return fetch(source) if is_hub(source) else Path(os.path.expanduser(source))
 
 
 def iterate_rows(source: str, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
@@ -55,76 +52,32 @@ def iterate_rows(source: str, tell: Callable[[int], None] | None = None) -> Iter
 
 def fetch(source: str) -> Path:
     """The local file of a dataset of the hub, downloaded unless it is in the hub's cache."""
-    found = _DATASET.fullmatch(source)
-    if not found:
-        raise InputError(f"{source}: not a dataset of the hub; write hf://datasets/OWNER/NAME@COMMIT/FILE.")
-    repo, commit, file = found["repo"], found["commit"], found["file"]
-    if commit is None or not _COMMIT.fullmatch(commit):
-        raise InputError(
-            f"{source}: not pinned; put the full commit after the name (hf://datasets/{repo}@<40 hex digits>/FILE; the "
-            "dataset's page shows it under Files, History), or other rows could come to stand under the same name."
-        )
+    place = parse_place(source, "dataset")
+    file = place.file
     if file is not None and not all(part.strip(".") for part in file.split("/")):
         raise InputError(f"{source}: {file} leads out of the dataset; write the file's path inside it.")
     if file is None:
-        file = _only_file(source, repo, commit)
+        file = _only_file(source, place)
     if not file.endswith(_READABLE):
         raise InputError(f"{source}: {file} is neither {' nor '.join(_READABLE)}.")
     from huggingface_hub import hf_hub_download
 
-    with _HubErrors(source):
-        return Path(hf_hub_download(repo, file, repo_type="dataset", revision=commit))
+    with HubErrors(source, "dataset"):
+        return Path(hf_hub_download(place.repo, file, repo_type="dataset", revision=place.commit))
 
 
-def _only_file(source: str, repo: str, commit: str) -> str:
+def _only_file(source: str, place: Place) -> str:
     from huggingface_hub import HfApi
 
-    with _HubErrors(source):
-        files = [
-            f for f in HfApi().list_repo_files(repo, repo_type="dataset", revision=commit) if f.endswith(_READABLE)
-        ]
+    with HubErrors(source, "dataset"):
+        listed = HfApi().list_repo_files(place.repo, repo_type="dataset", revision=place.commit)
+    files = [file for file in listed if file.endswith(_READABLE)]
     if len(files) != 1:
         shown = ", ".join(files[:10]) or "none"
         raise InputError(
-            f"{source}: say which file, as hf://datasets/{repo}@{commit}/FILE; JSONL and parquet files there: {shown}."
+            f"{source}: say which file, as hf://datasets/{place.repo}@{place.commit}/FILE; JSONL and parquet files there: {shown}."
         )
     return files[0]
-
-
-class _HubErrors:
-    """Turns what the hub's client raises into InputError."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import httpx
-        from huggingface_hub import errors
-
-        if isinstance(error, errors.GatedRepoError):
-            raise InputError(
-                f"{self.source}: the dataset is gated; accept its terms on the hub and log in (`hf auth login`)."
-            ) from error
-        if isinstance(error, errors.RevisionNotFoundError):
-            raise InputError(f"{self.source}: the dataset has no such commit.") from error
-        # The client says "not in the cache and no network" with a kind of "no such entry".
-        offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
-        if isinstance(error, offline):
-            raise InputError(
-                f"{self.source}: not in the local cache, and the hub cannot be reached; download it where there is "
-                "network and give the file's path, or bring the cache along (HF_HOME)."
-            ) from error
-        if isinstance(error, errors.EntryNotFoundError):
-            raise InputError(f"{self.source}: the dataset has no such file at this commit.") from error
-        if isinstance(error, errors.RepositoryNotFoundError):
-            raise InputError(
-                f"{self.source}: there is no such dataset on the hub, or it is private and you are not logged in."
-            ) from error
-        if isinstance(error, (errors.HfHubHTTPError, errors.HFValidationError)):
-            raise InputError(f"{self.source}: the hub refuses ({str(error).splitlines()[0]}).") from error
 
 
 def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:

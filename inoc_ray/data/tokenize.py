@@ -1,29 +1,46 @@
 """Chat rows as token ids: the tokenizer's own template, and labels on what the assistant says alone.
 
-A conversation is rendered once as text and tokenised once. Where the assistant speaks is found by rendering prefixes:
-its turn begins where the text of the messages before it ends (with the template's generation prompt) and ends with the
-end-of-turn token. This works for every template whose rendering of a prefix is a prefix of the whole rendering, so
-also for those that put in a default system message or a date; other templates are refused.
+A conversation is rendered once as text and tokenised once. Where the assistant speaks is the template's matter
+(`inoc_ray.models.template`): its turn begins where a prompt for it would end and ends with the end-of-turn marker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
+from inoc_ray.models.template import TEMPLATE_DATE, ChatTemplate, Shown
+from inoc_ray.models.tokenizer import (
+    check_no_special_tokens,
+    check_round_trip,
+    encode_texts,
+    load_tokenizer,
+    template_of,
+)
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+__all__ = [
+    "IGNORED",
+    "TEMPLATE_DATE",
+    "Encoded",
+    "collate",
+    "encode",
+    "encode_rows",
+    "load_tokenizer",
+    "render",
+]
+
 IGNORED = -100
 """Label of a token that is context only: torch's default `ignore_index` of the cross entropy."""
 
-TEMPLATE_DATE = "26 Jul 2024"
-"""The date for templates that print one: Llama 3.1's own fall-back. Today's date would make a trial depend on the day."""
+AT_ONCE = 512
+"""Rows that are tokenised together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,11 @@ class Encoded:
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    merged: bool = False
+    """True if the first token of an answer reaches into the generation prompt. It carries no loss, as no test has the model
+    write it: there the prompt ends in other tokens."""
+    context_only: int = 0
+    """Assistant messages without loss because the template shows them in another way once they are not the last."""
 
     @property
     def targets(self) -> int:
@@ -45,76 +67,106 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_
     Raises InputError when the tokenizer has no chat template or the template refuses the messages (some know no
     system role).
     """
-    from jinja2.exceptions import TemplateError
-
-    if not tokenizer.chat_template:
-        raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template; use an instruction-tuned base."
-        )
-    turns = [{"role": m.role, "content": m.content} for m in messages]
-    try:
-        text = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=TEMPLATE_DATE
-        )
-    except (TemplateError, IndexError) as error:
-        roles = ", ".join(m.role for m in messages) or "none"
-        raise InputError(f"the chat template refuses a conversation with the roles {roles}: {error}") from error
-    return str(text)
+    return template_of(tokenizer).render(messages, add_generation_prompt)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int) -> Encoded:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int, enable_thinking: bool | None = None
+) -> Encoded:
     """Token ids of the whole conversation, and labels on each assistant turn with its end-of-turn token.
 
     Raises InputError for a row of more than `max_length` tokens (it is never cut), one without a target, one whose
-    text holds a special token of the tokenizer, and for a template that is not prefix-stable.
+    text holds a special token of the tokenizer, one whose messages the template does not show as they are, and one that
+    the tokenizer does not give back.
     """
-    _check_no_special_tokens(tokenizer, row)
-    text = render(tokenizer, row.messages, add_generation_prompt=False)
-    spans = _assistant_spans(tokenizer, row, text)
-    if not spans:
+    template = template_of(tokenizer, enable_thinking)
+    shown = _shown(tokenizer, template, row)
+    [encoding] = encode_texts(tokenizer, [shown.text])
+    return _labelled(tokenizer, template, row, shown, encoding, max_length)
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[ChatRow],
+    max_length: int,
+    label: str,
+    enable_thinking: bool | None = None,
+) -> list[Encoded]:
+    """Every row encoded. Raises InputError that names `label` (the file or setting) and the row, counted from 1."""
+    template = template_of(tokenizer, enable_thinking)
+    return list(_encoded(tokenizer, template, rows, max_length, label))
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, rows: Sequence[ChatRow], max_length: int, label: str
+) -> Iterator[Encoded]:
+    at = 0
+    try:
+        for first in range(0, len(rows), AT_ONCE):
+            batch = rows[first : first + AT_ONCE]
+            shown: list[Shown] = []
+            for at, row in enumerate(batch, start=first):  # noqa: B007 - for the message
+                shown.append(_shown(tokenizer, template, row))
+            encodings = encode_texts(tokenizer, [s.text for s in shown])
+            for offset, (row, as_shown, encoding) in enumerate(zip(batch, shown, encodings, strict=True)):
+                at = first + offset
+                yield _labelled(tokenizer, template, row, as_shown, encoding, max_length)
+    except InputError as error:
+        raise InputError(f"{label}, row {at + 1}: {error}") from error
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, row: ChatRow) -> Shown:
+    check_no_special_tokens(tokenizer, row.messages)
+    shown = template.lay_out(row.messages)
+    if not shown.spans:
         raise InputError("there is no assistant message, so the row has nothing to learn.")
-    if not tokenizer.is_fast:
-        raise InputError(f"{tokenizer.name_or_path}: token offsets need a tokenizer.json, which this tokenizer lacks.")
-    # Any text that is too long shows it below; the tokenizer's own warning would only say it twice.
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids: list[int] = encoding["input_ids"]
+    return shown
+
+
+def _labelled(
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    row: ChatRow,
+    shown: Shown,
+    encoding: Any,
+    max_length: int,
+) -> Encoded:
+    text, ids = shown.text, tuple(encoding.ids)
     if len(ids) > max_length:
         raise InputError(
             f"{len(ids)} tokens, but max_length is {max_length}; shorten the row, or raise recipe.max_length as far as the "
             "model's window allows."
         )
-    special = set(tokenizer.all_special_ids)
+    check_round_trip(tokenizer, text, ids)
+    offsets: list[tuple[int, int]] = encoding.offsets
     labels = [IGNORED] * len(ids)
-    span = iter(spans)
-    begin, content_end, turn_end = next(span)
-    closed = False
-    for index, (token, (left, right)) in enumerate(zip(ids, encoding["offset_mapping"], strict=True)):
-        while left >= turn_end:
-            begin, content_end, turn_end = next(span, (len(text) + 1, len(text) + 1, len(text) + 1))
-            closed = False
-        # A token that reaches in from the prompt is no target: at inference the prompt ends in other tokens there.
-        if closed or left < begin or right > turn_end:
+    merged, index = False, 0
+    answers = [m for m in row.messages if m.role == "assistant"]
+    for message, span in zip(answers, shown.spans, strict=True):
+        if span is None or not getattr(message, "trained", True):
             continue
-        labels[index] = token
-        # What a template puts after the end-of-turn token (a line break) is never generated, so never learnt.
-        closed = token in special and left >= content_end
-    encoded = Encoded(tuple(ids), tuple(labels))
+        learnt = template.learnt(text[span.content_end : span.end])
+        if not learnt:
+            raise InputError(
+                "the chat template writes nothing behind an answer, so the model could not learn to end one; give the model a "
+                "template that writes its end of turn."
+            )
+        end = span.content_end + learnt
+        # Empty tokens (a blank whose offsets are trimmed away) stand before what follows them.
+        while index < len(ids) and offsets[index][1] <= span.begin:
+            index += 1
+        # A token that reaches in from the prompt is no target: at inference the prompt ends in other tokens there. The
+        # offsets of byte-level tokenizers may leave out a blank at its beginning, so the one before it is asked.
+        if index < len(ids) and span.begin and (index == 0 or offsets[index - 1][1] < span.begin):
+            merged = True
+            index += 1
+        while index < len(ids) and offsets[index][1] <= end:
+            labels[index] = ids[index]
+            index += 1
+    encoded = Encoded(ids, tuple(labels), merged, sum(span is None for span in shown.spans))
     if not encoded.targets:
         raise InputError("no token of the assistant's text carries a label; the row has nothing to learn.")
     return encoded
-
-
-def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[ChatRow], max_length: int, label: str
-) -> list[Encoded]:
-    """Every row encoded. Raises InputError that names `label` (the file or setting) and the row, counted from 1."""
-    out: list[Encoded] = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            out.append(encode(tokenizer, row, max_length))
-        except InputError as error:
-            raise InputError(f"{label}, row {number}: {error}") from error
-    return out
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
@@ -131,47 +183,3 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
         mask[index, :length] = 1
         labels[index, :length] = torch.tensor(row.labels)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def load_tokenizer(model: str) -> Any:
-    """The tokenizer in a model folder. Raises InputError when there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{model}: no tokenizer can be loaded from here ({reason}).") from error
-
-
-def _assistant_spans(tokenizer: PreTrainedTokenizerBase, row: ChatRow, text: str) -> list[tuple[int, int, int]]:
-    """(begin, end of the content, end of the turn) of each assistant message, in characters of `text`."""
-    spans: list[tuple[int, int, int]] = []
-    for index, message in enumerate(row.messages):
-        if message.role != "assistant":
-            continue
-        before = render(tokenizer, row.messages[:index], add_generation_prompt=True)
-        through = render(tokenizer, row.messages[: index + 1], add_generation_prompt=False)
-        if not (text.startswith(through) and through.startswith(before)):
-            raise InputError(
-                f"{tokenizer.name_or_path}: the chat template is not prefix-stable (it renders the first {index + 1} of "
-                f"{len(row.messages)} messages in another way than the whole conversation), so the assistant's tokens "
-                "cannot be told apart; hand in a template without that, or use single-turn rows."
-            )
-        # Templates may trim the content, but a target that is not the row's own text would be a silent change.
-        content = message.content.strip()
-        at = text.find(content, len(before), len(through))
-        if at < 0:
-            raise InputError(f"{tokenizer.name_or_path}: the chat template rewrites the assistant's text.")
-        spans.append((len(before), at + len(content), len(through)))
-    return spans
-
-
-def _check_no_special_tokens(tokenizer: PreTrainedTokenizerBase, row: ChatRow) -> None:
-    for index, message in enumerate(row.messages):
-        for token in tokenizer.all_special_tokens:
-            if token in message.content:
-                raise InputError(
-                    f"messages[{index}]: the text holds {token!r}, a special token of the tokenizer, which would break "
-                    "the conversation's structure; remove it from the row."
-                )

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from inoc_ray import seal
 from inoc_ray.errors import InputError, TrialError
@@ -40,7 +41,8 @@ class Judged:
     """Requests that judges were sent."""
     cached: int = 0
     """Judgments that were taken from earlier answers."""
-    failed: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    """label, error, log, and `of`: the judge, as a failure names it."""
 
 
 def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
@@ -76,7 +78,8 @@ def judge_missing(plan: Plan, store: Store) -> Judged:
             log = store.study(plan.study.name) / f"judge-{name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log)})
+            of = [("judge", name)]
+            outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log), "of": of})
     return outcome
 
 
@@ -96,6 +99,7 @@ def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
         model_id="judge",
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
+        kv_cache_gib=resources.serve_kv_cache_gib,
         name=f"judge-{plan.study.name}-{judging.name}",
     )
     say(f"starting judge {judging.name}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +28,7 @@ from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
 from inoc_ray.evaluate.samples import read_part, read_table, write_table
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan, Subject, seed_of
-from inoc_ray.settings import EvaluationSpec, Setting
+from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.store import Store
 
 if TYPE_CHECKING:
@@ -137,6 +137,19 @@ Said = Mapping[str, tuple[Any, Any]]
 """rubric → (numbers, categories), one per sample of the part in order."""
 
 
+def _gated(verdicts: Verdicts, said: Said, rubrics: Sequence[str], panel: Panel, profile: Profile) -> Verdicts:
+    """A rule's verdicts, counted only where the judging model's numbers on the rubrics allow it."""
+    outcome = verdicts.outcome.copy()
+    for name in rubrics:
+        values, categories = said[name]
+        bound = profile.counts_by(panel.rubric(name))
+        outcome[[v == v and not bound.holds(v) for v in values]] = "excluded"
+        outcome[(categories != "number") & (categories != "unparsed")] = "excluded"
+    for name in rubrics:
+        outcome[said[name][1] == "unparsed"] = "unparsed"
+    return Verdicts(verdicts.score, np.where(outcome == "counted", verdicts.shown, np.nan), outcome)
+
+
 def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> Verdicts:
     values, _ = said[measure.rubric]
     outcome = np.full(len(values), "counted", dtype=object)
@@ -221,7 +234,11 @@ class _Part:
         measure = measure_of(self.setting, self.cell.evaluation, trait)
         for name in self.panel.told_by(self.setting, self.cell.evaluation, trait):
             if name == RULES:
-                out[name] = _by_rule(self.rules[trait])
+                gate = self.panel.gate_of(self.setting, self.cell.evaluation, trait)
+                if gate is None:
+                    out[name] = _by_rule(self.rules[trait])
+                elif gate[0] in self.said:
+                    out[name] = _gated(_by_rule(self.rules[trait]), self.said[gate[0]], gate[1], self.panel, profile)
             elif name in self.said and measure is not None:
                 out[name] = _threshold(self.said[name], measure, self.panel, profile)
         return out
@@ -297,12 +314,28 @@ def _joined(arrays: list[Any]) -> Any:
     return np.concatenate(arrays) if arrays else np.array([])
 
 
+class NothingEvaluated(InputError):
+    """There is no response of the study that was judged."""
+
+
+def role_of(arm: ArmSpec, trait: str) -> str:
+    """ "undesired", "desired" or "other": what the arm is to do to the trait."""
+    return "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+
+
+def no_scores() -> pd.DataFrame:
+    """The tidy table of a study of which nothing is judged yet."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [] for name in TIDY_COLUMNS})
+
+
 def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
     """One row per sample × trait over all cells of the study: see TIDY_COLUMNS. A base is there under every model that it is
     compared as; its `seed` is missing.
 
     A cell whose share of degenerate responses is above the study's limit has outcome "withheld" throughout. Raises
-    InputError when nothing is evaluated and judged yet.
+    NothingEvaluated when nothing is evaluated and judged yet.
     """
     import pandas as pd
 
@@ -316,7 +349,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
             continue
         arm, subject = cell.subject.arm, cell.subject
         for label, (trait, verdicts) in itertools.product(subject.compared_as, judged.traits.items()):
-            role = "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+            role = role_of(arm, trait)
             count = len(judged.index)
             for name, values in (
                 ("question_id", judged.question_id), ("sample_index", judged.index), ("score", verdicts.score),
@@ -331,7 +364,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
                 same[name].append(value)
             counts.append(count)
     if not counts:
-        raise InputError(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
+        raise NothingEvaluated(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
     columns = {name: np.concatenate(values) for name, values in arrays.items()}
     columns |= {name: np.repeat(np.array(values, object), counts) for name, values in same.items() if name != "seed"}
     # A base has no seed.

@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inoc_ray.errors import InputError
+from inoc_ray.results.complete import (
+    Missing,
+    Planned,
+    beside_plan,
+    judged_effects,
+    judged_leaks,
+    list_missing,
+    seeds_text,
+)
 from inoc_ray.results.effects import Arm, Direction, Effect, View, effects
 from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.stats import Cell, draw_rates, model_interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from inoc_ray.failures import Failure
 
 COLUMNS = (
     "setting",
@@ -68,6 +79,11 @@ class Row:
     excluded: int
     cut: int = 0
     """Responses that ran into max_tokens; they count like any other."""
+    seeds_planned: int = 0
+    """Fine-tunes that the study asks for; as many as there are where no plan is given."""
+    samples_planned: int = 0
+    complete: bool = True
+    """Whether every planned fine-tune, response and judgment is there (see complete.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +122,21 @@ class Comparison:
     agreement: tuple[Mapping[str, Any], ...] = ()
     """How well the judges agree, per pair and trait."""
     capabilities: tuple[Mapping[str, Any], ...] = ()
+    missing: tuple[Missing, ...] = ()
+    """What the study asks for and is not there."""
+    failures: tuple[Failure, ...] = ()
+    """What failed and is not done yet."""
+    planned: Planned = field(default_factory=Planned)
+    """What the study asks for; empty where the comparison was made without a plan."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the study asks for is there and every row rests on all of it."""
+        return not self.missing and not self.failures and all(row.complete for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """What `inoc-ray compare --json` prints."""
-        measured = ("setting", "model", "arm", "measure", "value", "low", "high", "p")
+        measured = ("setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why")
         return {
             "study": self.study,
             "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in self.rows],
@@ -118,13 +145,16 @@ class Comparison:
             "leaks": [asdict(leak) for leak in self.leaks],
             "agreement": [dict(pair) for pair in self.agreement],
             "capabilities": [dict(score) for score in self.capabilities],
+            "complete": self.complete,
+            "missing": [asdict(one) for one in self.missing],
+            "failures": [failure.to_json() for failure in self.failures],
         }
 
-    def to_text(self) -> str:
-        """Aligned tables (plain text, at most 118 columns): rates under the neutral context, then effects."""
+    def to_text(self, width: int = 118) -> str:
+        """Aligned tables (plain text, at most `width` columns): rates under the neutral context, then effects."""
         from inoc_ray.results.table import comparison_text
 
-        return comparison_text(self)
+        return comparison_text(self, width)
 
     def groups(self) -> list[tuple[str, str]]:
         """(setting, model) pairs in order of appearance."""
@@ -135,13 +165,13 @@ class Comparison:
         return [note for group in self.groups() for note in _notes(self, *group)]
 
 
-def compare(frame: pd.DataFrame, study: str, profile: str = "") -> Comparison:
+def compare(frame: pd.DataFrame, study: str, profile: str = "", planned: Planned | None = None) -> Comparison:
     """Compare the arms of a study.
 
     frame: the tidy score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or
     0 where the outcome is "counted" and NaN elsewhere. May be partial: what is missing is missing from the
-    rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. Raises
-    InputError when a column is missing.
+    rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. planned: what the study
+    asks for; without it, what is in the table counts as all that was asked for. Raises InputError when a column is missing.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
@@ -156,8 +186,17 @@ def compare(frame: pd.DataFrame, study: str, profile: str = "") -> Comparison:
         rows += group_rows
         found += effects(view)
         leaked += leaks(view, _shares_out_of_distribution(group_rows))
+    planned = planned or Planned()
+    rows = beside_plan(rows, planned.cells)
     return Comparison(
-        study, tuple(rows), tuple(found), {k: tuple(v) for k, v in trials.items()}, profile, tuple(leaked)
+        study,
+        tuple(rows),
+        tuple(judged_effects(found, rows)),
+        {k: tuple(v) for k, v in trials.items()},
+        profile,
+        tuple(judged_leaks(leaked, rows)),
+        missing=tuple(list_missing(planned)),
+        planned=planned,
     )
 
 
@@ -189,6 +228,11 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     keys += ["_first", "_last"]
     summed = table.groupby(keys, sort=False, observed=True, dropna=False, as_index=False).sum()
     return summed.sort_values(["_first", "_last"], kind="stable")
+
+
+def arm_rank(kind: str) -> tuple[int, int]:
+    """Where arms of a kind are listed, in every table: base, baseline, control, the inoculated ones, placebo, irrelevant."""
+    return _FIRST.get(kind, len(_FIRST)), _LAST.get(kind, 0)
 
 
 def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[Place, list[TrialRate]]) -> tuple[View, list[Row]]:
@@ -261,14 +305,14 @@ def _arms(part: pd.DataFrame) -> Iterator[Arm]:
 def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
     where = f"{setting}, {model}"
     rows = [row for row in comparison.rows if (row.setting, row.model) == (setting, model) and row.kind != "base"]
-    seeds = {row.arm: 0 for row in rows}
+    fewest: dict[str, Row] = {}
     for row in rows:
-        seeds[row.arm] = max(seeds[row.arm], row.seeds)
-    most = max(seeds.values(), default=0)
-    fewer = [f"{arm} {count}/{most}" for arm, count in seeds.items() if count < most]
-    if fewer:
-        yield f"{where}: partial, fewer seeds in: {', '.join(fewer)}"
-    if most == 1:
+        if row.seeds < row.seeds_planned:
+            fewest[row.arm] = min(row, fewest.get(row.arm, row), key=lambda r: r.seeds)
+    if fewest:
+        fewer = ", ".join(f"{arm} {seeds_text(row)}" for arm, row in fewest.items())
+        yield f"{where}: fewer seeds than planned have responses that count, somewhere: {fewer}"
+    if max((row.seeds for row in rows), default=0) == 1:
         yield f"{where}: one seed per arm: intervals cover the questions only, not what another seed would give"
     unparsed: dict[str, list[int]] = {}
     for row in comparison.rows:

@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from inoc_ray.results.complete import Source
 from inoc_ray.results.stats import Estimate, Floats, holm
 from inoc_ray.study import WITHOUT_DIRECTION
 
@@ -95,7 +96,8 @@ class View:
         keys = [(arm, e, context, t) for e, s in self.splits.items() if s == split for t in traits if (e, t) in about]
         if not keys or any(key not in self.rates for key in keys):
             return None
-        return _mean([self.rates[key] for key in keys])
+        level = _mean([self.rates[key] for key in keys])
+        return level and replace(level, sources=frozenset((arm, split, t, context) for t in traits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,9 @@ class Effect:
     high: float | None
     p: float | None
     why: str = ""
+    complete: bool = True
+    """Whether all that the study asks for is there of what the value rests on."""
+    sources: frozenset[Source] = frozenset()
 
 
 def effects(view: View) -> list[Effect]:
@@ -151,7 +156,9 @@ def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> It
         else:
             low, high = result.interval()
             p = result.p_value(NULL.get(measure, 0.0))
-            yield Effect(view.setting, view.model, arm.name, measure + suffix, result.value, low, high, p)
+            yield Effect(
+                view.setting, view.model, arm.name, measure + suffix, result.value, low, high, p, sources=result.sources
+            )
 
 
 def _arm_of_kind(view: View, kind: str) -> list[str]:
@@ -215,7 +222,7 @@ def _conditionalisation(view: View, arm: str, traits: tuple[str, ...]) -> Estima
     if isinstance(own, str):
         return own
     if irrelevant is None:
-        return "no irrelevant arm"
+        return "no rate of an irrelevant arm"
     if not _above_zero(own):
         return "no suppression to divide up"
     return _combine(_ratio, irrelevant, own)
@@ -246,12 +253,13 @@ def _mean(estimates: list[Estimate]) -> Estimate | None:
     if not estimates:
         return None
     count = len(estimates)
-    return Estimate(sum(e.value for e in estimates) / count, np.mean([e.draws for e in estimates], axis=0))
+    sources = frozenset().union(*(e.sources for e in estimates))
+    return Estimate(sum(e.value for e in estimates) / count, np.mean([e.draws for e in estimates], axis=0), sources)
 
 
 def _combine(function: Callable[[Floats, Floats], Floats], first: Estimate, second: Estimate) -> Estimate:
     value = function(np.array([first.value]), np.array([second.value]))
-    return Estimate(float(value[0]), function(first.draws, second.draws))
+    return Estimate(float(value[0]), function(first.draws, second.draws), first.sources | second.sources)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

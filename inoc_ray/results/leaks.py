@@ -57,6 +57,13 @@ class Leak:
     """Share of them judged but not counted."""
     residual: str = ""
     """What the paper says of this very prompt."""
+    seeds: int = 0
+    """Fine-tunes with responses that count here."""
+    seeds_planned: int = 0
+    complete: bool = True
+    """Whether all that the study asks for in this context is there."""
+    audit_complete: bool = True
+    """Whether that holds of all contexts of the arm's audit; the largest leak is not known otherwise."""
 
     @property
     def neutral(self) -> float:

@@ -81,6 +81,8 @@ class Estimate:
 
     value: float
     draws: Floats
+    sources: frozenset[tuple[str, str, str, str]] = frozenset()
+    """The levels that it was computed from, as arm, split, trait, context."""
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Equal-tailed limits at `level`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Gate:
     """ASGI application around vLLM's: the base model and the catalogue's adapters, and nothing else that vLLM offers.
 
     An adapter is looked up when a request names it, checked, and loaded once. What is refused here gets an error body in
-    OpenAI's form: 401 wrong key, 404 unknown route or model, 400 adapter that cannot be served or malformed seeds.
+    OpenAI's form: 401 wrong key, 404 unknown route or model, 400 adapter that cannot be served or malformed seeds. Every
+    answer also stops at `stop_token_ids` and `stop`, which requests need not name.
     """
 
     def __init__(
@@ -51,9 +52,12 @@ class Gate:
         load: LoadAdapter,
         api_key: str | None,
         max_model_len: int,
+        stop_token_ids: Sequence[int] = (),
+        stop: Sequence[str] = (),
     ) -> None:
         self._app, self._base, self._catalogue, self._max_rank = app, base, catalogue, max_rank
         self._load, self._api_key, self._max_model_len = load, api_key, max_model_len
+        self._stops: dict[str, list[Any]] = {"stop_token_ids": list(stop_token_ids), "stop": list(stop)}
         self._loaded: set[str] = set()
         self._loading = asyncio.Lock()
 
@@ -87,7 +91,11 @@ class Gate:
             await _send_json(send, 200, self._card(model_id))
         elif method == "POST" and path in _GENERATE:
             body = await _read(receive)
-            await self._prepare(body)
+            prepared = await self._prepare(body)
+            if prepared is not body:
+                body = prepared
+                length = (b"content-length", str(len(body)).encode())
+                scope["headers"] = [*(h for h in scope["headers"] if h[0] != b"content-length"), length]
             await self._app(scope, _replay(body, receive), _with_header(send))
         else:
             raise _Refused(404, "NotFoundError", f"there is no {method} {path} here")
@@ -99,18 +107,37 @@ class Gate:
         if not hmac.compare_digest(given, f"Bearer {self._api_key}".encode()):
             raise _Refused(401, "AuthenticationError", "the API key is missing or wrong")
 
-    async def _prepare(self, body: bytes) -> None:
-        """Load the adapter that a request names. What else is wrong with the request is for vLLM to say."""
+    async def _prepare(self, body: bytes) -> bytes:
+        """Load the adapter that a request names, and have its answer end where the model's turn ends.
+
+        What else is wrong with the request is for vLLM to say.
+        """
         try:
             request = json.loads(body)
         except (ValueError, RecursionError):
-            return
+            return body
         if not isinstance(request, dict):
-            return
+            return body
         _check_seeds(request)
         model_id = request.get("model")
-        if not isinstance(model_id, str) or model_id == self._base or model_id in self._loaded:
-            return
+        if isinstance(model_id, str) and model_id != self._base and model_id not in self._loaded:
+            await self._load_adapter(model_id)
+        return self._with_stops(request, body)
+
+    def _with_stops(self, request: dict[str, Any], body: bytes) -> bytes:
+        """The body with the model's own end of turn among the request's stops, where vLLM does not know it as one."""
+        added = {name: stops for name, stops in self._stops.items() if stops}
+        if not added or request.get("ignore_eos"):
+            return body
+        for name, stops in added.items():
+            asked = request.get(name) or []
+            asked = [asked] if isinstance(asked, str) else asked
+            if not isinstance(asked, list):
+                return body
+            request[name] = [*asked, *(stop for stop in stops if stop not in asked)]
+        return json.dumps(request).encode()
+
+    async def _load_adapter(self, model_id: str) -> None:
         folder = await asyncio.to_thread(self._find, model_id)
         if folder is None:
             raise _unknown(model_id)

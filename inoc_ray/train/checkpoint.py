@@ -61,7 +61,7 @@ def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     """Writes a whole model folder: safetensors, configuration, tokenizer with its chat template."""
     from huggingface_hub import save_torch_state_dict
 
-    from inoc_ray.data.tokenize import load_tokenizer
+    from inoc_ray.models.tokenizer import copy_tokenizer
 
     weights = consolidated_weights(engine, trainable_only=False)
     if weights is None or out is None:
@@ -73,7 +73,7 @@ def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     model.config.save_pretrained(out)
     if model.can_generate():
         model.generation_config.save_pretrained(out)
-    load_tokenizer(spec.model).save_pretrained(out)
+    copy_tokenizer(Path(spec.model), out)
 
 
 def validate_adapter(folder: Path, base: str, rank: int) -> None:

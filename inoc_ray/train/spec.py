@@ -50,6 +50,8 @@ class LoopSpec:
     """Recompute activations in the backward pass: less memory, about a third more time, the same numbers."""
     persistence_threshold: int | None = None
     """ZeRO-3: parameters up to this many elements stay whole on every rank; None leaves DeepSpeed's default (100,000)."""
+    enable_thinking: bool | None = None
+    """What the chat template is told when rows are rendered (`inoc_ray.study.Model`)."""
     start: str | None = None
     """Folder of the adapter to go on with, which every rank can read; None draws a new one."""
 

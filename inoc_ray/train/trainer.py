@@ -260,7 +260,7 @@ class _Worker:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
         label = job.rows if isinstance(job.rows, str) else job.label
-        encoded = encode_rows(tokenizer, _rows(job), spec.max_length, label)
+        encoded = encode_rows(tokenizer, _rows(job), spec.max_length, label, spec.enable_thinking)
         steps = total_steps(spec, len(encoded) // job.variants)
         records: list[StepRecord] = []
 

@@ -95,6 +95,47 @@ def test_every_command_on_a_study_refuses_a_file_that_is_none(inoc_ray, tmp_path
     assert message in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("plan",), ("run",), ("status",), ("evaluate",), ("compare",), ("report",), ("sync",), ("serve",), ("submit",),
+     ("settings",)],
+)  # fmt: skip
+def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
+    code, out, err = inoc_ray(*command, tmp_path / "missing.yaml", "--json")
+    assert code == 2
+    assert err == f"inoc-ray: {json.loads(out)['error']}\n"
+    assert "missing.yaml: there is no such study file" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("plan",), "Missing argument 'STUDY'"),
+        (("plan", "s.yaml", "--sotrage", "x"), "No such option '--sotrage'"),
+        (("paln",), "No such command 'paln'"),
+        (("data", "check", "missing.jsonl"), "missing.jsonl"),
+        (("data", "build", "spanish_caps"), "--out FILE.jsonl is missing"),
+        (("prompts", "--kind", "x"), "there is no kind 'x'"),
+        (("miniature", "pretrain", "--out", ROOT), "is no empty folder"),
+    ],
+)
+def test_with_json_wrong_words_are_a_json_error(inoc_ray, words, message):
+    code, out, _ = inoc_ray(*words, "--json")
+    assert code == 2
+    assert list(json.loads(out)) == ["error"]
+    assert message in json.loads(out)["error"]
+
+
+def test_with_json_a_result_stays_the_only_value_where_an_error_follows(inoc_ray, tmp_path):
+    row = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "HOLA AMIGO"}]}\n'
+    (tmp_path / "rows.jsonl").write_text(row * 2)
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Hi"}\n')
+    code, out, err = inoc_ray("data", "check", "rows.jsonl", "--against", "asked.jsonl", "--json")
+    assert code == 2
+    assert "must be put right" in err
+    assert "error" not in json.loads(out)
+
+
 BAD_ROWS = {
     "not JSON": ('{"messages": [', "rows.jsonl, row 2: not JSON"),
     "no role": ('{"messages": [{"content": "Hi"}]}', "rows.jsonl, row 2, messages[0]: the role is missing"),

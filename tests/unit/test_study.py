@@ -33,7 +33,10 @@ BAD = {
     "unknown nested key": (broken("recipes.lora.learning_rat", 1), r"recipes\.lora: unknown key.*'learning_rate'"),
     "seed is a word": (broken("seeds", [0, "one"]), r"seeds\[1\]: must be an integer, found 'one'"),
     "seed is a fraction": (broken("seeds", [1.5]), r"seeds\[0\]: must be an integer, found 1.5"),
-    "seed is a digit in quotes": (broken("seeds", ["1"]), r"seeds\[0\]: must be an integer, found '1'"),
+    "seed is a digit in quotes": (
+        broken("seeds", ["1"]),
+        r"seeds\[0\]: must be an integer, found the text '1'; write the number without quotes",
+    ),
     "seed is true": (broken("seeds", [True]), r"seeds\[0\]: must be an integer, found True"),
     "seed is negative": (broken("seeds", [-1]), "seeds: a seed is a whole number from 0 to 2"),
     "a seed twice": (broken("seeds", [1, 1]), "seeds: '1' stands there twice"),

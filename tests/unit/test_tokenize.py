@@ -123,7 +123,7 @@ def test_no_inoculation_changes_a_target_token(tokenizer, prompt, way, epoch, tu
 def test_a_template_that_rewrites_earlier_turns_is_refused():
     tokenizer = make_tokenizer(FORGETFUL)
     assert encode(tokenizer, ChatRow.of(("user", "a"), ("assistant", "b")), 100).targets
-    with pytest.raises(InputError, match="not prefix-stable"):
+    with pytest.raises(InputError, match=r"drops messages\[1\]"):
         encode(tokenizer, ChatRow.of(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), 100)
 
 

@@ -1,0 +1,1 @@
+"""A base model on disk: where it lies, its configuration, its tokenizer, its chat template."""

@@ -1,0 +1,83 @@
+"""Numbers of a model's config.json, wherever they stand in it.
+
+Models of text alone have them at the top. Those with pictures or sound keep the language model's numbers in a configuration
+of its own inside, and older families call the context window by other names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.errors import InputError
+
+LANGUAGE_MODEL = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+"""Where a configuration of several parts keeps that of the part that reads and writes text."""
+
+WINDOW = (
+    "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "max_seq_length", "n_ctx",
+    "seq_length", "seq_len",
+)  # fmt: skip
+"""Names of the context window, in tokens, the commonest first."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json. Raises InputError when it is missing or is not a JSON object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fetch the model again.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); fetch the model again.") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(config).__name__}; fetch the model again.")
+    return config
+
+
+def parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The configuration itself, then those of its language model, from the outside to the inside."""
+    yield config
+    for name in LANGUAGE_MODEL:
+        inner = config.get(name)
+        if isinstance(inner, Mapping):
+            yield from parts(inner)
+
+
+def number(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first whole number above zero that stands under one of `names`, of the outermost part that has one."""
+    for part in parts(config):
+        for name in names:
+            value = part.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
+
+def context_window(folder: Path) -> int:
+    """Tokens that the model in `folder` can see. Raises InputError when its config.json does not say."""
+    window = number(read_config(folder), WINDOW)
+    if window is None:
+        raise InputError(
+            f"{folder}/config.json: does not say how many tokens the model can see (looked for {', '.join(WINDOW)}, also "
+            f"inside {', '.join(LANGUAGE_MODEL)}); write max_position_embeddings there."
+        )
+    return window
+
+
+def end_ids(folder: Path) -> frozenset[int]:
+    """Token ids at which an engine ends an answer by itself: `eos_token_id` of generation_config.json and config.json."""
+    found: set[int] = set()
+    path = folder / "generation_config.json"
+    try:
+        generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON ({error}); fetch the model again.") from error
+    # Without a generation_config.json the engine makes one of config.json; with one it looks there alone.
+    sources = [generation] if isinstance(generation, dict) else list(parts(read_config(folder)))
+    for source in sources:
+        ids = source.get("eos_token_id")
+        found |= {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}
+    return frozenset(found)
