@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.data.check import context_window
 from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError
+from inoc_ray.models.config import context_window
 from inoc_ray.plan import Cell, Plan
 
 
