@@ -44,4 +44,5 @@ def unreadable(path: Path, error: OSError, what: str = "") -> InputError:
     # pyarrow's errors have no strerror.
     why = os.strerror(errno.ENOENT) if missing else error.strerror or str(error)
     where = f"; looked in {Path.cwd()}, as paths count from the folder in which the command runs"
-    return InputError(f"{path}: cannot be read{what and f' as {what}'} ({why}){where if missing and not path.is_absolute() else ''}.")
+    tried = f"cannot be read as {what}" if what else "cannot be read"
+    return InputError(f"{path}: {tried} ({why}){where if missing and not path.is_absolute() else ''}.")
