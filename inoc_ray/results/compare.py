@@ -349,7 +349,7 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
             pair[1] += row.samples
     if any(bad for bad, _ in unparsed.values()):
         shares = ", ".join(f"{arm} {bad} of {total}" for arm, (bad, total) in unparsed.items() if bad)
-        yield f"{where}: judgments that could not be read (left out of the rates): {shares}"
+        yield f"{where}: responses without a readable judgment (left out of the rates): {shares}"
     excluded: dict[str, list[int]] = {}
     for row in comparison.rows:
         if (row.setting, row.model) == (setting, model):
