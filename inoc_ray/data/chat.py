@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, get_args
 
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, unreadable
 from inoc_ray.identity import canonical_json
 
 Role = Literal["system", "user", "assistant"]
@@ -206,7 +206,7 @@ def _next_line(stream: BinaryIO, path: Path) -> bytes:
     try:
         return stream.readline(MAX_ROW_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
 
 
 def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
@@ -219,7 +219,7 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
     blank = done = 0
     with stream:
         lines = iter(lambda: _next_line(stream, path), b"")

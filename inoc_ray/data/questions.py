@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.data.chat import Message, iterate_json, kind_of
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, unreadable
 from inoc_ray.identity import is_text
 
 FIELDS = ("prompt", "question", "messages")
@@ -92,7 +92,7 @@ def _published(path: Path) -> list[Question]:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: not YAML in UTF-8 ({str(error).splitlines()[0]}).") from error
     if not isinstance(entries, list) or not entries:
