@@ -38,10 +38,11 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…"
 
 
-def unreadable(path: Path, error: OSError) -> InputError:
-    """For a file that cannot be read: why, and for one that is missing in which folder it was looked for."""
+def unreadable(path: Path, error: OSError, what: str = "") -> InputError:
+    """For a file that cannot be read (as `what`): why, and for one that is missing in which folder it was looked for."""
     missing = isinstance(error, FileNotFoundError)
     # pyarrow's errors have no strerror.
     why = os.strerror(errno.ENOENT) if missing else error.strerror or str(error)
     where = f"; looked in {Path.cwd()}, as paths count from the folder in which the command runs"
-    return InputError(f"{path}: cannot be read ({why}){where if missing and not path.is_absolute() else ''}.")
+    tried = f"cannot be read as {what}" if what else "cannot be read"
+    return InputError(f"{path}: {tried} ({why}){where if missing and not path.is_absolute() else ''}.")

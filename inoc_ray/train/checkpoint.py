@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import TrialError
 from inoc_ray.models.config import read_config
+from inoc_ray.store import COMMIT, commit_fault
 from inoc_ray.train.spec import LoopSpec, LoraSpec
 from inoc_ray.train.zero import consolidated_weights
 
@@ -135,11 +136,14 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
 def read_adapter(folder: Path, lora: LoraSpec) -> dict[str, torch.Tensor]:
     """The factors of a committed adapter by their names in its file, to go on with under `lora`.
 
-    Where the base lay when it was trained does not matter. Raises TrialError when the folder cannot be read or its rank
-    or scale are others than `lora` has: the same numbers would then mean another model.
+    Where the base lay when it was trained does not matter. Raises TrialError when the folder cannot be read, when its files
+    are not those that its trial committed, or its rank or scale are others than `lora` has: the same numbers would then mean
+    another model.
     """
     from safetensors.torch import load_file
 
+    if (folder.parent / COMMIT).exists() and (fault := commit_fault(folder.parent, verify=True)) is not None:
+        raise TrialError(f"{folder.parent}: the trial to go on with is damaged: {fault}; run the study again.")
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         weights = load_file(folder / ADAPTER_WEIGHTS)

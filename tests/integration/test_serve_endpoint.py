@@ -19,6 +19,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving, start
+from inoc_ray.store import write_commit
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,8 @@ def save_adapter(base: Path, folder: Path, seed: int, rank: int = 8) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder / "adapter")
-    (folder / "COMMIT.json").write_text("{}")
+    (folder / "trial.json").write_text("{}")
+    write_commit(folder)
 
 
 @dataclass

@@ -43,7 +43,7 @@ BAD_STUDY = {
     "unknown arm": ({"arms": ["specific_spanisch"]}, "did you mean 'specific_spanish'?"),
     "unknown context": ({"evaluation": {"contexts": ["neutrall"]}}, "did you mean 'neutral'?"),
     "seed not an integer": ({"seeds": ["one"]}, "seeds[0]: must be an integer"),
-    "two arms with one name": ({"arms": ["baseline", "baseline"]}, "'baseline' stands there twice"),
+    "two arms with one name": ({"arms": ["baseline", "baseline"]}, "'baseline' appears twice"),
     "empty prompt": ({"arms": [{"name": "a", "kind": "general", "prompt": ""}]}, "the prompt is empty"),
     "more workers than the cluster has": (
         {
