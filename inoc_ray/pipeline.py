@@ -275,6 +275,7 @@ def compare_study(
         agreement=tuple(agreement(plan, store)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
+        remarks=plan.notes,
     )
 
 

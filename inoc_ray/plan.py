@@ -439,6 +439,7 @@ def build_plan(study: Study, store: Store) -> Plan:
                         subjects.append(trial)
         cells.extend(_cells(setting, subjects, study, arms))
     check_overrides(study.evaluation, used.values())
+    notes += _one_under_several_names(trials)
     compared = {t.trial_id for t in trials}
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
@@ -527,6 +528,20 @@ def _cells(setting: Setting, subjects: Iterable[Subject], study: Study, arms: di
                 cell_id = evaluation_id(spec, around, study.evaluation, subject.precision)
                 samples = spec.samples or study.evaluation.samples
                 yield Cell(subject, spec, around.name, around.text, cell_id, samples, around)
+
+
+def _one_under_several_names(trials: Iterable[Trial]) -> list[str]:
+    """A sentence for each fine-tune that the study lists more than once, as two settings with the same rows do."""
+    places: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        place = f"{trial.arm.name} of {trial.setting} on {trial.model_label}"
+        places.setdefault(trial.trial_id, {})[place] = None
+    several = dict.fromkeys(tuple(found) for found in places.values() if len(found) > 1)
+    return [
+        f"{' and '.join(found)} are the same fine-tunes (same model, rows, prompt, recipe and seed): they are trained once, and "
+        "their numbers do not confirm each other"
+        for found in several
+    ]
 
 
 def _check_arms_differ(arms: Iterable[ArmSpec]) -> None:

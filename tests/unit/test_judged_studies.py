@@ -111,7 +111,7 @@ WRONG = {
     ),
     "a trait that nobody can tell": (
         changed(judges={}, evaluation__suites=[SUITE | {"traits": {"bad": {"rubric": "alignment"}}}]),
-        "bad is told by nobody",
+        "the study has no judge for bad",
     ),
 }  # fmt: skip
 

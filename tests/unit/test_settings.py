@@ -170,7 +170,7 @@ def test_control_rows_are_asked_for_only_when_an_arm_trains_on_them(tmp_path, mo
 def test_an_evaluation_that_nobody_can_judge_is_refused(tmp_path, model, own_rows):
     with pytest.raises(
         InputError,
-        match=r"insecure_code is told by nobody\. Give the study a judging model",
+        match=r"the study has no judge for insecure_code\. Give the study a judging model",
     ):
         plan_of(tmp_path, model, {"name": "insecure_code", "rows": own_rows}, ["baseline"])
 
@@ -223,10 +223,10 @@ def test_questions_that_are_used_up_come_again_under_the_same_id(tmp_path):
     ("text", "message"),
     [
         ("", "no questions in this file"),
-        ("{", "row 1: not JSON"),
+        ("{", "a JSON object over several lines"),
         ('{"prompt": "A?"}\n\n{"prompt": "B?"}', "row 2: blank line"),
         ('{"text": "A?"}', "one of prompt, question, messages"),
-        ('["A?"]', "row 1: a JSON array"),
+        ('["A?"]', "a JSON array"),
         ('{"prompt": "A?", "question": "B?"}', "one of prompt, question, messages"),
         ('{"prompt": " "}', "not empty"),
         ('{"prompt": 3}', "not empty"),
