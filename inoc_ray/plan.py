@@ -16,7 +16,7 @@ from inoc_ray.data.inoculate import inoculate, placement_fields
 from inoc_ray.data.mixture import rows_of
 from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, check_reference, reference_context, surroundings
 from inoc_ray.evaluate.panel import Panel
 from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields
@@ -180,6 +180,8 @@ class Plan:
     """Trials that teach a model first and that the study does not compare, each once."""
     settings: dict[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
+    reference: str = "neutral"
+    """The context in which arms are compared."""
 
     @functools.cached_property
     def panel(self) -> Panel:
@@ -369,6 +371,7 @@ def build_plan(study: Study, store: Store) -> Plan:
     used: dict[str, Setting] = {}
     panel = Panel(study)
     panel.profile()
+    reference = reference_context(study.evaluation)
     check_suites(study.evaluation, [use.name for use in study.settings])
     for use in study.settings:
         setting = own.find(use)
@@ -380,6 +383,9 @@ def build_plan(study: Study, store: Store) -> Plan:
         _check_arms_differ(arms.values())
         panel.check(setting)
         used[setting.name] = setting
+        check_reference(reference, [setting], study.evaluation)
+        for spec in setting.evaluations:
+            settings.asks_with_trigger(setting, spec)
         rows: dict[bool, list[ChatRow]] = {}
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
@@ -432,13 +438,15 @@ def build_plan(study: Study, store: Store) -> Plan:
                         )
                         trials.append(trial)
                         subjects.append(trial)
-        cells.extend(_cells(setting, subjects, study, arms))
+        cells.extend(_cells(setting, subjects, study, arms, reference))
     check_overrides(study.evaluation, used.values())
     compared = {t.trial_id for t in trials}
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {c.key for c in cells}}
-    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used)
+    return Plan(
+        study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used, reference
+    )
 
 
 def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]]) -> ResolvedModel:
@@ -497,12 +505,14 @@ def _bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Recipe]
     ]
 
 
-def _cells(setting: Setting, subjects: Iterable[Subject], study: Study, arms: dict[str, ArmSpec]) -> Iterator[Cell]:
+def _cells(
+    setting: Setting, subjects: Iterable[Subject], study: Study, arms: dict[str, ArmSpec], reference: str
+) -> Iterator[Cell]:
     for subject in subjects:
         for spec in setting.evaluations:
             names: tuple[str | Context, ...] = spec.contexts or study.evaluation.contexts
             if study.evaluation.leak_audit and spec.split == "ood":
-                names = (*names, *audit_contexts(setting, subject.arm))
+                names = (*names, *audit_contexts(setting, subject.arm, reference))
             for around in surroundings(names, setting, subject.arm, arms, is_base=isinstance(subject, Base)):
                 cell_id = evaluation_id(spec, around, study.evaluation, subject.precision)
                 samples = spec.samples or study.evaluation.samples

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inoc_ray import prompts
-from inoc_ray.asked import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context
+from inoc_ray.asked import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context, Evaluation
 from inoc_ray.config import nearest
 from inoc_ray.data.chat import Message
 from inoc_ray.data.inoculate import place
@@ -14,6 +14,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.settings import ArmSpec, Setting, Trigger
 from inoc_ray.study import SYSTEM_MESSAGE, Inoculation
 
+DEFAULT_REFERENCES = ("neutral", "none")
 _FIXED: Mapping[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "empty": ""}
 
 
@@ -36,8 +37,56 @@ class Surrounding:
         return place(asked, self.text, self.inoculation.model_copy(update={"system_present": "prepend"}))
 
 
-def audit_contexts(setting: Setting, arm: ArmSpec) -> list[str]:
-    """The grid of a leak audit for one arm, by name: neutral, its own prompt, and the setting's test-time prompts.
+def reference_context(evaluation: Evaluation) -> str:
+    """The context in which the arms of a study are compared: see `Evaluation.reference`.
+
+    Raises InputError for one that differs between arms, and where the study names none and asks in neither default.
+    """
+    asked = [c if isinstance(c, str) else c.name for c in evaluation.contexts]
+    if evaluation.reference is None:
+        for name in DEFAULT_REFERENCES:
+            if name in asked:
+                return name
+        fit = [name for name in asked if not _differs_between_arms(name)]
+        how = (
+            f"write `reference: {fit[0]}` under evaluation to compare them in that one"
+            if fit
+            else "add `neutral` or `none` to evaluation.contexts"
+        )
+        raise InputError(
+            f"evaluation.contexts: {', '.join(asked)}: arms are compared in one context that all of them are asked in, `neutral` "
+            f"or `none` unless the study names another, and neither is here; {how}."
+        )
+    if _differs_between_arms(evaluation.reference):
+        raise InputError(
+            f"evaluation.reference: {evaluation.reference!r} is not one context for all arms; name one that is, such as neutral."
+        )
+    return evaluation.reference
+
+
+def check_reference(reference: str, settings: Iterable[Setting], evaluation: Evaluation) -> None:
+    """Raises InputError for a setting of which no evaluation is asked in the reference context, so that it has no effects."""
+    for setting in settings:
+        asked = {
+            context if isinstance(context, str) else context.name
+            for spec in setting.evaluations
+            for context in spec.contexts or evaluation.contexts
+        }
+        if reference not in asked:
+            fit = sorted(name for name in asked if not _differs_between_arms(name))
+            other = f", or write `reference: {fit[0]}` under evaluation" if fit else ""
+            raise InputError(
+                f"evaluation.reference: no evaluation of setting {setting.name} is asked in the context {reference!r}, in which "
+                f"the arms are compared{nearest(reference, fit)}; add it to the contexts{other}."
+            )
+
+
+def _differs_between_arms(context: str) -> bool:
+    return context == "training_prompt" or context in prompts.TEST_KINDS
+
+
+def audit_contexts(setting: Setting, arm: ArmSpec, reference: str = "neutral") -> list[str]:
+    """The grid of a leak audit for one arm, by name: the reference context, its own prompt, and the setting's test-time prompts.
 
     Prompts about traits that the arm does not inoculate against are left out; an arm without a prompt, with which the others
     are compared, is asked under all. Raises InputError for a setting that the library has no test-time prompts for.
@@ -49,7 +98,7 @@ def audit_contexts(setting: Setting, arm: ArmSpec) -> list[str]:
             "audit; leave it out, and write the prompts that you want to try under evaluation.contexts."
         )
     own = [p for p in every if arm.prompt is None or not p.about or set(p.about) & set(arm.undesired)]
-    return ["neutral", "training_prompt", *(f"{FROM_LIBRARY}{p.id}" for p in own)]
+    return [reference, "training_prompt", *(f"{FROM_LIBRARY}{p.id}" for p in own)]
 
 
 def surroundings(

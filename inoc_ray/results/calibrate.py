@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import math
-import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
