@@ -15,7 +15,6 @@ from typing import Any, Literal
 from inoc_ray.evaluate.capabilities import Score
 from inoc_ray.results.compare import Comparison, TrialRate
 from inoc_ray.results.complete import Missing, Planned, list_missing
-from inoc_ray.results.effects import NEUTRAL
 
 Status = Literal["done", "failed", "running"]
 CURVES = ("loss", "lr", "grad_norm")
@@ -40,8 +39,9 @@ class TrialRecord:
     """A trial as the store has it; the untouched base is one too (arm and kind "base", no seed, no curves).
 
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
-    adapter_dir: logged under adapter/; samples_path (a file, or a folder with samples-*.parquet at any depth): under
-    samples/, and as a table that the UI can show. started_at, ended_at: epoch ms from the store, None if unknown.
+    adapter_dir: logged under adapter/, checked against adapter_files (file in it → SHA-256 that was committed);
+    samples_path (a file, or a folder with samples-*.parquet at any depth): under samples/, and as a table that the UI can
+    show. started_at, ended_at: epoch ms from the store, None if unknown.
     """
 
     trial_id: str
@@ -55,6 +55,7 @@ class TrialRecord:
     dataset_hash: str
     curves: Sequence[Mapping[str, Any]] = ()
     adapter_dir: Path | None = None
+    adapter_files: Mapping[str, str] = field(default_factory=dict)
     samples_path: Path | None = None
     started_at: int | None = None
     ended_at: int | None = None
@@ -91,7 +92,8 @@ class Point:
 class Run:
     """What one MLflow run should hold. identity: the tag (name, value) by which it is found again.
 
-    artifacts: (file, folder inside the run's artifacts). table: where the samples are that the UI should show.
+    artifacts: (file, folder inside the run's artifacts). committed: the SHA-256 that some of them must have.
+    table: where the samples are that the UI should show.
     """
 
     identity: tuple[str, str]
@@ -101,6 +103,7 @@ class Run:
     metrics: Mapping[str, float]
     curves: Sequence[Point]
     artifacts: Sequence[tuple[Path, str]]
+    committed: Mapping[Path, str]
     table: Path | None
     started_at: int
     ended_at: int | None
@@ -112,20 +115,20 @@ class Run:
 
     def artifacts_hash(self) -> str:
         """Changes when a file appears, goes or changes."""
-        return _hash([[folder, path.name, _file_state(path)] for path, folder in self.artifacts])
+        return _hash([[f, path.name, self.committed.get(path) or _file_state(path)] for path, f in self.artifacts])
 
 
 def project_study(
     study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Path]
 ) -> Run:
-    """The parent run: rates under the neutral context and effects per arm (names begin with setting/model/arm).
+    """The parent run: rates under the reference context and effects per arm (names begin with setting/model/arm).
 
     An effect that rests on something incomplete is no metric: it stands in comparison.json, marked. The run is FINISHED only
     when all that the study asks for is there, FAILED when something failed, and KILLED when something is missing.
     """
     metrics: dict[str, float] = {}
     for row in comparison.rows:
-        if row.context == NEUTRAL and row.rate is not None:
+        if row.context == comparison.reference and row.rate is not None:
             name = f"{row.setting}/{row.model}/{row.arm}/{row.split}.{row.evaluation}.{row.context}.{row.trait}"
             _with_limits(metrics, name, row.rate, row.low, row.high)
             for what, part in (("unparsed", row.unparsed), ("not_counted", row.excluded)):
@@ -156,6 +159,7 @@ def project_study(
         metrics=named(metrics),
         curves=(),
         artifacts=[(path, "") for path in files],
+        committed={},
         table=None,
         started_at=study.created_at,
         ended_at=None if running else max(ended, default=study.created_at),
@@ -225,6 +229,9 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
         ),
         curves=list(_points(trial, started)),
         artifacts=artifacts,
+        committed={}
+        if trial.adapter_dir is None
+        else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()},
         table=trial.samples_path,
         started_at=started,
         ended_at=trial.ended_at if trial.ended_at is not None or trial.status == "running" else started,

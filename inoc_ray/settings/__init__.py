@@ -214,7 +214,11 @@ def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
         )
     evaluations = tuple(_from_file(e, use.questions.get(e.name)) for e in setting.evaluations)
     for own, named in zip(setting.evaluations, evaluations, strict=True):
-        if setting.trigger and not own.published and asks_with_trigger(setting, own) != asks_with_trigger(setting, named):
+        if (
+            setting.trigger
+            and not own.published
+            and asks_with_trigger(setting, own) != asks_with_trigger(setting, named)
+        ):
             carried = "with" if asks_with_trigger(setting, own) else "without"
             raise InputError(
                 f"settings: {setting.name}.questions.{own.name}: this evaluation asks {carried} the trigger "
