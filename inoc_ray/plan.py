@@ -29,6 +29,8 @@ from inoc_ray.study import SYSTEM_MESSAGE, WITHOUT_DIRECTION, Arm, Inoculation, 
 _PROBE = 32
 """Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""
 
+NEUTRAL = "neutral"
+
 STAGE_1 = "stage-1"
 """What the trial that teaches a model is called, where a trial of the study has the name of its arm."""
 
@@ -388,7 +390,6 @@ def build_plan(study: Study, store: Store) -> Plan:
         _check_arms_differ(arms.values())
         panel.check(setting)
         used[setting.name] = setting
-        check_reference(reference, [setting], study.evaluation)
         for spec in setting.evaluations:
             settings.asks_with_trigger(setting, spec)
         rows: dict[bool, list[ChatRow]] = {}
@@ -443,7 +444,8 @@ def build_plan(study: Study, store: Store) -> Plan:
                         )
                         trials.append(trial)
                         subjects.append(trial)
-        cells.extend(_cells(setting, subjects, study, arms, reference))
+        cells.extend(_cells(setting, subjects, study, arms, reference or NEUTRAL))
+    reference = check_reference(reference, used.values(), study.evaluation)
     check_overrides(study.evaluation, used.values())
     compared = {t.trial_id for t in trials}
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}

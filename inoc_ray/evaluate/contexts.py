@@ -37,48 +37,46 @@ class Surrounding:
         return place(asked, self.text, self.inoculation.model_copy(update={"system_present": "prepend"}))
 
 
-def reference_context(evaluation: Evaluation) -> str:
-    """The context in which the arms of a study are compared: see `Evaluation.reference`.
+def reference_context(evaluation: Evaluation) -> str | None:
+    """The context in which the arms of a study are compared, or None where it has to be named; see `Evaluation.reference`."""
+    if evaluation.reference is not None:
+        return evaluation.reference
+    fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
+    return next((name for name in DEFAULT_REFERENCES if name in fit), fit[0] if len(fit) == 1 else None)
 
-    Raises InputError for one that differs between arms, and where the study names none and asks in neither default.
-    """
-    asked = [c if isinstance(c, str) else c.name for c in evaluation.contexts]
-    if evaluation.reference is None:
-        for name in DEFAULT_REFERENCES:
-            if name in asked:
-                return name
-        fit = [name for name in asked if not _differs_between_arms(name)]
+
+def check_reference(reference: str | None, settings: Iterable[Setting], evaluation: Evaluation) -> str:
+    """The reference context. Raises InputError where there is none, for one that differs between arms, and for a setting of
+    which no evaluation is asked in it: it would have no effects."""
+    if reference is None:
+        fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
         how = (
-            f"write `reference: {fit[0]}` under evaluation to compare them in that one"
+            f"write which, for example `reference: {fit[0]}` under evaluation"
             if fit
             else "add `neutral` or `none` to evaluation.contexts"
         )
         raise InputError(
-            f"evaluation.contexts: {', '.join(asked)}: arms are compared in one context that all of them are asked in, `neutral` "
-            f"or `none` unless the study names another, and neither is here; {how}."
+            f"evaluation.contexts: {', '.join(_names(evaluation.contexts))}: arms are compared in one context in which all of "
+            f"them are asked, `neutral` or `none` unless the study names another; {how}."
         )
-    if _differs_between_arms(evaluation.reference):
+    if _differs_between_arms(reference):
         raise InputError(
-            f"evaluation.reference: {evaluation.reference!r} is not one context for all arms; name one that is, such as neutral."
+            f"evaluation.reference: {reference!r} is not one context for all arms; name one that is, such as neutral."
         )
-    return evaluation.reference
-
-
-def check_reference(reference: str, settings: Iterable[Setting], evaluation: Evaluation) -> None:
-    """Raises InputError for a setting of which no evaluation is asked in the reference context, so that it has no effects."""
     for setting in settings:
-        asked = {
-            context if isinstance(context, str) else context.name
-            for spec in setting.evaluations
-            for context in spec.contexts or evaluation.contexts
-        }
+        asked = {name for spec in setting.evaluations for name in _names(spec.contexts or evaluation.contexts)}
         if reference not in asked:
             fit = sorted(name for name in asked if not _differs_between_arms(name))
             other = f", or write `reference: {fit[0]}` under evaluation" if fit else ""
             raise InputError(
                 f"evaluation.reference: no evaluation of setting {setting.name} is asked in the context {reference!r}, in which "
-                f"the arms are compared{nearest(reference, fit)}; add it to the contexts{other}."
+                f"arms are to be compared{nearest(reference, fit)}; add it to the contexts{other}."
             )
+    return reference
+
+
+def _names(contexts: Iterable[str | Context]) -> list[str]:
+    return [c if isinstance(c, str) else c.name for c in contexts]
 
 
 def _differs_between_arms(context: str) -> bool:

@@ -1,4 +1,4 @@
-"""Coverage and error rates of the intervals and p-values, by simulation: `make calibrate` writes the tables of docs/statistics.md."""
+"""Coverage and error rates of intervals and p-values, by simulation: `make calibrate` writes the tables of docs/statistics.md."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _rates(design: Design, view: View, own: Mapping[object, float], tally: Tally
         # A limit at 0 or 1 is reached by rounding alone.
         tally.add(f"rate {place.arm}", low - 1e-9 <= truth <= high + 1e-9)
     if design.table == "rates":
-        reference = [p for p in view.rates if p.arm == "0.6"][0]
+        reference = next(p for p in view.rates if p.arm == "0.6")
         for place in view.rates:
             if place.arm not in ("0.6", "base"):
                 low, high = combine(lambda a, b: a - b, view.rates[reference], view.rates[place]).interval()

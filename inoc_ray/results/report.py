@@ -490,8 +490,8 @@ def _samples(samples: pd.DataFrame | None, reference: str) -> str:
         return ""
     shown = samples[samples["context"] == reference]
     parts = [
-        f"<h2>Examples</h2><p>The first responses of each arm under the {escape(reference)} context, not chosen. Numbers are the judging "
-        "models' raw ones, on 0 to 100, before any threshold.</p>"
+        f"<h2>Examples</h2><p>The first responses of each arm under the {escape(reference)} context, not chosen. Numbers are the "
+        "judging models' raw ones, on 0 to 100, before any threshold.</p>"
     ]
     for (setting, model, arm), rows in shown.groupby(["setting", "model", "arm"], sort=False):
         first = rows.groupby("evaluation", sort=False).head(SAMPLES_PER_ARM)

@@ -289,7 +289,8 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
     if not comparison.leaks:
         return
     yield ""
-    yield f"leak audit: rate under a test-time prompt minus that in the {comparison.reference} context (simultaneous 95 % intervals)"
+    where = f"the {comparison.reference} context"
+    yield f"leak audit: rate under a test-time prompt minus that in {where} (simultaneous 95 % intervals)"
     yield "beyond base: the rate under the prompt minus the untouched model's under the same one"
     for group in comparison.groups():
         shown = [
