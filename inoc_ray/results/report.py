@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results import effects as effect_definitions
 from inoc_ray.results.complete import seeds_text
-from inoc_ray.results.effects import WITH_TRIGGER, is_directed
+from inoc_ray.results.effects import TRIGGER, WITH_TRIGGER, is_directed
 from inoc_ray.results.figure import Pictures, draw, write_figure
 from inoc_ray.results.leak_figure import draw_leaks
 from inoc_ray.results.page import STYLE
@@ -118,23 +118,26 @@ def headlines(comparison: Comparison) -> list[str]:
     found = {(e.setting, e.model, e.arm, e.measure): e for e in comparison.effects}
     sentences = []
     for setting, model in comparison.groups():
-        rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, comparison.reference)]
         lacks = _incomplete_arms(comparison, setting, model)
-        for arm in dict.fromkeys(r.arm for r in rows if is_directed(r.kind)):
-            for suffix in _conditions(comparison, setting, model, arm):
+        conditions = _conditions(comparison, setting, model)
+        for arm in dict.fromkeys(r.arm for rows in conditions.values() for r in rows if is_directed(r.kind)):
+            for suffix, rows in conditions.items():
                 own = {m: found.get((setting, model, arm, m + suffix)) for m in effect_definitions.MEASURES}
-                # Rates with and without the trigger are told apart; where they are two contexts, the table has them.
-                asked = [r for r in rows if r.triggered == bool(suffix)]
-                said = _sentence(arm, asked, own, lacks.get(arm, ""), "with the trigger, " if suffix else "")
+                said = _sentence(arm, rows, own, lacks.get(arm, ""), "with the trigger, " if suffix else "")
                 sentences.append(f"{setting}, {model}: {said}")
     return sentences
 
 
-def _conditions(comparison: Comparison, setting: str, model: str, arm: str) -> list[str]:
-    """The endings of the arm's measures: none, and with the trigger where there is one."""
-    ends = {e.measure.endswith(f".{WITH_TRIGGER}") for e in comparison.effects
-            if (e.setting, e.model, e.arm) == (setting, model, arm)}  # fmt: skip
-    return ["", *([f".{WITH_TRIGGER}"] if True in ends else [])]
+def _conditions(comparison: Comparison, setting: str, model: str) -> dict[str, list[Row]]:
+    """The ending of a measure → the rows that it is about: without the trigger and, where there is one, with it."""
+    rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
+    asked = [r for r in rows if r.context == comparison.reference]
+    found = {"": [r for r in asked if not r.triggered]}
+    ends = {e.measure.endswith(WITH_TRIGGER) for e in comparison.effects if (e.setting, e.model) == (setting, model)}
+    if True in ends:
+        put = [r for r in asked if r.triggered]
+        found[f".{WITH_TRIGGER}"] = put or [r for r in rows if r.context == TRIGGER]
+    return found
 
 
 def _incomplete_arms(comparison: Comparison, setting: str, model: str) -> dict[str, str]:

@@ -90,11 +90,13 @@ def test_without_the_training_prompt_there_is_no_leakage() -> None:
 
 def test_p_is_adjusted_over_the_arms_of_one_measure() -> None:
     alone = {name: arm for name, arm in ARMS.items() if name != "inoc_capitals"}
-    few = compare(score_table(seeds=1, questions=30, arms=alone, contexts=("neutral",)), "toy")
-    many = compare(score_table(seeds=1, questions=30, contexts=("neutral",)), "toy")
+    few = compare(score_table(seeds=2, questions=30, arms=alone, contexts=("neutral",)), "toy")
+    many = compare(score_table(seeds=2, questions=30, contexts=("neutral",)), "toy")
     first, second = effect(few, "irrelevant", "retention_ood"), effect(many, "irrelevant", "retention_ood")
     assert first.value == second.value
-    assert (second.p or 0) >= (first.p or 0)
+    assert first.p is not None
+    assert second.p is not None
+    assert second.p >= first.p
 
 
 def test_effects_do_not_depend_on_the_order_of_the_table(comparison: Comparison) -> None:
@@ -208,6 +210,7 @@ def test_a_context_with_the_trigger_is_compared_like_questions_with_it() -> None
     found = compare(pd.concat([plain, put]), "toy")
     assert effect(found, "aware", "suppression_difference").value == pytest.approx(0.0)
     assert effect(found, "aware", "suppression_difference.with_trigger").value == pytest.approx(0.6)
+    assert "against spanish (aware) out of distribution: baseline .85, aware .25" in headlines(found)[1]
 
 
 def test_what_is_kept_of_the_narrow_task_is_an_effect_of_its_own() -> None:
