@@ -263,7 +263,7 @@ def compare_study(
     unreliable = [Failure(sentence, "evaluation failed", log) for sentence in check_parsed(plan, frame)]
     if outcome is not None:
         outcome.failed += unreliable
-    comparison = compare(frame, plan.study.name, profile.in_words(), planned_of(plan, store, failures))
+    comparison = compare(frame, plan.study.name, profile.in_words(), planned_of(plan, store, failures), plan.reference)
     # The parts of a task (the subjects of mmlu) are in the store alone.
     scores = [
         s

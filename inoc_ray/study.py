@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,9 @@ class SettingUse(Config):
     """The traits that should not be learnt, whichever the arm; the setting's own or those of a suite. Default: the setting's."""
     desired: tuple[str, ...] | None = runtime(None)
     """The traits that should be learnt, likewise."""
+    narrow: tuple[str, ...] | None = runtime(None)
+    """The traits of the narrow task that the rows teach, neither wanted nor unwanted; whether an arm still learns them is told
+    apart (`retention_narrow`)."""
     rows: str | Mixture | Backdoor | None = runtime(None)
     """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
     (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
@@ -97,8 +101,10 @@ class SettingUse(Config):
 
     @model_validator(mode="after")
     def _one_role(self) -> SettingUse:
-        if both := set(self.undesired or ()) & set(self.desired or ()):
-            raise ValueError(f"{self.name}: {min(both)!r} is both undesired and desired; decide which")
+        roles = {role: set(getattr(self, role) or ()) for role in ("undesired", "desired", "narrow")}
+        for one, other in itertools.combinations(roles, 2):
+            if both := roles[one] & roles[other]:
+                raise ValueError(f"{self.name}: {min(both)!r} is both {one} and {other}; decide which")
         return self
 
     @field_validator("rows", "control_rows", mode="before")

@@ -194,7 +194,7 @@ def compare(
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
     asked = set(frame["context"])
-    where = reference or ("none" if NEUTRAL not in asked and "none" in asked else NEUTRAL)
+    where = reference or next((name for name in (NEUTRAL, "none") if name in asked), NEUTRAL)
     rows: list[Row] = []
     found: list[Effect] = []
     trials: dict[Place, list[TrialRate]] = {}
