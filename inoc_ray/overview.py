@@ -55,6 +55,10 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
     return {
         "study": plan.study.name,
         "storage": str(store.root),
+        "models": [
+            {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
+        ],
+        "notes": list(plan.notes),
         "trials": [_trial_json(plan, store, t) for t in plan.fine_tunes],
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_ask),
@@ -115,7 +119,8 @@ def plan_text(plan: Plan, store: Store) -> str:
         lines += [f"To judge: {_work_text(work)}" for work in works]
     else:
         lines.append("To judge: nothing by models; rules tell every trait.")
-    return "\n".join([*lines, *judges_text(plan), *damage_text(plan)])
+    lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
+    return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan)])
 
 
 def damage_text(plan: Plan) -> list[str]:

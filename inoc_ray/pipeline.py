@@ -112,6 +112,8 @@ def run_study(
     outcome = StudyOutcome(study.name)
     fetch_models(models_of(study))
     plan = build_plan(study, store).only(only)
+    for note in plan.notes:
+        say(f"note: {note}")
     preflight(plan, store)
     with _alone(study, store, claims_of(plan, store, train=train)) as lease:
         plan = build_plan(study, store).only(only)

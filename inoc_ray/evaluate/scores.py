@@ -27,6 +27,7 @@ from inoc_ray.evaluate.panel import Panel, measure_of, rule_of
 from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
 from inoc_ray.evaluate.samples import read_part, read_table, write_table
 from inoc_ray.identity import content_id
+from inoc_ray.models.template import answer_of
 from inoc_ray.plan import Cell, Plan, Subject, seed_of
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.store import Store
@@ -61,8 +62,11 @@ def rules_id(setting: Setting, spec: EvaluationSpec) -> str:
 def items_of(table: Any, cell: Cell) -> list[Item]:
     """What judges see of the samples in a part."""
     references = {q.id: q.reference for q in cell.evaluation.questions(cell.samples) if q.reference is not None}
-    columns = (table.column(name).to_pylist() for name in ("question", "text", "question_id"))
-    return [Item(question, text, references.get(key)) for question, text, key in zip(*columns, strict=True)]
+    columns = (table.column(name).to_pylist() for name in ("question", "prompt", "text", "question_id"))
+    return [
+        Item(question, answer_of(prompt, text), references.get(key))
+        for question, prompt, text, key in zip(*columns, strict=True)
+    ]
 
 
 def _made_of(part: Path, what: str) -> Path:
@@ -83,9 +87,9 @@ def _form(part: Path, sample_index: Any) -> Any:
     path = _made_of(part, f"form-{FORM_VERSION}")
     if (kept := seal.find(path)) is not None:
         return read_table(kept, ["sample_index", *FORMS])
-    texts = read_table(part, ["text", "finish_reason"])
-    pairs = zip(texts.column("text").to_pylist(), texts.column("finish_reason").to_pylist(), strict=True)
-    rows = [forms(text, finish) for text, finish in pairs]
+    texts = read_table(part, ["prompt", "text", "finish_reason"])
+    said = zip(*(texts.column(name).to_pylist() for name in ("prompt", "text", "finish_reason")), strict=True)
+    rows = [forms(answer_of(prompt, text), finish) for prompt, text, finish in said]
     columns = {name: pa.array([row[i] for row in rows], pa.bool_()) for i, name in enumerate(FORMS)}
     found = pa.table({"sample_index": sample_index, **columns})
     write_table(path, found)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from inoc_ray.asked import Evaluation
 from inoc_ray.data.chat import Message
 from inoc_ray.data.inoculate import placement_fields
-from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.choices import ChoiceRequest, choose
 from inoc_ray.evaluate.journal import Key, SampleJournal
@@ -23,6 +22,7 @@ from inoc_ray.evaluate.samples import Sample, commit_samples
 from inoc_ray.evaluate.windows import longest_requests
 from inoc_ray.failures import Thing, cell_thing
 from inoc_ray.identity import content_id
+from inoc_ray.models.tokenizer import load_tokenizer, template_of
 from inoc_ray.plan import Cell, Plan, Subject, sampling_of
 from inoc_ray.progress import Progress, say
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
@@ -222,7 +222,9 @@ class _OpenCell:
         self.cell, self.start, self.journal = cell, start, journal
         self.folder = store.evaluation(*cell.key)
         self.questions = cell.evaluation.questions(cell.samples)[start:]
-        self.prompts = [render(tokenizer, messages_of(q, cell), True) for q in self.questions]
+        template = template_of(tokenizer, cell.subject.model.enable_thinking)
+        prompt = template.prompt_for_choices if cell.evaluation.choices else template.prompt
+        self.prompts = [prompt(messages_of(q, cell)) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
         self.refused: dict[int, str] = {}
         """Offset → why the endpoint gave no sample."""
@@ -324,6 +326,11 @@ class _OpenCell:
             "placement": placement_fields(cell.surrounding.inoculation) or "system",
             "max_tokens": cell.evaluation.max_tokens,
             "chat_template": str(self.tokenizer.chat_template),
+            **(
+                {}
+                if cell.subject.model.enable_thinking is None
+                else {"enable_thinking": cell.subject.model.enable_thinking}
+            ),
             **({"choices": list(cell.evaluation.choices)} if cell.evaluation.choices else {}),
             "model": cell.subject.model.name,
             "model_hash": cell.subject.model.hash,

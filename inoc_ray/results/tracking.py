@@ -59,7 +59,7 @@ _TABLE = "samples.json"
 _TABLE_ROWS = 1000
 LOCK_SECONDS = 600.0
 """So long a sync waits for another one of the same storage."""
-_DATABASE_SECONDS = 15.0
+_DATABASE_SECONDS = 10.0
 """So long a database may take to answer, or to be free of somebody else's lock."""
 _PATIENCE = {
     # MLflow's own values make a server that is broken cost minutes at the end of a run. Whoever has set them is heeded.
@@ -124,8 +124,10 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
     import urllib.error
     import urllib.request
 
+    # urllib takes a name and password for a part of the host; they are not needed to be answered.
+    address = re.sub(r"://[^/@]*@", "://", tracking_uri).rstrip("/")
     try:
-        urllib.request.urlopen(tracking_uri.rstrip("/") + "/health", timeout=timeout).close()
+        urllib.request.urlopen(address + "/health", timeout=timeout).close()
     except urllib.error.HTTPError:
         return
     except (urllib.error.URLError, OSError, ValueError) as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import TrialError
+from inoc_ray.models.config import read_config
 from inoc_ray.store import COMMIT, commit_fault
 from inoc_ray.train.spec import LoopSpec, LoraSpec
 from inoc_ray.train.zero import consolidated_weights
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+GENERATION_CONFIG = "generation_config.json"
 SHARD_SIZE = "5GB"
 _ADAPTER_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
@@ -58,7 +61,12 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
 
 
 def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
-    """Writes a whole model folder: safetensors, configuration, tokenizer with its chat template."""
+    """Writes a whole model folder: safetensors, configuration, tokenizer with its chat template.
+
+    What training does not change is taken over from the base as it is. transformers would refuse to write some of it:
+    published models have sampling defaults that contradict each other (`do_sample: false` with a temperature), which it
+    reads without complaint, and which are not used here.
+    """
     from huggingface_hub import save_torch_state_dict
 
     from inoc_ray.models.tokenizer import copy_tokenizer
@@ -70,10 +78,19 @@ def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     _check_finite(weights, out)
     model = engine.module
     save_torch_state_dict(weights, out, max_shard_size=SHARD_SIZE, metadata={"format": "pt"})
-    model.config.save_pretrained(out)
-    if model.can_generate():
-        model.generation_config.save_pretrained(out)
+    _write_config(model.config, Path(spec.model), out)
+    if (generation := Path(spec.model, GENERATION_CONFIG)).is_file():
+        shutil.copyfile(generation, out / GENERATION_CONFIG)
     copy_tokenizer(Path(spec.model), out)
+
+
+def _write_config(config: Any, base: Path, out: Path) -> None:
+    """The configuration of the class and type that the weights now have; `use_cache`, off in training, as in the base."""
+    values = config.to_diff_dict()
+    values.pop("use_cache", None)
+    if (cached := read_config(base).get("use_cache")) is not None:
+        values["use_cache"] = cached
+    (out / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def validate_adapter(folder: Path, base: str, rank: int) -> None:

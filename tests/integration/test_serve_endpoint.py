@@ -297,6 +297,8 @@ def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
 
 def test_a_full_fine_tune_is_served_as_its_own_engine_beside_the_first(world: World, tmp_path: Path):
     save_base(tmp_path / "full")
+    # As the exports of models with such a file have it: transformers would not write it.
+    (tmp_path / "full" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_p": 0.9}')
     spec = ServeSpec(model=tmp_path / "full", model_id="full", dtype="float32", name="full", api_key=KEY)
     with serving(spec) as endpoint:
         client = openai.OpenAI(base_url=endpoint.base_url, api_key=KEY)
