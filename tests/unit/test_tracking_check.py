@@ -85,7 +85,7 @@ def test_a_login_in_the_address_is_sent_and_never_shown():
 
 
 def test_a_database_without_its_driver_is_named_without_the_password():
-    with pytest.raises(TrialError, match="No module named 'psycopg.*install the database's driver") as caught:
+    with pytest.raises(TrialError, match=r"No module named 'psycopg.*install the database's driver") as caught:
         check_tracking_uri(f"postgresql://me:{PASSWORD}@127.0.0.1:9/db")
     assert PASSWORD not in str(caught.value)
 
