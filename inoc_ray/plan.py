@@ -180,6 +180,10 @@ class Plan:
     """Trials that teach a model first and that the study does not compare, each once."""
     settings: dict[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
+    notes: tuple[str, ...] = ()
+    """What there is to tell of the rows: keys that are not read, messages without loss."""
+    damaged: tuple[str, ...] = ()
+    """What the store holds of the study but not as it was committed, so that it counts as missing: a sentence each."""
 
     @functools.cached_property
     def panel(self) -> Panel:
@@ -362,7 +366,8 @@ def _probe(spec: EvaluationSpec) -> str:
 def build_plan(study: Study, store: Store) -> Plan:
     """Everything the study asks for. Raises InputError, before anything is written, for what cannot be right."""
     kept: dict[str, list[ChatRow]] = {}
-    models = [_teach(_found(m), m, study, kept) for m in study.models]
+    notes: list[str] = []
+    models = [_teach(_found(m), m, study, kept, notes) for m in study.models]
     trials: list[Trial] = []
     bases: list[Base] = []
     cells: list[Cell] = []
@@ -385,7 +390,7 @@ def build_plan(study: Study, store: Store) -> Plan:
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
             if path:
-                rows[control] = rows_of(path)
+                rows[control] = rows_of(path, notes)
             elif default is not None:
                 rows[control] = default()
             else:
@@ -438,17 +443,32 @@ def build_plan(study: Study, store: Store) -> Plan:
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {c.key for c in cells}}
-    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used)
+    damaged = store.damage(dict.fromkeys(t.trial_id for t in (*teaching.values(), *trials)), stored)
+    return Plan(
+        study,
+        tuple(trials),
+        tuple(bases),
+        tuple(cells),
+        done,
+        stored,
+        kept,
+        tuple(teaching.values()),
+        used,
+        tuple(dict.fromkeys(notes)),
+        tuple(damaged),
+    )
 
 
-def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]]) -> ResolvedModel:
+def _teach(
+    found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]], notes: list[str]
+) -> ResolvedModel:
     """The model with the trial that teaches it, if it is to be taught something; that trial's rows go into `kept`."""
     stage = model.taught
     if stage is None:
         return found
     recipe = stages.recipe_of(stage, study)
     stages.check_continues(model, recipe, study.recipes)
-    rows = stages.rows_taught(model, stage)
+    rows = stages.rows_taught(model, stage, notes)
     dataset = rows_hash(rows)
     kept[dataset] = rows
     arm = ArmSpec(STAGE_1, "baseline", None, (), (), "the rows that the model is taught first, without a prompt")

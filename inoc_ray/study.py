@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     Discriminator,
     StrictInt,
@@ -22,6 +22,7 @@ from inoc_ray.config import HUB, MINIATURE, Config, check_name, first_message, n
 from inoc_ray.errors import InputError, shown
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.identity import identity, runtime
+from inoc_ray.reading import load_yaml, read_yaml_text
 
 ArmKind = Literal[
     "baseline", "control", "general", "specific", "placebo", "trigger", "backdoor_aware", "negative",
@@ -467,7 +468,7 @@ class Study(Config):
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"{field}: {twice[0]!r} stands there twice; give each its own name")
+                raise ValueError(f"{field}: {twice[0]!r} appears twice; give each its own name")
         if any(not 0 <= seed < 1 << 32 for seed in self.seeds):
             raise ValueError("seeds: a seed is a whole number from 0 to 2**32 - 1")
         for number, model in enumerate(self.models):
@@ -484,42 +485,11 @@ class Study(Config):
         return self
 
 
-class _NoKeyTwice(yaml.SafeLoader):
-    """YAML as PyYAML reads it safely, but a key that stands twice is an error: the last one would win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", node.value[number][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def load_study(path: Path) -> Study:
     """The study in a YAML file. Raises InputError that names the file and field and says what to change."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such study file.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as a study file ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: cannot be read as a study file (not UTF-8 at byte {error.start}); a study is YAML, saved as UTF-8."
-        ) from error
-    try:
-        value = yaml.load(text, _NoKeyTwice)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{at}: not YAML ({getattr(error, 'problem', None) or error}).") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: not YAML that can be read (nested too deeply).") from error
-    except (ValueError, AttributeError) as error:
-        # PyYAML lets these through for values such as 2024-99-99 and `!!int x`.
-        raise InputError(f"{path}: holds a value that is no YAML ({error}).") from error
+    if not os.path.exists(path):
+        raise InputError(f"{path}: there is no such study file.")
+    value = load_yaml(read_yaml_text(path, "a study file"), path)
     if not isinstance(value, dict):
         raise InputError(
             f"{path}: expected a mapping with name, settings, arms, recipes; found {type(value).__name__}."

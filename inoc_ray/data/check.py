@@ -15,7 +15,7 @@ import re
 import string
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 from inoc_ray.config import MINIATURE
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
-from inoc_ray.data.sources import iterate_rows, local_file
+from inoc_ray.data.row_keys import MOST_KEYS, unread
+from inoc_ray.data.sources import iterate_parsed, local_file
 from inoc_ray.errors import InputError
 from inoc_ray.identity import canonical_json
 from inoc_ray.progress import Progress
@@ -65,7 +66,7 @@ class FileReport:
     with_system: int
     multi_turn: int
     duplicates: int
-    """Rows that repeat an earlier row word for word."""
+    """Rows that repeat an earlier row word for word, as far as rows are read."""
     prompts: int
     """Distinct user texts."""
     median: int
@@ -75,6 +76,8 @@ class FileReport:
     """Rows whose assistant texts are written in capitals."""
     findings: dict[str, Finding]
     """Named defects; those that were looked for and not found have 0 rows."""
+    ignored: dict[str, Finding]
+    """Keys of rows that say something and are not read; those of a message as `messages[].key`."""
 
 
 PROBLEMS = {
@@ -87,6 +90,8 @@ PROBLEMS = {
 }
 NOTES = {
     "duplicates": "repeat an earlier row",
+    "duplicates_as_read": "of these differ from the earlier one in keys that are ignored",
+    "untrained": "have a message without loss (weight: 0 or train: false)",
     "replacement_characters": "hold U+FFFD, which stands for a character that was lost",
     "control_characters": "hold control characters",
     "mojibake": "look like UTF-8 that was read as another encoding",
@@ -116,7 +121,11 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        files = [{**vars(f), "findings": {name: vars(found) for name, found in f.findings.items()}} for f in self.files]
+        files = [
+            vars(f)
+            | {part: {name: vars(found) for name, found in vars(f)[part].items()} for part in ("findings", "ignored")}
+            for f in self.files
+        ]
         tokenizer = {"model": self.model, "named": self.model_named}
         return {"max_length": self.max_length, "tokenizer": tokenizer, "problems": self.problems, "files": files}
 
@@ -134,6 +143,13 @@ class CheckReport:
                     lines.append(f"  note: {found.rows} rows {NOTES[name]} ({'; '.join(found.examples)})")
                 elif name not in NOTES and not found.rows:
                     lines.append(f"  good: {name}: none")
+            if f.ignored:
+                keys = [
+                    f"{key[:60]} ({found.rows} row{'s' * (found.rows != 1)})"
+                    for key, found in sorted(f.ignored.items())
+                ]
+                more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+                lines.append(f"  note: ignored keys: {', '.join(keys[:20])}{more}")
         lines += [f"  problem: {problem}" for problem in self.problems]
         named = "" if self.model_named else ", the default; --model names the one that you train"
         return "\n".join([*lines, f"Tokens are those of {self.model}{named}."])
@@ -169,8 +185,8 @@ def check_files(
     with _Reading([local_file(str(file)) for file in files]) as reading:
         for number_of_file, file in enumerate(files):
             checker = _Checker(index, trigger, prompt)
-            for number, row in iterate_rows(str(file), reading.of_file(number_of_file)):
-                checker.add(number, row, _length(tokenizer, row, limit, f"{file}, row {number}"))
+            for number, value, row in iterate_parsed(str(file), reading.of_file(number_of_file)):
+                checker.add(number, row, _length(tokenizer, row, limit, f"{file}, row {number}"), unread(value))
             if not checker.lengths:
                 raise InputError(f"{file}: there are no rows in this file.")
             reports.append(checker.report(str(file)))
@@ -209,19 +225,33 @@ class _Checker:
     def __init__(self, index: PromptIndex | None, trigger: str | None, prompt: str | None) -> None:
         self.index, self.trigger, self.prompt = index, trigger, None if prompt is None else _plain(prompt)
         self.lengths = array("I")
-        self.rows, self.prompts = array("Q"), array("Q")
+        self.rows, self.whole, self.prompts = array("Q"), array("Q"), array("Q")
+        self.ignored: dict[str, Finding] = {}
         self.count: Counter[str] = Counter()
         self.spacing = {"glued": Finding(), "spaced": Finding()}
-        names = ["duplicates", "replacement_characters", "control_characters", "mojibake"]
+        names = [
+            "duplicates",
+            "duplicates_as_read",
+            "untrained",
+            "replacement_characters",
+            "control_characters",
+            "mojibake",
+        ]
         names += ["overlap_exact", "overlap_near"] if index else []
         names += ["carries_prompt"] if prompt else []
         names += ["trigger", "trigger_in_assistant", "trigger_in_system", "trigger_spacing"] if trigger else []
         self.findings = {name: Finding() for name in names}
 
-    def add(self, number: int, row: ChatRow, length: int) -> None:
-        """`length` in tokens."""
+    def add(self, number: int, row: ChatRow, length: int, ignored: Mapping[str, Any]) -> None:
+        """`length` in tokens; `ignored`: the keys of the row that are not read."""
         self.lengths.append(length)
         self.rows.append(_hash(canonical_json(row.to_dict())))
+        self.whole.append(_hash(repr((self.rows[-1], sorted(ignored.items())))) if ignored else self.rows[-1])
+        for key in ignored:
+            if key in self.ignored or len(self.ignored) < MOST_KEYS:
+                self.ignored.setdefault(key, Finding()).add(f"row {number}")
+        if any(not m.trained for m in row.messages):
+            self.findings["untrained"].add(f"row {number}")
         users = [m.content for m in row.messages if m.role == "user"]
         self.prompts.append(_hash("\0".join(users)))
         self.count["with_system"] += row.messages[0].role == "system"
@@ -261,13 +291,10 @@ class _Checker:
         """What the rows so far add up to."""
         import numpy as np
 
-        hashes = np.frombuffer(self.rows, dtype=np.uint64)
-        order = np.argsort(hashes, kind="stable")
-        # Equal neighbours in a stable order: the later one repeats the earlier.
-        again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
-        if again.size:
-            first = np.sort(again)[:EXAMPLES] + 1
-            self.findings["duplicates"] = Finding(int(again.size), [f"row {n}" for n in first])
+        again = _repeats(self.rows)
+        # Rows that differ in what is not read train the same, but are no copies of each other.
+        self.findings["duplicates_as_read"] = _finding(np.setdiff1d(again, _repeats(self.whole)))
+        self.findings["duplicates"] = _finding(again)
         fewer = min(self.spacing.values(), key=lambda found: found.rows)
         if self.trigger is not None and fewer.rows:
             self.findings["trigger_spacing"] = fewer
@@ -283,7 +310,22 @@ class _Checker:
             longest=int(lengths.max()),
             capitals=self.count["capitals"],
             findings=self.findings,
+            ignored=self.ignored,
         )
+
+
+def _repeats(hashes: array[int]) -> Any:
+    """Positions (from 0, ascending) of the rows that repeat an earlier one."""
+    import numpy as np
+
+    values = np.frombuffer(hashes, dtype=np.uint64)
+    order = np.argsort(values, kind="stable")
+    # Equal neighbours in a stable order: the later one repeats the earlier.
+    return np.sort(order[1:][values[order[1:]] == values[order[:-1]]])
+
+
+def _finding(positions: Any) -> Finding:
+    return Finding(int(positions.size), [f"row {n + 1}" for n in positions[:EXAMPLES]])
 
 
 def _hash(text: str) -> int:
@@ -305,4 +347,4 @@ def _in_capitals(texts: Sequence[str]) -> bool:
         for c in "" if len(plain) == len(text) else _NOT_ASCII.findall(text):
             upper += c.isupper()
             lower += c.islower()
-    return upper > 0 and upper / (upper + lower) >= CAPITALS
+    return upper > 0 and upper / (upper + lower) > CAPITALS

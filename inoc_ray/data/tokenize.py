@@ -61,13 +61,18 @@ class Encoded:
         return len(self.labels) - 1 - self.labels.count(IGNORED) + (self.labels[0] == IGNORED)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    add_generation_prompt: bool,
+    enable_thinking: bool | None = None,
+) -> str:
     """The conversation as the model sees it, special tokens as text; with the assistant's opening when asked for one.
 
     Raises InputError when the tokenizer has no chat template or the template refuses the messages (some know no
     system role).
     """
-    return template_of(tokenizer).render(messages, add_generation_prompt)
+    return template_of(tokenizer, enable_thinking).render(messages, add_generation_prompt)
 
 
 def encode(
@@ -143,7 +148,7 @@ def _labelled(
     merged, index = False, 0
     answers = [m for m in row.messages if m.role == "assistant"]
     for message, span in zip(answers, shown.spans, strict=True):
-        if span is None or not getattr(message, "trained", True):
+        if span is None or not message.trained:
             continue
         learnt = template.learnt(text[span.content_end : span.end])
         if not learnt:

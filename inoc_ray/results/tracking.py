@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.identity import file_hash
 from inoc_ray.results.projection import (
     Run,
     StudyRecord,
@@ -58,7 +59,7 @@ _TABLE = "samples.json"
 _TABLE_ROWS = 1000
 LOCK_SECONDS = 600.0
 """So long a sync waits for another one of the same storage."""
-_DATABASE_SECONDS = 15.0
+_DATABASE_SECONDS = 10.0
 """So long a database may take to answer, or to be free of somebody else's lock."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _PATIENCE = {
@@ -409,6 +410,8 @@ def _log(client: MlflowClient, run_id: str, params: list[Any], metrics: list[Any
 
 def _send_artifacts(client: MlflowClient, run_id: str, run: Run) -> None:
     for path, folder in run.artifacts:
+        if path in run.committed and file_hash(path) != run.committed[path]:
+            raise InputError(f"{path}: damaged, it does not have the bytes that were committed; run the study again.")
         client.log_artifact(run_id, str(path), folder or None)
     if run.table is not None:
         with tempfile.TemporaryDirectory() as scratch:

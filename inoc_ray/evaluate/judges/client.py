@@ -340,7 +340,8 @@ class OwnJudge(_Sender):
     async def ask(self, questions: Sequence[Question]) -> list[Answer | Failure]:
         """See Judging."""
         method = questions[0].method
-        prompts = [render(self._tokenizer, [Message("user", q.prompt)], True) for q in questions]
+        # The number is read where the answer begins, so a judge that reasons is asked without a think block.
+        prompts = [render(self._tokenizer, [Message("user", q.prompt)], True, enable_thinking=False) for q in questions]
         if method == "candidates":
             return await self._trees(questions, prompts)
         if method in ("logprob", "digit"):

@@ -36,7 +36,7 @@ def number_of(text: str, top: int) -> int | None:
 
 def _tokens_behind(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[int]:
     """How many tokens more each text makes behind a rendered chat prompt; -1 where the prompt is cut otherwise with it."""
-    prompt = render(tokenizer, [Message("user", "Rate it.")], True)
+    prompt = render(tokenizer, [Message("user", "Rate it.")], True, enable_thinking=False)
     before: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     counts = []
     for text in texts:
