@@ -91,23 +91,29 @@ def check_answers_fit(plan: Plan) -> None:
 
 
 def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
-    """Raises InputError for a cell whose longest prompt with its answer is longer than its model's window."""
-    for longest in requests:
-        cell = longest.cell
-        window = window_of(cell.subject.model.path)
-        if window is None or longest.tokens <= window:
-            continue
-        left = window - longest.prompt
-        cure = (
-            f"{how_to_shorten(plan, cell, left)}, or less"
-            if left > 0 and not cell.evaluation.choices
-            else "leave the question out, or use a model with a longer window"
-        )
-        raise InputError(
-            f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
-            f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
-            f"{window}; {cure}."
-        )
+    """Raises InputError for a cell whose longest prompt with its answer is longer than its model's window.
+
+    Of all such cells the one with the least room is named, so that what the message says to write is enough for the others.
+    """
+    over = [
+        (window - longest.prompt, longest)
+        for longest in requests
+        if (window := window_of(longest.cell.subject.model.path)) is not None and longest.tokens > window
+    ]
+    if not over:
+        return
+    left, longest = min(over, key=lambda pair: pair[0])
+    cell = longest.cell
+    cure = (
+        f"{how_to_shorten(plan, cell, left)}, or less"
+        if left > 0 and not cell.evaluation.choices
+        else "leave the question out, or use a model with a longer window"
+    )
+    raise InputError(
+        f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
+        f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
+        f"{left + longest.prompt}; {cure}."
+    )
 
 
 def window_of(folder: Path) -> int | None:
