@@ -18,7 +18,7 @@ from inoc_ray.asked import Judge
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import render
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges.dialect import adaptation, adapted
+from inoc_ray.evaluate.judges.dialect import put
 from inoc_ray.evaluate.judges.model import Answer, Method, followed_up, leading_space, parse_object
 from inoc_ray.evaluate.judges.rubrics import CLASSES
 from inoc_ray.evaluate.judges.scale import (
@@ -307,21 +307,7 @@ class ApiJudge(_Sender):
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         if seed is not None:
             body["seed"] = seed
-        return await self._post_adapted(body)
-
-    async def _post_adapted(self, body: dict[str, Any]) -> dict[str, Any]:
-        """What comes back, the request being put as this API wants it."""
-        from openai import BadRequestError, UnprocessableEntityError
-
-        while True:
-            sent = adapted(body, self._adaptations)
-            try:
-                return await self._post("/chat/completions", sent)
-            except (BadRequestError, UnprocessableEntityError) as error:
-                wanted = adaptation(sent, error.message)
-                if wanted is None:
-                    raise
-                self._adaptations.add(wanted)
+        return await put(body, self._adaptations, functools.partial(self._post, "/chat/completions"))
 
 
 class OwnJudge(_Sender):
