@@ -23,7 +23,6 @@ import json
 import logging
 import math
 import os
-import re
 import sqlite3
 import tempfile
 import threading
@@ -36,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.identity import file_hash
+from inoc_ray.remote import without_password
 from inoc_ray.results.projection import (
     Run,
     StudyRecord,
@@ -247,11 +247,6 @@ def _check_sqlite(path: Path, timeout: float) -> None:
         database.execute("ROLLBACK")
     if found != "ok":
         raise sqlite3.DatabaseError(f"the file is damaged ({found})")
-
-
-def without_password(uri: str) -> str:
-    """The URI as a message may show it."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", uri)
 
 
 def _first_line(error: BaseException) -> str:

@@ -123,7 +123,7 @@ def cluster_gpu_memory() -> int | None:
 
     asked = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
     try:
-        return ray.get(asked, timeout=CLUSTER_SECONDS)  # type: ignore[no-any-return]
+        return ray.get(asked, timeout=CLUSTER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError):
         # A cluster that has still to start its GPU nodes; the engine itself says then what does not fit.
         ray.cancel(asked, force=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.remote import without_passwords
 from inoc_ray.results import tracking
 from inoc_ray.results.tracking import check_database, check_server, check_tracking_uri
 
@@ -127,3 +128,11 @@ def test_a_locked_sqlite_file_is_waited_for_in_bounded_time(tmp_path, monkeypatc
     assert time.monotonic() - began < 10
     holder.close()
     assert tracking._DATABASE_SECONDS <= 20
+
+
+def test_no_address_of_a_study_is_kept_with_its_password():
+    judges = {"j": {"endpoint": f"https://u:{PASSWORD}@h/v1", "samples": 1}}
+    kept = without_passwords({"tracking_uri": f"postgresql://me:{PASSWORD}@h/db", "judges": judges, "n": [1, None]})
+    assert kept["tracking_uri"] == "postgresql://me:***@h/db"
+    assert kept["judges"] == {"j": {"endpoint": "https://u:***@h/v1", "samples": 1}}
+    assert kept["n"] == [1, None]

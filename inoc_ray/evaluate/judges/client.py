@@ -42,7 +42,7 @@ from inoc_ray.evaluate.sample import (
     with_retries,
     without,
 )
-from inoc_ray.remote import Api, is_address, key_of
+from inoc_ray.remote import Api, is_address, key_of, without_password
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -109,7 +109,9 @@ def api_of(judge: Judge, name: str) -> Api:
     """
     assert judge.endpoint is not None
     if not is_address(judge.endpoint):
-        raise InputError(f"judges: {name!r}: endpoint {judge.endpoint!r} is no address; give one as https://HOST/v1.")
+        raise InputError(
+            f"judges: {name!r}: endpoint {without_password(judge.endpoint)!r} is no address; give one as https://HOST/v1."
+        )
     return Api(judge.endpoint, key_of(judge.api_key_env, f"judges: {name!r}: api_key_env"))
 
 
