@@ -46,9 +46,9 @@ def check_recipes(plan: Plan) -> None:
     """Raises InputError for a recipe whose adapters the model has no place for, or the engine cannot serve."""
     from inoc_ray.train.targets import check_targets
 
-    models = {trial.model.path for trial in plan.to_train}
     for place, recipe in recipes_by_place(plan.study).items():
-        for folder in sorted(models) if recipe.method == "lora" else ():
+        folders = {t.model.path for t in plan.to_train if t.recipe == recipe}
+        for folder in sorted(folders) if recipe.method == "lora" else ():
             check_targets(place, recipe.lora, folder)
 
 
