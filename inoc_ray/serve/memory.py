@@ -96,6 +96,9 @@ def parameters_of(folder: Path) -> int | None:
     total = 0
     try:
         for path in folder.glob("*.safetensors"):
+            if path.name.startswith("consolidated"):
+                # The second copy of the weights that some publishers put beside the first.
+                continue
             with path.open("rb") as stream:
                 header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
             total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

@@ -17,7 +17,7 @@ def linear_modules(folder: Path) -> tuple[set[str], set[str]]:
     """(linear modules inside the layers, other modules with a matrix: embeddings, the output), by the weights' headers."""
     inside: set[str] = set()
     outside: set[str] = set()
-    for path in folder.glob("*.safetensors"):
+    for path in sorted(folder.glob("*.safetensors")):
         for tensor in read_header(path):
             if tensor.name.endswith(".weight") and len(tensor.shape) == 2:
                 module = tensor.name.removesuffix(".weight")
