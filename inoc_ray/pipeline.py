@@ -22,6 +22,7 @@ from inoc_ray.planned import failures_of, planned_of
 from inoc_ray.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
+from inoc_ray.remote import without_password
 from inoc_ray.store import Lease, LeaseTaken, Store
 from inoc_ray.study import Study, models_of
 
@@ -311,7 +312,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         report_files=[p for name in shown if (p := folder / name).exists()],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
-    return uri
+    return without_password(uri)
 
 
 @dataclass(frozen=True)

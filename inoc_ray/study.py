@@ -236,8 +236,19 @@ class Lora(Config):
     alpha: float = identity(16.0, gt=0)
     dropout: float = identity(0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | tuple[str, ...] = identity("all-linear")
+    """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
     rslora: bool = identity(False)
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+
+    @field_validator("targets")
+    @classmethod
+    def _names(cls, value: Literal["all-linear"] | tuple[str, ...]) -> Literal["all-linear"] | tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one module, or write all-linear")
+        for target in () if isinstance(value, str) else value:
+            if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", target):
+                raise ValueError(f"{target!r} is not the name of a module, as q_proj is; patterns are not read")
+        return value
 
 
 class Recipe(Config):
