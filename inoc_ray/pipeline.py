@@ -225,14 +225,16 @@ def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> Non
 @contextlib.contextmanager
 def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing: Thing) -> Iterator[None]:
     """A step whose failure, of whatever kind, must not throw away what was measured: it is named, with its log."""
+
     with _timed(outcome, step):
         try:
             yield
         except Exception as error:  # noqa: BLE001 - named, logged, exit code 1, whatever it is
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study(plan.study.name) / f"{step.lower()}.log"
-            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            failed = failure_of({"label": step, "error": reason, "log": log, "of": [thing]})
+            story = "".join(traceback.format_exception(error))
+            log.write_text(without_password(story), encoding="utf-8")
+            failed = failure_of({"label": step, "error": without_password(reason), "log": log, "of": [thing]})
             _failed(plan, store, outcome, [], [failed])
 
 
@@ -294,7 +296,8 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
 
 
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
-    """Brings MLflow in line with the store; returns the tracking URI. Raises InputError when a server does not answer."""
+    """Brings MLflow in line with the store; returns the tracking URI, without a password. Raises InputError when no server is
+    there, TrialError when it or its database fails."""
     from inoc_ray.results.tracking import embedded, file_lock, sync
 
     store.mlflow().mkdir(parents=True, exist_ok=True)

@@ -53,9 +53,10 @@ def without(secret: str | None, text: str) -> str:
     return text.replace(secret, "…") if secret else text
 
 
-def without_password(uri: str) -> str:
-    """The address as a message or a file may show it."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", uri)
+def without_password(text: str) -> str:
+    """An address, or a text with addresses in it, as a message, a log or a file may show it."""
+    # A password may hold an @ itself: what comes before the last one of the address is hidden.
+    return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 def without_passwords(value: Any) -> Any:

@@ -27,7 +27,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +62,10 @@ LOCK_SECONDS = 600.0
 _DATABASE_SECONDS = 10.0
 """So long a database may take to answer, or to be free of somebody else's lock."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_PATIENCE = {
-    # MLflow's own values make a server that is broken cost minutes at the end of a run. Whoever has set them is heeded.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
+# MLflow's own patience (7 retries of 120 s each) makes a broken server cost minutes at the end of a run. Whoever has set these
+# variables is heeded. The first call is answered at once by a server that is well; a later one may carry gigabytes.
+_FIRST_CALL = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
 _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -250,7 +248,7 @@ def _check_sqlite(path: Path, timeout: float) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def sync(
@@ -268,16 +266,17 @@ def sync(
     lock: entered for the whole of it; must keep out every other sync of this study (see file_lock). artifact_root:
     URI under which the experiment's artifacts are put when it is created here; None leaves it to the server.
     report_files: logged to the parent run, beside comparison.json. Raises InputError when no server is at the address or the
-    experiment is in MLflow's trash, TrialError when the server or its database fails or refuses a call: within a minute or
-    so unless it is the writing itself that is slow.
+    experiment is in MLflow's trash, TrialError when the server or its database fails or refuses a call; one that is broken from
+    the start is given up within a minute.
     """
     check_server(tracking_uri)
-    with lock, _quiet(), _refusals(tracking_uri):
+    with lock, _quiet(), _environment(_LATER_CALLS), _refusals(tracking_uri):
         check_database(tracking_uri)
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri)
-        experiment = _experiment(client, study.name, artifact_root)
+        with _environment(_FIRST_CALL):
+            experiment = _experiment(client, study.name, artifact_root)
         known = _known_runs(client, experiment)
         with tempfile.TemporaryDirectory() as scratch:
             summary = Path(scratch) / "comparison.json"
@@ -450,25 +449,34 @@ def _refusals(tracking_uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow without progress bars, printed links, telemetry and reports of migrations; undone at the end."""
-    wanted = _QUIET | {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+def _environment(values: Mapping[str, str], *, over: bool = False) -> Iterator[None]:
+    """Environment variables for the length of a `with` block; those that are set already stay unless `over`."""
+    wanted = {name: value for name, value in values.items() if over or name not in os.environ}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    # MLflow sets its level when it is imported, so it has to be imported before it is made quiet.
-    import mlflow  # noqa: F401
-
     try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow without progress bars, printed links, telemetry and reports of migrations; undone at the end."""
+    with _environment(_QUIET, over=True):
+        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+        levels = [logger.level for logger in loggers]
+        # MLflow sets its level when it is imported, so it has to be imported before it is made quiet.
+        import mlflow  # noqa: F401
+
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
