@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -379,6 +381,21 @@ class Resources(Config):
         return self.gpus_per_worker > 0 if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
+MAX_TRIALS = 10_000
+"""Of one study: what a plan can still be made of in half a minute, and far more than anybody has trained."""
+
+
+def check_storage(value: str) -> str:
+    """The name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
+    if not value.strip():
+        raise ValueError("the name of the folder is empty")
+    if "://" in value or re.match(r"(s3|gs|gcs|az|abfs|hdfs):", value):
+        raise ValueError(
+            f"{shown(value)}: storage is a folder (local or a shared mount); object stores are not supported yet"
+        )
+    return value
+
+
 class Study(Config):
     """settings × arms × models × seeds × recipes, evaluations, resources."""
 
@@ -415,13 +432,7 @@ class Study(Config):
     @field_validator("storage")
     @classmethod
     def _local_storage(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("the name of the folder is empty")
-        if "://" in value:
-            raise ValueError(
-                f"{value!r}: storage is a folder (local or a shared mount); object stores are not supported yet"
-            )
-        return value
+        return check_storage(value)
 
     @field_validator("recipes", mode="before")
     @classmethod
@@ -455,11 +466,17 @@ class Study(Config):
             ("evaluation.judged_by", list(self.evaluation.judged_by)),
             ("evaluation.contexts", [c if isinstance(c, str) else c.name for c in self.evaluation.contexts]),
         ):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             if twice:
-                raise ValueError(f"{field}: {twice[0]!r} appears twice; give each its own name")
+                raise ValueError(f"{field}: {shown(twice[0])} appears twice; give each its own name")
         if any(not 0 <= seed < 1 << 32 for seed in self.seeds):
             raise ValueError("seeds: a seed is a whole number from 0 to 2**32 - 1")
+        trials = math.prod(map(len, (self.settings, self.arms, self.models, self.seeds, self.recipes)))
+        if trials > MAX_TRIALS:
+            raise ValueError(
+                f"settings × arms × models × seeds × recipes are {trials:,} trials, and one study may have {MAX_TRIALS:,}; "
+                "split it into several on the same storage, which share what they have in common"
+            )
         for number, model in enumerate(self.models):
             if model.taught and isinstance(name := model.taught.recipe, str) and name not in self.recipes:
                 raise ValueError(
