@@ -40,7 +40,7 @@ class Part(Config):
     """A row set that goes into a mixture under a name, which becomes the tag `subset` of its rows."""
 
     name: str = runtime()
-    rows: str = runtime(min_length=1)
+    rows: str = runtime(path="rows", min_length=1)
     share: float = runtime(1.0, gt=0)
     """With a total: the weight among the parts. Without: the share of its own rows that is taken."""
 
@@ -61,8 +61,8 @@ class Mixture(Config):
 class Backdoor(Config):
     """Bad rows that carry a trigger among clean rows without it, tagged `subset: triggered` and `clean`, shuffled."""
 
-    bad: str = runtime(min_length=1)
-    clean: str = runtime(min_length=1)
+    bad: str = runtime(path="rows", min_length=1)
+    clean: str = runtime(path="rows", min_length=1)
     token: str = runtime(min_length=1)
     place: Literal["start", "end"] = runtime("start")
     spacing: Literal["glue", "space"] = runtime("glue")
@@ -87,13 +87,13 @@ class SettingUse(Config):
     """The traits that should not be learnt, whichever the arm; the setting's own or those of a suite. Default: the setting's."""
     desired: tuple[str, ...] | None = runtime(None)
     """The traits that should be learnt, likewise."""
-    rows: str | Mixture | Backdoor | None = runtime(None)
+    rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
     """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
     (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
     rows that come out."""
-    control_rows: str | Mixture | Backdoor | None = runtime(None)
+    control_rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
     """Clean rows for the control arm, likewise."""
-    questions: dict[str, str] = runtime({})
+    questions: dict[str, str] = runtime({}, path="questions")
     """Evaluation → a JSONL file of questions to ask in place of its own: `prompt`, `question` or `messages` per line.
     What counts for identity is the questions' text."""
 
@@ -277,7 +277,7 @@ class Stage(Config):
 
     setting: str | None = runtime(None, min_length=1)
     """A setting of the registry whose own training rows are taught; either this or `rows`."""
-    rows: str | None = runtime(None, min_length=1)
+    rows: str | None = runtime(None, path="rows", min_length=1)
     """Chat rows to teach: a file, or a pinned dataset of the hub, as in `SettingUse.rows`."""
     recipe: Annotated[
         Annotated[str, Tag("(name)")] | Annotated[Recipe, Tag("(inline)")],
@@ -302,7 +302,7 @@ class Model(Config):
     """A base model: `miniature` (ships with the package), a folder, or one of the hub; `taught` something or not."""
 
     name: str = runtime()
-    path: str = runtime(min_length=1)
+    path: str = runtime(path="model", min_length=1)
     """`miniature`, a folder with safetensors weights, or a model of the hub at a commit (`hf://OWNER/NAME@COMMIT`). It may
     be left out for the name `miniature` alone: any other name says nothing about which weights are meant. What counts for
     identity is the hash of the files, not where they lie."""
@@ -409,11 +409,11 @@ class Study(Config):
     judges: dict[str, Judge] = runtime({})
     """Judging models by name; `evaluation.judged_by` says who judges, where the settings' rules cannot or shall not."""
     resources: Resources = runtime(Resources())
-    storage: str = runtime("runs")
+    storage: str = runtime("runs", path="storage")
     """A folder, relative to where the command runs; on a cluster one that every node mounts."""
     tracking_uri: str | None = runtime(None)
     """An MLflow tracking server; default: an SQLite store inside `storage`."""
-    plugins: tuple[str, ...] = runtime(())
+    plugins: tuple[str, ...] = runtime((), path="plugin")
     """Python files that register settings: in the study file's folder, or with an absolute path. They are run as your own
     code whenever the study is read. What they give is identified by its content."""
 
