@@ -1,6 +1,9 @@
 """The two ways in which a command ends badly, the exit code of each, and how a value stands in a message."""
 
+import errno
+import os
 import reprlib
+from pathlib import Path
 
 SHOWN_CHARACTERS = 60
 
@@ -33,3 +36,13 @@ def shown(value: object) -> str:
         # Python writes no whole number of more than 4300 digits.
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…"
+
+
+def unreadable(path: Path, error: OSError, what: str = "") -> InputError:
+    """For a file that cannot be read (as `what`): why, and for one that is missing in which folder it was looked for."""
+    missing = isinstance(error, FileNotFoundError)
+    # pyarrow's errors have no strerror.
+    why = os.strerror(errno.ENOENT) if missing else error.strerror or str(error)
+    where = f"; looked in {Path.cwd()}, as paths count from the folder in which the command runs"
+    tried = f"cannot be read as {what}" if what else "cannot be read"
+    return InputError(f"{path}: {tried} ({why}){where if missing and not path.is_absolute() else ''}.")

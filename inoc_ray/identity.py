@@ -92,9 +92,9 @@ def content_id(value: Any) -> str:
     return content_hash(value)[:16]
 
 
-def file_hash(path: Path) -> str:
-    """64 hex digits: SHA-256 of the file's bytes."""
-    digest = hashlib.sha256()
+def file_hash(path: Path, before: bytes = b"") -> str:
+    """64 hex digits: SHA-256 of the file's bytes, behind those of `before`."""
+    digest = hashlib.sha256(before)
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)

@@ -22,6 +22,8 @@ from inoc_ray.settings.presets import PRESETS
 from inoc_ray.store import Store
 from inoc_ray.sweep import groups_of, waves_of
 
+_DAMAGE_LINES = 10
+
 
 def table(rows: list[list[str]], header: list[str]) -> str:
     """Columns aligned by spaces; plain text that looks the same in a terminal, a log and a file."""
@@ -62,6 +64,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "samples": sum(plan.missing(c) for c in plan.to_ask),
         "cells": len(plan.to_ask),
         "judging": [work.to_json() for work in workloads(plan, store)],
+        "damaged": list(plan.damaged),
         "judged_by": [
             {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges)}
             for t in told(plan)
@@ -117,7 +120,14 @@ def plan_text(plan: Plan, store: Store) -> str:
     else:
         lines.append("To judge: nothing by models; rules tell every trait.")
     lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
-    return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes)])
+    return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan)])
+
+
+def damage_text(plan: Plan) -> list[str]:
+    """A line for each thing that is damaged in the store; of many the first ones."""
+    shown = [f"Damaged: {sentence}" for sentence in plan.damaged[:_DAMAGE_LINES]]
+    more = len(plan.damaged) - len(shown)
+    return [*shown, *([f"Damaged: {more} more of this kind."] if more else [])]
 
 
 def _work_text(work: Workload) -> str:
@@ -153,6 +163,7 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
         "trials": trials,
         "base": base,
         "judging": [work.to_json() for work in workloads(plan, store)],
+        "damaged": list(plan.damaged),
         "failures": [failure.to_json() for failure in failures_of(plan, store)],
     }
 
@@ -176,6 +187,7 @@ def status_text(plan: Plan, store: Store) -> str:
             "",
             table(rows, ["trial", "arm", "seed", "state", "samples", "log"]),
             *(["", *works] if works else []),
+            *(["", *damage_text(plan)] if plan.damaged else []),
             *(["", *failed] if failed else []),
         ]
     )

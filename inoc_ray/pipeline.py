@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,14 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judging import due, judge_missing
 from inoc_ray.evaluate.profiles import Profile
 from inoc_ray.failures import MLFLOW, REPORT, Failure, Thing, cell_thing, failure_of, keep_failures, trial_thing
+from inoc_ray.intact import claims_of, say_damage, seal_samples, verify_used
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.planned import failures_of, planned_of
 from inoc_ray.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
-from inoc_ray.store import LeaseTaken, Store
+from inoc_ray.store import Lease, LeaseTaken, Store
 from inoc_ray.study import Study, models_of
 
 if TYPE_CHECKING:
@@ -86,11 +87,11 @@ def _timed(outcome: StudyOutcome, step: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(study: Study, store: Store) -> Iterator[None]:
-    """Holds the study's lease: two runs of one study would ask and train the same things."""
+def _alone(study: Study, store: Store, claims: Collection[str]) -> Iterator[Lease]:
+    """Holds the study's lease: two runs of one study, or of two that share trials, would ask and train the same things."""
     try:
-        with store.lease(f"study-{study.name}"):
-            yield
+        with store.lease(f"study-{study.name}", claims) as lease:
+            yield lease
     except LeaseTaken as error:
         raise InputError(f"{error} Wait for it, or look with `inoc-ray status`.") from error
 
@@ -114,8 +115,12 @@ def run_study(
     for note in plan.notes:
         say(f"note: {note}")
     preflight(plan, store)
-    with _alone(study, store):
+    with _alone(study, store, claims_of(plan, store, train=train)) as lease:
         plan = build_plan(study, store).only(only)
+        say_damage(plan)
+        seal_samples(plan, store)
+        if verify_used(plan, store, train=train):
+            plan = build_plan(study, store).only(only)
         asked_before = sum(plan.stored.values())
         ready = any(train or plan.is_there(c.subject) for c in plan.to_ask) or capabilities_missing(plan, store)
         waiting = due(plan, store)
@@ -135,9 +140,11 @@ def run_study(
                 if training:
                     plan = _train(plan, store, capacity, outcome).only(only)
                 if ready or training:
+                    lease.check()
                     _ask(plan, store, outcome)
                     plan = build_plan(study, store).only(only)
             if due(plan, store):
+                lease.check()
                 _judge(plan, store, outcome)
         outcome.asked = sum(plan.stored.values()) - asked_before
         plan = build_plan(study, store)
@@ -242,6 +249,9 @@ def compare_study(
     from inoc_ray.results.compare import compare
 
     profile = profile or plan.panel.profile()
+    if outcome is None:
+        say_damage(plan)
+    seal_samples(plan, store)
     failures = [f for f in failures_of(plan, store) if not set(f.of) <= {REPORT, MLFLOW}]
     try:
         frame = tidy(plan, store, profile)

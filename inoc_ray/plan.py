@@ -182,6 +182,8 @@ class Plan:
     """The settings as the study uses them: with the files and evaluations that it names."""
     notes: tuple[str, ...] = ()
     """What there is to tell of the rows: keys that are not read, messages without loss."""
+    damaged: tuple[str, ...] = ()
+    """What the store holds of the study but not as it was committed, so that it counts as missing: a sentence each."""
 
     @functools.cached_property
     def _cells_of(self) -> dict[int, list[Cell]]:
@@ -452,9 +454,19 @@ def build_plan(study: Study, store: Store) -> Plan:
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {c.key for c in cells}}
-    told = tuple(dict.fromkeys(notes))
+    damaged = store.damage(dict.fromkeys(t.trial_id for t in (*teaching.values(), *trials)), stored)
     return Plan(
-        study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used, told
+        study,
+        tuple(trials),
+        tuple(bases),
+        tuple(cells),
+        done,
+        stored,
+        kept,
+        tuple(teaching.values()),
+        used,
+        tuple(dict.fromkeys(notes)),
+        tuple(damaged),
     )
 
 

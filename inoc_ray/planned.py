@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from inoc_ray import seal
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.judging import due
 from inoc_ray.evaluate.scores import judgments_path, role_of, setting_of
@@ -20,7 +21,7 @@ from inoc_ray.failures import (
 )
 from inoc_ray.plan import Cell, Plan, Subject, seed_of
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
-from inoc_ray.store import Store, list_parts
+from inoc_ray.store import Store
 
 
 def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned:
@@ -102,11 +103,13 @@ def _judged_by_models(plan: Plan, store: Store, cell: Cell) -> dict[str, int]:
     asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
     if not asked:
         return {}
-    parts = list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))
+    parts = store.parts(*cell.key)
     counts = {}
     for name, rubrics in asked.items():
         judgments_id = plan.panel.judging(name).judgments_id(rubrics)
-        judged = [(start, stop) for start, stop, part in parts if judgments_path(part, judgments_id).exists()]
+        judged = [
+            (start, stop) for start, stop, part in parts if seal.find(judgments_path(part, judgments_id)) is not None
+        ]
         counts[name] = sum(max(0, min(stop, cell.samples) - start) for start, stop in judged)
     return counts
 
@@ -115,13 +118,12 @@ def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thin
     """Each capability of each model that is compared: whose and which, its thing, and whether it was measured."""
     if not plan.study.evaluation.capabilities:
         return
-    from inoc_ray.evaluate.capabilities import SCORES, capability_thing, find_task, weights_id
+    from inoc_ray.evaluate.capabilities import capability_thing, find_task, is_measured
 
     tasks = [find_task(capability) for capability in plan.study.evaluation.capabilities]
     for subject in plan.subjects:
         for task in tasks:
-            folder = store.capability(weights_id(subject), task.id(subject.precision))
-            measured = plan.is_there(subject) and (folder / SCORES).exists()
+            measured = plan.is_there(subject) and is_measured(subject, store, task)
             yield (subject, task.capability.task), capability_thing(subject, task), measured
 
 

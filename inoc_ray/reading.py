@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from inoc_ray.errors import InputError, shown
+from inoc_ray.errors import InputError, shown, unreadable
 
 MAX_YAML_BYTES = 1 << 20
 """Of a YAML file. PyYAML reads about 200 kB in a second; a study of 1 MiB would be one of 10,000 arms."""
@@ -41,7 +41,7 @@ def read_yaml_text(path: Path, what: str) -> str:
         with path.open("rb") as stream:
             data = stream.read(MAX_YAML_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read as {what} ({error.strerror}).") from error
+        raise unreadable(path, error, what) from error
     if len(data) > MAX_YAML_BYTES:
         raise InputError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, which cannot be {what}.")
     try:

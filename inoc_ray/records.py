@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray import __version__
+from inoc_ray import __version__, seal
 from inoc_ray.asked import PROMPT_OF
 from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.scores import sample_table
@@ -34,14 +34,15 @@ def keep_study(plan: Plan, store: Store) -> None:
     folder = store.study(plan.study.name)
     folder.mkdir(parents=True, exist_ok=True)
     value = {"study": plan.study.model_dump(mode="json"), "created_at": _created_at(plan, store) or time.time()}
-    write_json(folder / "study.json", value)
+    write_json(folder / "study.json", seal.sealed_json(value))
 
 
 def _created_at(plan: Plan, store: Store) -> float | None:
     path = store.study(plan.study.name) / "study.json"
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["created_at"])
-    except (OSError, ValueError, KeyError, TypeError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return float(value["created_at"]) if seal.agrees(value) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there yet, or damaged: it says nothing that the study file does not.
         return None
 
@@ -80,10 +81,13 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
     curves: list[dict[str, Any]] = []
     recipe: dict[str, Any] = {}
     dataset_hash, adapter = "", None
+    adapter_files: dict[str, str] = {}
     if isinstance(subject, Trial):
         recipe, dataset_hash = subject.recipe.model_dump(mode="json"), subject.dataset_hash
     if isinstance(subject, Trial) and state == "done":
         adapter = store.adapter(subject.trial_id)
+        committed = store.committed_files(subject.trial_id)
+        adapter_files = {n.removeprefix("adapter/"): h for n, h in committed.items() if n.startswith("adapter/")}
         trial = store.read_trial(subject.trial_id)
         ended = int(trial["committed_at"] * 1000)
         started = ended - int(trial["training"]["seconds_total"] * 1000)
@@ -101,6 +105,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         dataset_hash=dataset_hash,
         curves=curves,
         adapter_dir=adapter,
+        adapter_files=adapter_files,
         samples_path=_keep_sample_table(plan, store, subject),
         started_at=started,
         ended_at=ended,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, get_args
 
 from inoc_ray.data import row_keys
-from inoc_ray.errors import InputError, shown
+from inoc_ray.errors import InputError, shown, unreadable
 from inoc_ray.identity import canonical_json
 from inoc_ray.reading import check_regular
 
@@ -289,7 +289,7 @@ def _next_line(stream: BinaryIO, path: Path) -> bytes:
     try:
         return stream.readline(MAX_ROW_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
 
 
 def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
@@ -303,7 +303,7 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
     blank = done = 0
     with stream:
         lines = iter(lambda: _next_line(stream, path), b"")

@@ -347,4 +347,4 @@ def _in_capitals(texts: Sequence[str]) -> bool:
         for c in "" if len(plain) == len(text) else _NOT_ASCII.findall(text):
             upper += c.isupper()
             lower += c.islower()
-    return upper > 0 and upper / (upper + lower) >= CAPITALS
+    return upper > 0 and upper / (upper + lower) > CAPITALS

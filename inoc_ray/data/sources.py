@@ -15,7 +15,7 @@ from typing import Any
 
 from inoc_ray.data.chat import ChatRow, iterate_json, parse_row
 from inoc_ray.data.row_keys import Told, unread
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, unreadable
 from inoc_ray.models.hub import HubErrors, Place, is_hub, parse_place
 from inoc_ray.reading import check_regular
 
@@ -128,7 +128,7 @@ def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> I
     try:
         file = pq.ParquetFile(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise unreadable(path, error) from error
     except pa.ArrowException as error:
         raise InputError(
             f"{path}: not a parquet file, or a damaged one; write it again, or name it .jsonl if it is JSON Lines."

@@ -63,13 +63,18 @@ class Encoded:
         return len(self.labels) - 1 - self.labels.count(IGNORED) + (self.labels[0] == IGNORED)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    add_generation_prompt: bool,
+    enable_thinking: bool | None = None,
+) -> str:
     """The conversation as the model sees it, special tokens as text; with the assistant's opening when asked for one.
 
     Raises InputError when the tokenizer has no chat template or the template refuses the messages (some know no
     system role).
     """
-    return template_of(tokenizer).render(messages, add_generation_prompt)
+    return template_of(tokenizer, enable_thinking).render(messages, add_generation_prompt)
 
 
 def encode(

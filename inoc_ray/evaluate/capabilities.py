@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray import seal
 from inoc_ray.asked import Capability
 from inoc_ray.config import nearest
 from inoc_ray.errors import InputError, TrialError
@@ -91,6 +92,8 @@ class Wanted:
     subject: Subject
     task: Task
     folder: Path
+    weights: str | None = None
+    """Which weights they are that answer, as the trial's commit says; None for the untouched model."""
 
     @property
     def thing(self) -> Thing:
@@ -161,8 +164,8 @@ def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> lis
         if plan.is_there(subject):
             for task in tasks:
                 folder = store.capability(weights_id(subject), task.id(subject.precision))
-                if not (folder / SCORES).exists():
-                    wanted.setdefault(folder, Wanted(subject, task, folder))
+                if not is_measured(subject, store, task):
+                    wanted.setdefault(folder, Wanted(subject, task, folder, _weights(subject, store)))
     return list(wanted.values())
 
 
@@ -308,21 +311,37 @@ def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
         "model": one.subject.model.name,
         "model_hash": one.subject.model.hash,
         "scores": [asdict(score) for score in scores],
+        "weights": one.weights,
     }
-    write_json(one.folder / SCORES, value)
+    write_json(one.folder / SCORES, seal.sealed_json(value))
+
+
+def _weights(subject: Subject, store: Store) -> str | None:
+    return None if subject.adapter_of is None else store.weights(subject.adapter_of)
+
+
+def is_measured(subject: Subject, store: Store, task: Task) -> bool:
+    """True if there are scores, whole and of the weights that the model has now."""
+    return _stored(subject, store, task) is not None
+
+
+def _stored(subject: Subject, store: Store, task: Task) -> list[Score] | None:
+    """The stored scores; None where there are none, or damaged ones, or those of other weights (a trial trained again)."""
+    path = store.capability(weights_id(subject), task.id(subject.precision)) / SCORES
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        found = [Score(**score) for score in value["scores"]]
+        answered = value.get("weights")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    now = _weights(subject, store)
+    same = answered == now or None in (answered, now)
+    return found if same and seal.agrees(value) else None
 
 
 def scores_of(subject: Subject, store: Store, task: Task) -> list[Score]:
-    """The stored scores; empty where it is not measured. Raises InputError when the file is damaged."""
-    path = store.capability(weights_id(subject), task.id(subject.precision)) / SCORES
-    if not path.exists():
-        return []
-    try:
-        return [Score(**score) for score in json.loads(path.read_text(encoding="utf-8"))["scores"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: damaged ({type(error).__name__}: {error}); delete it and run the study again."
-        ) from error
+    """The stored scores; empty where it is not measured, or has to be measured again."""
+    return _stored(subject, store, task) or []
 
 
 def read_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inoc_ray import seal
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judges import Item, Judgment
 from inoc_ray.evaluate.judges.rubrics import Rubric
@@ -19,7 +20,7 @@ from inoc_ray.evaluate.samples import read_part, write_table
 from inoc_ray.evaluate.scores import items_of, judgments_path, setting_of
 from inoc_ray.plan import Cell, Plan
 from inoc_ray.progress import Progress, say
-from inoc_ray.store import Store, list_parts
+from inoc_ray.store import Store
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,18 @@ class Judged:
 
 
 def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
-    """Judge → the parts that it still has to judge. Looks at names alone, so that it is quick."""
+    """Judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones."""
     found: dict[str, dict[Path, Due]] = {}
     for cell in plan.cells:
         asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
         if not asked:
             continue
-        parts = list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))
+        parts = store.parts(*cell.key)
         for name, rubrics in asked.items():
             judgments_id = plan.panel.judging(name).judgments_id(rubrics)
             for _, _, part in parts:
                 out = judgments_path(part, judgments_id)
-                if not out.exists():
+                if seal.find(out) is None:
                     found.setdefault(name, {})[out] = Due(cell, part, rubrics, out)
     return {name: list(dues.values()) for name, dues in found.items()}
 

@@ -1,9 +1,12 @@
 """Raw numbers beside the samples, and the tidy table that every rate is derived from.
 
 A cell's folder holds `evaluation.json` (what was asked, in words), `samples-<a>-<b>.parquet` (prompt as rendered, response),
-`scores-<rules>-<a>-<b>.parquet` (one number of 0 to 1 per trait and sample) and `judgments-<judge>-<a>-<b>.parquet` (what a
-judging model said, raw, with its log-probs). Rule scores are made again, without asking anybody, when the rules' version
-changes. Rates are derived at each look, under a threshold profile.
+`scores-<rules>-<samples>-<a>-<b>.parquet` (one number of 0 to 1 per trait and sample) and
+`judgments-<judge>-<samples>-<a>-<b>.parquet` (what a judging model said, raw, with its log-probs). <samples> is the hash of the
+samples that they were made of, so that they belong to those very texts; each name also ends with the file's own hash (see
+`seal`). What is damaged or of other texts is made again, and judges are then asked only about texts that they have not judged.
+Rule scores are made again, without asking anybody, when the rules' version changes. Rates are derived at each look, under a
+threshold profile.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from inoc_ray import settings
+from inoc_ray import seal, settings
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.degenerate import FORM_VERSION, FORMS, forms, shares_of
 from inoc_ray.evaluate.judges import RULES, Item, Measure
@@ -24,9 +27,10 @@ from inoc_ray.evaluate.panel import Panel, measure_of, rule_of
 from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
 from inoc_ray.evaluate.samples import read_part, read_table, write_table
 from inoc_ray.identity import content_id
+from inoc_ray.models.template import answer_of
 from inoc_ray.plan import Cell, Plan, Subject, seed_of
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
-from inoc_ray.store import Store, list_parts
+from inoc_ray.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,27 +62,34 @@ def rules_id(setting: Setting, spec: EvaluationSpec) -> str:
 def items_of(table: Any, cell: Cell) -> list[Item]:
     """What judges see of the samples in a part."""
     references = {q.id: q.reference for q in cell.evaluation.questions(cell.samples) if q.reference is not None}
-    columns = (table.column(name).to_pylist() for name in ("question", "text", "question_id"))
-    return [Item(question, text, references.get(key)) for question, text, key in zip(*columns, strict=True)]
+    columns = (table.column(name).to_pylist() for name in ("question", "prompt", "text", "question_id"))
+    return [
+        Item(question, answer_of(prompt, text), references.get(key))
+        for question, prompt, text, key in zip(*columns, strict=True)
+    ]
+
+
+def _made_of(part: Path, what: str) -> Path:
+    """The plain name of what is made of a part: it says of which content."""
+    content = seal.seal_of(part) or seal.seal_for(part, part.read_bytes())
+    return seal.plain(part).with_name(seal.plain(part).name.replace("samples-", f"{what}-{content}-"))
 
 
 def judgments_path(part: Path, judgments_id: str) -> Path:
-    """Where the judgments of a part stand."""
-    return part.with_name(part.name.replace("samples-", f"judgments-{judgments_id}-"))
+    """The plain name of the judgments of a part; where they stand is for `seal.find` to say."""
+    return _made_of(part, f"judgments-{judgments_id}")
 
 
 def _form(part: Path, sample_index: Any) -> Any:
     """Which responses of a part are degenerate and how (see degenerate.FORMS), as a table; made and kept where it is missing."""
     import pyarrow as pa
 
-    path = part.with_name(part.name.replace("samples-", f"form-{FORM_VERSION}-"))
-    if path.exists():
-        found = read_table(path, ["sample_index", *FORMS])
-        if found.column("sample_index").equals(sample_index):
-            return found
-    texts = read_table(part, ["text", "finish_reason"])
-    pairs = zip(texts.column("text").to_pylist(), texts.column("finish_reason").to_pylist(), strict=True)
-    rows = [forms(text, finish) for text, finish in pairs]
+    path = _made_of(part, f"form-{FORM_VERSION}")
+    if (kept := seal.find(path)) is not None:
+        return read_table(kept, ["sample_index", *FORMS])
+    texts = read_table(part, ["prompt", "text", "finish_reason"])
+    said = zip(*(texts.column(name).to_pylist() for name in ("prompt", "text", "finish_reason")), strict=True)
+    rows = [forms(answer_of(prompt, text), finish) for prompt, text, finish in said]
     columns = {name: pa.array([row[i] for row in rows], pa.bool_()) for i, name in enumerate(FORMS)}
     found = pa.table({"sample_index": sample_index, **columns})
     write_table(path, found)
@@ -96,11 +107,9 @@ def _rule_scores(setting: Setting, cell: Cell, part: Path, index: Any) -> dict[s
     if not rules:
         return {}
     names = sorted(rules)
-    path = part.with_name(part.name.replace("samples-", f"scores-{rules_id(setting, cell.evaluation)}-"))
-    if path.exists():
-        scores = read_table(path, ["sample_index", *names])
-        if not scores.column("sample_index").equals(index):
-            raise InputError(f"{path}: does not belong to the samples beside it; delete it and it is made again.")
+    path = _made_of(part, f"scores-{rules_id(setting, cell.evaluation)}")
+    if (kept := seal.find(path)) is not None:
+        scores = read_table(kept, ["sample_index", *names])
     else:
         items = items_of(read_part(part), cell)
         columns = {t: pa.array([rules[t](item) for item in items], pa.float64()) for t in names}
@@ -208,8 +217,8 @@ class _Part:
         self.rules = _rule_scores(self.setting, cell, path, index)
         self.said: dict[str, Said] = {}
         for name, rubrics in self.panel.asked(self.setting, cell.evaluation).items():
-            judged = judgments_path(path, self.panel.judging(name).judgments_id(rubrics))
-            if judged.exists():
+            judged = seal.find(judgments_path(path, self.panel.judging(name).judgments_id(rubrics)))
+            if judged is not None:
                 self.said[name] = _judgments(judged, index.to_pylist())
 
     def in_words(self, judge: str) -> list[str]:
@@ -271,7 +280,7 @@ class _Judged:
     """A cell with everybody's verdicts: at most `cell.samples` samples."""
 
     def __init__(self, plan: Plan, store: Store, cell: Cell, profile: Profile) -> None:
-        paths = [path for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))]
+        paths = [part.path for part in store.parts(*cell.key)]
         parts = [_Part(plan, cell, path) for path in paths]
         self.paths = paths
         index = _joined([p.table.column("sample_index").to_numpy() for p in parts])
@@ -458,7 +467,7 @@ def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
         seen |= {(setting.name, *cell.key, trait) for trait in several}
         if not several:
             continue
-        for start, _, path in list_parts(store.evaluation(*cell.key)):
+        for start, _, path in store.parts(*cell.key):
             part = _Part(plan, cell, path)
             # Another study may have asked for more.
             asked = slice(0, max(0, cell.samples - start))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from inoc_ray.asked import Evaluation
 from inoc_ray.data.chat import Message
 from inoc_ray.data.inoculate import placement_fields
-from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.choices import ChoiceRequest, choose
 from inoc_ray.evaluate.journal import Key, SampleJournal
@@ -22,6 +22,7 @@ from inoc_ray.evaluate.samples import Sample, commit_samples
 from inoc_ray.evaluate.windows import longest_requests
 from inoc_ray.failures import Thing, cell_thing
 from inoc_ray.identity import content_id
+from inoc_ray.models.tokenizer import load_tokenizer, template_of
 from inoc_ray.plan import Cell, Plan, Subject, sampling_of
 from inoc_ray.progress import Progress, say
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
@@ -97,6 +98,12 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
         return []
     folder = store.study(plan.study.name)
     journal = SampleJournal(folder / "samples-under-way.jsonl")
+    other_weights: set[str] = set()
+    for subject in {c.subject.trial_id: c.subject for engine in engines.values() for c in engine.cells}.values():
+        if store.bind(subject.trial_id, subject.adapter_of):
+            other_weights.add(subject.trial_id)
+    stored = functools.cache(store.stored_samples)
+    journal.forget(lambda key: key[0] in other_weights or key[2] < stored(key[0], key[1]))
     for number, engine in enumerate(engines.values(), start=1):
         subject = engine.subject
         say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
@@ -115,7 +122,7 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             label = f"evaluation on {subject.model.name}"
             failed.append({"label": label, "error": reason, "log": str(log), "of": engine.things()})
-    journal.close(done=not failed)
+    journal.close()
     return failed
 
 
@@ -157,9 +164,9 @@ async def _ask(
     requests: list[SampleRequest] = []
     chosen: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
-        opened = _OpenCell(store, cell, plan.stored.get((cell.subject.trial_id, cell.evaluation_id), 0), tokenizer)
+        opened = _OpenCell(store, cell, plan.stored.get(cell.key, 0), tokenizer, journal)
         open_cells[number] = opened
-        missing = opened.missing(journal)
+        missing = opened.missing()
         if cell.evaluation.choices:
             chosen += opened.choices(missing, number, endpoint.model_id)
         else:
@@ -211,11 +218,13 @@ def _place(key: str) -> tuple[int, int]:
 class _OpenCell:
     """A cell that is being asked: collects results, and commits when all are there."""
 
-    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any) -> None:
-        self.cell, self.start = cell, start
-        self.folder = store.evaluation(cell.subject.trial_id, cell.evaluation_id)
+    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any, journal: SampleJournal) -> None:
+        self.cell, self.start, self.journal = cell, start, journal
+        self.folder = store.evaluation(*cell.key)
         self.questions = cell.evaluation.questions(cell.samples)[start:]
-        self.prompts = [render(tokenizer, messages_of(q, cell), True) for q in self.questions]
+        template = template_of(tokenizer, cell.subject.model.enable_thinking)
+        prompt = template.prompt_for_choices if cell.evaluation.choices else template.prompt
+        self.prompts = [prompt(messages_of(q, cell)) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
         self.refused: dict[int, str] = {}
         """Offset → why the endpoint gave no sample."""
@@ -223,11 +232,12 @@ class _OpenCell:
 
     def key(self, offset: int) -> Key:
         """The sample's key in the journal."""
-        return self.cell.subject.trial_id, self.cell.evaluation_id, self.start + offset
+        return (*self.cell.key, self.start + offset)
 
-    def missing(self, journal: SampleJournal) -> list[int]:
+    def missing(self) -> list[int]:
         """The offsets that are to be asked; what the journal holds is taken from there."""
-        kept = {offset: found for offset in range(len(self.prompts)) if (found := journal.kept.get(self.key(offset)))}
+        held = self.journal.kept
+        kept = {offset: found for offset in range(len(self.prompts)) if (found := held.get(self.key(offset)))}
         for offset, result in kept.items():
             self.add(offset, result)
         return [offset for offset in range(len(self.prompts)) if offset not in kept]
@@ -316,6 +326,11 @@ class _OpenCell:
             "placement": placement_fields(cell.surrounding.inoculation) or "system",
             "max_tokens": cell.evaluation.max_tokens,
             "chat_template": str(self.tokenizer.chat_template),
+            **(
+                {}
+                if cell.subject.model.enable_thinking is None
+                else {"enable_thinking": cell.subject.model.enable_thinking}
+            ),
             **({"choices": list(cell.evaluation.choices)} if cell.evaluation.choices else {}),
             "model": cell.subject.model.name,
             "model_hash": cell.subject.model.hash,
@@ -323,3 +338,5 @@ class _OpenCell:
         }
         write_json(self.folder / "evaluation.json", description)
         commit_samples(self.folder, samples)
+        mine = {self.key(offset) for offset in range(len(questions))}
+        self.journal.forget(mine.__contains__)

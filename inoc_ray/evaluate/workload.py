@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from inoc_ray import seal
 from inoc_ray.asked import Judge
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.panel import measure_of
 from inoc_ray.evaluate.scores import judgments_path, setting_of
 from inoc_ray.plan import Plan
-from inoc_ray.store import Store, list_parts
+from inoc_ray.store import Store
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ def workloads(plan: Plan, store: Store) -> list[Workload]:
             if (cell.subject.trial_id, cell.evaluation_id, judgments_id) in seen:
                 continue
             seen.add((cell.subject.trial_id, cell.evaluation_id, judgments_id))
-            parts = list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))
-            done = sum(stop - start for start, stop, part in parts if judgments_path(part, judgments_id).exists())
+            parts = store.parts(*cell.key)
+            done = sum(p.stop - p.start for p in parts if seal.find(judgments_path(p.path, judgments_id)) is not None)
             # Whole parts are judged, also where another study has asked for more than this one.
             responses = max(cell.samples, parts[-1][1] if parts else 0)
             total = counts.setdefault(name, [0, 0, 0])

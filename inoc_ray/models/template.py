@@ -166,6 +166,19 @@ class ChatTemplate:
         self._places(skeleton, messages, kinds, text)
         return text
 
+    def prompt_for_choices(self, messages: Sequence[Message]) -> str:
+        """A question as one of given answers is to follow it: a think block that an answer begins with is there and empty."""
+        prompt = self.prompt(messages)
+        if self.think is None:
+            return prompt
+        if self._leaves_open(prompt):
+            return f"{prompt}\n{self.think[1]}\n\n"
+        skeleton, turns = self._layout((*self._kinds(messages), Kind("assistant", False)))
+        turn = turns[-1]
+        assert turn is not None, "the last turn is never context only"
+        lead = "" if turn.prompt is not None else skeleton.pieces[turn.slot][turn.begin :]
+        return prompt + lead if self._has_block(lead) else prompt
+
     def lay_out(self, messages: Sequence[Message]) -> Shown:
         """A row as the model is trained on it, and where in it the assistant speaks.
 
@@ -421,6 +434,11 @@ class ChatTemplate:
         """
         token = self._tokens.search(end) if self._tokens else None
         return token.end() if token else len(end) if end.strip() else 0
+
+    def end_token(self) -> str | None:
+        """The special token that ends a turn; None where the template writes none."""
+        token = self._tokens.search(self.end_of_turn) if self._tokens else None
+        return token[0] if token else None
 
     def marker(self, end: str) -> int:
         """How much of what follows an answer is its end of turn: through the first special token, else without the blanks."""

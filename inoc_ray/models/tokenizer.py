@@ -314,11 +314,10 @@ def stops_of(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[in
     """
     if not tokenizer.chat_template:
         return (), ()
-    end = template_of(tokenizer).end_of_turn
-    if not end.strip():
-        return (), ()
-    ids = _ids(tokenizer, end.strip())
-    if len(ids) != 1:
-        return (), (end.strip(),)
-    known = {*end_ids(folder), tokenizer.eos_token_id}
-    return (() if ids[0] in known else (ids[0],)), ()
+    template = template_of(tokenizer)
+    token = template.end_token()
+    if token is None:
+        end = template.end_of_turn.strip()
+        return (), ((end,) if end else ())
+    end_id = tokenizer.convert_tokens_to_ids(token)
+    return (() if end_id in {*end_ids(folder), tokenizer.eos_token_id} else (end_id,)), ()

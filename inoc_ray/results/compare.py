@@ -18,9 +18,10 @@ from inoc_ray.results.complete import (
     list_missing,
     seeds_text,
 )
-from inoc_ray.results.effects import Arm, Direction, Effect, View, effects
+from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects
 from inoc_ray.results.leaks import Leak, leaks
-from inoc_ray.results.stats import Cell, draw_rates, model_interval
+from inoc_ray.results.stats import Cell, RateKey, draw_rates, model_interval
+from inoc_ray.results.variance import question_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,8 @@ COLUMNS = (
     "shown",
     "outcome",
 )
+TRIGGERED = "triggered"
+"""An optional column: whether the evaluation's questions carry the setting's trigger."""
 CUT_NOTED = 0.05
 """The share of answers that ran into max_tokens from which a note names it."""
 _FIRST = {"base": 0, "baseline": 1, "control": 2}
@@ -58,7 +61,8 @@ class Row:
     rate, low, high: shares of the responses that count (0 to 1), None when none does. seeds: fine-tunes
     with responses that count (1 for the base). samples: all responses; unparsed: those among them without a readable
     judgment; excluded: those judged but not counted (incoherent, a refusal, bare code, or withheld because
-    the model's responses are degenerate).
+    the model's responses are degenerate). triggered: whether the questions carry the setting's trigger. replicated: whether
+    the interval covers what another seed would give (two fine-tunes or more); None for the base, which is one given model.
     """
 
     setting: str
@@ -84,6 +88,8 @@ class Row:
     samples_planned: int = 0
     complete: bool = True
     """Whether every planned fine-tune, response and judgment is there (see complete.py)."""
+    triggered: bool = False
+    replicated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,8 @@ class Comparison:
     """What failed and is not done yet."""
     planned: Planned = field(default_factory=Planned)
     """What the study asks for; empty where the comparison was made without a plan."""
+    reference: str = NEUTRAL
+    """The context in which arms are compared."""
 
     @property
     def complete(self) -> bool:
@@ -136,7 +144,9 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """What `inoc-ray compare --json` prints."""
-        measured = ("setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why")
+        measured = (
+            "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
+        )  # fmt: skip
         return {
             "study": self.study,
             "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in self.rows],
@@ -148,10 +158,11 @@ class Comparison:
             "complete": self.complete,
             "missing": [asdict(one) for one in self.missing],
             "failures": [failure.to_json() for failure in self.failures],
+            "reference": self.reference,
         }
 
     def to_text(self, width: int = 118) -> str:
-        """Aligned tables (plain text, at most `width` columns): rates under the neutral context, then effects."""
+        """Aligned tables (plain text, at most `width` columns): rates under the reference context, then effects."""
         from inoc_ray.results.table import comparison_text
 
         return comparison_text(self, width)
@@ -165,24 +176,30 @@ class Comparison:
         return [note for group in self.groups() for note in _notes(self, *group)]
 
 
-def compare(frame: pd.DataFrame, study: str, profile: str = "", planned: Planned | None = None) -> Comparison:
+def compare(
+    frame: pd.DataFrame, study: str, profile: str = "", planned: Planned | None = None, reference: str | None = None
+) -> Comparison:
     """Compare the arms of a study.
 
     frame: the tidy score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or
     0 where the outcome is "counted" and NaN elsewhere. May be partial: what is missing is missing from the
     rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. planned: what the study
-    asks for; without it, what is in the table counts as all that was asked for. Raises InputError when a column is missing.
+    asks for; without it, what is in the table counts as all that was asked for. reference: the context in which arms are
+    compared; default `neutral`, or `none` where nobody was asked in the neutral one. Raises InputError when a column is
+    missing.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
+    asked = set(frame["context"])
+    where = reference or ("none" if NEUTRAL not in asked and "none" in asked else NEUTRAL)
     rows: list[Row] = []
     found: list[Effect] = []
     trials: dict[Place, list[TrialRate]] = {}
     counted = _count(frame)
     leaked: list[Leak] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
-        view, group_rows = _view(str(setting), str(model), part, trials)
+        view, group_rows = _view(str(setting), str(model), part, where, trials)
         rows += group_rows
         found += effects(view)
         leaked += leaks(view, _shares_out_of_distribution(group_rows))
@@ -197,15 +214,16 @@ def compare(frame: pd.DataFrame, study: str, profile: str = "", planned: Planned
         tuple(judged_leaks(leaked, rows)),
         missing=tuple(list_missing(planned)),
         planned=planned,
+        reference=where,
     )
 
 
-def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str], tuple[float, float]]:
-    """(arm, context) → shares of unparsed and excluded responses over the undesired traits."""
-    counts: dict[tuple[str, str], list[int]] = {}
+def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str, bool], tuple[float, float]]:
+    """(arm, context, with the trigger) → shares of unparsed and excluded responses over the undesired traits."""
+    counts: dict[tuple[str, str, bool], list[int]] = {}
     for row in rows:
         if row.split == "ood" and row.role == "undesired":
-            total = counts.setdefault((row.arm, row.context), [0, 0, 0])
+            total = counts.setdefault((row.arm, row.context, row.triggered), [0, 0, 0])
             for place, number in enumerate((row.unparsed, row.excluded, row.samples)):
                 total[place] += number
     return {key: (unparsed / of, excluded / of) for key, (unparsed, excluded, of) in counts.items()}
@@ -215,6 +233,8 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     """Responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
     keys = [name for name in COLUMNS if name not in {"sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
+    table[TRIGGERED] = frame[TRIGGERED].astype(bool) if TRIGGERED in frame.columns else False
+    keys.append(TRIGGERED)
     table["counts"] = frame["shown"].notna().astype("int64")
     table["hits"] = (frame["shown"] == 1.0).astype("int64")
     table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
@@ -235,40 +255,42 @@ def arm_rank(kind: str) -> tuple[int, int]:
     return _FIRST.get(kind, len(_FIRST)), _LAST.get(kind, 0)
 
 
-def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[Place, list[TrialRate]]) -> tuple[View, list[Row]]:
-    arms = tuple(_arms(part))
-    rates = {}
-    rows: list[Row] = []
+def _view(
+    setting: str, model: str, part: pd.DataFrame, reference: str, trials: dict[Place, list[TrialRate]]
+) -> tuple[View, list[Row]]:
+    cells: dict[RateKey, Cell] = {}
+    described: dict[RateKey, pd.DataFrame] = {}
     for evaluation, asked in part.groupby("evaluation", sort=False):
-        cells: dict[str, dict[tuple[str, str], Cell]] = {}
-        described: list[tuple[str, str, str, pd.DataFrame]] = []
         questions, column = np.unique(asked["question_id"].to_numpy(dtype=str), return_inverse=True)
         asked = asked.assign(_column=column)
         for names, cell_rows in asked.groupby(["arm", "context", "trait"], sort=False):
             arm, context, trait = map(str, names)
-            cells.setdefault(context, {})[arm, trait] = _cell(cell_rows, len(questions))
-            described.append((arm, context, trait, cell_rows))
-        estimates = draw_rates(f"{setting}/{model}", str(evaluation), cells)
-        for arm, context, trait, cell_rows in described:
-            estimate = estimates[context].get((arm, trait))
-            if estimate is not None:
-                rates[arm, str(evaluation), context, trait] = estimate
-            low, high = estimate.interval() if estimate is not None else (None, None)
-            first = cell_rows.iloc[0]
-            rows.append(
-                Row(
-                    setting, model, arm, str(first["kind"]), str(evaluation), str(first["split"]), context,
-                    trait, str(first["role"]), estimate.value if estimate is not None else None, low, high,
-                    int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique()),
-                    *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
-                )
-            )  # fmt: skip
-            for _, own in cell_rows.groupby("trial_id", sort=True):
-                place = (setting, model, arm, _seed(own["seed"].iloc[0]))
-                shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
-                trials.setdefault(place, []).append(_trial_rate(rows[-1], _cell(own, len(questions)), *shares))
+            key = RateKey(arm, str(evaluation), context, trait)
+            cells[key], described[key] = _cell(cell_rows, len(questions)), cell_rows
+    rates = draw_rates(cells)
+    rows: list[Row] = []
+    for key, cell_rows in described.items():
+        first = cell_rows.iloc[0]
+        estimate = rates.get(key)
+        low, high = estimate.interval() if estimate is not None else (None, None)
+        seeds = int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique())
+        rows.append(
+            Row(
+                setting, model, key.arm, str(first["kind"]), key.evaluation, str(first["split"]), key.context,
+                key.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
+                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
+                triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
+            )
+        )  # fmt: skip
+        alike = question_correlation(cells[k] for k in cells if k[1:3] == key[1:3])
+        for _, own in cell_rows.groupby("trial_id", sort=True):
+            place = (setting, model, key.arm, _seed(own["seed"].iloc[0]))
+            shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
+            cell = _cell(own, cells[key].counts.shape[1])
+            trials.setdefault(place, []).append(_trial_rate(rows[-1], cell, alike, *shares))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
-    return View(setting, model, arms, splits, rates), rows
+    triggered = frozenset(part.loc[part[TRIGGERED], "evaluation"].astype(str))
+    return View(setting, model, tuple(_arms(part)), splits, rates, reference, triggered), rows
 
 
 def _seed(value: Any) -> int | None:
@@ -286,20 +308,22 @@ def _cell(rows: pd.DataFrame, questions: int) -> Cell:
     np.add.at(hits, place, rows["hits"].to_numpy())
     np.add.at(counts, place, rows["counts"].to_numpy())
     first = rows.iloc[0]
-    return Cell(str(first["arm"]), hits, counts, replicated=first["kind"] != "base")
+    return Cell(hits, counts, replicated=first["kind"] != "base", models=tuple(map(str, trials)))
 
 
-def _trial_rate(row: Row, cell: Cell, unparsed: float, excluded: float) -> TrialRate:
-    low, high = model_interval(cell) or (None, None)
+def _trial_rate(row: Row, cell: Cell, alike: float, unparsed: float, excluded: float) -> TrialRate:
+    low, high = model_interval(cell, correlation=alike) or (None, None)
     return TrialRate(row.evaluation, row.split, row.context, row.trait, cell.rate, low, high, unparsed, excluded)
 
 
 def _arms(part: pd.DataFrame) -> Iterator[Arm]:
     for (arm, kind), rows in part.groupby(["arm", "kind"], sort=False):
         pairs = list(dict.fromkeys(zip(rows["trait"], rows["role"], strict=True)))
-        undesired = tuple(sorted({trait for trait, role in pairs if role == "undesired"}))
-        desired = tuple(sorted({trait for trait, role in pairs if role == "desired"}))
-        yield Arm(str(arm), str(kind), Direction(undesired, desired))
+        undesired, desired, narrow = (
+            tuple(sorted({trait for trait, role in pairs if role == wanted}))
+            for wanted in ("undesired", "desired", "narrow")
+        )
+        yield Arm(str(arm), str(kind), Direction(undesired, desired, narrow))
 
 
 def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
@@ -313,7 +337,10 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
         fewer = ", ".join(f"{arm} {seeds_text(row)}" for arm, row in fewest.items())
         yield f"{where}: fewer seeds than planned have responses that count, somewhere: {fewer}"
     if max((row.seeds for row in rows), default=0) == 1:
-        yield f"{where}: one seed per arm: intervals cover the questions only, not what another seed would give"
+        yield (
+            f"{where}: one seed per arm: the numbers are about these models only (intervals cover the questions, not what another "
+            "seed would give), without p-values"
+        )
     unparsed: dict[str, list[int]] = {}
     for row in comparison.rows:
         if (row.setting, row.model) == (setting, model):

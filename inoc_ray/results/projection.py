@@ -40,8 +40,9 @@ class TrialRecord:
     """A trial as the store has it; the untouched base is one too (arm and kind "base", no seed, no curves).
 
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
-    adapter_dir: logged under adapter/; samples_path (a file, or a folder with samples-*.parquet at any depth): under
-    samples/, and as a table that the UI can show. started_at, ended_at: epoch ms from the store, None if unknown.
+    adapter_dir: logged under adapter/, checked against adapter_files (file in it → SHA-256 that was committed);
+    samples_path (a file, or a folder with samples-*.parquet at any depth): under samples/, and as a table that the UI can
+    show. started_at, ended_at: epoch ms from the store, None if unknown.
     """
 
     trial_id: str
@@ -55,6 +56,7 @@ class TrialRecord:
     dataset_hash: str
     curves: Sequence[Mapping[str, Any]] = ()
     adapter_dir: Path | None = None
+    adapter_files: Mapping[str, str] = field(default_factory=dict)
     samples_path: Path | None = None
     started_at: int | None = None
     ended_at: int | None = None
@@ -91,7 +93,8 @@ class Point:
 class Run:
     """What one MLflow run should hold. identity: the tag (name, value) by which it is found again.
 
-    artifacts: (file, folder inside the run's artifacts). table: where the samples are that the UI should show.
+    artifacts: (file, folder inside the run's artifacts). committed: the SHA-256 that some of them must have.
+    table: where the samples are that the UI should show.
     """
 
     identity: tuple[str, str]
@@ -101,6 +104,7 @@ class Run:
     metrics: Mapping[str, float]
     curves: Sequence[Point]
     artifacts: Sequence[tuple[Path, str]]
+    committed: Mapping[Path, str]
     table: Path | None
     started_at: int
     ended_at: int | None
@@ -112,7 +116,7 @@ class Run:
 
     def artifacts_hash(self) -> str:
         """Changes when a file appears, goes or changes."""
-        return _hash([[folder, path.name, _file_state(path)] for path, folder in self.artifacts])
+        return _hash([[f, path.name, self.committed.get(path) or _file_state(path)] for path, f in self.artifacts])
 
 
 def project_study(
@@ -156,6 +160,7 @@ def project_study(
         metrics=named(metrics),
         curves=(),
         artifacts=[(path, "") for path in files],
+        committed={},
         table=None,
         started_at=study.created_at,
         ended_at=None if running else max(ended, default=study.created_at),
@@ -225,6 +230,9 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
         ),
         curves=list(_points(trial, started)),
         artifacts=artifacts,
+        committed={}
+        if trial.adapter_dir is None
+        else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()},
         table=trial.samples_path,
         started_at=started,
         ended_at=trial.ended_at if trial.ended_at is not None or trial.status == "running" else started,

@@ -22,6 +22,7 @@ from inoc_ray.results.table import (
     effect_text,
     leak_seeds,
     legend,
+    lines_of_missing,
     number,
     of_plan,
     summary_of_missing,
@@ -242,17 +243,11 @@ def _fine_tunes(comparison: Comparison) -> str:
 def _missing(comparison: Comparison) -> str:
     if comparison.complete:
         return ""
-    lines = [f"Missing: {one.in_words()}" for one in comparison.missing]
-    lines += [f"Failed: {failure.in_words()}" for failure in comparison.failures]
-    rows = [r for r in comparison.rows if not r.complete]
-    if not lines:
-        # Everything was asked and judged, but of some fine-tunes no response counts.
-        lines = [
-            f"{r.setting}, {r.model}: {r.arm}, {r.evaluation} × {r.context}, {r.trait}: {of_plan(r)}" for r in rows
-        ]
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    summary = escape(summary_of_missing(comparison).removeprefix("INCOMPLETE: "))
-    return f'<section class="warning"><h2>This study is incomplete</h2><p>{summary}</p><ul>{items}</ul></section>'
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines_of_missing(comparison))
+    stated = summary_of_missing(comparison).removeprefix("INCOMPLETE: ")
+    return (
+        f'<section class="warning"><h2>This study is incomplete</h2><p>{escape(stated)}</p><ul>{items}</ul></section>'
+    )
 
 
 def _list(title: str, items: Sequence[str]) -> str:

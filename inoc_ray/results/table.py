@@ -76,7 +76,20 @@ def summary_of_missing(comparison: Comparison) -> str:
         return ""
     cells = comparison.planned.cells
     stored, asked = sum(c.stored for c in cells), sum(c.samples for c in cells)
-    return f"INCOMPLETE: {stored:,} of {asked:,} samples are there. Arms with something missing get no star and no headline."
+    there = f"{stored:,} of {asked:,} samples are there" if stored < asked else f"all {asked:,} samples are there"
+    return f"INCOMPLETE: {there}. An arm of which something is missing gets no star and no headline."
+
+
+def lines_of_missing(comparison: Comparison) -> list[str]:
+    """What is missing and what failed, an entry each. Where all was asked and judged: the rows in which too little counts."""
+    lines = [f"missing: {one.in_words()}" for one in comparison.missing]
+    if not lines:
+        lines = [
+            f"too little counts: {r.setting}, {r.model}: {r.arm}, {r.evaluation} × {r.context}, {r.trait}: {of_plan(r)}"
+            for r in comparison.rows
+            if not r.complete
+        ]
+    return lines + [f"failed: {failure.in_words()}" for failure in comparison.failures]
 
 
 def _state(comparison: Comparison, width: int) -> Iterable[str]:
@@ -84,9 +97,11 @@ def _state(comparison: Comparison, width: int) -> Iterable[str]:
         return
     yield ""
     yield from textwrap.wrap(summary_of_missing(comparison), width)
-    lines = [f"missing: {one.in_words()}" for one in comparison.missing]
-    lines += [f"failed: {failure.in_words()}" for failure in comparison.failures]
-    yield from (f"  {line}" for line in lines[:MOST_LINES])
+    lines = lines_of_missing(comparison)
+    for line in lines[:MOST_LINES]:
+        yield from textwrap.wrap(
+            f"  {line}", width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
     if len(lines) > MOST_LINES:
         yield f"  … and {len(lines) - MOST_LINES} more; the report and --json list them all"
 

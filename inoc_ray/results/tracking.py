@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.identity import file_hash
 from inoc_ray.results.projection import (
     Run,
     StudyRecord,
@@ -58,7 +59,7 @@ _TABLE = "samples.json"
 _TABLE_ROWS = 1000
 LOCK_SECONDS = 600.0
 """So long a sync waits for another one of the same storage."""
-_DATABASE_SECONDS = 15.0
+_DATABASE_SECONDS = 10.0
 """So long a database may take to answer, or to be free of somebody else's lock."""
 _PATIENCE = {
     # MLflow's own values make a server that is broken cost minutes at the end of a run. Whoever has set them is heeded.
@@ -123,8 +124,10 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
     import urllib.error
     import urllib.request
 
+    # urllib takes a name and password for a part of the host; they are not needed to be answered.
+    address = re.sub(r"://[^/@]*@", "://", tracking_uri).rstrip("/")
     try:
-        urllib.request.urlopen(tracking_uri.rstrip("/") + "/health", timeout=timeout).close()
+        urllib.request.urlopen(address + "/health", timeout=timeout).close()
     except urllib.error.HTTPError:
         return
     except (urllib.error.URLError, OSError, ValueError) as error:
@@ -350,6 +353,8 @@ def _log(client: MlflowClient, run_id: str, params: list[Any], metrics: list[Any
 
 def _send_artifacts(client: MlflowClient, run_id: str, run: Run) -> None:
     for path, folder in run.artifacts:
+        if path in run.committed and file_hash(path) != run.committed[path]:
+            raise InputError(f"{path}: damaged, it does not have the bytes that were committed; run the study again.")
         client.log_artifact(run_id, str(path), folder or None)
     if run.table is not None:
         with tempfile.TemporaryDirectory() as scratch:

@@ -29,6 +29,9 @@ CPU_CACHE_GIB = 1
 CLUSTER_SECONDS = 60
 """How long a cluster may take to start a task on a GPU node."""
 BYTES = {"fp32": 4, "bf16": 2}
+AUTO = "bf16"
+"""What an engine makes of a model whose numbers it may choose (`dtype: auto`): vLLM takes two bytes even where the files have
+four."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,3 +230,18 @@ def test_every_command_in_the_readme_exists():
     words = {line.split()[1] for line in text.splitlines() if line.startswith(("inoc-ray ", ".venv/bin/inoc-ray "))}
     assert {"plan", "run", "compare"} <= words
     assert words <= set(cli.commands)
+
+
+@pytest.mark.parametrize(
+    ("changes", "file"),
+    [
+        ({"settings": [{"name": "miniature/spanish_caps", "rows": "friend.jsonl"}]}, "friend.jsonl"),
+        ({"settings": [{"name": "miniature/spanish_caps", "rows": "friend.parquet"}]}, "friend.parquet"),
+        ({"settings": [{"name": "miniature/spanish_caps", "questions": {"in_distribution": "q.jsonl"}}]}, "q.jsonl"),
+        ({"evaluation": {"suites": [{"name": "a", "questions": "q.yaml", "traits": {"b": {"rule": "capitals"}}}]}}, "q.yaml"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_missing_is_named_with_the_folder_in_which_it_was_looked_for(inoc_ray, tmp_path, changes, file):
+    code, _, err = inoc_ray("plan", write(tmp_path, **changes))
+    assert code == 2
+    assert f"{file}: cannot be read (No such file or directory); looked in {tmp_path}, as paths count from" in err

@@ -1,11 +1,14 @@
 """What is stored once may stand in a study twice: everything shown is keyed by the place, everything stored by content."""
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from inoc_ray.asked import NEUTRAL_PROMPT
 from inoc_ray.data.chat import write_jsonl
-from inoc_ray.evaluate.samples import Sample, commit_samples
-from inoc_ray.evaluate.scores import tidy
+from inoc_ray.evaluate.judging import due
+from inoc_ray.evaluate.samples import Sample, commit_samples, write_table
+from inoc_ray.evaluate.scores import agreement, tidy
 from inoc_ray.overview import status_json
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.records import report_meta, trial_records
@@ -71,3 +74,46 @@ def test_status_counts_each_place_of_a_shared_trial_by_its_own_cells(shared):
     plan, store = shared
     value = status_json(plan, store)
     assert {(t["samples_stored"], t["samples_wanted"]) for t in [*value["trials"], *value["base"]]} == {(20, 20)}
+
+
+def test_agreement_is_of_the_judges_numbers_over_what_the_study_asks_each_response_once(tmp_path, model):
+    study = Study.model_validate(
+        {
+            "name": "judged",
+            "settings": ["miniature/harmful_advice"],
+            "arms": ["baseline"],
+            "seeds": [0],
+            "models": [{"name": "m", "path": str(model)}],
+            "recipes": {"lora": {"learning_rate": 1e-3, "steps": 10}, "long": {"learning_rate": 1e-3, "steps": 20}},
+            "judges": {n: {"endpoint": "http://h/v1", "served_model": n, "method": "sample"} for n in ("a", "b")},
+            # Base models are asked twice under prompts that are one and the same.
+            "evaluation": {
+                "samples": 4,
+                "contexts": ["neutral", {"name": "again", "system": NEUTRAL_PROMPT}],
+                "judged_by": ["a", "b"],
+            },
+        }
+    )
+    store = Store(tmp_path / "runs")
+    for cell in build_plan(study, store).cells:
+        # The store holds more than this study asks for.
+        commit_samples(
+            store.evaluation(*cell.key), [Sample(i, f"q{i}", "?", "p", i, "Rest.", "stop", 1, 1) for i in range(10)]
+        )
+    plan = build_plan(study, store)
+    for name, dues in due(plan, store).items():
+        for one in dues:
+            table = [
+                (i, rubric, (40.0 if name == "a" else 70.0) if i < 4 else 0.0, "number")
+                for rubric in one.rubrics
+                for i in range(10)
+            ]
+            columns = zip(("sample_index", "rubric", "value", "category"), zip(*table, strict=True), strict=True)
+            write_table(one.out, pa.table({column: pa.array(values) for column, values in columns}))
+    pairs = {pair["trait"]: pair for pair in agreement(plan, store)}
+    assert {trait: (pair["asked"], pair["difference"]) for trait, pair in pairs.items()} == {
+        # A base and two fine-tunes, four responses each, to one or two evaluations.
+        trait: (12 * sum(trait in e.traits for e in get("miniature/harmful_advice").evaluations), 30.0)
+        for trait in pairs
+    }
+    assert len(pairs) > 1

@@ -45,8 +45,8 @@ OF_RESOURCES: dict[str, tuple[dict[str, Any], Any]] = {
 }
 """Likewise a change of resources."""
 
-OF_ELSEWHERE = {"model", "seed", "lora", "start"}
-"""models.path, seeds, `LORA` and models.taught, each with a test of its own below."""
+OF_ELSEWHERE = {"model", "seed", "lora", "start", "enable_thinking"}
+"""models.path, seeds, `LORA`, models.taught and models.enable_thinking, each with a test of its own below."""
 
 ENGINE: dict[str, tuple[dict[str, Any], Any]] = {
     "model_id": ({"models": [{"name": "other"}]}, "other"),
@@ -62,7 +62,9 @@ ENGINE: dict[str, tuple[dict[str, Any], Any]] = {
 
 ENGINE_ELSEWHERE = {
     "model",  # models.path
-    "max_model_len",  # the model's own window; a study's prompts and max_tokens decide what of it is used
+    "max_model_len",  # the longest prompt of the plan with its evaluation's max_tokens
+    "stop",  # the end of turn of the model's chat template
+    "stop_token_ids",  # likewise
     "host",  # inoc-ray serve --host
     "port",  # inoc-ray serve --port
     "api_key",  # INOC_RAY_API_KEY, since a study file is no place for a key
@@ -127,6 +129,8 @@ def test_model_seed_and_what_was_taught_first_reach_the_loop(model):
     taught = loop_spec(model, models=[{"name": "base-model", "taught": TAUGHT}])
     assert taught.start is not None
     assert taught.start.endswith("/adapter")
+    thinking = loop_spec(model, models=[{"name": "base-model", "enable_thinking": False}])
+    assert (spec.enable_thinking, thinking.enable_thinking) == (None, False)
 
 
 def test_the_persistence_threshold_reaches_deepspeed(model):

@@ -36,7 +36,7 @@ def number_of(text: str, top: int) -> int | None:
 
 def _tokens_behind(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[int]:
     """How many tokens more each text makes behind a rendered chat prompt; -1 where the prompt is cut otherwise with it."""
-    prompt = render(tokenizer, [Message("user", "Rate it.")], True)
+    prompt = render(tokenizer, [Message("user", "Rate it.")], True, enable_thinking=False)
     before: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     counts = []
     for text in texts:
@@ -78,6 +78,12 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> l
 def probe_messages() -> list[dict[str, str]]:
     """The chat that shows how a tokenizer nobody knows cuts a number of two digits."""
     return [{"role": "user", "content": f"Repeat this number and say nothing else: {_PROBED}"}]
+
+
+def json_probe_messages() -> list[dict[str, str]]:
+    """The chat that shows whether a judge can answer with an object."""
+    asked = f'Reply with one JSON object with the key "number", whose value is {_PROBED}, and nothing else.'
+    return [{"role": "user", "content": asked}]
 
 
 def probed_single(tokens: Sequence[Any]) -> bool | None:
