@@ -42,7 +42,7 @@ def state_of(plan: Plan, store: Store, trial: Trial) -> str:
 
 def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
     """(stored, wanted) samples over the subject's cells in this study, what two contexts share counted once."""
-    cells = stored_once(c for c in plan.cells if c.subject is subject)
+    cells = stored_once(plan.cells_of(subject))
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 

@@ -225,7 +225,6 @@ def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> Non
 @contextlib.contextmanager
 def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing: Thing) -> Iterator[None]:
     """A step whose failure, of whatever kind, must not throw away what was measured: it is named, with its log."""
-
     with _timed(outcome, step):
         try:
             yield

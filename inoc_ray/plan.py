@@ -190,6 +190,17 @@ class Plan:
     """The context in which arms are compared."""
 
     @functools.cached_property
+    def _cells_of(self) -> dict[int, list[Cell]]:
+        found: dict[int, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(id(cell.subject), []).append(cell)
+        return found
+
+    def cells_of(self, subject: Subject) -> list[Cell]:
+        """The cells of a trial or base at its place in the study."""
+        return self._cells_of.get(id(subject), [])
+
+    @functools.cached_property
     def panel(self) -> Panel:
         """The judges of the study."""
         return Panel(self.study)

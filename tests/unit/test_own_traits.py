@@ -113,7 +113,7 @@ def test_a_setting_of_ones_own_needs_rows_roles_and_a_suite_and_has_a_headline(p
     (sentence,) = headlines(comparison)
     assert "mine, m: inoculating against friend (flatter)" in sentence
     assert "Suppressed: 1.00" in sentence
-    assert submission_id(plan, store).startswith("inoc-ray-s-")
+    assert submission_id(plan, store, "").startswith("inoc-ray-s-")
 
 
 def test_a_setting_of_ones_own_has_a_control_arm_with_control_rows(planned):
