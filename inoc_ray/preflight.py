@@ -15,6 +15,7 @@ from inoc_ray.plan import Plan, Trial, arm_identity
 from inoc_ray.progress import say
 from inoc_ray.remote import check_answers
 from inoc_ray.schedule import variants_of
+from inoc_ray.shown import check_roles
 from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
 
@@ -138,6 +139,7 @@ def preflight(plan: Plan, store: Store) -> None:
     check_batches(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
+    check_roles(plan)
     check_rows(plan)
     check_judges(plan, store)
     check_capabilities(plan)
