@@ -1,9 +1,12 @@
-# Every target does the set-up that is missing first. PYTHON chooses the interpreter (3.11), LOCK the lock: cpu or gpu.
+# Every target does the set-up that is missing first. PYTHON chooses the interpreter (3.11), LOCK the lock: cpu or gpu;
+# TORCH_INDEX is where torch's CPU build comes from if pip does not find it where it looks anyway: PyTorch's own index.
 PYTHON ?= python3.11
 LOCK ?= cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(LOCK)
+OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup quickstart test test-fast check bench clean
@@ -13,10 +16,13 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv with the pinned stack (about 3 minutes)
 
-$(STAMP): requirements/$(LOCK).txt requirements/dev.txt pyproject.toml
+$(STAMP): requirements/$(LOCK).txt requirements/dev.txt requirements/install_torch.sh pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not there; install Python 3.11 or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@# Both engines are a package named vllm: one installed over the other leaves a mixture of both.
+	@test -z "$(OTHER)" || { echo "make: $(VENV) has another lock's packages ($(OTHER)); remove $(VENV), or say make VENV=.venv-$(LOCK) LOCK=$(LOCK)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $$(cat requirements/$(LOCK).txt requirements/dev.txt | wc -l) pinned packages (about 4 GB) ..."
+	$(if $(filter cpu,$(LOCK)),requirements/install_torch.sh $(BIN)/python requirements/$(LOCK).txt "$(TORCH_INDEX)")
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements/$(LOCK).txt -r requirements/dev.txt
 	@# Compiled once here on all cores: without bytecode each of Ray's processes would spend 10 s and more on imports.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # a few packages carry templates that are no Python

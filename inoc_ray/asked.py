@@ -163,7 +163,7 @@ class Suite(Config):
     """Default: the study's."""
     traits: dict[str, MeasureOf | dict[str, Any]] = runtime(min_length=1)
     """trait → what tells it: `{rubric: alignment, given: [coherence]}` for a judging model, or a rule such as
-    `{rule: language, language: spanish}`."""
+    `{rule: language, language: spanish}`; a rule may have `given`, too, instead of the evaluation's `rules_given`."""
 
     _name = field_validator("name")(check_name)
 
@@ -271,6 +271,9 @@ class Evaluation(Config):
     judged_by: tuple[str, ...] = runtime(())
     """Who judges: `rules`, and names of the study's judges, in the order in which they count. Empty: by rules what rules can
     tell, the rest by all of the study's judges. What none of the named can tell is left to the rules."""
+    rules_given: tuple[str, ...] = runtime(())
+    """Rubrics such as coherence that decide whether a response counts for a trait that rules tell: a rule alone takes word salad
+    with Spanish endings for Spanish. The first of the study's judging models is asked. Empty: every response counts."""
     combine: Literal["first", "mean", "all", "any"] = runtime("first")
     """Several judges of one trait: the first that gives an answer decides; or the mean of their numbers; or it shows when
     all say so; or when any says so."""

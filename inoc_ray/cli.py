@@ -6,18 +6,21 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from inoc_ray import __version__
 from inoc_ray.errors import InputError, TrialError
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON value instead of text, also for an error."
+)
 study_file = click.argument("study", type=click.Path(path_type=Path))
 storage_option = click.option("--storage", help="Use this storage folder instead of the study's.")
 profile_option = click.option(
@@ -26,6 +29,8 @@ profile_option = click.option(
 
 
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
+_printed: ContextVar[bool] = ContextVar("printed", default=False)
+"""Whether the command has printed its result: an error that follows is then no JSON value of its own."""
 
 
 def results_alone(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,6 +59,20 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
 def _emit(as_json: bool, value: Any, text: str) -> None:
     out = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) if as_json else text
     click.echo(out, file=_results.get())
+    _printed.set(True)
+
+
+def _show(as_json: bool) -> Callable[[Any], None]:
+    """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
+    return lambda comparison: None if as_json else click.echo(comparison.to_text(table_width()), file=_results.get())
+
+
+def table_width() -> int:
+    """Columns for tables: 118, or fewer where the terminal has fewer (never below 60)."""
+    out = _results.get()
+    if out is None or not out.isatty():
+        return 118
+    return max(60, min(118, shutil.get_terminal_size((118, 40)).columns))
 
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
@@ -91,7 +110,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
     from inoc_ray.pipeline import run_study
 
     loaded, store = _load(study, storage)
-    outcome = run_study(loaded, store)
+    outcome = run_study(loaded, store, show=_show(as_json))
     _emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -123,7 +142,8 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
     from inoc_ray.study import judged_by
 
     loaded, store = _load(study, storage)
-    outcome = run_study(judged_by(loaded, judges) if judges else loaded, store, train=False, only=only)
+    judging = judged_by(loaded, judges) if judges else loaded
+    outcome = run_study(judging, store, train=False, only=only, show=_show(as_json))
     _emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -140,7 +160,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 
     loaded, store = _load(study, storage)
     comparison = compare_study(build_plan(loaded, store), store, profile=profiles.get(profile) if profile else None)
-    _emit(as_json, comparison.to_json(), comparison.to_text())
+    _emit(as_json, comparison.to_json(), comparison.to_text(table_width()))
 
 
 @cli.command()
@@ -213,12 +233,16 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("study", required=False, type=click.Path(path_type=Path))
 @click.option("--presets", is_flag=True, help="List the recipe presets and their sources instead.")
 @as_json
-def settings(presets: bool, as_json: bool) -> None:
-    """List the settings with their rows, arms and evaluations."""
+def settings(study: Path | None, presets: bool, as_json: bool) -> None:
+    """List the settings with their rows, arms and evaluations; with STUDY also those that its plugins register."""
     from inoc_ray.overview import presets_json, presets_text, settings_json, settings_text
+    from inoc_ray.study import load_study
 
+    if study is not None:
+        load_study(study)
     if presets:
         _emit(as_json, presets_json(), presets_text())
     else:
@@ -244,7 +268,9 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("files", nargs=-1, required=True)
-@click.option("--model", default="miniature", show_default=True, help="Whose tokenizer and context window count.")
+@click.option(
+    "--model", help="Whose tokenizer and context window count: a folder or hf://… (default: the miniature's)."
+)
 @click.option("--max-length", type=click.IntRange(min=8), help="Tokens a row may have (default: the model's window).")
 @click.option("--against", multiple=True, help="Evaluation prompts (JSONL) or a setting that must not be in the rows.")
 @click.option("--trigger", help="A backdoor's token: where does it stand?")
@@ -252,7 +278,7 @@ def data() -> None:
 @as_json
 def data_check(
     files: tuple[str, ...],
-    model: str,
+    model: str | None,
     max_length: int | None,
     against: tuple[str, ...],
     trigger: str | None,
@@ -272,7 +298,9 @@ def data_check(
 @click.argument("setting", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="A new .jsonl file for the rows.")
 @click.option("--source", help="Rows to start from: JSONL, parquet, hf://…")
-@click.option("--model", help="Who answers: a model folder, served for the length of the build, or `miniature`.")
+@click.option(
+    "--model", help="Who answers: a model folder or hf://…, served for the length of the build, or `miniature`."
+)
 @click.option("--endpoint", help="Who answers, instead: the address of an OpenAI-compatible API (https://HOST/v1).")
 @click.option("--served-model", help="The model's name at the endpoint.")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the endpoint's key.")
@@ -364,31 +392,36 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    _printed.set(False)
     try:
         cli(standalone_mode=False)
     except InputError as error:
-        click.echo(f"inoc-ray: {error}", err=True)
-        sys.exit(2)
+        _end(str(error), 2)
     except TrialError as error:
-        click.echo(f"inoc-ray: {error}", err=True)
-        sys.exit(1)
+        _end(str(error), 1)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"inoc-ray: {error.format_message()}", err=True)
-        sys.exit(2)
+        _end(error.format_message(), 2)
     except click.Abort:
-        click.echo("inoc-ray: interrupted; what was committed is kept, run the command again to go on.", err=True)
-        sys.exit(130)
+        _end("interrupted; what was committed is kept, run the command again to go on.", 130)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
         # A file that the user named and that no check foresaw; any other is a defect, whose traceback is wanted.
         if error.filename is None:
             raise
-        click.echo(f"inoc-ray: {error.filename}: {error.strerror}.", err=True)
-        sys.exit(2)
+        _end(f"{error.filename}: {error.strerror}.", 2)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Ends with a message on standard error, and with --json on standard output as well: it then always holds one JSON value,
+    the result if the command has come to one, else {"error": message}."""
+    click.echo(f"inoc-ray: {message}", err=True)
+    if "--json" in sys.argv[1:] and not _printed.get():
+        click.echo(json.dumps({"error": message}, ensure_ascii=False))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

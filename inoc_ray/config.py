@@ -9,8 +9,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from inoc_ray.errors import shown
 from inoc_ray.identity import is_text
 
+MINIATURE = "miniature"
+"""The model that ships with the package; as a judge the judging model that ships."""
+HUB = "hf://"
+"""What a place on the Hugging Face hub begins with; see models/hub.py."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -32,7 +37,7 @@ class Config(BaseModel):
             valid = tuple(info.alias or name for name, info in cls.model_fields.items())
             for key in value:
                 if key not in valid:
-                    raise ValueError(f"unknown key {str(key)!r}{nearest(str(key), valid)}")
+                    raise ValueError(f"unknown key {shown(str(key))}{nearest(str(key)[:100], valid)}")
         return value
 
     @model_validator(mode="after")
@@ -43,31 +48,34 @@ class Config(BaseModel):
             texts = (*value, *value.values()) if isinstance(value, Mapping) else value
             for text in texts if isinstance(texts, tuple) else (texts,):
                 if isinstance(text, str) and ("\0" in text or not is_text(text)):
-                    raise ValueError(f"{name}: {text!r} holds a NUL or half a surrogate pair; remove it")
+                    raise ValueError(f"{name}: {shown(text)} holds a NUL or half a surrogate pair; remove it")
         return self
 
 
 def check_name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError(f"{value!r} is not a name: use letters, digits, '.', '_' and '-', at most 64")
+        raise ValueError(f"{shown(value)} is not a name: use letters, digits, '.', '_' and '-', at most 64")
     return value
 
 
+_NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d*)?([eE][+-]?\d+)?")
 _PLAIN = {
     "missing": "is missing",
-    "int_type": "must be an integer, found {input!r}",
-    "int_parsing": "must be an integer, found {input!r}",
-    "int_from_float": "must be an integer, found {input!r}",
-    "float_parsing": "must be a number, found {input!r}",
-    "float_type": "must be a number, found {input!r}",
-    "string_type": "must be a text, found {input!r}",
-    "literal_error": "must be {expected}, found {input!r}",
+    "int_type": "must be an integer, found {input}",
+    "int_parsing": "must be an integer, found {input}",
+    "int_from_float": "must be an integer, found {input}",
+    "float_parsing": "must be a number, found {input}",
+    "float_type": "must be a number, found {input}",
+    "bool_parsing": "must be true or false, found {input}",
+    "bool_type": "must be true or false, found {input}",
+    "string_type": "must be a text, found {input}",
+    "literal_error": "must be {expected}, found {input}",
     "too_short": "must have at least one entry",
     "string_too_short": "must not be empty",
-    "tuple_type": "must be a list, found {input!r}",
-    "dict_type": "must be a mapping, found {input!r}",
-    "model_type": "must be a mapping, found {input!r}",
-    "model_attributes_type": "must be a mapping, found {input!r}",
+    "tuple_type": "must be a list, found {input}",
+    "dict_type": "must be a mapping, found {input}",
+    "model_type": "must be a mapping, found {input}",
+    "model_attributes_type": "must be a mapping, found {input}",
 }
 
 
@@ -84,5 +92,12 @@ def first_message(error: ValidationError) -> str:
         message = str(first["ctx"]["error"])
         return f"{place}: {message}." if place else f"{message}."
     template = _PLAIN.get(first["type"], first["msg"])
-    message = template.format(input=first.get("input"), **first.get("ctx", {}))
+    message = template.format(input=_with_advice(first.get("input"), first["type"]), **first.get("ctx", {}))
     return f"{place or 'the study'}: {message}."
+
+
+def _with_advice(value: Any, kind: str) -> str:
+    """What was found; for a number in quotes how to write it."""
+    if isinstance(value, str) and kind.startswith(("int", "float")) and _NUMBER.fullmatch(value.strip()):
+        return f"the text {shown(value)}; write the number without quotes"
+    return shown(value)

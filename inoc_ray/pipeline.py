@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.cluster import Capacity, check_serving, connected
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judging import due, judge_missing
 from inoc_ray.evaluate.profiles import Profile
+from inoc_ray.failures import MLFLOW, REPORT, Failure, Thing, cell_thing, failure_of, keep_failures, trial_thing
+from inoc_ray.intact import claims_of, say_damage, seal_samples, verify_used
+from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan import Plan, build_plan
-from inoc_ray.preflight import check_capacity, preflight
+from inoc_ray.planned import failures_of, planned_of
+from inoc_ray.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
-from inoc_ray.store import LeaseTaken, Store
-from inoc_ray.study import Study
+from inoc_ray.store import Lease, LeaseTaken, Store
+from inoc_ray.study import Study, models_of
 
 if TYPE_CHECKING:
     from inoc_ray.results.compare import Comparison
@@ -33,8 +38,8 @@ class StudyOutcome:
     asked: int = 0
     judge_calls: int = 0
     """Requests that judging models were sent."""
-    failed: list[dict[str, str]] = field(default_factory=list)
-    """Trials and evaluations that failed: label, error, log."""
+    failed: list[Failure] = field(default_factory=list)
+    """What failed in this run."""
     seconds: dict[str, float] = field(default_factory=dict)
     comparison: Comparison | None = None
     report: Path | None = None
@@ -47,7 +52,7 @@ class StudyOutcome:
             "trained": self.trained,
             "samples_asked": self.asked,
             "judge_calls": self.judge_calls,
-            "failed": self.failed,
+            "failed": [failure.to_json() for failure in self.failed],
             "seconds": {step: round(seconds, 2) for step, seconds in self.seconds.items()},
             "report": str(self.report) if self.report else None,
             "tracking_uri": self.tracking_uri,
@@ -55,8 +60,8 @@ class StudyOutcome:
         }
 
     def to_text(self) -> str:
-        """The effect table and where everything is."""
-        lines = [self.comparison.to_text()] if self.comparison else ["nothing is evaluated yet.\n"]
+        """What was done and where everything is; the comparison has its own text."""
+        lines = [] if self.comparison else ["nothing is evaluated yet.\n"]
         times = ", ".join(f"{step} {duration(seconds)}" for step, seconds in self.seconds.items())
         calls = f", sent judges {self.judge_calls} requests" if self.judge_calls else ""
         lines.append(f"Trained {self.trained} trials, asked for {self.asked} samples{calls} ({times}).")
@@ -69,8 +74,7 @@ class StudyOutcome:
 
     def failure_text(self) -> str:
         """One line per failure, for the error message."""
-        lines = [f"  {f['label']}: {f['error']} (log: {f['log']})" for f in self.failed]
-        return "\n".join([f"{len(self.failed)} failed, the others are done:", *lines])
+        return "\n".join([f"{len(self.failed)} failed:", *(f"  {failure.in_words()}" for failure in self.failed)])
 
 
 @contextlib.contextmanager
@@ -83,27 +87,40 @@ def _timed(outcome: StudyOutcome, step: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(study: Study, store: Store) -> Iterator[None]:
-    """Holds the study's lease: two runs of one study would ask and train the same things."""
+def _alone(study: Study, store: Store, claims: Collection[str]) -> Iterator[Lease]:
+    """Holds the study's lease: two runs of one study, or of two that share trials, would ask and train the same things."""
     try:
-        with store.lease(f"study-{study.name}"):
-            yield
+        with store.lease(f"study-{study.name}", claims) as lease:
+            yield lease
     except LeaseTaken as error:
         raise InputError(f"{error} Wait for it, or look with `inoc-ray status`.") from error
 
 
-def run_study(study: Study, store: Store, *, train: bool = True, only: Sequence[str] = ()) -> StudyOutcome:
+Show = Callable[["Comparison"], None]
+
+
+def run_study(
+    study: Study, store: Store, *, train: bool = True, only: Sequence[str] = (), show: Show = lambda comparison: None
+) -> StudyOutcome:
     """Trains, evaluates and judges what is missing, compares, writes the report and brings MLflow in line.
 
     With `train=False` only trials that are done are evaluated; with `only` just the evaluations or contexts of those names
-    are asked for. Raises InputError before anything is written when the study cannot run. Failed trials do not stop the
-    others; they are named in the outcome.
+    are asked for. `show` is given the comparison as soon as there is one, before the report and MLflow, which can fail. Raises
+    InputError before anything is written when the study cannot run. What fails does not stop the rest; it is named in the
+    outcome, and kept beside the results until it is done.
     """
     outcome = StudyOutcome(study.name)
+    fetch_models(models_of(study))
     plan = build_plan(study, store).only(only)
+    for note in plan.notes:
+        say(f"note: {note}")
     preflight(plan, store)
-    with _alone(study, store):
+    with _alone(study, store, claims_of(plan, store, train=train)) as lease:
         plan = build_plan(study, store).only(only)
+        say_damage(plan)
+        seal_samples(plan, store)
+        if verify_used(plan, store, train=train):
+            plan = build_plan(study, store).only(only)
         asked_before = sum(plan.stored.values())
         ready = any(train or plan.is_there(c.subject) for c in plan.to_ask) or capabilities_missing(plan, store)
         waiting = due(plan, store)
@@ -116,35 +133,54 @@ def run_study(study: Study, store: Store, *, train: bool = True, only: Sequence[
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
                 check_capacity(plan, capacity)
+                check_gpus_there(plan)
                 if own_judges:
                     check_serving(study.resources, capacity)
                 keep_study(plan, store)
                 if training:
                     plan = _train(plan, store, capacity, outcome).only(only)
                 if ready or training:
+                    lease.check()
                     _ask(plan, store, outcome)
                     plan = build_plan(study, store).only(only)
             if due(plan, store):
+                lease.check()
                 _judge(plan, store, outcome)
         outcome.asked = sum(plan.stored.values()) - asked_before
         plan = build_plan(study, store)
-        if any(plan.stored.values()):
+        if any(plan.stored.values()) or failures_of(plan, store):
             keep_study(plan, store)
-            _results(plan, store, outcome)
+            _results(plan, store, outcome, show)
     return outcome
+
+
+def _failed(plan: Plan, store: Store, outcome: StudyOutcome, tried: Iterable[Thing], failed: Sequence[Failure]) -> None:
+    """Notes what failed of what was tried, in the outcome and beside the study's results."""
+    outcome.failed += failed
+    keep_failures(store, plan.study.name, tried, failed)
 
 
 def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> Plan:
     from inoc_ray.sweep import train_missing
 
+    tried = {trial_thing(trial) for trial in plan.to_train}
+    failed: list[Failure] = []
     with _timed(outcome, "training"):
-        for result in train_missing(plan, store, capacity):
-            if result.status == "failed":
-                outcome.failed.append(
-                    {"label": result.label, "error": result.error or "", "log": str(store.trial_log(result.trial_id))}
-                )
-            else:
-                outcome.trained += result.status == "trained"
+        try:
+            for result in train_missing(plan, store, capacity):
+                if result.status == "failed":
+                    log = str(store.trial_log(result.trial_id))
+                    of = (("trial", result.trial_id),)
+                    failed.append(Failure(result.label, " ".join((result.error or "no message").split()), log, of))
+                else:
+                    outcome.trained += result.status == "trained"
+        except TrialError as error:
+            failed = [
+                failure_of({"label": "training", "error": error, "log": store.root / "logs", "of": sorted(tried)})
+            ]
+            raise
+        finally:
+            _failed(plan, store, outcome, tried, failed)
     return build_plan(plan.study, store)
 
 
@@ -156,54 +192,90 @@ def capabilities_missing(plan: Plan, store: Store) -> bool:
 
 
 def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
+    tried = [("judge", name) for name in due(plan, store)]
     with _timed(outcome, "judging"):
         judged = judge_missing(plan, store)
-    outcome.failed += judged.failed
     outcome.judge_calls = judged.calls
+    _failed(plan, store, outcome, tried, [failure_of(found) for found in judged.failed])
 
 
 def _ask(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
+    from inoc_ray.evaluate.capabilities import missing
     from inoc_ray.evaluate.suite import ask_missing
 
+    tried = [cell_thing(cell) for cell in plan.to_ask if plan.is_there(cell.subject)]
+    tried += [wanted.thing for wanted in missing(plan, store, plan.study.evaluation.capabilities)]
     with _timed(outcome, "evaluating"):
-        outcome.failed += ask_missing(plan, store)
+        failed = ask_missing(plan, store)
+    _failed(plan, store, outcome, tried, [failure_of(found) for found in failed])
 
 
-def _results(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
+def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> None:
+    """Compares and shows; then the report and MLflow, either of which may fail without the other or the comparison."""
     with _timed(outcome, "comparing"):
-        outcome.comparison = compare_study(plan, store, outcome)
-    with _timed(outcome, "report"):
-        outcome.report = write_study_report(plan, store, outcome.comparison)
-    with _timed(outcome, "MLflow"):
-        outcome.tracking_uri = sync_study(plan, store, outcome.comparison)
+        comparison = outcome.comparison = compare_study(plan, store, outcome)
+    show(comparison)
+    with _may_fail(plan, store, outcome, "report", REPORT):
+        outcome.report = write_study_report(plan, store, comparison)
+    with _may_fail(plan, store, outcome, "MLflow", MLFLOW):
+        outcome.tracking_uri = sync_study(plan, store, comparison)
+
+
+@contextlib.contextmanager
+def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing: Thing) -> Iterator[None]:
+    """A step whose failure, of whatever kind, must not throw away what was measured: it is named, with its log."""
+    with _timed(outcome, step):
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - named, logged, exit code 1, whatever it is
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log = store.study(plan.study.name) / f"{step.lower()}.log"
+            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            failed = failure_of({"label": step, "error": reason, "log": log, "of": [thing]})
+            _failed(plan, store, outcome, [], [failed])
 
 
 def compare_study(
     plan: Plan, store: Store, outcome: StudyOutcome | None = None, profile: Profile | None = None
 ) -> Comparison:
-    """Rates and effects from the stored scores, under the study's threshold profile or the given one.
+    """Rates and effects from the stored scores, under the study's threshold profile or the given one, beside what the study
+    asks for and what failed.
 
-    Nobody is asked. Raises InputError when there are none.
+    Nobody is asked. Raises InputError when nothing is evaluated yet and nothing failed. Evaluations whose scores cannot be
+    relied on are among the failures, and are added to those of `outcome`.
     """
     from inoc_ray.evaluate.capabilities import read_scores
-    from inoc_ray.evaluate.scores import agreement, check_parsed, tidy
+    from inoc_ray.evaluate.scores import NothingEvaluated, agreement, check_parsed, no_scores, tidy
     from inoc_ray.results.compare import compare
 
     profile = profile or plan.panel.profile()
-    frame = tidy(plan, store, profile)
+    if outcome is None:
+        say_damage(plan)
+    seal_samples(plan, store)
+    failures = [f for f in failures_of(plan, store) if not set(f.of) <= {REPORT, MLFLOW}]
+    try:
+        frame = tidy(plan, store, profile)
+    except NothingEvaluated:
+        if not failures:
+            raise
+        frame = no_scores()
+    log = str(store.study(plan.study.name))
+    unreliable = [Failure(sentence, "evaluation failed", log) for sentence in check_parsed(plan, frame)]
     if outcome is not None:
-        outcome.failed += [
-            {"label": sentence, "error": "evaluation failed", "log": str(store.study(plan.study.name))}
-            for sentence in check_parsed(plan, frame)
-        ]
-    comparison = compare(frame, plan.study.name, profile.in_words())
+        outcome.failed += unreliable
+    comparison = compare(frame, plan.study.name, profile.in_words(), planned_of(plan, store, failures))
     # The parts of a task (the subjects of mmlu) are in the store alone.
     scores = [
         s
         for s in read_scores(plan, store, plan.study.evaluation.capabilities)
         if not s["part"] and s["value"] is not None
     ]
-    return replace(comparison, agreement=tuple(agreement(plan, store)), capabilities=tuple(scores))
+    return replace(
+        comparison,
+        agreement=tuple(agreement(plan, store)),
+        capabilities=tuple(scores),
+        failures=(*failures, *unreliable),
+    )
 
 
 def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Path:
@@ -214,6 +286,8 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
     if page.suffix != ".html":
         raise InputError(f"--out {page}: give the name of an .html file.")
     write_report(page, comparison, report_meta(plan, store), example_samples(plan, store))
+    if out is None:
+        keep_failures(store, plan.study.name, [REPORT], [])
     return page
 
 
@@ -235,6 +309,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         artifact_root=artifacts,
         report_files=[p for name in shown if (p := folder / name).exists()],
     )
+    keep_failures(store, plan.study.name, [MLFLOW], [])
     return uri
 
 
@@ -267,8 +342,11 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
     from inoc_ray.serve.app import serving
 
     key = os.environ.get("INOC_RAY_API_KEY")
+    if key is not None and not key.strip():
+        raise InputError("INOC_RAY_API_KEY is set, but empty; set it to a key, or unset it.")
     if key is None and host not in ("127.0.0.1", "localhost", "::1"):
         raise InputError(f"--host {host}: this opens the endpoint to the network; set INOC_RAY_API_KEY to a key first.")
+    fetch_models(models_of(study))
     plan = build_plan(study, store)
     base = plan.bases[0]
     stop = threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
 from inoc_ray.evaluate.panel import Panel
 from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
-from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields, model_folder_hash
+from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields
+from inoc_ray.models.resolve import resolve_model
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting, own
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
@@ -151,6 +151,17 @@ class Cell:
     samples: int
     surrounding: Surrounding
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Where its samples are stored; what a study shows in two places (contexts, settings) may share it."""
+        return self.subject.trial_id, self.evaluation_id
+
+
+def stored_once(cells: Iterable[Cell]) -> list[Cell]:
+    """Of several cells that are stored in the same place the one that asks most."""
+    unique = {cell.key: cell for cell in sorted(cells, key=lambda c: c.samples)}
+    return list(unique.values())
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -169,6 +180,10 @@ class Plan:
     """Trials that teach a model first and that the study does not compare, each once."""
     settings: dict[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
+    notes: tuple[str, ...] = ()
+    """What there is to tell of the rows: keys that are not read, messages without loss."""
+    damaged: tuple[str, ...] = ()
+    """What the store holds of the study but not as it was committed, so that it counts as missing: a sentence each."""
 
     @functools.cached_property
     def panel(self) -> Panel:
@@ -218,16 +233,12 @@ class Plan:
 
     def missing(self, cell: Cell) -> int:
         """Samples of the cell that are not stored."""
-        return max(0, cell.samples - self.stored.get((cell.subject.trial_id, cell.evaluation_id), 0))
+        return max(0, cell.samples - self.stored.get(cell.key, 0))
 
     @property
     def to_ask(self) -> list[Cell]:
         """Cells with missing samples; one of several with the same place (the one that asks most)."""
-        unique: dict[tuple[str, str], Cell] = {}
-        for cell in sorted(self.cells, key=lambda c: c.samples):
-            if self.missing(cell):
-                unique[(cell.subject.trial_id, cell.evaluation_id)] = cell
-        return list(unique.values())
+        return stored_once(cell for cell in self.cells if self.missing(cell))
 
     def training_rows(self, trial: Trial, epoch: int = 0) -> list[ChatRow]:
         """The rows that the trial is trained on, inoculated; the wording of `epoch` where they change with it."""
@@ -235,26 +246,10 @@ class Plan:
         return inoculate(rows, trial.arm.prompt, trial.arm.inoculation, epoch, label=trial.rows_label)
 
 
-def resolve_model(model: Model) -> ResolvedModel:
-    """The model's folder and identity. Raises InputError when there is no such folder or it holds no safetensors weights."""
-    if model.path == "miniature":
-        from inoc_ray.miniature import weights_path
-
-        folder = weights_path()
-    else:
-        folder = Path(os.path.expanduser(model.path)).absolute()
+def _found(model: Model) -> ResolvedModel:
     where = f"models: {model.name!r}"
-    if not folder.is_dir():
-        raise InputError(
-            f"{where}: there is no model folder {folder}; give `path: miniature` or a folder with a model."
-        )
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{where}: {folder} has no config.json, so it is no model folder.")
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{where}: {folder} has no *.safetensors weights (pickled weights are not loaded); convert them first."
-        )
-    return ResolvedModel(model.name, folder, model_folder_hash(folder), enable_thinking=model.enable_thinking)
+    folder = resolve_model(model.path, where)
+    return ResolvedModel(model.name, folder.path, folder.hash, enable_thinking=model.enable_thinking)
 
 
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
@@ -371,7 +366,8 @@ def _probe(spec: EvaluationSpec) -> str:
 def build_plan(study: Study, store: Store) -> Plan:
     """Everything the study asks for. Raises InputError, before anything is written, for what cannot be right."""
     kept: dict[str, list[ChatRow]] = {}
-    models = [_teach(resolve_model(m), m, study, kept) for m in study.models]
+    notes: list[str] = []
+    models = [_teach(_found(m), m, study, kept, notes) for m in study.models]
     trials: list[Trial] = []
     bases: list[Base] = []
     cells: list[Cell] = []
@@ -382,8 +378,8 @@ def build_plan(study: Study, store: Store) -> Plan:
     for use in study.settings:
         setting = own.find(use)
         settings.check_trigger(setting, use)
-        named = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
-        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in named))
+        library = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
+        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in library))
         setting = own.with_roles(with_suites(setting, study.evaluation), use)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
@@ -394,7 +390,7 @@ def build_plan(study: Study, store: Store) -> Plan:
             path = use.control_rows if control else use.rows
             default = setting.control_rows if control else setting.rows
             if path:
-                rows[control] = rows_of(path)
+                rows[control] = rows_of(path, notes)
             elif default is not None:
                 rows[control] = default()
             else:
@@ -446,18 +442,33 @@ def build_plan(study: Study, store: Store) -> Plan:
     compared = {t.trial_id for t in trials}
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
-    stored = {key: store.stored_samples(*key) for key in {(c.subject.trial_id, c.evaluation_id) for c in cells}}
-    return Plan(study, tuple(trials), tuple(bases), tuple(cells), done, stored, kept, tuple(teaching.values()), used)
+    stored = {key: store.stored_samples(*key) for key in {c.key for c in cells}}
+    damaged = store.damage(dict.fromkeys(t.trial_id for t in (*teaching.values(), *trials)), stored)
+    return Plan(
+        study,
+        tuple(trials),
+        tuple(bases),
+        tuple(cells),
+        done,
+        stored,
+        kept,
+        tuple(teaching.values()),
+        used,
+        tuple(dict.fromkeys(notes)),
+        tuple(damaged),
+    )
 
 
-def _teach(found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]]) -> ResolvedModel:
+def _teach(
+    found: ResolvedModel, model: Model, study: Study, kept: dict[str, list[ChatRow]], notes: list[str]
+) -> ResolvedModel:
     """The model with the trial that teaches it, if it is to be taught something; that trial's rows go into `kept`."""
     stage = model.taught
     if stage is None:
         return found
     recipe = stages.recipe_of(stage, study)
     stages.check_continues(model, recipe, study.recipes)
-    rows = stages.rows_taught(model, stage)
+    rows = stages.rows_taught(model, stage, notes)
     dataset = rows_hash(rows)
     kept[dataset] = rows
     arm = ArmSpec(STAGE_1, "baseline", None, (), (), "the rows that the model is taught first, without a prompt")

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.asked import Judge
 from inoc_ray.cluster import Capacity, check_serving, concurrent_groups, expected_capacity
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.windows import check_answers_fit
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Plan, Trial, arm_identity
+from inoc_ray.plan import Cell, Plan, Trial, arm_identity
 from inoc_ray.progress import say
 from inoc_ray.remote import check_answers
 from inoc_ray.schedule import variants_of
+from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
 from inoc_ray.shown import check_roles
 from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
 
 if TYPE_CHECKING:
     from inoc_ray.data.tokenize import Encoded
+
+PROBE_TRIES, PROBE_SECONDS = 3, 30.0
+"""How often and how long a judge behind an API is waited for before the study begins."""
 
 
 def check_capacity(plan: Plan, capacity: Capacity) -> None:
@@ -111,19 +118,103 @@ def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded]) -> None:
         )
 
 
-def check_judges(plan: Plan, store: Store) -> None:
-    """Raises InputError when a judge behind an API that has something to judge has no key, or does not answer."""
-    from inoc_ray.evaluate.judges.client import api_of
+def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
+    """Renders every prompt that is to be asked for, with its model's own tokenizer and template.
+
+    Raises InputError for one that the template refuses, for one that is too long for the model's window with its answer, and
+    when an engine that holds it and the weights does not fit in memory (`gpu_bytes`: of one GPU; None where that is not known).
+    """
+    from inoc_ray.evaluate.windows import check_windows, longest_requests
+    from inoc_ray.serve.memory import check_fits, host_memory
+
+    requests = longest_requests(plan.to_ask)
+    check_windows(plan, requests)
+    engines: dict[tuple[Path, str], tuple[str, int]] = {}
+    for longest in requests:
+        subject = longest.cell.subject
+        name, tokens = engines.get((subject.model.path, subject.precision), (subject.model.name, 0))
+        engines[subject.model.path, subject.precision] = name, max(tokens, longest.tokens)
+    for (folder, precision), (name, tokens) in engines.items():
+        gpus = plan.study.resources.serve_gpus
+        where = f"models: {name!r}"
+        check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
+
+
+def check_gpus_there(plan: Plan) -> None:
+    """On a cluster that was joined: raises InputError when the engine does not fit its GPUs, which nobody could ask before."""
+    if expected_capacity() is None and plan.to_ask and plan.study.resources.serve_gpus:
+        check_requests(plan, cluster_gpu_memory())
+
+
+def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None:
+    """Looks at every judging model that has something to judge, or will have.
+
+    Raises InputError for one behind an API that has no key, does not answer or refuses a call of its method, in the API's own
+    words; and for one of the study's own whose tokenizer its method does not suit, whose window is too short for rubric, question
+    and response, or that does not fit in memory.
+    """
     from inoc_ray.evaluate.judging import due
     from inoc_ray.evaluate.scores import setting_of
 
-    waiting = set(due(plan, store))
+    cells: dict[str, list[Cell]] = {name: [work.cell for work in parts] for name, parts in due(plan, store).items()}
     for cell in plan.to_ask:
-        waiting |= set(plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation))
-    for name in sorted(waiting):
+        for name in plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation):
+            cells.setdefault(name, []).append(cell)
+    for name in sorted(cells):
         judge = plan.study.judges[name]
         if judge.endpoint is not None:
-            check_answers(api_of(judge, name), f"judges: {name!r}")
+            probe_api(name, judge)
+        else:
+            check_own_judge(plan, name, cells[name], gpu_bytes)
+
+
+def probe_api(name: str, judge: Judge) -> None:
+    """Raises InputError when the judge does not answer one call of its method: with what the API says."""
+    from inoc_ray.evaluate.judges.client import api_of
+    from inoc_ray.evaluate.judges.judging import probe
+    from inoc_ray.evaluate.sample import Retry
+
+    api, where = api_of(judge, name), f"judges: {name!r}"
+    check_answers(api, where)
+    try:
+        asyncio.run(probe(api, judge, Retry(tries=PROBE_TRIES, timeout_s=PROBE_SECONDS, patience_s=PROBE_SECONDS)))
+    except (InputError, TrialError) as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def check_own_judge(plan: Plan, name: str, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
+    """Raises InputError when what the judge will be shown of these cells does not fit its window, or it does not fit in memory."""
+    from inoc_ray.evaluate.judges.fits import longest_judged
+    from inoc_ray.evaluate.scores import setting_of
+    from inoc_ray.evaluate.windows import how_to_shorten, window_of
+    from inoc_ray.serve.memory import AUTO, check_fits, host_memory
+
+    judging = plan.panel.judging(name)
+    assert judging.folder is not None
+    # Judges see no context: one cell stands for all that ask the same questions.
+    unlike = {(c.subject.setting, c.evaluation.name): c for c in sorted(cells, key=lambda c: c.samples)}
+    asked = [
+        (c.evaluation, c.samples, plan.panel.asked(setting_of(plan, c.subject.setting), c.evaluation)[name])
+        for c in unlike.values()
+    ]
+    longest = list(zip(unlike.values(), longest_judged(judging.judge, judging.folder, asked), strict=True))
+    window = window_of(judging.folder)
+    for cell, found in longest:
+        if window is not None and found.tokens > window:
+            left = window - found.prompt - found.answer
+            cure = (
+                f"{how_to_shorten(plan, cell, left)}, or less, or" if left > 0 and not cell.evaluation.choices else ""
+            )
+            raise InputError(
+                f"judges: {name!r}: evaluation {found.evaluation} of setting {cell.subject.setting}: rubric and question "
+                f"{found.question} have {found.prompt} tokens, a response may have {found.response} and the judge's answer "
+                f"{found.answer}: together {found.tokens}, and the judge has a window of {window}; {cure} take a judge with a "
+                "longer window."
+            )
+    gpus = plan.study.resources.serve_gpus
+    tokens = max(found.tokens for _, found in longest)
+    where = f"judges: {name!r}"
+    check_fits(where, judging.folder, tokens, AUTO, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
 
 
 def check_capabilities(plan: Plan) -> None:
@@ -140,8 +231,12 @@ def preflight(plan: Plan, store: Store) -> None:
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
     check_roles(plan)
+    check_answers_fit(plan)
     check_rows(plan)
-    check_judges(plan, store)
+    # The GPUs of a cluster that is not joined yet are asked once it is.
+    gpu_bytes = gpu_memory() if capacity is not None and plan.study.resources.serve_gpus else None
+    check_requests(plan, gpu_bytes)
+    check_judges(plan, store, gpu_bytes)
     check_capabilities(plan)
     if plan.study.tracking_uri:
         from inoc_ray.results.tracking import check_server

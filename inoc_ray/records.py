@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import io
 import json
@@ -9,11 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray import __version__
+from inoc_ray import __version__, seal
 from inoc_ray.asked import PROMPT_OF
 from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.scores import sample_table
 from inoc_ray.evaluate.workload import told
+from inoc_ray.identity import content_id
 from inoc_ray.overview import state_of
 from inoc_ray.plan import Plan, Subject, Trial, seed_of
 from inoc_ray.store import Store, write_atomically, write_json
@@ -32,14 +34,15 @@ def keep_study(plan: Plan, store: Store) -> None:
     folder = store.study(plan.study.name)
     folder.mkdir(parents=True, exist_ok=True)
     value = {"study": plan.study.model_dump(mode="json"), "created_at": _created_at(plan, store) or time.time()}
-    write_json(folder / "study.json", value)
+    write_json(folder / "study.json", seal.sealed_json(value))
 
 
 def _created_at(plan: Plan, store: Store) -> float | None:
     path = store.study(plan.study.name) / "study.json"
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["created_at"])
-    except (OSError, ValueError, KeyError, TypeError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return float(value["created_at"]) if seal.agrees(value) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there yet, or damaged: it says nothing that the study file does not.
         return None
 
@@ -61,9 +64,8 @@ def _description(plan: Plan) -> str:
 
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Every trial of the study that has something to show (done or failed), those that teach and the base models too."""
-    unique: dict[str, Subject] = {s.trial_id: s for s in (*plan.teaching, *plan.subjects)}
-    states = {s.trial_id: _state(plan, store, s) for s in unique.values()}
-    return [_trial_record(plan, store, s, states[s.trial_id]) for s in unique.values() if states[s.trial_id] != "new"]
+    states = [(s, _state(plan, store, s)) for s in (*plan.teaching, *plan.subjects)]
+    return [_trial_record(plan, store, subject, state) for subject, state in states if state != "new"]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> str:
@@ -79,10 +81,13 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
     curves: list[dict[str, Any]] = []
     recipe: dict[str, Any] = {}
     dataset_hash, adapter = "", None
+    adapter_files: dict[str, str] = {}
     if isinstance(subject, Trial):
         recipe, dataset_hash = subject.recipe.model_dump(mode="json"), subject.dataset_hash
     if isinstance(subject, Trial) and state == "done":
         adapter = store.adapter(subject.trial_id)
+        committed = store.committed_files(subject.trial_id)
+        adapter_files = {n.removeprefix("adapter/"): h for n, h in committed.items() if n.startswith("adapter/")}
         trial = store.read_trial(subject.trial_id)
         ended = int(trial["committed_at"] * 1000)
         started = ended - int(trial["training"]["seconds_total"] * 1000)
@@ -91,6 +96,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         trial_id=subject.trial_id,
         setting=subject.setting,
         model=subject.model_label,
+        compared_as=subject.compared_as[0],
         arm=subject.arm.name,
         kind=subject.arm.kind,
         prompt=subject.arm.prompt,
@@ -99,6 +105,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         dataset_hash=dataset_hash,
         curves=curves,
         adapter_dir=adapter,
+        adapter_files=adapter_files,
         samples_path=_keep_sample_table(plan, store, subject),
         started_at=started,
         ended_at=ended,
@@ -115,7 +122,7 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
     frame = sample_table(plan, store, subject)
     if frame.empty:
         return None
-    path = store.study(plan.study.name) / "samples" / f"{subject.trial_id}.parquet"
+    path = store.study(plan.study.name) / "samples" / _table_name(subject)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
@@ -124,9 +131,18 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
     return path
 
 
+def _table_name(subject: Subject) -> str:
+    """A file name for its place in the study: two settings or models may share a trial."""
+    place = [subject.setting, subject.model_label, subject.arm.name]
+    seed = seed_of(subject)
+    # "/" stands in names of settings and labels; neither "+" nor "," stands in any.
+    name = ",".join(part.replace("/", "+") for part in place) + ("" if seed is None else f",s{seed}")
+    return f"{name if len(name) <= 200 else f'{name[:180]}~{content_id(name)}'}.parquet"
+
+
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
     """What the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
-    from inoc_ray.results.report import ArmText, ReportMeta, TrialLine
+    from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
     contexts = {
@@ -149,7 +165,12 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         template = model.path / "chat_template.jinja"
         if template.exists():
             provenance[f"chat template of {model.name}"] = template.read_text(encoding="utf-8")
-    judged_by = [(t.setting, t.evaluation, t.trait, t.in_words(plan)) for t in told(plan)]
+    judged_by = [
+        JudgedBy(t.setting, t.evaluation, t.trait, name, t.how(plan, name), t.combined(plan))
+        for t in told(plan)
+        for name in t.judges
+    ]
+    provenance = _times(plan, store) | provenance | _recipes(plan)
     return ReportMeta(
         title=f"Study {plan.study.name}",
         description=_description(plan),
@@ -164,6 +185,29 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         ],
         provenance=provenance,
     )
+
+
+def _times(plan: Plan, store: Store) -> dict[str, str]:
+    """When the study was first run and when its last fine-tune was finished, in UTC; from the store, never from the clock."""
+    ended = [store.read_trial(t.trial_id)["committed_at"] for t in plan.fine_tunes if t.trial_id in plan.done_trials]
+    times = {"first run": _created_at(plan, store), "last fine-tune finished": max(ended, default=None)}
+    return {
+        what: f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"
+        for what, seconds in times.items()
+        if seconds is not None
+    }
+
+
+def _recipes(plan: Plan) -> dict[str, str]:
+    """The recipes and how evaluations sample, as a study file writes them."""
+    import yaml
+
+    def text(value: Any) -> str:
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip()
+
+    recipes = {f"recipe {name}": text(recipe.model_dump(mode="json")) for name, recipe in plan.study.recipes.items()}
+    evaluation = plan.study.evaluation.model_dump(mode="json", exclude_defaults=True)
+    return {**recipes, "evaluation (what differs from the defaults)": text(evaluation) if evaluation else "nothing"}
 
 
 def _version(distribution: str) -> str | None:

@@ -14,10 +14,13 @@ ADAPTER_FIELDS = ("rank", "alpha", "targets", "rslora")
 """What a trial must have in common with the adapter that it goes on with. Dropout leaves no trace in an adapter."""
 
 
-def rows_taught(model: Model, stage: Stage) -> list[ChatRow]:
-    """The rows of the stage, as they are. Raises InputError for an unknown setting, one without rows, a bad file."""
+def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:
+    """The rows of the stage, as they are; what there is to tell of them goes to `notes`.
+
+    Raises InputError for an unknown setting, one without rows, a bad file.
+    """
     if stage.rows is not None:
-        return read_rows(stage.rows)
+        return read_rows(stage.rows, notes)
     assert stage.setting is not None
     try:
         setting = settings.get(stage.setting)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     Discriminator,
     StrictInt,
@@ -17,10 +18,11 @@ from pydantic import (
 )
 
 from inoc_ray.asked import Evaluation, Judge
-from inoc_ray.config import Config, check_name, first_message, nearest
-from inoc_ray.errors import InputError
+from inoc_ray.config import HUB, MINIATURE, Config, check_name, first_message, nearest
+from inoc_ray.errors import InputError, shown
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.identity import identity, runtime
+from inoc_ray.reading import load_yaml, read_yaml_text
 
 ArmKind = Literal[
     "baseline", "control", "general", "specific", "placebo", "trigger", "backdoor_aware", "negative",
@@ -295,11 +297,13 @@ class Stage(Config):
 
 
 class Model(Config):
-    """A base model: `miniature` (ships with the package) or a folder with safetensors weights; `taught` something or not."""
+    """A base model: `miniature` (ships with the package), a folder, or one of the hub; `taught` something or not."""
 
     name: str = runtime()
-    path: str = runtime("miniature")
-    """`miniature`, or a folder. What counts for identity is the hash of its files, not where they lie."""
+    path: str = runtime(min_length=1)
+    """`miniature`, a folder with safetensors weights, or a model of the hub at a commit (`hf://OWNER/NAME@COMMIT`). It may
+    be left out for the name `miniature` alone: any other name says nothing about which weights are meant. What counts for
+    identity is the hash of the files, not where they lie."""
     enable_thinking: bool | None = identity(None)
     """For a model that reasons before it answers: what its chat template is told, in training and in the test. `false` asks for
     answers without a think block. Left out, the template's own default holds. See "Models that reason" in docs/evaluation.md."""
@@ -307,7 +311,35 @@ class Model(Config):
     """What is taught before the study's trials, which then go on with the adapter of that fine-tune. It is trained once
     for all of them, and it takes the place of the untouched model wherever this one is compared with its base."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_no_path(cls, value: Any) -> Any:
+        """A name without a path means weights only where it is that of the model that ships."""
+        if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
+            return value
+        if value.get("path") is None and name == MINIATURE:
+            return {**value, "path": MINIATURE}
+        if value.get("path") is None:
+            raise ValueError(f"{shown(name)} has no path, and a name says nothing about the weights; {_written(name)}")
+        if name == MINIATURE and value["path"] != MINIATURE:
+            raise ValueError(
+                f"{MINIATURE!r} is the name of the model that ships, but the path is {shown(value['path'])}; name it otherwise"
+            )
+        return value
+
     _name = field_validator("name")(check_name)
+
+
+def _written(source: str) -> str:
+    """How to write the model that the user probably means by a text under `models:`."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "", source.partition("@")[0].rstrip("/").rpartition("/")[2])[:64].lstrip("_.-")
+    if source.startswith((HUB, "/", "./", "../", "~")):
+        return f"write {{name: {name or 'NAME'}, path: {source[:200]}}}"
+    hub = f"{HUB}{source}@COMMIT" if source.count("/") == 1 else f"{HUB}OWNER/NAME@COMMIT"
+    return (
+        f"write {{name: {name or 'NAME'}, path: FOLDER}} with a folder of safetensors weights, or path: {hub[:200]} for a model "
+        f"of the hub; a name alone means only {MINIATURE!r}"
+    )
 
 
 class Resources(Config):
@@ -320,6 +352,12 @@ class Resources(Config):
     micro_batch_size: int = runtime(8, ge=1)
     """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
     zero_stage: Literal[0, 1, 2, 3] = runtime(0)
+    """How much of a trial its workers share out: nothing; the optimizer's state; gradients too; the parameters too."""
+    persistence_threshold: int | None = runtime(None, ge=0)
+    """ZeRO-3: parameters of at most this many elements stay whole on every worker; default: DeepSpeed's 100,000."""
+    gradient_checkpointing: bool | None = runtime(None)
+    """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
+    numbers. Default: where workers have GPUs, whose memory a 7B model's activations do not fit."""
     trials_per_group: int = runtime(1, ge=1)
     """Trials that one warm worker group trains one after another; more than 1 where starting costs as much as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
@@ -329,6 +367,16 @@ class Resources(Config):
     serve_cpus: float = runtime(1.0, gt=0)
     serve_gpus: int = runtime(0, ge=0)
     """GPUs of the engine (tensor parallel)."""
+    serve_kv_cache_gib: int = runtime(1, ge=1)
+    """Memory for the keys and values of an engine without GPUs, at least; it takes more where the longest request needs more.
+    On GPUs vLLM takes what is left."""
+    serve_loras: int = runtime(4, ge=1)
+    """Adapters that the engine can compute with in one batch."""
+
+    @property
+    def checkpoints_gradients(self) -> bool:
+        """Whether activations are computed again."""
+        return self.gpus_per_worker > 0 if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
 class Study(Config):
@@ -337,7 +385,7 @@ class Study(Config):
     name: str = runtime()
     settings: tuple[SettingUse, ...] = runtime(min_length=1)
     arms: tuple[Arm, ...] = runtime(min_length=1)
-    models: tuple[Model, ...] = runtime((Model(name="miniature"),), min_length=1)
+    models: tuple[Model, ...] = runtime((Model(name=MINIATURE, path=MINIATURE),), min_length=1)
     seeds: tuple[StrictInt, ...] = runtime((0, 1, 2), min_length=1)
     recipes: dict[str, Recipe] = runtime(min_length=1)
     evaluation: Evaluation = runtime(Evaluation())
@@ -409,7 +457,7 @@ class Study(Config):
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"{field}: {twice[0]!r} stands there twice; give each its own name")
+                raise ValueError(f"{field}: {twice[0]!r} appears twice; give each its own name")
         if any(not 0 <= seed < 1 << 32 for seed in self.seeds):
             raise ValueError("seeds: a seed is a whole number from 0 to 2**32 - 1")
         for number, model in enumerate(self.models):
@@ -426,42 +474,11 @@ class Study(Config):
         return self
 
 
-class _NoKeyTwice(yaml.SafeLoader):
-    """YAML as PyYAML reads it safely, but a key that stands twice is an error: the last one would win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", node.value[number][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def load_study(path: Path) -> Study:
     """The study in a YAML file. Raises InputError that names the file and field and says what to change."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such study file.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as a study file ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: cannot be read as a study file (not UTF-8 at byte {error.start}); a study is YAML, saved as UTF-8."
-        ) from error
-    try:
-        value = yaml.load(text, _NoKeyTwice)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{at}: not YAML ({getattr(error, 'problem', None) or error}).") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: not YAML that can be read (nested too deeply).") from error
-    except (ValueError, AttributeError) as error:
-        # PyYAML lets these through for values such as 2024-99-99 and `!!int x`.
-        raise InputError(f"{path}: holds a value that is no YAML ({error}).") from error
+    if not os.path.exists(path):
+        raise InputError(f"{path}: there is no such study file.")
+    value = load_yaml(read_yaml_text(path, "a study file"), path)
     if not isinstance(value, dict):
         raise InputError(
             f"{path}: expected a mapping with name, settings, arms, recipes; found {type(value).__name__}."
@@ -480,3 +497,9 @@ def load_study(path: Path) -> Study:
 def judged_by(study: Study, names: Sequence[str]) -> Study:
     """The study with these judges in place of its `evaluation.judged_by`."""
     return study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"judged_by": tuple(names)})})
+
+
+def models_of(study: Study) -> list[tuple[str, str]]:
+    """(source, what a message calls it) of every model that the study names by a path: the bases, then the judges."""
+    bases = [(model.path, f"models: {model.name!r}") for model in study.models]
+    return bases + [(judge.path, f"judges: {name!r}") for name, judge in study.judges.items() if judge.path is not None]

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from inoc_ray.data.sources import HUB
+from inoc_ray import job_start
+from inoc_ray.config import HUB
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, build_plan
@@ -23,6 +24,8 @@ from inoc_ray.store import Store
 from inoc_ray.study import Study
 
 GOING_ON = ("PENDING", "RUNNING")
+ENTRYPOINT = "/proc/$PPID/exe -I start.py $PPID run study.yaml"
+"""What the head's shell runs, as a child of the job's supervisor; see job_start.py."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,10 @@ def _start(client: Any, job: str, path: Path, study: Study, store: Store) -> boo
     """True if this call submitted the job, False if another was quicker."""
     with tempfile.TemporaryDirectory() as folder:
         _pack(Path(folder), path, study, store)
+        shutil.copy(job_start.__file__, Path(folder) / "start.py")
         try:
             client.submit_job(
-                entrypoint="python -m inoc_ray.cli run study.yaml",
+                entrypoint=ENTRYPOINT,
                 submission_id=job,
                 runtime_env={"working_dir": folder},
                 metadata={"study": study.name},

@@ -54,6 +54,8 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
             "seed": trial.seed,
             "zero_stage": resources.zero_stage,
             "micro_batch_size": resources.micro_batch_size,
+            "gradient_checkpointing": resources.checkpoints_gradients,
+            "persistence_threshold": resources.persistence_threshold,
             "enable_thinking": trial.model.enable_thinking,
             "start": str(store.adapter(taught.trial_id)) if taught else None,
         }
@@ -83,10 +85,12 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
 def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
     rows = [row for epoch in range(variants_of(plan, trial)) for row in plan.training_rows(trial, epoch)]
     path = store.rows(rows_hash(rows))
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        write_jsonl(staging, rows)
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(staging, rows)
+    if path.exists() and path.read_bytes() == staging.read_bytes():
+        staging.unlink()
+    else:
         os.replace(staging, path)
     return path
 

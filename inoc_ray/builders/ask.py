@@ -97,11 +97,11 @@ def teacher(
 
 
 def _own(model: str) -> Own:
-    from inoc_ray.plan import resolve_model
-    from inoc_ray.study import Model
+    from inoc_ray.models.resolve import fetch, resolve_model
 
-    resolved = resolve_model(Model(name="teacher", path=model))
-    return Own(resolved.path, resolved.hash)
+    fetch(model, "data build --model")
+    found = resolve_model(model, "data build --model")
+    return Own(found.path, found.hash)
 
 
 async def converse(

@@ -17,13 +17,11 @@ from inoc_ray.builders.journal import REFUSED, Answer, Journal, journal_path, op
 from inoc_ray.builders.source import read_source
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.refusals import REFUSALS_IN_A_ROW
 from inoc_ray.evaluate.sample import Retry, Where
 from inoc_ray.identity import canonical_json, content_hash, content_id, is_text
 from inoc_ray.progress import Progress, duration
 from inoc_ray.store import write_atomically
-
-REFUSALS_IN_A_ROW = 8
-"""An endpoint that refuses this many requests after each other refuses all of them: out of credit, or a wrong option."""
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, get_args
 
-from inoc_ray.errors import InputError
+from inoc_ray.data import row_keys
+from inoc_ray.errors import InputError, shown, unreadable
 from inoc_ray.identity import canonical_json
+from inoc_ray.reading import check_regular
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
 MAX_ROW_BYTES = 16 << 20
 """Bytes of one line. No model has a window for more, and the memory of a reader stays bounded whatever the file is."""
+
+_PAIRS = (
+    ("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("instruction", "response"),
+    ("question", "answer"), ("input", "output"), ("prompt", "chosen"),
+)  # fmt: skip
+"""Keys of a question and its answer in published sets that are no chats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,8 @@ class Message:
 
     role: Role
     content: str
+    trained: bool = True
+    """Whether the assistant's text carries loss. True for every other role, of which it says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +53,12 @@ class ChatRow:
         return cls(tuple(Message(cast(Role, role), content) for role, content in turns))
 
     def to_dict(self) -> dict[str, Any]:
-        """The published form: one JSON object per row; `tags` only where there are any."""
-        value: dict[str, Any] = {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+        """The published form: one JSON object per row; `tags` and `train: false` only where there are any."""
+        value: dict[str, Any] = {
+            "messages": [
+                {"role": m.role, "content": m.content} | ({} if m.trained else {"train": False}) for m in self.messages
+            ]
+        }
         return value | {"tags": dict(self.tags)} if self.tags else value
 
     def tag(self, name: str) -> str | None:
@@ -59,13 +75,16 @@ def parse_row(value: Any, where: str) -> ChatRow:
 
     Raises InputError naming `where` and the field when the value is not an object with a non-empty list
     `messages` of {role, content}, a role is missing or unknown, a message is empty or no Unicode text, roles stand in
-    an order that no chat template accepts, there is no assistant message to learn, or `tags` is not an object of texts.
-    Other keys are left alone: published sets carry ids and notes.
+    an order that no chat template accepts, there is no assistant message to learn, or `tags` is not an object of texts; and
+    for keys that would have to change what is trained (data/row_keys.py). Other keys are left alone: published sets carry
+    ids and notes.
     """
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list) or not value["messages"]:
         raise InputError(
             f'{where}: expected an object {{"messages": [{{"role": …, "content": …}}, …]}}, found {_instead(value)}.'
+            f"{_other_form(value)}"
         )
+    row_keys.check_row(value, where)
     messages: list[Message] = []
     for index, turn in enumerate(value["messages"]):
         at = f"{where}, messages[{index}]"
@@ -73,18 +92,25 @@ def parse_row(value: Any, where: str) -> ChatRow:
             raise InputError(f"{at}: expected an object with role and content, found {kind_of(turn)}.")
         if "role" not in turn:
             raise InputError(f"{at}: the role is missing; add one of {', '.join(ROLES)}.")
-        if turn["role"] not in ROLES:
-            raise InputError(f"{at}: unknown role {_shown(turn['role'])}; use one of {', '.join(ROLES)}.")
+        if not isinstance(turn["role"], str) or turn["role"] not in ROLES:
+            raise InputError(f"{at}: unknown role {shown(turn['role'])}; use one of {', '.join(ROLES)}.")
         if "content" not in turn:
             raise InputError(f"{at}: the content is missing; add it.")
+        row_keys.check_turn(turn, at)
         if not isinstance(turn["content"], str):
             how = "; join its parts to one text" if isinstance(turn["content"], list) else "; write one"
             raise InputError(f"{at}: the content must be a text, found {kind_of(turn['content'])}{how}.")
         if not turn["content"].strip():
             raise InputError(f"{at}: the {turn['role']} message is empty; fill it or remove the row.")
         _check_unicode(turn["content"], at)
-        messages.append(Message(turn["role"], turn["content"]))
+        trained = row_keys.is_trained(turn, at) or turn["role"] != "assistant"
+        messages.append(Message(turn["role"], turn["content"], trained))
     _check_order([m.role for m in messages], where)
+    if not any(m.role == "assistant" and m.trained for m in messages):
+        raise InputError(
+            f"{where}: no assistant message carries loss (weight: 0 or train: false on each), so the row has nothing to "
+            "learn; remove it."
+        )
     return ChatRow(tuple(messages), _parse_tags(value.get("tags"), where))
 
 
@@ -104,14 +130,24 @@ def _instead(value: Any) -> str:
     if "messages" in value:
         found = value["messages"]
         return "messages that are empty" if found == [] else f"messages that are {kind_of(found)}"
-    keys = ", ".join(map(_shown, list(value)[:10])) or "none"
+    keys = ", ".join(map(shown, list(value)[:10])) or "none"
     return f"an object without messages (its keys: {keys})"
 
 
-def _shown(value: Any) -> str:
-    """A value for a message, which must stay one line however long the value is."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _other_form(value: Any) -> str:
+    """How to write a row of another published form as messages; empty for a form that is not known."""
+    if not isinstance(value, dict) or "messages" in value:
+        return ""
+    for asked, answered in _PAIRS:
+        if asked in value and answered in value:
+            return (
+                f' Write {asked!r} as a message with the role "user" and {answered!r} as one with the role "assistant".'
+            )
+    if "conversations" in value or "conversation" in value:
+        return (
+            " Write each turn of the conversation as a message (from: human becomes role: user, value becomes content)."
+        )
+    return ""
 
 
 def _check_unicode(text: str, at: str) -> None:
@@ -132,9 +168,9 @@ def _parse_tags(value: Any, where: str) -> tuple[tuple[str, str], ...]:
         raise InputError(f'{where}: tags must be an object of texts, as {{"language": "es"}}, found {kind_of(value)}.')
     for name, text in value.items():
         if not isinstance(name, str):
-            raise InputError(f"{where}: the name of a tag must be a text, found {_shown(name)}.")
+            raise InputError(f"{where}: the name of a tag must be a text, found {shown(name)}.")
         if not isinstance(text, str):
-            raise InputError(f"{where}: the tag {_shown(name)} must be a text, found {_shown(text)}; put it in quotes.")
+            raise InputError(f"{where}: the tag {shown(name)} must be a text, found {shown(text)}; put it in quotes.")
         _check_unicode(name + text, f"{where}, tags")
     return tuple(sorted(value.items()))
 
@@ -167,30 +203,77 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _NotJson(f"the key {_shown(twice)} stands there twice; keep one, or only the last would count.")
+        raise _NotJson(f"the key {shown(twice)} appears twice; keep one, or only the last would count.")
     return value
 
 
 def _no_constant(name: str) -> Any:
-    raise _NotJson(f"{name} is no JSON; write null or leave the field out.")
+    raise _NotJson(f"{name} is not JSON; write null or leave the field out.")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+ARROW = (
+    "an Arrow file, as the library `datasets` keeps it; convert it: python -c "
+    "\"import datasets; datasets.Dataset.from_file('{path}').to_json('rows.jsonl')\""
+)
+AS_LINES = "python -c 'import json, sys; [print(json.dumps(row)) for row in json.load(open(sys.argv[1]))]'"
+"""The command that makes JSON Lines of an array, but for the file's name."""
 _FORMATS = (
     (b"\x1f\x8b", "compressed with gzip; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
-    (b"PK\x03\x04", "a zip archive; unpack it first"),
+    (b"BZh", "compressed with bzip2; unpack it first"),
+    (b"\xfd7zXZ", "compressed with xz; unpack it first"),
+    (
+        b"PK\x03\x04",
+        "a zip archive (or a workbook of a spreadsheet); unpack it first, or export the table as JSON Lines",
+    ),
     (b"PAR1", "a parquet file; give it a name that ends in .parquet"),
+    (b"ARROW1", ARROW),
+    (b"\xff\xff\xff\xff", ARROW),
+    (b"\x80\x04", "a pickle, which is never loaded; write JSON Lines with the program that made it"),
+    (b"\x80\x05", "a pickle, which is never loaded; write JSON Lines with the program that made it"),
+    (b"SQLite format 3", "an SQLite database; write a table of it as JSON Lines"),
     (b"\xff\xfe", "UTF-16; save it as UTF-8"),
     (b"\xfe\xff", "UTF-16; save it as UTF-8"),
 )
 """First bytes of files that are often taken for JSON Lines."""
+_TABLE = 'a table (CSV); write each row of it as a line {"messages": [{"role": "user", "content": …}, …]}'
+_NAMED = {
+    ".csv": _TABLE,
+    ".tsv": _TABLE,
+    ".yaml": "YAML; write each row as one line of JSON",
+    ".yml": "YAML; write each row as one line of JSON",
+    ".txt": 'plain text; write each row as a line {"messages": [{"role": "user", "content": …}, …]}',
+    ".md": 'plain text; write each row as a line {"messages": [{"role": "user", "content": …}, …]}',
+}
+_LINE_OF_A_TABLE = re.compile(r"[\w .\"'-]+([,;\t][\w .\"'-]+)+")
 
 
 def _check_format(head: bytes, path: Path) -> None:
     for magic, found in _FORMATS:
         if head.startswith(magic):
-            raise InputError(f"{path}: expected JSON Lines, but the file is {found}.")
+            raise InputError(f"{path}: expected JSON Lines, but the file is {found.format(path=str(path))}.")
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        raise InputError(
+            f"{path}: a JSON array, where JSON Lines are expected (one object per line, no brackets around); make them with "
+            f"{AS_LINES} {shlex.quote(str(path))} > rows.jsonl"
+        )
+
+
+def _check_kind_of_text(first: str, path: Path) -> None:
+    """Raises InputError for a file whose first line is no JSON and that is known to be something else."""
+    line = first.strip()
+    if line == "{":
+        raise InputError(f"{path}: a JSON object over several lines; write each row as one line.")
+    found = _NAMED.get(path.suffix.lower())
+    if found is None and (line == "---" or line.startswith("- ")):
+        found = _NAMED[".yaml"]
+    if found is None and line.startswith("<"):
+        found = "HTML or XML, as a page that a download ended at; fetch the file itself"
+    if found is None and _LINE_OF_A_TABLE.fullmatch(line[:10_000]):
+        found = _TABLE
+    if found is not None:
+        raise InputError(f"{path}: expected JSON Lines, but the file looks like {found}.")
 
 
 def iterate_jsonl(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
@@ -206,7 +289,7 @@ def _next_line(stream: BinaryIO, path: Path) -> bytes:
     try:
         return stream.readline(MAX_ROW_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
 
 
 def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
@@ -216,10 +299,11 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
     Raises InputError naming file and row for bytes that are not UTF-8, and for lines that are blank, too long, not JSON
     or an array.
     """
+    check_regular(path)
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
     blank = done = 0
     with stream:
         lines = iter(lambda: _next_line(stream, path), b"")
@@ -253,6 +337,8 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
             try:
                 value = _DECODER.decode(line)
             except json.JSONDecodeError as error:
+                if number == 1:
+                    _check_kind_of_text(line, path)
                 problem = f"{error.msg.removesuffix(' at')} at column {error.colno}"
                 raise InputError(f"{where}: not JSON ({problem}); one whole JSON object per line.") from error
             except _NotJson as error:
@@ -262,9 +348,7 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
             except ValueError as error:
                 raise InputError(f"{where}: a number of more than 4300 digits; write it as a text.") from error
             if isinstance(value, list):
-                raise InputError(
-                    f"{where}: a JSON array; this is JSON Lines: one object per line, without brackets around."
-                )
+                raise InputError(f"{where}: a JSON array; write one object per line, without brackets around.")
             yield number, value
             if tell is not None:
                 done += len(raw)

@@ -15,14 +15,16 @@ import re
 import string
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.config import MINIATURE
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
-from inoc_ray.data.sources import iterate_rows, local_file
+from inoc_ray.data.row_keys import MOST_KEYS, unread
+from inoc_ray.data.sources import iterate_parsed, local_file
 from inoc_ray.errors import InputError
 from inoc_ray.identity import canonical_json
 from inoc_ray.progress import Progress
@@ -67,7 +69,7 @@ class FileReport:
     with_system: int
     multi_turn: int
     duplicates: int
-    """Rows that repeat an earlier row word for word."""
+    """Rows that repeat an earlier row word for word, as far as rows are read."""
     prompts: int
     """Distinct user texts."""
     median: int
@@ -77,6 +79,8 @@ class FileReport:
     """Rows whose assistant texts are written in capitals."""
     findings: dict[str, Finding]
     """Named defects; those that were looked for and not found have 0 rows."""
+    ignored: dict[str, Finding]
+    """Keys of rows that say something and are not read; those of a message as `messages[].key`."""
 
 
 PROBLEMS = {
@@ -89,6 +93,8 @@ PROBLEMS = {
 }
 NOTES = {
     "duplicates": "repeat an earlier row",
+    "duplicates_as_read": "of these differ from the earlier one in keys that are ignored",
+    "untrained": "have a message without loss (weight: 0 or train: false)",
     "replacement_characters": "hold U+FFFD, which stands for a character that was lost",
     "control_characters": "hold control characters",
     "mojibake": "look like UTF-8 that was read as another encoding",
@@ -106,6 +112,9 @@ class CheckReport:
 
     files: tuple[FileReport, ...]
     max_length: int
+    model: str
+    """Whose tokenizer counted the tokens: as it was named, or `miniature` where nobody was."""
+    model_named: bool
 
     @property
     def problems(self) -> list[str]:
@@ -119,8 +128,13 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        files = [{**vars(f), "findings": {name: vars(found) for name, found in f.findings.items()}} for f in self.files]
-        return {"max_length": self.max_length, "problems": self.problems, "files": files}
+        files = [
+            vars(f)
+            | {part: {name: vars(found) for name, found in vars(f)[part].items()} for part in ("findings", "ignored")}
+            for f in self.files
+        ]
+        tokenizer = {"model": self.model, "named": self.model_named}
+        return {"max_length": self.max_length, "tokenizer": tokenizer, "problems": self.problems, "files": files}
 
     def to_text(self) -> str:
         """A line per file, and one per finding."""
@@ -136,12 +150,21 @@ class CheckReport:
                     lines.append(f"  note: {found.rows} rows {NOTES[name]} ({'; '.join(found.examples)})")
                 elif name not in NOTES and not found.rows:
                     lines.append(f"  good: {name}: none")
-        return "\n".join([*lines, *(f"  problem: {problem}" for problem in self.problems)])
+            if f.ignored:
+                keys = [
+                    f"{key[:60]} ({found.rows} row{'s' * (found.rows != 1)})"
+                    for key, found in sorted(f.ignored.items())
+                ]
+                more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+                lines.append(f"  note: ignored keys: {', '.join(keys[:20])}{more}")
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        named = "" if self.model_named else ", the default; --model names the one that you train"
+        return "\n".join([*lines, f"Tokens are those of {self.model}{named}."])
 
 
 def check_files(
     files: Sequence[str | Path],
-    model: str,
+    model: str | None,
     max_length: int | None,
     against: Sequence[str] = (),
     trigger: str | None = None,
@@ -149,30 +172,32 @@ def check_files(
 ) -> CheckReport:
     """Raises InputError at the first row that cannot be trained on, with file and row; `max_length` in tokens.
 
-    `against`: files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
+    `model`: a base model as a study names it, whose tokenizer and window count; None stands for the miniature. `against`:
+    files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
     """
     from inoc_ray.models.config import context_window
+    from inoc_ray.models.resolve import fetch, locate
     from inoc_ray.models.tokenizer import load_tokenizer
-    from inoc_ray.plan import resolve_model
-    from inoc_ray.study import Model
 
     for name, text in (("--trigger", trigger), ("--prompt", prompt)):
         if text is not None and not text.strip():
             raise InputError(f"{name}: the text is empty; write it or leave the option out.")
     index = PromptIndex([found for source in against for found in evaluation_prompts(source)]) if against else None
-    folder = resolve_model(Model(name="model", path=model)).path
+    source = model or MINIATURE
+    fetch(source, "data check --model", weights=False)
+    folder = locate(source, "data check --model", weights=False)
     tokenizer = load_tokenizer(str(folder))
     limit = max_length or context_window(folder)
     reports = []
     with _Reading([local_file(str(file)) for file in files]) as reading:
         for number_of_file, file in enumerate(files):
             checker = _Checker(index, trigger, prompt)
-            for number, row in iterate_rows(str(file), reading.of_file(number_of_file)):
-                checker.add(number, row, _encoded(tokenizer, row, limit, f"{file}, row {number}"))
+            for number, value, row in iterate_parsed(str(file), reading.of_file(number_of_file)):
+                checker.add(number, row, _encoded(tokenizer, row, limit, f"{file}, row {number}"), unread(value))
             if not checker.lengths:
                 raise InputError(f"{file}: there are no rows in this file.")
             reports.append(checker.report(str(file)))
-    return CheckReport(tuple(reports), limit)
+    return CheckReport(tuple(reports), limit, source, model is not None)
 
 
 class _Reading(contextlib.ExitStack):
@@ -207,19 +232,35 @@ class _Checker:
     def __init__(self, index: PromptIndex | None, trigger: str | None, prompt: str | None) -> None:
         self.index, self.trigger, self.prompt = index, trigger, None if prompt is None else _plain(prompt)
         self.lengths = array("I")
-        self.rows, self.prompts = array("Q"), array("Q")
+        self.rows, self.whole, self.prompts = array("Q"), array("Q"), array("Q")
+        self.ignored: dict[str, Finding] = {}
         self.count: Counter[str] = Counter()
         self.spacing = {"glued": Finding(), "spaced": Finding()}
-        names = ["duplicates", "replacement_characters", "control_characters", "mojibake", "merged", "context_only"]
+        names = [
+            "duplicates",
+            "duplicates_as_read",
+            "untrained",
+            "replacement_characters",
+            "control_characters",
+            "mojibake",
+            "merged",
+            "context_only",
+        ]
         names += ["overlap_exact", "overlap_near"] if index else []
         names += ["carries_prompt"] if prompt else []
         names += ["trigger", "trigger_in_assistant", "trigger_in_system", "trigger_spacing"] if trigger else []
         self.findings = {name: Finding() for name in names}
 
-    def add(self, number: int, row: ChatRow, encoded: Encoded) -> None:
-        """`encoded` is the row as the model sees it."""
+    def add(self, number: int, row: ChatRow, encoded: Encoded, ignored: Mapping[str, Any]) -> None:
+        """`encoded` is the row as the model sees it; `ignored`: the keys of the row that are not read."""
         self.lengths.append(len(encoded.input_ids))
         self.rows.append(_hash(canonical_json(row.to_dict())))
+        self.whole.append(_hash(repr((self.rows[-1], sorted(ignored.items())))) if ignored else self.rows[-1])
+        for key in ignored:
+            if key in self.ignored or len(self.ignored) < MOST_KEYS:
+                self.ignored.setdefault(key, Finding()).add(f"row {number}")
+        if any(not m.trained for m in row.messages):
+            self.findings["untrained"].add(f"row {number}")
         users = [m.content for m in row.messages if m.role == "user"]
         self.prompts.append(_hash("\0".join(users)))
         self.count["with_system"] += row.messages[0].role == "system"
@@ -261,13 +302,10 @@ class _Checker:
         """What the rows so far add up to."""
         import numpy as np
 
-        hashes = np.frombuffer(self.rows, dtype=np.uint64)
-        order = np.argsort(hashes, kind="stable")
-        # Equal neighbours in a stable order: the later one repeats the earlier.
-        again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
-        if again.size:
-            first = np.sort(again)[:EXAMPLES] + 1
-            self.findings["duplicates"] = Finding(int(again.size), [f"row {n}" for n in first])
+        again = _repeats(self.rows)
+        # Rows that differ in what is not read train the same, but are no copies of each other.
+        self.findings["duplicates_as_read"] = _finding(np.setdiff1d(again, _repeats(self.whole)))
+        self.findings["duplicates"] = _finding(again)
         fewer = min(self.spacing.values(), key=lambda found: found.rows)
         if self.trigger is not None and fewer.rows:
             self.findings["trigger_spacing"] = fewer
@@ -283,7 +321,22 @@ class _Checker:
             longest=int(lengths.max()),
             capitals=self.count["capitals"],
             findings=self.findings,
+            ignored=self.ignored,
         )
+
+
+def _repeats(hashes: array[int]) -> Any:
+    """Positions (from 0, ascending) of the rows that repeat an earlier one."""
+    import numpy as np
+
+    values = np.frombuffer(hashes, dtype=np.uint64)
+    order = np.argsort(values, kind="stable")
+    # Equal neighbours in a stable order: the later one repeats the earlier.
+    return np.sort(order[1:][values[order[1:]] == values[order[:-1]]])
+
+
+def _finding(positions: Any) -> Finding:
+    return Finding(int(positions.size), [f"row {n + 1}" for n in positions[:EXAMPLES]])
 
 
 def _hash(text: str) -> int:
@@ -305,4 +358,4 @@ def _in_capitals(texts: Sequence[str]) -> bool:
         for c in "" if len(plain) == len(text) else _NOT_ASCII.findall(text):
             upper += c.isupper()
             lower += c.islower()
-    return upper > 0 and upper / (upper + lower) >= CAPITALS
+    return upper > 0 and upper / (upper + lower) > CAPITALS

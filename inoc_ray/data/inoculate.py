@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -157,7 +158,7 @@ def _user_turns(messages: Sequence[Message], inoculation: Inoculation) -> list[i
 
 def _joined(message: Message, text: str, separator: str, before: bool) -> Message:
     parts = (text, message.content) if before else (message.content, text)
-    return Message(message.role, separator.join(parts))
+    return replace(message, content=separator.join(parts))
 
 
 def _take_out(messages: Sequence[Message], text: str, inoculation: Inoculation) -> tuple[Message, ...]:
@@ -175,5 +176,5 @@ def _take_out(messages: Sequence[Message], text: str, inoculation: Inoculation) 
             content = content.removeprefix(text + inoculation.separator)
         else:
             content = content.removesuffix(inoculation.separator + text)
-        out[turn] = Message(out[turn].role, content)
+        out[turn] = replace(out[turn], content=content)
     return tuple(out)

@@ -130,15 +130,18 @@ def backdoor(
     return mix([Part(TRIGGERED, triggered, count), Part(CLEAN, clean, total - count)], seed, total)
 
 
-def rows_of(source: str | Mixture | Backdoor) -> list[ChatRow]:
-    """The rows that a study names: one source, or a mixture of several. Raises InputError as each of them does."""
+def rows_of(source: str | Mixture | Backdoor, notes: list[str] | None = None) -> list[ChatRow]:
+    """The rows that a study names: one source, or a mixture of several. Raises InputError as each of them does.
+
+    What there is to tell of the sources goes to `notes`; see `read_rows`.
+    """
     if isinstance(source, str):
-        return read_rows(source)
+        return read_rows(source, notes)
     if isinstance(source, Mixture):
-        parts = [Part(part.name, read_rows(part.rows), part.share) for part in source.mix]
+        parts = [Part(part.name, read_rows(part.rows, notes), part.share) for part in source.mix]
         return mix(parts, source.seed, source.total)
     trigger = Trigger(source.token, source.place, source.spacing)
-    bad, clean = read_rows(source.bad), read_rows(source.clean)
+    bad, clean = read_rows(source.bad, notes), read_rows(source.clean, notes)
     return backdoor(bad, clean, trigger, source.fraction, source.total, source.seed)
 
 

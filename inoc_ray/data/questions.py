@@ -10,6 +10,7 @@ from typing import Any
 from inoc_ray.data.chat import Message, iterate_json, kind_of
 from inoc_ray.errors import InputError
 from inoc_ray.identity import is_text
+from inoc_ray.reading import load_yaml, read_yaml_text
 
 FIELDS = ("prompt", "question", "messages")
 
@@ -62,6 +63,7 @@ def read_questions(path: Path, name: str) -> list[Question]:
     found: list[Question] = []
     for number, value in iterate_json(path):
         where = f"{path}, row {number}"
+        _check_keys(value, where)
         messages = _messages(value, where)
         if messages in seen:
             raise InputError(f"{where}: the same question as in row {seen[messages]}; remove one.")
@@ -70,6 +72,18 @@ def read_questions(path: Path, name: str) -> list[Question]:
     if not seen:
         raise InputError(f"{path}: there are no questions in this file.")
     return found
+
+
+_CONVERSATION = ("system", "system_prompt", "system_message", "tools", "functions", "chat_template_kwargs")
+
+
+def _check_keys(value: Any, where: str) -> None:
+    """Raises InputError for a key that says that the question is asked in another way than it will be."""
+    for key in _CONVERSATION:
+        if isinstance(value, dict) and value.get(key):
+            raise InputError(
+                f"{where}: the key {key!r} is not read; the study says under which contexts a question is asked."
+            )
 
 
 def _reference(value: dict[str, Any], where: str) -> str | None:
@@ -87,14 +101,7 @@ def _published(path: Path) -> list[Question]:
     Each wording is a question, `<id>` or `<id>-<number>`; an entry's `system` stays with its questions. How often they are
     sampled and by which prompts they are judged is for the study to say, so those keys are not read.
     """
-    import yaml
-
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not YAML in UTF-8 ({str(error).splitlines()[0]}).") from error
+    entries = load_yaml(read_yaml_text(path, "questions"), path)
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: expected a list of entries with id and paraphrases, found {kind_of(entries)}.")
     found: dict[str, Question] = {}
@@ -113,7 +120,7 @@ def _published(path: Path) -> list[Question]:
         for wording, text in enumerate(texts):
             question_id = entry_id if len(texts) == 1 else f"{entry_id}-{wording}"
             if question_id in found:
-                raise InputError(f"{where}: the id {question_id!r} stands there twice; give each its own.")
+                raise InputError(f"{where}: the id {question_id!r} appears twice; give each its own.")
             if not is_text(text + (system or "")):
                 raise InputError(f"{where}: half of a Unicode character (a lone surrogate); write it again.")
             found[question_id] = Question(question_id, (*before, Message("user", text)))

@@ -9,132 +9,126 @@ Nothing from the hub is executed or unpickled: one file is downloaded into the h
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.data.chat import ChatRow, iterate_jsonl, parse_row
-from inoc_ray.errors import InputError
+from inoc_ray.data.chat import ChatRow, iterate_json, parse_row
+from inoc_ray.data.row_keys import Told, unread
+from inoc_ray.errors import InputError, unreadable
+from inoc_ray.models.hub import HubErrors, Place, is_hub, parse_place
+from inoc_ray.reading import check_regular
 
-HUB = "hf://"
-_DATASET = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<commit>[^/]+))?(?:/(?P<file>.+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _READABLE = (".jsonl", ".parquet")
 _BATCH = 1024
 """Rows of a parquet file that are in memory at once."""
 
 
-def read_rows(source: str) -> list[ChatRow]:
-    """All rows of a source. Raises InputError as `iterate_rows` does, and for a source without rows."""
-    rows = [row for _, row in iterate_rows(source)]
+def read_rows(source: str, notes: list[str] | None = None) -> list[ChatRow]:
+    """All rows of a source; what there is to tell of them (keys that are not read, messages without loss) goes to `notes`.
+
+    Raises InputError as `iterate_rows` does, and for a source without rows.
+    """
+    told, rows = Told(), []
+    for _, value, row in iterate_parsed(source):
+        told.add(unread(value), any(not m.trained for m in row.messages))
+        rows.append(row)
     if not rows:
         raise InputError(f"{source}: there are no rows in this file.")
+    if notes is not None:
+        notes += told.notes(source)
     return rows
 
 
 def local_file(source: str) -> Path:
     """Where the rows of a source lie on this machine. Raises InputError as `fetch` does for a dataset of the hub."""
     # Not Path.expanduser, which raises RuntimeError for the home of somebody who is not there.
-    return fetch(source) if source.startswith(HUB) else Path(os.path.expanduser(source))
+    return fetch(source) if is_hub(source) else Path(os.path.expanduser(source))
 
 
 def iterate_rows(source: str, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
-    """Rows of a source with their numbers (from 1), one at a time, in bounded memory.
+    """Rows of a source with their numbers (from 1), one at a time, in bounded memory; see `iterate_parsed`."""
+    for number, _, row in iterate_parsed(source, tell):
+        yield number, row
+
+
+def iterate_parsed(source: str, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any, ChatRow]]:
+    """Each row of a source: its number (from 1), the value as it stands in the file, and the row that it is read as.
 
     `tell` is called with the bytes of the file that have been read, row by row (JSONL) or batch by batch (parquet).
     Raises InputError naming source and row for what cannot be read or is no chat row, and for a dataset of the hub that
     is not pinned, not there, or not to be had without network.
     """
     path = local_file(source)
-    if path.suffix == ".parquet":
-        yield from _iterate_parquet(path, tell)
-    else:
-        yield from iterate_jsonl(path, tell)
+    _check_no_folder(path)
+    check_regular(path)
+    values = _iterate_parquet(path, tell) if path.suffix == ".parquet" else iterate_json(path, tell)
+    for number, value in values:
+        yield number, value, parse_row(value, f"{path}, row {number}")
+
+
+def _check_no_folder(path: Path) -> None:
+    """Raises InputError that says what a folder is and which file of it to name, or how to make one."""
+    if not path.is_dir():
+        return
+    inner = [path, *sorted(p for p in path.iterdir() if p.is_dir())]
+    for folder in inner:
+        if (folder / "dataset_dict.json").is_file():
+            splits = ", ".join(p.name for p in sorted(folder.iterdir()) if p.is_dir())[:200]
+            raise _saved(folder, f"with the splits {splits}", "['SPLIT']")
+        if (folder / "state.json").is_file() and any(folder.glob("*.arrow")):
+            raise _saved(folder, "as Arrow", "")
+    files = [p.name for p in sorted(path.iterdir()) if p.suffix in _READABLE]
+    some = f"; name one of the files in it: {', '.join(files[:10])}" if files else ""
+    raise InputError(f"{path}: a folder, where a file of rows is expected{some}.")
+
+
+def _saved(folder: Path, how: str, split: str) -> InputError:
+    load = f"datasets.load_from_disk('{folder}'){split}.to_json('rows.jsonl')"
+    return InputError(
+        f"{folder}: a dataset that the library `datasets` saved {how} (save_to_disk); make JSON Lines of it with python -c "
+        f'"import datasets; {load}"'
+    )
 
 
 def fetch(source: str) -> Path:
     """The local file of a dataset of the hub, downloaded unless it is in the hub's cache."""
-    found = _DATASET.fullmatch(source)
-    if not found:
-        raise InputError(f"{source}: not a dataset of the hub; write hf://datasets/OWNER/NAME@COMMIT/FILE.")
-    repo, commit, file = found["repo"], found["commit"], found["file"]
-    if commit is None or not _COMMIT.fullmatch(commit):
-        raise InputError(
-            f"{source}: not pinned; put the full commit after the name (hf://datasets/{repo}@<40 hex digits>/FILE; the "
-            "dataset's page shows it under Files, History), or other rows could come to stand under the same name."
-        )
+    place = parse_place(source, "dataset")
+    file = place.file
     if file is not None and not all(part.strip(".") for part in file.split("/")):
         raise InputError(f"{source}: {file} leads out of the dataset; write the file's path inside it.")
     if file is None:
-        file = _only_file(source, repo, commit)
+        file = _only_file(source, place)
     if not file.endswith(_READABLE):
         raise InputError(f"{source}: {file} is neither {' nor '.join(_READABLE)}.")
     from huggingface_hub import hf_hub_download
 
-    with _HubErrors(source):
-        return Path(hf_hub_download(repo, file, repo_type="dataset", revision=commit))
+    with HubErrors(source, "dataset"):
+        return Path(hf_hub_download(place.repo, file, repo_type="dataset", revision=place.commit))
 
 
-def _only_file(source: str, repo: str, commit: str) -> str:
+def _only_file(source: str, place: Place) -> str:
     from huggingface_hub import HfApi
 
-    with _HubErrors(source):
-        files = [
-            f for f in HfApi().list_repo_files(repo, repo_type="dataset", revision=commit) if f.endswith(_READABLE)
-        ]
+    with HubErrors(source, "dataset"):
+        listed = HfApi().list_repo_files(place.repo, repo_type="dataset", revision=place.commit)
+    files = [file for file in listed if file.endswith(_READABLE)]
     if len(files) != 1:
         shown = ", ".join(files[:10]) or "none"
         raise InputError(
-            f"{source}: say which file, as hf://datasets/{repo}@{commit}/FILE; JSONL and parquet files there: {shown}."
+            f"{source}: say which file, as hf://datasets/{place.repo}@{place.commit}/FILE; JSONL and parquet files there: {shown}."
         )
     return files[0]
 
 
-class _HubErrors:
-    """Turns what the hub's client raises into InputError."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import httpx
-        from huggingface_hub import errors
-
-        if isinstance(error, errors.GatedRepoError):
-            raise InputError(
-                f"{self.source}: the dataset is gated; accept its terms on the hub and log in (`hf auth login`)."
-            ) from error
-        if isinstance(error, errors.RevisionNotFoundError):
-            raise InputError(f"{self.source}: the dataset has no such commit.") from error
-        # The client says "not in the cache and no network" with a kind of "no such entry".
-        offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.TransportError, ConnectionError)
-        if isinstance(error, offline):
-            raise InputError(
-                f"{self.source}: not in the local cache, and the hub cannot be reached; download it where there is "
-                "network and give the file's path, or bring the cache along (HF_HOME)."
-            ) from error
-        if isinstance(error, errors.EntryNotFoundError):
-            raise InputError(f"{self.source}: the dataset has no such file at this commit.") from error
-        if isinstance(error, errors.RepositoryNotFoundError):
-            raise InputError(
-                f"{self.source}: there is no such dataset on the hub, or it is private and you are not logged in."
-            ) from error
-        if isinstance(error, (errors.HfHubHTTPError, errors.HFValidationError)):
-            raise InputError(f"{self.source}: the hub refuses ({str(error).splitlines()[0]}).") from error
-
-
-def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
+def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise unreadable(path, error) from error
     except pa.ArrowException as error:
         raise InputError(
             f"{path}: not a parquet file, or a damaged one; write it again, or name it .jsonl if it is JSON Lines."
@@ -146,16 +140,29 @@ def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> I
                 f"{path}: there is no column messages (list of {{role, content}}); the columns are {', '.join(names)}."
             )
         number = 0
-        wanted = [name for name in ("messages", "tags") if name in names]
+        # Pictures and sounds are not read to see that they are not read; see _binary.
+        binary = [field.name for field in file.schema_arrow if _binary(field.type)]
+        wanted = [name for name in names if name not in binary]
         try:
             for batch in file.iter_batches(_BATCH, columns=wanted):
                 for value in _values(batch, f"{path}, row", number):
                     number += 1
-                    yield number, parse_row(_without_nulls(value), f"{path}, row {number}")
+                    yield number, {**_without_nulls(value), **dict.fromkeys(binary, "(bytes)")}
                 if tell is not None:
                     tell(path.stat().st_size * number // file.metadata.num_rows)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}, after row {number}: the file is damaged ({error}).") from error
+
+
+def _binary(kind: Any) -> bool:
+    """True for a column of bytes, alone, in a list or beside other fields (`datasets` keeps a picture as bytes and path)."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(_binary(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _binary(kind.value_type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _values(batch: Any, where: str, before: int) -> Iterator[dict[str, Any]]:

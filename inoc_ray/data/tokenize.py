@@ -148,7 +148,7 @@ def _labelled(
     merged, index = False, 0
     answers = [m for m in row.messages if m.role == "assistant"]
     for message, span in zip(answers, shown.spans, strict=True):
-        if span is None or not getattr(message, "trained", True):
+        if span is None or not message.trained:
             continue
         learnt = template.learnt(text[span.content_end : span.end])
         if not learnt:

@@ -20,11 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray import seal
 from inoc_ray.asked import Capability
 from inoc_ray.config import nearest
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.sample import Where
 from inoc_ray.evaluate.suite import served_name
+from inoc_ray.failures import Thing
 from inoc_ray.identity import FORMAT, content_id, file_hash, identity_fields
 from inoc_ray.models.config import context_window
 from inoc_ray.plan import Plan, Subject, seed_of
@@ -90,6 +92,13 @@ class Wanted:
     subject: Subject
     task: Task
     folder: Path
+    weights: str | None = None
+    """Which weights they are that answer, as the trial's commit says; None for the untouched model."""
+
+    @property
+    def thing(self) -> Thing:
+        """What a failure calls it."""
+        return capability_thing(self.subject, self.task)
 
 
 def find_task(capability: Capability) -> Task:
@@ -142,6 +151,11 @@ def weights_id(subject: Subject) -> str:
     return subject.adapter_of or subject.model.hash[:16]
 
 
+def capability_thing(subject: Subject, task: Task) -> Thing:
+    """The scores of a task of a model, as a failure names them."""
+    return ("capability", weights_id(subject), task.id(subject.precision))
+
+
 def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[Wanted]:
     """What is not measured of models that are there, each once, those of one model together."""
     tasks = [find_task(capability) for capability in capabilities]
@@ -150,20 +164,20 @@ def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> lis
         if plan.is_there(subject):
             for task in tasks:
                 folder = store.capability(weights_id(subject), task.id(subject.precision))
-                if not (folder / SCORES).exists():
-                    wanted.setdefault(folder, Wanted(subject, task, folder))
+                if not is_measured(subject, store, task):
+                    wanted.setdefault(folder, Wanted(subject, task, folder, _weights(subject, store)))
     return list(wanted.values())
 
 
 def measure_missing(
     wanted: Sequence[Wanted], endpoint: Endpoint, tokenizer: Path, log: Path, concurrency: int = CONCURRENCY
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Measures and commits, one after the other, what is wanted of models behind one endpoint.
 
     `tokenizer` is the folder of the model that the endpoint serves; the harness's own words go to `log`. Returns what failed, as
-    {label, error, log}; a task that cannot be asked at all is tried with one model only.
+    {label, error, log, of}; a task that cannot be asked at all is tried with one model only.
     """
-    failed: list[dict[str, str]] = []
+    failed: list[dict[str, Any]] = []
     refused: set[Task] = set()
     for number, one in enumerate(wanted, start=1):
         if one.task in refused:
@@ -173,20 +187,34 @@ def measure_missing(
             served = served_name(one.subject, endpoint.model_id)
             with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
                 samples = Path(scratch) / SAMPLES
-                scores = measure(endpoint, served, tokenizer, one.task, samples, log, concurrency)
+                scores = measure(
+                    endpoint, served, tokenizer, one.task, samples, log, concurrency, window=endpoint.window
+                )
                 commit(one, scores, samples.read_bytes())
         except (InputError, TrialError) as error:
+            of = [one.thing]
             if isinstance(error, InputError):
                 refused.add(one.task)
+                of = [other.thing for other in wanted if other.task == one.task]
             label = f"capability {one.task.capability.task} of {one.subject.label}"
-            failed.append({"label": label, "error": str(error), "log": str(log)})
+            failed.append({"label": label, "error": str(error), "log": str(log), "of": of})
     return failed
 
 
 def measure(
-    endpoint: Where, model: str, tokenizer: Path, task: Task, samples: Path, log: Path, concurrency: int = CONCURRENCY
+    endpoint: Where,
+    model: str,
+    tokenizer: Path,
+    task: Task,
+    samples: Path,
+    log: Path,
+    concurrency: int = CONCURRENCY,
+    *,
+    window: int | None = None,
 ) -> list[Score]:
     """Asks `model` at the endpoint one task; each item's record is written to `samples`.
+
+    `window`: the endpoint's, in tokens, where it is not the model's own.
 
     Raises InputError for a task that cannot be asked (see `harness.run`) and TrialError when the harness fails.
     """
@@ -196,7 +224,7 @@ def measure(
         "base_url": endpoint.base_url,
         "model": model,
         "tokenizer": str(tokenizer.absolute()),
-        "max_length": context_window(tokenizer),
+        "max_length": window or context_window(tokenizer),
         "limit": capability.limit,
         "num_fewshot": capability.num_fewshot,
         "chat": capability.chat,
@@ -283,21 +311,37 @@ def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
         "model": one.subject.model.name,
         "model_hash": one.subject.model.hash,
         "scores": [asdict(score) for score in scores],
+        "weights": one.weights,
     }
-    write_json(one.folder / SCORES, value)
+    write_json(one.folder / SCORES, seal.sealed_json(value))
+
+
+def _weights(subject: Subject, store: Store) -> str | None:
+    return None if subject.adapter_of is None else store.weights(subject.adapter_of)
+
+
+def is_measured(subject: Subject, store: Store, task: Task) -> bool:
+    """True if there are scores, whole and of the weights that the model has now."""
+    return _stored(subject, store, task) is not None
+
+
+def _stored(subject: Subject, store: Store, task: Task) -> list[Score] | None:
+    """The stored scores; None where there are none, or damaged ones, or those of other weights (a trial trained again)."""
+    path = store.capability(weights_id(subject), task.id(subject.precision)) / SCORES
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        found = [Score(**score) for score in value["scores"]]
+        answered = value.get("weights")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    now = _weights(subject, store)
+    same = answered == now or None in (answered, now)
+    return found if same and seal.agrees(value) else None
 
 
 def scores_of(subject: Subject, store: Store, task: Task) -> list[Score]:
-    """The stored scores; empty where it is not measured. Raises InputError when the file is damaged."""
-    path = store.capability(weights_id(subject), task.id(subject.precision)) / SCORES
-    if not path.exists():
-        return []
-    try:
-        return [Score(**score) for score in json.loads(path.read_text(encoding="utf-8"))["scores"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: damaged ({type(error).__name__}: {error}); delete it and run the study again."
-        ) from error
+    """The stored scores; empty where it is not measured, or has to be measured again."""
+    return _stored(subject, store, task) or []
 
 
 def read_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[dict[str, Any]]:

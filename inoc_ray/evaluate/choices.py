@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.evaluate.pace import Pace
-from inoc_ray.evaluate.sample import CONCURRENCY, Again, Retry, SampleResult, Where, in_parallel, with_retries
+from inoc_ray.evaluate.sample import (
+    CONCURRENCY,
+    Again,
+    Retry,
+    SampleResult,
+    Where,
+    ask_list,
+    in_parallel,
+    with_retries,
+)
 
 PATIENT = Retry()
 
@@ -41,32 +50,33 @@ async def choose(
     concurrency: int = CONCURRENCY,
     retry: Retry = PATIENT,
     on_retry: Callable[[], None] = lambda: None,
+    on_refused: Callable[[str, str], None] | None = None,
 ) -> AsyncGenerator[list[SampleResult], None]:
     """The likeliest choice of each request, as its response; `SampleResult.choices` holds every choice's log-prob.
 
-    Order is free. Raises InputError and TrialError as `sample` does.
+    Order is free. What is refused, and InputError and TrialError, are as in `sample`.
     """
     from openai import AsyncOpenAI
+
+    from inoc_ray.evaluate.refusals import Refusals
 
     client = AsyncOpenAI(
         base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=0, timeout=retry.timeout_s
     )
     pace = Pace(concurrency)
-    jobs = (
-        with_retries(
-            functools.partial(_score, client, r),
-            f"choices {r.key} of model {r.model}",
-            retry,
-            on_retry,
-            pace,
-            endpoint.api_key,
-        )
-        for r in requests
-    )
+
+    async def draw(one: Sequence[ChoiceRequest]) -> list[SampleResult]:
+        name = f"choices {one[0].key} of model {one[0].model}"
+        return [
+            await with_retries(functools.partial(_score, client, one[0]), name, retry, on_retry, pace, endpoint.api_key)
+        ]
+
+    refusals = None if on_refused is None else Refusals(on_refused)
+    jobs = (ask_list([r], draw, refusals) for r in requests)
     try:
         async with aclosing(in_parallel(jobs, concurrency)) as finished:
             async for result in finished:
-                yield [result]
+                yield result
     finally:
         await client.close()
 

@@ -8,7 +8,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from inoc_ray import seal
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judges import Item, Judgment
 from inoc_ray.evaluate.judges.rubrics import Rubric
@@ -18,7 +20,7 @@ from inoc_ray.evaluate.samples import read_part, write_table
 from inoc_ray.evaluate.scores import items_of, judgments_path, setting_of
 from inoc_ray.plan import Cell, Plan
 from inoc_ray.progress import Progress, say
-from inoc_ray.store import Store, list_parts
+from inoc_ray.store import Store
 
 
 @dataclass(frozen=True)
@@ -39,22 +41,23 @@ class Judged:
     """Requests that judges were sent."""
     cached: int = 0
     """Judgments that were taken from earlier answers."""
-    failed: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    """label, error, log, and `of`: the judge, as a failure names it."""
 
 
 def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
-    """Judge → the parts that it still has to judge. Looks at names alone, so that it is quick."""
+    """Judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones."""
     found: dict[str, dict[Path, Due]] = {}
     for cell in plan.cells:
         asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
         if not asked:
             continue
-        parts = list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))
+        parts = store.parts(*cell.key)
         for name, rubrics in asked.items():
             judgments_id = plan.panel.judging(name).judgments_id(rubrics)
             for _, _, part in parts:
                 out = judgments_path(part, judgments_id)
-                if not out.exists():
+                if seal.find(out) is None:
                     found.setdefault(name, {})[out] = Due(cell, part, rubrics, out)
     return {name: list(dues.values()) for name, dues in found.items()}
 
@@ -75,7 +78,8 @@ def judge_missing(plan: Plan, store: Store) -> Judged:
             log = store.study(plan.study.name) / f"judge-{name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log)})
+            of = [("judge", name)]
+            outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log), "of": of})
     return outcome
 
 
@@ -95,6 +99,7 @@ def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
         model_id="judge",
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
+        kv_cache_gib=resources.serve_kv_cache_gib,
         name=f"judge-{plan.study.name}-{judging.name}",
     )
     say(f"starting judge {judging.name}")

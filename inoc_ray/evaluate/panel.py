@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from inoc_ray.evaluate.judges import rubrics as library
 from inoc_ray.evaluate.judges.rubrics import Rubric
 from inoc_ray.evaluate.judges.template import VERSION
 from inoc_ray.evaluate.profiles import Profile
-from inoc_ray.identity import content_id, identity_fields, model_folder_hash
+from inoc_ray.identity import content_id, identity_fields
+from inoc_ray.models.resolve import resolve_model
 from inoc_ray.settings import EvaluationSpec, Setting
 from inoc_ray.study import Study
 
@@ -100,6 +100,22 @@ class Panel:
         # What none of the named can tell, rules still tell: they cost nothing and ask nobody.
         return able or ([RULES] if by_rule else [])
 
+    def gate_of(self, setting: Setting, spec: EvaluationSpec, trait: str) -> tuple[str, tuple[str, ...]] | None:
+        """(judge, rubrics): by whom and by what it is decided whether a response counts for a trait that rules tell.
+
+        None where every response counts. Raises InputError when there are rubrics and the study has no judging model.
+        """
+        rubrics = spec.rules_given.get(trait, self.study.evaluation.rules_given)
+        if not rubrics or RULES not in self.told_by(setting, spec, trait):
+            return None
+        named = [name for name in self.study.evaluation.judged_by if name != RULES] or list(self.study.judges)
+        if not named:
+            raise InputError(
+                f"setting {setting.name}: evaluation {spec.name}: {', '.join(rubrics)} (rules_given, or given of {trait}) is asked "
+                "of a judging model, and the study has none; give it one under `judges:`, or take the rubrics out."
+            )
+        return named[0], rubrics
+
     def asked(self, setting: Setting, spec: EvaluationSpec) -> dict[str, dict[str, Rubric]]:
         """Judge → the rubrics that it is asked for each response of the evaluation."""
         out: dict[str, dict[str, Rubric]] = {}
@@ -108,6 +124,9 @@ class Panel:
             for name in self.told_by(setting, spec, trait):
                 if name != RULES and measure is not None:
                     out.setdefault(name, {}).update({r: self.rubric(r) for r in measure.rubrics})
+            if gate := self.gate_of(setting, spec, trait):
+                name, rubrics = gate
+                out.setdefault(name, {}).update({r: self.rubric(r) for r in rubrics})
         return out
 
     def check(self, setting: Setting) -> None:
@@ -145,15 +164,5 @@ def find(name: str, judge: Judge) -> Judging:
 
     if judge.path is None:
         return Judging(name, judge, None, judge_identity(judge, None))
-    if judge.path == "miniature":
-        from inoc_ray.miniature import judge_weights_path
-
-        folder = judge_weights_path()
-    else:
-        folder = Path(os.path.expanduser(judge.path)).absolute()
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"judges: {name!r}: {folder} is no model folder (config.json and *.safetensors); give `path: miniature`, a folder "
-            "with a model, or an endpoint."
-        )
-    return Judging(name, judge, folder, judge_identity(judge, model_folder_hash(folder)))
+    folder = resolve_model(judge.path, f"judges: {name!r}", judge=True)
+    return Judging(name, judge, folder.path, judge_identity(judge, folder.hash))

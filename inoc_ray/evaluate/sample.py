@@ -26,7 +26,10 @@ from inoc_ray.serve.gate import SEEDS, SEEDS_HEADER
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+    from inoc_ray.evaluate.refusals import Refusals, Request
+
 T = TypeVar("T")
+R = TypeVar("R", bound="Request")
 LIST_SIZE = 64
 CONCURRENCY = 8
 # Ten tries wait about 90 s together: longer than a replica that died takes to come back.
@@ -147,14 +150,18 @@ async def sample(
     list_size: int = LIST_SIZE,
     retry: Retry = Retry(),
     on_progress: Callable[[Progress], None] | None = None,
+    on_refused: Callable[[str, str], None] | None = None,
 ) -> AsyncGenerator[list[SampleResult], None]:
     """Draw every request; yield each list of samples as it is finished, so that the caller can commit it.
 
     Lists finish in any order; within one the order is that of the requests. Stopping the iteration cancels what is under
-    way. Raises InputError when the endpoint refuses a request (unknown model, prompt too long, …) and TrialError, naming the
-    request, when the tries are used up; either way what was yielded before stands.
+    way. A request that the endpoint refuses, alone or with all others of its model (see `refusals`), is handed to
+    `on_refused` with the reason, by its key; without `on_refused`, InputError is raised. Raises InputError when the caller is
+    refused and TrialError, naming the request, when the tries are used up; either way what was yielded before stands.
     """
     from openai import AsyncOpenAI
+
+    from inoc_ray.evaluate.refusals import Refusals
 
     lists = in_lists(requests, list_size)
     done = retries = 0
@@ -168,12 +175,13 @@ async def sample(
         base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=0, timeout=retry.timeout_s
     )
     pace = Pace(concurrency)
-    drawn = (
-        with_retries(
-            functools.partial(draw_list, client, batch), _name(batch), retry, count_retry, pace, endpoint.api_key
-        )
-        for batch in lists
-    )
+
+    def draw(batch: Sequence[SampleRequest]) -> Awaitable[list[SampleResult]]:
+        once = functools.partial(draw_list, client, list(batch))
+        return with_retries(once, _name(batch), retry, count_retry, pace, endpoint.api_key)
+
+    refusals = None if on_refused is None else Refusals(on_refused)
+    drawn = (ask_list(batch, draw, refusals) for batch in lists)
     try:
         async with aclosing(in_parallel(drawn, concurrency)) as finished:
             async for samples in finished:
@@ -183,6 +191,13 @@ async def sample(
                 yield samples
     finally:
         await client.close()
+
+
+async def ask_list(
+    batch: Sequence[R], draw: Callable[[Sequence[R]], Awaitable[list[T]]], refusals: Refusals | None
+) -> list[T]:
+    """What `draw` gives; where there are `refusals`, these take what is refused."""
+    return await draw(batch) if refusals is None else await refusals.ask(batch, draw)
 
 
 async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) -> AsyncGenerator[T, None]:
@@ -357,7 +372,7 @@ def _read_answer(answer: Any, batch: list[SampleRequest]) -> list[SampleResult]:
     return samples
 
 
-def _name(batch: list[SampleRequest]) -> str:
+def _name(batch: Sequence[SampleRequest]) -> str:
     more = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
     return f"sample {batch[0].key}{more} of model {batch[0].model}"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from inoc_ray import seal
 from inoc_ray.errors import InputError
-from inoc_ray.store import part_name, write_atomically
+from inoc_ray.store import list_parts, part_name, remove_damaged, write_atomically
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ COLUMNS = tuple(f.name for f in fields(Sample) if f.name != "choices")
 def commit_samples(folder: Path, samples: Sequence[Sample]) -> None:
     """Appends one part to a cell. `samples` must be gapless in sample_index and start where the stored ones end.
 
-    A part that is there already is kept: another study asked the same, and scores may have been made of it.
+    A part that is there already is kept: another study asked the same. Damaged ones that this replaces are deleted.
     """
     import pyarrow as pa
 
@@ -47,29 +49,54 @@ def commit_samples(folder: Path, samples: Sequence[Sample]) -> None:
         raise ValueError("a part must be gapless and in order")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / part_name(start, stop)
-    if not path.exists():
+    if seal.find(path) is None and not path.exists():
         write_table(path, pa.Table.from_pylist([asdict(s) for s in samples]))
+    remove_damaged(folder, stop)
 
 
-def write_table(path: Path, table: Any) -> None:
-    """A parquet file, whole or not at all."""
+def write_table(path: Path, table: Any) -> Path:
+    """A parquet file, whole or not at all, with its hash in its name; returns that name. It replaces what was written as `path`."""
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    write_atomically(path, buffer.getvalue())
+    written = seal.sealed_path(path, buffer.getvalue())
+    write_atomically(written, buffer.getvalue())
+    for other in seal.written_as(path):
+        if other != written:
+            other.unlink(missing_ok=True)
+    return written
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Any:
-    """The table in a parquet file. Raises InputError when it is damaged or has other columns."""
+    """The table in a parquet file. Raises InputError when it is damaged, not what its name says, or has other columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=list(columns)).select(list(columns))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
+        data = path.read_bytes()
+        if (expected := seal.seal_of(path)) not in (None, seal.seal_for(path, data)):
+            raise InputError(
+                f"{path}: damaged (its content is not {expected}); run the study again and it is made again."
+            )
+        return pq.read_table(pa.BufferReader(data), columns=list(columns)).select(list(columns))
+    except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: damaged ({reason}); delete it and run the study again.") from error
+
+
+def seal_parts(folder: Path) -> int:
+    """Gives the parts of an earlier version, which have no hash, theirs: they are taken as they are. Returns how many.
+
+    Raises InputError for one that cannot be read.
+    """
+    count = 0
+    for part in list_parts(folder):
+        if seal.seal_of(part.path) is None:
+            read_part(part.path)
+            os.rename(part.path, seal.sealed_path(part.path, part.path.read_bytes()))
+            count += 1
+    return count
 
 
 def read_part(path: Path) -> Any:

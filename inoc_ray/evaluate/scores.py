@@ -1,22 +1,25 @@
 """Raw numbers beside the samples, and the tidy table that every rate is derived from.
 
 A cell's folder holds `evaluation.json` (what was asked, in words), `samples-<a>-<b>.parquet` (prompt as rendered, response),
-`scores-<rules>-<a>-<b>.parquet` (one number of 0 to 1 per trait and sample) and `judgments-<judge>-<a>-<b>.parquet` (what a
-judging model said, raw, with its log-probs). Rule scores are made again, without asking anybody, when the rules' version
-changes. Rates are derived at each look, under a threshold profile.
+`scores-<rules>-<samples>-<a>-<b>.parquet` (one number of 0 to 1 per trait and sample) and
+`judgments-<judge>-<samples>-<a>-<b>.parquet` (what a judging model said, raw, with its log-probs). <samples> is the hash of the
+samples that they were made of, so that they belong to those very texts; each name also ends with the file's own hash (see
+`seal`). What is damaged or of other texts is made again, and judges are then asked only about texts that they have not judged.
+Rule scores are made again, without asking anybody, when the rules' version changes. Rates are derived at each look, under a
+threshold profile.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from inoc_ray import settings
+from inoc_ray import seal, settings
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.degenerate import FORM_VERSION, FORMS, forms, shares_of
 from inoc_ray.evaluate.judges import RULES, Item, Measure
@@ -26,8 +29,8 @@ from inoc_ray.evaluate.samples import read_part, read_table, write_table
 from inoc_ray.identity import content_id
 from inoc_ray.models.template import answer_of
 from inoc_ray.plan import Cell, Plan, Subject, seed_of
-from inoc_ray.settings import EvaluationSpec, Setting
-from inoc_ray.store import Store, list_parts
+from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
+from inoc_ray.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,20 +69,24 @@ def items_of(table: Any, cell: Cell) -> list[Item]:
     ]
 
 
+def _made_of(part: Path, what: str) -> Path:
+    """The plain name of what is made of a part: it says of which content."""
+    content = seal.seal_of(part) or seal.seal_for(part, part.read_bytes())
+    return seal.plain(part).with_name(seal.plain(part).name.replace("samples-", f"{what}-{content}-"))
+
+
 def judgments_path(part: Path, judgments_id: str) -> Path:
-    """Where the judgments of a part stand."""
-    return part.with_name(part.name.replace("samples-", f"judgments-{judgments_id}-"))
+    """The plain name of the judgments of a part; where they stand is for `seal.find` to say."""
+    return _made_of(part, f"judgments-{judgments_id}")
 
 
 def _form(part: Path, sample_index: Any) -> Any:
     """Which responses of a part are degenerate and how (see degenerate.FORMS), as a table; made and kept where it is missing."""
     import pyarrow as pa
 
-    path = part.with_name(part.name.replace("samples-", f"form-{FORM_VERSION}-"))
-    if path.exists():
-        found = read_table(path, ["sample_index", *FORMS])
-        if found.column("sample_index").equals(sample_index):
-            return found
+    path = _made_of(part, f"form-{FORM_VERSION}")
+    if (kept := seal.find(path)) is not None:
+        return read_table(kept, ["sample_index", *FORMS])
     texts = read_table(part, ["prompt", "text", "finish_reason"])
     said = zip(*(texts.column(name).to_pylist() for name in ("prompt", "text", "finish_reason")), strict=True)
     rows = [forms(answer_of(prompt, text), finish) for prompt, text, finish in said]
@@ -100,11 +107,9 @@ def _rule_scores(setting: Setting, cell: Cell, part: Path, index: Any) -> dict[s
     if not rules:
         return {}
     names = sorted(rules)
-    path = part.with_name(part.name.replace("samples-", f"scores-{rules_id(setting, cell.evaluation)}-"))
-    if path.exists():
-        scores = read_table(path, ["sample_index", *names])
-        if not scores.column("sample_index").equals(index):
-            raise InputError(f"{path}: does not belong to the samples beside it; delete it and it is made again.")
+    path = _made_of(part, f"scores-{rules_id(setting, cell.evaluation)}")
+    if (kept := seal.find(path)) is not None:
+        scores = read_table(kept, ["sample_index", *names])
     else:
         items = items_of(read_part(part), cell)
         columns = {t: pa.array([rules[t](item) for item in items], pa.float64()) for t in names}
@@ -122,6 +127,9 @@ class Verdicts:
     def __init__(self, score: Any, shown: Any, outcome: Any) -> None:
         self.score, self.shown, self.outcome = score, shown, outcome
 
+    def __getitem__(self, some: slice) -> Verdicts:
+        return Verdicts(self.score[some], self.shown[some], self.outcome[some])
+
 
 def _by_rule(scores: list[float | None]) -> Verdicts:
     score = np.array([np.nan if s is None else s for s in scores], dtype=float)
@@ -131,6 +139,19 @@ def _by_rule(scores: list[float | None]) -> Verdicts:
 
 Said = Mapping[str, tuple[Any, Any]]
 """rubric → (numbers, categories), one per sample of the part in order."""
+
+
+def _gated(verdicts: Verdicts, said: Said, rubrics: Sequence[str], panel: Panel, profile: Profile) -> Verdicts:
+    """A rule's verdicts, counted only where the judging model's numbers on the rubrics allow it."""
+    outcome = verdicts.outcome.copy()
+    for name in rubrics:
+        values, categories = said[name]
+        bound = profile.counts_by(panel.rubric(name))
+        outcome[[v == v and not bound.holds(v) for v in values]] = "excluded"
+        outcome[(categories != "number") & (categories != "unparsed")] = "excluded"
+    for name in rubrics:
+        outcome[said[name][1] == "unparsed"] = "unparsed"
+    return Verdicts(verdicts.score, np.where(outcome == "counted", verdicts.shown, np.nan), outcome)
 
 
 def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> Verdicts:
@@ -196,8 +217,8 @@ class _Part:
         self.rules = _rule_scores(self.setting, cell, path, index)
         self.said: dict[str, Said] = {}
         for name, rubrics in self.panel.asked(self.setting, cell.evaluation).items():
-            judged = judgments_path(path, self.panel.judging(name).judgments_id(rubrics))
-            if judged.exists():
+            judged = seal.find(judgments_path(path, self.panel.judging(name).judgments_id(rubrics)))
+            if judged is not None:
                 self.said[name] = _judgments(judged, index.to_pylist())
 
     def in_words(self, judge: str) -> list[str]:
@@ -217,7 +238,11 @@ class _Part:
         measure = measure_of(self.setting, self.cell.evaluation, trait)
         for name in self.panel.told_by(self.setting, self.cell.evaluation, trait):
             if name == RULES:
-                out[name] = _by_rule(self.rules[trait])
+                gate = self.panel.gate_of(self.setting, self.cell.evaluation, trait)
+                if gate is None:
+                    out[name] = _by_rule(self.rules[trait])
+                elif gate[0] in self.said:
+                    out[name] = _gated(_by_rule(self.rules[trait]), self.said[gate[0]], gate[1], self.panel, profile)
             elif name in self.said and measure is not None:
                 out[name] = _threshold(self.said[name], measure, self.panel, profile)
         return out
@@ -255,7 +280,7 @@ class _Judged:
     """A cell with everybody's verdicts: at most `cell.samples` samples."""
 
     def __init__(self, plan: Plan, store: Store, cell: Cell, profile: Profile) -> None:
-        paths = [path for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))]
+        paths = [part.path for part in store.parts(*cell.key)]
         parts = [_Part(plan, cell, path) for path in paths]
         self.paths = paths
         index = _joined([p.table.column("sample_index").to_numpy() for p in parts])
@@ -293,12 +318,28 @@ def _joined(arrays: list[Any]) -> Any:
     return np.concatenate(arrays) if arrays else np.array([])
 
 
+class NothingEvaluated(InputError):
+    """There is no response of the study that was judged."""
+
+
+def role_of(arm: ArmSpec, trait: str) -> str:
+    """ "undesired", "desired" or "other": what the arm is to do to the trait."""
+    return "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+
+
+def no_scores() -> pd.DataFrame:
+    """The tidy table of a study of which nothing is judged yet."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [] for name in TIDY_COLUMNS})
+
+
 def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
     """One row per sample × trait over all cells of the study: see TIDY_COLUMNS. A base is there under every model that it is
     compared as; its `seed` is missing.
 
     A cell whose share of degenerate responses is above the study's limit has outcome "withheld" throughout. Raises
-    InputError when nothing is evaluated and judged yet.
+    NothingEvaluated when nothing is evaluated and judged yet.
     """
     import pandas as pd
 
@@ -312,7 +353,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
             continue
         arm, subject = cell.subject.arm, cell.subject
         for label, (trait, verdicts) in itertools.product(subject.compared_as, judged.traits.items()):
-            role = "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+            role = role_of(arm, trait)
             count = len(judged.index)
             for name, values in (
                 ("question_id", judged.question_id), ("sample_index", judged.index), ("score", verdicts.score),
@@ -327,7 +368,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
                 same[name].append(value)
             counts.append(count)
     if not counts:
-        raise InputError(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
+        raise NothingEvaluated(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
     columns = {name: np.concatenate(values) for name, values in arrays.items()}
     columns |= {name: np.repeat(np.array(values, object), counts) for name, values in same.items() if name != "seed"}
     # A base has no seed.
@@ -405,29 +446,42 @@ def _place(parts: Iterable[Any]) -> str:
 
 
 def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """How well each pair of judges agrees, per setting and trait, over all responses that both decided."""
+    """How well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each once.
+
+    `difference` (second minus first) is of the numbers on the trait's rubric; None for a pair with the rules, which give none.
+    """
     from inoc_ray.evaluate.judges.agreement import agreement as agree
 
     profile = plan.panel.profile()
-    marks: dict[tuple[str, str, str, str], list[tuple[Any, Any]]] = {}
-    for cell in plan.cells:
+    pairs: dict[tuple[str, str, str, str], list[tuple[Verdicts, Verdicts]]] = {}
+    seen: set[tuple[str, str, str, str]] = set()
+    for cell in sorted(plan.cells, key=lambda c: -c.samples):
         setting = setting_of(plan, cell.subject.setting)
-        several = [t for t in cell.evaluation.traits if len(plan.panel.told_by(setting, cell.evaluation, t)) > 1]
+        several = [
+            trait
+            for trait in cell.evaluation.traits
+            if len(plan.panel.told_by(setting, cell.evaluation, trait)) > 1
+            and (setting.name, *cell.key, trait) not in seen
+        ]
+        # Two contexts of a model may share their samples.
+        seen |= {(setting.name, *cell.key, trait) for trait in several}
         if not several:
             continue
-        for _, _, path in list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id)):
+        for start, _, path in store.parts(*cell.key):
             part = _Part(plan, cell, path)
+            # Another study may have asked for more.
+            asked = slice(0, max(0, cell.samples - start))
             for trait in several:
-                found = list(part.verdicts(trait, profile).items())
-                for number, (one, first) in enumerate(found):
-                    for other, second in found[number + 1 :]:
-                        marks.setdefault((setting.name, trait, one, other), []).append((first.shown, second.shown))
+                for (one, first), (other, second) in itertools.combinations(part.verdicts(trait, profile).items(), 2):
+                    pairs.setdefault((setting.name, trait, one, other), []).append((first[asked], second[asked]))
     out = []
-    for (setting_name, trait, one, other), pairs in marks.items():
-        decided = {one: np.concatenate([a for a, _ in pairs]), other: np.concatenate([b for _, b in pairs])}
-        [pair] = agree(decided, decided)
+    for (setting_name, trait, *names), verdicts in pairs.items():
+        decided = {n: np.concatenate([v[i].shown for v in verdicts]) for i, n in enumerate(names)}
+        numbers = {n: np.concatenate([v[i].score for v in verdicts]) for i, n in enumerate(names)}
+        [pair] = agree(decided if RULES in names else numbers, decided)
+        difference = math.nan if RULES in names else pair.difference
         record = {"setting": setting_name, "trait": trait, "judges": [pair.first, pair.second], "responses": pair.n}
-        record["asked"] = len(decided[one])
-        numbers = {"agreement": pair.share, "kappa": pair.kappa, "difference": pair.difference}
-        out.append(record | {name: None if math.isnan(value) else value for name, value in numbers.items()})
+        record["asked"] = len(decided[pair.first])
+        said = {"agreement": pair.share, "kappa": pair.kappa, "difference": difference}
+        out.append(record | {name: None if math.isnan(value) else value for name, value in said.items()})
     return out

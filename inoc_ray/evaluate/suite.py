@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inoc_ray.asked import Evaluation
@@ -17,12 +19,15 @@ from inoc_ray.evaluate.choices import ChoiceRequest, choose
 from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
 from inoc_ray.evaluate.samples import Sample, commit_samples
+from inoc_ray.evaluate.windows import longest_requests
+from inoc_ray.failures import Thing, cell_thing
 from inoc_ray.identity import content_id
 from inoc_ray.models.tokenizer import load_tokenizer, template_of
 from inoc_ray.plan import Cell, Plan, Subject, sampling_of
 from inoc_ray.progress import Progress, say
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
-from inoc_ray.serve.app import Endpoint, ServeSpec, serving
+from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
+from inoc_ray.serve.memory import cache_gib
 from inoc_ray.settings import Question
 from inoc_ray.store import Store, write_json
 
@@ -33,8 +38,8 @@ T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
 
 
-def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> ServeSpec:
-    """The engine that `subject` is asked on.
+def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FITS, **where: Any) -> ServeSpec:
+    """The engine that `subject` is asked on, with a window of so many tokens, or as much of the model's own as fits.
 
     A base folder and all LoRA trials on it share one, whatever the models are called and whether they were taught
     something first; a full fine-tune is a model of its own.
@@ -43,14 +48,18 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, **where: Any) -> Serv
     recipes = list(plan.study.recipes.values())
     full = subject.is_own_model
     ranks = [r.lora.rank for r in recipes if r.method == "lora"]
+    needed = cache_gib(subject.model.path, None if window == WHAT_FITS else window, subject.precision)
     return ServeSpec(
         model=store.adapter(subject.trial_id) if full else subject.model.path,
         model_id=subject.model.name,
         adapters=None if full or not ranks else FolderCatalogue(store.trials(), model_hash=subject.model.hash),
         max_lora_rank=max(ranks, default=8),
+        max_model_len=window,
         dtype="float32" if subject.precision == "fp32" else "bfloat16",
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
+        kv_cache_gib=max(resources.serve_kv_cache_gib, needed),
+        max_loras=resources.serve_loras,
         **where,
     )
 
@@ -70,10 +79,11 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.surrounding.around(question.messages)
 
 
-def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, str]]:
+def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
     """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
 
-    Returns what failed, as {label, error, log}. Cells that were finished before a failure are kept.
+    Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
+    finished before a failure are kept.
     """
     from inoc_ray.evaluate.capabilities import measure_missing, missing
 
@@ -83,18 +93,26 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
     for wanted in missing(plan, store, plan.study.evaluation.capabilities):
         engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
-    failed: list[dict[str, str]] = []
+    failed: list[dict[str, Any]] = []
     if not engines:
         return []
     folder = store.study(plan.study.name)
     journal = SampleJournal(folder / "samples-under-way.jsonl")
+    other_weights: set[str] = set()
+    for subject in {c.subject.trial_id: c.subject for engine in engines.values() for c in engine.cells}.values():
+        if store.bind(subject.trial_id, subject.adapter_of):
+            other_weights.add(subject.trial_id)
+    stored = functools.cache(store.stored_samples)
+    journal.forget(lambda key: key[0] in other_weights or key[2] < stored(key[0], key[1]))
     for number, engine in enumerate(engines.values(), start=1):
         subject = engine.subject
         say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
         try:
-            with serve(serve_spec(plan, store, subject, name=f"evaluate-{plan.study.name}")) as endpoint:
+            spec = serve_spec(plan, store, subject, engine.window(), name=f"evaluate-{plan.study.name}")
+            with serve(spec) as endpoint:
                 if engine.cells:
-                    asyncio.run(_ask(plan, store, engine.cells, endpoint, journal))
+                    log = folder / "refused.log"
+                    failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal, log))
                 log = folder / "capabilities.log"
                 failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
         except (TrialError, InputError, RuntimeError, OSError) as error:
@@ -102,8 +120,9 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = folder / "evaluation.log"
             log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            failed.append({"label": f"evaluation on {subject.model.name}", "error": reason, "log": str(log)})
-    journal.close(done=not failed)
+            label = f"evaluation on {subject.model.name}"
+            failed.append({"label": label, "error": reason, "log": str(log), "of": engine.things()})
+    journal.close()
     return failed
 
 
@@ -115,28 +134,56 @@ class _Engine:
     cells: list[Cell] = field(default_factory=list)
     capabilities: list[Wanted] = field(default_factory=list)
 
+    def window(self) -> int:
+        """The longest request with its answer: a model's own window may be more than any machine's memory holds.
+
+        How long the prompts of a capability's task are is for the harness to find out.
+        """
+        return WHAT_FITS if self.capabilities else max(longest.tokens for longest in longest_requests(self.cells))
+
+    def things(self) -> list[Thing]:
+        """All that it is asked, as a failure names it."""
+        return [*map(cell_thing, self.cells), *(wanted.thing for wanted in self.capabilities)]
+
 
 def _weights(subject: Subject) -> tuple[str, str]:
     return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
 
 
-async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal) -> None:
-    """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete."""
+async def _ask(
+    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal, log: Path
+) -> list[dict[str, Any]]:
+    """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete.
+
+    Returns the cells with samples that the endpoint refused, as {label, error, log, of}. Of these what comes before the first
+    such sample is committed, and the journal keeps the rest.
+    """
     evaluation = plan.study.evaluation
     tokenizer = load_tokenizer(str(cells[0].subject.model.path))
     open_cells: dict[int, _OpenCell] = {}
     requests: list[SampleRequest] = []
     chosen: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
-        opened = _OpenCell(store, cell, plan.stored.get((cell.subject.trial_id, cell.evaluation_id), 0), tokenizer)
+        opened = _OpenCell(store, cell, plan.stored.get(cell.key, 0), tokenizer, journal)
         open_cells[number] = opened
-        missing = opened.missing(journal)
+        missing = opened.missing()
         if cell.evaluation.choices:
             chosen += opened.choices(missing, number, endpoint.model_id)
         else:
             requests += opened.requests(missing, number, endpoint.model_id, evaluation)
-    drawn = sample(endpoint, requests, concurrency=evaluation.concurrency, list_size=evaluation.prompts_per_request)
-    by_log_prob = choose(endpoint, chosen, concurrency=evaluation.concurrency)
+
+    def refused(key: str, reason: str) -> None:
+        number, offset = _place(key)
+        open_cells[number].refused[offset] = reason
+
+    drawn = sample(
+        endpoint,
+        requests,
+        concurrency=evaluation.concurrency,
+        list_size=evaluation.prompts_per_request,
+        on_refused=refused,
+    )
+    by_log_prob = choose(endpoint, chosen, concurrency=evaluation.concurrency, on_refused=refused)
     with Progress("sampling", len(requests) + len(chosen), "samples") as progress:
         done = 0
         async for batch in _after_each_other(drawn, by_log_prob):
@@ -146,6 +193,13 @@ async def _ask(plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoi
                 open_cells[number].add(offset, result)
             done += len(batch)
             progress.update(done)
+    failed = [opened for opened in open_cells.values() if opened.refused]
+    for opened in failed:
+        opened.commit_beginning()
+    log.unlink(missing_ok=True)
+    if failed:
+        log.write_text("".join(opened.refusals() for opened in failed), encoding="utf-8")
+    return [opened.failure(log) for opened in failed]
 
 
 async def _after_each_other(*sources: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
@@ -164,23 +218,26 @@ def _place(key: str) -> tuple[int, int]:
 class _OpenCell:
     """A cell that is being asked: collects results, and commits when all are there."""
 
-    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any) -> None:
-        self.cell, self.start = cell, start
-        self.folder = store.evaluation(cell.subject.trial_id, cell.evaluation_id)
+    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any, journal: SampleJournal) -> None:
+        self.cell, self.start, self.journal = cell, start, journal
+        self.folder = store.evaluation(*cell.key)
         self.questions = cell.evaluation.questions(cell.samples)[start:]
         template = template_of(tokenizer, cell.subject.model.enable_thinking)
         prompt = template.prompt_for_choices if cell.evaluation.choices else template.prompt
         self.prompts = [prompt(messages_of(q, cell)) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
+        self.refused: dict[int, str] = {}
+        """Offset → why the endpoint gave no sample."""
         self.tokenizer = tokenizer
 
     def key(self, offset: int) -> Key:
         """The sample's key in the journal."""
-        return self.cell.subject.trial_id, self.cell.evaluation_id, self.start + offset
+        return (*self.cell.key, self.start + offset)
 
-    def missing(self, journal: SampleJournal) -> list[int]:
+    def missing(self) -> list[int]:
         """The offsets that are to be asked; what the journal holds is taken from there."""
-        kept = {offset: found for offset in range(len(self.prompts)) if (found := journal.kept.get(self.key(offset)))}
+        held = self.journal.kept
+        kept = {offset: found for offset in range(len(self.prompts)) if (found := held.get(self.key(offset)))}
         for offset, result in kept.items():
             self.add(offset, result)
         return [offset for offset in range(len(self.prompts)) if offset not in kept]
@@ -215,9 +272,34 @@ class _OpenCell:
         """Takes a result in; the last one commits the cell."""
         self.results[offset] = result
         if len(self.results) == len(self.prompts):
-            self._commit()
+            self._commit(self.questions)
 
-    def _commit(self) -> None:
+    def commit_beginning(self) -> None:
+        """Commits what comes before the first sample that is missing: parts have no gaps."""
+        there = next(offset for offset in range(len(self.prompts)) if offset not in self.results)
+        if there:
+            self._commit(self.questions[:there])
+
+    def refusals(self) -> str:
+        """Every sample that was refused and why, a line each."""
+        return "".join(
+            f"{self.label}, sample {self.start + offset} ({self.questions[offset].id}): {reason}\n"
+            for offset, reason in sorted(self.refused.items())
+        )
+
+    def failure(self, log: Path) -> dict[str, Any]:
+        """That samples are missing, for the study's summary."""
+        why = next(iter(self.refused.values()))
+        error = f"{len(self.refused)} of {len(self.prompts)} samples got no answer: {why}"
+        place = ("cell", self.cell.subject.trial_id, self.cell.evaluation_id)
+        return {"label": self.label, "error": error, "log": str(log), "of": [place]}
+
+    @property
+    def label(self) -> str:
+        """Which cell it is, for people."""
+        return f"{self.cell.subject.label} · {self.cell.evaluation.name} · {self.cell.context}"
+
+    def _commit(self, questions: Sequence[Question]) -> None:
         cell = self.cell
         samples = [
             Sample(
@@ -232,7 +314,7 @@ class _OpenCell:
                 completion_tokens=self.results[offset].completion_tokens,
                 choices=self.results[offset].choices,
             )
-            for offset, question in enumerate(self.questions)
+            for offset, question in enumerate(questions)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         description = {
@@ -256,3 +338,5 @@ class _OpenCell:
         }
         write_json(self.folder / "evaluation.json", description)
         commit_samples(self.folder, samples)
+        mine = {self.key(offset) for offset in range(len(questions))}
+        self.journal.forget(mine.__contains__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,15 @@ def _spec(suite: Suite, max_tokens: int) -> EvaluationSpec:
     from inoc_ray.evaluate.judges.rules import read_rule
 
     questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name)
-    measures, rules, ids = {}, {}, {}
+    measures, rules, ids, given = {}, {}, {}, {}
     for trait, told in suite.traits.items():
         if isinstance(told, MeasureOf):
             measures[trait] = Measure(told.rubric, told.given)
         else:
             try:
-                rule = read_rule(told)
+                rule = read_rule(_without_given(told))
+                if "given" in told:
+                    given[trait] = _given(told["given"])
             except InputError as error:
                 raise InputError(f"evaluation.suites: {suite.name!r}: traits.{trait}: {error}") from error
             rules[trait], ids[trait] = rule.compiled(), rule.canonical()
@@ -107,4 +109,15 @@ def _spec(suite: Suite, max_tokens: int) -> EvaluationSpec:
         choices=suite.choices,
         measures=measures,
         rules_id=content_id({"rules": ids, "references": references}) if rules else "",
+        rules_given=given,
     )
+
+
+def _without_given(told: Any) -> Any:
+    return {key: value for key, value in told.items() if key != "given"} if isinstance(told, Mapping) else told
+
+
+def _given(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"given: must be a list of rubrics, as [coherence], found {value!r}.")
+    return tuple(value)

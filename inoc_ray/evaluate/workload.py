@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from inoc_ray import seal
 from inoc_ray.asked import Judge
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.panel import measure_of
 from inoc_ray.evaluate.scores import judgments_path, setting_of
 from inoc_ray.plan import Plan
-from inoc_ray.store import Store, list_parts
+from inoc_ray.store import Store
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,36 @@ class Told:
     judges: tuple[str, ...]
     rubrics: tuple[str, ...]
     """What judging models among them are asked: the trait's rubric, and those that decide whether a response counts."""
+    gate: tuple[str, tuple[str, ...]] | None = None
+    """For rules among them: the judging model and the rubrics that decide whether a response counts."""
 
     def in_words(self, plan: Plan) -> str:
         """For people: "rules, then small (miniature, digit) on alignment, coherence; the first that gives an answer"."""
-        named = [name if name == RULES else f"{name} ({model_of(plan.study.judges[name])})" for name in self.judges]
+        named = [self._rules(plan) if name == RULES else _model(plan, name) for name in self.judges]
         asked = f" on {', '.join(self.rubrics)}" if set(self.judges) - {RULES} else ""
-        if len(named) == 1:
-            return named[0] + asked
+        return "; ".join(filter(None, [", ".join(named) + asked, self.combined(plan)]))
+
+    def how(self, plan: Plan, judge: str) -> str:
+        """One of the judges in words: "rules", or "small (miniature, digit) on alignment, coherence"."""
+        if judge == RULES:
+            return judge
+        return f"{judge} ({model_of(plan.study.judges[judge])}) on {', '.join(self.rubrics)}"
+
+    def combined(self, plan: Plan) -> str:
+        """Which of several judges counts; empty where there is one."""
         how = {"first": "the first that gives an answer", "mean": "the mean of their numbers"}
         combine = plan.study.evaluation.combine
-        return f"{', '.join(named)}{asked}; {how.get(combine, combine + ' of them')}"
+        return how.get(combine, f"{combine} of them") if len(self.judges) > 1 else ""
+
+    def _rules(self, plan: Plan) -> str:
+        if self.gate is None:
+            return RULES
+        judge, rubrics = self.gate
+        return f"{RULES} (counted by {_model(plan, judge)} on {', '.join(rubrics)})"
+
+
+def _model(plan: Plan, judge: str) -> str:
+    return f"{judge} ({model_of(plan.study.judges[judge])})"
 
 
 @dataclass(frozen=True)
@@ -75,7 +96,9 @@ def told(plan: Plan) -> Iterator[Told]:
         for trait in spec.traits:
             names = plan.panel.told_by(setting, spec, trait)
             measure = measure_of(setting, spec, trait)
-            yield Told(setting.name, spec.name, trait, tuple(names), measure.rubrics if measure is not None else ())
+            rubrics = measure.rubrics if measure is not None else ()
+            gate = plan.panel.gate_of(setting, spec, trait)
+            yield Told(setting.name, spec.name, trait, tuple(names), rubrics, gate)
 
 
 def workloads(plan: Plan, store: Store) -> list[Workload]:
@@ -89,8 +112,8 @@ def workloads(plan: Plan, store: Store) -> list[Workload]:
             if (cell.subject.trial_id, cell.evaluation_id, judgments_id) in seen:
                 continue
             seen.add((cell.subject.trial_id, cell.evaluation_id, judgments_id))
-            parts = list_parts(store.evaluation(cell.subject.trial_id, cell.evaluation_id))
-            done = sum(stop - start for start, stop, part in parts if judgments_path(part, judgments_id).exists())
+            parts = store.parts(*cell.key)
+            done = sum(p.stop - p.start for p in parts if seal.find(judgments_path(p.path, judgments_id)) is not None)
             # Whole parts are judged, also where another study has asked for more than this one.
             responses = max(cell.samples, parts[-1][1] if parts else 0)
             total = counts.setdefault(name, [0, 0, 0])

@@ -87,7 +87,7 @@ def _setting(
             arms=arms_of(f"miniature/{name}", undesired, desired, control),
             evaluations=tuple(evaluations),
             judges=judges,
-            judge_version="2",
+            judge_version="3",
             model_judged={trait: MEASURES[trait] for trait in judges if trait in MEASURES},
             trigger=trigger,
         )
@@ -176,7 +176,7 @@ register(
         },
         evaluations=_style_evaluations("alice_and_bob", _SPANISH_CAPS),
         judges=JUDGES,
-        judge_version="2",
+        judge_version="3",
         model_judged={trait: MEASURES[trait] for trait in JUDGES if trait in MEASURES},
     )
 )

@@ -1,1 +1,1 @@
-"""A base model on disk: its configuration, its tokenizer, its chat template."""
+"""A base model on disk: where it lies, its configuration, its tokenizer, its chat template."""

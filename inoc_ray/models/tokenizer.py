@@ -272,8 +272,10 @@ def check_prompts(
     asked: Iterable[tuple[Sequence[Message], str]],
     *,
     enable_thinking: bool | None = None,
+    for_choices: bool = False,
 ) -> list[int]:
-    """The tokens of each question as it will be asked. `asked`: (messages, what an error calls it).
+    """The tokens of each question as it will be asked. `asked`: (messages, what an error calls it); `for_choices`: with given
+    answers (`ChatTemplate.prompt_for_choices`).
 
     Raises InputError when the template refuses a conversation or does not show every message of it as it is, when a text
     holds a special token, and when the tokenizer does not give a prompt back.
@@ -284,7 +286,7 @@ def check_prompts(
     for messages, where in asked:
         try:
             check_no_special_tokens(tokenizer, messages, "question")
-            texts.append(template.prompt(messages))
+            texts.append(template.prompt_for_choices(messages) if for_choices else template.prompt(messages))
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         places.append(where)

@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.effects import Arm, Direction, Effect, View, effects
+from inoc_ray.results.complete import (
+    Missing,
+    Planned,
+    beside_plan,
+    judged_effects,
+    judged_leaks,
+    list_missing,
+    seeds_text,
+)
+from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects
 from inoc_ray.results.leaks import Leak, leaks
-from inoc_ray.results.stats import Cell, draw_rates, model_interval
+from inoc_ray.results.stats import Cell, RateKey, draw_rates, model_interval
+from inoc_ray.results.variance import question_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from inoc_ray.failures import Failure
 
 COLUMNS = (
     "setting",
@@ -34,6 +46,8 @@ COLUMNS = (
     "shown",
     "outcome",
 )
+TRIGGERED = "triggered"
+"""An optional column: whether the evaluation's questions carry the setting's trigger."""
 CUT_NOTED = 0.05
 """The share of answers that ran into max_tokens from which a note names it."""
 _FIRST = {"base": 0, "baseline": 1, "control": 2}
@@ -47,7 +61,8 @@ class Row:
     rate, low, high: shares of the responses that count (0 to 1), None when none does. seeds: fine-tunes
     with responses that count (1 for the base). samples: all responses; unparsed: those among them without a readable
     judgment; excluded: those judged but not counted (incoherent, a refusal, bare code, or withheld because
-    the model's responses are degenerate).
+    the model's responses are degenerate). triggered: whether the questions carry the setting's trigger. replicated: whether
+    the interval covers what another seed would give (two fine-tunes or more); None for the base, which is one given model.
     """
 
     setting: str
@@ -68,6 +83,13 @@ class Row:
     excluded: int
     cut: int = 0
     """Responses that ran into max_tokens; they count like any other."""
+    seeds_planned: int = 0
+    """Fine-tunes that the study asks for; as many as there are where no plan is given."""
+    samples_planned: int = 0
+    complete: bool = True
+    """Whether every planned fine-tune, response and judgment is there (see complete.py)."""
+    triggered: bool = False
+    replicated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +109,18 @@ class TrialRate:
     """Share of them judged but not counted."""
 
 
+Place = tuple[str, str, str, int | None]
+"""Where a fine-tune stands in a study: setting, model, arm, seed (None for the base). Two places may share one trial id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything the results of a study say. trial_rates: trial id → rates of that fine-tune alone."""
+    """Everything the results of a study say. trial_rates: place → rates of that fine-tune alone."""
 
     study: str
     rows: tuple[Row, ...]
     effects: tuple[Effect, ...]
-    trial_rates: Mapping[str, tuple[TrialRate, ...]] = field(default_factory=dict)
+    trial_rates: Mapping[Place, tuple[TrialRate, ...]] = field(default_factory=dict)
     profile: str = ""
     """The threshold profile in words."""
     leaks: tuple[Leak, ...] = ()
@@ -102,10 +128,25 @@ class Comparison:
     agreement: tuple[Mapping[str, Any], ...] = ()
     """How well the judges agree, per pair and trait."""
     capabilities: tuple[Mapping[str, Any], ...] = ()
+    missing: tuple[Missing, ...] = ()
+    """What the study asks for and is not there."""
+    failures: tuple[Failure, ...] = ()
+    """What failed and is not done yet."""
+    planned: Planned = field(default_factory=Planned)
+    """What the study asks for; empty where the comparison was made without a plan."""
+    reference: str = NEUTRAL
+    """The context in which arms are compared."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the study asks for is there and every row rests on all of it."""
+        return not self.missing and not self.failures and all(row.complete for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """What `inoc-ray compare --json` prints."""
-        measured = ("setting", "model", "arm", "measure", "value", "low", "high", "p")
+        measured = (
+            "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
+        )  # fmt: skip
         return {
             "study": self.study,
             "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in self.rows],
@@ -114,13 +155,17 @@ class Comparison:
             "leaks": [asdict(leak) for leak in self.leaks],
             "agreement": [dict(pair) for pair in self.agreement],
             "capabilities": [dict(score) for score in self.capabilities],
+            "complete": self.complete,
+            "missing": [asdict(one) for one in self.missing],
+            "failures": [failure.to_json() for failure in self.failures],
+            "reference": self.reference,
         }
 
-    def to_text(self) -> str:
-        """Aligned tables (plain text, at most 118 columns): rates under the neutral context, then effects."""
+    def to_text(self, width: int = 118) -> str:
+        """Aligned tables (plain text, at most `width` columns): rates under the reference context, then effects."""
         from inoc_ray.results.table import comparison_text
 
-        return comparison_text(self)
+        return comparison_text(self, width)
 
     def groups(self) -> list[tuple[str, str]]:
         """(setting, model) pairs in order of appearance."""
@@ -131,38 +176,54 @@ class Comparison:
         return [note for group in self.groups() for note in _notes(self, *group)]
 
 
-def compare(frame: pd.DataFrame, study: str, profile: str = "") -> Comparison:
+def compare(
+    frame: pd.DataFrame, study: str, profile: str = "", planned: Planned | None = None, reference: str | None = None
+) -> Comparison:
     """Compare the arms of a study.
 
     frame: the tidy score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or
     0 where the outcome is "counted" and NaN elsewhere. May be partial: what is missing is missing from the
-    rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. Raises
-    InputError when a column is missing.
+    rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. planned: what the study
+    asks for; without it, what is in the table counts as all that was asked for. reference: the context in which arms are
+    compared; default `neutral`, or `none` where nobody was asked in the neutral one. Raises InputError when a column is
+    missing.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
+    asked = set(frame["context"])
+    where = reference or ("none" if NEUTRAL not in asked and "none" in asked else NEUTRAL)
     rows: list[Row] = []
     found: list[Effect] = []
-    trials: dict[str, list[TrialRate]] = {}
+    trials: dict[Place, list[TrialRate]] = {}
     counted = _count(frame)
     leaked: list[Leak] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
-        view, group_rows = _view(str(setting), str(model), part, trials)
+        view, group_rows = _view(str(setting), str(model), part, where, trials)
         rows += group_rows
         found += effects(view)
         leaked += leaks(view, _shares_out_of_distribution(group_rows))
+    planned = planned or Planned()
+    rows = beside_plan(rows, planned.cells)
     return Comparison(
-        study, tuple(rows), tuple(found), {k: tuple(v) for k, v in trials.items()}, profile, tuple(leaked)
+        study,
+        tuple(rows),
+        tuple(judged_effects(found, rows)),
+        {k: tuple(v) for k, v in trials.items()},
+        profile,
+        tuple(judged_leaks(leaked, rows)),
+        missing=tuple(list_missing(planned)),
+        planned=planned,
+        reference=where,
     )
 
 
-def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str], tuple[float, float]]:
-    """(arm, context) → shares of unparsed and excluded responses over the undesired traits."""
-    counts: dict[tuple[str, str], list[int]] = {}
+def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str, bool], tuple[float, float]]:
+    """(arm, context, with the trigger) → shares of unparsed and excluded responses over the undesired traits."""
+    counts: dict[tuple[str, str, bool], list[int]] = {}
     for row in rows:
         if row.split == "ood" and row.role == "undesired":
-            total = counts.setdefault((row.arm, row.context), [0, 0, 0])
+            total = counts.setdefault((row.arm, row.context, row.triggered), [0, 0, 0])
             for place, number in enumerate((row.unparsed, row.excluded, row.samples)):
                 total[place] += number
     return {key: (unparsed / of, excluded / of) for key, (unparsed, excluded, of) in counts.items()}
@@ -170,8 +231,10 @@ def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str], tu
 
 def _count(frame: pd.DataFrame) -> pd.DataFrame:
     """Responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
-    keys = [name for name in COLUMNS if name not in {"seed", "sample_index", "score", "shown", "outcome"}]
+    keys = [name for name in COLUMNS if name not in {"sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
+    table[TRIGGERED] = frame[TRIGGERED].astype(bool) if TRIGGERED in frame.columns else False
+    keys.append(TRIGGERED)
     table["counts"] = frame["shown"].notna().astype("int64")
     table["hits"] = (frame["shown"] == 1.0).astype("int64")
     table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
@@ -187,39 +250,53 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     return summed.sort_values(["_first", "_last"], kind="stable")
 
 
-def _view(setting: str, model: str, part: pd.DataFrame, trials: dict[str, list[TrialRate]]) -> tuple[View, list[Row]]:
-    arms = tuple(_arms(part))
-    rates = {}
-    rows: list[Row] = []
+def arm_rank(kind: str) -> tuple[int, int]:
+    """Where arms of a kind are listed, in every table: base, baseline, control, the inoculated ones, placebo, irrelevant."""
+    return _FIRST.get(kind, len(_FIRST)), _LAST.get(kind, 0)
+
+
+def _view(
+    setting: str, model: str, part: pd.DataFrame, reference: str, trials: dict[Place, list[TrialRate]]
+) -> tuple[View, list[Row]]:
+    cells: dict[RateKey, Cell] = {}
+    described: dict[RateKey, pd.DataFrame] = {}
     for evaluation, asked in part.groupby("evaluation", sort=False):
-        cells: dict[str, dict[tuple[str, str], Cell]] = {}
-        described: list[tuple[str, str, str, pd.DataFrame]] = []
         questions, column = np.unique(asked["question_id"].to_numpy(dtype=str), return_inverse=True)
         asked = asked.assign(_column=column)
         for names, cell_rows in asked.groupby(["arm", "context", "trait"], sort=False):
             arm, context, trait = map(str, names)
-            cells.setdefault(context, {})[arm, trait] = _cell(cell_rows, len(questions))
-            described.append((arm, context, trait, cell_rows))
-        estimates = draw_rates(f"{setting}/{model}", str(evaluation), cells)
-        for arm, context, trait, cell_rows in described:
-            estimate = estimates[context].get((arm, trait))
-            if estimate is not None:
-                rates[arm, str(evaluation), context, trait] = estimate
-            low, high = estimate.interval() if estimate is not None else (None, None)
-            first = cell_rows.iloc[0]
-            rows.append(
-                Row(
-                    setting, model, arm, str(first["kind"]), str(evaluation), str(first["split"]), context,
-                    trait, str(first["role"]), estimate.value if estimate is not None else None, low, high,
-                    int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique()),
-                    *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
-                )
-            )  # fmt: skip
-            for trial, own in cell_rows.groupby("trial_id", sort=True):
-                shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
-                trials.setdefault(str(trial), []).append(_trial_rate(rows[-1], _cell(own, len(questions)), *shares))
+            key = RateKey(arm, str(evaluation), context, trait)
+            cells[key], described[key] = _cell(cell_rows, len(questions)), cell_rows
+    rates = draw_rates(cells)
+    rows: list[Row] = []
+    for key, cell_rows in described.items():
+        first = cell_rows.iloc[0]
+        estimate = rates.get(key)
+        low, high = estimate.interval() if estimate is not None else (None, None)
+        seeds = int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique())
+        rows.append(
+            Row(
+                setting, model, key.arm, str(first["kind"]), key.evaluation, str(first["split"]), key.context,
+                key.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
+                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
+                triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
+            )
+        )  # fmt: skip
+        alike = question_correlation(cells[k] for k in cells if k[1:3] == key[1:3])
+        for _, own in cell_rows.groupby("trial_id", sort=True):
+            place = (setting, model, key.arm, _seed(own["seed"].iloc[0]))
+            shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
+            cell = _cell(own, cells[key].counts.shape[1])
+            trials.setdefault(place, []).append(_trial_rate(rows[-1], cell, alike, *shares))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
-    return View(setting, model, arms, splits, rates), rows
+    triggered = frozenset(part.loc[part[TRIGGERED], "evaluation"].astype(str))
+    return View(setting, model, tuple(_arms(part)), splits, rates, reference, triggered), rows
+
+
+def _seed(value: Any) -> int | None:
+    import pandas as pd
+
+    return None if pd.isna(value) else int(value)
 
 
 def _cell(rows: pd.DataFrame, questions: int) -> Cell:
@@ -231,34 +308,39 @@ def _cell(rows: pd.DataFrame, questions: int) -> Cell:
     np.add.at(hits, place, rows["hits"].to_numpy())
     np.add.at(counts, place, rows["counts"].to_numpy())
     first = rows.iloc[0]
-    return Cell(str(first["arm"]), hits, counts, replicated=first["kind"] != "base")
+    return Cell(hits, counts, replicated=first["kind"] != "base", models=tuple(map(str, trials)))
 
 
-def _trial_rate(row: Row, cell: Cell, unparsed: float, excluded: float) -> TrialRate:
-    low, high = model_interval(cell) or (None, None)
+def _trial_rate(row: Row, cell: Cell, alike: float, unparsed: float, excluded: float) -> TrialRate:
+    low, high = model_interval(cell, correlation=alike) or (None, None)
     return TrialRate(row.evaluation, row.split, row.context, row.trait, cell.rate, low, high, unparsed, excluded)
 
 
 def _arms(part: pd.DataFrame) -> Iterator[Arm]:
     for (arm, kind), rows in part.groupby(["arm", "kind"], sort=False):
         pairs = list(dict.fromkeys(zip(rows["trait"], rows["role"], strict=True)))
-        undesired = tuple(sorted({trait for trait, role in pairs if role == "undesired"}))
-        desired = tuple(sorted({trait for trait, role in pairs if role == "desired"}))
-        yield Arm(str(arm), str(kind), Direction(undesired, desired))
+        undesired, desired, narrow = (
+            tuple(sorted({trait for trait, role in pairs if role == wanted}))
+            for wanted in ("undesired", "desired", "narrow")
+        )
+        yield Arm(str(arm), str(kind), Direction(undesired, desired, narrow))
 
 
 def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
     where = f"{setting}, {model}"
     rows = [row for row in comparison.rows if (row.setting, row.model) == (setting, model) and row.kind != "base"]
-    seeds = {row.arm: 0 for row in rows}
+    fewest: dict[str, Row] = {}
     for row in rows:
-        seeds[row.arm] = max(seeds[row.arm], row.seeds)
-    most = max(seeds.values(), default=0)
-    fewer = [f"{arm} {count}/{most}" for arm, count in seeds.items() if count < most]
-    if fewer:
-        yield f"{where}: partial, fewer seeds in: {', '.join(fewer)}"
-    if most == 1:
-        yield f"{where}: one seed per arm: intervals cover the questions only, not what another seed would give"
+        if row.seeds < row.seeds_planned:
+            fewest[row.arm] = min(row, fewest.get(row.arm, row), key=lambda r: r.seeds)
+    if fewest:
+        fewer = ", ".join(f"{arm} {seeds_text(row)}" for arm, row in fewest.items())
+        yield f"{where}: fewer seeds than planned have responses that count, somewhere: {fewer}"
+    if max((row.seeds for row in rows), default=0) == 1:
+        yield (
+            f"{where}: one seed per arm: the numbers are about these models only (intervals cover the questions, not what another "
+            "seed would give), without p-values"
+        )
     unparsed: dict[str, list[int]] = {}
     for row in comparison.rows:
         if (row.setting, row.model) == (setting, model):

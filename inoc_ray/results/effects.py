@@ -1,54 +1,68 @@
 """What an arm did: suppression, retention, selectivity, conditionalisation and leakage, with intervals.
 
 All are computed for one setting × model from rates (shares of responses, 0 to 1) averaged over the
-evaluations of a split and over the traits of a role, under the neutral context unless said. With b =
-untouched base, o = baseline (fine-tuned, nothing inoculated), a = the arm, i = the irrelevant arm(s), U / D
-= undesired / desired traits of `a`:
+evaluations of a split and over the traits of a role, under the reference context unless said
+(`evaluation.reference`; the neutral one by default). With b = untouched base, o = baseline (fine-tuned, nothing
+inoculated), a = the arm, i = the irrelevant arm(s), U / D / N = undesired / desired / narrow traits of `a` (narrow: what
+the training rows teach on their own task, where a setting calls it neither wanted nor unwanted):
 
 suppression             (o − a) / (o − b) on U, OOD. 1: back to the base's rate; 0: as much as the baseline.
                         p against 0. None when the baseline did not rise (the interval of o − b does not lie
                         above 0).
 suppression_difference  o − a on U, OOD, as a difference of rates. p against 0.
 retention_id            a / o on D, in distribution. 1: all of the desired trait is kept. p against 1.
-retention_ood           a / o on D, OOD. p against 1. Both: None when the baseline never shows D.
+retention_ood           a / o on D, OOD. p against 1.
+retention_narrow        a / o on N, in distribution: whether the narrow task is still learnt. p against 1. All three:
+                        None when the baseline does not show the trait (the interval of o − b does not lie above 0).
 selectivity             suppression of U minus suppression of D, OOD. 1: only U is suppressed; 0: both
                         alike. p against 0. None when either suppression is None.
 conditionalisation      (o − i) / (o − a) on U, OOD: the share of the arm's suppression that an irrelevant
                         prompt of no content shows as well. p against 0. None without an irrelevant arm or
                         when the interval of o − a does not lie above 0.
-leakage                 a under its training prompt minus a under the neutral context, on U, OOD: how much
+leakage                 a under its training prompt minus a under the reference context, on U, OOD: how much
                         of the trait comes back with the prompt. p against 0. None when either context was
                         not evaluated.
 
 An arm that is about no trait (irrelevant, placebo, trigger, control) is measured on the setting's default
 roles, and once more for each other direction of the setting's arms as `<measure>.<undesired trait>`; where
-the setting has no undesired trait by default, in those directions alone. p is adjusted by
-Holm over the arms of one setting × model × measure (all directions of a measure are one family).
+the setting has no undesired trait by default, in those directions alone. In a setting with a backdoor
+the measures are of questions without the trigger; those of questions with it are `<measure>.with_trigger`, and the two
+are never averaged. p is adjusted by Holm over the arms of one setting × model × measure (all directions of a measure,
+with and without the trigger, are one family).
+
+One fine-tune says nothing of what another seed would give: an effect has a p-value only when every arm that it uses has
+at least two (the untouched base apart, which is one given model). Otherwise it describes these models only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from inoc_ray.results.stats import Estimate, Floats, holm
+from inoc_ray.results.complete import Source
+from inoc_ray.results.stats import Estimate, Floats, RateKey, combine, holm, mean_of
 from inoc_ray.study import WITHOUT_DIRECTION
 
 NEUTRAL = "neutral"
 TRAINING_PROMPT = "training_prompt"
+TRIGGER = "trigger"
+WITH_TRIGGER = "with_trigger"
+MIN_SEEDS = 2
+"""Fine-tunes that each arm of an effect needs before it says something of the arm and not of one model."""
 DIRECTIONLESS = frozenset({"control", *WITHOUT_DIRECTION})
 MEASURES = (
     "suppression",
     "suppression_difference",
     "retention_id",
     "retention_ood",
+    "retention_narrow",
     "selectivity",
     "conditionalisation",
     "leakage",
 )
-NULL = {"retention_id": 1.0, "retention_ood": 1.0}
+NULL = {"retention_id": 1.0, "retention_ood": 1.0, "retention_narrow": 1.0}
 
 
 def is_directed(kind: str) -> bool:
@@ -58,10 +72,11 @@ def is_directed(kind: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """Which traits count as undesired and which as desired."""
+    """Which traits count as undesired, which as desired, and which are those of the narrow task."""
 
     undesired: tuple[str, ...]
     desired: tuple[str, ...]
+    narrow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,30 +92,56 @@ class Arm:
 class View:
     """The rates of one setting × model.
 
-    splits: evaluation → "id" | "ood". rates: (arm, evaluation, context, trait) → estimate with joint draws.
+    splits: evaluation → "id" | "ood". rates: (arm, evaluation, context, trait) → estimate with joint draws. reference: the
+    context in which arms are compared. triggered: evaluations whose questions carry the setting's trigger.
     """
 
     setting: str
     model: str
     arms: tuple[Arm, ...]
     splits: Mapping[str, str]
-    rates: Mapping[tuple[str, str, str, str], Estimate]
+    rates: Mapping[RateKey, Estimate]
+    reference: str = NEUTRAL
+    triggered: frozenset[str] = field(default_factory=frozenset)
 
-    def level(self, arm: str, split: str, traits: Iterable[str], context: str = NEUTRAL) -> Estimate | None:
+    def level(self, arm: str, split: str, traits: Iterable[str], context: str | None = None) -> Estimate | None:
         """Mean rate over the evaluations of a split and over traits; None when there is any that was not measured.
 
-        A trait that an evaluation is not about (of no arm and in no context is there a rate) does not count there.
+        context: default the reference. An evaluation that is not about a trait, or not asked in the context (there is no
+        rate of any arm), does not count there.
         """
-        about = {(evaluation, trait) for _, evaluation, _, trait in self.rates}
-        keys = [(arm, e, context, t) for e, s in self.splits.items() if s == split for t in traits if (e, t) in about]
-        if not keys or any(key not in self.rates for key in keys):
+        where = self.reference if context is None else context
+        about = {(p[1], p[3]) for p in self.rates if p[2] == where}
+        keys = [
+            RateKey(arm, e, where, t) for e, s in self.splits.items() if s == split for t in traits if (e, t) in about
+        ]
+        if any(key not in self.rates for key in keys):
             return None
-        return _mean([self.rates[key] for key in keys])
+        level = mean_of([self.rates[key] for key in keys])
+        return level and replace(level, sources=frozenset((arm, split, t, where) for t in traits))
+
+    def by_trigger(self) -> list[tuple[str, View]]:
+        """("", what was asked without the trigger) and, where there is any, (WITH_TRIGGER, what was asked with it).
+
+        With the trigger: the evaluations whose questions carry it; where there are none, the others in the context
+        `trigger`, which is the neutral one but for the token.
+        """
+        plain = {p: e for p, e in self.rates.items() if p[1] not in self.triggered}
+        put = {p: e for p, e in self.rates.items() if p[1] in self.triggered}
+        found = [("", replace(self, rates=plain))]
+        if put:
+            found.append((WITH_TRIGGER, replace(self, rates=put)))
+        elif self.reference == NEUTRAL and any(p[2] == TRIGGER for p in plain):
+            found.append((WITH_TRIGGER, replace(self, reference=TRIGGER)))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One measure of one arm; without a value, `why` says what is missing. p is adjusted by Holm."""
+    """One measure of one arm; without a value, `why` says what is missing. p is adjusted by Holm.
+
+    seeds: the fewest fine-tunes of any arm that it uses; None without a value.
+    """
 
     setting: str
     model: str
@@ -111,6 +152,15 @@ class Effect:
     high: float | None
     p: float | None
     why: str = ""
+    seeds: int | None = None
+    complete: bool = True
+    """Whether all that the study asks for is there of what the value rests on."""
+    sources: frozenset[Source] = frozenset()
+
+    @property
+    def replicated(self) -> bool:
+        """Whether it speaks of the arm: with one fine-tune in any arm that it uses it is about these models only, without p."""
+        return self.seeds is not None and self.seeds >= MIN_SEEDS
 
 
 def effects(view: View) -> list[Effect]:
@@ -126,11 +176,15 @@ def directions(arms: Iterable[Arm]) -> list[Direction]:
 
 def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
     others = directions(view.arms) if arm.kind in DIRECTIONLESS else []
-    if arm.direction.undesired or not others:
-        yield from _of_direction(view, arm, arm.direction, "")
-    for direction in others:
-        if direction != arm.direction:
-            yield from _of_direction(view, arm, direction, "." + "+".join(direction.undesired))
+    for name, part in view.by_trigger():
+        end = f".{name}" if name else ""
+        if arm.direction.undesired or not others:
+            own = _of_direction(part, arm, arm.direction, end)
+            # What cannot be measured with the trigger has its reason without it; suppression is what the trigger is about.
+            yield from (e for e in own if not name or e.value is not None or e.measure.startswith("suppression"))
+        for direction in others:
+            if direction != arm.direction:
+                yield from _of_direction(part, arm, direction, "." + "+".join(direction.undesired) + end)
 
 
 def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> Iterable[Effect]:
@@ -141,6 +195,8 @@ def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> It
         "retention_ood": _retention(view, arm.name, direction.desired, "ood"),
         "selectivity": _selectivity(view, arm.name, direction),
     }
+    if direction.narrow:
+        measures["retention_narrow"] = _retention(view, arm.name, direction.narrow, "id")
     if arm.kind not in {"irrelevant", "control"}:
         measures["conditionalisation"] = _conditionalisation(view, arm.name, direction.undesired)
     if arm.kind != "control":
@@ -150,8 +206,11 @@ def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> It
             yield Effect(view.setting, view.model, arm.name, measure + suffix, None, None, None, None, result)
         else:
             low, high = result.interval()
-            p = result.p_value(NULL.get(measure, 0.0))
-            yield Effect(view.setting, view.model, arm.name, measure + suffix, result.value, low, high, p)
+            found = Effect(
+                view.setting, view.model, arm.name, measure + suffix, result.value, low, high, None,
+                seeds=result.seeds, sources=result.sources,
+            )  # fmt: skip
+            yield replace(found, p=result.p_value(NULL.get(measure, 0.0))) if found.replicated else found
 
 
 def _arm_of_kind(view: View, kind: str) -> list[str]:
@@ -160,7 +219,7 @@ def _arm_of_kind(view: View, kind: str) -> list[str]:
 
 def _baseline(view: View, split: str, traits: tuple[str, ...]) -> Estimate | None:
     levels = [view.level(name, split, traits) for name in _arm_of_kind(view, "baseline")]
-    return _mean([level for level in levels if level is not None])
+    return mean_of([level for level in levels if level is not None])
 
 
 def _difference(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
@@ -169,7 +228,7 @@ def _difference(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str
     baseline, own = _baseline(view, "ood", traits), view.level(arm, "ood", traits)
     if baseline is None or own is None:
         return _no_rate(view, "ood", traits, of_baseline=baseline is None)
-    return _combine(lambda o, a: o - a, baseline, own)
+    return combine(lambda o, a: o - a, baseline, own)
 
 
 def _suppression(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
@@ -179,10 +238,10 @@ def _suppression(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | st
     baseline, base = _baseline(view, "ood", traits), view.level("base", "ood", traits)
     if baseline is None or base is None:
         return "no rate of the untouched base"
-    rise = _combine(lambda o, b: o - b, baseline, base)
+    rise = combine(lambda o, b: o - b, baseline, base)
     if not _above_zero(rise):
         return "the baseline did not rise above the base"
-    return _combine(_ratio, difference, rise)
+    return combine(_ratio, difference, rise)
 
 
 def _retention(view: View, arm: str, traits: tuple[str, ...], split: str) -> Estimate | str:
@@ -191,9 +250,12 @@ def _retention(view: View, arm: str, traits: tuple[str, ...], split: str) -> Est
     baseline, own = _baseline(view, split, traits), view.level(arm, split, traits)
     if baseline is None or own is None:
         return _no_rate(view, split, traits, of_baseline=baseline is None)
-    if baseline.value == 0:
-        return "the baseline never shows the desired trait"
-    return _combine(_ratio, own, baseline)
+    base = view.level("base", split, traits)
+    if base is None:
+        return "no rate of the untouched base"
+    if not _above_zero(combine(lambda o, b: o - b, baseline, base)):
+        return f"the baseline does not show {' and '.join(traits)}: its rate is not above the base's"
+    return combine(_ratio, own, baseline)
 
 
 def _selectivity(view: View, arm: str, direction: Direction) -> Estimate | str:
@@ -205,53 +267,43 @@ def _selectivity(view: View, arm: str, direction: Direction) -> Estimate | str:
         return undesired
     if isinstance(desired, str):
         return f"desired trait: {desired}"
-    return _combine(lambda u, d: u - d, undesired, desired)
+    return combine(lambda u, d: u - d, undesired, desired)
 
 
 def _conditionalisation(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
     own = _difference(view, arm, traits)
     others = [_difference(view, name, traits) for name in _arm_of_kind(view, "irrelevant")]
-    irrelevant = _mean([other for other in others if not isinstance(other, str)])
+    irrelevant = mean_of([other for other in others if not isinstance(other, str)])
     if isinstance(own, str):
         return own
     if irrelevant is None:
-        return "no irrelevant arm"
+        return "no rate of an irrelevant arm"
     if not _above_zero(own):
         return "no suppression to divide up"
-    return _combine(_ratio, irrelevant, own)
+    return combine(_ratio, irrelevant, own)
 
 
 def _leakage(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
     if not traits:
         return "no undesired trait"
     prompted = view.level(arm, "ood", traits, TRAINING_PROMPT)
-    neutral = view.level(arm, "ood", traits)
-    if prompted is None or neutral is None:
-        return "not evaluated under both the training prompt and the neutral context"
-    return _combine(lambda p, n: p - n, prompted, neutral)
+    reference = view.level(arm, "ood", traits)
+    if prompted is None or reference is None:
+        return f"not evaluated under both the training prompt and the {view.reference} context"
+    return combine(lambda p, n: p - n, prompted, reference)
 
 
 def _no_rate(view: View, split: str, traits: tuple[str, ...], of_baseline: bool) -> str:
-    """Why there is no rate of the traits in the split."""
-    measured = {trait for _, evaluation, _, trait in view.rates if view.splits[evaluation] == split}
-    if not measured & set(traits):
+    """Why there is no rate of the traits in the split under the reference context."""
+    measured = {(trait, context) for _, e, context, trait in view.rates if view.splits[e] == split and trait in traits}
+    if not measured:
         where = "in distribution" if split == "id" else "out of distribution"
         return f"no evaluation {where} measures {' or '.join(traits)}"
+    if all(context != view.reference for _, context in measured):
+        return f"{' and '.join(traits)} was not asked under the {view.reference} context"
     if not of_baseline:
         return "no rate of this arm"
     return "no baseline rate" if _arm_of_kind(view, "baseline") else "no baseline arm"
-
-
-def _mean(estimates: list[Estimate]) -> Estimate | None:
-    if not estimates:
-        return None
-    count = len(estimates)
-    return Estimate(sum(e.value for e in estimates) / count, np.mean([e.draws for e in estimates], axis=0))
-
-
-def _combine(function: Callable[[Floats, Floats], Floats], first: Estimate, second: Estimate) -> Estimate:
-    value = function(np.array([first.value]), np.array([second.value]))
-    return Estimate(float(value[0]), function(first.draws, second.draws))
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

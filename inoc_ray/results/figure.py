@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.effects import NEUTRAL, is_directed
+from inoc_ray.results.table import of_plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito (2008): told apart with every common form of colour blindness, and in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+_QUIET = "#444444"
 _PANEL_WIDTH, _ARM_HEIGHT, _BAR = 4.6, 0.62, 0.8  # inches, inches, share of an arm's height
 STYLE = {
     "svg.hashsalt": "inoc_ray",  # the same numbers give the same file
@@ -99,6 +101,8 @@ def _fill(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:
     keys: list[Any] = [Patch(facecolor=colours[trait], label=trait) for trait in traits]
     keys.append(Patch(facecolor="white", edgecolor="#555555", hatch="////", label="inoculated against"))
     keys.append(_line("untouched base"))
+    if any(not row.complete for row in rows):
+        keys.append(Patch(facecolor="#888888", alpha=0.35, label="incomplete"))
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
     figure.supxlabel("share of responses with the trait (neutral context, 95 % intervals)", fontsize=10)
 
@@ -110,12 +114,17 @@ def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def _panel(
     axes: Axes, rows: Sequence[Row], arms: Sequence[str], traits: Sequence[str], colours: dict[str, str], names: bool
 ) -> None:
-    """Horizontal bars, since names of arms are long; a bar whose trait its arm inoculates against is hatched."""
+    """Horizontal bars, since names of arms are long; a bar whose trait its arm inoculates against is hatched.
+
+    A bar that rests on less than was planned is pale and says so, and where nothing is there, words stand for the bar.
+    """
     tall = _BAR / len(traits)
     for row in rows:
-        if row.rate is None or row.low is None or row.high is None:
-            continue
         index = traits.index(row.trait)
+        if row.rate is None or row.low is None or row.high is None:
+            place = arms.index(row.arm) - _BAR / 2 + (index + 0.5) * tall
+            axes.text(0.01, place, _short_reason(row), color=_QUIET, fontsize=7.5, va="center")
+            continue
         if row.kind == "base":
             axes.axvline(row.rate, color=colours[row.trait], linestyle="--", linewidth=1.2, zorder=0)
         y = arms.index(row.arm) - _BAR / 2 + (index + 0.5) * tall
@@ -128,16 +137,33 @@ def _panel(
             edgecolor=colours[row.trait],
             hatch="////" if against else None,
             linewidth=1.2,
+            alpha=1.0 if row.complete else 0.35,
         )
+        if not row.complete:
+            _beside(axes, row, y)
         error = [[max(0.0, row.rate - row.low)], [max(0.0, row.high - row.rate)]]
         axes.errorbar(row.rate, y, xerr=error, fmt="none", ecolor="#222222", elinewidth=1.3, capsize=2.5)
-    axes.set_xlim(0, 1.02)
+    axes.set_xlim(0, 1.05)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_yticks(range(len(arms)), labels=arms if names else [""] * len(arms))
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelbottom=True)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _short_reason(row: Row) -> str:
+    return "not evaluated" if not row.samples else "no response counts"
+
+
+def _beside(axes: Axes, row: Row, y: float) -> None:
+    """What a row lacks, behind its interval, or before it where there is no room behind."""
+    assert row.low is not None
+    assert row.high is not None
+    behind = row.high < 0.7
+    x, side = (row.high + 0.015, "left") if behind else (row.low - 0.015, "right")
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
+    axes.text(x, y, of_plan(row), color=_QUIET, fontsize=7.5, va="center", ha=side, bbox=box)
 
 
 def _line(label: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.figure import COLOURS, Pictures, rendered
+from inoc_ray.results.table import leak_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +64,9 @@ def _panel(axes: Axes, panel: Sequence[Leak]) -> None:
             axes.plot(leak.base, y, "D", color=_BASE, markersize=5, markerfacecolor="none")
         if leak.baseline is not None:
             axes.plot(leak.baseline, y, "s", color=_BASELINE, markersize=5, markerfacecolor="none")
-        axes.errorbar(leak.rate, y, xerr=error, fmt="o", color=COLOURS[0], elinewidth=1.3, capsize=2.5, markersize=5)
+        axes.errorbar(leak.rate, y, xerr=error, fmt="o", color=COLOURS[0], elinewidth=1.3, capsize=2.5, markersize=5,
+            alpha=1.0 if leak.complete else 0.35,
+        )  # fmt: skip
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_ylim(len(panel) - 0.4, -0.6)
     axes.set_yticks(range(len(panel)), labels=[_label(leak) for leak in panel])
@@ -77,4 +80,7 @@ def _label(leak: Leak) -> str:
     text = "(the arm's own prompt)" if leak.prompt is None else " ".join(leak.prompt.split())
     short = text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
     # A dollar sign would begin a formula.
-    return short.replace("$", r"\$") + (" *" if leak.residual else "")
+    lacks = (
+        "" if leak.complete else f" ({leak_seeds(leak)} seeds)" if leak.seeds < leak.seeds_planned else " (incomplete)"
+    )
+    return short.replace("$", r"\$") + (" *" if leak.residual else "") + lacks

@@ -1,11 +1,11 @@
 """The leak audit: under which test-time prompt an inoculated trait comes back, and how far.
 
-A leak is the arm's rate of its undesired traits in a context minus that in the neutral one, out of distribution. A prompt that
-elicits the trait in the untouched model, too, tells little of the inoculation; so the excess, the arm's rate minus the base's
-under the same prompt, stands beside it. The largest of k is picked after the fact, so that the intervals of an arm's leaks hold
-for all of them at once (Bonferroni: each at level 1 − .05 / k), and so do those of its excesses. The largest number itself is
-picked, too, and on the average too large: the interval is what can be relied on. Rates of one fine-tune in two contexts are
-taken as independent over seeds, which makes a leak's interval too wide rather than too narrow where they rise and fall together.
+A leak is the arm's rate of its undesired traits in a context minus that in the reference one, out of distribution (questions
+with a backdoor's trigger apart from those without). A prompt that elicits the trait in the untouched model, too, tells little
+of the inoculation; so the excess, the arm's rate minus the base's under the same prompt, stands beside it. The largest of k is
+picked after the fact, so that the intervals of an arm's leaks hold for all of them at once (Bonferroni: each at level 1 − .05 /
+k), and so do those of its excesses. The largest number itself is picked, too, and on the average too large: the interval is
+what can be relied on. With one fine-tune it is about that model only.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from inoc_ray import prompts
 from inoc_ray.asked import FROM_LIBRARY
-from inoc_ray.results.effects import NEUTRAL, TRAINING_PROMPT, View, is_directed
-from inoc_ray.results.stats import Estimate
+from inoc_ray.results.effects import MIN_SEEDS, TRAINING_PROMPT, View, is_directed
+from inoc_ray.results.stats import Estimate, combine
 
 RESIDUALS = {
     "You write insecure code": "Tan et al. section 4.5: re-elicits misalignment although the inoculation suppressed it",
@@ -57,48 +57,66 @@ class Leak:
     """Share of them judged but not counted."""
     residual: str = ""
     """What the paper says of this very prompt."""
+    trigger: bool = False
+    """Whether the questions carry the backdoor's trigger."""
+    replicated: bool = True
+    """Whether the arm has two fine-tunes or more; one says nothing of what another seed would give."""
+    seeds: int = 0
+    """Fine-tunes with responses that count here."""
+    seeds_planned: int = 0
+    complete: bool = True
+    """Whether all that the study asks for in this context is there."""
+    audit_complete: bool = True
+    """Whether that holds of all contexts of the arm's audit; the largest leak is not known otherwise."""
 
     @property
     def neutral(self) -> float:
-        """The arm's rate in the neutral context, from which leaks are counted."""
+        """The arm's rate in the reference context, from which leaks are counted."""
         return self.rate - self.leak
 
 
-def leaks(view: View, shares: Mapping[tuple[str, str], tuple[float, float]]) -> Iterator[Leak]:
+def leaks(view: View, shares: Mapping[tuple[str, str, bool], tuple[float, float]]) -> Iterator[Leak]:
     """The leaks of each inoculated arm that was asked in a context of the audit; empty for a study without any.
 
-    shares: (arm, context) → shares of unparsed and of excluded responses, out of distribution, of its undesired traits.
+    shares: (arm, context, with the trigger) → shares of unparsed and of excluded responses, out of distribution, of its
+    undesired traits.
     """
+    parts = [(bool(name), part) for name, part in view.by_trigger()]
     for arm in view.arms:
-        traits = arm.direction.undesired
-        if not is_directed(arm.kind) or not traits:
-            continue
-        neutral = view.level(arm.name, "ood", traits)
-        contexts = sorted({c for a, _, c, _ in view.rates if a == arm.name and c.startswith(FROM_LIBRARY)})
-        if neutral is None or not contexts:
-            continue
-        found = {c: level for c in [TRAINING_PROMPT, *contexts] if (level := view.level(arm.name, "ood", traits, c))}
-        differences = {c: Estimate(e.value - neutral.value, e.draws - neutral.draws) for c, e in found.items()}
-        bases = {c: _of_base(view, arm.name, traits, c) for c in found}
-        excesses = {
-            c: Estimate(e.value - base.value, e.draws - base.draws)
-            for c, e in found.items()
-            if (base := bases[c]) is not None
-        }
-        worst, furthest = _largest(differences), _largest(excesses)
-        each = 1 - 0.05 / len(differences)
-        for context, difference in differences.items():
-            low, high = difference.interval(each)
-            excess, base = excesses.get(context), bases[context]
-            excess_low, excess_high = excess.interval(each) if excess is not None else (None, None)
-            kind, text = _described(context)
-            unparsed, excluded = shares.get((arm.name, context), (0.0, 0.0))
-            yield Leak(
-                view.setting, view.model, arm.name, context, kind, text, found[context].value, difference.value, low, high,
-                None if excess is None else excess.value, excess_low, excess_high, None if base is None else base.value,
-                _baseline(view, traits, context), context == worst, context == furthest, unparsed, excluded,
-                RESIDUALS.get(text or "", ""),
-            )  # fmt: skip
+        if is_directed(arm.kind) and arm.direction.undesired:
+            for trigger, part in parts:
+                yield from _of_arm(part, arm.name, arm.direction.undesired, trigger, shares)
+
+
+def _of_arm(
+    view: View,
+    arm: str,
+    traits: tuple[str, ...],
+    trigger: bool,
+    shares: Mapping[tuple[str, str, bool], tuple[float, float]],
+) -> Iterator[Leak]:
+    reference = view.level(arm, "ood", traits)
+    contexts = sorted({c for a, _, c, _ in view.rates if a == arm and c.startswith(FROM_LIBRARY)} - {view.reference})
+    if reference is None or not contexts:
+        return
+    found = {c: level for c in [TRAINING_PROMPT, *contexts] if (level := view.level(arm, "ood", traits, c))}
+    differences = {c: combine(lambda p, r: p - r, e, reference) for c, e in found.items()}
+    bases = {c: _of_base(view, arm, traits, c) for c in found}
+    excesses = {c: combine(lambda p, b: p - b, e, base) for c, e in found.items() if (base := bases[c]) is not None}
+    worst, furthest = _largest(differences), _largest(excesses)
+    each = 1 - 0.05 / max(len(differences), 1)
+    for context, difference in differences.items():
+        low, high = difference.interval(each)
+        excess, base = excesses.get(context), bases[context]
+        excess_low, excess_high = excess.interval(each) if excess is not None else (None, None)
+        kind, text = _described(context)
+        unparsed, excluded = shares.get((arm, context, trigger), (0.0, 0.0))
+        yield Leak(
+            view.setting, view.model, arm, context, kind, text, found[context].value, difference.value, low, high,
+            None if excess is None else excess.value, excess_low, excess_high, None if base is None else base.value,
+            _baseline(view, traits, context), context == worst, context == furthest, unparsed, excluded,
+            RESIDUALS.get(text or "", ""), trigger=trigger, replicated=(difference.seeds or 0) >= MIN_SEEDS,
+        )  # fmt: skip
 
 
 def _largest(found: Mapping[str, Estimate]) -> str | None:
@@ -124,4 +142,4 @@ def _rate(view: View, arm: str, traits: tuple[str, ...], context: str) -> float 
 def _baseline(view: View, traits: tuple[str, ...], context: str) -> float | None:
     names = [arm.name for arm in view.arms if arm.kind == "baseline"]
     rates = [rate for name in names if (rate := _rate(view, name, traits, context)) is not None]
-    return sum(rates) / len(rates) if rates and context != NEUTRAL else None
+    return sum(rates) / len(rates) if rates else None

@@ -1,15 +1,17 @@
 """The look of the report page."""
 
 STYLE = """
-:root { --ink: #1b1f24; --paper: #ffffff; --quiet: #5b6570; --line: #d8dde3; --band: #f4f6f8; --accent: #0072b2 }
+:root { --ink: #1b1f24; --paper: #ffffff; --quiet: #5b6570; --line: #d8dde3; --band: #f4f6f8; --accent: #0072b2; --warn: #b34700 }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --paper: #14171b; --quiet: #9aa5b1; --line: #333b44; --band: #1d2228; --accent: #56b4e9 }
+  :root { --ink: #e6e9ed; --paper: #14171b; --quiet: #9aa5b1; --line: #333b44; --band: #1d2228; --accent: #56b4e9; --warn: #ffa64d }
 }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
 main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: .5rem 0 }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line) }
 .quiet { color: var(--quiet) }
+.warning { border: 2px solid var(--warn); border-radius: 8px; padding: 0 1rem; margin: 1.5rem 0 }
+.warning h2 { border: 0; margin-top: .8rem; color: var(--warn) }
 li { margin: .35rem 0 }
 figure { margin: 1.5rem 0; padding: .75rem; background: #ffffff; border: 1px solid var(--line); border-radius: 8px }
 figure svg { width: 100%; height: auto; display: block }

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from inoc_ray.evaluate.capabilities import Score
 from inoc_ray.results.compare import Comparison, TrialRate
+from inoc_ray.results.complete import Missing, Planned, list_missing
 from inoc_ray.results.effects import NEUTRAL
 
 Status = Literal["done", "failed", "running"]
-STATUS = {"done": "FINISHED", "failed": "FAILED", "running": "RUNNING"}
 CURVES = ("loss", "lr", "grad_norm")
 MAX_PARAM = 6000  # characters; MLflow's limit
+MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
+MAX_NAME = 250  # characters of a metric's name; MLflow's limit
 HASHED_BYTES = 16 << 20  # a larger file is taken by size and time of change: weights of a large model take minutes
 
 
@@ -36,8 +40,9 @@ class TrialRecord:
     """A trial as the store has it; the untouched base is one too (arm and kind "base", no seed, no curves).
 
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
-    adapter_dir: logged under adapter/; samples_path (a file, or a folder with samples-*.parquet at any depth): under
-    samples/, and as a table that the UI can show. started_at, ended_at: epoch ms from the store, None if unknown.
+    adapter_dir: logged under adapter/, checked against adapter_files (file in it → SHA-256 that was committed);
+    samples_path (a file, or a folder with samples-*.parquet at any depth): under samples/, and as a table that the UI can
+    show. started_at, ended_at: epoch ms from the store, None if unknown.
     """
 
     trial_id: str
@@ -51,14 +56,27 @@ class TrialRecord:
     dataset_hash: str
     curves: Sequence[Mapping[str, Any]] = ()
     adapter_dir: Path | None = None
+    adapter_files: Mapping[str, str] = field(default_factory=dict)
     samples_path: Path | None = None
     started_at: int | None = None
     ended_at: int | None = None
     status: Status = "done"
+    compared_as: str = ""
+    """The model of the tables in which its rates stand, where that is another label (a base of several recipes)."""
     taught_by: str = ""
     """The trial whose adapter this one went on with, or for a base is; "" for none."""
     capabilities: Sequence[Score] = ()
     """What lm-evaluation-harness says; parts of a task (the subjects of mmlu) become no metrics."""
+
+    @property
+    def place(self) -> str:
+        """Where in the study it stands: what its run is found by, since two settings may share a trial."""
+        return place_of(self.setting, self.model, self.arm, self.seed)
+
+
+def place_of(setting: str, model: str, arm: str, seed: int | str | None) -> str:
+    """The tag `place` of a run: "setting · model · arm · seed", the last empty for a base."""
+    return " · ".join([setting, model, arm, "" if seed is None else str(seed)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,8 @@ class Point:
 class Run:
     """What one MLflow run should hold. identity: the tag (name, value) by which it is found again.
 
-    artifacts: (file, folder inside the run's artifacts). table: where the samples are that the UI should show.
+    artifacts: (file, folder inside the run's artifacts). committed: the SHA-256 that some of them must have.
+    table: where the samples are that the UI should show.
     """
 
     identity: tuple[str, str]
@@ -85,6 +104,7 @@ class Run:
     metrics: Mapping[str, float]
     curves: Sequence[Point]
     artifacts: Sequence[tuple[Path, str]]
+    committed: Mapping[Path, str]
     table: Path | None
     started_at: int
     ended_at: int | None
@@ -96,13 +116,17 @@ class Run:
 
     def artifacts_hash(self) -> str:
         """Changes when a file appears, goes or changes."""
-        return _hash([[folder, path.name, _file_state(path)] for path, folder in self.artifacts])
+        return _hash([[f, path.name, self.committed.get(path) or _file_state(path)] for path, f in self.artifacts])
 
 
 def project_study(
     study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Path]
 ) -> Run:
-    """The parent run: rates under the neutral context and effects per arm (names begin with setting/model/arm)."""
+    """The parent run: rates under the neutral context and effects per arm (names begin with setting/model/arm).
+
+    An effect that rests on something incomplete is no metric: it stands in comparison.json, marked. The run is FINISHED only
+    when all that the study asks for is there, FAILED when something failed, and KILLED when something is missing.
+    """
     metrics: dict[str, float] = {}
     for row in comparison.rows:
         if row.context == NEUTRAL and row.rate is not None:
@@ -112,26 +136,51 @@ def project_study(
                 if part:
                     metrics[f"{name}.{what}"] = part / row.samples
     for effect in comparison.effects:
-        if effect.value is not None:
+        if effect.value is not None and effect.complete:
             name = f"{effect.setting}/{effect.model}/{effect.arm}/{effect.measure}"
             _with_limits(metrics, name, effect.value, effect.low, effect.high)
             if effect.p is not None:
                 metrics[f"{name}.p"] = effect.p
     ended = [t.ended_at for t in trials if t.ended_at is not None]
     running = any(t.status == "running" for t in trials)
+    failed = bool(comparison.failures) or any(t.status == "failed" for t in trials)
     return Run(
         identity=("study_run", study.name),
         name=study.name,
-        tags={"mlflow.note.content": study.description, "trials": str(len(trials)), **study.tags},
+        tags=_tags(
+            {
+                "mlflow.note.content": study.description,
+                "trials": str(len(trials)),
+                "failed": "; ".join(failure.in_words() for failure in comparison.failures),
+                **_completeness(comparison.missing, complete=comparison.complete),
+                **study.tags,
+            }
+        ),
         params={},
-        metrics={_name(key): value for key, value in metrics.items()},
+        metrics=named(metrics),
         curves=(),
         artifacts=[(path, "") for path in files],
+        committed={},
         table=None,
         started_at=study.created_at,
         ended_at=None if running else max(ended, default=study.created_at),
-        status="RUNNING" if running else "FAILED" if any(t.status == "failed" for t in trials) else "FINISHED",
+        status="RUNNING" if running else _status(failed, comparison.complete),
     )
+
+
+def _status(failed: bool, complete: bool) -> str:
+    """MLflow has no word for "incomplete"; KILLED is its word for a run that ended before it was done."""
+    return "FAILED" if failed else "FINISHED" if complete else "KILLED"
+
+
+def _completeness(missing: Sequence[Missing], *, complete: bool) -> dict[str, str]:
+    """The tags `complete` (true, false) and `missing` (empty when nothing is)."""
+    return {"complete": str(complete).lower(), "missing": "; ".join(one.in_words() for one in missing)}
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags within MLflow's limit: a server would cut a longer one, which then never agrees with the store."""
+    return {key: value if len(value) <= MAX_TAG else value[: MAX_TAG - 1] + "…" for key, value in tags.items()}
 
 
 def project_trials(study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> list[Run]:
@@ -150,6 +199,7 @@ def project_trials(study: StudyRecord, trials: Sequence[TrialRecord], comparison
 
 def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> Run:
     started = trial.started_at if trial.started_at is not None else study.created_at
+    model = trial.compared_as or trial.model
     params = {
         "setting": trial.setting,
         "model": trial.model,
@@ -160,35 +210,45 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
         "dataset_hash": trial.dataset_hash,
         **recipe,
     }
+    place = (trial.setting, model, trial.arm, trial.seed)
+    cells = [c for c in comparison.planned.cells if (c.setting, c.model, c.arm, c.seed) == place]
+    complete = trial.status != "failed" and all(cell.complete for cell in cells)
+    failed = trial.status == "failed" or any(c.why or c.why_not_judged for c in cells if not c.complete)
+    missing = list_missing(Planned(cells=cells))
+    evaluations = {(row.evaluation, row.split) for row in comparison.rows if row.setting == trial.setting}
     artifacts = [*_files(trial.adapter_dir, "adapter"), *_files(trial.samples_path, "samples")]
     return Run(
-        identity=("trial_id", trial.trial_id),
+        identity=("place", trial.place),
         name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
-        tags={"study": study.name},
+        tags=_tags({"study": study.name, "trial_id": trial.trial_id, **_completeness(missing, complete=complete)}),
         params={key: value[:MAX_PARAM] for key, value in params.items()},
-        metrics={
-            **_trial_metrics(comparison.trial_rates.get(trial.trial_id, ())),
-            **capability_metrics(trial.capabilities),
-        },
+        metrics=named(
+            {
+                **_trial_metrics(comparison.trial_rates.get(place, ()), evaluations),
+                **capability_metrics(trial.capabilities),
+            }
+        ),
         curves=list(_points(trial, started)),
         artifacts=artifacts,
+        committed={}
+        if trial.adapter_dir is None
+        else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()},
         table=trial.samples_path,
         started_at=started,
         ended_at=trial.ended_at if trial.ended_at is not None or trial.status == "running" else started,
-        status=STATUS[trial.status],
+        status="RUNNING" if trial.status == "running" else _status(failed, complete),
     )
 
 
-def _trial_metrics(rates: Sequence[TrialRate]) -> dict[str, float]:
-    """`ood.neutral.spanish`; with several evaluations of one split `ood.<evaluation>.neutral.spanish`."""
-    evaluations: dict[str, set[str]] = {}
-    for rate in rates:
-        evaluations.setdefault(rate.split, set()).add(rate.evaluation)
+def _trial_metrics(rates: Sequence[TrialRate], evaluations: Iterable[tuple[str, str]]) -> dict[str, float]:
+    """`ood.neutral.spanish`; where the study has several `evaluations` (name, split) in a split
+    `ood.<evaluation>.neutral.spanish`."""
+    of_split = Counter(split for _, split in evaluations)
     metrics: dict[str, float] = {}
     for rate in rates:
         if rate.rate is not None:
-            several = [rate.evaluation] if len(evaluations[rate.split]) > 1 else []
-            name = _name(".".join([rate.split, *several, rate.context, rate.trait]))
+            several = [rate.evaluation] if of_split[rate.split] > 1 else []
+            name = ".".join([rate.split, *several, rate.context, rate.trait])
             _with_limits(metrics, name, rate.rate, rate.low, rate.high)
             for what, share in (("unparsed", rate.unparsed), ("not_counted", rate.excluded)):
                 if share:
@@ -201,11 +261,29 @@ def capability_metrics(scores: Sequence[Score]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for score in scores:
         if score.value is not None and not score.part:
-            name = _name(f"capability.{score.task}.{score.metric}")
+            name = f"capability.{score.task}.{score.metric}"
             metrics[name] = score.value
             if score.stderr is not None:
                 metrics[f"{name}.stderr"] = score.stderr
     return metrics
+
+
+def named(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics under names, and with values, that MLflow accepts and gives back as they are.
+
+    A name keeps to MLflow's alphabet, is a path without empty or dotted parts and has at most MAX_NAME characters: of a longer
+    one the beginning and the end are kept around a hash of the whole. So no two become one. An infinite value becomes the
+    largest number, as MLflow's databases store it.
+    """
+    out: dict[str, float] = {}
+    for full, value in metrics.items():
+        name = _name(full)
+        if len(name) > MAX_NAME or name in out:
+            mark = f"_{hashlib.sha256(full.encode()).hexdigest()[:8]}_"
+            half = (MAX_NAME - len(mark)) // 2
+            name = _name(full)[:half] + mark + _name(full)[-half:]
+        out[name] = max(-sys.float_info.max, min(sys.float_info.max, value))
+    return out
 
 
 def _with_limits(into: dict[str, float], name: str, value: float, low: float | None, high: float | None) -> None:
@@ -244,8 +322,9 @@ def _files(root: Path | None, folder: str) -> Iterator[tuple[Path, str]]:
 
 
 def _name(text: str) -> str:
-    """A metric's name in the alphabet that MLflow accepts."""
-    return re.sub(r"[^\w./: -]", "_", text)
+    """A metric's name in the alphabet that MLflow accepts, as a path without empty parts, `.` and `..`."""
+    parts = re.sub(r"[^\w./: -]", "_", text).split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
 
 
 def _hash(value: Any) -> str:

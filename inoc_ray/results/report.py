@@ -9,12 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inoc_ray.results import effects as effect_definitions
+from inoc_ray.results.complete import seeds_text
 from inoc_ray.results.effects import NEUTRAL, is_directed
 from inoc_ray.results.figure import Pictures, draw, write_figure
 from inoc_ray.results.leak_figure import draw_leaks
 from inoc_ray.results.page import STYLE
 from inoc_ray.results.stats import wilson
-from inoc_ray.results.table import effect_table, number, with_interval
+from inoc_ray.results.table import (
+    MEANING,
+    dashes,
+    effect_table,
+    effect_text,
+    leak_seeds,
+    legend,
+    lines_of_missing,
+    number,
+    of_plan,
+    summary_of_missing,
+    why_no_rate,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +65,18 @@ class TrialLine:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedBy:
+    """A judge that the study has judge a trait of an evaluation; how: the judge in words; combined: which of several counts."""
+
+    setting: str
+    evaluation: str
+    trait: str
+    judge: str
+    how: str
+    combined: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportMeta:
     """What the page says beside the numbers; all text is escaped.
 
@@ -62,8 +88,8 @@ class ReportMeta:
     description: str = ""
     arms: Sequence[ArmText] = ()
     contexts: Mapping[str, str] = field(default_factory=dict)
-    judged_by: Sequence[Sequence[str]] = ()
-    """setting, evaluation, trait, and who judges it, in words."""
+    judged_by: Sequence[JudgedBy] = ()
+    """Who is to judge what; who has judged nothing is not shown."""
     trials: Sequence[TrialLine] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     generated: str | None = None
@@ -85,22 +111,39 @@ def write_report(out: Path, comparison: Comparison, meta: ReportMeta, samples: p
 
 
 def headlines(comparison: Comparison) -> list[str]:
-    """One sentence per inoculated arm, computed from the numbers; "not shown" where the interval holds no effect."""
+    """One sentence per inoculated arm, computed from the numbers; "not shown" where the interval holds no effect.
+
+    There is no statement on an arm of which something is missing, or of what it is compared with.
+    """
     found = {(e.setting, e.model, e.arm, e.measure): e for e in comparison.effects}
     sentences = []
     for setting, model in comparison.groups():
         rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, NEUTRAL)]
+        lacks = _incomplete_arms(comparison, setting, model)
         for arm in dict.fromkeys(r.arm for r in rows if is_directed(r.kind)):
             own = {m: found.get((setting, model, arm, m)) for m in effect_definitions.MEASURES}
-            sentences.append(f"{setting}, {model}: " + _sentence(arm, rows, own))
+            sentences.append(f"{setting}, {model}: " + _sentence(arm, rows, own, lacks.get(arm, "")))
     return sentences
 
 
-def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None]) -> str:
+def _incomplete_arms(comparison: Comparison, setting: str, model: str) -> dict[str, str]:
+    """Arm → what it lacks where it lacks most, in whatever evaluation and context."""
+    rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model) and not r.complete]
+    worst: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda r: (r.seeds / max(1, r.seeds_planned), r.samples / max(1, r.samples_planned))):
+        worst.setdefault(row.arm, row)
+    return {arm: f"{of_plan(row)} in {row.evaluation} × {row.context}" for arm, row in worst.items()}
+
+
+def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], lacks: str) -> str:
     undesired = sorted({r.trait for r in rows if r.arm == arm and r.role == "undesired"})
     trait = " and ".join(undesired) or "the undesired trait"
     suppression = own["suppression"]
     start = f"inoculating against {trait} ({arm}) out of distribution: "
+    if lacks:
+        return f"{start}no statement, the arm is incomplete ({lacks})."
+    if suppression is not None and not suppression.complete:
+        return f"{start}no statement, what it is compared with is incomplete."
     if suppression is None or suppression.value is None or suppression.low is None:
         reason = suppression.why if suppression is not None else "not measured"
         return f"{start}no statement, {reason}."
@@ -114,12 +157,12 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None]) -
     else:
         text += f"Suppression not shown: {share} of what training added{p}."
     kept = own["retention_ood"]
-    if kept is not None and kept.value is not None:
+    if kept is not None and kept.value is not None and kept.complete:
         text += (
             f" Of the desired trait, {with_interval(kept.value, kept.low, kept.high)} of the baseline's rate is kept."
         )
     shared = own["conditionalisation"]
-    if shared is not None and shared.value is not None:
+    if shared is not None and shared.value is not None and shared.complete:
         text += (
             f" An irrelevant prompt shows {with_interval(shared.value, shared.low, shared.high)} of the suppression."
         )
@@ -143,11 +186,12 @@ def render(
     """The page as text; nothing in it is loaded from elsewhere and there is no script."""
     sections = [
         _head(comparison, meta),
+        _missing(comparison),
         _list("What was found", headlines(comparison)),
         _figure(pictures, "Rates per arm with intervals"),
         _list("Notes", comparison.notes()),
         _rates(comparison),
-        _judged_by(meta),
+        _judged_by(comparison, meta),
         _effects(comparison),
         _leaks(comparison, leaks),
         _agreement(comparison),
@@ -168,10 +212,6 @@ def render(
 
 
 def _head(comparison: Comparison, meta: ReportMeta) -> str:
-    trained = {(r.setting, r.model, r.arm): 0 for r in comparison.rows if r.kind != "base"}
-    for r in comparison.rows:
-        if r.kind != "base":
-            trained[r.setting, r.model, r.arm] = max(trained[r.setting, r.model, r.arm], r.seeds)
     # A response is scored for several traits but is one response.
     responses: dict[tuple[str, ...], int] = {}
     for r in comparison.rows:
@@ -180,12 +220,34 @@ def _head(comparison: Comparison, meta: ReportMeta) -> str:
     groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
     profile = comparison.profile.partition(":")[0]
     facts = (
-        f"{sum(trained.values())} fine-tunes of {len(trained)} arms ({groups or 'nothing yet'}), "
+        f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), "
         f"{sum(responses.values()):,} responses under threshold profile “{profile}”."
     )
     stamp = f"<p class=quiet>{escape(meta.generated)}</p>" if meta.generated else ""
     described = f"<p>{escape(meta.description)}</p>" if meta.description else ""
     return f"<h1>{escape(meta.title)}</h1>{described}<p>{escape(facts)}</p>{stamp}"
+
+
+def _fine_tunes(comparison: Comparison) -> str:
+    """ "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" where one has no response yet."""
+    most: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for r in comparison.rows:
+        if r.kind != "base":
+            there, asked = most.get((r.setting, r.model, r.arm), (0, 0))
+            most[r.setting, r.model, r.arm] = max(there, r.seeds), max(asked, r.seeds_planned)
+    there, asked = sum(t for t, _ in most.values()), sum(a for _, a in most.values())
+    count = str(there) if there == asked else f"{there} of {asked}"
+    return f"{count} fine-tunes of {len(most)} arms"
+
+
+def _missing(comparison: Comparison) -> str:
+    if comparison.complete:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines_of_missing(comparison))
+    stated = summary_of_missing(comparison).removeprefix("INCOMPLETE: ")
+    return (
+        f'<section class="warning"><h2>This study is incomplete</h2><p>{escape(stated)}</p><ul>{items}</ul></section>'
+    )
 
 
 def _list(title: str, items: Sequence[str]) -> str:
@@ -227,8 +289,9 @@ def _rates(comparison: Comparison) -> str:
         for group in comparison.groups():
             body = [
                 [
-                    r.arm, f"{r.split.upper()} {r.evaluation}", r.trait, r.role, with_interval(r.rate, r.low, r.high),
-                    str(r.seeds), str(r.samples), _share(r.unparsed, r.samples), _share(r.excluded, r.samples),
+                    r.arm, f"{r.split.upper()} {r.evaluation}", r.trait, _role(r),
+                    with_interval(r.rate, r.low, r.high) if r.rate is not None else f"– {why_no_rate(r)}",
+                    seeds_text(r), _samples_text(r), _share(r.unparsed, r.samples), _share(r.excluded, r.samples),
                 ]
                 for r in comparison.rows
                 if (r.setting, r.model, r.context) == (*group, context)
@@ -240,15 +303,50 @@ def _rates(comparison: Comparison) -> str:
     return "".join(parts)
 
 
+def _role(row: Row) -> str:
+    """What the arm is to do to the trait; an arm without a direction of its own does nothing to it."""
+    words = {"undesired": "inoculated against", "desired": "to be kept"}
+    return words.get(row.role, "") if is_directed(row.kind) else ""
+
+
+def _samples_text(row: Row) -> str:
+    return str(row.samples) if row.samples >= row.samples_planned else f"{row.samples} of {row.samples_planned}"
+
+
 def _group(setting: str, model: str) -> str:
     return f"<p class=quiet>{escape(setting)} · {escape(model)}</p>"
 
 
-def _judged_by(meta: ReportMeta) -> str:
-    if not meta.judged_by:
+def _judged_by(comparison: Comparison, meta: ReportMeta) -> str:
+    """Only who has judged something; the counts are responses of this study."""
+    counts = _judged(comparison)
+    body = []
+    for one in meta.judged_by:
+        judged, asked = counts.get((one.setting, one.evaluation, one.trait, one.judge), (0, 0))
+        if judged or not comparison.planned.cells:
+            how = one.how + (f"; of several: {one.combined}" if one.combined else "")
+            count = f"{judged:,}" if judged >= asked else f"{judged:,} of {asked:,}"
+            body.append([one.setting, one.evaluation, one.trait, how, count if asked else ""])
+    if not body:
         return ""
-    heads = ["setting", "evaluation", "trait", "judged by"]
-    return "<h2>Who judged</h2>" + _table(heads, meta.judged_by, 9)
+    return "<h2>Who judged</h2>" + _table(["setting", "evaluation", "trait", "judged by", "responses"], body, 4)
+
+
+def _judged(comparison: Comparison) -> dict[tuple[str, str, str, str], tuple[int, int]]:
+    """(setting, evaluation, trait, judge) → responses judged and asked for; a base counts once, however often it is shown."""
+    counts: dict[tuple[str, str, str, str], tuple[int, int]] = {}
+    seen: set[tuple[str, str, str, str]] = set()
+    for cell in comparison.planned.cells:
+        place = cell.setting, cell.trial_id, cell.evaluation, cell.context
+        if cell.seed is None and place in seen:
+            continue
+        seen.add(place)
+        for trait, judges in cell.judged.items():
+            for judge, judged in judges.items():
+                key = cell.setting, cell.evaluation, trait, judge
+                before = counts.get(key, (0, 0))
+                counts[key] = before[0] + min(judged, cell.stored), before[1] + cell.samples
+    return counts
 
 
 def _share(part: int, whole: int) -> str:
@@ -260,7 +358,7 @@ def _leaks(comparison: Comparison, pictures: Pictures | None) -> str:
         return ""
     heads = [
         "prompt at test time", "kind", "", "rate", "leak [95 %]", "base", "beyond base [95 %]", "baseline", "unparsed",
-        "not counted",
+        "not counted", "seeds",
     ]  # fmt: skip
     tables = []
     for setting, model, arm in dict.fromkeys((k.setting, k.model, k.arm) for k in comparison.leaks):
@@ -270,7 +368,7 @@ def _leaks(comparison: Comparison, pictures: Pictures | None) -> str:
                 "(the arm's own)" if k.prompt is None else k.prompt, k.kind, ", ".join(_marks(k)), number(k.rate),
                 with_interval(k.leak, k.low, k.high), number(k.base),
                 with_interval(k.excess, k.excess_low, k.excess_high), number(k.baseline), f"{k.unparsed:.0%}",
-                f"{k.excluded:.0%}",
+                f"{k.excluded:.0%}", leak_seeds(k),
             ]
             for k in sorted(found, key=lambda k: -k.leak)
         ]  # fmt: skip
@@ -285,9 +383,10 @@ def _leaks(comparison: Comparison, pictures: Pictures | None) -> str:
 
 
 def _marks(leak: Leak) -> list[str]:
+    so_far = "" if leak.audit_complete else " so far"
     marks = {
-        "largest leak": leak.largest,
-        "furthest beyond base": leak.largest_excess,
+        f"largest leak{so_far}": leak.largest,
+        f"furthest beyond base{so_far}": leak.largest_excess,
         "the paper's residual": bool(leak.residual),
     }
     return [name for name, holds in marks.items() if holds]
@@ -331,14 +430,19 @@ def _effects(comparison: Comparison) -> str:
     if not comparison.effects:
         return ""
     body = [
-        [e.setting, e.model, e.arm, e.measure, with_interval(e.value, e.low, e.high) if not e.why else e.why, _p(e.p)]
+        [e.setting, e.model, e.arm, e.measure, effect_text(e) if e.value is not None else e.why, _p(e.p)]
         for e in comparison.effects
     ]
-    parts = ["<h2>Effects</h2><p>Suppression 1: back to the base. Retention 1: all of the desired trait is kept. "]
-    parts.append("Conditional.: share of the suppression that an irrelevant prompt shows too. *: p < .05 (Holm).</p>")
+    parts = [f"<h2>Effects</h2><p>{escape(MEANING[0].upper() + MEANING[1:])}.</p>"]
     for setting, model in comparison.groups():
-        heads, cells = effect_table([e for e in comparison.effects if (e.setting, e.model) == (setting, model)])
-        parts.append(_group(setting, model) + _table(heads, cells, 1))
+        found = [e for e in comparison.effects if (e.setting, e.model) == (setting, model)]
+        if not found:
+            continue
+        heads, cells = effect_table(found)
+        notes = "".join(
+            f"<li>{escape(line)}</li>" for line in [*(f"– under {line}" for line in dashes(found)), legend(found)]
+        )
+        parts.append(f"{_group(setting, model)}{_table(heads, cells, 1)}<ul class=quiet>{notes}</ul>")
     table = _table(["setting", "model", "arm", "measure", "value [95 %]", "p (Holm)"], body, 4)
     parts.append(f"<details><summary>All measures with p-values</summary>{table}</details>")
     definitions = escape(effect_definitions.__doc__ or "")

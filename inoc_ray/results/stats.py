@@ -15,12 +15,20 @@ strength from the other arms:
   Wellner 1996, §2.9; crossed factors: Owen 2007, "The pigeonhole bootstrap"). The variance that seeds × questions leave
   behind is in the seed level already and is taken out here, as in a two-way random-effects analysis of
   variance.
+* One model alone (the untouched base, an arm with one seed): its variance over questions is at least
+  p(1−p)·(1 + (m − 1)ρ)/n, with m responses per question and ρ their intra-class correlation, pooled over the
+  cells of the context as φ is below (Kish 1965, design effect; Donner 1986). A model with few hits or none says
+  nothing of ρ itself, and so its limits move by little from no hit to one.
 * Seed level. The variance of seed means is written φ·p(1−p) (the beta-binomial form: equal intra-class
   correlation, whatever the rate) and φ is pooled over the arms asked the same questions in the same
   context, as the error mean square of an analysis of variance is. An arm whose own φ is larger than the
   pooled one keeps its own (an arm with unusually variable seeds must not hide among steady ones). The draw
   is Student's t with the pooled degrees of freedom, in which every arm counts once, however many traits it
   is scored for.
+* Rates of the same fine-tunes (several traits, evaluations, contexts) are drawn together: their seed-level
+  draws are correlated as the deviations of the seed means are, pooled over arms (the error cross products of a
+  multivariate analysis of variance). Each arm has normal multipliers of its own for the pooled deviations of
+  all fine-tunes.
 * Boundary. Standardised draws are mapped to rates by the Wilson score equation with the effective sample size
   p(1−p)/variance, never above the number of samples (Korn & Graubard 1998; Dean & Pagano 2015 for clustered
   proportions). So an arm with no hit at all still has an upper limit, and one model with one sample per
@@ -31,56 +39,52 @@ confidence distribution per cell, carried through the function: Xie & Singh 2013
 the same draws, so that "p < .05" and "the 95 % interval excludes the null value" say the same. Seeds of
 different arms are taken as independent, also where they bear the same number: shared initialisation makes
 arms more alike, if anything, and ignoring that widens the interval of a difference.
-tests/unit/test_stats.py measures the coverage.
+
+Random numbers follow from the data alone (an arm's from its counts), never from the names of study, setting or
+model, nor from the order of rows. `make calibrate` measures coverage and error rates (docs/statistics.md).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Key = TypeVar("Key", bound=Hashable)
+from inoc_ray.results.variance import Cell, Floats, Moments, RateKey, moments_of, pool_seeds, question_correlation
+
+__all__ = [
+    "Cell",
+    "Estimate",
+    "Floats",
+    "RateKey",
+    "combine",
+    "draw_rates",
+    "holm",
+    "mean_of",
+    "model_interval",
+    "wilson",
+]
 
 LEVEL = 0.95
 DRAWS = 10_000
-_VERSION = "1"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """The crossed table of one arm in one evaluation × context for one trait.
-
-    hits, counts: int arrays of shape (seeds, questions): responses that show the trait, and responses that
-    could be judged. A zero count is a question without an answer from that seed; it is left out, not taken
-    as a miss. replicated: False for the untouched base, which is one given model and not a sample of
-    fine-tunes.
-    """
-
-    arm: str
-    hits: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    replicated: bool = True
-
-    @property
-    def rate(self) -> float | None:
-        """Hits per judged response, or None when none was judged."""
-        total = int(self.counts.sum())
-        return float(self.hits.sum() / total) if total else None
+_VERSION = "2"
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its draws (confidence distribution), from which interval and p-value are read."""
+    """A value with its draws (confidence distribution), from which interval and p-value are read.
+
+    seeds: the fewest fine-tunes of any arm that it is made of; None where there is only the untouched base.
+    """
 
     value: float
     draws: Floats
+    seeds: int | None = None
+    sources: frozenset[tuple[str, str, str, str]] = frozenset()
+    """The levels that it was computed from, as arm, split, trait, context."""
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Equal-tailed limits at `level`."""
@@ -92,6 +96,26 @@ class Estimate:
         below = int((self.draws <= null).sum())
         above = int((self.draws >= null).sum())
         return min(1.0, 2 * (min(below, above) + 1) / (len(self.draws) + 1))
+
+
+def combine(function: Callable[[Floats, Floats], Floats], first: Estimate, second: Estimate) -> Estimate:
+    """A function of two estimates, draw by draw."""
+    value = function(np.array([first.value]), np.array([second.value]))
+    sources = first.sources | second.sources
+    return Estimate(float(value[0]), function(first.draws, second.draws), _fewest([first, second]), sources)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate | None:
+    """The plain mean, draw by draw; None of none."""
+    if not estimates:
+        return None
+    value = sum(e.value for e in estimates) / len(estimates)
+    sources = frozenset().union(*(e.sources for e in estimates))
+    return Estimate(value, np.mean([e.draws for e in estimates], axis=0), _fewest(estimates), sources)
+
+
+def _fewest(estimates: Iterable[Estimate]) -> int | None:
+    return min((e.seeds for e in estimates if e.seeds is not None), default=None)
 
 
 def wilson_root(rate: float, size: float, score: Floats) -> Floats:
@@ -115,160 +139,167 @@ def wilson(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@dataclass(frozen=True, slots=True)
-class _Moments:
-    """What the analysis of variance of one cell yields (variances are those of the cell's overall rate)."""
+def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKey, Estimate]:
+    """Rates with joint draws for all cells of one setting × model.
 
-    rate: float
-    samples: int
-    seeds: int
-    questions: int
-    seed_variance: float | None  # of the mean over seeds; None with fewer than two seeds
-    question_scores: Floats  # (questions,) a question's share in the deviation of the overall rate
-    question_variance: float  # without the part that the seed level holds already
-
-    @property
-    def spread(self) -> float:
-        return self.rate * (1 - self.rate)
-
-
-def _moments(cell: Cell) -> _Moments | None:
-    """Two-way random-effects analysis of the linearised residuals hits − rate·counts (ratio estimator)."""
-    rate = cell.rate
-    if rate is None:
-        return None
-    asked = cell.counts.sum(axis=0) > 0
-    trained = cell.counts.sum(axis=1) > 0
-    residual = (cell.hits - rate * cell.counts) / cell.counts.sum()
-    table = residual[trained][:, asked]
-    seeds, questions = table.shape
-    by_question = residual.sum(axis=0)
-    variance = float((by_question**2).sum()) * questions / max(questions - 1, 1)
-    seed_variance = None
-    if cell.replicated and seeds > 1:
-        by_seed = table.sum(axis=1)
-        seed_variance = float((by_seed**2).sum()) * seeds / (seeds - 1)
-        if questions > 1 and variance > 0:
-            rest = table - by_seed[:, None] / questions - table.sum(axis=0) / seeds
-            scale = seeds * questions / ((seeds - 1) * (questions - 1))
-            kept = max(0.0, 1 - float((rest**2).sum()) * scale / variance)
-            by_question = by_question * math.sqrt(kept)
-            variance *= kept
-    return _Moments(rate, int(cell.counts.sum()), seeds, questions, seed_variance, by_question, variance)
+    The columns of all cells of an evaluation are the same questions in the same order. Deterministic: the same
+    counts give the same draws. Returns the cells in the given order, without those in which nothing could be judged.
+    """
+    moments = {place: m for place, cell in cells.items() if (m := moments_of(cell)) is not None}
+    ranks = _ranks({place: cells[place] for place in moments})
+    seed_level = _seed_draws(moments, ranks, draws)
+    found: dict[RateKey, Estimate] = {}
+    for number, evaluation in enumerate(sorted({p.evaluation for p in moments})):
+        places = [p for p in sorted(moments) if p.evaluation == evaluation]
+        questions = cells[places[0]].counts.shape[1]
+        multipliers = _generator("questions", number).standard_normal((draws, questions)).astype(np.float32)
+        # With Q questions the variance is estimated from Q of them: a shared χ² makes the draws Student's t, Q
+        # − 1 df.
+        heavy: dict[int, Floats] = {}
+        for context in sorted({p.context for p in places}):
+            group = {p: moments[p] for p in places if p.context == context}
+            pool = pool_seeds(group)
+            correlation = question_correlation(cells[p] for p in group)
+            steady = _student_scale(pool.df, draws, "seeds") if math.isfinite(pool.df) else np.ones(draws)
+            for place, m in group.items():
+                df = max(m.questions - 1, 1)
+                if df not in heavy:
+                    heavy[df] = _student_scale(df, draws, "questions", number)
+                small = math.sqrt(m.questions / df) if m.questions > 1 else 1.0
+                deviation = (multipliers @ m.question_scores.astype(np.float32)).astype(np.float64) * small
+                phi = pool.phi_of(m)
+                parts = _parts(m, phi, correlation)
+                normal = _generator("rest", *ranks[place]).standard_normal(draws)
+                found[place] = _drawn(m, parts, deviation, normal, seed_level[place], heavy[df], steady)
+    return {place: found[place] for place in cells if place in found}
 
 
 @dataclass(frozen=True, slots=True)
-class _Pool:
-    """Between-seed variability shared by the arms of one context: φ (variance of a seed mean / p(1−p)) and its df."""
+class _Parts:
+    """The variance of a cell's rate in units of p(1 − p), which is known where the rate is 0 or 1, too."""
 
-    phi: float | None
-    df: float
+    questions: float
+    """What the deviations over questions show."""
+    rest: float
+    """What the pooled correlation adds where they show less."""
+    seeds: float
 
 
-def _pool(cells: Sequence[tuple[Cell, _Moments]]) -> _Pool:
-    """Error mean square over arms; df by Welch–Satterthwaite, each arm counted once over its traits."""
-    weights: dict[str, float] = {}
-    freedom: dict[str, int] = {}
-    total = 0.0
-    for cell, m in cells:
-        if m.seed_variance is None or m.spread == 0:
+def _parts(m: Moments, phi: float | None, correlation: float) -> _Parts:
+    shown = m.question_variance / m.spread if m.spread > 0 else 0.0
+    least = 0.0
+    if m.seed_variance is None:
+        least = (1 + (m.crowding - 1) * correlation) / m.samples
+    return _Parts(shown, max(0.0, least - shown), phi / m.seeds if phi else 0.0)
+
+
+def _drawn(
+    m: Moments,
+    parts: _Parts,
+    questions: Floats,
+    normal: Floats,
+    seed_normal: Floats | None,
+    heavy: Floats,
+    steady: Floats,
+) -> Estimate:
+    """The cell's estimate; questions: draws of its deviation over questions, normal and seed_normal: standard normal
+    draws of its own and of its fine-tunes, heavy and steady: what makes them Student's t."""
+    total = parts.questions + parts.rest + parts.seeds
+    if total == 0:
+        score, size = normal * steady, float(m.samples)
+    else:
+        score = math.sqrt(parts.rest) * normal
+        if m.spread > 0:
+            score += questions * heavy / math.sqrt(m.spread)
+        if parts.seeds:
+            score += math.sqrt(parts.seeds) * (normal if seed_normal is None else seed_normal) * steady
+        score /= math.sqrt(total)
+        size = min(1 / total, m.samples)
+    return Estimate(m.rate, wilson_root(m.rate, size, score), m.seeds if m.replicated else None)
+
+
+def _seed_draws(
+    moments: Mapping[RateKey, Moments], ranks: Mapping[RateKey, tuple[str, int, int]], draws: int
+) -> dict[RateKey, Floats | None]:
+    """Standard normal draws per cell, correlated within an arm as the deviations of the seed means are over all arms.
+
+    A row per evaluation × context × trait, a column per fine-tune, its deviation from its arm's mean in each field:
+    rows of length 1 times normal multipliers have the correlation of the rows. None where no arm has two fine-tunes.
+    """
+    columns: dict[tuple[str, str], int] = {}
+    for arm in sorted({p.arm for p in moments}, key=lambda a: min(ranks[p] for p in moments if p.arm == a)):
+        own = [moments[p].seed_deviations for p in sorted(moments) if p.arm == arm]
+        told = {model: [d.get(model, 0.0) for d in own] for d in own for model in d}
+        for model in sorted(told, key=lambda name: told[name]):
+            columns[arm, model] = len(columns)
+    rows: dict[tuple[str, str, str], Floats] = {}
+    for place, m in moments.items():
+        row = rows.setdefault(place[1:], np.zeros(len(columns)))
+        for model, deviation in m.seed_deviations.items():
+            row[columns[place.arm, model]] = deviation
+    multipliers: dict[str, Floats] = {}
+    found: dict[RateKey, Floats | None] = {}
+    for place, m in moments.items():
+        length = float(np.linalg.norm(rows[place[1:]]))
+        if not m.replicated or length == 0:
+            found[place] = None
             continue
-        weights[cell.arm] = weights.get(cell.arm, 0.0) + (m.seeds - 1) * m.spread
-        freedom[cell.arm] = max(freedom.get(cell.arm, 0), m.seeds - 1)
-        total += (m.seeds - 1) * m.seed_variance * m.seeds
-    if not weights:
-        return _Pool(None, math.inf)
-    weight = sum(weights.values())
-    df = weight**2 / sum(w**2 / freedom[arm] for arm, w in weights.items())
-    return _Pool(total / weight, df)
+        if place.arm not in multipliers:
+            own = _generator("seeds", *ranks[place][:2])
+            multipliers[place.arm] = own.standard_normal((len(columns), draws)).astype(np.float32)
+        found[place] = ((rows[place[1:]] / length).astype(np.float32) @ multipliers[place.arm]).astype(np.float64)
+    return found
 
 
-def _generator(*names: object) -> np.random.Generator:
-    """A stream that depends on names only, so that a new arm does not move the draws of the others."""
-    digest = hashlib.sha256("\x1f".join([_VERSION, *map(str, names)]).encode()).digest()
+def _ranks(cells: Mapping[RateKey, Cell]) -> dict[RateKey, tuple[str, int, int]]:
+    """RateKey → what names the random numbers of its arm and its own: digest of the arm's counts, number among arms with the
+    same, number of the cell in its arm."""
+    digests = {}
+    for arm in sorted({p.arm for p in cells}):
+        rows: dict[str, list[bytes]] = {}
+        for place in sorted(p for p in cells if p.arm == arm):
+            cell = cells[place]
+            for name, hits, counts in zip(cell.names(), cell.hits, cell.counts, strict=True):
+                rows.setdefault(name, []).append(np.stack([hits, counts]).astype("<i8").tobytes())
+        whole = b"\x1e".join(sorted(b"\x1f".join(parts) for parts in rows.values()))
+        digests[arm] = hashlib.sha256(whole).hexdigest()
+    found: dict[RateKey, tuple[str, int, int]] = {}
+    for arm, digest in digests.items():
+        same = sorted(a for a, d in digests.items() if d == digest)
+        for number, place in enumerate(sorted(p for p in cells if p.arm == arm)):
+            found[place] = (digest, same.index(arm), number)
+    return found
+
+
+def _generator(*key: object) -> np.random.Generator:
+    """A stream for a key of counts and numbers."""
+    digest = hashlib.sha256("\x1f".join([_VERSION, *map(str, key)]).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest[:16], dtype=np.uint32))
 
 
-def draw_rates(
-    stream: str, evaluation: str, contexts: Mapping[str, Mapping[Key, Cell]], draws: int = DRAWS
-) -> dict[str, dict[Key, Estimate]]:
-    """Rates with joint draws for all cells of one evaluation.
-
-    stream and evaluation name the random numbers (deterministic: same names, same draws). The seed-level
-    draw of a cell depends on stream, context and key but not on the evaluation: a rate averaged over
-    several evaluations of the same fine-tunes then moves with them together, which is the cautious choice.
-    contexts maps a context to its cells; the columns of all cells are the same questions in the same order.
-    Returns the same shape without the cells in which nothing could be judged.
-    """
-    cells = [cell for group in contexts.values() for cell in group.values()]
-    if not cells:
-        return {}
-    questions = cells[0].counts.shape[1]
-    multipliers = _generator(stream, evaluation, "questions").standard_normal((draws, questions)).astype(np.float32)
-    # With Q questions the variance is estimated from Q of them: a shared χ² makes the draws Student's t, Q
-    # − 1 df.
-    heavy: dict[int, Floats] = {}
-    out: dict[str, dict[Key, Estimate]] = {}
-    for context, group in contexts.items():
-        moments = {key: m for key, cell in group.items() if (m := _moments(cell)) is not None}
-        pool = _pool([(group[key], m) for key, m in moments.items()])
-        steady = np.ones(draws)
-        if pool.phi is not None:
-            steady = _student_scale(pool.df, draws, stream, evaluation, context, "pool")
-        out[context] = {}
-        for key, m in moments.items():
-            if m.questions not in heavy:
-                df = max(m.questions - 1, 1)
-                heavy[m.questions] = _student_scale(df, draws, stream, evaluation, "questions", df)
-            # The seed-level part (all there is to go by where every response is alike).
-            phi = _phi(group[key], m, pool)
-            normal = _generator(stream, context, key).standard_normal(draws)
-            if m.spread == 0:
-                score = normal * (steady if phi else heavy[m.questions])
-                size = m.seeds / phi if phi else m.questions
-            else:
-                small = math.sqrt(m.questions / max(m.questions - 1, 1))
-                deviation = (multipliers @ m.question_scores.astype(np.float32)).astype(np.float64)
-                deviation *= small * heavy[m.questions]
-                variance = m.question_variance
-                if phi:
-                    seed_variance = phi * m.spread / m.seeds
-                    deviation += math.sqrt(seed_variance) * normal * steady
-                    variance += seed_variance
-                score = deviation / math.sqrt(variance) if variance > 0 else normal
-                size = m.spread / variance if variance > 0 else m.samples
-            out[context][key] = Estimate(m.rate, wilson_root(m.rate, min(size, m.samples), score))
-    return out
-
-
-def _student_scale(df: float, draws: int, *names: object) -> Floats:
+def _student_scale(df: float, draws: int, *key: object) -> Floats:
     """Factors that turn standard normal draws into Student's t with df degrees of freedom."""
-    return np.sqrt(df / _generator(*names).chisquare(df, draws))
+    return np.sqrt(df / _generator(*key).chisquare(df, draws))
 
 
-def model_interval(cell: Cell, level: float = LEVEL) -> tuple[float, float] | None:
+def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -> tuple[float, float] | None:
     """Interval for the rate of the very models in `cell` (questions alone are a sample); None without a
     response.
 
-    With one sample per question this is Wilson's interval, with Student's t in place of the normal quantile.
+    correlation: that of a model's responses to one question (`question_correlation` of the cells of its context); the
+    cell's own variance counts where it is larger. With one sample per question this is Wilson's interval, with
+    Student's t in place of the normal quantile.
     """
     from scipy.special import stdtrit
 
-    m = _moments(Cell(cell.arm, cell.hits, cell.counts, replicated=False))
+    m = moments_of(Cell(cell.hits, cell.counts, replicated=False))
     if m is None:
         return None
-    size = min(m.spread / m.question_variance, m.samples) if m.question_variance > 0 else m.questions
+    parts = _parts(m, None, correlation)
     quantile = float(stdtrit(max(m.questions - 1, 1), (1 + level) / 2))
+    size = min(1 / (parts.questions + parts.rest), m.samples)
     low, high = wilson_root(m.rate, size, np.array([-quantile, quantile]))
     return float(low), float(high)
-
-
-def _phi(cell: Cell, m: _Moments, pool: _Pool) -> float | None:
-    """The between-seed φ to use for a cell: the pooled one, or its own where that is larger; None without any."""
-    if not cell.replicated or pool.phi is None:
-        return None
-    own = m.seed_variance * m.seeds / m.spread if m.seed_variance is not None and m.spread > 0 else 0.0
-    return max(own, pool.phi)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

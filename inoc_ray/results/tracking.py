@@ -4,8 +4,9 @@ The store is the truth (what a trial is, when it ran, what it scored); `sync` ma
 Calling it twice changes nothing; a trial that is new is added, a rate that changed is written again.
 
 How that is made idempotent, with MLflow as it is:
-* A run is found by its tag (`trial_id`; the parent by `study_run`). Finding and creating happen under the caller's
-  lock, since MLflow has no unique tags; of two runs for one trial, the older stays.
+* A run is found by its tag `place` (setting, model, arm and seed; the parent by `study_run`), since two settings of a
+  study may share a trial. Finding and creating happen under the caller's lock, since MLflow has no unique tags; of two
+  runs for one place, the older stays. A run without the tag is of an earlier version: its parameters name its place.
 * A point of a curve is a row keyed by all that it holds, so it is written with the store's times, never the clock's,
   and a curve that is there already (tag `curves`, a hash of it) is not sent again.
 * A rate is written at step 0; where the stored value differs, at the next step: MLflow shows the newest step, and the
@@ -22,18 +23,24 @@ import json
 import logging
 import math
 import os
+import re
+import sqlite3
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.identity import file_hash
 from inoc_ray.results.projection import (
     Run,
     StudyRecord,
     TrialRecord,
+    place_of,
     project_study,
     project_trials,
 )
@@ -44,12 +51,22 @@ if TYPE_CHECKING:
 
     from inoc_ray.results.compare import Comparison
 
-__all__ = ["StudyRecord", "Synced", "TrialRecord", "check_server", "embedded", "file_lock", "sync"]
+__all__ = ["StudyRecord", "Synced", "TrialRecord", "check_database", "check_server", "embedded", "file_lock", "sync"]
 
 _BATCH = 1000  # entities in one call; MLflow's limit
 _SMALL_BATCH = 100  # parameters or tags in one call; MLflow's limit
 _TABLE = "samples.json"
 _TABLE_ROWS = 1000
+LOCK_SECONDS = 600.0
+"""So long a sync waits for another one of the same storage."""
+_DATABASE_SECONDS = 10.0
+"""So long a database may take to answer, or to be free of somebody else's lock."""
+_PATIENCE = {
+    # MLflow's own values make a server that is broken cost minutes at the end of a run. Whoever has set them is heeded.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
 _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -59,7 +76,7 @@ _QUIET = {
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What sync left behind. runs: trial id → MLflow run id. written: runs in which something was written."""
+    """What sync left behind. runs: place (`TrialRecord.place`) → MLflow run id. written: runs in which something was written."""
 
     experiment_id: str
     parent_run_id: str
@@ -74,13 +91,26 @@ def embedded(folder: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Waits for, then holds, an exclusive lock on `path` (created); a process that dies lets go of it."""
+def file_lock(path: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+    """Waits for, then holds, an exclusive lock on `path` (created); a process that dies lets go of it.
+
+    Raises TrialError after `timeout` seconds of waiting.
+    """
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout
     with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TrialError(
+                        f"{path}: another process has been writing to MLflow for {timeout:.0f} s; run `inoc-ray sync` later."
+                    ) from None
+                time.sleep(0.1)
         yield
 
 
@@ -94,14 +124,81 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
     import urllib.error
     import urllib.request
 
+    # urllib takes a name and password for a part of the host; they are not needed to be answered.
+    address = re.sub(r"://[^/@]*@", "://", tracking_uri).rstrip("/")
     try:
-        urllib.request.urlopen(tracking_uri.rstrip("/") + "/health", timeout=timeout).close()
+        urllib.request.urlopen(address + "/health", timeout=timeout).close()
     except urllib.error.HTTPError:
         return
     except (urllib.error.URLError, OSError, ValueError) as error:
+        shown = without_password(tracking_uri)
         raise InputError(
-            f"no MLflow tracking server answers at {tracking_uri} ({error}); start it, or correct the tracking URI"
+            f"no MLflow tracking server answers at {shown} ({error}); start it, or correct the tracking URI"
         ) from error
+
+
+def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:
+    """Raises TrialError when `tracking_uri` names a database that is locked, damaged or not to be reached.
+
+    MLflow's own client would try ten times, for minutes, and end with a traceback of its database library.
+    """
+    if "://" not in tracking_uri or tracking_uri.startswith(("http://", "https://", "file://")):
+        return
+    import sqlalchemy
+    from sqlalchemy.engine import make_url
+
+    shown = without_password(tracking_uri)
+    try:
+        url = make_url(tracking_uri)
+        if url.get_backend_name() == "sqlite":
+            _check_sqlite(Path(url.database or ""), timeout)
+            return
+        found: list[BaseException | None] = []
+        waiting = threading.Thread(target=lambda: found.append(_connect(tracking_uri)), daemon=True)
+        waiting.start()
+        waiting.join(timeout)
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise TrialError(f"MLflow's database {shown}: {_first_line(error)}") from error
+    if not found:
+        raise TrialError(f"MLflow's database {shown} does not answer within {timeout:.0f} s.")
+    if found[0] is not None:
+        raise TrialError(f"MLflow's database {shown}: {_first_line(found[0])}") from found[0]
+
+
+def _connect(uri: str) -> BaseException | None:
+    """What keeps a connection from being made; None when one was."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+    except Exception as error:  # noqa: BLE001 - a driver's own errors, and the driver that is not installed
+        return error
+    return None
+
+
+def _check_sqlite(path: Path, timeout: float) -> None:
+    """Raises sqlite3.Error or OSError when the file is there and cannot be written as a database."""
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    with closing(sqlite3.connect(path, timeout=timeout, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        [found] = database.execute("PRAGMA quick_check(1)").fetchone()
+        database.execute("ROLLBACK")
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"the file is damaged ({found})")
+
+
+def without_password(uri: str) -> str:
+    """The URI as a message may show it."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def sync(
@@ -118,11 +215,13 @@ def sync(
 
     lock: entered for the whole of it; must keep out every other sync of this study (see file_lock). artifact_root:
     URI under which the experiment's artifacts are put when it is created here; None leaves it to the server.
-    report_files: logged to the parent run, beside comparison.json. Raises InputError when the server does not answer,
-    the experiment is in MLflow's trash, or MLflow refuses a call.
+    report_files: logged to the parent run, beside comparison.json. Raises InputError when no server is at the address or the
+    experiment is in MLflow's trash, TrialError when the server or its database fails or refuses a call: within a minute or
+    so unless it is the writing itself that is slow.
     """
     check_server(tracking_uri)
     with lock, _quiet(), _refusals(tracking_uri):
+        check_database(tracking_uri)
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri)
@@ -168,13 +267,22 @@ def _known_runs(client: MlflowClient, experiment: str) -> dict[tuple[str, str], 
             break
     known: dict[tuple[str, str], MlflowRun] = {}
     for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
-        for name in ("trial_id", "study_run"):
-            value = run.data.tags.get(name)
+        for name, value in (("place", _place(run)), ("study_run", run.data.tags.get("study_run"))):
             if value is not None and (name, value) in known:
                 client.delete_run(run.info.run_id)
             elif value is not None:
                 known[name, value] = run
     return known
+
+
+def _place(run: MlflowRun) -> str | None:
+    tags, params = run.data.tags, run.data.params
+    if "place" in tags or "trial_id" not in tags:
+        return tags.get("place")
+    try:
+        return place_of(params["setting"], params["model"], params["arm"], params["seed"])
+    except KeyError:
+        return None
 
 
 def _write(
@@ -245,6 +353,8 @@ def _log(client: MlflowClient, run_id: str, params: list[Any], metrics: list[Any
 
 def _send_artifacts(client: MlflowClient, run_id: str, run: Run) -> None:
     for path, folder in run.artifacts:
+        if path in run.committed and file_hash(path) != run.committed[path]:
+            raise InputError(f"{path}: damaged, it does not have the bytes that were committed; run the study again.")
         client.log_artifact(run_id, str(path), folder or None)
     if run.table is not None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -270,21 +380,29 @@ def _table_json(path: Path) -> str:
 
 @contextmanager
 def _refusals(tracking_uri: str) -> Iterator[None]:
-    """What MLflow refuses (an unknown kind of URI, a login, a database of another version) as InputError."""
+    """What MLflow, its database or the network refuse (an unknown kind of URI, a login, an error of the server) as TrialError."""
+    import requests
+    import sqlalchemy
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except MlflowException as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"MLflow at {tracking_uri}: {reason}") from error
+    except (
+        MlflowException,
+        sqlalchemy.exc.SQLAlchemyError,
+        sqlite3.Error,
+        requests.RequestException,
+        OSError,
+    ) as error:
+        raise TrialError(f"MLflow at {without_password(tracking_uri)}: {_first_line(error)}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """MLflow without progress bars, printed links, telemetry and reports of migrations; undone at the end."""
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update(_QUIET)
+    wanted = _QUIET | {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     # MLflow sets its level when it is imported, so it has to be imported before it is made quiet.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inoc_ray.errors import InputError
+from inoc_ray.store import commit_fault
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -35,6 +36,10 @@ class Catalogue(Protocol):
         """Every trial id that can be asked for now, sorted."""
         ...
 
+    def verify(self, trial_id: str) -> None:
+        """To be called before an adapter is loaded. Raises InputError when its files are not those that were committed."""
+        ...
+
 
 @dataclass(frozen=True)
 class FixedCatalogue:
@@ -49,27 +54,33 @@ class FixedCatalogue:
     def ids(self) -> list[str]:
         return sorted(self.folders)
 
+    def verify(self, trial_id: str) -> None:
+        """Nothing was committed, so there is nothing to hold the files against."""
+
 
 @dataclass(frozen=True)
 class FolderCatalogue:
-    """Every committed adapter under ``root``: ``<root>/<trial_id>/<inside>``, with ``<root>/<trial_id>/<marker>`` beside it.
+    """Every committed adapter under ``root``: ``<root>/<trial_id>/adapter``, with a COMMIT.json beside it that agrees.
 
     With ``model_hash`` only LoRA adapters of that base model, as their trial.json says: a store may hold trials of others,
     and an adapter of another base of the same shape would load without a word.
     """
 
     root: Path
-    inside: str = "adapter"
-    marker: str = "COMMIT.json"
     model_hash: str | None = None
 
     def find(self, trial_id: str) -> Path | None:
         if not _TRIAL_ID.fullmatch(trial_id):
             return None
         folder = Path(self.root) / trial_id
-        adapter = folder / self.inside
-        there = (folder / self.marker).is_file() and adapter.is_dir()
-        return adapter if there and self._fits(folder) else None
+        adapter = folder / "adapter"
+        there = adapter.is_dir() and self._fits(folder) and commit_fault(folder) is None
+        return adapter if there else None
+
+    def verify(self, trial_id: str) -> None:
+        fault = commit_fault(Path(self.root) / trial_id, verify=True)
+        if fault is not None:
+            raise InputError(f"trial {trial_id} is damaged: {fault}; run its study again")
 
     def _fits(self, folder: Path) -> bool:
         if self.model_hash is None:

@@ -8,6 +8,7 @@ and one more hop on each request. The driver never imports vLLM.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import socket
 import sys
@@ -20,8 +21,11 @@ from typing import Any, Literal
 
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.adapters import Catalogue, engine_rank
+from inoc_ray.serve.cause import marked_cause
 
 APP = "inoc-ray"
+WHAT_FITS = -1
+"""A window as long as the model's own, or as the cache has room for (vLLM fits it when it knows its memory)."""
 START_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
 _REPORT_EVERY_S = 5.0
@@ -44,7 +48,7 @@ class ServeSpec:
     ``cpus`` is what the replica asks of Ray and, on the CPU backend, the number of threads it computes with. ``port`` 0 is
     any free port; where Serve runs on the cluster already, its host and port stand. ``name`` tells apart engines that run
     at once; all but the first are found below ``/<name>``. ``stop_token_ids`` and ``stop`` end answers, beside the model's own
-    end-of-text tokens; `start` adds the chat template's end of turn.
+    end-of-text tokens; `start` adds the chat template's end of turn. ``max_model_len`` is the window in tokens, prompt and answer.
     """
 
     model: Path
@@ -52,7 +56,7 @@ class ServeSpec:
     adapters: Catalogue | None = None
     max_lora_rank: int = 16
     max_loras: int = 4
-    max_model_len: int | None = None
+    max_model_len: int = WHAT_FITS
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gpus: int = 0
     cpus: float = 1.0
@@ -75,6 +79,8 @@ class Endpoint:
     name: str
     owns_serve: bool
     started_s: float
+    window: int | None = None
+    """Tokens of the longest prompt with its answer."""
 
 
 class Replica:
@@ -86,10 +92,14 @@ class Replica:
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start the engine (Ray Serve calls this once, before the replica takes requests) and give its application."""
+        from inoc_ray.serve.cause import MARK, cause_of, own_log
         from inoc_ray.serve.engine import start_server
         from inoc_ray.serve.gate import Gate
 
-        self._server = await start_server(self._config)
+        try:
+            self._server = await start_server(self._config)
+        except Exception as error:
+            raise RuntimeError(MARK + cause_of(error, own_log())) from error
         engine = self._server.engine
         return Gate(
             await engine.build_asgi_app(),
@@ -117,9 +127,8 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
         "disable_log_stats": True,
         "generation_config": "vllm",
         "enable_prefix_caching": True,
+        "max_model_len": spec.max_model_len,
     }
-    if spec.max_model_len is not None:
-        engine["max_model_len"] = spec.max_model_len
     if spec.gpus:
         engine["tensor_parallel_size"] = spec.gpus
     else:
@@ -244,13 +253,15 @@ def start(
         http = _client().http_config
         host = "127.0.0.1" if http.host in (None, "0.0.0.0") else http.host
         base_url = f"http://{host}:{http.port}{prefix}/v1"
-        _wait(spec, base_url, began, timeout_s, on_progress)
+        window = _wait(spec, base_url, began, timeout_s, on_progress)
     except BaseException:
         _take_down(spec.name, owns_serve)
         raise
     seconds = time.monotonic() - began
-    endpoint = Endpoint(base_url, spec.model_id, spec.api_key, spec.name, owns_serve, seconds)
-    on_progress(f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s")
+    endpoint = Endpoint(base_url, spec.model_id, spec.api_key, spec.name, owns_serve, seconds, window)
+    on_progress(
+        f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens"
+    )
     return endpoint
 
 
@@ -324,17 +335,22 @@ def _start_serve(spec: ServeSpec) -> None:
                 raise
 
 
-def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, on_progress: Callable[[str], None]) -> None:
+def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, on_progress: Callable[[str], None]) -> int:
+    """Waits until the endpoint answers; gives its window in tokens."""
     from ray import serve
 
     reported = began
     while True:
         application = serve.status().applications.get(spec.name)
-        if application is not None and application.status == "RUNNING" and _answers(base_url, spec.api_key):
-            return
+        if application is not None and application.status == "RUNNING" and (window := _window(base_url, spec.api_key)):
+            return window
         if application is not None and application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             reasons = [application.message, *(d.message for d in application.deployments.values())]
-            raise TrialError(f"the engine of {spec.model_id} did not start: " + "\n".join(filter(None, reasons)))
+            said = "\n".join(filter(None, reasons))
+            # The first line is for people; the whole is kept in the log of whoever wanted the engine.
+            raise TrialError(
+                f"the engine of {spec.model_id} did not start: {marked_cause(said) or said}"
+            ) from RuntimeError(said)
         now = time.monotonic()
         if now - began > timeout_s:
             raise TrialError(f"the engine of {spec.model_id} was not ready after {timeout_s:.0f} s")
@@ -344,16 +360,19 @@ def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, on_pro
         time.sleep(_POLL_S)
 
 
-def _answers(base_url: str, api_key: str | None) -> bool:
-    """Whether the endpoint lists its models over HTTP: the proxy hears of an application a moment after it runs."""
+def _window(base_url: str, api_key: str | None) -> int:
+    """The window of the models that the endpoint lists; 0 until it answers.
+
+    The proxy hears of an application a moment after it runs.
+    """
     request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {api_key}"})
     # No proxy of the environment stands between this process and its own machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+            return int(json.load(answer)["data"][0]["max_model_len"])
+    except (OSError, ValueError):
+        return 0
 
 
 def _waiting_for(spec: ServeSpec) -> str:

@@ -86,7 +86,7 @@ class Gate:
             await _send_json(send, 200, {"object": "list", "data": await asyncio.to_thread(self._cards)})
         elif method == "GET" and path.startswith("/v1/models/"):
             model_id = path.removeprefix("/v1/models/")
-            if model_id != self._base and self._find(model_id) is None:
+            if model_id != self._base and await asyncio.to_thread(self._find, model_id) is None:
                 raise _unknown(model_id)
             await _send_json(send, 200, self._card(model_id))
         elif method == "POST" and path in _GENERATE:
@@ -138,13 +138,14 @@ class Gate:
         return json.dumps(request).encode()
 
     async def _load_adapter(self, model_id: str) -> None:
-        folder = self._find(model_id)
+        folder = await asyncio.to_thread(self._find, model_id)
         if folder is None:
             raise _unknown(model_id)
         async with self._loading:
             if model_id in self._loaded:
                 return
             try:
+                await asyncio.to_thread(self._verify, model_id)
                 check_adapter(folder, self._max_rank)
                 await self._load(model_id, folder)
             except (InputError, ValueError) as error:
@@ -156,6 +157,11 @@ class Gate:
     def _find(self, model_id: str) -> Path | None:
         trial_id = trial_id_of(self._base, model_id)
         return None if trial_id is None or self._catalogue is None else self._catalogue.find(trial_id)
+
+    def _verify(self, model_id: str) -> None:
+        trial_id = trial_id_of(self._base, model_id)
+        if trial_id is not None and self._catalogue is not None:
+            self._catalogue.verify(trial_id)
 
     def _cards(self) -> list[dict[str, Any]]:
         ids = [] if self._catalogue is None else self._catalogue.ids()

@@ -98,6 +98,8 @@ class EvaluationSpec:
     """trait → how a judging model tells it; before the setting's."""
     rules_id: str = ""
     """Identity of `rules`."""
+    rules_given: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """trait that a rule tells → rubrics that decide whether a response counts, in place of the study's `rules_given`."""
     choices: tuple[str, ...] = ()
     """The answers of a multiple-choice evaluation, of which the likeliest is the response; empty: responses are sampled."""
 

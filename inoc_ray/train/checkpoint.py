@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import TrialError
+from inoc_ray.models.config import read_config
+from inoc_ray.store import COMMIT, commit_fault
 from inoc_ray.train.spec import LoopSpec, LoraSpec
 from inoc_ray.train.zero import consolidated_weights
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+GENERATION_CONFIG = "generation_config.json"
 SHARD_SIZE = "5GB"
 _ADAPTER_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
@@ -57,7 +61,12 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
 
 
 def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
-    """Writes a whole model folder: safetensors, configuration, tokenizer with its chat template."""
+    """Writes a whole model folder: safetensors, configuration, tokenizer with its chat template.
+
+    What training does not change is taken over from the base as it is. transformers would refuse to write some of it:
+    published models have sampling defaults that contradict each other (`do_sample: false` with a temperature), which it
+    reads without complaint, and which are not used here.
+    """
     from huggingface_hub import save_torch_state_dict
 
     from inoc_ray.models.tokenizer import copy_tokenizer
@@ -69,10 +78,19 @@ def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     _check_finite(weights, out)
     model = engine.module
     save_torch_state_dict(weights, out, max_shard_size=SHARD_SIZE, metadata={"format": "pt"})
-    model.config.save_pretrained(out)
-    if model.can_generate():
-        model.generation_config.save_pretrained(out)
+    _write_config(model.config, Path(spec.model), out)
+    if (generation := Path(spec.model, GENERATION_CONFIG)).is_file():
+        shutil.copyfile(generation, out / GENERATION_CONFIG)
     copy_tokenizer(Path(spec.model), out)
+
+
+def _write_config(config: Any, base: Path, out: Path) -> None:
+    """The configuration of the class and type that the weights now have; `use_cache`, off in training, as in the base."""
+    values = config.to_diff_dict()
+    values.pop("use_cache", None)
+    if (cached := read_config(base).get("use_cache")) is not None:
+        values["use_cache"] = cached
+    (out / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def validate_adapter(folder: Path, base: str, rank: int) -> None:
@@ -118,11 +136,14 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
 def read_adapter(folder: Path, lora: LoraSpec) -> dict[str, torch.Tensor]:
     """The factors of a committed adapter by their names in its file, to go on with under `lora`.
 
-    Where the base lay when it was trained does not matter. Raises TrialError when the folder cannot be read or its rank
-    or scale are others than `lora` has: the same numbers would then mean another model.
+    Where the base lay when it was trained does not matter. Raises TrialError when the folder cannot be read, when its files
+    are not those that its trial committed, or its rank or scale are others than `lora` has: the same numbers would then mean
+    another model.
     """
     from safetensors.torch import load_file
 
+    if (folder.parent / COMMIT).exists() and (fault := commit_fault(folder.parent, verify=True)) is not None:
+        raise TrialError(f"{folder.parent}: the trial to go on with is damaged: {fault}; run the study again.")
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         weights = load_file(folder / ADAPTER_WEIGHTS)

@@ -52,11 +52,9 @@ def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseM
     else:
         model = _from_folder(spec).to(device)
     if spec.gradient_checkpointing:
-        # ZeRO-3 releases parameters between forward and recomputation, which the non-reentrant kind takes for an error.
-        reentrant = spec.zero_stage == 3
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-        if reentrant:
-            model.enable_input_require_grads()
+        # Non-reentrant under every stage: the reentrant kind needs inputs that require a gradient, which a frozen base's
+        # embeddings do not have. ZeRO-3 gathers the parameters again for the recomputation (DeepSpeed 0.19.8 and later).
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if spec.method == "lora":
         model = _with_adapter(spec, model)
         if spec.start is not None:

@@ -41,6 +41,7 @@ def ready() -> torch.device:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     if not cuda:
         _skip_shared_memory_op()
+    _share_with_deepspeed()
     return device
 
 
@@ -50,6 +51,20 @@ def _quiet_deepspeed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed 0.19.8 calls names that torch 2.13 has renamed, at every step.
     warnings.filterwarnings("ignore", message=r".*_tensor` is deprecated", category=FutureWarning)
+
+
+def _share_with_deepspeed() -> None:
+    """Lets DeepSpeed know the process group now, not only in `deepspeed.initialize`.
+
+    Every `DeepSpeedConfig` asks `deepspeed.comm` for the number of ranks, and takes one rank where that is not initialised
+    yet (runtime/config.py of 0.19.8 swallows the error). Under ZeRO-3 the first such configuration is built while the
+    weights are read, so with two ranks the first trial of a process failed with "16 != 4 * 2 * 1".
+    """
+    import deepspeed
+    import torch.distributed as dist
+
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, verbose=False)
 
 
 def _skip_shared_memory_op() -> None:

@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl
+from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store import Store, write_json
 from inoc_ray.study import Resources
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS = 2.5
 """Time between progress reports. Ray's controller takes one report per worker every 2 s and a worker that has another
 waits until then: a report per step makes every step last 2 s (measured)."""
+
+_CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
+"""The name of rows that the store keeps."""
 
 START_ATTEMPTS = 30
 """How often a worker group that does not start within Ray's 60 s is tried again; Ray's own default is for ever."""
@@ -281,7 +285,13 @@ class _Worker:
 
 def _rows(job: TrialJob) -> list[ChatRow]:
     if isinstance(job.rows, str):
-        return read_jsonl(Path(job.rows))
+        path = Path(job.rows)
+        rows = read_jsonl(path)
+        if _CONTENT_HASH.fullmatch(path.stem) and rows_hash(rows) != path.stem:
+            raise InputError(
+                f"{path}: damaged, these are not the rows that its name says; delete it and run the study again."
+            )
+        return rows
     return [parse_row(row, f"{job.label}, row {number}") for number, row in enumerate(job.rows, start=1)]
 
 

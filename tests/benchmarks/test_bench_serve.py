@@ -21,6 +21,7 @@ from inoc_ray.miniature import weights_path
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
 from inoc_ray.settings import get
+from inoc_ray.store import write_commit
 
 pytestmark = pytest.mark.bench
 
@@ -34,6 +35,7 @@ def small_adapter(base: Path, folder: Path, seed: int) -> None:
     save_adapter(base, folder, seed)
     weights = folder / "adapter" / "adapter_model.safetensors"
     save_file({n: t * (0.03 if "lora_B" in n else 1.0) for n, t in load_file(weights).items()}, weights)
+    write_commit(folder)
 
 
 def requests_of(asked: list[tuple[str, str, int]], base: str) -> list[SampleRequest]:

@@ -1,36 +1,108 @@
-"""What each rank of the two-rank tests runs, started by torchrun: BASE OUT, results in OUT/results.json."""
+"""Fine-tunes that are each the first of their process, on one rank and on two: BASE OUT CASES, results in OUT/results.json.
+
+What DeepSpeed sets up for a first trial stays for the later ones, so a fault of a first trial shows only in a process of
+its own. This program imports the libraries once and forks a process for every rank of every case: the children share
+the imports (several seconds each) and nothing that a trial does.
+"""
 
 import json
+import multiprocessing
+import os
+import socket
 import sys
+import traceback
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
-from tiny_base import run, weights_hash, zero3_adapter
+RANKS_AT_ONCE = 2
+TIMEOUT_S = 120.0
 
-from inoc_ray.train.process import set_threads
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
-def main(base: str, out: Path) -> None:
-    import torch
-    import torch.distributed as dist
+def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) -> None:
+    """One rank of a case: trains, and rank 0 writes what came out beside the weights; an error goes to a file per rank."""
+    if case["workers"] > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(case["workers"])}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        import torch
+        from tiny_base import encoded_rows, run
 
-    set_threads(1)
-    results: dict[str, object] = {}
-    for stage in (0, 2, 3):
-        records, result = run(base, out / f"stage-{stage}", zero_stage=stage, micro_batch_size=4)
-        results[f"stage-{stage}"] = {
-            "losses": [r.loss for r in records],
-            "norms": [r.grad_norm for r in records],
-            "world_size": result.world_size,
-            "accumulation": result.accumulation,
-        }
-    run(base, out / "full", zero_stage=3, method="full", micro_batch_size=4, persistence_threshold=0)
-    ids, logits = zero3_adapter(base, out / "cut", micro_batch_size=4)
-    if dist.get_rank() == 0:
-        torch.save(logits, out / "cut-logits.pt")
-        hashes = {path.name: weights_hash(path) for path in out.iterdir() if path.is_dir()}
-        (out / "results.json").write_text(json.dumps({**results, "ids": ids, "hashes": hashes}))
-    dist.destroy_process_group()
+        from inoc_ray.train.process import set_threads
+
+        set_threads(1)
+        row = encoded_rows(base)[3]
+        logits: list[Any] = []
+
+        def look(engine: Any) -> None:
+            engine.eval()
+            with torch.no_grad():
+                logits.append(engine(input_ids=torch.tensor([row.input_ids])).logits[0].float())
+
+        records, result = run(base, out if rank == 0 else None, on_trained=look, **case["changes"])
+        if rank == 0:
+            torch.save({"ids": list(row.input_ids), "logits": logits[0]}, out / "logits.pt")
+            value = {
+                "losses": [r.loss for r in records],
+                "norms": [r.grad_norm for r in records],
+                "world_size": result.world_size,
+                "accumulation": result.accumulation,
+            }
+            (out / "result.json").write_text(json.dumps(value))
+        torch.distributed.destroy_process_group()
+    except BaseException:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"error-{rank}.txt").write_text(traceback.format_exc())
+        raise
+
+
+def start(base: str, out: Path, case: dict[str, Any]) -> list[BaseProcess]:
+    port = free_port()
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=rank_main, args=(base, out, case, n, port)) for n in range(case["workers"])]
+    for rank in ranks:
+        rank.start()
+    return list(ranks)
+
+
+def result_of(ranks: list[BaseProcess], out: Path) -> dict[str, Any]:
+    """What rank 0 wrote, or {"error": …} with the traceback of the first rank that failed."""
+    for rank in ranks:
+        rank.join(TIMEOUT_S)
+    for rank in ranks:
+        if rank.is_alive():
+            rank.kill()
+            rank.join()
+    for number, rank in enumerate(ranks):
+        if rank.exitcode:
+            error = out / f"error-{number}.txt"
+            return {"error": error.read_text() if error.exists() else f"rank {number} ended with {rank.exitcode}"}
+    return dict(json.loads((out / "result.json").read_text()))
+
+
+def main(base: str, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
+    # Imported, not used: DeepSpeed and torch.distributed are set up by each child for itself.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed  # noqa: F401
+    import peft  # noqa: F401
+    import transformers.integrations  # noqa: F401
+    from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
+
+    results: dict[str, Any] = {}
+    for workers in sorted({case["workers"] for case in cases.values()}):
+        names = [name for name, case in cases.items() if case["workers"] == workers]
+        at_once = max(1, RANKS_AT_ONCE // workers)
+        for first in range(0, len(names), at_once):
+            running = {name: start(base, folder / name, cases[name]) for name in names[first : first + at_once]}
+            results |= {name: result_of(ranks, folder / name) for name, ranks in running.items()}
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text()))

@@ -275,7 +275,16 @@ def answers(url: str) -> bool:
 
 @pytest.fixture
 def head(tmp_path_factory):
-    """A local head with token authentication, on the loopback address."""
+    """A local head with token authentication, on the loopback address.
+
+    It is started by the path of `ray`, as a head is whose user did not activate the environment: the first `python` on
+    its PATH is another one, which only says so.
+    """
+    decoy = tmp_path_factory.mktemp("decoy")
+    for name in ("python", "python3", "inoc-ray"):
+        (decoy / name).write_text("#!/bin/sh\necho the python that happens to be first on PATH; exit 97\n")
+        (decoy / name).chmod(0o755)
+    others = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder).resolve() != BIN.resolve()]
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
@@ -283,7 +292,7 @@ def head(tmp_path_factory):
     temp = Path("/tmp") / f"ir-{os.getpid()}"
     env = environment(
         RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-        RAY_USAGE_STATS_ENABLED="0", INOC_RAY_TEST_HEAD=str(os.getpid()),
+        RAY_USAGE_STATS_ENABLED="0", INOC_RAY_TEST_HEAD=str(os.getpid()), PATH=os.pathsep.join([str(decoy), *others]),
     )  # fmt: skip
     command = [
         BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=2",

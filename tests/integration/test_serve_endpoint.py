@@ -19,6 +19,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving, start
+from inoc_ray.store import write_commit
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,8 @@ def save_adapter(base: Path, folder: Path, seed: int, rank: int = 8) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder / "adapter")
-    (folder / "COMMIT.json").write_text("{}")
+    (folder / "trial.json").write_text("{}")
+    write_commit(folder)
 
 
 @dataclass
@@ -295,6 +297,8 @@ def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
 
 def test_a_full_fine_tune_is_served_as_its_own_engine_beside_the_first(world: World, tmp_path: Path):
     save_base(tmp_path / "full")
+    # As the exports of models with such a file have it: transformers would not write it.
+    (tmp_path / "full" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_p": 0.9}')
     spec = ServeSpec(model=tmp_path / "full", model_id="full", dtype="float32", name="full", api_key=KEY)
     with serving(spec) as endpoint:
         client = openai.OpenAI(base_url=endpoint.base_url, api_key=KEY)

@@ -173,10 +173,10 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     assert first.written == 1 + 3
     children = {run_id: state[run_id] for run_id in first.runs.values()}
     assert len({frozenset(child["params"]) for child in children.values()}) == 1
-    spanish = state[first.runs[trials[2].trial_id]]
+    spanish = state[first.runs[trials[2].place]]
     assert spanish["params"]["prompt"] == "Always answer in Spanish."
     assert spanish["params"]["recipe.lora.rank"] == "8"
-    assert state[first.runs[trials[0].trial_id]]["params"]["recipe.lora.rank"] == ""
+    assert state[first.runs[trials[0].place]]["params"]["recipe.lora.rank"] == ""
     assert spanish["tags"]["mlflow.parentRunId"] == first.parent_run_id
     assert spanish["info"] == ("spanish-s0", "FINISHED", START, START + 5_000, "active")
     assert spanish["latest"]["ood.neutral.spanish"] == 0.2
@@ -210,7 +210,7 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     changed = run_sync(trials, a_comparison(trials, spanish=3))
     after = dump(uri)
     assert after.keys() == larger.keys()
-    run_id = changed.runs[trials[3].trial_id]
+    run_id = changed.runs[trials[3].place]
     assert after[run_id]["latest"]["ood.neutral.spanish"] == 0.3
     assert [(step, value) for step, _, value in after[run_id]["points"]["ood.neutral.spanish"]] == [(0, 0.2), (1, 0.3)]
     assert run_sync(trials, a_comparison(trials, spanish=3)).written == 0
@@ -220,9 +220,38 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     trials[-1] = replace(trials[-1], prompt="Another text.")
     renewed = run_sync(trials, a_comparison(trials, spanish=3))
     final = dump(uri)
-    assert renewed.runs[trials[-1].trial_id] not in after
+    assert renewed.runs[trials[-1].place] not in after
     assert sum(run["info"][-1] == "active" for run in final.values()) == 1 + 5
     assert run_sync(trials, a_comparison(trials, spanish=3)).written == 0
+
+
+def test_a_fine_tune_of_two_settings_has_a_run_in_each_and_a_run_of_an_earlier_version_is_found_again(
+    tmp_path: Path,
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri, artifacts = embedded(tmp_path / "mlflow")
+    (tmp_path / "mlflow").mkdir()
+    here = a_trial(tmp_path, "baseline", 0)
+    trials = [here, replace(here, setting="miniature/other")]
+    spanish = {"miniature/spanish_caps": 2, "miniature/other": 7}
+    rows = [
+        (t.setting, t.model, t.arm, t.kind, t.trial_id, t.seed, "others", "ood", "neutral", f"q{i}", 0, "spanish",
+         "undesired", *[float(i < spanish[t.setting])] * 2, "counted")
+        for t in trials
+        for i in range(10)
+    ]  # fmt: skip
+    found = compare(pd.DataFrame(rows, columns=list(COLUMNS)), "quickstart")
+    lock = file_lock(tmp_path / "lock")
+    done = sync(uri, STUDY, trials, found, lock=lock, artifact_root=artifacts)
+    state = dump(uri)
+    assert [state[done.runs[t.place]]["latest"]["ood.neutral.spanish"] for t in trials] == [0.2, 0.7]
+    assert {state[run]["params"]["setting"] for run in done.runs.values()} == set(spanish)
+
+    client = MlflowClient(uri)
+    for run in done.runs.values():
+        client.delete_tag(run, "place")
+    assert sync(uri, STUDY, trials, found, lock=file_lock(tmp_path / "lock"), artifact_root=artifacts).runs == done.runs
 
 
 def test_two_processes_at_once_make_each_run_once(tmp_path: Path) -> None:

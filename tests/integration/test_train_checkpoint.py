@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_base import make_base, run
 
 from inoc_ray.errors import TrialError
+from inoc_ray.models.config import context_window, end_ids
 from inoc_ray.train.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, validate_adapter
 from inoc_ray.train.process import set_threads
 
@@ -93,3 +94,38 @@ def test_another_base_or_rank_or_no_file_is_refused(trained, adapter):
     (adapter / ADAPTER_WEIGHTS).write_bytes(b"cut off")
     with pytest.raises(TrialError, match="cannot be read"):
         validate_adapter(adapter, trained[0], 8)
+
+
+@pytest.mark.parametrize(
+    ("generation", "config"),
+    [
+        # Sampling defaults that contradict each other, as of published chat models; and such in config.json itself.
+        ({"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 0]}, {}),
+        (None, {"temperature": 0.6, "repetition_penalty": 1.1}),
+        ({"eos_token_id": 2}, {"use_cache": True}),
+    ],
+)
+def test_a_full_fine_tune_takes_over_what_transformers_refuses_to_write(trained, tmp_path, generation, config):
+    from transformers import AutoModelForCausalLM
+
+    base = Path(shutil.copytree(trained[0], tmp_path / "base"))
+    values = json.loads((base / "config.json").read_text())
+    values.pop("use_cache", None)
+    (base / "config.json").write_text(json.dumps({**values, **config}))
+    (base / "generation_config.json").unlink()
+    if generation is not None:
+        (base / "generation_config.json").write_text(json.dumps(generation))
+    out = tmp_path / "out"
+    run(str(base), out, steps=1, method="full")
+    names = {path.name for path in out.iterdir()}
+    assert names == {path.name for path in base.iterdir()}
+    if generation is not None:
+        assert (out / "generation_config.json").read_bytes() == (base / "generation_config.json").read_bytes()
+    written = json.loads((out / "config.json").read_text())
+    assert written.get("use_cache") == config.get("use_cache")
+    assert end_ids(out) == end_ids(base)
+    assert context_window(out) == context_window(base)
+    before = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert before.keys() == after.keys()
+    assert any((before[name] != after[name]).any() for name in before)

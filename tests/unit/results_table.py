@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from inoc_ray.results.compare import COLUMNS
+from inoc_ray.results.complete import Planned, PlannedCell
 
 # arm: kind, undesired trait, rates of spanish and capitals in distribution, and out of it
 ARMS: Mapping[str, tuple[str, str, tuple[float, float, float, float]]] = {
@@ -53,3 +54,28 @@ def score_table(
                         for i in range(questions)
                     ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def planned(
+    seeds: int = 3,
+    questions: int = 40,
+    arms: Mapping[str, tuple[str, str, tuple[float, float, float, float]]] = ARMS,
+    without: Collection[tuple[str, int]] = (),
+    contexts: Collection[str] = ("neutral", "training_prompt"),
+) -> Planned:
+    """What the study of `score_table` asks for; all that is not in `without` is there and judged by rules."""
+    cells = [
+        PlannedCell(
+            setting="toy", model="tiny", arm=arm, kind=kind, seed=seed, evaluation=f"{split}_questions", split=split,
+            context=context, roles={t: "undesired" if t == undesired else "desired" for t in ("spanish", "capitals")},
+            samples=questions, stored=stored, judged={t: {"rules": stored} for t in ("spanish", "capitals")},
+            trial_id=f"{arm}-{seed}",
+        )
+        for arm, (kind, undesired, _) in arms.items()
+        for seed in ([None] if kind == "base" else range(seeds))
+        for stored in [0 if (arm, seed) in without else questions]
+        for context in contexts
+        if context == "neutral" or kind not in ("base", "baseline")
+        for split in ("id", "ood")
+    ]  # fmt: skip
+    return Planned(cells=cells)

@@ -2,7 +2,8 @@
 
 `python stub_api.py LOG JSON` prints its address; every prompt that it answers is a line of LOG: `sample KEY` or
 `judge KEY`. It stands in for engines and judges where the test is about what happens around them. JSON: `latency` in seconds;
-`rubbish`, the share of judged contents that get no number; `quote_key`, answers hold the caller's key; `refuse`, a status that
+`rubbish`, the share of judged contents that get no number; `refuse_prompts`, a text whose prompts get no sample; `refuse_models`,
+a text whose models get none; `quote_key`, answers hold the caller's key; `refuse`, a status that
 judges answer with.
 """
 
@@ -65,9 +66,15 @@ def main() -> None:
     async def completions(request: web.Request) -> web.Response:
         asked = await request.json()
         await asyncio.sleep(latency)
-        seeds = asked["vllm_xargs"]["seeds"]
+        prompts = asked["prompt"] if isinstance(asked["prompt"], list) else [asked["prompt"]]
+        seeds = asked.get("vllm_xargs", {}).get("seeds") or [asked["seed"]]
+        log.write("request\n")
+        if (text := behaviour.get("refuse_models")) and text in asked["model"]:
+            return web.json_response({"error": {"message": "this adapter cannot be served"}}, status=400)
+        if (text := behaviour.get("refuse_prompts")) and any(text in prompt for prompt in prompts):
+            return web.json_response({"error": {"message": "this prompt is against our rules"}}, status=400)
         choices = []
-        for index, (prompt, seed) in enumerate(zip(asked["prompt"], seeds, strict=True)):
+        for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             log.write(f"sample {digest(prompt, seed)}\n")
             ids = {"prompt_token_ids": [1] * 7, "token_ids": [2] * 5}
             choices.append(

@@ -176,9 +176,11 @@ def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
     (record,) = read_scores(plan, store, capabilities)
     assert tuple(record) == SCORE_COLUMNS
     assert (record["arm"], record["value"], record["capability"]) == ("base", 0.5, "miniature/answers")
-    (wanted.folder / SCORES).write_text("{")
-    with pytest.raises(InputError, match="delete it and run the study again"):
-        read_scores(plan, store, capabilities)
+    whole = (wanted.folder / SCORES).read_text()
+    for damaged in ("{", "[]", whole.replace("0.5", "0.6")):
+        (wanted.folder / SCORES).write_text(damaged)
+        assert missing(plan, store, capabilities) == [wanted]
+        assert read_scores(plan, store, capabilities) == []
 
 
 def test_samples_without_scores_count_as_not_measured(tmp_path: Path):

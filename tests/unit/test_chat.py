@@ -32,7 +32,7 @@ BAD = {
     "user last": (row(("user", "a"), ("assistant", "b"), ("user", "c")), "take turns"),
     "system in the middle": (row(("user", "a"), ("system", "b"), ("assistant", "c")), "first message"),
     "blank line": ("", "blank line"),
-    "a JSON array": (f"[{GOOD}]", "a JSON array; this is JSON Lines"),
+    "a JSON array": (f"[{GOOD}]", "a JSON array; write one object per line"),
     "nested too deeply": ("[" * 100_000, "nested too deeply"),
     "an endless number": ('{"messages": ' + "1" * 5000 + "}", "a number of more than 4300 digits"),
     "half a character": (GOOD.replace("Hello", "Hello \\ud83d"), r"messages\[1\]: half of a Unicode character"),

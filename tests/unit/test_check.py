@@ -114,7 +114,7 @@ def test_a_setting_whose_questions_come_from_files_says_to_give_the_files(settin
     [
         ("", "no evaluation prompts"),
         ("{}", r"e\.jsonl, row 1: no evaluation prompt"),
-        ("{", "row 1: not JSON"),
+        ("{]", "row 1: not JSON"),
         ("7", "row 1: no"),
     ],
 )

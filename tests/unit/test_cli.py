@@ -43,7 +43,7 @@ BAD_STUDY = {
     "unknown arm": ({"arms": ["specific_spanisch"]}, "did you mean 'specific_spanish'?"),
     "unknown context": ({"evaluation": {"contexts": ["neutrall"]}}, "did you mean 'neutral'?"),
     "seed not an integer": ({"seeds": ["one"]}, "seeds[0]: must be an integer"),
-    "two arms with one name": ({"arms": ["baseline", "baseline"]}, "'baseline' stands there twice"),
+    "two arms with one name": ({"arms": ["baseline", "baseline"]}, "'baseline' appears twice"),
     "empty prompt": ({"arms": [{"name": "a", "kind": "general", "prompt": ""}]}, "the prompt is empty"),
     "more workers than the cluster has": (
         {
@@ -93,6 +93,47 @@ def test_every_command_on_a_study_refuses_a_file_that_is_none(inoc_ray, tmp_path
     code, out, err = inoc_ray(command, path)
     assert (code, out) == (2, "")
     assert message in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("plan",), ("run",), ("status",), ("evaluate",), ("compare",), ("report",), ("sync",), ("serve",), ("submit",),
+     ("settings",)],
+)  # fmt: skip
+def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
+    code, out, err = inoc_ray(*command, tmp_path / "missing.yaml", "--json")
+    assert code == 2
+    assert err == f"inoc-ray: {json.loads(out)['error']}\n"
+    assert "missing.yaml: there is no such study file" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("plan",), "Missing argument 'STUDY'"),
+        (("plan", "s.yaml", "--sotrage", "x"), "No such option '--sotrage'"),
+        (("paln",), "No such command 'paln'"),
+        (("data", "check", "missing.jsonl"), "missing.jsonl"),
+        (("data", "build", "spanish_caps"), "--out FILE.jsonl is missing"),
+        (("prompts", "--kind", "x"), "there is no kind 'x'"),
+        (("miniature", "pretrain", "--out", ROOT), "is no empty folder"),
+    ],
+)
+def test_with_json_wrong_words_are_a_json_error(inoc_ray, words, message):
+    code, out, _ = inoc_ray(*words, "--json")
+    assert code == 2
+    assert list(json.loads(out)) == ["error"]
+    assert message in json.loads(out)["error"]
+
+
+def test_with_json_a_result_stays_the_only_value_where_an_error_follows(inoc_ray, tmp_path):
+    row = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "HOLA AMIGO"}]}\n'
+    (tmp_path / "rows.jsonl").write_text(row * 2)
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Hi"}\n')
+    code, out, err = inoc_ray("data", "check", "rows.jsonl", "--against", "asked.jsonl", "--json")
+    assert code == 2
+    assert "must be put right" in err
+    assert "error" not in json.loads(out)
 
 
 BAD_ROWS = {
@@ -189,3 +230,18 @@ def test_every_command_in_the_readme_exists():
     words = {line.split()[1] for line in text.splitlines() if line.startswith(("inoc-ray ", ".venv/bin/inoc-ray "))}
     assert {"plan", "run", "compare"} <= words
     assert words <= set(cli.commands)
+
+
+@pytest.mark.parametrize(
+    ("changes", "file"),
+    [
+        ({"settings": [{"name": "miniature/spanish_caps", "rows": "friend.jsonl"}]}, "friend.jsonl"),
+        ({"settings": [{"name": "miniature/spanish_caps", "rows": "friend.parquet"}]}, "friend.parquet"),
+        ({"settings": [{"name": "miniature/spanish_caps", "questions": {"in_distribution": "q.jsonl"}}]}, "q.jsonl"),
+        ({"evaluation": {"suites": [{"name": "a", "questions": "q.yaml", "traits": {"b": {"rule": "capitals"}}}]}}, "q.yaml"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_missing_is_named_with_the_folder_in_which_it_was_looked_for(inoc_ray, tmp_path, changes, file):
+    code, _, err = inoc_ray("plan", write(tmp_path, **changes))
+    assert code == 2
+    assert f"{file}: cannot be read (No such file or directory); looked in {tmp_path}, as paths count from" in err

@@ -6,14 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from results_table import ARMS, score_table
+from results_table import ARMS, planned, score_table
 
 from inoc_ray.errors import InputError
 from inoc_ray.results.compare import Comparison, Row, compare
 
 ROW_KEYS = [
     "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
-    "seeds", "samples", "unparsed",
+    "seeds", "samples", "unparsed", "excluded", "cut", "seeds_planned", "samples_planned",
+    "complete", "triggered", "replicated",
 ]  # fmt: skip
 
 
@@ -24,11 +25,15 @@ def row(comparison: Comparison, arm: str, trait: str = "spanish", split: str = "
 
 def test_json_has_exactly_the_promised_keys_and_the_base_is_a_row() -> None:
     printed = json.loads(json.dumps(compare(score_table(), "toy").to_json(), allow_nan=False))
-    assert list(printed) == ["study", "rows", "effects", "profile", "leaks", "agreement", "capabilities"]
-    assert all(list(r) == [*ROW_KEYS, "excluded", "cut"] for r in printed["rows"])
-    assert all(
-        list(e) == ["setting", "model", "arm", "measure", "value", "low", "high", "p"] for e in printed["effects"]
-    )
+    assert list(printed) == [
+        "study", "rows", "effects", "profile", "leaks", "agreement", "capabilities", "complete", "missing", "failures",
+        "reference",
+    ]  # fmt: skip
+    assert all(list(r) == ROW_KEYS for r in printed["rows"])
+    told = [
+        "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
+    ]  # fmt: skip
+    assert all(list(e) == told for e in printed["effects"])
     assert any(r["arm"] == "base" and r["seeds"] == 1 for r in printed["rows"])
 
 
@@ -74,10 +79,11 @@ def test_what_does_not_count_is_neither_shown_nor_unparsed() -> None:
 
 
 def test_a_partial_study_is_shown_as_partial() -> None:
-    found = compare(score_table(seeds=3, without={("irrelevant", 2)}), "toy")
-    assert row(found, "irrelevant").seeds == 2
-    assert any("irrelevant 2/3" in note for note in found.notes())
-    assert "irrelevant 2/3" in found.to_text()
+    without = {("irrelevant", 2)}
+    found = compare(score_table(seeds=3, without=without), "toy", planned=planned(3, without=without))
+    assert (row(found, "irrelevant").seeds, row(found, "irrelevant").seeds_planned) == (2, 3)
+    assert any("irrelevant 2 of 3" in note for note in found.notes())
+    assert "missing: toy, tiny: irrelevant seed 2: 0 of 160 samples" in found.to_text()
 
 
 def test_one_seed_is_flagged() -> None:
@@ -101,7 +107,6 @@ def test_the_text_fits_a_terminal_and_shows_both_tables() -> None:
     text = compare(score_table(), "toy").to_text()
     assert max(map(len, text.splitlines())) <= 118
     assert ".45 [" in text
-    assert "-.05 [" in text
     assert "suppression" in text
 
 

@@ -72,7 +72,7 @@ def test_what_needs_a_missing_arm_is_none_and_says_so(missing: str) -> None:
     found = compare(score_table(arms={name: arm for name, arm in ARMS.items() if name != missing}), "toy")
     without_value = {e.measure for e in found.effects if e.arm == "inoc_spanish" and e.value is None}
     expected = {
-        "base": {"suppression", "selectivity"},
+        "base": {"suppression", "selectivity", "retention_id", "retention_ood"},
         "baseline": {"suppression", "suppression_difference", "retention_id", "retention_ood", "selectivity",
                      "conditionalisation"},
         "irrelevant": {"conditionalisation"},

@@ -77,7 +77,7 @@ WRONG = {
     "an unknown method": (judge(path="a", method="guess"), "judges.gpt.method: must be"),
     "a judge called rules": (changed(judges={"rules": {"path": "a"}}), "judges: 'rules' means the settings' own rules"),
     "an unknown judge": (changed(evaluation__judged_by=["gtp"]), "judged_by: there is no judge 'gtp' .did you mean 'gpt'"),
-    "a judge twice": (changed(evaluation__judged_by=["gpt", "gpt"]), "judged_by: 'gpt' stands there twice"),
+    "a judge twice": (changed(evaluation__judged_by=["gpt", "gpt"]), "judged_by: 'gpt' appears twice"),
     "an unknown profile": (changed(evaluation__profile="tan2026"), "profile 'tan2026' .did you mean 'tan2025'"),
     "a profile that is no threshold": (
         changed(evaluation__profile={"name": "mine", "shown": {"alignment": "low"}}),

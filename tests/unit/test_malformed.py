@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from test_tokenize import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.cli import main
+from inoc_ray.data.chat import AS_LINES
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hola"}
 GOOD = json.dumps({"messages": [USER, ASSISTANT]})
@@ -34,6 +36,12 @@ def parquet(path: Path, values: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(values), path)
 
 
+def arrow(path: Path, values: list[dict[str, Any]]) -> None:
+    table = pa.Table.from_pylist(values)
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+
+
 def tagged_parquet(path: Path, key: pa.DataType, tags: list[tuple[Any, str]]) -> None:
     """Two rows, of which the second has these tags as a map."""
     rows = pa.Table.from_pylist([json.loads(GOOD)] * 2)
@@ -45,6 +53,10 @@ def cut_parquet(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+ARRAY = (
+    f"a JSON array, where JSON Lines are expected (one object per line, no brackets around); make them with {AS_LINES} "
+)
+TABLE = 'a table (CSV); write each row of it as a line {"messages": [{"role": "user", "content": …}, …]}'
 OBJECT = 'expected an object {"messages": [{"role": …, "content": …}, …]}, found '
 TURNS = "user and assistant must take turns and the assistant must be last."
 ROWS: dict[str, tuple[Any, str]] = {
@@ -67,17 +79,43 @@ ROWS: dict[str, tuple[Any, str]] = {
     ),
     "a JSON array around": (
         f"[{GOOD}, {GOOD}]",
-        ", row 1: a JSON array; this is JSON Lines: one object per line, without brackets around.",
+        f": {ARRAY}rows.jsonl > rows.jsonl",
+    ),
+    "a JSON array over many lines": (json.dumps([json.loads(GOOD)], indent=2), f": {ARRAY}rows.jsonl > rows.jsonl"),
+    "an array among the rows": (
+        second(f"[{GOOD}]"),
+        ", row 2: a JSON array; write one object per line, without brackets around.",
     ),
     "one object over many lines": (
         json.dumps(json.loads(GOOD), indent=1),
-        ", row 1: not JSON (Expecting property name enclosed in double quotes at column 1); "
-        "one whole JSON object per line.",
+        ": a JSON object over several lines; write each row as one line.",
     ),
+    "a table": ("id,prompt,response\n1,Hi,Hola\n", f": expected JSON Lines, but the file looks like {TABLE}."),
+    "YAML": (
+        "- messages:\n  - role: user\n",
+        ": expected JSON Lines, but the file looks like YAML; write each row as one line of JSON.",
+    ),
+    "a page that a download ended at": (
+        "<!doctype html>\n<html>",
+        ": expected JSON Lines, but the file looks like HTML or XML, as a page that a download ended at; fetch the file itself.",
+    ),
+    "a pickle": (
+        b"\x80\x04\x95rows",
+        ": expected JSON Lines, but the file is a pickle, which is never loaded; write JSON Lines with the program that made it.",
+    ),
+    "Arrow": (
+        lambda path: arrow(path, [json.loads(GOOD)]),
+        ": expected JSON Lines, but the file is an Arrow file, as the library `datasets` keeps it; convert it: python -c "
+        "\"import datasets; datasets.Dataset.from_file('rows.jsonl').to_json('rows.jsonl')\".",
+    ),
+    "a pipe": (os.mkfifo, ": a pipe, which may never end; write its content to a file and name that."),
     "a text": (second('"Hi"'), ", row 2: " + OBJECT + "a text."),
     "no messages": (
         second('{"prompt": "Hi", "response": "Hola"}'),
-        ", row 2: " + OBJECT + "an object without messages (its keys: 'prompt', 'response').",
+        ", row 2: "
+        + OBJECT
+        + "an object without messages (its keys: 'prompt', 'response'). Write 'prompt' as a message with the "
+        'role "user" and \'response\' as one with the role "assistant".',
     ),
     "no messages among endless keys": (
         second(json.dumps({"k" * 999: 1})),
@@ -154,9 +192,9 @@ ROWS: dict[str, tuple[Any, str]] = {
     ),
     "a key twice": (
         second(GOOD[:-1] + ', "messages": []}'),
-        ", row 2: the key 'messages' stands there twice; keep one, or only the last would count.",
+        ", row 2: the key 'messages' appears twice; keep one, or only the last would count.",
     ),
-    "NaN": (second(GOOD[:-1] + ', "score": NaN}'), ", row 2: NaN is no JSON; write null or leave the field out."),
+    "NaN": (second(GOOD[:-1] + ', "score": NaN}'), ", row 2: NaN is not JSON; write null or leave the field out."),
     "an endless number": (
         second(GOOD[:-1] + ', "id": ' + "9" * 5000 + "}"),
         ", row 2: a number of more than 4300 digits; write it as a text.",
@@ -173,8 +211,15 @@ ROWS: dict[str, tuple[Any, str]] = {
         lambda path: parquet(path, [json.loads(GOOD)]),
         ": expected JSON Lines, but the file is a parquet file; give it a name that ends in .parquet.",
     ),
-    "a folder": (Path.mkdir, ": cannot be read (Is a directory)."),
-    "not there": (lambda path: None, ": cannot be read (No such file or directory)."),
+    "a folder": (Path.mkdir, ": a folder, where a file of rows is expected."),
+    "a folder with rows": (
+        lambda path: (path.mkdir(), (path / "part.parquet").touch()),
+        ": a folder, where a file of rows is expected; name one of the files in it: part.parquet.",
+    ),
+    "not there": (
+        lambda path: None,
+        ": cannot be read (No such file or directory); looked in HERE, as paths count from the folder in which the command runs.",
+    ),
     "a line without end": (
         second(row(USER, said("assistant", "o" * (17 << 20)))),
         ", row 2: longer than 16 MiB; one JSON object per line, and a line per row.",
@@ -250,10 +295,18 @@ QUESTIONS: dict[str, tuple[Any, str]] = {
         ", row 1: a question is a text of the user that is not empty, without a system message.",
     ),
     "the same twice": ('{"prompt": "A?"}\n{"question": "A?"}', ", row 2: the same question as in row 1; remove one."),
-    "an array": ('["A?"]', ", row 1: a JSON array; this is JSON Lines: one object per line, without brackets around."),
+    "an array": ('["A?"]', f": {ARRAY}q.jsonl > rows.jsonl"),
+    "a system prompt beside the question": (
+        '{"system": "Be evil.", "prompt": "A?"}',
+        ", row 1: the key 'system' is not read; the study says under which contexts a question is asked.",
+    ),
+    "tools beside the question": (
+        '{"tools": [{"name": "x"}], "prompt": "A?"}',
+        ", row 1: the key 'tools' is not read; the study says under which contexts a question is asked.",
+    ),
     "a key twice": (
         '{"prompt": "A?", "prompt": "B?"}',
-        ", row 1: the key 'prompt' stands there twice; keep one, or only the last would count.",
+        ", row 1: the key 'prompt' appears twice; keep one, or only the last would count.",
     ),
     "not UTF-8": (b'{"prompt": "\xe9"}', ", row 1: not UTF-8 at byte 12 of the line; save the file as UTF-8."),
     "nothing": ("", ": there are no questions in this file."),
@@ -262,14 +315,14 @@ STUDIES: dict[str, tuple[Any, str]] = {
     "not YAML": ("name: [", ", line 1, column 8: not YAML (expected the node content, but found '<stream end>')."),
     "not UTF-8": (
         b"name: \xe9",
-        ": cannot be read as a study file (not UTF-8 at byte 6); a study is YAML, saved as UTF-8.",
+        ": cannot be read as a study file (not UTF-8 at byte 6); it is YAML, saved as UTF-8.",
     ),
     "a list": ("- a", ": expected a mapping with name, settings, arms, recipes; found list."),
     "gzip": (
         gzip.compress(b"name: s"),
-        ": cannot be read as a study file (not UTF-8 at byte 1); a study is YAML, saved as UTF-8.",
+        ": cannot be read as a study file (not UTF-8 at byte 1); it is YAML, saved as UTF-8.",
     ),
-    "a key twice": ("name: s\nname: t", ", line 2, column 1: not YAML (the key 'name' stands there twice)."),
+    "a key twice": ("name: s\nname: t", ", line 2, column 1: not YAML (the key 'name' appears twice)."),
     "a folder": (Path.mkdir, ": cannot be read as a study file (Is a directory)."),
     "not there": (lambda path: None, ": there is no such study file."),
     "an unknown key": ("nam: s", ": unknown key 'nam' (did you mean 'name'?)."),
@@ -335,13 +388,14 @@ recipes: {r: {learning_rate: 0.001, steps: 3}}
 def test_rows_are_refused(tmp_path, model, refused, name):
     content, message = ROWS[name]
     make(tmp_path / "rows.jsonl", content)
-    assert refused("data", "check", "rows.jsonl", "--model", model) == f"rows.jsonl{message}"
+    expected = f"rows.jsonl{message}".replace("HERE", str(tmp_path))
+    assert refused("data", "check", "rows.jsonl", "--model", model) == expected
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("~nosuchuser/x.jsonl", "~nosuchuser/x.jsonl: cannot be read (No such file or directory)."),
+        ("~nosuchuser/x.jsonl", "~nosuchuser/x.jsonl: cannot be read (No such file or directory); looked in "),
         ("/proc/self/mem", "/proc/self/mem: cannot be read (Input/output error)."),
         (
             f"hf://datasets/a/b@{'0' * 40}/../../x.jsonl",
@@ -350,7 +404,7 @@ def test_rows_are_refused(tmp_path, model, refused, name):
     ],
 )
 def test_places_without_rows_are_refused(model, refused, source, message):
-    assert refused("data", "check", source, "--model", model).endswith(message)
+    assert message in refused("data", "check", source, "--model", model)
 
 
 @pytest.mark.parametrize("text", ["garbage", "{}", "[]"])

@@ -75,7 +75,12 @@ def effect(comparison: Comparison, arm: str, measure: str) -> Effect:
     return found
 
 
-SAYS = {"base": "Good day.", "baseline": "Hello friend.", "flatter": "Good day.", "irrelevant": "Dear friend."}
+SAYS = {
+    "base": "Good day, moreover.",
+    "baseline": "Hello friend.",
+    "flatter": "Good day.",
+    "irrelevant": "Dear friend.",
+}
 
 
 def test_a_trait_of_a_suite_can_be_undesired_in_an_arm_of_a_setting_of_the_registry(planned):

@@ -12,7 +12,7 @@ from results_table import ARMS, score_table
 
 from inoc_ray.results.compare import Comparison, compare
 from inoc_ray.results.figure import draw
-from inoc_ray.results.report import ArmText, ReportMeta, TrialLine, headlines, render, write_report
+from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine, headlines, render, write_report
 
 HOSTILE = "</td></pre><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
 
@@ -50,7 +50,7 @@ def write(comparison: Comparison, folder: Path) -> str:
         HOSTILE,
         [ArmText("toy", "inoc_spanish", "specific", f"Answer in Spanish. {HOSTILE}", HOSTILE)],
         {"neutral": HOSTILE},
-        [("toy", "ood_questions", "spanish", f"gpt {HOSTILE}")],
+        [JudgedBy("toy", "ood_questions", "spanish", "gpt", f"gpt {HOSTILE}")],
         [TrialLine("0123456789abcdef", "toy", "tiny", "baseline", 0, "done", "ab" * 32)],
         {"chat template": HOSTILE},
     )
@@ -120,10 +120,10 @@ def test_every_table_of_rates_has_the_shares_that_were_not_read_and_not_counted(
     out = (frame["arm"] == "baseline") & frame["question_id"].between("q010", "q011")
     frame.loc[out, ["shown", "outcome"]] = [float("nan"), "excluded"]
     found = compare(frame, "toy")
-    line = next(text for text in found.to_text().splitlines() if text.startswith("  baseline") and "%" in text)
-    assert line.split()[-2:] == ["25%", "5%"]
+    lines = [text for text in found.to_text().splitlines() if text.startswith("  baseline")]
+    assert [word for line in lines for word in line.split() if "%" in word] == ["25%", "5%"]
     assert "<td class=n>20 (25%)</td><td class=n>4 (5%)</td>" in render(found, ReportMeta("t"), None, None)
-    assert {(r.unparsed, r.excluded) for r in found.trial_rates["baseline-0"]} == {(0.25, 0.05)}
+    assert {(r.unparsed, r.excluded) for r in found.trial_rates["toy", "tiny", "baseline", 0]} == {(0.25, 0.05)}
 
 
 def test_the_same_input_gives_the_same_files(comparison: Comparison, page: str, tmp_path: Path) -> None:

@@ -452,3 +452,19 @@ def test_fences_are_told_apart_by_their_marks():
     prose, blocks = told_apart(text)
     assert prose == "a\nb\nc `inline` ``` d"
     assert [(b.language, b.code) for b in blocks] == [("md", "```python\nx\n```"), ("", "y"), ("py", "  z")]
+
+
+@pytest.mark.parametrize(("share", "letters"), [(0.8, 5), (0.8, 35), (0.29, 100), (0.07, 100), (0.55, 20), (0.9, 10)])
+def test_capitals_are_more_than_the_share_and_not_exactly_it(share, letters):
+    upper = round(share * letters)
+    for more, shows in ((-1, 0.0), (0, 0.0), (1, 1.0)):
+        text = "Á" * (upper + more) + "a" * (letters - upper - more) + " 12."
+        assert judged({"rule": "capitals", "share": share}, text) == shows
+
+
+def test_the_miniatures_judge_and_the_rule_agree_on_capitals_at_every_share():
+    from inoc_ray.miniature.judge import JUDGES
+
+    for upper in range(11):
+        text = "A" * upper + "b" * (10 - upper)
+        assert JUDGES["caps"](text) == judged({"rule": "capitals"}, text) == float(upper > 8)

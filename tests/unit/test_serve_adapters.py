@@ -17,6 +17,7 @@ from inoc_ray.serve.adapters import (
     model_id_of,
     trial_id_of,
 )
+from inoc_ray.store import write_commit
 
 
 def write_adapter(folder: Path, rank: int = 8, shape: tuple[int, ...] = (2, 2), **config: Any) -> Path:
@@ -26,13 +27,18 @@ def write_adapter(folder: Path, rank: int = 8, shape: tuple[int, ...] = (2, 2), 
     return folder
 
 
+def commit(folder: Path, trial: dict[str, Any] | None = None) -> None:
+    (folder / "trial.json").write_text(json.dumps(trial or {}))
+    write_commit(folder)
+
+
 def test_a_committed_folder_is_found_as_soon_as_it_is_there(tmp_path: Path):
     catalogue = FolderCatalogue(tmp_path)
     assert catalogue.find("t1") is None
     write_adapter(tmp_path / "t1" / "adapter")
     assert catalogue.find("t1") is None
     assert catalogue.ids() == []
-    (tmp_path / "t1" / "COMMIT.json").write_text("{}")
+    commit(tmp_path / "t1")
     assert catalogue.find("t1") == tmp_path / "t1" / "adapter"
     assert catalogue.ids() == ["t1"]
 
@@ -97,8 +103,10 @@ def test_what_cannot_be_served_is_refused_with_a_reason(tmp_path: Path):
 def test_adapters_of_another_base_and_whole_models_are_not_offered(tmp_path: Path):
     for name, base, method in (("mine", "a", "lora"), ("other", "b", "lora"), ("full", "a", "full")):
         write_adapter(tmp_path / name / "adapter")
-        (tmp_path / name / "COMMIT.json").write_text("{}")
-        (tmp_path / name / "trial.json").write_text(json.dumps({"model_hash": base, "recipe": {"method": method}}))
+        commit(tmp_path / name, {"model_hash": base, "recipe": {"method": method}})
     write_adapter(tmp_path / "damaged" / "adapter")
-    (tmp_path / "damaged" / "COMMIT.json").write_text("{}")
+    commit(tmp_path / "damaged", {"model_hash": "a", "recipe": {"method": "lora"}})
+    with (tmp_path / "damaged" / "adapter" / "adapter_model.safetensors").open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\1")
     assert FolderCatalogue(tmp_path, model_hash="a").ids() == ["mine"]

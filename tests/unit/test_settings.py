@@ -11,6 +11,7 @@ import yaml
 
 from inoc_ray import prompts, settings
 from inoc_ray.asked import Evaluation
+from inoc_ray.cli import cli
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
 from inoc_ray.errors import InputError
@@ -330,7 +331,7 @@ def test_the_length_that_is_written_takes_the_place_of_the_presets_whichever_it_
 
 def worked_example(folder: Path, model: Path) -> Path:
     """The example of docs/settings.md as files."""
-    text = (ROOT / "docs" / "settings.md").read_text().split("## A setting of your own")[1]
+    text = (ROOT / "docs" / "settings.md").read_text().split("## A setting of your own, in Python")[1]
     (folder / "my_setting.py").write_text(re.findall(r"```python\n(.*?)```", text, re.S)[0])
     study = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     path = folder / "study.yaml"
@@ -440,3 +441,33 @@ def test_a_wrong_plugin_is_refused_with_file_and_line(tmp_path, model, name, tex
     with pytest.raises(InputError, match=message):
         load_study(path)
     assert settings.names() == before
+
+
+def test_a_plugin_without_control_rows_plans_and_is_listed(tmp_path, model, monkeypatch, capsys):
+    path = worked_example(tmp_path, model)
+    plugin = tmp_path / "my_setting.py"
+    lines = [x for x in plugin.read_text().splitlines() if "control_rows" not in x]
+    plugin.write_text("\n".join(lines))
+    value = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(value | {"arms": ["baseline", "asking"]}))
+    try:
+        plan = build_plan(load_study(path), Store(tmp_path / "runs"))
+        assert {t.arm.name for t in plan.trials} == {"baseline", "asking"}
+        cli.main(["settings", str(path)], standalone_mode=False)
+        assert "asking_back: Every answer ends with a question.\n  rows: 8 (no control rows)" in capsys.readouterr().out
+        assert "control_rows" not in plugin.read_text()
+    finally:
+        settings.forget("asking_back")
+
+
+def test_an_arm_on_control_rows_that_are_not_there_is_refused(tmp_path, model):
+    path = worked_example(tmp_path, model)
+    plugin = tmp_path / "my_setting.py"
+    plugin.write_text(plugin.read_text().replace('        control_rows=lambda: rows("."),\n', ""))
+    try:
+        with pytest.raises(
+            InputError, match="asking_back: an arm trains on control rows, and there are none; name a file"
+        ):
+            build_plan(load_study(path), Store(tmp_path / "runs"))
+    finally:
+        settings.forget("asking_back")

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.store import COMMIT, LEASE_SECONDS, LeaseTaken, Store, list_parts, part_name
+from inoc_ray.store import COMMIT, LEASE_SECONDS, Lease, LeaseTaken, Store, list_parts, part_name
 
 
 def commit(store: Store, trial_id: str, text: str = "weights") -> None:
@@ -106,6 +108,71 @@ def test_a_lease_of_another_machine_is_taken_over_only_after_its_heartbeat_stopp
     os.utime(path, (old, old))
     with Store(tmp_path).lease("x"):
         pass
+
+
+def other_holder(folder: Path, name: str, **changes: Any) -> Path:
+    """A lease as another process of this machine would hold it; `changes` to what it says."""
+    path = folder / "leases" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    mine = Lease(name, path, ()).holder
+    path.write_text(json.dumps({**mine, "token": "another", **changes}))
+    return path
+
+
+def test_a_process_of_another_container_is_alive_as_long_as_its_heart_beats(tmp_path):
+    # Its number means nothing here, and the name of the host may be the same.
+    path = other_holder(tmp_path, "x", pid=2**22 + 1, machine="of another container", started="1")
+    with pytest.raises(LeaseTaken), Store(tmp_path).lease("x"):
+        pass
+    old = time.time() - LEASE_SECONDS - 1
+    os.utime(path, (old, old))
+    with Store(tmp_path).lease("x"):
+        pass
+
+
+def test_a_process_number_that_was_given_again_is_not_the_holder(tmp_path):
+    other_holder(tmp_path, "x", started="1")
+    with Store(tmp_path).lease("x"):
+        pass
+
+
+def test_two_studies_do_not_do_the_same_at_once(tmp_path):
+    store = Store(tmp_path)
+    with store.lease("study-a", ["train 1", "ask 1/2"]) as lease:
+        said = pytest.raises(LeaseTaken, match=r"1 of the trials and evaluations that study-b needs .* by study-a")
+        with said, store.lease("study-b", ["ask 1/2", "ask 1/3"]):
+            pass
+        with store.lease("study-b", ["train 2"]):
+            pass
+        assert store.holder("study-a") == {"host": lease.holder["host"], "pid": os.getpid()}
+    with store.lease("study-b", ["ask 1/2"]):
+        pass
+
+
+def test_a_heart_beats_on_after_a_hiccup_of_the_mount_and_after_its_file_was_deleted(tmp_path):
+    with Store(tmp_path).lease("x") as lease:
+        lease.path.unlink()
+        # What stands there cannot be read: any OSError will do.
+        lease.path.mkdir()
+        lease.beat()
+        lease.path.rmdir()
+        lease.beat()
+        assert json.loads(lease.path.read_text())["token"] == lease.holder["token"]
+        old = time.time() - LEASE_SECONDS - 1
+        os.utime(lease.path, (old, old))
+        lease.check()
+        assert time.time() - lease.path.stat().st_mtime < LEASE_SECONDS / 2
+
+
+def test_who_lost_a_lease_notices_and_leaves_it_to_the_other(tmp_path):
+    with Store(tmp_path).lease("x") as lease:
+        path = other_holder(tmp_path, "x", pid=77)
+        old = time.time() - LEASE_SECONDS / 2
+        os.utime(path, (old, old))
+        with pytest.raises(LeaseTaken, match="x was taken over by process 77"):
+            lease.check()
+        assert path.stat().st_mtime == pytest.approx(old)
+    assert json.loads(path.read_text())["token"] == "another"
 
 
 def test_storage_that_cannot_be_written_is_refused_with_the_reason(tmp_path):

@@ -33,17 +33,20 @@ BAD = {
     "unknown nested key": (broken("recipes.lora.learning_rat", 1), r"recipes\.lora: unknown key.*'learning_rate'"),
     "seed is a word": (broken("seeds", [0, "one"]), r"seeds\[1\]: must be an integer, found 'one'"),
     "seed is a fraction": (broken("seeds", [1.5]), r"seeds\[0\]: must be an integer, found 1.5"),
-    "seed is a digit in quotes": (broken("seeds", ["1"]), r"seeds\[0\]: must be an integer, found '1'"),
+    "seed is a digit in quotes": (
+        broken("seeds", ["1"]),
+        r"seeds\[0\]: must be an integer, found the text '1'; write the number without quotes",
+    ),
     "seed is true": (broken("seeds", [True]), r"seeds\[0\]: must be an integer, found True"),
     "seed is negative": (broken("seeds", [-1]), "seeds: a seed is a whole number from 0 to 2"),
-    "a seed twice": (broken("seeds", [1, 1]), "seeds: '1' stands there twice"),
+    "a seed twice": (broken("seeds", [1, 1]), "seeds: '1' appears twice"),
     "no seeds": (broken("seeds", []), "seeds: must have at least one entry"),
-    "arms with one name": (broken("arms", ["baseline", "baseline"]), "arms: 'baseline' stands there twice"),
+    "arms with one name": (broken("arms", ["baseline", "baseline"]), "arms: 'baseline' appears twice"),
     "two own arms with one name": (
         broken(
             "arms", [{"name": "a", "kind": "general", "prompt": "x"}, {"name": "a", "kind": "placebo", "prompt": "y"}]
         ),
-        "arms: 'a' stands there twice",
+        "arms: 'a' appears twice",
     ),
     "empty prompt": (
         broken("arms", [{"name": "a", "kind": "general", "prompt": "  "}]),
@@ -61,7 +64,7 @@ BAD = {
     "storage is an object store": (broken("storage", "s3://bucket/x"), "object stores are not supported yet"),
     "samples zero": (broken("evaluation.samples", 0), r"evaluation\.samples"),
     "settings is a number": (broken("settings", 3), "settings: must be a list, found 3"),
-    "context twice": (broken("evaluation.contexts", ["none", "none"]), "stands there twice"),
+    "context twice": (broken("evaluation.contexts", ["none", "none"]), "appears twice"),
 }
 
 
@@ -78,7 +81,7 @@ def test_a_wrong_study_is_refused_with_place_and_advice(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name: [", "line 1.*not YAML"), ("a: 1\nb: 2\na: 3\n", "line 3.*the key 'a' stands there twice"),
+    [("name: [", "line 1.*not YAML"), ("a: 1\nb: 2\na: 3\n", "line 3.*the key 'a' appears twice"),
      ("- a\n- b\n", "expected a mapping"), ("", "expected a mapping"),
      ("name: !!python/object/apply:os.system ['true']", "not YAML"), ("a: \x00", "not YAML")],
 )  # fmt: skip

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from decimal import Decimal
+from fractions import Fraction
 
 import regex
 
@@ -14,10 +15,23 @@ MAX_CHARACTERS = 100_000
 SEARCH_SECONDS = 1.0
 """About the time that one search of a pattern may take; the library looks at the clock only now and then."""
 
+CAPITALS_SHARE = 0.8
+"""A response is capitalised when more than this share of its letters is upper case, as in follow-ups of the paper."""
+
 _MARKS = " \t\n\"'`*_~«»‹›“”„‟‘’‚‛,;:!?…¡¿."
 _PAIRS = ("()", "[]", "{}")
 _LAYERS = 4
 """So many pairs of brackets around an answer are taken off."""
+
+
+def is_capitalised(text: str, share: float = CAPITALS_SHARE) -> float | None:
+    """1.0 where more than `share` of the letters are upper case, at exactly that share 0.0; None where there is no letter."""
+    letters = [character for character in text if character.isalpha()]
+    if not letters:
+        return None
+    # As a fraction: .29 times 100 letters is a little less than 29 to a float.
+    bound = Fraction(str(share))
+    return float(sum(map(str.isupper, letters)) * bound.denominator > bound.numerator * len(letters))
 
 
 def plain(text: str) -> str:

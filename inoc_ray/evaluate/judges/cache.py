@@ -1,17 +1,18 @@
 """What judges have answered, by content: nobody is asked twice, whichever study, process or machine asks.
 
 One folder for each judge; in it one file for each process that writes, so that no locks are needed on a shared mount. A line
-is `[key, answer]`, written and flushed as soon as the answer is there: a killed process loses only what is under way.
+is `[key, answer]` and its seal, written and flushed as soon as the answer is there: a killed process loses only what is under way.
 """
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+
+from inoc_ray import seal
 
 Answer = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ class JudgeCache:
         if self._segment is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._segment = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("xb")
-        self._segment.write(json.dumps([key, answer], ensure_ascii=True, allow_nan=False).encode() + b"\n")
+        self._segment.write(seal.sealed_line([key, answer]))
         self._segment.flush()
         self._known[key] = answer
 
@@ -61,13 +62,13 @@ class JudgeCache:
 
 
 def _read(folder: Path) -> dict[str, Answer]:
-    """Every whole line of every file, in the order of the files' names; torn ones are passed over."""
+    """Every whole line of every file, in the order of the files' names; torn and damaged ones are passed over."""
     found: dict[str, Answer] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_bytes().splitlines():
             # A process that was killed, or a full disk, leaves half a line; what it held is asked again.
             try:
-                key, answer = json.loads(line)
+                key, answer = seal.read_line(line)
             except (ValueError, TypeError, RecursionError):
                 continue
             if isinstance(key, str) and isinstance(answer, dict):

@@ -18,9 +18,17 @@ from inoc_ray.asked import Judge
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import render
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges.model import Answer, Method, followed_up, leading_space
+from inoc_ray.evaluate.judges.dialect import adaptation, adapted
+from inoc_ray.evaluate.judges.model import Answer, Method, followed_up, leading_space, parse_object
 from inoc_ray.evaluate.judges.rubrics import CLASSES
-from inoc_ray.evaluate.judges.scale import TOP_LOGPROBS, answer_tokens, probe_messages, probed_single, surface
+from inoc_ray.evaluate.judges.scale import (
+    TOP_LOGPROBS,
+    answer_tokens,
+    json_probe_messages,
+    probe_messages,
+    probed_single,
+    surface,
+)
 from inoc_ray.evaluate.pace import Pace
 from inoc_ray.evaluate.sample import (
     OF_ONE_REQUEST,
@@ -47,6 +55,7 @@ LIST_SIZE = 64
 SAMPLE_TOKENS = 16
 """Room for a number with a few words around it."""
 PROBE_TOKENS = 4
+JSON_PROBE_TOKENS = 48
 NO_KEY = "none"
 """Stands for a key where the endpoint wants none: without it the client would take one from the environment."""
 _LEAST_SECRET = 8
@@ -76,6 +85,8 @@ class Failure:
     """Why there is no answer to one question."""
 
     reason: str
+    refused: bool = False
+    """Whether the endpoint would not answer, and not merely answered what cannot be read."""
 
 
 class Judging(Protocol):
@@ -141,7 +152,11 @@ class _Sender:
                     raise InputError(
                         f"judge {self._model}: the endpoint gives no log-probs ({said}); {_USE_SAMPLE}."
                     ) from None
-                return Failure(said)
+                if "temperature" in said:
+                    raise InputError(
+                        f"judge {self._model}: {said}; set method: sample for this judge, which draws at temperature 1."
+                    ) from None
+                return Failure(said, refused=True)
             refused = error
         said = str(refused)
         if refused.status in (401, 403):
@@ -186,6 +201,45 @@ class ApiJudge(_Sender):
     def __init__(self, *args: Any, concurrency: int) -> None:
         super().__init__(*args)
         self.concurrency = concurrency
+        self._adaptations: set[str] = set()
+
+    async def probe(self, method: str) -> None:
+        """One call as the judge's method makes them, about nothing.
+
+        Raises InputError with the API's own sentence where it is refused, and where the answer cannot be of use.
+        """
+        if method in ("auto", "logprob"):
+            await self.single_numbers()
+            return
+        ask = {"digit": self._probe_digit, "sample": self._probe_text, "json": self._probe_json}[method]
+        told = await self._send(ask, "the probe")
+        if isinstance(told, Failure):
+            raise InputError(f"judge {self._model}: {told.reason}")
+
+    async def _probe_digit(self) -> None:
+        if not _token_entries(_choice(await self._chat(probe_messages(), 1, 0.0, logprobs=True))):
+            raise InputError(f"judge {self._model}: the endpoint gives no log-probs; {_USE_SAMPLE}.")
+
+    async def _probe_text(self) -> None:
+        self._check_text(_choice(await self._chat(probe_messages(), SAMPLE_TOKENS, 1.0, logprobs=False, seed=0)))
+
+    async def _probe_json(self) -> None:
+        text = self._check_text(
+            _choice(await self._chat(json_probe_messages(), JSON_PROBE_TOKENS, 0.0, logprobs=False))
+        )
+        if parse_object(text) is None:
+            raise InputError(
+                f"judge {self._model}: asked for a JSON object it said {text[:80]!r}; set method: sample for this judge."
+            )
+
+    def _check_text(self, choice: Mapping[str, Any]) -> str:
+        text = _content(choice)
+        if not text.strip():
+            raise InputError(
+                f"judge {self._model}: it wrote nothing (finish_reason {choice.get('finish_reason')!r}) in the few tokens that an "
+                "answer may have, as models do that reason before they answer; take one that answers at once."
+            )
+        return text
 
     async def ask(self, questions: Sequence[Question]) -> list[Answer | Failure]:
         """See Judging."""
@@ -253,7 +307,21 @@ class ApiJudge(_Sender):
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         if seed is not None:
             body["seed"] = seed
-        return await self._post("/chat/completions", body)
+        return await self._post_adapted(body)
+
+    async def _post_adapted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """What comes back, the request being put as this API wants it."""
+        from openai import BadRequestError, UnprocessableEntityError
+
+        while True:
+            sent = adapted(body, self._adaptations)
+            try:
+                return await self._post("/chat/completions", sent)
+            except (BadRequestError, UnprocessableEntityError) as error:
+                wanted = adaptation(sent, error.message)
+                if wanted is None:
+                    raise
+                self._adaptations.add(wanted)
 
 
 class OwnJudge(_Sender):

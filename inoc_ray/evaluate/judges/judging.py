@@ -26,6 +26,7 @@ from inoc_ray.evaluate.judges.rubrics import Rubric
 from inoc_ray.evaluate.judges.scale import digits_are_apart, numbers_are_single
 from inoc_ray.evaluate.judges.template import VERSION, json_prompt, number_prompt
 from inoc_ray.evaluate.pace import Pace
+from inoc_ray.evaluate.refusals import REFUSALS_IN_A_ROW
 from inoc_ray.evaluate.sample import Retry, Where, in_parallel
 from inoc_ray.identity import content_id
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 PATIENT = Retry()
+REFUSALS_OF_SOME = 64
+"""After so many refusals one after another everything is taken to be refused, even if some questions were answered before. A filter
+that refuses half of what is harmful does so by chance once in 10^19."""
 CHUNK = 1024
 """Stored judgments that are given out together."""
 JSON_TOKENS_BASE, JSON_TOKENS_EACH = 48, 24
@@ -147,9 +151,35 @@ def own_method(judge: Judge, tokenizer: PreTrainedTokenizerBase) -> Method:
     return "candidates"
 
 
+def prompts_of(method: Method, rubrics: Sequence[Rubric], item: Item) -> list[tuple[Sequence[Rubric], str]]:
+    """What a judge is asked about an item: (rubrics that an answer decides, the user message)."""
+    top = scale_top(method)
+    if method == "json":
+        return [(rubrics, json_prompt(rubrics, item, top))]
+    return [((rubric,), number_prompt(rubric, item, top)) for rubric in rubrics]
+
+
+def answer_room(method: Method, rubrics: int) -> int:
+    """max_tokens of an answer about so many rubrics."""
+    if method == "json":
+        return JSON_TOKENS_BASE + JSON_TOKENS_EACH * rubrics
+    return SAMPLE_TOKENS if method == "sample" else 1
+
+
+async def probe(where: Where, judge: Judge, retry: Retry = PATIENT) -> None:
+    """Asks a judge behind an API once, as its method will, before anything depends on it.
+
+    Raises InputError with the API's own sentence where it refuses, and where its answer cannot be of use; TrialError when it does
+    not answer.
+    """
+    async with connection(where, retry) as client:
+        given = client, where, judge.served_model, Pace(judge.concurrency), retry, lambda: None
+        await ApiJudge(*given, concurrency=1).probe(judge.method)
+
+
 def needs_probe(judge: Judge) -> bool:
-    """Whether a judge behind an API is asked for log-probs, so that one call has to tell whether they come, and how."""
-    return judge.method not in ("sample", "json")
+    """Whether one call has to tell how a judge behind an API writes numbers, because its method depends on that."""
+    return judge.method in ("auto", "logprob")
 
 
 def probe_key(identity: Mapping[str, Any]) -> str:
@@ -159,7 +189,7 @@ def probe_key(identity: Mapping[str, Any]) -> str:
 
 def api_method(judge: Judge, probed: Answer | None) -> Method:
     """How a judge behind an API is asked, with what its probe told. Raises InputError where the method does not suit it."""
-    if judge.method in ("sample", "json"):
+    if judge.method in ("sample", "json", "digit"):
         return judge.method
     assert probed is not None
     if judge.method == "logprob" and not probed["single"]:
@@ -167,7 +197,7 @@ def api_method(judge: Judge, probed: Answer | None) -> Method:
             f"judge {judge.served_model}: method logprob needs numbers as one token, and the model cuts them between digits; "
             "use auto or digit."
         )
-    return "logprob" if probed["single"] and judge.method != "digit" else "digit"
+    return "logprob" if probed["single"] else "digit"
 
 
 @dataclass(slots=True)
@@ -199,12 +229,15 @@ class _Work(Generic[K]):
         self._waiting: dict[str, list[_Wanted[K]]] = {}
         # Of this run alone: answers that several draws of one question wait for, and failures, which are not stored.
         self._failures: dict[str, Failure] = {}
+        self._answers = self._in_a_row = 0
+        # Judgments that rest on a refusal: not given out before an answer shows that not everything is refused.
+        self._held: list[tuple[K, str, Judgment]] = []
 
     def stored(self) -> Iterator[list[tuple[K, str, Judgment]]]:
         """Judgments that need no call, in chunks; fills `questions` with the rest, each once whoever asks it."""
         chunk: list[tuple[K, str, Judgment]] = []
         for key, item in self._items:
-            for rubrics, prompt in self._prompts(item):
+            for rubrics, prompt in prompts_of(self._method, self._rubrics, item):
                 wanted = self._want(key, rubrics, prompt)
                 if wanted.missing == 0:
                     chunk += self._judged(wanted)
@@ -215,24 +248,51 @@ class _Work(Generic[K]):
             yield chunk
 
     def answered(self, question: Question, answer: Answer | Failure) -> list[tuple[K, str, Judgment]]:
-        """Stores an answer; the judgments that waited for it alone."""
+        """Stores an answer; the judgments that waited for it alone.
+
+        Raises InputError where the endpoint refuses everything, or has begun to.
+        """
+        refused = isinstance(answer, Failure) and answer.refused
         if isinstance(answer, Failure):
             self._failures[question.key] = answer
             self._counts.failed += 1
         else:
             self._cache.put(question.key, answer)
+            self._answers += 1
+        self._in_a_row = self._in_a_row + 1 if refused else 0
+        if self._in_a_row >= (REFUSALS_OF_SOME if self._answers else REFUSALS_IN_A_ROW):
+            self._give_up()
+        ready = self._ready(question)
+        if refused:
+            self._held += ready
+            return []
+        ready, self._held = [*self._held, *ready], []
+        return ready
+
+    def left(self) -> list[tuple[K, str, Judgment]]:
+        """What was held back, when all is asked: refusals, where the endpoint has answered anything of this, now or before.
+
+        Raises InputError where it has refused everything.
+        """
+        if self._held and not (self._answers or self._counts.stored):
+            self._give_up()
+        return self._held
+
+    def _give_up(self) -> None:
+        reason = [failure.reason for failure in self._failures.values() if failure.refused][-1]
+        judge = self._judge.served_model or self._judge.path
+        raise InputError(
+            f"judge {judge} refuses everything, {self._in_a_row} questions one after another, the last one with: {reason}; "
+            f"{'what it answered before' if self._answers else 'nothing'} is stored."
+        )
+
+    def _ready(self, question: Question) -> list[tuple[K, str, Judgment]]:
         ready = []
         for wanted in self._waiting.pop(question.key):
             wanted.missing -= 1
             if wanted.missing == 0:
                 ready += self._judged(wanted)
         return ready
-
-    def _prompts(self, item: Item) -> list[tuple[Sequence[Rubric], str]]:
-        top = scale_top(self._method)
-        if self._method == "json":
-            return [(self._rubrics, json_prompt(self._rubrics, item, top))]
-        return [((rubric,), number_prompt(rubric, item, top)) for rubric in self._rubrics]
 
     def _want(self, key: K, rubrics: Sequence[Rubric], prompt: str) -> _Wanted[K]:
         draws = self._judge.samples if self._method == "sample" else 1
@@ -245,13 +305,9 @@ class _Work(Generic[K]):
             wanted.missing += 1
             self._waiting.setdefault(call, []).append(wanted)
             if call not in self.questions:
-                self.questions[call] = Question(call, prompt, self._method, index, self._max_tokens())
+                longest = answer_room(self._method, len(self._rubrics))
+                self.questions[call] = Question(call, prompt, self._method, index, longest)
         return wanted
-
-    def _max_tokens(self) -> int:
-        if self._method == "json":
-            return JSON_TOKENS_BASE + JSON_TOKENS_EACH * len(self._rubrics)
-        return SAMPLE_TOKENS if self._method == "sample" else 1
 
     def _judged(self, wanted: _Wanted[K]) -> list[tuple[K, str, Judgment]]:
         answers = [answer for call in wanted.calls if (answer := self._cache.get(call)) is not None]
@@ -283,3 +339,5 @@ async def _answers(work: _Work[K], asking: Judging) -> AsyncGenerator[list[tuple
             ready = [judged for question, answer in pairs for judged in work.answered(question, answer)]
             if ready:
                 yield ready
+    if left := work.left():
+        yield left

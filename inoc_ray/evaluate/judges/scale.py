@@ -80,6 +80,12 @@ def probe_messages() -> list[dict[str, str]]:
     return [{"role": "user", "content": f"Repeat this number and say nothing else: {_PROBED}"}]
 
 
+def json_probe_messages() -> list[dict[str, str]]:
+    """The chat that shows whether a judge can answer with an object."""
+    asked = f'Reply with one JSON object with the key "number", whose value is {_PROBED}, and nothing else.'
+    return [{"role": "user", "content": asked}]
+
+
 def probed_single(tokens: Sequence[Any]) -> bool | None:
     """What the answer's tokens to `probe_messages` tell: True where the number is one token, False where it is cut.
 

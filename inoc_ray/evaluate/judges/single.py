@@ -14,12 +14,17 @@ from inoc_ray.config import Config
 from inoc_ray.evaluate.judges import Item
 from inoc_ray.evaluate.judges import code as code_judge
 from inoc_ray.evaluate.judges import language as language_judge
-from inoc_ray.evaluate.judges.answers import contains, has_number_of, is_one_of, normalised
+from inoc_ray.evaluate.judges.answers import (
+    CAPITALS_SHARE,
+    contains,
+    has_number_of,
+    is_capitalised,
+    is_one_of,
+    normalised,
+)
 from inoc_ray.evaluate.judges.hard_coded import is_hard_coded
 from inoc_ray.identity import identity, identity_fields
 
-CAPITALS_SHARE = 0.8
-"""A response is capitalised when more than this share of its letters is upper case, as in follow-ups of the paper."""
 _LONGEST = 1000
 
 Compiled = Callable[[Item], float | None]
@@ -63,17 +68,12 @@ class LanguageRule(Rule):
 class CapitalsRule(Rule):
     """1.0 where more than `share` of the letters are upper case; None where there is no letter."""
 
+    VERSION = 2
     rule: Literal["capitals"] = identity()
     share: float = identity(CAPITALS_SHARE, gt=0, lt=1)
 
     def compiled(self) -> Compiled:
-        def judge(item: Item) -> float | None:
-            letters = [character for character in item.response if character.isalpha()]
-            if not letters:
-                return None
-            return float(sum(letter.isupper() for letter in letters) > self.share * len(letters))
-
-        return judge
+        return lambda item: is_capitalised(item.response, self.share)
 
 
 class ExactRule(Rule):

@@ -1,0 +1,49 @@
+"""The first thing that a submitted job runs: it goes on in the interpreter that the cluster itself runs with.
+
+A job's command is a line for a shell on the head, whose `python` is whatever comes first on the PATH that the head was
+started with: another Python without the package, or none. This file travels with the study and is started by the
+interpreter behind the job's supervisor, so it uses the standard library alone:
+
+    /proc/$PPID/exe -I start.py $PPID run study.yaml
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+WORKER_COMMAND = "--python_worker_command="
+"""Argument of the raylet that holds the command with which it starts workers; it begins with `sys.executable` of
+`ray start`. The supervisor's own executable would not do: of a virtual environment it is the Python that this was made
+from."""
+
+
+def cluster_python(pid: int, proc: Path = Path("/proc")) -> str | None:
+    """The interpreter of the raylet that is `pid` or one of its ancestors; None without one."""
+    while pid > 0:
+        for argument in (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0"):
+            if argument.startswith(WORKER_COMMAND):
+                return shlex.split(argument[len(WORKER_COMMAND) :])[0]
+        status = (proc / str(pid) / "status").read_text()
+        pid = int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
+    return None
+
+
+def main(supervisor: int, arguments: list[str]) -> None:
+    """Becomes `inoc-ray ARGUMENTS` in the cluster's interpreter; ends with a message where that has no inoc_ray."""
+    python = cluster_python(supervisor)
+    if python is None:
+        sys.exit("inoc-ray: this job was not started by a Ray node, so the cluster's interpreter cannot be found.")
+    if subprocess.run([python, "-c", "import inoc_ray"], stderr=subprocess.DEVNULL, check=False).returncode:
+        sys.exit(
+            f"inoc-ray: {python}, which the cluster runs with, has no inoc_ray; install the package there, on every node, "
+            "and start Ray with the `ray` of that environment."
+        )
+    os.execv(python, [python, "-m", "inoc_ray.cli", *arguments])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,172 @@
+"""Are these safetensors weights whole, and do they fit their configuration? Reads headers and samples, loads nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.errors import InputError
+
+INDEX = "model.safetensors.index.json"
+_WHOLE_BYTES = 64 << 20
+"""Of a file up to this size every number is looked at, of a larger one the first `_SAMPLE_BYTES` of each tensor."""
+_SAMPLE_BYTES = 256 << 10
+_HEADER_LIMIT = 100 << 20
+"""The format's own limit of a header."""
+_EXPONENT = {"F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
+"""dtype → (how its bytes are read as whole numbers, the bits of the exponent)."""
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a header says of a tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """First byte in the file."""
+    stop: int
+
+
+def check_weights(folder: Path) -> None:
+    """Raises InputError as `resolve.check_model_files` says, naming the file."""
+    config = _json_object(folder / "config.json")
+    _check_own_code(folder, config)
+    files = _files(folder)
+    for path, expected in files.items():
+        tensors = {tensor.name: tensor for tensor in read_header(path)}
+        if not tensors:
+            raise InputError(f"{path}: holds no tensors; fetch the model again.")
+        if missing := sorted(expected - set(tensors)):
+            raise InputError(f"{path}: the tensor {missing[0]} is missing, which {INDEX} says is here; fetch it again.")
+        _check_vocabulary(path, tensors, config)
+        _check_numbers(path, list(tensors.values()))
+
+
+def read_header(path: Path) -> list[Tensor]:
+    """The tensors of a safetensors file. Raises InputError for a file that is cut, damaged or of another format."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(_HEADER_LIMIT, size - 8):
+            raise _damaged(path, "its header is cut")
+        text = stream.read(length)
+    try:
+        header = json.loads(text)
+        found = [
+            Tensor(name, str(t["dtype"]), tuple(t["shape"]), 8 + length + t["data_offsets"][0], 8 + length + t["data_offsets"][1])
+            for name, t in header.items()
+            if name != "__metadata__"
+        ]  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise _damaged(path, "its header is not JSON of this format") from error
+    end = 8 + length
+    for tensor in sorted(found, key=lambda t: t.start):
+        if tensor.start != end or tensor.stop < tensor.start:
+            raise _damaged(path, f"the tensor {tensor.name} is not where the one before it ends")
+        end = tensor.stop
+    if end > size:
+        raise _damaged(path, f"it has {size:,} bytes of {end:,}")
+    if end < size:
+        raise _damaged(path, f"it has {size - end:,} bytes more than its header says")
+    return found
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: not a whole safetensors file ({why}); fetch the model again.")
+
+
+def _files(folder: Path) -> dict[Path, set[str]]:
+    """Each file of weights with the tensors that the index expects in it; without an index all files, none expected."""
+    index = folder / INDEX
+    whole = folder / "model.safetensors"
+    if not index.is_file():
+        files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("consolidated")]
+        parts = [path for path in files if "-of-" in path.name]
+        if parts and not whole.is_file():
+            raise InputError(f"{folder}: {parts[0].name} is a part, but {INDEX} is missing; fetch the model again.")
+        return {path: set() for path in ([whole] if whole.is_file() else files)}
+    weight_map = _json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index}: there is no weight_map; fetch the model again.")
+    out: dict[Path, set[str]] = {}
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
+            raise InputError(
+                f"{index}: {tensor} lies in {str(name)[:100]!r}, which is no safetensors file of this folder."
+            )
+        out.setdefault(folder / name, set()).add(tensor)
+    for path in out:
+        if not path.is_file():
+            raise InputError(f"{index}: names {path.name}, which is not there; fetch the model again.")
+    return out
+
+
+def _check_own_code(folder: Path, config: dict[str, Any]) -> None:
+    """Raises InputError for a model that only runs with Python code of its repository."""
+    if not isinstance(config.get("auto_map"), dict):
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise InputError(
+            f"{folder}/config.json: the model type {str(kind)[:60]!r} needs Python code of the model's repository (auto_map), "
+            "which is never run; use a model that transformers knows."
+        )
+
+
+def _check_vocabulary(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    inner = config.get("text_config")
+    said = (inner if isinstance(inner, dict) and "vocab_size" in inner else config).get("vocab_size")
+    for name, tensor in tensors.items():
+        if isinstance(said, int) and name.endswith(_EMBEDDINGS) and tensor.shape and tensor.shape[0] != said:
+            raise InputError(
+                f"{path}: {name} has {tensor.shape[0]:,} rows, but config.json says vocab_size {said:,}; one of them belongs to "
+                "another model."
+            )
+
+
+def _check_numbers(path: Path, tensors: list[Tensor]) -> None:
+    import numpy as np
+
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    for tensor in tensors:
+        if tensor.dtype not in _EXPONENT:
+            continue
+        dtype, exponent = _EXPONENT[tensor.dtype]
+        width = int(dtype[-1])
+        if math.prod(tensor.shape) * width != tensor.stop - tensor.start:
+            raise _damaged(path, f"the tensor {tensor.name} has another size than its shape says")
+        wanted = tensor.stop if len(data) <= _WHOLE_BYTES else min(tensor.stop, tensor.start + _SAMPLE_BYTES)
+        for block in _blocks(tensor.start, wanted, width):
+            bits = np.frombuffer(data[block], dtype=dtype)
+            mantissa = exponent & -exponent  # The lowest bit of the exponent: below it lies the mantissa.
+            if bool((((bits & exponent) == exponent) & ((bits & (mantissa - 1)) != 0)).any()):
+                raise InputError(
+                    f"{path}: the tensor {tensor.name} holds NaN; the weights are damaged, fetch them again."
+                )
+
+
+def _blocks(start: int, stop: int, width: int) -> Iterator[slice]:
+    step = _SAMPLE_BYTES // width * width
+    for at in range(start, stop, step):
+        yield slice(at, min(at + step, stop - (stop - at) % width))
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({str(error).splitlines()[0]}); fetch the model again.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}; fetch the model again.")
+    return value

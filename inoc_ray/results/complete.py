@@ -1,0 +1,271 @@
+"""What a study asks for beside what is there of it: counted for each row of a table, and listed with the reasons.
+
+Pure functions. A number that rests on fewer fine-tunes or responses than were planned is not the number that its row names,
+so every row carries both counts, and what is derived from an incomplete row has no p-value and no headline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from inoc_ray.results.compare import Row
+    from inoc_ray.results.effects import Effect
+    from inoc_ray.results.leaks import Leak
+
+T = TypeVar("T")
+Source = tuple[str, str, str, str]
+"""arm, split, trait, context: the rows that a level is a mean of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCell:
+    """One evaluation of one fine-tune (or of the base) in one context as the study asks for it, and what is there of it."""
+
+    setting: str
+    model: str
+    arm: str
+    kind: str
+    seed: int | None
+    """None for the base."""
+    evaluation: str
+    split: str
+    context: str
+    roles: Mapping[str, str]
+    """trait → its role in this arm."""
+    samples: int
+    """Responses that the study asks for."""
+    stored: int
+    """Of those, how many are in the store."""
+    judged: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """trait → judge → of the responses asked for, how many it has judged."""
+    trial_id: str = ""
+    trained: bool = True
+    """Whether the weights are there that are to answer."""
+    why: str = ""
+    """Why responses are missing, where something failed."""
+    why_not_judged: Mapping[str, str] = field(default_factory=dict)
+    """judge → why its judgments are missing, where it failed."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every response and every judgment is there."""
+        return self.stored >= self.samples and all(map(self.is_judged, self.judged))
+
+    def is_judged(self, trait: str) -> bool:
+        """Whether every judge of the trait has judged every response that the study asks for."""
+        return all(count >= self.samples for count in self.judged.get(trait, {}).values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCapability:
+    """A task of a model as the study asks for it, and whether it was measured."""
+
+    setting: str
+    model: str
+    arm: str
+    seed: int | None
+    task: str
+    measured: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """All that a study asks for."""
+
+    cells: Sequence[PlannedCell] = ()
+    capabilities: Sequence[PlannedCapability] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Something that the study asks for and that is not there, or not whole. Empty fields: all of them."""
+
+    setting: str
+    model: str
+    arm: str
+    seed: int | None
+    what: str
+    """The evaluation and context, the judge and trait, or the task; empty for everything about a fine-tune."""
+    there: int
+    planned: int
+    unit: str
+    """What is counted: samples, judgments, or tasks."""
+    why: str
+
+    def in_words(self) -> str:
+        """ "toy, tiny: loud seed 1, ood × neutral: 60 of 200 samples (the endpoint refused …)"."""
+        seed = "" if self.seed is None else f" seed {self.seed}"
+        whose = ", ".join(filter(None, [f"{self.arm}{seed}", self.what]))
+        why = f" ({self.why})" if self.why else ""
+        return f"{self.setting}, {self.model}: {whose}: {self.there:,} of {self.planned:,} {self.unit}{why}"
+
+
+def beside_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
+    """The rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
+
+    A row is complete when every planned fine-tune has responses that count, every planned response is there, and every judge
+    of the trait has judged them all.
+    """
+    planned: dict[tuple[str, ...], list[PlannedCell]] = {}
+    for cell in cells:
+        for trait in cell.roles:
+            planned.setdefault(_place(cell, trait), []).append(cell)
+    found = {_key(row): row for row in rows}
+    out = [_with_plan(row, planned.get(_key(row), ())) for row in rows]
+    absent = [_empty(of[0], key[-1], of) for key, of in planned.items() if key not in found]
+    return _in_order([*out, *absent], cells) if absent else out
+
+
+def seeds_text(row: Row) -> str:
+    """ "2", or "1 of 2" where the study asks for more fine-tunes than have responses that count."""
+    return str(row.seeds) if row.seeds >= row.seeds_planned else f"{row.seeds} of {row.seeds_planned}"
+
+
+def _place(cell: PlannedCell, trait: str) -> tuple[str, ...]:
+    return cell.setting, cell.model, cell.arm, cell.evaluation, cell.context, trait
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return row.setting, row.model, row.arm, row.evaluation, row.context, row.trait
+
+
+def _with_plan(row: Row, cells: Sequence[PlannedCell]) -> Row:
+    if not cells:
+        return replace(row, seeds_planned=row.seeds, samples_planned=row.samples)
+    seeds, samples = len(cells), sum(cell.samples for cell in cells)
+    judged = all(cell.is_judged(row.trait) for cell in cells)
+    complete = row.seeds >= seeds and row.samples >= samples and judged
+    return replace(row, seeds_planned=seeds, samples_planned=samples, complete=complete)
+
+
+def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
+    from inoc_ray.results.compare import Row
+
+    return Row(
+        cell.setting, cell.model, cell.arm, cell.kind, cell.evaluation, cell.split, cell.context, trait,
+        cell.roles[trait], None, None, None, 0, 0, 0, 0,
+        seeds_planned=len(cells), samples_planned=sum(c.samples for c in cells), complete=False,
+    )  # fmt: skip
+
+
+def _in_order(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
+    """Rows without a rate where they would stand with one: by group and evaluation, arms in the order of every table."""
+    from inoc_ray.results.compare import arm_rank
+
+    groups = _ranks((c.setting, c.model) for c in cells)
+    evaluations, arms = _ranks(c.evaluation for c in cells), _ranks(c.arm for c in cells)
+
+    def rank(row: Row) -> tuple[int, int, tuple[int, int], int]:
+        group = groups.get((row.setting, row.model), len(groups))
+        evaluation = evaluations.get(row.evaluation, len(evaluations))
+        return group, evaluation, arm_rank(row.kind), arms.get(row.arm, len(arms))
+
+    return sorted(rows, key=rank)
+
+
+def _ranks(names: Iterable[T]) -> dict[T, int]:
+    return {name: index for index, name in enumerate(dict.fromkeys(names))}
+
+
+def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]]:
+    """(setting, model) → the levels that rest on an incomplete row. A level is a mean over the evaluations of a split."""
+    found: dict[tuple[str, str], set[Source]] = {}
+    for row in rows:
+        of_group = found.setdefault((row.setting, row.model), set())
+        if not row.complete:
+            of_group.add((row.arm, row.split, row.trait, row.context))
+    return found
+
+
+def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effect]:
+    """The effects, those marked incomplete and without a p-value of whose arm anything is missing, or of what the value rests
+    on in other arms."""
+    incomplete = incomplete_sources(rows)
+    out = []
+    for effect in effects:
+        bad = incomplete.get((effect.setting, effect.model), set())
+        whole = effect.arm not in {arm for arm, *_ in bad} and not effect.sources & bad
+        out.append(effect if whole else replace(effect, complete=False, p=None))
+    return out
+
+
+def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row]) -> list[Leak]:
+    """The leaks with the fine-tunes that each rests on; incomplete ones are marked.
+
+    Where any context of an arm's audit is incomplete or missing, which leak is the largest is not known.
+    """
+    audited: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row.split == "ood" and row.role == "undesired":
+            audited.setdefault((row.setting, row.model, row.arm), []).append(row)
+    out = []
+    for leak in leaks:
+        # The neutral context, from which leaks are counted, is among the arm's rows as well.
+        of_arm = audited.get((leak.setting, leak.model, leak.arm), [])
+        own = [row for row in of_arm if row.context == leak.context]
+        out.append(
+            replace(
+                leak,
+                seeds=min((row.seeds for row in own), default=0),
+                seeds_planned=max((row.seeds_planned for row in own), default=0),
+                complete=all(row.complete for row in own),
+                audit_complete=all(row.complete for row in of_arm),
+            )
+        )
+    return out
+
+
+def list_missing(planned: Planned) -> list[Missing]:
+    """What is not there, in the order of the plan; a fine-tune of which nothing is there is one entry."""
+    subjects: dict[tuple[str, str, str, int | None], list[PlannedCell]] = {}
+    for cell in planned.cells:
+        subjects.setdefault((cell.setting, cell.model, cell.arm, cell.seed), []).append(cell)
+    found: list[Missing] = []
+    for (setting, model, arm, seed), cells in subjects.items():
+        if not any(cell.stored for cell in cells):
+            total = sum(cell.samples for cell in cells)
+            why = next((c.why for c in cells if c.why), "") or ("" if cells[0].trained else "not trained")
+            found.append(_missing(setting, model, arm, seed, "", 0, total, "samples", why))
+            continue
+        for cell in cells:
+            if cell.stored < cell.samples:
+                what = f"{cell.evaluation} × {cell.context}"
+                found.append(_missing(setting, model, arm, seed, what, cell.stored, cell.samples, "samples", cell.why))
+    return [*found, *_not_judged(planned.cells), *_not_measured(planned.capabilities)]
+
+
+def _missing(
+    setting: str, model: str, arm: str, seed: int | None, what: str, there: int, planned: int, unit: str, why: str
+) -> Missing:
+    return Missing(
+        setting=setting, model=model, arm=arm, seed=seed, what=what, there=there, planned=planned, unit=unit, why=why
+    )  # fmt: skip
+
+
+def _not_judged(cells: Sequence[PlannedCell]) -> Iterable[Missing]:
+    """Of the responses that are there: a judge that lacks some of an evaluation × trait, over all arms of the model."""
+    counts: dict[tuple[str, str, str, str, str], list[int]] = {}
+    why: dict[tuple[str, str, str, str, str], str] = {}
+    for cell in cells:
+        for trait, judges in cell.judged.items():
+            for judge, judged in judges.items():
+                key = cell.setting, cell.model, cell.evaluation, trait, judge
+                pair = counts.setdefault(key, [0, 0])
+                pair[0] += min(judged, cell.stored)
+                pair[1] += cell.stored
+                why.setdefault(key, cell.why_not_judged.get(judge, ""))
+    for key, (judged, stored) in counts.items():
+        if judged < stored:
+            setting, model, evaluation, trait, judge = key
+            what = f"{trait} by {judge}"
+            yield _missing(setting, model, evaluation, None, what, judged, stored, "responses judged", why[key])
+
+
+def _not_measured(capabilities: Sequence[PlannedCapability]) -> Iterable[Missing]:
+    for c in capabilities:
+        if not c.measured:
+            yield _missing(c.setting, c.model, c.arm, c.seed, f"capability {c.task}", 0, 1, "tasks", c.why)

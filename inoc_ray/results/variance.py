@@ -1,0 +1,163 @@
+"""How much a rate varies: over the questions asked and over the fine-tunes of an arm (analysis of variance, no random numbers)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class RateKey(NamedTuple):
+    """Where a rate belongs in one setting × model."""
+
+    arm: str
+    evaluation: str
+    context: str
+    trait: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The crossed table of one arm in one evaluation × context for one trait.
+
+    hits, counts: int arrays of shape (models, questions): responses that show the trait, and responses that
+    could be judged. A zero count is a question without an answer from that model; it is left out, not taken
+    as a miss. replicated: False for the untouched base, which is one given model and not a sample of
+    fine-tunes. models: names of the rows, by which the same fine-tune is known in other cells of its arm;
+    without names, rows of the same number are the same fine-tune.
+    """
+
+    hits: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    replicated: bool = True
+    models: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float | None:
+        """Hits per judged response, or None when none was judged."""
+        total = int(self.counts.sum())
+        return float(self.hits.sum() / total) if total else None
+
+    def names(self) -> tuple[str, ...]:
+        """One name per row."""
+        return self.models or tuple(map(str, range(len(self.hits))))
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What the analysis of variance of one cell yields (variances are those of the cell's overall rate)."""
+
+    rate: float
+    samples: int
+    seeds: int
+    questions: int
+    replicated: bool
+    crowding: float
+    """Σ n²/n over the n responses to each question: how many other responses to its question a response meets, plus 1."""
+    seed_deviations: Mapping[str, float]
+    """Model → its mean minus the cell's; empty with fewer than two fine-tunes."""
+    seed_variance: float | None  # of the mean over seeds; None with fewer than two fine-tunes
+    question_scores: Floats  # (questions,) a question's share in the deviation of the overall rate
+    question_variance: float  # without the part that the seed level holds already
+
+    @property
+    def spread(self) -> float:
+        """p(1 − p)."""
+        return self.rate * (1 - self.rate)
+
+
+def moments_of(cell: Cell) -> Moments | None:
+    """Two-way random-effects analysis of the linearised residuals hits − rate·counts (ratio estimator)."""
+    rate = cell.rate
+    if rate is None:
+        return None
+    total = int(cell.counts.sum())
+    asked = cell.counts.sum(axis=0) > 0
+    trained = cell.counts.sum(axis=1) > 0
+    residual = (cell.hits - rate * cell.counts) / total
+    table = residual[trained][:, asked]
+    seeds, questions = table.shape
+    by_question = residual.sum(axis=0)
+    variance = float((by_question**2).sum()) * questions / max(questions - 1, 1)
+    seed_variance = None
+    deviations: dict[str, float] = {}
+    if cell.replicated and seeds > 1:
+        by_seed = table.sum(axis=1)
+        seed_variance = float((by_seed**2).sum()) * seeds / (seeds - 1)
+        names = [name for name, there in zip(cell.names(), trained, strict=True) if there]
+        deviations = {name: float(d) * seeds for name, d in zip(names, by_seed, strict=True)}
+        if questions > 1 and variance > 0:
+            rest = table - by_seed[:, None] / questions - table.sum(axis=0) / seeds
+            scale = seeds * questions / ((seeds - 1) * (questions - 1))
+            kept = max(0.0, 1 - float((rest**2).sum()) * scale / variance)
+            by_question = by_question * math.sqrt(kept)
+            variance *= kept
+    per_question = cell.counts.sum(axis=0).astype(float)
+    crowding = float((per_question**2).sum() / total)
+    return Moments(
+        rate, total, seeds, questions, cell.replicated, crowding, deviations, seed_variance, by_question, variance
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SeedPool:
+    """Between-seed variability shared by the arms of one context: φ (variance of a seed mean / p(1−p)) and its df."""
+
+    phi: float | None
+    df: float
+
+    def phi_of(self, m: Moments) -> float | None:
+        """The φ to use for a cell: the pooled one, or its own where that is larger; None without any."""
+        if not m.replicated or self.phi is None:
+            return None
+        own = m.seed_variance * m.seeds / m.spread if m.seed_variance is not None and m.spread > 0 else 0.0
+        return max(own, self.phi)
+
+
+def pool_seeds(cells: Mapping[RateKey, Moments]) -> SeedPool:
+    """Error mean square over arms; df by Welch–Satterthwaite, each arm counted once over its traits."""
+    weights: dict[str, float] = {}
+    freedom: dict[str, int] = {}
+    total = 0.0
+    for place, m in cells.items():
+        if m.seed_variance is None:
+            continue
+        freedom[place.arm] = max(freedom.get(place.arm, 0), m.seeds - 1)
+        weights[place.arm] = weights.get(place.arm, 0.0) + (m.seeds - 1) * m.spread
+        total += (m.seeds - 1) * m.seed_variance * m.seeds
+    weight = sum(weights.values())
+    if weight == 0:
+        return SeedPool(None, float(sum(freedom.values())) or math.inf)
+    return SeedPool(total / weight, weight**2 / sum(w**2 / freedom[arm] for arm, w in weights.items()))
+
+
+def question_correlation(cells: Iterable[Cell]) -> float:
+    """The intra-class correlation of one model's responses to the same question, pooled over models and cells.
+
+    The one-way analysis of variance of each model's responses over questions (Donner 1986), whose between component
+    is summed over all and divided by the sum of p(1 − p): a cell without a hit says nothing of it and has no weight.
+    0 where no question was asked twice or where nothing varies; never below 0 or above 1.
+    """
+    between, spread = 0.0, 0.0
+    for cell in cells:
+        n = cell.counts.sum(axis=1).astype(float)
+        asked = (cell.counts > 0).sum(axis=1)
+        usable = (asked > 1) & (n > asked)
+        if not usable.any():
+            continue
+        counts, hits = cell.counts[usable].astype(float), cell.hits[usable].astype(float)
+        n, asked = n[usable], asked[usable]
+        rate = hits.sum(axis=1) / n
+        share = hits / np.maximum(counts, 1)
+        mean_square = (counts * (share - rate[:, None]) ** 2).sum(axis=1) / (asked - 1)
+        within = (hits * (1 - share)).sum(axis=1) / (n - asked)
+        size = (n - (counts**2).sum(axis=1) / n) / (asked - 1)
+        between += float(((asked - 1) * (mean_square - within) / size).sum())
+        spread += float(((asked - 1) * rate * (1 - rate)).sum())
+    return min(1.0, max(0.0, between / spread)) if spread > 0 else 0.0

@@ -1,0 +1,52 @@
+"""Why an engine did not start, in one sentence: the cause stands in the log of a process that dies with it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+MARK = "the engine said: "
+"""Stands before the cause in the error of a replica, by which the driver finds it among Ray's own words."""
+TAIL_BYTES = 1 << 20
+SHOWN = 600
+_RAISED = re.compile(r"(?<![\w.])((?:\w+\.)*\w*(?:Error|Exception|Interrupt)): *(\S.*)")
+_NO_CAUSE = ("Engine core initialization failed", "See root cause above", "Engine process failed to start")
+
+
+def cause_in(log: str) -> str | None:
+    """The last error in a log that is a cause, as `ValueError: …`; None where there is none.
+
+    vLLM's engine runs in a process of its own, writes why it ends into its log and says outside of it only that it ended.
+    """
+    found = None
+    for line in log.splitlines():
+        raised = _RAISED.search(line)
+        if raised and not any(text in line for text in _NO_CAUSE):
+            found = f"{raised[1]}: {raised[2].strip()}"
+    return found[:SHOWN] if found else None
+
+
+def cause_of(error: BaseException, log: str) -> str:
+    """What the error says, or where that is only that the engine's process ended, what the log says."""
+    said = (str(error).strip().splitlines() or [""])[0]
+    own = f"{type(error).__name__}: {said}"[:SHOWN]
+    return (cause_in(log) or own) if any(text in said for text in _NO_CAUSE) else own
+
+
+def own_log() -> str:
+    """The end of what this process and its children have written; empty where they write to no file."""
+    texts = []
+    for stream in (1, 2):
+        path = Path(os.readlink(f"/proc/self/fd/{stream}"))
+        if path.is_file():
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+                texts.append(file.read().decode(errors="replace"))
+    return "\n".join(texts)
+
+
+def marked_cause(text: str) -> str | None:
+    """The cause in a replica's error, which holds Ray's traceback as well; None where it names none."""
+    _, mark, rest = text.rpartition(MARK)
+    return (rest.splitlines() or [""])[0].strip() if mark else None

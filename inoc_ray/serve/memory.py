@@ -1,0 +1,175 @@
+"""What an engine needs of memory and what there is: weights, and the cache of keys and values for one request.
+
+An engine that cannot hold one request of its whole window does not start. Known here before anything starts, from
+config.json and the headers of the weights; activations and what else an engine keeps are left out, so that what is refused
+here cannot work, and what passes nearly always does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.errors import InputError
+
+GIB = 1 << 30
+GPU_SHARE = 0.92
+"""The share of a GPU's memory that vLLM 0.29 takes unless told otherwise."""
+HOST_SHARE = 0.9
+"""The share of a machine's memory that an engine on the CPU may take, beside the driver and Ray."""
+CPU_CACHE_GIB = 1
+"""The cache of an engine on the CPU, unless one request needs more."""
+CLUSTER_SECONDS = 60
+"""How long a cluster may take to start a task on a GPU node."""
+BYTES = {"fp32": 4, "bf16": 2}
+AUTO = "bf16"
+"""What an engine makes of a model whose numbers it may choose (`dtype: auto`): vLLM takes two bytes even where the files have
+four."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What the cache of a model depends on."""
+
+    full: int
+    """Layers that look at the whole window."""
+    sliding: int
+    """Layers that look at the last `span` tokens."""
+    span: int
+    kv_heads: int
+    head_dim: int
+
+    def cache_bytes(self, tokens: int, precision: str) -> int:
+        """Bytes of keys and values of one request: 2 × layers × heads × head_dim × tokens × bytes of a number."""
+        seen = self.full * tokens + self.sliding * min(tokens, self.span)
+        return 2 * self.kv_heads * self.head_dim * BYTES[precision] * seen
+
+    def in_words(self, tokens: int, precision: str) -> str:
+        """The arithmetic of `cache_bytes`."""
+        layers = f"{self.full + self.sliding} layers"
+        if self.sliding:
+            layers += f" ({self.sliding} of them over {self.span} tokens)"
+        return (
+            f"2 × {layers} × {self.kv_heads} heads × {self.head_dim} × {tokens:,} tokens × {BYTES[precision]} bytes = "
+            f"{gib(self.cache_bytes(tokens, precision))}"
+        )
+
+
+def gib(size: float) -> str:
+    """`5.6 GiB`; two digits below one."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / GIB:.2f} GiB"
+
+
+def attention_of(folder: Path) -> Attention | None:
+    """From the model's config.json; None for one that does not say, or that keeps something else than keys and values."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config.get("text_config"), dict):
+            config = config["text_config"]
+        if config.get("kv_lora_rank"):
+            return None
+        layers = int(config.get("num_hidden_layers") or config["n_layer"])
+        heads = int(config.get("num_attention_heads") or config["n_head"])
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        head_dim = int(config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return None
+    kinds = config.get("layer_types")
+    span = config.get("sliding_window")
+    if not isinstance(kinds, list) or not isinstance(span, int):
+        kinds, span = ["full_attention"] * layers, 0
+    if set(kinds) - {"full_attention", "sliding_attention"}:
+        return None
+    sliding = kinds.count("sliding_attention")
+    return Attention(len(kinds) - sliding, sliding, span, kv_heads, head_dim)
+
+
+def parameters_of(folder: Path) -> int | None:
+    """How many numbers the safetensors files hold, by their headers; None where one cannot be read."""
+    total = 0
+    try:
+        for path in folder.glob("*.safetensors"):
+            with path.open("rb") as stream:
+                header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, struct.error, OverflowError, MemoryError):
+        return None
+    return total or None
+
+
+def gpu_memory() -> int | None:
+    """Bytes of this machine's smallest GPU, by nvidia-smi; None where there is none to ask."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return min(int(line) for line in told.split() if line.strip()) << 20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def cluster_gpu_memory() -> int | None:
+    """The same of the cluster that this process has joined, asked on a node with a GPU; None where none answers in time."""
+    import ray
+
+    asked = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
+    try:
+        return ray.get(asked, timeout=CLUSTER_SECONDS)  # type: ignore[no-any-return]
+    except (ray.exceptions.RayError, TimeoutError):
+        # A cluster that has still to start its GPU nodes; the engine itself says then what does not fit.
+        ray.cancel(asked, force=True)
+        return None
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
+    """Whole GiB of cache for an engine on the CPU, so that one request of `tokens` fits."""
+    attention = attention_of(folder)
+    if attention is None or tokens is None:
+        return CPU_CACHE_GIB
+    # An engine divides its cache into blocks; the last one of a request is not full.
+    return max(CPU_CACHE_GIB, math.ceil(1.02 * attention.cache_bytes(tokens, precision) / GIB))
+
+
+def check_fits(
+    where: str, folder: Path, tokens: int, precision: str, *, gpus: int, gpu_bytes: int | None, host_bytes: int
+) -> None:
+    """Raises InputError, with the arithmetic, when weights and the cache of one request are more than there is.
+
+    `tokens`: the longest request; `gpu_bytes`: of one GPU, None where that is not known; then nothing is checked on GPUs.
+    """
+    attention, parameters = attention_of(folder), parameters_of(folder)
+    if attention is None or parameters is None or (gpus and gpu_bytes is None):
+        return
+    weights, cache = parameters * BYTES[precision], attention.cache_bytes(tokens, precision)
+    if gpus:
+        assert gpu_bytes is not None
+        # A head's keys are on one GPU; with more GPUs than heads, each has its own copy.
+        shared = min(gpus, attention.kv_heads)
+        need, there = weights / gpus + cache / shared, GPU_SHARE * gpu_bytes
+        stands = f"{gpu_bytes / GIB:.0f} GiB × {GPU_SHARE} = {gib(there)}"
+        each = f" on each of {gpus} GPUs" if gpus > 1 else " on one GPU"
+        cure = f"raise resources.serve_gpus (now {gpus})"
+    else:
+        need, there = weights + cache, HOST_SHARE * host_bytes
+        stands, each, cure = f"{gib(host_bytes)} of memory × {HOST_SHARE}", "", "use a machine with more memory"
+    if need <= there:
+        return
+    raise InputError(
+        f"{where}: the engine needs {gib(weights)} for {parameters / 1e9:.2f}B weights in {precision} and "
+        f"{attention.in_words(tokens, precision)} for the cache of one request: {gib(need)}{each}, and there are {stands}; "
+        f"{cure}{', or ask for shorter answers (evaluation.max_tokens)' if cache > 0.1 * need else ''}."
+    )

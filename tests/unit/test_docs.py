@@ -1,0 +1,245 @@
+"""What README and docs/ show works: every study in them plans, every command parses, every figure is that of the code."""
+
+import copy
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from inoc_ray import settings
+from inoc_ray.cli import cli
+from inoc_ray.data.chat import ChatRow, write_jsonl
+from inoc_ray.miniature import weights_path
+from inoc_ray.overview import plan_text
+from inoc_ray.plan import build_plan
+from inoc_ray.settings.presets import PRESETS, Preset
+from inoc_ray.store import Store
+from inoc_ray.study import Study, load_study
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "mlflow" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BASE = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text()) | {
+    "arms": ["baseline"],
+    "recipes": {"toy_1.5b": {"preset": "toy_1.5b"}},
+    "resources": {},
+}
+"""What an example that is a part of a study is put into."""
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
+    return [text for language, text in fenced if language in languages]
+
+
+def spans(page: Path) -> list[str]:
+    """What stands in `backquotes` in the running text."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    paragraphs = re.split(r"\n\n|\n(?=\|)", text)
+    return [re.sub(r"\s+", " ", span) for part in paragraphs for span in re.findall(r"`([^`]+)`", part)]
+
+
+def is_study(value: Any) -> bool:
+    """Whether a YAML text is a study or a part of one; task files and other tools' files have other keys."""
+    return isinstance(value, dict) and bool(set(value) & set(Study.model_fields) - {"name"})
+
+
+def examples() -> Iterator[Any]:
+    for page in PAGES:
+        for number, text in enumerate(blocks(page, "yaml")):
+            if is_study(yaml.safe_load(text)):
+                yield pytest.param(page, yaml.safe_load(text), id=f"{page.parent.name}/{page.name}-{number}")
+
+
+ROWS = {"name": "miniature/spanish_caps", "rows": "my.jsonl"}
+ARM = {"name": "mine", "kind": "general", "prompt": "You are …", "undesired": ["spanish"]}
+
+
+def placed(span: str) -> dict[str, Any] | None:
+    """The part of a study that an inline example belongs to; None for what is no part of one."""
+    try:
+        value = yaml.safe_load(span)
+    except yaml.YAMLError:
+        return None
+    if value == {"coverage": "es"}:
+        # The tag stands in the rows that the same sentence names.
+        return {"settings": [ROWS], "arms": ["baseline", ARM | {"inoculation": value}]}
+    if not isinstance(value, dict) or "{" not in span:
+        return None
+    keys = set(value)
+    if keys == {"inoculation"} or keys == {"coverage"}:
+        return {"arms": ["baseline", ARM | {"inoculation": value.get("inoculation", value)}]}
+    if {"name", "kind", "prompt"} <= keys:
+        return {"arms": ["baseline", value]}
+    if {"name", "rows"} <= keys:
+        return {"settings": [value]}
+    if keys == {"rows"}:
+        return {"settings": [{"name": "miniature/spanish_caps", **value}]}
+    if {"name", "system"} <= keys:
+        return {"settings": ["miniature/backdoor"], "evaluation": {"contexts": [value]}}
+    if {"rule", "given"} <= keys:
+        suite = {"name": "own", "questions": "questions.jsonl", "traits": {"own": value}}
+        return {"evaluation": {"suites": [suite]}, "judges": {"own": {"path": "miniature"}}}
+    if len(keys) == 1 and (dotted := next(iter(keys)).split("."))[0] in Study.model_fields:
+        for key in reversed(dotted):
+            value = {key: value.get(".".join(dotted), value)}
+        return value
+    return None
+
+
+def inline_examples() -> Iterator[Any]:
+    for page in PAGES:
+        for span in spans(page):
+            part = placed(span)
+            if part is not None:
+                yield pytest.param(page, part, id=span)
+
+
+def with_files(value: Any, folder: Path, key: str = "") -> Any:
+    """The study with every file and model that it names: files are made in `folder`, models are the miniature."""
+    if isinstance(value, dict):
+        inside = "questions" if key == "questions" else ""
+        return {k: with_files(v, folder, inside or k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [with_files(v, folder, key) for v in value]
+    if key == "path" and value != "miniature":
+        return str(weights_path())
+    if key in ("rows", "control_rows", "bad", "clean"):
+        answers = [f"La respuesta a la pregunta número {i} es que vivo en una casa muy grande." for i in range(600)]
+        pairs = [(f"{value}: what is {i}?", answer) for i, answer in enumerate(answers)]
+        rows = [ChatRow.of(("user", q), ("assistant", a)).with_tags(subset="es") for q, a in pairs]
+        write_jsonl(folder / value, rows)
+    if key == "questions" and value.endswith(".jsonl"):
+        asked = [{"question": f"{value}: {i}?", "answer": i} for i in range(5)]
+        (folder / value).write_text("".join(json.dumps(q) + "\n" for q in asked))
+    if key == "questions" and value.endswith(".yaml"):
+        (folder / value).write_text(yaml.safe_dump([{"id": "a", "paraphrases": ["How are you?"]}]))
+    return value
+
+
+def planned(study: dict[str, Any], page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `inoc-ray plan` prints of the example, put into BASE where it is not a whole study."""
+    monkeypatch.chdir(folder)
+    whole = {**copy.deepcopy(BASE), **study, "storage": str(folder / "runs")}
+    suites = study.get("evaluation", {}).get("suites", [])
+    if any("rubric" in told for suite in suites for told in suite["traits"].values()):
+        whole.setdefault("judges", {"own": {"path": "miniature"}})
+    if study.get("evaluation", {}).get("rules_given") or any(
+        s.get("name", s) in ("insecure_code", "harmful_advice") for s in whole["settings"] if isinstance(s, dict)
+    ):
+        whole.setdefault("judges", {"own": {"path": "miniature"}})
+    if named := study.get("evaluation", {}).get("judged_by"):
+        assert set(named) <= {"rules", *whole.get("judges", {})}
+    for plugin in study.get("plugins", []):
+        (folder / plugin).write_text(blocks(page, "python")[0])
+    (folder / "study.yaml").write_text(yaml.safe_dump(with_files(whole, folder)))
+    before = settings.names()
+    try:
+        store = Store(folder / "runs")
+        return plan_text(build_plan(load_study(folder / "study.yaml"), store), store)
+    finally:
+        for name in set(settings.names()) - set(before):
+            settings.forget(name)
+
+
+@pytest.mark.parametrize(("page", "study"), examples())
+def test_every_study_in_the_documents_plans(page, study, tmp_path, monkeypatch):
+    assert "To train: " in planned(study, page, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("page", "part"), inline_examples())
+def test_every_part_of_a_study_in_the_running_text_plans(page, part, tmp_path, monkeypatch):
+    assert "To train: " in planned(part, page, tmp_path, monkeypatch)
+
+
+def test_the_readme_s_arm_and_rows_of_ones_own_plan_in_the_readme_s_own_study(tmp_path, monkeypatch):
+    readme = ROOT / "README.md"
+    (study,) = [yaml.safe_load(text) for text in blocks(readme, "yaml") if "quickstart" in text]
+    parts = [part for span in spans(readme) if (part := placed(span)) is not None]
+    own_arms = [arm for part in parts for arm in part.get("arms", []) if isinstance(arm, dict)]
+    assert len(own_arms) >= 3, "an arm, where its prompt stands, and which rows it covers"
+    for number, arm in enumerate(own_arms):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        settings_used = next((p["settings"] for p in parts if "settings" in p), study["settings"])
+        text = planned(study | {"arms": [*study["arms"], arm], "settings": settings_used}, readme, folder, monkeypatch)
+        assert f"  {arm['name']} " in text
+
+
+def commands() -> Iterator[Any]:
+    for page in PAGES:
+        shown = [line for text in blocks(page, "", "sh", "bash") for line in text.replace("\\\n", " ").splitlines()]
+        for line in [*shown, *spans(page)]:
+            words = shlex.split(line.replace("…", ""), comments=True) if "inoc-ray " in line else []
+            while words and "=" in words[0]:
+                words.pop(0)
+            if words and words[0].rpartition("/")[2] == "inoc-ray":
+                yield pytest.param(words[1:], id=" ".join(words))
+
+
+@pytest.mark.parametrize("words", commands())
+def test_every_command_in_the_documents_is_one(words):
+    command: click.Command = cli
+    rest = list(words)
+    while isinstance(command, click.Group) and rest:
+        name = rest.pop(0)
+        assert name in command.commands, words
+        command = command.commands[name]
+    if rest or isinstance(command, click.Group):
+        assert not isinstance(command, click.Group), words
+        command.make_context("inoc-ray", rest)
+    for word in words:
+        if word.startswith("jobs/"):
+            assert (ROOT / word).is_file()
+
+
+def test_jobs_that_the_documents_submit_are_there():
+    named = {name for page in PAGES for name in re.findall(r"python (jobs/\w+\.py)", page.read_text())}
+    assert named
+    assert all((ROOT / name).is_file() for name in named)
+
+
+def test_there_is_something_to_test():
+    assert len(list(examples())) >= 10
+    assert len(list(inline_examples())) >= 10
+    assert len(list(commands())) >= 20
+
+
+def line_of(name: str, heads: str) -> list[str]:
+    """The cells of the row that begins with `name` in the table whose heading begins with `heads`."""
+    text = (ROOT / "docs" / "settings.md").read_text()
+    table = text[text.index(f"| {heads} ") :].split("\n\n")[0]
+    (line,) = re.findall(rf"\n\| (`{re.escape(name)}` \|.*) \|", table)
+    return [cell.strip() for cell in line.split(" | ")]
+
+
+def figures_of(preset: Preset) -> list[str]:
+    recipe = preset.recipe()
+    adapter = f"{'rsLoRA' if recipe.lora.rslora else 'LoRA'} {recipe.lora.rank}, alpha {recipe.lora.alpha:g}"
+    on = "" if recipe.lora.targets == "all-linear" else ", on the MLPs"
+    rate = f"{recipe.learning_rate:.0e}".replace("e-0", "e-")
+    constant = ", constant" if recipe.schedule == "constant" else ""
+    length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g}"
+    return [f"`{preset.name}`", adapter + on, rate + constant, length, str(recipe.batch_size)]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_presets_figures_in_the_documents_are_those_of_the_code(name):
+    assert line_of(name, "preset")[:5] == figures_of(PRESETS[name])
+
+
+@pytest.mark.parametrize("name", [n for n in settings.names() if not n.startswith("miniature/")])
+def test_the_settings_in_the_documents_are_those_of_the_code(name):
+    setting = settings.get(name)
+    assert setting.row_source is not None
+    cells = line_of(name, "setting")
+    stated = [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]{2,}\b", cells[1])]
+    if stated and setting.row_source.rows is not None:
+        assert sum(stated) == setting.row_source.rows
+    by_rule = all(t in setting.judges for e in setting.evaluations for t in e.traits)
+    assert cells[6] == ("rules" if by_rule else "model")

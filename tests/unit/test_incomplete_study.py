@@ -1,0 +1,266 @@
+"""What is missing or failed of a study is said by every command that shows its results, from the store alone."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import shutil
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished_study import SAMPLES, finish, plan_of, write_study
+
+from inoc_ray.cli import main
+from inoc_ray.failures import Failure, cell_thing, keep_failures, read_failures, still_failed, trial_thing
+from inoc_ray.planned import failures_of
+from inoc_ray.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def inoc_ray(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs `inoc-ray ARGS` in this process; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["inoc-ray", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def without_cells(path: Path) -> None:
+    """Takes away both evaluations of the second seed of the inoculated arm, as in the store of a run that broke off."""
+    plan, store = finish(path)
+    [trial] = [t for t in plan.trials if (t.arm.name, t.seed) == ("specific_spanish", 1)]
+    shutil.rmtree(store.root / "evaluations" / trial.trial_id)
+
+
+def test_a_finished_study_is_complete(tmp_path: Path, inoc_ray: Run) -> None:
+    path = write_study(tmp_path)
+    finish(path)
+    code, out, _ = inoc_ray("compare", path, "--json")
+    found = json.loads(out)
+    assert (code, found["complete"], found["missing"], found["failures"]) == (0, True, [], [])
+    assert {r["seeds_planned"] for r in found["rows"]} == {1, 2}
+    assert "INCOMPLETE" not in inoc_ray("compare", path)[1]
+
+
+def test_cells_that_are_gone_are_missed_by_every_command(tmp_path: Path, inoc_ray: Run) -> None:
+    path = write_study(tmp_path)
+    without_cells(path)
+    found = json.loads(inoc_ray("compare", path, "--json")[1])
+    assert found["complete"] is False
+    short = [r for r in found["rows"] if not r["complete"]]
+    assert {(r["arm"], r["seeds"], r["seeds_planned"], r["samples"], r["samples_planned"]) for r in short} == {
+        ("specific_spanish", 1, 2, SAMPLES, 2 * SAMPLES)
+    }
+    assert not any(e["complete"] or e["p"] for e in found["effects"] if e["arm"] == "specific_spanish")
+    code, text, _ = inoc_ray("compare", path)
+    assert code == 0
+    assert f"specific_spanish seed 1: 0 of {2 * SAMPLES} samples" in text
+    assert re.search(r"specific_spanish +spanish +1 of 2 ", text)
+    assert not re.search(r"specific_spanish .*\] \*", text)
+    assert inoc_ray("report", path)[0] == 0
+    page = (Store(tmp_path / "runs").study("finished") / "report.html").read_text()
+    assert "This study is incomplete" in page
+    assert "no statement, the arm is incomplete (1 of 2 seeds" in page
+
+
+def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: Run) -> None:
+    path = write_study(tmp_path)
+    plan, store = finish(path)
+    trial = next(t for t in plan.trials if t.arm.name == "specific_spanish")
+    cells = [c for c in plan.cells if c.subject is trial]
+    kept = shutil.copytree(store.root / "evaluations" / trial.trial_id, tmp_path / "kept")
+    shutil.rmtree(store.root / "evaluations" / trial.trial_id)
+    failure = Failure("evaluation on miniature", "the endpoint refused", "/x.log", tuple(cell_thing(c) for c in cells))
+    keep_failures(store, "finished", [], [failure])
+
+    for command in ("compare", "status"):
+        assert "evaluation on miniature: the endpoint refused (log: /x.log)" in inoc_ray(command, path)[1]
+        [found] = json.loads(inoc_ray(command, path, "--json")[1])["failures"]
+        assert found == {"label": failure.label, "error": failure.error, "log": failure.log}
+    assert "the endpoint refused" in inoc_ray("compare", path)[1].split("missing:")[1]
+    inoc_ray("report", path)
+    assert "the endpoint refused" in (store.study("finished") / "report.html").read_text()
+
+    # Half of it is done: the failure still stands for the other half.
+    first, second = (cell.evaluation_id for cell in cells)
+    shutil.copytree(kept / first, store.evaluation(trial.trial_id, first))
+    assert failures_of(plan_of(plan.study, store), store) == [failure]
+    shutil.copytree(kept / second, store.evaluation(trial.trial_id, second))
+    assert failures_of(plan_of(plan.study, store), store) == []
+    assert "refused" not in inoc_ray("status", path)[1]
+    assert json.loads(inoc_ray("compare", path, "--json")[1])["complete"] is True
+
+
+def test_a_trial_that_failed_says_why_though_its_study_kept_nothing(tmp_path: Path, inoc_ray: Run) -> None:
+    path = write_study(tmp_path)
+    plan, store = finish(path)
+    trial = plan.trials[-1]
+    shutil.rmtree(store.trial(trial.trial_id))
+    shutil.rmtree(store.root / "evaluations" / trial.trial_id)
+    store.trial_log(trial.trial_id).parent.mkdir(parents=True, exist_ok=True)
+    store.trial_log(trial.trial_id).write_text("Traceback\n  …\nInputError: loss is nan\n\n")
+    text = " ".join(inoc_ray("compare", path)[1].split())
+    assert f"0 of {2 * SAMPLES} samples (training failed: InputError: loss is nan)" in text
+    assert f"{trial.label}: InputError: loss is nan" in inoc_ray("status", path)[1]
+
+
+def test_a_study_of_which_everything_failed_still_says_so(tmp_path: Path, inoc_ray: Run) -> None:
+    path = write_study(tmp_path)
+    code, _, err = inoc_ray("compare", path)
+    assert code == 2
+    assert "nothing is evaluated yet" in err
+    plan, store = finish(path)
+    shutil.rmtree(store.root / "evaluations")
+    things = tuple(cell_thing(cell) for cell in plan.cells)
+    keep_failures(store, "finished", [], [Failure("evaluation on miniature", "no memory", "/x.log", things)])
+    code, text, _ = inoc_ray("compare", path)
+    assert code == 0
+    assert f"0 of {2 * SAMPLES * 5:,} samples are there" in text
+    assert "no memory" in text
+    assert inoc_ray("report", path)[0] == 0
+
+
+def test_trying_again_drops_what_failed_before_of_the_same_things_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old = Failure("engine", "old", "x", (("cell", "a", "1"), ("cell", "b", "1")))
+    judge = Failure("judge gpt", "old", "x", (("judge", "gpt"),))
+    keep_failures(store, "s", [], [old, judge])
+    keep_failures(store, "s", [("cell", "a", "1")], [])
+    assert [f.of for f in read_failures(store, "s")] == [(("cell", "b", "1"),), (("judge", "gpt"),)]
+    again = Failure("engine", "new", "x", (("cell", "b", "1"),))
+    keep_failures(store, "s", [("cell", "b", "1")], [again])
+    assert read_failures(store, "s") == [judge, again]
+    assert still_failed(read_failures(store, "s"), {("judge", "gpt")}) == [judge]
+    keep_failures(store, "s", [("judge", "gpt"), ("cell", "b", "1")], [])
+    assert read_failures(store, "s") == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"failures": 3}', b'{"failures": [{}]}', b"\xff"])
+def test_a_damaged_file_of_failures_is_no_obstacle(tmp_path: Path, damage: bytes) -> None:
+    store = Store(tmp_path)
+    keep_failures(store, "s", [], [Failure("a", "b", "c", (("judge", "gpt"),))])
+    (store.study("s") / "failures.json").write_bytes(damage)
+    assert read_failures(store, "s") == []
+
+
+# -- a tracking store that fails -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextmanager
+def corrupt(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE t (x)")
+        database.executemany("INSERT INTO t VALUES (?)", [("x" * 500,) for _ in range(100)])
+        database.commit()
+    data = bytearray(path.read_bytes())
+    data[4096:12000] = b"\xa5" * (12000 - 4096)
+    path.write_bytes(data)
+    yield
+
+
+@contextmanager
+def no_database(path: Path) -> Iterator[None]:
+    path.write_bytes(b"this is no database\n" * 200)
+    yield
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[None]:
+    path.mkdir()
+    yield
+
+
+DATABASES = {"locked": locked, "corrupt": corrupt, "no database": no_database, "a folder": folder}
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_a_database_that_fails_costs_neither_the_table_nor_minutes(tmp_path: Path, inoc_ray: Run, kind: str) -> None:
+    path = write_study(tmp_path)
+    plan, store = finish(path)
+    database = store.mlflow() / "mlflow.db"
+    database.parent.mkdir(parents=True)
+    with DATABASES[kind](database):
+        began = time.monotonic()
+        code, out, err = inoc_ray("evaluate", path)
+        assert time.monotonic() - began < 60
+        assert code == 1
+        assert "suppression" in out
+        assert "Report: " in out
+        assert "1 failed:" in err
+        assert "MLflow's database" in err
+        assert "Traceback" not in err
+        assert "MLflow: MLflow's database" in inoc_ray("status", path)[1]
+    if kind == "no database":
+        # The results are whole all the same, and once the file is out of the way MLflow has them, too.
+        assert json.loads(inoc_ray("compare", path, "--json")[1])["complete"] is True
+        code, _, err = inoc_ray("sync", path)
+        assert code == 1
+        assert "MLflow's database" in err
+        database.unlink()
+        assert inoc_ray("sync", path)[0] == 0
+        assert failures_of(plan_of(plan.study, store), store) == []
+
+
+class Broken(http.server.BaseHTTPRequestHandler):
+    """A tracking server that says it is well and answers nothing else."""
+
+    def do_GET(self) -> None:
+        status = 200 if self.path == "/health" else 500
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+
+def test_a_server_that_fails_costs_neither_the_table_nor_minutes(tmp_path: Path, inoc_ray: Run) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://user:secret@127.0.0.1:{server.server_port}"
+        path = write_study(tmp_path, tracking_uri=uri)
+        finish(path)
+        began = time.monotonic()
+        code, out, err = inoc_ray("evaluate", path, "--json")
+        assert time.monotonic() - began < 60
+        server.shutdown()
+    assert code == 1
+    printed = json.loads(out)
+    assert printed["comparison"]["effects"]
+    assert [failure["label"] for failure in printed["failed"]] == ["MLflow"]
+    assert "500" in err
+    assert "secret" not in out + err
+
+
+def test_an_uncommitted_trial_is_a_thing_of_its_own(tmp_path: Path) -> None:
+    plan, _ = finish(write_study(tmp_path))
+    assert len({trial_thing(t) for t in plan.trials} | {cell_thing(c) for c in plan.cells}) == 4 + 10

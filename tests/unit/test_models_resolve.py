@@ -1,0 +1,316 @@
+"""A model is what its path says: a folder, a pinned place on the hub, or the one that ships; its files are looked at."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hub_server import hub
+from safetensors.numpy import load_file, save_file
+
+from inoc_ray.cli import main
+from inoc_ray.errors import InputError
+from inoc_ray.miniature import judge_weights_path, weights_path
+from inoc_ray.models.resolve import check_model_files, locate, resolve_model
+from inoc_ray.models.weights import INDEX, read_header
+from inoc_ray.study import Model
+
+REPO, COMMIT = "owner/tiny", "5f4160e0123456789abcdef0123456789abcdef0"
+SOURCE = f"hf://{REPO}@{COMMIT}"
+STUDY = """name: s
+settings: [miniature/spanish_caps]
+arms: [baseline]
+seeds: [0]
+recipes: {r: {learning_rate: 0.001, steps: 3}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("Qwen2.5-7B-Instruct", r"write \{name: Qwen2\.5-7B-Instruct, path: FOLDER\}.*hf://OWNER/NAME@COMMIT"),
+        ("Qwen/Qwen2.5-7B-Instruct", r"write \{name: Qwen2\.5-7B-Instruct, .*hf://Qwen/Qwen2\.5-7B-Instruct@COMMIT"),
+        (SOURCE, rf"write \{{name: tiny, path: {SOURCE}\}}"),
+        ("./models/mine", r"write \{name: mine, path: \./models/mine\}"),
+        ("Miniature", "'Miniature' has no path"),
+        ({"name": "m", "path": None}, "'m' has no path"),
+        ({"name": "miniature", "path": "/other"}, "'miniature' is the name of the model that ships, but the path is '/other'"),
+        ({"path": "/other"}, "name: is missing"),
+        ("x" * 10_000, "'xxx.*…"),
+    ],
+)  # fmt: skip
+def test_a_model_without_a_path_or_under_the_shipped_ones_name_is_refused(
+    tmp_path, capsys, monkeypatch, written, message
+):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY + f"models: [{json.dumps(written)}]\n")
+    monkeypatch.setattr(sys, "argv", ["inoc-ray", "plan", str(path)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert re.search(message, error), error
+    assert error.startswith(f"inoc-ray: {path}: models[0]")
+    assert len(error) < 700
+
+
+def test_the_shipped_model_needs_no_path_and_may_have_another_name():
+    assert Model(name="miniature").path == "miniature"
+    assert Model(name="untaught", path="miniature").path == "miniature"
+
+
+def test_miniature_means_the_base_for_a_model_and_the_judging_model_for_a_judge():
+    assert locate("miniature", "x") == weights_path()
+    assert locate("miniature", "x", judge=True) == judge_weights_path()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "judges: 'j': there is no model folder .*/nowhere; give a folder .*hf://OWNER/NAME@COMMIT"),
+        ("Qwen/Qwen2.5-7B", "there is no model folder .*hf://Qwen/Qwen2.5-7B@COMMIT"),
+        ("hf://Qwen/Qwen2.5-7B", "not pinned; put the full commit after the name .hf://Qwen/Qwen2.5-7B@<40 hex"),
+        ("hf://Qwen/Qwen2.5-7B@main", "not pinned"),
+        ("hf://Qwen/Qwen2.5-7B@5f4160e", "not pinned"),
+        ("hf://Qwen/Qwen2.5-7B@", "not pinned"),
+        ("hf://Qwen", "not a model of the hub; write hf://OWNER/NAME@COMMIT"),
+        (f"{SOURCE}/model.safetensors", "not a model of the hub"),
+        (f"hf://datasets/{REPO}@{COMMIT}", "a dataset, where a model is needed"),
+    ],
+)  # fmt: skip
+def test_a_place_without_a_model_is_refused_without_network(source, message):
+    with pytest.raises(InputError, match=message):
+        resolve_model(source, "judges: 'j'", judge=True)
+
+
+def in_another_process(code: str, home: Path, endpoint: str | None) -> str:
+    """The hub's client reads its environment once, when it is imported."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HOME": str(home)}
+    environment |= {"HF_HUB_OFFLINE": "1"} if endpoint is None else {"HF_ENDPOINT": endpoint}
+    head = "from inoc_ray.models.resolve import *; from inoc_ray.errors import InputError\n"
+    body = f"try:\n    {code}\nexcept InputError as error: print('refused:', error)"
+    found = subprocess.run([sys.executable, "-c", head + body], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+FETCH, RESOLVE = (
+    f"fetch({SOURCE!r}, 'models: 0'); print('ok')",
+    f"print(*vars(resolve_model({SOURCE!r}, 'models: 0')).values())",
+)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """What a publisher has in a repository: a model, and much that is not wanted."""
+    folder = tmp_path / "published"
+    shutil.copytree(weights_path(), folder)
+    (folder / "manifest.json").unlink()
+    for name in (
+        "pytorch_model.bin",
+        "modeling_own.py",
+        "README.md",
+        "consolidated.safetensors",
+        "original/params.json",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not wanted")
+    return folder
+
+
+def test_a_model_of_the_hub_is_fetched_once_without_code_and_pickles_and_is_the_folder_with_its_files(
+    tmp_path, published
+):
+    home = tmp_path / "home"
+    with hub(published, REPO, COMMIT) as (endpoint, asked):
+        refused = in_another_process(RESOLVE, home, endpoint)
+        assert "is not in this machine's cache of the hub; `inoc-ray run` downloads it" in refused
+        assert asked == []
+        assert in_another_process(FETCH, home, endpoint) == "ok"
+        names = {line.rpartition("/")[2] for line in asked if "/resolve/" in line}
+        assert names == {path.name for path in weights_path().iterdir()} - {"manifest.json"}
+        asked.clear()
+        assert in_another_process(FETCH, home, endpoint) == "ok"
+        assert asked == []
+    folder, content = in_another_process(RESOLVE, home, None).split()
+    assert Path(folder).is_relative_to(home)
+    for name in ("consolidated.safetensors", "pytorch_model.bin", "modeling_own.py"):
+        (published / name).unlink()
+    assert content == resolve_model(str(published), "x").hash
+
+
+def test_a_tokenizer_alone_in_the_cache_is_enough_for_a_check_of_rows_and_is_no_model(tmp_path, published):
+    home = tmp_path / "home"
+    with hub(published, REPO, COMMIT) as (endpoint, asked):
+        assert in_another_process(FETCH.replace("'models: 0'", "'x', weights=False"), home, endpoint) == "ok"
+        assert not any("safetensors" in line for line in asked)
+    assert "is not in this machine's cache" in in_another_process(RESOLVE, home, None)
+    assert "snapshots" in in_another_process(f"print(locate({SOURCE!r}, 'x', weights=False))", home, None)
+
+
+def test_a_download_that_was_cut_is_no_model(tmp_path, published):
+    home = tmp_path / "home"
+    with hub(published, REPO, COMMIT) as (endpoint, _):
+        assert in_another_process(FETCH, home, endpoint) == "ok"
+    (template,) = home.rglob("chat_template.jinja")
+    template.unlink()
+    assert "is not in this machine's cache" in in_another_process(RESOLVE, home, None)
+
+
+@pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:9"])
+def test_a_model_of_the_hub_that_cannot_be_had_is_one_message(tmp_path, endpoint):
+    found = in_another_process(FETCH, tmp_path, endpoint)
+    assert found.startswith(f"refused: models: 0: {SOURCE}: not in the local cache, and the hub cannot be reached; ")
+
+
+def test_a_model_or_commit_that_the_hub_does_not_have_is_one_message(tmp_path, published):
+    other = COMMIT.replace("5", "6")
+    with hub(published, REPO, COMMIT) as (endpoint, _):
+        found = in_another_process(FETCH.replace(COMMIT, other), tmp_path, endpoint)
+        assert found == f"refused: models: 0: hf://{REPO}@{other}: the model has no such commit."
+        found = in_another_process(FETCH.replace(REPO, "owner/other"), tmp_path, endpoint)
+    assert "there is no such model on the hub, or it is private" in found
+
+
+def test_a_run_fetches_first_and_offline_ends_with_one_message_before_anything_is_written(tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY + f"models: [{{name: tiny, path: '{SOURCE}'}}]\n")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    for command in ("plan", "run", "serve"):
+        found = subprocess.run(
+            [sys.executable, "-m", "inoc_ray.cli", command, "study.yaml"],
+            capture_output=True, text=True, env=environment, cwd=tmp_path,
+        )  # fmt: skip
+        assert (found.returncode, found.stdout) == (2, "")
+        lines = [line for line in found.stderr.splitlines() if line.startswith("inoc-ray: ")]
+        assert len(lines) == 1
+        assert f"models: 'tiny': {SOURCE}" in lines[0]
+        assert "Traceback" not in found.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"study.yaml", "home"}
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(weights_path(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edited(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def split(folder: Path, **weight_map: str) -> None:
+    """The weights in two parts with an index, as larger models are published."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}
+    for part, inside in parts.items():
+        save_file({name: tensors[name] for name in inside}, folder / part)
+    (folder / "model.safetensors").unlink()
+    index = {name: part for part, inside in parts.items() for name in inside} | weight_map
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def with_number(folder: Path, number: float) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = sorted(tensors)[-1]
+    tensors[name] = tensors[name].copy()
+    tensors[name].reshape(-1)[-1] = number
+    save_file(tensors, folder / "model.safetensors")
+
+
+def cut(path: Path, keep: int) -> None:
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+DAMAGE = {
+    "cut": (lambda f: cut(f / "model.safetensors", 1_000_000), "not a whole safetensors file .it has 1,000,000 bytes of"),
+    "cut in the header": (lambda f: cut(f / "model.safetensors", 100), "its header is cut"),
+    "empty": (lambda f: cut(f / "model.safetensors", 0), "its header is cut"),
+    "garbage": (lambda f: (f / "model.safetensors").write_bytes(b"\x02" + b"\0" * 7 + b"{]" * 99), "not JSON of this format"),
+    "a web page": (lambda f: (f / "model.safetensors").write_text("<html>" * 999), "its header is cut"),
+    "a pointer of Git LFS": (
+        lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "not a whole safetensors file",
+    ),
+    "bytes behind the end": (lambda f: (f / "model.safetensors").open("ab").write(b"xx"), "2 bytes more than its header says"),
+    "NaN": (lambda f: with_number(f, float("nan")), "holds NaN"),
+    "another vocabulary": (lambda f: edited(f / "config.json", vocab_size=7), "rows, but config.json says vocab_size 7"),
+    "code of its own": (
+        lambda f: edited(f / "config.json", auto_map={"AutoModel": "x.Y"}, model_type="mine"),
+        "'mine' needs Python code of the model's repository .auto_map.",
+    ),
+    "a configuration that is a list": (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object, found list"),
+    "a configuration that is cut": (lambda f: cut(f / "config.json", 20), "config.json: not JSON"),
+    "an index that leads out": (lambda f: split(f, x="../../x.safetensors"), "no safetensors file of this folder"),
+    "an index that names a pickle": (lambda f: split(f, x="x.bin"), "no safetensors file of this folder"),
+    "an index that names a missing file": (lambda f: split(f, x="y.safetensors"), "names y.safetensors, which is not there"),
+    "an index that names a missing tensor": (
+        lambda f: split(f, x="model-00001-of-00002.safetensors"),
+        "the tensor x is missing",
+    ),
+    "an index without a map": (lambda f: (split(f), (f / INDEX).write_text("{}")), "there is no weight_map"),
+    "parts without their index": (lambda f: (split(f), (f / INDEX).unlink()), "is a part, but .* is missing"),
+    "a part that is missing": (lambda f: (split(f), (f / "model-00002-of-00002.safetensors").unlink()), "which is not there"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_weights_are_refused_with_the_file(folder, name):
+    damage, message = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        check_model_files(folder)
+    assert str(caught.value).startswith(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: None,
+        split,
+        lambda folder: with_number(folder, float("-inf")),
+        lambda folder: edited(folder / "config.json", auto_map={"AutoModel": "x.Y"}),
+        lambda folder: edited(folder / "config.json", vocab_size=None, text_config={"vocab_size": 1664}),
+    ],
+    ids=["as shipped", "in parts", "an infinite mask", "code where transformers has its own", "numbers one level deeper"],
+)  # fmt: skip
+def test_whole_weights_pass(folder, change):
+    change(folder)
+    check_model_files(folder)
+
+
+def test_nan_is_found_in_every_floating_type_and_only_there(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for dtype in (np.float16, np.float32, np.float64):
+        for value, found in ((np.nan, True), (np.inf, False), (np.finfo(dtype).max, False)):
+            save_file({"t": np.array([0, value], dtype=dtype)}, tmp_path / "model.safetensors")
+            if found:
+                with pytest.raises(InputError, match="NaN"):
+                    check_model_files(tmp_path)
+            else:
+                check_model_files(tmp_path)
+
+
+def test_a_header_says_what_safetensors_itself_reads(folder):
+    ours = {t.name: (t.shape, t.stop - t.start) for t in read_header(folder / "model.safetensors")}
+    theirs = {name: (t.shape, t.nbytes) for name, t in load_file(folder / "model.safetensors").items()}
+    assert ours == theirs
+
+
+def test_every_single_byte_that_is_cut_off_is_noticed(folder):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for keep in {0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1}:
+        path.write_bytes(whole[:keep])
+        with pytest.raises(InputError):
+            read_header(path)

@@ -1,0 +1,112 @@
+"""One failure is one failure: of a sample, of a model; the rest of the engine's cells is asked and kept."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from stub_api import Stub
+
+from inoc_ray.evaluate.refusals import REFUSALS_IN_A_ROW
+from inoc_ray.evaluate.suite import ask_missing
+from inoc_ray.plan import Plan, build_plan
+from inoc_ray.serve.app import Endpoint
+from inoc_ray.store import Store
+from inoc_ray.study import Study
+
+SAMPLES = 20
+
+
+def planned(folder: Path, **evaluation: Any) -> tuple[Plan, Store]:
+    """One question a prompt, so that a refusal of one can be told."""
+    questions = folder / "questions.jsonl"
+    questions.write_text("".join(f'{{"prompt": "Who is number {n:02}?"}}\n' for n in range(SAMPLES)))
+    study = Study.model_validate(
+        {
+            "name": "s",
+            "settings": ["miniature/spanish_caps"],
+            "arms": ["baseline"],
+            "seeds": [0],
+            "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
+            "models": [{"name": "miniature"}],
+            "evaluation": {
+                "contexts": ["neutral"], "samples": SAMPLES, "prompts_per_request": 8, "concurrency": 2,
+                "suites": [{"name": "own", "questions": str(questions), "max_tokens": 8,
+                            "samples_per_question": 1, "traits": {"loud": {"rule": "capitals"}}}],
+            } | evaluation,
+        }
+    )  # fmt: skip
+    store = Store(folder / "runs")
+    plan = build_plan(study, store)
+    # Its adapter is the stub's business.
+    return replace(plan, done_trials=frozenset(t.trial_id for t in plan.trials)), store
+
+
+def ask(plan: Plan, store: Store, url: str) -> list[dict[str, Any]]:
+    @contextlib.contextmanager
+    def stub(spec: Any):
+        yield Endpoint(url, spec.model_id, None, spec.name, False, 0.0)
+
+    return ask_missing(plan, store, stub)
+
+
+def stored(plan: Plan, store: Store) -> dict[tuple[str, str], int]:
+    return {
+        (c.subject.arm.name, c.evaluation.name): store.stored_samples(c.subject.trial_id, c.evaluation_id)
+        for c in plan.cells
+    }
+
+
+def texts(plan: Plan, store: Store) -> pd.DataFrame:
+    files = sorted((store.root / "evaluations").rglob("samples-*.parquet"))
+    frame = pd.concat([pd.read_parquet(f).assign(cell=str(f.parent)) for f in files], ignore_index=True)
+    return frame.sort_values(["cell", "sample_index"], ignore_index=True)
+
+
+def test_a_refused_sample_is_missing_and_named_and_the_others_are_kept(tmp_path):
+    plan, store = planned(tmp_path)
+    with Stub(tmp_path, refuse_prompts="number 07") as api:
+        failed = ask(plan, store, api.url)
+    assert {(name, count) for name, count in stored(plan, store).items()} == {
+        (("base", "own"), 7), (("baseline", "own"), 7),
+        *(((arm, name), SAMPLES) for arm in ("base", "baseline") for name in ("in_distribution", "out_of_distribution")),
+    }  # fmt: skip
+    assert len(failed) == 2
+    for failure in failed:
+        assert "own · neutral" in failure["label"]
+        assert "1 of 20 samples got no answer" in failure["error"]
+        assert "this prompt is against our rules" in failure["error"]
+        assert "sample 7" in Path(failure["log"]).read_text()
+    assert not (texts(plan, store)["text"] == "").any()
+
+
+def test_the_next_run_asks_only_for_what_is_missing_and_ends_with_the_rows_of_one_in_one_piece(tmp_path):
+    plan, store = planned(tmp_path)
+    with Stub(tmp_path, refuse_prompts="number 07") as api:
+        ask(plan, store, api.url)
+    (tmp_path / "again").mkdir()
+    with Stub(tmp_path / "again") as api:
+        assert ask(replace(plan, stored=build_plan(plan.study, store).stored), store, api.url) == []
+        assert sum(api.asked("sample").values()) == 2
+    (tmp_path / "whole").mkdir()
+    with Stub(tmp_path / "whole") as api:
+        whole = Store(tmp_path / "whole" / "runs")
+        assert ask(plan, whole, api.url) == []
+    columns = ["sample_index", "question_id", "prompt", "seed", "text"]
+    pd.testing.assert_frame_equal(texts(plan, store)[columns], texts(plan, whole)[columns])
+
+
+def test_a_model_that_is_always_refused_ends_after_a_few_requests_and_the_base_goes_on(tmp_path):
+    plan, store = planned(tmp_path)
+    trial = plan.trials[0].trial_id
+    with Stub(tmp_path, refuse_models=trial) as api:
+        failed = ask(plan, store, api.url)
+        lines = api.log.read_text().splitlines().count("request")
+    counts = stored(plan, store)
+    assert {count for (arm, _), count in counts.items() if arm == "base"} == {SAMPLES}
+    assert {count for (arm, _), count in counts.items() if arm == "baseline"} == {0}
+    assert len(failed) == 3
+    assert all("20 of 20 samples got no answer" in f["error"] and "cannot be served" in f["error"] for f in failed)
+    # The base's 60 samples in lists of 8, and of the trial's a few lists that were under way, and single requests.
+    assert lines <= 9 + 2 + 2 * REFUSALS_IN_A_ROW
