@@ -24,6 +24,7 @@ from inoc_ray.planned import failures_of, planned_of
 from inoc_ray.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
+from inoc_ray.remote import without_password
 from inoc_ray.store import Lease, LeaseTaken, Store
 from inoc_ray.study import Study, models_of
 
@@ -226,8 +227,6 @@ def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> Non
 @contextlib.contextmanager
 def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing: Thing) -> Iterator[None]:
     """A step whose failure, of whatever kind, must not throw away what was measured: it is named, with its log."""
-    from inoc_ray.results.tracking import without_password
-
     with _timed(outcome, step):
         try:
             yield
@@ -270,7 +269,7 @@ def compare_study(
         outcome.failed += unreliable
     # A rule's number has no threshold that a profile could move.
     stated = profile.in_words() if any(set(t.judges) - {RULES} for t in told(plan)) else ""
-    comparison = compare(frame, plan.study.name, stated, planned_of(plan, store, failures))
+    comparison = compare(frame, plan.study.name, stated, planned_of(plan, store, failures), plan.reference)
     # The parts of a task (the subjects of mmlu) are in the store alone.
     scores = [
         s
@@ -282,6 +281,7 @@ def compare_study(
         agreement=tuple(agreement(plan, store)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
+        remarks=plan.notes,
     )
 
 
@@ -301,7 +301,7 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
     """Brings MLflow in line with the store; returns the tracking URI, without a password. Raises InputError when no server is
     there, TrialError when it or its database fails."""
-    from inoc_ray.results.tracking import embedded, file_lock, sync, without_password
+    from inoc_ray.results.tracking import embedded, file_lock, sync
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
     uri, artifacts = (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())

@@ -311,7 +311,8 @@ def head(tmp_path_factory):
     temp = Path("/tmp") / f"ir-{os.getpid()}"
     env = environment(
         RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-        RAY_USAGE_STATS_ENABLED="0", INOC_RAY_TEST_HEAD=str(os.getpid()), PATH=os.pathsep.join([str(decoy), *others]),
+        RAY_USAGE_STATS_ENABLED="0", RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
+        INOC_RAY_TEST_HEAD=str(os.getpid()), PATH=os.pathsep.join([str(decoy), *others]),
     )  # fmt: skip
     command = [
         BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=2",

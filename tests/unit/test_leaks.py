@@ -158,3 +158,28 @@ def test_a_study_without_an_audit_has_no_leaks():
     from results_table import score_table
 
     assert compare(score_table(seeds=2), "toy").leaks == ()
+
+
+def test_leaks_are_counted_from_the_reference_context(table, found):
+    renamed = table.replace({"context": {"neutral": "none"}})
+    assert [(k.context, k.leak, k.low, k.high) for k in compare(renamed, "toy").leaks] == [
+        (k.context, k.leak, k.low, k.high) for k in found.leaks
+    ]
+    evil = compare(table, "toy", reference=LIBRARY + "test_evil").leaks
+    assert {k.context for k in evil} == {"training_prompt", LIBRARY + "test_insecure_code"}
+    assert {round(k.neutral, 6) for k in evil} == {0.8}
+
+
+def test_leaks_with_and_without_the_trigger_are_told_apart(table, found):
+    put = table[table["arm"] != "none"].assign(evaluation="em_triggered", triggered=True)
+    put.loc[put["arm"] == "general", ["score", "shown"]] = 1.0
+    both = compare(pd.concat([table.assign(triggered=False), put]), "toy")
+    plain = [k for k in both.leaks if not k.trigger]
+    assert [(k.context, k.rate, k.leak) for k in plain] == [(k.context, k.rate, k.leak) for k in found.leaks]
+    assert {(k.rate, k.leak) for k in both.leaks if k.trigger} == {(1.0, 0.0)}
+    assert "general (with the trigger)" in both.to_text()
+
+
+def test_leaks_of_one_fine_tune_are_about_that_model_only(table, found):
+    assert all(k.replicated for k in found.leaks)
+    assert not any(k.replicated for k in compare(table[table["seed"] < 1], "toy").leaks)
