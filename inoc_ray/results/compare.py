@@ -280,7 +280,8 @@ def _view(
             Row(
                 setting, model, key.arm, str(first["kind"]), key.evaluation, str(first["split"]), key.context,
                 key.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
-                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
+                samples=int(cell_rows["samples"].sum()), unparsed=int(cell_rows["unparsed"].sum()),
+                excluded=int(cell_rows["excluded"].sum()), cut=int(cell_rows["cut"].sum()),
                 triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
             )
         )  # fmt: skip
@@ -351,7 +352,7 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
             pair[1] += row.samples
     if any(bad for bad, _ in unparsed.values()):
         shares = ", ".join(f"{arm} {bad} of {total}" for arm, (bad, total) in unparsed.items() if bad)
-        yield f"{where}: responses without a readable judgment (left out of the rates): {shares}"
+        yield f"{where}: judgments that could not be read (left out of the rates): {shares}"
     excluded: dict[str, list[int]] = {}
     for row in comparison.rows:
         if (row.setting, row.model) == (setting, model):

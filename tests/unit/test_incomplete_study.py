@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -17,10 +19,21 @@ from typing import Any
 
 import pytest
 from finished_study import SAMPLES, finish, plan_of, write_study
+from stub_api import Stub
 
 from inoc_ray.cli import main
-from inoc_ray.failures import Failure, cell_thing, keep_failures, read_failures, still_failed, trial_thing
-from inoc_ray.pipeline import StudyOutcome, run_study
+from inoc_ray.errors import TrialError
+from inoc_ray.failures import (
+    MLFLOW,
+    REPORT,
+    Failure,
+    cell_thing,
+    keep_failures,
+    read_failures,
+    still_failed,
+    trial_thing,
+)
+from inoc_ray.pipeline import StudyOutcome, gone, run_study
 from inoc_ray.planned import failures_of
 from inoc_ray.results.compare import Comparison
 from inoc_ray.store import Store
@@ -166,6 +179,66 @@ def test_a_damaged_file_of_failures_is_no_obstacle(tmp_path: Path, damage: bytes
     keep_failures(store, "s", [], [Failure("a", "b", "c", (("judge", "gpt"),))])
     (store.study("s") / "failures.json").write_bytes(damage)
     assert read_failures(store, "s") == []
+
+
+# -- a storage folder that fails in the middle of a run ------------------------------------------------------------
+
+
+def test_what_goes_from_the_storage_folder_during_a_run_is_a_failure_of_that_run(tmp_path: Path, inoc_ray: Run) -> None:
+    """A judge at work, and somebody who deletes weights meanwhile."""
+    with Stub(tmp_path, latency=0.02) as stub:
+        judge = {"endpoint": stub.url, "served_model": "judge", "method": "sample"}
+        evaluation = {"samples": SAMPLES, "contexts": ["neutral"], "judged_by": ["stub"], "max_unparsed": 1.0}
+        path = write_study(tmp_path, judges={"stub": judge}, evaluation=evaluation)
+        plan, store = finish(path)
+        trial = plan.trials[0]
+
+        def delete() -> None:
+            # The first few are preflight's.
+            while stub.asked("judge").total() < 40:
+                time.sleep(0.01)
+            shutil.rmtree(store.trial(trial.trial_id))
+
+        deleting = threading.Thread(target=delete, daemon=True)
+        deleting.start()
+        outcome = run_study(plan.study, store, train=False)
+        deleting.join()
+    assert [failure.label for failure in outcome.failed] == ["storage"]
+    assert "not there any more (1 trial)" in outcome.failure_text()
+    assert "not there any more (1 trial)" in inoc_ray("status", path)[1]
+
+
+def test_what_was_never_there_and_was_not_tried_is_no_loss() -> None:
+    trial, cell, judge = ("trial", "a"), ("cell", "a", "1"), ("judge", "gpt")
+    before = {trial, cell, judge, MLFLOW, REPORT}
+    failure = Failure("judge gpt", "x", "y", (judge,))
+    assert gone(before, before, set(), []) == set()
+    assert gone(before, before, {judge}, [failure]) == set()
+    assert gone(before, before, {judge}, []) == {judge}
+    assert gone(before - {trial}, before, set(), []) == {trial}
+    assert gone(before, set(), {judge}, []) == set()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_fails_is_not_called_wrong_input(tmp_path: Path, number: int) -> None:
+    path = write_study(tmp_path)
+    plan, store = finish(path)
+
+    def fail(comparison: Comparison) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(TrialError, match=f"{os.strerror(number)}.*What was committed is kept"):
+        run_study(plan.study, store, train=False, show=fail)
+
+
+def test_an_error_that_has_nothing_to_do_with_the_storage_folder_keeps_its_traceback(tmp_path: Path) -> None:
+    plan, store = finish(write_study(tmp_path))
+
+    def fail(comparison: Comparison) -> None:
+        raise FileNotFoundError(errno.ENOENT, "none", "/elsewhere")
+
+    with pytest.raises(FileNotFoundError):
+        run_study(plan.study, store, train=False, show=fail)
 
 
 # -- a tracking store that fails -----------------------------------------------------------------------------------
