@@ -182,12 +182,15 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
     from inoc_ray.evaluate import profiles
     from inoc_ray.pipeline import compare_study, write_study_report
     from inoc_ray.plan import build_plan
+    from inoc_ray.results.table import summary_of_missing
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
     comparison = compare_study(built, store, profile=profiles.get(profile) if profile else None)
     written = write_study_report(built, store, comparison, out)
-    _emit(as_json, {"report": str(written)}, f"Report: {written}")
+    incomplete = summary_of_missing(comparison)
+    text = f"Report: {written}" + (f"\n{incomplete}" if incomplete else "")
+    _emit(as_json, {"report": str(written), "complete": comparison.complete}, text)
 
 
 @cli.command()

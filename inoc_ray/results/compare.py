@@ -281,7 +281,7 @@ def _view(
             Row(
                 setting, model, key.arm, str(first["kind"]), key.evaluation, str(first["split"]), key.context,
                 key.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
-                count["samples"], count["unparsed"], count["excluded"], count["cut"],
+                samples=count["samples"], unparsed=count["unparsed"], excluded=count["excluded"], cut=count["cut"],
                 triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
             )
         )  # fmt: skip
@@ -338,7 +338,7 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
             fewest[row.arm] = min(row, fewest.get(row.arm, row), key=lambda r: r.seeds)
     if fewest:
         fewer = ", ".join(f"{arm} {seeds_text(row)}" for arm, row in fewest.items())
-        yield f"{where}: fewer seeds than planned have responses that count, somewhere: {fewer}"
+        yield f"{where}: fewer seeds than planned in at least one row: {fewer}"
     if max((row.seeds for row in rows), default=0) == 1:
         yield (
             f"{where}: one seed per arm: the numbers are about these models only (intervals cover the questions, not what another "

@@ -238,10 +238,8 @@ def _head(comparison: Comparison, meta: ReportMeta) -> str:
         responses[cell] = max(responses.get(cell, 0), r.samples)
     groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
     profile = comparison.profile.partition(":")[0]
-    facts = (
-        f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), "
-        f"{sum(responses.values()):,} responses under threshold profile “{profile}”."
-    )
+    under = f" under threshold profile “{profile}”" if profile else ""
+    facts = f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), {sum(responses.values()):,} responses{under}."
     stamp = f"<p class=quiet>{escape(meta.generated)}</p>" if meta.generated else ""
     described = f"<p>{escape(meta.description)}</p>" if meta.description else ""
     return f"<h1>{escape(meta.title)}</h1>{described}<p>{escape(facts)}</p>{stamp}"
@@ -298,9 +296,10 @@ def _rates(comparison: Comparison) -> str:
     if not comparison.rows:
         return "<h2>Rates</h2><p>No results yet.</p>"
     heads = ["arm", "evaluation", "trait", "role", "rate [95 %]", "seeds", "samples", "unparsed", "not counted"]
+    thresholds = f" Thresholds: {escape(comparison.profile)}." if comparison.profile else ""
     parts = [
         "<h2>Rates</h2><p>Share of the counted responses that show the trait. Unparsed: without a readable judgment. Not counted: "
-        f"judged incoherent, a refusal, bare code, or degenerate. Thresholds: {escape(comparison.profile)}.</p>"
+        f"judged incoherent, a refusal, bare code, or degenerate.{thresholds}</p>"
     ]
     contexts = list(dict.fromkeys(r.context for r in comparison.rows))
     for context in sorted(contexts, key=lambda c: c != comparison.reference):
