@@ -268,21 +268,28 @@ def _view(
             key = RateKey(arm, str(evaluation), context, trait)
             cells[key], described[key] = _cell(cell_rows, len(questions)), cell_rows
     rates = draw_rates(cells)
+    correlations: dict[tuple[str, str], float] = {}
     rows: list[Row] = []
     for key, cell_rows in described.items():
         first = cell_rows.iloc[0]
         estimate = rates.get(key)
         low, high = estimate.interval() if estimate is not None else (None, None)
         seeds = int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique())
+        samples, unparsed, excluded, cut = (
+            int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")
+        )
         rows.append(
             Row(
                 setting, model, key.arm, str(first["kind"]), key.evaluation, str(first["split"]), key.context,
                 key.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
-                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
-                triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
+                samples, unparsed, excluded, cut, triggered=bool(first[TRIGGERED]),
+                replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
             )
         )  # fmt: skip
-        alike = question_correlation(cells[k] for k in cells if k[1:3] == key[1:3])
+        where = (key.evaluation, key.context)
+        if where not in correlations:
+            correlations[where] = question_correlation(c for k, c in cells.items() if k[1:3] == where)
+        alike = correlations[where]
         for _, own in cell_rows.groupby("trial_id", sort=True):
             place = (setting, model, key.arm, _seed(own["seed"].iloc[0]))
             shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
