@@ -34,7 +34,7 @@ quickstart: setup ## the whole path in miniature: train, serve, judge, compare (
 	$(BIN)/inoc-ray run jobs/studies/quickstart.yaml
 
 test: setup check ## all tests (about 60 minutes on two cores)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --durations=20 --durations-min=20
 
 test-fast: setup ## unit tests alone
 	$(BIN)/python -m pytest -q -m "not slow" tests/unit

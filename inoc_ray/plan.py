@@ -190,6 +190,17 @@ class Plan:
     """The context in which arms are compared."""
 
     @functools.cached_property
+    def _cells_of(self) -> dict[int, list[Cell]]:
+        found: dict[int, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(id(cell.subject), []).append(cell)
+        return found
+
+    def cells_of(self, subject: Subject) -> list[Cell]:
+        """The cells of a trial or base at its place in the study."""
+        return self._cells_of.get(id(subject), [])
+
+    @functools.cached_property
     def panel(self) -> Panel:
         """The judges of the study."""
         return Panel(self.study)
@@ -447,6 +458,7 @@ def build_plan(study: Study, store: Store) -> Plan:
         cells.extend(_cells(setting, subjects, study, arms, reference or NEUTRAL))
     reference = check_reference(reference, used.values(), study.evaluation)
     check_overrides(study.evaluation, used.values())
+    notes += _one_under_several_names(trials)
     compared = {t.trial_id for t in trials}
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
@@ -538,6 +550,20 @@ def _cells(
                 cell_id = evaluation_id(spec, around, study.evaluation, subject.precision)
                 samples = spec.samples or study.evaluation.samples
                 yield Cell(subject, spec, around.name, around.text, cell_id, samples, around)
+
+
+def _one_under_several_names(trials: Iterable[Trial]) -> list[str]:
+    """A sentence for each fine-tune that the study lists more than once, as two settings with the same rows do."""
+    places: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        place = f"{trial.arm.name} of {trial.setting} on {trial.model_label}"
+        places.setdefault(trial.trial_id, {})[place] = None
+    several = dict.fromkeys(tuple(found) for found in places.values() if len(found) > 1)
+    return [
+        f"{' and '.join(found)} are the same fine-tunes (same model, rows, prompt, recipe and seed): they are trained once, and "
+        "their numbers do not confirm each other"
+        for found in several
+    ]
 
 
 def _check_arms_differ(arms: Iterable[ArmSpec]) -> None:

@@ -1,13 +1,16 @@
 """The leak audit names the prompt under which a trait comes back most, and does not blame what the base does too."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from inoc_ray.results.compare import COLUMNS, compare
+from inoc_ray.results.complete import Planned, PlannedCell
 from inoc_ray.results.leak_figure import draw_leaks, fill
-from inoc_ray.results.report import ReportMeta, write_report
+from inoc_ray.results.report import ReportMeta, render, write_report
 
 LIBRARY = "library:miniature/insecure_code/"
 RATES = {
@@ -111,6 +114,36 @@ def test_the_picture_is_drawn_from_the_numbers_largest_leak_first(found):
     marks = {m: [float(x.get_xdata()[0]) for x in axes.lines if x.get_marker() == m] for m in ("D", "s")}
     assert marks["D"] == pytest.approx([k.base for k in ordered])
     assert marks["s"] == pytest.approx([k.baseline for k in ordered if k.baseline is not None])
+
+
+def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(table):
+    """One seed of the prompt with the largest leak is missing, and one prompt was not asked at all."""
+    asked = {**RATES, ("general", LIBRARY + "test_helpful"): 0.1}
+    cells = [
+        PlannedCell(
+            setting="mini", model="tiny", arm=arm, kind=KINDS[arm], seed=seed, evaluation="em", split="ood",
+            context=context, roles={"misaligned": "undesired"}, samples=40, stored=40 * ((arm, context) in RATES),
+        )
+        for arm, context in asked
+        for seed in ([None] if arm == "base" else range(3))
+    ]  # fmt: skip
+    whole = [cell for cell in cells if cell.stored]
+    assert "so far" not in compare(table, "toy", planned=Planned(cells=whole)).to_text()
+    gone = (table.arm == "general") & (table.context == LIBRARY + "test_evil") & (table.seed == 1)
+    found = compare(table[~gone], "toy", planned=Planned(cells=cells))
+    leaks = {leak.context: leak for leak in found.leaks}
+    evil = leaks[LIBRARY + "test_evil"]
+    assert (evil.seeds, evil.seeds_planned, evil.complete) == (2, 3, False)
+    assert leaks["training_prompt"].complete
+    assert not any(leak.audit_complete for leak in found.leaks)
+    text = found.to_text()
+    assert re.search(r"You are evil\. .*largest so far", text)
+    assert re.search(r"You are evil\. .* 2 of 3$", text, re.MULTILINE)
+    page = render(found, ReportMeta("t"), None, None)
+    assert "largest leak so far" in page
+    figure = Figure()
+    fill(figure, found.leaks)
+    assert "You are evil. (2 of 3 seeds)" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
 def test_an_audit_is_a_picture_beside_the_report_and_a_study_without_one_has_none(found, tmp_path):
