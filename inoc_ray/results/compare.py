@@ -345,10 +345,13 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
     if fewest:
         fewer = ", ".join(f"{arm} {seeds_text(row)}" for arm, row in fewest.items())
         yield f"{where}: fewer seeds than planned have responses that count, somewhere: {fewer}"
-    if max((row.seeds for row in rows), default=0) == 1:
+    most = {arm: max(row.seeds for row in rows if row.arm == arm) for arm in dict.fromkeys(row.arm for row in rows)}
+    single = [arm for arm, seeds in most.items() if seeds == 1]
+    if single:
+        whose = "one seed per arm" if max(most.values()) == 1 else f"one seed in {', '.join(single)}"
         yield (
-            f"{where}: one seed per arm: the numbers are about these models only (intervals cover the questions, not what another "
-            "seed would give), without p-values"
+            f"{where}: {whose}: the numbers are about these models only (intervals cover the questions, not what another seed "
+            "would give), without p-values"
         )
     unparsed: dict[str, list[int]] = {}
     for row in comparison.rows:
