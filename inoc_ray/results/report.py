@@ -181,7 +181,7 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], l
             f" Of the desired trait, {with_interval(kept.value, kept.low, kept.high)} of the baseline's rate is kept."
         )
     shared = own["conditionalisation"]
-    if shared is not None and shared.value is not None and shared.complete:
+    if shared is not None and shared.value is not None and shared.complete and shared.replicated:
         text += (
             f" An irrelevant prompt shows {with_interval(shared.value, shared.low, shared.high)} of the suppression."
         )
