@@ -284,3 +284,17 @@ def test_the_shared_control_of_harmful_advice_and_educational_is_said_to_be_one(
     assert note.startswith(
         "control of miniature/harmful_advice on m and control of miniature/educational on m are the same"
     )
+
+
+def test_a_prompt_that_names_the_narrow_task_leaves_the_task_to_be_kept(planned):
+    plan, store = planned("miniature/harmful_advice", "specific", "general", suites=(), samples=8)
+    roles = {t.arm.name: (t.arm.undesired, t.arm.desired) for t in plan.trials}
+    assert roles == dict.fromkeys(("baseline", "specific", "general"), (("misaligned",), ()))
+    measures = {
+        e.measure for e in answered(plan, store, {"base": "Hi.", "baseline": "Hi."}).effects if e.arm == "specific"
+    }
+    assert "retention_narrow" in measures
+    written, _ = planned("miniature/harmful_advice", {"name": "specific", "undesired": ["harmful_advice"]}, suites=())
+    assert written.trials[-1].arm.undesired == ("harmful_advice",)
+    use = {"name": "miniature/harmful_advice", "undesired": ["harmful_advice"]}
+    assert {t.arm.undesired for t in planned(use, "specific", suites=())[0].trials} == {("harmful_advice",)}
