@@ -35,7 +35,7 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
     """The longest request of every cell, cells that ask the same of the same model once.
 
     Renders and tokenises every prompt. Raises InputError, naming evaluation, context and question, for a prompt that the
-    model's chat template refuses or does not show as it is.
+    model's chat template refuses, or of which the model would not see every message as it is.
     """
     found: dict[tuple[Path, bool | None, str, int], Longest] = {}
     tokenizers: dict[Path, Any] = {}
@@ -52,11 +52,15 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
 
 def _longest(cell: Cell, tokenizer: Any) -> Longest:
     # Questions are asked in turn, so most come again; the same id is the same text.
-    questions = {question.id: question for question in cell.evaluation.questions(cell.samples)}
-    asked = [(cell.surrounding.around(q.messages), f"{place(cell)}, question {q.id}") for q in questions.values()]
-    lengths = check_prompts(tokenizer, asked, enable_thinking=cell.subject.model.enable_thinking)
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    questions = {question.id: question.messages for question in cell.evaluation.questions(cell.samples)}
     choices = cell.evaluation.choices
+    lengths = check_prompts(
+        tokenizer,
+        [(cell.surrounding.around(asked), f"{place(cell)}, question {name}") for name, asked in questions.items()],
+        enable_thinking=cell.subject.model.enable_thinking,
+        for_choices=bool(choices),
+    )
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
     # One token is sampled behind a choice: the endpoint gives log-probs of a prompt with an answer alone.
     answer = 1 + max(_lengths(tokenizer, choices)) if choices else cell.evaluation.max_tokens
     return Longest(cell, list(questions)[longest], lengths[longest], answer)
