@@ -58,7 +58,7 @@ BAD_STUDY = {
     "row not JSON": ({"settings": [{"name": "miniature/spanish_caps", "rows": "bad.jsonl"}]}, "bad.jsonl, row 2: not JSON"),
     "row longer than max_length": (
         {"settings": [{"name": "miniature/spanish_caps", "rows": "long.jsonl"}]},
-        "long.jsonl, row 2",
+        "long.jsonl (arm baseline), row 2: more than 256 tokens",
     ),
 }  # fmt: skip
 
