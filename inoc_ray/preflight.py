@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.asked import Judge
-from inoc_ray.cluster import Capacity, check_serving, concurrent_groups, expected_capacity
+from inoc_ray.cluster import Capacity, check_address, check_serving, concurrent_groups, expected_capacity
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.windows import check_answers_fit
 from inoc_ray.identity import content_id
@@ -50,8 +50,44 @@ def check_batches(plan: Plan) -> None:
             )
 
 
+<<<<<<< HEAD
 def check_rows(plan: Plan) -> None:
     """Renders and tokenises every row that is to be trained on, as training does.
+=======
+def check_recipes(plan: Plan) -> None:
+    """Raises InputError for a recipe whose adapters the model has no place for, or the engine cannot serve."""
+    from inoc_ray.train.targets import check_targets
+
+    for place, recipe in recipes_by_place(plan.study).items():
+        folders = {t.model.path for t in plan.to_train if t.recipe == recipe}
+        for folder in sorted(folders) if recipe.method == "lora" else ():
+            check_targets(place, recipe.lora, folder)
+
+
+def check_models(plan: Plan) -> None:
+    """Raises InputError for a model folder whose files are damaged, or do not belong together."""
+    from inoc_ray.models.resolve import check_model_files
+
+    used = {t.model.path: t.model.name for t in plan.to_train} | {
+        c.subject.model.path: c.subject.model.name for c in plan.to_ask
+    }
+    for folder, name in used.items():
+        try:
+            check_model_files(folder)
+        except InputError as error:
+            raise InputError(f"models: {name!r}: {error}") from error
+
+
+def check_plan(plan: Plan) -> None:
+    """What can be said at once, without a tokenizer: also of a study that is only looked at."""
+    check_batches(plan)
+    check_answers_fit(plan)
+    check_recipes(plan)
+
+
+def check_lengths(plan: Plan) -> None:
+    """Tokenises every row that is to be trained on.
+>>>>>>> main
 
     Raises InputError naming the row that is longer than the recipe's max_length or the model's context window, or that the model
     would not see as it is; and for two arms of a setting whose rows are the same to the model. Says what is not learnt.
@@ -60,6 +96,7 @@ def check_rows(plan: Plan) -> None:
     from inoc_ray.models.config import context_window
     from inoc_ray.models.tokenizer import load_tokenizer
 
+<<<<<<< HEAD
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}
     arms: dict[tuple[object, ...], str] = {}
@@ -116,6 +153,20 @@ def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded]) -> None:
             f"note: {trial.label}: {left_out} earlier answers carry no loss, as the chat template of {trial.model.name} shows "
             "them in another way than it has the model write them (without the think block)"
         )
+=======
+    checked: set[tuple[object, ...]] = set()
+    for trial in plan.to_train:
+        variants = variants_of(plan, trial)
+        arm = content_id([arm_identity(trial.arm), variants])
+        thinking = trial.model.enable_thinking
+        key = (trial.model.hash, trial.dataset_hash, arm, trial.recipe.max_length, thinking)
+        if key not in checked:
+            checked.add(key)
+            tokenizer = load_tokenizer(str(trial.model.path))
+            limit = min(trial.recipe.max_length, context_window(trial.model.path))
+            for epoch in range(variants):
+                encode_rows(tokenizer, plan.training_rows(trial, epoch), limit, trial.rows_label, thinking)
+>>>>>>> main
 
 
 def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
@@ -225,21 +276,36 @@ def check_capabilities(plan: Plan) -> None:
         find_task(capability)
 
 
+def check_tracking(plan: Plan, store: Store) -> None:
+    """Raises InputError when the results could not be given to MLflow: an unknown address, a server or database that is broken."""
+    from inoc_ray.results.tracking import check_tracking_uri, embedded
+
+    if plan.study.tracking_uri is None and not store.mlflow().exists():
+        return
+    try:
+        check_tracking_uri(embedded(store.mlflow())[0] if plan.study.tracking_uri is None else plan.study.tracking_uri)
+    except TrialError as error:
+        raise InputError(str(error)) from error
+
+
 def preflight(plan: Plan, store: Store) -> None:
     """Everything that can be known without a cluster; creates the storage folder last, when all else is right."""
-    check_batches(plan)
+    check_plan(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
+<<<<<<< HEAD
     check_roles(plan)
     check_answers_fit(plan)
     check_rows(plan)
+=======
+    check_address()
+    check_models(plan)
+    check_lengths(plan)
+>>>>>>> main
     # The GPUs of a cluster that is not joined yet are asked once it is.
     gpu_bytes = gpu_memory() if capacity is not None and plan.study.resources.serve_gpus else None
     check_requests(plan, gpu_bytes)
     check_judges(plan, store, gpu_bytes)
     check_capabilities(plan)
-    if plan.study.tracking_uri:
-        from inoc_ray.results.tracking import check_server
-
-        check_server(plan.study.tracking_uri)
+    check_tracking(plan, store)
     store.check_writable()

@@ -9,7 +9,11 @@ from typing import Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import context_window
+<<<<<<< HEAD
 from inoc_ray.models.tokenizer import check_prompts, load_tokenizer
+=======
+from inoc_ray.models.tokenizer import check_prompts, encode_texts, load_tokenizer
+>>>>>>> main
 from inoc_ray.plan import Cell, Plan
 
 
@@ -35,14 +39,22 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
     """The longest request of every cell, cells that ask the same of the same model once.
 
     Renders and tokenises every prompt. Raises InputError, naming evaluation, context and question, for a prompt that the
+<<<<<<< HEAD
     model's chat template refuses, or of which the model would not see every message as it is.
+=======
+    model's chat template refuses or does not show as it is.
+>>>>>>> main
     """
     found: dict[tuple[Path, bool | None, str, int], Longest] = {}
     tokenizers: dict[Path, Any] = {}
     for cell in cells:
-        folder = cell.subject.model.path
+        folder, thinking = cell.subject.model.path, cell.subject.model.enable_thinking
         # The id is over the questions, the context's text and place and max_tokens.
+<<<<<<< HEAD
         key = (folder, cell.subject.model.enable_thinking, cell.evaluation_id, cell.samples)
+=======
+        key = (folder, thinking, cell.evaluation_id, cell.samples)
+>>>>>>> main
         if key not in found:
             if folder not in tokenizers:
                 tokenizers[folder] = load_tokenizer(str(folder))
@@ -52,7 +64,14 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
 
 def _longest(cell: Cell, tokenizer: Any) -> Longest:
     # Questions are asked in turn, so most come again; the same id is the same text.
+<<<<<<< HEAD
     questions = {question.id: question.messages for question in cell.evaluation.questions(cell.samples)}
+=======
+    questions = {question.id: question for question in cell.evaluation.questions(cell.samples)}
+    asked = [(cell.surrounding.around(q.messages), f"{place(cell)}, question {q.id}") for q in questions.values()]
+    lengths = check_prompts(tokenizer, asked, enable_thinking=cell.subject.model.enable_thinking)
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+>>>>>>> main
     choices = cell.evaluation.choices
     lengths = check_prompts(
         tokenizer,
@@ -67,7 +86,7 @@ def _longest(cell: Cell, tokenizer: Any) -> Longest:
 
 
 def _lengths(tokenizer: Any, texts: Iterable[str]) -> list[int]:
-    return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+    return [len(encoding.ids) for encoding in encode_texts(tokenizer, list(texts))]
 
 
 def place(cell: Cell) -> str:
@@ -95,23 +114,29 @@ def check_answers_fit(plan: Plan) -> None:
 
 
 def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
-    """Raises InputError for a cell whose longest prompt with its answer is longer than its model's window."""
-    for longest in requests:
-        cell = longest.cell
-        window = window_of(cell.subject.model.path)
-        if window is None or longest.tokens <= window:
-            continue
-        left = window - longest.prompt
-        cure = (
-            f"{how_to_shorten(plan, cell, left)}, or less"
-            if left > 0 and not cell.evaluation.choices
-            else "leave the question out, or use a model with a longer window"
-        )
-        raise InputError(
-            f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
-            f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
-            f"{window}; {cure}."
-        )
+    """Raises InputError for a cell whose longest prompt with its answer is longer than its model's window.
+
+    Of all such cells the one with the least room is named, so that what the message says to write is enough for the others.
+    """
+    over = [
+        (window - longest.prompt, longest)
+        for longest in requests
+        if (window := window_of(longest.cell.subject.model.path)) is not None and longest.tokens > window
+    ]
+    if not over:
+        return
+    left, longest = min(over, key=lambda pair: pair[0])
+    cell = longest.cell
+    cure = (
+        f"{how_to_shorten(plan, cell, left)}, or less"
+        if left > 0 and not cell.evaluation.choices
+        else "leave the question out, or use a model with a longer window"
+    )
+    raise InputError(
+        f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
+        f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
+        f"{left + longest.prompt}; {cure}."
+    )
 
 
 def window_of(folder: Path) -> int | None:
