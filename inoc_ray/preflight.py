@@ -50,10 +50,6 @@ def check_batches(plan: Plan) -> None:
             )
 
 
-<<<<<<< HEAD
-def check_rows(plan: Plan) -> None:
-    """Renders and tokenises every row that is to be trained on, as training does.
-=======
 def check_recipes(plan: Plan) -> None:
     """Raises InputError for a recipe whose adapters the model has no place for, or the engine cannot serve."""
     from inoc_ray.train.targets import check_targets
@@ -85,9 +81,8 @@ def check_plan(plan: Plan) -> None:
     check_recipes(plan)
 
 
-def check_lengths(plan: Plan) -> None:
-    """Tokenises every row that is to be trained on.
->>>>>>> main
+def check_rows(plan: Plan) -> None:
+    """Renders and tokenises every row that is to be trained on, as training does.
 
     Raises InputError naming the row that is longer than the recipe's max_length or the model's context window, or that the model
     would not see as it is; and for two arms of a setting whose rows are the same to the model. Says what is not learnt.
@@ -96,7 +91,6 @@ def check_lengths(plan: Plan) -> None:
     from inoc_ray.models.config import context_window
     from inoc_ray.models.tokenizer import load_tokenizer
 
-<<<<<<< HEAD
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}
     arms: dict[tuple[object, ...], str] = {}
@@ -153,20 +147,6 @@ def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded]) -> None:
             f"note: {trial.label}: {left_out} earlier answers carry no loss, as the chat template of {trial.model.name} shows "
             "them in another way than it has the model write them (without the think block)"
         )
-=======
-    checked: set[tuple[object, ...]] = set()
-    for trial in plan.to_train:
-        variants = variants_of(plan, trial)
-        arm = content_id([arm_identity(trial.arm), variants])
-        thinking = trial.model.enable_thinking
-        key = (trial.model.hash, trial.dataset_hash, arm, trial.recipe.max_length, thinking)
-        if key not in checked:
-            checked.add(key)
-            tokenizer = load_tokenizer(str(trial.model.path))
-            limit = min(trial.recipe.max_length, context_window(trial.model.path))
-            for epoch in range(variants):
-                encode_rows(tokenizer, plan.training_rows(trial, epoch), limit, trial.rows_label, thinking)
->>>>>>> main
 
 
 def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
@@ -293,15 +273,10 @@ def preflight(plan: Plan, store: Store) -> None:
     check_plan(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
-<<<<<<< HEAD
-    check_roles(plan)
-    check_answers_fit(plan)
-    check_rows(plan)
-=======
     check_address()
     check_models(plan)
-    check_lengths(plan)
->>>>>>> main
+    check_roles(plan)
+    check_rows(plan)
     # The GPUs of a cluster that is not joined yet are asked once it is.
     gpu_bytes = gpu_memory() if capacity is not None and plan.study.resources.serve_gpus else None
     check_requests(plan, gpu_bytes)

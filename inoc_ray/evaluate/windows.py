@@ -9,11 +9,7 @@ from typing import Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import context_window
-<<<<<<< HEAD
-from inoc_ray.models.tokenizer import check_prompts, load_tokenizer
-=======
 from inoc_ray.models.tokenizer import check_prompts, encode_texts, load_tokenizer
->>>>>>> main
 from inoc_ray.plan import Cell, Plan
 
 
@@ -39,22 +35,14 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
     """The longest request of every cell, cells that ask the same of the same model once.
 
     Renders and tokenises every prompt. Raises InputError, naming evaluation, context and question, for a prompt that the
-<<<<<<< HEAD
     model's chat template refuses, or of which the model would not see every message as it is.
-=======
-    model's chat template refuses or does not show as it is.
->>>>>>> main
     """
     found: dict[tuple[Path, bool | None, str, int], Longest] = {}
     tokenizers: dict[Path, Any] = {}
     for cell in cells:
         folder, thinking = cell.subject.model.path, cell.subject.model.enable_thinking
         # The id is over the questions, the context's text and place and max_tokens.
-<<<<<<< HEAD
-        key = (folder, cell.subject.model.enable_thinking, cell.evaluation_id, cell.samples)
-=======
         key = (folder, thinking, cell.evaluation_id, cell.samples)
->>>>>>> main
         if key not in found:
             if folder not in tokenizers:
                 tokenizers[folder] = load_tokenizer(str(folder))
@@ -64,14 +52,7 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
 
 def _longest(cell: Cell, tokenizer: Any) -> Longest:
     # Questions are asked in turn, so most come again; the same id is the same text.
-<<<<<<< HEAD
     questions = {question.id: question.messages for question in cell.evaluation.questions(cell.samples)}
-=======
-    questions = {question.id: question for question in cell.evaluation.questions(cell.samples)}
-    asked = [(cell.surrounding.around(q.messages), f"{place(cell)}, question {q.id}") for q in questions.values()]
-    lengths = check_prompts(tokenizer, asked, enable_thinking=cell.subject.model.enable_thinking)
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
->>>>>>> main
     choices = cell.evaluation.choices
     lengths = check_prompts(
         tokenizer,
