@@ -29,7 +29,7 @@ def timed(plan: Plan, store: Store) -> dict[str, float]:
     steps = {
         "plan": lambda: preflight.check_plan(plan),
         "models": lambda: preflight.check_models(plan),
-        "rows": lambda: preflight.check_lengths(plan),
+        "rows": lambda: preflight.check_rows(plan),
         "prompts": lambda: preflight.check_requests(plan, None),
         "judges": lambda: preflight.check_judges(plan, store),
         "tracking": lambda: preflight.check_tracking(plan, store),
