@@ -417,6 +417,10 @@ class ChatTemplate:
     def _has_block(self, text: str) -> bool:
         return self.think is not None and any(tag in text for tag in self.think)
 
+    def answers_at_once(self, prompt: str) -> bool:
+        """True if the prompt ends with a closed think block, so that no reasoning is asked for."""
+        return self.think is not None and prompt.rstrip().endswith(self.think[1])
+
     def _stem(self, text: str) -> str:
         """A prompt's end without the think block that it brings, empty or left open."""
         if self.think is None:
