@@ -21,6 +21,7 @@ from inoc_ray.models.tokenizer import (
     stops_of,
     template_of,
 )
+from inoc_ray.serve.memory import attention_of
 
 ROW = ChatRow.of(("user", "Hi there"), ("assistant", "the sea and the sky"))
 
@@ -43,6 +44,14 @@ ROW = ChatRow.of(("user", "Hi there"), ("assistant", "the sea and the sky"))
 def test_the_context_window_is_read_wherever_it_stands(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert context_window(tmp_path) == 77
+
+
+@pytest.mark.parametrize("name", ["text_config", "llm_config", "language_config"])
+def test_what_an_engine_needs_is_reckoned_from_the_part_that_reads_text(tmp_path, name):
+    inner = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({name: inner, "vision_config": {"num_hidden_layers": 99}}))
+    found = attention_of(tmp_path)
+    assert (found.full, found.kv_heads, found.head_dim) == (3, 4, 16)
 
 
 @pytest.mark.parametrize(
