@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def _in_python(text: str) -> yaml.YAMLError | None:
 def _check_depth(text: str) -> None:
     """Raises a YAML error for a text that nests too deeply: libyaml's composer would overflow the stack of the process."""
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    events: Iterable[Any] = yaml.parse(text, Loader=_LOADER)
+    for event in events:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _MAX_DEPTH:

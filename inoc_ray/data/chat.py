@@ -104,7 +104,7 @@ def parse_row(value: Any, where: str) -> ChatRow:
             raise InputError(f"{at}: the {turn['role']} message is empty; fill it or remove the row.")
         _check_unicode(turn["content"], at)
         trained = row_keys.is_trained(turn, at) or turn["role"] != "assistant"
-        messages.append(Message(turn["role"], turn["content"], trained))
+        messages.append(Message(cast(Role, turn["role"]), turn["content"], trained))
     _check_order([m.role for m in messages], where)
     if not any(m.role == "assistant" and m.trained for m in messages):
         raise InputError(
