@@ -250,6 +250,9 @@ class Evaluation(Config):
     (the arm's own), `prompt_of:<arm>` (another arm's), `library:<id>` (a prompt of `inoc-ray prompts`), a kind of test-time
     prompt (`eliciting`, `negated`, `keyword`, `structure`, `indirect`, `irrelevant`: all of the setting's), `trigger` (neutral,
     and the setting's backdoor token in the question). Which contexts are asked is no part of a cell's id."""
+    reference: str | None = runtime(None)
+    """The context in which arms are compared: rates, effects and leaks are told relative to it. One of `contexts` that is the
+    same for all arms. Default: `neutral`; where that is not asked `none`, or the only context that is the same for all arms."""
     samples: int = runtime(100, ge=1, le=100_000)
     """Questions per evaluation and context, one sample each; raising it asks only the new ones."""
     max_tokens: int | None = runtime(None, ge=1)

@@ -106,9 +106,13 @@ def plan(study: Path, storage: str | None, as_json: bool) -> None:
     """Show what a study would run, what is done, and what is missing. Starts and writes nothing."""
     from inoc_ray.overview import plan_json, plan_text
     from inoc_ray.plan import build_plan
+    from inoc_ray.preflight import check_plan
+    from inoc_ray.shown import check_roles
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
+    check_plan(built)
+    check_roles(built)
     _emit(as_json, plan_json(built, store), plan_text(built, store))
 
 

@@ -66,10 +66,11 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),
         "judged_by": [
-            {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges)}
+            {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges),
+             "counted_by": None if t.gate is None else {"judge": t.gate[0], "rubrics": list(t.gate[1])}}
             for t in told(plan)
         ],
-    }
+    }  # fmt: skip
 
 
 def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:

@@ -105,7 +105,8 @@ def _check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _MAX_DEPTH:
-                raise _OutOfBounds(None, None, "nested too deeply", event.start_mark)
+                mark: Any = event.start_mark
+                raise _OutOfBounds(None, None, "nested too deeply", mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 

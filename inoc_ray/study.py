@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -87,6 +88,9 @@ class SettingUse(Config):
     """The traits that should not be learnt, whichever the arm; the setting's own or those of a suite. Default: the setting's."""
     desired: tuple[str, ...] | None = runtime(None)
     """The traits that should be learnt, likewise."""
+    narrow: tuple[str, ...] | None = runtime(None)
+    """The traits of the narrow task that the rows teach, neither wanted nor unwanted; whether an arm still learns them is told
+    apart (`retention_narrow`)."""
     rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
     """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
     (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
@@ -99,8 +103,10 @@ class SettingUse(Config):
 
     @model_validator(mode="after")
     def _one_role(self) -> SettingUse:
-        if both := set(self.undesired or ()) & set(self.desired or ()):
-            raise ValueError(f"{self.name}: {min(both)!r} is both undesired and desired; decide which")
+        roles = {role: set(getattr(self, role) or ()) for role in ("undesired", "desired", "narrow")}
+        for one, other in itertools.combinations(roles, 2):
+            if both := roles[one] & roles[other]:
+                raise ValueError(f"{self.name}: {min(both)!r} is both {one} and {other}; decide which")
         return self
 
     @field_validator("rows", "control_rows", mode="before")
@@ -232,8 +238,19 @@ class Lora(Config):
     alpha: float = identity(16.0, gt=0)
     dropout: float = identity(0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | tuple[str, ...] = identity("all-linear")
+    """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
     rslora: bool = identity(False)
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+
+    @field_validator("targets")
+    @classmethod
+    def _names(cls, value: Literal["all-linear"] | tuple[str, ...]) -> Literal["all-linear"] | tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one module, or write all-linear")
+        for target in () if isinstance(value, str) else value:
+            if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", target):
+                raise ValueError(f"{target!r} is not the name of a module, as q_proj is; patterns are not read")
+        return value
 
 
 class Recipe(Config):

@@ -6,6 +6,7 @@ A conversation is rendered once as text and tokenised once. Where the assistant 
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -169,9 +170,10 @@ def _labelled(
             "model's window allows."
         )
     check_round_trip(tokenizer, text, ids)
-    offsets: list[tuple[int, int]] = encoding.offsets
+    # Where each token ends in the text; never falls from one token to the next, so that places are found by halving.
+    ends = [right for _, right in encoding.offsets]
     labels = [IGNORED] * len(ids)
-    merged, index = False, 0
+    merged = False
     answers = [m for m in row.messages if m.role == "assistant"]
     for message, span in zip(answers, shown.spans, strict=True):
         if span is None or not message.trained:
@@ -183,17 +185,14 @@ def _labelled(
                 "template that writes its end of turn."
             )
         end = span.content_end + learnt
-        # Empty tokens (a blank whose offsets are trimmed away) stand before what follows them.
-        while index < len(ids) and offsets[index][1] <= span.begin:
-            index += 1
+        first = bisect.bisect_right(ends, span.begin)
         # A token that reaches in from the prompt is no target: at inference the prompt ends in other tokens there. The
         # offsets of byte-level tokenizers may leave out a blank at its beginning, so the one before it is asked.
-        if index < len(ids) and span.begin and (index == 0 or offsets[index - 1][1] < span.begin):
+        if first < len(ids) and span.begin and (first == 0 or ends[first - 1] < span.begin):
             merged = True
-            index += 1
-        while index < len(ids) and offsets[index][1] <= end:
-            labels[index] = ids[index]
-            index += 1
+            first += 1
+        stop = bisect.bisect_right(ends, end)
+        labels[first:stop] = ids[first:stop]
     encoded = Encoded(ids, tuple(labels), merged, sum(span is None for span in shown.spans))
     if not encoded.targets:
         raise InputError("no token of the assistant's text carries a label; the row has nothing to learn.")

@@ -79,7 +79,8 @@ def read_table(path: Path, columns: Sequence[str]) -> Any:
             raise InputError(
                 f"{path}: damaged (its content is not {expected}); run the study again and it is made again."
             )
-        return pq.read_table(pa.BufferReader(data), columns=list(columns)).select(list(columns))
+        # Parts are small and many: threads cost more than they save.
+        return pq.read_table(pa.BufferReader(data), columns=list(columns), use_threads=False).select(list(columns))
     except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: damaged ({reason}); delete it and run the study again.") from error
