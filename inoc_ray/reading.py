@@ -42,7 +42,7 @@ def read_yaml_text(path: Path, what: str) -> str:
         with path.open("rb") as stream:
             data = stream.read(MAX_YAML_BYTES + 1)
     except OSError as error:
-        raise unreadable(path, error, what) from error
+        raise unreadable(path, error, "" if isinstance(error, FileNotFoundError) else what) from error
     if len(data) > MAX_YAML_BYTES:
         raise InputError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, which cannot be {what}.")
     try:
