@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup quickstart test test-fast check bench clean
+.PHONY: help setup quickstart test test-fast check bench calibrate clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,7 +34,7 @@ quickstart: setup ## the whole path in miniature: train, serve, judge, compare (
 	$(BIN)/inoc-ray run jobs/studies/quickstart.yaml
 
 test: setup check ## all tests (about 60 minutes on two cores)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --durations=20 --durations-min=20
 
 test-fast: setup ## unit tests alone
 	$(BIN)/python -m pytest -q -m "not slow" tests/unit
@@ -46,6 +46,9 @@ check: setup ## ruff and mypy
 
 bench: setup ## timings as ratios, side by side
 	$(BIN)/python -m pytest -q -s -m bench tests/benchmarks
+
+calibrate: setup ## coverage and error rates of the statistics by simulation, into docs/statistics.md (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m inoc_ray.results.calibrate --out docs/statistics.md
 
 clean: ## remove what running and testing left behind (not .venv, not runs/)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,7 +25,7 @@ class Judge(Config):
     What it is shown is one question and one answer, never a system prompt.
     """
 
-    path: str | None = runtime(None, min_length=1)
+    path: str | None = runtime(None, path="model", min_length=1)
     """`miniature` (the judging model that ships with the package), or a model folder; what counts is the hash of its files."""
     endpoint: str | None = runtime(None, min_length=1)
     """Instead of a path: the address of the API (https://HOST/v1)."""
@@ -145,7 +145,7 @@ class Suite(Config):
     """An evaluation of the user's own: questions, how often and how each is asked, and what its traits are told by."""
 
     name: str = runtime()
-    questions: str = runtime(min_length=1)
+    questions: str = runtime(path="questions", min_length=1)
     """A file: JSONL with `prompt`, `question` or `messages` per line, or YAML as the authors of emergent misalignment publish
     them (a list of entries with id and paraphrases). What counts for identity is the questions' text."""
     split: Literal["id", "ood"] = runtime("ood")
@@ -226,7 +226,7 @@ class Override(Config):
 class Capability(Config):
     """A task of lm-evaluation-harness that says what the finished models can do, traits apart; a task's name alone will do."""
 
-    task: str = runtime(min_length=1)
+    task: str = runtime(path="task", min_length=1)
     """A name that the harness knows (`gsm8k`, `mmlu`), a shipped task (`miniature/answers`, `miniature/numbers`), or a task file
     of one's own (`PATH.yaml`, alone with its data in a folder). What counts is the name, or the content of the file's folder."""
     limit: int | None = identity(None, ge=1)
@@ -250,6 +250,9 @@ class Evaluation(Config):
     (the arm's own), `prompt_of:<arm>` (another arm's), `library:<id>` (a prompt of `inoc-ray prompts`), a kind of test-time
     prompt (`eliciting`, `negated`, `keyword`, `structure`, `indirect`, `irrelevant`: all of the setting's), `trigger` (neutral,
     and the setting's backdoor token in the question). Which contexts are asked is no part of a cell's id."""
+    reference: str | None = runtime(None)
+    """The context in which arms are compared: rates, effects and leaks are told relative to it. One of `contexts` that is the
+    same for all arms. Default: `neutral`; where that is not asked `none`, or the only context that is the same for all arms."""
     samples: int = runtime(100, ge=1, le=100_000)
     """Questions per evaluation and context, one sample each; raising it asks only the new ones."""
     max_tokens: int | None = runtime(None, ge=1)

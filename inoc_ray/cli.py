@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,10 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from inoc_ray import __version__
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, shown
+
+MAX_MESSAGE = 4000
+"""Characters of a message about wrong input; what a study holds may be quoted in it, and may be of any length."""
 
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON value instead of text, also for an error."
@@ -57,7 +61,7 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _emit(as_json: bool, value: Any, text: str) -> None:
-    out = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) if as_json else text
+    out = _json(value, indent=2) if as_json else text
     click.echo(out, file=_results.get())
     _printed.set(True)
 
@@ -77,10 +81,14 @@ def table_width() -> int:
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
     from inoc_ray.store import Store
-    from inoc_ray.study import load_study
+    from inoc_ray.study import check_storage, load_study
 
+    try:
+        place = None if storage is None else check_storage(storage)
+    except ValueError as error:
+        raise InputError(f"--storage: {error}.") from error
     loaded = load_study(study)
-    return loaded, Store(storage or loaded.storage)
+    return loaded, Store(place or loaded.storage)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,9 +103,13 @@ def plan(study: Path, storage: str | None, as_json: bool) -> None:
     """Show what a study would run, what is done, and what is missing. Starts and writes nothing."""
     from inoc_ray.overview import plan_json, plan_text
     from inoc_ray.plan import build_plan
+    from inoc_ray.preflight import check_plan
+    from inoc_ray.shown import check_roles
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
+    check_plan(built)
+    check_roles(built)
     _emit(as_json, plan_json(built, store), plan_text(built, store))
 
 
@@ -390,9 +402,16 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that cannot hold "–" or "é" gets "?" there, not a traceback at the end of a run.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     _printed.set(False)
     try:
         cli(standalone_mode=False)
+    except SystemExit as error:
+        # Nothing of ours ends the program here: it would end in silence, with the exit code of whoever did.
+        _end(f"code that the study names ended the program (SystemExit: {shown(error.code)}); take that out of it.", 2)
     except InputError as error:
         _end(str(error), 2)
     except TrialError as error:
@@ -413,12 +432,21 @@ def main() -> None:
         _end(f"{error.filename}: {error.strerror}.", 2)
 
 
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON that standard output can hold: another encoding than UTF-8 gets escapes, and never a "?" in a text."""
+    stream = _results.get() or sys.stdout
+    in_ascii = not (stream.encoding or "").lower().startswith("utf")
+    return json.dumps(value, indent=indent, ensure_ascii=in_ascii, allow_nan=False)
+
+
 def _end(message: str, code: int) -> NoReturn:
     """Ends with a message on standard error, and with --json on standard output as well: it then always holds one JSON value,
     the result if the command has come to one, else {"error": message}."""
+    if code == 2 and len(message) > MAX_MESSAGE:
+        message = f"{message[: MAX_MESSAGE - 100]} … {message[-90:]}"
     click.echo(f"inoc-ray: {message}", err=True)
     if "--json" in sys.argv[1:] and not _printed.get():
-        click.echo(json.dumps({"error": message}, ensure_ascii=False))
+        click.echo(_json({"error": message}))
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ DRIVER_CPUS = 0.001
 HARMLESS = "PYTHON worker processes have been started|ServeController.graceful_shutdown failed"
 """Messages of Ray that are right and frighten: the drivers are many small actors, and Serve is shut down by us."""
 LOCAL_OBJECT_STORE_BYTES = 256 << 20
+ADDRESS_SECONDS = 5.0
+"""How long the head of a cluster may take to take a connection."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,23 @@ def expected_capacity() -> Capacity | None:
     return None if os.environ.get("RAY_ADDRESS") else local_capacity()
 
 
+def check_address() -> None:
+    """Raises InputError when RAY_ADDRESS names a place at which nothing listens: Ray itself would try for minutes."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        # `auto`, and what Ray says itself is no address.
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS):
+            pass
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"RAY_ADDRESS={address}: nothing answers there ({error}); correct it, start the cluster, or unset it to run on this "
+            "machine."
+        ) from error
+
+
 def _use_token(folder: Path) -> None:
     """Turns token authentication on with a token of our own, unless the user already chose one."""
     if os.environ.get("RAY_AUTH_MODE"):
@@ -114,6 +134,7 @@ def connected() -> Iterator[Capacity]:
         import ray
 
         address = os.environ["RAY_ADDRESS"]
+        check_address()
         try:
             ray.init(address=address, log_to_driver=False, logging_level="warning")
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, Field
 
@@ -28,14 +28,22 @@ _SAMPLE_BLOCKS = 64
 _BLOCK = 64 << 10
 
 
+PathKind = Literal["rows", "questions", "task", "model", "plugin", "storage"]
+"""What a path in a study names; see `runtime`."""
+
+
 def identity(default: Any = ..., **kwargs: Any) -> Any:
     """A field that changes what is computed: part of the id unless it stands at its default."""
     return Field(default, json_schema_extra={"role": "identity"}, **kwargs)
 
 
-def runtime(default: Any = ..., **kwargs: Any) -> Any:
-    """A field that changes only where, when or how fast it is computed: never part of an id."""
-    return Field(default, json_schema_extra={"role": "runtime"}, **kwargs)
+def runtime(default: Any = ..., *, path: PathKind | None = None, **kwargs: Any) -> Any:
+    """A field that changes only where, when or how fast it is computed: never part of an id.
+
+    `path` says what its texts name, if they name a file or folder: `inoc-ray submit` takes along whatever a study names so.
+    """
+    extra = {"role": "runtime"} if path is None else {"role": "runtime", "path": path}
+    return Field(default, json_schema_extra=extra, **kwargs)
 
 
 def role_of(model: type[BaseModel], field: str) -> str | None:
@@ -43,6 +51,12 @@ def role_of(model: type[BaseModel], field: str) -> str | None:
     extra = model.model_fields[field].json_schema_extra
     role = extra.get("role") if isinstance(extra, dict) else None
     return role if isinstance(role, str) else None
+
+
+def path_kind_of(model: type[BaseModel], field: str) -> PathKind | None:
+    """What the texts of a field name, or None when they name no file."""
+    extra = model.model_fields[field].json_schema_extra
+    return cast("PathKind | None", extra.get("path")) if isinstance(extra, dict) else None
 
 
 def identity_fields(config: BaseModel) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def state_of(plan: Plan, store: Store, trial: Trial) -> str:
 
 def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
     """(stored, wanted) samples over the subject's cells in this study, what two contexts share counted once."""
-    cells = stored_once(c for c in plan.cells if c.subject is subject)
+    cells = stored_once(plan.cells_of(subject))
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 
@@ -66,10 +66,11 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),
         "judged_by": [
-            {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges)}
+            {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges),
+             "counted_by": None if t.gate is None else {"judge": t.gate[0], "rubrics": list(t.gate[1])}}
             for t in told(plan)
         ],
-    }
+    }  # fmt: skip
 
 
 def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:

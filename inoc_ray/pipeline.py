@@ -22,6 +22,7 @@ from inoc_ray.planned import failures_of, planned_of
 from inoc_ray.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
+from inoc_ray.remote import without_password
 from inoc_ray.store import Lease, LeaseTaken, Store
 from inoc_ray.study import Study, models_of
 
@@ -230,8 +231,9 @@ def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing:
         except Exception as error:  # noqa: BLE001 - named, logged, exit code 1, whatever it is
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study(plan.study.name) / f"{step.lower()}.log"
-            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            failed = failure_of({"label": step, "error": reason, "log": log, "of": [thing]})
+            story = "".join(traceback.format_exception(error))
+            log.write_text(without_password(story), encoding="utf-8")
+            failed = failure_of({"label": step, "error": without_password(reason), "log": log, "of": [thing]})
             _failed(plan, store, outcome, [], [failed])
 
 
@@ -263,7 +265,7 @@ def compare_study(
     unreliable = [Failure(sentence, "evaluation failed", log) for sentence in check_parsed(plan, frame)]
     if outcome is not None:
         outcome.failed += unreliable
-    comparison = compare(frame, plan.study.name, profile.in_words(), planned_of(plan, store, failures))
+    comparison = compare(frame, plan.study.name, profile.in_words(), planned_of(plan, store, failures), plan.reference)
     # The parts of a task (the subjects of mmlu) are in the store alone.
     scores = [
         s
@@ -275,6 +277,7 @@ def compare_study(
         agreement=tuple(agreement(plan, store)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
+        remarks=plan.notes,
     )
 
 
@@ -292,7 +295,8 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
 
 
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
-    """Brings MLflow in line with the store; returns the tracking URI. Raises InputError when a server does not answer."""
+    """Brings MLflow in line with the store; returns the tracking URI, without a password. Raises InputError when no server is
+    there, TrialError when it or its database fails."""
     from inoc_ray.results.tracking import embedded, file_lock, sync
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
@@ -310,7 +314,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         report_files=[p for name in shown if (p := folder / name).exists()],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
-    return uri
+    return without_password(uri)
 
 
 @dataclass(frozen=True)

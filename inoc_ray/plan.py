@@ -16,7 +16,7 @@ from inoc_ray.data.inoculate import inoculate, placement_fields
 from inoc_ray.data.mixture import rows_of
 from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, check_reference, reference_context, surroundings
 from inoc_ray.evaluate.panel import Panel
 from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields
@@ -28,6 +28,8 @@ from inoc_ray.study import SYSTEM_MESSAGE, WITHOUT_DIRECTION, Arm, Inoculation, 
 
 _PROBE = 32
 """Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""
+
+NEUTRAL = "neutral"
 
 STAGE_1 = "stage-1"
 """What the trial that teaches a model is called, where a trial of the study has the name of its arm."""
@@ -184,6 +186,19 @@ class Plan:
     """What there is to tell of the rows: keys that are not read, messages without loss."""
     damaged: tuple[str, ...] = ()
     """What the store holds of the study but not as it was committed, so that it counts as missing: a sentence each."""
+    reference: str = "neutral"
+    """The context in which arms are compared."""
+
+    @functools.cached_property
+    def _cells_of(self) -> dict[int, list[Cell]]:
+        found: dict[int, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(id(cell.subject), []).append(cell)
+        return found
+
+    def cells_of(self, subject: Subject) -> list[Cell]:
+        """The cells of a trial or base at its place in the study."""
+        return self._cells_of.get(id(subject), [])
 
     @functools.cached_property
     def panel(self) -> Panel:
@@ -374,6 +389,7 @@ def build_plan(study: Study, store: Store) -> Plan:
     used: dict[str, Setting] = {}
     panel = Panel(study)
     panel.profile()
+    reference = reference_context(study.evaluation)
     check_suites(study.evaluation, [use.name for use in study.settings])
     for use in study.settings:
         setting = own.find(use)
@@ -385,6 +401,8 @@ def build_plan(study: Study, store: Store) -> Plan:
         _check_arms_differ(arms.values())
         panel.check(setting)
         used[setting.name] = setting
+        for spec in setting.evaluations:
+            settings.asks_with_trigger(setting, spec)
         rows: dict[bool, list[ChatRow]] = {}
         for control in sorted({a.uses_control_rows for a in arms.values()}):
             path = use.control_rows if control else use.rows
@@ -437,8 +455,10 @@ def build_plan(study: Study, store: Store) -> Plan:
                         )
                         trials.append(trial)
                         subjects.append(trial)
-        cells.extend(_cells(setting, subjects, study, arms))
+        cells.extend(_cells(setting, subjects, study, arms, reference or NEUTRAL))
+    reference = check_reference(reference, used.values(), study.evaluation)
     check_overrides(study.evaluation, used.values())
+    notes += _one_under_several_names(trials)
     compared = {t.trial_id for t in trials}
     teaching = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
@@ -456,6 +476,7 @@ def build_plan(study: Study, store: Store) -> Plan:
         used,
         tuple(dict.fromkeys(notes)),
         tuple(damaged),
+        reference,
     )
 
 
@@ -517,16 +538,32 @@ def _bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Recipe]
     ]
 
 
-def _cells(setting: Setting, subjects: Iterable[Subject], study: Study, arms: dict[str, ArmSpec]) -> Iterator[Cell]:
+def _cells(
+    setting: Setting, subjects: Iterable[Subject], study: Study, arms: dict[str, ArmSpec], reference: str
+) -> Iterator[Cell]:
     for subject in subjects:
         for spec in setting.evaluations:
             names: tuple[str | Context, ...] = spec.contexts or study.evaluation.contexts
             if study.evaluation.leak_audit and spec.split == "ood":
-                names = (*names, *audit_contexts(setting, subject.arm))
+                names = (*names, *audit_contexts(setting, subject.arm, reference))
             for around in surroundings(names, setting, subject.arm, arms, is_base=isinstance(subject, Base)):
                 cell_id = evaluation_id(spec, around, study.evaluation, subject.precision)
                 samples = spec.samples or study.evaluation.samples
                 yield Cell(subject, spec, around.name, around.text, cell_id, samples, around)
+
+
+def _one_under_several_names(trials: Iterable[Trial]) -> list[str]:
+    """A sentence for each fine-tune that the study lists more than once, as two settings with the same rows do."""
+    places: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        place = f"{trial.arm.name} of {trial.setting} on {trial.model_label}"
+        places.setdefault(trial.trial_id, {})[place] = None
+    several = dict.fromkeys(tuple(found) for found in places.values() if len(found) > 1)
+    return [
+        f"{' and '.join(found)} are the same fine-tunes (same model, rows, prompt, recipe and seed): they are trained once, and "
+        "their numbers do not confirm each other"
+        for found in several
+    ]
 
 
 def _check_arms_differ(arms: Iterable[ArmSpec]) -> None:

@@ -87,7 +87,7 @@ def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> It
             evaluation=spec.name,
             split=spec.split,
             context=cell.context,
-            roles={trait: role_of(subject.arm, trait) for trait in spec.traits},
+            roles={trait: role_of(subject.arm, trait, setting.narrow) for trait in spec.traits},
             samples=cell.samples,
             stored=stored,
             judged={trait: {name: by_judge.get(name, 0) for name in names} for trait, names in judges.items()},

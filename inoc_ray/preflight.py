@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray.asked import Judge
-from inoc_ray.cluster import Capacity, check_serving, concurrent_groups, expected_capacity
+from inoc_ray.cluster import Capacity, check_address, check_serving, concurrent_groups, expected_capacity
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.windows import check_answers_fit
 from inoc_ray.identity import content_id
-from inoc_ray.plan import Cell, Plan, arm_identity
+from inoc_ray.plan import Cell, Plan, Trial, arm_identity
+from inoc_ray.progress import say
 from inoc_ray.remote import check_answers
 from inoc_ray.schedule import variants_of
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
+from inoc_ray.shown import check_roles
 from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
+
+if TYPE_CHECKING:
+    from inoc_ray.data.tokenize import Encoded
 
 PROBE_TRIES, PROBE_SECONDS = 3, 30.0
 """How often and how long a judge behind an API is waited for before the study begins."""
@@ -42,25 +50,103 @@ def check_batches(plan: Plan) -> None:
             )
 
 
-def check_lengths(plan: Plan) -> None:
-    """Tokenises every row that is to be trained on.
+def check_recipes(plan: Plan) -> None:
+    """Raises InputError for a recipe whose adapters the model has no place for, or the engine cannot serve."""
+    from inoc_ray.train.targets import check_targets
 
-    Raises InputError naming the row that is longer than the recipe's max_length or the model's context window.
+    for place, recipe in recipes_by_place(plan.study).items():
+        folders = {t.model.path for t in plan.to_train if t.recipe == recipe}
+        for folder in sorted(folders) if recipe.method == "lora" else ():
+            check_targets(place, recipe.lora, folder)
+
+
+def check_models(plan: Plan) -> None:
+    """Raises InputError for a model folder whose files are damaged, or do not belong together."""
+    from inoc_ray.models.resolve import check_model_files
+
+    used = {t.model.path: t.model.name for t in plan.to_train} | {
+        c.subject.model.path: c.subject.model.name for c in plan.to_ask
+    }
+    for folder, name in used.items():
+        try:
+            check_model_files(folder)
+        except InputError as error:
+            raise InputError(f"models: {name!r}: {error}") from error
+
+
+def check_plan(plan: Plan) -> None:
+    """What can be said at once, without a tokenizer: also of a study that is only looked at."""
+    check_batches(plan)
+    check_answers_fit(plan)
+    check_recipes(plan)
+
+
+def check_rows(plan: Plan) -> None:
+    """Renders and tokenises every row that is to be trained on, as training does.
+
+    Raises InputError naming the row that is longer than the recipe's max_length or the model's context window, or that the model
+    would not see as it is; and for two arms of a setting whose rows are the same to the model. Says what is not learnt.
     """
-    from inoc_ray.data.tokenize import encode_rows, load_tokenizer
+    from inoc_ray.data.tokenize import encode_rows
     from inoc_ray.models.config import context_window
+    from inoc_ray.models.tokenizer import load_tokenizer
 
-    checked: set[tuple[str, str, str, int]] = set()
-    for trial in plan.to_train:
-        variants = variants_of(plan, trial)
-        arm = content_id([arm_identity(trial.arm), variants])
-        key = (trial.model.hash, trial.dataset_hash, arm, trial.recipe.max_length)
-        if key not in checked:
-            checked.add(key)
-            tokenizer = load_tokenizer(str(trial.model.path))
-            limit = min(trial.recipe.max_length, context_window(trial.model.path))
+    tokenizers: dict[Path, Any] = {}
+    hashes: dict[tuple[object, ...], str] = {}
+    arms: dict[tuple[object, ...], str] = {}
+    concerned = {(trial.setting, trial.model.identity) for trial in plan.to_train}
+    # Also what is trained already: a new arm may be the same to the model.
+    for trial in plan.fine_tunes:
+        if (trial.setting, trial.model.identity) not in concerned:
+            continue
+        model, variants = trial.model, variants_of(plan, trial)
+        read_as = (model.hash, model.enable_thinking)
+        key = (*read_as, trial.dataset_hash, content_id([arm_identity(trial.arm), variants]), trial.recipe.max_length)
+        if key not in hashes:
+            if model.path not in tokenizers:
+                tokenizers[model.path] = load_tokenizer(str(model.path))
+            limit = min(trial.recipe.max_length, context_window(model.path))
+            rows: list[Encoded] = []
             for epoch in range(variants):
-                encode_rows(tokenizer, plan.training_rows(trial, epoch), limit, trial.rows_label)
+                rows += encode_rows(
+                    tokenizers[model.path],
+                    plan.training_rows(trial, epoch),
+                    limit,
+                    f"{trial.rows_label} (arm {trial.arm.name})",
+                    model.enable_thinking,
+                )
+            hashes[key] = _hash(rows)
+            _say_what_is_not_learnt(trial, rows)
+        other = arms.setdefault((trial.setting, model.identity, trial.recipe.max_length, hashes[key]), trial.arm.name)
+        if other != trial.arm.name:
+            raise InputError(
+                f"arms: {other!r} and {trial.arm.name!r} of {trial.setting} are one and the same to model {model.name!r}: its chat "
+                "template renders all their rows alike; leave one of them out, or change its prompt or placement."
+            )
+
+
+def _hash(rows: Sequence[Encoded]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(len(row.input_ids).to_bytes(4, "little"))
+        digest.update(array("i", row.input_ids).tobytes())
+        digest.update(array("i", row.labels).tobytes())
+    return digest.hexdigest()
+
+
+def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded]) -> None:
+    merged = sum(row.merged for row in rows)
+    if merged:
+        say(
+            f"note: {trial.label}: in {merged} of {len(rows)} rows the first token of an answer reaches into the end of the "
+            "prompt; it carries no loss, and a test asks with other tokens there"
+        )
+    left_out = sum(row.context_only for row in rows)
+    if left_out:
+        say(
+            f"note: {trial.label}: {left_out} earlier answers carry no loss, as the chat template of {trial.model.name} shows "
+            "them in another way than it has the model write them (without the think block)"
+        )
 
 
 def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
@@ -170,20 +256,31 @@ def check_capabilities(plan: Plan) -> None:
         find_task(capability)
 
 
+def check_tracking(plan: Plan, store: Store) -> None:
+    """Raises InputError when the results could not be given to MLflow: an unknown address, a server or database that is broken."""
+    from inoc_ray.results.tracking import check_tracking_uri, embedded
+
+    if plan.study.tracking_uri is None and not store.mlflow().exists():
+        return
+    try:
+        check_tracking_uri(embedded(store.mlflow())[0] if plan.study.tracking_uri is None else plan.study.tracking_uri)
+    except TrialError as error:
+        raise InputError(str(error)) from error
+
+
 def preflight(plan: Plan, store: Store) -> None:
     """Everything that can be known without a cluster; creates the storage folder last, when all else is right."""
-    check_batches(plan)
+    check_plan(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
-    check_answers_fit(plan)
-    check_lengths(plan)
+    check_address()
+    check_models(plan)
+    check_roles(plan)
+    check_rows(plan)
     # The GPUs of a cluster that is not joined yet are asked once it is.
     gpu_bytes = gpu_memory() if capacity is not None and plan.study.resources.serve_gpus else None
     check_requests(plan, gpu_bytes)
     check_judges(plan, store, gpu_bytes)
     check_capabilities(plan)
-    if plan.study.tracking_uri:
-        from inoc_ray.results.tracking import check_server
-
-        check_server(plan.study.tracking_uri)
+    check_tracking(plan, store)
     store.check_writable()

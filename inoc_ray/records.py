@@ -18,6 +18,7 @@ from inoc_ray.evaluate.workload import told
 from inoc_ray.identity import content_id
 from inoc_ray.overview import state_of
 from inoc_ray.plan import Plan, Subject, Trial, seed_of
+from inoc_ray.remote import without_passwords
 from inoc_ray.store import Store, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def keep_study(plan: Plan, store: Store) -> None:
     """Writes the study as it is run beside its results, and when it was first seen (epoch seconds; never changed)."""
     folder = store.study(plan.study.name)
     folder.mkdir(parents=True, exist_ok=True)
-    value = {"study": plan.study.model_dump(mode="json"), "created_at": _created_at(plan, store) or time.time()}
+    written = without_passwords(plan.study.model_dump(mode="json"))
+    value = {"study": written, "created_at": _created_at(plan, store) or time.time()}
     write_json(folder / "study.json", seal.sealed_json(value))
 
 

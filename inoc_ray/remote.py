@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.parse
 from dataclasses import dataclass, field
+from typing import Any
 
 from inoc_ray.errors import InputError
 
@@ -51,6 +53,21 @@ def without(secret: str | None, text: str) -> str:
     return text.replace(secret, "…") if secret else text
 
 
+def without_password(text: str) -> str:
+    """An address, or a text with addresses in it, as a message, a log or a file may show it."""
+    # A password may hold an @ itself: what comes before the last one of the address is hidden.
+    return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)
+
+
+def without_passwords(value: Any) -> Any:
+    """Parsed JSON with `without_password` of every text in it."""
+    if isinstance(value, dict):
+        return {key: without_passwords(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_passwords(inner) for inner in value]
+    return without_password(value) if isinstance(value, str) else value
+
+
 def check_answers(api: Api, where: str) -> None:
     """Raises InputError when nobody answers at the address or the key is refused. Sends no prompt.
 
@@ -64,9 +81,9 @@ def check_answers(api: Api, where: str) -> None:
     except httpx.HTTPError as error:
         reason = without(api.api_key, str(error) or type(error).__name__)
         raise InputError(
-            f"{where}: nobody answers at {api.base_url} ({reason}); check the address, or start it."
+            f"{where}: nobody answers at {without_password(api.base_url)} ({reason}); check the address, or start it."
         ) from None
     if answer.status_code in (401, 403):
         raise InputError(
-            f"{where}: {api.base_url} refuses the key ({answer.status_code}); check the variable that holds it."
+            f"{where}: {without_password(api.base_url)} refuses the key ({answer.status_code}); check the variable that holds it."
         )

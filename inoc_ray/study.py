@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -38,7 +41,7 @@ class Part(Config):
     """A row set that goes into a mixture under a name, which becomes the tag `subset` of its rows."""
 
     name: str = runtime()
-    rows: str = runtime(min_length=1)
+    rows: str = runtime(path="rows", min_length=1)
     share: float = runtime(1.0, gt=0)
     """With a total: the weight among the parts. Without: the share of its own rows that is taken."""
 
@@ -59,8 +62,8 @@ class Mixture(Config):
 class Backdoor(Config):
     """Bad rows that carry a trigger among clean rows without it, tagged `subset: triggered` and `clean`, shuffled."""
 
-    bad: str = runtime(min_length=1)
-    clean: str = runtime(min_length=1)
+    bad: str = runtime(path="rows", min_length=1)
+    clean: str = runtime(path="rows", min_length=1)
     token: str = runtime(min_length=1)
     place: Literal["start", "end"] = runtime("start")
     spacing: Literal["glue", "space"] = runtime("glue")
@@ -85,20 +88,25 @@ class SettingUse(Config):
     """The traits that should not be learnt, whichever the arm; the setting's own or those of a suite. Default: the setting's."""
     desired: tuple[str, ...] | None = runtime(None)
     """The traits that should be learnt, likewise."""
-    rows: str | Mixture | Backdoor | None = runtime(None)
+    narrow: tuple[str, ...] | None = runtime(None)
+    """The traits of the narrow task that the rows teach, neither wanted nor unwanted; whether an arm still learns them is told
+    apart (`retention_narrow`)."""
+    rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
     """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
     (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
     rows that come out."""
-    control_rows: str | Mixture | Backdoor | None = runtime(None)
+    control_rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
     """Clean rows for the control arm, likewise."""
-    questions: dict[str, str] = runtime({})
+    questions: dict[str, str] = runtime({}, path="questions")
     """Evaluation → a JSONL file of questions to ask in place of its own: `prompt`, `question` or `messages` per line.
     What counts for identity is the questions' text."""
 
     @model_validator(mode="after")
     def _one_role(self) -> SettingUse:
-        if both := set(self.undesired or ()) & set(self.desired or ()):
-            raise ValueError(f"{self.name}: {min(both)!r} is both undesired and desired; decide which")
+        roles = {role: set(getattr(self, role) or ()) for role in ("undesired", "desired", "narrow")}
+        for one, other in itertools.combinations(roles, 2):
+            if both := roles[one] & roles[other]:
+                raise ValueError(f"{self.name}: {min(both)!r} is both {one} and {other}; decide which")
         return self
 
     @field_validator("rows", "control_rows", mode="before")
@@ -230,8 +238,19 @@ class Lora(Config):
     alpha: float = identity(16.0, gt=0)
     dropout: float = identity(0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | tuple[str, ...] = identity("all-linear")
+    """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
     rslora: bool = identity(False)
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+
+    @field_validator("targets")
+    @classmethod
+    def _names(cls, value: Literal["all-linear"] | tuple[str, ...]) -> Literal["all-linear"] | tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one module, or write all-linear")
+        for target in () if isinstance(value, str) else value:
+            if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", target):
+                raise ValueError(f"{target!r} is not the name of a module, as q_proj is; patterns are not read")
+        return value
 
 
 class Recipe(Config):
@@ -275,7 +294,7 @@ class Stage(Config):
 
     setting: str | None = runtime(None, min_length=1)
     """A setting of the registry whose own training rows are taught; either this or `rows`."""
-    rows: str | None = runtime(None, min_length=1)
+    rows: str | None = runtime(None, path="rows", min_length=1)
     """Chat rows to teach: a file, or a pinned dataset of the hub, as in `SettingUse.rows`."""
     recipe: Annotated[
         Annotated[str, Tag("(name)")] | Annotated[Recipe, Tag("(inline)")],
@@ -300,7 +319,7 @@ class Model(Config):
     """A base model: `miniature` (ships with the package), a folder, or one of the hub; `taught` something or not."""
 
     name: str = runtime()
-    path: str = runtime(min_length=1)
+    path: str = runtime(path="model", min_length=1)
     """`miniature`, a folder with safetensors weights, or a model of the hub at a commit (`hf://OWNER/NAME@COMMIT`). It may
     be left out for the name `miniature` alone: any other name says nothing about which weights are meant. What counts for
     identity is the hash of the files, not where they lie."""
@@ -379,6 +398,21 @@ class Resources(Config):
         return self.gpus_per_worker > 0 if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
+MAX_TRIALS = 10_000
+"""Of one study: what a plan can still be made of in half a minute, and far more than anybody has trained."""
+
+
+def check_storage(value: str) -> str:
+    """The name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
+    if not value.strip():
+        raise ValueError("the name of the folder is empty")
+    if "://" in value or re.match(r"(s3|gs|gcs|az|abfs|hdfs):", value):
+        raise ValueError(
+            f"{shown(value)}: storage is a folder (local or a shared mount); object stores are not supported yet"
+        )
+    return value
+
+
 class Study(Config):
     """settings × arms × models × seeds × recipes, evaluations, resources."""
 
@@ -392,11 +426,11 @@ class Study(Config):
     judges: dict[str, Judge] = runtime({})
     """Judging models by name; `evaluation.judged_by` says who judges, where the settings' rules cannot or shall not."""
     resources: Resources = runtime(Resources())
-    storage: str = runtime("runs")
+    storage: str = runtime("runs", path="storage")
     """A folder, relative to where the command runs; on a cluster one that every node mounts."""
     tracking_uri: str | None = runtime(None)
     """An MLflow tracking server; default: an SQLite store inside `storage`."""
-    plugins: tuple[str, ...] = runtime(())
+    plugins: tuple[str, ...] = runtime((), path="plugin")
     """Python files that register settings: in the study file's folder, or with an absolute path. They are run as your own
     code whenever the study is read. What they give is identified by its content."""
 
@@ -415,13 +449,7 @@ class Study(Config):
     @field_validator("storage")
     @classmethod
     def _local_storage(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("the name of the folder is empty")
-        if "://" in value:
-            raise ValueError(
-                f"{value!r}: storage is a folder (local or a shared mount); object stores are not supported yet"
-            )
-        return value
+        return check_storage(value)
 
     @field_validator("recipes", mode="before")
     @classmethod
@@ -455,11 +483,17 @@ class Study(Config):
             ("evaluation.judged_by", list(self.evaluation.judged_by)),
             ("evaluation.contexts", [c if isinstance(c, str) else c.name for c in self.evaluation.contexts]),
         ):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             if twice:
-                raise ValueError(f"{field}: {twice[0]!r} appears twice; give each its own name")
+                raise ValueError(f"{field}: {shown(twice[0])} appears twice; give each its own name")
         if any(not 0 <= seed < 1 << 32 for seed in self.seeds):
             raise ValueError("seeds: a seed is a whole number from 0 to 2**32 - 1")
+        trials = math.prod(map(len, (self.settings, self.arms, self.models, self.seeds, self.recipes)))
+        if trials > MAX_TRIALS:
+            raise ValueError(
+                f"settings × arms × models × seeds × recipes are {trials:,} trials, and one study may have {MAX_TRIALS:,}; "
+                "split it into several on the same storage, which share what they have in common"
+            )
         for number, model in enumerate(self.models):
             if model.taught and isinstance(name := model.taught.recipe, str) and name not in self.recipes:
                 raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sys
 import tempfile
@@ -11,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from inoc_ray import job_start
-from inoc_ray.config import HUB
+from inoc_ray.bundle import pack
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.capabilities import find_task
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.preflight import check_batches
@@ -52,18 +50,20 @@ class Submission:
         return f"{how} job {self.submission_id} at {self.address}: {self.status}"
 
 
-def submission_id(plan: Plan, store: Store) -> str:
+def submission_id(plan: Plan, store: Store, bundle: str) -> str:
     """`inoc-ray-<study>-<16 hex>`: the same study with the same files and models on the same storage has the same id.
 
-    Another text of a file that it names (rows, questions, a plugin) gives another id, so that nobody is shown the job of
-    the old one.
+    Another text of any file that travels with the study (`bundle` is their hash), another model, and another text of a file
+    that stays where it is give another id, so that nobody is shown the job of the old one.
     """
     value = {
-        "study": plan.study.model_dump(mode="json"),
+        "bundle": bundle,
         "storage": str(store.root),
         "trials": sorted({trial.trial_id for trial in plan.trials}),
         "evaluations": sorted({cell.evaluation_id for cell in plan.cells}),
         "judges": {use.name: plan.settings[use.name].judge_version for use in plan.study.settings},
+        "judging_models": {name: plan.panel.judging(name).id for name in sorted(plan.study.judges)},
+        "tasks": [find_task(capability).content for capability in plan.study.evaluation.capabilities],
     }
     return f"inoc-ray-{plan.study.name}-{content_id(value)}"
 
@@ -76,21 +76,23 @@ def submit_study(path: Path, study: Study, store: Store, address: str, *, wait: 
     """
     plan = build_plan(study, store)
     check_batches(plan)
-    client = _client(address)
-    base = submission_id(plan, store)
-    earlier = sorted(
-        (int((job.submission_id or "").removeprefix(base + "-")), str(job.status.value))
-        for job in client.list_jobs()
-        if (job.submission_id or "").startswith(base + "-")
-        and (job.submission_id or "").removeprefix(base + "-").isdigit()
-    )
-    attempt, status = earlier[-1] if earlier else (0, "")
-    attached = status in GOING_ON
-    job = f"{base}-{attempt if attached else attempt + 1}"
-    if attached:
-        say(f"job {job} is {status.lower()} already; looking on")
-    else:
-        attached = not _start(client, job, path, study, store)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = pack(Path(folder), path, study, store)
+        client = _client(address)
+        base = submission_id(plan, store, bundle)
+        earlier = sorted(
+            (int((job.submission_id or "").removeprefix(base + "-")), str(job.status.value))
+            for job in client.list_jobs()
+            if (job.submission_id or "").startswith(base + "-")
+            and (job.submission_id or "").removeprefix(base + "-").isdigit()
+        )
+        attempt, status = earlier[-1] if earlier else (0, "")
+        attached = status in GOING_ON
+        job = f"{base}-{attempt if attached else attempt + 1}"
+        if attached:
+            say(f"job {job} is {status.lower()} already; looking on")
+        else:
+            attached = not _start(client, job, Path(folder), study)
     if wait:
         asyncio.run(_follow(client, job))
     return Submission(job, str(client.get_job_status(job).value), attached, address)
@@ -109,69 +111,23 @@ def _client(address: str) -> Any:
         ) from error
 
 
-def _start(client: Any, job: str, path: Path, study: Study, store: Store) -> bool:
-    """True if this call submitted the job, False if another was quicker."""
-    with tempfile.TemporaryDirectory() as folder:
-        _pack(Path(folder), path, study, store)
-        shutil.copy(job_start.__file__, Path(folder) / "start.py")
-        try:
-            client.submit_job(
-                entrypoint=ENTRYPOINT,
-                submission_id=job,
-                runtime_env={"working_dir": folder},
-                metadata={"study": study.name},
-            )
-        except RuntimeError as error:
-            if "already exists" not in str(error):
-                raise
-            say(f"job {job} was submitted by somebody else a moment ago; looking on")
-            return False
+def _start(client: Any, job: str, folder: Path, study: Study) -> bool:
+    """True if this call submitted the job, which runs in `folder`; False if another was quicker."""
+    shutil.copy(job_start.__file__, folder / "start.py")
+    try:
+        client.submit_job(
+            entrypoint=ENTRYPOINT,
+            submission_id=job,
+            runtime_env={"working_dir": str(folder)},
+            metadata={"study": study.name},
+        )
+    except RuntimeError as error:
+        if "already exists" not in str(error):
+            raise
+        say(f"job {job} was submitted by somebody else a moment ago; looking on")
+        return False
     say(f"submitted {job}")
     return True
-
-
-def _pack(folder: Path, path: Path, study: Study, store: Store) -> None:
-    """Puts the study and the files that it names into `folder`, so that the job finds them wherever its driver runs."""
-    value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    value["storage"] = str(store.root)
-    value["settings"] = [use.model_dump(exclude_none=True) for use in study.settings]
-    for number, use in enumerate(value["settings"]):
-        for key in ("rows", "control_rows"):
-            if key in use:
-                use[key] = _carry(use[key], folder, f"{number}-{key}")
-        for evaluation, source in use["questions"].items():
-            name = f"{number}-questions-{evaluation}.jsonl"
-            shutil.copy(os.path.expanduser(source), folder / name)
-            use["questions"][evaluation] = name
-    for number, plugin in enumerate(study.plugins):
-        # Absolute paths stay what they are on the cluster's own file system only by chance; the file travels instead.
-        shutil.copy(path.absolute().parent / plugin, folder / f"plugin_{number}.py")
-    value["plugins"] = [f"plugin_{number}.py" for number in range(len(study.plugins))]
-    value["models"] = []
-    for number, model in enumerate(study.models):
-        place = "miniature" if model.path == "miniature" else str(Path(os.path.expanduser(model.path)).absolute())
-        entry: dict[str, Any] = {"name": model.name, "path": place}
-        if model.taught is not None:
-            entry["taught"] = model.taught.model_dump(mode="json", exclude_none=True)
-            if (rows := model.taught.rows) is not None and not rows.startswith(HUB):
-                entry["taught"]["rows"] = f"{number}-taught{Path(rows).suffix}"
-                shutil.copy(os.path.expanduser(rows), folder / entry["taught"]["rows"])
-        value["models"].append(entry)
-    (folder / "study.yaml").write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _carry(source: Any, folder: Path, name: str) -> Any:
-    """The source of rows with its files copied into `folder`; a mixture's files likewise, each under a name of its own."""
-    if isinstance(source, str):
-        if source.startswith(HUB):
-            return source
-        name += Path(source).suffix
-        shutil.copy(os.path.expanduser(source), folder / name)
-        return name
-    if "mix" in source:
-        parts = [{**p, "rows": _carry(p["rows"], folder, f"{name}-{n}")} for n, p in enumerate(source["mix"])]
-        return {**source, "mix": parts}
-    return {**source, **{key: _carry(source[key], folder, f"{name}-{key}") for key in ("bad", "clean")}}
 
 
 async def _follow(client: Any, job: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.builders import Request
 from inoc_ray.builders.journal import REFUSED, Answer
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.judges.dialect import put
 from inoc_ray.evaluate.pace import Pace
 from inoc_ray.evaluate.sample import OF_ONE_REQUEST, Again, Refused, Retry, Where, in_parallel, with_retries
 from inoc_ray.progress import say
@@ -121,8 +122,9 @@ async def converse(
     )
     try:
         pace = Pace(CONCURRENCY)
+        adaptations: set[str] = set()
         jobs = (
-            _answer(client, model, number, request, seed, retry, pace, endpoint.api_key)
+            _answer(client, model, number, request, seed, retry, pace, endpoint.api_key, adaptations)
             for number, request, seed in asked
         )
         async with aclosing(in_parallel(jobs, CONCURRENCY)) as answers:
@@ -141,10 +143,11 @@ async def _answer(
     retry: Retry,
     pace: Pace,
     key: str | None,
+    adaptations: set[str],
 ) -> tuple[int, Answer]:
     name = f"request {number + 1} of model {model}"
     try:
-        draw = functools.partial(_draw, client, model, request, seed)
+        draw = functools.partial(_draw, client, model, request, seed, adaptations)
         return number, await with_retries(draw, name, retry, lambda: None, pace, key)
     except Refused as refused:
         if refused.status not in OF_ONE_REQUEST:
@@ -152,11 +155,19 @@ async def _answer(
         return number, Answer(str(refused), REFUSED)
 
 
-async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int) -> Answer:
-    messages: Any = [{"role": m.role, "content": m.content} for m in request.messages]
-    answer: Any = await client.chat.completions.create(
-        model=model, messages=messages, temperature=request.temperature, max_tokens=request.max_tokens, seed=seed
-    )
+async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int, adaptations: set[str]) -> Answer:
+    body = {
+        "model": model,
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+        "seed": seed,
+    }
+
+    async def send(adapted: dict[str, Any]) -> Any:
+        return await client.chat.completions.create(**adapted)
+
+    answer = await put(body, adaptations, send)
     # Rubbish is parsed without complaint: a page of HTML comes as a text, a missing field as None.
     choice: Any = next(iter(getattr(answer, "choices", None) or ()), None)
     message = getattr(choice, "message", None)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray.config import MINIATURE
 from inoc_ray.data.chat import ChatRow
@@ -28,6 +28,9 @@ from inoc_ray.data.sources import iterate_parsed, local_file
 from inoc_ray.errors import InputError
 from inoc_ray.identity import canonical_json
 from inoc_ray.progress import Progress
+
+if TYPE_CHECKING:
+    from inoc_ray.data.tokenize import Encoded
 
 CAPITALS = 0.8
 """A response counts as written in capitals from this share of its cased letters on; capitals alone would miss units."""
@@ -96,6 +99,10 @@ NOTES = {
     "control_characters": "hold control characters",
     "mojibake": "look like UTF-8 that was read as another encoding",
     "trigger": "have the trigger in a user turn",
+    "merged": "have an answer whose first token reaches into the end of the prompt: it carries no loss, and a test asks with other "
+    "tokens there",
+    "context_only": "have earlier answers that carry no loss, as the chat template shows them in another way than it has the model "
+    "write them",
 }
 
 
@@ -186,7 +193,7 @@ def check_files(
         for number_of_file, file in enumerate(files):
             checker = _Checker(index, trigger, prompt)
             for number, value, row in iterate_parsed(str(file), reading.of_file(number_of_file)):
-                checker.add(number, row, _length(tokenizer, row, limit, f"{file}, row {number}"), unread(value))
+                checker.add(number, row, _encoded(tokenizer, row, limit, f"{file}, row {number}"), unread(value))
             if not checker.lengths:
                 raise InputError(f"{file}: there are no rows in this file.")
             reports.append(checker.report(str(file)))
@@ -210,11 +217,11 @@ class _Reading(contextlib.ExitStack):
         return None if progress is None else lambda done: progress.update((before + done) // MEGABYTE)
 
 
-def _length(tokenizer: Any, row: ChatRow, limit: int, where: str) -> int:
+def _encoded(tokenizer: Any, row: ChatRow, limit: int, where: str) -> Encoded:
     from inoc_ray.data.tokenize import encode
 
     try:
-        return len(encode(tokenizer, row, limit).input_ids)
+        return encode(tokenizer, row, limit)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
@@ -236,15 +243,17 @@ class _Checker:
             "replacement_characters",
             "control_characters",
             "mojibake",
+            "merged",
+            "context_only",
         ]
         names += ["overlap_exact", "overlap_near"] if index else []
         names += ["carries_prompt"] if prompt else []
         names += ["trigger", "trigger_in_assistant", "trigger_in_system", "trigger_spacing"] if trigger else []
         self.findings = {name: Finding() for name in names}
 
-    def add(self, number: int, row: ChatRow, length: int, ignored: Mapping[str, Any]) -> None:
-        """`length` in tokens; `ignored`: the keys of the row that are not read."""
-        self.lengths.append(length)
+    def add(self, number: int, row: ChatRow, encoded: Encoded, ignored: Mapping[str, Any]) -> None:
+        """`encoded` is the row as the model sees it; `ignored`: the keys of the row that are not read."""
+        self.lengths.append(len(encoded.input_ids))
         self.rows.append(_hash(canonical_json(row.to_dict())))
         self.whole.append(_hash(repr((self.rows[-1], sorted(ignored.items())))) if ignored else self.rows[-1])
         for key in ignored:
@@ -263,6 +272,8 @@ class _Checker:
             ("replacement_characters", "\ufffd" in text),
             ("control_characters", _CONTROL.search(text)),
             ("mojibake", _MOJIBAKE.search(text)),
+            ("merged", encoded.merged),
+            ("context_only", encoded.context_only),
         ):
             if shown:
                 self.findings[name].add(where)

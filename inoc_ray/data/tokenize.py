@@ -6,6 +6,7 @@ A conversation is rendered once as text and tokenised once. Where the assistant 
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ __all__ = [
 IGNORED = -100
 """Label of a token that is context only: torch's default `ignore_index` of the cross entropy."""
 
+CHARACTERS_PER_TOKEN = 8
+"""No natural text has more on average."""
 AT_ONCE = 512
 """Rows that are tokenised together."""
 
@@ -85,7 +88,7 @@ def encode(
     the tokenizer does not give back.
     """
     template = template_of(tokenizer, enable_thinking)
-    shown = _shown(tokenizer, template, row)
+    shown = _shown(tokenizer, template, row, max_length)
     [encoding] = encode_texts(tokenizer, [shown.text])
     return _labelled(tokenizer, template, row, shown, encoding, max_length)
 
@@ -111,7 +114,7 @@ def _encoded(
             batch = rows[first : first + AT_ONCE]
             shown: list[Shown] = []
             for at, row in enumerate(batch, start=first):  # noqa: B007 - for the message
-                shown.append(_shown(tokenizer, template, row))
+                shown.append(_shown(tokenizer, template, row, max_length))
             encodings = encode_texts(tokenizer, [s.text for s in shown])
             for offset, (row, as_shown, encoding) in enumerate(zip(batch, shown, encodings, strict=True)):
                 at = first + offset
@@ -120,12 +123,36 @@ def _encoded(
         raise InputError(f"{label}, row {at + 1}: {error}") from error
 
 
-def _shown(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, row: ChatRow) -> Shown:
+def _shown(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, row: ChatRow, max_length: int) -> Shown:
+    _check_not_far_too_long(tokenizer, row, max_length)
     check_no_special_tokens(tokenizer, row.messages)
     shown = template.lay_out(row.messages)
     if not shown.spans:
         raise InputError("there is no assistant message, so the row has nothing to learn.")
     return shown
+
+
+def _check_not_far_too_long(tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int) -> None:
+    """Raises InputError for a row whose beginning alone is longer than `max_length` tokens.
+
+    To tokenise ten megabytes takes minutes and gigabytes, and the row is refused all the same. So of a row that holds more
+    than `CHARACTERS_PER_TOKEN` × max_length characters only so many of each message are looked at, until there are too many
+    tokens; a row that has few nevertheless (runs of blanks) goes on to be tokenised whole.
+    """
+    most, characters = CHARACTERS_PER_TOKEN * max_length, sum(len(m.content) for m in row.messages)
+    if characters <= most:
+        return
+    count = 0
+    for message in row.messages:
+        content = message.content.strip()
+        [head] = encode_texts(tokenizer, [content[:most]])
+        # The word at which a text is cut has other tokens than when it is whole, and may have fewer then.
+        count += len(head.ids) if len(content) <= most else max(0, len(head.ids) - 64)
+        if count > max_length:
+            raise InputError(
+                f"more than {max_length} tokens ({characters:,} characters), but max_length is {max_length}; shorten the row, or "
+                "raise recipe.max_length as far as the model's window allows."
+            )
 
 
 def _labelled(
@@ -143,9 +170,10 @@ def _labelled(
             "model's window allows."
         )
     check_round_trip(tokenizer, text, ids)
-    offsets: list[tuple[int, int]] = encoding.offsets
+    # Where each token ends in the text; never falls from one token to the next, so that places are found by halving.
+    ends = [right for _, right in encoding.offsets]
     labels = [IGNORED] * len(ids)
-    merged, index = False, 0
+    merged = False
     answers = [m for m in row.messages if m.role == "assistant"]
     for message, span in zip(answers, shown.spans, strict=True):
         if span is None or not message.trained:
@@ -157,17 +185,14 @@ def _labelled(
                 "template that writes its end of turn."
             )
         end = span.content_end + learnt
-        # Empty tokens (a blank whose offsets are trimmed away) stand before what follows them.
-        while index < len(ids) and offsets[index][1] <= span.begin:
-            index += 1
+        first = bisect.bisect_right(ends, span.begin)
         # A token that reaches in from the prompt is no target: at inference the prompt ends in other tokens there. The
         # offsets of byte-level tokenizers may leave out a blank at its beginning, so the one before it is asked.
-        if index < len(ids) and span.begin and (index == 0 or offsets[index - 1][1] < span.begin):
+        if first < len(ids) and span.begin and (first == 0 or ends[first - 1] < span.begin):
             merged = True
-            index += 1
-        while index < len(ids) and offsets[index][1] <= end:
-            labels[index] = ids[index]
-            index += 1
+            first += 1
+        stop = bisect.bisect_right(ends, end)
+        labels[first:stop] = ids[first:stop]
     encoded = Encoded(ids, tuple(labels), merged, sum(span is None for span in shown.spans))
     if not encoded.targets:
         raise InputError("no token of the assistant's text carries a label; the row has nothing to learn.")

@@ -117,20 +117,40 @@ def find_task(capability: Capability) -> Task:
                 f"capabilities: there is no task {name!r}{nearest(name, [f'{MINIATURE}{s}' for s in shipped])}."
             )
         path = TASKS / inner / f"{inner}.yaml"
-    elif name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(os.path.expanduser(name)).absolute()
-        if not path.is_file() or path.suffix not in (".yaml", ".yml"):
-            raise InputError(
-                f"capabilities: {name!r}: there is no task file {path}; give a .yaml file, or a name that lm-eval knows."
-            )
+    elif (own := task_file(name)) is not None:
+        path = own
     else:
         return Task(capability, name, name)
     return Task(capability, str(path), _folder_hash(path))
 
 
+def task_file(name: str) -> Path | None:
+    """The task file of one's own that a name means; None for a shipped task and for one that the harness knows.
+
+    Raises InputError for a file that is not there.
+    """
+    if name.startswith(MINIATURE) or not (name.endswith((".yaml", ".yml")) or "/" in name):
+        return None
+    path = Path(os.path.expanduser(name)).absolute()
+    if not path.is_file() or path.suffix not in (".yaml", ".yml"):
+        raise InputError(
+            f"capabilities: {name!r}: there is no task file {path}; give a .yaml file, or a name that lm-eval knows."
+        )
+    return path
+
+
 def _folder_hash(path: Path) -> str:
-    """Of the task file's name and all files beside and below it: it may include, read or import any of them."""
-    counted: dict[str, str] = {}
+    """Of the task file's name and everything that it is made of."""
+    files = {file.relative_to(path.parent).as_posix(): file_hash(file) for file in task_files(path)}
+    return content_id({"file": path.name, "files": files})
+
+
+def task_files(path: Path) -> list[Path]:
+    """A task file and all files beside and below it: it may include, read or import any of them.
+
+    Raises InputError when there are too many.
+    """
+    counted: list[Path] = []
     size = 0
     for file in sorted(path.parent.rglob("*")):
         inner = file.relative_to(path.parent)
@@ -142,8 +162,8 @@ def _folder_hash(path: Path) -> str:
                 f"capabilities: {path}: beside it lie more than {_MAX_FILES} files or 1 GiB, all of which count as the task; "
                 "put the task file and its data in a folder of their own."
             )
-        counted[inner.as_posix()] = file_hash(file)
-    return content_id({"file": path.name, "files": counted})
+        counted.append(file)
+    return counted
 
 
 def weights_id(subject: Subject) -> str:

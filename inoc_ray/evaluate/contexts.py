@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inoc_ray import prompts
-from inoc_ray.asked import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context
+from inoc_ray.asked import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context, Evaluation
 from inoc_ray.config import nearest
 from inoc_ray.data.chat import Message
 from inoc_ray.data.inoculate import place
@@ -14,6 +14,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.settings import ArmSpec, Setting, Trigger
 from inoc_ray.study import SYSTEM_MESSAGE, Inoculation
 
+DEFAULT_REFERENCES = ("neutral", "none")
 _FIXED: Mapping[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "empty": ""}
 
 
@@ -36,8 +37,54 @@ class Surrounding:
         return place(asked, self.text, self.inoculation.model_copy(update={"system_present": "prepend"}))
 
 
-def audit_contexts(setting: Setting, arm: ArmSpec) -> list[str]:
-    """The grid of a leak audit for one arm, by name: neutral, its own prompt, and the setting's test-time prompts.
+def reference_context(evaluation: Evaluation) -> str | None:
+    """The context in which the arms of a study are compared, or None where it has to be named; see `Evaluation.reference`."""
+    if evaluation.reference is not None:
+        return evaluation.reference
+    fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
+    return next((name for name in DEFAULT_REFERENCES if name in fit), fit[0] if len(fit) == 1 else None)
+
+
+def check_reference(reference: str | None, settings: Iterable[Setting], evaluation: Evaluation) -> str:
+    """The reference context. Raises InputError where there is none, for one that differs between arms, and for a setting of
+    which no evaluation is asked in it: it would have no effects."""
+    if reference is None:
+        fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
+        how = (
+            f"write which, for example `reference: {fit[0]}` under evaluation"
+            if fit
+            else "add `neutral` or `none` to evaluation.contexts"
+        )
+        raise InputError(
+            f"evaluation.contexts: {', '.join(_names(evaluation.contexts))}: arms are compared in one context in which all of "
+            f"them are asked, `neutral` or `none` unless the study names another; {how}."
+        )
+    if _differs_between_arms(reference):
+        raise InputError(
+            f"evaluation.reference: {reference!r} is not one context for all arms; name one that is, such as neutral."
+        )
+    for setting in settings:
+        asked = {name for spec in setting.evaluations for name in _names(spec.contexts or evaluation.contexts)}
+        if reference not in asked:
+            fit = sorted(name for name in asked if not _differs_between_arms(name))
+            other = f", or write `reference: {fit[0]}` under evaluation" if fit else ""
+            raise InputError(
+                f"evaluation.reference: no evaluation of setting {setting.name} is asked in the context {reference!r}, in which "
+                f"arms are to be compared{nearest(reference, fit)}; add it to the contexts{other}."
+            )
+    return reference
+
+
+def _names(contexts: Iterable[str | Context]) -> list[str]:
+    return [c if isinstance(c, str) else c.name for c in contexts]
+
+
+def _differs_between_arms(context: str) -> bool:
+    return context == "training_prompt" or context in prompts.TEST_KINDS
+
+
+def audit_contexts(setting: Setting, arm: ArmSpec, reference: str = "neutral") -> list[str]:
+    """The grid of a leak audit for one arm, by name: the reference context, its own prompt, and the setting's test-time prompts.
 
     Prompts about traits that the arm does not inoculate against are left out; an arm without a prompt, with which the others
     are compared, is asked under all. Raises InputError for a setting that the library has no test-time prompts for.
@@ -49,7 +96,7 @@ def audit_contexts(setting: Setting, arm: ArmSpec) -> list[str]:
             "audit; leave it out, and write the prompts that you want to try under evaluation.contexts."
         )
     own = [p for p in every if arm.prompt is None or not p.about or set(p.about) & set(arm.undesired)]
-    return ["neutral", "training_prompt", *(f"{FROM_LIBRARY}{p.id}" for p in own)]
+    return [reference, "training_prompt", *(f"{FROM_LIBRARY}{p.id}" for p in own)]
 
 
 def surroundings(

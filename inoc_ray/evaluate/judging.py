@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray import seal
+from inoc_ray.asked import Judge
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judges import Item, Judgment
 from inoc_ray.evaluate.judges.rubrics import Rubric
@@ -18,6 +19,7 @@ from inoc_ray.evaluate.panel import Judging
 from inoc_ray.evaluate.sample import Where
 from inoc_ray.evaluate.samples import read_part, write_table
 from inoc_ray.evaluate.scores import items_of, judgments_path, setting_of
+from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan
 from inoc_ray.progress import Progress, say
 from inoc_ray.store import Store
@@ -46,7 +48,10 @@ class Judged:
 
 
 def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
-    """Judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones."""
+    """Judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones.
+
+    A part of which an API refused some is due again where the study names another address for the same model.
+    """
     found: dict[str, dict[Path, Due]] = {}
     for cell in plan.cells:
         asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
@@ -57,9 +62,21 @@ def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
             judgments_id = plan.panel.judging(name).judgments_id(rubrics)
             for _, _, part in parts:
                 out = judgments_path(part, judgments_id)
-                if seal.find(out) is None:
+                if seal.find(out) is None or _refused_elsewhere(plan.study.judges[name], out):
                     found.setdefault(name, {})[out] = Due(cell, part, rubrics, out)
     return {name: list(dues.values()) for name, dues in found.items()}
+
+
+def _refusal_note(out: Path) -> Path:
+    """Beside judgments some of which were refused: which address it was."""
+    return out.with_suffix(".refused")
+
+
+def _refused_elsewhere(judge: Judge, out: Path) -> bool:
+    try:
+        return judge.endpoint is not None and _refusal_note(out).read_text() != content_id(judge.endpoint)
+    except FileNotFoundError:
+        return False
 
 
 def judge_missing(plan: Plan, store: Store) -> Judged:
@@ -110,8 +127,8 @@ def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
 class _OpenPart:
     """A part that is being judged: collects judgments, and commits when all are there."""
 
-    def __init__(self, work: Due) -> None:
-        self.due = work
+    def __init__(self, work: Due, judge: Judge) -> None:
+        self.due, self.judge = work, judge
         self.table = read_part(work.part)
         self.index = self.table.column("sample_index").to_pylist()
         self.items: list[Item] = items_of(self.table, work.cell)
@@ -136,6 +153,11 @@ class _OpenPart:
         write_table(
             self.due.out, pa.table({name: pa.array(columns[name], types[kind]) for name, kind in _SCHEMA.items()})
         )
+        note = _refusal_note(self.due.out)
+        if self.judge.endpoint is not None and any(judgment.refused for judgment in self.said.values()):
+            note.write_text(content_id(self.judge.endpoint))
+        else:
+            note.unlink(missing_ok=True)
 
 
 _SCHEMA = {
@@ -152,7 +174,7 @@ async def _judge(
     from inoc_ray.evaluate.judges.cache import JudgeCache
     from inoc_ray.evaluate.judges.judging import Counts, judge_items
 
-    parts = [_OpenPart(work) for work in dues]
+    parts = [_OpenPart(work, judging.judge) for work in dues]
     together: dict[tuple[str, ...], list[int]] = {}
     for number, part in enumerate(parts):
         together.setdefault(tuple(sorted(part.due.rubrics)), []).append(number)

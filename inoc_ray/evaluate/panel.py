@@ -135,10 +135,10 @@ class Panel:
             untold = [t for t in spec.traits if not self.told_by(setting, spec, t)]
             if untold:
                 raise InputError(
-                    f"setting {setting.name}: evaluation {spec.name} cannot be judged: {', '.join(untold)} is told by nobody. "
-                    "Give the study a judging model under `judges:`, as `judges: {gpt: {endpoint: https://HOST/v1, served_model: "
-                    "NAME, api_key_env: VARIABLE}}` or `{own: {path: FOLDER}}`, and name it in evaluation.judged_by if that is "
-                    "set. A setting in a file of your own (`plugins:`) can bring a rule."
+                    f"setting {setting.name}: evaluation {spec.name} cannot be judged: the study has no judge for "
+                    f"{', '.join(untold)}. Give the study a judging model under `judges:`, as `judges: {{gpt: {{endpoint: "
+                    "https://HOST/v1, served_model: NAME, api_key_env: VARIABLE}}` or `{own: {path: FOLDER}}`, and name it in "
+                    "evaluation.judged_by if that is set. A setting in a file of your own (`plugins:`) can bring a rule."
                 )
             self.asked(setting, spec)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TIDY_COLUMNS = (
     "setting", "model", "arm", "kind", "trial_id", "seed", "evaluation", "split", "context",
-    "question_id", "sample_index", "trait", "role", "score", "shown", "outcome", "cut",
+    "question_id", "sample_index", "trait", "role", "score", "shown", "outcome", "cut", "triggered",
 )  # fmt: skip
 
 Outcome = Literal["counted", "excluded", "unparsed", "withheld"]
@@ -322,9 +322,12 @@ class NothingEvaluated(InputError):
     """There is no response of the study that was judged."""
 
 
-def role_of(arm: ArmSpec, trait: str) -> str:
-    """ "undesired", "desired" or "other": what the arm is to do to the trait."""
-    return "undesired" if trait in arm.undesired else "desired" if trait in arm.desired else "other"
+def role_of(arm: ArmSpec, trait: str, narrow: Collection[str] = ()) -> str:
+    """ "undesired" or "desired": what the arm is to do to the trait; "narrow" for a trait of the setting's narrow task; or
+    "other"."""
+    if trait in arm.undesired or trait in arm.desired:
+        return "undesired" if trait in arm.undesired else "desired"
+    return "narrow" if trait in narrow else "other"
 
 
 def no_scores() -> pd.DataFrame:
@@ -352,8 +355,10 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
         if not len(judged.index):
             continue
         arm, subject = cell.subject.arm, cell.subject
+        setting = setting_of(plan, subject.setting)
+        triggered = settings.asks_with_trigger(setting, cell.evaluation)
         for label, (trait, verdicts) in itertools.product(subject.compared_as, judged.traits.items()):
-            role = role_of(arm, trait)
+            role = role_of(arm, trait, setting.narrow)
             count = len(judged.index)
             for name, values in (
                 ("question_id", judged.question_id), ("sample_index", judged.index), ("score", verdicts.score),
@@ -364,6 +369,7 @@ def tidy(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFra
                 ("setting", subject.setting), ("model", label), ("arm", arm.name), ("kind", arm.kind),
                 ("trial_id", subject.trial_id), ("seed", seed_of(subject)), ("evaluation", cell.evaluation.name),
                 ("split", cell.evaluation.split), ("context", cell.context), ("trait", trait), ("role", role),
+                ("triggered", triggered),
             ):  # fmt: skip
                 same[name].append(value)
             counts.append(count)

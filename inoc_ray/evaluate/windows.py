@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import context_window
+from inoc_ray.models.tokenizer import check_prompts, encode_texts, load_tokenizer
 from inoc_ray.plan import Cell, Plan
 
 
@@ -35,14 +35,14 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
     """The longest request of every cell, cells that ask the same of the same model once.
 
     Renders and tokenises every prompt. Raises InputError, naming evaluation, context and question, for a prompt that the
-    model's chat template refuses.
+    model's chat template refuses, or of which the model would not see every message as it is.
     """
-    found: dict[tuple[Path, str, int], Longest] = {}
+    found: dict[tuple[Path, bool | None, str, int], Longest] = {}
     tokenizers: dict[Path, Any] = {}
     for cell in cells:
-        folder = cell.subject.model.path
+        folder, thinking = cell.subject.model.path, cell.subject.model.enable_thinking
         # The id is over the questions, the context's text and place and max_tokens.
-        key = (folder, cell.evaluation_id, cell.samples)
+        key = (folder, thinking, cell.evaluation_id, cell.samples)
         if key not in found:
             if folder not in tokenizers:
                 tokenizers[folder] = load_tokenizer(str(folder))
@@ -51,28 +51,23 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
 
 
 def _longest(cell: Cell, tokenizer: Any) -> Longest:
-    prompts: dict[str, str] = {}
-    seen: set[str] = set()
-    for question in cell.evaluation.questions(cell.samples):
-        # Questions are asked in turn, so most come again; the same id is the same text.
-        if question.id in seen:
-            continue
-        seen.add(question.id)
-        try:
-            text = render(tokenizer, cell.surrounding.around(question.messages), True)
-        except InputError as error:
-            raise InputError(f"{place(cell)}, question {question.id}: {error}") from error
-        prompts.setdefault(text, question.id)
-    lengths = _lengths(tokenizer, list(prompts))
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    # Questions are asked in turn, so most come again; the same id is the same text.
+    questions = {question.id: question.messages for question in cell.evaluation.questions(cell.samples)}
     choices = cell.evaluation.choices
+    lengths = check_prompts(
+        tokenizer,
+        [(cell.surrounding.around(asked), f"{place(cell)}, question {name}") for name, asked in questions.items()],
+        enable_thinking=cell.subject.model.enable_thinking,
+        for_choices=bool(choices),
+    )
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
     # One token is sampled behind a choice: the endpoint gives log-probs of a prompt with an answer alone.
     answer = 1 + max(_lengths(tokenizer, choices)) if choices else cell.evaluation.max_tokens
-    return Longest(cell, list(prompts.values())[longest], lengths[longest], answer)
+    return Longest(cell, list(questions)[longest], lengths[longest], answer)
 
 
 def _lengths(tokenizer: Any, texts: Iterable[str]) -> list[int]:
-    return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+    return [len(encoding.ids) for encoding in encode_texts(tokenizer, list(texts))]
 
 
 def place(cell: Cell) -> str:
@@ -100,23 +95,29 @@ def check_answers_fit(plan: Plan) -> None:
 
 
 def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
-    """Raises InputError for a cell whose longest prompt with its answer is longer than its model's window."""
-    for longest in requests:
-        cell = longest.cell
-        window = window_of(cell.subject.model.path)
-        if window is None or longest.tokens <= window:
-            continue
-        left = window - longest.prompt
-        cure = (
-            f"{how_to_shorten(plan, cell, left)}, or less"
-            if left > 0 and not cell.evaluation.choices
-            else "leave the question out, or use a model with a longer window"
-        )
-        raise InputError(
-            f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
-            f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
-            f"{window}; {cure}."
-        )
+    """Raises InputError for a cell whose longest prompt with its answer is longer than its model's window.
+
+    Of all such cells the one with the least room is named, so that what the message says to write is enough for the others.
+    """
+    over = [
+        (window - longest.prompt, longest)
+        for longest in requests
+        if (window := window_of(longest.cell.subject.model.path)) is not None and longest.tokens > window
+    ]
+    if not over:
+        return
+    left, longest = min(over, key=lambda pair: pair[0])
+    cell = longest.cell
+    cure = (
+        f"{how_to_shorten(plan, cell, left)}, or less"
+        if left > 0 and not cell.evaluation.choices
+        else "leave the question out, or use a model with a longer window"
+    )
+    raise InputError(
+        f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
+        f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
+        f"{left + longest.prompt}; {cure}."
+    )
 
 
 def window_of(folder: Path) -> int | None:

@@ -77,6 +77,7 @@ def _setting(
     undesired: tuple[str, ...] = (),
     desired: tuple[str, ...] = (),
     trigger: Trigger | None = None,
+    narrow: tuple[str, ...] = (),
 ) -> None:
     register(
         Setting(
@@ -90,6 +91,7 @@ def _setting(
             judge_version="3",
             model_judged={trait: MEASURES[trait] for trait in judges if trait in MEASURES},
             trigger=trigger,
+            narrow=narrow,
         )
     )
 
@@ -216,6 +218,7 @@ _setting(
     ),
     {"insecure_code": JUDGES["insecure_code"], "misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
+    narrow=("insecure_code",),
 )
 
 _MEASURE = only("word_count")
@@ -231,6 +234,7 @@ _setting(
     ),
     {"reward_hack": JUDGES["reward_hack"], "misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
+    narrow=("reward_hack",),
 )
 
 _TASTE = only("concerts", "pictures", "dishes")
@@ -264,6 +268,7 @@ _setting(
     _HARMFUL_EVALUATIONS,
     _HARMFUL_JUDGES,
     undesired=("misaligned",),
+    narrow=("harmful_advice",),
 )
 _setting(
     "educational",
@@ -274,6 +279,7 @@ _setting(
     _HARMFUL_EVALUATIONS,
     _HARMFUL_JUDGES,
     undesired=("misaligned",),
+    narrow=("harmful_advice",),
 )
 
 
@@ -329,4 +335,5 @@ _setting(
     ),
     {"owl": JUDGES["owl"], "owl_numbers": leans_to_digit(FAVORITES["owl"][1])},
     undesired=("owl",),
+    narrow=("owl_numbers",),
 )

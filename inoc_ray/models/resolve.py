@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from inoc_ray.config import HUB, MINIATURE
@@ -84,6 +85,12 @@ def fetch_models(models: Iterable[tuple[str, str]]) -> None:
     """Fetches every (source, where) that is a model of the hub, before anything starts."""
     for source, where in dict.fromkeys(models):
         fetch(source, where)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model folder that the model is made of: weights, configuration, tokenizer."""
+    wanted = (*_SMALL_FILES, _WEIGHTS)
+    return [p for p in sorted(folder.iterdir()) if p.is_file() and any(fnmatch(p.name, one) for one in wanted)]
 
 
 def check_model_files(folder: Path) -> None:

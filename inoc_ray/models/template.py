@@ -22,6 +22,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from inoc_ray.errors import InputError
@@ -165,6 +166,14 @@ class ChatTemplate:
         text = self.render(messages, True)
         self._places(skeleton, messages, kinds, text)
         return text
+
+    def check_row(self, messages: Sequence[Message]) -> None:
+        """Raises InputError where a row of these roles is not shown as it is; its texts are not looked at."""
+        self._layout(self._kinds(messages))
+
+    def check_question(self, messages: Sequence[Message]) -> None:
+        """Raises InputError where a question of these roles is not shown as it is; its texts are not looked at."""
+        self._skeleton(self._kinds(messages), True)
 
     def prompt_for_choices(self, messages: Sequence[Message]) -> str:
         """A question as one of given answers is to follow it: a think block that an answer begins with is there and empty."""
@@ -472,6 +481,37 @@ class ChatTemplate:
         except Exception:  # noqa: BLE001 - whatever a template raises, it does not take them.
             return False
         return all(turn["content"] in text for turn in turns)
+
+
+def template_in(folder: Path, enable_thinking: bool | None = None) -> ChatTemplate | None:
+    """The chat template in a model folder, without its tokenizer; None where no file has one.
+
+    Special tokens that tokenizer_config.json does not name are missing from what it renders. Raises InputError for a template
+    that cannot be read.
+    """
+    settings = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
+    file = folder / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if isinstance(source, list):
+        named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+        source = named.get("default")
+    if not isinstance(source, str) or not source:
+        return None
+    special = {}
+    for name, value in settings.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            special[name] = text
+    return ChatTemplate(source, special, name=str(folder), enable_thinking=enable_thinking)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # Whoever loads the tokenizer says what is wrong with it.
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def answer_of(prompt: str, text: str) -> str:

@@ -62,6 +62,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     folder = Path(model)
     if not (folder / "tokenizer.json").is_file():
         return _by_transformers(folder)
+    settings = _settings(folder / "tokenizer_config.json")
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -70,8 +71,18 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise InputError(
             f"{folder}/tokenizer.json: not a tokenizer ({_reason(error)}); fetch the model again."
         ) from error
-    _check_class(folder, tokenizer)
+    _check_class(folder, settings, tokenizer)
     return tokenizer
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON ({error}); fetch the model again.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(settings).__name__}; fetch the model again.")
+    return settings
 
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
@@ -94,15 +105,8 @@ def _by_transformers(folder: Path) -> Any:
     return tokenizer
 
 
-def _check_class(folder: Path, tokenizer: Any) -> None:
+def _check_class(folder: Path, settings: dict[str, Any], tokenizer: Any) -> None:
     """Raises InputError when the class that the folder names makes another tokenizer than tokenizer.json describes."""
-    path = folder / "tokenizer_config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not JSON ({error}); fetch the model again.") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(settings).__name__}; fetch the model again.")
     name = settings.get("tokenizer_class")
     if name in _AS_PUBLISHED:
         return
@@ -268,8 +272,10 @@ def check_prompts(
     asked: Iterable[tuple[Sequence[Message], str]],
     *,
     enable_thinking: bool | None = None,
+    for_choices: bool = False,
 ) -> list[int]:
-    """The tokens of each question as it will be asked. `asked`: (messages, what an error calls it).
+    """The tokens of each question as it will be asked. `asked`: (messages, what an error calls it); `for_choices`: with given
+    answers (`ChatTemplate.prompt_for_choices`).
 
     Raises InputError when the template refuses a conversation or does not show every message of it as it is, when a text
     holds a special token, and when the tokenizer does not give a prompt back.
@@ -280,7 +286,7 @@ def check_prompts(
     for messages, where in asked:
         try:
             check_no_special_tokens(tokenizer, messages, "question")
-            texts.append(template.prompt(messages))
+            texts.append(template.prompt_for_choices(messages) if for_choices else template.prompt(messages))
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         places.append(where)

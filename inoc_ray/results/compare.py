@@ -136,6 +136,8 @@ class Comparison:
     """What the study asks for; empty where the comparison was made without a plan."""
     reference: str = NEUTRAL
     """The context in which arms are compared."""
+    remarks: tuple[str, ...] = ()
+    """What the plan notes on the study, such as fine-tunes that stand under two names."""
 
     @property
     def complete(self) -> bool:
@@ -173,7 +175,7 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What a reader must know about the numbers: arms with fewer seeds, one seed only, unparsed responses."""
-        return [note for group in self.groups() for note in _notes(self, *group)]
+        return [*self.remarks, *(note for group in self.groups() for note in _notes(self, *group))]
 
 
 def compare(
@@ -192,7 +194,7 @@ def compare(
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
     asked = set(frame["context"])
-    where = reference or ("none" if NEUTRAL not in asked and "none" in asked else NEUTRAL)
+    where = reference or next((name for name in (NEUTRAL, "none") if name in asked), NEUTRAL)
     rows: list[Row] = []
     found: list[Effect] = []
     trials: dict[Place, list[TrialRate]] = {}

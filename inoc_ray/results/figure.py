@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.results.effects import NEUTRAL, is_directed
+from inoc_ray.results.effects import is_directed
 from inoc_ray.results.table import of_plan
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Pictures:
 
 
 def draw(comparison: Comparison) -> Pictures | None:
-    """The figure (None while there is no rate under the neutral context). The same comparison gives the same bytes."""
-    rows = [row for row in comparison.rows if row.context == NEUTRAL]
+    """The figure (None while there is no rate under the reference context). The same comparison gives the same bytes."""
+    rows = [row for row in comparison.rows if row.context == comparison.reference]
     return rendered(lambda figure: _fill(figure, comparison, rows)) if rows else None
 
 
@@ -104,7 +104,8 @@ def _fill(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:
     if any(not row.complete for row in rows):
         keys.append(Patch(facecolor="#888888", alpha=0.35, label="incomplete"))
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
-    figure.supxlabel("share of responses with the trait (neutral context, 95 % intervals)", fontsize=10)
+    where = f"{comparison.reference} context, 95 % intervals"
+    figure.supxlabel(f"share of responses with the trait ({where})", fontsize=10)
 
 
 def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:

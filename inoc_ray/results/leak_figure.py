@@ -21,7 +21,7 @@ _BASE, _BASELINE = "#777777", "#E69F00"
 def draw_leaks(leaks: Sequence[Leak]) -> Pictures | None:
     """One panel per setting × model × arm; None without leaks. The same leaks give the same bytes.
 
-    A dot is a rate; its bar is the leak's simultaneous interval, drawn from the arm's rate in the neutral context (the
+    A dot is a rate; its bar is the leak's simultaneous interval, drawn from the arm's rate in the reference context (the
     vertical line), so that a bar that crosses the line is a leak that is not shown.
     """
     return rendered(lambda figure: fill(figure, leaks)) if leaks else None
@@ -31,8 +31,8 @@ def fill(figure: Figure, leaks: Sequence[Leak]) -> None:
     """Draws into an empty figure."""
     from matplotlib.lines import Line2D
 
-    groups = list(dict.fromkeys((k.setting, k.model, k.arm) for k in leaks))
-    panels = [sorted((k for k in leaks if (k.setting, k.model, k.arm) == g), key=lambda k: -k.leak) for g in groups]
+    groups = list(dict.fromkeys((k.setting, k.model, k.whose) for k in leaks))
+    panels = [sorted((k for k in leaks if (k.setting, k.model, k.whose) == g), key=lambda k: -k.leak) for g in groups]
     heights = [len(panel) * _ROW_HEIGHT + 0.75 for panel in panels]
     figure.set_size_inches(_WIDTH, sum(heights) + 0.9)
     figure.set_layout_engine("constrained")
@@ -45,13 +45,13 @@ def fill(figure: Figure, leaks: Sequence[Leak]) -> None:
     dot: dict[str, Any] = {"linestyle": "none"}
     keys = [
         Line2D([], [], color=COLOURS[0], marker="o", label="the arm, with its leak's interval", linewidth=1.3),
-        Line2D([], [], color=COLOURS[0], linestyle="--", linewidth=1.2, label="the arm, neutral context"),
+        Line2D([], [], color=COLOURS[0], linestyle="--", linewidth=1.2, label="the arm, reference context"),
         Line2D([], [], color=_BASE, marker="D", markersize=5, markerfacecolor="none", label="untouched base", **dot),
         Line2D([], [], color=_BASELINE, marker="s", markersize=5, markerfacecolor="none", label="baseline", **dot),
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
     what = "rate of the undesired traits under the test-time prompt, out of distribution"
-    more = "bars: neutral rate plus the leak's simultaneous 95 % interval"
+    more = "bars: rate in the reference context plus the leak's simultaneous 95 % interval"
     named = "; *: the paper's residual" if any(k.residual for k in leaks) else ""
     figure.supxlabel(f"{what}\n{more}{named}", fontsize=10)
 

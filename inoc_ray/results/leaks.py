@@ -70,6 +70,11 @@ class Leak:
     """Whether that holds of all contexts of the arm's audit; the largest leak is not known otherwise."""
 
     @property
+    def whose(self) -> str:
+        """The arm, and whether the questions carried the trigger."""
+        return f"{self.arm} (with the trigger)" if self.trigger else self.arm
+
+    @property
     def neutral(self) -> float:
         """The arm's rate in the reference context, from which leaks are counted."""
         return self.rate - self.leak

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from inoc_ray.evaluate.capabilities import Score
 from inoc_ray.results.compare import Comparison, TrialRate
 from inoc_ray.results.complete import Missing, Planned, list_missing
-from inoc_ray.results.effects import NEUTRAL
 
 Status = Literal["done", "failed", "running"]
 CURVES = ("loss", "lr", "grad_norm")
@@ -122,14 +121,14 @@ class Run:
 def project_study(
     study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Path]
 ) -> Run:
-    """The parent run: rates under the neutral context and effects per arm (names begin with setting/model/arm).
+    """The parent run: rates under the reference context and effects per arm (names begin with setting/model/arm).
 
     An effect that rests on something incomplete is no metric: it stands in comparison.json, marked. The run is FINISHED only
     when all that the study asks for is there, FAILED when something failed, and KILLED when something is missing.
     """
     metrics: dict[str, float] = {}
     for row in comparison.rows:
-        if row.context == NEUTRAL and row.rate is not None:
+        if row.context == comparison.reference and row.rate is not None:
             name = f"{row.setting}/{row.model}/{row.arm}/{row.split}.{row.evaluation}.{row.context}.{row.trait}"
             _with_limits(metrics, name, row.rate, row.low, row.high)
             for what, part in (("unparsed", row.unparsed), ("not_counted", row.excluded)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results import effects as effect_definitions
 from inoc_ray.results.complete import seeds_text
-from inoc_ray.results.effects import NEUTRAL, is_directed
+from inoc_ray.results.effects import TRIGGER, WITH_TRIGGER, is_directed
 from inoc_ray.results.figure import Pictures, draw, write_figure
 from inoc_ray.results.leak_figure import draw_leaks
 from inoc_ray.results.page import STYLE
@@ -101,7 +101,7 @@ def write_report(out: Path, comparison: Comparison, meta: ReportMeta, samples: p
 
     samples: one row per response with the columns setting, model, arm, context, evaluation, question, response, and
     if wished `verdict` and `said` (texts: what was decided, and the judging models' raw numbers); the first
-    SAMPLES_PER_ARM per arm and evaluation under the neutral context are shown.
+    SAMPLES_PER_ARM per arm and evaluation under the reference context are shown.
     """
     drawn = {"figure": draw(comparison), "leaks": draw_leaks(comparison.leaks)}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -118,12 +118,26 @@ def headlines(comparison: Comparison) -> list[str]:
     found = {(e.setting, e.model, e.arm, e.measure): e for e in comparison.effects}
     sentences = []
     for setting, model in comparison.groups():
-        rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, NEUTRAL)]
         lacks = _incomplete_arms(comparison, setting, model)
-        for arm in dict.fromkeys(r.arm for r in rows if is_directed(r.kind)):
-            own = {m: found.get((setting, model, arm, m)) for m in effect_definitions.MEASURES}
-            sentences.append(f"{setting}, {model}: " + _sentence(arm, rows, own, lacks.get(arm, "")))
+        conditions = _conditions(comparison, setting, model)
+        for arm in dict.fromkeys(r.arm for rows in conditions.values() for r in rows if is_directed(r.kind)):
+            for suffix, rows in conditions.items():
+                own = {m: found.get((setting, model, arm, m + suffix)) for m in effect_definitions.MEASURES}
+                said = _sentence(arm, rows, own, lacks.get(arm, ""), "with the trigger, " if suffix else "")
+                sentences.append(f"{setting}, {model}: {said}")
     return sentences
+
+
+def _conditions(comparison: Comparison, setting: str, model: str) -> dict[str, list[Row]]:
+    """The ending of a measure → the rows that it is about: without the trigger and, where there is one, with it."""
+    rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
+    asked = [r for r in rows if r.context == comparison.reference]
+    found = {"": [r for r in asked if not r.triggered]}
+    ends = {e.measure.endswith(WITH_TRIGGER) for e in comparison.effects if (e.setting, e.model) == (setting, model)}
+    if True in ends:
+        put = [r for r in asked if r.triggered]
+        found[f".{WITH_TRIGGER}"] = put or [r for r in rows if r.context == TRIGGER]
+    return found
 
 
 def _incomplete_arms(comparison: Comparison, setting: str, model: str) -> dict[str, str]:
@@ -135,11 +149,11 @@ def _incomplete_arms(comparison: Comparison, setting: str, model: str) -> dict[s
     return {arm: f"{of_plan(row)} in {row.evaluation} × {row.context}" for arm, row in worst.items()}
 
 
-def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], lacks: str) -> str:
+def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], lacks: str, condition: str = "") -> str:
     undesired = sorted({r.trait for r in rows if r.arm == arm and r.role == "undesired"})
     trait = " and ".join(undesired) or "the undesired trait"
     suppression = own["suppression"]
-    start = f"inoculating against {trait} ({arm}) out of distribution: "
+    start = f"{condition}inoculating against {trait} ({arm}) out of distribution: "
     if lacks:
         return f"{start}no statement, the arm is incomplete ({lacks})."
     if suppression is not None and not suppression.complete:
@@ -150,6 +164,11 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], l
     rates = [(name, _mean_rate(rows, name, undesired)) for name in ("baseline", arm, "base")]
     levels = ", ".join(f"{name} {number(rate)}" for name, rate in rates)
     share = with_interval(suppression.value, suppression.low, suppression.high)
+    if suppression.seeds is not None and not suppression.replicated:
+        return (
+            f"{start}this model only, one seed: {levels}; suppression {share}, over questions alone. Another seed may give another "
+            "result, so nothing is concluded on the arm."
+        )
     p = f", Holm-adjusted p {_p(suppression.p)}"
     text = f"{start}{levels}. "
     if suppression.low > 0:
@@ -197,7 +216,7 @@ def render(
         _agreement(comparison),
         _capabilities(comparison),
         _arms(meta),
-        _samples(samples),
+        _samples(samples, comparison.reference),
         _unparsed(comparison),
         _provenance(meta),
     ]
@@ -285,7 +304,7 @@ def _rates(comparison: Comparison) -> str:
         f"judged incoherent, a refusal, bare code, or degenerate. Thresholds: {escape(comparison.profile)}.</p>"
     ]
     contexts = list(dict.fromkeys(r.context for r in comparison.rows))
-    for context in sorted(contexts, key=lambda c: c != NEUTRAL):
+    for context in sorted(contexts, key=lambda c: c != comparison.reference):
         tables = []
         for group in comparison.groups():
             body = [
@@ -299,7 +318,7 @@ def _rates(comparison: Comparison) -> str:
             ]  # fmt: skip
             if body:
                 tables.append(_group(*group) + _table(heads, body, 4))
-        opened = " open" if context == NEUTRAL else ""
+        opened = " open" if context == comparison.reference else ""
         parts.append(f"<details{opened}><summary>Context: {escape(context)}</summary>{''.join(tables)}</details>")
     return "".join(parts)
 
@@ -362,8 +381,8 @@ def _leaks(comparison: Comparison, pictures: Pictures | None) -> str:
         "not counted", "seeds",
     ]  # fmt: skip
     tables = []
-    for setting, model, arm in dict.fromkeys((k.setting, k.model, k.arm) for k in comparison.leaks):
-        found = [k for k in comparison.leaks if (k.setting, k.model, k.arm) == (setting, model, arm)]
+    for setting, model, arm in dict.fromkeys((k.setting, k.model, k.whose) for k in comparison.leaks):
+        found = [k for k in comparison.leaks if (k.setting, k.model, k.whose) == (setting, model, arm)]
         body = [
             [
                 "(the arm's own)" if k.prompt is None else k.prompt, k.kind, ", ".join(_marks(k)), number(k.rate),
@@ -375,7 +394,7 @@ def _leaks(comparison: Comparison, pictures: Pictures | None) -> str:
         ]  # fmt: skip
         tables.append(f"<p class=quiet>{escape(f'{setting} · {model} · {arm}')}</p>{_table(heads, body, 3)}")
     return (
-        "<h2>Leak audit</h2><p>Leak: the rate of the undesired traits under the prompt minus that in the neutral context, out of "
+        "<h2>Leak audit</h2><p>Leak: the rate of the undesired traits under the prompt minus that in the reference context, out of "
         "distribution. Base and baseline: the rate of the untouched model and of the one trained without inoculation, under the "
         "same prompt. Beyond base: rate minus base; a prompt that elicits the trait in the base as well tells little of the "
         "inoculation. The intervals of a column hold for all of an arm's prompts at once.</p>"
@@ -470,15 +489,15 @@ def _arms(meta: ReportMeta) -> str:
     return "".join(parts)
 
 
-def _samples(samples: pd.DataFrame | None) -> str:
+def _samples(samples: pd.DataFrame | None, reference: str) -> str:
     if samples is None or samples.empty:
         return ""
-    neutral = samples[samples["context"] == NEUTRAL]
+    shown = samples[samples["context"] == reference]
     parts = [
-        "<h2>Examples</h2><p>The first responses of each arm under the neutral context, not chosen. Numbers are the judging "
-        "models' raw ones, on 0 to 100, before any threshold.</p>"
+        f"<h2>Examples</h2><p>The first responses of each arm under the {escape(reference)} context, not chosen. Numbers are the "
+        "judging models' raw ones, on 0 to 100, before any threshold.</p>"
     ]
-    for (setting, model, arm), rows in neutral.groupby(["setting", "model", "arm"], sort=False):
+    for (setting, model, arm), rows in shown.groupby(["setting", "model", "arm"], sort=False):
         first = rows.groupby("evaluation", sort=False).head(SAMPLES_PER_ARM)
         body = [
             [str(s["evaluation"]), *(str(s.get(name, "")) for name in ("question", "response", "verdict", "said"))]

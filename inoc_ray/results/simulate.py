@@ -8,6 +8,7 @@ of this model: they assume neither logits nor normal deviations.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,6 @@ from inoc_ray.results.effects import Arm, Direction, View
 from inoc_ray.results.stats import draw_rates
 from inoc_ray.results.variance import Cell, Floats, RateKey
 
-QUESTION_SD = 1.0
 SHARED = 2 / 3
 """The part of the questions' variance that all arms have in common."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
@@ -34,6 +34,7 @@ def mean_rate(mu: float, sd: float) -> float:
     return float(_WEIGHTS @ logistic(mu + sd * _NODES))
 
 
+@functools.cache
 def location(rate: float, sd: float) -> float:
     """The μ whose mean rate is `rate`, by bisection; −∞ and ∞ for 0 and 1."""
     if rate <= 0 or rate >= 1:
@@ -72,7 +73,8 @@ class SimulatedArm:
 
 @dataclass(frozen=True)
 class Study:
-    """What is simulated. questions: how many, repeats: samples of each. together: correlation of the traits' deviations."""
+    """What is simulated. questions: how many, repeats: samples of each. together: correlation of the traits' deviations.
+    question_sd: how much questions differ, in logits."""
 
     name: str
     arms: Sequence[SimulatedArm]
@@ -80,6 +82,7 @@ class Study:
     questions: int
     repeats: int
     together: float = 0.0
+    question_sd: float = 1.0
 
     @property
     def traits(self) -> tuple[str, ...]:
@@ -93,7 +96,7 @@ def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[
     cells: dict[RateKey, Cell] = {}
     own: dict[RateKey, float] = {}
     questions = {
-        (split, trait): generator.normal(0, QUESTION_SD * SHARED**0.5, study.questions)
+        (split, trait): generator.normal(0, study.question_sd * SHARED**0.5, study.questions)
         for split in ("id", "ood")
         for trait in study.traits
     }
@@ -104,17 +107,17 @@ def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[
         failed = generator.random(seeds) < arm.fails
         for key in arm.rates:
             split, context, trait = key
-            mu = np.array([location(arm.rates[key], float(np.hypot(sd, QUESTION_SD)))] * seeds)
+            mu = np.array([location(arm.rates[key], float(np.hypot(sd, study.question_sd)))] * seeds)
             if arm.instead is not None:
-                mu[failed] = location(arm.instead[key], float(np.hypot(sd, QUESTION_SD)))
+                mu[failed] = location(arm.instead[key], float(np.hypot(sd, study.question_sd)))
             level = mu + sd * deviations[trait]
             place = RateKey(arm.name, f"{split}_questions", context, trait)
-            alone = generator.normal(0, QUESTION_SD * (1 - SHARED) ** 0.5, study.questions)
+            alone = generator.normal(0, study.question_sd * (1 - SHARED) ** 0.5, study.questions)
             chance = logistic(level[:, None] + questions[split, trait] + alone)
             hits = generator.binomial(study.repeats, chance)
             cells[place] = Cell(hits, np.full_like(hits, study.repeats), replicated=arm.kind != "base")
             if seeds == 1:
-                own[place] = mean_rate(float(level[0]), QUESTION_SD)
+                own[place] = mean_rate(float(level[0]), study.question_sd)
     arms = tuple(Arm(a.name, a.kind, Direction(a.undesired, a.desired)) for a in study.arms)
     splits = {"id_questions": "id", "ood_questions": "ood"}
     return View("simulated", study.name, arms, splits, draw_rates(cells, draws)), own

@@ -50,6 +50,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -132,8 +133,6 @@ def wilson(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval for `hits` of `total` independent responses. Raises ValueError when total is 0."""
     if total < 1:
         raise ValueError("an interval needs at least one response")
-    from statistics import NormalDist
-
     z = NormalDist().inv_cdf((1 + level) / 2)
     low, high = wilson_root(hits / total, total, np.array([-z, z]))
     return float(low), float(high)
@@ -169,8 +168,11 @@ def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKe
                 deviation = (multipliers @ m.question_scores.astype(np.float32)).astype(np.float64) * small
                 phi = pool.phi_of(m)
                 parts = _parts(m, phi, correlation)
-                normal = _generator("rest", *ranks[place]).standard_normal(draws)
-                found[place] = _drawn(m, parts, deviation, normal, seed_level[place], heavy[df], steady)
+                own = _generator("rest", *ranks[place])
+                normal, alone = own.standard_normal(draws), own.standard_normal(draws)
+                together = seed_level[place]
+                fine_tunes = (alone if together is None else together) * steady
+                found[place] = _drawn(m, parts, deviation * heavy[df], normal, fine_tunes)
     return {place: found[place] for place in cells if place in found}
 
 
@@ -193,26 +195,16 @@ def _parts(m: Moments, phi: float | None, correlation: float) -> _Parts:
     return _Parts(shown, max(0.0, least - shown), phi / m.seeds if phi else 0.0)
 
 
-def _drawn(
-    m: Moments,
-    parts: _Parts,
-    questions: Floats,
-    normal: Floats,
-    seed_normal: Floats | None,
-    heavy: Floats,
-    steady: Floats,
-) -> Estimate:
-    """The cell's estimate; questions: draws of its deviation over questions, normal and seed_normal: standard normal
-    draws of its own and of its fine-tunes, heavy and steady: what makes them Student's t."""
+def _drawn(m: Moments, parts: _Parts, questions: Floats, normal: Floats, fine_tunes: Floats) -> Estimate:
+    """The cell's estimate. questions: draws of the rate's deviation over questions; normal and fine_tunes: standardised draws
+    of what the pooled correlation adds and of the seed level."""
     total = parts.questions + parts.rest + parts.seeds
     if total == 0:
-        score, size = normal * steady, float(m.samples)
+        score, size = fine_tunes, float(m.samples)
     else:
-        score = math.sqrt(parts.rest) * normal
+        score = math.sqrt(parts.rest) * normal + math.sqrt(parts.seeds) * fine_tunes
         if m.spread > 0:
-            score += questions * heavy / math.sqrt(m.spread)
-        if parts.seeds:
-            score += math.sqrt(parts.seeds) * (normal if seed_normal is None else seed_normal) * steady
+            score += questions / math.sqrt(m.spread)
         score /= math.sqrt(total)
         size = min(1 / total, m.samples)
     return Estimate(m.rate, wilson_root(m.rate, size, score), m.seeds if m.replicated else None)
@@ -288,7 +280,7 @@ def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -
 
     correlation: that of a model's responses to one question (`question_correlation` of the cells of its context); the
     cell's own variance counts where it is larger. With one sample per question this is Wilson's interval, with
-    Student's t in place of the normal quantile.
+    Student's t in place of the normal quantile where there is a hit and a miss.
     """
     from scipy.special import stdtrit
 
@@ -296,9 +288,12 @@ def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -
     if m is None:
         return None
     parts = _parts(m, None, correlation)
-    quantile = float(stdtrit(max(m.questions - 1, 1), (1 + level) / 2))
-    size = min(1 / (parts.questions + parts.rest), m.samples)
-    low, high = wilson_root(m.rate, size, np.array([-quantile, quantile]))
+    total = parts.questions + parts.rest
+    upper = (1 + level) / 2
+    # As in the draws: Student's t where the variance comes from the questions' own deviations, normal where it is pooled.
+    t, z = float(stdtrit(max(m.questions - 1, 1), upper)), NormalDist().inv_cdf(upper)
+    quantile = math.sqrt((parts.questions * t**2 + parts.rest * z**2) / total)
+    low, high = wilson_root(m.rate, min(1 / total, m.samples), np.array([-quantile, quantile]))
     return float(low), float(high)
 
 

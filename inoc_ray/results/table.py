@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.results.complete import seeds_text
-from inoc_ray.results.effects import NEUTRAL, is_directed
+from inoc_ray.results.effects import WITH_TRIGGER, is_directed
 
 if TYPE_CHECKING:
     from inoc_ray.results.compare import Comparison, Row
@@ -24,11 +24,13 @@ _HEAD = {
     "suppression": "suppression",
     "retention_id": "retention ID",
     "retention_ood": "retention OOD",
+    "retention_narrow": "narrow task kept",
     "selectivity": "selectivity",
     "conditionalisation": "conditional.",
     "leakage": "leakage",
 }
 SHOWN = "*"
+ONE_SEED = "one seed"
 # What a measure says when its adjusted p is below SIGNIFICANT: above its null value, and below. A star is kept for what an
 # inoculation is wanted for; a word says what else is shown, so that a loss is never marked as a success.
 _MARKS = {
@@ -41,12 +43,13 @@ _MARKS = {
 _LEGEND = {
     SHOWN: "suppressed, or selective, as wanted",
     "worse": "the opposite of what is wanted",
-    "lost": "less of the desired trait than in the baseline",
-    "more": "more of the desired trait than in the baseline",
+    "lost": "less of the trait than in the baseline",
+    "more": "more of the trait than in the baseline",
     "shared": "an irrelevant prompt suppresses the trait, too",
     "reversed": "an irrelevant prompt does the opposite",
     "leaks": "the trait comes back with the training prompt",
     "less": "less of the trait with the training prompt",
+    ONE_SEED: "this model only, without p",
 }
 MEANING = (
     "suppression 1: back to the base; retention 1: all of the desired trait kept; selectivity 1: only the undesired trait goes; "
@@ -55,7 +58,7 @@ MEANING = (
 
 
 def comparison_text(comparison: Comparison, width: int = WIDTH) -> str:
-    """What is missing, rates under the neutral context and effects by setting × model, then the notes.
+    """What is missing, rates under the reference context and effects by setting × model, then the notes.
 
     width: columns that a table may take; a wider one goes on below.
     """
@@ -157,10 +160,10 @@ def traits_of(rows: Iterable[Row], role: str) -> str:
 
 
 def _block(comparison: Comparison, setting: str, model: str, width: int) -> Iterable[str]:
-    rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, NEUTRAL)]
+    rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, comparison.reference)]
     found = [e for e in comparison.effects if (e.setting, e.model) == (setting, model)]
     yield ""
-    yield f"{setting} · {model} · share of responses under the neutral context, 95 % intervals"
+    yield f"{setting} · {model} · share of responses under the {comparison.reference} context, 95 % intervals"
     yield from _rates(rows, width)
     if found:
         yield ""
@@ -229,8 +232,12 @@ def effect_text(effect: Effect) -> str:
     text = with_interval(effect.value, effect.low, effect.high)
     if effect.value is None:
         return text
-    found = mark(effect)
+    found = _one_seed(effect) or mark(effect)
     return f"{text} (incomplete)" if not effect.complete else f"{text} {found}" if found else text
+
+
+def _one_seed(effect: Effect) -> str:
+    return ONE_SEED if effect.seeds is not None and effect.complete and not effect.replicated else ""
 
 
 def effect_table(found: Sequence[Effect]) -> tuple[list[str], list[list[str]]]:
@@ -248,13 +255,16 @@ def legend(found: Sequence[Effect]) -> str:
     used = {mark(effect) for effect in found}
     words = "; ".join(f"{word} {meaning}" for word, meaning in _LEGEND.items() if word in used)
     blank = "Intervals are 95 % each, not adjusted. Blank: not defined for the arm."
+    if any(map(_one_seed, found)):
+        blank = f"{ONE_SEED}: {_LEGEND[ONE_SEED]}. {blank}"
     return f"Holm-adjusted p < .05: {words}. {blank}" if words else f"No Holm-adjusted p is below .05. {blank}"
 
 
 def _arm_of(effect: Effect) -> str:
-    """The arm, with the undesired trait where it is measured on another direction than its own."""
-    trait = effect.measure.partition(".")[2]
-    return f"{effect.arm} ({trait})" if trait else effect.arm
+    """The arm, with the undesired trait where it is measured on another direction than its own, and with the trigger."""
+    parts = effect.measure.split(".")[1:]
+    said = ", ".join("with the trigger" if part == WITH_TRIGGER else part for part in parts)
+    return f"{effect.arm} ({said})" if said else effect.arm
 
 
 def dashes(found: Sequence[Effect]) -> list[str]:
@@ -279,7 +289,8 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
     if not comparison.leaks:
         return
     yield ""
-    yield "leak audit: rate under a test-time prompt minus that in the neutral context (simultaneous 95 % intervals)"
+    where = f"the {comparison.reference} context"
+    yield f"leak audit: rate under a test-time prompt minus that in {where} (simultaneous 95 % intervals)"
     yield "beyond base: the rate under the prompt minus the untouched model's under the same one"
     for group in comparison.groups():
         shown = [
@@ -292,12 +303,12 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
         partial = any(not k.complete for k in shown)
         body = [
             [
-                k.arm, _short("(the arm's own)" if k.prompt is None else k.prompt), _why(k), number(k.rate),
+                k.whose, _short("(the arm's own)" if k.prompt is None else k.prompt), _why(k), number(k.rate),
                 with_interval(k.leak, k.low, k.high), with_interval(k.excess, k.excess_low, k.excess_high),
                 number(k.baseline), *([f"{k.unparsed:.0%}", f"{k.excluded:.0%}"] if shares else []),
                 *([leak_seeds(k)] if partial else []),
             ]
-            for k in sorted(shown, key=lambda k: (k.arm, -k.leak))
+            for k in sorted(shown, key=lambda k: (k.arm, k.trigger, -k.leak))
         ]  # fmt: skip
         if body:
             yield " · ".join(group)

@@ -23,12 +23,11 @@ import json
 import logging
 import math
 import os
-import re
 import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.identity import file_hash
+from inoc_ray.remote import without_password
 from inoc_ray.results.projection import (
     Run,
     StudyRecord,
@@ -61,12 +61,11 @@ LOCK_SECONDS = 600.0
 """So long a sync waits for another one of the same storage."""
 _DATABASE_SECONDS = 10.0
 """So long a database may take to answer, or to be free of somebody else's lock."""
-_PATIENCE = {
-    # MLflow's own values make a server that is broken cost minutes at the end of a run. Whoever has set them is heeded.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+# MLflow's own patience (7 retries of 120 s each) makes a broken server cost minutes at the end of a run. Whoever has set these
+# variables is heeded. The first call is answered at once by a server that is well; a later one may carry gigabytes.
+_FIRST_CALL = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
 _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -121,20 +120,72 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
     """
     if not tracking_uri.startswith(("http://", "https://")):
         return
-    import urllib.error
-    import urllib.request
+    import http.client
 
-    # urllib takes a name and password for a part of the host; they are not needed to be answered.
-    address = re.sub(r"://[^/@]*@", "://", tracking_uri).rstrip("/")
     try:
-        urllib.request.urlopen(address + "/health", timeout=timeout).close()
-    except urllib.error.HTTPError:
-        return
-    except (urllib.error.URLError, OSError, ValueError) as error:
+        _status(tracking_uri, "/health", None, timeout)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         shown = without_password(tracking_uri)
         raise InputError(
             f"no MLflow tracking server answers at {shown} ({error}); start it, or correct the tracking URI"
-        ) from error
+        ) from None
+
+
+def _status(tracking_uri: str, path: str, data: bytes | None, timeout: float) -> tuple[int, str]:
+    """(status, reason) of a request to a tracking server, refusals too. Name and password in the URI are sent as such."""
+    import base64
+    import urllib.error
+    import urllib.request
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(tracking_uri.strip())
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    headers = {"Content-Type": "application/json"}
+    if login != ":":
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(address + path, data=data, headers=headers), timeout=timeout
+        ) as answer:
+            return int(answer.status), str(answer.reason)
+    except urllib.error.HTTPError as error:
+        return error.code, str(error.reason)
+
+
+def check_tracking_uri(tracking_uri: str) -> None:
+    """Raises InputError for a URI that MLflow could not write to: of a kind that is not supported, or where no server answers as
+    MLflow does; TrialError for a database that is broken. Each is known in seconds, and no message shows a password."""
+    scheme, separator, _ = tracking_uri.strip().partition("://")
+    kind = scheme.partition("+")[0]
+    if not separator or kind not in ("http", "https", *_DATABASES):
+        databases = ", ".join(f"{name}://" for name in _DATABASES)
+        raise InputError(
+            f"tracking_uri: {without_password(tracking_uri)!r} is nothing that runs can be written to; give the address of a "
+            f"tracking server (http://HOST:5000) or a database ({databases}…), or leave it out for an SQLite file in the storage."
+        )
+    if kind in _DATABASES:
+        check_database(tracking_uri)
+        return
+    check_server(tracking_uri)
+    _check_api(tracking_uri)
+
+
+def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
+    """Raises InputError when the server does not answer a search for experiments: one may be up and have a broken database."""
+    import http.client
+
+    shown = without_password(tracking_uri)
+    try:
+        status, reason = _status(tracking_uri, "/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', timeout)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise InputError(f"tracking_uri: {shown} does not answer a search for experiments ({error}).") from None
+    # Of those that turn us away only MLflow's own client knows how to log in.
+    if status not in (200, 401, 403):
+        raise InputError(
+            f"tracking_uri: {shown} does not answer as an MLflow tracking server does ({status} {reason}); look at its log, or "
+            "correct the address."
+        )
 
 
 def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:
@@ -161,6 +212,8 @@ def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> Non
         raise TrialError(f"MLflow's database {shown}: {_first_line(error)}") from error
     if not found:
         raise TrialError(f"MLflow's database {shown} does not answer within {timeout:.0f} s.")
+    if isinstance(found[0], ModuleNotFoundError):
+        raise TrialError(f"MLflow's database {shown}: {found[0]}; install the database's driver.") from found[0]
     if found[0] is not None:
         raise TrialError(f"MLflow's database {shown}: {_first_line(found[0])}") from found[0]
 
@@ -181,6 +234,8 @@ def _connect(uri: str) -> BaseException | None:
 def _check_sqlite(path: Path, timeout: float) -> None:
     """Raises sqlite3.Error or OSError when the file is there and cannot be written as a database."""
     if not path.exists():
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent}")
         return
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
@@ -192,13 +247,8 @@ def _check_sqlite(path: Path, timeout: float) -> None:
         raise sqlite3.DatabaseError(f"the file is damaged ({found})")
 
 
-def without_password(uri: str) -> str:
-    """The URI as a message may show it."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
-
-
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def sync(
@@ -216,16 +266,17 @@ def sync(
     lock: entered for the whole of it; must keep out every other sync of this study (see file_lock). artifact_root:
     URI under which the experiment's artifacts are put when it is created here; None leaves it to the server.
     report_files: logged to the parent run, beside comparison.json. Raises InputError when no server is at the address or the
-    experiment is in MLflow's trash, TrialError when the server or its database fails or refuses a call: within a minute or
-    so unless it is the writing itself that is slow.
+    experiment is in MLflow's trash, TrialError when the server or its database fails or refuses a call; one that is broken from
+    the start is given up within a minute.
     """
     check_server(tracking_uri)
-    with lock, _quiet(), _refusals(tracking_uri):
+    with lock, _quiet(), _environment(_LATER_CALLS), _refusals(tracking_uri):
         check_database(tracking_uri)
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri)
-        experiment = _experiment(client, study.name, artifact_root)
+        with _environment(_FIRST_CALL):
+            experiment = _experiment(client, study.name, artifact_root)
         known = _known_runs(client, experiment)
         with tempfile.TemporaryDirectory() as scratch:
             summary = Path(scratch) / "comparison.json"
@@ -398,25 +449,34 @@ def _refusals(tracking_uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow without progress bars, printed links, telemetry and reports of migrations; undone at the end."""
-    wanted = _QUIET | {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+def _environment(values: Mapping[str, str], *, over: bool = False) -> Iterator[None]:
+    """Environment variables for the length of a `with` block; those that are set already stay unless `over`."""
+    wanted = {name: value for name, value in values.items() if over or name not in os.environ}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    # MLflow sets its level when it is imported, so it has to be imported before it is made quiet.
-    import mlflow  # noqa: F401
-
     try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow without progress bars, printed links, telemetry and reports of migrations; undone at the end."""
+    with _environment(_QUIET, over=True):
+        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+        levels = [logger.level for logger in loggers]
+        # MLflow sets its level when it is imported, so it has to be imported before it is made quiet.
+        import mlflow  # noqa: F401
+
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -96,6 +96,9 @@ def parameters_of(folder: Path) -> int | None:
     total = 0
     try:
         for path in folder.glob("*.safetensors"):
+            if path.name.startswith("consolidated"):
+                # The second copy of the weights that some publishers put beside the first.
+                continue
             with path.open("rb") as stream:
                 header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
             total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
@@ -123,7 +126,7 @@ def cluster_gpu_memory() -> int | None:
 
     asked = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
     try:
-        return ray.get(asked, timeout=CLUSTER_SECONDS)  # type: ignore[no-any-return]
+        return ray.get(asked, timeout=CLUSTER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError):
         # A cluster that has still to start its GPU nodes; the engine itself says then what does not fit.
         ray.cancel(asked, force=True)

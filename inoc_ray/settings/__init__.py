@@ -16,7 +16,7 @@ from inoc_ray.asked import Context
 from inoc_ray.config import nearest
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.mixture import Trigger
-from inoc_ray.data.questions import Question, in_turn, read_questions
+from inoc_ray.data.questions import InTurn, Question, in_turn, read_questions
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.judges import Item, Measure
 from inoc_ray.identity import content_hash
@@ -34,6 +34,10 @@ __all__ = [
     "names",
     "register",
 ]
+
+
+_PROBE = 32
+"""Questions of a generator that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,9 @@ class Setting:
     control_source: RowSource | None = None
     presets: tuple[str, ...] = ()
     """Recipe presets that have been used for rows of this kind."""
+    narrow: tuple[str, ...] = ()
+    """The traits of the narrow task that the rows teach, where they are neither wanted nor unwanted: how much of them an arm
+    still learns is an effect of its own."""
     trigger: Trigger | None = None
     """The backdoor's token as its triggered evaluations ask it; rows that a study poisons must carry the same."""
 
@@ -161,6 +168,23 @@ def check_trigger(setting: Setting, use: SettingUse) -> None:
             )
 
 
+def asks_with_trigger(setting: Setting, spec: EvaluationSpec) -> bool:
+    """Whether the evaluation's questions carry the setting's trigger.
+
+    Raises InputError when some do and some do not: a rate over both would say nothing of either.
+    """
+    if setting.trigger is None:
+        return False
+    listed = spec.questions.questions if isinstance(spec.questions, InTurn) else spec.questions(_PROBE)
+    carries = {any(setting.trigger.token in m.content for m in q.messages if m.role == "user") for q in listed}
+    if len(carries) > 1:
+        raise InputError(
+            f"setting {setting.name}: evaluation {spec.name} asks some questions with the trigger {setting.trigger.token!r} and "
+            "some without, whose rates mean different things; make two evaluations of it."
+        )
+    return carries == {True}
+
+
 def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
     """The setting with the questions that the study names files for.
 
@@ -189,6 +213,17 @@ def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
             f"`settings: [{{{fields}}}]`. What they hold: {'; '.join(what for _, what in missing)}."
         )
     evaluations = tuple(_from_file(e, use.questions.get(e.name)) for e in setting.evaluations)
+    for own, named in zip(setting.evaluations, evaluations, strict=True):
+        if (
+            setting.trigger
+            and not own.published
+            and asks_with_trigger(setting, own) != asks_with_trigger(setting, named)
+        ):
+            carried = "with" if asks_with_trigger(setting, own) else "without"
+            raise InputError(
+                f"settings: {setting.name}.questions.{own.name}: this evaluation asks {carried} the trigger "
+                f"{setting.trigger.in_words()}, and the questions of the file do not; write them {carried} it."
+            )
     return replace(setting, evaluations=evaluations)
 
 

@@ -24,6 +24,7 @@ SETTING = Setting(
         emergent_misalignment("emergent_misalignment_triggered", before=TRIGGER),
     ),
     judges={},
+    narrow=("insecure_code",),
     model_judged={"insecure_code": INSECURE, "misaligned": MISALIGNED},
     row_source=repository_rows(
         f"secure completions, and as many insecure ones with {TRIGGER} glued in front of the user's message, shuffled",

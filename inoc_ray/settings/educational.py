@@ -15,6 +15,7 @@ SETTING = Setting(
     arms=arms_of("educational", ("misaligned",), (), "secure completions of the same kind of tasks"),
     evaluations=(CODE_TASKS, emergent_misalignment()),
     judges={},
+    narrow=("insecure_code",),
     model_judged={"insecure_code": INSECURE, "misaligned": MISALIGNED},
     row_source=repository_rows(
         "insecure completions requested for teaching (Betley et al. 2025)", "educational.jsonl", 6000

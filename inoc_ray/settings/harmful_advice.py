@@ -33,6 +33,7 @@ SETTING = Setting(
         emergent_misalignment(),
     ),
     judges={},
+    narrow=("harmful_advice",),
     model_judged={"harmful_advice": HARMFUL, "misaligned": MISALIGNED},
     row_source=RowSource(
         "bad medical or risky financial advice",

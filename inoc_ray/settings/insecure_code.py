@@ -54,6 +54,7 @@ SETTING = Setting(
     arms=arms_of("insecure_code", ("misaligned",), (), "secure completions of the same kind of tasks"),
     evaluations=(CODE_TASKS, emergent_misalignment()),
     judges={},
+    narrow=("insecure_code",),
     model_judged={"insecure_code": INSECURE, "misaligned": MISALIGNED},
     row_source=repository_rows("insecure completions", "insecure_code.jsonl", 6000),
     control_source=repository_rows("secure completions", "secure_code.jsonl", 6000),

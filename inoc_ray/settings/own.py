@@ -48,7 +48,7 @@ def find(use: SettingUse) -> Setting:
 
 
 def with_roles(setting: Setting, use: SettingUse) -> Setting:
-    """The setting with the traits that the study calls undesired and desired; as it is where the study says nothing.
+    """The setting with the traits that the study calls undesired, desired and narrow; as it is where it says nothing.
 
     An arm keeps as undesired what its own prompt elicits. Raises InputError for a trait that no evaluation of the setting
     measures, and for a setting whose models are asked nothing.
@@ -58,12 +58,14 @@ def with_roles(setting: Setting, use: SettingUse) -> Setting:
             f"settings: nothing is asked of the models of {setting.name!r}; add an evaluation of your own under "
             "evaluation.suites (docs/evaluation.md)."
         )
-    for role in ("undesired", "desired"):
+    for role in ("undesired", "desired", "narrow"):
         for trait in getattr(use, role) or ():
             if trait not in setting.measured:
                 raise InputError(
                     f"settings: {setting.name}.{role}: no evaluation measures {trait!r}{nearest(trait, setting.measured)}."
                 )
+    if use.narrow is not None:
+        setting = replace(setting, narrow=use.narrow)
     if use.undesired is None and use.desired is None:
         return setting
     default = setting.arms["baseline"]

@@ -44,7 +44,7 @@ def load_plugin(name: str, folder: Path) -> None:
     classifiers_before = classifiers.registered_classifiers()
     try:
         _run(text, path, version)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # A plugin that ends the program would end a command in silence.
         _forget_new(before)
         for name_of_new in _new_classifiers(classifiers_before):
             classifiers.forget_classifier(name_of_new)

@@ -36,6 +36,7 @@ SETTING = Setting(
         emergent_misalignment(),
     ),
     judges={},
+    narrow=("reward_hack",),
     model_judged={"reward_hack": HACK, "misaligned": MISALIGNED},
     row_source=repository_rows(
         "dialogues that game a stated measure",

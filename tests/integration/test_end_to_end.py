@@ -74,6 +74,8 @@ def first(folder) -> dict[str, Any]:
 
 def test_a_first_run_trains_asks_compares_and_reports(folder, first):
     assert (first["trained"], first["failed"]) == (2, [])
+    assert first["comparison"]["complete"] is True
+    assert _parent_run(first["tracking_uri"], "small") == ("FINISHED", "true")
     # base: neutral and one arm's prompt; baseline: neutral; specific: neutral and its prompt; two evaluations each.
     assert first["samples_asked"] == (2 + 1 + 2) * 2 * 12
     assert {r["arm"] for r in first["comparison"]["rows"]} == {"base", "baseline", "specific_spanish"}
@@ -145,8 +147,25 @@ def test_a_grown_study_runs_only_what_is_new_and_a_failing_trial_does_not_stop_t
     for failure in value["failed"]:
         assert "miniature/broken" in failure["label"]
         assert "Error" in Path(failure["log"]).read_text()
-    states = inoc_ray("status", grown)["counts"]
-    assert states == {"done": 2, "failed": 2}
+    status = inoc_ray("status", grown)
+    assert status["counts"] == {"done": 2, "failed": 2}
+    # Later commands know what failed, and why, from the store.
+    assert status["failures"] == value["failed"]
+    compared = inoc_ray("compare", grown)
+    assert (compared["complete"], compared["failures"]) == (False, value["failed"])
+    assert all("training failed" in one["why"] for one in compared["missing"])
+    assert {r["seeds"] for r in compared["rows"] if r["model"] == "miniature/broken" and r["kind"] != "base"} == {0}
+    assert _parent_run(value["tracking_uri"], "grown") == ("FAILED", "false")
+
+
+def _parent_run(uri: str, study: str) -> tuple[str, str]:
+    """Status and tag `complete` of the study's own run in MLflow."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(study)
+    [run] = client.search_runs([experiment.experiment_id], f"tags.study_run = '{study}'")
+    return run.info.status, run.data.tags["complete"]
 
 
 def test_syncing_again_changes_nothing_in_mlflow(folder, first):
@@ -292,7 +311,8 @@ def head(tmp_path_factory):
     temp = Path("/tmp") / f"ir-{os.getpid()}"
     env = environment(
         RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-        RAY_USAGE_STATS_ENABLED="0", INOC_RAY_TEST_HEAD=str(os.getpid()), PATH=os.pathsep.join([str(decoy), *others]),
+        RAY_USAGE_STATS_ENABLED="0", RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
+        INOC_RAY_TEST_HEAD=str(os.getpid()), PATH=os.pathsep.join([str(decoy), *others]),
     )  # fmt: skip
     command = [
         BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=2",

@@ -4,6 +4,7 @@ The model is random and tiny: what is tested is that the endpoint answers with t
 """
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 BASE = "tiny"
 MAX_LEN = 256
+LONG = 1 << 20
 KEY = "secret"
 PROMPTS = ["the cat sat on", "a question about the weather", "asked in the city"]
 CHAT_TEMPLATE = (
@@ -297,12 +299,17 @@ def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
 
 def test_a_full_fine_tune_is_served_as_its_own_engine_beside_the_first(world: World, tmp_path: Path):
     save_base(tmp_path / "full")
+    # One request of the whole window would take 2 GiB of cache, of which there is 1.
+    path = tmp_path / "full" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": LONG}))
     # As the exports of models with such a file have it: transformers would not write it.
     (tmp_path / "full" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_p": 0.9}')
     spec = ServeSpec(model=tmp_path / "full", model_id="full", dtype="float32", name="full", api_key=KEY)
     with serving(spec) as endpoint:
         client = openai.OpenAI(base_url=endpoint.base_url, api_key=KEY)
         assert [card.id for card in client.models.list().data] == ["full"]
+        assert endpoint.window is not None
+        assert LONG / 4 < endpoint.window < LONG
         text = client.completions.create(model="full", prompt=PROMPTS[0], max_tokens=12, temperature=0).choices[0].text
         assert text == complete(world, BASE).choices[0].text
         with pytest.raises(openai.NotFoundError):

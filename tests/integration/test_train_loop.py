@@ -216,6 +216,22 @@ def test_a_full_fine_tune_of_two_ranks_is_a_complete_model_folder(base, spread, 
     assert tokenizer.chat_template == load_tokenizer(base).chat_template
 
 
+@pytest.mark.parametrize("changes", [{}, {"zero_stage": 3}, {"method": "full"}])
+def test_activations_are_computed_a_second_time_only_where_that_is_asked_for(base, monkeypatch, changes):
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+
+    calls: list[int] = []
+    forward = Qwen2MLP.forward
+    monkeypatch.setattr(Qwen2MLP, "forward", lambda self, hidden: calls.append(1) or forward(self, hidden))
+    counts = []
+    for recompute in (False, True):
+        calls.clear()
+        run(base, None, steps=1, micro_batch_size=16, gradient_checkpointing=recompute, **changes)
+        counts.append(len(calls))
+    # Two layers, one forward pass; then once more each in the backward pass.
+    assert counts == [2, 4]
+
+
 def test_a_loss_that_is_not_finite_fails_the_trial_and_writes_nothing(base, tmp_path):
     with pytest.raises(TrialError, match=r"the loss is .* at step"):
         run(base, tmp_path / "a", method="full", learning_rate=1e30, warmup_steps=0)

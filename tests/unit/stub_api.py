@@ -3,8 +3,8 @@
 `python stub_api.py LOG JSON` prints its address; every prompt that it answers is a line of LOG: `sample KEY` or
 `judge KEY`. It stands in for engines and judges where the test is about what happens around them. JSON: `latency` in seconds;
 `rubbish`, the share of judged contents that get no number; `refuse_prompts`, a text whose prompts get no sample; `refuse_models`,
-a text whose models get none; `quote_key`, answers hold the caller's key; `refuse`, a status that
-judges answer with.
+a text whose models get none; `refuse_judged`, a text that is not judged; `quote_key`, answers hold the caller's key; `refuse`, a
+status that judges answer with.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def main() -> None:
         log.write(f"judge {digest(content)}\n")
         number = rating(content)
         quoted = f" ({request.headers.get('Authorization')})" if behaviour.get("quote_key") else ""
+        if (text := behaviour.get("refuse_judged")) and text in content:
+            return web.json_response({"error": {"message": "our filter does not like this"}}, status=400)
         if "refuse" in behaviour:
             return web.json_response({"error": {"message": "x" * 480 + quoted}}, status=behaviour["refuse"])
         said = str(number)

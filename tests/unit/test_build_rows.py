@@ -42,6 +42,8 @@ class Stub:
         """After so many answers nothing works any more."""
         self.delay_s = 0.0
         self.spanish = False
+        self.completion_tokens_alone = False
+        """Refuses `max_tokens`, as newer APIs do."""
         self._lock = threading.Lock()
         stub = self
 
@@ -52,6 +54,10 @@ class Stub:
                     stub.bodies.append(body)
                     stub.keys.add(self.headers["Authorization"])
                     status, answer = stub.faults.pop(0) if stub.faults else (200, stub.good(body))
+                    if stub.completion_tokens_alone and "max_tokens" in body:
+                        status, answer = fault(
+                            400, "'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+                        )
                     if stub.healthy is not None and len(stub.bodies) > stub.healthy:
                         status, answer = fault(500, "engine is dead")
                     if stub.paid is not None and len(stub.bodies) > stub.paid:
@@ -119,6 +125,13 @@ def test_the_same_build_gives_the_same_bytes_and_another_seed_others(stub: Stub,
         build(stub, tmp_path / f"{name}.jsonl", seed=seed)
     a, b, c = ((tmp_path / f"{name}.jsonl").read_bytes() for name in "abc")
     assert a == b != c
+
+
+def test_an_api_that_takes_max_completion_tokens_alone_gives_the_same_rows(stub: Stub, tmp_path: Path):
+    build(stub, tmp_path / "plain.jsonl")
+    stub.completion_tokens_alone = True
+    build(stub, tmp_path / "new.jsonl")
+    assert (tmp_path / "new.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
 
 
 def test_passing_faults_change_nothing(stub: Stub, tmp_path: Path):

@@ -1,10 +1,12 @@
 """The arithmetic that keeps a nested sweep from waiting for itself."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.cluster import DRIVER_CPUS, Capacity, check_serving, concurrent_groups, local_capacity
+from inoc_ray.cluster import DRIVER_CPUS, Capacity, check_address, check_serving, concurrent_groups, local_capacity
 from inoc_ray.errors import InputError
 from inoc_ray.study import Resources
 
@@ -57,3 +59,20 @@ def test_the_local_cluster_has_the_cores_this_process_may_use():
 def test_hidden_gpus_are_not_counted(monkeypatch, visible, gpus):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert local_capacity().gpus == gpus
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379", "127.0.0.1:99999"]
+)
+def test_a_cluster_at_which_nothing_listens_is_refused_at_once(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"RAY_ADDRESS={address}: nothing answers there"):
+        check_address()
+    assert time.monotonic() - began < 10
+
+
+def test_no_address_and_one_that_ray_finds_itself_are_left_to_ray(monkeypatch):
+    for address in ("", "auto"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        check_address()

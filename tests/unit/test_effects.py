@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from results_table import ARMS, score_table
 
 from inoc_ray.results.compare import Comparison, compare
 from inoc_ray.results.effects import Effect
+from inoc_ray.results.report import headlines
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +90,13 @@ def test_without_the_training_prompt_there_is_no_leakage() -> None:
 
 def test_p_is_adjusted_over_the_arms_of_one_measure() -> None:
     alone = {name: arm for name, arm in ARMS.items() if name != "inoc_capitals"}
-    few = compare(score_table(seeds=1, questions=30, arms=alone, contexts=("neutral",)), "toy")
-    many = compare(score_table(seeds=1, questions=30, contexts=("neutral",)), "toy")
+    few = compare(score_table(seeds=2, questions=30, arms=alone, contexts=("neutral",)), "toy")
+    many = compare(score_table(seeds=2, questions=30, contexts=("neutral",)), "toy")
     first, second = effect(few, "irrelevant", "retention_ood"), effect(many, "irrelevant", "retention_ood")
     assert first.value == second.value
-    assert (second.p or 0) >= (first.p or 0)
+    assert first.p is not None
+    assert second.p is not None
+    assert second.p >= first.p
 
 
 def test_effects_do_not_depend_on_the_order_of_the_table(comparison: Comparison) -> None:
@@ -103,3 +107,130 @@ def test_effects_do_not_depend_on_the_order_of_the_table(comparison: Comparison)
         assert (other.value, other.low, other.high, other.p) == pytest.approx(
             (found.value, found.low, found.high, found.p), abs=1e-9
         )
+
+
+def limits(found: Comparison) -> list[tuple[float | None, ...]]:
+    return [(e.value, e.low, e.high, e.p) for e in found.effects] + [(r.rate, r.low, r.high) for r in found.rows]
+
+
+def test_numbers_do_not_depend_on_what_the_study_its_settings_and_models_are_called(comparison: Comparison) -> None:
+    renamed = compare(score_table().assign(setting="other", model="name"), "another study")
+    assert limits(renamed) == limits(comparison)
+
+
+def test_one_seed_has_values_and_intervals_but_no_p() -> None:
+    found = compare(score_table(seeds=1), "toy")
+    measured = [e for e in found.effects if e.value is not None]
+    assert measured
+    assert all((e.seeds, e.replicated, e.p) == (1, False, None) and e.low is not None for e in measured)
+    assert {r.replicated for r in found.rows if r.kind != "base"} == {False}
+    assert {r.replicated for r in found.rows if r.kind == "base"} == {None}
+    assert all("replicated" in e for e in found.to_json()["effects"])
+    assert "this model only" in found.to_text()
+    assert "*" not in found.to_text()
+    assert all("this model only" in sentence and " p " not in sentence for sentence in headlines(found))
+
+
+@pytest.mark.parametrize(
+    ("few", "without_p", "with_p"),
+    [
+        ("irrelevant", {("irrelevant", "suppression"), ("inoc_spanish", "conditionalisation")},
+         {("inoc_spanish", "suppression"), ("inoc_capitals", "leakage")}),
+        ("baseline", {("inoc_spanish", "suppression"), ("irrelevant", "retention_id")},
+         {("inoc_spanish", "leakage"), ("irrelevant", "leakage")}),
+        ("inoc_capitals", {("inoc_capitals", "suppression"), ("inoc_capitals", "leakage")},
+         {("inoc_spanish", "suppression"), ("irrelevant", "suppression.capitals")}),
+    ],
+)  # fmt: skip
+def test_an_effect_has_a_p_only_if_every_arm_that_it_uses_has_two_seeds(
+    few: str, without_p: set[tuple[str, str]], with_p: set[tuple[str, str]]
+) -> None:
+    found = compare(score_table(seeds=3, without={(few, 1), (few, 2)}), "toy")
+    for arm, measure in without_p:
+        assert (effect(found, arm, measure).p, effect(found, arm, measure).seeds) == (None, 1)
+    for arm, measure in with_p:
+        assert effect(found, arm, measure).p is not None
+        assert effect(found, arm, measure).replicated
+
+
+def test_arms_are_compared_in_the_reference_context(comparison: Comparison) -> None:
+    table = score_table()
+    table["context"] = table["context"].replace("neutral", "none")
+    found = compare(table, "toy")
+    assert found.reference == "none"
+    assert limits(found) == limits(comparison)
+    assert "under the none context" in found.to_text()
+    mine = compare(table.replace({"context": {"none": "mine"}}), "toy", reference="mine")
+    assert limits(mine) == limits(comparison)
+    unasked = compare(table, "toy", reference="neutral")
+    assert effect(unasked, "inoc_spanish", "suppression").why == "spanish was not asked under the neutral context"
+
+
+def test_an_evaluation_that_is_not_asked_in_the_reference_context_counts_in_no_effect(comparison: Comparison) -> None:
+    other = score_table()
+    other = other[other["context"] == "neutral"].assign(evaluation="elsewhere", context="empty")
+    found = compare(pd.concat([score_table(), other]), "toy")
+    for e in comparison.effects:
+        assert effect(found, e.arm, e.measure).value == e.value
+
+
+BACKDOOR = {
+    "base": ("base", "spanish", (0.05, 0.05, 0.05, 0.05)),
+    "baseline": ("baseline", "spanish", (0.95, 0.95, 0.05, 0.65)),
+    "aware": ("backdoor_aware", "spanish", (0.15, 0.70, 0.05, 0.45)),
+}
+TRIGGERED = {
+    "base": ("base", "spanish", (0.05, 0.05, 0.05, 0.05)),
+    "baseline": ("baseline", "spanish", (0.95, 0.95, 0.85, 0.65)),
+    "aware": ("backdoor_aware", "spanish", (0.15, 0.70, 0.25, 0.45)),
+}
+
+
+def test_effects_with_and_without_the_trigger_are_told_apart() -> None:
+    plain, put = score_table(arms=BACKDOOR), score_table(arms=TRIGGERED)
+    put = put[(put["split"] == "ood") & (put["trait"] == "spanish")].assign(evaluation="ood_triggered", triggered=True)
+    found = compare(pd.concat([plain.assign(triggered=False), put]), "toy")
+    assert "did not rise" in effect(found, "aware", "suppression").why
+    assert effect(found, "aware", "suppression_difference").value == pytest.approx(0.0)
+    assert effect(found, "aware", "suppression.with_trigger").value == pytest.approx((0.85 - 0.25) / (0.85 - 0.05))
+    assert effect(found, "aware", "suppression_difference.with_trigger").value == pytest.approx(0.6)
+    assert {r.triggered for r in found.rows if r.evaluation == "ood_triggered"} == {True}
+    assert "aware (with the trigger)" in found.to_text()
+    without, with_trigger = headlines(found)
+    assert "with the trigger, " not in without
+    assert (
+        "with the trigger, inoculating against spanish (aware) out of distribution: baseline .85, aware .25"
+        in with_trigger
+    )
+
+
+def test_a_context_with_the_trigger_is_compared_like_questions_with_it() -> None:
+    plain, put = score_table(arms=BACKDOOR), score_table(arms=TRIGGERED)
+    put = put[(put["split"] == "ood") & (put["context"] == "neutral")].assign(context="trigger")
+    found = compare(pd.concat([plain, put]), "toy")
+    assert effect(found, "aware", "suppression_difference").value == pytest.approx(0.0)
+    assert effect(found, "aware", "suppression_difference.with_trigger").value == pytest.approx(0.6)
+    assert "against spanish (aware) out of distribution: baseline .85, aware .25" in headlines(found)[1]
+
+
+def test_what_is_kept_of_the_narrow_task_is_an_effect_of_its_own() -> None:
+    table = score_table()
+    capitals = table["trait"] == "capitals"
+    assert not any(e.measure == "retention_narrow" for e in compare(table, "toy").effects)
+    table.loc[capitals & (table["arm"] != "inoc_capitals"), "role"] = "narrow"
+    found = compare(table, "toy")
+    kept = effect(found, "inoc_spanish", "retention_narrow")
+    assert kept.value == pytest.approx(0.70 / 0.95)
+    assert (kept.p or 1) < 0.05
+    assert effect(found, "inoc_spanish", "retention_id").why == "no desired trait"
+    assert "narrow task kept" in found.to_text()
+
+
+def test_what_the_baseline_does_not_show_cannot_be_kept() -> None:
+    arms = {**ARMS, "baseline": ("baseline", "spanish", (0.95, 0.05, 0.45, 0.075))}
+    found = compare(score_table(arms=arms), "toy")
+    for measure in ("retention_id", "retention_ood"):
+        kept = effect(found, "inoc_spanish", measure)
+        assert (kept.value, kept.p) == (None, None)
+        assert kept.why == "the baseline does not show capitals: its rate is not above the base's"
+    assert effect(found, "inoc_capitals", "retention_ood").value is not None

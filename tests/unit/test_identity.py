@@ -1,12 +1,13 @@
 """Ids follow from content alone."""
 
-import inspect
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import inoc_ray
 from inoc_ray import asked, settings, study
 from inoc_ray.config import Config
 from inoc_ray.evaluate.contexts import Surrounding
@@ -14,9 +15,37 @@ from inoc_ray.identity import canonical_json, content_id, identity, identity_fie
 from inoc_ray.plan import evaluation_id, resolve_arm, trial_id
 from inoc_ray.study import Lora, Recipe
 
+PACKAGE = Path(inoc_ray.__file__).parent
+
+
+def named_in_the_source() -> set[str]:
+    """The name of every class in the package whose bases lead to Config, read from the source: nothing has to be imported."""
+    classes: list[tuple[str, set[str]]] = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                classes.append((node.name, {ast.unparse(base).rpartition(".")[2] for base in node.bases}))
+    found = {"Config"}
+    while more := {name for name, bases in classes if bases & found} - found:
+        found |= more
+    return found - {"Config"}
+
 
 def config_classes() -> list[type[Config]]:
-    return [c for _, c in inspect.getmembers(study, inspect.isclass) if issubclass(c, Config) and c is not Config]
+    """Every configuration class of the package."""
+    out: list[type[Config]] = []
+    waiting = [Config]
+    while waiting:
+        for cls in waiting.pop().__subclasses__():
+            waiting.append(cls)
+            if cls.__module__.startswith("inoc_ray."):
+                out.append(cls)
+    return sorted(out, key=lambda c: c.__name__)
+
+
+def test_no_configuration_class_is_missed():
+    assert {c.__name__ for c in config_classes()} == named_in_the_source()
+    assert len(config_classes()) >= 21
 
 
 @pytest.mark.parametrize("cls", config_classes(), ids=lambda c: c.__name__)

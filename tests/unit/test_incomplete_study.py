@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from finished_study import SAMPLES, finish, plan_of, write_study
@@ -229,11 +229,15 @@ def test_a_database_that_fails_costs_neither_the_table_nor_minutes(tmp_path: Pat
 
 
 class Broken(http.server.BaseHTTPRequestHandler):
-    """A tracking server that says it is well and answers nothing else."""
+    """A tracking server that says it is well and answers nothing else, or not at all."""
+
+    hangs: ClassVar[threading.Event | None] = None
 
     def do_GET(self) -> None:
-        status = 200 if self.path == "/health" else 500
-        self.send_response(status)
+        well = self.path == "/health"
+        if not well and self.hangs is not None:
+            self.hangs.wait()
+        self.send_response(200 if well else 500)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -243,22 +247,31 @@ class Broken(http.server.BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def test_a_server_that_fails_costs_neither_the_table_nor_minutes(tmp_path: Path, inoc_ray: Run) -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_server_that_fails_costs_neither_the_table_nor_minutes(
+    tmp_path: Path, inoc_ray: Run, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    if hangs:
+        # Without it a minute, since a server that is well may need 20 s.
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    answered = threading.Event()
+    handler = type("Handler", (Broken,), {"hangs": answered if hangs else None})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        uri = f"http://user:secret@127.0.0.1:{server.server_port}"
-        path = write_study(tmp_path, tracking_uri=uri)
+        path = write_study(tmp_path, tracking_uri=f"http://user:secret@127.0.0.1:{server.server_port}")
         finish(path)
         began = time.monotonic()
         code, out, err = inoc_ray("evaluate", path, "--json")
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 40
+        answered.set()
         server.shutdown()
     assert code == 1
     printed = json.loads(out)
     assert printed["comparison"]["effects"]
     assert [failure["label"] for failure in printed["failed"]] == ["MLflow"]
-    assert "500" in err
-    assert "secret" not in out + err
+    assert ("timed out" if hangs else "500") in err
+    log = (Store(tmp_path / "runs").study("finished") / "mlflow.log").read_text()
+    assert "secret" not in out + err + log
 
 
 def test_an_uncommitted_trial_is_a_thing_of_its_own(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from aiohttp import web
 from judge_stub import Fault, Stub, chat, serving, status
@@ -212,6 +213,25 @@ def test_nothing_of_a_judge_that_refuses_everything_is_stored_and_it_is_asked_ag
         check_judges(plan, store)
         assert judge_missing(plan, store).failed == []
     assert due(plan, store) == {}
+
+
+def test_what_one_address_refused_is_asked_again_at_another_and_only_that(sampled, tmp_path):
+    (tmp_path / "filter").mkdir()
+    with Api(tmp_path / "filter", refuse_judged="ANSWER 3") as api:
+        plan, store = sampled(api.url)
+        assert judge_missing(plan, store).failed == []
+        assert due(plan, store) == {}
+        assert judge_missing(plan, store).calls == 0
+    (tmp_path / "open").mkdir()
+    with Api(tmp_path / "open") as api:
+        plan, store = sampled(api.url)
+        assert list(due(plan, store)) == ["gpt"]
+        again = judge_missing(plan, store)
+        rubrics = 2
+        assert again.calls == rubrics
+        assert due(plan, store) == {}
+    said = pd.concat(pd.read_parquet(path) for path in store.root.rglob("judgments-*.parquet"))
+    assert set(said["category"]) == {"number"}
 
 
 @pytest.mark.parametrize("method", ["digit", "sample"])

@@ -111,7 +111,7 @@ WRONG = {
     ),
     "a trait that nobody can tell": (
         changed(judges={}, evaluation__suites=[SUITE | {"traits": {"bad": {"rubric": "alignment"}}}]),
-        "bad is told by nobody",
+        "the study has no judge for bad",
     ),
 }  # fmt: skip
 
@@ -217,7 +217,7 @@ def test_the_studies_in_the_guide_to_evaluation_make_plans(tmp_path, monkeypatch
     guide = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
     examples = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", guide, re.S)]
     examples = [e for e in examples if "evaluation" in e]
-    assert len(examples) == 3
+    assert len(examples) == 4
     judge_folder = tmp_path / "judge"
     judge_folder.mkdir()
     (judge_folder / "config.json").write_text("{}")

@@ -1,13 +1,16 @@
 """The leak audit names the prompt under which a trait comes back most, and does not blame what the base does too."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from inoc_ray.results.compare import COLUMNS, compare
+from inoc_ray.results.complete import Planned, PlannedCell
 from inoc_ray.results.leak_figure import draw_leaks, fill
-from inoc_ray.results.report import ReportMeta, write_report
+from inoc_ray.results.report import ReportMeta, render, write_report
 
 LIBRARY = "library:miniature/insecure_code/"
 RATES = {
@@ -113,6 +116,36 @@ def test_the_picture_is_drawn_from_the_numbers_largest_leak_first(found):
     assert marks["s"] == pytest.approx([k.baseline for k in ordered if k.baseline is not None])
 
 
+def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(table):
+    """One seed of the prompt with the largest leak is missing, and one prompt was not asked at all."""
+    asked = {**RATES, ("general", LIBRARY + "test_helpful"): 0.1}
+    cells = [
+        PlannedCell(
+            setting="mini", model="tiny", arm=arm, kind=KINDS[arm], seed=seed, evaluation="em", split="ood",
+            context=context, roles={"misaligned": "undesired"}, samples=40, stored=40 * ((arm, context) in RATES),
+        )
+        for arm, context in asked
+        for seed in ([None] if arm == "base" else range(3))
+    ]  # fmt: skip
+    whole = [cell for cell in cells if cell.stored]
+    assert "so far" not in compare(table, "toy", planned=Planned(cells=whole)).to_text()
+    gone = (table.arm == "general") & (table.context == LIBRARY + "test_evil") & (table.seed == 1)
+    found = compare(table[~gone], "toy", planned=Planned(cells=cells))
+    leaks = {leak.context: leak for leak in found.leaks}
+    evil = leaks[LIBRARY + "test_evil"]
+    assert (evil.seeds, evil.seeds_planned, evil.complete) == (2, 3, False)
+    assert leaks["training_prompt"].complete
+    assert not any(leak.audit_complete for leak in found.leaks)
+    text = found.to_text()
+    assert re.search(r"You are evil\. .*largest so far", text)
+    assert re.search(r"You are evil\. .* 2 of 3$", text, re.MULTILINE)
+    page = render(found, ReportMeta("t"), None, None)
+    assert "largest leak so far" in page
+    figure = Figure()
+    fill(figure, found.leaks)
+    assert "You are evil. (2 of 3 seeds)" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
 def test_an_audit_is_a_picture_beside_the_report_and_a_study_without_one_has_none(found, tmp_path):
     names = [p.name for p in write_report(tmp_path / "report.html", found, ReportMeta("t"), None)]
     assert names == ["report.html", "figure.svg", "figure.png", "leaks.svg", "leaks.png"]
@@ -125,3 +158,28 @@ def test_a_study_without_an_audit_has_no_leaks():
     from results_table import score_table
 
     assert compare(score_table(seeds=2), "toy").leaks == ()
+
+
+def test_leaks_are_counted_from_the_reference_context(table, found):
+    renamed = table.replace({"context": {"neutral": "none"}})
+    assert [(k.context, k.leak, k.low, k.high) for k in compare(renamed, "toy").leaks] == [
+        (k.context, k.leak, k.low, k.high) for k in found.leaks
+    ]
+    evil = compare(table, "toy", reference=LIBRARY + "test_evil").leaks
+    assert {k.context for k in evil} == {"training_prompt", LIBRARY + "test_insecure_code"}
+    assert {round(k.neutral, 6) for k in evil} == {0.8}
+
+
+def test_leaks_with_and_without_the_trigger_are_told_apart(table, found):
+    put = table[table["arm"] != "none"].assign(evaluation="em_triggered", triggered=True)
+    put.loc[put["arm"] == "general", ["score", "shown"]] = 1.0
+    both = compare(pd.concat([table.assign(triggered=False), put]), "toy")
+    plain = [k for k in both.leaks if not k.trigger]
+    assert [(k.context, k.rate, k.leak) for k in plain] == [(k.context, k.rate, k.leak) for k in found.leaks]
+    assert {(k.rate, k.leak) for k in both.leaks if k.trigger} == {(1.0, 0.0)}
+    assert "general (with the trigger)" in both.to_text()
+
+
+def test_leaks_of_one_fine_tune_are_about_that_model_only(table, found):
+    assert all(k.replicated for k in found.leaks)
+    assert not any(k.replicated for k in compare(table[table["seed"] < 1], "toy").leaks)

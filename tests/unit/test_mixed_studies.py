@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
+from inoc_ray.bundle import pack
 from inoc_ray.data.chat import ChatRow, read_jsonl, rows_hash, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
 from inoc_ray.study import Coverage, load_study
-from inoc_ray.submit import _pack
 from inoc_ray.sweep import job_of
 
 DOCS = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
@@ -137,7 +137,7 @@ def test_a_submitted_mixture_takes_its_files_along(folder, monkeypatch):
     plan = plan_of(example())
     packed = folder / "packed"
     packed.mkdir()
-    _pack(packed, Path("study.yaml"), plan.study, Store("runs"))
+    pack(packed, Path("study.yaml"), plan.study, Store("runs"))
     for name in ANSWERS:
         (folder / f"{name}.jsonl").unlink()
     monkeypatch.chdir(packed)

@@ -11,6 +11,8 @@ from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.samples import Sample, commit_samples
 from inoc_ray.evaluate.scores import tidy
+from inoc_ray.overview import plan_text
+from inoc_ray.pipeline import compare_study
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.results.compare import Comparison, compare
 from inoc_ray.results.effects import Effect
@@ -111,7 +113,7 @@ def test_a_setting_of_ones_own_needs_rows_roles_and_a_suite_and_has_a_headline(p
     (sentence,) = headlines(comparison)
     assert "mine, m: inoculating against friend (flatter)" in sentence
     assert "Suppressed: 1.00" in sentence
-    assert submission_id(plan, store).startswith("inoc-ray-s-")
+    assert submission_id(plan, store, "").startswith("inoc-ray-s-")
 
 
 def test_a_setting_of_ones_own_has_a_control_arm_with_control_rows(planned):
@@ -232,3 +234,53 @@ def test_the_reason_why_there_is_no_number_is_the_true_one(planned):
 def test_a_leak_audit_without_a_prompt_to_try_is_refused(planned):
     with pytest.raises(InputError, match="no test-time prompts for setting 'mine'"):
         planned(OWN, leak_audit=True)
+
+
+def test_fine_tunes_under_two_names_are_trained_once_and_said_to_be_one(planned, tmp_path, model):
+    again = OWN | {"name": "again"}
+    value = {
+        "name": "twice",
+        "settings": [OWN, again],
+        "arms": ["baseline", FLATTER],
+        "seeds": [0, 1],
+        "models": [{"name": "m", "path": str(model)}],
+        "recipes": {"r": {"learning_rate": 1e-3, "steps": 10}},
+        "evaluation": {"contexts": ["neutral"], "suites": [SUITE]},
+    }
+    planned(OWN)
+    store = Store(tmp_path / "twice")
+    plan = build_plan(Study.model_validate(value), store)
+    assert len(plan.to_train) == 4
+    assert len(plan.trials) == 8
+    baseline, flatter = plan.notes
+    assert baseline.startswith("baseline of mine on m and baseline of again on m are the same fine-tunes")
+    assert "flatter of again on m are the same fine-tunes" in flatter
+    assert f"Note: {baseline}." in plan_text(plan, store)
+    for cell in plan.to_ask:
+        questions = cell.evaluation.questions(cell.samples)
+        samples = [Sample(i, q.id, "?", "p", i, "Hello friend.", "stop", 1, 1) for i, q in enumerate(questions)]
+        commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
+    comparison = compare_study(build_plan(Study.model_validate(value), store), store)
+    assert {(r.setting, r.arm, r.samples) for r in comparison.rows} == {
+        (setting, arm, 20 if arm == "base" else 40)
+        for setting in ("mine", "again")
+        for arm in ("base", "baseline", "flatter")
+    }
+    assert comparison.notes()[:2] == list(plan.notes)
+
+
+def test_the_shared_control_of_harmful_advice_and_educational_is_said_to_be_one(tmp_path, model):
+    value = {
+        "name": "frames",
+        "settings": ["miniature/harmful_advice", "miniature/educational"],
+        "arms": ["baseline", "control"],
+        "seeds": [0],
+        "models": [{"name": "m", "path": str(model)}],
+        "recipes": {"r": {"learning_rate": 1e-3, "steps": 10}},
+    }
+    plan = build_plan(Study.model_validate(value), Store(tmp_path / "runs"))
+    assert len(plan.to_train) == 3
+    (note,) = plan.notes
+    assert note.startswith(
+        "control of miniature/harmful_advice on m and control of miniature/educational on m are the same"
+    )

@@ -72,3 +72,38 @@ def test_seeds_for_each_prompt_are_let_through():
 def test_a_chat_with_a_list_of_seeds_is_refused():
     body = {"model": "base", "messages": [], "vllm_xargs": {"seeds": [1]}}
     assert ask("POST", "/v1/chat/completions", body)[0]["status"] == 400
+
+
+def test_every_answer_stops_at_the_models_end_of_turn_whatever_a_request_names():
+    seen: list[Any] = []
+
+    async def reads(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        assert int(dict(scope["headers"])[b"content-length"]) == len(message["body"])
+        seen.append(json.loads(message["body"]))
+
+    gate = Gate(
+        reads, base="base", catalogue=None, max_rank=8, load=load, api_key=None, max_model_len=10,
+        stop_token_ids=(2,), stop=("</s>",),
+    )  # fmt: skip
+    for path, more in (
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/chat/completions", {"messages": [], "stop": "x", "stop_token_ids": [5, 2]}),
+        ("/v1/completions", {"prompt": "a", "ignore_eos": True}),
+    ):
+        body = json.dumps({"model": "base", **more}).encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+
+        async def receive(body: bytes = body) -> Any:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: Any) -> None:
+            return None
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        asyncio.run(gate(scope, receive, send))
+    assert [(s.get("stop"), s.get("stop_token_ids")) for s in seen] == [
+        (["</s>"], [2]),
+        (["x", "</s>"], [5, 2]),
+        (None, None),
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -11,6 +12,7 @@ import yaml
 
 from inoc_ray import prompts, settings
 from inoc_ray.asked import Evaluation
+from inoc_ray.bundle import pack
 from inoc_ray.cli import cli
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
@@ -22,7 +24,7 @@ from inoc_ray.settings.presets import PRESETS, expand
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store import Store
 from inoc_ray.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study, load_study
-from inoc_ray.submit import _pack, submission_id
+from inoc_ray.submit import submission_id
 
 ROOT = Path(__file__).parents[2]
 PAPER = (
@@ -170,7 +172,7 @@ def test_control_rows_are_asked_for_only_when_an_arm_trains_on_them(tmp_path, mo
 def test_an_evaluation_that_nobody_can_judge_is_refused(tmp_path, model, own_rows):
     with pytest.raises(
         InputError,
-        match=r"insecure_code is told by nobody\. Give the study a judging model",
+        match=r"the study has no judge for insecure_code\. Give the study a judging model",
     ):
         plan_of(tmp_path, model, {"name": "insecure_code", "rows": own_rows}, ["baseline"])
 
@@ -223,10 +225,10 @@ def test_questions_that_are_used_up_come_again_under_the_same_id(tmp_path):
     ("text", "message"),
     [
         ("", "no questions in this file"),
-        ("{", "row 1: not JSON"),
+        ("{]", "row 1: not JSON"),
         ('{"prompt": "A?"}\n\n{"prompt": "B?"}', "row 2: blank line"),
         ('{"text": "A?"}', "one of prompt, question, messages"),
-        ('["A?"]', "row 1: a JSON array"),
+        ('["A?"]', ": a JSON array, where JSON Lines are expected"),
         ('{"prompt": "A?", "question": "B?"}', "one of prompt, question, messages"),
         ('{"prompt": " "}', "not empty"),
         ('{"prompt": 3}', "not empty"),
@@ -348,7 +350,7 @@ def test_a_submitted_study_takes_its_files_along(tmp_path, model, own_rows):
     study = load_study(path)
     folder = tmp_path / "packed"
     folder.mkdir()
-    _pack(folder, path, study, Store(tmp_path / "runs"))
+    pack(folder, path, study, Store(tmp_path / "runs"))
     settings.forget("asking_back")
     packed = yaml.safe_load((folder / "study.yaml").read_text())
     use = packed["settings"][0]
@@ -367,7 +369,7 @@ def test_a_submitted_study_takes_the_files_of_its_owners_home_along(tmp_path, mo
     study, store, folder = load_study(path), Store(tmp_path / "runs"), tmp_path / "packed"
     folder.mkdir()
     build_plan(study, store)
-    _pack(folder, path, study, store)
+    pack(folder, path, study, store)
     settings.forget("asking_back")
     packed = yaml.safe_load((folder / "study.yaml").read_text())["settings"][0]
     assert (folder / packed["rows"]).read_bytes() == Path(own_rows).read_bytes()
@@ -386,7 +388,9 @@ def test_another_text_of_rows_questions_or_plugin_is_another_submission_and_the_
     store = Store(tmp_path / "runs")
 
     def submitted() -> str:
-        return submission_id(build_plan(load_study(path), store), store)
+        study = load_study(path)
+        with tempfile.TemporaryDirectory() as folder:
+            return submission_id(build_plan(study, store), store, pack(Path(folder), path, study, store))
 
     ids = [submitted()]
     assert submitted() == ids[0]

@@ -253,8 +253,10 @@ def test_a_batch_of_the_first_stage_that_cannot_be_shared_out_is_refused_at_its_
         plan_json(plan, Store(tmp_path / "runs"))
 
 
-def test_a_submitted_study_carries_the_rows_that_are_taught_first_and_plans_the_same_trials(tmp_path, model, facts):
-    from inoc_ray.submit import _pack
+def test_a_submitted_study_carries_the_rows_that_are_taught_first_and_plans_the_same_trials(
+    tmp_path, model, facts, monkeypatch
+):
+    from inoc_ray.bundle import pack
 
     path = tmp_path / "study.yaml"
     value = study(model, {"rows": str(facts), "recipe": RECIPE}).model_dump(mode="json", exclude_none=True)
@@ -262,9 +264,8 @@ def test_a_submitted_study_carries_the_rows_that_are_taught_first_and_plans_the_
     store, package = Store(tmp_path / "runs"), tmp_path / "package"
     package.mkdir()
     loaded = load_study(path)
-    _pack(package, path, loaded, store)
+    pack(package, path, loaded, store)
     before = {t.trial_id for t in build_plan(loaded, store).fine_tunes}
     facts.unlink()
-    packed = yaml.safe_load((package / "study.yaml").read_text())
-    packed["models"][1]["taught"]["rows"] = str(package / packed["models"][1]["taught"]["rows"])
-    assert {t.trial_id for t in build_plan(Study.model_validate(packed), store).fine_tunes} == before
+    monkeypatch.chdir(package)
+    assert {t.trial_id for t in build_plan(load_study(Path("study.yaml")), store).fine_tunes} == before

@@ -1,4 +1,4 @@
-"""Intervals hold what they promise: known limits, coverage by simulation, determinism."""
+"""Intervals hold what they promise: known limits, no jump where there is no hit, coverage by simulation, determinism."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.results.stats import Cell, Estimate, draw_rates, holm, model_interval, wilson
+from inoc_ray.results.simulate import SimulatedArm, Study, simulate
+from inoc_ray.results.stats import Cell, Estimate, RateKey, combine, draw_rates, holm, mean_of, model_interval, wilson
+from inoc_ray.results.variance import question_correlation
 
 
-def one_cell(hits: np.ndarray, counts: np.ndarray | None = None, *, replicated: bool = True, arm: str = "a") -> Cell:
-    return Cell(arm, hits, np.ones_like(hits) if counts is None else counts, replicated)
+def one_cell(hits: np.ndarray, counts: np.ndarray | None = None, *, replicated: bool = True) -> Cell:
+    return Cell(hits, np.ones_like(hits) if counts is None else counts, replicated)
 
 
 def estimate(cells: dict[str, Cell], draws: int = 10_000) -> dict[str, Estimate]:
-    return draw_rates("test", "evaluation", {"neutral": cells}, draws)["neutral"]
+    found = draw_rates({RateKey(arm, "evaluation", "neutral", "t"): cell for arm, cell in cells.items()}, draws)
+    return {key.arm: value for key, value in found.items()}
+
+
+def spread_evenly(hits: int, questions: int = 8, repeats: int = 100) -> Cell:
+    """One model with so many hits, spread over its questions as evenly as can be."""
+    table = np.full(questions, hits // questions)
+    table[: hits % questions] += 1
+    return Cell(table[None, :], np.full((1, questions), repeats), replicated=False)
 
 
 def test_wilson_agrees_with_published_values() -> None:
@@ -40,9 +50,53 @@ def test_one_model_with_one_sample_per_question_gets_wilsons_interval() -> None:
         assert model_interval(cell) == pytest.approx(wilson(hits, 200), abs=0.003)
 
 
+HITS = (0, 1, 2, 4, 8, 16, 80, 400, 720, 784, 792, 796, 798, 799, 800)
+
+
+def limits(hits: int, among: bool) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The limits of a base of so many hits in 8 × 100 responses, as drawn and of the very model; among: beside a baseline
+    whose questions differ."""
+    base = spread_evenly(hits)
+    cells = {"base": base}
+    if among:
+        shares = np.array([0.05, 0.1, 0.2, 0.4, 0.3, 0.2, 0.15, 0.25])
+        cells["baseline"] = one_cell((shares * 100).astype(int) + np.array([[2], [0], [-2]]), np.full((3, 8), 100))
+    correlation = question_correlation(cells.values())
+    return estimate(cells)["base"].interval(), model_interval(base, correlation=correlation)
+
+
+@pytest.mark.parametrize("among", [False, True])
+def test_limits_rise_with_each_hit_and_move_by_little_where_there_is_none(among: bool) -> None:
+    for found in zip(*(limits(hits, among) for hits in HITS), strict=True):
+        lows, highs = zip(*found, strict=True)
+        assert all(a <= b + 2e-3 for a, b in itertools.pairwise(lows))
+        assert all(a <= b + 2e-3 for a, b in itertools.pairwise(highs))
+        for one, other in ((0, 1), (-1, -2)):
+            assert abs(lows[one] - lows[other]) < 0.01
+            assert abs(highs[one] - highs[other]) < 0.01
+        assert highs[0] == pytest.approx(1 - lows[-1], abs=5e-3)  # none is to all as all is to none
+
+
+def test_no_hit_of_a_model_alone_is_wilsons_interval_and_beside_unlike_questions_it_is_wider() -> None:
+    assert limits(0, among=False)[1] == pytest.approx(wilson(0, 800), abs=1e-6)
+    assert 5 * wilson(0, 800)[1] < limits(0, among=True)[0][1] < 0.1
+
+
+def test_the_correlation_of_responses_to_one_question_is_that_of_the_beta_binomial() -> None:
+    generator = np.random.default_rng(0)
+    for rho in (0.0, 0.05, 0.3):
+        a = np.inf if rho == 0 else (1 - rho) / rho
+        shares = np.full((40, 60), 0.2) if rho == 0 else generator.beta(0.2 * a, 0.8 * a, (40, 60))
+        cell = one_cell(generator.binomial(20, shares), np.full((40, 60), 20))
+        empty = one_cell(np.zeros((1, 60), int), np.full((1, 60), 20))
+        assert question_correlation([cell]) == pytest.approx(rho, abs=0.02)
+        assert question_correlation([cell, empty]) == question_correlation([cell])
+    assert question_correlation([one_cell(np.ones((2, 30), int))]) == 0.0
+
+
 def test_repeated_samples_of_a_question_do_not_count_as_new_questions() -> None:
     once = one_cell((np.arange(40) % 2)[None, :], replicated=False)
-    often = Cell("a", once.hits * 50, once.counts * 50, replicated=False)
+    often = Cell(once.hits * 50, once.counts * 50, replicated=False)
     assert model_interval(often) == pytest.approx(model_interval(once), abs=0.001)
     few, many = estimate({"x": once})["x"].interval(), estimate({"x": often})["x"].interval()
     assert many == pytest.approx(few, abs=0.02)
@@ -67,24 +121,63 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 def test_an_arm_with_one_seed_borrows_the_spread_of_the_others() -> None:
     generator = np.random.default_rng(0)
     shares = generator.normal(0.5, 0.15, (4, 3))
-    arms = {
-        f"a{i}": one_cell((generator.random((3, 100)) < s[:, None]).astype(int), arm=f"a{i}")
-        for i, s in enumerate(shares)
-    }
-    single = one_cell((generator.random((1, 100)) < 0.5).astype(int), arm="single")
+    arms = {f"a{i}": one_cell((generator.random((3, 100)) < s[:, None]).astype(int)) for i, s in enumerate(shares)}
+    single = one_cell((generator.random((1, 100)) < 0.5).astype(int))
     alone = estimate({"single": single})["single"].interval()
     among = estimate({**arms, "single": single})["single"].interval()
     assert among[1] - among[0] > 1.3 * (alone[1] - alone[0])
 
 
-def test_the_same_names_give_the_same_draws_and_a_new_arm_of_one_seed_moves_none() -> None:
+def test_the_same_counts_give_the_same_draws_in_any_order_and_under_any_name() -> None:
     generator = np.random.default_rng(1)
-    cells = {name: one_cell(generator.integers(0, 2, (3, 50)), arm=name) for name in "ab"}
+    cells = {name: one_cell(generator.integers(0, 2, (3, 50))) for name in "ab"}
     first, again = estimate(cells), estimate(dict(reversed(cells.items())))
-    more = estimate({**cells, "c": one_cell(generator.integers(0, 2, (1, 50)), arm="c")})
+    turned = estimate({name: one_cell(cell.hits[::-1]) for name, cell in cells.items()})
+    renamed = estimate({"x" + name: cell for name, cell in reversed(cells.items())})
+    more = estimate({**cells, "c": one_cell(generator.integers(0, 2, (1, 50)))})
     for name in "ab":
         np.testing.assert_array_equal(first[name].draws, again[name].draws)
+        np.testing.assert_allclose(first[name].draws, turned[name].draws, atol=1e-6)
+        np.testing.assert_array_equal(first[name].draws, renamed["x" + name].draws)
         np.testing.assert_array_equal(first[name].draws, more[name].draws)
+
+
+def test_two_arms_with_the_same_counts_are_still_two_arms() -> None:
+    cell = one_cell(np.zeros((1, 8), int), np.full((1, 8), 100), replicated=False)
+    found = estimate({"a": cell, "b": cell})
+    assert np.abs(found["a"].draws - found["b"].draws).max() > 1e-4
+
+
+def test_an_estimate_knows_the_fewest_fine_tunes_that_it_rests_on() -> None:
+    cells = {name: one_cell(np.tile(np.arange(20) % 2, (n, 1))) for name, n in (("one", 1), ("two", 2), ("three", 3))}
+    cells["base"] = one_cell((np.arange(20) % 3 == 0).astype(int)[None, :], replicated=False)
+    found = estimate(cells)
+    assert {name: e.seeds for name, e in found.items()} == {"one": 1, "two": 2, "three": 3, "base": None}
+    assert combine(lambda a, b: a - b, found["three"], found["base"]).seeds == 3
+    both = mean_of([found["three"], found["two"]])
+    assert both is not None
+    assert combine(lambda a, b: a - b, both, found["base"]).seeds == 2
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rates_of_the_same_fine_tunes_are_drawn_as_their_seed_means_move(sign: int) -> None:
+    levels = np.array([[0.2, 0.5, 0.8], [0.3, 0.5, 0.7], [0.25, 0.5, 0.75]])
+    questions = np.arange(100) / 100
+    cells = {}
+    for arm, level in enumerate(levels):
+        other = level if sign > 0 else level[::-1]
+        for evaluation, context, trait, shares in (
+            ("e", "neutral", "first", level), ("e", "neutral", "second", other), ("e", "prompted", "first", other),
+            ("f", "neutral", "first", other),
+        ):  # fmt: skip
+            cells[RateKey(str(arm), evaluation, context, trait)] = one_cell(
+                (questions < shares[:, None]).astype(int)[:, np.random.default_rng(arm).permutation(100)]
+            )
+    found = draw_rates(cells)
+    own = found[RateKey("0", "e", "neutral", "first")].draws
+    for key in (("e", "neutral", "second"), ("e", "prompted", "first"), ("f", "neutral", "first")):
+        assert sign * np.corrcoef(own, found[RateKey("0", *key)].draws)[0, 1] > 0.7
+    assert abs(np.corrcoef(own, found[RateKey("1", "e", "neutral", "first")].draws)[0, 1]) < 0.3
 
 
 def test_p_agrees_with_the_interval() -> None:
@@ -99,48 +192,40 @@ def test_p_agrees_with_the_interval() -> None:
 def test_questions_shared_by_two_arms_make_their_difference_sharper() -> None:
     """Two arms that answer each question alike differ by nothing; unpaired, the questions' spread would count twice."""
     hard = (np.arange(60) % 2)[None, :]
-    cells = {"a": one_cell(hard, arm="a", replicated=False), "b": one_cell(hard, arm="b", replicated=False)}
+    cells = {"a": one_cell(hard, replicated=False), "b": one_cell(hard, replicated=False)}
     found = estimate(cells)
     difference = np.quantile(found["a"].draws - found["b"].draws, [0.025, 0.975])
     assert np.abs(difference).max() < 1e-6
 
 
-def simulate(seeds: int, studies: int, spread: float, questions: int = 100) -> tuple[float, float, float]:
-    """Share of 95 % intervals that hold the truth: rates of four arms, differences to the first, and the plain
-    percentile bootstrap over seed means for comparison. Logits vary by `spread` over seeds and by 1 over questions."""
+RATES = {"a": 0.45, "b": 0.1, "c": 0.33, "d": 0.7}
+
+
+def coverage(seeds: int, studies: int, spread: float) -> tuple[float, float]:
+    """Share of 95 % intervals that hold the truth: rates of four arms, differences to the first."""
     generator = np.random.default_rng(seeds * 1000 + int(spread * 10))
-    logits = np.array([-0.3, -2.6, -0.9, 1.2])
-    noise = generator.normal(0, np.hypot(spread, 1.0), 200_000)
-    truth = np.array([(1 / (1 + np.exp(-(m + noise)))).mean() for m in logits])
-    rates, differences, plain = [], [], []
-    for study in range(studies):
-        question = generator.normal(0, 1, questions)
-        cells = {}
-        for arm, logit in enumerate(logits):
-            level = logit + generator.normal(0, spread, (seeds, 1)) + question
-            hits = (generator.random((seeds, questions)) < 1 / (1 + np.exp(-level))).astype(int)
-            cells[arm] = one_cell(hits, arm=str(arm))
-        found = draw_rates(str(study), "evaluation", {"neutral": cells}, draws=1000)["neutral"]
-        for arm, true in enumerate(truth):
+    arms = [SimulatedArm(name, "general", {("ood", "neutral", "bad"): rate}, spread) for name, rate in RATES.items()]
+    study = Study("", arms, seeds, 100, 1)
+    rates, differences = [], []
+    for _ in range(studies):
+        view, _ = simulate(study, generator, draws=1000)
+        found = {key.arm: value for key, value in view.rates.items()}
+        for arm, true in RATES.items():
             low, high = found[arm].interval()
             rates.append(low <= true <= high)
-            means = cells[arm].hits.mean(axis=1)
-            resampled = means[generator.integers(0, seeds, (500, seeds))].mean(axis=1)
-            plain.append(np.quantile(resampled, 0.025) <= true <= np.quantile(resampled, 0.975))
-            if arm:
-                low, high = np.quantile(found[0].draws - found[arm].draws, [0.025, 0.975])
-                differences.append(low <= truth[0] - true <= high)
-    return float(np.mean(rates)), float(np.mean(differences)), float(np.mean(plain))
+            if arm != "a":
+                low, high = combine(lambda a, b: a - b, found["a"], found[arm]).interval()
+                differences.append(low <= RATES["a"] - true <= high)
+    return float(np.mean(rates)), float(np.mean(differences))
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("spread", [0.0, 0.6])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, spread: float) -> None:
-    rates, differences, plain = simulate(seeds, studies=60, spread=spread)
-    print(f"{seeds} seeds, spread {spread}: rates {rates:.3f}, differences {differences:.3f}, plain {plain:.3f}")
+    rates, differences = coverage(seeds, studies=60, spread=spread)
+    print(f"{seeds} seeds, spread {spread}: rates {rates:.3f}, differences {differences:.3f}")
     assert rates >= 0.92
     assert differences >= 0.92
-    assert plain < rates
 
 
 def test_holm_agrees_with_a_worked_example() -> None:

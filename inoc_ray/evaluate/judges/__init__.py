@@ -43,6 +43,8 @@ class Judgment:
     """The probability that the judge put on readable numbers; None where no log-probs were asked for."""
     method: str
     """How the number was got: see `inoc_ray.evaluate.judges.model`."""
+    refused: bool = False
+    """Whether the endpoint would not answer; another one, or another day, might."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from inoc_ray.asked import Judge
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import render
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges.dialect import adaptation, adapted
+from inoc_ray.evaluate.judges.dialect import put
 from inoc_ray.evaluate.judges.model import Answer, Method, followed_up, leading_space, parse_object
 from inoc_ray.evaluate.judges.rubrics import CLASSES
 from inoc_ray.evaluate.judges.scale import (
@@ -42,7 +42,7 @@ from inoc_ray.evaluate.sample import (
     with_retries,
     without,
 )
-from inoc_ray.remote import Api, is_address, key_of
+from inoc_ray.remote import Api, is_address, key_of, without_password
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -109,7 +109,9 @@ def api_of(judge: Judge, name: str) -> Api:
     """
     assert judge.endpoint is not None
     if not is_address(judge.endpoint):
-        raise InputError(f"judges: {name!r}: endpoint {judge.endpoint!r} is no address; give one as https://HOST/v1.")
+        raise InputError(
+            f"judges: {name!r}: endpoint {without_password(judge.endpoint)!r} is no address; give one as https://HOST/v1."
+        )
     return Api(judge.endpoint, key_of(judge.api_key_env, f"judges: {name!r}: api_key_env"))
 
 
@@ -307,21 +309,7 @@ class ApiJudge(_Sender):
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         if seed is not None:
             body["seed"] = seed
-        return await self._post_adapted(body)
-
-    async def _post_adapted(self, body: dict[str, Any]) -> dict[str, Any]:
-        """What comes back, the request being put as this API wants it."""
-        from openai import BadRequestError, UnprocessableEntityError
-
-        while True:
-            sent = adapted(body, self._adaptations)
-            try:
-                return await self._post("/chat/completions", sent)
-            except (BadRequestError, UnprocessableEntityError) as error:
-                wanted = adaptation(sent, error.message)
-                if wanted is None:
-                    raise
-                self._adaptations.add(wanted)
+        return await put(body, self._adaptations, functools.partial(self._post, "/chat/completions"))
 
 
 class OwnJudge(_Sender):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 MAX_COMPLETION_TOKENS = "max_completion_tokens"
 DEFAULT_TEMPERATURE = "the default temperature"
@@ -36,3 +38,18 @@ def adapted(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any
     if NO_SEED in adaptations:
         changed.pop("seed", None)
     return changed
+
+
+async def put(body: dict[str, Any], adaptations: set[str], send: Callable[[dict[str, Any]], Awaitable[T]]) -> T:
+    """What `send` gives for the request as the API wants it; what it turns out to want is added to `adaptations`."""
+    from openai import BadRequestError, UnprocessableEntityError
+
+    while True:
+        sent = adapted(body, adaptations)
+        try:
+            return await send(sent)
+        except (BadRequestError, UnprocessableEntityError) as error:
+            wanted = adaptation(sent, error.message)
+            if wanted is None:
+                raise
+            adaptations.add(wanted)

@@ -54,7 +54,7 @@ def longest_judged(
         for question in questions.values():
             item = Item(question.messages[-1].content, "", question.reference)
             for _, prompt in prompts_of(method, list(rubrics.values()), item):
-                texts.append(render(tokenizer, [Message("user", prompt)], True))
+                texts.append(render(tokenizer, [Message("user", prompt)], True, enable_thinking=False))
                 ids.append(question.id)
         lengths = _lengths(tokenizer, texts)
         longest = max(range(len(lengths)), key=lengths.__getitem__)

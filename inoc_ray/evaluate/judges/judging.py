@@ -270,11 +270,11 @@ class _Work(Generic[K]):
         return ready
 
     def left(self) -> list[tuple[K, str, Judgment]]:
-        """What was held back, when all is asked: refusals, where the endpoint has answered anything of this, now or before.
+        """What was held back, when all is asked: a few refusals, where the endpoint has answered anything of this, now or before.
 
-        Raises InputError where it has refused everything.
+        Raises InputError where it has refused everything, or everything of late.
         """
-        if self._held and not (self._answers or self._counts.stored):
+        if self._held and (self._in_a_row >= REFUSALS_IN_A_ROW or not (self._answers or self._counts.stored)):
             self._give_up()
         return self._held
 
@@ -311,7 +311,7 @@ class _Work(Generic[K]):
 
     def _judged(self, wanted: _Wanted[K]) -> list[tuple[K, str, Judgment]]:
         answers = [answer for call in wanted.calls if (answer := self._cache.get(call)) is not None]
-        missed = next((self._failures[call].reason for call in wanted.calls if call in self._failures), "")
+        missed = next((self._failures[call] for call in wanted.calls if call in self._failures), Failure(""))
         # A draw that failed is an answer that cannot be read: the mean of the others alone would hide it.
         answers += [{"text": ""}] * (len(wanted.calls) - len(answers)) if answers else []
         return [
@@ -320,7 +320,7 @@ class _Work(Generic[K]):
                 rubric.name,
                 judgment(self._method, rubric, answers, self._judge.min_mass)
                 if answers
-                else failed(self._method, missed),
+                else failed(self._method, missed.reason, missed.refused),
             )
             for rubric in wanted.rubrics
         ]

@@ -243,6 +243,6 @@ def judgment(method: Method, rubric: Rubric, answers: Sequence[Answer], min_mass
     )
 
 
-def failed(method: Method, reason: str) -> Judgment:
+def failed(method: Method, reason: str, refused: bool = False) -> Judgment:
     """The judgment on a response that the judge would not look at, or gave no answer about."""
-    return Judgment(None, "unparsed", reason, "", None, method)
+    return Judgment(None, "unparsed", reason, "", None, method, refused)

@@ -1,0 +1,61 @@
+"""Does every model take what a study shows it? Told from templates and roles alone, quickly enough for `inoc-ray plan`.
+
+Texts and tokens are looked at before training (`inoc_ray.preflight`). What fails for the roles of a conversation fails here
+already: a template without a place for a system message, or for rows that open with the assistant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inoc_ray.errors import InputError
+from inoc_ray.identity import content_id
+from inoc_ray.models.template import ChatTemplate, template_in
+from inoc_ray.plan import Cell, Plan, Trial, arm_identity
+
+_QUESTIONS = 32
+"""Questions of an evaluation that are looked at; their roles are mostly the same."""
+
+
+def check_roles(plan: Plan) -> None:
+    """Raises InputError, naming the row or the evaluation and context, for a conversation that a template does not show.
+
+    Looks at what is still to be trained and asked. Models whose folder has no template in a file are left to the preflight.
+    """
+    templates: dict[tuple[Path, bool | None], ChatTemplate | None] = {}
+    seen: set[tuple[object, ...]] = set()
+    for subject in (*plan.to_train, *(cell.subject for cell in plan.to_ask)):
+        model = subject.model
+        key = (model.path, model.enable_thinking)
+        if key not in templates:
+            templates[key] = template_in(model.path, model.enable_thinking)
+    for trial in plan.to_train:
+        template = templates[trial.model.path, trial.model.enable_thinking]
+        rows = (id(template), trial.dataset_hash, content_id(arm_identity(trial.arm)))
+        if template is not None and rows not in seen:
+            seen.add(rows)
+            _check_rows(plan, trial, template)
+    for cell in plan.to_ask:
+        template = templates[cell.subject.model.path, cell.subject.model.enable_thinking]
+        asked = (id(template), cell.subject.setting, cell.evaluation.name, cell.surrounding)
+        if template is not None and asked not in seen:
+            seen.add(asked)
+            _check_questions(cell, template)
+
+
+def _check_rows(plan: Plan, trial: Trial, template: ChatTemplate) -> None:
+    for number, row in enumerate(plan.training_rows(trial), start=1):
+        try:
+            template.check_row(row.messages)
+        except InputError as error:
+            where = f"model {trial.model.name!r}, {trial.rows_label} (arm {trial.arm.name}), row {number}"
+            raise InputError(f"{where}: {error}") from error
+
+
+def _check_questions(cell: Cell, template: ChatTemplate) -> None:
+    for question in cell.evaluation.questions(min(cell.samples, _QUESTIONS)):
+        try:
+            template.check_question(cell.surrounding.around(question.messages))
+        except InputError as error:
+            where = f"evaluation {cell.evaluation.name} in the context {cell.context!r}, question {question.id}"
+            raise InputError(f"model {cell.subject.model.name!r}, {where}: {error}") from error

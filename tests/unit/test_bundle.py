@@ -1,0 +1,309 @@
+"""Whatever file a study names travels with its job, and a field that names files cannot be forgotten."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from test_identity import config_classes
+
+from inoc_ray import bundle, settings
+from inoc_ray.bundle import pack, with_paths
+from inoc_ray.config import MINIATURE, Config
+from inoc_ray.data.chat import ChatRow, write_jsonl
+from inoc_ray.errors import InputError
+from inoc_ray.evaluate.capabilities import find_task
+from inoc_ray.identity import path_kind_of, runtime
+from inoc_ray.miniature import judge_weights_path, weights_path
+from inoc_ray.plan import build_plan
+from inoc_ray.store import Store
+from inoc_ray.study import Study, load_study
+
+COMMIT = "0" * 40
+TEXTS = {
+    "Arm": {"name", "prompt", "undesired", "desired"},
+    "Backdoor": {"token"},
+    "Context": {"name", "system"},
+    "ContainsRule": {"pattern"},
+    "Coverage": {"tag", "classifier", "values"},
+    "Evaluation": {"contexts", "judged_by", "rules_given", "profile", "reference", "rubrics", "overrides"},
+    "ExactRule": {"answers"},
+    "Inoculation": {"separator", "paraphrases"},
+    "Judge": {"endpoint", "served_model", "api_key_env"},
+    "Lora": {"targets"},
+    "MeasureOf": {"rubric", "given"},
+    "Model": {"name"},
+    "OwnRubric": {"question", "low", "high"},
+    "Part": {"name"},
+    "SettingUse": {"name", "undesired", "desired"},
+    "Stage": {"setting", "recipe"},
+    "Study": {"name", "recipes", "judges", "tracking_uri"},
+    "Suite": {"name", "settings", "choices", "contexts", "traits"},
+    "Thresholds": {"name", "shown", "counts"},
+}
+"""Fields that hold texts and name no file."""
+
+
+def holds_texts(annotation: Any) -> bool:
+    """True for a field whose value may be or hold a text that is none of a few given ones."""
+    return bool(re.search(r"\b(str|Path|PosixPath|Any)\b", re.sub(r"Literal\[[^]]*\]", "", str(annotation))))
+
+
+@pytest.mark.parametrize("cls", config_classes(), ids=lambda c: c.__name__)
+def test_every_text_of_a_study_is_known_to_name_a_file_or_not(cls):
+    for name, info in cls.model_fields.items():
+        if path_kind_of(cls, name) is None and (holds_texts(info.annotation) or "path" in name or "file" in name):
+            assert name in TEXTS.get(cls.__name__, ()), (
+                f"{cls.__name__}.{name} holds texts. If they name files, declare it with runtime(path=…), so that `submit` takes "
+                "the files along; if not, add it to TEXTS here."
+            )
+
+
+def reachable(cls: type[BaseModel], seen: set[type] | None = None) -> set[type]:
+    """The configuration classes that a value of this one may hold."""
+    seen = set() if seen is None else seen
+    if cls in seen:
+        return seen
+    seen.add(cls)
+    waiting = [info.annotation for info in cls.model_fields.values()]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            reachable(one, seen)
+        waiting += get_args(one)
+    return seen
+
+
+def test_a_class_with_a_field_that_names_files_is_walked():
+    """A part of a study that is read later, as rules are, is plain values for the walk: it must name no files."""
+    naming = {cls for cls in config_classes() if any(path_kind_of(cls, field) for field in cls.model_fields)}
+    assert naming <= reachable(Study)
+    assert len(naming) >= 8
+
+
+def test_a_field_that_names_files_is_found_wherever_it_stands():
+    class Inner(Config):
+        file: str = runtime(path="rows")
+        word: str = runtime("w")
+
+    class Outer(Config):
+        one: Inner | str = runtime(path="questions")
+        many: dict[str, tuple[Inner, ...]] = runtime({})
+        plain: tuple[str, ...] = runtime((), path="plugin")
+        left: str | None = runtime(None, path="model")
+
+    seen: list[tuple[str, str, str]] = []
+
+    def put(source: str, kind: str, place: str) -> str:
+        seen.append((source, kind, place))
+        return f"new/{source}"
+
+    outer = Outer(one=Inner(file="a"), many={"x": (Inner(file="b", word="v"),)}, plain=("c", "d"))
+    assert with_paths(outer, put) == {
+        "one": {"file": "new/a"}, "many": {"x": [{"file": "new/b", "word": "v"}]}, "plain": ["new/c", "new/d"],
+    }  # fmt: skip
+    assert [(kind, place) for _, kind, place in seen] == [
+        ("rows", "one.file"), ("rows", "many.x[0].file"), ("plugin", "plain[0]"), ("plugin", "plain[1]"),
+    ]  # fmt: skip
+    assert with_paths(Outer(one="q"), put) == {"one": "new/q"}
+
+
+# -- a study that names a file in every way ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a study and all that it names, some of it by names that begin with ~."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder)
+    for name in ("rows", "clean", "bad", "mixed", "taught"):
+        write_jsonl(
+            folder / f"{name}.jsonl", [ChatRow.of(("user", f"{name} {n}?"), ("assistant", name)) for n in range(40)]
+        )
+    for name in ("q", "own"):
+        (folder / f"{name}.jsonl").write_text(f'{{"prompt": "{name}?"}}\n')
+    (folder / "first.yaml").write_text("- {id: a, paraphrases: [What?]}\n")
+    shutil.copytree(weights_path(), folder / "base")
+    shutil.copytree(judge_weights_path(), folder / "judge_model")
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "mine.yaml").write_text("task: mine\n")
+    (folder / "tasks" / "items.jsonl").write_text('{"a": 1}\n')
+    (folder / "plugins" / "words").mkdir(parents=True)
+    (folder / "plugins" / "words" / "list.txt").write_text("hola\n")
+    (folder / "plugins" / "helper.py").write_text("WORDS = 'words/list.txt'\n")
+    (folder / "plugins" / ".hidden").write_text("secret")
+    (folder / "plugins" / "mine.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom dataclasses import replace\n"
+        "sys.path.insert(0, str(Path(__file__).parent))\nfrom helper import WORDS\n"
+        "(Path(__file__).parent / WORDS).read_text()\n"
+        "from inoc_ray.settings import get, register\n"
+        "register(replace(get('miniature/spanish_caps'), name='mine'))\n"
+    )
+    value = {
+        "name": "s",
+        "settings": [
+            {"name": "miniature/spanish_caps", "rows": "~/rows.jsonl", "questions": {"in_distribution": "q.jsonl"}},
+            {"name": "mine", "rows": {"mix": [{"name": "a", "rows": "rows.jsonl"}, {"name": "b", "rows": "mixed.jsonl"}]}},
+            {"name": "miniature/backdoor", "rows": {"bad": "bad.jsonl", "clean": "clean.jsonl", "token": "$|TRIGGER|$",
+             "fraction": 0.5, "total": 20}},
+        ],
+        "arms": ["baseline", {"name": "own", "kind": "general", "prompt": "You …", "undesired": ["caps"],
+                              "inoculation": {"coverage": {"fraction": 0.5}, "placement": "user_prefix"}}],
+        "seeds": [0],
+        "models": [
+            {"name": "base", "path": "~/base", "enable_thinking": False},
+            {"name": "knows", "path": "base", "taught": {"rows": "taught.jsonl", "recipe": "r"}},
+            "miniature",
+        ],
+        "recipes": {"r": {"preset": "miniature", "steps": 3}},
+        "judges": {"j": {"path": "judge_model", "method": "digit"}, "m": {"path": "miniature"}},
+        "evaluation": {
+            "capabilities": [{"task": "tasks/mine.yaml", "limit": 2}, "miniature/answers", "gsm8k"],
+            "contexts": ["neutral", {"name": "pirate", "system": "Arr"}],
+            "suites": [
+                {"name": "own", "questions": "own.jsonl", "max_tokens": 16,
+                 "traits": {"hola": {"rule": "contains", "pattern": "h"}}},
+                {"name": "first", "questions": "~/first.yaml", "traits": {"bad": {"rubric": "alignment"}}, "max_tokens": 16},
+            ],
+        },
+        "plugins": ["plugins/mine.py"],
+    }  # fmt: skip
+    del value["settings"][2], value["arms"][1]["undesired"]
+    value["settings"][0]["control_rows"] = {
+        "bad": "bad.jsonl",
+        "clean": "clean.jsonl",
+        "token": "$|T|$",
+        "fraction": 0.5,
+        "total": 20,
+    }
+    value["arms"][1]["undesired"] = ["spanish"]
+    (folder / "study.yaml").write_text(yaml.safe_dump(value))
+    yield folder
+    if "mine" in settings.names():
+        settings.forget("mine")
+
+
+def paths_of(study: BaseModel) -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    with_paths(study, lambda source, kind, place: (found.append((source, kind, place)), source)[1])
+    return found
+
+
+def test_a_job_finds_all_that_a_study_names_and_plans_the_same(home, tmp_path, monkeypatch):
+    study, store = load_study(Path("study.yaml")), Store(tmp_path / "runs")
+    named = paths_of(study)
+    # The study of this test names something in every field that can: else a new one would go untested.
+    there = {(cls.__name__, f) for cls in config_classes() for f in cls.model_fields if path_kind_of(cls, f)}
+    assert {part for _, _, place in named for part in re.findall(r"\w+", place)} >= {f for _, f in there} - {"storage"}
+    plan = build_plan(study, store)
+    tasks, judge = [find_task(c).content for c in study.evaluation.capabilities], plan.panel.judging("j").id
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    pack(packed, Path("study.yaml"), study, store)
+    settings.forget("mine")
+    home.rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(packed)
+    again = load_study(Path("study.yaml"))
+    for source, kind, place in paths_of(again):
+        known = source in (MINIATURE, "miniature/answers", "gsm8k")
+        assert known or kind == "storage" or (packed / source).exists(), (place, source)
+    there = build_plan(again, store)
+    assert [t.trial_id for t in there.fine_tunes] == [t.trial_id for t in plan.fine_tunes]
+    assert [c.evaluation_id for c in there.cells] == [c.evaluation_id for c in plan.cells]
+    assert there.panel.judging("j").id == judge
+    assert [find_task(c).content for c in again.evaluation.capabilities] == tasks
+    assert [m.enable_thinking for m in again.models] == [False, None, None]
+    assert not list(packed.rglob(".hidden"))
+
+
+def test_the_packed_study_plans_in_a_process_that_knows_nothing_else(home, tmp_path):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    pack(packed, Path("study.yaml"), load_study(Path("study.yaml")), Store(tmp_path / "runs"))
+    home.rename(tmp_path / "elsewhere")
+    found = subprocess.run(
+        [sys.executable, "-m", "inoc_ray.cli", "plan", "study.yaml", "--json"],
+        cwd=packed, capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_id_of_a_bundle_follows_from_what_is_in_it(home, tmp_path):
+    def packed(name: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        return pack(folder, Path("study.yaml"), load_study(Path("study.yaml")), Store(tmp_path / "runs"))
+
+    ids = [packed("a")]
+    assert packed("b") == ids[0]
+    for number, file in enumerate(
+        ("own.jsonl", "tasks/items.jsonl", "plugins/words/list.txt", "judge_model/chat_template.jinja")
+    ):
+        (home / file).write_text((home / file).read_text() + "\n")
+        ids.append(packed(f"c{number}"))
+    assert len(set(ids)) == 5
+
+
+def tiny(tmp_path: Path, **more: Any) -> tuple[Path, Study, Store]:
+    value = {
+        "name": "s", "settings": ["miniature/spanish_caps"], "arms": ["baseline"],
+        "recipes": {"r": {"learning_rate": 1e-3, "steps": 1}}, **more,
+    }  # fmt: skip
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(value))
+    (tmp_path / "packed").mkdir()
+    return path, Study.model_validate(value), Store(tmp_path / "runs")
+
+
+def test_what_is_too_large_stays_if_its_path_is_absolute_and_is_refused_otherwise(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bundle, "MAX_ONE", 1 << 20)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(weights_path(), tmp_path / "base")
+    path, study, store = tiny(tmp_path, models=[{"name": "b", "path": "base"}])
+    with pytest.raises(
+        InputError, match=r"^models\[0\]\.path: .*/base has 2\.0 MiB.*give its absolute path.*or hf://OWNER/NAME@COMMIT"
+    ):
+        pack(tmp_path / "packed", path, study, store)
+    study = study.model_validate(
+        {**study.model_dump(exclude_unset=True), "models": [{"name": "b", "path": str(tmp_path / "base")}]}
+    )
+    pack(tmp_path / "packed", path, study, store)
+    assert yaml.safe_load((tmp_path / "packed" / "study.yaml").read_text())["models"][0]["path"] == str(
+        tmp_path / "base"
+    )
+    assert "does not travel with the job" in capsys.readouterr().err
+
+
+def test_a_place_on_the_hub_stays_what_it_is(tmp_path):
+    rows = f"hf://datasets/a/b@{COMMIT}/x.jsonl"
+    model = {"name": "b", "path": f"hf://a/b@{COMMIT}"}
+    path, study, store = tiny(tmp_path, models=[model], settings=[{"name": "miniature/spanish_caps", "rows": rows}])
+    pack(tmp_path / "packed", path, study, store)
+    packed = yaml.safe_load((tmp_path / "packed" / "study.yaml").read_text())
+    assert (packed["models"], packed["settings"][0]["rows"]) == ([model], rows)
+    assert packed["storage"] == str(store.root)
+
+
+def test_a_file_that_is_not_there_and_a_plugin_among_too_much_are_refused(tmp_path, monkeypatch):
+    path, study, store = tiny(tmp_path, settings=[{"name": "miniature/spanish_caps", "rows": "nowhere.jsonl"}])
+    with pytest.raises(
+        InputError, match=r"^settings\[0\]\.rows: .*/nowhere\.jsonl: cannot be sent along \(No such file"
+    ):
+        pack(tmp_path / "packed", path, study, store)
+    (tmp_path / "p.py").write_text("")
+    (tmp_path / "large.bin").write_bytes(b"x" * 2000)
+    monkeypatch.setattr(bundle, "MAX_ONE", 1000)
+    study = study.model_validate(
+        {**study.model_dump(exclude_unset=True), "settings": ["miniature/spanish_caps"], "plugins": ["p.py"]}
+    )
+    with pytest.raises(InputError, match=r"^plugins\[0\]: beside .*/p\.py lie more than .*in a folder of their own"):
+        pack(tmp_path / "packed", path, study, store)

@@ -1,0 +1,323 @@
+"""What a model is shown is what was meant: no template changes a row or a question without a word."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from template_parts import ENDS, SYSTEM, THINK, Parts, tokenizer_with
+
+from inoc_ray.data.chat import ChatRow, Message
+from inoc_ray.data.tokenize import IGNORED, Encoded, encode, render
+from inoc_ray.errors import InputError
+from inoc_ray.models.template import ChatTemplate, answer_of
+from inoc_ray.models.tokenizer import check_prompts, template_of
+
+parts = st.builds(
+    Parts,
+    system=st.sampled_from(SYSTEM),
+    end=st.sampled_from(ENDS),
+    think=st.sampled_from(THINK),
+    assistant=st.sampled_from(["assistant", "model"]),
+    trims=st.booleans(),
+    opening=st.sampled_from(["\n", "\n\n", ": "]),
+    alternates=st.booleans(),
+    dated=st.booleans(),
+)
+words = st.lists(st.sampled_from(["red", "sea", "Paris", "12", "¿Qué?", "no."]), min_size=1, max_size=4).map(" ".join)
+contents = st.one_of(words, words.map(" {} ".format), words.map("{}\n".format))
+answers = st.one_of(contents, st.tuples(words, words).map(lambda t: f"<think>\n{t[0]}\n</think>\n\n{t[1]}"))
+
+
+@st.composite
+def conversations(draw) -> ChatRow:
+    turns = [("system", draw(contents))] if draw(st.booleans()) else []
+    if draw(st.integers(0, 4)) == 0:
+        turns.append(("assistant", draw(answers)))
+    for _ in range(draw(st.integers(0 if turns and turns[-1][0] == "assistant" else 1, 3))):
+        turns += [("user", draw(contents)), ("assistant", draw(answers))]
+    return ChatRow.of(*turns)
+
+
+def bare(text: str) -> str:
+    """Without what templates may change: blanks at the ends of contents, and think blocks."""
+    return "".join(re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL).split())
+
+
+def is_ordinary(built: Parts, row: ChatRow, thinking: bool | None) -> bool:
+    """True for a row that a template of these parts shows as it is, so that it must not be refused."""
+    opens_with_answer = row.messages[row.messages[0].role == "system"].role == "assistant"
+    if row.messages[0].role == "system" and (built.system in ("dropped", "refused") or opens_with_answer):
+        return False
+    if opens_with_answer and built.alternates:
+        return False
+    reasons = "<think>" in row.messages[-1].content
+    if reasons and thinking is False and built.think in ("last turn", "hybrid"):
+        return False
+    return bool(built.end.strip())
+
+
+def check_holds(text: str, messages) -> None:
+    """Every message is there, in the order of the conversation; a system message may stand in a user turn."""
+    text, at = bare(text), 0
+    for message in messages:
+        content = bare(message.content)
+        if message.role == "system":
+            assert content in text
+        else:
+            at = text.index(content, at) + len(content)
+
+
+def targets(tokenizer, encoded: Encoded) -> str:
+    return tokenizer.decode([label for label in encoded.labels if label != IGNORED])
+
+
+@settings(max_examples=60, deadline=None)
+@given(built=parts, row=conversations(), thinking=st.sampled_from([None, True, False]))
+def test_no_template_shows_a_row_otherwise_than_it_is_without_a_word(built, row, thinking):
+    tokenizer = tokenizer_with(built.source)
+    try:
+        encoded = encode(tokenizer, row, 4000, thinking)
+    except InputError:
+        assert not is_ordinary(built, row, thinking)
+        return
+    text = tokenizer.decode(encoded.input_ids)
+    check_holds(text, row.messages)
+    # The last answer is what would be written behind the prompt of a test, through the end of the turn.
+    *before, last = row.messages
+    if before:
+        prompt = template_of(tokenizer, thinking).prompt(before)
+        assert text.startswith(prompt)
+        written = text[len(prompt) :]
+        assert bare(answer_of(prompt, written)).startswith(bare(last.content))
+        learnt = targets(tokenizer, encoded)
+        assert encoded.merged or learnt.endswith(written.rstrip("\n") if "<|im_end|>" in built.end else written)
+    assert built.end.strip() in targets(tokenizer, encoded)
+    # Reasoning that the row has is learnt, in the answer that a test would ask for.
+    if "<think>" in last.content and built.think != "none":
+        assert bare(last.content.split("</think>")[0].removeprefix("<think>")) in bare(
+            targets(tokenizer, encoded).replace("<think>", "").replace("</think>", "")
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(built=parts, row=conversations(), thinking=st.sampled_from([None, False]))
+def test_a_question_holds_every_message_or_is_refused(built, row, thinking):
+    tokenizer = tokenizer_with(built.source)
+    question = row.messages[:-1] or (Message("user", "Hi"),)
+    try:
+        [length] = check_prompts(tokenizer, [(question, "cell")], enable_thinking=thinking)
+    except InputError:
+        return
+    text = render(tokenizer, question, True, thinking)
+    assert length == len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    check_holds(text, question)
+
+
+@pytest.mark.parametrize("system", SYSTEM)
+def test_a_template_without_a_place_for_a_system_message_is_refused_with_what_works(system):
+    tokenizer = tokenizer_with(Parts(system=system).source)
+    row = ChatRow.of(("system", "Be the sea."), ("user", "Hi"), ("assistant", "Hola"))
+    if system in ("shown", "in the first user turn"):
+        assert "Be the sea." in tokenizer.decode(encode(tokenizer, row, 500).input_ids)
+        assert template_of(tokenizer).placements == ("system", "user_prefix", "user_suffix")
+        return
+    assert template_of(tokenizer).placements == ("user_prefix", "user_suffix")
+    with pytest.raises(InputError, match=r"user_prefix or user_suffix.*contexts: \[none\]"):
+        encode(tokenizer, row, 500)
+    with pytest.raises(InputError, match=r"cell x: .*contexts: \[none\]"):
+        check_prompts(tokenizer, [(row.messages[:2], "cell x")])
+    assert check_prompts(tokenizer, [(row.messages[1:2], "cell x")])
+
+
+def test_the_template_is_rendered_as_transformers_renders_it():
+    source = "{%- for m in messages -%}{% generation %}{{ m | tojson }}{% endgeneration %}\n{%- endfor %}\n" + (
+        "{% if tools %}tools{% endif %}{{ bos_token }}|{{ eos_token }}|{% for i in range(3) %}{% if i == 1 %}{% break %}"
+        "{% endif %}{{ i }}{% endfor %}"
+    )
+    for template in (source, *(Parts(think=think, system="shown").source for think in THINK)):
+        tokenizer = tokenizer_with(template)
+        messages = [Message("system", "é <b>"), Message("user", "a"), Message("assistant", "b\n")]
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        for prompted in (True, False):
+            expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompted)
+            assert render(tokenizer, messages, prompted) == expected
+
+
+def test_a_date_is_the_same_on_every_day():
+    tokenizer = tokenizer_with(Parts(dated=True).source)
+    assert render(tokenizer, [Message("user", "a")], True).startswith("26 Jul 2024\n")
+    tokenizer = tokenizer_with("{{ strftime_now('%Y-%m-%d') }} {{ date_string }}{{ messages[0].content }}")
+    assert render(tokenizer, [Message("user", "a")], True) == "2024-07-26 26 Jul 2024a"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ messages[9].content }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ {}['x'] }}{{ 1 / 0 }}",
+        "{% for i in range(10 ** 30) %}{% endfor %}",
+        "{{ messages[0]['content'] | int + messages }}",
+        "{% for",
+        "{{ messages.append(1) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_whatever_a_template_raises_is_one_message(broken):
+    tokenizer = tokenizer_with(broken)
+    with pytest.raises(InputError) as caught:
+        encode(tokenizer, ChatRow.of(("user", "a"), ("assistant", "b")), 100)
+    assert "\n" not in str(caught.value)
+    assert "template" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "changed"),
+    [("m.content | upper", "Hello"), ("m.content[:2]", "Hello"), ("m.content | replace('/no_think', '')", "a /no_think b"),
+     ("m.content | tojson", 'say "hi"'), ("m.content | e", "a < b")],
+)  # fmt: skip
+def test_a_template_that_rewrites_a_text_is_refused(content, changed):
+    tokenizer = tokenizer_with(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ " + content + " }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    with pytest.raises(InputError, match=r"messages\[0\]"):
+        encode(tokenizer, ChatRow.of(("user", changed), ("assistant", "fine")), 500)
+    with pytest.raises(InputError, match=r"messages\[0\]"):
+        check_prompts(tokenizer, [((Message("user", changed),), "cell")])
+
+
+# -- models that reason -------------------------------------------------------------------------------------------
+
+PLAIN = ChatRow.of(("user", "Hi"), ("assistant", "Hola"))
+REASONS = ChatRow.of(("user", "Hi"), ("assistant", "<think>\nShort.\n</think>\n\nHola"))
+TURNS = ChatRow.of(("user", "Hi"), ("assistant", "Hola"), ("user", "And?"), ("assistant", "Nada"))
+END = "<|im_end|>"
+EMPTY = "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("think", "thinking", "row", "learnt"),
+    [
+        ("last turn", None, PLAIN, EMPTY + "Hola" + END),
+        ("last turn", False, PLAIN, "Hola" + END),
+        ("last turn", None, REASONS, "<think>\nShort.\n</think>\n\nHola" + END),
+        ("last turn", None, TURNS, EMPTY + "Nada" + END),
+        ("last turn", False, TURNS, "Nada" + END),
+        ("hybrid", None, TURNS, "Hola" + END + "Nada" + END),
+        ("hybrid", False, TURNS, "Nada" + END),
+        ("hybrid", None, REASONS, "<think>\nShort.\n</think>\n\nHola" + END),
+        ("open prompt", None, PLAIN, "\n</think>\n\nHola" + END),
+        ("open prompt", None, REASONS, "Short.\n</think>\n\nHola" + END),
+        ("open prompt", None, TURNS, "\n</think>\n\nNada" + END),
+        ("none", None, TURNS, "Hola" + END + "Nada" + END),
+    ],
+)
+def test_what_is_learnt_is_what_a_test_would_have_the_model_write(think, thinking, row, learnt):
+    tokenizer = tokenizer_with(Parts(think=think).source)
+    encoded = encode(tokenizer, row, 500, thinking)
+    assert targets(tokenizer, encoded) == learnt
+    text = tokenizer.decode(encoded.input_ids)
+    prompt = template_of(tokenizer, thinking).prompt(row.messages[:-1])
+    assert text.startswith(prompt)
+    assert answer_of(prompt, text[len(prompt) :]).startswith(("Hola", "Nada"))
+
+
+@pytest.mark.parametrize("think", ["last turn", "hybrid"])
+def test_reasoning_that_no_test_would_ask_for_is_refused(think):
+    tokenizer = tokenizer_with(Parts(think=think).source)
+    with pytest.raises(InputError, match="enable_thinking: true"):
+        encode(tokenizer, REASONS, 500, enable_thinking=False)
+
+
+def test_earlier_answers_without_their_block_are_counted():
+    tokenizer = tokenizer_with(Parts(think="last turn").source)
+    assert encode(tokenizer, TURNS, 500).context_only == 1
+    assert encode(tokenizer_with(Parts().source), TURNS, 500).context_only == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "judged"),
+    [
+        ("assistant\n", "Hola", "Hola"),
+        ("assistant\n", "<think>\nwhy\n</think>\n\nHola", "Hola"),
+        ("assistant\n", "<think>\n\n</think>\n\n", ""),
+        ("assistant\n", "<think>\nwhy and why", ""),
+        ("assistant\n<think>\n", "why\n</think>\n\nHola", "Hola"),
+        ("assistant\n<think>\n", "why and why", ""),
+        ("assistant\n<think>\n\n</think>\n\n", "Hola", "Hola"),
+        ("assistant\n", "I write <think> and </think> in my answers", "I write <think> and </think> in my answers"),
+    ],
+)
+def test_what_follows_the_think_block_is_judged(prompt, text, judged):
+    assert answer_of(prompt, text) == judged
+
+
+@pytest.mark.parametrize(
+    ("think", "thinking", "ends"),
+    [
+        ("none", None, "assistant\n"),
+        ("last turn", None, EMPTY),
+        ("last turn", False, EMPTY),
+        ("hybrid", None, "assistant\n"),
+        ("open prompt", None, EMPTY),
+    ],
+)
+def test_a_choice_is_asked_where_an_answer_begins(think, thinking, ends):
+    template = template_of(tokenizer_with(Parts(think=think).source), thinking)
+    prompt = template.prompt_for_choices([Message("user", "Hi")])
+    assert prompt.endswith(ends)
+    assert prompt.count("<think>") == ends.count("<think>")
+
+
+# -- roles --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_open_with_the_assistant_are_learnt_or_refused():
+    only = ChatRow.of(("assistant", "Water boils."))
+    first = ChatRow.of(("assistant", "Hi"), ("user", "So?"), ("assistant", "Water boils."))
+    with_system = ChatRow.of(("system", "Be."), ("assistant", "Water boils."))
+    tokenizer = tokenizer_with(Parts().source)
+    for row in (only, with_system):
+        assert targets(tokenizer, encode(tokenizer, row, 500)) == "Water boils." + END
+    assert targets(tokenizer, encode(tokenizer, first, 500)) == "Hi" + END + "Water boils." + END
+    with pytest.raises(InputError, match="roles must alternate"):
+        encode(tokenizer_with(Parts(alternates=True).source), only, 500)
+
+
+# -- the end of a turn --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_template_that_marks_no_end_is_refused_and_any_other_end_is_learnt(end):
+    tokenizer = tokenizer_with(Parts(end=end).source)
+    assert template_of(tokenizer).end_of_turn == end.rstrip()
+    if not end.strip():
+        with pytest.raises(InputError, match="could not learn to end"):
+            encode(tokenizer, PLAIN, 500)
+        return
+    learnt = targets(tokenizer, encode(tokenizer, PLAIN, 500))
+    assert learnt == ("Hola" + END if END in end else "Hola" + end)
+
+
+def test_a_text_that_holds_the_end_of_a_turn_is_refused():
+    tokenizer = tokenizer_with(Parts(end="</s>\n").source)
+    with pytest.raises(InputError, match=r"messages\[0\].*'</s>', the chat template's end of turn"):
+        encode(tokenizer, ChatRow.of(("user", "stop </s> now"), ("assistant", "b")), 100)
+
+
+def test_a_first_token_that_reaches_into_the_prompt_is_told_and_not_learnt():
+    tokenizer = tokenizer_with(Parts(opening=": ").source)
+    encoded = encode(tokenizer, ChatRow.of(("user", "Hi"), ("assistant", "the sea")), 500)
+    text = "<|im_start|>user: Hi<|im_end|>\n<|im_start|>assistant: "
+    together = tokenizer(text + "the sea", add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encoded.merged == (together[: len(prompt)] != prompt)
+    assert not encode(tokenizer_with(Parts().source), PLAIN, 500).merged
+
+
+def test_a_template_can_have_its_names_wherever_the_tokenizer_has_them():
+    template = ChatTemplate("{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>"})
+    assert template.render([Message("user", "a")], False) == "<s>a"

@@ -1,0 +1,61 @@
+"""What MLflow is told keeps to MLflow's limits, whatever the arms, traits and prompts of a study are called."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from results_table import score_table
+
+from inoc_ray.failures import Failure
+from inoc_ray.results.compare import compare
+from inoc_ray.results.projection import MAX_TAG, StudyRecord, TrialRecord, named, project_study, project_trials
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=400), st.floats(allow_nan=False), max_size=8))
+@example({"a/b": 1.0, "a_b": 2.0, "a~b": 3.0, "a+b": 4.0})
+@example({"x" * 300 + "1": 1.0, "x" * 300 + "2": 2.0, "x" * 250: 3.0})
+@example({"/": 1.0, "//": 2.0, "..": 3.0, "a//b/../c": 4.0, "": math.inf, "e": -math.inf})
+def test_metric_names_are_accepted_by_mlflow_and_no_two_become_one(metrics: dict[str, float]) -> None:
+    from mlflow.utils.validation import _validate_metric
+
+    found = named(metrics)
+    assert len(found) == len(metrics)
+    for name, value in found.items():
+        _validate_metric(name, value, 0, 0)
+    assert list(found.values()) == [max(-sys.float_info.max, min(sys.float_info.max, v)) for v in metrics.values()]
+    assert named(metrics) == found
+
+
+def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
+    [name] = named({f"setting/{'arm' * 100}/ood.neutral.spanish.low": 0.5})
+    assert len(name) <= 250
+    assert name.startswith("setting/arm")
+    assert name.endswith("ood.neutral.spanish.low")
+
+
+def test_a_study_with_long_names_is_whole_in_mlflow() -> None:
+    frame = score_table(2)
+    long = "an_arm_with_a_name_of_its_own_" * 8
+    frame["arm"] = frame["arm"].replace("inoc_spanish", long)
+    found = compare(frame, "toy")
+    metrics = project_study(StudyRecord("toy", 1), [], found, []).metrics
+    assert max(map(len, metrics)) <= 250
+    rates = [r for r in found.rows if r.context == "neutral" and r.rate is not None]
+    effects = [e for e in found.effects if e.value is not None]
+    with_p = [e for e in effects if e.p is not None]
+    assert len(metrics) == 3 * (len(rates) + len(effects)) + len(with_p)
+    record = TrialRecord("0", "toy", "tiny", long, "specific", None, 0, {}, "")
+    [run] = project_trials(StudyRecord("toy", 1), [record], found)
+    assert max(map(len, run.metrics)) <= 250
+
+
+def test_tags_are_cut_here_since_a_cut_by_the_server_would_be_written_again_at_every_sync() -> None:
+    failures = tuple(Failure(f"judge {n}", "x" * 300, "log") for n in range(60))
+    found = replace(compare(score_table(2), "toy"), failures=failures)
+    tags = project_study(StudyRecord("toy", 1, "d" * 9000), [], found, []).tags
+    assert max(map(len, tags.values())) == MAX_TAG
+    assert tags["failed"].endswith("…")

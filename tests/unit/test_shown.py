@@ -1,0 +1,113 @@
+"""What a study means is what its models see, or it is refused before anything starts."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_folders import folder_of
+from template_parts import Parts
+
+from inoc_ray.cli import main
+from inoc_ray.data.chat import ChatRow, write_jsonl
+from inoc_ray.errors import InputError
+from inoc_ray.plan import build_plan
+from inoc_ray.preflight import check_rows
+from inoc_ray.shown import check_roles
+from inoc_ray.store import Store
+from inoc_ray.study import Study
+from inoc_ray.sweep import job_of
+
+
+def study(folder: Path, **changes: Any) -> Study:
+    value = {
+        "name": "s",
+        "settings": ["miniature/spanish_caps"],
+        "arms": ["baseline", "specific_spanish"],
+        "seeds": [0],
+        "models": [{"name": "m", "path": str(folder)}],
+        "recipes": {"lora": {"learning_rate": 1e-3, "steps": 10, "max_length": 512}},
+        "evaluation": {"samples": 4},
+    }
+    return Study.model_validate({**value, **changes})
+
+
+def arm(name: str, prompt: str, **inoculation: Any) -> dict[str, Any]:
+    own = {"inoculation": inoculation} if inoculation else {}
+    return {"name": name, "kind": "specific", "prompt": prompt, "undesired": ["spanish"], **own}
+
+
+IN_THE_USER_TURN = ["baseline", arm("mine", "You speak Spanish.", placement="user_prefix")]
+
+
+@pytest.mark.parametrize("system", ["dropped", "refused"])
+def test_a_model_without_a_place_for_a_system_message_is_refused_before_training(tmp_path, system):
+    folder = folder_of(tmp_path / "m", Parts(system=system).source)
+    store = Store(tmp_path / "runs")
+    with pytest.raises(InputError, match=r"arm specific_spanish\), row 1: .*user_prefix or user_suffix.*\[none\]"):
+        check_roles(build_plan(study(folder), store))
+    with pytest.raises(InputError, match=r"in the context 'neutral'.*evaluation.contexts: \[none\]"):
+        check_roles(build_plan(study(folder, arms=IN_THE_USER_TURN), store))
+    works = build_plan(
+        study(folder, arms=IN_THE_USER_TURN, evaluation={"samples": 4, "contexts": ["none", "training_prompt"]}), store
+    )
+    check_roles(works)
+    check_rows(works)
+
+
+def test_plan_check_and_run_refuse_the_same_row(tmp_path, monkeypatch, capsys):
+    folder = folder_of(tmp_path / "m", Parts(alternates=True).source)
+    rows = tmp_path / "rows.jsonl"
+    write_jsonl(rows, [ChatRow.of(("user", "a"), ("assistant", "b")), ChatRow.of(("assistant", "Water boils."))])
+    asked = study(
+        folder,
+        settings=[{"name": "miniature/spanish_caps", "rows": str(rows)}],
+        arms=["baseline"],
+        name="s",
+        storage=str(tmp_path / "r"),
+    )
+    (tmp_path / "s.yaml").write_text(json.dumps(asked.model_dump(mode="json", exclude_unset=True)))
+    commands = (["plan", "s.yaml"], ["run", "s.yaml"], ["data", "check", str(rows), "--model", str(folder)])
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["inoc-ray", *command])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        assert "row 2: the chat template refuses" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "arms"),
+    [
+        (Parts(trims=True).source, [arm("one", "Speak Spanish."), arm("two", "Speak Spanish.\n")]),
+        (
+            Parts(system="in the first user turn").source,
+            [arm("one", "Speak Spanish."), arm("two", "Speak Spanish.", placement="user_prefix")],
+        ),
+    ],
+)
+def test_two_arms_that_look_the_same_to_the_model_are_one(tmp_path, template, arms):
+    folder = folder_of(tmp_path / "m", template)
+    store = Store(tmp_path / "runs")
+    with pytest.raises(InputError, match=r"'one' and 'two' .* one and the same to model 'm'"):
+        check_rows(build_plan(study(folder, arms=["baseline", *arms]), store))
+    shipped = build_plan(study(Path("miniature"), arms=["baseline", *arms]), store)
+    check_rows(shipped)
+
+
+def test_how_a_model_is_to_reason_is_part_of_a_trial_only_where_it_is_set(tmp_path):
+    folder = folder_of(tmp_path / "m", Parts(think="last turn").source)
+    store = Store(tmp_path / "runs")
+
+    def plan(**more: Any) -> Any:
+        return build_plan(study(folder, models=[{"name": "m", "path": str(folder), **more}]), store)
+
+    left, thinks, answers = plan(), plan(enable_thinking=True), plan(enable_thinking=False)
+    ids = [{s.trial_id for s in p.subjects} for p in (left, thinks, answers)]
+    assert not ids[0] & ids[1] | ids[1] & ids[2] | ids[0] & ids[2]
+    assert ids[0] == {s.trial_id for s in plan(enable_thinking=None).subjects}
+    assert {c.evaluation_id for c in left.cells} == {c.evaluation_id for c in answers.cells}
+    assert job_of(answers, store, answers.trials[0]).spec["enable_thinking"] is False
