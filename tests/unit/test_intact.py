@@ -67,7 +67,7 @@ def train(store: Store, trial_id: str, size: int = 4, fill: float = 0.5) -> None
             '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": false}'
         )
         (folder / "trial.json").write_text('{"training": {"seconds_total": 1.0}, "seed": 0}')
-        (folder / "curves.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+        (folder / "curves.jsonl").write_text('{"step": 1, "loss": 2.5, "learning_rate": 0.001}\n')
 
 
 def ask(plan: Plan, store: Store, text: Callable[[int], str]) -> None:
