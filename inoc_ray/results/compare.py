@@ -276,11 +276,12 @@ def _view(
         estimate = rates.get(key)
         low, high = estimate.interval() if estimate is not None else (None, None)
         seeds = int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique())
+        count = {name: int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")}
         rows.append(
             Row(
                 setting, model, key.arm, str(first["kind"]), key.evaluation, str(first["split"]), key.context,
                 key.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
-                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
+                count["samples"], count["unparsed"], count["excluded"], count["cut"],
                 triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
             )
         )  # fmt: skip
