@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,6 +20,8 @@ import click
 from inoc_ray import __version__
 from inoc_ray.errors import InputError, TrialError, shown
 
+PLUGIN_MODULE = "inoc_ray_plugin_"
+"""What the name of a plugin's module begins with; see settings/plugins.py."""
 MAX_MESSAGE = 4000
 """Characters of a message about wrong input; what a study holds may be quoted in it, and may be of any length."""
 
@@ -413,8 +416,11 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except SystemExit as error:
-        # Nothing of ours ends the program here: it would end in silence, with the exit code of whoever did.
-        _end(f"code that the study names ended the program (SystemExit: {shown(error.code)}); take that out of it.", 2)
+        # A plugin's functions run in the middle of a command, which must not end in silence with an exit code of theirs.
+        frames = traceback.walk_tb(error.__traceback__)
+        if not any(str(frame.f_globals.get("__name__")).startswith(PLUGIN_MODULE) for frame, _ in frames):
+            raise
+        _end(f"a plugin of the study ended the program (SystemExit: {shown(error.code)}); take that out of it.", 2)
     except InputError as error:
         _end(str(error), 2)
     except TrialError as error:

@@ -23,7 +23,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from inoc_ray.errors import InputError
 
@@ -257,7 +257,7 @@ class ChatTemplate:
         for index, kind in enumerate(kinds):
             content = f"\ue000{index}c\ue001"
             if kind.reasons and self.think is not None:
-                content = f"{self.think[0]}\n\ue000{index}r\ue001\n{self.think[1]}\n\n{content}"
+                content = f"{self.think[0]}\ue000{index}r\ue001{self.think[1]}{content}"
             turns.append({"role": kind.role, "content": content})
         text = self._render(turns, add_generation_prompt)
         slots = tuple(_Slot(int(m[1]), m[2]) for m in _MARK.finditer(text))
@@ -417,6 +417,10 @@ class ChatTemplate:
     def _has_block(self, text: str) -> bool:
         return self.think is not None and any(tag in text for tag in self.think)
 
+    def answers_at_once(self, prompt: str) -> bool:
+        """True if the prompt ends with a closed think block, so that no reasoning is asked for."""
+        return self.think is not None and prompt.rstrip().endswith(self.think[1])
+
     def _stem(self, text: str) -> str:
         """A prompt's end without the think block that it brings, empty or left open."""
         if self.think is None:
@@ -466,7 +470,10 @@ class ChatTemplate:
 
     def _advice(self, turns: Sequence[Mapping[str, str]]) -> str:
         """What to do about a conversation that fails, where it is the system message that the template does not take."""
-        if not turns or turns[0]["role"] != "system" or self._takes("system", "user") or not self._takes("user"):
+        if not turns or turns[0]["role"] != "system" or not self._takes("user"):
+            return "."
+        # Some show it in a prompt and drop it in a row (Mistral 7B v0.3).
+        if self._takes("system", "user") and self._takes("system", "user", "assistant"):
             return "."
         return (
             ". It has no place for a system message: put prompts into the user turn (inoculation.placement: user_prefix or "
@@ -476,8 +483,9 @@ class ChatTemplate:
     def _takes(self, *roles: str) -> bool:
         """True if the template shows messages of these roles. Renders by itself: the other ways ask for advice."""
         turns = [{"role": role, "content": f"\ue000{index}c\ue001"} for index, role in enumerate(roles)]
+        asked = roles[-1] != "assistant"
         try:
-            text = str(self._compiled.render(messages=turns, add_generation_prompt=True, **self._variables))
+            text = str(self._compiled.render(messages=turns, add_generation_prompt=asked, **self._variables))
         except Exception:  # noqa: BLE001 - whatever a template raises, it does not take them.
             return False
         return all(turn["content"] in text for turn in turns)
@@ -556,7 +564,7 @@ def _compiled(source: str, name: str) -> Any:
     class Generation(jinja2.ext.Extension):
         """`{% generation %}` marks the assistant's tokens for trainers; what it holds is rendered as it is."""
 
-        tags: ClassVar = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
         def parse(self, parser: Any) -> Any:
             next(parser.stream)

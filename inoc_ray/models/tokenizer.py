@@ -281,12 +281,18 @@ def check_prompts(
     holds a special token, and when the tokenizer does not give a prompt back.
     """
     template = template_of(tokenizer, enable_thinking)
+    hidden = set(template.think or ()) & set(special_tokens(tokenizer))
     texts: list[str] = []
     places: list[str] = []
     for messages, where in asked:
         try:
             check_no_special_tokens(tokenizer, messages, "question")
             texts.append(template.prompt_for_choices(messages) if for_choices else template.prompt(messages))
+            if hidden and not template.answers_at_once(texts[-1]):
+                raise InputError(
+                    f"the think block's {min(hidden)!r} is a special token, which engines leave out of a response, so reasoning "
+                    "could not be told from the answer; set the model's enable_thinking: false, if its chat template knows it."
+                )
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         places.append(where)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
+from inoc_ray.models.config import parts
 
 GIB = 1 << 30
 GPU_SHARE = 0.92
@@ -70,9 +71,8 @@ def gib(size: float) -> str:
 def attention_of(folder: Path) -> Attention | None:
     """From the model's config.json; None for one that does not say, or that keeps something else than keys and values."""
     try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if isinstance(config.get("text_config"), dict):
-            config = config["text_config"]
+        whole: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: Any = next((part for part in parts(whole) if part.keys() & {"num_hidden_layers", "n_layer"}), whole)
         if config.get("kv_lora_rank"):
             return None
         layers = int(config.get("num_hidden_layers") or config["n_layer"])

@@ -29,7 +29,8 @@ class StepFlops:
     """
 
     def __init__(self, model: Any, spec: LoopSpec) -> None:
-        config = model.config
+        # Of a model with pictures or sound, the part that reads and writes text.
+        config = model.config.get_text_config()
         multiplied = sum(size(p) for p in model.parameters())
         if not config.tie_word_embeddings:
             multiplied -= size(model.get_input_embeddings().weight)

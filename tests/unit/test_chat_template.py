@@ -130,6 +130,18 @@ def test_a_template_without_a_place_for_a_system_message_is_refused_with_what_wo
     assert check_prompts(tokenizer, [(row.messages[1:2], "cell x")])
 
 
+def test_a_system_message_that_is_shown_in_prompts_alone_is_refused_in_rows():
+    tokenizer = tokenizer_with(
+        "{% set rest = messages[1:] if messages[0].role == 'system' else messages %}{% for m in rest %}"
+        "{% if m.role == 'user' %}[INST] {% if loop.last and rest != messages %}{{ messages[0].content }}\n\n{% endif %}"
+        "{{ m.content }}[/INST]{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    )
+    question = (Message("system", "Be the sea."), Message("user", "Hi"))
+    assert check_prompts(tokenizer, [(question, "cell")])
+    with pytest.raises(InputError, match=r"drops messages\[0\].*user_prefix or user_suffix"):
+        encode(tokenizer, ChatRow((*question, Message("assistant", "Hola"))), 500)
+
+
 def test_the_template_is_rendered_as_transformers_renders_it():
     source = "{%- for m in messages -%}{% generation %}{{ m | tojson }}{% endgeneration %}\n{%- endfor %}\n" + (
         "{% if tools %}tools{% endif %}{{ bos_token }}|{{ eos_token }}|{% for i in range(3) %}{% if i == 1 %}{% break %}"
@@ -223,6 +235,15 @@ def test_what_is_learnt_is_what_a_test_would_have_the_model_write(think, thinkin
     prompt = template_of(tokenizer, thinking).prompt(row.messages[:-1])
     assert text.startswith(prompt)
     assert answer_of(prompt, text[len(prompt) :]).startswith(("Hola", "Nada"))
+
+
+@pytest.mark.parametrize("think", ["last turn", "hybrid", "open prompt"])
+@pytest.mark.parametrize("written", ["<think>Short.</think>Hola", "\n<think>\nShort.\n\n</think>\n\n\nHola\n"])
+def test_however_a_row_writes_its_block_the_reasoning_is_learnt(think, written):
+    tokenizer = tokenizer_with(Parts(think=think).source)
+    row = ChatRow.of(("user", "Hi"), ("assistant", written))
+    learnt = targets(tokenizer, encode(tokenizer, row, 500))
+    assert re.fullmatch(r"(<think>\n)?Short\.\n+</think>\n+Hola\n?<\|im_end\|>", learnt)
 
 
 @pytest.mark.parametrize("think", ["last turn", "hybrid"])
