@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,6 +20,8 @@ import click
 from inoc_ray import __version__
 from inoc_ray.errors import InputError, TrialError, shown
 
+PLUGIN_MODULE = "inoc_ray_plugin_"
+"""What the name of a plugin's module begins with; see settings/plugins.py."""
 MAX_MESSAGE = 4000
 """Characters of a message about wrong input; what a study holds may be quoted in it, and may be of any length."""
 
@@ -182,12 +185,15 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
     from inoc_ray.evaluate import profiles
     from inoc_ray.pipeline import compare_study, write_study_report
     from inoc_ray.plan import build_plan
+    from inoc_ray.results.table import summary_of_missing
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
     comparison = compare_study(built, store, profile=profiles.get(profile) if profile else None)
     written = write_study_report(built, store, comparison, out)
-    _emit(as_json, {"report": str(written)}, f"Report: {written}")
+    incomplete = summary_of_missing(comparison)
+    text = f"Report: {written}" + (f"\n{incomplete}" if incomplete else "")
+    _emit(as_json, {"report": str(written), "complete": comparison.complete}, text)
 
 
 @cli.command()
@@ -410,8 +416,11 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except SystemExit as error:
-        # Nothing of ours ends the program here: it would end in silence, with the exit code of whoever did.
-        _end(f"code that the study names ended the program (SystemExit: {shown(error.code)}); take that out of it.", 2)
+        # A plugin's functions run in the middle of a command, which must not end in silence with an exit code of theirs.
+        frames = traceback.walk_tb(error.__traceback__)
+        if not any(str(frame.f_globals.get("__name__")).startswith(PLUGIN_MODULE) for frame, _ in frames):
+            raise
+        _end(f"a plugin of the study ended the program (SystemExit: {shown(error.code)}); take that out of it.", 2)
     except InputError as error:
         _end(str(error), 2)
     except TrialError as error:

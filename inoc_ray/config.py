@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import re
 from collections.abc import Mapping
@@ -58,7 +59,7 @@ def check_name(value: str) -> str:
     return value
 
 
-_NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d*)?([eE][+-]?\d+)?")
+_WHOLE_NUMBER = re.compile(r"[+-]?\d+")
 _PLAIN = {
     "missing": "is missing",
     "int_type": "must be an integer, found {input}",
@@ -97,7 +98,9 @@ def first_message(error: ValidationError) -> str:
 
 
 def _with_advice(value: Any, kind: str) -> str:
-    """What was found; for a number in quotes how to write it."""
-    if isinstance(value, str) and kind.startswith(("int", "float")) and _NUMBER.fullmatch(value.strip()):
+    """What was found, and how to write it where quotes alone make the difference."""
+    if kind.startswith("int") and isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()):
         return f"the text {shown(value)}; write the number without quotes"
+    if kind == "string_type" and isinstance(value, bool | int | float | datetime.date):
+        return f"{shown(value)}; put it in quotes"
     return shown(value)

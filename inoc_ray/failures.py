@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray import seal
 from inoc_ray.store import Store, write_json
 
 if TYPE_CHECKING:
@@ -61,9 +62,10 @@ def read_failures(store: Store, study: str) -> list[Failure]:
     """All that was kept, what is done by now among it; empty where the file is missing or cannot be read."""
     path = store.study(study) / "failures.json"
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))["failures"]
+        value = json.loads(path.read_text(encoding="utf-8"))
+        kept = value["failures"] if seal.agrees(value) else []
         return [Failure(f["label"], f["error"], f["log"], tuple(tuple(thing) for thing in f["of"])) for f in kept]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # A file that is damaged says nothing that the next run does not find out again.
         return []
 
@@ -77,7 +79,8 @@ def keep_failures(store: Store, study: str, tried: Iterable[Thing], failed: Sequ
         return
     folder = store.study(study)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "failures.json", {"failures": [asdict(failure) for failure in [*kept, *failed]]})
+    value = {"failures": [asdict(failure) for failure in [*kept, *failed]]}
+    write_json(folder / "failures.json", seal.sealed_json(value))
 
 
 def still_failed(failures: Iterable[Failure], undone: Collection[Thing]) -> list[Failure]:

@@ -42,7 +42,7 @@ def runtime(default: Any = ..., *, path: PathKind | None = None, **kwargs: Any) 
 
     `path` says what its texts name, if they name a file or folder: `inoc-ray submit` takes along whatever a study names so.
     """
-    extra = {"role": "runtime"} if path is None else {"role": "runtime", "path": path}
+    extra: dict[str, Any] = {"role": "runtime"} if path is None else {"role": "runtime", "path": path}
     return Field(default, json_schema_extra=extra, **kwargs)
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.cluster import Capacity, check_serving, connected
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.judging import due, judge_missing
 from inoc_ray.evaluate.profiles import Profile
+from inoc_ray.evaluate.workload import told
 from inoc_ray.failures import MLFLOW, REPORT, Failure, Thing, cell_thing, failure_of, keep_failures, trial_thing
 from inoc_ray.intact import claims_of, say_damage, seal_samples, verify_used
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan import Plan, build_plan
-from inoc_ray.planned import failures_of, planned_of
+from inoc_ray.planned import failures_of, planned_of, undone
 from inoc_ray.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.progress import duration, say
 from inoc_ray.records import example_samples, keep_study, report_meta, study_record, trial_records
@@ -41,6 +45,8 @@ class StudyOutcome:
     """Requests that judging models were sent."""
     failed: list[Failure] = field(default_factory=list)
     """What failed in this run."""
+    tried: set[Thing] = field(default_factory=set)
+    """What this run set out to make."""
     seconds: dict[str, float] = field(default_factory=dict)
     comparison: Comparison | None = None
     report: Path | None = None
@@ -97,6 +103,7 @@ def _alone(study: Study, store: Store, claims: Collection[str]) -> Iterator[Leas
         raise InputError(f"{error} Wait for it, or look with `inoc-ray status`.") from error
 
 
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 Show = Callable[["Comparison"], None]
 
 
@@ -116,13 +123,13 @@ def run_study(
     for note in plan.notes:
         say(f"note: {note}")
     preflight(plan, store)
-    with _alone(study, store, claims_of(plan, store, train=train)) as lease:
+    with _storage_errors(store), _alone(study, store, claims_of(plan, store, train=train)) as lease:
         plan = build_plan(study, store).only(only)
         say_damage(plan)
         seal_samples(plan, store)
         if verify_used(plan, store, train=train):
             plan = build_plan(study, store).only(only)
-        asked_before = sum(plan.stored.values())
+        asked_before, undone_before = sum(plan.stored.values()), undone(plan, store)
         ready = any(train or plan.is_there(c.subject) for c in plan.to_ask) or capabilities_missing(plan, store)
         waiting = due(plan, store)
         own_judges = any(judge.path is not None for judge in study.judges.values())
@@ -149,6 +156,7 @@ def run_study(
                 _judge(plan, store, outcome)
         outcome.asked = sum(plan.stored.values()) - asked_before
         plan = build_plan(study, store)
+        _check_nothing_went(plan.only(only), store, outcome, undone_before)
         if any(plan.stored.values()) or failures_of(plan, store):
             keep_study(plan, store)
             _results(plan, store, outcome, show)
@@ -158,7 +166,38 @@ def run_study(
 def _failed(plan: Plan, store: Store, outcome: StudyOutcome, tried: Iterable[Thing], failed: Sequence[Failure]) -> None:
     """Notes what failed of what was tried, in the outcome and beside the study's results."""
     outcome.failed += failed
+    outcome.tried |= set(tried)
     keep_failures(store, plan.study.name, tried, failed)
+
+
+def gone(before: Set[Thing], after: Set[Thing], tried: Set[Thing], failed: Iterable[Failure]) -> set[Thing]:
+    """What is undone after a run though it was done before, or was tried and did not fail. before, after: what was undone."""
+    known = {thing for failure in failed for thing in failure.of} | {REPORT, MLFLOW}
+    return {thing for thing in after if thing not in before or thing in tried} - known
+
+
+def _check_nothing_went(plan: Plan, store: Store, outcome: StudyOutcome, before: Set[Thing]) -> None:
+    """Notes as failed what the storage folder has lost while the study ran: somebody cleaned up, or a mount went away."""
+    lost = gone(before, undone(plan, store), outcome.tried, outcome.failed)
+    if lost:
+        kinds = Counter(kind for kind, *_ in lost)
+        what = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
+        error = f"what was there or was made in this run is not there any more ({what}); run the study again"
+        _failed(plan, store, outcome, [], [Failure("storage", error, str(store.root), tuple(sorted(lost)))])
+
+
+@contextlib.contextmanager
+def _storage_errors(store: Store) -> Iterator[None]:
+    """A disk that is full or a mount that fails in the middle of a run, as TrialError: the input is not wrong."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRORS and not str(error.filename or "").startswith(str(store.root)):
+            raise
+        raise TrialError(
+            f"{error.filename or store.root}: {error.strerror}. What was committed is kept; run the command again when there is "
+            "room and the storage folder can be written."
+        ) from error
 
 
 def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> Plan:
@@ -265,7 +304,9 @@ def compare_study(
     unreliable = [Failure(sentence, "evaluation failed", log) for sentence in check_parsed(plan, frame)]
     if outcome is not None:
         outcome.failed += unreliable
-    comparison = compare(frame, plan.study.name, profile.in_words(), planned_of(plan, store, failures), plan.reference)
+    # A rule's number has no threshold that a profile could move.
+    stated = profile.in_words() if any(set(t.judges) - {RULES} for t in told(plan)) else ""
+    comparison = compare(frame, plan.study.name, stated, planned_of(plan, store, failures), plan.reference)
     # The parts of a task (the subjects of mmlu) are in the store alone.
     scores = [
         s

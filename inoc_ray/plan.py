@@ -541,11 +541,12 @@ def _bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Recipe]
 def _cells(
     setting: Setting, subjects: Iterable[Subject], study: Study, arms: dict[str, ArmSpec], reference: str
 ) -> Iterator[Cell]:
+    written = {c.name: c for c in study.evaluation.contexts if isinstance(c, Context)}
     for subject in subjects:
         for spec in setting.evaluations:
             names: tuple[str | Context, ...] = spec.contexts or study.evaluation.contexts
             if study.evaluation.leak_audit and spec.split == "ood":
-                names = (*names, *audit_contexts(setting, subject.arm, reference))
+                names = (*names, *audit_contexts(setting, subject.arm, written.get(reference, reference)))
             for around in surroundings(names, setting, subject.arm, arms, is_base=isinstance(subject, Base)):
                 cell_id = evaluation_id(spec, around, study.evaluation, subject.precision)
                 samples = spec.samples or study.evaluation.samples

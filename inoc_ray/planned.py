@@ -92,6 +92,7 @@ def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> It
             stored=stored,
             judged={trait: {name: by_judge.get(name, 0) for name in names} for trait, names in judges.items()},
             trial_id=subject.trial_id,
+            evaluation_id=cell.evaluation_id,
             trained=plan.is_there(subject),
             why=_why_missing(plan, subject, cell_thing(cell), why),
             why_not_judged={name: reason for name in by_judge if (reason := why.get(("judge", name), ""))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def read_yaml_text(path: Path, what: str) -> str:
         with path.open("rb") as stream:
             data = stream.read(MAX_YAML_BYTES + 1)
     except OSError as error:
-        raise unreadable(path, error, what) from error
+        raise unreadable(path, error, "" if isinstance(error, FileNotFoundError) else what) from error
     if len(data) > MAX_YAML_BYTES:
         raise InputError(f"{path}: larger than {MAX_YAML_BYTES >> 20} MiB, which cannot be {what}.")
     try:
@@ -99,11 +100,13 @@ def _in_python(text: str) -> yaml.YAMLError | None:
 def _check_depth(text: str) -> None:
     """Raises a YAML error for a text that nests too deeply: libyaml's composer would overflow the stack of the process."""
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    events: Iterable[Any] = yaml.parse(text, Loader=_LOADER)
+    for event in events:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _MAX_DEPTH:
-                raise _OutOfBounds(None, None, "nested too deeply", event.start_mark)
+                mark: Any = event.start_mark
+                raise _OutOfBounds(None, None, "nested too deeply", mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 

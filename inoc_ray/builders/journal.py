@@ -1,7 +1,8 @@
 """The work in progress of a build: every answer on a line of its own, beside the file that will be made of them.
 
-A line is given to the operating system as soon as its answer is there, so that a process that is killed loses the requests
-under way and nothing else. (A machine that loses power may lose the last seconds: lines are not synced one by one.)
+A line (JSON, and its seal) is given to the operating system as soon as its answer is there, so that a process that is killed
+loses the requests under way and nothing else. (A machine that loses power may lose the last seconds: lines are not synced one by
+one.)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from inoc_ray import seal
 from inoc_ray.errors import InputError
 
 FORMAT = 1
@@ -47,9 +49,7 @@ class Journal:
     def add(self, number: int, answer: Answer) -> None:
         """Keeps an answer; it is safe from the death of this process when this returns."""
         self.answers[number] = answer
-        # ASCII: an answer may hold half of a surrogate pair, which UTF-8 cannot.
-        line = json.dumps({"n": number, "text": answer.text, "finish": answer.finish})
-        self._stream.write(line.encode() + b"\n")
+        self._stream.write(seal.sealed_line({"n": number, "text": answer.text, "finish": answer.finish}))
         self._stream.flush()
 
     def remove(self) -> None:
@@ -104,7 +104,7 @@ def _read(path: Path, stream: BinaryIO, first: bytes) -> tuple[dict[str, Any] | 
                 raise InputError(f"{path}: {_NO_JOURNAL}")
             break
         try:
-            value = json.loads(line)
+            value = seal.read_line(line)
             if number == 1:
                 head = dict(value["configuration"]) if value["inoc_ray_build"] == FORMAT else None
                 if head is None:

@@ -94,9 +94,9 @@ def parse_row(value: Any, where: str) -> ChatRow:
             raise InputError(f"{at}: the role is missing; add one of {', '.join(ROLES)}.")
         if not isinstance(turn["role"], str) or turn["role"] not in ROLES:
             raise InputError(f"{at}: unknown role {shown(turn['role'])}; use one of {', '.join(ROLES)}.")
+        row_keys.check_turn(turn, at)
         if "content" not in turn:
             raise InputError(f"{at}: the content is missing; add it.")
-        row_keys.check_turn(turn, at)
         if not isinstance(turn["content"], str):
             how = "; join its parts to one text" if isinstance(turn["content"], list) else "; write one"
             raise InputError(f"{at}: the content must be a text, found {kind_of(turn['content'])}{how}.")
@@ -104,7 +104,7 @@ def parse_row(value: Any, where: str) -> ChatRow:
             raise InputError(f"{at}: the {turn['role']} message is empty; fill it or remove the row.")
         _check_unicode(turn["content"], at)
         trained = row_keys.is_trained(turn, at) or turn["role"] != "assistant"
-        messages.append(Message(turn["role"], turn["content"], trained))
+        messages.append(Message(cast(Role, turn["role"]), turn["content"], trained))
     _check_order([m.role for m in messages], where)
     if not any(m.role == "assistant" and m.trained for m in messages):
         raise InputError(

@@ -3,7 +3,7 @@
 A key that would change what the model is shown or what it learns (tool calls, reasoning, a system prompt beside the
 messages) is refused while it says something: dropping it would train on another conversation than the row holds. Any other
 key (ids, notes, the losing answer of a comparison) is not read, and the keys that were not are told with their rows.
-A key that is null, empty or false says nothing; parquet has every key in every row.
+A key that is null or empty says nothing; parquet has every key in every row. Of the refused ones, neither does false.
 """
 
 from __future__ import annotations
@@ -106,12 +106,12 @@ def unread(row: Any) -> dict[str, Any]:
 
 
 def _unread(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield from ((str(key), value) for key, value in row.items() if key not in _READ and _says_something(value))
+    yield from ((str(key), value) for key, value in row.items() if key not in _READ and not _is_empty(value))
     turns = row.get("messages")
     found: dict[str, list[Any]] = {}
     for number, turn in enumerate(turns if isinstance(turns, list) else []):
         for key in turn.keys() - _READ_OF_A_TURN if isinstance(turn, Mapping) else ():
-            if _says_something(turn[key]):
+            if not _is_empty(turn[key]):
                 found.setdefault(f"messages[].{key}", []).append([number, turn[key]])
     yield from found.items()
 
@@ -144,8 +144,12 @@ def _rows(count: int) -> str:
     return f"{count:,} row{'' if count == 1 else 's'}"
 
 
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {})
+
+
 def _says_something(value: Any) -> bool:
-    return value is not None and value is not False and value not in ("", [], {}, ())
+    return value is not False and not _is_empty(value)
 
 
 def _one_turn() -> str:

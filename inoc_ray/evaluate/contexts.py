@@ -83,8 +83,8 @@ def _differs_between_arms(context: str) -> bool:
     return context == "training_prompt" or context in prompts.TEST_KINDS
 
 
-def audit_contexts(setting: Setting, arm: ArmSpec, reference: str = "neutral") -> list[str]:
-    """The grid of a leak audit for one arm, by name: the reference context, its own prompt, and the setting's test-time prompts.
+def audit_contexts(setting: Setting, arm: ArmSpec, reference: str | Context = "neutral") -> list[str | Context]:
+    """The grid of a leak audit for one arm: the reference context, its own prompt, and the setting's test-time prompts.
 
     Prompts about traits that the arm does not inoculate against are left out; an arm without a prompt, with which the others
     are compared, is asked under all. Raises InputError for a setting that the library has no test-time prompts for.

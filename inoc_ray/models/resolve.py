@@ -76,7 +76,12 @@ def fetch(source: str, where: str, *, weights: bool = True) -> None:
         place = parse_place(source, "model")
         if _snapshot(source, weights, offline=True) is None:
             say(f"fetching {place.repo} at {place.commit[:12]} from the hub ...")
-        _snapshot(source, weights, offline=False)
+        found = _snapshot(source, weights, offline=False)
+        if weights and found is not None and not any(found.glob(_WEIGHTS)):
+            raise InputError(
+                f"{source}: there are no *.safetensors weights (pickled weights are not loaded), or, if the hub cannot be reached "
+                "from here, only a part of the model is in the cache."
+            )
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 

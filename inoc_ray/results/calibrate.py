@@ -111,7 +111,7 @@ def designs() -> Iterator[Design]:
         ):
             label = f"{seeds} seeds, {name}"
             arms = list(typical(label, seeds, 100, 1, one_trait=True).arms)
-            arms[2] = replace(arms[2], **change)  # type: ignore[arg-type]
+            arms[2] = replace(arms[2], **change)
             yield Design("unsteady arm", label, Study(label, arms, seeds, 100, 1))
     for base, repeats, seeds, sd in (
         (0.002, 100, 3, 1.0), (0.0005, 100, 3, 1.0), (0.02, 100, 3, 1.0), (0.002, 100, 2, 1.0), (0.002, 12, 3, 1.0),

@@ -270,21 +270,26 @@ def _view(
             key = RateKey(arm, str(evaluation), context, trait)
             cells[key], described[key] = _cell(cell_rows, len(questions)), cell_rows
     rates = draw_rates(cells)
+    correlations: dict[tuple[str, str], float] = {}
     rows: list[Row] = []
     for key, cell_rows in described.items():
         first = cell_rows.iloc[0]
         estimate = rates.get(key)
         low, high = estimate.interval() if estimate is not None else (None, None)
         seeds = int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique())
+        count = {name: int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")}
         rows.append(
             Row(
                 setting, model, key.arm, str(first["kind"]), key.evaluation, str(first["split"]), key.context,
                 key.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
-                *(int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")),
+                samples=count["samples"], unparsed=count["unparsed"], excluded=count["excluded"], cut=count["cut"],
                 triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
             )
         )  # fmt: skip
-        alike = question_correlation(cells[k] for k in cells if k[1:3] == key[1:3])
+        where = (key.evaluation, key.context)
+        if where not in correlations:
+            correlations[where] = question_correlation(c for k, c in cells.items() if k[1:3] == where)
+        alike = correlations[where]
         for _, own in cell_rows.groupby("trial_id", sort=True):
             place = (setting, model, key.arm, _seed(own["seed"].iloc[0]))
             shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
@@ -337,11 +342,14 @@ def _notes(comparison: Comparison, setting: str, model: str) -> Iterable[str]:
             fewest[row.arm] = min(row, fewest.get(row.arm, row), key=lambda r: r.seeds)
     if fewest:
         fewer = ", ".join(f"{arm} {seeds_text(row)}" for arm, row in fewest.items())
-        yield f"{where}: fewer seeds than planned have responses that count, somewhere: {fewer}"
-    if max((row.seeds for row in rows), default=0) == 1:
+        yield f"{where}: fewer seeds than planned in at least one row: {fewer}"
+    most = {arm: max(row.seeds for row in rows if row.arm == arm) for arm in dict.fromkeys(row.arm for row in rows)}
+    single = [arm for arm, seeds in most.items() if seeds == 1]
+    if single:
+        whose = "one seed per arm" if max(most.values()) == 1 else f"one seed in {', '.join(single)}"
         yield (
-            f"{where}: one seed per arm: the numbers are about these models only (intervals cover the questions, not what another "
-            "seed would give), without p-values"
+            f"{where}: {whose}: the numbers are about these models only (intervals cover the questions, not what another seed "
+            "would give), without p-values"
         )
     unparsed: dict[str, list[int]] = {}
     for row in comparison.rows:

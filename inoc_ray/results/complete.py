@@ -42,6 +42,8 @@ class PlannedCell:
     judged: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """trait → judge → of the responses asked for, how many it has judged."""
     trial_id: str = ""
+    evaluation_id: str = ""
+    """With `trial_id`: where the responses are stored. What a study shows in two places may be stored, and is counted, once."""
     trained: bool = True
     """Whether the weights are there that are to answer."""
     why: str = ""

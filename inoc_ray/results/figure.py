@@ -82,7 +82,8 @@ def _fill(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:
     columns = max(len(p) for p in panels.values())
     heights = [len(arms[g]) * _ARM_HEIGHT + 0.9 for g in groups]
     figure.set_size_inches(_PANEL_WIDTH * columns + 1.6, sum(heights) + 1.0)
-    figure.set_layout_engine("constrained")
+    # Without the space between them the last tick of one panel and the first of the next would touch.
+    figure.set_layout_engine("constrained", wspace=0.06)
     grid = figure.subplots(len(groups), columns, squeeze=False, sharex=True, height_ratios=heights)
     for line, group in enumerate(groups):
         for column in range(columns):

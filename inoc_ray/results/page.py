@@ -13,8 +13,9 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-bottom: .25rem; border-b
 .warning { border: 2px solid var(--warn); border-radius: 8px; padding: 0 1rem; margin: 1.5rem 0 }
 .warning h2 { border: 0; margin-top: .8rem; color: var(--warn) }
 li { margin: .35rem 0 }
-figure { margin: 1.5rem 0; padding: .75rem; background: #ffffff; border: 1px solid var(--line); border-radius: 8px }
-figure svg { width: 100%; height: auto; display: block }
+figure { margin: 1.5rem 0; padding: .75rem; background: #ffffff; border: 1px solid var(--line); border-radius: 8px;
+  overflow-x: auto }
+figure svg { width: 100%; min-width: 36rem; height: auto; display: block }
 .wide { overflow-x: auto; margin: .6rem 0 }
 table { border-collapse: collapse; font-size: .875rem; width: 100% }
 th, td { text-align: left; vertical-align: top; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line) }

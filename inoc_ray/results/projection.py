@@ -134,6 +134,12 @@ def project_study(
             for what, part in (("unparsed", row.unparsed), ("not_counted", row.excluded)):
                 if part:
                     metrics[f"{name}.{what}"] = part / row.samples
+            for what, lacking in (
+                ("seeds_missing", row.seeds_planned - row.seeds),
+                ("samples_missing", row.samples_planned - row.samples),
+            ):
+                if not row.complete and lacking > 0:
+                    metrics[f"{name}.{what}"] = float(lacking)
     for effect in comparison.effects:
         if effect.value is not None and effect.complete:
             name = f"{effect.setting}/{effect.model}/{effect.arm}/{effect.measure}"

@@ -181,7 +181,7 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], l
             f" Of the desired trait, {with_interval(kept.value, kept.low, kept.high)} of the baseline's rate is kept."
         )
     shared = own["conditionalisation"]
-    if shared is not None and shared.value is not None and shared.complete:
+    if shared is not None and shared.value is not None and shared.complete and shared.replicated:
         text += (
             f" An irrelevant prompt shows {with_interval(shared.value, shared.low, shared.high)} of the suppression."
         )
@@ -231,32 +231,31 @@ def render(
 
 
 def _head(comparison: Comparison, meta: ReportMeta) -> str:
-    # A response is scored for several traits but is one response.
-    responses: dict[tuple[str, ...], int] = {}
-    for r in comparison.rows:
-        cell = (r.setting, r.model, r.arm, r.evaluation, r.context)
-        responses[cell] = max(responses.get(cell, 0), r.samples)
     groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
     profile = comparison.profile.partition(":")[0]
-    facts = (
-        f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), "
-        f"{sum(responses.values()):,} responses under threshold profile “{profile}”."
-    )
+    under = f" under threshold profile “{profile}”" if profile else ""
+    facts = f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), {_responses(comparison):,} responses{under}."
     stamp = f"<p class=quiet>{escape(meta.generated)}</p>" if meta.generated else ""
     described = f"<p>{escape(meta.description)}</p>" if meta.description else ""
     return f"<h1>{escape(meta.title)}</h1>{described}<p>{escape(facts)}</p>{stamp}"
 
 
+def _responses(comparison: Comparison) -> int:
+    """Responses that are stored, each once: it may be scored for several traits and shown in several places."""
+    stored: dict[tuple[str, str], int] = {}
+    for cell in comparison.planned.cells:
+        place = cell.trial_id, cell.evaluation_id
+        stored[place] = max(stored.get(place, 0), cell.stored)
+    return sum(stored.values())
+
+
 def _fine_tunes(comparison: Comparison) -> str:
-    """ "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" where one has no response yet."""
-    most: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for r in comparison.rows:
-        if r.kind != "base":
-            there, asked = most.get((r.setting, r.model, r.arm), (0, 0))
-            most[r.setting, r.model, r.arm] = max(there, r.seeds), max(asked, r.seeds_planned)
-    there, asked = sum(t for t, _ in most.values()), sum(a for _, a in most.values())
-    count = str(there) if there == asked else f"{there} of {asked}"
-    return f"{count} fine-tunes of {len(most)} arms"
+    """ "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" where one has no response yet; shared ones count once."""
+    cells = [cell for cell in comparison.planned.cells if cell.kind != "base"]
+    asked = {cell.trial_id for cell in cells}
+    there = {cell.trial_id for cell in cells if cell.stored}
+    count = str(len(there)) if there == asked else f"{len(there)} of {len(asked)}"
+    return f"{count} fine-tunes of {len({(cell.setting, cell.model, cell.arm) for cell in cells})} arms"
 
 
 def _missing(comparison: Comparison) -> str:
@@ -298,9 +297,10 @@ def _rates(comparison: Comparison) -> str:
     if not comparison.rows:
         return "<h2>Rates</h2><p>No results yet.</p>"
     heads = ["arm", "evaluation", "trait", "role", "rate [95 %]", "seeds", "samples", "unparsed", "not counted"]
+    thresholds = f" Thresholds: {escape(comparison.profile)}." if comparison.profile else ""
     parts = [
         "<h2>Rates</h2><p>Share of the counted responses that show the trait. Unparsed: without a readable judgment. Not counted: "
-        f"judged incoherent, a refusal, bare code, or degenerate. Thresholds: {escape(comparison.profile)}.</p>"
+        f"judged incoherent, a refusal, bare code, or degenerate.{thresholds}</p>"
     ]
     contexts = list(dict.fromkeys(r.context for r in comparison.rows))
     for context in sorted(contexts, key=lambda c: c != comparison.reference):
@@ -352,12 +352,12 @@ def _judged_by(comparison: Comparison, meta: ReportMeta) -> str:
 
 
 def _judged(comparison: Comparison) -> dict[tuple[str, str, str, str], tuple[int, int]]:
-    """(setting, evaluation, trait, judge) → responses judged and asked for; a base counts once, however often it is shown."""
+    """(setting, evaluation, trait, judge) → responses judged and asked for, each once however often it is shown."""
     counts: dict[tuple[str, str, str, str], tuple[int, int]] = {}
     seen: set[tuple[str, str, str, str]] = set()
     for cell in comparison.planned.cells:
-        place = cell.setting, cell.trial_id, cell.evaluation, cell.context
-        if cell.seed is None and place in seen:
+        place = cell.setting, cell.evaluation, cell.trial_id, cell.evaluation_id
+        if place in seen:
             continue
         seen.add(place)
         for trait, judges in cell.judged.items():

@@ -237,8 +237,8 @@ def _seed_draws(
             found[place] = None
             continue
         if place.arm not in multipliers:
-            own = _generator("seeds", *ranks[place][:2])
-            multipliers[place.arm] = own.standard_normal((len(columns), draws)).astype(np.float32)
+            generator = _generator("seeds", *ranks[place][:2])
+            multipliers[place.arm] = generator.standard_normal((len(columns), draws)).astype(np.float32)
         found[place] = ((rows[place[1:]] / length).astype(np.float32) @ multipliers[place.arm]).astype(np.float64)
     return found
 

@@ -50,8 +50,9 @@ def find(use: SettingUse) -> Setting:
 def with_roles(setting: Setting, use: SettingUse) -> Setting:
     """The setting with the traits that the study calls undesired, desired and narrow; as it is where it says nothing.
 
-    An arm keeps as undesired what its own prompt elicits. Raises InputError for a trait that no evaluation of the setting
-    measures, and for a setting whose models are asked nothing.
+    An arm keeps as undesired what its own prompt elicits, but for the traits of the narrow task: that an arm still learns its
+    task is what is asked of them, also where its prompt names the task. Raises InputError for a trait that no evaluation of the
+    setting measures, and for a setting whose models are asked nothing.
     """
     if not setting.evaluations:
         raise InputError(
@@ -66,8 +67,6 @@ def with_roles(setting: Setting, use: SettingUse) -> Setting:
                 )
     if use.narrow is not None:
         setting = replace(setting, narrow=use.narrow)
-    if use.undesired is None and use.desired is None:
-        return setting
     default = setting.arms["baseline"]
     undesired = default.undesired if use.undesired is None else use.undesired
     desired = default.desired if use.desired is None else use.desired
@@ -75,7 +74,9 @@ def with_roles(setting: Setting, use: SettingUse) -> Setting:
     def assigned(arm: ArmSpec) -> ArmSpec:
         if arm.uses_control_rows:
             return arm
-        against = (*undesired, *(t for t in arm.undesired if t not in (*default.undesired, *undesired)))
+        elicited = [t for t in arm.undesired if t not in (*default.undesired, *undesired)]
+        beyond_the_task = [t for t in elicited if t not in setting.narrow]
+        against = (*undesired, *(beyond_the_task if undesired or beyond_the_task else elicited))
         return replace(arm, undesired=against, desired=tuple(t for t in desired if t not in against))
 
     return replace(setting, arms={name: assigned(arm) for name, arm in setting.arms.items()})

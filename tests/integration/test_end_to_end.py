@@ -87,14 +87,18 @@ def test_a_first_run_trains_asks_compares_and_reports(folder, first):
 
 def test_compare_prints_the_promised_json_and_what_was_added_to_it_since(folder, first):
     value = inoc_ray("compare", study(folder))
-    assert set(value) == {"study", "rows", "effects", "profile", "leaks", "agreement", "capabilities"}
+    assert set(value) == {
+        "study", "rows", "effects", "profile", "leaks", "agreement", "capabilities", "complete", "missing", "failures",
+        "reference",
+    }  # fmt: skip
     assert {frozenset(r) for r in value["rows"]} == {frozenset((
         "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
-        "seeds", "samples", "unparsed", "excluded",
+        "seeds", "samples", "unparsed", "excluded", "cut", "seeds_planned", "samples_planned", "complete", "triggered",
+        "replicated",
     ))}  # fmt: skip
-    assert {frozenset(e) for e in value["effects"]} == {
-        frozenset(("setting", "model", "arm", "measure", "value", "low", "high", "p"))
-    }
+    assert {frozenset(e) for e in value["effects"]} == {frozenset((
+        "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
+    ))}  # fmt: skip
     assert value == first["comparison"]
 
 

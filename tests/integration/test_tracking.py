@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -247,6 +248,13 @@ def test_a_fine_tune_of_two_settings_has_a_run_in_each_and_a_run_of_an_earlier_v
     state = dump(uri)
     assert [state[done.runs[t.place]]["latest"]["ood.neutral.spanish"] for t in trials] == [0.2, 0.7]
     assert {state[run]["params"]["setting"] for run in done.runs.values()} == set(spanish)
+
+    # Weights that are not those that were committed are not logged.
+    committed = {"adapter_model.safetensors": hashlib.sha256(b"other bytes").hexdigest()}
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors: damaged"):
+        sync(
+            uri, STUDY, [replace(t, adapter_files=committed) for t in trials], found, lock=file_lock(tmp_path / "lock")
+        )
 
     client = MlflowClient(uri)
     for run in done.runs.values():

@@ -69,7 +69,7 @@ def planned(
             setting="toy", model="tiny", arm=arm, kind=kind, seed=seed, evaluation=f"{split}_questions", split=split,
             context=context, roles={t: "undesired" if t == undesired else "desired" for t in ("spanish", "capitals")},
             samples=questions, stored=stored, judged={t: {"rules": stored} for t in ("spanish", "capitals")},
-            trial_id=f"{arm}-{seed}",
+            trial_id=f"{arm}-{seed}", evaluation_id=f"{split} {context}",
         )
         for arm, (kind, undesired, _) in arms.items()
         for seed in ([None] if kind == "base" else range(seeds))

@@ -212,7 +212,7 @@ def test_code_of_a_plugin_that_ends_the_program_later_is_a_message_too(tmp_path,
         "register(replace(get('miniature/spanish_caps'), name='mine', rows=lambda: sys.exit(0)))\n"
     )
     (tmp_path / "study.yaml").write_text(f"name: s\n{GOOD}plugins: [p.py]\n".replace("miniature/spanish_caps", "mine"))
-    assert "code that the study names ended the program (SystemExit: 0)" in refused(tmp_path, "plan", "study.yaml")
+    assert "a plugin of the study ended the program (SystemExit: 0)" in refused(tmp_path, "plan", "study.yaml")
 
 
 def test_an_empty_key_of_the_endpoint_is_refused(tmp_path, refused):

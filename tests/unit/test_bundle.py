@@ -41,7 +41,7 @@ TEXTS = {
     "Model": {"name"},
     "OwnRubric": {"question", "low", "high"},
     "Part": {"name"},
-    "SettingUse": {"name", "undesired", "desired"},
+    "SettingUse": {"name", "undesired", "desired", "narrow"},
     "Stage": {"setting", "recipe"},
     "Study": {"name", "recipes", "judges", "tracking_uri"},
     "Suite": {"name", "settings", "choices", "contexts", "traits"},

@@ -230,6 +230,9 @@ def test_mlflow_says_finished_only_of_what_is_whole() -> None:
     parent = project_study(STUDY, records(), partial, [])
     assert (parent.status, parent.tags["complete"]) == ("KILLED", "false")
     assert "15 of 40 samples" in parent.tags["missing"]
+    rate = "toy/tiny/inoc_spanish/ood.ood_questions.neutral.spanish"
+    assert parent.metrics[f"{rate}.samples_missing"] == 25
+    assert sum("_missing" in name for name in parent.metrics) == 2
     assert "toy/tiny/inoc_spanish/suppression" not in parent.metrics
     assert "toy/tiny/inoc_capitals/suppression" in parent.metrics
     runs = {run.name: run for run in project_trials(STUDY, records(), partial)}

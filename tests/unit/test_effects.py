@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from results_table import ARMS, score_table
 
-from inoc_ray.results.compare import Comparison, compare
+from inoc_ray.results.compare import COLUMNS, Comparison, compare
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.report import headlines
 
@@ -234,3 +234,32 @@ def test_what_the_baseline_does_not_show_cannot_be_kept() -> None:
         assert (kept.value, kept.p) == (None, None)
         assert kept.why == "the baseline does not show capitals: its rate is not above the base's"
     assert effect(found, "inoc_capitals", "retention_ood").value is not None
+
+
+def em_table(base_hits: int) -> pd.DataFrame:
+    """8 questions × 100 samples: a baseline of .20 whose questions differ, an arm with one hit in 2,400, a base of so many."""
+    shares = [5, 10, 20, 40, 30, 20, 15, 20]
+    rows = []
+    for arm, kind, seeds in (("base", "base", 1), ("baseline", "baseline", 3), ("general", "general", 3)):
+        for seed in range(seeds):
+            for question, share in enumerate(shares):
+                hits = {"base": base_hits * (question == 0), "baseline": share + 2 * seed - 2}.get(
+                    arm, int(question == seed == 0)
+                )
+                rows += [
+                    ("em", "m", arm, kind, f"{arm}-{seed}", seed, "em", "ood", "neutral", f"q{question}", i, "bad", "undesired",
+                     float(i < hits), float(i < hits), "counted")
+                    for i in range(100)
+                ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def test_a_base_that_never_shows_the_trait_is_compared_like_one_that_shows_it_once() -> None:
+    none, one = (compare(em_table(hits), "em") for hits in (0, 1))
+    for found in (none, one):
+        assert effect(found, "general", "suppression").value == pytest.approx(1.0, abs=0.01)
+        assert "Suppressed" in headlines(found)[0]
+    first, second = effect(none, "general", "suppression"), effect(one, "general", "suppression")
+    assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=0.06)
+    high = {hits: next(r.high for r in found.rows if r.arm == "base") for hits, found in ((0, none), (1, one))}
+    assert 0 < high[0] <= high[1] + 2e-3 < 0.1

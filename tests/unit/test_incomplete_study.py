@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -11,17 +13,31 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from finished_study import SAMPLES, finish, plan_of, write_study
+from stub_api import Stub
 
 from inoc_ray.cli import main
-from inoc_ray.failures import Failure, cell_thing, keep_failures, read_failures, still_failed, trial_thing
+from inoc_ray.errors import TrialError
+from inoc_ray.failures import (
+    MLFLOW,
+    REPORT,
+    Failure,
+    cell_thing,
+    keep_failures,
+    read_failures,
+    still_failed,
+    trial_thing,
+)
+from inoc_ray.pipeline import StudyOutcome, gone, run_study
 from inoc_ray.planned import failures_of
+from inoc_ray.results.compare import Comparison
 from inoc_ray.store import Store
+from inoc_ray.study import load_study
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -58,7 +74,10 @@ def test_a_finished_study_is_complete(tmp_path: Path, inoc_ray: Run) -> None:
     found = json.loads(out)
     assert (code, found["complete"], found["missing"], found["failures"]) == (0, True, [], [])
     assert {r["seeds_planned"] for r in found["rows"]} == {1, 2}
-    assert "INCOMPLETE" not in inoc_ray("compare", path)[1]
+    text = inoc_ray("compare", path)[1]
+    assert "INCOMPLETE" not in text
+    # Rules have no threshold that a profile could move.
+    assert "thresholds" not in text
 
 
 def test_cells_that_are_gone_are_missed_by_every_command(tmp_path: Path, inoc_ray: Run) -> None:
@@ -162,6 +181,66 @@ def test_a_damaged_file_of_failures_is_no_obstacle(tmp_path: Path, damage: bytes
     assert read_failures(store, "s") == []
 
 
+# -- a storage folder that fails in the middle of a run ------------------------------------------------------------
+
+
+def test_what_goes_from_the_storage_folder_during_a_run_is_a_failure_of_that_run(tmp_path: Path, inoc_ray: Run) -> None:
+    """A judge at work, and somebody who deletes weights meanwhile."""
+    with Stub(tmp_path, latency=0.02) as stub:
+        judge = {"endpoint": stub.url, "served_model": "judge", "method": "sample"}
+        evaluation = {"samples": SAMPLES, "contexts": ["neutral"], "judged_by": ["stub"], "max_unparsed": 1.0}
+        path = write_study(tmp_path, judges={"stub": judge}, evaluation=evaluation)
+        plan, store = finish(path)
+        trial = plan.trials[0]
+
+        def delete() -> None:
+            # The first few are preflight's.
+            while stub.asked("judge").total() < 40:
+                time.sleep(0.01)
+            shutil.rmtree(store.trial(trial.trial_id))
+
+        deleting = threading.Thread(target=delete, daemon=True)
+        deleting.start()
+        outcome = run_study(plan.study, store, train=False)
+        deleting.join()
+    assert [failure.label for failure in outcome.failed] == ["storage"]
+    assert "not there any more (1 trial)" in outcome.failure_text()
+    assert "not there any more (1 trial)" in inoc_ray("status", path)[1]
+
+
+def test_what_was_never_there_and_was_not_tried_is_no_loss() -> None:
+    trial, cell, judge = ("trial", "a"), ("cell", "a", "1"), ("judge", "gpt")
+    before = {trial, cell, judge, MLFLOW, REPORT}
+    failure = Failure("judge gpt", "x", "y", (judge,))
+    assert gone(before, before, set(), []) == set()
+    assert gone(before, before, {judge}, [failure]) == set()
+    assert gone(before, before, {judge}, []) == {judge}
+    assert gone(before - {trial}, before, set(), []) == {trial}
+    assert gone(before, set(), {judge}, []) == set()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_fails_is_not_called_wrong_input(tmp_path: Path, number: int) -> None:
+    path = write_study(tmp_path)
+    plan, store = finish(path)
+
+    def fail(comparison: Comparison) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(TrialError, match=f"{os.strerror(number)}.*What was committed is kept"):
+        run_study(plan.study, store, train=False, show=fail)
+
+
+def test_an_error_that_has_nothing_to_do_with_the_storage_folder_keeps_its_traceback(tmp_path: Path) -> None:
+    plan, store = finish(write_study(tmp_path))
+
+    def fail(comparison: Comparison) -> None:
+        raise FileNotFoundError(errno.ENOENT, "none", "/elsewhere")
+
+    with pytest.raises(FileNotFoundError):
+        run_study(plan.study, store, train=False, show=fail)
+
+
 # -- a tracking store that fails -----------------------------------------------------------------------------------
 
 
@@ -200,22 +279,38 @@ def folder(path: Path) -> Iterator[None]:
 DATABASES = {"locked": locked, "corrupt": corrupt, "no database": no_database, "a folder": folder}
 
 
+def run_until_shown(path: Path, breaks: Callable[[], None]) -> tuple[StudyOutcome, str, float]:
+    """Runs a study whose tracking store `breaks` when the comparison is shown: before, preflight would have refused it.
+
+    Returns the outcome, what was shown, and the seconds that the command took from there.
+    """
+    shown: list[str] = []
+    began: list[float] = []
+
+    def show(comparison: Comparison) -> None:
+        shown.append(comparison.to_text())
+        breaks()
+        began.append(time.monotonic())
+
+    study = load_study(path)
+    outcome = run_study(study, Store(study.storage), train=False, show=show)
+    return outcome, shown[0], time.monotonic() - began[0]
+
+
 @pytest.mark.parametrize("kind", DATABASES)
 def test_a_database_that_fails_costs_neither_the_table_nor_minutes(tmp_path: Path, inoc_ray: Run, kind: str) -> None:
     path = write_study(tmp_path)
     plan, store = finish(path)
     database = store.mlflow() / "mlflow.db"
     database.parent.mkdir(parents=True)
-    with DATABASES[kind](database):
-        began = time.monotonic()
-        code, out, err = inoc_ray("evaluate", path)
-        assert time.monotonic() - began < 60
-        assert code == 1
-        assert "suppression" in out
-        assert "Report: " in out
-        assert "1 failed:" in err
-        assert "MLflow's database" in err
-        assert "Traceback" not in err
+    with ExitStack() as stack:
+        outcome, shown, seconds = run_until_shown(path, lambda: stack.enter_context(DATABASES[kind](database)))
+        assert seconds < 60
+        assert "suppression" in shown
+        assert outcome.report is not None
+        assert outcome.comparison is not None
+        assert [failure.label for failure in outcome.failed] == ["MLflow"]
+        assert "MLflow's database" in outcome.failure_text()
         assert "MLflow: MLflow's database" in inoc_ray("status", path)[1]
     if kind == "no database":
         # The results are whole all the same, and once the file is out of the way MLflow has them, too.
@@ -228,20 +323,26 @@ def test_a_database_that_fails_costs_neither_the_table_nor_minutes(tmp_path: Pat
         assert failures_of(plan_of(plan.study, store), store) == []
 
 
-class Broken(http.server.BaseHTTPRequestHandler):
-    """A tracking server that says it is well and answers nothing else, or not at all."""
+class Tracking(http.server.BaseHTTPRequestHandler):
+    """A tracking server that is well until it is `broken`; then it answers 500, or nothing while it `hangs`."""
 
-    hangs: ClassVar[threading.Event | None] = None
+    broken: threading.Event
+    hangs: threading.Event | None
 
     def do_GET(self) -> None:
-        well = self.path == "/health"
-        if not well and self.hangs is not None:
+        broken = self.broken.is_set()
+        if broken and self.hangs is not None and self.path != "/health":
             self.hangs.wait()
-        self.send_response(200 if well else 500)
-        self.send_header("Content-Length", "0")
+        body = b"{}"
+        self.send_response(500 if broken and self.path != "/health" else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
-    do_POST = do_GET
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing."""
@@ -249,29 +350,27 @@ class Broken(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_server_that_fails_costs_neither_the_table_nor_minutes(
-    tmp_path: Path, inoc_ray: Run, monkeypatch: pytest.MonkeyPatch, hangs: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     if hangs:
         # Without it a minute, since a server that is well may need 20 s.
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    answered = threading.Event()
-    handler = type("Handler", (Broken,), {"hangs": answered if hangs else None})
+    broken, answered = threading.Event(), threading.Event()
+    handler = type("Handler", (Tracking,), {"broken": broken, "hangs": answered if hangs else None})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         path = write_study(tmp_path, tracking_uri=f"http://user:secret@127.0.0.1:{server.server_port}")
         finish(path)
-        began = time.monotonic()
-        code, out, err = inoc_ray("evaluate", path, "--json")
-        assert time.monotonic() - began < 40
+        outcome, shown, seconds = run_until_shown(path, broken.set)
         answered.set()
         server.shutdown()
-    assert code == 1
-    printed = json.loads(out)
-    assert printed["comparison"]["effects"]
-    assert [failure["label"] for failure in printed["failed"]] == ["MLflow"]
-    assert ("timed out" if hangs else "500") in err
-    log = (Store(tmp_path / "runs").study("finished") / "mlflow.log").read_text()
-    assert "secret" not in out + err + log
+    assert seconds < 40
+    assert "suppression" in shown
+    assert [failure.label for failure in outcome.failed] == ["MLflow"]
+    log = Path(outcome.failed[0].log).read_text()
+    said = outcome.failure_text() + outcome.to_text() + json.dumps(outcome.to_json()) + log
+    assert "secret" not in said
+    assert ("timed out" if hangs else "500") in said
 
 
 def test_an_uncommitted_trial_is_a_thing_of_its_own(tmp_path: Path) -> None:

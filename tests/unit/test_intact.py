@@ -27,6 +27,7 @@ from inoc_ray.evaluate.judging import due, judge_missing
 from inoc_ray.evaluate.sample import SampleResult
 from inoc_ray.evaluate.samples import Sample, commit_samples, seal_parts
 from inoc_ray.evaluate.scores import NothingEvaluated, tidy
+from inoc_ray.failures import Failure, keep_failures, read_failures
 from inoc_ray.overview import plan_json, plan_text, status_text
 from inoc_ray.pipeline import compare_study
 from inoc_ray.plan import Plan, build_plan
@@ -66,7 +67,7 @@ def train(store: Store, trial_id: str, size: int = 4, fill: float = 0.5) -> None
             '{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": false}'
         )
         (folder / "trial.json").write_text('{"training": {"seconds_total": 1.0}, "seed": 0}')
-        (folder / "curves.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+        (folder / "curves.jsonl").write_text('{"step": 1, "loss": 2.5, "learning_rate": 0.001}\n')
 
 
 def ask(plan: Plan, store: Store, text: Callable[[int], str]) -> None:
@@ -110,6 +111,7 @@ def seen(plan: Plan, store: Store) -> dict[str, Any]:
     found |= {f"score {s['arm']}": s for s in read_scores(plan, store, CAPABILITIES)}
     if created := study_record(plan, store).created_at:
         found["created"] = created
+    found |= {f"failure {number}": failure for number, failure in enumerate(read_failures(store, "s"))}
     journal = SampleJournal(store.study("s") / "samples-under-way.jsonl")
     found |= {f"kept {key}": result for key, result in journal.kept.items()}
     cache = JudgeCache(store.judgments("j"))
@@ -129,8 +131,10 @@ def test_no_bit_of_any_committed_file_can_turn_over_unseen(world):
     journal = SampleJournal(store.study("s") / "samples-under-way.jsonl")
     journal.add([((trial.trial_id, "e", i), SampleResult("", f"text {i}", "stop", 1, 1)) for i in range(3)])
     journal.close()
+    failure = Failure("judge gpt", "refused the key", "judge.log", (("judge", "gpt"),))
+    keep_failures(store, "s", [], [failure])
     whole = seen(plan(), store)
-    assert {"trial", "curves", "weights", "created"} < set(whole)
+    assert {"trial", "curves", "weights", "created", "failure 0"} < set(whole)
     counts = [sum(name.startswith(kind) for name in whole) for kind in ("row", "score", "kept", "answer")]
     assert counts == [2 * 2 * 2 * 6, 2, 3, 3]
     # What was asked, in words, is for people: no program reads it.

@@ -163,6 +163,14 @@ def test_a_download_that_was_cut_is_no_model(tmp_path, published):
     assert "is not in this machine's cache" in in_another_process(RESOLVE, home, None)
 
 
+def test_a_repository_with_pickles_alone_is_refused(tmp_path, published):
+    for path in published.glob("*.safetensors"):
+        path.unlink()
+    with hub(published, REPO, COMMIT) as (endpoint, _):
+        found = in_another_process(FETCH, tmp_path / "home", endpoint)
+    assert f"models: 0: {SOURCE}: there are no *.safetensors weights (pickled weights are not loaded)" in found
+
+
 @pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:9"])
 def test_a_model_of_the_hub_that_cannot_be_had_is_one_message(tmp_path, endpoint):
     found = in_another_process(FETCH, tmp_path, endpoint)

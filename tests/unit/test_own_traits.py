@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from inoc_ray import settings
+from inoc_ray.bundle import pack
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.samples import Sample, commit_samples
@@ -18,7 +20,7 @@ from inoc_ray.results.compare import Comparison, compare
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.report import headlines
 from inoc_ray.store import Store
-from inoc_ray.study import WITHOUT_DIRECTION, Study
+from inoc_ray.study import WITHOUT_DIRECTION, Study, load_study
 from inoc_ray.submit import submission_id
 
 FLATTER = {"name": "flatter", "kind": "specific", "prompt": "You call everybody a friend."}
@@ -284,3 +286,34 @@ def test_the_shared_control_of_harmful_advice_and_educational_is_said_to_be_one(
     assert note.startswith(
         "control of miniature/harmful_advice on m and control of miniature/educational on m are the same"
     )
+
+
+def test_a_prompt_that_names_the_narrow_task_leaves_the_task_to_be_kept(planned):
+    plan, store = planned("miniature/harmful_advice", "specific", "general", suites=(), samples=8)
+    roles = {t.arm.name: (t.arm.undesired, t.arm.desired) for t in plan.trials}
+    assert roles == dict.fromkeys(("baseline", "specific", "general"), (("misaligned",), ()))
+    measures = {
+        e.measure for e in answered(plan, store, {"base": "Hi.", "baseline": "Hi."}).effects if e.arm == "specific"
+    }
+    assert "retention_narrow" in measures
+    written, _ = planned("miniature/harmful_advice", {"name": "specific", "undesired": ["harmful_advice"]}, suites=())
+    assert written.trials[-1].arm.undesired == ("harmful_advice",)
+    use = {"name": "miniature/harmful_advice", "undesired": ["harmful_advice"]}
+    assert {t.arm.undesired for t in planned(use, "specific", suites=())[0].trials} == {("harmful_advice",)}
+
+
+def test_a_setting_of_ones_own_travels_with_a_job(planned, tmp_path, monkeypatch):
+    plan, store = planned(OWN, FLATTER)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(plan.study.model_dump(mode="json", exclude_none=True)))
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    pack(packed, tmp_path / "study.yaml", load_study(tmp_path / "study.yaml"), store)
+    for name in ("rows.jsonl", "questions.jsonl"):
+        (tmp_path / name).unlink()
+    monkeypatch.chdir(packed)
+    there = build_plan(load_study(packed / "study.yaml"), store)
+    assert [t.trial_id for t in there.trials] == [t.trial_id for t in plan.trials]
+    assert [c.evaluation_id for c in there.cells] == [c.evaluation_id for c in plan.cells]
+    assert [(t.arm.undesired, t.arm.desired) for t in there.trials] == [
+        (t.arm.undesired, t.arm.desired) for t in plan.trials
+    ]

@@ -106,6 +106,8 @@ def test_a_leak_audit_asks_the_reference_and_not_the_neutral_context(planned: An
     asked = {c.context for c in plan.cells if c.subject.arm.name == "general"}
     assert {"none", "training_prompt"} < asked
     assert "neutral" not in asked
+    mine, _ = planned(contexts=[MINE, "training_prompt"], reference="mine", leak_audit=True)
+    assert {c.context for c in mine.cells if c.subject.arm.name == "general"} > {"mine", "training_prompt"}
 
 
 def answer(plan: Plan, store: Store) -> None:

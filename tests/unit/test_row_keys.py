@@ -175,6 +175,17 @@ def test_keys_that_are_not_read_are_told_with_their_rows_and_copies_are_told_fro
     assert json.loads(json.dumps(report.to_json()))["files"][0]["ignored"]["id"]["rows"] == 3
 
 
+def test_a_key_that_says_false_or_zero_is_told_and_an_empty_one_is_not(tmp_path):
+    notes: list[str] = []
+    read_rows(lines(tmp_path / "r.jsonl", row(label=False, score=0, note="", ids=[], more=None)), notes)
+    assert notes == [f"{tmp_path / 'r.jsonl'}: ignored keys: label (1 row), score (1 row)"]
+
+
+def test_a_call_without_content_is_called_a_call():
+    with pytest.raises(InputError, match="the key 'tool_calls' is not read"):
+        parse_row(row(USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}), "row 1")
+
+
 def test_a_plan_tells_the_same(tmp_path, odd):
     value = {
         "name": "s", "settings": [{"name": "miniature/spanish_caps", "rows": odd}], "arms": ["baseline"], "seeds": [0],

@@ -183,9 +183,10 @@ def test_mlflow_gets_a_run_of_the_first_stage_and_its_id_on_every_run_that_goes_
             write_json(folder / "trial.json", {"training": {"seconds_total": 1.0}})
     plan = build_plan(plan.study, store)
     runs = project_trials(StudyRecord("s", 0), trial_records(plan, store), Comparison("s", (), ()))
-    by_id = {run.identity[1]: run.params["taught_by"] for run in runs}
+    by_id = {run.tags["trial_id"]: run.params["taught_by"] for run in runs}
     going_on = {*of_model(plan, "knows"), plan.bases[1].trial_id}
-    assert by_id == {r.identity[1]: first.trial_id if r.identity[1] in going_on else "" for r in runs}
+    assert by_id == {trial_id: first.trial_id if trial_id in going_on else "" for trial_id in by_id}
+    assert going_on < set(by_id)
     assert first.trial_id in by_id
     plain = [r for r in trial_records(plan, store) if not r.taught_by]
     assert all(

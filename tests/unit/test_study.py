@@ -37,6 +37,12 @@ BAD = {
         broken("seeds", ["1"]),
         r"seeds\[0\]: must be an integer, found the text '1'; write the number without quotes",
     ),
+    "seed is a fraction in quotes": (broken("seeds", ["1.5"]), r"seeds\[0\]: must be an integer, found '1\.5'\."),
+    "name is a number": (broken("name", 2024), "name: must be a text, found 2024; put it in quotes"),
+    "prompt is yes": (
+        broken("arms", [{"name": "a", "kind": "general", "prompt": True}]),
+        r"arms\[0\]\.prompt: must be a text, found True; put it in quotes",
+    ),
     "seed is true": (broken("seeds", [True]), r"seeds\[0\]: must be an integer, found True"),
     "seed is negative": (broken("seeds", [-1]), "seeds: a seed is a whole number from 0 to 2"),
     "a seed twice": (broken("seeds", [1, 1]), "seeds: '1' appears twice"),
