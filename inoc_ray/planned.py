@@ -73,10 +73,10 @@ def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing,
 def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> Iterable[PlannedCell]:
     """The cell once for each model of the tables in which it is shown."""
     subject, spec = cell.subject, cell.evaluation
-    setting = setting_of(plan, subject.setting)
+    narrow = setting_of(plan, subject.setting).narrow
     stored = cell.samples - plan.missing(cell)
-    judges = {trait: plan.panel.told_by(setting, spec, trait) for trait in spec.traits}
     by_judge = {RULES: stored, **_judged_by_models(plan, store, cell)}
+    judged = {trait: _judged(plan, cell, trait, by_judge) for trait in spec.traits}
     for model in subject.compared_as:
         yield PlannedCell(
             setting=subject.setting,
@@ -87,16 +87,29 @@ def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> It
             evaluation=spec.name,
             split=spec.split,
             context=cell.context,
-            roles={trait: role_of(subject.arm, trait, setting.narrow) for trait in spec.traits},
+            roles={trait: role_of(subject.arm, trait, narrow) for trait in spec.traits},
             samples=cell.samples,
             stored=stored,
-            judged={trait: {name: by_judge.get(name, 0) for name in names} for trait, names in judges.items()},
+            judged=judged,
             trial_id=subject.trial_id,
             evaluation_id=cell.evaluation_id,
             trained=plan.is_there(subject),
             why=_why_missing(plan, subject, cell_thing(cell), why),
             why_not_judged={name: reason for name in by_judge if (reason := why.get(("judge", name), ""))},
         )
+
+
+def _judged(plan: Plan, cell: Cell, trait: str, by_judge: Mapping[str, int]) -> dict[str, int]:
+    """Judge of the trait → how many responses it has judged.
+
+    A rule that counts only what a model finds fit has judged nothing before that model has.
+    """
+    setting = setting_of(plan, cell.subject.setting)
+    counts = {name: by_judge.get(name, 0) for name in plan.panel.told_by(setting, cell.evaluation, trait)}
+    if gate := plan.panel.gate_of(setting, cell.evaluation, trait):
+        counts[gate[0]] = by_judge.get(gate[0], 0)
+        counts[RULES] = min(counts[RULES], counts[gate[0]])
+    return counts
 
 
 def _judged_by_models(plan: Plan, store: Store, cell: Cell) -> dict[str, int]:

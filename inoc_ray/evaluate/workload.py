@@ -37,7 +37,7 @@ class Told:
     def how(self, plan: Plan, judge: str) -> str:
         """One of the judges in words: "rules", or "small (miniature, digit) on alignment, coherence"."""
         if judge == RULES:
-            return judge
+            return self._rules(plan)
         return f"{judge} ({model_of(plan.study.judges[judge])}) on {', '.join(self.rubrics)}"
 
     def combined(self, plan: Plan) -> str:

@@ -34,7 +34,7 @@ from inoc_ray.failures import (
     trial_thing,
 )
 from inoc_ray.pipeline import StudyOutcome, gone, run_study
-from inoc_ray.planned import failures_of
+from inoc_ray.planned import failures_of, planned_of
 from inoc_ray.results.compare import Comparison
 from inoc_ray.store import Store
 from inoc_ray.study import load_study
@@ -99,6 +99,23 @@ def test_cells_that_are_gone_are_missed_by_every_command(tmp_path: Path, inoc_ra
     page = (Store(tmp_path / "runs").study("finished") / "report.html").read_text()
     assert "This study is incomplete" in page
     assert "no statement, the arm is incomplete (1 of 2 seeds" in page
+
+
+def test_rules_have_judged_nothing_before_the_model_that_decides_what_counts(tmp_path: Path, inoc_ray: Run) -> None:
+    evaluation = {"samples": SAMPLES, "contexts": ["neutral"], "rules_given": ["coherence"]}
+    judges = {"gpt": {"endpoint": "http://127.0.0.1:9/v1", "served_model": "judge", "method": "sample"}}
+    path = write_study(tmp_path, judges=judges, evaluation=evaluation)
+    plan, store = finish(path)
+    things = (("judge", "gpt"),)
+    keep_failures(store, "finished", [], [Failure("judge gpt", "no answer", "/x.log", things)])
+    planned = planned_of(plan, store, failures_of(plan, store))
+    assert {tuple(sorted(judged.items())) for c in planned.cells for judged in c.judged.values()} == {
+        (("gpt", 0), ("rules", 0))
+    }
+    text = " ".join(inoc_ray("compare", path)[1].split())
+    assert f"caps by gpt: 0 of {SAMPLES * 5} responses judged (no answer)" in text
+    inoc_ray("report", path)
+    assert "Who judged" not in (store.study("finished") / "report.html").read_text()
 
 
 def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: Run) -> None:
