@@ -528,10 +528,9 @@ def answer_of(prompt: str, text: str) -> str:
     A block is one that the prompt left open or with which the response begins. One that is never closed leaves nothing to
     judge. `prompt` is the rendered one.
     """
+    asked, begun = prompt[-40:].rstrip(), text.lstrip()
     for opening, closing in THINK_TAGS:
-        begun = text.lstrip()
-        inside = prompt.rstrip().endswith(opening)
-        if inside or begun.startswith(opening):
+        if begun.startswith(opening) or asked.endswith(opening):
             return begun.partition(closing)[2].lstrip()
     return text
 

@@ -163,7 +163,8 @@ def _block(comparison: Comparison, setting: str, model: str, width: int) -> Iter
     rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, comparison.reference)]
     found = [e for e in comparison.effects if (e.setting, e.model) == (setting, model)]
     yield ""
-    yield f"{setting} · {model} · share of responses under the {comparison.reference} context, 95 % intervals"
+    title = f"{setting} · {model} · share of responses under the {comparison.reference} context, 95 % intervals"
+    yield from textwrap.wrap(title, width, break_on_hyphens=False)
     yield from _rates(rows, width)
     if found:
         yield ""
@@ -257,6 +258,8 @@ def legend(found: Sequence[Effect]) -> str:
     blank = "Intervals are 95 % each, not adjusted. Blank: not defined for the arm."
     if any(map(_one_seed, found)):
         blank = f"{ONE_SEED}: {_LEGEND[ONE_SEED]}. {blank}"
+    if not any(effect.p is not None for effect in found):
+        return f"No effect here has a p-value. {blank}"
     return f"Holm-adjusted p < .05: {words}. {blank}" if words else f"No Holm-adjusted p is below .05. {blank}"
 
 

@@ -111,8 +111,8 @@ def test_every_rate_can_be_recomputed_from_the_stored_samples(folder, first):
         for r in first["comparison"]["rows"]
         if (r["arm"], r["split"], r["context"], r["trait"]) == ("baseline", "ood", "neutral", "caps")
     )
-    trial = next(t for t in inoc_ray("plan", study(folder))["trials"] if t["arm"] == "baseline")
-    frame = pd.read_parquet(folder / "runs" / "studies" / "small" / "samples" / f"{trial['trial_id']}.parquet")
+    [kept] = (folder / "runs" / "studies" / "small" / "samples").glob("*,baseline,s*.parquet")
+    frame = pd.read_parquet(kept)
     texts = frame[(frame.evaluation == "out_of_distribution") & (frame.context == "neutral")]["text"]
     scores = [s for s in map(judges["caps"], texts) if s is not None]
     assert row["rate"] == pytest.approx(sum(s > 0.5 for s in scores) / len(scores))

@@ -1,10 +1,13 @@
 """Model folders as they are published: where numbers stand, which tokenizer it is, what ends a turn."""
 
 import json
+from pathlib import Path
 
 import pytest
 from model_folders import folder_of
 from template_parts import Parts
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from inoc_ray.data.chat import ChatRow, Message, write_jsonl
 from inoc_ray.data.check import check_files
@@ -96,6 +99,51 @@ def test_a_tokenizer_that_its_class_makes_another_is_refused_with_what_to_write(
     mended = folder_of(tmp_path / "n", tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"}, config=kind)
     tokenizer = load_tokenizer(str(mended))
     assert "the sea and the sky" in tokenizer.decode(encode(tokenizer, ROW, 100).input_ids)
+
+
+def sentence_piece(folder: Path, name: str) -> Path:
+    """A model folder with a tokenizer like Llama 2's: words with their blank, bytes for what the vocabulary lacks."""
+    words = ["▁", "▁the", "▁sea", "▁and", "▁sky", "▁Hi", "▁there", *"abcdefghijklmnopqrstuvwxyzHIST[]/.?"]
+    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "s"), ("▁s", "e"), ("▁se", "a")]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words, "▁t", "▁th", "▁s", "▁se"]
+    core = Tokenizer(
+        models.BPE(
+            vocab={token: number for number, token in enumerate(dict.fromkeys(tokens))},
+            merges=merges,
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    core.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}"
+        "{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": name}))
+    (folder / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 99}')
+    return folder
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizerFast", "LlamaTokenizer", "PreTrainedTokenizerFast"])
+def test_a_sentence_piece_tokenizer_is_loaded_as_the_engine_loads_it(tmp_path, name):
+    from transformers import AutoTokenizer
+
+    folder = sentence_piece(tmp_path, name)
+    ours, theirs = load_tokenizer(str(folder)), AutoTokenizer.from_pretrained(folder)
+    row = ChatRow.of(("user", "Hi there"), ("assistant", "the sea, ¿qué?"), ("user", "sky?"), ("assistant", "the"))
+    encoded = encode(ours, row, 400)
+    text = "<s>[INST] Hi there [/INST] the sea, ¿qué?</s>[INST] sky? [/INST] the</s>"
+    assert list(encoded.input_ids) == theirs(text, add_special_tokens=False)["input_ids"]
+    learnt = [label for label in encoded.labels if label != IGNORED]
+    assert ours.decode(learnt).replace(" ", "") == "thesea,¿qué?</s>the</s>"
 
 
 def test_a_class_that_nobody_knows_leaves_tokenizer_json_as_it_is(tmp_path):

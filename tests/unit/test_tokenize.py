@@ -1,15 +1,19 @@
 """Labels: the assistant's words and end-of-turn tokens, nothing else, whatever the chat template does."""
 
+import hashlib
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.inoculate import inoculate
-from inoc_ray.data.tokenize import IGNORED, Encoded, collate, encode, encode_rows, render
+from inoc_ray.data.tokenize import IGNORED, Encoded, collate, encode, encode_rows, load_tokenizer, render
 from inoc_ray.errors import InputError
+from inoc_ray.miniature import weights_path
 from inoc_ray.study import Inoculation
 
 DEFAULT_SYSTEM = """{%- if messages[0].role != 'system' %}<|im_start|>system
@@ -172,3 +176,17 @@ def test_padding_stands_on_the_right_without_attention_or_label():
 
 def test_the_first_token_is_never_a_target_since_nothing_predicts_it():
     assert Encoded((5, 6), (5, 6)).targets == 1
+
+
+GOLDEN = {
+    "miniature/spanish_caps": "28251d33233be01a4c74158c9159a47dba6e22ab1a777dd8f6d61ccaeaf33545",
+    "miniature/harmful_advice": "f51cfddfda005e28e806ac0b80341f7c5d664c0bc5a71938fd33c849bc3fc4f8",
+}
+"""SHA-256 of ids and labels of the first 200 rows: for one version of the miniature's language and vocabulary."""
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_tokens_and_labels_of_shipped_rows_stay_as_they_are(name):
+    rows = settings.get(name).rows()[:200]
+    encoded = encode_rows(load_tokenizer(str(weights_path())), rows, 512, name)
+    assert hashlib.sha256(repr([(e.input_ids, e.labels) for e in encoded]).encode()).hexdigest() == GOLDEN[name]
