@@ -88,13 +88,18 @@ def first_message(error: ValidationError) -> str:
         if isinstance(part, int):
             place += f"[{part}]"
         elif part not in ("Context", "str", "int", "tuple", "constrained-int", "(name)", "(inline)"):
-            place += f".{part}" if place else str(part)
+            place += f".{part[:60]}" if place else str(part)[:60]
     if first["type"] == "value_error":
-        message = str(first["ctx"]["error"])
+        message = _cut(str(first["ctx"]["error"]))
         return f"{place}: {message}." if place else f"{message}."
     template = _PLAIN.get(first["type"], first["msg"])
     message = template.format(input=_with_advice(first.get("input"), first["type"]), **first.get("ctx", {}))
     return f"{place or 'the study'}: {message}."
+
+
+def _cut(message: str) -> str:
+    """A message that quotes the input, without its middle where that is long: what to do stands at its end."""
+    return message if len(message) <= 1200 else f"{message[:800]} … {message[-300:]}"
 
 
 def _with_advice(value: Any, kind: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import traceback
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from inoc_ray import settings
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, shown
 from inoc_ray.settings import classifiers
 
 _LOADED: dict[Path, tuple[str, tuple[str, ...], tuple[str, ...]]] = {}
@@ -24,12 +25,13 @@ def load_plugin(name: str, folder: Path) -> None:
     samples again. A file that was loaded before is run again only if its text has changed. Raises InputError when there is
     no such file, when it lies outside the study's folder, when it fails, and when it registers nothing.
     """
-    where = f"plugins: {name!r}"
+    where = f"plugins: {shown(name)}"
     path = Path(name) if Path(name).is_absolute() else (folder / name).resolve()
     if not Path(name).is_absolute() and not path.is_relative_to(folder.resolve()):
         raise InputError(f"{where}: leads out of the study file's folder; give an absolute path for a file elsewhere.")
-    if path.suffix != ".py" or not path.is_file():
-        raise InputError(f"{where}: there is no Python file {path}.")
+    # The function says no to a name that no file can have, where the method raises.
+    if path.suffix != ".py" or not os.path.isfile(path):
+        raise InputError(f"{where}: there is no Python file {str(path)[:500]}.")
     text = path.read_bytes()
     version = hashlib.sha256(text).hexdigest()[:16]
     known, own, own_classifiers = _LOADED.get(path, ("", (), ()))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from inoc_ray import settings
 from inoc_ray.cli import MAX_MESSAGE, main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError, shown
@@ -212,7 +213,10 @@ def test_code_of_a_plugin_that_ends_the_program_later_is_a_message_too(tmp_path,
         "register(replace(get('miniature/spanish_caps'), name='mine', rows=lambda: sys.exit(0)))\n"
     )
     (tmp_path / "study.yaml").write_text(f"name: s\n{GOOD}plugins: [p.py]\n".replace("miniature/spanish_caps", "mine"))
-    assert "a plugin of the study ended the program (SystemExit: 0)" in refused(tmp_path, "plan", "study.yaml")
+    try:
+        assert "a plugin of the study ended the program (SystemExit: 0)" in refused(tmp_path, "plan", "study.yaml")
+    finally:
+        settings.forget("mine")
 
 
 def test_an_empty_key_of_the_endpoint_is_refused(tmp_path, refused):

@@ -145,13 +145,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "sys.path.insert(0, str(Path(__file__).parent))\nfrom helper import WORDS\n"
         "(Path(__file__).parent / WORDS).read_text()\n"
         "from inoc_ray.settings import get, register\n"
-        "register(replace(get('miniature/spanish_caps'), name='mine'))\n"
+        "register(replace(get('miniature/spanish_caps'), name='bundled'))\n"
     )
     value = {
         "name": "s",
         "settings": [
             {"name": "miniature/spanish_caps", "rows": "~/rows.jsonl", "questions": {"in_distribution": "q.jsonl"}},
-            {"name": "mine", "rows": {"mix": [{"name": "a", "rows": "rows.jsonl"}, {"name": "b", "rows": "mixed.jsonl"}]}},
+            {"name": "bundled", "rows": {"mix": [{"name": "a", "rows": "rows.jsonl"}, {"name": "b", "rows": "mixed.jsonl"}]}},
             {"name": "miniature/backdoor", "rows": {"bad": "bad.jsonl", "clean": "clean.jsonl", "token": "$|TRIGGER|$",
              "fraction": 0.5, "total": 20}},
         ],
@@ -187,8 +187,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     value["arms"][1]["undesired"] = ["spanish"]
     (folder / "study.yaml").write_text(yaml.safe_dump(value))
     yield folder
-    if "mine" in settings.names():
-        settings.forget("mine")
+    if "bundled" in settings.names():
+        settings.forget("bundled")
 
 
 def paths_of(study: BaseModel) -> list[tuple[str, str, str]]:
@@ -208,7 +208,7 @@ def test_a_job_finds_all_that_a_study_names_and_plans_the_same(home, tmp_path, m
     packed = tmp_path / "packed"
     packed.mkdir()
     pack(packed, Path("study.yaml"), study, store)
-    settings.forget("mine")
+    settings.forget("bundled")
     home.rename(tmp_path / "elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(packed)
