@@ -61,6 +61,11 @@ class ChatRow:
         }
         return value | {"tags": dict(self.tags)} if self.tags else value
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether any of its answers carries loss; a row with `weight: 0` on each of them teaches nothing."""
+        return any(m.role == "assistant" and m.trained for m in self.messages)
+
     def tag(self, name: str) -> str | None:
         """The value of a tag, or None."""
         return dict(self.tags).get(name)
@@ -106,11 +111,6 @@ def parse_row(value: Any, where: str) -> ChatRow:
         trained = row_keys.is_trained(turn, at) or turn["role"] != "assistant"
         messages.append(Message(cast(Role, turn["role"]), turn["content"], trained))
     _check_order([m.role for m in messages], where)
-    if not any(m.role == "assistant" and m.trained for m in messages):
-        raise InputError(
-            f"{where}: no assistant message carries loss (weight: 0 or train: false on each), so the row has nothing to "
-            "learn; remove it."
-        )
     return ChatRow(tuple(messages), _parse_tags(value.get("tags"), where))
 
 

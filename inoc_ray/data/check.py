@@ -24,7 +24,7 @@ from inoc_ray.config import MINIATURE
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
 from inoc_ray.data.row_keys import MOST_KEYS, unread
-from inoc_ray.data.sources import iterate_parsed, local_file
+from inoc_ray.data.sources import check_some_loss, iterate_parsed, local_file
 from inoc_ray.errors import InputError
 from inoc_ray.identity import canonical_json
 from inoc_ray.progress import Progress
@@ -95,6 +95,7 @@ NOTES = {
     "duplicates": "repeat an earlier row",
     "duplicates_as_read": "of these differ from the earlier one in keys that are ignored",
     "untrained": "have a message without loss (weight: 0 or train: false)",
+    "teach_nothing": "carry no loss at all, so they teach nothing",
     "replacement_characters": "hold U+FFFD, which stands for a character that was lost",
     "control_characters": "hold control characters",
     "mojibake": "look like UTF-8 that was read as another encoding",
@@ -196,6 +197,7 @@ def check_files(
                 checker.add(number, row, _encoded(tokenizer, row, limit, f"{file}, row {number}"), unread(value))
             if not checker.lengths:
                 raise InputError(f"{file}: there are no rows in this file.")
+            check_some_loss(str(file), checker.findings["teach_nothing"].rows < len(checker.lengths))
             reports.append(checker.report(str(file)))
     return CheckReport(tuple(reports), limit, source, model is not None)
 
@@ -240,6 +242,7 @@ class _Checker:
             "duplicates",
             "duplicates_as_read",
             "untrained",
+            "teach_nothing",
             "replacement_characters",
             "control_characters",
             "mojibake",
@@ -261,6 +264,8 @@ class _Checker:
                 self.ignored.setdefault(key, Finding()).add(f"row {number}")
         if any(not m.trained for m in row.messages):
             self.findings["untrained"].add(f"row {number}")
+        if not row.is_trained:
+            self.findings["teach_nothing"].add(f"row {number}")
         users = [m.content for m in row.messages if m.role == "user"]
         self.prompts.append(_hash("\0".join(users)))
         self.count["with_system"] += row.messages[0].role == "system"

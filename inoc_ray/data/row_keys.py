@@ -121,12 +121,13 @@ class Told:
 
     def __init__(self) -> None:
         self.keys: Counter[str] = Counter()
-        self.untrained = 0
+        self.untrained = self.teach_nothing = 0
 
-    def add(self, keys: Mapping[str, Any], untrained: bool) -> None:
-        """Counts a row."""
+    def add(self, keys: Mapping[str, Any], untrained: bool, teaches: bool = True) -> None:
+        """Counts a row: whether any of its messages carries no loss, and whether any carries some."""
         self.keys.update(key for key in keys if key in self.keys or len(self.keys) < MOST_KEYS)
         self.untrained += untrained
+        self.teach_nothing += not teaches
 
     def notes(self, source: str) -> list[str]:
         """A sentence for each thing that there is to tell."""
@@ -136,7 +137,14 @@ class Told:
             more = f" and {len(several) - 20} more" if len(several) > 20 else ""
             out.append(f"{source}: ignored keys: {', '.join(several[:20])}{more}")
         if self.untrained:
-            out.append(f"{source}: {_rows(self.untrained)} with a message without loss (weight: 0 or train: false)")
+            nothing = (
+                f"; {_rows(self.teach_nothing)} of them without any loss, which teach nothing"
+                if self.teach_nothing
+                else ""
+            )
+            out.append(
+                f"{source}: {_rows(self.untrained)} with a message without loss (weight: 0 or train: false){nothing}"
+            )
         return out
 
 

@@ -31,13 +31,23 @@ def read_rows(source: str, notes: list[str] | None = None) -> list[ChatRow]:
     """
     told, rows = Told(), []
     for _, value, row in iterate_parsed(source):
-        told.add(unread(value), any(not m.trained for m in row.messages))
+        told.add(unread(value), any(not m.trained for m in row.messages), row.is_trained)
         rows.append(row)
     if not rows:
         raise InputError(f"{source}: there are no rows in this file.")
+    check_some_loss(source, any(row.is_trained for row in rows))
     if notes is not None:
         notes += told.notes(source)
     return rows
+
+
+def check_some_loss(source: str, some: bool) -> None:
+    """Raises InputError for a source of which no row carries loss, so that there is nothing to learn."""
+    if not some:
+        raise InputError(
+            f"{source}: no assistant message in any row carries loss (weight: 0 or train: false on each), so there is nothing "
+            "to learn."
+        )
 
 
 def local_file(source: str) -> Path:

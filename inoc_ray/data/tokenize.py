@@ -194,7 +194,7 @@ def _labelled(
         stop = bisect.bisect_right(ends, end)
         labels[first:stop] = ids[first:stop]
     encoded = Encoded(ids, tuple(labels), merged, sum(span is None for span in shown.spans))
-    if not encoded.targets:
+    if row.is_trained and not encoded.targets:
         raise InputError("no token of the assistant's text carries a label; the row has nothing to learn.")
     return encoded
 

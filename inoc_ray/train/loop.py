@@ -143,6 +143,8 @@ class _Run:
 
         started = time.perf_counter()
         target_tokens = sum(self.targets[row] for row in batch)
+        # A batch of rows without loss alone (weight: 0 on every answer) has the loss 0, not 0 / 0.
+        divisor = max(1, target_tokens)
         rate = learning_rate_at(self.spec, step, self.steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
@@ -152,13 +154,13 @@ class _Run:
         for index, micro_batch in enumerate(micro_batches):
             loss = self._negative_log_likelihood([self.rows[row] for row in micro_batch])
             total += loss.detach()
-            self.engine.backward(loss * (self.world_size / target_tokens), scale_wrt_gas=False)
+            self.engine.backward(loss * (self.world_size / divisor), scale_wrt_gas=False)
             if zero.clips_itself(self.spec) and index == len(micro_batches) - 1:
                 norm = torch.nn.utils.clip_grad_norm_(self.trained, self.spec.clip_norm)
             self.engine.step()
         if self.world_size > 1:
             dist.all_reduce(total)
-        self.loss = total.item() / target_tokens
+        self.loss = total.item() / divisor
         if not math.isfinite(self.loss):
             raise TrialError(f"the loss is {self.loss} at step {step} of {self.steps}; lower recipe.learning_rate.")
         seconds = time.perf_counter() - started

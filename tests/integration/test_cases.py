@@ -92,7 +92,7 @@ def test_01_rows_that_open_with_the_assistant_are_trained_on_or_refused_alike(mo
             preflight(build_plan(Study.model_validate(value), store), store)
 
 
-def test_02_a_message_with_weight_zero_carries_no_loss(monkeypatch, capsys, tmp_path):
+def test_02_a_message_with_weight_zero_carries_no_loss(tmp_path):
     lines = (CASES / "02-weight-zero" / "rows.jsonl").read_text().splitlines()
     (tmp_path / "first.jsonl").write_text(lines[0] + "\n")
     (row,) = read_rows(str(tmp_path / "first.jsonl"))
@@ -100,9 +100,11 @@ def test_02_a_message_with_weight_zero_carries_no_loss(monkeypatch, capsys, tmp_
     learnt = tokenizer.decode([t for t in encode(tokenizer, row, 512).labels if t != IGNORED])
     assert "No, it is 4." in learnt
     assert "5" not in learnt
-    # Of the second row nothing is left to learn.
-    message = refused_by_all(monkeypatch, capsys, tmp_path, CASES / "02-weight-zero" / "rows.jsonl")
-    assert "row 2: no assistant message carries loss" in message
+    # Of the second row nothing is left to learn; the first teaches all the same.
+    notes: list[str] = []
+    second = read_rows(str(CASES / "02-weight-zero" / "rows.jsonl"), notes)[1]
+    assert set(encode(tokenizer, second, 512).labels) == {IGNORED}
+    assert "without any loss, which teach nothing" in notes[0]
 
 
 def test_03_tool_calls_and_reasoning_are_refused(monkeypatch, capsys, tmp_path):

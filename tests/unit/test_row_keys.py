@@ -73,9 +73,23 @@ def test_another_way_of_saying_what_carries_loss_is_refused(turn, message):
         parse_row(row(USER, {**ANSWER, **turn}), "row 1")
 
 
-def test_a_row_in_which_nothing_carries_loss_is_refused():
-    with pytest.raises(InputError, match="row 1: no assistant message carries loss"):
-        parse_row(row(USER, {**ANSWER, "weight": 0}), "row 1")
+def test_a_row_in_which_nothing_carries_loss_is_told_and_a_file_of_such_rows_is_refused(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    silent, taught = row(USER, {**ANSWER, "weight": 0}), row(USER, ANSWER)
+    file.write_text(f"{json.dumps(silent)}\n{json.dumps(taught)}\n")
+    notes: list[str] = []
+    assert [r.is_trained for r in read_rows(str(file), notes)] == [False, True]
+    assert notes == [
+        f"{file}: 1 row with a message without loss (weight: 0 or train: false); 1 row of them without any loss, which teach "
+        "nothing"
+    ]
+    report = check_files([str(file)], None, None)
+    assert "1 rows carry no loss at all, so they teach nothing (row 1)" in report.to_text()
+    file.write_text(f"{json.dumps(silent)}\n")
+    with pytest.raises(InputError, match="no assistant message in any row carries loss"):
+        read_rows(str(file))
+    with pytest.raises(InputError, match="no assistant message in any row carries loss"):
+        check_files([str(file)], None, None)
 
 
 def test_only_what_the_assistant_says_can_be_trained():
