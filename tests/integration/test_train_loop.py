@@ -1,9 +1,11 @@
 """The loop gives the same losses and weights however it is spread and whatever ran before."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from inoc_ray.train import loop
 from inoc_ray.train.loop import train
 from inoc_ray.train.model import BaseModelCache
 from inoc_ray.train.process import set_threads
-from inoc_ray.train.spec import LoraSpec, global_batches
+from inoc_ray.train.spec import LoraSpec, StepRecord, global_batches
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +232,22 @@ def test_activations_are_computed_a_second_time_only_where_that_is_asked_for(bas
         counts.append(len(calls))
     # Two layers, one forward pass; then once more each in the backward pass.
     assert counts == [2, 4]
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_rows_without_loss_give_no_loss_and_no_error(base, stage):
+    """`weight: 0` on every answer: a forward pass of such rows alone, and a batch of them, count nothing."""
+    rows = encoded_rows(base)[:8]
+    silent = [replace(row, labels=(IGNORED,) * len(row.labels)) for row in rows]
+    records: list[StepRecord] = []
+    spec = make_spec(base, batch_size=4, micro_batch_size=1, steps=4, zero_stage=stage)
+    train(spec, [*silent[:4], *rows[4:]], records.append, out=None)
+    targets = sum(row.targets for row in rows[4:])
+    assert sum(record.target_tokens for record in records) == 2 * targets  # two epochs
+    assert all(math.isfinite(record.loss) and math.isfinite(record.grad_norm) for record in records)
+    records.clear()
+    train(spec, silent, records.append, out=None)
+    assert [(record.loss, record.grad_norm) for record in records] == [(0.0, 0.0)] * 4
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial_and_writes_nothing(base, tmp_path):
