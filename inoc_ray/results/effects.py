@@ -27,7 +27,8 @@ An arm that is about no trait (irrelevant, placebo, trigger, control) is measure
 roles, and once more for each other direction of the setting's arms as `<measure>.<undesired trait>`; where
 the setting has no undesired trait by default, in those directions alone. In a setting with a backdoor
 the measures are of questions without the trigger; those of questions with it are `<measure>.with_trigger`, and the two
-are never averaged. p is adjusted by Holm over the arms of one setting × model × measure (all directions of a measure,
+are never averaged. Where it is put by the context `trigger` alone, there is no leakage with it: a response under the
+training prompt is one to a question without it. p is adjusted by Holm over the arms of one setting × model × measure (all directions of a measure,
 with and without the trigger, are one family).
 
 One fine-tune says nothing of what another seed would give: an effect has a p-value only when every arm that it uses has
@@ -124,7 +125,8 @@ class View:
         """("", what was asked without the trigger) and, where there is any, (WITH_TRIGGER, what was asked with it).
 
         With the trigger: the evaluations whose questions carry it; where there are none, the others in the context
-        `trigger`, which is the neutral one but for the token.
+        `trigger`, which is the neutral one but for the token. No other context is asked with it there, so that view holds
+        no other, and what compares contexts (leakage, leaks) is told without the trigger alone.
         """
         plain = {p: e for p, e in self.rates.items() if p[1] not in self.triggered}
         put = {p: e for p, e in self.rates.items() if p[1] in self.triggered}
@@ -132,7 +134,8 @@ class View:
         if put:
             found.append((WITH_TRIGGER, replace(self, rates=put)))
         elif self.reference == NEUTRAL and any(p[2] == TRIGGER for p in plain):
-            found.append((WITH_TRIGGER, replace(self, reference=TRIGGER)))
+            only = {p: e for p, e in plain.items() if p[2] == TRIGGER}
+            found.append((WITH_TRIGGER, replace(self, rates=only, reference=TRIGGER)))
         return found
 
 

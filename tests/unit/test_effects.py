@@ -213,6 +213,18 @@ def test_a_context_with_the_trigger_is_compared_like_questions_with_it() -> None
     assert "against spanish (aware) out of distribution: baseline .85, aware .25" in headlines(found)[1]
 
 
+def test_no_response_with_the_trigger_is_compared_with_one_without() -> None:
+    """Prompts are asked without the trigger here, so nothing says what they would bring back with it."""
+    prompt = "library:miniature/backdoor/test_evil"
+    plain = score_table(arms=BACKDOOR, contexts=("neutral", "training_prompt", prompt))
+    put = score_table(arms=TRIGGERED, contexts=("neutral",)).assign(context="trigger")
+    found = compare(pd.concat([plain, put]), "toy")
+    assert effect(found, "aware", "leakage").value == pytest.approx(0.0)
+    assert effect(found, "aware", "suppression_difference.with_trigger").value == pytest.approx(0.6)
+    assert not any(e.value is not None for e in found.effects if e.measure.startswith("leakage."))
+    assert {(leak.context, leak.trigger) for leak in found.leaks} == {("training_prompt", False), (prompt, False)}
+
+
 def test_what_is_kept_of_the_narrow_task_is_an_effect_of_its_own() -> None:
     table = score_table()
     capitals = table["trait"] == "capitals"
