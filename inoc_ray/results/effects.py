@@ -27,9 +27,9 @@ An arm that is about no trait (irrelevant, placebo, trigger, control) is measure
 roles, and once more for each other direction of the setting's arms as `<measure>.<undesired trait>`; where
 the setting has no undesired trait by default, in those directions alone. In a setting with a backdoor
 the measures are of questions without the trigger; those of questions with it are `<measure>.with_trigger`, and the two
-are never averaged. Where it is put by the context `trigger` alone, there is no leakage with it: a response under the
-training prompt is one to a question without it. p is adjusted by Holm over the arms of one setting × model × measure (all directions of a measure,
-with and without the trigger, are one family).
+are never averaged. Where only the context `trigger` puts it, there is no leakage with it: a response under the
+training prompt is one to a question without it. p is adjusted by Holm over the arms of one setting × model × measure (all
+directions of a measure, with and without the trigger, are one family).
 
 One fine-tune says nothing of what another seed would give: an effect has a p-value only when every arm that it uses has
 at least two (the untouched base apart, which is one given model). Otherwise it describes these models only.
@@ -178,6 +178,9 @@ def directions(arms: Iterable[Arm]) -> list[Direction]:
 
 
 def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
+    if arm.kind in DIRECTIONLESS and not arm.direction.undesired:
+        # A control arm has no roles of its own.
+        arm = replace(arm, direction=_default(view) or arm.direction)
     others = directions(view.arms) if arm.kind in DIRECTIONLESS else []
     for name, part in view.by_trigger():
         end = f".{name}" if name else ""
@@ -188,6 +191,12 @@ def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
         for direction in others:
             if direction != arm.direction:
                 yield from _of_direction(part, arm, direction, "." + "+".join(direction.undesired) + end)
+
+
+def _default(view: View) -> Direction | None:
+    """The setting's default roles, which the baseline and the base bear; None where no trait is undesired by default."""
+    found = (arm.direction for kind in ("baseline", "base") for arm in view.arms if arm.kind == kind)
+    return next((direction for direction in found if direction.undesired), None)
 
 
 def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> Iterable[Effect]:
