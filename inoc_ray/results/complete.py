@@ -185,12 +185,20 @@ def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]
 
 def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effect]:
     """The effects, those marked incomplete and without a p-value of whose arm anything is missing, or of what the value rests
-    on in other arms."""
+    on in other arms.
+
+    What an effect takes from another arm is the mean over all arms of its kind (baselines, irrelevant ones), so that one of
+    them that has no level, or no response at all, is missing in it.
+    """
     incomplete = incomplete_sources(rows)
+    kinds = {(row.setting, row.model, row.arm): row.kind for row in rows}
     out = []
     for effect in effects:
-        bad = incomplete.get((effect.setting, effect.model), set())
-        whole = effect.arm not in {arm for arm, *_ in bad} and not effect.sources & bad
+        group = effect.setting, effect.model
+        bad = incomplete.get(group, set())
+        own = {source for source in bad if source[0] == effect.arm}
+        means = {(kinds[*group, arm], *level) for arm, *level in effect.sources if arm != effect.arm}
+        whole = not own and not any((kinds[*group, arm], *level) in means for arm, *level in bad)
         out.append(effect if whole else replace(effect, complete=False, p=None))
     return out
 
