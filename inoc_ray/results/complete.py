@@ -203,30 +203,44 @@ def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effec
     return out
 
 
-def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row]) -> list[Leak]:
+def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row], reference: str) -> list[Leak]:
     """The leaks with the fine-tunes that each rests on; incomplete ones are marked.
 
-    Where any context of an arm's audit is incomplete or missing, which leak is the largest is not known.
+    reference: the context from which leaks are counted. A leak rests on it as on the arm's own context, and what stands beside
+    it on the base and the baselines under the same prompt. Where anything of that is incomplete or missing in any context of an
+    arm's audit, which leak is the largest is not known.
     """
-    audited: dict[tuple[str, str, str], list[Row]] = {}
+    audited: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.split == "ood" and row.role == "undesired":
-            audited.setdefault((row.setting, row.model, row.arm), []).append(row)
+        if row.split == "ood":
+            audited.setdefault((row.setting, row.model), []).append(row)
     out = []
     for leak in leaks:
-        # The neutral context, from which leaks are counted, is among the arm's rows as well.
-        of_arm = audited.get((leak.setting, leak.model, leak.arm), [])
-        own = [row for row in of_arm if row.context == leak.context]
+        of_group = audited.get((leak.setting, leak.model), [])
+        of_arm = [row for row in of_group if row.arm == leak.arm and row.role == "undesired"]
+        own = [row for row in of_arm if row.context in (leak.context, reference)]
+        contexts = {row.context for row in of_arm} - {reference}
+        beside = {context: _beside(leak.arm, context, of_arm, of_group) for context in contexts}
         out.append(
             replace(
                 leak,
                 seeds=min((row.seeds for row in own), default=0),
                 seeds_planned=max((row.seeds_planned for row in own), default=0),
-                complete=all(row.complete for row in own),
-                audit_complete=all(row.complete for row in of_arm),
+                complete=all(row.complete for row in [*own, *beside.get(leak.context, ())]),
+                audit_complete=all(row.complete for part in (of_arm, *beside.values()) for row in part),
             )
         )
     return out
+
+
+def _beside(arm: str, context: str, of_arm: Sequence[Row], of_group: Sequence[Row]) -> list[Row]:
+    """Of a group's rows those of the base and the baselines under the prompt that the arm has in a context, on its undesired
+    traits."""
+    from inoc_ray.results.leaks import base_context
+
+    traits = {row.trait for row in of_arm}
+    under = {"base": base_context(arm, context), "baseline": context}
+    return [row for row in of_group if row.trait in traits and under.get(row.kind) == row.context]
 
 
 def list_missing(planned: Planned) -> list[Missing]:
