@@ -106,6 +106,17 @@ class Missing:
         return f"{self.setting}, {self.model}: {whose}: {self.there:,} of {self.planned:,} {self.unit}{why}"
 
 
+def counted_once(cells: Iterable[PlannedCell]) -> tuple[int, int]:
+    """(responses that are stored, responses that the study asks for), what is shown in several places counted once."""
+    stored: dict[tuple[str, str], int] = {}
+    asked: dict[tuple[str, str], int] = {}
+    for cell in cells:
+        place = cell.trial_id, cell.evaluation_id
+        stored[place] = max(stored.get(place, 0), cell.stored)
+        asked[place] = max(asked.get(place, 0), cell.samples)
+    return sum(stored.values()), sum(asked.values())
+
+
 def beside_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
     """The rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
 
@@ -251,7 +262,7 @@ def list_missing(planned: Planned) -> list[Missing]:
     found: list[Missing] = []
     for (setting, model, arm, seed), cells in subjects.items():
         if not any(cell.stored for cell in cells):
-            total = sum(cell.samples for cell in cells)
+            _, total = counted_once(cells)
             why = next((c.why for c in cells if c.why), "") or ("" if cells[0].trained else "not trained")
             found.append(_missing(setting, model, arm, seed, "", 0, total, "samples", why))
             continue
@@ -271,18 +282,19 @@ def _missing(
 
 
 def _not_judged(cells: Sequence[PlannedCell]) -> Iterable[Missing]:
-    """Of the responses that are there: a judge that lacks some of an evaluation × trait, over all arms of the model."""
-    counts: dict[tuple[str, str, str, str, str], list[int]] = {}
+    """Of the responses that are there: a judge that lacks some of an evaluation × trait, over all arms of the model. What two
+    contexts share counts once."""
+    counts: dict[tuple[str, str, str, str, str], dict[tuple[str, str], tuple[int, int]]] = {}
     why: dict[tuple[str, str, str, str, str], str] = {}
     for cell in cells:
         for trait, judges in cell.judged.items():
             for judge, judged in judges.items():
                 key = cell.setting, cell.model, cell.evaluation, trait, judge
-                pair = counts.setdefault(key, [0, 0])
-                pair[0] += min(judged, cell.stored)
-                pair[1] += cell.stored
+                of_key, place = counts.setdefault(key, {}), (cell.trial_id, cell.evaluation_id)
+                of_key[place] = max(of_key.get(place, (0, 0)), (cell.stored, min(judged, cell.stored)))
                 why.setdefault(key, cell.why_not_judged.get(judge, ""))
-    for key, (judged, stored) in counts.items():
+    for key, of_key in counts.items():
+        stored, judged = (sum(counts) for counts in zip(*of_key.values(), strict=True))
         if judged < stored:
             setting, model, evaluation, trait, judge = key
             what = f"{trait} by {judge}"
