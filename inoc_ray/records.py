@@ -147,13 +147,7 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
-    contexts = {
-        c.context: "no system message" if c.system is None else repr(c.system)
-        for c in plan.cells
-        if c.context != "training_prompt" and not c.context.startswith(PROMPT_OF)
-    }
-    if any(c.context == "training_prompt" for c in plan.cells):
-        contexts["training_prompt"] = "the arm's own prompt"
+    contexts = _contexts(plan)
     models = {b.model.name: b.model for b in plan.bases}
     provenance = {f"model {name}": f"{model.path.name}, files {model.hash[:16]}" for name, model in models.items()}
     provenance |= {
@@ -187,6 +181,26 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         ],
         provenance=provenance,
     )
+
+
+def _contexts(plan: Plan) -> dict[str, str]:
+    """Context → what stands around the question in it: a system message, the trigger of each setting that asks it, or both."""
+    systems: dict[str, str] = {}
+    tokens: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        if cell.context != "training_prompt" and not cell.context.startswith(PROMPT_OF):
+            systems[cell.context] = "no system message" if cell.system is None else repr(cell.system)
+            if cell.surrounding.trigger is not None:
+                tokens.setdefault(cell.context, []).append(repr(cell.surrounding.trigger.token))
+    found = {
+        name: f"{text}; the trigger {' or '.join(dict.fromkeys(tokens[name]))} in the question"
+        if name in tokens
+        else text
+        for name, text in systems.items()
+    }
+    if any(c.context == "training_prompt" for c in plan.cells):
+        found["training_prompt"] = "the arm's own prompt"
+    return found
 
 
 def _times(plan: Plan, store: Store) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.complete import seeds_text
+from inoc_ray.results.complete import counted_once, seeds_text
 from inoc_ray.results.effects import WITH_TRIGGER, is_directed
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def summary_of_missing(comparison: Comparison) -> str:
     """One sentence on how much of what was planned is there; empty for a complete comparison."""
     if comparison.complete:
         return ""
-    cells = comparison.planned.cells
-    stored, asked = sum(c.stored for c in cells), sum(c.samples for c in cells)
+    stored, asked = counted_once(comparison.planned.cells)
     there = f"{stored:,} of {asked:,} samples are there" if stored < asked else f"all {asked:,} samples are there"
     return f"INCOMPLETE: {there}. An arm of which something is missing gets no star and no headline."
 
