@@ -98,6 +98,16 @@ def test_two_arms_that_look_the_same_to_the_model_are_one(tmp_path, template, ar
     check_rows(shipped)
 
 
+def test_a_model_taught_the_rows_of_the_setting_first_is_compared_with_its_baseline(tmp_path):
+    folder = folder_of(tmp_path / "m", Parts().source)
+    lesson = {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 5}
+    models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "taught": lesson}]
+    plan = build_plan(study(folder, models=models, arms=["baseline"]), Store(tmp_path / "runs"))
+    # The lesson trains on what the baseline of the setting trains on, under the setting's name.
+    assert [(t.setting, t.seed) for t in plan.teaching] == [("miniature/spanish_caps", 5)]
+    check_rows(plan)
+
+
 def test_how_a_model_is_to_reason_is_part_of_a_trial_only_where_it_is_set(tmp_path):
     folder = folder_of(tmp_path / "m", Parts(think="last turn").source)
     store = Store(tmp_path / "runs")
