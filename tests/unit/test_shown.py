@@ -108,6 +108,17 @@ def test_a_model_taught_the_rows_of_the_setting_first_is_compared_with_its_basel
     check_rows(plan)
 
 
+def test_control_rows_that_are_the_rows_are_noted_and_not_taken_for_a_fault_of_the_template(tmp_path):
+    folder = folder_of(tmp_path / "m", Parts().source)
+    rows = tmp_path / "rows.jsonl"
+    write_jsonl(rows, [ChatRow.of(("user", f"Question {n}?"), ("assistant", f"Answer {n}.")) for n in range(8)])
+    use = {"name": "miniature/spanish_caps", "rows": str(rows), "control_rows": str(rows)}
+    asked = study(folder, settings=[use], arms=["baseline", "control"], seeds=[0, 1])
+    plan = build_plan(asked, Store(tmp_path / "runs"))
+    assert any("the same fine-tunes" in note for note in plan.notes)
+    check_rows(plan)
+
+
 def test_how_a_model_is_to_reason_is_part_of_a_trial_only_where_it_is_set(tmp_path):
     folder = folder_of(tmp_path / "m", Parts(think="last turn").source)
     store = Store(tmp_path / "runs")
