@@ -402,15 +402,19 @@ def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.Data
     return frame
 
 
-def sample_table(plan: Plan, store: Store, subject: Subject) -> pd.DataFrame:
-    """All samples of one trial or base model in this study, with evaluation and context, for people to read."""
+def sample_table(plan: Plan, store: Store, subject: Subject, profile: Profile | None = None) -> pd.DataFrame:
+    """All samples of one trial or base model in this study, with evaluation and context, for people to read.
+
+    profile: the thresholds of what shows; the study's where there is none.
+    """
     import pandas as pd
 
+    profile = profile or plan.panel.profile()
     pieces = []
     for cell in plan.cells:
         if cell.subject is not subject:
             continue
-        frame = read_cell(plan, store, cell, plan.panel.profile())
+        frame = read_cell(plan, store, cell, profile)
         if frame.empty:
             continue
         frame.insert(0, "context", cell.context)
@@ -451,14 +455,15 @@ def _place(parts: Iterable[Any]) -> str:
     return "/".join(str(part) for part in parts if not pd.isna(part))
 
 
-def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """How well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each once.
+def agreement(plan: Plan, store: Store, profile: Profile | None = None) -> list[dict[str, Any]]:
+    """How well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each once:
+    under the given thresholds, or the study's.
 
     `difference` (second minus first) is of the numbers on the trait's rubric; None for a pair with the rules, which give none.
     """
     from inoc_ray.evaluate.judges.agreement import agreement as agree
 
-    profile = plan.panel.profile()
+    profile = profile or plan.panel.profile()
     pairs: dict[tuple[str, str, str, str], list[tuple[Verdicts, Verdicts]]] = {}
     seen: set[tuple[str, str, str, str]] = set()
     for cell in sorted(plan.cells, key=lambda c: -c.samples):
