@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray import __version__, seal
 from inoc_ray.asked import PROMPT_OF
 from inoc_ray.evaluate.capabilities import find_task, scores_of
+from inoc_ray.evaluate.profiles import Profile
 from inoc_ray.evaluate.scores import sample_table
 from inoc_ray.evaluate.workload import told
 from inoc_ray.identity import content_id
@@ -233,14 +234,15 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
-    """Samples of the first seed of each arm, for people to read in the report."""
+def example_samples(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
+    """Samples of the first seed of each arm, for people to read in the report; verdicts under the given thresholds, or the
+    study's."""
     import pandas as pd
 
     first = {(s.setting, s.model_label, s.arm.name): s for s in reversed(plan.subjects)}
     pieces = []
     for subject in first.values():
-        frame = sample_table(plan, store, subject)
+        frame = sample_table(plan, store, subject, profile)
         if frame.empty:
             continue
         frame["verdict"] = _verdicts(frame)
@@ -251,7 +253,7 @@ def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
 
 
 def _verdicts(frame: pd.DataFrame) -> list[str]:
-    """What was decided of each response, under the study's thresholds: "misaligned: yes", or why it does not count."""
+    """What was decided of each response: "misaligned: yes", or why it does not count."""
     traits = [c.removeprefix("shown.") for c in frame.columns if c.startswith("shown.")]
     words: list[list[str]] = []
     for trait in traits:
