@@ -76,6 +76,14 @@ BAD = {
     "prompt without kind": (broken("arms", [{"name": "a", "prompt": "x"}]), "needs both kind and prompt"),
     "unknown kind": (broken("arms", [{"name": "a", "kind": "specifc", "prompt": "x"}]), r"arms\[0\].kind: must be"),
     "an arm called base": (broken("arms", ["base"]), "'base' is the untouched model"),
+    "an arm with a prompt called baseline": (
+        broken("arms", [{"name": "baseline", "kind": "general", "prompt": "x"}]),
+        "arm 'baseline': this name means the setting's arm without a prompt",
+    ),
+    "an arm with a prompt called control": (
+        broken("arms", [{"name": "control", "kind": "general", "prompt": "x"}]),
+        "arm 'control': this name means .*; name an arm with a prompt otherwise",
+    ),
     "no name": ({k: v for k, v in GOOD.items() if k != "name"}, "name: is missing"),
     "a name with a slash": (broken("name", "a/b"), "'a/b' is not a name"),
     "steps and epochs": (broken("recipes.lora.epochs", 1), "exactly one of steps and epochs"),
