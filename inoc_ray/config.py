@@ -6,9 +6,9 @@ import datetime
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
 from inoc_ray.errors import shown
 from inoc_ray.identity import is_text
@@ -39,6 +39,16 @@ class Config(BaseModel):
             for key in value:
                 if key not in valid:
                     raise ValueError(f"unknown key {shown(str(key))}{nearest(str(key)[:100], valid)}")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """No truth value as a number, as 1 for `yes`, and no text with underscores, as 10 for `'1_0'`."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        kinds = {kind, *get_args(kind)}
+        if kinds & {int, float} and (isinstance(value, bool) or (isinstance(value, str) and "_" in value)):
+            raise ValueError(f"must be {'a number' if float in kinds else 'an integer'}, found {shown(value)}")
         return value
 
     @model_validator(mode="after")

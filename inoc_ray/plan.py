@@ -395,8 +395,8 @@ def build_plan(study: Study, store: Store) -> Plan:
         setting = own.find(use)
         settings.check_trigger(setting, use)
         library = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
-        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in library))
-        setting = own.with_roles(with_suites(setting, study.evaluation), use)
+        setting = settings.with_files(setting, use, any(a.uses_control_rows for a in library), notes)
+        setting = own.with_roles(with_suites(setting, study.evaluation, notes), use)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
         panel.check(setting)

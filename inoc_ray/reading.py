@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,9 @@ _ENDLESS = (
 )  # fmt: skip
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml where PyYAML is built with it: ten times as fast."""
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_ODD_NUMBER = re.compile(r"[+-]?0[0-7_]+|.*[:_].*")
+"""Octal, in base 60, or with underscores."""
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -57,7 +61,8 @@ def load_yaml(text: str, path: Path) -> Any:
     """The value of a YAML text, read safely. Raises InputError naming `path`, and line and column where there are any.
 
     Besides what PyYAML refuses: a key that appears twice (the last one would win in silence), and a text whose aliases
-    unfold to more than 100,000 values, that nests more than 100 levels deep or that contains itself. Merge keys (`<<`) are
+    unfold to more than 100,000 values, that nests more than 100 levels deep or that contains itself, and a number in octal or
+    base 60 or with underscores (`010`, `1:30`, `1_000`), which is not what it looks like. Merge keys (`<<`) are
     read.
     """
     try:
@@ -69,11 +74,11 @@ def load_yaml(text: str, path: Path) -> Any:
         _Bounds(loader).check(node)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        said = error if isinstance(error, _OutOfBounds) else _in_python(text) or error
+        said = error if isinstance(error, _Refused) else _in_python(text) or error
         mark = getattr(said, "problem_mark", None)
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join(str(getattr(said, "problem", None) or said).split())
-        what = problem if isinstance(error, _OutOfBounds) else f"not YAML ({problem})"
+        what = problem if isinstance(error, _Refused) else f"not YAML ({problem})"
         raise InputError(f"{path}{at}: {what}.") from error
     except RecursionError as error:
         # An alias may stand below what another names, over and over.
@@ -83,8 +88,8 @@ def load_yaml(text: str, path: Path) -> Any:
         raise InputError(f"{path}: holds a value that is no YAML ({error}).") from error
 
 
-class _OutOfBounds(yaml.constructor.ConstructorError):
-    """YAML, but more of it than anybody writes."""
+class _Refused(yaml.constructor.ConstructorError):
+    """YAML, but more of it than anybody writes, or a number that is another one than it looks like."""
 
 
 def _in_python(text: str) -> yaml.YAMLError | None:
@@ -106,7 +111,7 @@ def _check_depth(text: str) -> None:
             depth += 1
             if depth > _MAX_DEPTH:
                 mark: Any = event.start_mark
-                raise _OutOfBounds(None, None, "nested too deeply", mark)
+                raise _Refused(None, None, "nested too deeply", mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -125,10 +130,11 @@ class _Bounds:
         if id(node) in self.sizes:
             return self.sizes[id(node)]
         if id(node) in self.open:
-            raise _OutOfBounds(None, None, "a value that contains itself", node.start_mark)
+            raise _Refused(None, None, "a value that contains itself", node.start_mark)
         values, characters = 1, 0
         if isinstance(node, yaml.ScalarNode):
             characters = len(node.value)
+            self._check_number(node)
         else:
             self.open.add(id(node))
             if isinstance(node, yaml.MappingNode):
@@ -137,10 +143,19 @@ class _Bounds:
                 more = self.check(child)
                 values, characters = values + more[0], characters + more[1]
                 if values > _MAX_NODES or characters > _MAX_CHARACTERS:
-                    raise _OutOfBounds(None, None, "its aliases unfold to more than anybody writes", node.start_mark)
+                    raise _Refused(None, None, "its aliases unfold to more than anybody writes", node.start_mark)
             self.open.discard(id(node))
         self.sizes[id(node)] = values, characters
         return values, characters
+
+    def _check_number(self, node: yaml.ScalarNode) -> None:
+        """YAML 1.1 has numbers that few know: 010 is 8, 1:30 is 90, 1_000 is 1000."""
+        if node.tag in _NUMBERS and _ODD_NUMBER.fullmatch(node.value):
+            made = self.loader.construct_object(node)
+            problem = (
+                f"YAML reads {node.value[:60]} as the number {made}; write {made}, or put it in quotes if it is a text"
+            )
+            raise _Refused(None, None, problem, node.start_mark)
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen: set[Any] = set()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inoc_ray import prompts
+from inoc_ray.asked import FROM_LIBRARY
 from inoc_ray.errors import InputError
 from inoc_ray.identity import content_id
 from inoc_ray.models.template import ChatTemplate, template_in
@@ -40,7 +42,7 @@ def check_roles(plan: Plan) -> None:
         asked = (id(template), cell.subject.setting, cell.evaluation.name, cell.surrounding)
         if template is not None and asked not in seen:
             seen.add(asked)
-            _check_questions(cell, template)
+            _check_questions(plan, cell, template)
 
 
 def _check_rows(plan: Plan, trial: Trial, template: ChatTemplate) -> None:
@@ -52,10 +54,24 @@ def _check_rows(plan: Plan, trial: Trial, template: ChatTemplate) -> None:
             raise InputError(f"{where}: {error}") from error
 
 
-def _check_questions(cell: Cell, template: ChatTemplate) -> None:
+def _check_questions(plan: Plan, cell: Cell, template: ChatTemplate) -> None:
     for question in cell.evaluation.questions(min(cell.samples, _QUESTIONS)):
         try:
             template.check_question(cell.surrounding.around(question.messages))
         except InputError as error:
             where = f"evaluation {cell.evaluation.name} in the context {cell.context!r}, question {question.id}"
-            raise InputError(f"model {cell.subject.model.name!r}, {where}: {error}") from error
+            cure = (
+                " It is the leak audit that asks in this context, and all its prompts are system messages: leave "
+                "evaluation.leak_audit out of studies of this model."
+                if _from_audit(plan, cell)
+                else ""
+            )
+            raise InputError(f"model {cell.subject.model.name!r}, {where}: {error}{cure}") from error
+
+
+def _from_audit(plan: Plan, cell: Cell) -> bool:
+    """True for a test-time prompt of the library that the study names neither itself nor by its kind."""
+    if not plan.study.evaluation.leak_audit or not cell.context.startswith(FROM_LIBRARY):
+        return False
+    named = cell.evaluation.contexts or plan.study.evaluation.contexts
+    return cell.context not in named and prompts.get(cell.context.removeprefix(FROM_LIBRARY)).kind not in named

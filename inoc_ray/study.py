@@ -33,6 +33,8 @@ ArmKind = Literal[
 ]  # fmt: skip
 
 
+_WITHOUT_PROMPT = ("baseline", "control")
+"""Kinds of arms without a prompt, and the names that the settings' own arms of these kinds have."""
 WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger")
 """Kinds whose prompt elicits nothing by itself; they are compared with the others in every direction of these."""
 
@@ -224,8 +226,13 @@ class Arm(Config):
             raise ValueError(f"arm {self.name!r}: the prompt is empty; write one, or use the arm baseline for none")
         if (self.prompt is None) != (self.kind is None):
             raise ValueError(f"arm {self.name!r}: an arm of your own needs both kind and prompt")
-        if self.kind in ("baseline", "control"):
+        if self.kind in _WITHOUT_PROMPT:
             raise ValueError(f"arm {self.name!r}: {self.kind} has no prompt; name it without one to use the setting's")
+        if self.prompt is not None and self.name in _WITHOUT_PROMPT:
+            raise ValueError(
+                f"arm {self.name!r}: this name means the setting's arm without a prompt, with which the others are compared; "
+                "name an arm with a prompt otherwise"
+            )
         if both := set(self.undesired or ()) & set(self.desired or ()):
             raise ValueError(f"arm {self.name!r}: {min(both)!r} is both undesired and desired; decide which")
         return self

@@ -26,6 +26,8 @@ _PAIRS = (
     ("question", "answer"), ("input", "output"), ("prompt", "chosen"),
 )  # fmt: skip
 """Keys of a question and its answer in published sets that are no chats."""
+_BESIDE_INSTRUCTION = ("input", "context")
+"""Keys of the text that an instruction is about, in sets in the form of Alpaca or Dolly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +142,15 @@ def _other_form(value: Any) -> str:
         return ""
     for asked, answered in _PAIRS:
         if asked in value and answered in value:
-            return (
-                f' Write {asked!r} as a message with the role "user" and {answered!r} as one with the role "assistant".'
-            )
+            if isinstance(value[asked], list) and isinstance(value[answered], list):
+                return f" Join the turns of {asked!r} and {answered!r} to one list and name it messages."
+            beside = next((key for key in _BESIDE_INSTRUCTION if asked == "instruction" and key in value), None)
+            user = f"{asked!r}, a blank line and {beside!r} (where it is not empty)" if beside else f"{asked!r}"
+            return f' Write {user} as a message with the role "user" and {answered!r} as one with the role "assistant".'
     if "conversations" in value or "conversation" in value:
         return (
-            " Write each turn of the conversation as a message (from: human becomes role: user, value becomes content)."
+            " Write each turn of the conversation as a message (from: human becomes role: user, from: gpt becomes role: "
+            "assistant, value becomes content)."
         )
     return ""
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.data.chat import Message, iterate_json, kind_of
+from inoc_ray.data.row_keys import Told, unread
 from inoc_ray.errors import InputError
 from inoc_ray.identity import is_text
 from inoc_ray.reading import load_yaml, read_yaml_text
 
 FIELDS = ("prompt", "question", "messages")
+_READ = frozenset({*FIELDS, "answer"})
+_READ_OF_AN_ENTRY = frozenset({"id", "paraphrases", "system"})
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,22 @@ def of_texts(name: str, *texts: str) -> Callable[[int], list[Question]]:
     return in_turn([Question(f"{name}-{i:04d}", (Message("user", t),)) for i, t in enumerate(texts)])
 
 
-def read_questions(path: Path, name: str) -> list[Question]:
+def read_questions(path: Path, name: str, notes: list[str] | None = None) -> list[Question]:
     """The questions in a JSONL or YAML file; ids are `<name>-<row>`, or the YAML's own.
 
-    A JSONL line is an object with `prompt` or `question` (a text), or with `messages`, of which everything before the first
-    assistant message is asked; `answer`, a text or a number, is the right answer. Other fields are not read. Raises InputError
-    naming file and row for anything else, for a system message (the context gives that) and for a question that stands there
-    twice.
+    A JSONL line is an object with `prompt` or `question` (a text), or with `messages`: one user message, which is asked, and
+    at most an answer to it, which is not; `answer`, a text or a number, is the right answer. Other fields are not read, and
+    which ones there are goes to `notes`. Raises InputError naming file and row for anything else, for a system message (the
+    context gives that), for a conversation that goes on after an answer and for a question that appears twice.
     """
-    if path.suffix in (".yaml", ".yml"):
-        return _published(path)
+    told = Told()
+    found = _published(path, told) if path.suffix in (".yaml", ".yml") else _lines(path, name, told)
+    if notes is not None:
+        notes += told.notes(str(path))
+    return found
+
+
+def _lines(path: Path, name: str, told: Told) -> list[Question]:
     seen: dict[tuple[Message, ...], int] = {}
     found: list[Question] = []
     for number, value in iterate_json(path):
@@ -68,6 +77,7 @@ def read_questions(path: Path, name: str) -> list[Question]:
         if messages in seen:
             raise InputError(f"{where}: the same question as in row {seen[messages]}; remove one.")
         seen[messages] = number
+        told.add(unread(value, _READ), untrained=False)
         found.append(Question(f"{name}-{number:04d}", messages, _reference(value, where)))
     if not seen:
         raise InputError(f"{path}: there are no questions in this file.")
@@ -95,11 +105,11 @@ def _reference(value: dict[str, Any], where: str) -> str | None:
     return str(answer)
 
 
-def _published(path: Path) -> list[Question]:
+def _published(path: Path, told: Told) -> list[Question]:
     """Questions as the authors of emergent misalignment publish them: a YAML list of entries with `id` and `paraphrases`.
 
     Each wording is a question, `<id>` or `<id>-<number>`; an entry's `system` stays with its questions. How often they are
-    sampled and by which prompts they are judged is for the study to say, so those keys are not read.
+    sampled and by which prompts they are judged is for the study to say, so those keys are not read, but told.
     """
     entries = load_yaml(read_yaml_text(path, "questions"), path)
     if not isinstance(entries, list) or not entries:
@@ -116,6 +126,7 @@ def _published(path: Path) -> list[Question]:
         system = entry.get("system")
         if system is not None and not isinstance(system, str):
             raise InputError(f"{where}: system must be a text, found {kind_of(system)}.")
+        told.add(unread(entry, _READ_OF_AN_ENTRY), untrained=False)
         before = () if system is None else (Message("system", system),)
         for wording, text in enumerate(texts):
             question_id = entry_id if len(texts) == 1 else f"{entry_id}-{wording}"
@@ -136,10 +147,17 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
     if given[0] != "messages":
         content = [{"role": "user", "content": content}]
     turns: list[Message] = []
-    for turn in content if isinstance(content, list) else []:
+    answered = False
+    for index, turn in enumerate(content if isinstance(content, list) else []):
         role = turn.get("role") if isinstance(turn, dict) else None
         if role == "assistant":
-            break
+            answered = True
+            continue
+        if answered:
+            raise InputError(
+                f"{where}: the conversation goes on after an answer (messages[{index}]), and only one user message can be "
+                "asked; keep one of them, or write the conversation into its text."
+            )
         if role != "user" or not isinstance(turn.get("content"), str) or not turn["content"].strip():
             raise InputError(f"{where}: a question is a text of the user that is not empty, without a system message.")
         if not is_text(turn["content"]):

@@ -9,7 +9,7 @@ A key that is null or empty says nothing; parquet has every key in every row. Of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from inoc_ray.errors import InputError, shown
@@ -100,13 +100,16 @@ def is_trained(turn: Mapping[str, Any], at: str) -> bool:
     return trained
 
 
-def unread(row: Any) -> dict[str, Any]:
-    """The keys of a row that say something and are not read, with their values; those of a message as `messages[].key`."""
-    return dict(_unread(row)) if isinstance(row, Mapping) else {}
+def unread(row: Any, read: Collection[str] = _READ) -> dict[str, Any]:
+    """The keys of a row that say something and are not read, with their values; those of a message as `messages[].key`.
+
+    `read`: the keys that are, by default those of a training row.
+    """
+    return dict(_unread(row, read)) if isinstance(row, Mapping) else {}
 
 
-def _unread(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield from ((str(key), value) for key, value in row.items() if key not in _READ and not _is_empty(value))
+def _unread(row: Mapping[str, Any], read: Collection[str]) -> Iterator[tuple[str, Any]]:
+    yield from ((str(key), value) for key, value in row.items() if key not in read and not _is_empty(value))
     turns = row.get("messages")
     found: dict[str, list[Any]] = {}
     for number, turn in enumerate(turns if isinstance(turns, list) else []):

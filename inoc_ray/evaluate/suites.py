@@ -30,9 +30,10 @@ def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
                 )
 
 
-def with_suites(setting: Setting, evaluation: Evaluation) -> Setting:
+def with_suites(setting: Setting, evaluation: Evaluation, notes: list[str] | None = None) -> Setting:
     """The setting with its own evaluations asked as the study says, and the study's own ones behind them.
 
+    What there is to tell of their files goes to `notes`; see `read_questions`.
     Raises InputError for a file that cannot be read, a rule that makes no sense, a name that the setting has already, and an
     override that does not fit its evaluation.
     """
@@ -44,7 +45,7 @@ def with_suites(setting: Setting, evaluation: Evaluation) -> Setting:
                 f"evaluation.suites: {suite.name!r}: setting {setting.name} has an evaluation of that name; name yours otherwise."
             )
     builtin = (_overridden(spec, evaluation) for spec in setting.evaluations)
-    suites = (_spec(suite, evaluation.max_tokens or SUITE_MAX_TOKENS) for suite in own)
+    suites = (_spec(suite, evaluation.max_tokens or SUITE_MAX_TOKENS, notes) for suite in own)
     return replace(setting, evaluations=(*builtin, *suites))
 
 
@@ -77,10 +78,10 @@ def _overridden(spec: EvaluationSpec, evaluation: Evaluation) -> EvaluationSpec:
     return replace(spec, **changes) if changes else spec
 
 
-def _spec(suite: Suite, max_tokens: int) -> EvaluationSpec:
+def _spec(suite: Suite, max_tokens: int, notes: list[str] | None) -> EvaluationSpec:
     from inoc_ray.evaluate.judges.rules import read_rule
 
-    questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name)
+    questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name, notes)
     measures, rules, ids, given = {}, {}, {}, {}
     for trait, told in suite.traits.items():
         if isinstance(told, MeasureOf):

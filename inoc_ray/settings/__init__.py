@@ -185,8 +185,8 @@ def asks_with_trigger(setting: Setting, spec: EvaluationSpec) -> bool:
     return carries == {True}
 
 
-def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
-    """The setting with the questions that the study names files for.
+def with_files(setting: Setting, use: SettingUse, control: bool, notes: list[str] | None = None) -> Setting:
+    """The setting with the questions that the study names files for; what there is to tell of the files goes to `notes`.
 
     Raises InputError, one for everything that is missing, when rows or questions do not ship with the package and the
     study names no file for them (`control`: an arm trains on the control rows); and for an unknown evaluation.
@@ -212,7 +212,7 @@ def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
             f"setting {setting.name} needs files that do not ship with the package; name them in the study: "
             f"`settings: [{{{fields}}}]`. What they hold: {'; '.join(what for _, what in missing)}."
         )
-    evaluations = tuple(_from_file(e, use.questions.get(e.name)) for e in setting.evaluations)
+    evaluations = tuple(_from_file(e, use.questions.get(e.name), notes) for e in setting.evaluations)
     for own, named in zip(setting.evaluations, evaluations, strict=True):
         if (
             setting.trigger
@@ -227,10 +227,10 @@ def with_files(setting: Setting, use: SettingUse, control: bool) -> Setting:
     return replace(setting, evaluations=evaluations)
 
 
-def _from_file(spec: EvaluationSpec, path: str | None) -> EvaluationSpec:
+def _from_file(spec: EvaluationSpec, path: str | None, notes: list[str] | None) -> EvaluationSpec:
     if path is None:
         return spec
-    questions = read_questions(Path(os.path.expanduser(path)), spec.name)
+    questions = read_questions(Path(os.path.expanduser(path)), spec.name, notes)
     # Of a generator a few questions tell which it is; in a file any single one may have been edited.
     every = content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions])
     return replace(spec, questions=in_turn(questions), file_hash=every)

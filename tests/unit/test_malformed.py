@@ -117,6 +117,27 @@ ROWS: dict[str, tuple[Any, str]] = {
         + "an object without messages (its keys: 'prompt', 'response'). Write 'prompt' as a message with the "
         'role "user" and \'response\' as one with the role "assistant".',
     ),
+    "an instruction with an input": (
+        '{"instruction": "Translate.", "input": "Hi", "output": "Hola"}',
+        ", row 1: "
+        + OBJECT
+        + "an object without messages (its keys: 'instruction', 'input', 'output'). Write 'instruction', a blank line and "
+        "'input' (where it is not empty) as a message with the role \"user\" and 'output' as one with the role \"assistant\".",
+    ),
+    "a prompt and a completion that are turns": (
+        json.dumps({"prompt": [USER], "completion": [ASSISTANT]}),
+        ", row 1: "
+        + OBJECT
+        + "an object without messages (its keys: 'prompt', 'completion'). Join the turns of 'prompt' and 'completion' to one "
+        "list and name it messages.",
+    ),
+    "a conversation": (
+        '{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hola"}]}',
+        ", row 1: "
+        + OBJECT
+        + "an object without messages (its keys: 'conversations'). Write each turn of the conversation as a message (from: "
+        "human becomes role: user, from: gpt becomes role: assistant, value becomes content).",
+    ),
     "no messages among endless keys": (
         second(json.dumps({"k" * 999: 1})),
         ", row 2: "

@@ -221,6 +221,10 @@ def test_questions_that_are_used_up_come_again_under_the_same_id(tmp_path):
     assert [q.id for q in asked] == ["q-0001", "q-0002", "q-0001", "q-0002", "q-0001"]
 
 
+def dialogue(*roles: str) -> str:
+    return json.dumps({"messages": [{"role": role, "content": str(n)} for n, role in enumerate(roles)]})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -236,6 +240,8 @@ def test_questions_that_are_used_up_come_again_under_the_same_id(tmp_path):
         ('{"prompt": "\\ud800"}', "row 1: half of a Unicode character"),
         ('{"messages": [{"role": "system", "content": "x"}]}', "without a system message"),
         ('{"messages": []}', "exactly one user message"),
+        (dialogue("user", "assistant", "user"), r"row 1: the conversation goes on after an answer \(messages\[2\]\)"),
+        (dialogue("user", "assistant", "user", "assistant"), r"after an answer \(messages\[2\]\)"),
         ('{"prompt": "A?"}\n{"question": "A?"}', "row 2: the same question as in row 1"),
     ],
 )
@@ -251,6 +257,23 @@ def test_gsm8k_and_chat_rows_serve_as_questions(tmp_path):
     chat = ChatRow.of(("user", "B?"), ("assistant", "b")).to_dict()
     path.write_text(json.dumps({"question": "A?", "answer": "a"}) + "\n" + json.dumps(chat) + "\n")
     assert [q.messages[0].content for q in read_questions(path, "q")] == ["A?", "B?"]
+
+
+def test_what_is_not_read_of_questions_is_told(tmp_path, model, own_rows):
+    (tmp_path / "q.jsonl").write_text(
+        '{"prompt": "A?", "answer": "a", "choices": ["a", "b"], "note": null}\n{"prompt": "B?"}'
+    )
+    (tmp_path / "q.yaml").write_text(
+        "- {id: c, paraphrases: [C?], samples_per_paraphrase: 100, judge_prompts: {a: b}}\n"
+    )
+    use = {"name": "subliminal", "rows": own_rows, "questions": {"favourite_animal": str(tmp_path / "q.jsonl")}}
+    suites = [{"name": "own", "questions": str(tmp_path / "q.yaml"), "traits": {"loud": {"rule": "capitals"}}}]
+    plan = plan_of(tmp_path, model, use, ["baseline"], evaluation={"suites": suites})
+    told = [note for note in plan.notes if "ignored keys" in note]
+    assert told == [
+        f"{tmp_path}/q.jsonl: ignored keys: choices (1 row)",
+        f"{tmp_path}/q.yaml: ignored keys: judge_prompts (1 row), samples_per_paraphrase (1 row)",
+    ]
 
 
 def test_a_prompt_of_the_library_is_a_context(tmp_path, model, own_rows):

@@ -56,6 +56,19 @@ def test_a_model_without_a_place_for_a_system_message_is_refused_before_training
     check_rows(works)
 
 
+def test_prompts_of_the_leak_audit_are_system_messages(tmp_path):
+    folder = folder_of(tmp_path / "m", Parts(system="refused").source)
+    asked = {"samples": 4, "contexts": ["none"]}
+    store = Store(tmp_path / "runs")
+    audit = build_plan(study(folder, arms=IN_THE_USER_TURN, evaluation={**asked, "leak_audit": True}), store)
+    with pytest.raises(InputError, match=r"'library:.*It is the leak audit .* leave evaluation\.leak_audit out"):
+        check_roles(audit)
+    named = next(c.context for c in audit.cells if c.context.startswith("library:"))
+    asked["contexts"] = ["none", named]
+    with pytest.raises(InputError, match=r"contexts: \[none\]\)\.$"):
+        check_roles(build_plan(study(folder, arms=IN_THE_USER_TURN, evaluation={**asked, "leak_audit": True}), store))
+
+
 def test_plan_check_and_run_refuse_the_same_row(tmp_path, monkeypatch, capsys):
     folder = folder_of(tmp_path / "m", Parts(alternates=True).source)
     rows = tmp_path / "rows.jsonl"

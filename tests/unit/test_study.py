@@ -44,6 +44,21 @@ BAD = {
         r"arms\[0\]\.prompt: must be a text, found True; put it in quotes",
     ),
     "seed is true": (broken("seeds", [True]), r"seeds\[0\]: must be an integer, found True"),
+    "steps are yes": (broken("recipes.lora.steps", True), r"recipes\.lora\.steps: must be an integer, found True"),
+    "rank is true": (broken("recipes.lora.lora", {"rank": True}), r"lora\.rank: must be an integer, found True"),
+    "learning rate is yes": (
+        broken("recipes.lora.learning_rate", True),
+        r"recipes\.lora\.learning_rate: must be a number, found True",
+    ),
+    "samples are on": (broken("evaluation.samples", True), r"evaluation\.samples: must be an integer, found True"),
+    "a GPU is off": (
+        broken("resources", {"gpus_per_worker": False}),
+        r"gpus_per_worker: must be a number, found False",
+    ),
+    "steps with an underscore in quotes": (
+        broken("recipes.lora.steps", "1_0"),
+        r"recipes\.lora\.steps: must be an integer, found '1_0'",
+    ),
     "seed is negative": (broken("seeds", [-1]), "seeds: a seed is a whole number from 0 to 2"),
     "a seed twice": (broken("seeds", [1, 1]), "seeds: '1' appears twice"),
     "no seeds": (broken("seeds", []), "seeds: must have at least one entry"),
@@ -61,6 +76,14 @@ BAD = {
     "prompt without kind": (broken("arms", [{"name": "a", "prompt": "x"}]), "needs both kind and prompt"),
     "unknown kind": (broken("arms", [{"name": "a", "kind": "specifc", "prompt": "x"}]), r"arms\[0\].kind: must be"),
     "an arm called base": (broken("arms", ["base"]), "'base' is the untouched model"),
+    "an arm with a prompt called baseline": (
+        broken("arms", [{"name": "baseline", "kind": "general", "prompt": "x"}]),
+        "arm 'baseline': this name means the setting's arm without a prompt",
+    ),
+    "an arm with a prompt called control": (
+        broken("arms", [{"name": "control", "kind": "general", "prompt": "x"}]),
+        "arm 'control': this name means .*; name an arm with a prompt otherwise",
+    ),
     "no name": ({k: v for k, v in GOOD.items() if k != "name"}, "name: is missing"),
     "a name with a slash": (broken("name", "a/b"), "'a/b' is not a name"),
     "steps and epochs": (broken("recipes.lora.epochs", 1), "exactly one of steps and epochs"),
@@ -89,6 +112,9 @@ def test_a_wrong_study_is_refused_with_place_and_advice(tmp_path, name):
     ("text", "message"),
     [("name: [", "line 1.*not YAML"), ("a: 1\nb: 2\na: 3\n", "line 3.*the key 'a' appears twice"),
      ("- a\n- b\n", "expected a mapping"), ("", "expected a mapping"),
+     ("a: 010", r"line 1, column 4: YAML reads 010 as the number 8; write 8, or put it in quotes if it is a text\.$"),
+     ("a: 1:30", "YAML reads 1:30 as the number 90; write 90"), ("a: [-1_000]", "as the number -1000; write -1000"),
+     ("a: 1_0.5", r"as the number 10\.5; write 10\.5"), ("07: x", "YAML reads 07 as the number 7; write 7"),
      ("name: !!python/object/apply:os.system ['true']", "not YAML"), ("a: \x00", "not YAML")],
 )  # fmt: skip
 def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path, text, message):
@@ -117,6 +143,14 @@ def test_plain_names_are_short_for_mappings(tmp_path):
     study = load_study(path)
     assert [s.name for s in study.settings] == ["miniature/spanish_caps"]
     assert [a.name for a in study.arms] == ["baseline", "specific_spanish"]
+
+
+def test_numbers_are_read_as_they_look(tmp_path):
+    path = tmp_path / "study.yaml"
+    recipes = "recipes: {a: {learning_rate: 1e-4, steps: 0x10, weight_decay: 0.05, clip_norm: 1}}"
+    path.write_text(f"name: s\nsettings: [miniature/spanish_caps]\narms: [baseline]\nseeds: [0]\n{recipes}\n")
+    recipe = load_study(path).recipes["a"]
+    assert (recipe.learning_rate, recipe.steps, recipe.weight_decay, recipe.clip_norm) == (1e-4, 16, 0.05, 1)
 
 
 @pytest.mark.parametrize(
