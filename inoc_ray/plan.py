@@ -393,9 +393,9 @@ def build_plan(study: Study, store: Store) -> Plan:
     check_suites(study.evaluation, [use.name for use in study.settings])
     for use in study.settings:
         setting = own.find(use)
-        settings.check_trigger(setting, use)
         library = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
         setting = settings.with_files(setting, use, any(a.uses_control_rows for a in library))
+        setting = own.with_trigger(setting, use)
         setting = own.with_roles(with_suites(setting, study.evaluation), use)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
