@@ -11,7 +11,17 @@ if TYPE_CHECKING:
 
 def remarks(plan: Plan) -> tuple[str, ...]:
     """A sentence each, without its full stop; none twice."""
-    return tuple(dict.fromkeys(_unmeasured(plan)))
+    return tuple(dict.fromkeys((*_unused_samples(plan), *_unmeasured(plan))))
+
+
+def _unused_samples(plan: Plan) -> Iterator[str]:
+    """`evaluation.samples` where every evaluation has a number of its own, as suites do."""
+    evaluation = plan.study.evaluation
+    if "samples" in evaluation.model_fields_set and all(cell.evaluation.samples for cell in plan.cells):
+        yield (
+            f"evaluation.samples: {evaluation.samples} counts for no evaluation, as each has a number of its own; a suite asks "
+            "every question once, or as often as its samples_per_question says"
+        )
 
 
 def _unmeasured(plan: Plan) -> Iterator[str]:

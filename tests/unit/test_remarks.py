@@ -54,3 +54,13 @@ def test_an_undesired_trait_that_nothing_measures_out_of_distribution_is_noted(p
     assert note.startswith("setting mine: no evaluation out of distribution measures 'friend' in the context 'neutral'")
     assert "(irrelevant, flatter)" in note
     assert planned(suite, other, {"name": "more"}).notes == ()
+
+
+def test_a_number_of_samples_that_no_evaluation_uses_is_noted(planned):
+    plan = planned({"samples_per_question": 2}, evaluation={"samples": 200})
+    assert {cell.samples for cell in plan.cells} == {40}
+    (note,) = plan.notes
+    assert note.startswith("evaluation.samples: 200 counts for no evaluation")
+    assert "samples_per_question" in note
+    ships = [OWN | {"name": "miniature/spanish_caps"}]
+    assert planned({}, evaluation={"samples": 200}, settings=ships, arms=["baseline"]).notes == ()
