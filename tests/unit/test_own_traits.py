@@ -151,6 +151,7 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
         (OWN, [], [], "nothing is asked of the models of 'mine'; add an evaluation of your own under evaluation.suites"),
         (OWN | {"undesired": ["frend"]}, [], [SUITE], r"mine\.undesired: no evaluation measures 'frend' \(did you mean 'friend'"),
         (OWN | {"desired": ["brif"]}, [], [SUITE], r"mine\.desired: no evaluation measures 'brif' \(did you mean 'brief'"),
+        (OWN | {"questions": {"chat": "questions.jsonl"}}, [], [SUITE], r"mine\.questions: .* write 'chat' .*evaluation\.suites"),
         (OWN, ["control"], [SUITE], "setting mine has no arm 'control'"),
         (OWN, [FLATTER | {"undesired": ["frend"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'frend'"),
         (OWN, [FLATTER | {"desired": ["brif"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'brif'"),

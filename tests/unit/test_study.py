@@ -88,7 +88,7 @@ def test_a_wrong_study_is_refused_with_place_and_advice(tmp_path, name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [("name: [", "line 1.*not YAML"), ("a: 1\nb: 2\na: 3\n", "line 3.*the key 'a' appears twice"),
-     ("- a\n- b\n", "expected a mapping"), ("", "expected a mapping"),
+     ("- a\n- b\n", "expected a mapping"), ("", "the file is empty"), ("# nothing yet\n", "the file is empty"),
      ("name: !!python/object/apply:os.system ['true']", "not YAML"), ("a: \x00", "not YAML")],
 )  # fmt: skip
 def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path, text, message):
