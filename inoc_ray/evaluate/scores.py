@@ -446,7 +446,7 @@ def _place(parts: Iterable[Any]) -> str:
     """Where in the study: the parts that there are (a base has no seed)."""
     import pandas as pd
 
-    return "/".join(str(part) for part in parts if not pd.isna(part))
+    return " · ".join(part if isinstance(part, str) else f"seed {part}" for part in parts if not pd.isna(part))
 
 
 def agreement(plan: Plan, store: Store, profile: Profile | None = None) -> list[dict[str, Any]]:

@@ -159,6 +159,8 @@ class Effect:
     complete: bool = True
     """Whether all that the study asks for is there of what the value rests on."""
     sources: frozenset[Source] = frozenset()
+    kind: str = ""
+    """The arm's kind."""
 
     @property
     def replicated(self) -> bool:
@@ -168,7 +170,8 @@ class Effect:
 
 def effects(view: View) -> list[Effect]:
     """All measures of all arms but the base and the baseline, in the order of view.arms and MEASURES."""
-    found = [effect for arm in view.arms if arm.kind not in {"base", "baseline"} for effect in _of_arm(view, arm)]
+    arms = [arm for arm in view.arms if arm.kind not in {"base", "baseline"}]
+    found = [replace(effect, kind=arm.kind) for arm in arms for effect in _of_arm(view, arm)]
     return _adjust(found)
 
 

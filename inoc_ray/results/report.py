@@ -23,6 +23,7 @@ from inoc_ray.results.table import (
     leak_seeds,
     legend,
     lines_of_missing,
+    mark,
     number,
     of_plan,
     summary_of_missing,
@@ -171,10 +172,11 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], l
         )
     p = f", Holm-adjusted p {_p(suppression.p)}"
     text = f"{start}{levels}. "
-    if suppression.low > 0:
-        text += f"Suppressed: {share} of what training added{p}."
-    else:
-        text += f"Suppression not shown: {share} of what training added{p}."
+    # By the adjusted p, as the marks in the table: an interval of its own knows nothing of the other arms.
+    verdict = {"": "Suppression not shown", "worse": "More of it than in the baseline"}.get(
+        mark(suppression), "Suppressed"
+    )
+    text += f"{verdict}: {share} of what training added{p}."
     kept = own["retention_ood"]
     if kept is not None and kept.value is not None and kept.complete:
         text += (

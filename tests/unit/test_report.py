@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from inoc_ray.records import report_meta
 from inoc_ray.results.compare import Comparison, compare
 from inoc_ray.results.figure import draw
 from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine, headlines, render, write_report
+from inoc_ray.results.table import number
 from inoc_ray.store import Store
 from inoc_ray.study import load_study
 
@@ -149,6 +151,28 @@ def test_a_suppression_whose_interval_holds_zero_is_not_shown() -> None:
     arms = {**ARMS, "inoc_spanish": ("specific", "spanish", (0.9, 0.9, 0.43, 0.65))}
     sentence = headlines(compare(score_table(seeds=2, questions=40, arms=arms), "toy"))[0]
     assert "Suppression not shown" in sentence
+
+
+@pytest.mark.parametrize(
+    ("p", "value", "verdict"),
+    [
+        (0.2, 0.4, "Suppression not shown"),
+        (0.001, 0.4, "Suppressed"),
+        (0.001, -0.4, "More of it than in the baseline"),
+        (0.2, -0.4, "Suppression not shown"),
+    ],
+)
+def test_the_headline_goes_by_the_adjusted_p_as_the_marks_do(
+    comparison: Comparison, p: float, value: float, verdict: str
+) -> None:
+    # The interval alone excludes 0 in each of these.
+    low, high = value - 0.1, value + 0.1
+    effects = tuple(
+        replace(e, p=p, value=value, low=low, high=high) if (e.arm, e.measure) == ("inoc_spanish", "suppression") else e
+        for e in comparison.effects
+    )
+    sentence = headlines(replace(comparison, effects=effects))[0]
+    assert f". {verdict}: {number(value)} [" in sentence
 
 
 def test_a_study_without_results_still_makes_a_page(tmp_path: Path) -> None:
