@@ -367,12 +367,14 @@ def _write(
         if run.table is not None:
             new_tags.append(RunTag("mlflow.loggedArtifacts", json.dumps([{"path": _TABLE, "type": "table"}])))
     _log(client, run_id, new_params, metrics, new_tags)
-    ended = (known.info.status, known.info.end_time) != (run.status, run.ended_at)
+    # A trial that was lost has no times in the store any more; no run ends before it started.
+    end = None if run.ended_at is None else max(run.ended_at, known.info.start_time)
+    ended = (known.info.status, known.info.end_time) != (run.status, end)
     if run.status == "RUNNING":
         if known.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
     elif ended:
-        client.set_terminated(run_id, run.status, run.ended_at)
+        client.set_terminated(run_id, run.status, end)
     return run_id, bool(fresh or new_params or metrics or new_tags or send or ended)
 
 
