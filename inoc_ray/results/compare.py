@@ -90,6 +90,8 @@ class Row:
     """Whether every planned fine-tune, response and judgment is there (see complete.py)."""
     triggered: bool = False
     replicated: bool | None = None
+    trained: bool = True
+    """Whether the weights of every planned fine-tune are there; responses may be without."""
 
 
 @dataclass(frozen=True, slots=True)

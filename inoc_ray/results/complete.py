@@ -53,8 +53,8 @@ class PlannedCell:
 
     @property
     def complete(self) -> bool:
-        """Whether every response and every judgment is there."""
-        return self.stored >= self.samples and all(map(self.is_judged, self.judged))
+        """Whether the weights, every response and every judgment are there."""
+        return self.trained and self.stored >= self.samples and all(map(self.is_judged, self.judged))
 
     def is_judged(self, trait: str) -> bool:
         """Whether every judge of the trait has judged every response that the study asks for."""
@@ -95,7 +95,7 @@ class Missing:
     there: int
     planned: int
     unit: str
-    """What is counted: samples, judgments, or tasks."""
+    """What is counted: fine-tunes, samples, judgments, or tasks."""
     why: str
 
     def in_words(self) -> str:
@@ -120,8 +120,8 @@ def counted_once(cells: Iterable[PlannedCell]) -> tuple[int, int]:
 def beside_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
     """The rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
 
-    A row is complete when every planned fine-tune has responses that count, every planned response is there, and every judge
-    of the trait has judged them all.
+    A row is complete when every planned fine-tune is there and has responses that count, every planned response is there, and
+    every judge of the trait has judged them all.
     """
     planned: dict[tuple[str, ...], list[PlannedCell]] = {}
     for cell in cells:
@@ -150,9 +150,9 @@ def _with_plan(row: Row, cells: Sequence[PlannedCell]) -> Row:
     if not cells:
         return replace(row, seeds_planned=row.seeds, samples_planned=row.samples)
     seeds, samples = len(cells), sum(cell.samples for cell in cells)
-    judged = all(cell.is_judged(row.trait) for cell in cells)
-    complete = row.seeds >= seeds and row.samples >= samples and judged
-    return replace(row, seeds_planned=seeds, samples_planned=samples, complete=complete)
+    judged, trained = all(cell.is_judged(row.trait) for cell in cells), all(cell.trained for cell in cells)
+    complete = row.seeds >= seeds and row.samples >= samples and judged and trained
+    return replace(row, seeds_planned=seeds, samples_planned=samples, complete=complete, trained=trained)
 
 
 def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
@@ -162,6 +162,7 @@ def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
         cell.setting, cell.model, cell.arm, cell.kind, cell.evaluation, cell.split, cell.context, trait,
         cell.roles[trait], None, None, None, 0, 0, 0, 0,
         seeds_planned=len(cells), samples_planned=sum(c.samples for c in cells), complete=False,
+        trained=all(c.trained for c in cells),
     )  # fmt: skip
 
 
@@ -255,7 +256,8 @@ def _beside(arm: str, context: str, of_arm: Sequence[Row], of_group: Sequence[Ro
 
 
 def list_missing(planned: Planned) -> list[Missing]:
-    """What is not there, in the order of the plan; a fine-tune of which nothing is there is one entry."""
+    """What is not there, in the order of the plan; a fine-tune of which nothing is there is one entry, and so is one whose
+    weights are not there, whatever its responses."""
     subjects: dict[tuple[str, str, str, int | None], list[PlannedCell]] = {}
     for cell in planned.cells:
         subjects.setdefault((cell.setting, cell.model, cell.arm, cell.seed), []).append(cell)
@@ -266,6 +268,8 @@ def list_missing(planned: Planned) -> list[Missing]:
             why = next((c.why for c in cells if c.why), "") or ("" if cells[0].trained else "not trained")
             found.append(_missing(setting, model, arm, seed, "", 0, total, "samples", why))
             continue
+        if not cells[0].trained:
+            found.append(_missing(setting, model, arm, seed, "", 0, 1, "fine-tunes", cells[0].why or "not trained"))
         for cell in cells:
             if cell.stored < cell.samples:
                 what = f"{cell.evaluation} × {cell.context}"

@@ -16,7 +16,7 @@ from inoc_ray.evaluate.capabilities import Score
 from inoc_ray.results.compare import Comparison, TrialRate
 from inoc_ray.results.complete import Missing, Planned, list_missing
 
-Status = Literal["done", "failed", "running"]
+Status = Literal["done", "failed", "running", "new"]
 CURVES = ("loss", "lr", "grad_norm")
 MAX_PARAM = 6000  # characters; MLflow's limit
 MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
@@ -41,7 +41,8 @@ class TrialRecord:
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
     adapter_dir: logged under adapter/, checked against adapter_files (file in it → SHA-256 that was committed);
     samples_path (a file, or a folder with samples-*.parquet at any depth): under samples/, and as a table that the UI can
-    show. started_at, ended_at: epoch ms from the store, None if unknown.
+    show. started_at, ended_at: epoch ms from the store, None if unknown. status: "new" where the weights are not there and
+    nothing failed, as of a trial that was deleted.
     """
 
     trial_id: str
@@ -217,7 +218,7 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
     }
     place = (trial.setting, model, trial.arm, trial.seed)
     cells = [c for c in comparison.planned.cells if (c.setting, c.model, c.arm, c.seed) == place]
-    complete = trial.status != "failed" and all(cell.complete for cell in cells)
+    complete = trial.status not in ("failed", "new") and all(cell.complete for cell in cells)
     failed = trial.status == "failed" or any(c.why or c.why_not_judged for c in cells if not c.complete)
     missing = list_missing(Planned(cells=cells))
     evaluations = {(row.evaluation, row.split) for row in comparison.rows if row.setting == trial.setting}

@@ -128,14 +128,14 @@ def with_interval(value: float | None, low: float | None, high: float | None) ->
 
 
 def of_plan(row: Row) -> str:
-    """What a row lacks: "1 of 2 seeds", "60 of 200 samples", "not all judged"; empty for a complete one."""
+    """What a row lacks: "1 of 2 seeds", "60 of 200 samples", "not all trained", "not all judged"; empty for a complete one."""
     if row.complete:
         return ""
     if row.seeds < row.seeds_planned:
         return f"{seeds_text(row)} seeds" if row.kind != "base" else "not evaluated"
     if row.samples < row.samples_planned:
         return f"{row.samples:,} of {row.samples_planned:,} samples"
-    return "not all judged"
+    return "not all judged" if row.trained else "not all trained"
 
 
 def why_no_rate(row: Row) -> str:

@@ -277,7 +277,11 @@ def sync(
         client = MlflowClient(tracking_uri)
         with _environment(_FIRST_CALL):
             experiment = _experiment(client, study.name, artifact_root)
-        known = _known_runs(client, experiment)
+        bases: dict[tuple[str, str], str] = {}
+        for trial in trials:
+            if trial.kind == "base":
+                bases.setdefault((trial.setting, trial.trial_id), trial.place)
+        known = _known_runs(client, experiment, bases)
         with tempfile.TemporaryDirectory() as scratch:
             summary = Path(scratch) / "comparison.json"
             summary.write_text(json.dumps(comparison.to_json(), indent=1), encoding="utf-8")
@@ -306,7 +310,9 @@ def _experiment(client: MlflowClient, name: str, artifact_root: str | None) -> s
     return str(found.experiment_id)
 
 
-def _known_runs(client: MlflowClient, experiment: str) -> dict[tuple[str, str], MlflowRun]:
+def _known_runs(
+    client: MlflowClient, experiment: str, bases: Mapping[tuple[str, str], str]
+) -> dict[tuple[str, str], MlflowRun]:
     """The study's runs by identity; of several for one identity (an older race) the oldest, the others deleted."""
     runs: list[MlflowRun] = []
     token = None
@@ -318,7 +324,7 @@ def _known_runs(client: MlflowClient, experiment: str) -> dict[tuple[str, str], 
             break
     known: dict[tuple[str, str], MlflowRun] = {}
     for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
-        for name, value in (("place", _place(run)), ("study_run", run.data.tags.get("study_run"))):
+        for name, value in (("place", _place(run, bases)), ("study_run", run.data.tags.get("study_run"))):
             if value is not None and (name, value) in known:
                 client.delete_run(run.info.run_id)
             elif value is not None:
@@ -326,10 +332,13 @@ def _known_runs(client: MlflowClient, experiment: str) -> dict[tuple[str, str], 
     return known
 
 
-def _place(run: MlflowRun) -> str | None:
+def _place(run: MlflowRun, bases: Mapping[tuple[str, str], str]) -> str | None:
+    """bases: (setting, trial id) → place of a base now. An earlier version listed one of several recipes under the first."""
     tags, params = run.data.tags, run.data.params
     if "place" in tags or "trial_id" not in tags:
         return tags.get("place")
+    if params.get("kind") == "base" and (found := bases.get((params.get("setting", ""), tags["trial_id"]))):
+        return found
     try:
         return place_of(params["setting"], params["model"], params["arm"], params["seed"])
     except KeyError:
@@ -367,12 +376,14 @@ def _write(
         if run.table is not None:
             new_tags.append(RunTag("mlflow.loggedArtifacts", json.dumps([{"path": _TABLE, "type": "table"}])))
     _log(client, run_id, new_params, metrics, new_tags)
-    ended = (known.info.status, known.info.end_time) != (run.status, run.ended_at)
+    # A trial that was lost has no times in the store any more; no run ends before it started.
+    end = None if run.ended_at is None else max(run.ended_at, known.info.start_time)
+    ended = (known.info.status, known.info.end_time) != (run.status, end)
     if run.status == "RUNNING":
         if known.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
     elif ended:
-        client.set_terminated(run_id, run.status, run.ended_at)
+        client.set_terminated(run_id, run.status, end)
     return run_id, bool(fresh or new_params or metrics or new_tags or send or ended)
 
 

@@ -94,7 +94,7 @@ def test_compare_prints_the_promised_json_and_what_was_added_to_it_since(folder,
     assert {frozenset(r) for r in value["rows"]} == {frozenset((
         "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
         "seeds", "samples", "unparsed", "excluded", "cut", "seeds_planned", "samples_planned", "complete", "triggered",
-        "replicated",
+        "replicated", "trained",
     ))}  # fmt: skip
     assert {frozenset(e) for e in value["effects"]} == {frozenset((
         "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",

@@ -14,7 +14,7 @@ from inoc_ray.results.compare import Comparison, Row, compare
 ROW_KEYS = [
     "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
     "seeds", "samples", "unparsed", "excluded", "cut", "seeds_planned", "samples_planned",
-    "complete", "triggered", "replicated",
+    "complete", "triggered", "replicated", "trained",
 ]  # fmt: skip
 
 

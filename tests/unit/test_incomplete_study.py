@@ -37,6 +37,7 @@ from inoc_ray.failures import (
 from inoc_ray.pipeline import StudyOutcome, gone, run_study
 from inoc_ray.planned import failures_of, planned_of
 from inoc_ray.results.compare import Comparison
+from inoc_ray.results.tracking import embedded
 from inoc_ray.store import Store
 from inoc_ray.study import load_study
 
@@ -140,6 +141,47 @@ def test_a_response_that_is_shown_in_several_places_is_counted_once(tmp_path: Pa
     # Of one recipe the base and three or four fine-tunes.
     judged = re.findall(r"caps by gpt: 0 of (\d+) responses judged", text)
     assert {int(number) for number in judged} == {SAMPLES * 4, SAMPLES * 5}
+
+
+def test_a_fine_tune_that_is_lost_is_missing_though_its_responses_are_there(tmp_path: Path, inoc_ray: Run) -> None:
+    path = write_study(tmp_path)
+    plan, store = finish(path)
+    assert inoc_ray("sync", path)[0] == 0
+    before = mlflow_runs(store)
+    assert set(before.values()) == {("FINISHED", "true")}
+    trial = next(t for t in plan.trials if t.arm.name == "specific_spanish" and t.seed == 1)
+    shutil.rmtree(store.trial(trial.trial_id))
+
+    found = json.loads(inoc_ray("compare", path, "--json")[1])
+    assert found["complete"] is False
+    [lost] = found["missing"]
+    assert (lost["arm"], lost["seed"], lost["there"], lost["unit"], lost["why"]) == (
+        "specific_spanish", 1, 0, "fine-tunes", "not trained"
+    )  # fmt: skip
+    assert {(r["arm"], r["trained"]) for r in found["rows"] if not r["complete"]} == {("specific_spanish", False)}
+    assert not any(e["complete"] or e["p"] for e in found["effects"])
+    text = inoc_ray("compare", path)[1]
+    assert "specific_spanish seed 1: 0 of 1 fine-tunes (not trained)" in " ".join(text.split())
+    assert "(not all trained)" in text
+    assert inoc_ray("sync", path)[0] == 0
+    killed = ("KILLED", "false")
+    assert mlflow_runs(store) == {**before, "finished": killed, "specific_spanish-s1": killed}
+
+    # Nothing else is left of it either.
+    shutil.rmtree(store.root / "evaluations" / trial.trial_id)
+    assert inoc_ray("sync", path)[0] == 0
+    assert mlflow_runs(store) == {**before, "finished": killed, "specific_spanish-s1": killed}
+
+
+def mlflow_runs(store: Store) -> dict[str, tuple[str, str]]:
+    """Name of each run of the storage's MLflow → its status and its tag `complete`."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(embedded(store.mlflow())[0])
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    assert all(run.info.end_time >= run.info.start_time for run in runs)
+    return {run.info.run_name: (run.info.status, run.data.tags["complete"]) for run in runs}
 
 
 def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: Run) -> None:

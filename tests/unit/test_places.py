@@ -1,5 +1,7 @@
 """What is stored once may stand in a study twice: everything shown is keyed by the place, everything stored by content."""
 
+from contextlib import nullcontext
+
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -8,11 +10,12 @@ from inoc_ray.asked import NEUTRAL_PROMPT
 from inoc_ray.data.chat import write_jsonl
 from inoc_ray.evaluate.judging import due
 from inoc_ray.evaluate.samples import Sample, commit_samples, write_table
-from inoc_ray.evaluate.scores import agreement, tidy
+from inoc_ray.evaluate.scores import agreement, no_scores, tidy
 from inoc_ray.overview import status_json
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.records import report_meta, trial_records
 from inoc_ray.results.compare import compare
+from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, sync
 from inoc_ray.settings import get
 from inoc_ray.store import Store
 from inoc_ray.study import Study
@@ -68,6 +71,24 @@ def test_a_control_of_two_settings_has_its_own_rates_and_its_own_record_in_each(
     tables = [pd.read_parquet(r.samples_path) for r in records]
     assert [set(t["setting"]) for t in tables] == [{name} for name in SETTINGS]
     assert len(report_meta(plan, store).trials) == 4
+
+
+def test_a_base_that_an_earlier_version_listed_under_a_recipe_stands_once_in_mlflow(tmp_path):
+    """Whether it was synced by a later version meanwhile or not."""
+    from mlflow.tracking import MlflowClient
+
+    name = "miniature/spanish_caps"
+    base = TrialRecord("b" * 16, name, "m", "base", "base", None, None, {}, "", compared_as="m/lora")
+    uri, root = embedded(tmp_path)
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("old", artifact_location=root)
+    for _ in range(2):
+        old = client.create_run(experiment, start_time=1, tags={"trial_id": base.trial_id}, run_name="base").info.run_id
+        for key, value in {"setting": name, "model": "m/lora", "arm": "base", "kind": "base", "seed": ""}.items():
+            client.log_param(old, key, value)
+        sync(uri, StudyRecord("old", 1), [base], compare(no_scores(), "old"), lock=nullcontext(), artifact_root=root)
+        [run] = client.search_runs([experiment], f"tags.trial_id = '{base.trial_id}'")
+        assert (run.data.params["model"], run.data.tags["place"]) == ("m", base.place)
 
 
 def test_status_counts_each_place_of_a_shared_trial_by_its_own_cells(shared):
