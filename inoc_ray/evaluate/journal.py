@@ -40,7 +40,9 @@ class SampleJournal:
             try:
                 value = seal.read_line(line)
                 trial, evaluation, index = value.pop("of")
-                self.kept[str(trial), str(evaluation), int(index)] = SampleResult(key="", **{**value, "text": as_text(value["text"])})
+                self.kept[str(trial), str(evaluation), int(index)] = SampleResult(
+                    key="", **{**value, "text": as_text(value["text"])}
+                )
             except (ValueError, TypeError, KeyError, AttributeError):
                 # Torn by a kill, or damaged: the sample is asked again.
                 self._stale = True

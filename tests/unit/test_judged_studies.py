@@ -218,7 +218,9 @@ def test_one_judge_under_two_names_is_refused_where_both_are_asked(tmp_path, mon
 
     copy_of_it = shutil.copytree(model, tmp_path / "copy")
     for one, other in ((HERE, THERE), ({"path": str(model)}, {"path": str(copy_of_it)})):
-        with pytest.raises(InputError, match="judges: 'a' and 'b' are the same model asked in the same way.*; remove one"):
+        with pytest.raises(
+            InputError, match=r"judges: 'a' and 'b' are the same model asked in the same way.*; remove one"
+        ):
             plan(one, other, "a", "b")
         # A model may have a second address, or place, that takes the place of the first.
         plan(one, other, "b")
