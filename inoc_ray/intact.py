@@ -37,7 +37,14 @@ def say_damage(plan: Plan) -> None:
 
 
 def seal_samples(plan: Plan, store: Store) -> None:
-    """Samples that were stored before files had a hash are taken as they are, and get one."""
+    """Samples that were stored before files had a hash are taken as they are, and get one.
+
+    They are also bound to the weights that are committed now: when their trial is trained again with another result, they are
+    not its own. To be called before anything is trained.
+    """
+    for subject in (*plan.teaching, *plan.subjects):
+        if store.is_unbound(subject.trial_id):
+            store.bind(subject.trial_id, subject.adapter_of)
     count = sum(seal_parts(store.evaluation(*key)) for key in plan.stored)
     if count:
         say(f"{count} sample files of an earlier version have no hash: they are taken as they are, and get one.")

@@ -243,8 +243,14 @@ class Store:
         now = self.weights(answered)
         return seal.agrees(bound) and now is not None and now != weights
 
+    def is_unbound(self, trial_id: str) -> bool:
+        """True for samples of an earlier version, which do not say which weights gave them."""
+        folder = self.root / "evaluations" / trial_id
+        return folder.is_dir() and not (folder / _WEIGHTS).exists()
+
     def bind(self, trial_id: str, adapter_of: str | None) -> bool:
-        """To be called before samples of `trial_id` are asked, which the weights of trial `adapter_of` answer.
+        """To be called before samples of `trial_id` are asked, which the weights of trial `adapter_of` answer, and for those of
+        an earlier version before that trial is trained again.
 
         Notes which weights they are. Samples of other weights are set aside (the folder is renamed); returns True then.
         """

@@ -30,6 +30,7 @@ from inoc_ray.evaluate.samples import Sample, commit_samples, find_judgments, se
 from inoc_ray.evaluate.scores import NothingEvaluated, tidy
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.failures import Failure, keep_failures, read_failures
+from inoc_ray.intact import seal_samples
 from inoc_ray.overview import plan_json, plan_text, status_text
 from inoc_ray.pipeline import compare_study
 from inoc_ray.plan import Plan, build_plan
@@ -297,6 +298,28 @@ def test_judgments_of_an_earlier_version_are_taken_as_they_are_and_nobody_is_ask
     part.path.write_bytes(b"rubbish")
     ask(build_plan(asked, store), store, lambda i: f"Other advice, {i}.")
     assert len(due(build_plan(asked, store), store)["gpt"]) == 1
+
+
+@pytest.mark.parametrize("damage", ["before the first look", "after it"])
+def test_samples_of_an_earlier_version_do_not_pass_to_other_weights(world, damage):
+    plan, store = world
+    [trial] = plan().trials
+    as_before_hashes(plan(), store)
+    weights = store.adapter(trial.trial_id) / "adapter_model.safetensors"
+    if damage == "after it":
+        seal_samples(plan(), store)
+    weights.write_bytes(b"\x55" * weights.stat().st_size)
+    # As a run does: it seals, finds the damage, trains.
+    seal_samples(plan(), store)
+    assert (plan().to_ask, len(plan().to_train)) == ([], 1)
+    train(store, trial.trial_id)
+    assert plan().to_ask == []
+    store.verify_trial(trial.trial_id)
+    shutil.rmtree(store.trial(trial.trial_id))
+    train(store, trial.trial_id, fill=0.25)
+    assert {c.subject.trial_id for c in plan().to_ask} == {trial.trial_id}
+    assert "other weights gave them" in plan().damaged[0]
+    assert set(tidy(plan(), store)["arm"]) == {"base"}
 
 
 def test_judgments_of_an_earlier_version_that_cannot_be_read_are_made_again(tmp_path):
