@@ -254,15 +254,30 @@ _NAMED = {
 _LINE_OF_A_TABLE = re.compile(r"[\w .\"'-]+([,;\t][\w .\"'-]+)+")
 
 
-def _check_format(head: bytes, path: Path) -> None:
+def _check_format(head: bytes, path: Path, more: bool) -> None:
+    """Raises InputError for a file that its first line shows to be of another format; `more`: other lines follow."""
     for magic, found in _FORMATS:
         if head.startswith(magic):
             raise InputError(f"{path}: expected JSON Lines, but the file is {found.format(path=str(path))}.")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        if _is_row_as_array(head, more):
+            raise InputError(
+                f'{path}: its first line is a JSON array, where an object is expected; write each line as {{"messages": […]}} '
+                "with the list of the turns in it."
+            )
         raise InputError(
             f"{path}: a JSON array, where JSON Lines are expected (one object per line, no brackets around); make them with "
             f"{AS_LINES} {shlex.quote(str(path))} > rows.jsonl"
         )
+
+
+def _is_row_as_array(line: bytes, more: bool) -> bool:
+    """True for a line that is a whole JSON array and one row of several: other lines follow it, or it holds turns."""
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return more or (bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value))
 
 
 def _check_kind_of_text(first: str, path: Path) -> None:
@@ -315,7 +330,7 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
         for number, raw in enumerate(lines, start=1):
             where = f"{path}, row {number}"
             if number == 1:
-                _check_format(raw, path)
+                _check_format(raw, path, more=bool(stream.peek(1).strip()))
             if len(raw) > MAX_ROW_BYTES:
                 raise InputError(
                     f"{where}: longer than {MAX_ROW_BYTES >> 20} MiB; one JSON object per line, and a line per row."

@@ -56,6 +56,11 @@ def cut_parquet(path: Path) -> None:
 ARRAY = (
     f"a JSON array, where JSON Lines are expected (one object per line, no brackets around); make them with {AS_LINES} "
 )
+TURNS_ALONE = json.dumps([USER, ASSISTANT])
+ARRAYS = (
+    ': its first line is a JSON array, where an object is expected; write each line as {"messages": […]} with the list of the '
+    "turns in it."
+)
 TABLE = 'a table (CSV); write each row of it as a line {"messages": [{"role": "user", "content": …}, …]}'
 OBJECT = 'expected an object {"messages": [{"role": …, "content": …}, …]}, found '
 TURNS = "user and assistant must take turns and the assistant must be last."
@@ -82,6 +87,9 @@ ROWS: dict[str, tuple[Any, str]] = {
         f": {ARRAY}rows.jsonl > rows.jsonl",
     ),
     "a JSON array over many lines": (json.dumps([json.loads(GOOD)], indent=2), f": {ARRAY}rows.jsonl > rows.jsonl"),
+    "an array of turns on each line": (f"{TURNS_ALONE}\n{TURNS_ALONE}\n", ARRAYS),
+    "an array of turns on the only line": (TURNS_ALONE, ARRAYS),
+    "arrays of texts on each line": ('["Hi", "Hola"]\n["Hi", "Hola"]\n', ARRAYS),
     "an array among the rows": (
         second(f"[{GOOD}]"),
         ", row 2: a JSON array; write one object per line, without brackets around.",
