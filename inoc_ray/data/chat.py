@@ -221,6 +221,10 @@ ARROW = (
     "an Arrow file, as the library `datasets` keeps it; convert it: python -c "
     "\"import datasets; datasets.Dataset.from_file('{path}').to_json('rows.jsonl')\""
 )
+_ARROW_FILE = (
+    'an Arrow file (Feather); make a parquet file of it: python -c "import pyarrow.feather as f, pyarrow.parquet as p; '
+    "p.write_table(f.read_table('{path}'), 'rows.parquet')\""
+)
 AS_LINES = "python -c 'import json, sys; [print(json.dumps(row)) for row in json.load(open(sys.argv[1]))]'"
 """The command that makes JSON Lines of an array, but for the file's name."""
 _FORMATS = (
@@ -233,7 +237,7 @@ _FORMATS = (
         "a zip archive (or a workbook of a spreadsheet); unpack it first, or export the table as JSON Lines",
     ),
     (b"PAR1", "a parquet file; give it a name that ends in .parquet"),
-    (b"ARROW1", ARROW),
+    (b"ARROW1", _ARROW_FILE),
     (b"\xff\xff\xff\xff", ARROW),
     (b"\x80\x04", "a pickle, which is never loaded; write JSON Lines with the program that made it"),
     (b"\x80\x05", "a pickle, which is never loaded; write JSON Lines with the program that made it"),

@@ -3,17 +3,20 @@
 import gzip
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from test_tokenize import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.cli import main
 from inoc_ray.data.chat import AS_LINES
+from inoc_ray.data.sources import read_rows
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hola"}
 GOOD = json.dumps({"messages": [USER, ASSISTANT]})
@@ -40,6 +43,10 @@ def arrow(path: Path, values: list[dict[str, Any]]) -> None:
     table = pa.Table.from_pylist(values)
     with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, table.schema) as writer:
         writer.write_table(table)
+
+
+def feather(path: Path, values: list[dict[str, Any]]) -> None:
+    pyarrow.feather.write_feather(pa.Table.from_pylist(values), str(path))
 
 
 def tagged_parquet(path: Path, key: pa.DataType, tags: list[tuple[Any, str]]) -> None:
@@ -115,6 +122,11 @@ ROWS: dict[str, tuple[Any, str]] = {
         lambda path: arrow(path, [json.loads(GOOD)]),
         ": expected JSON Lines, but the file is an Arrow file, as the library `datasets` keeps it; convert it: python -c "
         "\"import datasets; datasets.Dataset.from_file('rows.jsonl').to_json('rows.jsonl')\".",
+    ),
+    "Feather": (
+        lambda path: feather(path, [json.loads(GOOD)]),
+        ": expected JSON Lines, but the file is an Arrow file (Feather); make a parquet file of it: python -c "
+        "\"import pyarrow.feather as f, pyarrow.parquet as p; p.write_table(f.read_table('rows.jsonl'), 'rows.parquet')\".",
     ),
     "a pipe": (os.mkfifo, ": a pipe, which may never end; write its content to a file and name that."),
     "a text": (second('"Hi"'), ", row 2: " + OBJECT + "a text."),
@@ -419,6 +431,14 @@ def test_rows_are_refused(tmp_path, model, refused, name):
     make(tmp_path / "rows.jsonl", content)
     expected = f"rows.jsonl{message}".replace("HERE", str(tmp_path))
     assert refused("data", "check", "rows.jsonl", "--model", model) == expected
+
+
+def test_the_advice_for_a_feather_file_makes_rows_of_it(tmp_path, model, refused):
+    feather(tmp_path / "rows.feather", [json.loads(GOOD)])
+    said = refused("data", "check", "rows.feather", "--model", model)
+    code = said.split('python -c "')[1].removesuffix('".')
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert [row.to_dict() for row in read_rows(str(tmp_path / "rows.parquet"))] == [json.loads(GOOD)]
 
 
 @pytest.mark.parametrize(
