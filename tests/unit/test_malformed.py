@@ -71,6 +71,7 @@ ARRAYS = (
 TABLE = 'a table (CSV); write each row of it as a line {"messages": [{"role": "user", "content": …}, …]}'
 OBJECT = 'expected an object {"messages": [{"role": …, "content": …}, …]}, found '
 TURNS = "user and assistant must take turns and the assistant must be last."
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 ROWS: dict[str, tuple[Any, str]] = {
     "not UTF-8": (
         second(row(USER, said("assistant", "é")).replace("\\u00e9", "é")).encode("latin-1"),
@@ -127,6 +128,10 @@ ROWS: dict[str, tuple[Any, str]] = {
         lambda path: feather(path, [json.loads(GOOD)]),
         ": expected JSON Lines, but the file is an Arrow file (Feather); make a parquet file of it: python -c "
         "\"import pyarrow.feather as f, pyarrow.parquet as p; p.write_table(f.read_table('rows.jsonl'), 'rows.parquet')\".",
+    ),
+    "a pointer of Git LFS": (
+        POINTER,
+        ": expected JSON Lines, but the file is a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned.",
     ),
     "a pipe": (os.mkfifo, ": a pipe, which may never end; write its content to a file and name that."),
     "a text": (second('"Hi"'), ", row 2: " + OBJECT + "a text."),
@@ -285,6 +290,10 @@ ROWS: dict[str, tuple[Any, str]] = {
     ),
 }
 PARQUET: dict[str, tuple[Any, str]] = {
+    "a pointer of Git LFS": (
+        POINTER,
+        ": a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned.",
+    ),
     "no column messages": (
         lambda path: parquet(path, [{"prompt": "Hi", "response": "Hola"}]),
         ": there is no column messages (list of {role, content}); the columns are prompt, response.",
@@ -444,6 +453,7 @@ def test_the_advice_for_a_feather_file_makes_rows_of_it(tmp_path, model, refused
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("", "the name of a file of rows is empty; write its path."),
         ("~nosuchuser/x.jsonl", "~nosuchuser/x.jsonl: cannot be read (No such file or directory); looked in "),
         ("/proc/self/mem", "/proc/self/mem: cannot be read (Input/output error)."),
         (

@@ -252,7 +252,7 @@ DAMAGE = {
     "a web page": (lambda f: (f / "model.safetensors").write_text("<html>" * 999), "its header is cut"),
     "a pointer of Git LFS": (
         lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
-        "not a whole safetensors file",
+        "a pointer of Git LFS, not the file itself; run `git lfs pull`",
     ),
     "bytes behind the end": (lambda f: (f / "model.safetensors").open("ab").write(b"xx"), "2 bytes more than its header says"),
     "NaN": (lambda f: with_number(f, float("nan")), "holds NaN"),
