@@ -63,6 +63,15 @@ class Config(BaseModel):
         return self
 
 
+def as_on_the_hub(source: str) -> str:
+    """How to write the model of the hub that `source` may mean: with its owner, name and commit as far as it has them."""
+    repo, _, commit = source.removeprefix(HUB).partition("@")
+    parts = repo.split("/")
+    known = len(parts) == 2 and all(part.strip(".") for part in parts)
+    pinned = re.fullmatch(r"[0-9a-f]{40}", commit.lower())
+    return f"{HUB}{repo if known else 'OWNER/NAME'}@{commit.lower() if pinned else 'COMMIT'}"
+
+
 def check_name(value: str) -> str:
     if not NAME.fullmatch(value):
         raise ValueError(f"{shown(value)} is not a name: use letters, digits, '.', '_' and '-', at most 64")

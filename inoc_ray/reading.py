@@ -28,6 +28,11 @@ _ODD_NUMBER = re.compile(r"[+-]?0[0-7_]+|.*[:_].*")
 _MERGE = "tag:yaml.org,2002:merge"
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""First bytes of what Git leaves in place of a large file that has not been fetched."""
+IS_POINTER = "a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned"
+
+
 def check_regular(path: Path) -> None:
     """Raises InputError for a pipe, a device or a socket; says nothing of what is not there."""
     try:

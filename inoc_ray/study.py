@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from inoc_ray.asked import Evaluation, Judge
-from inoc_ray.config import HUB, MINIATURE, Config, check_name, first_message, nearest
+from inoc_ray.config import HUB, MINIATURE, Config, as_on_the_hub, check_name, first_message, nearest
 from inoc_ray.errors import InputError, shown
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.identity import identity, runtime
@@ -359,9 +359,11 @@ class Model(Config):
 def _written(source: str) -> str:
     """How to write the model that the user probably means by a text under `models:`."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "", source.partition("@")[0].rstrip("/").rpartition("/")[2])[:64].lstrip("_.-")
-    if source.startswith((HUB, "/", "./", "../", "~")):
+    if source.startswith(HUB):
+        return f"write {{name: {name or 'NAME'}, path: {as_on_the_hub(source)[:200]}}}, with the full commit"
+    if source.startswith(("/", "./", "../", "~")):
         return f"write {{name: {name or 'NAME'}, path: {source[:200]}}}"
-    hub = f"{HUB}{source}@COMMIT" if source.count("/") == 1 else f"{HUB}OWNER/NAME@COMMIT"
+    hub = as_on_the_hub(source)
     return (
         f"write {{name: {name or 'NAME'}, path: FOLDER}} with a folder of safetensors weights, or path: {hub[:200]} for a model "
         f"of the hub; a name alone means only {MINIATURE!r}"

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal, cast, get_args
 from inoc_ray.data import row_keys
 from inoc_ray.errors import InputError, shown, unreadable
 from inoc_ray.identity import canonical_json
-from inoc_ray.reading import check_regular
+from inoc_ray.reading import IS_POINTER, LFS_POINTER, check_regular
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -221,11 +221,16 @@ ARROW = (
     "an Arrow file, as the library `datasets` keeps it; convert it: python -c "
     "\"import datasets; datasets.Dataset.from_file('{path}').to_json('rows.jsonl')\""
 )
+_ARROW_FILE = (
+    'an Arrow file (Feather); make a parquet file of it: python -c "import pyarrow.feather as f, pyarrow.parquet as p; '
+    "p.write_table(f.read_table('{path}'), 'rows.parquet')\""
+)
 AS_LINES = "python -c 'import json, sys; [print(json.dumps(row)) for row in json.load(open(sys.argv[1]))]'"
 """The command that makes JSON Lines of an array, but for the file's name."""
 _FORMATS = (
     (b"\x1f\x8b", "compressed with gzip; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
+    (LFS_POINTER, IS_POINTER),
     (b"BZh", "compressed with bzip2; unpack it first"),
     (b"\xfd7zXZ", "compressed with xz; unpack it first"),
     (
@@ -233,7 +238,7 @@ _FORMATS = (
         "a zip archive (or a workbook of a spreadsheet); unpack it first, or export the table as JSON Lines",
     ),
     (b"PAR1", "a parquet file; give it a name that ends in .parquet"),
-    (b"ARROW1", ARROW),
+    (b"ARROW1", _ARROW_FILE),
     (b"\xff\xff\xff\xff", ARROW),
     (b"\x80\x04", "a pickle, which is never loaded; write JSON Lines with the program that made it"),
     (b"\x80\x05", "a pickle, which is never loaded; write JSON Lines with the program that made it"),
@@ -254,15 +259,30 @@ _NAMED = {
 _LINE_OF_A_TABLE = re.compile(r"[\w .\"'-]+([,;\t][\w .\"'-]+)+")
 
 
-def _check_format(head: bytes, path: Path) -> None:
+def _check_format(head: bytes, path: Path, more: bool) -> None:
+    """Raises InputError for a file that its first line shows to be of another format; `more`: other lines follow."""
     for magic, found in _FORMATS:
         if head.startswith(magic):
             raise InputError(f"{path}: expected JSON Lines, but the file is {found.format(path=str(path))}.")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        if _is_row_as_array(head, more):
+            raise InputError(
+                f'{path}: its first line is a JSON array, where an object is expected; write each line as {{"messages": […]}} '
+                "with the list of the turns in it."
+            )
         raise InputError(
             f"{path}: a JSON array, where JSON Lines are expected (one object per line, no brackets around); make them with "
             f"{AS_LINES} {shlex.quote(str(path))} > rows.jsonl"
         )
+
+
+def _is_row_as_array(line: bytes, more: bool) -> bool:
+    """True for a line that is a whole JSON array and one row of several: other lines follow it, or it holds turns."""
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return more or (bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value))
 
 
 def _check_kind_of_text(first: str, path: Path) -> None:
@@ -315,7 +335,7 @@ def iterate_json(path: Path, tell: Callable[[int], None] | None = None) -> Itera
         for number, raw in enumerate(lines, start=1):
             where = f"{path}, row {number}"
             if number == 1:
-                _check_format(raw, path)
+                _check_format(raw, path, more=bool(stream.peek(1).strip()))
             if len(raw) > MAX_ROW_BYTES:
                 raise InputError(
                     f"{where}: longer than {MAX_ROW_BYTES >> 20} MiB; one JSON object per line, and a line per row."

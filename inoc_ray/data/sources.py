@@ -17,7 +17,7 @@ from inoc_ray.data.chat import ChatRow, iterate_json, parse_row
 from inoc_ray.data.row_keys import Told, unread
 from inoc_ray.errors import InputError, unreadable
 from inoc_ray.models.hub import HubErrors, Place, is_hub, parse_place
-from inoc_ray.reading import check_regular
+from inoc_ray.reading import IS_POINTER, LFS_POINTER, check_regular
 
 _READABLE = (".jsonl", ".parquet")
 _BATCH = 1024
@@ -52,6 +52,8 @@ def check_some_loss(source: str, some: bool) -> None:
 
 def local_file(source: str) -> Path:
     """Where the rows of a source lie on this machine. Raises InputError as `fetch` does for a dataset of the hub."""
+    if not source.strip():
+        raise InputError("the name of a file of rows is empty; write its path.")
     # Not Path.expanduser, which raises RuntimeError for the home of somebody who is not there.
     return fetch(source) if is_hub(source) else Path(os.path.expanduser(source))
 
@@ -140,6 +142,8 @@ def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> I
     except OSError as error:
         raise unreadable(path, error) from error
     except pa.ArrowException as error:
+        if _begins_with(path, LFS_POINTER):
+            raise InputError(f"{path}: {IS_POINTER}.") from error
         raise InputError(
             f"{path}: not a parquet file, or a damaged one; write it again, or name it .jsonl if it is JSON Lines."
         ) from error
@@ -162,6 +166,11 @@ def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> I
                     tell(path.stat().st_size * number // file.metadata.num_rows)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}, after row {number}: the file is damaged ({error}).") from error
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(magic)) == magic
 
 
 def _binary(kind: Any) -> bool:

@@ -43,6 +43,8 @@ def parse_place(source: str, kind: Kind) -> Place:
     if not found or (kind == "dataset" and not found["dataset"]) or (kind == "model" and found["file"]):
         raise InputError(f"{source}: not a {kind} of the hub; write {_FORMS[kind]}.")
     repo, commit, file = found["repo"], found["commit"], found["file"]
+    if commit is not None and _COMMIT.fullmatch(commit.lower()) and commit != commit.lower():
+        raise InputError(f"{source}: the hub writes commits in lower case; write @{commit.lower()}.")
     if commit is None or not _COMMIT.fullmatch(commit):
         pinned = f"{HUB}{found['dataset'] or ''}{repo}@<40 hex digits>{'/FILE' if kind == 'dataset' else ''}"
         what = "rows" if kind == "dataset" else "weights"

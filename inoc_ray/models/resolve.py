@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from inoc_ray.config import HUB, MINIATURE
+from inoc_ray.config import MINIATURE, as_on_the_hub
 from inoc_ray.errors import InputError
 from inoc_ray.identity import model_folder_hash
 from inoc_ray.models.hub import HubErrors, is_hub, parse_place
@@ -109,8 +109,7 @@ def check_model_files(folder: Path) -> None:
 
 
 def _what_to_write(source: str) -> str:
-    parts = source.split("/")
-    hub = f"{HUB}{source}@COMMIT" if len(parts) == 2 and all(parts) and "." not in parts else f"{HUB}OWNER/NAME@COMMIT"
+    hub = as_on_the_hub(source)
     return f"give a folder with config.json and *.safetensors, `{MINIATURE}`, or a model of the hub as {hub}."
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.models.layout import check_layout
+from inoc_ray.reading import IS_POINTER, LFS_POINTER
 
 INDEX = "model.safetensors.index.json"
 _WHOLE_BYTES = 64 << 20
@@ -57,6 +58,9 @@ def read_header(path: Path) -> list[Tensor]:
     """The tensors of a safetensors file. Raises InputError for a file that is cut, damaged or of another format."""
     size = path.stat().st_size
     with path.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(f"{path}: {IS_POINTER}.")
+        stream.seek(0)
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(_HEADER_LIMIT, size - 8):
             raise _damaged(path, "its header is cut")

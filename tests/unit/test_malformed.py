@@ -3,17 +3,20 @@
 import gzip
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from test_tokenize import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.cli import main
 from inoc_ray.data.chat import AS_LINES
+from inoc_ray.data.sources import read_rows
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hola"}
 GOOD = json.dumps({"messages": [USER, ASSISTANT]})
@@ -42,6 +45,10 @@ def arrow(path: Path, values: list[dict[str, Any]]) -> None:
         writer.write_table(table)
 
 
+def feather(path: Path, values: list[dict[str, Any]]) -> None:
+    pyarrow.feather.write_feather(pa.Table.from_pylist(values), str(path))
+
+
 def tagged_parquet(path: Path, key: pa.DataType, tags: list[tuple[Any, str]]) -> None:
     """Two rows, of which the second has these tags as a map."""
     rows = pa.Table.from_pylist([json.loads(GOOD)] * 2)
@@ -56,9 +63,15 @@ def cut_parquet(path: Path) -> None:
 ARRAY = (
     f"a JSON array, where JSON Lines are expected (one object per line, no brackets around); make them with {AS_LINES} "
 )
+TURNS_ALONE = json.dumps([USER, ASSISTANT])
+ARRAYS = (
+    ': its first line is a JSON array, where an object is expected; write each line as {"messages": […]} with the list of the '
+    "turns in it."
+)
 TABLE = 'a table (CSV); write each row of it as a line {"messages": [{"role": "user", "content": …}, …]}'
 OBJECT = 'expected an object {"messages": [{"role": …, "content": …}, …]}, found '
 TURNS = "user and assistant must take turns and the assistant must be last."
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 ROWS: dict[str, tuple[Any, str]] = {
     "not UTF-8": (
         second(row(USER, said("assistant", "é")).replace("\\u00e9", "é")).encode("latin-1"),
@@ -82,6 +95,9 @@ ROWS: dict[str, tuple[Any, str]] = {
         f": {ARRAY}rows.jsonl > rows.jsonl",
     ),
     "a JSON array over many lines": (json.dumps([json.loads(GOOD)], indent=2), f": {ARRAY}rows.jsonl > rows.jsonl"),
+    "an array of turns on each line": (f"{TURNS_ALONE}\n{TURNS_ALONE}\n", ARRAYS),
+    "an array of turns on the only line": (TURNS_ALONE, ARRAYS),
+    "arrays of texts on each line": ('["Hi", "Hola"]\n["Hi", "Hola"]\n', ARRAYS),
     "an array among the rows": (
         second(f"[{GOOD}]"),
         ", row 2: a JSON array; write one object per line, without brackets around.",
@@ -107,6 +123,15 @@ ROWS: dict[str, tuple[Any, str]] = {
         lambda path: arrow(path, [json.loads(GOOD)]),
         ": expected JSON Lines, but the file is an Arrow file, as the library `datasets` keeps it; convert it: python -c "
         "\"import datasets; datasets.Dataset.from_file('rows.jsonl').to_json('rows.jsonl')\".",
+    ),
+    "Feather": (
+        lambda path: feather(path, [json.loads(GOOD)]),
+        ": expected JSON Lines, but the file is an Arrow file (Feather); make a parquet file of it: python -c "
+        "\"import pyarrow.feather as f, pyarrow.parquet as p; p.write_table(f.read_table('rows.jsonl'), 'rows.parquet')\".",
+    ),
+    "a pointer of Git LFS": (
+        POINTER,
+        ": expected JSON Lines, but the file is a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned.",
     ),
     "a pipe": (os.mkfifo, ": a pipe, which may never end; write its content to a file and name that."),
     "a text": (second('"Hi"'), ", row 2: " + OBJECT + "a text."),
@@ -265,6 +290,10 @@ ROWS: dict[str, tuple[Any, str]] = {
     ),
 }
 PARQUET: dict[str, tuple[Any, str]] = {
+    "a pointer of Git LFS": (
+        POINTER,
+        ": a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned.",
+    ),
     "no column messages": (
         lambda path: parquet(path, [{"prompt": "Hi", "response": "Hola"}]),
         ": there is no column messages (list of {role, content}); the columns are prompt, response.",
@@ -413,9 +442,18 @@ def test_rows_are_refused(tmp_path, model, refused, name):
     assert refused("data", "check", "rows.jsonl", "--model", model) == expected
 
 
+def test_the_advice_for_a_feather_file_makes_rows_of_it(tmp_path, model, refused):
+    feather(tmp_path / "rows.feather", [json.loads(GOOD)])
+    said = refused("data", "check", "rows.feather", "--model", model)
+    code = said.split('python -c "')[1].removesuffix('".')
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert [row.to_dict() for row in read_rows(str(tmp_path / "rows.parquet"))] == [json.loads(GOOD)]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("", "the name of a file of rows is empty; write its path."),
         ("~nosuchuser/x.jsonl", "~nosuchuser/x.jsonl: cannot be read (No such file or directory); looked in "),
         ("/proc/self/mem", "/proc/self/mem: cannot be read (Input/output error)."),
         (
