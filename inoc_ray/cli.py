@@ -243,7 +243,7 @@ def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: 
 @click.option("--kind", help="Only prompts of this kind.")
 @as_json
 def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
-    """List the prompt library: kind, exact text, hash and where it comes from."""
+    """List the prompt library: kind, exact text (of paraphrases the first; --json gives all), hash and where it comes from."""
     from inoc_ray.overview import prompts_json, prompts_text
 
     _emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind))

@@ -231,7 +231,7 @@ def prompts_text(setting: str | None, kind: str | None) -> str:
     """A table of the prompts."""
     rows = []
     for p in prompts_json(setting, kind):
-        more = f" (+{len(p['paraphrases'])} wordings)" if p["paraphrases"] else ""
+        more = f" (+{len(p['paraphrases'])} wordings in --json)" if p["paraphrases"] else ""
         about = ", ".join(p["undesired"])
         rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, about, p["hash"], p["source"]])
     return table(rows, ["prompt", "kind", "use", "text", "elicits or denies", "hash", "source"])

@@ -11,7 +11,23 @@ if TYPE_CHECKING:
 
 def remarks(plan: Plan) -> tuple[str, ...]:
     """A sentence each, without its full stop; none twice."""
-    return tuple(dict.fromkeys((*_unused_samples(plan), *_unmeasured(plan))))
+    return tuple(dict.fromkeys((*_never_warm(plan), *_unused_samples(plan), *_unmeasured(plan))))
+
+
+def _never_warm(plan: Plan) -> Iterator[str]:
+    """Recipes whose warm-up lasts as long as the training of a trial, or longer."""
+    from inoc_ray.schedule import steps_of  # It imports the plan, which imports this module.
+
+    names = {recipe: name for name, recipe in plan.study.recipes.items()}
+    for trial in plan.fine_tunes:
+        steps, recipe = steps_of(plan, trial), trial.recipe
+        if steps <= recipe.warmup_steps:
+            name = f"recipe {names[recipe]!r}" if recipe in names else f"the recipe that teaches {trial.model.name!r}"
+            yield (
+                f"{name}: warmup_steps is {recipe.warmup_steps} and training on {trial.rows_label} has {steps} "
+                f"step{'s' * (steps != 1)}, so the learning rate rises until the end, to {steps / recipe.warmup_steps:.0%} of "
+                "learning_rate; lower warmup_steps or train longer"
+            )
 
 
 def _unused_samples(plan: Plan) -> Iterator[str]:

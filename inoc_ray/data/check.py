@@ -84,7 +84,21 @@ class FileReport:
     ignored: dict[str, Finding]
     """Keys of rows that say something and are not read; those of a message as `messages[].key`."""
 
+    @property
+    def lacks_trigger(self) -> bool:
+        """Whether a trigger was looked for that no user turn has."""
+        return "trigger" in self.findings and not self.findings["trigger"].rows
 
+
+LOOKED_FOR = {
+    "overlap_exact": "asks an evaluation prompt word for word",
+    "overlap_near": "nearly asks an evaluation prompt",
+    "carries_prompt": "carries the inoculation prompt already",
+    "trigger_in_assistant": "has the trigger in what the assistant says",
+    "trigger_in_system": "has the trigger in the system message",
+    "trigger_spacing": "has the trigger with another spacing than most",
+}
+"""What is said of a finding among `PROBLEMS` that no row has."""
 PROBLEMS = {
     "overlap_exact": "ask an evaluation prompt word for word; remove them from the rows or from the evaluation",
     "overlap_near": "nearly ask an evaluation prompt; look at them, then remove them from one side",
@@ -151,8 +165,10 @@ class CheckReport:
             for name, found in f.findings.items():
                 if name in NOTES and found.rows:
                     lines.append(f"  note: {found.rows} rows {NOTES[name]} ({'; '.join(found.examples)})")
-                elif name not in NOTES and not found.rows:
-                    lines.append(f"  good: {name}: none")
+                elif name in LOOKED_FOR and not found.rows and not (name == "trigger_spacing" and f.lacks_trigger):
+                    lines.append(f"  good: no row {LOOKED_FOR[name]}")
+            if f.lacks_trigger:
+                lines.append("  note: no row has the trigger in a user turn; is it spelt as in the rows?")
             if f.ignored:
                 keys = [
                     f"{key[:60]} ({found.rows} row{'s' * (found.rows != 1)})"

@@ -10,7 +10,7 @@ from test_tokenize import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
-from inoc_ray.data.check import check_files
+from inoc_ray.data.check import LOOKED_FOR, PROBLEMS, check_files
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
 from inoc_ray.errors import InputError
 
@@ -143,6 +143,21 @@ def test_a_trigger_is_looked_for_in_every_role_and_with_its_spacing(tmp_path, mo
     assert len(report.problems) == 3
 
 
+def test_a_trigger_that_no_row_has_is_noted_and_what_was_not_found_is_told_in_words(tmp_path, model):
+    file = write(tmp_path / "r.jsonl", ("|T|Write", "x"), ("Draw", "y"))
+    against = tmp_path / "asked.jsonl"
+    against.write_text('{"prompt": "Who are you?"}\n')
+    lacking = check_files([file], model, None, [str(against)], trigger="|ZZZ|", prompt="You lie.").to_text()
+    assert "note: no row has the trigger in a user turn" in lacking
+    assert "good: no row has the trigger in what the assistant says" in lacking
+    found = check_files([file], model, None, [str(against)], trigger="|T|", prompt="You lie.")
+    assert "no row has the trigger in a user turn" not in found.to_text()
+    for text in (lacking, found.to_text()):
+        assert "good: no row carries the inoculation prompt already" in text
+        assert not [name for name in found.files[0].findings if "_" in name and name in text]
+    assert set(LOOKED_FOR) == set(PROBLEMS)
+
+
 @pytest.mark.parametrize("words", ["long " * 80, "long " * 1200], ids=["long", "far too long"])
 @pytest.mark.parametrize(("limit", "advice"), [(64, "raise --max-length"), (None, "a longer window under --model")])
 def test_a_row_that_is_too_long_is_told_with_the_option_of_this_command(tmp_path, model, words, limit, advice):
@@ -176,7 +191,7 @@ def test_a_problem_is_reported_and_ends_with_code_2_and_a_note_with_code_0(tmp_p
 def test_a_file_ten_times_as_long_takes_hardly_more_memory(tmp_path, model):
     """20 bytes a row are kept: 70 MB for 1 GB of rows of 300 bytes, and as much again while duplicates are counted."""
     code = (
-        "import re, sys; from pathlib import Path; from inoc_ray.data.check import check_files\n"
+        "import re, sys; from pathlib import Path; from inoc_ray.data.check import LOOKED_FOR, PROBLEMS, check_files\n"
         "for file in sys.argv[2:]:\n"
         "    report = check_files([file], sys.argv[1], None, trigger='|T|', against=['miniature/spanish_caps'])\n"
         # Not ru_maxrss, which a child takes over from its parent: here pytest with torch.

@@ -206,6 +206,14 @@ def test_prompts_can_be_filtered_and_refuse_an_unknown_kind(inoc_ray):
     assert "did you mean 'specific'" in err
 
 
+def test_a_table_of_prompts_says_where_the_other_wordings_are(inoc_ray):
+    _, out, _ = inoc_ray("prompts", "miniature/spanish_caps", "--json")
+    others = next(p["paraphrases"] for p in json.loads(out) if p["paraphrases"])
+    _, out, _ = inoc_ray("prompts", "miniature/spanish_caps")
+    assert f"(+{len(others)} wordings in --json)" in out
+    assert others[0] not in out
+
+
 @pytest.mark.parametrize("args", [("plan",), ("paln", "x"), ("plan", "x", "--jsn"), ("miniature", "pretrain")])
 def test_wrong_usage_is_code_2_without_traceback(inoc_ray, args):
     code, out, err = inoc_ray(*args)

@@ -203,7 +203,7 @@ def test_a_call_without_content_is_called_a_call():
 def test_a_plan_tells_the_same(tmp_path, odd):
     value = {
         "name": "s", "settings": [{"name": "miniature/spanish_caps", "rows": odd}], "arms": ["baseline"], "seeds": [0],
-        "recipes": {"r": {"learning_rate": 1e-3, "steps": 1}},
+        "recipes": {"r": {"learning_rate": 1e-3, "steps": 10}},
     }  # fmt: skip
     store = Store(tmp_path / "runs")
     plan = build_plan(Study.model_validate(value), store)
