@@ -19,6 +19,12 @@ strength from the other arms:
   p(1−p)·(1 + (m − 1)ρ)/n, with m responses per question and ρ their intra-class correlation, pooled over the
   cells of the context as φ is below (Kish 1965, design effect; Donner 1986). A model with few hits or none says
   nothing of ρ itself, and so its limits move by little from no hit to one.
+* What a cell has for itself. Multipliers that cells share cancel where two cells agree in every response; that no
+  response differs is a measurement, too, and no proof that none ever would. So of each cell's variance at least
+  2/(n + 4)², and at most p(1−p)/n, is drawn for the cell alone, with n = responses/(1 + (m − 1)ρ). Two cells then differ
+  by ±1.96·√4/(n + 4) where they agree throughout: the score interval of a paired difference, ±z²/(n + z²) (Tango 1998),
+  as Wilson's is of a rate. The part is taken from the seed level first (which arms do not share, but contexts do), then
+  from the questions', and added only where these are less: a rate's own variance stays what it is.
 * Seed level. The variance of seed means is written φ·p(1−p) (the beta-binomial form: equal intra-class
   correlation, whatever the rate) and φ is pooled over the arms asked the same questions in the same
   context, as the error mean square of an analysis of variance is. An arm whose own φ is larger than the
@@ -71,6 +77,8 @@ __all__ = [
 
 LEVEL = 0.95
 DRAWS = 10_000
+PSEUDO = 4
+"""Responses, out of as many more, in which two cells that agree throughout are taken to differ: z² (Agresti & Coull 1998)."""
 _VERSION = "2"
 
 
@@ -166,11 +174,14 @@ def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKe
                     heavy[df] = _student_scale(df, draws, "questions", number)
                 small = math.sqrt(m.questions / df) if m.questions > 1 else 1.0
                 deviation = (multipliers @ m.question_scores.astype(np.float32)).astype(np.float64) * small
+                if m.question_variance > 0:
+                    deviation /= math.sqrt(m.question_variance)
                 phi = pool.phi_of(m)
                 parts = _parts(m, phi, correlation)
                 own = _generator("rest", *ranks[place])
                 normal, alone = own.standard_normal(draws), own.standard_normal(draws)
                 together = seed_level[place]
+                normal *= np.sqrt(parts.rest + parts.own_questions * heavy[df] ** 2 + parts.own_seeds * steady**2)
                 fine_tunes = (alone if together is None else together) * steady
                 found[place] = _drawn(m, parts, deviation * heavy[df], normal, fine_tunes)
     return {place: found[place] for place in cells if place in found}
@@ -181,33 +192,44 @@ class _Parts:
     """The variance of a cell's rate in units of p(1 − p), which is known where the rate is 0 or 1, too."""
 
     questions: float
-    """What the deviations over questions show."""
-    rest: float
-    """What the pooled correlation adds where they show less."""
+    """What the deviations over questions show, drawn with multipliers that all cells share."""
+    own_questions: float
+    """The part of it that is drawn for the cell alone."""
     seeds: float
+    """What the fine-tunes differ by, drawn with multipliers that the cells of an arm share."""
+    own_seeds: float
+    """The part of it that is drawn for the cell alone."""
+    rest: float
+    """What the pooled correlation, or the least that a cell has for itself, adds where these show less."""
+
+    @property
+    def total(self) -> float:
+        return self.questions + self.own_questions + self.seeds + self.own_seeds + self.rest
 
 
 def _parts(m: Moments, phi: float | None, correlation: float) -> _Parts:
     shown = m.question_variance / m.spread if m.spread > 0 else 0.0
-    least = 0.0
-    if m.seed_variance is None:
-        least = (1 + (m.crowding - 1) * correlation) / m.samples
-    return _Parts(shown, max(0.0, least - shown), phi / m.seeds if phi else 0.0)
+    seeds = phi / m.seeds if phi else 0.0
+    # The correlation is that of one model's responses to a question; what several have in common is not known of them alone.
+    crowding = m.crowding if m.seed_variance is None else max(m.crowding / m.seeds, 1.0)
+    size = m.samples / (1 + (crowding - 1) * correlation)
+    rest = max(0.0, 1 / size - shown) if m.seed_variance is None else 0.0
+    least = min(1.0, PSEUDO / 2 * size / (size + PSEUDO) ** 2 / m.spread) / size if m.spread > 0 else 1 / size
+    lacking = max(0.0, least - rest)
+    own_seeds = min(lacking, seeds)
+    own_questions = min(lacking - own_seeds, shown)
+    rest += lacking - own_seeds - own_questions
+    return _Parts(shown - own_questions, own_questions, seeds - own_seeds, own_seeds, rest)
 
 
-def _drawn(m: Moments, parts: _Parts, questions: Floats, normal: Floats, fine_tunes: Floats) -> Estimate:
-    """The cell's estimate. questions: draws of the rate's deviation over questions; normal and fine_tunes: standardised draws
-    of what the pooled correlation adds and of the seed level."""
-    total = parts.questions + parts.rest + parts.seeds
-    if total == 0:
-        score, size = fine_tunes, float(m.samples)
-    else:
-        score = math.sqrt(parts.rest) * normal + math.sqrt(parts.seeds) * fine_tunes
-        if m.spread > 0:
-            score += questions / math.sqrt(m.spread)
-        score /= math.sqrt(total)
-        size = min(1 / total, m.samples)
-    return Estimate(m.rate, wilson_root(m.rate, size, score), m.seeds if m.replicated else None)
+def _drawn(m: Moments, parts: _Parts, questions: Floats, own: Floats, fine_tunes: Floats) -> Estimate:
+    """The cell's estimate. questions and fine_tunes: standardised draws of what the cell shares with others; own: draws of what
+    it has for itself, in the units of `parts`."""
+    score = math.sqrt(parts.questions) * questions + math.sqrt(parts.seeds) * fine_tunes + own
+    size = min(1 / parts.total, m.samples)
+    return Estimate(
+        m.rate, wilson_root(m.rate, size, score / math.sqrt(parts.total)), m.seeds if m.replicated else None
+    )
 
 
 def _seed_draws(
@@ -288,11 +310,11 @@ def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -
     if m is None:
         return None
     parts = _parts(m, None, correlation)
-    total = parts.questions + parts.rest
+    total = parts.total
     upper = (1 + level) / 2
     # As in the draws: Student's t where the variance comes from the questions' own deviations, normal where it is pooled.
     t, z = float(stdtrit(max(m.questions - 1, 1), upper)), NormalDist().inv_cdf(upper)
-    quantile = math.sqrt((parts.questions * t**2 + parts.rest * z**2) / total)
+    quantile = math.sqrt(((total - parts.rest) * t**2 + parts.rest * z**2) / total)
     low, high = wilson_root(m.rate, min(1 / total, m.samples), np.array([-quantile, quantile]))
     return float(low), float(high)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.compare import Comparison, Row, compare
+from inoc_ray.results.compare import COLUMNS, Comparison, Row, compare
+from inoc_ray.results.effects import Effect
 
 ROW_KEYS = [
     "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
@@ -119,3 +122,63 @@ def test_an_empty_table_is_no_error() -> None:
 def test_a_table_without_a_needed_column_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="score"):
         compare(score_table().drop(columns="score"), "toy")
+
+
+def discordant_table(seeds: int, questions: int, discordant: int) -> pd.DataFrame:
+    """Baseline and arm say the same to each question, four in five of them hits, but for so many responses of the arm. Under
+    its training prompt the arm says what the baseline says."""
+    hits = np.tile(np.arange(questions) < questions * 4 // 5, (seeds, 1))
+    changed = hits.copy()
+    for number in range(discordant):
+        changed[number % seeds, number // seeds] = False
+    cells = [("base", "base", "neutral", hits[:1] & False), ("baseline", "baseline", "neutral", hits)]
+    cells += [("inoc", "specific", "neutral", changed), ("inoc", "specific", "training_prompt", hits)]
+    rows = [
+        ("toy", "tiny", arm, kind, f"{arm}-{seed}", None if kind == "base" else seed, "ood_questions", "ood", context,
+         f"q{i:03}", 0, trait, role, float(hit), float(hit), "counted")
+        for arm, kind, context, table in cells
+        for seed, row in enumerate(table)
+        for i, hit in enumerate(row)
+        for trait, role in (("spanish", "undesired"), ("capitals", "desired"))
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@functools.cache
+def measured(seeds: int, questions: int, discordant: int) -> dict[str, Effect]:
+    return {e.measure: e for e in compare(discordant_table(seeds, questions, discordant), "toy").effects}
+
+
+def limits(effect: Effect) -> tuple[float, float]:
+    assert effect.low is not None
+    assert effect.high is not None
+    return effect.low, effect.high
+
+
+SIZES = [(1, 15), (1, 60), (1, 300), (3, 5), (3, 20), (3, 100)]
+
+
+@pytest.mark.parametrize(("seeds", "questions"), SIZES)
+def test_arms_that_agree_in_every_response_may_still_differ(seeds: int, questions: int) -> None:
+    """About by what the score interval of a paired difference says (Tango 1998): ±z²/(n + z²)."""
+    found, size = measured(seeds, questions, 0), seeds * questions
+    least = 1.96**2 / (size + 1.96**2)
+    for measure in ("suppression_difference", "leakage", "suppression", "retention_ood"):
+        effect = found[measure]
+        # Ratios are told in parts of the baseline's rate or rise, and skewed where these are little known.
+        most = 1.35 if measure in ("suppression_difference", "leakage") else 5
+        assert effect.value is not None
+        for limit in limits(effect):
+            assert 0.8 * least < abs(limit - effect.value) < most * least, measure
+        assert effect.p is None if seeds == 1 else effect.p > 0.8
+
+
+@pytest.mark.parametrize(("seeds", "questions"), SIZES)
+def test_limits_of_a_difference_move_by_little_from_no_discordant_response_to_one(seeds: int, questions: int) -> None:
+    found = [measured(seeds, questions, discordant) for discordant in (0, 1, 2)]
+    for measure in ("suppression_difference", "leakage"):
+        none, one, two = (limits(effects[measure]) for effects in found)
+        for less, more in ((none, one), (one, two)):
+            assert abs(more[0] - less[0]) < 1.5 / (seeds * questions)
+            assert 0 < more[1] - less[1] < 2.5 / (seeds * questions)
+        assert one[0] < 0 < one[1]

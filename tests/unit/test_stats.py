@@ -190,12 +190,47 @@ def test_p_agrees_with_the_interval() -> None:
 
 
 def test_questions_shared_by_two_arms_make_their_difference_sharper() -> None:
-    """Two arms that answer each question alike differ by nothing; unpaired, the questions' spread would count twice."""
+    """Two arms that answer each question alike differ by little; unpaired, the questions' spread would count twice."""
     hard = (np.arange(60) % 2)[None, :]
     cells = {"a": one_cell(hard, replicated=False), "b": one_cell(hard, replicated=False)}
     found = estimate(cells)
-    difference = np.quantile(found["a"].draws - found["b"].draws, [0.025, 0.975])
-    assert np.abs(difference).max() < 1e-6
+    low, high = np.quantile(found["a"].draws - found["b"].draws, [0.025, 0.975])
+    assert (-low, high) == pytest.approx(
+        (1.96**2 / (60 + 1.96**2),) * 2, rel=0.1
+    )  # Tango (1998), none of 60 discordant
+    apart = one_cell(1 - hard, replicated=False)
+    other = estimate({"a": cells["a"], "b": apart})
+    low, high = np.quantile(other["a"].draws - other["b"].draws, [0.025, 0.975])
+    assert high - low > 0.4
+
+
+def test_copies_of_a_response_are_no_further_evidence_of_agreement() -> None:
+    """At temperature 0 a hundred samples of a question are one."""
+    hits = np.tile(np.arange(20) % 5 > 0, (2, 1)).astype(int)
+    for copies in (1, 100):
+        cells = {name: one_cell(hits * copies, np.full_like(hits, copies)) for name in "ab"}
+        found = estimate(cells)
+        low, high = combine(lambda a, b: a - b, found["a"], found["b"]).interval()
+        assert (-low, high) == pytest.approx((0.095, 0.095), abs=0.012)
+
+
+def test_what_a_cell_has_for_itself_leaves_its_own_interval_as_it_was() -> None:
+    """It is a part of the variance over questions and fine-tunes, not a further one."""
+    for hits in (3, 60, 197):
+        cell = one_cell((np.arange(200) < hits).astype(int)[None, :], replicated=False)
+        beside = {"x": cell, "same": cell, "other": one_cell((np.arange(200) % 2)[None, :], replicated=False)}
+        assert estimate(beside)["x"].interval() == pytest.approx(wilson(hits, 200), abs=0.006)
+
+
+def test_fine_tunes_that_differ_alike_in_two_contexts_may_still_differ_between_them() -> None:
+    """The seed level is shared by the contexts of an arm, so that it cancels there as the questions do."""
+    hits = (np.arange(40) < np.array([[20], [24], [30]])).astype(int)
+    keys = [RateKey("arm", "e", context, "t") for context in ("neutral", "training_prompt")]
+    found = draw_rates({key: one_cell(hits) for key in keys})
+    low, high = combine(lambda a, b: a - b, *(found[key] for key in keys)).interval()
+    least = 1.96**2 / (120 + 1.96**2)
+    assert 0.8 * least < -low < 2 * least
+    assert 0.8 * least < high < 2 * least
 
 
 RATES = {"a": 0.45, "b": 0.1, "c": 0.33, "d": 0.7}
