@@ -89,7 +89,7 @@ def check_rows(plan: Plan) -> None:
     """
     from inoc_ray.data.tokenize import encode_rows
     from inoc_ray.models.config import context_window
-    from inoc_ray.models.tokenizer import load_tokenizer
+    from inoc_ray.models.tokenizer import load_tokenizer, template_of
 
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}
@@ -116,7 +116,7 @@ def check_rows(plan: Plan) -> None:
                     model.enable_thinking,
                 )
             hashes[key] = _hash(rows)
-            _say_what_is_not_learnt(trial, rows)
+            _say_what_is_not_learnt(trial, rows, thinks=template_of(tokenizers[model.path]).think is not None)
         other = arms.setdefault((trial.setting, model.identity, trial.recipe.max_length, hashes[key]), trial.arm.name)
         if other != trial.arm.name:
             raise InputError(
@@ -134,7 +134,7 @@ def _hash(rows: Sequence[Encoded]) -> str:
     return digest.hexdigest()
 
 
-def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded]) -> None:
+def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded], *, thinks: bool) -> None:
     merged = sum(row.merged for row in rows)
     if merged:
         say(
@@ -145,7 +145,7 @@ def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded]) -> None:
     if left_out:
         say(
             f"note: {trial.label}: {left_out} earlier answers carry no loss, as the chat template of {trial.model.name} shows "
-            "them in another way than it has the model write them (without the think block)"
+            f"them in another way than it has the model write them{' (without the think block)' if thinks else ''}"
         )
 
 
