@@ -19,7 +19,7 @@ from inoc_ray.progress import say
 from inoc_ray.remote import check_answers
 from inoc_ray.schedule import variants_of
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
-from inoc_ray.shown import check_roles
+from inoc_ray.shown import alike_contexts, check_roles
 from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
 
@@ -154,12 +154,15 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
 
     Raises InputError for one that the template refuses, for one that is too long for the model's window with its answer, and
     when an engine that holds it and the weights does not fit in memory (`gpu_bytes`: of one GPU; None where that is not known).
+    Says which contexts are the same to a model.
     """
     from inoc_ray.evaluate.windows import check_windows, longest_requests
     from inoc_ray.serve.memory import check_fits, host_memory
 
     requests = longest_requests(plan.to_ask)
     check_windows(plan, requests)
+    for note in alike_contexts(plan.to_ask):
+        say(f"note: {note}")
     engines: dict[tuple[Path, str], tuple[str, int]] = {}
     for longest in requests:
         subject = longest.cell.subject
