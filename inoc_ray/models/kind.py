@@ -33,13 +33,15 @@ def check_trainable(folder: Path, config: Mapping[str, Any]) -> None:
         if quantised := part.get("quantization_config"):
             method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
             raise InputError(
-                f"{path}: the weights are quantised ({str(method or 'quantization_config')[:60]}), and training needs them whole; use "
-                "the model that they were made from."
+                f"{path}: the weights are quantised ({str(method or 'quantization_config')[:60]}), and training needs them whole; "
+                "use the model that they were made from."
             )
         for name in _POSITIVE:
             value = part.get(name)
             if isinstance(value, int) and value <= 0:
-                raise InputError(f"{path}: {name} is {value}, where a number above zero is needed; fetch the model again.")
+                raise InputError(
+                    f"{path}: {name} is {value}, where a number above zero is needed; fetch the model again."
+                )
 
 
 @functools.cache

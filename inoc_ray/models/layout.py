@@ -18,7 +18,9 @@ LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """Names of the number of layers in config.json, the commonest first."""
 _MORE_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 """Layers behind those, which predict several tokens at once and which transformers leaves out."""
-_LAYER = re.compile(r"(?:(?:model|transformer|backbone|gpt_neox|language_model|decoder)\.)*(?:layers|h|blocks)\.(\d+)\.(.+)")
+_LAYER = re.compile(
+    r"(?:(?:model|transformer|backbone|gpt_neox|language_model|decoder)\.)*(?:layers|h|blocks)\.(\d+)\.(.+)"
+)
 """A tensor of a layer that reads text; those of pictures and sound stand in parts of other names."""
 
 ALIKE = frozenset(
