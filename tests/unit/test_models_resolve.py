@@ -376,7 +376,7 @@ def test_damaged_weights_are_refused_with_the_file(folder, name):
         lambda folder: edited(folder / "config.json", vocab_size=None, text_config={"vocab_size": 1664}),
         lambda folder: renamed(folder, lambda name: name.removeprefix("model.")),
     ],
-    ids=["as shipped", "in parts", "an infinite mask", "code where transformers has its own", "numbers one level deeper", "bare names"],
+    ids=["as shipped", "in parts", "an infinite mask", "code where transformers has its own", "numbers deeper", "bare names"],
 )  # fmt: skip
 def test_whole_weights_pass(folder, change):
     change(folder)
