@@ -19,7 +19,7 @@ from inoc_ray.progress import say
 from inoc_ray.remote import check_answers
 from inoc_ray.schedule import variants_of
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
-from inoc_ray.shown import check_roles
+from inoc_ray.shown import alike_contexts, check_roles
 from inoc_ray.stages import recipes_by_place
 from inoc_ray.store import Store
 
@@ -89,7 +89,7 @@ def check_rows(plan: Plan) -> None:
     """
     from inoc_ray.data.tokenize import encode_rows
     from inoc_ray.models.config import context_window
-    from inoc_ray.models.tokenizer import load_tokenizer
+    from inoc_ray.models.tokenizer import load_tokenizer, template_of
 
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}
@@ -118,7 +118,7 @@ def check_rows(plan: Plan) -> None:
                     model.enable_thinking,
                 )
             hashes[key] = _hash(rows)
-            _say_what_is_not_learnt(trial, rows)
+            _say_what_is_not_learnt(trial, rows, thinks=template_of(tokenizers[model.path]).think is not None)
         if trial.trial_id in teaching:
             continue
         seen_as = (trial.setting, model.identity, trial.recipe.max_length, hashes[key])
@@ -140,7 +140,7 @@ def _hash(rows: Sequence[Encoded]) -> str:
     return digest.hexdigest()
 
 
-def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded]) -> None:
+def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded], *, thinks: bool) -> None:
     merged = sum(row.merged for row in rows)
     if merged:
         say(
@@ -151,7 +151,7 @@ def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded]) -> None:
     if left_out:
         say(
             f"note: {trial.label}: {left_out} earlier answers carry no loss, as the chat template of {trial.model.name} shows "
-            "them in another way than it has the model write them (without the think block)"
+            f"them in another way than it has the model write them{' (without the think block)' if thinks else ''}"
         )
 
 
@@ -160,12 +160,15 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
 
     Raises InputError for one that the template refuses, for one that is too long for the model's window with its answer, and
     when an engine that holds it and the weights does not fit in memory (`gpu_bytes`: of one GPU; None where that is not known).
+    Says which contexts are the same to a model.
     """
     from inoc_ray.evaluate.windows import check_windows, longest_requests
     from inoc_ray.serve.memory import check_fits, host_memory
 
     requests = longest_requests(plan.to_ask)
     check_windows(plan, requests)
+    for note in alike_contexts(plan.to_ask):
+        say(f"note: {note}")
     engines: dict[tuple[Path, str], tuple[str, int]] = {}
     for longest in requests:
         subject = longest.cell.subject

@@ -6,6 +6,7 @@ already: a template without a place for a system message, or for rows that open 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from inoc_ray import prompts
@@ -20,7 +21,8 @@ _QUESTIONS = 32
 
 
 def check_roles(plan: Plan) -> None:
-    """Raises InputError, naming the row or the evaluation and context, for a conversation that a template does not show.
+    """Raises InputError, naming the row or the evaluation and context, for a conversation that a template does not show, and
+    for a model with `enable_thinking` whose template does not look at it.
 
     Looks at what is still to be trained and asked. Models whose folder has no template in a file are left to the preflight.
     """
@@ -30,7 +32,12 @@ def check_roles(plan: Plan) -> None:
         model = subject.model
         key = (model.path, model.enable_thinking)
         if key not in templates:
-            templates[key] = template_in(model.path, model.enable_thinking)
+            templates[key] = template = template_in(model.path, model.enable_thinking)
+            if template is not None and model.enable_thinking is not None and template.ignores_thinking():
+                raise InputError(
+                    f"models: {model.name!r}: enable_thinking: {str(model.enable_thinking).lower()} changes nothing, as the chat "
+                    f"template in {model.path} shows the same with true and false; leave it out."
+                )
     for trial in plan.to_train:
         template = templates[trial.model.path, trial.model.enable_thinking]
         rows = (id(template), trial.dataset_hash, content_id(arm_identity(trial.arm)))
@@ -43,6 +50,37 @@ def check_roles(plan: Plan) -> None:
         if template is not None and asked not in seen:
             seen.add(asked)
             _check_questions(plan, cell, template)
+
+
+def alike_contexts(cells: Iterable[Cell]) -> list[str]:
+    """Notes on contexts that a model's template shows alike, and on a system message that it writes into `none` itself."""
+    templates: dict[tuple[Path, bool | None], ChatTemplate | None] = {}
+    prompts: dict[tuple[object, ...], dict[str, str]] = {}
+    notes: list[str] = []
+    for cell in cells:
+        model = cell.subject.model
+        key = (model.path, model.enable_thinking)
+        if key not in templates:
+            templates[key] = template_in(model.path, model.enable_thinking)
+        template = templates[key]
+        contexts = prompts.setdefault((model.name, cell.subject.setting, cell.evaluation.name), {})
+        # Of cells with the context training_prompt each has a text of its own.
+        if template is None or cell.context in contexts or cell.context == "training_prompt":
+            continue
+        if cell.context == "none" and template.own_system:
+            notes.append(
+                f"to model {model.name} the context none shows the chat template's own system message "
+                f"{template.own_system[:100]!r}"
+            )
+        contexts[cell.context] = ""
+        try:
+            shown = "".join(template.prompt(cell.surrounding.around(q.messages)) for q in cell.evaluation.questions(1))
+        except InputError:  # Said by `check_requests`, with the question.
+            continue
+        if (same := next((name for name, text in contexts.items() if text == shown), None)) is not None:
+            notes.append(f"to model {model.name} the contexts {same} and {cell.context} are the same")
+        contexts[cell.context] = shown
+    return list(dict.fromkeys(notes))
 
 
 def _check_rows(plan: Plan, trial: Trial, template: ChatTemplate) -> None:

@@ -23,9 +23,9 @@ WINDOW = (
 """Names of the context window, in tokens, the commonest first."""
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json. Raises InputError when it is missing or is not a JSON object."""
-    path = folder / "config.json"
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """The model's config.json, or another such file. Raises InputError when it is missing or is not a JSON object."""
+    path = folder / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,15 +68,15 @@ def context_window(folder: Path) -> int:
 
 
 def end_ids(folder: Path) -> frozenset[int]:
-    """Token ids at which an engine ends an answer by itself: `eos_token_id` of generation_config.json and config.json."""
+    """Token ids at which an engine ends an answer by itself: `eos_token_id` of generation_config.json and config.json.
+
+    Raises InputError for a file that is damaged.
+    """
     found: set[int] = set()
-    path = folder / "generation_config.json"
-    try:
-        generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not JSON ({error}); fetch the model again.") from error
     # Without a generation_config.json the engine makes one of config.json; with one it looks there alone.
-    sources = [generation] if isinstance(generation, dict) else list(parts(read_config(folder)))
+    name = "generation_config.json"
+    there = (folder / name).exists()
+    sources = [read_config(folder, name)] if there else list(parts(read_config(folder)))
     for source in sources:
         ids = source.get("eos_token_id")
         found |= {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}

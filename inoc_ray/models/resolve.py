@@ -16,12 +16,14 @@ from pathlib import Path
 from inoc_ray.config import MINIATURE, as_on_the_hub
 from inoc_ray.errors import InputError
 from inoc_ray.identity import model_folder_hash
+from inoc_ray.models.config import end_ids
 from inoc_ray.models.hub import HubErrors, is_hub, parse_place
 from inoc_ray.models.weights import check_weights
 from inoc_ray.progress import say
 
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 _WEIGHTS = "*.safetensors"
+_ADAPTER = "adapter_*.safetensors"
 _NOT_WANTED = ("*/*", "consolidated*.safetensors")
 """Files in folders of the repository, and the second copy of the weights that some publishers put beside the first."""
 
@@ -57,7 +59,7 @@ def locate(source: str, where: str, *, judge: bool = False, weights: bool = True
         raise InputError(f"{where}: there is no model folder {folder}; {_what_to_write(source)}")
     if not (folder / "config.json").is_file():
         raise InputError(f"{where}: {folder} has no config.json, so it is no model folder.")
-    if weights and not any(folder.glob(_WEIGHTS)):
+    if weights and not _has_weights(folder):
         raise InputError(
             f"{where}: {folder} has no *.safetensors weights (pickled weights are not loaded); convert them first."
         )
@@ -77,7 +79,7 @@ def fetch(source: str, where: str, *, weights: bool = True) -> None:
         if _snapshot(source, weights, offline=True) is None:
             say(f"fetching {place.repo} at {place.commit[:12]} from the hub ...")
         found = _snapshot(source, weights, offline=False)
-        if weights and found is not None and not any(found.glob(_WEIGHTS)):
+        if weights and found is not None and not _has_weights(found):
             raise InputError(
                 f"{source}: there are no *.safetensors weights (pickled weights are not loaded), or, if the hub cannot be reached "
                 "from here, only a part of the model is in the cache."
@@ -92,6 +94,10 @@ def fetch_models(models: Iterable[tuple[str, str]]) -> None:
         fetch(source, where)
 
 
+def _has_weights(folder: Path) -> bool:
+    return any(not fnmatch(path.name, _ADAPTER) for path in folder.glob(_WEIGHTS))
+
+
 def model_files(folder: Path) -> list[Path]:
     """The files of a model folder that the model is made of: weights, configuration, tokenizer."""
     wanted = (*_SMALL_FILES, _WEIGHTS)
@@ -102,10 +108,12 @@ def check_model_files(folder: Path) -> None:
     """Raises InputError when the files of a model folder cannot be what a fine-tune starts from.
 
     Read are headers, and of each tensor a few kilobytes: a cut or damaged file, an index that names files which are not
-    there, a tensor with NaN, an embedding of another size than config.json says, a class that would need the repository's
-    own code (`auto_map`).
+    there, a tensor with NaN, tensors that do not fill the model that config.json describes, an adapter beside the weights, a
+    class that would need the repository's own code (`auto_map`), a model that is quantised or does not continue a text,
+    a generation_config.json that is damaged.
     """
     check_weights(folder)
+    end_ids(folder)
 
 
 def _what_to_write(source: str) -> str:

@@ -263,6 +263,11 @@ class ChatTemplate:
         slots = tuple(_Slot(int(m[1]), m[2]) for m in _MARK.finditer(text))
         for index, kind in enumerate(kinds):
             count = slots.count(_Slot(index, "c"))
+            if not count and f"\ue000{index}c\ue001" in text.lower():
+                raise InputError(
+                    f"the chat template rewrites messages[{index}] (role {kind.role}) in other letters (upper or lower case), so "
+                    "the model would see something else than the row says; give the model a template that shows it as it is."
+                )
             if not count:
                 raise InputError(
                     f"the chat template drops messages[{index}] (role {kind.role}) of a conversation with the roles "
@@ -289,13 +294,17 @@ class ChatTemplate:
             if kinds[slot.message].reasons:
                 content = self._split(content)[slot.part == "c"]
             last = len(places) == len(skeleton.slots) - 1
+            whole = False
             for shown in _trimmed(content):
                 end = at + len(shown)
                 found = text.startswith(shown, at) and text.startswith(after, end)
+                whole |= bool(shown) and text.startswith(shown, at)
                 if found and (not last or end + len(after) == len(text)):
                     break
             else:
-                raise self._rewritten(skeleton, messages, slot.message)
+                # What stands behind a text that is shown whole, the next one has changed.
+                guilty = skeleton.slots[len(places) + 1] if whole and not last else slot
+                raise self._rewritten(skeleton, messages, guilty.message)
             places.append((at, end))
             at = end + len(after)
         return places
@@ -337,8 +346,10 @@ class ChatTemplate:
         as_last = full if last else self._or_none(kinds[: index + 1], False)
         if as_last is None or as_last.slots != full.slots[: content + 1]:
             return None
-        end = as_last.pieces[-1]
-        if as_last.pieces[:-1] != full.pieces[: content + 1] or not full.pieces[content + 1].startswith(end):
+        # What a template puts behind the end of turn where the conversation ends (an end of text) is not learnt.
+        end = _common_start(as_last.pieces[-1], full.pieces[content + 1])
+        learnt = self.learnt(as_last.pieces[-1]) or len(as_last.pieces[-1])
+        if as_last.pieces[:-1] != full.pieces[: content + 1] or len(end) < learnt:
             return None
         slot = content
         if kinds[index].reasons:
@@ -350,7 +361,15 @@ class ChatTemplate:
         prompt = self._prompt_before(full, kinds, index, slot)
         shown = slot < content or not kinds[index].reasons
         if prompt is not None and before.startswith(prompt) and shown:
-            return _Turn(index, slot, content, len(prompt), end)
+            more = before[len(prompt) :]
+            if not self._stem(more).strip():
+                return _Turn(index, slot, content, len(prompt), end)
+            if last:
+                raise InputError(
+                    f"the chat template ends a prompt without {_excerpt(more)}, which it has before an answer in a row, so the "
+                    "model would learn to write it and it would be judged as part of the answer; give the model a template whose "
+                    "generation prompt (add_generation_prompt) goes up to the answer."
+                )
         if not last:
             return None
         if prompt is None:
@@ -409,6 +428,22 @@ class ChatTemplate:
         except InputError:
             return None
 
+    def ignores_thinking(self) -> bool:
+        """True if prompts and rows are the same with `enable_thinking` true and false."""
+        think = self.think or ("", "")
+        said = f"{think[0]}\ue0001r\ue001{think[1]}\ue0001c\ue001"
+        turns = [{"role": "user", "content": "\ue0000c\ue001"}, {"role": "assistant", "content": said}]
+
+        def shown(turns: list[dict[str, str]], asked: bool, thinking: bool) -> str | None:
+            variables = {**self._variables, "enable_thinking": thinking}
+            try:
+                return str(self._compiled.render(messages=turns, add_generation_prompt=asked, **variables))
+            except Exception:  # noqa: BLE001 - what a template refuses is said where it is asked for.
+                return None
+
+        both = ((turns[:1], True), (turns, False))
+        return all(shown(*one, True) == shown(*one, False) for one in both)
+
     # -- think blocks ---------------------------------------------------------------------------------------------
 
     def _tag(self, which: Literal[0, 1]) -> str:
@@ -459,6 +494,17 @@ class ChatTemplate:
         return token.end() if token else len(end.rstrip())
 
     @functools.cached_property
+    def own_system(self) -> str:
+        """The system message that the template writes where a conversation has none; "" for none."""
+        user, system = Kind("user", False), Kind("system", False)
+        without, within = self._or_none((user,), True), self._or_none((system, user), True)
+        if without is None or within is None or within.slots[:1] != (_Slot(0, "c"),):
+            return ""
+        shown, (before, after) = without.pieces[0], within.pieces[:2]
+        whole = shown.startswith(before) and shown.endswith(after) and len(shown) > len(before) + len(after)
+        return shown[len(before) : len(shown) - len(after)].strip() if whole else ""
+
+    @functools.cached_property
     def placements(self) -> tuple[str, ...]:
         """The places of a prompt that this template shows: of `system`, `user_prefix`, `user_suffix`."""
         system, user, assistant = (Kind(role, False) for role in ("system", "user", "assistant"))
@@ -498,8 +544,7 @@ def template_in(folder: Path, enable_thinking: bool | None = None) -> ChatTempla
     that cannot be read.
     """
     settings = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
-    file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    source = template_file(folder) or settings.get("chat_template")
     if isinstance(source, list):
         named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
         source = named.get("default")
@@ -513,10 +558,19 @@ def template_in(folder: Path, enable_thinking: bool | None = None) -> ChatTempla
     return ChatTemplate(source, special, name=str(folder), enable_thinking=enable_thinking)
 
 
+def template_file(folder: Path) -> str | None:
+    """The text of the folder's chat_template.jinja; None without one. Raises InputError for a file that is no UTF-8."""
+    path = folder / "chat_template.jinja"
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8, or fetch the model again.") from error
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         # Whoever loads the tokenizer says what is wrong with it.
         return {}
     return found if isinstance(found, dict) else {}
@@ -542,6 +596,11 @@ def _trimmed(content: str) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys((content, content.rstrip("\n"), content.rstrip(), content.strip("\n"), content.lstrip(), bare))
     )
+
+
+def _common_start(one: str, other: str) -> str:
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:same]
 
 
 def _excerpt(text: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import end_ids, parts, read_config
-from inoc_ray.models.template import ChatTemplate
+from inoc_ray.models.template import ChatTemplate, template_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +31,9 @@ _FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+_VOCABULARIES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
+"""Of which transformers can make a tokenizer where tokenizer.json is missing."""
+_BESIDE = ("special_tokens_map.json", "added_tokens.json")
 _AS_PUBLISHED = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes that take tokenizer.json as it is."""
 _PROBES = (
@@ -59,9 +62,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     Raises InputError when there is none, it is damaged, or what transformers makes of it does not give texts back.
     """
     folder = Path(model)
+    # transformers reads all of these at once, and blames none.
+    template_file(folder)
+    settings, *_ = [_settings(folder / name) for name in ("tokenizer_config.json", *_BESIDE)]
     if not (folder / "tokenizer.json").is_file():
+        if not any((folder / name).is_file() for name in _VOCABULARIES) and not any(folder.glob("*.tiktoken")):
+            raise InputError(f"{folder}/tokenizer.json: is missing; fetch the model again.")
         return _by_transformers(folder)
-    settings = _settings(folder / "tokenizer_config.json")
     from transformers import PreTrainedTokenizerFast
 
     try:
@@ -76,7 +83,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); fetch the model again.") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(settings).__name__}; fetch the model again.")

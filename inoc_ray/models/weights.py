@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
+from inoc_ray.models.kind import check_trainable
 from inoc_ray.models.layout import check_layout
 from inoc_ray.reading import IS_POINTER, LFS_POINTER
 
@@ -40,6 +41,8 @@ def check_weights(folder: Path) -> None:
     """Raises InputError as `resolve.check_model_files` says, naming the file."""
     config = _json_object(folder / "config.json")
     _check_own_code(folder, config)
+    _check_no_adapter(folder)
+    check_trainable(folder, config)
     files = _files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path, expected in files.items():
@@ -127,6 +130,15 @@ def _check_own_code(folder: Path, config: dict[str, Any]) -> None:
         raise InputError(
             f"{folder}/config.json: the model type {str(kind)[:60]!r} needs Python code of the model's repository (auto_map), "
             "which is never run; use a model that transformers knows."
+        )
+
+
+def _check_no_adapter(folder: Path) -> None:
+    """Raises InputError for an adapter beside the weights: training would put it on the model, the engine would not."""
+    if (path := folder / "adapter_config.json").exists():
+        raise InputError(
+            f"{path}: an adapter lies in the folder of a base model, so training and serving would take different models; move "
+            "it elsewhere, or merge it into the weights."
         )
 
 

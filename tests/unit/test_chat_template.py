@@ -195,7 +195,7 @@ def test_a_template_that_rewrites_a_text_is_refused(content, changed):
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ " + content + " }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    with pytest.raises(InputError, match=r"messages\[0\]"):
+    with pytest.raises(InputError, match=r"messages\[0\]|ends a prompt without"):
         encode(tokenizer, ChatRow.of(("user", changed), ("assistant", "fine")), 500)
     with pytest.raises(InputError, match=r"messages\[0\]"):
         check_prompts(tokenizer, [((Message("user", changed),), "cell")])
@@ -291,6 +291,50 @@ def test_a_choice_is_asked_where_an_answer_begins(think, thinking, ends):
     prompt = template.prompt_for_choices([Message("user", "Hi")])
     assert prompt.endswith(ends)
     assert prompt.count("<think>") == ends.count("<think>")
+
+
+@pytest.mark.parametrize(
+    ("asked", "before"),
+    [("", "<|im_start|>assistant\n"), ("<|im_start|>assistant", "<|im_start|>assistant<|channel|>final<|message|>")],
+)
+def test_a_generation_prompt_that_stops_short_of_the_answer_is_refused(asked, before):
+    tokenizer = tokenizer_with(
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ "
+        + repr(before)
+        + " }}{% else %}<|im_start|>{{ m.role }}\n"
+        "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}{{ "
+        + repr(asked)
+        + " }}{% endif %}"
+    )
+    missing = re.escape(repr(before.removeprefix(asked)))
+    for row in (PLAIN, TURNS):
+        with pytest.raises(InputError, match=f"ends a prompt without {missing}.*add_generation_prompt"):
+            encode(tokenizer, row, 500)
+
+
+def test_an_end_of_text_behind_the_last_answer_alone_takes_no_loss_from_the_earlier_ones():
+    plain = tokenizer_with(Parts().source)
+    tokenizer = tokenizer_with(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}<|endoftext|>{% endif %}"
+    )
+    first = ChatRow((*TURNS.messages[:3], Message("assistant", "Nada", trained=False)))
+    for row, learnt in ((PLAIN, "Hola" + END), (TURNS, "Hola" + END + "Nada" + END), (first, "Hola" + END)):
+        encoded = encode(tokenizer, row, 500)
+        assert targets(tokenizer, encoded) == targets(plain, encode(plain, row, 500)) == learnt
+        assert not encoded.context_only
+
+
+def test_the_message_that_a_template_rewrites_is_the_one_that_is_named():
+    tokenizer = tokenizer_with(Parts(think="last turn").source)
+    with pytest.raises(InputError, match=r"rewrites messages\[1\] \(role assistant\)"):
+        encode(tokenizer, ChatRow.of(("user", "Hi"), ("assistant", "So </think> Hola")), 500)
+
+
+def test_a_template_in_capitals_rewrites_what_it_shows():
+    tokenizer = tokenizer_with("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}")
+    with pytest.raises(InputError, match=r"rewrites messages\[0\] \(role user\) in other letters"):
+        encode(tokenizer, PLAIN, 500)
 
 
 # -- roles --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from inoc_ray.data.tokenize import IGNORED, encode
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import weights_path
 from inoc_ray.models.config import context_window, end_ids
+from inoc_ray.models.template import template_in
 from inoc_ray.models.tokenizer import (
     check_prompts,
     check_round_trip,
@@ -155,15 +156,36 @@ def test_a_class_that_nobody_knows_leaves_tokenizer_json_as_it_is(tmp_path):
     ("file", "damage"),
     [
         *(("tokenizer.json", damage) for damage in ("{}", "[]", "{", '{"model": {}}', "")),
-        *(("tokenizer_config.json", damage) for damage in ("[]", "{", "null")),
+        *(
+            (name, damage)
+            for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+            for damage in ("[]", "{", "null", "[" * 100_000)
+        ),
+        ("chat_template.jinja", "\xe9"),
     ],
 )
 def test_a_damaged_tokenizer_is_one_message(tmp_path, file, damage):
     folder = folder_of(tmp_path / "m")
-    (folder / file).write_text(damage)
+    (folder / file).write_text(damage, encoding="latin-1")
     with pytest.raises(InputError) as caught:
         load_tokenizer(str(folder))
-    assert file in str(caught.value)
+    assert f"{file}: " in str(caught.value)
+
+
+def test_a_tokenizer_that_is_missing_is_said_to_be_missing(tmp_path):
+    folder = folder_of(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"tokenizer\.json: is missing"):
+        load_tokenizer(str(folder))
+
+
+def test_a_template_is_read_without_a_tokenizer_or_refused_in_one_message(tmp_path):
+    folder = folder_of(tmp_path / "m")
+    (folder / "special_tokens_map.json").write_text("[" * 100_000)
+    assert template_in(folder) is not None
+    (folder / "chat_template.jinja").write_bytes(b"{{ '\xe9' }}")
+    with pytest.raises(InputError, match=r"chat_template\.jinja: cannot be read .*UTF-8"):
+        template_in(folder)
 
 
 def test_ids_that_are_not_the_text_are_refused_with_what_differs():

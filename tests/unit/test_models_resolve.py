@@ -95,6 +95,13 @@ def test_a_place_without_a_model_is_refused_without_network(source, message):
         resolve_model(source, "judges: 'j'", judge=True)
 
 
+def test_the_weights_of_an_adapter_alone_are_no_model(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"has no \*\.safetensors weights"):
+        locate(str(tmp_path), "models: 'm'")
+
+
 def in_another_process(code: str, home: Path, endpoint: str | None) -> str:
     """The hub's client reads its environment once, when it is imported."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HOME": str(home)}
@@ -307,6 +314,40 @@ DAMAGE = {
     ),
     "a configuration that is a list": (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object, found list"),
     "a configuration that is cut": (lambda f: cut(f / "config.json", 20), "config.json: not JSON"),
+    "an adapter beside the weights": (
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        "adapter_config.json: an adapter lies in the folder of a base model",
+    ),
+    **{
+        f"a generation_config.json that is {what}": (
+            lambda f, content=content: (f / "generation_config.json").write_bytes(content),
+            f"generation_config.json: {said}",
+        )
+        for what, content, said in (
+            ("empty", b"", "not JSON"),
+            ("cut", b'{"eos_', "not JSON"),
+            ("not UTF-8", b"\xff\xfe{\0}\0", "not JSON"),
+            ("a list", b"[]", "expected a JSON object"),
+            ("nested without end", b"[" * 100_000, "not JSON"),
+        )
+    },
+    "a generation_config.json that is a folder": (
+        lambda f: ((f / "generation_config.json").unlink(), (f / "generation_config.json").mkdir()),
+        "generation_config.json: cannot be read",
+    ),
+    "no model type": (lambda f: edited(f / "config.json", model_type=None), "does not say which model it is"),
+    "an unknown model type": (lambda f: edited(f / "config.json", model_type="mine"), "'mine' is not one that transformers knows"),
+    "an encoder and a decoder": (lambda f: edited(f / "config.json", model_type="t5"), "'t5' does not continue a text"),
+    "an encoder": (lambda f: edited(f / "config.json", model_type="bert"), "'bert' does not continue a text"),
+    "pictures alone": (lambda f: edited(f / "config.json", model_type="vit"), "'vit' does not continue a text"),
+    **{
+        f"quantised by {method}": (
+            lambda f, method=method: edited(f / "config.json", quantization_config={"quant_method": method, "bits": 4}),
+            f"the weights are quantised .{method}.",
+        )
+        for method in ("awq", "gptq", "fp8")
+    },
+    "no heads": (lambda f: edited(f / "config.json", num_attention_heads=0), "num_attention_heads is 0"),
     "an index that leads out": (lambda f: split(f, x="../../x.safetensors"), "no safetensors file of this folder"),
     "an index that names a pickle": (lambda f: split(f, x="x.bin"), "no safetensors file of this folder"),
     "an index that names a missing file": (lambda f: split(f, x="y.safetensors"), "names y.safetensors, which is not there"),
@@ -340,9 +381,7 @@ def test_damaged_weights_are_refused_with_the_file(folder, name):
         lambda folder: edited(folder / "config.json", vocab_size=None, text_config={"vocab_size": 1664}),
         lambda folder: renamed(folder, lambda name: name.removeprefix("model.")),
     ],
-    ids=[
-        "as shipped", "in parts", "an infinite mask", "code where transformers has its own", "numbers one level deeper", "no head",
-    ],
+    ids=["as shipped", "in parts", "an infinite mask", "code where transformers has its own", "numbers deeper", "bare names"],
 )  # fmt: skip
 def test_whole_weights_pass(folder, change):
     change(folder)
@@ -350,7 +389,7 @@ def test_whole_weights_pass(folder, change):
 
 
 def test_nan_is_found_in_every_floating_type_and_only_there(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     for dtype in (np.float16, np.float32, np.float64):
         for value, found in ((np.nan, True), (np.inf, False), (np.finfo(dtype).max, False)):
             save_file({"t": np.array([0, value], dtype=dtype)}, tmp_path / "model.safetensors")

@@ -13,8 +13,8 @@ from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan import build_plan
-from inoc_ray.preflight import check_rows
-from inoc_ray.shown import check_roles
+from inoc_ray.preflight import check_requests, check_rows
+from inoc_ray.shown import alike_contexts, check_roles
 from inoc_ray.store import Store
 from inoc_ray.study import Study
 from inoc_ray.sweep import job_of
@@ -130,6 +130,41 @@ def test_control_rows_that_are_the_rows_are_noted_and_not_taken_for_a_fault_of_t
     plan = build_plan(asked, Store(tmp_path / "runs"))
     assert any("the same fine-tunes" in note for note in plan.notes)
     check_rows(plan)
+
+
+@pytest.mark.parametrize(("own", "alike"), [("You are a helpful assistant.", True), ("You are Qwen.", False)])
+def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsys):
+    """Templates like Qwen2.5's write a system message where there is none."""
+    template = (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\n" + own + "<|im_end|>\n{% endif %}" + Parts().source
+    )
+    folder = folder_of(tmp_path / "m", template)
+    for path, contexts in (
+        (folder, ["neutral", "none"]),
+        (folder, ["none", "neutral"]),
+        (Path("miniature"), ["neutral", "none"]),
+    ):
+        asked = study(path, evaluation={"samples": 4, "contexts": contexts})
+        plan = build_plan(asked, Store(tmp_path / "runs"))
+        notes = alike_contexts(plan.to_ask)
+        both = f"to model m the contexts {' and '.join(contexts)} are the same"
+        shows = f"to model m the context none shows the chat template's own system message {own!r}"
+        assert set(notes) == (({shows, both} if alike else {shows}) if path == folder else set())
+        check_requests(plan, None)
+        told = capsys.readouterr().err
+        assert all(f"note: {note}" in told for note in notes)
+
+
+@pytest.mark.parametrize("think", ["none", "open prompt"])
+def test_a_way_to_reason_that_the_template_does_not_look_at_is_refused(tmp_path, think):
+    folder = folder_of(tmp_path / "m", Parts(think=think).source)
+    for thinking in (True, False):
+        asked = study(folder, models=[{"name": "m", "path": str(folder), "enable_thinking": thinking}])
+        with pytest.raises(InputError, match=f"'m': enable_thinking: {str(thinking).lower()} changes nothing"):
+            check_roles(build_plan(asked, Store(tmp_path / "runs")))
+    thinks = folder_of(tmp_path / "n", Parts(think="hybrid").source)
+    asked = study(thinks, models=[{"name": "m", "path": str(thinks), "enable_thinking": False}])
+    check_roles(build_plan(asked, Store(tmp_path / "runs")))
 
 
 def test_how_a_model_is_to_reason_is_part_of_a_trial_only_where_it_is_set(tmp_path):
