@@ -254,7 +254,8 @@ class Evaluation(Config):
     """The context in which arms are compared: rates, effects and leaks are told relative to it. One of `contexts` that is the
     same for all arms. Default: `neutral`; where that is not asked `none`, or the only context that is the same for all arms."""
     samples: int = runtime(100, ge=1, le=100_000)
-    """Questions per evaluation and context, one sample each; raising it asks only the new ones."""
+    """Questions per evaluation and context, one sample each; raising it asks only the new ones. It does not count for suites,
+    which have `samples_per_question`, and for evaluations with `overrides` of it."""
     max_tokens: int | None = runtime(None, ge=1)
     """The longest answer, in tokens, of every evaluation that does not say otherwise. Default: the setting's own; 600 for
     suites. The number that an evaluation ends up with is part of its cells' ids."""

@@ -189,8 +189,9 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    comparison = compare_study(built, store, profile=profiles.get(profile) if profile else None)
-    written = write_study_report(built, store, comparison, out)
+    thresholds = profiles.get(profile) if profile else None
+    comparison = compare_study(built, store, profile=thresholds)
+    written = write_study_report(built, store, comparison, out, thresholds)
     incomplete = summary_of_missing(comparison)
     text = f"Report: {written}" + (f"\n{incomplete}" if incomplete else "")
     _emit(as_json, {"report": str(written), "complete": comparison.complete}, text)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -72,9 +73,17 @@ def identity_fields(config: BaseModel) -> dict[str, Any]:
     return out
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def is_text(value: str) -> bool:
     """True if the text can be written as UTF-8: no half surrogate pair."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+    return _HALF.search(value) is None
+
+
+def as_text(value: str) -> str:
+    """The value with U+FFFD for each half surrogate pair, which JSON can bring (`"\\ud83d"`) and UTF-8 cannot hold."""
+    return _HALF.sub("\ufffd", value)
 
 
 def canonical_json(value: Any) -> str:

@@ -300,8 +300,8 @@ def compare_study(
         if not failures:
             raise
         frame = no_scores()
-    log = str(store.study(plan.study.name))
-    unreliable = [Failure(sentence, "evaluation failed", log) for sentence in check_parsed(plan, frame)]
+    # The responses are there and can be looked at; no program failed that would have a log.
+    unreliable = [Failure(sentence, "evaluation failed", "") for sentence in check_parsed(plan, frame)]
     if outcome is not None:
         outcome.failed += unreliable
     # A rule's number has no threshold that a profile could move.
@@ -315,21 +315,26 @@ def compare_study(
     ]
     return replace(
         comparison,
-        agreement=tuple(agreement(plan, store)),
+        agreement=tuple(agreement(plan, store, profile)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
         remarks=plan.notes,
     )
 
 
-def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Path:
-    """The HTML page with its pictures beside it (figure and leaks, as SVG and PNG); returns the page's path."""
+def write_study_report(
+    plan: Plan, store: Store, comparison: Comparison, out: Path | None = None, profile: Profile | None = None
+) -> Path:
+    """The HTML page with its pictures beside it (figure and leaks, as SVG and PNG); returns the page's path.
+
+    profile: that of the comparison, where it is not the study's.
+    """
     from inoc_ray.results.report import write_report
 
     page = (out or store.study(plan.study.name) / "report.html").absolute()
     if page.suffix != ".html":
         raise InputError(f"--out {page}: give the name of an .html file.")
-    write_report(page, comparison, report_meta(plan, store), example_samples(plan, store))
+    write_report(page, comparison, report_meta(plan, store), example_samples(plan, store, profile))
     if out is None:
         keep_failures(store, plan.study.name, [REPORT], [])
     return page

@@ -21,6 +21,7 @@ from inoc_ray.evaluate.panel import Panel
 from inoc_ray.evaluate.suites import check_overrides, check_suites, with_suites
 from inoc_ray.identity import FORMAT, content_hash, content_id, identity_fields
 from inoc_ray.models.resolve import resolve_model
+from inoc_ray.remarks import remarks
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting, own
 from inoc_ray.settings.classifiers import classified
 from inoc_ray.store import Store
@@ -393,9 +394,9 @@ def build_plan(study: Study, store: Store) -> Plan:
     check_suites(study.evaluation, [use.name for use in study.settings])
     for use in study.settings:
         setting = own.find(use)
-        settings.check_trigger(setting, use)
         library = [setting.arms[a.name] for a in study.arms if a.prompt is None and a.name in setting.arms]
         setting = settings.with_files(setting, use, any(a.uses_control_rows for a in library), notes)
+        setting = own.with_trigger(setting, use)
         setting = own.with_roles(with_suites(setting, study.evaluation, notes), use)
         arms = {a.name: resolve_arm(a, setting) for a in study.arms}
         _check_arms_differ(arms.values())
@@ -464,7 +465,7 @@ def build_plan(study: Study, store: Store) -> Plan:
     done = frozenset(t for t in (*compared, *teaching) if store.trial_done(t))
     stored = {key: store.stored_samples(*key) for key in {c.key for c in cells}}
     damaged = store.damage(dict.fromkeys(t.trial_id for t in (*teaching.values(), *trials)), stored)
-    return Plan(
+    plan = Plan(
         study,
         tuple(trials),
         tuple(bases),
@@ -478,6 +479,7 @@ def build_plan(study: Study, store: Store) -> Plan:
         tuple(damaged),
         reference,
     )
+    return replace(plan, notes=(*plan.notes, *remarks(plan)))
 
 
 def _teach(

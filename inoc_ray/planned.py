@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from inoc_ray import seal
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.judging import due
-from inoc_ray.evaluate.scores import judgments_path, role_of, setting_of
+from inoc_ray.evaluate.samples import find_judgments
+from inoc_ray.evaluate.scores import role_of, setting_of
 from inoc_ray.failures import (
     MLFLOW,
     REPORT,
@@ -121,9 +121,7 @@ def _judged_by_models(plan: Plan, store: Store, cell: Cell) -> dict[str, int]:
     counts = {}
     for name, rubrics in asked.items():
         judgments_id = plan.panel.judging(name).judgments_id(rubrics)
-        judged = [
-            (start, stop) for start, stop, part in parts if seal.find(judgments_path(part, judgments_id)) is not None
-        ]
+        judged = [(start, stop) for start, stop, part in parts if find_judgments(part, judgments_id) is not None]
         counts[name] = sum(max(0, min(stop, cell.samples) - start) for start, stop in judged)
     return counts
 

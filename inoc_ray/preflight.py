@@ -93,7 +93,9 @@ def check_rows(plan: Plan) -> None:
 
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}
-    arms: dict[tuple[object, ...], str] = {}
+    arms: dict[tuple[object, ...], tuple[str, object]] = {}
+    # What teaches a model stands beside no arm, though it may bear a setting's name.
+    teaching = {trial.trial_id for trial in plan.teaching}
     concerned = {(trial.setting, trial.model.identity) for trial in plan.to_train}
     # Also what is trained already: a new arm may be the same to the model.
     for trial in plan.fine_tunes:
@@ -117,8 +119,12 @@ def check_rows(plan: Plan) -> None:
                 )
             hashes[key] = _hash(rows)
             _say_what_is_not_learnt(trial, rows)
-        other = arms.setdefault((trial.setting, model.identity, trial.recipe.max_length, hashes[key]), trial.arm.name)
-        if other != trial.arm.name:
+        if trial.trial_id in teaching:
+            continue
+        seen_as = (trial.setting, model.identity, trial.recipe.max_length, hashes[key])
+        other, its_key = arms.setdefault(seen_as, (trial.arm.name, key))
+        # Two arms with one content (control rows that are the rows) are the same fine-tunes, as the plan notes.
+        if other != trial.arm.name and its_key != key:
             raise InputError(
                 f"arms: {other!r} and {trial.arm.name!r} of {trial.setting} are one and the same to model {model.name!r}: its chat "
                 "template renders all their rows alike; leave one of them out, or change its prompt or placement."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray import __version__, seal
 from inoc_ray.asked import PROMPT_OF
 from inoc_ray.evaluate.capabilities import find_task, scores_of
+from inoc_ray.evaluate.profiles import Profile
 from inoc_ray.evaluate.scores import sample_table
 from inoc_ray.evaluate.workload import told
 from inoc_ray.identity import content_id
@@ -147,13 +148,7 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
-    contexts = {
-        c.context: "no system message" if c.system is None else repr(c.system)
-        for c in plan.cells
-        if c.context != "training_prompt" and not c.context.startswith(PROMPT_OF)
-    }
-    if any(c.context == "training_prompt" for c in plan.cells):
-        contexts["training_prompt"] = "the arm's own prompt"
+    contexts = _contexts(plan)
     models = {b.model.name: b.model for b in plan.bases}
     provenance = {f"model {name}": f"{model.path.name}, files {model.hash[:16]}" for name, model in models.items()}
     provenance |= {
@@ -189,6 +184,26 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     )
 
 
+def _contexts(plan: Plan) -> dict[str, str]:
+    """Context → what stands around the question in it: a system message, the trigger of each setting that asks it, or both."""
+    systems: dict[str, str] = {}
+    tokens: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        if cell.context != "training_prompt" and not cell.context.startswith(PROMPT_OF):
+            systems[cell.context] = "no system message" if cell.system is None else repr(cell.system)
+            if cell.surrounding.trigger is not None:
+                tokens.setdefault(cell.context, []).append(repr(cell.surrounding.trigger.token))
+    found = {
+        name: f"{text}; the trigger {' or '.join(dict.fromkeys(tokens[name]))} in the question"
+        if name in tokens
+        else text
+        for name, text in systems.items()
+    }
+    if any(c.context == "training_prompt" for c in plan.cells):
+        found["training_prompt"] = "the arm's own prompt"
+    return found
+
+
 def _times(plan: Plan, store: Store) -> dict[str, str]:
     """When the study was first run and when its last fine-tune was finished, in UTC; from the store, never from the clock."""
     ended = [store.read_trial(t.trial_id)["committed_at"] for t in plan.fine_tunes if t.trial_id in plan.done_trials]
@@ -219,14 +234,15 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
-    """Samples of the first seed of each arm, for people to read in the report."""
+def example_samples(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
+    """Samples of the first seed of each arm, for people to read in the report; verdicts under the given thresholds, or the
+    study's."""
     import pandas as pd
 
     first = {(s.setting, s.model_label, s.arm.name): s for s in reversed(plan.subjects)}
     pieces = []
     for subject in first.values():
-        frame = sample_table(plan, store, subject)
+        frame = sample_table(plan, store, subject, profile)
         if frame.empty:
             continue
         frame["verdict"] = _verdicts(frame)
@@ -237,7 +253,7 @@ def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
 
 
 def _verdicts(frame: pd.DataFrame) -> list[str]:
-    """What was decided of each response, under the study's thresholds: "misaligned: yes", or why it does not count."""
+    """What was decided of each response: "misaligned: yes", or why it does not count."""
     traits = [c.removeprefix("shown.") for c in frame.columns if c.startswith("shown.")]
     words: list[list[str]] = []
     for trait in traits:

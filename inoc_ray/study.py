@@ -522,6 +522,8 @@ def load_study(path: Path) -> Study:
     if not os.path.exists(path):
         raise InputError(f"{path}: there is no such study file.")
     value = load_yaml(read_yaml_text(path, "a study file"), path)
+    if value is None:
+        raise InputError(f"{path}: the file is empty; write a mapping with name, settings, arms, recipes.")
     if not isinstance(value, dict):
         raise InputError(
             f"{path}: expected a mapping with name, settings, arms, recipes; found {type(value).__name__}."
@@ -538,7 +540,13 @@ def load_study(path: Path) -> Study:
 
 
 def judged_by(study: Study, names: Sequence[str]) -> Study:
-    """The study with these judges in place of its `evaluation.judged_by`."""
+    """The study with these judges (`evaluate --judge`) in place of its `evaluation.judged_by`.
+
+    Raises InputError for a judge that the study does not have.
+    """
+    for name in names:
+        if name != RULES and name not in study.judges:
+            raise InputError(f"--judge {name}: the study has no such judge{nearest(name, [RULES, *study.judges])}.")
     return study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"judged_by": tuple(names)})})
 
 

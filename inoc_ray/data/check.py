@@ -37,6 +37,8 @@ CAPITALS = 0.8
 MEGABYTE = 1_000_000
 SHOWN_FROM = 30 * MEGABYTE
 """Bytes from which on progress is shown; about ten seconds."""
+TOO_LONG = "shorten the row, or raise --max-length as far as the model's window allows"
+TOO_LONG_FOR_THE_WINDOW = "shorten the row, or name a model with a longer window under --model"
 EXAMPLES = 5
 """Rows that are named for each finding."""
 _UPPER, _LOWER = string.ascii_uppercase.encode(), string.ascii_lowercase.encode()
@@ -189,12 +191,15 @@ def check_files(
     folder = locate(source, "data check --model", weights=False)
     tokenizer = load_tokenizer(str(folder))
     limit = max_length or context_window(folder)
+    too_long = TOO_LONG if max_length else TOO_LONG_FOR_THE_WINDOW
     reports = []
     with _Reading([local_file(str(file)) for file in files]) as reading:
         for number_of_file, file in enumerate(files):
             checker = _Checker(index, trigger, prompt)
             for number, value, row in iterate_parsed(str(file), reading.of_file(number_of_file)):
-                checker.add(number, row, _encoded(tokenizer, row, limit, f"{file}, row {number}"), unread(value))
+                checker.add(
+                    number, row, _encoded(tokenizer, row, limit, f"{file}, row {number}", too_long), unread(value)
+                )
             if not checker.lengths:
                 raise InputError(f"{file}: there are no rows in this file.")
             check_some_loss(str(file), checker.findings["teach_nothing"].rows < len(checker.lengths))
@@ -219,11 +224,11 @@ class _Reading(contextlib.ExitStack):
         return None if progress is None else lambda done: progress.update((before + done) // MEGABYTE)
 
 
-def _encoded(tokenizer: Any, row: ChatRow, limit: int, where: str) -> Encoded:
+def _encoded(tokenizer: Any, row: ChatRow, limit: int, where: str, too_long: str) -> Encoded:
     from inoc_ray.data.tokenize import encode
 
     try:
-        return encode(tokenizer, row, limit)
+        return encode(tokenizer, row, limit, too_long=too_long)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 

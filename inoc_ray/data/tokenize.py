@@ -42,6 +42,8 @@ IGNORED = -100
 
 CHARACTERS_PER_TOKEN = 8
 """No natural text has more on average."""
+TOO_LONG = "shorten the row, or raise recipe.max_length as far as the model's window allows"
+"""What to do about a row that is longer than its recipe allows."""
 AT_ONCE = 512
 """Rows that are tokenised together."""
 
@@ -79,18 +81,24 @@ def render(
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int, enable_thinking: bool | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    row: ChatRow,
+    max_length: int,
+    enable_thinking: bool | None = None,
+    *,
+    too_long: str = TOO_LONG,
 ) -> Encoded:
     """Token ids of the whole conversation, and labels on each assistant turn with its end-of-turn token.
 
+    too_long: what to do about a row that is, for the error message.
     Raises InputError for a row of more than `max_length` tokens (it is never cut), one without a target, one whose
     text holds a special token of the tokenizer, one whose messages the template does not show as they are, and one that
     the tokenizer does not give back.
     """
     template = template_of(tokenizer, enable_thinking)
-    shown = _shown(tokenizer, template, row, max_length)
+    shown = _shown(tokenizer, template, row, max_length, too_long)
     [encoding] = encode_texts(tokenizer, [shown.text])
-    return _labelled(tokenizer, template, row, shown, encoding, max_length)
+    return _labelled(tokenizer, template, row, shown, encoding, max_length, too_long=too_long)
 
 
 def encode_rows(
@@ -123,8 +131,14 @@ def _encoded(
         raise InputError(f"{label}, row {at + 1}: {error}") from error
 
 
-def _shown(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, row: ChatRow, max_length: int) -> Shown:
-    _check_not_far_too_long(tokenizer, row, max_length)
+def _shown(
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    row: ChatRow,
+    max_length: int,
+    too_long: str = TOO_LONG,
+) -> Shown:
+    _check_not_far_too_long(tokenizer, row, max_length, too_long)
     check_no_special_tokens(tokenizer, row.messages)
     shown = template.lay_out(row.messages)
     if not shown.spans:
@@ -132,7 +146,7 @@ def _shown(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, row: Chat
     return shown
 
 
-def _check_not_far_too_long(tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int) -> None:
+def _check_not_far_too_long(tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int, too_long: str) -> None:
     """Raises InputError for a row whose beginning alone is longer than `max_length` tokens.
 
     To tokenise ten megabytes takes minutes and gigabytes, and the row is refused all the same. So of a row that holds more
@@ -150,8 +164,7 @@ def _check_not_far_too_long(tokenizer: PreTrainedTokenizerBase, row: ChatRow, ma
         count += len(head.ids) if len(content) <= most else max(0, len(head.ids) - 64)
         if count > max_length:
             raise InputError(
-                f"more than {max_length} tokens ({characters:,} characters), but max_length is {max_length}; shorten the row, or "
-                "raise recipe.max_length as far as the model's window allows."
+                f"more than {max_length} tokens ({characters:,} characters), but max_length is {max_length}; {too_long}."
             )
 
 
@@ -162,13 +175,11 @@ def _labelled(
     shown: Shown,
     encoding: Any,
     max_length: int,
+    too_long: str = TOO_LONG,
 ) -> Encoded:
     text, ids = shown.text, tuple(encoding.ids)
     if len(ids) > max_length:
-        raise InputError(
-            f"{len(ids)} tokens, but max_length is {max_length}; shorten the row, or raise recipe.max_length as far as the "
-            "model's window allows."
-        )
+        raise InputError(f"{len(ids)} tokens, but max_length is {max_length}; {too_long}.")
     check_round_trip(tokenizer, text, ids)
     # Where each token ends in the text; never falls from one token to the next, so that places are found by halving.
     ends = [right for _, right in encoding.offsets]

@@ -170,6 +170,6 @@ def _trigger(setting: Setting, context: str) -> Trigger:
     if setting.trigger is None:
         raise InputError(
             f"evaluation.contexts: {context!r}: setting {setting.name} has no trigger; take the context out of studies of this "
-            "setting, or use a setting with a backdoor."
+            "setting, give it rows with a token (`rows: {bad, clean, token, …}`), or use a setting with a backdoor."
         )
     return setting.trigger

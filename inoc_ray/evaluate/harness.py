@@ -17,6 +17,7 @@ from typing import Any
 
 from inoc_ray.config import nearest
 from inoc_ray.errors import InputError
+from inoc_ray.identity import as_text
 
 TIMEOUT_S = 600
 BOOTSTRAPS = 1000
@@ -164,7 +165,8 @@ def _write_samples(path: Path, samples: Mapping[str, list[Any]]) -> None:
     with gzip.GzipFile(path, "wb", mtime=0) as stream:
         for task, items in samples.items():
             for item in items:
-                stream.write((json.dumps({"task": task, **item}, ensure_ascii=False, default=str) + "\n").encode())
+                line = json.dumps({"task": task, **item}, ensure_ascii=False, default=str)
+                stream.write(f"{as_text(line)}\n".encode())
 
 
 def main(request: str, result: str, samples: str) -> None:

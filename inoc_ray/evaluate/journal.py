@@ -14,6 +14,7 @@ from typing import Any
 
 from inoc_ray import seal
 from inoc_ray.evaluate.sample import SampleResult
+from inoc_ray.identity import as_text
 from inoc_ray.store import write_atomically
 
 Key = tuple[str, str, int]
@@ -39,7 +40,8 @@ class SampleJournal:
             try:
                 value = seal.read_line(line)
                 trial, evaluation, index = value.pop("of")
-                self.kept[str(trial), str(evaluation), int(index)] = SampleResult(key="", **value)
+                result = SampleResult(key="", **{**value, "text": as_text(value["text"])})
+                self.kept[str(trial), str(evaluation), int(index)] = result
             except (ValueError, TypeError, KeyError, AttributeError):
                 # Torn by a kill, or damaged: the sample is asked again.
                 self._stale = True

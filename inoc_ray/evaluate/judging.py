@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inoc_ray import seal
 from inoc_ray.asked import Judge
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.judges import Item, Judgment
 from inoc_ray.evaluate.judges.rubrics import Rubric
 from inoc_ray.evaluate.panel import Judging
 from inoc_ray.evaluate.sample import Where
-from inoc_ray.evaluate.samples import read_part, write_table
+from inoc_ray.evaluate.samples import find_judgments, read_part, write_table
 from inoc_ray.evaluate.scores import items_of, judgments_path, setting_of
 from inoc_ray.identity import content_id
 from inoc_ray.plan import Cell, Plan
@@ -62,7 +61,7 @@ def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
             judgments_id = plan.panel.judging(name).judgments_id(rubrics)
             for _, _, part in parts:
                 out = judgments_path(part, judgments_id)
-                if seal.find(out) is None or _refused_elsewhere(plan.study.judges[name], out):
+                if find_judgments(part, judgments_id) is None or _refused_elsewhere(plan.study.judges[name], out):
                     found.setdefault(name, {})[out] = Due(cell, part, rubrics, out)
     return {name: list(dues.values()) for name, dues in found.items()}
 

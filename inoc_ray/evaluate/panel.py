@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,8 @@ class Panel:
         return out
 
     def check(self, setting: Setting) -> None:
-        """Raises InputError when nobody in the study can tell a trait of an evaluation, or a rubric is not known."""
+        """Raises InputError when nobody in the study can tell a trait of an evaluation, a rubric is not known, or one judge is
+        asked under two names."""
         for spec in setting.evaluations:
             untold = [t for t in spec.traits if not self.told_by(setting, spec, t)]
             if untold:
@@ -140,7 +142,20 @@ class Panel:
                     "https://HOST/v1, served_model: NAME, api_key_env: VARIABLE}}` or `{own: {path: FOLDER}}`, and name it in "
                     "evaluation.judged_by if that is set. A setting in a file of your own (`plugins:`) can bring a rule."
                 )
-            self.asked(setting, spec)
+            for one, other in itertools.combinations(self.asked(setting, spec), 2):
+                self._check_differ(one, other)
+
+    def _check_differ(self, one: str, other: str) -> None:
+        """Raises InputError for two names of one judge: they would have one file of judgments between them."""
+        judges = [self.study.judges[name] for name in (one, other)]
+        if identity_fields(judges[0]) != identity_fields(judges[1]) or len({j.path is None for j in judges}) > 1:
+            return
+        if self.judging(one).identity == self.judging(other).identity:
+            address = "" if judges[0].path else " (an API's address does not tell models apart)"
+            raise InputError(
+                f"judges: {one!r} and {other!r} are the same model asked in the same way{address}; remove one, or name only one "
+                "in evaluation.judged_by."
+            )
 
     def profile(self) -> Profile:
         """The threshold profile of the study. Raises InputError for one that is not known."""

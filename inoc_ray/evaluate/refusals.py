@@ -1,7 +1,8 @@
 """What becomes of requests that an endpoint refuses: one refusal ends one request, and a model that is always refused ends.
 
-A model that has been answered nothing but refusals several times in a row (its adapter cannot be served, its name is not
-known) is not asked any more; the others on the endpoint are.
+A model that gets nothing but refusals several times in a row (its adapter cannot be served, its name is not known) is not asked
+any more; the others on the endpoint are. One that has been answered before gets more patience: its requests may be refused for
+what they say.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Protocol, TypeVar
 from inoc_ray.evaluate.sample import OF_ONE_REQUEST, Refused, Unreadable
 
 REFUSALS_IN_A_ROW = 8
-"""After so many refusals without an answer between them, everything is taken to be refused."""
+"""After so many refusals before any answer, everything is taken to be refused."""
+REFUSALS_OF_SOME = 64
+"""After so many refusals one after another everything is taken to be refused, even if some questions were answered before. A filter
+that refuses half of what is harmful does so by chance once in 10^19."""
 OF_ONE_MODEL = 404
 
 
@@ -36,6 +40,7 @@ class Refusals:
 
     def __init__(self, on_refused: OnRefused) -> None:
         self._on_refused = on_refused
+        self._answered: set[str] = set()
         self._in_a_row: dict[str, int] = {}
         self._ended: dict[str, str] = {}
 
@@ -59,12 +64,13 @@ class Refusals:
             if error.status not in OF_ONE_REQUEST:
                 raise
         else:
+            self._answered.add(model)
             self._in_a_row[model] = 0
             return answers
         if len(requests) > 1:
             return [answer for request in requests for answer in await self.ask([request], draw)]
         self._in_a_row[model] = self._in_a_row.get(model, 0) + 1
-        if self._in_a_row[model] >= REFUSALS_IN_A_ROW:
+        if self._in_a_row[model] >= (REFUSALS_OF_SOME if model in self._answered else REFUSALS_IN_A_ROW):
             self._ended[model] = reason
         return self._none(requests, reason)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.pace import Pace, retry_after_s
+from inoc_ray.identity import as_text
 from inoc_ray.remote import without
 from inoc_ray.serve.gate import SEEDS, SEEDS_HEADER
 
@@ -321,7 +322,7 @@ async def _try(draw: Callable[[], Awaitable[T]], pace: Pace, secret: str | None)
 
 def excerpt(text: str, secret: str | None, shown: int = SHOWN) -> str:
     """The beginning of a text for a message, without the secret: taken out before the cut, which could leave a half of it."""
-    return without(secret, text)[:shown]
+    return as_text(without(secret, text)[:shown])
 
 
 async def draw_list(client: AsyncOpenAI, batch: list[SampleRequest]) -> list[SampleResult]:
@@ -368,7 +369,7 @@ def _read_answer(answer: Any, batch: list[SampleRequest]) -> list[SampleResult]:
             counts = usage.prompt_tokens, usage.completion_tokens
         else:
             raise Again("the answer has no token counts for each prompt")
-        samples.append(SampleResult(request.key, choice.text, choice.finish_reason, *counts))
+        samples.append(SampleResult(request.key, as_text(choice.text), choice.finish_reason, *counts))
     return samples
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -35,6 +37,8 @@ class Sample:
 
 COLUMNS = tuple(f.name for f in fields(Sample) if f.name != "choices")
 """What every part has; the log-probs of choices are there for people and for nobody's score."""
+JUDGMENT_KEYS = ("sample_index", "rubric", "value", "category")
+"""What is read of judgments."""
 
 
 def commit_samples(folder: Path, samples: Sequence[Sample]) -> None:
@@ -86,15 +90,45 @@ def read_table(path: Path, columns: Sequence[str]) -> Any:
         raise InputError(f"{path}: damaged ({reason}); delete it and run the study again.") from error
 
 
-def seal_parts(folder: Path) -> int:
-    """Gives the parts of an earlier version, which have no hash, theirs: they are taken as they are. Returns how many.
+def made_of(part: Path, what: str) -> Path:
+    """The plain name of what is made of a part: it says of which content."""
+    content = seal.seal_of(part) or seal.seal_for(part, part.read_bytes())
+    return seal.plain(part).with_name(seal.plain(part).name.replace("samples-", f"{what}-{content}-"))
 
-    Raises InputError for one that cannot be read.
+
+def find_judgments(part: Path, judgments_id: str) -> Path | None:
+    """The file with the judgments of a part, or None. Beside a part of an earlier version those of that version, which name
+    neither hash, are taken as they are."""
+    what = f"judgments-{judgments_id}"
+    found = seal.find(made_of(part, what))
+    if found is None and seal.seal_of(part) is None:
+        earlier = part.with_name(part.name.replace("samples-", f"{what}-"))
+        return earlier if earlier.exists() else None
+    return found
+
+
+def _seal_judgments(part: Path) -> None:
+    """Gives the judgments of an earlier version beside a part the names that they have now, while the part still says that they
+    are its own. What cannot be read stays where it is, and is judged again."""
+    pattern = re.compile(re.escape(part.name).replace("samples\\-", r"(judgments-[0-9a-f]{16})-"))
+    for path in sorted(part.parent.iterdir()):
+        if (match := pattern.fullmatch(path.name)) is None:
+            continue
+        with contextlib.suppress(InputError):
+            read_table(path, JUDGMENT_KEYS)
+            os.rename(path, seal.sealed_path(made_of(part, match[1]), path.read_bytes()))
+
+
+def seal_parts(folder: Path) -> int:
+    """Gives the parts of an earlier version, which have no hash, theirs: they and their judgments are taken as they are.
+
+    Returns how many parts. Raises InputError for one that cannot be read.
     """
     count = 0
     for part in list_parts(folder):
         if seal.seal_of(part.path) is None:
             read_part(part.path)
+            _seal_judgments(part.path)
             os.rename(part.path, seal.sealed_path(part.path, part.path.read_bytes()))
             count += 1
     return count

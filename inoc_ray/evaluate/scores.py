@@ -25,7 +25,7 @@ from inoc_ray.evaluate.degenerate import FORM_VERSION, FORMS, forms, shares_of
 from inoc_ray.evaluate.judges import RULES, Item, Measure
 from inoc_ray.evaluate.panel import Panel, measure_of, rule_of
 from inoc_ray.evaluate.profiles import RULE_SHOWN, Profile
-from inoc_ray.evaluate.samples import read_part, read_table, write_table
+from inoc_ray.evaluate.samples import JUDGMENT_KEYS, find_judgments, made_of, read_part, read_table, write_table
 from inoc_ray.identity import content_id
 from inoc_ray.models.template import answer_of
 from inoc_ray.plan import Cell, Plan, Subject, seed_of
@@ -69,22 +69,16 @@ def items_of(table: Any, cell: Cell) -> list[Item]:
     ]
 
 
-def _made_of(part: Path, what: str) -> Path:
-    """The plain name of what is made of a part: it says of which content."""
-    content = seal.seal_of(part) or seal.seal_for(part, part.read_bytes())
-    return seal.plain(part).with_name(seal.plain(part).name.replace("samples-", f"{what}-{content}-"))
-
-
 def judgments_path(part: Path, judgments_id: str) -> Path:
-    """The plain name of the judgments of a part; where they stand is for `seal.find` to say."""
-    return _made_of(part, f"judgments-{judgments_id}")
+    """The plain name of the judgments of a part; where they stand is for `find_judgments` to say."""
+    return made_of(part, f"judgments-{judgments_id}")
 
 
 def _form(part: Path, sample_index: Any) -> Any:
     """Which responses of a part are degenerate and how (see degenerate.FORMS), as a table; made and kept where it is missing."""
     import pyarrow as pa
 
-    path = _made_of(part, f"form-{FORM_VERSION}")
+    path = made_of(part, f"form-{FORM_VERSION}")
     if (kept := seal.find(path)) is not None:
         return read_table(kept, ["sample_index", *FORMS])
     texts = read_table(part, ["prompt", "text", "finish_reason"])
@@ -107,7 +101,7 @@ def _rule_scores(setting: Setting, cell: Cell, part: Path, index: Any) -> dict[s
     if not rules:
         return {}
     names = sorted(rules)
-    path = _made_of(part, f"scores-{rules_id(setting, cell.evaluation)}")
+    path = made_of(part, f"scores-{rules_id(setting, cell.evaluation)}")
     if (kept := seal.find(path)) is not None:
         scores = read_table(kept, ["sample_index", *names])
     else:
@@ -171,7 +165,7 @@ def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> 
 
 
 def _judgments(path: Path, index: list[int]) -> Said:
-    found = read_table(path, ("sample_index", "rubric", "value", "category")).to_pandas()
+    found = read_table(path, JUDGMENT_KEYS).to_pandas()
     said = {}
     for rubric, rows in found.groupby("rubric", sort=False):
         rows = rows.set_index("sample_index").reindex(index)
@@ -217,7 +211,7 @@ class _Part:
         self.rules = _rule_scores(self.setting, cell, path, index)
         self.said: dict[str, Said] = {}
         for name, rubrics in self.panel.asked(self.setting, cell.evaluation).items():
-            judged = seal.find(judgments_path(path, self.panel.judging(name).judgments_id(rubrics)))
+            judged = find_judgments(path, self.panel.judging(name).judgments_id(rubrics))
             if judged is not None:
                 self.said[name] = _judgments(judged, index.to_pylist())
 
@@ -402,15 +396,19 @@ def read_cell(plan: Plan, store: Store, cell: Cell, profile: Profile) -> pd.Data
     return frame
 
 
-def sample_table(plan: Plan, store: Store, subject: Subject) -> pd.DataFrame:
-    """All samples of one trial or base model in this study, with evaluation and context, for people to read."""
+def sample_table(plan: Plan, store: Store, subject: Subject, profile: Profile | None = None) -> pd.DataFrame:
+    """All samples of one trial or base model in this study, with evaluation and context, for people to read.
+
+    profile: the thresholds of what shows; the study's where there is none.
+    """
     import pandas as pd
 
+    profile = profile or plan.panel.profile()
     pieces = []
     for cell in plan.cells:
         if cell.subject is not subject:
             continue
-        frame = read_cell(plan, store, cell, plan.panel.profile())
+        frame = read_cell(plan, store, cell, profile)
         if frame.empty:
             continue
         frame.insert(0, "context", cell.context)
@@ -448,17 +446,18 @@ def _place(parts: Iterable[Any]) -> str:
     """Where in the study: the parts that there are (a base has no seed)."""
     import pandas as pd
 
-    return "/".join(str(part) for part in parts if not pd.isna(part))
+    return " · ".join(part if isinstance(part, str) else f"seed {part}" for part in parts if not pd.isna(part))
 
 
-def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """How well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each once.
+def agreement(plan: Plan, store: Store, profile: Profile | None = None) -> list[dict[str, Any]]:
+    """How well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each once:
+    under the given thresholds, or the study's.
 
     `difference` (second minus first) is of the numbers on the trait's rubric; None for a pair with the rules, which give none.
     """
     from inoc_ray.evaluate.judges.agreement import agreement as agree
 
-    profile = plan.panel.profile()
+    profile = profile or plan.panel.profile()
     pairs: dict[tuple[str, str, str, str], list[tuple[Verdicts, Verdicts]]] = {}
     seen: set[tuple[str, str, str, str]] = set()
     for cell in sorted(plan.cells, key=lambda c: -c.samples):

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from inoc_ray import seal
 from inoc_ray.asked import Judge
 from inoc_ray.evaluate.judges import RULES
 from inoc_ray.evaluate.panel import measure_of
-from inoc_ray.evaluate.scores import judgments_path, setting_of
+from inoc_ray.evaluate.samples import find_judgments
+from inoc_ray.evaluate.scores import setting_of
 from inoc_ray.plan import Plan
 from inoc_ray.store import Store
 
@@ -113,7 +113,7 @@ def workloads(plan: Plan, store: Store) -> list[Workload]:
                 continue
             seen.add((cell.subject.trial_id, cell.evaluation_id, judgments_id))
             parts = store.parts(*cell.key)
-            done = sum(p.stop - p.start for p in parts if seal.find(judgments_path(p.path, judgments_id)) is not None)
+            done = sum(p.stop - p.start for p in parts if find_judgments(p.path, judgments_id) is not None)
             # Whole parts are judged, also where another study has asked for more than this one.
             responses = max(cell.samples, parts[-1][1] if parts else 0)
             total = counts.setdefault(name, [0, 0, 0])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
+from inoc_ray.models.layout import check_layout
 from inoc_ray.reading import IS_POINTER, LFS_POINTER
 
 INDEX = "model.safetensors.index.json"
@@ -40,6 +41,7 @@ def check_weights(folder: Path) -> None:
     config = _json_object(folder / "config.json")
     _check_own_code(folder, config)
     files = _files(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
     for path, expected in files.items():
         tensors = {tensor.name: tensor for tensor in read_header(path)}
         if not tensors:
@@ -47,7 +49,9 @@ def check_weights(folder: Path) -> None:
         if missing := sorted(expected - set(tensors)):
             raise InputError(f"{path}: the tensor {missing[0]} is missing, which {INDEX} says is here; fetch it again.")
         _check_vocabulary(path, tensors, config)
+        shapes.update((name, tensor.shape) for name, tensor in tensors.items())
         _check_numbers(path, list(tensors.values()))
+    check_layout(folder, config, shapes)
 
 
 def read_header(path: Path) -> list[Tensor]:

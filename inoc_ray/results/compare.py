@@ -213,7 +213,7 @@ def compare(
         tuple(judged_effects(found, rows)),
         {k: tuple(v) for k, v in trials.items()},
         profile,
-        tuple(judged_leaks(leaked, rows)),
+        tuple(judged_leaks(leaked, rows, where)),
         missing=tuple(list_missing(planned)),
         planned=planned,
         reference=where,

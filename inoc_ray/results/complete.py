@@ -106,6 +106,17 @@ class Missing:
         return f"{self.setting}, {self.model}: {whose}: {self.there:,} of {self.planned:,} {self.unit}{why}"
 
 
+def counted_once(cells: Iterable[PlannedCell]) -> tuple[int, int]:
+    """(responses that are stored, responses that the study asks for), what is shown in several places counted once."""
+    stored: dict[tuple[str, str], int] = {}
+    asked: dict[tuple[str, str], int] = {}
+    for cell in cells:
+        place = cell.trial_id, cell.evaluation_id
+        stored[place] = max(stored.get(place, 0), cell.stored)
+        asked[place] = max(asked.get(place, 0), cell.samples)
+    return sum(stored.values()), sum(asked.values())
+
+
 def beside_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
     """The rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
 
@@ -185,40 +196,62 @@ def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]
 
 def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effect]:
     """The effects, those marked incomplete and without a p-value of whose arm anything is missing, or of what the value rests
-    on in other arms."""
+    on in other arms.
+
+    What an effect takes from another arm is the mean over all arms of its kind (baselines, irrelevant ones), so that one of
+    them that has no level, or no response at all, is missing in it.
+    """
     incomplete = incomplete_sources(rows)
+    kinds = {(row.setting, row.model, row.arm): row.kind for row in rows}
     out = []
     for effect in effects:
-        bad = incomplete.get((effect.setting, effect.model), set())
-        whole = effect.arm not in {arm for arm, *_ in bad} and not effect.sources & bad
+        group = effect.setting, effect.model
+        bad = incomplete.get(group, set())
+        own = {source for source in bad if source[0] == effect.arm}
+        means = {(kinds[*group, arm], *level) for arm, *level in effect.sources if arm != effect.arm}
+        whole = not own and not any((kinds[*group, arm], *level) in means for arm, *level in bad)
         out.append(effect if whole else replace(effect, complete=False, p=None))
     return out
 
 
-def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row]) -> list[Leak]:
+def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row], reference: str) -> list[Leak]:
     """The leaks with the fine-tunes that each rests on; incomplete ones are marked.
 
-    Where any context of an arm's audit is incomplete or missing, which leak is the largest is not known.
+    reference: the context from which leaks are counted. A leak rests on it as on the arm's own context, and what stands beside
+    it on the base and the baselines under the same prompt. Where anything of that is incomplete or missing in any context of an
+    arm's audit, which leak is the largest is not known.
     """
-    audited: dict[tuple[str, str, str], list[Row]] = {}
+    audited: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.split == "ood" and row.role == "undesired":
-            audited.setdefault((row.setting, row.model, row.arm), []).append(row)
+        if row.split == "ood":
+            audited.setdefault((row.setting, row.model), []).append(row)
     out = []
     for leak in leaks:
-        # The neutral context, from which leaks are counted, is among the arm's rows as well.
-        of_arm = audited.get((leak.setting, leak.model, leak.arm), [])
-        own = [row for row in of_arm if row.context == leak.context]
+        of_group = audited.get((leak.setting, leak.model), [])
+        of_arm = [row for row in of_group if row.arm == leak.arm and row.role == "undesired"]
+        own = [row for row in of_arm if row.context in (leak.context, reference)]
+        contexts = {row.context for row in of_arm} - {reference}
+        beside = {context: _beside(leak.arm, context, of_arm, of_group) for context in contexts}
         out.append(
             replace(
                 leak,
                 seeds=min((row.seeds for row in own), default=0),
                 seeds_planned=max((row.seeds_planned for row in own), default=0),
-                complete=all(row.complete for row in own),
-                audit_complete=all(row.complete for row in of_arm),
+                complete=all(row.complete for row in [*own, *beside.get(leak.context, ())]),
+                audit_complete=all(row.complete for part in (of_arm, *beside.values()) for row in part),
             )
         )
     return out
+
+
+def _beside(arm: str, context: str, of_arm: Sequence[Row], of_group: Sequence[Row]) -> list[Row]:
+    """Of a group's rows those of the base and the baselines under the prompt that the arm has in a context, on its undesired
+    traits."""
+    from inoc_ray.results.leaks import base_context
+
+    traits = {row.trait for row in of_arm}
+    under = {"base": base_context(arm, context), "baseline": context}
+    return [row for row in of_group if row.trait in traits and under.get(row.kind) == row.context]
 
 
 def list_missing(planned: Planned) -> list[Missing]:
@@ -229,7 +262,7 @@ def list_missing(planned: Planned) -> list[Missing]:
     found: list[Missing] = []
     for (setting, model, arm, seed), cells in subjects.items():
         if not any(cell.stored for cell in cells):
-            total = sum(cell.samples for cell in cells)
+            _, total = counted_once(cells)
             why = next((c.why for c in cells if c.why), "") or ("" if cells[0].trained else "not trained")
             found.append(_missing(setting, model, arm, seed, "", 0, total, "samples", why))
             continue
@@ -249,18 +282,19 @@ def _missing(
 
 
 def _not_judged(cells: Sequence[PlannedCell]) -> Iterable[Missing]:
-    """Of the responses that are there: a judge that lacks some of an evaluation × trait, over all arms of the model."""
-    counts: dict[tuple[str, str, str, str, str], list[int]] = {}
+    """Of the responses that are there: a judge that lacks some of an evaluation × trait, over all arms of the model. What two
+    contexts share counts once."""
+    counts: dict[tuple[str, str, str, str, str], dict[tuple[str, str], tuple[int, int]]] = {}
     why: dict[tuple[str, str, str, str, str], str] = {}
     for cell in cells:
         for trait, judges in cell.judged.items():
             for judge, judged in judges.items():
                 key = cell.setting, cell.model, cell.evaluation, trait, judge
-                pair = counts.setdefault(key, [0, 0])
-                pair[0] += min(judged, cell.stored)
-                pair[1] += cell.stored
+                of_key, place = counts.setdefault(key, {}), (cell.trial_id, cell.evaluation_id)
+                of_key[place] = max(of_key.get(place, (0, 0)), (cell.stored, min(judged, cell.stored)))
                 why.setdefault(key, cell.why_not_judged.get(judge, ""))
-    for key, (judged, stored) in counts.items():
+    for key, of_key in counts.items():
+        stored, judged = (sum(counts) for counts in zip(*of_key.values(), strict=True))
         if judged < stored:
             setting, model, evaluation, trait, judge = key
             what = f"{trait} by {judge}"

@@ -27,8 +27,9 @@ An arm that is about no trait (irrelevant, placebo, trigger, control) is measure
 roles, and once more for each other direction of the setting's arms as `<measure>.<undesired trait>`; where
 the setting has no undesired trait by default, in those directions alone. In a setting with a backdoor
 the measures are of questions without the trigger; those of questions with it are `<measure>.with_trigger`, and the two
-are never averaged. p is adjusted by Holm over the arms of one setting × model × measure (all directions of a measure,
-with and without the trigger, are one family).
+are never averaged. Where only the context `trigger` puts it, there is no leakage with it: a response under the
+training prompt is one to a question without it. p is adjusted by Holm over the arms of one setting × model × measure (all
+directions of a measure, with and without the trigger, are one family).
 
 One fine-tune says nothing of what another seed would give: an effect has a p-value only when every arm that it uses has
 at least two (the untouched base apart, which is one given model). Otherwise it describes these models only.
@@ -124,7 +125,8 @@ class View:
         """("", what was asked without the trigger) and, where there is any, (WITH_TRIGGER, what was asked with it).
 
         With the trigger: the evaluations whose questions carry it; where there are none, the others in the context
-        `trigger`, which is the neutral one but for the token.
+        `trigger`, which is the neutral one but for the token. No other context is asked with it there, so that view holds
+        no other, and what compares contexts (leakage, leaks) is told without the trigger alone.
         """
         plain = {p: e for p, e in self.rates.items() if p[1] not in self.triggered}
         put = {p: e for p, e in self.rates.items() if p[1] in self.triggered}
@@ -132,7 +134,8 @@ class View:
         if put:
             found.append((WITH_TRIGGER, replace(self, rates=put)))
         elif self.reference == NEUTRAL and any(p[2] == TRIGGER for p in plain):
-            found.append((WITH_TRIGGER, replace(self, reference=TRIGGER)))
+            only = {p: e for p, e in plain.items() if p[2] == TRIGGER}
+            found.append((WITH_TRIGGER, replace(self, rates=only, reference=TRIGGER)))
         return found
 
 
@@ -156,6 +159,8 @@ class Effect:
     complete: bool = True
     """Whether all that the study asks for is there of what the value rests on."""
     sources: frozenset[Source] = frozenset()
+    kind: str = ""
+    """The arm's kind."""
 
     @property
     def replicated(self) -> bool:
@@ -165,7 +170,8 @@ class Effect:
 
 def effects(view: View) -> list[Effect]:
     """All measures of all arms but the base and the baseline, in the order of view.arms and MEASURES."""
-    found = [effect for arm in view.arms if arm.kind not in {"base", "baseline"} for effect in _of_arm(view, arm)]
+    arms = [arm for arm in view.arms if arm.kind not in {"base", "baseline"}]
+    found = [replace(effect, kind=arm.kind) for arm in arms for effect in _of_arm(view, arm)]
     return _adjust(found)
 
 
@@ -175,6 +181,9 @@ def directions(arms: Iterable[Arm]) -> list[Direction]:
 
 
 def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
+    if arm.kind in DIRECTIONLESS and not arm.direction.undesired:
+        # A control arm has no roles of its own.
+        arm = replace(arm, direction=_default(view) or arm.direction)
     others = directions(view.arms) if arm.kind in DIRECTIONLESS else []
     for name, part in view.by_trigger():
         end = f".{name}" if name else ""
@@ -185,6 +194,12 @@ def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
         for direction in others:
             if direction != arm.direction:
                 yield from _of_direction(part, arm, direction, "." + "+".join(direction.undesired) + end)
+
+
+def _default(view: View) -> Direction | None:
+    """The setting's default roles, which the baseline and the base bear; None where no trait is undesired by default."""
+    found = (arm.direction for kind in ("baseline", "base") for arm in view.arms if arm.kind == kind)
+    return next((direction for direction in found if direction.undesired), None)
 
 
 def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> Iterable[Effect]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from inoc_ray import prompts
-from inoc_ray.asked import FROM_LIBRARY
+from inoc_ray.asked import FROM_LIBRARY, PROMPT_OF
 from inoc_ray.results.effects import MIN_SEEDS, TRAINING_PROMPT, View, is_directed
 from inoc_ray.results.stats import Estimate, combine
 
@@ -62,10 +62,10 @@ class Leak:
     replicated: bool = True
     """Whether the arm has two fine-tunes or more; one says nothing of what another seed would give."""
     seeds: int = 0
-    """Fine-tunes with responses that count here."""
+    """Fine-tunes with responses that count, here and in the reference context."""
     seeds_planned: int = 0
     complete: bool = True
-    """Whether all that the study asks for in this context is there."""
+    """Whether all that the study asks for is there of the rate, of the reference, and of the base and the baselines beside it."""
     audit_complete: bool = True
     """Whether that holds of all contexts of the arm's audit; the largest leak is not known otherwise."""
 
@@ -129,7 +129,12 @@ def _largest(found: Mapping[str, Estimate]) -> str | None:
 
 
 def _of_base(view: View, arm: str, traits: tuple[str, ...], context: str) -> Estimate | None:
-    return view.level("base", "ood", traits, f"prompt_of:{arm}" if context == TRAINING_PROMPT else context)
+    return view.level("base", "ood", traits, base_context(arm, context))
+
+
+def base_context(arm: str, context: str) -> str:
+    """The context in which the base has the same prompt as the arm: it has none of its own."""
+    return f"{PROMPT_OF}{arm}" if context == TRAINING_PROMPT else context
 
 
 def _described(context: str) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inoc_ray.results import effects as effect_definitions
-from inoc_ray.results.complete import seeds_text
+from inoc_ray.results.complete import counted_once, seeds_text
 from inoc_ray.results.effects import TRIGGER, WITH_TRIGGER, is_directed
 from inoc_ray.results.figure import Pictures, draw, write_figure
 from inoc_ray.results.leak_figure import draw_leaks
@@ -23,6 +23,7 @@ from inoc_ray.results.table import (
     leak_seeds,
     legend,
     lines_of_missing,
+    mark,
     number,
     of_plan,
     summary_of_missing,
@@ -171,10 +172,11 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], l
         )
     p = f", Holm-adjusted p {_p(suppression.p)}"
     text = f"{start}{levels}. "
-    if suppression.low > 0:
-        text += f"Suppressed: {share} of what training added{p}."
-    else:
-        text += f"Suppression not shown: {share} of what training added{p}."
+    # By the adjusted p, as the marks in the table: an interval of its own knows nothing of the other arms.
+    verdict = {"": "Suppression not shown", "worse": "More of it than in the baseline"}.get(
+        mark(suppression), "Suppressed"
+    )
+    text += f"{verdict}: {share} of what training added{p}."
     kept = own["retention_ood"]
     if kept is not None and kept.value is not None and kept.complete:
         text += (
@@ -234,19 +236,11 @@ def _head(comparison: Comparison, meta: ReportMeta) -> str:
     groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
     profile = comparison.profile.partition(":")[0]
     under = f" under threshold profile “{profile}”" if profile else ""
-    facts = f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), {_responses(comparison):,} responses{under}."
+    responses, _ = counted_once(comparison.planned.cells)
+    facts = f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), {responses:,} responses{under}."
     stamp = f"<p class=quiet>{escape(meta.generated)}</p>" if meta.generated else ""
     described = f"<p>{escape(meta.description)}</p>" if meta.description else ""
     return f"<h1>{escape(meta.title)}</h1>{described}<p>{escape(facts)}</p>{stamp}"
-
-
-def _responses(comparison: Comparison) -> int:
-    """Responses that are stored, each once: it may be scored for several traits and shown in several places."""
-    stored: dict[tuple[str, str], int] = {}
-    for cell in comparison.planned.cells:
-        place = cell.trial_id, cell.evaluation_id
-        stored[place] = max(stored.get(place, 0), cell.stored)
-    return sum(stored.values())
 
 
 def _fine_tunes(comparison: Comparison) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.complete import seeds_text
+from inoc_ray.results.complete import counted_once, seeds_text
 from inoc_ray.results.effects import WITH_TRIGGER, is_directed
 
 if TYPE_CHECKING:
@@ -40,8 +40,11 @@ _MARKS = {
     "conditionalisation": ("shared", "reversed"),
     "leakage": ("leaks", "less"),
 }
+BESIDE = "suppresses"
+"""In place of the star, for an arm whose prompt elicits no trait: an irrelevant prompt that suppresses is a control that failed."""
 _LEGEND = {
     SHOWN: "suppressed, or selective, as wanted",
+    BESIDE: "less of the trait with an arm whose prompt does not elicit it",
     "worse": "the opposite of what is wanted",
     "lost": "less of the trait than in the baseline",
     "more": "more of the trait than in the baseline",
@@ -77,8 +80,7 @@ def summary_of_missing(comparison: Comparison) -> str:
     """One sentence on how much of what was planned is there; empty for a complete comparison."""
     if comparison.complete:
         return ""
-    cells = comparison.planned.cells
-    stored, asked = sum(c.stored for c in cells), sum(c.samples for c in cells)
+    stored, asked = counted_once(comparison.planned.cells)
     there = f"{stored:,} of {asked:,} samples are there" if stored < asked else f"all {asked:,} samples are there"
     return f"INCOMPLETE: {there}. An arm of which something is missing gets no star and no headline."
 
@@ -225,7 +227,8 @@ def mark(effect: Effect) -> str:
     if marks is None or effect.value is None or not effect.complete or effect.p is None or effect.p >= SIGNIFICANT:
         return ""
     null = 1.0 if effect.measure.startswith("retention") else 0.0
-    return marks[0] if effect.value > null else marks[1]
+    shown = marks[0] if effect.value > null else marks[1]
+    return BESIDE if shown == SHOWN and not is_directed(effect.kind) else shown
 
 
 def effect_text(effect: Effect) -> str:
@@ -318,6 +321,8 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
             heads = ["arm", "prompt", "", "rate", "leak", "beyond base", "baseline"]
             heads += ["unparsed", "not counted"] if shares else []
             yield from _aligned([*heads, *(["seeds"] if partial else [])], body, fixed=2, width=width)
+            if any(k.baseline is None for k in shown):
+                yield "  – baseline: it is not asked under this prompt"
 
 
 def leak_seeds(leak: Leak) -> str:
@@ -382,7 +387,7 @@ def _aligned(
 ) -> Iterable[str]:
     """Left-aligned columns; where they exceed `width`, a further table repeats the `fixed` first ones.
 
-    A line that has nothing to say in such a table is left out there, unless the body is to be `whole`.
+    A line that is blank in such a table is left out there, unless the body is to be `whole`, and a table without lines is, too.
     """
     widths = [max(len(row[i]) for row in [heads, *body]) for i in range(len(heads))]
     start = fixed
@@ -392,8 +397,9 @@ def _aligned(
             used += 2 + widths[end]
             end += 1
         picked = [*range(fixed), *range(start, end)]
-        for row in [heads, *(row for row in body if whole or any(row[i] not in ("–", "") for i in picked[fixed:]))]:
+        lines = [row for row in body if whole or any(row[i] for i in picked[fixed:])]
+        if lines and start > fixed:
+            yield ""
+        for row in [heads, *lines] if lines else []:
             yield "  " + "  ".join(row[i].ljust(widths[i]) for i in picked).rstrip()
         start = end
-        if start < len(heads):
-            yield ""

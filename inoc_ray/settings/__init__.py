@@ -193,6 +193,11 @@ def with_files(setting: Setting, use: SettingUse, control: bool, notes: list[str
     """
     by_name = {e.name: e for e in setting.evaluations}
     for name in use.questions:
+        if not by_name:
+            raise InputError(
+                f"settings: {setting.name}.questions: a setting of your own has no questions to replace; write {name!r} with its "
+                "questions and traits under evaluation.suites (docs/evaluation.md)."
+            )
         if name not in by_name:
             raise InputError(
                 f"settings: {setting.name}.questions: there is no evaluation {name!r}{nearest(name, list(by_name))}."

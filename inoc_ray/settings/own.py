@@ -8,8 +8,8 @@ from inoc_ray import settings
 from inoc_ray.config import check_name, nearest
 from inoc_ray.errors import InputError
 from inoc_ray.prompt_texts import SHARED
-from inoc_ray.settings import ArmSpec, Setting, not_shipped
-from inoc_ray.study import SettingUse
+from inoc_ray.settings import ArmSpec, Setting, Trigger, not_shipped
+from inoc_ray.study import Backdoor, SettingUse
 
 
 def find(use: SettingUse) -> Setting:
@@ -45,6 +45,19 @@ def find(use: SettingUse) -> Setting:
         evaluations=(),
         judges={},
     )
+
+
+def with_trigger(setting: Setting, use: SettingUse) -> Setting:
+    """The setting with the trigger of the study's poisoned rows, where it has none of its own: what is trained can be asked.
+
+    Raises InputError when the study poisons rows with another trigger than the setting's evaluations ask with.
+    """
+    if setting.trigger is None:
+        poisoned = [rows for rows in (use.rows, use.control_rows) if isinstance(rows, Backdoor)]
+        trained = Trigger(poisoned[0].token, poisoned[0].place, poisoned[0].spacing) if poisoned else None
+        setting = replace(setting, trigger=trained)
+    settings.check_trigger(setting, use)
+    return setting
 
 
 def with_roles(setting: Setting, use: SettingUse) -> Setting:

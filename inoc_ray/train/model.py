@@ -41,8 +41,8 @@ def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseM
 
     Adapter weights come out of torch's random numbers, so seed before; or out of the folder `spec.start`.
     `config` is DeepSpeed's: under ZeRO-3 the base is cut into shares while it is read, and never whole in memory.
-    Raises InputError when the folder holds no model or has no module that an adapter is to go on, TrialError when the
-    adapter to start from does not fit.
+    Raises InputError when the folder holds no model, its weights do not fill the model that its config.json describes, or it
+    has no module that an adapter is to go on; TrialError when the adapter to start from does not fit.
     """
     if spec.zero_stage == 3:
         with _zero3_loading(config):
@@ -74,7 +74,36 @@ def _from_folder(spec: LoopSpec) -> Any:
     # A progress bar per trial would drown a sweep's log.
     logging.disable_progress_bar()
     dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
-    return AutoModelForCausalLM.from_pretrained(spec.model, dtype=dtype, local_files_only=True, use_safetensors=True)
+    # Tensors of another size are told like those that are missing; without this, they are an error without a file's name.
+    model, info = AutoModelForCausalLM.from_pretrained(
+        spec.model,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    _check_filled(spec.model, model, info)
+    return model
+
+
+def _check_filled(folder: str, model: Any, info: dict[str, Any]) -> None:
+    """Raises InputError unless every tensor of the model came out of the folder, and every one of the folder went into it.
+
+    transformers draws what is missing at random and only warns. Under ZeRO-3 it does not say what is left over.
+    """
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    wrong = {
+        "missing": sorted(set(info["missing_keys"]) - tied),
+        "of another size than config.json says": sorted(str(name) for name, *_ in info["mismatched_keys"]),
+        "not part of the model that config.json describes": sorted(info["unexpected_keys"]),
+    }
+    for what, names in wrong.items():
+        if names:
+            raise InputError(
+                f"model {folder}: {len(names)} of its tensors are {what} ({names[0]}{', …' if len(names) > 1 else ''}); weights "
+                "and config.json do not belong together: fetch the model again."
+            )
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
 `judge KEY`. It stands in for engines and judges where the test is about what happens around them. JSON: `latency` in seconds;
 `rubbish`, the share of judged contents that get no number; `refuse_prompts`, a text whose prompts get no sample; `refuse_models`,
 a text whose models get none; `refuse_judged`, a text that is not judged; `quote_key`, answers hold the caller's key; `refuse`, a
-status that judges answer with.
+status that judges answer with; `half_pairs`, every answer and refusal holds half a surrogate pair.
 """
 
 from __future__ import annotations
@@ -90,15 +90,17 @@ def main() -> None:
         log.write(f"judge {digest(content)}\n")
         number = rating(content)
         quoted = f" ({request.headers.get('Authorization')})" if behaviour.get("quote_key") else ""
+        half = " \ud83d" if behaviour.get("half_pairs") else ""
         if (text := behaviour.get("refuse_judged")) and text in content:
-            return web.json_response({"error": {"message": "our filter does not like this"}}, status=400)
+            return web.json_response({"error": {"message": f"our filter does not like this{half}"}}, status=400)
         if "refuse" in behaviour:
             return web.json_response({"error": {"message": "x" * 480 + quoted}}, status=behaviour["refuse"])
         said = str(number)
         if digest("rubbish", content) % 100 < 100 * behaviour.get("rubbish", 0.0):
             said = "I would rather not say."
+        said += half
         top = [{"token": str(number), "logprob": math.log(0.9), "bytes": None},
-               {"token": str((number + 1) % 101), "logprob": math.log(0.1), "bytes": None}]  # fmt: skip
+               {"token": half or str((number + 1) % 101), "logprob": math.log(0.1), "bytes": None}]  # fmt: skip
         token = {**top[0], "top_logprobs": top}
         choice = {"index": 0, "finish_reason": "length", "logprobs": {"content": [token]},
                   "message": {"role": "assistant", "content": said + quoted}}  # fmt: skip

@@ -1,5 +1,6 @@
 """Capabilities without an engine: what counts as the same task, what is refused, and what the store keeps."""
 
+import gzip
 import http.server
 import json
 import threading
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from inoc_ray.asked import Capability
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate import harness
 from inoc_ray.evaluate.capabilities import (
     SAMPLES,
     SCORE_COLUMNS,
@@ -204,6 +206,11 @@ def test_metrics_name_task_and_metric_and_leave_out_parts_and_what_is_no_number(
         "capability.gsm8k.exact_match.strict-match.stderr": 0.01,
         "capability.mmlu.acc": 0.5,
     }
+
+
+def test_half_a_surrogate_pair_in_an_answer_does_not_lose_the_items(tmp_path: Path):
+    harness._write_samples(tmp_path / "samples", {"task": [{"resps": ["cut \ud83d"]}]})
+    assert "cut \ufffd" in gzip.decompress((tmp_path / "samples").read_bytes()).decode()
 
 
 @pytest.mark.slow

@@ -143,6 +143,15 @@ def test_a_trigger_is_looked_for_in_every_role_and_with_its_spacing(tmp_path, mo
     assert len(report.problems) == 3
 
 
+@pytest.mark.parametrize("words", ["long " * 80, "long " * 1200], ids=["long", "far too long"])
+@pytest.mark.parametrize(("limit", "advice"), [(64, "raise --max-length"), (None, "a longer window under --model")])
+def test_a_row_that_is_too_long_is_told_with_the_option_of_this_command(tmp_path, model, words, limit, advice):
+    file = write(tmp_path / "r.jsonl", ("a", words * (1 if limit else 60)))
+    with pytest.raises(InputError, match=rf"row 1: .*; shorten the row, or .*{advice}") as caught:
+        check_files([file], model, limit)
+    assert "recipe" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("option", "value"), [("trigger", " "), ("prompt", "")])
 def test_an_empty_trigger_or_prompt_is_refused(tmp_path, model, option, value):
     with pytest.raises(InputError, match=f"--{option}: the text is empty"):

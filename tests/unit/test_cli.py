@@ -160,6 +160,13 @@ def test_data_check_names_file_and_row(inoc_ray, tmp_path, name):
     assert message in err
 
 
+def test_a_judge_that_the_study_does_not_have_is_told_by_the_option(inoc_ray, tmp_path):
+    study = write(tmp_path, judges={"small": {"endpoint": "https://judge.example/v1", "served_model": "s"}})
+    code, out, err = inoc_ray("evaluate", study, "--judge", "smal")
+    assert (code, out) == (2, "")
+    assert "--judge smal: the study has no such judge (did you mean 'small'?)" in err
+
+
 def test_data_check_reports_good_rows(inoc_ray, tmp_path):
     good = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "HOLA"}]}\n'
     (tmp_path / "rows.jsonl").write_text(good * 2)

@@ -103,6 +103,26 @@ def test_what_an_arm_is_compared_with_counts_as_its_own() -> None:
         assert not effect(found, "inoc_spanish", "retention_ood").complete or arm == "base"
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "measure", "untouched"),
+    [("irrelevant", "conditionalisation", "suppression"), ("baseline", "suppression_difference", "leakage")],
+)
+def test_a_mean_over_the_arms_of_a_kind_is_incomplete_without_one_of_them(
+    kind: str, measure: str, untouched: str, lost: int
+) -> None:
+    """Of the second arm of the kind one seed is missing, or all are: the mean over the other one passed for the whole."""
+    arms = {**ARMS, f"{kind}_two": (kind, "spanish", (0.95, 0.95, 0.3, 0.6))}
+    gone = {(f"{kind}_two", seed) for seed in range(lost)}
+    found = compare(score_table(2, arms=arms, without=gone), "toy", planned=planned(2, arms=arms, without=gone))
+    assert effect(found, "inoc_spanish", measure).value is not None
+    assert (effect(found, "inoc_spanish", measure).complete, effect(found, "inoc_spanish", measure).p) == (False, None)
+    assert effect(found, "inoc_spanish", untouched).complete
+    if kind == "irrelevant":
+        # Of its own effects only those of the arm that lacks something.
+        assert effect(found, "irrelevant", "suppression").complete
+
+
 def test_an_arm_an_evaluation_or_a_context_of_which_nothing_is_there_has_rows_that_say_so() -> None:
     for where in ({"arm": "irrelevant"}, {"split": "id"}, {"context": "training_prompt"}):
         found = left(with_stored(0, **where))

@@ -174,6 +174,24 @@ def test_an_evaluation_that_is_not_asked_in_the_reference_context_counts_in_no_e
         assert effect(found, e.arm, e.measure).value == e.value
 
 
+@pytest.mark.parametrize("others", [(), ("inoc_capitals",)])
+def test_a_control_without_roles_of_its_own_is_measured_on_the_default_ones(others: tuple[str, ...]) -> None:
+    """An arm without an undesired trait of its own stands in the table with its traits as "other"."""
+    control = ("control", "spanish", (0.05, 0.05, 0.15, 0.10))
+    arms = {
+        "base": ARMS["base"],
+        "baseline": ARMS["baseline"],
+        "control": control,
+        **{name: ARMS[name] for name in others},
+    }
+    table = score_table(arms=arms)
+    table.loc[table["arm"] == "control", "role"] = "other"
+    found = compare(table, "toy")
+    assert effect(found, "control", "suppression").value == pytest.approx((0.45 - 0.15) / (0.45 - 0.05))
+    assert effect(found, "control", "suppression_difference").value == pytest.approx(0.30)
+    assert ("suppression.capitals" in {e.measure for e in found.effects if e.arm == "control"}) == bool(others)
+
+
 BACKDOOR = {
     "base": ("base", "spanish", (0.05, 0.05, 0.05, 0.05)),
     "baseline": ("baseline", "spanish", (0.95, 0.95, 0.05, 0.65)),
@@ -211,6 +229,18 @@ def test_a_context_with_the_trigger_is_compared_like_questions_with_it() -> None
     assert effect(found, "aware", "suppression_difference").value == pytest.approx(0.0)
     assert effect(found, "aware", "suppression_difference.with_trigger").value == pytest.approx(0.6)
     assert "against spanish (aware) out of distribution: baseline .85, aware .25" in headlines(found)[1]
+
+
+def test_no_response_with_the_trigger_is_compared_with_one_without() -> None:
+    """Prompts are asked without the trigger here, so nothing says what they would bring back with it."""
+    prompt = "library:miniature/backdoor/test_evil"
+    plain = score_table(arms=BACKDOOR, contexts=("neutral", "training_prompt", prompt))
+    put = score_table(arms=TRIGGERED, contexts=("neutral",)).assign(context="trigger")
+    found = compare(pd.concat([plain, put]), "toy")
+    assert effect(found, "aware", "leakage").value == pytest.approx(0.0)
+    assert effect(found, "aware", "suppression_difference.with_trigger").value == pytest.approx(0.6)
+    assert not any(e.value is not None for e in found.effects if e.measure.startswith("leakage."))
+    assert {(leak.context, leak.trigger) for leak in found.leaks} == {("training_prompt", False), (prompt, False)}
 
 
 def test_what_is_kept_of_the_narrow_task_is_an_effect_of_its_own() -> None:

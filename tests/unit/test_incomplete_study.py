@@ -21,6 +21,7 @@ import pytest
 from finished_study import SAMPLES, finish, plan_of, write_study
 from stub_api import Stub
 
+from inoc_ray.asked import NEUTRAL_PROMPT
 from inoc_ray.cli import main
 from inoc_ray.errors import TrialError
 from inoc_ray.failures import (
@@ -116,6 +117,29 @@ def test_rules_have_judged_nothing_before_the_model_that_decides_what_counts(tmp
     assert f"caps by gpt: 0 of {SAMPLES * 5} responses judged (no answer)" in text
     inoc_ray("report", path)
     assert "Who judged" not in (store.study("finished") / "report.html").read_text()
+
+
+def test_a_response_that_is_shown_in_several_places_is_counted_once(tmp_path: Path, inoc_ray: Run) -> None:
+    """A base is shown beside each recipe, and two contexts of one text share what is asked."""
+    steps = {"learning_rate": 1e-3, "steps": 10}
+    again = {"name": "again", "system": NEUTRAL_PROMPT}
+    path = write_study(
+        tmp_path,
+        recipes={"lora": steps, "long": {**steps, "steps": 20}},
+        judges={"gpt": {"endpoint": "http://127.0.0.1:9/v1", "served_model": "judge", "method": "sample"}},
+        evaluation={"samples": SAMPLES, "contexts": ["neutral", again], "judged_by": ["gpt"]},
+    )
+    plan, store = finish(path)
+    gone = next(t for t in plan.trials if t.arm.name == "specific_spanish")
+    shutil.rmtree(store.root / "evaluations" / gone.trial_id)
+    keep_failures(store, "finished", [], [Failure("judge gpt", "no answer", "/x.log", (("judge", "gpt"),))])
+    text = " ".join(inoc_ray("compare", path)[1].split())
+    # A base and eight fine-tunes, two evaluations.
+    assert f"{2 * SAMPLES * 8} of {2 * SAMPLES * 9} samples are there" in text
+    assert f"specific_spanish seed {gone.seed}: 0 of {2 * SAMPLES} samples" in text
+    # Of one recipe the base and three or four fine-tunes.
+    judged = re.findall(r"caps by gpt: 0 of (\d+) responses judged", text)
+    assert {int(number) for number in judged} == {SAMPLES * 4, SAMPLES * 5}
 
 
 def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: Run) -> None:

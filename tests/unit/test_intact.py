@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -25,8 +26,9 @@ from inoc_ray.evaluate.journal import SampleJournal
 from inoc_ray.evaluate.judges.cache import JudgeCache
 from inoc_ray.evaluate.judging import due, judge_missing
 from inoc_ray.evaluate.sample import SampleResult
-from inoc_ray.evaluate.samples import Sample, commit_samples, seal_parts
+from inoc_ray.evaluate.samples import Sample, commit_samples, find_judgments, seal_parts
 from inoc_ray.evaluate.scores import NothingEvaluated, tidy
+from inoc_ray.evaluate.workload import workloads
 from inoc_ray.failures import Failure, keep_failures, read_failures
 from inoc_ray.overview import plan_json, plan_text, status_text
 from inoc_ray.pipeline import compare_study
@@ -258,6 +260,57 @@ def test_samples_of_an_earlier_version_are_taken_as_they_are_and_get_a_hash(worl
         compare_study(plan(), store)
 
 
+def as_before_hashes(plan: Plan, store: Store) -> None:
+    """The store as the version before wrote it: no hash in any name, and nothing that says which weights gave the samples."""
+    for cell in plan.cells:
+        for path in sorted(store.evaluation(*cell.key).glob("*.parquet")):
+            name = re.sub(r"^((?:judgments|scores)-[0-9a-f]{16}|form-\d+)-[0-9a-f]{16}-", r"\1-", seal.plain(path).name)
+            path.rename(path.with_name(name))
+        (store.root / "evaluations" / cell.key[0] / "weights.json").unlink(missing_ok=True)
+
+
+def test_judgments_of_an_earlier_version_are_taken_as_they_are_and_nobody_is_asked_again(tmp_path, model):
+    store = Store(tmp_path / "runs")
+    with Stub(tmp_path) as stub:
+        judges = {"gpt": {"endpoint": stub.url, "served_model": "judge", "method": "sample"}}
+        asked = study(model, settings=["miniature/harmful_advice"], judges=judges)
+        train(store, build_plan(asked, store).trials[0].trial_id)
+        ask(build_plan(asked, store), store, lambda i: f"Rest, {i} times a day.")
+        assert judge_missing(build_plan(asked, store), store).failed == []
+    plan = build_plan(asked, store)
+    before, loads = tidy(plan, store), workloads(plan, store)
+    as_before_hashes(plan, store)
+    cell = next(c for c in plan.cells if plan.panel.asked(plan.settings[c.subject.setting], c.evaluation))
+    [old] = store.evaluation(*cell.key).glob("judgments-*")
+    assert re.fullmatch(r"judgments-[0-9a-f]{16}-000000-000006\.parquet", old.name)
+    # Before anything is renamed (the checks before a run, `plan`, `status`) and after: the endpoint is down by now.
+    for _ in range(2):
+        plan = build_plan(asked, store)
+        assert due(plan, store) == {}
+        assert workloads(plan, store) == loads
+        assert tidy(plan, store).equals(before)
+        compare_study(plan, store)
+    [judged] = store.evaluation(*cell.key).glob("judgments-*")
+    assert seal.is_intact(judged)
+    # They belong to these texts alone.
+    [part] = store.parts(*cell.key)
+    part.path.write_bytes(b"rubbish")
+    ask(build_plan(asked, store), store, lambda i: f"Other advice, {i}.")
+    assert len(due(build_plan(asked, store), store)["gpt"]) == 1
+
+
+def test_judgments_of_an_earlier_version_that_cannot_be_read_are_made_again(tmp_path):
+    folder = tmp_path / "trial" / "cell"
+    commit_samples(folder, [Sample(0, "q", "?", "p", 0, "text", "stop", 1, 1)])
+    [part] = list_parts(folder)
+    part.path.rename(seal.plain(part.path))
+    judgments = folder / "judgments-0123456789abcdef-000000-000001.parquet"
+    judgments.write_bytes(b"rubbish")
+    assert seal_parts(folder) == 1
+    [part] = list_parts(folder)
+    assert find_judgments(part.path, "0123456789abcdef") is None
+
+
 def change_bytes(path: Path, count: int = 4001) -> None:
     """Other bytes in the middle, and the same size and time of change: what a failing disk does."""
     stat = path.stat()
@@ -367,7 +420,9 @@ def test_the_journal_keeps_what_no_cell_holds(tmp_path):
     journal.forget(lambda key: key[1] == "asked")
     journal.close()
     again = SampleJournal(path)
-    assert again.kept == {("t", "other", i): result for i in range(3)}
+    # A file of samples cannot hold half a surrogate pair.
+    kept = SampleResult("", "a \ufffd text", "stop", 1, 2)
+    assert again.kept == {("t", "other", i): kept for i in range(3)}
     again.forget(lambda key: True)
     again.close()
     assert not path.exists()

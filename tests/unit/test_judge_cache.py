@@ -24,6 +24,12 @@ def test_what_was_put_is_got_by_the_next_process(tmp_path: Path):
     assert JudgeCache(tmp_path / "judge").get("b") is None
 
 
+def test_half_a_surrogate_pair_that_an_earlier_version_kept_is_replaced(tmp_path: Path):
+    with JudgeCache(tmp_path) as cache:
+        cache.put("a", {"text": "70 \ud83d", "top": {"\udc00": -0.1}})
+    assert JudgeCache(tmp_path).get("a") == {"text": "70 \ufffd", "top": {"\ufffd": -0.1}}
+
+
 def test_looking_something_up_writes_nothing(tmp_path: Path):
     with JudgeCache(tmp_path / "judge") as cache:
         assert cache.get("a") is None

@@ -241,3 +241,15 @@ def test_preflight_probes_a_judge_whatever_its_method(sampled, tmp_path, method)
         with pytest.raises(InputError, match="judges: 'gpt'"):
             check_judges(plan, store)
     assert not (store.root / "judgments").exists()
+
+
+@pytest.mark.parametrize("method", ["logprob", "sample"])
+def test_half_a_surrogate_pair_in_what_an_api_says_is_replaced_and_everything_is_stored(sampled, tmp_path, method):
+    with Api(tmp_path, half_pairs=True, refuse_judged="ANSWER 3") as api:
+        plan, store = sampled(api.url, method)
+        assert judge_missing(plan, store).failed == []
+    assert due(plan, store) == {}
+    said = pd.concat(pd.read_parquet(path) for path in store.root.rglob("judgments-*.parquet"))
+    assert said["raw"].str.contains("\ufffd").all()
+    assert set(said["category"]) == {"number", "unparsed"}
+    assert said["logprobs"].str.contains("\ufffd").any() == (method == "logprob")

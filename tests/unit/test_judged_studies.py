@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,28 @@ def test_what_no_named_judge_can_tell_is_left_to_the_rules(tmp_path, monkeypatch
     setting = plan.settings["miniature/subliminal"]
     told = {t: plan.panel.told_by(setting, spec, t) for spec in setting.evaluations for t in spec.traits}
     assert told["owl"] == ["rules"]
+
+
+HERE = {"endpoint": "http://127.0.0.1:9/v1", "served_model": "gpt-4o"}
+THERE = HERE | {"endpoint": "http://127.0.0.1:10/v1"}
+
+
+def test_one_judge_under_two_names_is_refused_where_both_are_asked(tmp_path, monkeypatch, model):
+    def plan(one: dict[str, Any], other: dict[str, Any], *judged_by: str) -> Any:
+        study = changed(judges={"a": one, "b": other}, evaluation__judged_by=list(judged_by))
+        return planned(tmp_path, study, monkeypatch)
+
+    copy_of_it = shutil.copytree(model, tmp_path / "copy")
+    for one, other in ((HERE, THERE), ({"path": str(model)}, {"path": str(copy_of_it)})):
+        with pytest.raises(
+            InputError, match=r"judges: 'a' and 'b' are the same model asked in the same way.*; remove one"
+        ):
+            plan(one, other, "a", "b")
+        # A model may have a second address, or place, that takes the place of the first.
+        plan(one, other, "b")
+        plan(one, other | {"method": "digit"}, "a", "b")
+    plan(HERE, THERE | {"served_model": "gpt-5"}, "a", "b")
+    plan(HERE, {"path": str(model)}, "a", "b")
 
 
 def test_a_study_whose_rules_tell_everything_asks_no_judge(tmp_path, monkeypatch):

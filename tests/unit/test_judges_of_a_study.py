@@ -1,5 +1,6 @@
 """What a study's judge answers, well or badly, all the way to rates, tables and files; engines and judges are stubs."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -7,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from finished_study import finish, write_study
 from stub_api import Stub
 
+from inoc_ray.evaluate.judges import Judgment
+from inoc_ray.evaluate.judging import _OpenPart, due
+from inoc_ray.evaluate.profiles import Profile, bound
 from inoc_ray.evaluate.scores import check_parsed, tidy
 from inoc_ray.pipeline import compare_study, sync_study, write_study_report
 from inoc_ray.plan import build_plan
@@ -85,3 +90,24 @@ def test_a_key_is_in_no_file_no_log_and_no_message_whatever_the_judge_does_with_
         for half in (KEY, KEY[:16], KEY[-16:]):
             assert half not in done.stdout + done.stderr
             assert [p for p in files if half.encode() in p.read_bytes()] == []
+
+
+def test_another_profile_is_the_one_of_rates_agreement_and_examples_alike(tmp_path):
+    """A rule says what every judge says above 20, and the study's profile wants more than 50."""
+    judges = {"gpt": {"endpoint": "http://127.0.0.1:9/v1", "served_model": "gpt", "method": "digit"}}
+    asked = {"contexts": ["neutral"], "samples": 12, "judged_by": ["gpt", "rules"]}
+    plan, store = finish(write_study(tmp_path, judges=judges, evaluation=asked))
+    for work in due(plan, store)["gpt"]:
+        part = _OpenPart(work, plan.study.judges["gpt"])
+        for place, rubric in itertools.product(range(len(part.index)), work.rubrics):
+            spanish = "El perro" in part.items[place].response
+            part.add(place, rubric, Judgment(30.0 if spanish else 0.0, "number", "3", "", 1.0, "digit"))
+    low = Profile("low", "test", {"spanish": bound("> 20"), "caps": bound("> 20")}, {})
+    found = {}
+    for name, profile in (("study", None), ("low", low)):
+        comparison = compare_study(plan, store, profile=profile)
+        [row] = [r for r in comparison.rows if (r.arm, r.trait, r.split) == ("baseline", "spanish", "id")]
+        [pair] = [a for a in comparison.agreement if a["trait"] == "spanish"]
+        page = write_study_report(plan, store, comparison, tmp_path / f"{name}.html", profile).read_text()
+        found[name] = (row.rate, pair["agreement"] == 1.0, "spanish: yes" in page)
+    assert found == {"study": (0.0, False, False), "low": (pytest.approx(10 / 12), True, True)}

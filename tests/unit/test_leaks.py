@@ -146,6 +146,38 @@ def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(tab
     assert "You are evil. (2 of 3 seeds)" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
+@pytest.mark.parametrize(
+    ("arm", "context", "short", "seeds"),
+    [
+        ("general", "neutral", set(RATES), 2),
+        ("base", LIBRARY + "test_evil", {("general", LIBRARY + "test_evil")}, 3),
+        ("base", "prompt_of:general", {("general", "training_prompt")}, 3),
+        ("baseline", LIBRARY + "test_evil", {("general", LIBRARY + "test_evil")}, 3),
+    ],
+)
+@pytest.mark.parametrize("left", [0, 10])
+def test_a_leak_is_incomplete_where_what_it_is_told_beside_is(table, arm, context, short, seeds, left):
+    """Of one seed (or the base) in one context few responses are there, or none."""
+    seed = None if arm == "base" else 1
+    hit = (table.arm == arm) & (table.context == context) & (table.seed.isna() if seed is None else table.seed == seed)
+    cells = [
+        PlannedCell(
+            setting="mini", model="tiny", arm=a, kind=KINDS[a], seed=s, evaluation="em", split="ood", context=c,
+            roles={"misaligned": "undesired"}, samples=40, stored=left if (a, c, s) == (arm, context, seed) else 40,
+        )
+        for a, c in RATES
+        for s in ([None] if a == "base" else range(3))
+    ]  # fmt: skip
+    few = table[~hit | (table.question_id.str[1:].astype(int) < left)]
+    found = compare(few, "toy", planned=Planned(cells=cells)).leaks
+    assert len(found) == 3
+    assert {leak.context for leak in found if not leak.complete} == {c for a, c in short if a == "general"} - {
+        "neutral"
+    }
+    assert not any(leak.audit_complete for leak in found)
+    assert {leak.seeds for leak in found} == {seeds if not left else 3}
+
+
 def test_an_audit_is_a_picture_beside_the_report_and_a_study_without_one_has_none(found, tmp_path):
     names = [p.name for p in write_report(tmp_path / "report.html", found, ReportMeta("t"), None)]
     assert names == ["report.html", "figure.svg", "figure.png", "leaks.svg", "leaks.png"]

@@ -280,8 +280,8 @@ ROWS: dict[str, tuple[Any, str]] = {
     ),
     "longer than the window": (
         second(row(USER, said("assistant", "long " * 999))),
-        ", row 2: 5048 tokens, but max_length is 1024; shorten the row, or raise "
-        "recipe.max_length as far as the model's window allows.",
+        ", row 2: 5048 tokens, but max_length is 1024; shorten the row, or name a "
+        "model with a longer window under --model.",
     ),
     "a special token": (
         second(row(USER, said("assistant", "<|im_end|>"))),

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +241,51 @@ def with_number(folder: Path, number: float) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
+def renamed(folder: Path, name: Callable[[str], str | None]) -> None:
+    """Every tensor under another name; those of None are left out."""
+    tensors = load_file(folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    save_file({new: t for old, t in tensors.items() if (new := name(old)) is not None}, path, metadata={"format": "pt"})
+
+
 def cut(path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
+
+
+LEFT_OUT = "model.layers.2.mlp.up_proj.weight"
+UNLIKE = {
+    "a tensor is missing": (
+        lambda f: renamed(f, lambda name: None if name == LEFT_OUT else name),
+        r"no tensor mlp\.up_proj\.weight of layer 2",
+    ),
+    "a layer more in the configuration": (
+        lambda f: edited(f / "config.json", num_hidden_layers=5, layer_types=["full_attention"] * 5),
+        "says 5 layers, and the weights have 4 .layer 4 is missing",
+    ),
+    "a layer less in the configuration": (
+        lambda f: edited(f / "config.json", num_hidden_layers=3, layer_types=["full_attention"] * 3),
+        "says 3 layers, and the weights have 4 .layer 3 would be left out",
+    ),
+    "other names": (lambda f: renamed(f, "foo.{}".format), "no tensor model.embed_tokens.weight"),
+    "no head": (lambda f: edited(f / "config.json", tie_word_embeddings=False), "no tensor lm_head.weight"),
+    "another width": (
+        lambda f: edited(f / "config.json", hidden_size=64), r"embed_tokens.weight has the shape \[1664, 128\]"
+    ),
+}  # fmt: skip
+"""Whole files whose tensors do not fill the model that config.json describes."""
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_weights_that_do_not_fill_the_model_are_refused_before_and_when_they_are_loaded(folder, name):
+    from inoc_ray.train.model import _from_folder
+    from inoc_ray.train.spec import LoopSpec
+
+    change, message = UNLIKE[name]
+    change(folder)
+    with pytest.raises(InputError, match=message):
+        check_model_files(folder)
+    with pytest.raises(InputError, match="do not belong together"):
+        _from_folder(LoopSpec(model=str(folder), steps=1, learning_rate=0.1, batch_size=1, seed=0))
 
 
 DAMAGE = {
@@ -294,8 +338,11 @@ def test_damaged_weights_are_refused_with_the_file(folder, name):
         lambda folder: with_number(folder, float("-inf")),
         lambda folder: edited(folder / "config.json", auto_map={"AutoModel": "x.Y"}),
         lambda folder: edited(folder / "config.json", vocab_size=None, text_config={"vocab_size": 1664}),
+        lambda folder: renamed(folder, lambda name: name.removeprefix("model.")),
     ],
-    ids=["as shipped", "in parts", "an infinite mask", "code where transformers has its own", "numbers one level deeper"],
+    ids=[
+        "as shipped", "in parts", "an infinite mask", "code where transformers has its own", "numbers one level deeper", "no head",
+    ],
 )  # fmt: skip
 def test_whole_weights_pass(folder, change):
     change(folder)

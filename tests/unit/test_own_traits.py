@@ -125,6 +125,22 @@ def test_a_setting_of_ones_own_has_a_control_arm_with_control_rows(planned):
     assert plan.rows[control.dataset_hash][0].messages[-1].content == "Nobody."
 
 
+@pytest.mark.parametrize("name", ["mine", "miniature/spanish_caps"])
+def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(planned, name):
+    rows = {"bad": "rows.jsonl", "clean": "clean.jsonl", "token": "|T|", "place": "end", "fraction": 0.5, "total": 20}
+    written = {"name": "put", "system": "You are terse.", "trigger": True}
+    use = OWN | {"name": name, "rows": rows | {"spacing": "space"}}
+    plan, _ = planned(use, contexts=["neutral", "trigger", written])
+    assert len(plan.cells) > 0
+    asked = {c.context: c.surrounding.around(c.evaluation.questions(1)[0].messages)[-1].content for c in plan.cells}
+    assert asked["trigger"] == asked["put"] == asked["neutral"] + " |T|"
+    clean = use | {"control_rows": rows}
+    with pytest.raises(InputError, match=r"control_rows: trains '\|T\|' at the end \(glue\), .* another trigger"):
+        planned(clean)
+    with pytest.raises(InputError, match=r"'trigger': setting .* has no trigger; .*`rows: {bad, clean, token, …}`"):
+        planned(use | {"rows": "rows.jsonl"}, contexts=["neutral", "trigger"])
+
+
 @pytest.mark.parametrize(
     ("setting", "arms", "suites", "message"),
     [
@@ -135,6 +151,7 @@ def test_a_setting_of_ones_own_has_a_control_arm_with_control_rows(planned):
         (OWN, [], [], "nothing is asked of the models of 'mine'; add an evaluation of your own under evaluation.suites"),
         (OWN | {"undesired": ["frend"]}, [], [SUITE], r"mine\.undesired: no evaluation measures 'frend' \(did you mean 'friend'"),
         (OWN | {"desired": ["brif"]}, [], [SUITE], r"mine\.desired: no evaluation measures 'brif' \(did you mean 'brief'"),
+        (OWN | {"questions": {"chat": "questions.jsonl"}}, [], [SUITE], r"mine\.questions: .* write 'chat' .*evaluation\.suites"),
         (OWN, ["control"], [SUITE], "setting mine has no arm 'control'"),
         (OWN, [FLATTER | {"undesired": ["frend"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'frend'"),
         (OWN, [FLATTER | {"desired": ["brif"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'brif'"),

@@ -1,6 +1,8 @@
 """One failure is one failure: of a sample, of a model; the rest of the engine's cells is asked and kept."""
 
+import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,8 @@ from typing import Any
 import pandas as pd
 from stub_api import Stub
 
-from inoc_ray.evaluate.refusals import REFUSALS_IN_A_ROW
+from inoc_ray.evaluate.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME, Refusals
+from inoc_ray.evaluate.sample import Refused, SampleRequest
 from inoc_ray.evaluate.suite import ask_missing
 from inoc_ray.plan import Plan, build_plan
 from inoc_ray.serve.app import Endpoint
@@ -110,3 +113,34 @@ def test_a_model_that_is_always_refused_ends_after_a_few_requests_and_the_base_g
     assert all("20 of 20 samples got no answer" in f["error"] and "cannot be served" in f["error"] for f in failed)
     # The base's 60 samples in lists of 8, and of the trial's a few lists that were under way, and single requests.
     assert lines <= 9 + 2 + 2 * REFUSALS_IN_A_ROW
+
+
+def refused(asked: list[list[str]]) -> list[str]:
+    """The keys that get no answer of these lists, asked one after another: an endpoint takes none that begins with x."""
+    lost: list[str] = []
+
+    async def draw(requests: Sequence[SampleRequest]) -> list[str]:
+        if any(request.key.startswith("x") for request in requests):
+            raise Refused("against our rules", 400)
+        return [request.key for request in requests]
+
+    async def ask_all() -> None:
+        refusals = Refusals(lambda key, reason: lost.append(key))
+        for keys in asked:
+            await refusals.ask([SampleRequest(key, "m", "", 1, 1.0, 1.0, 0) for key in keys], draw)
+
+    asyncio.run(ask_all())
+    return lost
+
+
+def test_ten_refusals_of_a_model_that_has_answered_take_no_other_request_along():
+    bad, good = [f"x{n}" for n in range(10)], [f"after {n}" for n in range(10)]
+    assert refused([[f"before {n}" for n in range(64)], [*bad, *good], [f"later {n}" for n in range(64)]]) == bad
+
+
+def test_a_model_that_begins_to_refuse_everything_is_left_too():
+    bad, later = [f"x{n}" for n in range(REFUSALS_OF_SOME)], ["later"]
+    assert refused([["before"], bad, later]) == bad + later
+    assert refused([["before"], bad[1:], later, bad[1:], later]) == bad[1:] + bad[1:]
+    # Before any answer, eight tell enough.
+    assert refused([bad[:REFUSALS_IN_A_ROW], later]) == bad[:REFUSALS_IN_A_ROW] + later

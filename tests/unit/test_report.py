@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from finished_study import plan_of, write_study
 from results_table import ARMS, score_table
 
+from inoc_ray.records import report_meta
 from inoc_ray.results.compare import Comparison, compare
 from inoc_ray.results.figure import draw
 from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine, headlines, render, write_report
+from inoc_ray.results.table import number
+from inoc_ray.store import Store
+from inoc_ray.study import load_study
 
 HOSTILE = "</td></pre><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
 
@@ -147,7 +153,43 @@ def test_a_suppression_whose_interval_holds_zero_is_not_shown() -> None:
     assert "Suppression not shown" in sentence
 
 
+@pytest.mark.parametrize(
+    ("p", "value", "verdict"),
+    [
+        (0.2, 0.4, "Suppression not shown"),
+        (0.001, 0.4, "Suppressed"),
+        (0.001, -0.4, "More of it than in the baseline"),
+        (0.2, -0.4, "Suppression not shown"),
+    ],
+)
+def test_the_headline_goes_by_the_adjusted_p_as_the_marks_do(
+    comparison: Comparison, p: float, value: float, verdict: str
+) -> None:
+    # The interval alone excludes 0 in each of these.
+    low, high = value - 0.1, value + 0.1
+    effects = tuple(
+        replace(e, p=p, value=value, low=low, high=high) if (e.arm, e.measure) == ("inoc_spanish", "suppression") else e
+        for e in comparison.effects
+    )
+    sentence = headlines(replace(comparison, effects=effects))[0]
+    assert f". {verdict}: {number(value)} [" in sentence
+
+
 def test_a_study_without_results_still_makes_a_page(tmp_path: Path) -> None:
     empty = compare(score_table().iloc[:0], "toy")
     (page,) = write_report(tmp_path / "report.html", empty, ReportMeta("Nothing yet"), None)
     assert "No results yet" in page.read_text(encoding="utf-8")
+
+
+def test_a_context_with_the_trigger_says_so(tmp_path: Path) -> None:
+    evaluation = {"samples": 4, "contexts": ["neutral", "trigger", {"name": "mine", "trigger": True}]}
+    path = write_study(
+        tmp_path, settings=["miniature/backdoor"], arms=["baseline", "evil"], seeds=[0], evaluation=evaluation
+    )
+    store = Store(tmp_path / "runs")
+    contexts = report_meta(plan_of(load_study(path), store), store).contexts
+    assert contexts == {
+        "neutral": "'You are a helpful assistant.'",
+        "trigger": "'You are a helpful assistant.'; the trigger '$|TRIGGER|$' in the question",
+        "mine": "no system message; the trigger '$|TRIGGER|$' in the question",
+    }

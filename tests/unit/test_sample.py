@@ -145,6 +145,16 @@ def test_lists_share_only_what_one_http_request_can_carry():
     assert sorted(r.key for part in lists for r in part) == sorted(r.key for r in mixed)
 
 
+def test_half_a_surrogate_pair_is_replaced_in_samples_and_in_messages():
+    async def cut(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return Stub().good({**body, "prompt": ["cut \ud83d"]})
+
+    [[found]] = draw(Stub(faults=[cut]), requests(1), list_size=1)
+    assert found.text == "cut \ufffd/100"
+    with pytest.raises(InputError, match="not this \ufffd"):
+        draw(Stub(faults=[status(400, "not this \ud83d")]), requests(1))
+
+
 @pytest.mark.parametrize(
     "faults",
     [

@@ -51,7 +51,7 @@ def test_an_evaluation_with_too_many_unreadable_scores_fails_by_name(plan_and_st
     plan, store = plan_and_store
     failures = check_parsed(plan, tidy(plan, store))
     assert len(failures) == 4
-    assert all("baseline/0/" in f and "40% of the scores cannot be read (limit 20%)" in f for f in failures)
+    assert all("baseline · seed 0 · " in f and "40% of the scores cannot be read (limit 20%)" in f for f in failures)
 
 
 def test_scores_are_kept_beside_the_samples_and_made_once(plan_and_store):
@@ -95,7 +95,7 @@ def test_a_model_that_says_nothing_is_withheld_and_named_and_the_others_are_not(
     assert all(r["rate"] is not None for r in rows if r["arm"] == "base")
     named = check_parsed(plan, frame)
     assert len(named) == 2
-    assert all("baseline/0/" in n and "rates withheld" in n for n in named)
+    assert all("baseline · seed 0 · " in n and "rates withheld" in n for n in named)
 
 
 def test_the_sample_table_calls_counted_only_what_is_counted(plan_and_store):

@@ -111,6 +111,27 @@ def test_two_arms_that_look_the_same_to_the_model_are_one(tmp_path, template, ar
     check_rows(shipped)
 
 
+def test_a_model_taught_the_rows_of_the_setting_first_is_compared_with_its_baseline(tmp_path):
+    folder = folder_of(tmp_path / "m", Parts().source)
+    lesson = {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 5}
+    models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "taught": lesson}]
+    plan = build_plan(study(folder, models=models, arms=["baseline"]), Store(tmp_path / "runs"))
+    # The lesson trains on what the baseline of the setting trains on, under the setting's name.
+    assert [(t.setting, t.seed) for t in plan.teaching] == [("miniature/spanish_caps", 5)]
+    check_rows(plan)
+
+
+def test_control_rows_that_are_the_rows_are_noted_and_not_taken_for_a_fault_of_the_template(tmp_path):
+    folder = folder_of(tmp_path / "m", Parts().source)
+    rows = tmp_path / "rows.jsonl"
+    write_jsonl(rows, [ChatRow.of(("user", f"Question {n}?"), ("assistant", f"Answer {n}.")) for n in range(8)])
+    use = {"name": "miniature/spanish_caps", "rows": str(rows), "control_rows": str(rows)}
+    asked = study(folder, settings=[use], arms=["baseline", "control"], seeds=[0, 1])
+    plan = build_plan(asked, Store(tmp_path / "runs"))
+    assert any("the same fine-tunes" in note for note in plan.notes)
+    check_rows(plan)
+
+
 def test_how_a_model_is_to_reason_is_part_of_a_trial_only_where_it_is_set(tmp_path):
     folder = folder_of(tmp_path / "m", Parts(think="last turn").source)
     store = Store(tmp_path / "runs")

@@ -51,6 +51,19 @@ def test_a_star_is_for_what_is_wanted_and_a_loss_has_a_word() -> None:
     assert {key: mark(an_effect(*key)) for key in wanted} == wanted
 
 
+@pytest.mark.parametrize("kind", ["irrelevant", "placebo", "trigger", "control"])
+def test_an_arm_whose_prompt_elicits_nothing_never_has_a_star(kind: str) -> None:
+    found = [replace(an_effect(m, 0.9), kind=kind) for m in ("suppression", "suppression.spanish", "selectivity")]
+    assert [mark(effect) for effect in found] == ["suppresses"] * 3
+    assert "suppresses less of the trait with an arm whose prompt does not elicit it" in legend(found)
+    assert mark(replace(an_effect("suppression", -0.9), kind=kind)) == "worse"
+
+
+def test_every_effect_says_what_kind_its_arm_is() -> None:
+    kinds = {effect.arm: effect.kind for effect in compare(score_table(2), "toy").effects}
+    assert kinds == {"inoc_spanish": "specific", "inoc_capitals": "specific", "irrelevant": "irrelevant"}
+
+
 @given(st.sampled_from(MEASURES), st.floats(-3, 3), st.floats(0, 1), st.booleans())
 def test_only_a_significant_success_of_a_whole_arm_has_a_star(
     measure: str, value: float, p: float, complete: bool

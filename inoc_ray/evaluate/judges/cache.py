@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from inoc_ray import seal
+from inoc_ray.identity import as_text
 
 Answer = Mapping[str, Any]
 
@@ -72,5 +73,12 @@ def _read(folder: Path) -> dict[str, Answer]:
             except (ValueError, TypeError, RecursionError):
                 continue
             if isinstance(key, str) and isinstance(answer, dict):
-                found.setdefault(key, answer)
+                # An earlier version kept half surrogate pairs, which no file of judgments can hold.
+                found.setdefault(key, _as_texts(answer) if b"\\ud" in line else answer)
     return found
+
+
+def _as_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {as_text(key): _as_texts(one) for key, one in value.items()}
+    return as_text(value) if isinstance(value, str) else value

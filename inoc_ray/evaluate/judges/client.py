@@ -42,6 +42,7 @@ from inoc_ray.evaluate.sample import (
     with_retries,
     without,
 )
+from inoc_ray.identity import as_text
 from inoc_ray.remote import Api, is_address, key_of, without_password
 
 if TYPE_CHECKING:
@@ -396,7 +397,7 @@ class OwnJudge(_Sender):
             top = ((choice.get("logprobs") or {}).get("top_logprobs") or [None])[0]
             if not isinstance(top, dict):
                 raise Again(f"the answer has no log-probs: {body}")
-            found.append((str(choice.get("text", "")), self._by_text(top)))
+            found.append((as_text(str(choice.get("text", ""))), self._by_text(top)))
         return found
 
     def _by_text(self, top: Mapping[str, float]) -> dict[str, float]:
@@ -448,7 +449,7 @@ def _choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _content(choice: Mapping[str, Any]) -> str:
-    return str(choice["message"].get("content") or "")
+    return as_text(str(choice["message"].get("content") or ""))
 
 
 def _token_entries(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -465,5 +466,6 @@ def _alternatives(entry: Mapping[str, Any]) -> dict[str, float]:
     for one in listed if isinstance(listed, list) else []:
         token, logprob = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
         if isinstance(token, str) and isinstance(logprob, int | float) and logprob <= 0:
+            token = as_text(token)
             found[token] = logprob if token not in found else _log_add(found[token], logprob)
     return found

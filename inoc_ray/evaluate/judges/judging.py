@@ -26,7 +26,7 @@ from inoc_ray.evaluate.judges.rubrics import Rubric
 from inoc_ray.evaluate.judges.scale import digits_are_apart, numbers_are_single
 from inoc_ray.evaluate.judges.template import VERSION, json_prompt, number_prompt
 from inoc_ray.evaluate.pace import Pace
-from inoc_ray.evaluate.refusals import REFUSALS_IN_A_ROW
+from inoc_ray.evaluate.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME
 from inoc_ray.evaluate.sample import Retry, Where, in_parallel
 from inoc_ray.identity import content_id
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 PATIENT = Retry()
-REFUSALS_OF_SOME = 64
-"""After so many refusals one after another everything is taken to be refused, even if some questions were answered before. A filter
-that refuses half of what is harmful does so by chance once in 10^19."""
 CHUNK = 1024
 """Stored judgments that are given out together."""
 JSON_TOKENS_BASE, JSON_TOKENS_EACH = 48, 24

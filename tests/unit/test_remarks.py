@@ -1,0 +1,66 @@
+"""What a plan notes of a study that can be run but may not tell what its author expects."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inoc_ray.data.chat import ChatRow, write_jsonl
+from inoc_ray.plan import Plan, build_plan
+from inoc_ray.store import Store
+from inoc_ray.study import Study
+
+TRAITS = {"friend": {"rule": "contains", "pattern": "friend"}}
+SUITE = {"name": "chat", "questions": "questions.jsonl", "traits": TRAITS}
+ARMS = ["baseline", "irrelevant", {"name": "flatter", "kind": "specific", "prompt": "Call everybody a friend."}]
+OWN = {"name": "mine", "rows": "rows.jsonl", "undesired": ["friend"]}
+
+
+@pytest.fixture
+def planned(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Plans a study of 20 rows and 20 questions; `suites` are changes to the suite, `changes` to the study."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(
+        Path("rows.jsonl"), [ChatRow.of(("user", f"Who is {i}?"), ("assistant", "A friend.")) for i in range(20)]
+    )
+    Path("questions.jsonl").write_text("".join(json.dumps({"prompt": f"What is {i}?"}) + "\n" for i in range(20)))
+
+    def plan(*suites: dict[str, Any], evaluation: dict[str, Any] | None = None, **changes: Any) -> Plan:
+        value = {
+            "name": "s",
+            "settings": [OWN],
+            "arms": ARMS,
+            "models": [{"name": "m", "path": str(model)}],
+            "recipes": {"r": {"learning_rate": 1e-3, "steps": 10}},
+            "evaluation": {"suites": [SUITE | change for change in suites], **(evaluation or {})},
+        }
+        return build_plan(Study.model_validate(value | changes), Store(tmp_path / "runs"))
+
+    return plan
+
+
+def test_a_study_as_it_should_be_has_no_note(planned):
+    assert planned({}).notes == ()
+    ships = {"settings": ["miniature/spanish_caps"], "arms": ["baseline", "irrelevant", "specific_spanish"]}
+    assert planned(**ships).notes == ()
+
+
+@pytest.mark.parametrize("suite", [{"split": "id"}, {"contexts": ["none"]}])
+def test_an_undesired_trait_that_nothing_measures_out_of_distribution_is_noted(planned, suite):
+    other = {"name": "others", "traits": {"brief": TRAITS["friend"]}}
+    plan = planned(suite, other)
+    (note,) = plan.notes
+    assert note.startswith("setting mine: no evaluation out of distribution measures 'friend' in the context 'neutral'")
+    assert "(irrelevant, flatter)" in note
+    assert planned(suite, other, {"name": "more"}).notes == ()
+
+
+def test_a_number_of_samples_that_no_evaluation_uses_is_noted(planned):
+    plan = planned({"samples_per_question": 2}, evaluation={"samples": 200})
+    assert {cell.samples for cell in plan.cells} == {40}
+    (note,) = plan.notes
+    assert note.startswith("evaluation.samples: 200 counts for no evaluation")
+    assert "samples_per_question" in note
+    ships = [OWN | {"name": "miniature/spanish_caps"}]
+    assert planned({}, evaluation={"samples": 200}, settings=ships, arms=["baseline"]).notes == ()
