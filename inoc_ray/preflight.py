@@ -160,15 +160,12 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
 
     Raises InputError for one that the template refuses, for one that is too long for the model's window with its answer, and
     when an engine that holds it and the weights does not fit in memory (`gpu_bytes`: of one GPU; None where that is not known).
-    Says which contexts are the same to a model.
     """
     from inoc_ray.evaluate.windows import check_windows, longest_requests
     from inoc_ray.serve.memory import check_fits, host_memory
 
     requests = longest_requests(plan.to_ask)
     check_windows(plan, requests)
-    for note in alike_contexts(plan.to_ask):
-        say(f"note: {note}")
     engines: dict[tuple[Path, str], tuple[str, int]] = {}
     for longest in requests:
         subject = longest.cell.subject
@@ -178,6 +175,12 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
         gpus = plan.study.resources.serve_gpus
         where = f"models: {name!r}"
         check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
+
+
+def say_alike_contexts(plan: Plan) -> None:
+    """Says which contexts are the same to a model, so that a difference between them is none."""
+    for note in alike_contexts(plan.to_ask):
+        say(f"note: {note}")
 
 
 def check_gpus_there(plan: Plan) -> None:
@@ -289,6 +292,7 @@ def preflight(plan: Plan, store: Store) -> None:
     # The GPUs of a cluster that is not joined yet are asked once it is.
     gpu_bytes = gpu_memory() if capacity is not None and plan.study.resources.serve_gpus else None
     check_requests(plan, gpu_bytes)
+    say_alike_contexts(plan)
     check_judges(plan, store, gpu_bytes)
     check_capabilities(plan)
     check_tracking(plan, store)

@@ -13,7 +13,7 @@ from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan import build_plan
-from inoc_ray.preflight import check_requests, check_rows
+from inoc_ray.preflight import check_rows, say_alike_contexts
 from inoc_ray.shown import alike_contexts, check_roles
 from inoc_ray.store import Store
 from inoc_ray.study import Study
@@ -150,7 +150,7 @@ def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsy
         both = f"to model m the contexts {' and '.join(contexts)} are the same"
         shows = f"to model m the context none shows the chat template's own system message {own!r}"
         assert set(notes) == (({shows, both} if alike else {shows}) if path == folder else set())
-        check_requests(plan, None)
+        say_alike_contexts(plan)
         told = capsys.readouterr().err
         assert all(f"note: {note}" in told for note in notes)
 
