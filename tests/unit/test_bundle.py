@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from model_folders import folder_of
 from pydantic import BaseModel
+from template_parts import Parts
 from test_identity import config_classes
 
 from inoc_ray import bundle, settings
@@ -131,7 +133,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("q", "own"):
         (folder / f"{name}.jsonl").write_text(f'{{"prompt": "{name}?"}}\n')
     (folder / "first.yaml").write_text("- {id: a, paraphrases: [What?]}\n")
-    shutil.copytree(weights_path(), folder / "base")
+    folder_of(folder / "base", Parts(think="hybrid").source)
     shutil.copytree(judge_weights_path(), folder / "judge_model")
     (folder / "tasks").mkdir()
     (folder / "tasks" / "mine.yaml").write_text("task: mine\n")
