@@ -120,9 +120,10 @@ def run_study(
     outcome = StudyOutcome(study.name)
     fetch_models(models_of(study))
     plan = build_plan(study, store).only(only)
+    preflight(plan, store)
+    # After what may refuse the study, whose one message stands alone.
     for note in plan.notes:
         say(f"note: {note}")
-    preflight(plan, store)
     with _storage_errors(store), _alone(study, store, claims_of(plan, store, train=train)) as lease:
         plan = build_plan(study, store).only(only)
         say_damage(plan)

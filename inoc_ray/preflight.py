@@ -292,8 +292,8 @@ def preflight(plan: Plan, store: Store) -> None:
     # The GPUs of a cluster that is not joined yet are asked once it is.
     gpu_bytes = gpu_memory() if capacity is not None and plan.study.resources.serve_gpus else None
     check_requests(plan, gpu_bytes)
-    say_alike_contexts(plan)
     check_judges(plan, store, gpu_bytes)
     check_capabilities(plan)
     check_tracking(plan, store)
     store.check_writable()
+    say_alike_contexts(plan)
