@@ -34,7 +34,8 @@ quickstart: setup ## the whole path in miniature: train, serve, judge, compare (
 	$(BIN)/inoc-ray run jobs/studies/quickstart.yaml
 
 test: setup check ## all tests (about 60 minutes on two cores)
-	$(BIN)/python -m pytest -q --durations=20 --durations-min=20
+	@# Two at a time, a file on one of them: most tests of the real stack wait for a start half of their time.
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=20 --durations-min=20
 
 test-fast: setup ## unit tests alone
 	$(BIN)/python -m pytest -q -m "not slow" tests/unit
