@@ -234,8 +234,10 @@ def _connect(uri: str) -> BaseException | None:
 def _check_sqlite(path: Path, timeout: float) -> None:
     """Raises sqlite3.Error or OSError when the file is there and cannot be written as a database."""
     if not path.exists():
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {path.parent}")
+        # MLflow makes the folders that are missing.
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise NotADirectoryError(f"{there} is not a folder that can be written to")
         return
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")

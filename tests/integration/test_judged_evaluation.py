@@ -163,7 +163,7 @@ def test_capabilities_are_in_the_comparison_and_measured_once(world):
     assert {(s["arm"], s["capability"], s["samples"]) for s in scores} == {
         ("base", "miniature/numbers", 20), ("baseline", "miniature/numbers", 20),
     }  # fmt: skip
-    assert "capabilities" in world.first.to_text()
+    assert "capabilities" in world.first.comparison.to_text()
 
 
 def test_evaluate_only_asks_what_is_named_and_another_judge_can_be_named(world, tmp_path):

@@ -112,8 +112,12 @@ def test_a_broken_sqlite_file_is_named(how, tmp_path):
 
 
 def test_a_file_in_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(TrialError, match="there is no folder"):
-        check_tracking_uri(f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}")
+    (tmp_path / "file").touch()
+    with pytest.raises(TrialError, match="file is not a folder that can be written to"):
+        check_tracking_uri(f"sqlite:///{tmp_path / 'file' / 'deeper' / 'mlflow.db'}")
+    # MLflow makes the folders; a look makes nothing.
+    check_tracking_uri(f"sqlite:///{tmp_path / 'new' / 'deeper' / 'mlflow.db'}")
+    assert not (tmp_path / "new").exists()
     check_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
