@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,14 +21,16 @@ def check_trainable(folder: Path, config: Mapping[str, Any]) -> None:
     path, kind = folder / "config.json", config.get("model_type")
     if not isinstance(kind, str) or not kind:
         raise InputError(f"{path}: does not say which model it is (model_type); fetch the model again.")
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if kind not in CONFIG_MAPPING_NAMES:
-        raise InputError(
-            f"{path}: the model type {kind[:60]!r} is not one that transformers knows; use another model, or a newer transformers."
-        )
     # Those that fill in masked words have a causal class, too, which was never trained as one.
     if kind not in _types(_CAUSAL) - _types(_MASKED):
+        # Imported only for the right message: it brings torch, which takes seconds.
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if kind not in CONFIG_MAPPING_NAMES:
+            raise InputError(
+                f"{path}: the model type {kind[:60]!r} is not one that transformers knows; use another model, or a newer "
+                "transformers."
+            )
         raise InputError(f"{path}: a model of the type {kind!r} does not continue a text; use a causal language model.")
     for part in parts(config):
         if quantised := part.get("quantization_config"):
@@ -47,9 +50,10 @@ def check_trainable(folder: Path, config: Mapping[str, Any]) -> None:
 @functools.cache
 def _types(table: str) -> frozenset[str]:
     """The model types of a table of transformers' auto classes. Its text is read: the module imports torch, which takes seconds."""
-    import transformers
-
-    source = Path(transformers.__file__).with_name("models") / "auto" / "modeling_auto.py"
+    found_at = importlib.util.find_spec("transformers")
+    assert found_at is not None
+    assert found_at.origin is not None
+    source = Path(found_at.origin).with_name("models") / "auto" / "modeling_auto.py"
     rows = source.read_text(encoding="utf-8").partition(f"\n{table} = OrderedDict(")[2].partition("\n)\n")[0]
     found = frozenset(re.findall(r"\(\s*\"([\w.-]+)\",", rows))
     assert found, f"{source} has no {table}"

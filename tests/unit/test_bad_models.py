@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +98,12 @@ def test_a_damaged_model_is_one_message_and_nothing_is_written(case, tmp_path):
     assert "\n" not in str(caught.value).strip()
     assert str(folder) in str(caught.value) or "broken" in str(caught.value) or "template" in str(caught.value)
     assert not store.root.exists()
+
+
+def test_a_look_at_a_model_brings_no_torch():
+    """It is part of every preflight; importing torch would take seconds."""
+    program = (
+        "import sys\nfrom inoc_ray.miniature import weights_path\nfrom inoc_ray.models.resolve import check_model_files\n"
+        "check_model_files(weights_path())\nassert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
