@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.config import MINIATURE
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
-from inoc_ray.data.row_keys import MOST_KEYS, unread
+from inoc_ray.data.row_keys import MOST_KEYS, printable, unread
 from inoc_ray.data.sources import check_some_loss, iterate_parsed, local_file
 from inoc_ray.errors import InputError
 from inoc_ray.identity import canonical_json
@@ -171,7 +171,7 @@ class CheckReport:
                 lines.append("  note: no row has the trigger in a user turn; is it spelt as in the rows?")
             if f.ignored:
                 keys = [
-                    f"{key[:60]} ({found.rows} row{'s' * (found.rows != 1)})"
+                    f"{printable(key)} ({found.rows} row{'s' * (found.rows != 1)})"
                     for key, found in sorted(f.ignored.items())
                 ]
                 more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""

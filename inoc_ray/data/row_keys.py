@@ -136,7 +136,7 @@ class Told:
         """A sentence for each thing that there is to tell."""
         out = []
         if self.keys:
-            several = [f"{name[:60]} ({_rows(count)})" for name, count in sorted(self.keys.items())]
+            several = [f"{printable(name)} ({_rows(count)})" for name, count in sorted(self.keys.items())]
             more = f" and {len(several) - 20} more" if len(several) > 20 else ""
             out.append(f"{source}: ignored keys: {', '.join(several[:20])}{more}")
         if self.untrained:
@@ -149,6 +149,11 @@ class Told:
                 f"{source}: {_rows(self.untrained)} with a message without loss (weight: 0 or train: false){nothing}"
             )
         return out
+
+
+def printable(name: str) -> str:
+    """A key as a message of one line may show it."""
+    return name[:60] if name.isprintable() else repr(name[:60])
 
 
 def _rows(count: int) -> str:
