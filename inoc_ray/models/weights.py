@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
+from inoc_ray.models.config import read_config
 from inoc_ray.models.kind import check_trainable
 from inoc_ray.models.layout import check_layout
 from inoc_ray.reading import IS_POINTER, LFS_POINTER
@@ -39,7 +40,7 @@ class Tensor:
 
 def check_weights(folder: Path) -> None:
     """Raises InputError as `resolve.check_model_files` says, naming the file."""
-    config = _json_object(folder / "config.json")
+    config = read_config(folder)
     _check_own_code(folder, config)
     _check_no_adapter(folder)
     check_trainable(folder, config)
@@ -103,7 +104,7 @@ def _files(folder: Path) -> dict[Path, set[str]]:
         if parts and not whole.is_file():
             raise InputError(f"{folder}: {parts[0].name} is a part, but {INDEX} is missing; fetch the model again.")
         return {path: set() for path in ([whole] if whole.is_file() else files)}
-    weight_map = _json_object(index).get("weight_map")
+    weight_map = read_config(index.parent, index.name).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: there is no weight_map; fetch the model again.")
     out: dict[Path, set[str]] = {}
@@ -178,15 +179,3 @@ def _blocks(start: int, stop: int, width: int) -> Iterator[slice]:
     step = _SAMPLE_BYTES // width * width
     for at in range(start, stop, step):
         yield slice(at, min(at + step, stop - (stop - at) % width))
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({str(error).splitlines()[0]}); fetch the model again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}; fetch the model again.")
-    return value

@@ -1,8 +1,11 @@
 """What several unit tests start from."""
 
+import sys
 from pathlib import Path
 
 import pytest
+
+from inoc_ray.cli import main
 
 
 @pytest.fixture
@@ -13,3 +16,21 @@ def model(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder
+
+
+@pytest.fixture
+def inoc_ray(capsys, monkeypatch, tmp_path):
+    """Runs `inoc-ray ARGS` in this process; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["inoc-ray", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -1,34 +1,15 @@
 """The command line: one clear message and exit code 2 for wrong input, and nothing written."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from inoc_ray.cli import cli, main
+from inoc_ray.cli import cli
 
 ROOT = Path(__file__).parents[2]
 STUDY = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
-
-
-@pytest.fixture
-def inoc_ray(capsys, monkeypatch, tmp_path):
-    """Runs `inoc-ray ARGS` in this process; returns (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["inoc-ray", *map(str, args)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def write(tmp_path: Path, **changes: object) -> Path:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from finished_study import SAMPLES, finish, plan_of, write_study
 from stub_api import Stub
 
 from inoc_ray.asked import NEUTRAL_PROMPT
-from inoc_ray.cli import main
 from inoc_ray.errors import TrialError
 from inoc_ray.failures import (
     MLFLOW,
@@ -42,24 +40,6 @@ from inoc_ray.store import Store
 from inoc_ray.study import load_study
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def inoc_ray(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs `inoc-ray ARGS` in this process; returns (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["inoc-ray", *map(str, args)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def without_cells(path: Path) -> None:
