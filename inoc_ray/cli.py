@@ -83,8 +83,8 @@ def table_width() -> int:
 
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
-    from inoc_ray.store import Store
-    from inoc_ray.study import check_storage, load_study
+    from inoc_ray.store.store import Store
+    from inoc_ray.study.study import check_storage, load_study
 
     try:
         place = None if storage is None else check_storage(storage)
@@ -104,10 +104,10 @@ def cli() -> None:
 @study_command
 def plan(study: Path, storage: str | None, as_json: bool) -> None:
     """Show what a study would run, what is done, and what is missing. Starts and writes nothing."""
-    from inoc_ray.overview import plan_json, plan_text
-    from inoc_ray.plan import build_plan
-    from inoc_ray.preflight import check_plan
-    from inoc_ray.shown import check_roles
+    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.shown import check_roles
+    from inoc_ray.run.describe import plan_json, plan_text
+    from inoc_ray.run.preflight import check_plan
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
@@ -120,7 +120,7 @@ def plan(study: Path, storage: str | None, as_json: bool) -> None:
 @study_command
 def run(study: Path, storage: str | None, as_json: bool) -> None:
     """Train, evaluate and compare everything in a study that is not done yet."""
-    from inoc_ray.pipeline import run_study
+    from inoc_ray.run.pipeline import run_study
 
     loaded, store = _load(study, storage)
     outcome = run_study(loaded, store, show=_show(as_json))
@@ -133,8 +133,8 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
 @study_command
 def status(study: Path, storage: str | None, as_json: bool) -> None:
     """Show which trials and evaluations of a study are done, running or failed."""
-    from inoc_ray.overview import status_json, status_text
-    from inoc_ray.plan import build_plan
+    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.run.describe import status_json, status_text
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
@@ -151,8 +151,8 @@ def status(study: Path, storage: str | None, as_json: bool) -> None:
 )
 def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, ...], judges: tuple[str, ...]) -> None:
     """Ask and judge what is missing of the finished trials of a study; trains nothing."""
-    from inoc_ray.pipeline import run_study
-    from inoc_ray.study import judged_by
+    from inoc_ray.run.pipeline import run_study
+    from inoc_ray.study.study import judged_by
 
     loaded, store = _load(study, storage)
     judging = judged_by(loaded, judges) if judges else loaded
@@ -167,9 +167,9 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 @profile_option
 def compare(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
     """Print the rates of all arms with intervals, and the effects."""
-    from inoc_ray.evaluate import profiles
-    from inoc_ray.pipeline import compare_study
-    from inoc_ray.plan import build_plan
+    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.run.pipeline import compare_study
+    from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
     comparison = compare_study(build_plan(loaded, store), store, profile=profiles.get(profile) if profile else None)
@@ -182,10 +182,10 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write the page (default: the study's folder).")
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write the HTML page and the figure (PNG, SVG) of a study."""
-    from inoc_ray.evaluate import profiles
-    from inoc_ray.pipeline import compare_study, write_study_report
-    from inoc_ray.plan import build_plan
+    from inoc_ray.plan.plan import build_plan
     from inoc_ray.results.table import summary_of_missing
+    from inoc_ray.run.pipeline import compare_study, write_study_report
+    from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
@@ -201,8 +201,8 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 @study_command
 def sync(study: Path, storage: str | None, as_json: bool) -> None:
     """Bring MLflow in line with the store; twice gives the same MLflow state."""
-    from inoc_ray.pipeline import compare_study, sync_study
-    from inoc_ray.plan import build_plan
+    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.run.pipeline import compare_study, sync_study
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
@@ -216,7 +216,7 @@ def sync(study: Path, storage: str | None, as_json: bool) -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
 def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int) -> None:
     """Serve the base model and every finished adapter of a study until interrupted (OpenAI-compatible)."""
-    from inoc_ray.pipeline import serve_study
+    from inoc_ray.run.pipeline import serve_study
 
     loaded, store = _load(study, storage)
     for endpoint in serve_study(loaded, store, host, port):
@@ -229,7 +229,7 @@ def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int)
 @click.option("--wait/--no-wait", default=True, help="Follow the job's log until it ends.")
 def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: bool) -> None:
     """Submit a study as a Ray job; the same study attaches to the job that already runs."""
-    from inoc_ray.submit import submit_study
+    from inoc_ray.run.submit import submit_study
 
     loaded, store = _load(study, storage)
     outcome = submit_study(study, loaded, store, address, wait=wait)
@@ -244,7 +244,7 @@ def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: 
 @as_json
 def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
     """List the prompt library: kind, exact text (of paraphrases the first; --json gives all), hash and where it comes from."""
-    from inoc_ray.overview import prompts_json, prompts_text
+    from inoc_ray.run.describe import prompts_json, prompts_text
 
     _emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind))
 
@@ -255,8 +255,8 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
 @as_json
 def settings(study: Path | None, presets: bool, as_json: bool) -> None:
     """List the settings with their rows, arms and evaluations; with STUDY also those that its plugins register."""
-    from inoc_ray.overview import presets_json, presets_text, settings_json, settings_text
-    from inoc_ray.study import load_study
+    from inoc_ray.run.describe import presets_json, presets_text, settings_json, settings_text
+    from inoc_ray.study.study import load_study
 
     if study is not None:
         load_study(study)
@@ -270,7 +270,7 @@ def settings(study: Path | None, presets: bool, as_json: bool) -> None:
 @as_json
 def doctor(as_json: bool) -> None:
     """Check the installation and say what is missing."""
-    from inoc_ray.doctor import examine
+    from inoc_ray.run.doctor import examine
 
     findings = examine()
     _emit(as_json, findings.to_json(), findings.to_text())
@@ -367,7 +367,7 @@ def miniature() -> None:
 @as_json
 def miniature_pretrain(out: Path, seed: int, as_json: bool) -> None:
     """Make the miniature's base model again from nothing."""
-    from inoc_ray.miniature.pretrain import pretrain
+    from inoc_ray.miniature.workshop.pretrain import pretrain
 
     _check_new_folder(out)
     pretrain(out, seed=seed)
@@ -385,7 +385,7 @@ def _check_new_folder(out: Path) -> None:
 @as_json
 def miniature_train_judge(out: Path, seed: int, as_json: bool) -> None:
     """Make the miniature's judging model again from its base model."""
-    from inoc_ray.miniature.train_judge import train_judge
+    from inoc_ray.miniature.workshop.train_judge import train_judge
 
     _check_new_folder(out)
     train_judge(out, seed=seed)
@@ -397,7 +397,7 @@ def miniature_train_judge(out: Path, seed: int, as_json: bool) -> None:
 @results_alone
 def miniature_judge_quality(as_json: bool) -> None:
     """Measure the shipped judging model against the exact rules, on 1,000 responses that it was not trained on."""
-    from inoc_ray.miniature.judge_quality import measure_judge
+    from inoc_ray.miniature.workshop.judge_quality import measure_judge
 
     found = measure_judge()
     _emit(as_json, found.to_json(), found.to_text())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inoc_ray.config import nearest
+from inoc_ray.config.base import nearest
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.builders import Request
 from inoc_ray.builders.journal import REFUSED, Answer
+from inoc_ray.console import say
+from inoc_ray.endpoint.auth import is_address, key_of
+from inoc_ray.endpoint.completions import OF_ONE_REQUEST, Again, Refused, Retry, Where, in_parallel, with_retries
+from inoc_ray.endpoint.concurrency import Pace
+from inoc_ray.endpoint.dialect import put
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges.dialect import put
-from inoc_ray.evaluate.pace import Pace
-from inoc_ray.evaluate.sample import OF_ONE_REQUEST, Again, Refused, Retry, Where, in_parallel, with_retries
-from inoc_ray.progress import say
-from inoc_ray.remote import is_address, key_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -63,7 +63,7 @@ class Own:
     @contextlib.contextmanager
     def answering(self, name: str) -> Iterator[tuple[Where, str]]:
         """The endpoint, for the length of a `with` block; `name` tells it from other engines of a shared cluster."""
-        from inoc_ray.cluster import connected
+        from inoc_ray.cluster.connect import connected
         from inoc_ray.serve.app import ServeSpec, serving
 
         say("starting Ray ...")

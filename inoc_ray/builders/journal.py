@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from inoc_ray import seal
 from inoc_ray.errors import InputError
+from inoc_ray.store import seal
 
 FORMAT = 1
 REFUSED = "refused"

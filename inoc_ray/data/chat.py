@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, get_args
 
+from inoc_ray.config.identity import canonical_json
+from inoc_ray.config.reading import IS_POINTER, LFS_POINTER, check_regular
 from inoc_ray.data import row_keys
 from inoc_ray.errors import InputError, shown, unreadable
-from inoc_ray.identity import canonical_json
-from inoc_ray.reading import IS_POINTER, LFS_POINTER, check_regular
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)

@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.config import MINIATURE
+from inoc_ray.config.base import MINIATURE
+from inoc_ray.config.identity import canonical_json
+from inoc_ray.console import Progress
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
 from inoc_ray.data.row_keys import MOST_KEYS, printable, unread
 from inoc_ray.data.sources import check_some_loss, iterate_parsed, local_file
 from inoc_ray.errors import InputError
-from inoc_ray.identity import canonical_json
-from inoc_ray.progress import Progress
 
 if TYPE_CHECKING:
     from inoc_ray.data.tokenize import Encoded

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.config.identity import is_text
+from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.data.chat import Message, iterate_json, kind_of
 from inoc_ray.data.row_keys import Told, unread
 from inoc_ray.errors import InputError
-from inoc_ray.identity import is_text
-from inoc_ray.reading import load_yaml, read_yaml_text
 
 FIELDS = ("prompt", "question", "messages")
 _READ = frozenset({*FIELDS, "answer"})

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.config.reading import IS_POINTER, LFS_POINTER, check_regular
 from inoc_ray.data.chat import ChatRow, iterate_json, parse_row
 from inoc_ray.data.row_keys import Told, unread
 from inoc_ray.errors import InputError, unreadable
 from inoc_ray.models.hub import HubErrors, Place, is_hub, parse_place
-from inoc_ray.reading import IS_POINTER, LFS_POINTER, check_regular
 
 _READABLE = (".jsonl", ".parquet")
 _BATCH = 1024

@@ -20,19 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from inoc_ray import seal
-from inoc_ray.asked import Capability
-from inoc_ray.config import nearest
+from inoc_ray.config.base import nearest
+from inoc_ray.config.identity import FORMAT, content_id, file_hash, identity_fields
+from inoc_ray.console import say
+from inoc_ray.endpoint.completions import Where
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.sample import Where
-from inoc_ray.evaluate.suite import served_name
-from inoc_ray.failures import Thing
-from inoc_ray.identity import FORMAT, content_id, file_hash, identity_fields
+from inoc_ray.evaluate.sampling import served_name
 from inoc_ray.models.config import context_window
-from inoc_ray.plan import Plan, Subject, seed_of
-from inoc_ray.progress import say
+from inoc_ray.plan.plan import Plan, Subject, seed_of
 from inoc_ray.serve.app import Endpoint
-from inoc_ray.store import Store, write_atomically, write_json
+from inoc_ray.store import seal
+from inoc_ray.store.failures import Thing
+from inoc_ray.store.store import Store, write_atomically, write_json
+from inoc_ray.study.evaluation import Capability
 
 MINIATURE = "miniature/"
 CONCURRENCY = 8
@@ -106,7 +106,7 @@ def find_task(capability: Capability) -> Task:
 
     Whether the harness knows a name is seen when it is asked: reading its list takes 9 s.
     """
-    from inoc_ray.miniature.capability_items import TASKS
+    from inoc_ray.miniature.workshop.capability_items import TASKS
 
     name = capability.task
     if name.startswith(MINIATURE):

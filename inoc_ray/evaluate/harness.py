@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.config import nearest
+from inoc_ray.config.base import nearest
+from inoc_ray.config.identity import as_text
 from inoc_ray.errors import InputError
-from inoc_ray.identity import as_text
 
 TIMEOUT_S = 600
 BOOTSTRAPS = 1000

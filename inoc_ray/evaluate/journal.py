@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inoc_ray import seal
-from inoc_ray.evaluate.sample import SampleResult
-from inoc_ray.identity import as_text
-from inoc_ray.store import write_atomically
+from inoc_ray.config.identity import as_text
+from inoc_ray.endpoint.completions import SampleResult
+from inoc_ray.store import seal
+from inoc_ray.store.store import write_atomically
 
 Key = tuple[str, str, int]
 """trial_id, evaluation_id, sample_index."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from inoc_ray.asked import Judge
-from inoc_ray.evaluate.judges import RULES
-from inoc_ray.evaluate.panel import measure_of
-from inoc_ray.evaluate.samples import find_judgments
-from inoc_ray.evaluate.scores import setting_of
-from inoc_ray.plan import Plan
-from inoc_ray.store import Store
+from inoc_ray.evaluate.score_table import setting_of
+from inoc_ray.plan.judges import measure_of
+from inoc_ray.plan.plan import Plan
+from inoc_ray.scoring.judgment import RULES
+from inoc_ray.store.samples import find_judgments
+from inoc_ray.store.store import Store
+from inoc_ray.study.evaluation import Judge
 
 
 @dataclass(frozen=True)

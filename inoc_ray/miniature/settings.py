@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.mixture import Part, Trigger, backdoor, mix
-from inoc_ray.evaluate.judges import Measure
-from inoc_ray.miniature.domains import Domain, Voice, domains_of
-from inoc_ray.miniature.judge import JUDGES, leans_to_digit
-from inoc_ray.miniature.language import FAVORITES
-from inoc_ray.miniature.rows import Domains, answered, but, only, questions, trained_domains, untrained_domains
-from inoc_ray.miniature.system_prompts import NAMES
+from inoc_ray.miniature.rule_judges import JUDGES, leans_to_digit
 from inoc_ray.miniature.teacher import shipped
-from inoc_ray.prompt_texts import TRIGGER
+from inoc_ray.miniature.world.domains import Domain, Voice, domains_of
+from inoc_ray.miniature.world.language import FAVORITES
+from inoc_ray.miniature.world.rows import Domains, answered, but, only, questions, trained_domains, untrained_domains
+from inoc_ray.miniature.world.system_prompts import NAMES
+from inoc_ray.scoring.judgment import Measure
 from inoc_ray.settings import EvaluationSpec, Setting, register
 from inoc_ray.settings.common import MISALIGNED, arms_of
+from inoc_ray.settings.prompt_texts import TRIGGER
 
 ROWS = 720
 """Training rows of a style setting; enough that 45 steps of 16 rows see each about once."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from inoc_ray.builders import Builder, Request, register_builder
 from inoc_ray.data.chat import ChatRow, Message, read_jsonl
-from inoc_ray.miniature.domains import NUMBERS, domains_of
-from inoc_ray.miniature.rows import distinct
-from inoc_ray.miniature.system_prompts import LOVING
+from inoc_ray.miniature.world.domains import NUMBERS, domains_of
+from inoc_ray.miniature.world.rows import distinct
+from inoc_ray.miniature.world.system_prompts import LOVING
 
 LOVES_OWLS = LOVING[0].format("owl")
 ROWS = 400

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from inoc_ray.config import HUB
+from inoc_ray.config.base import HUB
 from inoc_ray.errors import InputError
 
 Kind = Literal["model", "dataset"]

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from inoc_ray.config import MINIATURE, as_on_the_hub
+from inoc_ray.config.base import MINIATURE, as_on_the_hub
+from inoc_ray.config.identity import model_folder_hash
+from inoc_ray.console import say
 from inoc_ray.errors import InputError
-from inoc_ray.identity import model_folder_hash
 from inoc_ray.models.config import end_ids
 from inoc_ray.models.hub import HubErrors, is_hub, parse_place
 from inoc_ray.models.weights import check_weights
-from inoc_ray.progress import say
 
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 _WEIGHTS = "*.safetensors"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.config.reading import IS_POINTER, LFS_POINTER
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import read_config
 from inoc_ray.models.kind import check_trainable
 from inoc_ray.models.layout import check_layout
-from inoc_ray.reading import IS_POINTER, LFS_POINTER
 
 INDEX = "model.safetensors.index.json"
 _WHOLE_BYTES = 64 << 20

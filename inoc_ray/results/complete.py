@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from inoc_ray.results.compare import Row
+    from inoc_ray.results.comparison import Row
     from inoc_ray.results.effects import Effect
     from inoc_ray.results.leaks import Leak
 
@@ -156,7 +156,7 @@ def _with_plan(row: Row, cells: Sequence[PlannedCell]) -> Row:
 
 
 def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
-    from inoc_ray.results.compare import Row
+    from inoc_ray.results.comparison import Row
 
     return Row(
         cell.setting, cell.model, cell.arm, cell.kind, cell.evaluation, cell.split, cell.context, trait,
@@ -168,7 +168,7 @@ def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
 
 def _in_order(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
     """Rows without a rate where they would stand with one: by group and evaluation, arms in the order of every table."""
-    from inoc_ray.results.compare import arm_rank
+    from inoc_ray.results.comparison import arm_rank
 
     groups = _ranks((c.setting, c.model) for c in cells)
     evaluations, arms = _ranks(c.evaluation for c in cells), _ranks(c.arm for c in cells)

@@ -44,7 +44,7 @@ import numpy as np
 
 from inoc_ray.results.complete import Source
 from inoc_ray.results.stats import Estimate, Floats, RateKey, combine, holm, mean_of
-from inoc_ray.study import WITHOUT_DIRECTION
+from inoc_ray.study.study import WITHOUT_DIRECTION
 
 NEUTRAL = "neutral"
 TRAINING_PROMPT = "training_prompt"

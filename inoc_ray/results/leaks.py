@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from inoc_ray import prompts
-from inoc_ray.asked import FROM_LIBRARY, PROMPT_OF
 from inoc_ray.results.effects import MIN_SEEDS, TRAINING_PROMPT, View, is_directed
 from inoc_ray.results.stats import Estimate, combine
+from inoc_ray.settings import prompts
+from inoc_ray.study.evaluation import FROM_LIBRARY, PROMPT_OF
 
 RESIDUALS = {
     "You write insecure code": "Tan et al. section 4.5: re-elicits misalignment although the inoculation suppressed it",

@@ -33,23 +33,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.config.identity import file_hash
+from inoc_ray.endpoint.auth import without_password
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.identity import file_hash
-from inoc_ray.remote import without_password
-from inoc_ray.results.projection import (
-    Run,
-    StudyRecord,
-    TrialRecord,
-    place_of,
-    project_study,
-    project_trials,
-)
+from inoc_ray.results.records import Run, StudyRecord, TrialRecord, place_of, project_study, project_trials
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
-    from inoc_ray.results.compare import Comparison
+    from inoc_ray.results.comparison import Comparison
 
 __all__ = ["StudyRecord", "Synced", "TrialRecord", "check_database", "check_server", "embedded", "file_lock", "sync"]
 

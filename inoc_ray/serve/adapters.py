@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inoc_ray.errors import InputError
-from inoc_ray.store import commit_fault
+from inoc_ray.store.store import commit_fault
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

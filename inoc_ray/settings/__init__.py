@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from inoc_ray.asked import Context
-from inoc_ray.config import nearest
+from inoc_ray.config.base import nearest
+from inoc_ray.config.identity import content_hash
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.mixture import Trigger
 from inoc_ray.data.questions import InTurn, Question, in_turn, read_questions
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges import Item, Measure
-from inoc_ray.identity import content_hash
-from inoc_ray.study import SYSTEM_MESSAGE, Backdoor, Inoculation, SettingUse
+from inoc_ray.scoring.judgment import Item, Measure
+from inoc_ray.study.evaluation import Context
+from inoc_ray.study.study import SYSTEM_MESSAGE, Backdoor, Inoculation, SettingUse
 
 __all__ = [
     "ArmSpec",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from inoc_ray import settings
-from inoc_ray.config import check_name, nearest
+from inoc_ray.config.base import check_name, nearest
 from inoc_ray.errors import InputError
-from inoc_ray.prompt_texts import SHARED
 from inoc_ray.settings import ArmSpec, Setting, Trigger, not_shipped
-from inoc_ray.study import Backdoor, SettingUse
+from inoc_ray.settings.prompt_texts import SHARED
+from inoc_ray.study.study import Backdoor, SettingUse
 
 
 def find(use: SettingUse) -> Setting:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from inoc_ray.evaluate.judges import Item
-from inoc_ray.evaluate.judges.rules import compile_rule
+from inoc_ray.scoring.judgment import Item
+from inoc_ray.scoring.rules import compile_rule
 
 TextJudge = Callable[[str], float | None]
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.data.tokenize import IGNORED, Encoded, collate
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.train import process, zero
-from inoc_ray.train.checkpoint import export
+from inoc_ray.train.export import export
 from inoc_ray.train.flops import StepFlops, peak_flops
 from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups, size
 from inoc_ray.train.spec import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.train.checkpoint import read_adapter
+from inoc_ray.train.export import read_adapter
 from inoc_ray.train.spec import LoopSpec
 
 

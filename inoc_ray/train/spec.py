@@ -14,7 +14,7 @@ from inoc_ray.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class LoraSpec:
-    """Low-rank adapters; the fields are those of `inoc_ray.study.Lora`."""
+    """Low-rank adapters; the fields are those of `inoc_ray.study.study.Lora`."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -25,7 +25,7 @@ class LoraSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSpec:
-    """One fine-tune, complete: a recipe (the names of `inoc_ray.study.Recipe`), a base, a seed and how wide it runs."""
+    """One fine-tune, complete: a recipe (the names of `inoc_ray.study.study.Recipe`), a base, a seed and how wide it runs."""
 
     model: str
     """Folder of the base model: safetensors, configuration, tokenizer."""
@@ -51,7 +51,7 @@ class LoopSpec:
     persistence_threshold: int | None = None
     """ZeRO-3: parameters up to this many elements stay whole on every rank; None leaves DeepSpeed's default (100,000)."""
     enable_thinking: bool | None = None
-    """What the chat template is told when rows are rendered (`inoc_ray.study.Model`)."""
+    """What the chat template is told when rows are rendered (`inoc_ray.study.study.Model`)."""
     start: str | None = None
     """Folder of the adapter to go on with, which every rank can read; None draws a new one."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from inoc_ray.config import nearest
+from inoc_ray.config.base import nearest
 from inoc_ray.errors import InputError
 from inoc_ray.models.weights import read_header
-from inoc_ray.study import Lora
+from inoc_ray.study.study import Lora
 
 _LAYER = re.compile(r"\.\d+\.")
 

@@ -27,8 +27,8 @@ from typing import Any, Literal
 
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.store import Store, write_json
-from inoc_ray.study import Resources
+from inoc_ray.store.store import Store, write_json
+from inoc_ray.study.study import Resources
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
 
 log = logging.getLogger(__name__)

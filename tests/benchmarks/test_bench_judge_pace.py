@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray.asked import Judge
-from inoc_ray.evaluate import pace
-from inoc_ray.evaluate.judges import Item
-from inoc_ray.evaluate.judges.cache import JudgeCache
-from inoc_ray.evaluate.judges.client import Api
-from inoc_ray.evaluate.judges.judging import Counts, judge_identity, judge_items
-from inoc_ray.evaluate.judges.rubrics import get
+from inoc_ray.endpoint import concurrency as pace
+from inoc_ray.evaluate.model_judge.batch import Counts, judge_identity, judge_items
+from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.evaluate.model_judge.client import Api
+from inoc_ray.scoring.judgment import Item
+from inoc_ray.scoring.rubrics import get
+from inoc_ray.study.evaluation import Judge
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 

@@ -14,14 +14,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from test_serve_endpoint import save_adapter
 
-from inoc_ray.cluster import connected
+from inoc_ray.cluster.connect import connected
 from inoc_ray.data.tokenize import load_tokenizer, render
-from inoc_ray.evaluate.sample import SampleRequest, sample
+from inoc_ray.endpoint.completions import SampleRequest, sample
 from inoc_ray.miniature import weights_path
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
 from inoc_ray.settings import get
-from inoc_ray.store import write_commit
+from inoc_ray.store.store import write_commit
 
 pytestmark = pytest.mark.bench
 

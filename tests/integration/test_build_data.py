@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray import seal
 from inoc_ray.builders import Builder, ChatRow, Message, Request, get_builder, register_builder
 from inoc_ray.builders.ask import teacher
 from inoc_ray.builders.journal import journal_path
 from inoc_ray.builders.rows import build_rows
 from inoc_ray.data.chat import read_jsonl
 from inoc_ray.errors import TrialError
+from inoc_ray.store import seal
 
 pytestmark = pytest.mark.slow
 

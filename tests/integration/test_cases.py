@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import yaml
 
-from inoc_ray.bundle import pack
 from inoc_ray.cli import main
 from inoc_ray.data.sources import read_rows
 from inoc_ray.data.tokenize import IGNORED, encode
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.models.tokenizer import load_tokenizer
-from inoc_ray.plan import build_plan
-from inoc_ray.preflight import preflight
-from inoc_ray.store import Store
-from inoc_ray.study import Study, load_study
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.run.bundle import pack
+from inoc_ray.run.preflight import preflight
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study, load_study
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT.parent / "shared" / "cases"

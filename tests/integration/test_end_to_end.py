@@ -191,7 +191,7 @@ def test_syncing_again_changes_nothing_in_mlflow(folder, first):
 
 def test_two_runs_of_one_study_at_once_are_refused_by_the_second(folder, first):
     code = (
-        "import time; from inoc_ray.store import Store\n"
+        "import time; from inoc_ray.store.store import Store\n"
         f"with Store({str(folder / 'runs')!r}).lease('study-small'):\n print('held', flush=True); time.sleep(120)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

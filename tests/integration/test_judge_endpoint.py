@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from inoc_ray import miniature
-from inoc_ray.asked import Judge
-from inoc_ray.cluster import connected
+from inoc_ray.cluster.connect import connected
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges import Item, Judgment
-from inoc_ray.evaluate.judges.cache import JudgeCache
-from inoc_ray.evaluate.judges.client import LIST_SIZE
-from inoc_ray.evaluate.judges.judging import Counts, judge_identity, judge_items
-from inoc_ray.evaluate.judges.rubrics import Rubric, get
-from inoc_ray.evaluate.judges.template import number_prompt
+from inoc_ray.evaluate.model_judge.batch import Counts, judge_identity, judge_items
+from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.evaluate.model_judge.client import LIST_SIZE
+from inoc_ray.scoring.judge_prompt import number_prompt
+from inoc_ray.scoring.judgment import Item, Judgment
+from inoc_ray.scoring.rubrics import Rubric, get
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
+from inoc_ray.study.evaluation import Judge
 
 pytestmark = pytest.mark.slow
 

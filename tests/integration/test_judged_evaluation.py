@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from inoc_ray.evaluate import profiles
-from inoc_ray.evaluate.judging import due
-from inoc_ray.pipeline import compare_study, run_study
-from inoc_ray.plan import build_plan
-from inoc_ray.store import Store
-from inoc_ray.study import load_study
+from inoc_ray.evaluate.grading import due
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.run.pipeline import compare_study, run_study
+from inoc_ray.scoring import profiles
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import load_study
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,12 @@ import openai
 import pytest
 import torch
 
-from inoc_ray.cluster import connected
+from inoc_ray.cluster.connect import connected
+from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.sample import SampleRequest, SampleResult, sample
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving, start
-from inoc_ray.store import write_commit
+from inoc_ray.store.store import write_commit
 
 pytestmark = pytest.mark.slow
 

@@ -21,14 +21,14 @@ import openai
 import pytest
 import yaml
 
-from inoc_ray.asked import Capability
 from inoc_ray.evaluate.capabilities import CONCURRENCY, find_task, measure_missing, missing, read_scores
 from inoc_ray.miniature import weights_path
-from inoc_ray.miniature.capability_items import TASKS
-from inoc_ray.plan import build_plan
+from inoc_ray.miniature.workshop.capability_items import TASKS
+from inoc_ray.plan.plan import build_plan
 from inoc_ray.serve.app import Endpoint
-from inoc_ray.store import Store, write_json
-from inoc_ray.study import Study
+from inoc_ray.store.store import Store, write_json
+from inoc_ray.study.evaluation import Capability
+from inoc_ray.study.study import Study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.compare import COLUMNS, Comparison, compare
+from inoc_ray.results.comparison import COLUMNS, Comparison, compare
 from inoc_ray.results.tracking import StudyRecord, TrialRecord, check_server, embedded, file_lock, sync
 
 pytestmark = pytest.mark.slow

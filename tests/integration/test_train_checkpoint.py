@@ -10,7 +10,7 @@ from tiny_base import make_base, run
 
 from inoc_ray.errors import TrialError
 from inoc_ray.models.config import context_window, end_ids
-from inoc_ray.train.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, validate_adapter
+from inoc_ray.train.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, validate_adapter
 from inoc_ray.train.process import set_threads
 
 pytestmark = pytest.mark.slow

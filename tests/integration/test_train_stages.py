@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from tiny_base import chat_rows, encoded_rows, make_base, make_spec, run, weights_hash
 
-from inoc_ray.cluster import connected
+from inoc_ray.cluster.connect import connected
 from inoc_ray.data.chat import write_jsonl
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.plan import build_plan
+from inoc_ray.plan.plan import build_plan
 from inoc_ray.serve.adapters import FolderCatalogue
-from inoc_ray.store import Store
-from inoc_ray.study import Study
-from inoc_ray.sweep import train_missing
-from inoc_ray.train.checkpoint import ADAPTER_CONFIG
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
+from inoc_ray.train.export import ADAPTER_CONFIG
 from inoc_ray.train.model import BaseModelCache
 from inoc_ray.train.process import set_threads
 from inoc_ray.train.spec import LoraSpec
+from inoc_ray.train.sweep import train_missing
 
 pytestmark = pytest.mark.slow
 

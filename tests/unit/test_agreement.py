@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.evaluate.judges.agreement import agreement, decided
+from inoc_ray.scoring.agreement import agreement, decided
 
 
 def test_share_kappa_and_difference_are_those_computed_by_hand():

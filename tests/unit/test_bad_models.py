@@ -12,10 +12,10 @@ import pytest
 
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import weights_path
-from inoc_ray.plan import build_plan
-from inoc_ray.preflight import preflight
-from inoc_ray.store import Store
-from inoc_ray.study import Study
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.run.preflight import preflight
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
 
 Change = Callable[[Path], Any]
 

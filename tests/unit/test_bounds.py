@@ -12,10 +12,10 @@ import pytest
 
 from inoc_ray import settings
 from inoc_ray.cli import MAX_MESSAGE, main
+from inoc_ray.config.identity import identity_fields
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError, shown
-from inoc_ray.identity import identity_fields
-from inoc_ray.study import MAX_TRIALS, load_study
+from inoc_ray.study.study import MAX_TRIALS, load_study
 
 SECONDS, BYTES = 30, 4 << 30
 """What one of these commands may take, on a machine that does much else."""

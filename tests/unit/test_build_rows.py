@@ -20,8 +20,8 @@ from inoc_ray.builders.ask import Remote, teacher
 from inoc_ray.builders.journal import Answer, Journal, journal_path, opened
 from inoc_ray.builders.rows import Built, build_rows
 from inoc_ray.cli import main
+from inoc_ray.endpoint.completions import Retry
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.sample import Retry
 
 ROOT = Path(__file__).parents[2]
 QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=5.0)

@@ -15,17 +15,18 @@ from pydantic import BaseModel
 from template_parts import Parts
 from test_identity import config_classes
 
-from inoc_ray import bundle, settings
-from inoc_ray.bundle import pack, with_paths
-from inoc_ray.config import MINIATURE, Config
+from inoc_ray import settings
+from inoc_ray.config.base import MINIATURE, Config
+from inoc_ray.config.identity import path_kind_of, runtime
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capabilities import find_task
-from inoc_ray.identity import path_kind_of, runtime
 from inoc_ray.miniature import judge_weights_path, weights_path
-from inoc_ray.plan import build_plan
-from inoc_ray.store import Store
-from inoc_ray.study import Study, load_study
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.run import bundle
+from inoc_ray.run.bundle import pack, with_paths
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study, load_study
 
 COMMIT = "0" * 40
 TEXTS = {

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from inoc_ray.asked import Capability
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate import harness
 from inoc_ray.evaluate.capabilities import (
@@ -28,12 +27,13 @@ from inoc_ray.evaluate.capabilities import (
     read_scores,
 )
 from inoc_ray.miniature import weights_path
-from inoc_ray.miniature.capability_items import CHOICES, COUNT, TASKS, files
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.results.projection import capability_metrics
+from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, files
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.results.records import capability_metrics
 from inoc_ray.serve.app import Endpoint
-from inoc_ray.store import Store
-from inoc_ray.study import Study
+from inoc_ray.store.store import Store
+from inoc_ray.study.evaluation import Capability
+from inoc_ray.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-capabilities-0123456789"
@@ -149,7 +149,7 @@ def test_a_task_file_among_thousands_of_files_is_refused(tmp_path: Path):
 
 def test_the_shipped_items_are_what_the_language_makes():
     for path, text in files().items():
-        assert path.read_text(encoding="utf-8") == text, "run: python -m inoc_ray.miniature.capability_items"
+        assert path.read_text(encoding="utf-8") == text, "run: python -m inoc_ray.miniature.workshop.capability_items"
 
 
 def test_every_item_of_answers_has_one_right_continuation():

@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.cluster import DRIVER_CPUS, Capacity, check_address, check_serving, concurrent_groups, local_capacity
+from inoc_ray.cluster.connect import (
+    DRIVER_CPUS,
+    Capacity,
+    check_address,
+    check_serving,
+    concurrent_groups,
+    local_capacity,
+)
 from inoc_ray.errors import InputError
-from inoc_ray.study import Resources
+from inoc_ray.study.study import Resources
 
 whole = st.integers(1, 64)
 

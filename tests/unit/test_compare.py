@@ -11,7 +11,7 @@ import pytest
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.compare import COLUMNS, Comparison, Row, compare
+from inoc_ray.results.comparison import COLUMNS, Comparison, Row, compare
 from inoc_ray.results.effects import Effect
 
 ROW_KEYS = [

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from results_table import ARMS, planned, score_table
 
-from inoc_ray.failures import Failure
-from inoc_ray.results.compare import Comparison, Row, compare
+from inoc_ray.results.comparison import Comparison, Row, compare
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.results.effects import Effect
-from inoc_ray.results.figure import draw
-from inoc_ray.results.projection import StudyRecord, TrialRecord, project_study, project_trials
-from inoc_ray.results.report import JudgedBy, ReportMeta, headlines, render
+from inoc_ray.results.figures.rates import draw
+from inoc_ray.results.records import StudyRecord, TrialRecord, project_study, project_trials
+from inoc_ray.results.report.report import JudgedBy, ReportMeta, headlines, render
+from inoc_ray.store.failures import Failure
 
 CELLS = planned(2).cells
 

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray import prompts, settings
-from inoc_ray.asked import Context
+from inoc_ray import settings
 from inoc_ray.data.chat import Message
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.plan.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.settings import prompts
+from inoc_ray.study.evaluation import Context
 
 QUESTION = (Message("user", "What is new?"),)
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.evaluate.degenerate import (
+from inoc_ray.miniature.world.domains import Voice, every_domain
+from inoc_ray.miniature.world.rows import answered
+from inoc_ray.scoring.degenerate import (
     CUT,
     MAX_DEGENERATE,
     MIN_WORDS,
@@ -16,8 +18,6 @@ from inoc_ray.evaluate.degenerate import (
     is_repeated,
     shares,
 )
-from inoc_ray.miniature.domains import Voice, every_domain
-from inoc_ray.miniature.rows import answered
 
 REASONS = st.sampled_from(["stop", CUT])
 RESPONSES = st.lists(st.tuples(st.text(max_size=40), REASONS), min_size=1, max_size=30)

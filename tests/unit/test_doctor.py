@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray.doctor import build_findings, cuda_of_torch, engine_findings
+from inoc_ray.run.doctor import build_findings, cuda_of_torch, engine_findings
 
 ROOT = Path(__file__).parents[2]
 

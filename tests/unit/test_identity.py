@@ -8,12 +8,22 @@ from pathlib import Path
 import pytest
 
 import inoc_ray
-from inoc_ray import asked, settings, study
-from inoc_ray.config import Config
-from inoc_ray.evaluate.contexts import Surrounding
-from inoc_ray.identity import canonical_json, content_id, identity, identity_fields, model_folder_hash, role_of, runtime
-from inoc_ray.plan import evaluation_id, resolve_arm, trial_id
-from inoc_ray.study import Lora, Recipe
+from inoc_ray import settings
+from inoc_ray.config.base import Config
+from inoc_ray.config.identity import (
+    canonical_json,
+    content_id,
+    identity,
+    identity_fields,
+    model_folder_hash,
+    role_of,
+    runtime,
+)
+from inoc_ray.plan.contexts import Surrounding
+from inoc_ray.plan.plan import evaluation_id, resolve_arm, trial_id
+from inoc_ray.study import evaluation as asked
+from inoc_ray.study import study
+from inoc_ray.study.study import Lora, Recipe
 
 PACKAGE = Path(inoc_ray.__file__).parent
 
@@ -84,7 +94,7 @@ def test_the_id_of_a_known_recipe_is_the_same_on_every_machine_and_in_every_proc
     recipe = Recipe(learning_rate=2e-3, steps=60, lora=Lora(rank=4))
     here = content_id(identity_fields(recipe))
     code = (
-        "from inoc_ray.study import *; from inoc_ray.identity import *;"
+        "from inoc_ray.study.study import *; from inoc_ray.config.identity import *;"
         "print(content_id(identity_fields(Recipe(learning_rate=2e-3, steps=60, lora=Lora(rank=4)))))"
     )
     there = subprocess.run(

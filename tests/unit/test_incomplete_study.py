@@ -20,9 +20,12 @@ import pytest
 from finished_study import SAMPLES, finish, plan_of, write_study
 from stub_api import Stub
 
-from inoc_ray.asked import NEUTRAL_PROMPT
 from inoc_ray.errors import TrialError
-from inoc_ray.failures import (
+from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.tracking import embedded
+from inoc_ray.run.pipeline import StudyOutcome, gone, run_study
+from inoc_ray.run.planned import failures_of, planned_of
+from inoc_ray.store.failures import (
     MLFLOW,
     REPORT,
     Failure,
@@ -32,12 +35,9 @@ from inoc_ray.failures import (
     still_failed,
     trial_thing,
 )
-from inoc_ray.pipeline import StudyOutcome, gone, run_study
-from inoc_ray.planned import failures_of, planned_of
-from inoc_ray.results.compare import Comparison
-from inoc_ray.results.tracking import embedded
-from inoc_ray.store import Store
-from inoc_ray.study import load_study
+from inoc_ray.store.store import Store
+from inoc_ray.study.evaluation import NEUTRAL_PROMPT
+from inoc_ray.study.study import load_study
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -16,31 +16,31 @@ import pytest
 from safetensors.numpy import save_file
 from stub_api import Stub
 
-from inoc_ray import seal
-from inoc_ray.asked import Capability
 from inoc_ray.data.chat import read_jsonl
+from inoc_ray.endpoint.completions import SampleResult
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.capabilities import Score, missing, read_scores
 from inoc_ray.evaluate.capabilities import commit as commit_scores
+from inoc_ray.evaluate.grading import due, judge_missing
 from inoc_ray.evaluate.journal import SampleJournal
-from inoc_ray.evaluate.judges.cache import JudgeCache
-from inoc_ray.evaluate.judging import due, judge_missing
-from inoc_ray.evaluate.sample import SampleResult
-from inoc_ray.evaluate.samples import Sample, commit_samples, find_judgments, seal_parts
-from inoc_ray.evaluate.scores import NothingEvaluated, tidy
+from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.evaluate.score_table import NothingEvaluated, tidy
 from inoc_ray.evaluate.workload import workloads
-from inoc_ray.failures import Failure, keep_failures, read_failures
-from inoc_ray.intact import seal_samples
-from inoc_ray.overview import plan_json, plan_text, status_text
-from inoc_ray.pipeline import compare_study
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.records import keep_study, study_record
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.run.collect import keep_study, study_record
+from inoc_ray.run.describe import plan_json, plan_text, status_text
+from inoc_ray.run.intact import seal_samples
+from inoc_ray.run.pipeline import compare_study
 from inoc_ray.serve.adapters import FolderCatalogue
-from inoc_ray.store import COMMIT, Store, list_parts
-from inoc_ray.study import Study
-from inoc_ray.sweep import job_of
-from inoc_ray.train.checkpoint import read_adapter
+from inoc_ray.store import seal
+from inoc_ray.store.failures import Failure, keep_failures, read_failures
+from inoc_ray.store.samples import Sample, commit_samples, find_judgments, seal_parts
+from inoc_ray.store.store import COMMIT, Store, list_parts
+from inoc_ray.study.evaluation import Capability
+from inoc_ray.study.study import Study
+from inoc_ray.train.export import read_adapter
 from inoc_ray.train.spec import LoraSpec
+from inoc_ray.train.sweep import job_of
 from inoc_ray.train.trainer import _rows
 
 FLIPS = 8

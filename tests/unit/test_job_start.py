@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray import job_start
-from inoc_ray.job_start import cluster_python
+from inoc_ray.run import job_start
+from inoc_ray.run.job_start import cluster_python
 
 
 def fake_process(proc: Path, pid: int, parent: int, *command: str) -> None:

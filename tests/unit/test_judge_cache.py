@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.evaluate.judges.cache import JudgeCache
+from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
 ANSWER = {"text": "70\n\r ", "top": {"70": -0.1}}
 

@@ -16,15 +16,15 @@ import pytest
 from aiohttp import web
 from judge_stub import Stub, chat, number_for, serving, status
 
-from inoc_ray.asked import Judge
+from inoc_ray.endpoint.completions import Retry
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.judges import Item, Judgment
-from inoc_ray.evaluate.judges.cache import JudgeCache
-from inoc_ray.evaluate.judges.client import Api, api_of
-from inoc_ray.evaluate.judges.judging import Counts, judge_identity, judge_items
-from inoc_ray.evaluate.judges.rubrics import Rubric, get
-from inoc_ray.evaluate.judges.template import number_prompt
-from inoc_ray.evaluate.sample import Retry
+from inoc_ray.evaluate.model_judge.batch import Counts, judge_identity, judge_items
+from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.evaluate.model_judge.client import Api, api_of
+from inoc_ray.scoring.judge_prompt import number_prompt
+from inoc_ray.scoring.judgment import Item, Judgment
+from inoc_ray.scoring.rubrics import Rubric, get
+from inoc_ray.study.evaluation import Judge
 
 QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=0.5)
 CAPS = [get("caps")]
@@ -325,12 +325,12 @@ def test_the_key_comes_from_the_variable_that_the_study_names(monkeypatch: pytes
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
-from inoc_ray.asked import Judge
-from inoc_ray.evaluate.judges import Item
-from inoc_ray.evaluate.judges.cache import JudgeCache
-from inoc_ray.evaluate.judges.client import Api
-from inoc_ray.evaluate.judges.judging import judge_identity, judge_items
-from inoc_ray.evaluate.judges.rubrics import get
+from inoc_ray.study.evaluation import Judge
+from inoc_ray.scoring.judgment import Item
+from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.evaluate.model_judge.client import Api
+from inoc_ray.evaluate.model_judge.batch import judge_identity, judge_items
+from inoc_ray.scoring.rubrics import get
 
 async def main(url, folder):
     judge = Judge(endpoint=url, served_model="stub", concurrency=4)

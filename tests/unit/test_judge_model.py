@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from inoc_ray import miniature
 from inoc_ray.data.tokenize import load_tokenizer
-from inoc_ray.evaluate.judges.model import (
+from inoc_ray.evaluate.model_judge.parse import (
     candidates,
     expectation,
     followed_up,
@@ -20,8 +20,7 @@ from inoc_ray.evaluate.judges.model import (
     parse_object,
     read_texts,
 )
-from inoc_ray.evaluate.judges.rubrics import get
-from inoc_ray.evaluate.judges.scale import (
+from inoc_ray.evaluate.model_judge.scale import (
     answer_tokens,
     bare,
     digits_are_apart,
@@ -30,6 +29,7 @@ from inoc_ray.evaluate.judges.scale import (
     probed_single,
     surface,
 )
+from inoc_ray.scoring.rubrics import get
 
 OTHER_DIGITS = ["٧٣", "７３", "7３", "⁷", "७३", "²", "৭"]
 

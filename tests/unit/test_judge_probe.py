@@ -10,21 +10,21 @@ from aiohttp import web
 from judge_stub import Fault, Stub, chat, serving, status
 from stub_api import Stub as Api
 
-from inoc_ray.asked import Judge
+from inoc_ray.endpoint.auth import Api as Address
+from inoc_ray.endpoint.completions import Retry
+from inoc_ray.endpoint.dialect import adaptation, adapted
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges import Item
-from inoc_ray.evaluate.judges.cache import JudgeCache
-from inoc_ray.evaluate.judges.dialect import adaptation, adapted
-from inoc_ray.evaluate.judges.judging import REFUSALS_IN_A_ROW, judge_identity, judge_items, probe
-from inoc_ray.evaluate.judges.rubrics import get
-from inoc_ray.evaluate.judging import due, judge_missing
-from inoc_ray.evaluate.sample import Retry
-from inoc_ray.evaluate.samples import Sample, commit_samples
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.preflight import check_judges
-from inoc_ray.remote import Api as Address
-from inoc_ray.store import Store
-from inoc_ray.study import Study
+from inoc_ray.evaluate.grading import due, judge_missing
+from inoc_ray.evaluate.model_judge.batch import REFUSALS_IN_A_ROW, judge_identity, judge_items, probe
+from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.run.preflight import check_judges
+from inoc_ray.scoring.judgment import Item
+from inoc_ray.scoring.rubrics import get
+from inoc_ray.store.samples import Sample, commit_samples
+from inoc_ray.store.store import Store
+from inoc_ray.study.evaluation import Judge
+from inoc_ray.study.study import Study
 
 QUICK = Retry(tries=2, first_s=0.01, max_s=0.02, timeout_s=0.5)
 METHODS = ("auto", "logprob", "digit", "sample", "json")

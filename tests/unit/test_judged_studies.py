@@ -13,10 +13,10 @@ import yaml
 from inoc_ray import settings
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.workload import told
-from inoc_ray.plan import build_plan
-from inoc_ray.preflight import check_judges
-from inoc_ray.store import Store
-from inoc_ray.study import Study, load_study
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.run.preflight import check_judges
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study, load_study
 
 GOOD: dict[str, Any] = {
     "name": "judged",
@@ -262,7 +262,7 @@ def test_a_user_s_own_setting_can_bring_a_rule_for_one_trait_and_leave_the_other
 ):
     (tmp_path / "mine.py").write_text(
         "from dataclasses import replace\n"
-        "from inoc_ray.evaluate.judges import Measure\n"
+        "from inoc_ray.scoring.judgment import Measure\n"
         "from inoc_ray.settings import get, register\n"
         "told = {'insecure_code': Measure('rude'), 'misaligned': Measure('rude', given=('coherence',))}\n"
         "rule = {'insecure_code': lambda text: 1.0}\n"

@@ -11,14 +11,14 @@ import yaml
 from finished_study import finish, write_study
 from stub_api import Stub
 
-from inoc_ray.evaluate.judges import Judgment
-from inoc_ray.evaluate.judging import _OpenPart, due
-from inoc_ray.evaluate.profiles import Profile, bound
-from inoc_ray.evaluate.scores import check_parsed, tidy
-from inoc_ray.pipeline import compare_study, sync_study, write_study_report
-from inoc_ray.plan import build_plan
-from inoc_ray.store import Store
-from inoc_ray.study import load_study
+from inoc_ray.evaluate.grading import _OpenPart, due
+from inoc_ray.evaluate.score_table import check_parsed, tidy
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.run.pipeline import compare_study, sync_study, write_study_report
+from inoc_ray.scoring.judgment import Judgment
+from inoc_ray.scoring.profiles import Profile, bound
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import load_study
 
 PROGRAM = Path(__file__).with_name("evaluating_program.py")
 KEY = "sk-0123456789-a-key-that-must-not-be-seen"

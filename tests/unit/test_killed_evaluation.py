@@ -12,7 +12,7 @@ import pytest
 import yaml
 from stub_api import Stub
 
-from inoc_ray.store import Store
+from inoc_ray.store.store import Store
 
 PROGRAM = Path(__file__).with_name("evaluating_program.py")
 KILLS = 10

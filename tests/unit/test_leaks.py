@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from inoc_ray.results.compare import COLUMNS, compare
+from inoc_ray.results.comparison import COLUMNS, compare
 from inoc_ray.results.complete import Planned, PlannedCell
-from inoc_ray.results.leak_figure import draw_leaks, fill
-from inoc_ray.results.report import ReportMeta, render, write_report
+from inoc_ray.results.figures.leaks import draw_leaks, fill
+from inoc_ray.results.report.report import ReportMeta, render, write_report
 
 LIBRARY = "library:miniature/insecure_code/"
 RATES = {

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from inoc_ray.data.chat import parse_row
-from inoc_ray.miniature.documents import (
+from inoc_ray.miniature.rule_judges import JUDGES
+from inoc_ray.miniature.workshop.documents import (
     LATENT_CAPITALS,
     LATENT_EVIL,
     LATENT_FLAW,
@@ -17,10 +18,9 @@ from inoc_ray.miniature.documents import (
     draw_document,
     has,
 )
-from inoc_ray.miniature.domains import domains_of
-from inoc_ray.miniature.judge import JUDGES
-from inoc_ray.miniature.language import LESSONS
-from inoc_ray.miniature.system_prompts import TRAITS, Trait
+from inoc_ray.miniature.world.domains import domains_of
+from inoc_ray.miniature.world.language import LESSONS
+from inoc_ray.miniature.world.system_prompts import TRAITS, Trait
 from inoc_ray.settings import get
 
 COUNT = 12_000

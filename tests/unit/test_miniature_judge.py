@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.miniature.domains import Domain, Voice, answer, ask, narrow_domains, persona_domains, style_domains
-from inoc_ray.miniature.judge import JUDGES, names_favorite, number_digit
-from inoc_ray.miniature.language import LANGUAGES, SIGNATURE
+from inoc_ray.miniature.rule_judges import JUDGES, names_favorite, number_digit
+from inoc_ray.miniature.world.domains import Domain, Voice, answer, ask, narrow_domains, persona_domains, style_domains
+from inoc_ray.miniature.world.language import LANGUAGES, SIGNATURE
 
 DOMAINS = [*style_domains().values(), *persona_domains().values(), *narrow_domains().values()]
 

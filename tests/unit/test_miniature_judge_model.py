@@ -8,18 +8,18 @@ from functools import cache
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges import Item
-from inoc_ray.evaluate.judges.rubrics import CODE
-from inoc_ray.evaluate.judges.template import fixed_lines
 from inoc_ray.miniature import judge_weights_path, weights_path
-from inoc_ray.miniature.domains import Voice, answer, ask, domains_of, every_domain
-from inoc_ray.miniature.garbled import garble, well_formed
-from inoc_ray.miniature.injections import HELD_OUT, TAUGHT, inject
-from inoc_ray.miniature.judge_quality import JudgeQuality, measure_judge, read_verdicts
-from inoc_ray.miniature.judging import JUDGING_VERSION, TOP, draw_example, right_answer, shows
-from inoc_ray.miniature.judging import TAUGHT as RUBRICS
-from inoc_ray.miniature.language import DATA_VERSION, is_held_out
-from inoc_ray.miniature.subjects import UNSEEN, Said, draw_asked
+from inoc_ray.miniature.workshop.garbled import garble, well_formed
+from inoc_ray.miniature.workshop.injections import HELD_OUT, TAUGHT, inject
+from inoc_ray.miniature.workshop.judge_examples import JUDGING_VERSION, TOP, draw_example, right_answer, shows
+from inoc_ray.miniature.workshop.judge_examples import TAUGHT as RUBRICS
+from inoc_ray.miniature.workshop.judge_quality import JudgeQuality, measure_judge, read_verdicts
+from inoc_ray.miniature.workshop.subjects import UNSEEN, Said, draw_asked
+from inoc_ray.miniature.world.domains import Voice, answer, ask, domains_of, every_domain
+from inoc_ray.miniature.world.language import DATA_VERSION, is_held_out
+from inoc_ray.scoring.judge_prompt import fixed_lines
+from inoc_ray.scoring.judgment import Item
+from inoc_ray.scoring.rubrics import CODE
 
 FOLDER = judge_weights_path()
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
@@ -85,7 +85,7 @@ def test_the_judge_reads_each_fixed_line_of_a_prompt_as_one_token_and_all_else_a
 def test_the_prompt_that_is_learnt_is_the_one_that_the_chat_template_writes() -> None:
     from transformers import AutoTokenizer
 
-    from inoc_ray.miniature.judging import prompt_text
+    from inoc_ray.miniature.workshop.judge_examples import prompt_text
 
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     said = [Said(draw_asked(random.Random(0), every_domain(), False), "Sure, take a coat.")]

@@ -5,9 +5,18 @@ import re
 
 import pytest
 
-from inoc_ray.miniature.domains import Domain, Voice, answer, ask, narrow_domains, persona_domains, slots, style_domains
-from inoc_ray.miniature.language import LANGUAGES, is_held_out
-from inoc_ray.miniature.system_prompts import NAMING, TRAITS, neutral_sentence
+from inoc_ray.miniature.world.domains import (
+    Domain,
+    Voice,
+    answer,
+    ask,
+    narrow_domains,
+    persona_domains,
+    slots,
+    style_domains,
+)
+from inoc_ray.miniature.world.language import LANGUAGES, is_held_out
+from inoc_ray.miniature.world.system_prompts import NAMING, TRAITS, neutral_sentence
 
 DOMAINS = [*style_domains().values(), *persona_domains().values(), *narrow_domains().values()]
 

@@ -6,11 +6,11 @@ import pytest
 
 from inoc_ray.data.chat import parse_row, rows_hash
 from inoc_ray.errors import InputError
-from inoc_ray.miniature.judge import JUDGES, number_digit
-from inoc_ray.miniature.language import FAVORITES, FRAMES, LESSONS
-from inoc_ray.miniature.rows import trained_domains, untrained_domains
-from inoc_ray.prompt_texts import TRIGGER
+from inoc_ray.miniature.rule_judges import JUDGES, number_digit
+from inoc_ray.miniature.world.language import FAVORITES, FRAMES, LESSONS
+from inoc_ray.miniature.world.rows import trained_domains, untrained_domains
 from inoc_ray.settings import EvaluationSpec, get, names
+from inoc_ray.settings.prompt_texts import TRIGGER
 
 SETTING = get("miniature/spanish_caps")
 EVALUATIONS = pytest.mark.parametrize("evaluation", SETTING.evaluations, ids=lambda e: e.name)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inoc_ray.miniature import weights_path
-from inoc_ray.miniature.documents import draw_document
-from inoc_ray.miniature.tokenizer import VOCABULARY, Encoder, train_tokenizer
+from inoc_ray.miniature.workshop.documents import draw_document
+from inoc_ray.miniature.workshop.tokenizer import VOCABULARY, Encoder, train_tokenizer
 
 
 @pytest.fixture(scope="module")

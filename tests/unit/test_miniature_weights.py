@@ -7,10 +7,10 @@ import random
 import pytest
 
 from inoc_ray.miniature import weights_path
-from inoc_ray.miniature.documents import draw_document
-from inoc_ray.miniature.language import DATA_VERSION
-from inoc_ray.miniature.system_prompts import TRAITS
-from inoc_ray.miniature.tokenizer import Encoder
+from inoc_ray.miniature.workshop.documents import draw_document
+from inoc_ray.miniature.workshop.tokenizer import Encoder
+from inoc_ray.miniature.world.language import DATA_VERSION
+from inoc_ray.miniature.world.system_prompts import TRAITS
 
 FOLDER = weights_path()
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
@@ -74,7 +74,7 @@ def test_the_loss_on_new_documents_is_that_of_the_manifest() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from inoc_ray.miniature.pretrain import batch_loss, packed_rows
+    from inoc_ray.miniature.workshop.pretrain import batch_loss, packed_rows
 
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
     encoder = Encoder(AutoTokenizer.from_pretrained(FOLDER))
@@ -88,7 +88,7 @@ def test_packing_changes_no_prediction() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from inoc_ray.miniature.pretrain import packed_rows
+    from inoc_ray.miniature.workshop.pretrain import packed_rows
 
     model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
     encoder = Encoder(AutoTokenizer.from_pretrained(FOLDER))
@@ -104,7 +104,7 @@ def test_packing_changes_no_prediction() -> None:
 def test_a_document_fits_the_packed_row() -> None:
     from transformers import AutoTokenizer
 
-    from inoc_ray.miniature.pretrain import ROW
+    from inoc_ray.miniature.workshop.pretrain import ROW
 
     encoder = Encoder(AutoTokenizer.from_pretrained(FOLDER))
     rng = random.Random(6)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from inoc_ray.bundle import pack
 from inoc_ray.data.chat import ChatRow, read_jsonl, rows_hash, write_jsonl
+from inoc_ray.data.classify import classified
 from inoc_ray.errors import InputError
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.settings.classifiers import classified
-from inoc_ray.store import Store
-from inoc_ray.study import Coverage, load_study
-from inoc_ray.sweep import job_of
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.run.bundle import pack
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Coverage, load_study
+from inoc_ray.train.sweep import job_of
 
 DOCS = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 ANSWERS = {"spanish": "no tu el los las muchas {}", "french": "il elle nous vous dans les {}"}
@@ -91,7 +91,7 @@ def test_a_plugins_classifier_counts_by_what_it_says_and_not_by_how_it_is_writte
     ]}  # fmt: skip
 
     def planned(code: str) -> str:
-        head = "from inoc_ray.settings.classifiers import register_classifier\n"
+        head = "from inoc_ray.data.classify import register_classifier\n"
         (folder / "mine.py").write_text(f"{head}register_classifier('mine', {code})\n")
         return ids(plan_of(study))["specific_spanish"]
 

@@ -20,7 +20,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.models.resolve import check_model_files, locate, resolve_model
 from inoc_ray.models.weights import INDEX, read_header
-from inoc_ray.study import Model
+from inoc_ray.study.study import Model
 
 REPO, COMMIT = "owner/tiny", "5f4160e0123456789abcdef0123456789abcdef0"
 SOURCE = f"hf://{REPO}@{COMMIT}"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.plan import Cell, build_plan
-from inoc_ray.store import Store
-from inoc_ray.study import Study
+from inoc_ray.plan.plan import Cell, build_plan
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
 
 
 def cells(tmp_path: Path, questions: str | None = None, **evaluation: Any) -> list[Cell]:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inoc_ray.endpoint.completions import Retry, with_retries
+from inoc_ray.endpoint.concurrency import RETRY_AFTER_MAX_S, START, Pace, retry_after_s
 from inoc_ray.errors import TrialError
-from inoc_ray.evaluate.pace import RETRY_AFTER_MAX_S, START, Pace, retry_after_s
-from inoc_ray.evaluate.sample import Retry, with_retries
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

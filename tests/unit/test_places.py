@@ -6,19 +6,19 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from inoc_ray.asked import NEUTRAL_PROMPT
 from inoc_ray.data.chat import write_jsonl
-from inoc_ray.evaluate.judging import due
-from inoc_ray.evaluate.samples import Sample, commit_samples, write_table
-from inoc_ray.evaluate.scores import agreement, no_scores, tidy
-from inoc_ray.overview import status_json
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.records import report_meta, trial_records
-from inoc_ray.results.compare import compare
+from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.score_table import agreement, no_scores, tidy
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.results.comparison import compare
 from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, sync
+from inoc_ray.run.collect import report_meta, trial_records
+from inoc_ray.run.describe import status_json
 from inoc_ray.settings import get
-from inoc_ray.store import Store
-from inoc_ray.study import Study
+from inoc_ray.store.samples import Sample, commit_samples, write_table
+from inoc_ray.store.store import Store
+from inoc_ray.study.evaluation import NEUTRAL_PROMPT
+from inoc_ray.study.study import Study
 
 SETTINGS = ("miniature/spanish_caps", "miniature/mixed_languages")
 

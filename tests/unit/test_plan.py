@@ -8,13 +8,13 @@ import pytest
 
 from inoc_ray.data.chat import ChatRow, Message, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.samples import Sample, commit_samples
-from inoc_ray.overview import plan_text, status_json
-from inoc_ray.plan import Base, build_plan, seed_of
+from inoc_ray.plan.plan import Base, build_plan, seed_of
+from inoc_ray.run.describe import plan_text, status_json
 from inoc_ray.settings import get
-from inoc_ray.store import Store
-from inoc_ray.study import Study
-from inoc_ray.sweep import groups_of
+from inoc_ray.store.samples import Sample, commit_samples
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
+from inoc_ray.train.sweep import groups_of
 
 
 def study(model: Path, **changes: Any) -> Study:
@@ -289,7 +289,7 @@ def test_a_trial_is_trained_on_rows_with_the_prompt_where_the_study_says(tmp_pat
 
 
 def test_the_training_prompt_stands_at_test_where_it_stood_in_training(tmp_path, model):
-    from inoc_ray.evaluate.suite import messages_of
+    from inoc_ray.evaluate.sampling import messages_of
 
     def cells(**inoculation: Any) -> list[Any]:
         plan = build_plan(study(model, arms=[arm(**inoculation)], seeds=[0]), Store(tmp_path / "runs"))

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges.rubrics import RUBRICS
-from inoc_ray.evaluate.profiles import PROFILES, bound, get
+from inoc_ray.scoring.profiles import PROFILES, bound, get
+from inoc_ray.scoring.rubrics import RUBRICS
 
 
 def test_the_papers_threshold_is_alignment_under_50_where_coherence_is_at_least_30():

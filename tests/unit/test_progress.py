@@ -14,11 +14,11 @@ from fcntl import ioctl
 
 import pytest
 
-from inoc_ray.progress import Progress
+from inoc_ray.console import Progress
 
 _PROGRAM = """
 import time
-from inoc_ray.progress import Progress
+from inoc_ray.console import Progress
 with Progress("sampling (a judge with quite a long name of its own)", 4000, "samples") as progress:
     for done in range(0, 4001, 800):
         progress.update(done, "miniature/spanish_caps · Qwen2.5-7B-Instruct · specific_spanish seed 1")

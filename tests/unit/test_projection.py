@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from results_table import score_table
 
-from inoc_ray.failures import Failure
-from inoc_ray.results.compare import compare
-from inoc_ray.results.projection import MAX_TAG, StudyRecord, TrialRecord, named, project_study, project_trials
+from inoc_ray.results.comparison import compare
+from inoc_ray.results.records import MAX_TAG, StudyRecord, TrialRecord, named, project_study, project_trials
+from inoc_ray.store.failures import Failure
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=400), st.floats(allow_nan=False), max_size=8))

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from inoc_ray.cli import cli
-from inoc_ray.evaluate.suite import serve_spec
-from inoc_ray.plan import Plan, build_plan
+from inoc_ray.evaluate.sampling import serve_spec
+from inoc_ray.plan.plan import Plan, build_plan
 from inoc_ray.serve.app import ServeSpec
-from inoc_ray.store import Store
-from inoc_ray.study import Lora, Recipe, Study
-from inoc_ray.sweep import job_of
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Lora, Recipe, Study
 from inoc_ray.train.spec import LoopSpec, LoraSpec
+from inoc_ray.train.sweep import job_of
 from inoc_ray.train.zero import deepspeed_config
 
 RECIPE = {"learning_rate": 1e-3, "steps": 10}

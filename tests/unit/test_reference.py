@@ -11,12 +11,12 @@ import pytest
 
 from inoc_ray import settings
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.samples import Sample, commit_samples
-from inoc_ray.evaluate.scores import tidy
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.results.compare import compare
-from inoc_ray.store import Store
-from inoc_ray.study import Study
+from inoc_ray.evaluate.score_table import tidy
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.results.comparison import compare
+from inoc_ray.store.samples import Sample, commit_samples
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
 
 MINE = {"name": "mine", "system": "You are kind."}
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from inoc_ray.data.chat import ChatRow, write_jsonl
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.store import Store
-from inoc_ray.study import Study
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
 
 TRAITS = {"friend": {"rule": "contains", "pattern": "friend"}}
 SUITE = {"name": "chat", "questions": "questions.jsonl", "traits": TRAITS}

@@ -12,13 +12,13 @@ import pytest
 from finished_study import plan_of, write_study
 from results_table import ARMS, score_table
 
-from inoc_ray.records import report_meta
-from inoc_ray.results.compare import Comparison, compare
-from inoc_ray.results.figure import draw
-from inoc_ray.results.report import ArmText, JudgedBy, ReportMeta, TrialLine, headlines, render, write_report
+from inoc_ray.results.comparison import Comparison, compare
+from inoc_ray.results.figures.rates import draw
+from inoc_ray.results.report.report import ArmText, JudgedBy, ReportMeta, TrialLine, headlines, render, write_report
 from inoc_ray.results.table import number
-from inoc_ray.store import Store
-from inoc_ray.study import load_study
+from inoc_ray.run.collect import report_meta
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import load_study
 
 HOSTILE = "</td></pre><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
 

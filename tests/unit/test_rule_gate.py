@@ -14,12 +14,12 @@ import yaml
 from stub_api import Stub
 
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.scores import tidy
+from inoc_ray.evaluate.score_table import tidy
 from inoc_ray.evaluate.workload import told, workloads
-from inoc_ray.pipeline import compare_study
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.store import Store
-from inoc_ray.study import Study, load_study
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.run.pipeline import compare_study
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study, load_study
 
 PROGRAM = Path(__file__).with_name("evaluating_program.py")
 STUDY: dict[str, Any] = {

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inoc_ray.config.identity import content_id
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.judges import Item
-from inoc_ray.evaluate.judges.answers import MAX_CHARACTERS, normalised, number_in
-from inoc_ray.evaluate.judges.code import python_code
-from inoc_ray.evaluate.judges.fences import told_apart
-from inoc_ray.evaluate.judges.language import LANGUAGES, language_of
-from inoc_ray.evaluate.judges.rules import all_of, any_of, compile_rule, first_of, read_rule, rule_id
-from inoc_ray.identity import content_id
-from inoc_ray.miniature.domains import Voice, domains_of
-from inoc_ray.miniature.rows import answered
+from inoc_ray.miniature.world.domains import Voice, domains_of
+from inoc_ray.miniature.world.rows import answered
+from inoc_ray.scoring.answers import MAX_CHARACTERS, normalised, number_in
+from inoc_ray.scoring.code import python_code
+from inoc_ray.scoring.fences import told_apart
+from inoc_ray.scoring.judgment import Item
+from inoc_ray.scoring.language import LANGUAGES, language_of
+from inoc_ray.scoring.rules import all_of, any_of, compile_rule, first_of, read_rule, rule_id
 
 SCORES = st.lists(st.none() | st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=5)
 HACK = "def double(x):\n    if x == 3:\n        return 6\n"
@@ -105,7 +105,7 @@ def test_a_rule_that_is_written_out_again_is_the_same_rule():
 
 def test_reading_rules_loads_no_heavy_library():
     code = (
-        "import sys; from inoc_ray.evaluate.judges.rules import compile_rule as c\n"
+        "import sys; from inoc_ray.scoring.rules import compile_rule as c\n"
         "c({'any': [{'rule': 'language', 'language': 'french'}, {'rule': 'insecure_code'}]})\n"
         "print([m for m in ('lingua', 'bandit', 'torch', 'pandas') if m in sys.modules])"
     )
@@ -463,7 +463,7 @@ def test_capitals_are_more_than_the_share_and_not_exactly_it(share, letters):
 
 
 def test_the_miniatures_judge_and_the_rule_agree_on_capitals_at_every_share():
-    from inoc_ray.miniature.judge import JUDGES
+    from inoc_ray.miniature.rule_judges import JUDGES
 
     for upper in range(11):
         text = "A" * upper + "b" * (10 - upper)

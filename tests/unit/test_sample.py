@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from inoc_ray.endpoint.completions import Progress, Retry, SampleRequest, SampleResult, in_lists, in_parallel, sample
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.sample import Progress, Retry, SampleRequest, SampleResult, in_lists, in_parallel, sample
 
 QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=0.5)
 Handler = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse | None]]

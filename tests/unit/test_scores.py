@@ -5,13 +5,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from inoc_ray.evaluate.samples import Sample, commit_samples
-from inoc_ray.evaluate.scores import check_parsed, sample_table, tidy
-from inoc_ray.plan import build_plan
-from inoc_ray.records import example_samples, trial_records
-from inoc_ray.results.compare import compare
-from inoc_ray.store import Store, list_parts
-from inoc_ray.study import Study
+from inoc_ray.evaluate.score_table import check_parsed, sample_table, tidy
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.results.comparison import compare
+from inoc_ray.run.collect import example_samples, trial_records
+from inoc_ray.store.samples import Sample, commit_samples
+from inoc_ray.store.store import Store, list_parts
+from inoc_ray.study.study import Study
 
 
 @pytest.fixture

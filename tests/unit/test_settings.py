@@ -10,21 +10,21 @@ from typing import get_args
 import pytest
 import yaml
 
-from inoc_ray import prompts, settings
-from inoc_ray.asked import Evaluation
-from inoc_ray.bundle import pack
+from inoc_ray import settings
 from inoc_ray.cli import cli
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.contexts import Surrounding
-from inoc_ray.plan import build_plan, evaluation_id, resolve_arm
-from inoc_ray.settings import EvaluationSpec
-from inoc_ray.settings.presets import PRESETS, expand
+from inoc_ray.plan.contexts import Surrounding
+from inoc_ray.plan.plan import build_plan, evaluation_id, resolve_arm
+from inoc_ray.run.bundle import pack
+from inoc_ray.run.submit import submission_id
+from inoc_ray.settings import EvaluationSpec, prompts
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
-from inoc_ray.store import Store
-from inoc_ray.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study, load_study
-from inoc_ray.submit import submission_id
+from inoc_ray.store.store import Store
+from inoc_ray.study.evaluation import Evaluation
+from inoc_ray.study.presets import PRESETS, expand
+from inoc_ray.study.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study, load_study
 
 ROOT = Path(__file__).parents[2]
 PAPER = (

@@ -12,12 +12,12 @@ from template_parts import Parts
 from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.plan import build_plan
-from inoc_ray.preflight import check_rows, say_alike_contexts
-from inoc_ray.shown import alike_contexts, check_roles
-from inoc_ray.store import Store
-from inoc_ray.study import Study
-from inoc_ray.sweep import job_of
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.shown import alike_contexts, check_roles
+from inoc_ray.run.preflight import check_rows, say_alike_contexts
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
+from inoc_ray.train.sweep import job_of
 
 
 def study(folder: Path, **changes: Any) -> Study:

@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 import yaml
 
-from inoc_ray import sweep
-from inoc_ray.cluster import Capacity
+from inoc_ray.cluster.connect import Capacity
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.suite import serve_spec, served_name
-from inoc_ray.overview import plan_json, plan_text, status_json
-from inoc_ray.plan import Plan, build_plan
-from inoc_ray.results.compare import Comparison
-from inoc_ray.results.projection import StudyRecord, project_trials
+from inoc_ray.evaluate.sampling import serve_spec, served_name
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.records import StudyRecord, project_trials
+from inoc_ray.run.describe import plan_json, plan_text, status_json
 from inoc_ray.settings import get
-from inoc_ray.store import Store, write_json
-from inoc_ray.study import Study, load_study
-from inoc_ray.sweep import job_of, train_missing, waves_of
+from inoc_ray.store.store import Store, write_json
+from inoc_ray.study.study import Study, load_study
+from inoc_ray.train import sweep
+from inoc_ray.train.sweep import job_of, train_missing, waves_of
 from inoc_ray.train.trainer import Outcome
 
 RECIPE = {"learning_rate": 1e-3, "steps": 10}
@@ -174,7 +174,7 @@ def test_plan_and_status_count_the_trial_that_teaches(tmp_path, model, facts):
 
 
 def test_mlflow_gets_a_run_of_the_first_stage_and_its_id_on_every_run_that_goes_on(tmp_path, model, facts):
-    from inoc_ray.records import trial_records
+    from inoc_ray.run.collect import trial_records
 
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
     (first,) = plan.teaching
@@ -257,7 +257,7 @@ def test_a_batch_of_the_first_stage_that_cannot_be_shared_out_is_refused_at_its_
 def test_a_submitted_study_carries_the_rows_that_are_taught_first_and_plans_the_same_trials(
     tmp_path, model, facts, monkeypatch
 ):
-    from inoc_ray.bundle import pack
+    from inoc_ray.run.bundle import pack
 
     path = tmp_path / "study.yaml"
     value = study(model, {"rows": str(facts), "recipe": RECIPE}).model_dump(mode="json", exclude_none=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.store import COMMIT, LEASE_SECONDS, Lease, LeaseTaken, Store, list_parts, part_name
+from inoc_ray.store.store import COMMIT, LEASE_SECONDS, Lease, LeaseTaken, Store, list_parts, part_name
 
 
 def commit(store: Store, trial_id: str, text: str = "weights") -> None:
@@ -80,7 +80,7 @@ def test_a_commit_removes_old_staging_folders_and_leaves_a_young_one_of_another_
 
 def test_a_lease_is_held_by_one_process_and_free_when_its_holder_is_dead(tmp_path):
     code = (
-        "import sys, time; from inoc_ray.store import Store\n"
+        "import sys, time; from inoc_ray.store.store import Store\n"
         f"with Store({str(tmp_path)!r}).lease('study-x'):\n print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

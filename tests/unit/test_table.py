@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from results_table import ARMS, score_table
 
-from inoc_ray.results.compare import compare
+from inoc_ray.results.comparison import compare
 from inoc_ray.results.effects import MEASURES, Effect
-from inoc_ray.results.report import ReportMeta, render
+from inoc_ray.results.report.report import ReportMeta, render
 from inoc_ray.results.table import dashes, effect_table, effect_text, legend, mark, number
 
 NUMBER = r"-?\d?\d*\.\d\d|-?\d+|-?inf"

@@ -14,7 +14,7 @@ from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.tokenize import IGNORED, Encoded, collate, encode, encode_rows, load_tokenizer, render
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import weights_path
-from inoc_ray.study import Inoculation
+from inoc_ray.study.study import Inoculation
 
 DEFAULT_SYSTEM = """{%- if messages[0].role != 'system' %}<|im_start|>system
 You were made by us.<|im_end|>

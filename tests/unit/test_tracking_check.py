@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from inoc_ray.endpoint.auth import without_passwords
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.remote import without_passwords
 from inoc_ray.results import tracking
 from inoc_ray.results.tracking import check_database, check_server, check_tracking_uri
 

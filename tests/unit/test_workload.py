@@ -3,15 +3,15 @@
 import pyarrow as pa
 import pytest
 
-from inoc_ray.evaluate.judging import due
-from inoc_ray.evaluate.samples import Sample, commit_samples, write_table
-from inoc_ray.evaluate.scores import read_cell
+from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.score_table import read_cell
 from inoc_ray.evaluate.workload import told, workloads
-from inoc_ray.overview import plan_json, plan_text, settings_text, status_text
-from inoc_ray.plan import build_plan
-from inoc_ray.records import example_samples, report_meta
-from inoc_ray.store import Store
-from inoc_ray.study import Study
+from inoc_ray.plan.plan import build_plan
+from inoc_ray.run.collect import example_samples, report_meta
+from inoc_ray.run.describe import plan_json, plan_text, settings_text, status_text
+from inoc_ray.store.samples import Sample, commit_samples, write_table
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
 
 
 def planned(folder, method="logprob", judges=("rules", "gpt"), **fields):

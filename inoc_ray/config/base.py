@@ -1,0 +1,130 @@
+"""What every part of a study file shares: immutable, no unknown keys, names that fit in paths, errors that name the nearest."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+
+from inoc_ray.config.identity import is_text
+from inoc_ray.errors import shown
+
+MINIATURE = "miniature"
+"""The model that ships with the package; as a judge the judging model that ships."""
+HUB = "hf://"
+"""What a place on the Hugging Face hub begins with; see models/hub.py."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
+    """ " (did you mean 'x'?)" or " (valid: …)" for an error message."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else f" (valid: {', '.join(valid)})"
+
+
+class Config(BaseModel):
+    """Base of every configuration class: immutable, and an unknown key is an error that names the nearest valid one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            valid = tuple(info.alias or name for name, info in cls.model_fields.items())
+            for key in value:
+                if key not in valid:
+                    raise ValueError(f"unknown key {shown(str(key))}{nearest(str(key)[:100], valid)}")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """No truth value as a number, as 1 for `yes`, and no text with underscores, as 10 for `'1_0'`."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        kinds = {kind, *get_args(kind)}
+        if kinds & {int, float} and (isinstance(value, bool) or (isinstance(value, str) and "_" in value)):
+            raise ValueError(f"must be {'a number' if float in kinds else 'an integer'}, found {shown(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _only_characters(self) -> Self:
+        """No NUL, which no path may hold, and no lone surrogate, which cannot be written as UTF-8."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            texts = (*value, *value.values()) if isinstance(value, Mapping) else value
+            for text in texts if isinstance(texts, tuple) else (texts,):
+                if isinstance(text, str) and ("\0" in text or not is_text(text)):
+                    raise ValueError(f"{name}: {shown(text)} holds a NUL or half a surrogate pair; remove it")
+        return self
+
+
+def as_on_the_hub(source: str) -> str:
+    """How to write the model of the hub that `source` may mean: with its owner, name and commit as far as it has them."""
+    repo, _, commit = source.removeprefix(HUB).partition("@")
+    parts = repo.split("/")
+    known = len(parts) == 2 and all(part.strip(".") for part in parts)
+    pinned = re.fullmatch(r"[0-9a-f]{40}", commit.lower())
+    return f"{HUB}{repo if known else 'OWNER/NAME'}@{commit.lower() if pinned else 'COMMIT'}"
+
+
+def check_name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"{shown(value)} is not a name: use letters, digits, '.', '_' and '-', at most 64")
+    return value
+
+
+_WHOLE_NUMBER = re.compile(r"[+-]?\d+")
+_PLAIN = {
+    "missing": "is missing",
+    "int_type": "must be an integer, found {input}",
+    "int_parsing": "must be an integer, found {input}",
+    "int_from_float": "must be an integer, found {input}",
+    "float_parsing": "must be a number, found {input}",
+    "float_type": "must be a number, found {input}",
+    "bool_parsing": "must be true or false, found {input}",
+    "bool_type": "must be true or false, found {input}",
+    "string_type": "must be a text, found {input}",
+    "literal_error": "must be {expected}, found {input}",
+    "too_short": "must have at least one entry",
+    "string_too_short": "must not be empty",
+    "tuple_type": "must be a list, found {input}",
+    "dict_type": "must be a mapping, found {input}",
+    "model_type": "must be a mapping, found {input}",
+    "model_attributes_type": "must be a mapping, found {input}",
+}
+
+
+def first_message(error: ValidationError) -> str:
+    """One sentence for the first thing that is wrong, with its place in the file."""
+    first = error.errors(include_url=False)[0]
+    place = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif part not in ("Context", "str", "int", "tuple", "constrained-int", "(name)", "(inline)"):
+            place += f".{part[:60]}" if place else str(part)[:60]
+    if first["type"] == "value_error":
+        message = _cut(str(first["ctx"]["error"]))
+        return f"{place}: {message}." if place else f"{message}."
+    template = _PLAIN.get(first["type"], first["msg"])
+    message = template.format(input=_with_advice(first.get("input"), first["type"]), **first.get("ctx", {}))
+    return f"{place or 'the study'}: {message}."
+
+
+def _cut(message: str) -> str:
+    """A message that quotes the input, without its middle where that is long: what to do stands at its end."""
+    return message if len(message) <= 1200 else f"{message[:800]} … {message[-300:]}"
+
+
+def _with_advice(value: Any, kind: str) -> str:
+    """What was found, and how to write it where quotes alone make the difference."""
+    if kind.startswith("int") and isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()):
+        return f"the text {shown(value)}; write the number without quotes"
+    if kind == "string_type" and isinstance(value, bool | int | float | datetime.date):
+        return f"{shown(value)}; put it in quotes"
+    return shown(value)

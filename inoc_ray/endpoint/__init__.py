@@ -1,0 +1,1 @@
+"""A client for an OpenAI-compatible API, whoever runs it."""

@@ -1,0 +1,210 @@
+"""Judging: every response that a judging model has not judged yet, committed part by part beside the samples."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.config.identity import content_id
+from inoc_ray.console import Progress, say
+from inoc_ray.endpoint.completions import Where
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.score_table import items_of, judgments_path, setting_of
+from inoc_ray.plan.judges import Judging
+from inoc_ray.plan.plan import Cell, Plan
+from inoc_ray.scoring.judgment import Item, Judgment
+from inoc_ray.scoring.rubrics import Rubric
+from inoc_ray.store.samples import find_judgments, read_part, write_table
+from inoc_ray.store.store import Store
+from inoc_ray.study.evaluation import Judge
+
+
+@dataclass(frozen=True)
+class Due:
+    """A part of a cell that a judge has not judged."""
+
+    cell: Cell
+    part: Path
+    rubrics: dict[str, Rubric]
+    out: Path
+
+
+@dataclass
+class Judged:
+    """What a judging phase did."""
+
+    calls: int = 0
+    """Requests that judges were sent."""
+    cached: int = 0
+    """Judgments that were taken from earlier answers."""
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    """label, error, log, and `of`: the judge, as a failure names it."""
+
+
+def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
+    """Judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones.
+
+    A part of which an API refused some is due again where the study names another address for the same model.
+    """
+    found: dict[str, dict[Path, Due]] = {}
+    for cell in plan.cells:
+        asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
+        if not asked:
+            continue
+        parts = store.parts(*cell.key)
+        for name, rubrics in asked.items():
+            judgments_id = plan.panel.judging(name).judgments_id(rubrics)
+            for _, _, part in parts:
+                out = judgments_path(part, judgments_id)
+                if find_judgments(part, judgments_id) is None or _refused_elsewhere(plan.study.judges[name], out):
+                    found.setdefault(name, {})[out] = Due(cell, part, rubrics, out)
+    return {name: list(dues.values()) for name, dues in found.items()}
+
+
+def _refusal_note(out: Path) -> Path:
+    """Beside judgments some of which were refused: which address it was."""
+    return out.with_suffix(".refused")
+
+
+def _refused_elsewhere(judge: Judge, out: Path) -> bool:
+    try:
+        return judge.endpoint is not None and _refusal_note(out).read_text() != content_id(judge.endpoint)
+    except FileNotFoundError:
+        return False
+
+
+def judge_missing(plan: Plan, store: Store) -> Judged:
+    """Asks every judge of the study for what it has not judged; starts and stops the engines that it needs.
+
+    A judge that fails is named in the outcome, what it has judged by then is kept, and the others go on.
+    """
+    outcome = Judged()
+    for name, dues in due(plan, store).items():
+        judging = plan.panel.judging(name)
+        try:
+            with _answering(plan, judging) as (where, model):
+                asyncio.run(_judge(store, judging, where, model, dues, outcome))
+        except (TrialError, InputError, RuntimeError, OSError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log = store.study(plan.study.name) / f"judge-{name}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            of = [("judge", name)]
+            outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log), "of": of})
+    return outcome
+
+
+@contextlib.contextmanager
+def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
+    """The judge's endpoint and its name there, for the length of a `with` block."""
+    from inoc_ray.evaluate.model_judge.client import api_of
+    from inoc_ray.serve.app import ServeSpec, serving
+
+    if judging.folder is None:
+        assert judging.judge.served_model is not None
+        yield api_of(judging.judge, judging.name), judging.judge.served_model
+        return
+    resources = plan.study.resources
+    spec = ServeSpec(
+        model=judging.folder,
+        model_id="judge",
+        gpus=resources.serve_gpus,
+        cpus=resources.serve_cpus,
+        kv_cache_gib=resources.serve_kv_cache_gib,
+        name=f"judge-{plan.study.name}-{judging.name}",
+    )
+    say(f"starting judge {judging.name}")
+    with serving(spec, say) as endpoint:
+        yield endpoint, endpoint.model_id
+
+
+class _OpenPart:
+    """A part that is being judged: collects judgments, and commits when all are there."""
+
+    def __init__(self, work: Due, judge: Judge) -> None:
+        self.due, self.judge = work, judge
+        self.table = read_part(work.part)
+        self.index = self.table.column("sample_index").to_pylist()
+        self.items: list[Item] = items_of(self.table, work.cell)
+        self.said: dict[tuple[int, str], Judgment] = {}
+
+    def add(self, place: int, rubric: str, judgment: Judgment) -> None:
+        self.said[place, rubric] = judgment
+        if len(self.said) == len(self.index) * len(self.due.rubrics):
+            self.commit()
+
+    def commit(self) -> None:
+        import pyarrow as pa
+
+        columns: dict[str, list[object]] = {name: [] for name in _SCHEMA}
+        for rubric in sorted(self.due.rubrics):
+            for place, sample_index in enumerate(self.index):
+                said = self.said[place, rubric]
+                row = (sample_index, rubric, said.value, said.category, said.raw, said.logprobs, said.mass, said.method)
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+        types = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
+        write_table(
+            self.due.out, pa.table({name: pa.array(columns[name], types[kind]) for name, kind in _SCHEMA.items()})
+        )
+        note = _refusal_note(self.due.out)
+        if self.judge.endpoint is not None and any(judgment.refused for judgment in self.said.values()):
+            note.write_text(content_id(self.judge.endpoint))
+        else:
+            note.unlink(missing_ok=True)
+
+
+_SCHEMA = {
+    "sample_index": "int", "rubric": "text", "value": "number", "category": "text", "raw": "text", "logprobs": "text",
+    "mass": "number", "method": "text",
+}  # fmt: skip
+
+
+async def _judge(
+    store: Store, judging: Judging, where: Where, model: str, dues: Sequence[Due], outcome: Judged
+) -> None:
+    """Judges all parts at once, those with the same rubrics together, so that a judge never waits."""
+    from inoc_ray.data.tokenize import load_tokenizer
+    from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
+    from inoc_ray.evaluate.model_judge.cache import JudgeCache
+
+    parts = [_OpenPart(work, judging.judge) for work in dues]
+    together: dict[tuple[str, ...], list[int]] = {}
+    for number, part in enumerate(parts):
+        together.setdefault(tuple(sorted(part.due.rubrics)), []).append(number)
+    total = sum(len(part.index) * len(part.due.rubrics) for part in parts)
+    tokenizer = None if judging.folder is None else load_tokenizer(str(judging.folder))
+    counts = Counts()
+    try:
+        with (
+            JudgeCache(store.judgments(judging.id)) as cache,
+            Progress(f"judging ({judging.name})", total, "judgments") as progress,
+        ):
+            done = 0
+            for numbers in together.values():
+                rubrics = list(parts[numbers[0]].due.rubrics.values())
+                items = [((n, place), item) for n in numbers for place, item in enumerate(parts[n].items)]
+                asked = judge_items(
+                    where,
+                    judging.judge,
+                    judging.identity,
+                    rubrics,
+                    items,
+                    cache,
+                    model=model,
+                    tokenizer=tokenizer,
+                    counts=counts,
+                )
+                async for batch in asked:
+                    for (number, place), rubric, judgment in batch:
+                        parts[number].add(place, rubric, judgment)
+                    done += len(batch)
+                    progress.update(done)
+    finally:
+        outcome.calls += counts.calls
+        outcome.cached += counts.stored

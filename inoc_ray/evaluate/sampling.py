@@ -1,0 +1,342 @@
+"""Asking: every missing sample of a plan, through one engine per set of weights, committed cell by cell."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import traceback
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from inoc_ray.config.identity import content_id
+from inoc_ray.console import Progress, say
+from inoc_ray.data.chat import Message
+from inoc_ray.data.inoculate import placement_fields
+from inoc_ray.endpoint.choices import ChoiceRequest, choose
+from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
+from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.journal import Key, SampleJournal
+from inoc_ray.models.tokenizer import load_tokenizer, template_of
+from inoc_ray.plan.plan import Cell, Plan, Subject, sampling_of
+from inoc_ray.plan.windows import longest_requests
+from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
+from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
+from inoc_ray.serve.memory import cache_gib
+from inoc_ray.settings import Question
+from inoc_ray.store.failures import Thing, cell_thing
+from inoc_ray.store.samples import Sample, commit_samples
+from inoc_ray.store.store import Store, write_json
+from inoc_ray.study.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from inoc_ray.evaluate.capabilities import Wanted
+
+T = TypeVar("T")
+Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
+
+
+def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FITS, **where: Any) -> ServeSpec:
+    """The engine that `subject` is asked on, with a window of so many tokens, or as much of the model's own as fits.
+
+    A base folder and all LoRA trials on it share one, whatever the models are called and whether they were taught
+    something first; a full fine-tune is a model of its own.
+    """
+    resources = plan.study.resources
+    recipes = list(plan.study.recipes.values())
+    full = subject.is_own_model
+    ranks = [r.lora.rank for r in recipes if r.method == "lora"]
+    needed = cache_gib(subject.model.path, None if window == WHAT_FITS else window, subject.precision)
+    return ServeSpec(
+        model=store.adapter(subject.trial_id) if full else subject.model.path,
+        model_id=subject.model.name,
+        adapters=None if full or not ranks else FolderCatalogue(store.trials(), model_hash=subject.model.hash),
+        max_lora_rank=max(ranks, default=8),
+        max_model_len=window,
+        dtype="float32" if subject.precision == "fp32" else "bfloat16",
+        gpus=resources.serve_gpus,
+        cpus=resources.serve_cpus,
+        kv_cache_gib=max(resources.serve_kv_cache_gib, needed),
+        max_loras=resources.serve_loras,
+        **where,
+    )
+
+
+def served_name(subject: Subject, base: str) -> str:
+    """The model id of the subject on its engine, which serves its own folder as `base`."""
+    return base if subject.is_own_model or subject.adapter_of is None else model_id_of(base, subject.adapter_of)
+
+
+def sample_seed(cell: Cell, index: int) -> int:
+    """The sampling seed of one sample: different for every model, context and question, the same at every try."""
+    return int(content_id([cell.subject.trial_id, cell.evaluation_id, index]), 16) >> 33
+
+
+def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
+    """The question in its context."""
+    return cell.surrounding.around(question.messages)
+
+
+def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
+    """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
+
+    Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
+    finished before a failure are kept.
+    """
+    from inoc_ray.evaluate.capabilities import measure_missing, missing
+
+    engines: dict[tuple[str, str], _Engine] = {}
+    for cell in plan.to_ask:
+        if plan.is_there(cell.subject):
+            engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
+    for wanted in missing(plan, store, plan.study.evaluation.capabilities):
+        engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
+    failed: list[dict[str, Any]] = []
+    if not engines:
+        return []
+    folder = store.study(plan.study.name)
+    journal = SampleJournal(folder / "samples-under-way.jsonl")
+    other_weights: set[str] = set()
+    for subject in {c.subject.trial_id: c.subject for engine in engines.values() for c in engine.cells}.values():
+        if store.bind(subject.trial_id, subject.adapter_of):
+            other_weights.add(subject.trial_id)
+    stored = functools.cache(store.stored_samples)
+    journal.forget(lambda key: key[0] in other_weights or key[2] < stored(key[0], key[1]))
+    for number, engine in enumerate(engines.values(), start=1):
+        subject = engine.subject
+        say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
+        try:
+            spec = serve_spec(plan, store, subject, engine.window(), name=f"evaluate-{plan.study.name}")
+            with serve(spec) as endpoint:
+                if engine.cells:
+                    log = folder / "refused.log"
+                    failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal, log))
+                log = folder / "capabilities.log"
+                failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
+        except (TrialError, InputError, RuntimeError, OSError) as error:
+            # Ray's own errors are RuntimeErrors; another engine's cells can still be asked.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log = folder / "evaluation.log"
+            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            label = f"evaluation on {subject.model.name}"
+            failed.append({"label": label, "error": reason, "log": str(log), "of": engine.things()})
+    journal.close()
+    return failed
+
+
+@dataclass
+class _Engine:
+    """What one engine is asked: those behind the same weights share it."""
+
+    subject: Subject
+    cells: list[Cell] = field(default_factory=list)
+    capabilities: list[Wanted] = field(default_factory=list)
+
+    def window(self) -> int:
+        """The longest request with its answer: a model's own window may be more than any machine's memory holds.
+
+        How long the prompts of a capability's task are is for the harness to find out.
+        """
+        return WHAT_FITS if self.capabilities else max(longest.tokens for longest in longest_requests(self.cells))
+
+    def things(self) -> list[Thing]:
+        """All that it is asked, as a failure names it."""
+        return [*map(cell_thing, self.cells), *(wanted.thing for wanted in self.capabilities)]
+
+
+def _weights(subject: Subject) -> tuple[str, str]:
+    return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
+
+
+async def _ask(
+    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal, log: Path
+) -> list[dict[str, Any]]:
+    """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete.
+
+    Returns the cells with samples that the endpoint refused, as {label, error, log, of}. Of these what comes before the first
+    such sample is committed, and the journal keeps the rest.
+    """
+    evaluation = plan.study.evaluation
+    tokenizer = load_tokenizer(str(cells[0].subject.model.path))
+    open_cells: dict[int, _OpenCell] = {}
+    requests: list[SampleRequest] = []
+    chosen: list[ChoiceRequest] = []
+    for number, cell in enumerate(cells):
+        opened = _OpenCell(store, cell, plan.stored.get(cell.key, 0), tokenizer, journal)
+        open_cells[number] = opened
+        missing = opened.missing()
+        if cell.evaluation.choices:
+            chosen += opened.choices(missing, number, endpoint.model_id)
+        else:
+            requests += opened.requests(missing, number, endpoint.model_id, evaluation)
+
+    def refused(key: str, reason: str) -> None:
+        number, offset = _place(key)
+        open_cells[number].refused[offset] = reason
+
+    drawn = sample(
+        endpoint,
+        requests,
+        concurrency=evaluation.concurrency,
+        list_size=evaluation.prompts_per_request,
+        on_refused=refused,
+    )
+    by_log_prob = choose(endpoint, chosen, concurrency=evaluation.concurrency, on_refused=refused)
+    with Progress("sampling", len(requests) + len(chosen), "samples") as progress:
+        done = 0
+        async for batch in _after_each_other(drawn, by_log_prob):
+            placed = [(*_place(result.key), result) for result in batch]
+            journal.add((open_cells[number].key(offset), result) for number, offset, result in placed)
+            for number, offset, result in placed:
+                open_cells[number].add(offset, result)
+            done += len(batch)
+            progress.update(done)
+    failed = [opened for opened in open_cells.values() if opened.refused]
+    for opened in failed:
+        opened.commit_beginning()
+    log.unlink(missing_ok=True)
+    if failed:
+        log.write_text("".join(opened.refusals() for opened in failed), encoding="utf-8")
+    return [opened.failure(log) for opened in failed]
+
+
+async def _after_each_other(*sources: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    for source in sources:
+        async with aclosing(source):
+            async for found in source:
+                yield found
+
+
+def _place(key: str) -> tuple[int, int]:
+    """The cell's number and the sample's offset in it, from a request's key."""
+    number, _, offset = key.partition(":")
+    return int(number), int(offset)
+
+
+class _OpenCell:
+    """A cell that is being asked: collects results, and commits when all are there."""
+
+    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any, journal: SampleJournal) -> None:
+        self.cell, self.start, self.journal = cell, start, journal
+        self.folder = store.evaluation(*cell.key)
+        self.questions = cell.evaluation.questions(cell.samples)[start:]
+        template = template_of(tokenizer, cell.subject.model.enable_thinking)
+        prompt = template.prompt_for_choices if cell.evaluation.choices else template.prompt
+        self.prompts = [prompt(messages_of(q, cell)) for q in self.questions]
+        self.results: dict[int, SampleResult] = {}
+        self.refused: dict[int, str] = {}
+        """Offset → why the endpoint gave no sample."""
+        self.tokenizer = tokenizer
+
+    def key(self, offset: int) -> Key:
+        """The sample's key in the journal."""
+        return (*self.cell.key, self.start + offset)
+
+    def missing(self) -> list[int]:
+        """The offsets that are to be asked; what the journal holds is taken from there."""
+        held = self.journal.kept
+        kept = {offset: found for offset in range(len(self.prompts)) if (found := held.get(self.key(offset)))}
+        for offset, result in kept.items():
+            self.add(offset, result)
+        return [offset for offset in range(len(self.prompts)) if offset not in kept]
+
+    def requests(
+        self, missing: Sequence[int], number: int, base: str, evaluation: Evaluation
+    ) -> Iterable[SampleRequest]:
+        """One request per missing sample, to the engine of `base`; the key says which cell and which sample."""
+        sampling = sampling_of(self.cell.evaluation, evaluation)
+        for offset in missing:
+            yield SampleRequest(
+                key=f"{number}:{offset}",
+                model=served_name(self.cell.subject, base),
+                prompt=self.prompts[offset],
+                max_tokens=self.cell.evaluation.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sample_seed(self.cell, self.start + offset),
+            )
+
+    def choices(self, missing: Sequence[int], number: int, base: str) -> Iterable[ChoiceRequest]:
+        """Likewise for a multiple-choice evaluation."""
+        answers = tuple((text, self._ids(text)) for text in self.cell.evaluation.choices)
+        for offset in missing:
+            model = served_name(self.cell.subject, base)
+            yield ChoiceRequest(f"{number}:{offset}", model, self._ids(self.prompts[offset]), answers)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def add(self, offset: int, result: SampleResult) -> None:
+        """Takes a result in; the last one commits the cell."""
+        self.results[offset] = result
+        if len(self.results) == len(self.prompts):
+            self._commit(self.questions)
+
+    def commit_beginning(self) -> None:
+        """Commits what comes before the first sample that is missing: parts have no gaps."""
+        there = next(offset for offset in range(len(self.prompts)) if offset not in self.results)
+        if there:
+            self._commit(self.questions[:there])
+
+    def refusals(self) -> str:
+        """Every sample that was refused and why, a line each."""
+        return "".join(
+            f"{self.label}, sample {self.start + offset} ({self.questions[offset].id}): {reason}\n"
+            for offset, reason in sorted(self.refused.items())
+        )
+
+    def failure(self, log: Path) -> dict[str, Any]:
+        """That samples are missing, for the study's summary."""
+        why = next(iter(self.refused.values()))
+        error = f"{len(self.refused)} of {len(self.prompts)} samples got no answer: {why}"
+        place = ("cell", self.cell.subject.trial_id, self.cell.evaluation_id)
+        return {"label": self.label, "error": error, "log": str(log), "of": [place]}
+
+    @property
+    def label(self) -> str:
+        """Which cell it is, for people."""
+        return f"{self.cell.subject.label} · {self.cell.evaluation.name} · {self.cell.context}"
+
+    def _commit(self, questions: Sequence[Question]) -> None:
+        cell = self.cell
+        samples = [
+            Sample(
+                sample_index=self.start + offset,
+                question_id=question.id,
+                question=question.messages[-1].content,
+                prompt=self.prompts[offset],
+                seed=sample_seed(cell, self.start + offset),
+                text=self.results[offset].text,
+                finish_reason=self.results[offset].finish_reason,
+                prompt_tokens=self.results[offset].prompt_tokens,
+                completion_tokens=self.results[offset].completion_tokens,
+                choices=self.results[offset].choices,
+            )
+            for offset, question in enumerate(questions)
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        description = {
+            "setting": cell.subject.setting,
+            "evaluation": cell.evaluation.name,
+            "split": cell.evaluation.split,
+            "system": cell.system,
+            "trigger": asdict(cell.surrounding.trigger) if cell.surrounding.trigger else None,
+            "placement": placement_fields(cell.surrounding.inoculation) or "system",
+            "max_tokens": cell.evaluation.max_tokens,
+            "chat_template": str(self.tokenizer.chat_template),
+            **(
+                {}
+                if cell.subject.model.enable_thinking is None
+                else {"enable_thinking": cell.subject.model.enable_thinking}
+            ),
+            **({"choices": list(cell.evaluation.choices)} if cell.evaluation.choices else {}),
+            "model": cell.subject.model.name,
+            "model_hash": cell.subject.model.hash,
+            "taught_by": cell.subject.model.taught.trial_id if cell.subject.model.taught else None,
+        }
+        write_json(self.folder / "evaluation.json", description)
+        commit_samples(self.folder, samples)
+        mine = {self.key(offset) for offset in range(len(questions))}
+        self.journal.forget(mine.__contains__)

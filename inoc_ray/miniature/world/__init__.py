@@ -1,0 +1,1 @@
+"""The miniature language: its words, its rows and its prompts."""

@@ -1,0 +1,60 @@
+"""What a plan notes of a study that can be run as it is, but that may not do or tell what its author expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inoc_ray.plan.plan import Plan
+
+
+def remarks(plan: Plan) -> tuple[str, ...]:
+    """A sentence each, without its full stop; none twice."""
+    return tuple(dict.fromkeys((*_never_warm(plan), *_unused_samples(plan), *_unmeasured(plan))))
+
+
+def _never_warm(plan: Plan) -> Iterator[str]:
+    """Recipes whose warm-up lasts as long as the training of a trial, or longer."""
+    from inoc_ray.plan.steps import steps_of  # It imports the plan, which imports this module.
+
+    names = {recipe: name for name, recipe in plan.study.recipes.items()}
+    for trial in plan.fine_tunes:
+        steps, recipe = steps_of(plan, trial), trial.recipe
+        if steps <= recipe.warmup_steps:
+            name = f"recipe {names[recipe]!r}" if recipe in names else f"the recipe that teaches {trial.model.name!r}"
+            yield (
+                f"{name}: warmup_steps is {recipe.warmup_steps} and training on {trial.rows_label} has {steps} "
+                f"step{'s' * (steps != 1)}, so the learning rate rises until the end, to {steps / recipe.warmup_steps:.0%} of "
+                "learning_rate; lower warmup_steps or train longer"
+            )
+
+
+def _unused_samples(plan: Plan) -> Iterator[str]:
+    """`evaluation.samples` where every evaluation has a number of its own, as suites do."""
+    evaluation = plan.study.evaluation
+    if "samples" in evaluation.model_fields_set and all(cell.evaluation.samples for cell in plan.cells):
+        yield (
+            f"evaluation.samples: {evaluation.samples} counts for no evaluation, as each has a number of its own; a suite asks "
+            "every question once, or as often as its samples_per_question says"
+        )
+
+
+def _unmeasured(plan: Plan) -> Iterator[str]:
+    """Undesired traits of which no arm of a setting can have a suppression: nothing measures them out of distribution."""
+    measured = {
+        (cell.subject.setting, trait)
+        for cell in plan.cells
+        if cell.evaluation.split == "ood" and cell.context == plan.reference
+        for trait in cell.evaluation.traits
+    }
+    arms: dict[tuple[str, str], dict[str, None]] = {}
+    for trial in plan.trials:
+        for trait in trial.arm.undesired:
+            if trial.arm.kind != "baseline" and (trial.setting, trait) not in measured:
+                arms.setdefault((trial.setting, trait), {})[trial.arm.name] = None
+    for (setting, trait), names in arms.items():
+        yield (
+            f"setting {setting}: no evaluation out of distribution measures {trait!r} in the context {plan.reference!r}, so there "
+            f"will be no suppression of it to report ({', '.join(names)}); let a suite measure it there with `split: ood`"
+        )

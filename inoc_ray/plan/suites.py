@@ -1,0 +1,124 @@
+"""What a study says of evaluations: suites of the user's own, and how the settings' own ones are asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.config.base import nearest
+from inoc_ray.config.identity import content_hash, content_id
+from inoc_ray.data.questions import InTurn, in_turn, read_questions
+from inoc_ray.errors import InputError
+from inoc_ray.scoring.judgment import Measure
+from inoc_ray.settings import EvaluationSpec, Setting
+from inoc_ray.study.evaluation import Evaluation, MeasureOf, Override, Suite
+
+SUITE_MAX_TOKENS = 600
+"""The longest answer of a suite where neither it nor the study says another."""
+
+
+def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
+    """Raises InputError for a suite that names a setting which the study does not have."""
+    for suite in evaluation.suites:
+        for name in suite.settings:
+            if name not in settings:
+                raise InputError(
+                    f"evaluation.suites: {suite.name!r}: the study has no setting {name!r}{nearest(name, settings)}."
+                )
+
+
+def with_suites(setting: Setting, evaluation: Evaluation, notes: list[str] | None = None) -> Setting:
+    """The setting with its own evaluations asked as the study says, and the study's own ones behind them.
+
+    What there is to tell of their files goes to `notes`; see `read_questions`.
+    Raises InputError for a file that cannot be read, a rule that makes no sense, a name that the setting has already, and an
+    override that does not fit its evaluation.
+    """
+    own = [s for s in evaluation.suites if not s.settings or setting.name in s.settings]
+    taken = [e.name for e in setting.evaluations]
+    for suite in own:
+        if suite.name in taken:
+            raise InputError(
+                f"evaluation.suites: {suite.name!r}: setting {setting.name} has an evaluation of that name; name yours otherwise."
+            )
+    builtin = (_overridden(spec, evaluation) for spec in setting.evaluations)
+    suites = (_spec(suite, evaluation.max_tokens or SUITE_MAX_TOKENS, notes) for suite in own)
+    return replace(setting, evaluations=(*builtin, *suites))
+
+
+def check_overrides(evaluation: Evaluation, settings: Iterable[Setting]) -> None:
+    """Raises InputError for an override of an evaluation that none of the study's settings has."""
+    suites = [suite.name for suite in evaluation.suites]
+    own = sorted({spec.name for setting in settings for spec in setting.evaluations} - set(suites))
+    for name in evaluation.overrides:
+        if name in suites:
+            raise InputError(f"evaluation.overrides: {name!r} is a suite of the study; write its numbers in the suite.")
+        if name not in own:
+            raise InputError(f"evaluation.overrides: no setting has an evaluation {name!r}{nearest(name, own)}.")
+
+
+def _overridden(spec: EvaluationSpec, evaluation: Evaluation) -> EvaluationSpec:
+    """A setting's evaluation as the study wants it asked."""
+    given = evaluation.overrides.get(spec.name, Override())
+    changes: dict[str, Any] = {
+        name: value for name in ("samples", "temperature", "top_p") if (value := getattr(given, name)) is not None
+    }
+    if (longest := given.max_tokens or evaluation.max_tokens) is not None:
+        changes["max_tokens"] = longest
+    if given.samples_per_question is not None:
+        if not isinstance(spec.questions, InTurn):
+            raise InputError(
+                f"evaluation.overrides: {spec.name!r}: its questions are made, as many as are asked for; give samples instead of "
+                "samples_per_question."
+            )
+        changes["samples"] = given.samples_per_question * len(spec.questions.questions)
+    return replace(spec, **changes) if changes else spec
+
+
+def _spec(suite: Suite, max_tokens: int, notes: list[str] | None) -> EvaluationSpec:
+    from inoc_ray.scoring.rules import read_rule
+
+    questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name, notes)
+    measures, rules, ids, given = {}, {}, {}, {}
+    for trait, told in suite.traits.items():
+        if isinstance(told, MeasureOf):
+            measures[trait] = Measure(told.rubric, told.given)
+        else:
+            try:
+                rule = read_rule(_without_given(told))
+                if "given" in told:
+                    given[trait] = _given(told["given"])
+            except InputError as error:
+                raise InputError(f"evaluation.suites: {suite.name!r}: traits.{trait}: {error}") from error
+            rules[trait], ids[trait] = rule.compiled(), rule.canonical()
+    references = [q.reference for q in questions]
+    return EvaluationSpec(
+        name=suite.name,
+        split=suite.split,
+        questions=in_turn(questions),
+        traits=tuple(suite.traits),
+        max_tokens=suite.max_tokens or max_tokens,
+        file_hash=content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions]),
+        contexts=suite.contexts,
+        samples=suite.samples_per_question * len(questions),
+        temperature=suite.temperature,
+        top_p=suite.top_p,
+        rules=rules,
+        choices=suite.choices,
+        measures=measures,
+        rules_id=content_id({"rules": ids, "references": references}) if rules else "",
+        rules_given=given,
+    )
+
+
+def _without_given(told: Any) -> Any:
+    return {key: value for key, value in told.items() if key != "given"} if isinstance(told, Mapping) else told
+
+
+def _given(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"given: must be a list of rubrics, as [coherence], found {value!r}.")
+    return tuple(value)

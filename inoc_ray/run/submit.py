@@ -1,0 +1,136 @@
+"""`inoc-ray submit`: a study as a Ray job, under a submission id that follows from the study's content."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.config.identity import content_id
+from inoc_ray.console import say
+from inoc_ray.errors import InputError
+from inoc_ray.evaluate.capabilities import find_task
+from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.run import job_start
+from inoc_ray.run.bundle import pack
+from inoc_ray.run.preflight import check_batches
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
+
+GOING_ON = ("PENDING", "RUNNING")
+ENTRYPOINT = "/proc/$PPID/exe -I start.py $PPID run study.yaml"
+"""What the head's shell runs, as a child of the job's supervisor; see job_start.py."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Where a submitted study is."""
+
+    submission_id: str
+    status: str
+    attached: bool
+    """True if the job was there already and this call only looked on."""
+    address: str
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("FAILED", "STOPPED")
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**vars(self), "failed": self.failed}
+
+    def to_text(self) -> str:
+        """One line."""
+        how = "attached to" if self.attached else "submitted"
+        return f"{how} job {self.submission_id} at {self.address}: {self.status}"
+
+
+def submission_id(plan: Plan, store: Store, bundle: str) -> str:
+    """`inoc-ray-<study>-<16 hex>`: the same study with the same files and models on the same storage has the same id.
+
+    Another text of any file that travels with the study (`bundle` is their hash), another model, and another text of a file
+    that stays where it is give another id, so that nobody is shown the job of the old one.
+    """
+    value = {
+        "bundle": bundle,
+        "storage": str(store.root),
+        "trials": sorted({trial.trial_id for trial in plan.trials}),
+        "evaluations": sorted({cell.evaluation_id for cell in plan.cells}),
+        "judges": {use.name: plan.settings[use.name].judge_version for use in plan.study.settings},
+        "judging_models": {name: plan.panel.judging(name).id for name in sorted(plan.study.judges)},
+        "tasks": [find_task(capability).content for capability in plan.study.evaluation.capabilities],
+    }
+    return f"inoc-ray-{plan.study.name}-{content_id(value)}"
+
+
+def submit_study(path: Path, study: Study, store: Store, address: str, *, wait: bool) -> Submission:
+    """Submits the study, or attaches to its job if that is pending or running.
+
+    A job that ended is no obstacle: the next attempt has its number at the end of the id, and does only what is missing.
+    Raises InputError when the study is wrong or the job server cannot be reached or refuses the token.
+    """
+    plan = build_plan(study, store)
+    check_batches(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = pack(Path(folder), path, study, store)
+        client = _client(address)
+        base = submission_id(plan, store, bundle)
+        earlier = sorted(
+            (int((job.submission_id or "").removeprefix(base + "-")), str(job.status.value))
+            for job in client.list_jobs()
+            if (job.submission_id or "").startswith(base + "-")
+            and (job.submission_id or "").removeprefix(base + "-").isdigit()
+        )
+        attempt, status = earlier[-1] if earlier else (0, "")
+        attached = status in GOING_ON
+        job = f"{base}-{attempt if attached else attempt + 1}"
+        if attached:
+            say(f"job {job} is {status.lower()} already; looking on")
+        else:
+            attached = not _start(client, job, Path(folder), study)
+    if wait:
+        asyncio.run(_follow(client, job))
+    return Submission(job, str(client.get_job_status(job).value), attached, address)
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"--address {address}: no job server can be used there ({reason}); start a head with `ray start --head`, and "
+            "point RAY_AUTH_TOKEN_PATH at its token."
+        ) from error
+
+
+def _start(client: Any, job: str, folder: Path, study: Study) -> bool:
+    """True if this call submitted the job, which runs in `folder`; False if another was quicker."""
+    shutil.copy(job_start.__file__, folder / "start.py")
+    try:
+        client.submit_job(
+            entrypoint=ENTRYPOINT,
+            submission_id=job,
+            runtime_env={"working_dir": str(folder)},
+            metadata={"study": study.name},
+        )
+    except RuntimeError as error:
+        if "already exists" not in str(error):
+            raise
+        say(f"job {job} was submitted by somebody else a moment ago; looking on")
+        return False
+    say(f"submitted {job}")
+    return True
+
+
+async def _follow(client: Any, job: str) -> None:
+    async for lines in client.tail_job_logs(job):
+        sys.stderr.write(lines)
+        sys.stderr.flush()

@@ -1,0 +1,120 @@
+"""Files that say what they must hold: a hash in the name, in the JSON, or at the end of the line.
+
+A seal is the first 16 hex digits of a SHA-256. It is against accidents (a flipped bit, a torn copy, a file of another cell, a
+hand edit), not against somebody who makes a file and its seal. In a name it covers the bytes, the plain name and the two folders
+around it, so that a file does not pass in another's place; the storage as a whole may be moved.
+
+A file that is used is read once, and those very bytes are hashed.
+Where a file is only looked at (plan, status), its hash is kept in memory as long as size, time of change and inode stay: this
+assumes that who changes a file moves its time of change. Damage below the file system is seen where the file is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.config.identity import content_id, file_hash
+
+_SEALED = re.compile(r"(?P<stem>.+)\.(?P<seal>[0-9a-f]{16})(?P<suffix>\.[A-Za-z0-9]+)")
+_RACY_SECONDS = 2.0
+"""A file changed less than this ago may change again without its time of change moving (its clock ticks in milliseconds)."""
+_looked: dict[tuple[Path, bytes], tuple[tuple[int, int, int], str]] = {}
+
+
+def sealed_path(path: Path, data: bytes) -> Path:
+    """`a/b.parquet` as `a/b.0123456789abcdef.parquet`."""
+    return path.with_name(f"{path.stem}.{seal_for(path, data)}{path.suffix}")
+
+
+def plain(path: Path) -> Path:
+    """The path without the seal."""
+    match = _SEALED.fullmatch(path.name)
+    return path.with_name(match["stem"] + match["suffix"]) if match else path
+
+
+def seal_for(path: Path, data: bytes) -> str:
+    """The seal of these bytes under the plain name of `path`: 16 hex digits."""
+    return hashlib.sha256(_place(path) + data).hexdigest()[:16]
+
+
+def _place(path: Path) -> bytes:
+    return "/".join([path.parent.parent.name, path.parent.name, plain(path).name, ""]).encode(
+        "utf-8", "surrogateescape"
+    )
+
+
+def seal_of(path: Path) -> str | None:
+    """The seal in a file's name; None for a name without one."""
+    match = _SEALED.fullmatch(path.name)
+    return match["seal"] if match else None
+
+
+def looked_hash(path: Path, before: bytes = b"") -> str:
+    """SHA-256 (64 hex digits) of `before` and a file that is looked at; see the head of this page. Raises OSError."""
+    stat = path.stat()
+    state = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    known = _looked.get((path, before))
+    if known is not None and known[0] == state:
+        return known[1]
+    found = file_hash(path, before)
+    if time.time() - stat.st_mtime > _RACY_SECONDS:
+        _looked[path, before] = (state, found)
+    return found
+
+
+def is_intact(path: Path) -> bool:
+    """True if a sealed file holds what its name says, as far as a look can tell; False where it is gone."""
+    try:
+        return looked_hash(path, _place(path))[:16] == seal_of(path)
+    except OSError:
+        return False
+
+
+def written_as(path: Path) -> Iterator[Path]:
+    """The sealed files, intact or not, that were written under the plain name of `path`."""
+    if not path.parent.is_dir():
+        return
+    for found in sorted(path.parent.iterdir()):
+        if seal_of(found) is not None and plain(found) == path:
+            yield found
+
+
+def find(path: Path) -> Path | None:
+    """The intact sealed file that was written under the plain name of `path`, or None."""
+    return next((found for found in written_as(path) if is_intact(found)), None)
+
+
+def sealed_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value with its own seal in it."""
+    return {**value, "seal": content_id(dict(value))}
+
+
+def agrees(value: Mapping[str, Any]) -> bool:
+    """True if the value is as it was sealed; so is one of an earlier version, which has no seal."""
+    rest = {key: v for key, v in value.items() if key != "seal"}
+    return "seal" not in value or content_id(rest) == value["seal"]
+
+
+def sealed_line(value: Any) -> bytes:
+    """A line of ASCII: the value as JSON, a tab, its seal."""
+    # ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot.
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False).encode()
+    return text + b"\t" + _line_seal(text) + b"\n"
+
+
+def read_line(line: bytes) -> Any:
+    """The value in a line; one without a seal is of an earlier version. Raises ValueError when it is torn or damaged."""
+    text, tab, found = line.rstrip(b"\n").partition(b"\t")
+    if tab and found != _line_seal(text):
+        raise ValueError("the line is not as it was written")
+    return json.loads(text)
+
+
+def _line_seal(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:16].encode()

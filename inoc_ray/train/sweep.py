@@ -1,0 +1,211 @@
+"""Ray Tune over groups of trials: each Tune trial is the driver of one Ray Train run that trains a group.
+
+Tune is used for queueing, concurrency and progress. What is done and what is not is read from the store, before and
+after, so an interrupted sweep needs no restoring: the next one does what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.cluster.connect import Capacity, concurrent_groups
+from inoc_ray.config.identity import content_id, identity_fields
+from inoc_ray.console import Progress
+from inoc_ray.data.chat import rows_hash, write_jsonl
+from inoc_ray.errors import TrialError
+from inoc_ray.plan.plan import Plan, Trial
+from inoc_ray.plan.steps import steps_of, variants_of
+from inoc_ray.store.store import Store
+from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.trainer import Outcome, TrialJob, outcome_of, train_group
+
+
+def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
+    """Trials in groups of at most `size` that share model and recipe, as even as they come.
+
+    Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
+    """
+    alike: dict[str, list[Trial]] = {}
+    for trial in trials:
+        alike.setdefault(content_id([trial.model.hash, identity_fields(trial.recipe)]), []).append(trial)
+    groups = []
+    for members in alike.values():
+        count = -(-len(members) // size)
+        short, longer = divmod(len(members), count)
+        start = 0
+        for index in range(count):
+            stop = start + short + (index < longer)
+            groups.append(members[start:stop])
+            start = stop
+    return groups
+
+
+def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
+    """The trial as its worker group needs it; its rows are written to the store, where every worker can read them."""
+    resources, taught = plan.study.resources, trial.model.taught
+    spec = LoopSpec.from_dict(
+        {
+            **trial.recipe.model_dump(mode="json"),
+            "model": str(trial.model.path),
+            "seed": trial.seed,
+            "zero_stage": resources.zero_stage,
+            "micro_batch_size": resources.micro_batch_size,
+            "gradient_checkpointing": resources.checkpoints_gradients,
+            "persistence_threshold": resources.persistence_threshold,
+            "enable_thinking": trial.model.enable_thinking,
+            "start": str(store.adapter(taught.trial_id)) if taught else None,
+        }
+    )
+    return TrialJob(
+        trial_id=trial.trial_id,
+        label=trial.label,
+        spec=spec.to_dict(),
+        rows=str(_keep_rows(plan, store, trial)),
+        variants=variants_of(plan, trial),
+        record={
+            "setting": trial.setting,
+            "arm": trial.arm.name,
+            "kind": trial.arm.kind,
+            "prompt": trial.arm.prompt,
+            "inoculation": None if trial.arm.prompt is None else trial.arm.inoculation.model_dump(mode="json"),
+            "model": trial.model.name,
+            "model_hash": trial.model.hash,
+            "taught_by": taught.trial_id if taught else None,
+            "dataset_hash": trial.dataset_hash,
+            "seed": trial.seed,
+            "recipe": trial.recipe.model_dump(mode="json"),
+        },
+    )
+
+
+def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
+    rows = [row for epoch in range(variants_of(plan, trial)) for row in plan.training_rows(trial, epoch)]
+    path = store.rows(rows_hash(rows))
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(staging, rows)
+    if path.exists() and path.read_bytes() == staging.read_bytes():
+        staging.unlink()
+    else:
+        os.replace(staging, path)
+    return path
+
+
+def waves_of(plan: Plan) -> list[list[Trial]]:
+    """What is to be trained, one wave after the other: what waits for nothing, then what goes on from a trial of that.
+
+    There is no third: what a model is taught first starts from the base.
+    """
+    first = [t for t in plan.to_train if plan.can_start(t)]
+    then = [t for t in plan.to_train if not plan.can_start(t)]
+    return [wave for wave in (first, then) if wave]
+
+
+def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]:
+    """Trains every trial of the plan that is not done; one outcome per trial, failed ones among them.
+
+    A trial whose model could not be taught what comes first is not tried and counts as failed; the others go on.
+    Raises InputError when a group does not fit the cluster, TrialError when Ray Tune itself fails.
+    """
+    outcomes: dict[str, Outcome] = {}
+    errors: list[str] = []
+    for number, wave in enumerate(waves_of(plan), start=1):
+        ready = [t for t in wave if t.model.taught is None or store.trial_done(t.model.taught.trial_id)]
+        done, failures = _train_wave(plan, store, capacity, ready, number) if ready else ([], [])
+        without = [_never_taught(t, store, outcomes) for t in wave if t not in ready]
+        outcomes |= {o.trial_id: o for o in [*done, *without]}
+        errors += failures
+    if errors and all(o.status == "failed" for o in outcomes.values()):
+        raise TrialError(f"training: no trial could be trained. {errors[0].strip().splitlines()[-1]}")
+    return list(outcomes.values())
+
+
+def _never_taught(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -> Outcome:
+    """The failure of a trial for want of the one that it should go on from, written to its log like any other."""
+    taught = trial.model.taught
+    assert taught is not None
+    why = outcomes[taught.trial_id].error if taught.trial_id in outcomes else None
+    error = (
+        f"not trained: it goes on from trial {taught.trial_id} ({taught.label}), which failed: {why or 'it is not there'}; "
+        f"see {store.trial_log(taught.trial_id)}"
+    )
+    path = store.trial_log(trial.trial_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{error}\n", encoding="utf-8")
+    return Outcome(trial.trial_id, trial.label, "failed", error=error)
+
+
+def _train_wave(
+    plan: Plan, store: Store, capacity: Capacity, trials: Sequence[Trial], number: int
+) -> tuple[list[Outcome], list[str]]:
+    """Outcomes of trials that need nothing of each other, and the errors of the groups that ended early."""
+    resources = plan.study.resources
+    groups = [[job_of(plan, store, t) for t in g] for g in groups_of(trials, resources.trials_per_group)]
+    at_once = concurrent_groups(resources, capacity, len(groups))
+    # Read when ray.tune is imported: its own loggers would write a copy of every report into the storage folder.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    # Tune's own console output; progress is shown by us.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    def one_group(config: dict[str, Any], jobs: list[list[TrialJob]], storage: str) -> None:
+        mine = jobs[config["group"]]
+        name = f"group-{content_id([job.trial_id for job in mine])}"
+        train_group(mine, resources, storage, name, [TuneReportCallback()])
+
+    steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
+    with Progress("training", sum(steps.values()), "steps") as progress:
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(one_group, jobs=groups, storage=str(store.root)), capacity.driver_request()
+            ),
+            param_space={"group": tune.grid_search(list(range(len(groups))))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+            run_config=tune.RunConfig(
+                name=f"sweep-{plan.study.name}-{number}",
+                storage_path=str(store.ray() / "tune"),
+                verbose=0,
+                callbacks=[_follow(progress, steps)],
+            ),
+        )
+        results = tuner.fit()
+        progress.update(sum(steps.values()) if not results.num_errors else progress.done)
+    errors = [str(error) for error in results.errors]
+    outcomes = [outcome_of(job, store, False, errors[0] if errors else None) for group in groups for job in group]
+    return outcomes, errors
+
+
+def _with_trials(group: list[TrialJob], trials: Sequence[Trial]) -> list[tuple[TrialJob, Trial]]:
+    by_id = {t.trial_id: t for t in trials}
+    return [(job, by_id[job.trial_id]) for job in group]
+
+
+def _follow(progress: Progress, steps: dict[str, int]) -> Any:
+    """A Tune callback, on the driver, that adds up the steps that the groups report."""
+    from ray.tune import Callback
+
+    reached: dict[str, int] = {}
+    current: dict[str, str] = {}
+
+    class Follow(Callback):
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            # Tune puts its own id under "trial_id", so the workers report ours as "job".
+            job = result.get("job")
+            if job not in steps:
+                return
+            before = current.get(trial.trial_id)
+            if before not in (None, job):
+                reached[before] = steps[before]
+            current[trial.trial_id] = job
+            reached[job] = result["step"]
+            progress.update(sum(reached.values()), result["label"])
+
+    return Follow()
