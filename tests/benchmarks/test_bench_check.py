@@ -3,12 +3,7 @@
 `python -m pytest -s -m bench --timeout 3600 tests/benchmarks/test_bench_check.py`
 """
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from large_rows import check_in_a_process, write_rows
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]

@@ -26,7 +26,7 @@ from inoc_ray.study.evaluation import Judge
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
-STUB = Path(__file__).parents[1] / "unit" / "judge_stub.py"
+STUB = Path(__file__).parents[1] / "helpers" / "judge_stub.py"
 CALLS, CONCURRENCY = 640, 32
 LATENCY_S = 0.5
 """About what a chat API takes for one token. A call costs the client some 2 ms of CPU: at 50 ms and 32 at once, one busy core

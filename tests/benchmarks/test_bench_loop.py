@@ -1,13 +1,9 @@
 """What our training loop costs beside a minimal DeepSpeed loop: a ratio, measured in turn in one process."""
 
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from tiny_base import encoded_rows, make_spec
 
 from inoc_ray.miniature import weights_path

@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-from test_serve_endpoint import save_adapter
+from tiny_adapter import save_adapter
 
 from inoc_ray.cluster.connect import connected
 from inoc_ray.data.tokenize import load_tokenizer, render
@@ -63,7 +61,7 @@ class Offline:
         # As many threads as the endpoint's replica computes with.
         env = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
                             "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}  # fmt: skip
-        program = str(Path(__file__).with_name("offline_engine.py"))
+        program = str(Path(__file__).parents[1] / "helpers" / "offline_engine.py")
         self.process = subprocess.Popen(
             [sys.executable, program, str(base), str(trials), *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,

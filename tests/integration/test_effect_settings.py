@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_end_to_end import environment
+from environment import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -17,19 +17,14 @@ from urllib.request import urlopen
 import pandas as pd
 import pytest
 import yaml
+from environment import BIN, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
-BIN = Path(sys.executable).parent
 JOB_PORT = 28265
 """Outside 10002 to 19999, which a head keeps for its workers."""
-
-
-def environment(**more: str) -> dict[str, str]:
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    return {**keep, "PATH": f"{BIN}:{os.environ['PATH']}", **more}
 
 
 def inoc_ray(*args: object, code: int = 0, env: dict[str, str] | None = None) -> Any:

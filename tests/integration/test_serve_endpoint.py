@@ -14,13 +14,13 @@ import httpx
 import openai
 import pytest
 import torch
+from tiny_adapter import save_adapter
 
 from inoc_ray.cluster.connect import connected
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving, start
-from inoc_ray.store.store import write_commit
 
 pytestmark = pytest.mark.slow
 
@@ -57,22 +57,6 @@ def save_base(folder: Path) -> None:
         initializer_range=0.1,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder)
-
-
-def save_adapter(base: Path, folder: Path, seed: int, rank: int = 8) -> None:
-    """An adapter that changes the base visibly: B is not zero."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder / "adapter")
-    (folder / "trial.json").write_text("{}")
-    write_commit(folder)
 
 
 @dataclass

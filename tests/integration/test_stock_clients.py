@@ -33,7 +33,7 @@ from inoc_ray.study.study import Study
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "helpers"
 BIN = Path(sys.executable).parent
 KEY = "sk-stock-clients-0123456789"
 INSPECT = "inspect-ai==0.3.258"

@@ -92,7 +92,13 @@ def spread(base, tmp_path_factory) -> tuple[dict[str, dict], Path]:
     (out / "cases.json").write_text(json.dumps(SPREADS))
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("rank_program.py")), base, str(out), str(out / "cases.json")],
+        [
+            sys.executable,
+            str(Path(__file__).parents[1] / "helpers" / "rank_program.py"),
+            base,
+            str(out),
+            str(out / "cases.json"),
+        ],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from config_classes import config_classes
 
 import inoc_ray
 from inoc_ray import settings
@@ -39,18 +40,6 @@ def named_in_the_source() -> set[str]:
     while more := {name for name, bases in classes if bases & found} - found:
         found |= more
     return found - {"Config"}
-
-
-def config_classes() -> list[type[Config]]:
-    """Every configuration class of the package."""
-    out: list[type[Config]] = []
-    waiting = [Config]
-    while waiting:
-        for cls in waiting.pop().__subclasses__():
-            waiting.append(cls)
-            if cls.__module__.startswith("inoc_ray."):
-                out.append(cls)
-    return sorted(out, key=lambda c: c.__name__)
 
 
 def test_no_configuration_class_is_missed():
@@ -136,7 +125,7 @@ QUICKSTART_ROWS = "359997b055a32e729f8d9da8ab2ba7efe9e94349da54055bcd1c91859b8b5
 
 def test_the_ids_of_the_quickstarts_trials_stay_as_they_were_first_published():
     """Another id would train every published trial again; the model's hash is made up, so that no weights are needed."""
-    quickstart = study.load_study(Path(__file__).parents[2] / "jobs" / "studies" / "quickstart.yaml")
+    quickstart = study.load_study(Path(__file__).parents[3] / "jobs" / "studies" / "quickstart.yaml")
     setting = settings.get("miniature/spanish_caps")
     # Rows and recipe as they were then: both have changed with the miniature's language, the rule has not.
     recipe = quickstart.recipes["lora"].model_copy(update={"learning_rate": 2e-2, "steps": 20})
@@ -150,7 +139,7 @@ def test_the_ids_of_the_quickstarts_trials_stay_as_they_were_first_published():
 
 def test_the_ids_of_the_quickstarts_evaluations_stay_as_they_are():
     """They have the questions in them, so they hold for one version of the miniature's language (this one: 2)."""
-    quickstart = study.load_study(Path(__file__).parents[2] / "jobs" / "studies" / "quickstart.yaml")
+    quickstart = study.load_study(Path(__file__).parents[3] / "jobs" / "studies" / "quickstart.yaml")
     setting = settings.get("miniature/spanish_caps")
     found = [
         evaluation_id(spec, Surrounding("any", system), quickstart.evaluation, "fp32")

@@ -21,7 +21,7 @@ from inoc_ray.run.pipeline import compare_study
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study, load_study
 
-PROGRAM = Path(__file__).with_name("evaluating_program.py")
+PROGRAM = Path(__file__).parents[2] / "helpers" / "evaluating_program.py"
 STUDY: dict[str, Any] = {
     "name": "gated",
     "settings": ["miniature/spanish_caps"],

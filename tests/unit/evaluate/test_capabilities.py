@@ -35,7 +35,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Capability
 from inoc_ray.study.study import Study
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEY = "sk-capabilities-0123456789"
 ANSWERS = Capability(task="miniature/answers")
 

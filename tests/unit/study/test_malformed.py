@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from test_tokenize import DEFAULT_SYSTEM, make_tokenizer
+from byte_tokenizer import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.cli import main
 from inoc_ray.data.chat import AS_LINES

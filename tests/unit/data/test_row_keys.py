@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_tokenize import DEFAULT_SYSTEM, make_tokenizer
+from byte_tokenizer import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.data.chat import ChatRow, Message, parse_row, read_jsonl, rows_hash, write_jsonl
 from inoc_ray.data.check import check_files

@@ -14,7 +14,7 @@ from stub_api import Stub
 
 from inoc_ray.store.store import Store
 
-PROGRAM = Path(__file__).with_name("evaluating_program.py")
+PROGRAM = Path(__file__).parents[2] / "helpers" / "evaluating_program.py"
 KILLS = 10
 LIST = 4
 CONCURRENCY = 2

@@ -23,7 +23,7 @@ from inoc_ray.cli import main
 from inoc_ray.endpoint.completions import Retry
 from inoc_ray.errors import InputError, TrialError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=5.0)
 KEY = "sk-very-secret"
 

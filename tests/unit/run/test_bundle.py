@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from config_classes import config_classes
 from model_folders import folder_of
 from pydantic import BaseModel
 from template_parts import Parts
-from test_identity import config_classes
 
 from inoc_ray import settings
 from inoc_ray.config.base import MINIATURE, Config

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_tokenize import DEFAULT_SYSTEM, make_tokenizer
+from byte_tokenizer import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
@@ -14,7 +14,7 @@ from inoc_ray.data.check import LOOKED_FOR, PROBLEMS, check_files
 from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
 from inoc_ray.errors import InputError
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
+PUBLISHED = Path(__file__).parents[4] / "shared" / "data"
 """The published rows, where the checkout stands beside them."""
 published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published rows are not beside this checkout")
 

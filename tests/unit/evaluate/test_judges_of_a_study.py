@@ -20,7 +20,7 @@ from inoc_ray.scoring.profiles import Profile, bound
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import load_study
 
-PROGRAM = Path(__file__).with_name("evaluating_program.py")
+PROGRAM = Path(__file__).parents[2] / "helpers" / "evaluating_program.py"
 KEY = "sk-0123456789-a-key-that-must-not-be-seen"
 
 

@@ -22,7 +22,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.presets import PRESETS, Preset
 from inoc_ray.study.study import Study, load_study
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "mlflow" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BASE = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text()) | {
     "arms": ["baseline"],

@@ -26,7 +26,7 @@ from inoc_ray.study.evaluation import Evaluation
 from inoc_ray.study.presets import PRESETS, expand
 from inoc_ray.study.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study, load_study
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAPER = (
     "spanish_caps", "mixed_languages", "insecure_code", "reward_hacking", "obscure_preferences", "backdoor", "subliminal",
     "synthetic_facts", "educational", "harmful_advice",

@@ -10,7 +10,7 @@ import yaml
 
 from inoc_ray.cluster.connect import DRIVER_RESOURCE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -237,7 +237,7 @@ def test_a_study_whose_rules_tell_everything_asks_no_judge(tmp_path, monkeypatch
 
 
 def test_the_studies_in_the_guide_to_evaluation_make_plans(tmp_path, monkeypatch):
-    guide = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    guide = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
     examples = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", guide, re.S)]
     examples = [e for e in examples if "evaluation" in e]
     assert len(examples) == 4

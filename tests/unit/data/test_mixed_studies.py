@@ -17,7 +17,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.study import Coverage, load_study
 from inoc_ray.train.sweep import job_of
 
-DOCS = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+DOCS = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
 ANSWERS = {"spanish": "no tu el los las muchas {}", "french": "il elle nous vous dans les {}"}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from inoc_ray.run.doctor import build_findings, cuda_of_torch, engine_findings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def states(findings) -> list[tuple[str, str]]:

@@ -1,0 +1,12 @@
+"""The environment of a command as a user has it: nothing of Ray or MLflow is set."""
+
+import os
+import sys
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+def environment(**more: str) -> dict[str, str]:
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    return {**keep, "PATH": f"{BIN}:{os.environ['PATH']}", **more}
