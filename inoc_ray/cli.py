@@ -183,7 +183,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write the HTML page and the figure (PNG, SVG) of a study."""
     from inoc_ray.plan.plan import build_plan
-    from inoc_ray.results.table import summary_of_missing
+    from inoc_ray.results.wording import summary_of_missing
     from inoc_ray.run.pipeline import compare_study, write_study_report
     from inoc_ray.scoring import profiles
 
