@@ -83,8 +83,9 @@ def table_width() -> int:
 
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
+    from inoc_ray.run.load import load_study
     from inoc_ray.store.store import Store
-    from inoc_ray.study.study import check_storage, load_study
+    from inoc_ray.study.study import check_storage
 
     try:
         place = None if storage is None else check_storage(storage)
@@ -256,7 +257,7 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
 def settings(study: Path | None, presets: bool, as_json: bool) -> None:
     """List the settings with their rows, arms and evaluations; with STUDY also those that its plugins register."""
     from inoc_ray.run.describe import presets_json, presets_text, settings_json, settings_text
-    from inoc_ray.study.study import load_study
+    from inoc_ray.run.load import load_study
 
     if study is not None:
         load_study(study)
@@ -304,8 +305,10 @@ def data_check(
 ) -> None:
     """Check rows (JSONL, parquet, hf://…): form, lengths, duplicates, encoding, overlap with evaluations, triggers."""
     from inoc_ray.data.check import check_files
+    from inoc_ray.settings.evaluation_prompts import evaluation_prompts
 
-    found = check_files(files, model, max_length, against=against, trigger=trigger, prompt=prompt)
+    prompts = [prompt for source in against for prompt in evaluation_prompts(source)]
+    found = check_files(files, model, max_length, against=prompts, trigger=trigger, prompt=prompt)
     _emit(as_json, found.to_json(), found.to_text())
     if found.problems:
         raise InputError(f"data check: {len(found.problems)} of the findings must be put right; see 'problem' above.")
