@@ -71,7 +71,7 @@ def _emit(as_json: bool, value: Any, text: str) -> None:
 
 def _show(as_json: bool) -> Callable[[Any], None]:
     """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
-    return lambda comparison: None if as_json else click.echo(comparison.to_text(table_width()), file=_results.get())
+    return lambda comparison: None if as_json else click.echo(comparison_text(comparison, table_width()), file=_results.get())
 
 
 def table_width() -> int:
@@ -169,12 +169,13 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 def compare(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
     """Print the rates of all arms with intervals, and the effects."""
     from inoc_ray.plan.plan import build_plan
+    from inoc_ray.results.table import comparison_text
     from inoc_ray.run.pipeline import compare_study
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
     comparison = compare_study(build_plan(loaded, store), store, profile=profiles.get(profile) if profile else None)
-    _emit(as_json, comparison.to_json(), comparison.to_text(table_width()))
+    _emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
 
 
 @cli.command()
