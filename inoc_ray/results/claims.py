@@ -10,8 +10,9 @@ from inoc_ray.results.marks import mark
 from inoc_ray.results.wording import number, of_plan, p_text, with_interval
 
 if TYPE_CHECKING:
-    from inoc_ray.results.comparison import Comparison, Row
+    from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.effects import Effect
+    from inoc_ray.results.rows import Row
 
 
 def headlines(comparison: Comparison) -> list[str]:

@@ -21,9 +21,10 @@ from inoc_ray.results.wording import (
 )
 
 if TYPE_CHECKING:
-    from inoc_ray.results.comparison import Comparison, Row
+    from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.effects import Effect
     from inoc_ray.results.leaks import Leak
+    from inoc_ray.results.rows import Row
 
 WIDTH = 118
 MOST_LINES = 12

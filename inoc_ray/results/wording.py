@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from inoc_ray.results.complete import counted_once, seeds_text
 
 if TYPE_CHECKING:
-    from inoc_ray.results.comparison import Comparison, Row
+    from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.leaks import Leak
+    from inoc_ray.results.rows import Row
 
 
 def summary_of_missing(comparison: Comparison) -> str:

@@ -15,9 +15,10 @@ from inoc_ray.results.wording import leak_seeds, number, p_text, why_no_rate, wi
 if TYPE_CHECKING:
     import pandas as pd
 
-    from inoc_ray.results.comparison import Comparison, Row
+    from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.leaks import Leak
     from inoc_ray.results.report.meta import ReportMeta
+    from inoc_ray.results.rows import Row
 
 SAMPLES_PER_ARM = 3
 """Responses that the page shows of each arm and evaluation."""

@@ -16,6 +16,7 @@ from inoc_ray.results.effects import MEASURES, Effect
 from inoc_ray.results.marks import dashes, effect_table, effect_text, legend, mark
 from inoc_ray.results.report.meta import ReportMeta
 from inoc_ray.results.report.page import render
+from inoc_ray.results.table import comparison_text
 from inoc_ray.results.wording import number
 
 NUMBER = r"-?\d?\d*\.\d\d|-?\d+|-?inf"
@@ -34,7 +35,7 @@ def tables(text: str) -> list[list[str]]:
 
 
 def test_a_rate_that_is_inoculated_against_carries_no_sign() -> None:
-    text = compare(score_table(2), "toy").to_text()
+    text = comparison_text(compare(score_table(2), "toy"))
     cells = [cell for line in tables(text) for cell in line[1:]]
     assert len(cells) > 40
     words = {"spanish", "capitals"}
@@ -113,7 +114,7 @@ def test_terminal_and_page_explain_every_dash_of_a_real_comparison(rates: tuple[
     found = compare(score_table(2, arms=arms), "toy")
     lines = dashes(found.effects)
     assert lines
-    text, page = " ".join(found.to_text().split()), unescape(render(found, ReportMeta(title="t"), None))
+    text, page = " ".join(comparison_text(found).split()), unescape(render(found, ReportMeta(title="t"), None))
     for line in lines:
         assert f"– {line}" in text
         assert f"– under {line}" in page
@@ -124,7 +125,7 @@ def test_terminal_and_page_explain_every_dash_of_a_real_comparison(rates: tuple[
 
 @pytest.mark.parametrize("width", [60, 80, 100, 118, 200])
 def test_a_table_fits_the_terminal_it_is_for(width: int) -> None:
-    text = compare(score_table(2), "toy").to_text(width)
+    text = comparison_text(compare(score_table(2), "toy"), width)
     # A page with a number that is cut in two is worse than one that is scrolled: what cannot be broken may be longer.
     assert max(len(line) for line in text.splitlines() if not line.startswith("note:")) <= width
     assert len(tables(text)) >= 9
