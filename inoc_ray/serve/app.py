@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.serve.adapters import Catalogue, engine_rank
+from inoc_ray.serve.adapters import FolderCatalogue, engine_rank
 from inoc_ray.serve.cause import marked_cause
 
 APP = "inoc-ray"
@@ -53,7 +53,7 @@ class ServeSpec:
 
     model: Path
     model_id: str
-    adapters: Catalogue | None = None
+    adapters: FolderCatalogue | None = None
     max_lora_rank: int = 16
     max_loras: int = 4
     max_model_len: int = WHAT_FITS
