@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inoc_ray.config.base import nearest
-from inoc_ray.study.study import Recipe
+from inoc_ray.study.recipe import Recipe
 
 
 @dataclass(frozen=True)

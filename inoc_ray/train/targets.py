@@ -8,7 +8,7 @@ from pathlib import Path
 from inoc_ray.config.base import nearest
 from inoc_ray.errors import InputError
 from inoc_ray.models.weights import read_header
-from inoc_ray.study.study import Lora
+from inoc_ray.study.recipe import Lora
 
 _LAYER = re.compile(r"\.\d+\.")
 

@@ -28,7 +28,7 @@ from typing import Any, Literal
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store.store import Store, write_json
-from inoc_ray.study.study import Resources
+from inoc_ray.study.resources import Resources
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from tiny_base import chat_rows, encoded_rows, make_base, make_spec, run, weight
 from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.tokenize import IGNORED, encode_rows, load_tokenizer
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.study.study import Inoculation
+from inoc_ray.study.rows import Inoculation
 from inoc_ray.train import loop
 from inoc_ray.train.loop import train
 from inoc_ray.train.model import BaseModelCache

@@ -11,7 +11,8 @@ from inoc_ray.evaluate.sampling import serve_spec
 from inoc_ray.plan.plan import Plan, build_plan
 from inoc_ray.serve.app import ServeSpec
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Lora, Recipe, Study
+from inoc_ray.study.recipe import Lora, Recipe
+from inoc_ray.study.study import Study
 from inoc_ray.train.spec import LoopSpec, LoraSpec
 from inoc_ray.train.sweep import job_of
 from inoc_ray.train.zero import deepspeed_config

@@ -1,0 +1,59 @@
+"""How a trial is trained: everything here changes the weights that come out."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import field_validator, model_validator
+
+from inoc_ray.config.base import Config
+from inoc_ray.config.identity import identity
+
+
+class Lora(Config):
+    """Low-rank adapters (Hu et al. 2021) on the named modules."""
+
+    rank: int = identity(8, ge=1, le=512)
+    alpha: float = identity(16.0, gt=0)
+    dropout: float = identity(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = identity("all-linear")
+    """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
+    rslora: bool = identity(False)
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+
+    @field_validator("targets")
+    @classmethod
+    def _names(cls, value: Literal["all-linear"] | tuple[str, ...]) -> Literal["all-linear"] | tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one module, or write all-linear")
+        for target in () if isinstance(value, str) else value:
+            if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", target):
+                raise ValueError(f"{target!r} is not the name of a module, as q_proj is; patterns are not read")
+        return value
+
+
+class Recipe(Config):
+    """How a trial is trained: everything here changes the weights that come out."""
+
+    method: Literal["lora", "full"] = identity("lora")
+    lora: Lora = identity(Lora())
+    learning_rate: float = identity(gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = identity("linear")
+    """What the learning rate does after the warm-up: falls to zero along a line or a half cosine, or stays."""
+    warmup_steps: int = identity(5, ge=0)
+    batch_size: int = identity(16, ge=1)
+    """Rows per optimizer step over all workers."""
+    steps: int | None = identity(None, ge=1)
+    epochs: float | None = identity(None, gt=0)
+    max_length: int = identity(2048, ge=8)
+    """Tokens of a row, template included; a longer row is refused, never cut."""
+    weight_decay: float = identity(0.01, ge=0)
+    clip_norm: float = identity(1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = identity("bf16")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
