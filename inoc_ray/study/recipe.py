@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Literal
 
@@ -57,3 +58,11 @@ class Recipe(Config):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
         return self
+
+    def total_steps(self, rows: int) -> int:
+        """Return the optimizer steps of a fine-tune on `rows` rows: `steps`, or the fewest that show `epochs` × `rows` rows."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        # The tolerance keeps 0.1 × 160 rows at 16 rows, whatever the product's last bit.
+        return max(1, math.ceil(self.epochs * rows / self.batch_size - 1e-9))

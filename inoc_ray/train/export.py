@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.errors import TrialError
 from inoc_ray.models.config import read_config
 from inoc_ray.store.store import COMMIT, commit_fault
-from inoc_ray.train.spec import LoopSpec, LoraSpec
+from inoc_ray.study.recipe import Lora
+from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.zero import consolidated_weights
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def export(engine: Any, spec: LoopSpec, out: Path | None) -> None:
 
     Raises TrialError when what was written is not usable.
     """
-    if spec.method == "lora":
+    if spec.recipe.method == "lora":
         export_adapter(engine, spec, out)
     else:
         export_model(engine, spec, out)
@@ -50,14 +51,14 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     config = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
     modules = config["target_modules"]
-    if spec.lora.targets == "all-linear":
+    if spec.recipe.lora.targets == "all-linear":
         # PEFT lists every layer's modules by full name; readers, vLLM among them, expect the names alone.
         modules = {name.rsplit(".", 1)[-1] for name in modules}
     # A set, whose order differs between processes; the file should not.
     config["target_modules"] = sorted(modules)
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
     (out / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
-    validate_adapter(out, spec.model, spec.lora.rank)
+    validate_adapter(out, spec.model, spec.recipe.lora.rank)
 
 
 def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
@@ -133,7 +134,7 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
         raise TrialError(f"{folder}: every second factor is zero, so training changed nothing.")
 
 
-def read_adapter(folder: Path, lora: LoraSpec) -> dict[str, torch.Tensor]:
+def read_adapter(folder: Path, lora: Lora) -> dict[str, torch.Tensor]:
     """The factors of a committed adapter by their names in its file, to go on with under `lora`.
 
     Where the base lay when it was trained does not matter. Raises TrialError when the folder cannot be read, when its files

@@ -34,7 +34,7 @@ class StepFlops:
         multiplied = sum(size(p) for p in model.parameters())
         if not config.tie_word_embeddings:
             multiplied -= size(model.get_input_embeddings().weight)
-        self.per_token = (4 if spec.method == "lora" else 6) * multiplied
+        self.per_token = (4 if spec.recipe.method == "lora" else 6) * multiplied
         self.per_square = 12 * config.num_hidden_layers * config.hidden_size
 
     def of(self, lengths: Sequence[int]) -> float:

@@ -46,24 +46,19 @@ def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
 
 def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
     """The trial as its worker group needs it; its rows are written to the store, where every worker can read them."""
-    resources, taught = plan.study.resources, trial.model.taught
-    spec = LoopSpec.from_dict(
-        {
-            **trial.recipe.model_dump(mode="json"),
-            "model": str(trial.model.path),
-            "seed": trial.seed,
-            "zero_stage": resources.zero_stage,
-            "micro_batch_size": resources.micro_batch_size,
-            "gradient_checkpointing": resources.checkpoints_gradients,
-            "persistence_threshold": resources.persistence_threshold,
-            "enable_thinking": trial.model.enable_thinking,
-            "start": str(store.adapter(taught.trial_id)) if taught else None,
-        }
+    taught = trial.model.taught
+    spec = LoopSpec(
+        model=str(trial.model.path),
+        seed=trial.seed,
+        recipe=trial.recipe,
+        resources=plan.study.resources,
+        enable_thinking=trial.model.enable_thinking,
+        start=str(store.adapter(taught.trial_id)) if taught else None,
     )
     return TrialJob(
         trial_id=trial.trial_id,
         label=trial.label,
-        spec=spec.to_dict(),
+        spec=spec,
         rows=str(_keep_rows(plan, store, trial)),
         variants=variants_of(plan, trial),
         record={
@@ -136,7 +131,7 @@ def _never_taught(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -
     path = store.trial_log(trial.trial_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{error}\n", encoding="utf-8")
-    return Outcome(trial.trial_id, trial.label, "failed", error=error)
+    return Outcome(trial_id=trial.trial_id, label=trial.label, status="failed", error=error)
 
 
 def _train_wave(

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store.store import Store, write_json
@@ -44,15 +46,14 @@ START_ATTEMPTS = 30
 """How often a worker group that does not start within Ray's 60 s is tried again; Ray's own default is for ever."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialJob:
-    """One trial to train, JSON-able."""
+    """One trial to train; `to_dict` and `from_dict` take it to the workers and back."""
 
     trial_id: str
     label: str
     """How people name it, in progress and messages: setting/arm/seed."""
-    spec: Mapping[str, Any]
-    """`LoopSpec.to_dict()`."""
+    spec: LoopSpec
     rows: str | Sequence[Mapping[str, Any]]
     """A JSONL file that every worker can read, or the rows themselves (`ChatRow.to_dict()`)."""
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -60,8 +61,20 @@ class TrialJob:
     variants: int = 1
     """How many sets of the same rows, with other wordings of the prompt, `rows` holds; the epochs take them in turn."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as JSON-able values; of the resources those of a single trial."""
+        return dict(_JOB.dump_python(self, mode="json"))
 
-@dataclass(frozen=True, slots=True)
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> TrialJob:
+        """Read what `to_dict` returned."""
+        return _JOB.validate_python(value)
+
+
+_JOB = TypeAdapter(TrialJob)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of a trial."""
 
@@ -115,7 +128,7 @@ def _run_group(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
-            "jobs": [dataclasses.asdict(job) for job in jobs],
+            "jobs": [job.to_dict() for job in jobs],
             "storage": str(store.root),
             "attempts": str(store.ray() / run_name / "attempts"),
             "cpus": resources.cpus_per_worker,
@@ -144,19 +157,20 @@ def outcome_of(job: TrialJob, store: Store, done_before: bool, group_error: str 
     if store.trial_done(job.trial_id):
         training = store.read_trial(job.trial_id)["training"]
         return Outcome(
-            job.trial_id,
-            job.label,
-            "skipped" if done_before else "trained",
-            0.0 if done_before else training["seconds_training"],
-            0.0 if done_before else training["seconds_total"],
-            training["final_loss"],
+            trial_id=job.trial_id,
+            label=job.label,
+            status="skipped" if done_before else "trained",
+            seconds_training=0.0 if done_before else training["seconds_training"],
+            seconds_total=0.0 if done_before else training["seconds_total"],
+            final_loss=training["final_loss"],
         )
     path = store.trial_log(job.trial_id)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(group_error or "The worker group ended before this trial was trained.\n", encoding="utf-8")
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return Outcome(job.trial_id, job.label, "failed", error=lines[-1] if lines else "no message")
+    error = lines[-1] if lines else "no message"
+    return Outcome(trial_id=job.trial_id, label=job.label, status="failed", error=error)
 
 
 # -- on the workers -------------------------------------------------------------------------------------------
@@ -170,7 +184,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     process.set_threads(config["cpus"])
     process.ready()
     worker = _Worker(Store(config["storage"]), Path(config["attempts"]), BaseModelCache())
-    for job in worker.agree_on_order([TrialJob(**job) for job in config["jobs"]]):
+    for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
         worker.train(job)
 
 
@@ -253,15 +267,14 @@ class _Worker:
     def _train_into(self, folder: Path | None, job: TrialJob, begun: float) -> None:
         from inoc_ray.data.tokenize import encode_rows, load_tokenizer
         from inoc_ray.train.loop import train
-        from inoc_ray.train.spec import total_steps
 
-        spec = LoopSpec.from_dict(job.spec)
+        spec = job.spec
         if spec.model not in self.tokenizers:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
         label = job.rows if isinstance(job.rows, str) else job.label
-        encoded = encode_rows(tokenizer, _rows(job), spec.max_length, label, spec.enable_thinking)
-        steps = total_steps(spec, len(encoded) // job.variants)
+        encoded = encode_rows(tokenizer, _rows(job), spec.recipe.max_length, label, spec.enable_thinking)
+        steps = spec.recipe.total_steps(len(encoded) // job.variants)
         records: list[StepRecord] = []
 
         def on_step(record: StepRecord) -> None:
@@ -309,7 +322,7 @@ def _write_records(
         **job.record,
         "trial_id": job.trial_id,
         "label": job.label,
-        "loop": dict(job.spec),
+        "loop": job.spec.record(),
         "training": training,
         "chat_template": chat_template,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.train.spec import LoopSpec, accumulation_steps
+from inoc_ray.train.batches import accumulation_steps
+from inoc_ray.train.spec import LoopSpec
 
 if TYPE_CHECKING:
     import torch
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def clips_itself(spec: LoopSpec) -> bool:
     """True if the loop must clip: DeepSpeed has no gradient norm to show without ZeRO in fp32 (engine.py of 0.19.8)."""
-    return spec.zero_stage == 0 and spec.precision == "fp32"
+    return spec.resources.zero_stage == 0 and spec.recipe.precision == "fp32"
 
 
 def deepspeed_config(spec: LoopSpec, world_size: int) -> dict[str, Any]:
@@ -22,18 +23,19 @@ def deepspeed_config(spec: LoopSpec, world_size: int) -> dict[str, Any]:
     DeepSpeed's own optimizer for that case (fp16/unfused_optimizer.py of 0.19.8) takes an empty Adam step at the start,
     so its bias correction is one step ahead.
     """
-    stage = max(spec.zero_stage, 1) if spec.precision == "bf16" else spec.zero_stage
+    recipe, resources = spec.recipe, spec.resources
+    stage = max(resources.zero_stage, 1) if recipe.precision == "bf16" else resources.zero_stage
     zero: dict[str, Any] = {"stage": stage}
-    if spec.zero_stage == 3 and spec.persistence_threshold is not None:
-        zero["stage3_param_persistence_threshold"] = spec.persistence_threshold
+    if stage == 3 and resources.persistence_threshold is not None:
+        zero["stage3_param_persistence_threshold"] = resources.persistence_threshold
     config: dict[str, Any] = {
-        "train_batch_size": spec.batch_size,
-        "train_micro_batch_size_per_gpu": spec.micro_batch_size,
-        "gradient_accumulation_steps": accumulation_steps(spec, world_size),
-        "gradient_clipping": 0.0 if clips_itself(spec) else spec.clip_norm,
+        "train_batch_size": recipe.batch_size,
+        "train_micro_batch_size_per_gpu": resources.micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps(recipe.batch_size, resources.micro_batch_size, world_size),
+        "gradient_clipping": 0.0 if clips_itself(spec) else recipe.clip_norm,
         "zero_optimization": zero,
     }
-    if spec.precision == "bf16":
+    if recipe.precision == "bf16":
         config["bf16"] = {"enabled": True}
     return config
 

@@ -21,8 +21,8 @@ def test_a_step_of_our_loop_beside_a_step_of_a_minimal_one(zero_stage):
 
     from inoc_ray.data.tokenize import collate
     from inoc_ray.train import loop, process, zero
+    from inoc_ray.train.batches import global_batches
     from inoc_ray.train.model import make_model, parameter_groups
-    from inoc_ray.train.spec import global_batches
 
     process.set_threads(1)
     device = process.ready()

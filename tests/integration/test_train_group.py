@@ -36,7 +36,11 @@ def base(tmp_path_factory) -> str:
 
 def job(base: str, name: str, rows=ROWS, **changes) -> TrialJob:
     return TrialJob(
-        name, f"setting/{name}", make_spec(base, **changes).to_dict(), rows, {"seed": changes.get("seed", 0)}
+        trial_id=name,
+        label=f"setting/{name}",
+        spec=make_spec(base, **changes),
+        rows=rows,
+        record={"seed": changes.get("seed", 0)},
     )
 
 
