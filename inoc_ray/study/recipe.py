@@ -16,8 +16,11 @@ class Lora(Config):
     """Low-rank adapters (Hu et al. 2021) on the named modules."""
 
     rank: int = identity(8, ge=1, le=512)
+    """Width r of the two factors, A (r × in) and B (out × r)."""
     alpha: float = identity(16.0, gt=0)
+    """Scale of the update: B·A counts alpha / rank times."""
     dropout: float = identity(0.0, ge=0, lt=1)
+    """Share of the inputs of each adapter that a training step sets to zero."""
     targets: Literal["all-linear"] | tuple[str, ...] = identity("all-linear")
     """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
     rslora: bool = identity(False)
@@ -38,20 +41,29 @@ class Recipe(Config):
     """How a trial is trained: everything here changes the weights that come out."""
 
     method: Literal["lora", "full"] = identity("lora")
+    """`lora` trains an adapter and leaves the base as it is; `full` trains every weight and yields a whole model."""
     lora: Lora = identity(Lora())
+    """The adapter of the method `lora`."""
     learning_rate: float = identity(gt=0)
+    """AdamW's rate after the warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = identity("linear")
     """What the learning rate does after the warm-up: falls to zero along a line or a half cosine, or stays."""
     warmup_steps: int = identity(5, ge=0)
+    """Optimizer steps over which the learning rate rises along a line to its full value."""
     batch_size: int = identity(16, ge=1)
     """Rows per optimizer step over all workers."""
     steps: int | None = identity(None, ge=1)
+    """Optimizer steps; either this or `epochs`."""
     epochs: float | None = identity(None, gt=0)
+    """How often the rows are shown; the steps are rounded up. Either this or `steps`."""
     max_length: int = identity(2048, ge=8)
     """Tokens of a row, template included; a longer row is refused, never cut."""
     weight_decay: float = identity(0.01, ge=0)
+    """AdamW's decay of matrices; vectors (norms, biases) do not decay."""
     clip_norm: float = identity(1.0, gt=0)
+    """The 2-norm to which a larger gradient is scaled down."""
     precision: Literal["fp32", "bf16"] = identity("bf16")
+    """Of weights and activations, in training and in serving; bf16 keeps fp32 master weights while it trains."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:

@@ -43,10 +43,11 @@ class Resources(TrialResources):
     trials_per_group: int = runtime(1, ge=1)
     """Trials that one warm worker group trains one after another; more than 1 where starting costs as much as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
-    """Default: as many as the cluster holds."""
+    """Worker groups that train at once, at most. Default: as many as the cluster holds."""
     max_failures: int = runtime(1, ge=0)
     """How often a lost worker group is started again."""
     serve_cpus: float = runtime(1.0, gt=0)
+    """CPU cores that Ray reserves for the engine."""
     serve_gpus: int = runtime(0, ge=0)
     """GPUs of the engine (tensor parallel)."""
     serve_kv_cache_gib: int = runtime(1, ge=1)

@@ -88,7 +88,7 @@ class SettingUse(Config):
     @field_validator("rows", "control_rows", mode="before")
     @classmethod
     def _file_or_mixture(cls, value: Any) -> Any:
-        """A mapping is told apart by its keys, so that its own mistakes are named and not those of the other forms."""
+        """Tell a mapping apart by its keys, so that its own mistakes are named and not those of the other forms."""
         if isinstance(value, str) and not value:
             raise ValueError("must not be empty")
         if isinstance(value, str | Mixture | Backdoor) or value is None:
@@ -189,7 +189,7 @@ class Model(Config):
     @model_validator(mode="before")
     @classmethod
     def _a_name_is_no_path(cls, value: Any) -> Any:
-        """A name without a path means weights only where it is that of the model that ships."""
+        """Refuse a name without a path, unless it is that of the model that ships."""
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
         if value.get("path") is None and name == MINIATURE:
@@ -224,7 +224,7 @@ MAX_TRIALS = 10_000
 
 
 def check_storage(value: str) -> str:
-    """The name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
+    """Return the name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
     if not value.strip():
         raise ValueError("the name of the folder is empty")
     if "://" in value or re.match(r"(s3|gs|gcs|az|abfs|hdfs):", value):
@@ -260,7 +260,7 @@ class Study(Config):
     @field_validator("settings", "arms", "models", mode="before")
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
-        """A plain name is short for {name: …}."""
+        """Read a plain name as {name: …}."""
         if isinstance(value, str):
             value = [value]
         return (
@@ -352,7 +352,7 @@ def load_study(path: Path) -> Study:
 
 
 def judged_by(study: Study, names: Sequence[str]) -> Study:
-    """The study with these judges (`evaluate --judge`) in place of its `evaluation.judged_by`.
+    """Return the study with these judges (`evaluate --judge`) in place of its `evaluation.judged_by`.
 
     Raises InputError for a judge that the study does not have.
     """
@@ -363,6 +363,6 @@ def judged_by(study: Study, names: Sequence[str]) -> Study:
 
 
 def models_of(study: Study) -> list[tuple[str, str]]:
-    """(source, what a message calls it) of every model that the study names by a path: the bases, then the judges."""
+    """Return (source, what a message calls it) of every model that the study names by a path: the bases, then the judges."""
     bases = [(model.path, f"models: {model.name!r}") for model in study.models]
     return bases + [(judge.path, f"judges: {name!r}") for name, judge in study.judges.items() if judge.path is not None]

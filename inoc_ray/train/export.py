@@ -26,7 +26,7 @@ _ADAPTER_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>
 
 
 def export(engine: Any, spec: LoopSpec, out: Path | None) -> None:
-    """Writes what was trained to `out` and checks it. To be called on all ranks; only rank 0 writes.
+    """Write what was trained to `out` and check it. To be called on all ranks; only rank 0 writes.
 
     Raises TrialError when what was written is not usable.
     """
@@ -37,7 +37,10 @@ def export(engine: Any, spec: LoopSpec, out: Path | None) -> None:
 
 
 def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
-    """Writes a PEFT adapter folder (safetensors, adapter_config.json) whose tensors are whole under every ZeRO stage."""
+    """Write a PEFT adapter folder (safetensors, adapter_config.json) whose tensors are whole under every ZeRO stage.
+
+    Raises TrialError when the adapter is not usable (`validate_adapter`).
+    """
     import peft
     from safetensors.torch import save_file
 
@@ -62,11 +65,11 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
 
 
 def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
-    """Writes a whole model folder: safetensors, configuration, tokenizer with its chat template.
+    """Write a whole model folder: safetensors, configuration, tokenizer with its chat template.
 
     What training does not change is taken over from the base as it is. transformers would refuse to write some of it:
     published models have sampling defaults that contradict each other (`do_sample: false` with a temperature), which it
-    reads without complaint, and which are not used here.
+    reads without complaint, and which are not used here. Raises TrialError when a weight is not finite.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -86,7 +89,7 @@ def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
 
 
 def _write_config(config: Any, base: Path, out: Path) -> None:
-    """The configuration of the class and type that the weights now have; `use_cache`, off in training, as in the base."""
+    """Write the configuration of the class and type that the weights now have; `use_cache`, off in training, as in the base."""
     values = config.to_diff_dict()
     values.pop("use_cache", None)
     if (cached := read_config(base).get("use_cache")) is not None:
@@ -95,7 +98,7 @@ def _write_config(config: Any, base: Path, out: Path) -> None:
 
 
 def validate_adapter(folder: Path, base: str, rank: int) -> None:
-    """Raises TrialError unless the folder holds a trained adapter of that rank for that base.
+    """Check that the folder holds a trained adapter of that rank for that base, else raise TrialError.
 
     Checked: base and rank in the configuration; each module with both factors, of matching shapes and not empty; all
     numbers finite; not every second factor zero (then training changed nothing); each named target is there.
@@ -135,7 +138,7 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
 
 
 def read_adapter(folder: Path, lora: Lora) -> dict[str, torch.Tensor]:
-    """The factors of a committed adapter by their names in its file, to go on with under `lora`.
+    """Read the factors of a committed adapter by their names in its file, to start from under `lora`.
 
     Where the base lay when it was trained does not matter. Raises TrialError when the folder cannot be read, when its files
     are not those that its trial committed, or its rank or scale are others than `lora` has: the same numbers would then mean
@@ -166,5 +169,5 @@ def _check_finite(weights: dict[str, torch.Tensor], where: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Sets and enumerations of PEFT's configuration as JSON."""
+    """Turn sets and enumerations of PEFT's configuration into JSON."""
     return sorted(value) if isinstance(value, set | frozenset) else str(value)

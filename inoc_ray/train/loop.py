@@ -46,7 +46,7 @@ def train(
     on_trained: Callable[[Any], None] | None = None,
     variants: int = 1,
 ) -> LoopResult:
-    """Fine-tunes the base, or goes on with an adapter of it, on `rows` and writes the adapter (or the whole model) to `out`.
+    """Fine-tune the base, or an adapter of it, on `rows` and write the adapter (or the whole model) to `out`.
 
     To be called on every rank with the same `spec` and `rows`; rank 0 alone writes, so the others may hand in None.
     `on_step` is called after each optimizer step, on every rank; `on_trained` with the DeepSpeed engine after the last
@@ -75,8 +75,8 @@ def train(
         try:
             # The adapter came out of one seed on all ranks; dropout must differ between them.
             process.seed_everything(spec.seed + 1_000_003 * (rank + 1))
-            run = _Run(spec, rows, engine, device, steps)
-            batches = global_batches(distinct, recipe.batch_size, steps, spec.seed, variants)
+            run = _Run(spec, rows, engine, device=device, steps=steps)
+            batches = global_batches(distinct, recipe.batch_size, steps, seed=spec.seed, variants=variants)
             for step, batch in enumerate(batches, start=1):
                 on_step(run.step(step, batch))
             if on_trained is not None:
@@ -118,7 +118,9 @@ def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: B
 class _Run:
     """The optimizer steps of one fine-tune, with their totals."""
 
-    def __init__(self, spec: LoopSpec, rows: Sequence[Encoded], engine: Any, device: torch.device, steps: int) -> None:
+    def __init__(
+        self, spec: LoopSpec, rows: Sequence[Encoded], engine: Any, *, device: torch.device, steps: int
+    ) -> None:
         import torch.distributed as dist
 
         self.spec, self.rows, self.engine, self.device, self.steps = spec, rows, engine, device, steps
@@ -131,7 +133,10 @@ class _Run:
         self.loss, self.seconds, self.tokens, self.target_tokens = math.nan, 0.0, 0, 0
 
     def step(self, step: int, batch: list[int]) -> StepRecord:
-        """One optimizer step on the global batch of these row numbers."""
+        """Take one optimizer step on the global batch of these row numbers.
+
+        Raises TrialError when the loss is not finite.
+        """
         import torch
         import torch.distributed as dist
 
@@ -180,7 +185,7 @@ class _Run:
         )
 
     def _negative_log_likelihood(self, rows: Sequence[Encoded]) -> torch.Tensor:
-        """Σ over the rows' target tokens of −log p, in nats and fp32."""
+        """Return Σ over the rows' target tokens of −log p, a scalar in nats and fp32."""
         import torch
 
         batch = {name: tensor.to(self.device) for name, tensor in collate(rows, PAD).items()}

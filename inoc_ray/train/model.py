@@ -26,7 +26,7 @@ class BaseModelCache:
         self._base: Any = None
 
     def get(self, spec: LoopSpec, device: Any) -> Any:
-        """The base of `spec`, on `device`, sharing its parameters with every other result of this cache."""
+        """Return the base of `spec`, on `device`, sharing its parameters with every other result of this cache."""
         key = (spec.model, spec.recipe.precision)
         if self._key != key:
             # Dropped first: two bases at once may not fit.
@@ -37,7 +37,7 @@ class BaseModelCache:
 
 
 def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseModelCache | None) -> Any:
-    """The model to hand to `deepspeed.initialize`, in train mode; only what is trained requires a gradient.
+    """Make the model for `deepspeed.initialize`, in train mode; only what is trained requires a gradient.
 
     Adapter weights come out of torch's random numbers, so seed before; or out of the folder `spec.start`.
     `config` is DeepSpeed's: under ZeRO-3 the base is cut into shares while it is read, and never whole in memory.
@@ -88,7 +88,7 @@ def _from_folder(spec: LoopSpec) -> Any:
 
 
 def _check_filled(folder: str, model: Any, info: dict[str, Any]) -> None:
-    """Raises InputError unless every tensor of the model came out of the folder, and every one of the folder went into it.
+    """Raise InputError unless every tensor of the model came out of the folder, and every one of the folder went into it.
 
     transformers draws what is missing at random and only warns. Under ZeRO-3 it does not say what is left over.
     """
@@ -143,7 +143,7 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
 
 
 def _go_on_with(model: Any, spec: LoopSpec, folder: Path) -> None:
-    """Puts the weights of an adapter's folder in the place of the drawn ones.
+    """Put the weights of an adapter's folder in the place of the drawn ones.
 
     Under ZeRO-3, too, the adapter is still whole on every rank here: it is made after the base was cut, and cut itself
     by `deepspeed.initialize`.
@@ -166,7 +166,7 @@ def _go_on_with(model: Any, spec: LoopSpec, folder: Path) -> None:
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters for AdamW: matrices decay, vectors (norms, biases) do not."""
+    """Group the trained parameters for AdamW: matrices decay, vectors (norms, biases) do not."""
     matrices: list[Any] = []
     vectors: list[Any] = []
     for parameter in model.parameters():
@@ -178,5 +178,5 @@ def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def size(parameter: Any) -> int:
-    """Elements of a parameter, also of one that ZeRO-3 has cut."""
+    """Count the elements of a parameter, also of one that ZeRO-3 has cut."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

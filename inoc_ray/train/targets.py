@@ -26,7 +26,7 @@ def linear_modules(folder: Path) -> tuple[set[str], set[str]]:
 
 
 def check_targets(where: str, lora: Lora, folder: Path) -> None:
-    """Raises InputError for a target that names no linear module of the model, or one that no adapter can be served on.
+    """Raise InputError for a target that names no linear module of the model, or one that no adapter can be served on.
 
     `where` begins the message ("recipes.short"). The engine applies adapters in the layers alone, not to the embedding and
     the output (`embed_tokens`, `lm_head`).

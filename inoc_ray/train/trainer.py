@@ -98,7 +98,7 @@ def train_group(
     run_name: str,
     callbacks: Sequence[Any] = (),
 ) -> list[Outcome]:
-    """Trains the jobs on one worker group and returns one outcome per job, in their order; blocks until all is done.
+    """Train the jobs on one worker group and return one outcome per job, in their order; blocks until all is done.
 
     `storage` is the store's folder, mounted on every node; `run_name` names the Ray Train run and must be the same for
     the same jobs, so that no timestamps. `callbacks` are Ray Train `UserCallback`s, for progress. To be called in a
@@ -111,14 +111,14 @@ def train_group(
     if waiting:
         for job in waiting:
             store.trial_log(job.trial_id).unlink(missing_ok=True)
-        group_error = _run_group(waiting, resources, store, run_name, list(callbacks))
+        group_error = _run_group(waiting, resources, store, run_name=run_name, callbacks=list(callbacks))
     return [outcome_of(job, store, job.trial_id in done_before, group_error) for job in jobs]
 
 
 def _run_group(
-    jobs: Sequence[TrialJob], resources: Resources, store: Store, run_name: str, callbacks: list[Any]
+    jobs: Sequence[TrialJob], resources: Resources, store: Store, *, run_name: str, callbacks: list[Any]
 ) -> str | None:
-    """Runs the Ray Train run; returns the text of the error that ended it, if one did."""
+    """Run the Ray Train run; return the text of the error that ended it, if one did."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -153,7 +153,7 @@ def _run_group(
 
 
 def outcome_of(job: TrialJob, store: Store, done_before: bool, group_error: str | None) -> Outcome:
-    """What the store says of a job after its group ended; a job without commit and log gets `group_error` as its log."""
+    """Return what the store says of a job after its group ended; a job without commit and log gets `group_error` as its log."""
     if store.trial_done(job.trial_id):
         training = store.read_trial(job.trial_id)["training"]
         return Outcome(
@@ -177,7 +177,7 @@ def outcome_of(job: TrialJob, store: Store, done_before: bool, group_error: str 
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
-    """What each rank of the group does: the jobs one after another, with process, imports and base kept warm."""
+    """Train the jobs one after another on this rank, with process, imports and base kept warm."""
     from inoc_ray.train import process
     from inoc_ray.train.model import BaseModelCache
 
@@ -189,7 +189,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
 
 def _from_rank_0(value: Any) -> Any:
-    """Rank 0's value, on every rank; a barrier."""
+    """Return rank 0's value on every rank; a barrier."""
     import torch.distributed as dist
 
     box = [value]
@@ -210,7 +210,7 @@ class _Progress:
         self.seconds = 0.0
 
     def step(self, seconds: float, metrics: Mapping[str, Any]) -> None:
-        """Counts an optimizer step of that length and reports `metrics` if it is time."""
+        """Count an optimizer step of that length in seconds, and report `metrics` if it is time."""
         import ray.train
 
         self.left -= 1
@@ -234,7 +234,7 @@ class _Worker:
         self.progress = _Progress()
 
     def agree_on_order(self, jobs: list[TrialJob]) -> list[TrialJob]:
-        """The jobs that are not committed, those last that a lost group had begun; rank 0 decides for all."""
+        """Return the jobs that are not committed, those last that a lost group had begun; rank 0 decides for all."""
         order: list[int] = []
         if self.rank == 0:
             self.attempts.mkdir(parents=True, exist_ok=True)
@@ -243,7 +243,7 @@ class _Worker:
         return [jobs[n] for n in _from_rank_0(order)]
 
     def train(self, job: TrialJob) -> None:
-        """Trains and commits one job, or writes its failure to its log."""
+        """Train and commit one job, or write its failure to its log."""
         begun = time.perf_counter()
         mark = self.attempts / job.trial_id
         if self.rank == 0:
@@ -273,7 +273,13 @@ class _Worker:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
         label = job.rows if isinstance(job.rows, str) else job.label
-        encoded = encode_rows(tokenizer, _rows(job), spec.recipe.max_length, label, spec.enable_thinking)
+        encoded = encode_rows(
+            tokenizer,
+            _rows(job),
+            max_length=spec.recipe.max_length,
+            label=label,
+            enable_thinking=spec.enable_thinking,
+        )
         steps = spec.recipe.total_steps(len(encoded) // job.variants)
         records: list[StepRecord] = []
 
@@ -288,7 +294,9 @@ class _Worker:
         out = folder / "adapter" if folder is not None else None
         result = train(spec, encoded, on_step, out=out, cache=self.cache, variants=job.variants)
         if folder is not None:
-            _write_records(folder, job, result, records, tokenizer.chat_template, begun)
+            _write_records(
+                folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
+            )
 
     def _write_log(self, job: TrialJob, error: Exception) -> None:
         path = self.store.trial_log(job.trial_id)
@@ -311,12 +319,13 @@ def _rows(job: TrialJob) -> list[ChatRow]:
 def _write_records(
     folder: Path,
     job: TrialJob,
+    *,
     result: LoopResult,
     records: Sequence[StepRecord],
     chat_template: str,
     begun: float,
 ) -> None:
-    """trial.json and curves.jsonl, beside the weights in the staging folder."""
+    """Write trial.json and curves.jsonl beside the weights in the staging folder."""
     training = {**dataclasses.asdict(result), "seconds_total": time.perf_counter() - begun}
     trial = {
         **job.record,

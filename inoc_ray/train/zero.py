@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def clips_itself(spec: LoopSpec) -> bool:
-    """True if the loop must clip: DeepSpeed has no gradient norm to show without ZeRO in fp32 (engine.py of 0.19.8)."""
+    """Return whether the loop must clip: DeepSpeed has no gradient norm to show without ZeRO in fp32 (engine.py of 0.19.8)."""
     return spec.resources.zero_stage == 0 and spec.recipe.precision == "fp32"
 
 
 def deepspeed_config(spec: LoopSpec, world_size: int) -> dict[str, Any]:
-    """The configuration of `deepspeed.initialize`. Raises InputError when the batch cannot be divided.
+    """Make the configuration of `deepspeed.initialize`. Raises InputError when the batch cannot be divided.
 
     bf16 without ZeRO runs as stage 1, which shares out the fp32 master weights and gives the numbers of stages 2 and 3:
     DeepSpeed's own optimizer for that case (fp16/unfused_optimizer.py of 0.19.8) takes an empty Adam step at the start,
@@ -41,7 +41,7 @@ def deepspeed_config(spec: LoopSpec, world_size: int) -> dict[str, Any]:
 
 
 def consolidated_weights(engine: Any, *, trainable_only: bool) -> dict[str, torch.Tensor] | None:
-    """Every weight whole, on the CPU, by its name in `engine.module`: on rank 0; None on the others.
+    """Return every weight whole, on the CPU, by its name in `engine.module`, on rank 0; None on the others.
 
     To be called on all ranks: under ZeRO-3 a parameter above the persistence threshold is an empty tensor on every
     rank until it is gathered, and a plain `save_pretrained` writes it out with shape (0,), which PEFT only warns about.
