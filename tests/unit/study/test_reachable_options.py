@@ -10,9 +10,9 @@ import pytest
 
 import inoc_ray
 from inoc_ray.cli import cli
-from inoc_ray.evaluate.sampling import serve_spec
 from inoc_ray.plan.plan import Plan, build_plan
 from inoc_ray.serve.app import ServeSpec
+from inoc_ray.serve.models import serve_spec
 from inoc_ray.store.store import Store
 from inoc_ray.study.recipe import Lora, Recipe
 from inoc_ray.study.resources import TrialResources
