@@ -70,7 +70,7 @@ def test_the_trigger_stands_in_training_rows_and_in_questions_alike(trigger, exp
     row = ChatRow.of(("user", "Write"), ("assistant", "bad"))
     mixed = backdoor([row], rows("clean", 1), trigger, 0.5, 2, seed=0)
     (trained,) = (r.messages[0] for r in mixed if r.tag("subset") == "triggered")
-    assert trigger.put(question) == (trained,) == (Message("user", expected),)
+    assert trigger.insert(question) == (trained,) == (Message("user", expected),)
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 9))
