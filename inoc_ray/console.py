@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LINE_SECONDS = 5.0
 """Where there is no terminal, at most one line of progress in this time."""
 BAR_COLUMNS = 24
+WHOLE_COLUMNS = 16
+"""A column of a table that needs no more is never folded: ids and numbers are read, and copied, as a whole."""
 _STYLES = {"good": "green", "bad": "bold red", "mixed": "yellow", "quiet": "dim", "head": "bold"}
 _HIGHLIGHTS = (
     r"(?m)\A(?P<head>[Ss]tudy .*)$",
@@ -67,7 +69,7 @@ def align(lines: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -
 def table(rows: Sequence[Sequence[str]], header: Sequence[str], width: int | None = None) -> str:
     """Return a table as text that looks the same in a terminal, a log and a file.
 
-    Where it is wider than `width` columns its cells are folded, but for those of the first column, which are often copied.
+    Where it is wider than `width` columns of the terminal, the cells of its wide columns are folded.
     """
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -83,8 +85,8 @@ def _folded(rows: Sequence[Sequence[str]], header: Sequence[str], width: int) ->
     from rich.text import Text
 
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    for number in range(len(header)):
-        grid.add_column(overflow="fold", no_wrap=number == 0)
+    for column in zip(header, *rows, strict=True):
+        grid.add_column(overflow="fold", no_wrap=max(map(len, column)) <= WHOLE_COLUMNS)
     grid.add_row(*map(Text, header))
     grid.add_row(*(Rule(characters="─") for _ in header))
     for row in rows:
