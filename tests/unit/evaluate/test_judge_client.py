@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from judge_stub import Stub, chat, number_for, serving, status
 
-from inoc_ray.endpoint.completions import Retry
+from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache

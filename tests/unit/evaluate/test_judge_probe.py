@@ -11,8 +11,8 @@ from judge_stub import Fault, Stub, chat, serving, status
 from stub_api import Stub as Api
 
 from inoc_ray.endpoint.auth import Api as Address
-from inoc_ray.endpoint.completions import Retry
 from inoc_ray.endpoint.dialect import adaptation, adapted
+from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.grading import due, judge_missing
 from inoc_ray.evaluate.model_judge.batch import REFUSALS_IN_A_ROW, judge_items, probe
