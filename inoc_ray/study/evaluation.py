@@ -66,6 +66,7 @@ class Context(Config):
     """What stands around the question at test time, written by the user."""
 
     name: str = runtime()
+    """The name under which tables show the context."""
     system: str | None = identity(None)
     """The system message's text; left out: no system message."""
     trigger: bool = identity(False)
@@ -102,6 +103,7 @@ class Thresholds(Config):
     """A threshold profile of the user's own: rubric → a condition such as "< 40"."""
 
     name: str = runtime()
+    """The name under which tables show the profile."""
     shown: dict[str, str] = runtime({})
     """Where a rubric's number, 0 to 100, shows the trait."""
     counts: dict[str, str] = runtime({})
@@ -130,28 +132,36 @@ class OwnRubric(Config):
     low: str = identity(min_length=1)
     """What the lowest number means."""
     high: str = identity(min_length=1)
+    """What the highest number means."""
     shows: Literal["high", "low"] = identity("high")
+    """The end of the scale at which the trait shows."""
     sees_question: bool = identity(True)
+    """Whether the judge sees the question beside the response."""
 
 
 class MeasureOf(Config):
     """A trait that a judging model tells: by a rubric, counted only where the `given` rubrics allow it."""
 
     rubric: str = identity(min_length=1)
+    """The rubric that the judge is asked: one of the library or of `evaluation.rubrics`."""
     given: tuple[str, ...] = identity(())
+    """Rubrics such as `coherence` that decide whether a response counts at all."""
 
 
 class Suite(Config):
     """An evaluation of the user's own: questions, how often and how each is asked, and what its traits are told by."""
 
     name: str = runtime()
+    """The name under which tables show the evaluation."""
     questions: str = runtime(path="questions", min_length=1)
     """A file: JSONL with `prompt`, `question` or `messages` per line, or YAML as the authors of emergent misalignment publish
     them (a list of entries with id and paraphrases). What counts for identity is the questions' text."""
     split: Literal["id", "ood"] = runtime("ood")
+    """Whether the questions are in distribution (`id`: on what the rows are about) or out of it (`ood`). Suppression is measured on `ood`."""
     settings: tuple[str, ...] = runtime(())
     """Which settings' models are asked; empty: all."""
     samples_per_question: int = runtime(1, ge=1, le=10_000)
+    """Responses to each question. Raising it asks only for the new ones."""
     choices: tuple[str, ...] = identity(())
     """Multiple choice: the response is the one of these that the model finds likeliest, by log-prob; nothing is sampled."""
     max_tokens: int | None = identity(None, ge=1)
@@ -159,6 +169,7 @@ class Suite(Config):
     temperature: float | None = identity(None, ge=0, le=2)
     """Default: the study's."""
     top_p: float | None = identity(None, gt=0, le=1)
+    """The probability mass that responses are drawn from (nucleus sampling). Default: the study's."""
     contexts: tuple[ContextName, ...] = runtime(())
     """Default: the study's."""
     traits: dict[str, MeasureOf | dict[str, Any]] = runtime(min_length=1)
@@ -214,7 +225,9 @@ class Override(Config):
     max_tokens: int | None = runtime(None, ge=1)
     """The longest answer, in tokens."""
     temperature: float | None = runtime(None, ge=0, le=2)
+    """The sampling temperature; 0 takes the likeliest token. Default: the evaluation's own."""
     top_p: float | None = runtime(None, gt=0, le=1)
+    """The probability mass that responses are drawn from (nucleus sampling). Default: the evaluation's own."""
 
     @model_validator(mode="after")
     def _one_number(self) -> Self:
@@ -262,11 +275,15 @@ class Evaluation(Config):
     overrides: dict[str, Override] = runtime({})
     """How often and how single evaluations of the settings are asked, by the evaluation's name."""
     temperature: float = identity(1.0, ge=0, le=2)
+    """The sampling temperature; 0 takes the likeliest token."""
     top_p: float = identity(1.0, gt=0, le=1)
+    """The probability mass that responses are drawn from (nucleus sampling)."""
     seed: StrictInt = identity(0, ge=0)
+    """The seed of the sampling. Each response has its own, derived from this one, its model, context and question."""
     concurrency: int = runtime(4, ge=1, le=4096)
     """Requests under way at once."""
     prompts_per_request: int = runtime(64, ge=1, le=1024)
+    """Prompts that one request holds."""
     suites: tuple[Suite, ...] = runtime(())
     """Evaluations of the user's own, asked beside the settings' ones."""
     leak_audit: bool = runtime(False)
