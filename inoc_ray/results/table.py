@@ -11,9 +11,10 @@ from inoc_ray.results.complete import counted_once, seeds_text
 from inoc_ray.results.effects import WITH_TRIGGER, is_directed
 
 if TYPE_CHECKING:
-    from inoc_ray.results.comparison import Comparison, Row
+    from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.effects import Effect
     from inoc_ray.results.leaks import Leak
+    from inoc_ray.results.rows import Row
 
 WIDTH = 118
 SIGNIFICANT = 0.05

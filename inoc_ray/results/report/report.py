@@ -34,9 +34,10 @@ from inoc_ray.results.table import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from inoc_ray.results.comparison import Comparison, Row
+    from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.effects import Effect
     from inoc_ray.results.leaks import Leak
+    from inoc_ray.results.rows import Row
 
 SAMPLES_PER_ARM = 3
 

@@ -15,10 +15,10 @@ from results_table import ARMS, score_table
 from inoc_ray.results.comparison import Comparison, compare
 from inoc_ray.results.figures.rates import draw
 from inoc_ray.results.report.report import ArmText, JudgedBy, ReportMeta, TrialLine, headlines, render, write_report
-from inoc_ray.results.table import number
+from inoc_ray.results.table import comparison_text, number
 from inoc_ray.run.collect import report_meta
+from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import load_study
 
 HOSTILE = "</td></pre><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
 
@@ -126,7 +126,7 @@ def test_every_table_of_rates_has_the_shares_that_were_not_read_and_not_counted(
     out = (frame["arm"] == "baseline") & frame["question_id"].between("q010", "q011")
     frame.loc[out, ["shown", "outcome"]] = [float("nan"), "excluded"]
     found = compare(frame, "toy")
-    lines = [text for text in found.to_text().splitlines() if text.startswith("  baseline")]
+    lines = [text for text in comparison_text(found).splitlines() if text.startswith("  baseline")]
     assert [word for line in lines for word in line.split() if "%" in word] == ["25%", "5%"]
     assert "<td class=n>20 (25%)</td><td class=n>4 (5%)</td>" in render(found, ReportMeta("t"), None, None)
     assert {(r.unparsed, r.excluded) for r in found.trial_rates["toy", "tiny", "baseline", 0]} == {(0.25, 0.05)}

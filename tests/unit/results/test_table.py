@@ -14,7 +14,7 @@ from results_table import ARMS, score_table
 from inoc_ray.results.comparison import compare
 from inoc_ray.results.effects import MEASURES, Effect
 from inoc_ray.results.report.report import ReportMeta, render
-from inoc_ray.results.table import dashes, effect_table, effect_text, legend, mark, number
+from inoc_ray.results.table import comparison_text, dashes, effect_table, effect_text, legend, mark, number
 
 NUMBER = r"-?\d?\d*\.\d\d|-?\d+|-?inf"
 CELL = re.compile(rf"(?:{NUMBER}) \[(?:{NUMBER}), (?:{NUMBER})\](?: \*| [a-z]+| \([^)]*\))?|–|\d+( of \d+)?|\d+%|")
@@ -32,7 +32,7 @@ def tables(text: str) -> list[list[str]]:
 
 
 def test_a_rate_that_is_inoculated_against_carries_no_sign() -> None:
-    text = compare(score_table(2), "toy").to_text()
+    text = comparison_text(compare(score_table(2), "toy"))
     cells = [cell for line in tables(text) for cell in line[1:]]
     assert len(cells) > 40
     words = {"spanish", "capitals"}
@@ -111,7 +111,7 @@ def test_terminal_and_page_explain_every_dash_of_a_real_comparison(rates: tuple[
     found = compare(score_table(2, arms=arms), "toy")
     lines = dashes(found.effects)
     assert lines
-    text, page = " ".join(found.to_text().split()), render(found, ReportMeta("t"), None, None)
+    text, page = " ".join(comparison_text(found).split()), render(found, ReportMeta("t"), None, None)
     for line in lines:
         assert f"– {line}" in text
         assert escape(f"– under {line}") in page
