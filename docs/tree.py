@@ -15,11 +15,11 @@ BEGIN, END = "<!-- tree: begin -->\n", "<!-- tree: end -->"
 
 
 def phrase(module: Path) -> str:
-    """The first sentence of a module's docstring, up to a full stop, colon or semicolon. Raises ValueError if there is none."""
+    """The first sentence of a module's docstring, without its full stop. Raises ValueError if there is none."""
     text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
     if not text:
         raise ValueError(f"{module}: there is no docstring")
-    return " ".join(re.split(r"(?<=[.:;?])\s|\n\n", text)[0].split()).rstrip(".:;")
+    return " ".join(re.split(r"(?<=[.?])\s|\n\n", text)[0].split()).rstrip(".")
 
 
 def lines(folder: Path, depth: int = 0) -> list[str]:

@@ -1,10 +1,10 @@
 """Ray-distributed experiments on inoculation prompting, from Python: `Study`, `load_study`, `plan`, `run` and `compare`.
 
-    from inoc_ray import compare, load_study, run
+    from inoc_ray import compare, comparison_text, load_study, run
 
     study = load_study("jobs/studies/quickstart.yaml")
     outcome = run(study)
-    print(compare(study).to_text())
+    print(comparison_text(compare(study)))
 
 Importing this package loads nothing: each name is looked up when it is first used. docs/api.md is the guide.
 """
@@ -18,18 +18,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inoc_ray.errors import InputError, TrialError
-    from inoc_ray.run.api import compare, load_study, plan, run
+    from inoc_ray.results.table import comparison_text
+    from inoc_ray.run.api import compare, plan, run
+    from inoc_ray.run.load import load_study
     from inoc_ray.study.study import Study
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Study", "TrialError", "__version__", "compare", "load_study", "plan", "run"]
+__all__ = [
+    "InputError",
+    "Study",
+    "TrialError",
+    "__version__",
+    "compare",
+    "comparison_text",
+    "load_study",
+    "plan",
+    "run",
+]
 
 _HOMES = {
     "InputError": "inoc_ray.errors",
     "TrialError": "inoc_ray.errors",
     "Study": "inoc_ray.study.study",
-    "load_study": "inoc_ray.run.api",
+    "load_study": "inoc_ray.run.load",
     "compare": "inoc_ray.run.api",
+    "comparison_text": "inoc_ray.results.table",
 }
 """Name → the module that defines it."""
 _ROOMS = ("plan", "run")

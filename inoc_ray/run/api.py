@@ -1,4 +1,4 @@
-"""What a Python user calls: load, plan, run and compare a study."""
+"""What a Python user calls: plan, run and compare a study."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inoc_ray.run import telemetry
 from inoc_ray.store.store import Store
-from inoc_ray.study import study as studies
-from inoc_ray.study.study import Study
+from inoc_ray.study.study import Study, check_storage
 
 if TYPE_CHECKING:
     from inoc_ray.plan.plan import Plan
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.run.pipeline import StudyOutcome
-
-
-def load_study(path: str | Path) -> Study:
-    """Read a study file and run its plugins. Raises InputError that names the file and the field."""
-    return studies.load_study(Path(path))
 
 
 def plan(study: Study, *, storage: str | Path | None = None) -> Plan:
@@ -46,6 +41,7 @@ def run(
     starts when the study cannot run. A fine-tune or an evaluation that fails stops nothing else and raises nothing: it is
     named in `failed` of the outcome.
     """
+    telemetry.switch_off()
     from inoc_ray.run.pipeline import run_study
 
     return run_study(study, _store(study, storage), train=train, only=only)
@@ -66,4 +62,4 @@ def compare(study: Study, *, storage: str | Path | None = None, profile: str | N
 
 
 def _store(study: Study, storage: str | Path | None) -> Store:
-    return Store(study.storage if storage is None else studies.check_storage(str(storage)))
+    return Store(study.storage if storage is None else check_storage(str(storage)))

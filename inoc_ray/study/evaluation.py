@@ -26,7 +26,8 @@ class Judge(Config):
     """
 
     path: str | None = runtime(None, path="model", min_length=1)
-    """`miniature` (the judging model that ships with the package), or a model folder; what counts is the hash of its files."""
+    """`miniature` (the judging model that ships with the package), or a model folder; what counts is the hash of its
+    files."""
     endpoint: str | None = runtime(None, min_length=1)
     """Instead of a path: the address of the API (https://HOST/v1)."""
     served_model: str | None = identity(None, min_length=1)
@@ -157,7 +158,8 @@ class Suite(Config):
     """A file: JSONL with `prompt`, `question` or `messages` per line, or YAML as the authors of emergent misalignment publish
     them (a list of entries with id and paraphrases). What counts for identity is the questions' text."""
     split: Literal["id", "ood"] = runtime("ood")
-    """Whether the questions are in distribution (`id`: on what the rows are about) or out of it (`ood`). Suppression is measured on `ood`."""
+    """Whether the questions are in distribution (`id`: on what the rows are about) or out of it (`ood`). Suppression is
+    measured on `ood`."""
     settings: tuple[str, ...] = runtime(())
     """Which settings' models are asked; empty: all."""
     samples_per_question: int = runtime(1, ge=1, le=10_000)
@@ -237,7 +239,8 @@ class Override(Config):
 
 
 class Capability(Config):
-    """A task of lm-evaluation-harness that says what the finished models can do, traits apart; a task's name alone will do."""
+    """A task of lm-evaluation-harness that says what the finished models can do, traits apart; a task's name alone will
+    do."""
 
     task: str = runtime(path="task", min_length=1)
     """A name that the harness knows (`gsm8k`, `mmlu`), a shipped task (`miniature/answers`, `miniature/numbers`), or a task file
@@ -308,7 +311,8 @@ class Evaluation(Config):
     max_unparsed: float = runtime(0.2, ge=0, le=1)
     """The share of responses without a readable score above which an evaluation fails."""
     max_degenerate: float = runtime(MAX_DEGENERATE, ge=0, le=1)
-    """The share of empty, garbled or endlessly repeating responses above which a model's rates are withheld and it is named."""
+    """The share of empty, garbled or endlessly repeating responses above which a model's rates are withheld and it is
+    named."""
 
     @field_validator("rubrics")
     @classmethod

@@ -134,7 +134,9 @@ def in_words(annotation: Any) -> str:
 
 def bounds(info: FieldInfo) -> str:
     """The allowed range in words, such as "from 0 to 1" or "at least 1"; empty where there is none."""
-    limits = {name: getattr(one, name) for one in info.metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)}
+    limits = {
+        name: getattr(one, name) for one in info.metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)
+    }
     low = f"at least {limits['ge']:,}" if "ge" in limits else f"above {limits['gt']:,}" if "gt" in limits else ""
     high = f"at most {limits['le']:,}" if "le" in limits else f"below {limits['lt']:,}" if "lt" in limits else ""
     if "ge" in limits and "le" in limits:

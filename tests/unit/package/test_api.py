@@ -1,6 +1,7 @@
 """The names that `inoc_ray` offers to Python users."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from finished_study import finish, write_study
 
 import inoc_ray
 from inoc_ray import InputError, Study, compare, load_study, plan, run
+from inoc_ray.run import telemetry
 
 
 def fresh(program: str) -> str:
@@ -45,6 +47,16 @@ def test_a_room_still_gives_its_modules():
     assert importlib.import_module("inoc_ray.run.api").run.__module__ == "inoc_ray.run.api"
 
 
+def test_a_run_switches_telemetry_off_where_nobody_has_said_otherwise(monkeypatch):
+    names = ("DO_NOT_TRACK", "VLLM_NO_USAGE_STATS", "MLFLOW_DISABLE_TELEMETRY")
+    for name in names[:2]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(names[2], "false")
+    telemetry.switch_off()
+    assert [os.environ[name] for name in names] == ["1", "1", "false"]
+
+
+@pytest.mark.slow
 def test_a_finished_study_is_planned_run_and_compared(tmp_path):
     path = write_study(tmp_path)
     finish(path)

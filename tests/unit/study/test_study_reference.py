@@ -41,5 +41,3 @@ class Example(Config):
     told: int = identity(1)
     """What it is."""
     bare: dict[str, Any] = runtime({})
-
-
