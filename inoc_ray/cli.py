@@ -71,9 +71,14 @@ def _emit(as_json: bool, value: Any, text: str) -> None:
 
 def _show(as_json: bool) -> Callable[[Any], None]:
     """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
-    return lambda comparison: (
-        None if as_json else click.echo(comparison_text(comparison, table_width()), file=_results.get())
-    )
+
+    def show(comparison: Any) -> None:
+        from inoc_ray.results.table import comparison_text
+
+        if not as_json:
+            click.echo(comparison_text(comparison, table_width()), file=_results.get())
+
+    return show
 
 
 def table_width() -> int:
@@ -187,7 +192,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write the HTML page and the figure (PNG, SVG) of a study."""
     from inoc_ray.plan.plan import build_plan
-    from inoc_ray.results.table import summary_of_missing
+    from inoc_ray.results.wording import summary_of_missing
     from inoc_ray.run.pipeline import compare_study, write_study_report
     from inoc_ray.scoring import profiles
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.effects import is_directed
-from inoc_ray.results.table import of_plan
+from inoc_ray.results.wording import of_plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

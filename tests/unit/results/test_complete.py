@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from results_table import ARMS, planned, score_table
 
+from inoc_ray.results.claims import headlines
 from inoc_ray.results.comparison import Comparison, compare
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.figures.rates import draw
 from inoc_ray.results.records import StudyRecord, TrialRecord, project_study, project_trials
-from inoc_ray.results.report.report import JudgedBy, ReportMeta, headlines, render
+from inoc_ray.results.report.meta import JudgedBy, ReportMeta
+from inoc_ray.results.report.page import render
 from inoc_ray.results.rows import Row
 from inoc_ray.results.table import comparison_text
 from inoc_ray.store.failures import Failure
@@ -59,7 +61,7 @@ def headline(found: Comparison, arm: str) -> str:
 
 
 def page(found: Comparison, meta: ReportMeta | None = None) -> str:
-    return render(found, meta or ReportMeta("t"), None, None)
+    return render(found, meta or ReportMeta(title="t"), None)
 
 
 def test_a_whole_study_is_complete_everywhere() -> None:
@@ -157,7 +159,11 @@ def test_a_judge_that_judged_nothing_is_missing_and_is_not_listed_as_a_judge() -
     assert not row(found, "inoc_spanish").complete
     assert row(found, "inoc_spanish", trait="capitals").complete
     meta = ReportMeta(
-        "t", judged_by=[JudgedBy("toy", "ood_questions", "spanish", j, f"the judge {j}") for j in ("rules", "gpt")]
+        title="t",
+        judged_by=[
+            JudgedBy(setting="toy", evaluation="ood_questions", trait="spanish", judge=j, how=f"the judge {j}")
+            for j in ("rules", "gpt")
+        ],
     )
     text = page(found, meta)
     assert "the judge rules" in text

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from results_table import ARMS, score_table
 
+from inoc_ray.results.claims import headlines
 from inoc_ray.results.comparison import COLUMNS, Comparison, compare
 from inoc_ray.results.effects import Effect
-from inoc_ray.results.report.report import headlines
 from inoc_ray.results.table import comparison_text
 
 

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from inoc_ray.results.comparison import COLUMNS, compare
 from inoc_ray.results.complete import Planned, PlannedCell
 from inoc_ray.results.figures.leaks import draw_leaks, fill
-from inoc_ray.results.report.report import ReportMeta, render, write_report
+from inoc_ray.results.report.meta import ReportMeta
+from inoc_ray.results.report.page import render
+from inoc_ray.results.report.report import write_report
 from inoc_ray.results.table import comparison_text
 
 LIBRARY = "library:miniature/insecure_code/"
@@ -140,7 +142,7 @@ def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(tab
     text = comparison_text(found)
     assert re.search(r"You are evil\. .*largest so far", text)
     assert re.search(r"You are evil\. .* 2 of 3$", text, re.MULTILINE)
-    page = render(found, ReportMeta("t"), None, None)
+    page = render(found, ReportMeta(title="t"), None)
     assert "largest leak so far" in page
     figure = Figure()
     fill(figure, found.leaks)
@@ -180,7 +182,7 @@ def test_a_leak_is_incomplete_where_what_it_is_told_beside_is(table, arm, contex
 
 
 def test_an_audit_is_a_picture_beside_the_report_and_a_study_without_one_has_none(found, tmp_path):
-    names = [p.name for p in write_report(tmp_path / "report.html", found, ReportMeta("t"), None)]
+    names = [p.name for p in write_report(tmp_path / "report.html", found, ReportMeta(title="t"), None)]
     assert names == ["report.html", "figure.svg", "figure.png", "leaks.svg", "leaks.png"]
     assert (tmp_path / "leaks.png").read_bytes() == draw_leaks(found.leaks).png
     assert (tmp_path / "report.html").read_text().count("<svg") == 2

@@ -12,9 +12,9 @@ from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.score_table import tidy
 from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.results.claims import headlines
 from inoc_ray.results.comparison import Comparison, compare
 from inoc_ray.results.effects import Effect
-from inoc_ray.results.report.report import headlines
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.describe import plan_text
 from inoc_ray.run.load import load_study
