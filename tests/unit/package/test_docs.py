@@ -56,9 +56,9 @@ def placed(span: str) -> dict[str, Any] | None:
         value = yaml.safe_load(span)
     except yaml.YAMLError:
         return None
-    if value == {"coverage": "es"}:
+    if value in ({"coverage": "es"}, {"inoculation": {"coverage": "es"}}):
         # The tag stands in the rows that the same sentence names.
-        return {"settings": [ROWS], "arms": ["baseline", ARM | {"inoculation": value}]}
+        return {"settings": [ROWS], "arms": ["baseline", ARM | {"inoculation": {"coverage": "es"}}]}
     if not isinstance(value, dict) or "{" not in span or re.search(r"[:\[,] *[A-Z]{2,}[],}]", span):
         # The last: NAME, TRAIT and the like stand for what the reader puts there.
         return None
@@ -85,10 +85,14 @@ def placed(span: str) -> dict[str, Any] | None:
 
 def inline_examples() -> Iterator[Any]:
     for page in PAGES:
-        for span in spans(page):
+        for span in spans(page) if page not in WITH_A_STUDY else []:
             part = placed(span)
             if part is not None:
                 yield pytest.param(page, part, id=span)
+
+
+WITH_A_STUDY = [ROOT / "docs" / "studies.md", ROOT / "docs" / "tutorial.md"]
+"""Pages whose parts belong to the study that the page itself shows first."""
 
 
 def with_files(value: Any, folder: Path, key: str = "") -> Any:
@@ -101,6 +105,7 @@ def with_files(value: Any, folder: Path, key: str = "") -> Any:
     if key == "path" and value != "miniature":
         return str(weights_path())
     if key in ("rows", "control_rows", "bad", "clean"):
+        (folder / value).parent.mkdir(parents=True, exist_ok=True)
         answers = [f"La respuesta a la pregunta número {i} es que vivo en una casa muy grande." for i in range(600)]
         pairs = [(f"{value}: what is {i}?", answer) for i, answer in enumerate(answers)]
         rows = [ChatRow.of(("user", q), ("assistant", a)).with_tags(subset="es") for q, a in pairs]
@@ -148,18 +153,22 @@ def test_every_part_of_a_study_in_the_running_text_plans(page, part, tmp_path, m
     assert "To train: " in planned(part, page, tmp_path, monkeypatch)
 
 
-def test_the_arms_and_rows_of_ones_own_plan_in_the_study_of_the_page_that_shows_them(tmp_path, monkeypatch):
-    page = ROOT / "docs" / "studies.md"
+@pytest.mark.parametrize("page", WITH_A_STUDY, ids=lambda page: page.name)
+def test_the_parts_that_a_page_shows_plan_in_its_own_study(page, tmp_path, monkeypatch):
     study = yaml.safe_load(blocks(page, "yaml")[0])
     parts = [part for span in spans(page) if (part := placed(span)) is not None]
-    own_arms = [arm for part in parts for arm in part.get("arms", []) if isinstance(arm, dict)]
-    assert len(own_arms) >= 5, "an arm, where its prompt stands, which rows it covers, its wordings"
-    for number, arm in enumerate(own_arms):
+    assert len([arm for part in parts for arm in part.get("arms", []) if isinstance(arm, dict)]) >= 3
+    for number, part in enumerate(parts):
         folder = tmp_path / str(number)
         folder.mkdir()
-        settings_used = next((p["settings"] for p in parts if "settings" in p), study["settings"])
-        text = planned(study | {"arms": [*study["arms"], arm], "settings": settings_used}, page, folder, monkeypatch)
-        assert f"  {arm['name']} " in text
+        own_arms = [arm for arm in part.get("arms", []) if isinstance(arm, dict)]
+        if isinstance(study["settings"][0], dict):
+            # A setting with traits of its own; the arms' are those by default.
+            own_arms = [{key: value for key, value in arm.items() if key != "undesired"} for arm in own_arms]
+        settings_used = part.get("settings", study["settings"])
+        changed = {**study, **part, "arms": [*study["arms"], *own_arms], "settings": settings_used}
+        text = planned(changed, page, folder, monkeypatch)
+        assert all(f"  {arm['name']} " in text for arm in own_arms)
 
 
 def inline_commands() -> Iterator[Any]:
