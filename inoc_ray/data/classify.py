@@ -15,7 +15,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.language import language_of
 from inoc_ray.scoring.rules import compile_rule
-from inoc_ray.study.study import Coverage
+from inoc_ray.study.rows import Coverage
 
 Classifier = Callable[[ChatRow], str]
 _CAPITALS = compile_rule({"rule": "capitals"})

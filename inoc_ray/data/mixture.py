@@ -15,7 +15,7 @@ from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.inoculate import exact_count, shuffle_key
 from inoc_ray.data.sources import read_rows
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import Backdoor, Mixture
+from inoc_ray.study.rows import Backdoor, Mixture
 
 SUBSET = "subset"
 """The tag that says which part of a mixture a row comes from; `inoculation.coverage: NAME` means it."""

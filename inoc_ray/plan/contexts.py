@@ -11,7 +11,7 @@ from inoc_ray.data.inoculate import place
 from inoc_ray.errors import InputError
 from inoc_ray.settings import ArmSpec, Setting, Trigger, prompts
 from inoc_ray.study.evaluation import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context, Evaluation
-from inoc_ray.study.study import SYSTEM_MESSAGE, Inoculation
+from inoc_ray.study.rows import SYSTEM_MESSAGE, Inoculation
 
 DEFAULT_REFERENCES = ("neutral", "none")
 _FIXED: Mapping[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "empty": ""}

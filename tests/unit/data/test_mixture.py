@@ -10,7 +10,7 @@ from inoc_ray.data.chat import ChatRow, Message, rows_hash
 from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.mixture import Part, Trigger, backdoor, mix, tagged
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import Inoculation
+from inoc_ray.study.rows import Inoculation
 
 
 def rows(name: str, count: int) -> list[ChatRow]:
