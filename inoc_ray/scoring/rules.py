@@ -96,7 +96,7 @@ def _combined(rules: Sequence[Rule], combine: Callable[[Sequence[float | None]],
 
 
 class All(Rule):
-    """The least of several scores: see all_of."""
+    """The lowest of several scores. Where one rule cannot judge, only a 0 of another is sure."""
 
     all: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules; the lowest score counts."""
@@ -110,7 +110,7 @@ class All(Rule):
 
 
 class Any_(Rule):
-    """The greatest of several scores: see any_of."""
+    """The highest of several scores. Where one rule cannot judge, only a 1 of another is sure."""
 
     any: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules; the highest score counts."""
@@ -123,7 +123,7 @@ class Any_(Rule):
 
 
 class First(Rule):
-    """The first of several rules that can judge."""
+    """The score of the first rule that can judge."""
 
     first: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules, in the order in which they are tried."""
@@ -136,10 +136,10 @@ class First(Rule):
 
 
 class Not(Rule):
-    """1 minus the score; None where that is None."""
+    """1 minus the score; no judgment where the rule gives none."""
 
     not_: AnyRule = identity(alias="not")
-    """The rule whose score is turned round."""
+    """The rule whose score is subtracted."""
 
     def compiled(self) -> Compiled:
         judge = self.not_.compiled()

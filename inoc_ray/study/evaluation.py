@@ -223,7 +223,7 @@ class Override(Config):
     samples_per_question: int | None = runtime(None, ge=1, le=10_000)
     """Responses to each question, in place of `samples`."""
     max_tokens: int | None = runtime(None, ge=1)
-    """The longest answer, in tokens."""
+    """The longest answer, in tokens. Default: `evaluation.max_tokens`, else the evaluation's own."""
     temperature: float | None = runtime(None, ge=0, le=2)
     """The sampling temperature; 0 takes the likeliest token. Default: the evaluation's own."""
     top_p: float | None = runtime(None, gt=0, le=1)

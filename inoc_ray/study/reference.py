@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import json
 import re
@@ -31,7 +32,7 @@ HEAD = """\
 
 Every field of a study file. `make reference` writes this page from the code; edit the descriptions there.
 
-- **Place.** Each section says where it stands in the file: `[]` is an entry of a list, `NAME` a name that you choose.
+- **Headings** say where fields stand in the file: `[]` is an entry of a list, `NAME` a name that you choose.
 - **default** is what holds when you leave a field out. *required* fields have none; – means that nothing is set.
 - **id** says what a change costs. *identity*: the value is part of the id of a fine-tune, an evaluation or a judgment, so
   another value trains, samples or judges anew. *runtime*: the value itself is in no id. Most such fields (names, resources,
@@ -40,6 +41,8 @@ Every field of a study file. `make reference` writes this page from the code; ed
 A key that is not on this page is an error. `inoc-ray plan STUDY` checks a file and shows what it would run.
 """
 
+TOP = "The study"
+"""The heading of the outermost level."""
 _SCALARS: Mapping[Any, str] = {
     str: "text",
     int: "whole number",
@@ -78,14 +81,17 @@ def rule_classes() -> list[type[Rule]]:
     return list(rules.FORMS.values())
 
 
+@functools.cache
 def sections() -> dict[type[Config], list[str]]:
     """Every class that a study file can hold, in the order of the file, with the places where it stands."""
-    places: dict[type[Config], list[str]] = {Study: [""]}
+    places: dict[type[Config], list[str]] = {Study: [TOP]}
     waiting: list[type[Config]] = [Study]
     while waiting:
         cls = waiting.pop(0)
         for name, info in cls.model_fields.items():
-            for inner, place in _classes(info.annotation, f"{places[cls][0]}.{info.alias or name}".lstrip(".")):
+            for inner, place in _classes(
+                info.annotation, f"{places[cls][0]}.{info.alias or name}".removeprefix(f"{TOP}.")
+            ):
                 if issubclass(inner, Rule):
                     place = "evaluation.suites[].traits.NAME"
                 if inner not in places:
@@ -118,7 +124,7 @@ def in_words(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{_yaml(value)}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(text for text in map(in_words, arguments) if text)
+        return " or ".join(dict.fromkeys(text for text in map(in_words, arguments) if text))
     if origin is tuple:
         return f"list: {in_words(arguments[0])}"
     if origin is dict and arguments[1] is Any:
@@ -128,7 +134,8 @@ def in_words(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Rule):
         return "[rule](#rules)"
     if isinstance(annotation, type) and issubclass(annotation, Config):
-        return f"[{title(annotation)}](#{_anchor(title(annotation))})"
+        text = annotation.__name__.lower() if "(" in heading(annotation) else "fields"
+        return f"[{text}](#{_anchor(heading(annotation))})"
     return _SCALARS[annotation]
 
 
@@ -144,14 +151,15 @@ def bounds(info: FieldInfo) -> str:
     return ", ".join(text for text in (low, high) if text)
 
 
-def title(cls: type[Config]) -> str:
-    """The heading of a class: its name in words."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__.strip("_")).lower()
-    return words.removesuffix(" rule").capitalize()
+def heading(cls: type[Config]) -> str:
+    """The place of a class in the file, with its name where several can stand there."""
+    place = sections()[cls][0]
+    others = [one for one, places in sections().items() if places[0] == place and not issubclass(one, Rule)]
+    return f"{place} ({cls.__name__.lower()})" if len(others) > 1 else place
 
 
-def _anchor(heading: str) -> str:
-    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+def _anchor(text: str) -> str:
+    return re.sub(r"[^a-z0-9 -]", "", text.lower()).replace(" ", "-")
 
 
 def _yaml(value: Any) -> str:
@@ -192,27 +200,30 @@ def _row(cls: type[Config], name: str, info: FieldInfo, described: Mapping[str, 
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _section(cls: type[Config], places: list[str], level: str) -> str:
+def _section(cls: type[Config], places: list[str]) -> str:
     described = descriptions(cls)
-    where = "" if places == [""] else "In " + ", ".join(f"`{place}`" for place in places) + ".\n\n"
-    head = f"{level} {title(cls)}\n\n{where}{inspect.getdoc(cls)}\n\n"
-    if not cls.model_fields:
-        return head
+    if issubclass(cls, Rule):
+        names = [get_args(info.annotation)[0] for name, info in cls.model_fields.items() if name == "rule"]
+        head = f"### {names[0] if names else next(info.alias or name for name, info in cls.model_fields.items())}"
+    else:
+        head = f"## {heading(cls)}"
+    also = f"Also in {', '.join(f'`{place}`' for place in places[1:])}.\n\n" if places[1:] else ""
     rows = [_row(cls, name, info, described) for name, info in cls.model_fields.items()]
-    return head + "\n".join(["| field | type | default | id | meaning |", "|---|---|---|---|---|", *rows]) + "\n"
+    table = ["| field | type | default | id | meaning |", "|---|---|---|---|---|", *rows]
+    return f"{head}\n\n{inspect.getdoc(cls)}\n\n{also}" + "\n".join(table) + "\n"
 
 
 def page() -> str:
     """The whole reference as Markdown."""
     found = sections()
     out = [HEAD]
-    out += [_section(cls, places, "##") for cls, places in found.items() if not issubclass(cls, Rule)]
+    out += [_section(cls, places) for cls, places in found.items() if not issubclass(cls, Rule)]
     out.append(
-        "## Rules\n\nIn `evaluation.suites[].traits.NAME`, where no judging model is asked. A rule gives each response a score "
+        "## Rules\n\nIn `evaluation.suites[].traits.NAME`, in place of a rubric. A rule gives each response a score "
         "from 0 to 1; above .5 the trait shows. Beside its own fields a rule there may have `given`, a list of rubrics that "
         "decide whether a response counts: see `evaluation.rules_given`.\n"
     )
-    out += [_section(cls, [""], "###") for cls in found if issubclass(cls, Rule)]
+    out += [_section(cls, []) for cls in found if issubclass(cls, Rule)]
     return "\n".join(out)
 
 

@@ -41,3 +41,8 @@ class Example(Config):
     told: int = identity(1)
     """What it is."""
     bare: dict[str, Any] = runtime({})
+
+
+def test_no_two_sections_have_the_same_heading():
+    heads = [line for line in page().splitlines() if line.startswith("#")]
+    assert len(set(heads)) == len(heads)
