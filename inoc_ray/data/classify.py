@@ -51,7 +51,7 @@ def registered_classifiers() -> list[str]:
     return list(_CLASSIFIERS)
 
 
-def forget_classifier(name: str) -> None:
+def unregister_classifier(name: str) -> None:
     """Takes a classifier out of the registry."""
     del _CLASSIFIERS[name]
 

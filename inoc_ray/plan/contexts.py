@@ -30,7 +30,7 @@ class Surrounding:
 
     def around(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The question in this context. A system message of the question's own stays, behind the context's text."""
-        asked = tuple(messages) if self.trigger is None else self.trigger.put(messages)
+        asked = tuple(messages) if self.trigger is None else self.trigger.insert(messages)
         if self.text is None:
             return asked
         return place(asked, self.text, self.inoculation.model_copy(update={"system_present": "prepend"}))
