@@ -55,10 +55,10 @@ def compare(study: Study, *, storage: str | Path | None = None, profile: str | N
     """
     from inoc_ray.plan.plan import build_plan
     from inoc_ray.run.pipeline import compare_study
-    from inoc_ray.scoring import profiles
+    from inoc_ray.scoring.profiles import get_profile
 
     store = _store(study, storage)
-    return compare_study(build_plan(study, store), store, profile=profiles.get(profile) if profile else None)
+    return compare_study(build_plan(study, store), store, profile=get_profile(profile) if profile else None)
 
 
 def _store(study: Study, storage: str | Path | None) -> Store:
