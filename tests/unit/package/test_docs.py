@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import importlib.util
 import json
 import re
@@ -258,6 +259,19 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page):
             assert anchor in anchors(there), target
 
 
+def modules_named() -> Iterator[Any]:
+    for page in PAGES:
+        for span in spans(page):
+            if re.fullmatch(r"[\w./]+\.(py|toml)", span):
+                yield pytest.param(span, id=f"{page.name}: {span}")
+
+
+@pytest.mark.parametrize("name", modules_named())
+def test_every_module_that_a_page_names_is_there(name):
+    there = [path for folder in ("inoc_ray", "jobs", "tests") for path in (ROOT / folder).rglob(Path(name).name)]
+    assert any(f"/{path}".endswith(f"/{name}") for path in there)
+
+
 def test_every_message_of_the_troubleshooting_page_is_one_of_ours():
     heads = re.findall(r"^### (.*)$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.M)
     quoted = [message for head in heads for message in re.findall(r"`([^`]+)`", head)]
@@ -266,6 +280,7 @@ def test_every_message_of_the_troubleshooting_page_is_one_of_ours():
     assert not [message for message in quoted if not any(has(text, message) for text in ours)]
 
 
+@functools.cache
 def messages() -> list[str]:
     """Every text in the source with … for what is put in, and whole files of make and the shell."""
     found = [(ROOT / name).read_text() for name in ("Makefile", "requirements/install_torch.sh")]
@@ -281,7 +296,13 @@ def messages() -> list[str]:
 def has(text: str, message: str) -> bool:
     """Whether the stems of the message, which … separates, stand in the text in their order."""
     stems = [stem.strip() for stem in message.split("…") if stem.strip(" .:;,()")]
-    return bool(stems) and re.search(".*".join(map(re.escape, stems)), text, re.S) is not None
+    at = 0
+    for stem in stems:
+        found = text.find(stem, at)
+        if found < 0:
+            return False
+        at = found + len(stem)
+    return bool(stems)
 
 
 def test_a_message_that_nobody_prints_is_seen():
