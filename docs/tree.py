@@ -19,7 +19,7 @@ def phrase(module: Path) -> str:
     text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
     if not text:
         raise ValueError(f"{module}: there is no docstring")
-    return " ".join(re.split(r"(?<=[.?])\s|\n\n", text)[0].split()).rstrip(".")
+    return " ".join(re.split(r"(?<=[.?])\s(?=[A-Z`])|\n\n", text)[0].split()).rstrip(".")
 
 
 def lines(folder: Path, depth: int = 0) -> list[str]:
