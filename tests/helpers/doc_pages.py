@@ -16,6 +16,9 @@ PAGES = [
 ]
 
 
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
+
+
 @dataclass(frozen=True)
 class Command:
     """One command of a fenced block, on one line, without comment and without `.venv/bin/`."""
@@ -23,12 +26,12 @@ class Command:
     page: Path
     line: str
     below: str
-    """The fenced block that follows the command's, which may show what it prints."""
+    """The block without a language right below the command's, which shows what it prints; empty where there is none."""
 
 
 def fenced(page: Path) -> list[tuple[str, str]]:
     """(language, text) of each fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
+    return _FENCED.findall(page.read_text())
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -45,11 +48,13 @@ def spans(page: Path) -> list[str]:
 
 def commands(page: Path) -> list[Command]:
     """Every command of the page's `sh` blocks."""
-    found, all_blocks = [], fenced(page)
-    for number, (language, text) in enumerate(all_blocks):
+    found = []
+    for match in _FENCED.finditer(page.read_text()):
+        language, text = match.groups()
         if language not in ("sh", "bash"):
             continue
-        below = all_blocks[number + 1][1] if number + 1 < len(all_blocks) else ""
+        next_block = _FENCED.match(page.read_text()[match.end() :].lstrip("\n"))
+        below = next_block[2] if next_block and not next_block[1] else ""
         for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
             bare = re.sub(r"\s+#\s.*$", "", line).strip().replace(".venv/bin/", "")
             if bare and not bare.startswith("#"):

@@ -80,6 +80,7 @@ def those(*kinds: str) -> list[object]:
 def test_there_is_something_to_test():
     assert len(ALL) > 25
     assert len(those("here")) >= 5
+    assert sum(bool(command.below) for command in ALL) >= 2
 
 
 def test_every_command_is_run_by_a_test():
@@ -106,7 +107,8 @@ def test_quick_commands_of_ours_succeed(command, tmp_path, monkeypatch):
         words += ["--storage", str(tmp_path / "runs")]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, (done.output, done.exception)
-    assert done.output.strip()
+    assert done.stdout.strip()
+    assert command.below in ("", done.stdout)
     assert not (tmp_path / "runs").exists()
 
 
