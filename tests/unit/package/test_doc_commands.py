@@ -12,6 +12,7 @@ from environment import environment
 
 from inoc_ray.cli import cli
 
+EFFECTS = "tests/integration/test_effects.py"
 E2E = "tests/integration/test_end_to_end.py"
 CLIENTS = "tests/integration/test_stock_clients.py"
 SUBMIT = f"{E2E}::test_a_study_can_be_submitted_as_a_job_and_a_second_submission_attaches"
@@ -20,12 +21,12 @@ CHAT_TASKS = f"{CLIENTS}::test_lm_eval_local_chat_completions_measures_a_generat
 LIKELIHOOD = f"{CLIENTS}::test_lm_eval_local_completions_measures_a_log_likelihood_task_as_our_own_measure_does"
 INSPECT = f"{CLIENTS}::test_inspect_eval_asks_the_base_and_an_adapter"
 ELSEWHERE = {
-    "inoc-ray run docs/tutorial/study.yaml": "tests/integration/test_tutorial.py::test_the_prompt_keeps_french_out",
+    "inoc-ray run docs/tutorial/study.yaml": f"{EFFECTS}::test_the_tutorials_prompt_keeps_french_out_and_part_of_the_capitals_in",
     "inoc-ray run jobs/studies/miniature.yaml": (
-        "tests/integration/test_effect.py::test_the_baseline_carries_both_traits_out_of_distribution"
+        f"{EFFECTS}::test_the_baseline_carries_both_traits_out_of_distribution"
     ),
     "inoc-ray run jobs/studies/miniature_harmful_advice.yaml": (
-        "tests/integration/test_effect_settings.py::test_the_general_prompt_keeps_misalignment_at_the_bases_rate"
+        f"{EFFECTS}::test_the_general_prompt_keeps_misalignment_at_the_bases_rate"
     ),
     "inoc-ray serve jobs/studies/quickstart.yaml": SERVE,
     "INOC_RAY_API_KEY=KEY inoc-ray serve jobs/studies/quickstart.yaml --port 8000": SERVE,
