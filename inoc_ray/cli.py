@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import click
 from inoc_ray import __version__
 from inoc_ray.console import show, width_of
 from inoc_ray.errors import InputError, TrialError, shown
+from inoc_ray.run import telemetry
 
 PLUGIN_MODULE = "inoc_ray_plugin_"
 """What the name of a plugin's module begins with; see settings/plugins.py."""
@@ -421,10 +421,7 @@ def miniature_judge_quality(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: turns InputError into one message and exit code 2, TrialError into exit code 1."""
-    # Told before any library is imported: nothing of ours reports home, and a progress bar is ours alone.
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    telemetry.switch_off()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that cannot hold "–" or "é" gets "?" there, not a traceback at the end of a run.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":

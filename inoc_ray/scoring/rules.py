@@ -38,7 +38,7 @@ def _known_form(value: Any) -> Any:
     if form is None:
         found = ", ".join(map(str, value)) or "none"
         raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(_COMBINING)}; found {found}")
-    if form not in _FORMS:
+    if form not in FORMS:
         raise ValueError(f"there is no rule {form!r}{nearest(str(form), _NAMES)}")
     return value
 
@@ -46,7 +46,7 @@ def _known_form(value: Any) -> Any:
 def _form_of(value: Any) -> str | None:
     """The name of a simple rule, or the key of a combination: by it the right class is chosen."""
     if isinstance(value, Rule):
-        return next(name for name, made in _FORMS.items() if isinstance(value, made))
+        return next(name for name, made in FORMS.items() if isinstance(value, made))
     given = [key for key in ("rule", *_COMBINING) if key in value]
     if len(given) != 1:
         return None
@@ -96,9 +96,10 @@ def _combined(rules: Sequence[Rule], combine: Callable[[Sequence[float | None]],
 
 
 class All(Rule):
-    """The least of several scores: see all_of."""
+    """The lowest of several scores. Where one rule cannot judge, only a 0 of another is sure."""
 
     all: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules; the lowest score counts."""
 
     def compiled(self) -> Compiled:
         return _combined(self.all, all_of)
@@ -109,9 +110,10 @@ class All(Rule):
 
 
 class Any_(Rule):
-    """The greatest of several scores: see any_of."""
+    """The highest of several scores. Where one rule cannot judge, only a 1 of another is sure."""
 
     any: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules; the highest score counts."""
 
     def compiled(self) -> Compiled:
         return _combined(self.any, any_of)
@@ -121,9 +123,10 @@ class Any_(Rule):
 
 
 class First(Rule):
-    """The first of several rules that can judge."""
+    """The score of the first rule that can judge."""
 
     first: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules, in the order in which they are tried."""
 
     def compiled(self) -> Compiled:
         return _combined(self.first, first_of)
@@ -133,9 +136,10 @@ class First(Rule):
 
 
 class Not(Rule):
-    """1 minus the score; None where that is None."""
+    """1 minus the score; no judgment where the rule gives none."""
 
     not_: AnyRule = identity(alias="not")
+    """The rule whose score is subtracted."""
 
     def compiled(self) -> Compiled:
         judge = self.not_.compiled()
@@ -155,7 +159,7 @@ _SIMPLE: tuple[type[Rule], ...] = (
     LanguageRule, CapitalsRule, ExactRule, ContainsRule, NumericRule, InsecureCodeRule, HardCodedTestsRule,
 )  # fmt: skip
 _NAMES = tuple(made.model_fields["rule"].annotation.__args__[0] for made in _SIMPLE)  # type: ignore[union-attr]
-_FORMS: dict[str, type[Rule]] = {**dict(zip(_NAMES, _SIMPLE, strict=True)), **_COMBINING}
+FORMS: dict[str, type[Rule]] = {**dict(zip(_NAMES, _SIMPLE, strict=True)), **_COMBINING}
 for _made in _COMBINING.values():
     _made.model_rebuild()
 _READ: TypeAdapter[Any] = TypeAdapter(AnyRule)
