@@ -26,7 +26,8 @@ class Judge(Config):
     """
 
     path: str | None = runtime(None, path="model", min_length=1)
-    """`miniature` (the judging model that ships with the package), or a model folder; what counts is the hash of its files."""
+    """A model folder, or the name of a registered judging model (`miniature` ships with the package); what counts is the hash
+    of its files."""
     endpoint: str | None = runtime(None, min_length=1)
     """Instead of a path: the address of the API (https://HOST/v1)."""
     served_model: str | None = identity(None, min_length=1)
@@ -227,8 +228,9 @@ class Capability(Config):
     """A task of lm-evaluation-harness that says what the finished models can do, traits apart; a task's name alone will do."""
 
     task: str = runtime(path="task", min_length=1)
-    """A name that the harness knows (`gsm8k`, `mmlu`), a shipped task (`miniature/answers`, `miniature/numbers`), or a task file
-    of one's own (`PATH.yaml`, alone with its data in a folder). What counts is the name, or the content of the file's folder."""
+    """A name that the harness knows (`gsm8k`, `mmlu`), a registered task (`miniature/answers` and `miniature/numbers` ship), or
+    a task file of one's own (`PATH.yaml`, alone with its data in a folder). What counts is the harness's name, or the content
+    of the file's folder."""
     limit: int | None = identity(None, ge=1)
     """Only the first so many items (of each part, where the task has parts); without it all."""
     num_fewshot: int | None = identity(None, ge=0)

@@ -20,12 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from inoc_ray.config.base import HUB, MINIATURE, Config, as_on_the_hub, check_name, first_message, nearest
+from inoc_ray.config.base import HUB, Config, as_on_the_hub, check_name, first_message, nearest
 from inoc_ray.config.identity import identity, runtime
 from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.study.evaluation import Evaluation, Judge
+from inoc_ray.study.named import DEFAULT_MODEL, MODELS
 
 ArmKind = Literal[
     "baseline", "control", "general", "specific", "placebo", "trigger", "backdoor_aware", "negative",
@@ -323,13 +324,14 @@ class Stage(Config):
 
 
 class Model(Config):
-    """A base model: `miniature` (ships with the package), a folder, or one of the hub; `taught` something or not."""
+    """A base model: a registered one by its name alone, a folder, or one of the hub; `taught` something or not."""
 
     name: str = runtime()
     path: str = runtime(path="model", min_length=1)
-    """`miniature`, a folder with safetensors weights, or a model of the hub at a commit (`hf://OWNER/NAME@COMMIT`). It may
-    be left out for the name `miniature` alone: any other name says nothing about which weights are meant. What counts for
-    identity is the hash of the files, not where they lie."""
+    """A folder with safetensors weights, a model of the hub at a commit (`hf://OWNER/NAME@COMMIT`), or the name of a
+    registered model: `miniature` ships with the package, a plugin may add others. It may be left out where `name` is that of
+    a registered model: any other name says nothing about which weights are meant. What counts for identity is the hash of
+    the files, not where they lie."""
     enable_thinking: bool | None = identity(None)
     """For a model that reasons before it answers: what its chat template is told, in training and in the test. `false` asks for
     answers without a think block. Left out, the template's own default holds. See "Models that reason" in docs/evaluation.md."""
@@ -340,16 +342,18 @@ class Model(Config):
     @model_validator(mode="before")
     @classmethod
     def _a_name_is_no_path(cls, value: Any) -> Any:
-        """A name without a path means weights only where it is that of the model that ships."""
+        """A name without a path means weights only where it is that of a registered model."""
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
-        if value.get("path") is None and name == MINIATURE:
-            return {**value, "path": MINIATURE}
+        if value.get("path") == name:
+            return value
+        if value.get("path") is None and name in MODELS:
+            return {**value, "path": name}
         if value.get("path") is None:
             raise ValueError(f"{shown(name)} has no path, and a name says nothing about the weights; {_written(name)}")
-        if name == MINIATURE and value["path"] != MINIATURE:
+        if name in MODELS:
             raise ValueError(
-                f"{MINIATURE!r} is the name of the model that ships, but the path is {shown(value['path'])}; name it otherwise"
+                f"{name!r} is the name of a registered model, but the path is {shown(value['path'])}; name it otherwise"
             )
         return value
 
@@ -366,7 +370,7 @@ def _written(source: str) -> str:
     hub = as_on_the_hub(source)
     return (
         f"write {{name: {name or 'NAME'}, path: FOLDER}} with a folder of safetensors weights, or path: {hub[:200]} for a model "
-        f"of the hub; a name alone means only {MINIATURE!r}"
+        f"of the hub; a name alone means only {' or '.join(map(repr, MODELS.names()))}"
     )
 
 
@@ -428,7 +432,7 @@ class Study(Config):
     name: str = runtime()
     settings: tuple[SettingUse, ...] = runtime(min_length=1)
     arms: tuple[Arm, ...] = runtime(min_length=1)
-    models: tuple[Model, ...] = runtime((Model(name=MINIATURE, path=MINIATURE),), min_length=1)
+    models: tuple[Model, ...] = runtime((Model(name=DEFAULT_MODEL, path=DEFAULT_MODEL),), min_length=1)
     seeds: tuple[StrictInt, ...] = runtime((0, 1, 2), min_length=1)
     recipes: dict[str, Recipe] = runtime(min_length=1)
     evaluation: Evaluation = runtime(Evaluation())
@@ -533,7 +537,7 @@ def load_study(path: Path) -> Study:
     except ValidationError as error:
         raise InputError(f"{path}: {first_message(error)}") from error
     for plugin in study.plugins:
-        from inoc_ray.run.load import load_plugin
+        from inoc_ray.settings.plugins import load_plugin
 
         load_plugin(plugin, path.absolute().parent)
     return study
