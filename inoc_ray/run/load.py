@@ -1,0 +1,38 @@
+"""The study in a YAML file, with the plugins that it names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from inoc_ray.config.base import first_message
+from inoc_ray.config.reading import load_yaml, read_yaml_text
+from inoc_ray.errors import InputError
+from inoc_ray.settings.plugins import load_plugin
+from inoc_ray.study.study import Study
+
+
+def load_study(path: Path) -> Study:
+    """Return the study in a YAML file. Raises InputError that names the file and field and says what to change.
+
+    Its plugins run first, because they may register what the study names: a model, a preset.
+    """
+    if not os.path.exists(path):
+        raise InputError(f"{path}: there is no such study file.")
+    value = load_yaml(read_yaml_text(path, "a study file"), path)
+    if value is None:
+        raise InputError(f"{path}: the file is empty; write a mapping with name, settings, arms, recipes.")
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{path}: expected a mapping with name, settings, arms, recipes; found {type(value).__name__}."
+        )
+    plugins = value.get("plugins")
+    # Anything else than a list of texts is refused below, with the field's name.
+    for plugin in plugins if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins) else ():
+        load_plugin(plugin, path.absolute().parent)
+    try:
+        return Study.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_message(error)}") from error
