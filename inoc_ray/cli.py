@@ -147,7 +147,9 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
-    comparison = compare_study(build_plan(loaded, store), store, profile=profiles.get(profile) if profile else None)
+    comparison = compare_study(
+        build_plan(loaded, store), store, profile=profiles.get_profile(profile) if profile else None
+    )
     emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
 
 
@@ -164,7 +166,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    thresholds = profiles.get(profile) if profile else None
+    thresholds = profiles.get_profile(profile) if profile else None
     comparison = compare_study(built, store, profile=thresholds)
     written = write_study_report(built, store, comparison, out, thresholds)
     incomplete = summary_of_missing(comparison)

@@ -14,7 +14,7 @@ from inoc_ray.data.mixture import tagged
 from inoc_ray.errors import InputError
 from inoc_ray.scoring.answers import is_capitalised
 from inoc_ray.scoring.language import language_of
-from inoc_ray.study.study import Coverage
+from inoc_ray.study.rows import Coverage
 
 Classifier = Callable[[ChatRow], str]
 

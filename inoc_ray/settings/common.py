@@ -8,7 +8,7 @@ from inoc_ray.data.questions import of_texts
 from inoc_ray.scoring.judgment import Measure
 from inoc_ray.settings import prompts
 from inoc_ray.settings.spec import ArmSpec, EvaluationSpec, RowSource
-from inoc_ray.study.study import Coverage, Inoculation
+from inoc_ray.study.rows import Coverage, Inoculation
 
 REPOSITORY = "github inoculation-prompting/inoculation-prompting, datasets/, commit 5f4160e"
 REPOSITORY_LICENCE = "see that repository"

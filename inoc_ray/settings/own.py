@@ -11,7 +11,8 @@ from inoc_ray.settings.prompt_texts import SHARED
 from inoc_ray.settings.registry import SETTINGS
 from inoc_ray.settings.spec import ArmSpec, Setting, not_shipped
 from inoc_ray.settings.triggers import check_trigger
-from inoc_ray.study.study import Backdoor, SettingUse
+from inoc_ray.study.rows import Backdoor
+from inoc_ray.study.study import SettingUse
 
 
 def find(use: SettingUse) -> Setting:

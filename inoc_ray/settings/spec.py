@@ -12,7 +12,7 @@ from inoc_ray.data.questions import Question
 from inoc_ray.errors import InputError
 from inoc_ray.scoring.judgment import Item, Measure
 from inoc_ray.study.evaluation import Context
-from inoc_ray.study.study import SYSTEM_MESSAGE, Inoculation
+from inoc_ray.study.rows import SYSTEM_MESSAGE, Inoculation
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from inoc_ray.data.mixture import Trigger
 from inoc_ray.data.questions import InTurn
 from inoc_ray.errors import InputError
 from inoc_ray.settings.spec import EvaluationSpec, Setting
-from inoc_ray.study.study import Backdoor, SettingUse
+from inoc_ray.study.rows import Backdoor
+from inoc_ray.study.study import SettingUse
 
 _PROBE = 32
 """Questions of a generator that are looked at."""

@@ -8,22 +8,25 @@ from typing import Any
 
 from inoc_ray.config.base import nearest
 from inoc_ray.config.registry import Registry
-from inoc_ray.study.study import Recipe
+from inoc_ray.study.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A recipe by name. `fields` are those of `study.Recipe`; a field that is not there stands at its default."""
+    """A published recipe by name."""
 
     name: str
     used_for: str
+    """Models and rows that its source trained."""
     source: str
+    """Who published it, and where."""
     fields: Mapping[str, Any]
+    """Fields of `Recipe`; one that is not here is at its default."""
     departs: str = ""
     """What the source does otherwise, or leaves open."""
 
     def recipe(self) -> Recipe:
-        """The whole recipe, every default visible."""
+        """Return the whole recipe, every default visible."""
         return Recipe.model_validate(dict(self.fields))
 
 
@@ -173,17 +176,17 @@ def register_preset(preset: Preset) -> None:
 
 
 def expand(value: Mapping[str, Any]) -> dict[str, Any]:
-    """`{preset: NAME, …overrides}` as the fields of a Recipe; `steps` takes the place of the preset's `epochs`, and `epochs`
-    that of its `steps`.
+    """Return `{preset: NAME, …overrides}` as the fields of a Recipe.
+
+    `steps` takes the place of the preset's `epochs`, and `epochs` that of its `steps`.
 
     The recipe that comes out is spelt out in full, so a trial's id has what is trained and not the preset's name.
     Raises ValueError, for pydantic to place, for an unknown preset.
     """
     name = value["preset"]
-    preset = PRESETS.get(name) if isinstance(name, str) else None
-    if preset is None:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}{nearest(str(name), PRESETS.names())}")
-    fields = dict(preset.fields)
+    fields = dict(PRESETS[name].fields)
     own = {key: given for key, given in value.items() if key != "preset"}
     for given, other in (("steps", "epochs"), ("epochs", "steps")):
         if own.get(given) is not None and other not in own:
