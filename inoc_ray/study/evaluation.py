@@ -24,7 +24,8 @@ class Judge(Config):
     `endpoint` and `served_model`."""
 
     path: str | None = runtime(None, path="model", min_length=1)
-    """`miniature` (a small judge that ships), a model folder, or a model of the hub. The id depends on the files."""
+    """A model folder, a model of the hub, or the name of a registered judge (`miniature`, a small one, ships). The id depends
+    on the files."""
     endpoint: str | None = runtime(None, min_length=1)
     """The address of the API, as https://HOST/v1."""
     served_model: str | None = identity(None, min_length=1)
@@ -241,8 +242,8 @@ class Capability(Config):
     TEXT}`."""
 
     task: str = runtime(path="task", min_length=1)
-    """A task that the harness knows (`gsm8k`, `mmlu`), one that ships (`miniature/answers`, `miniature/numbers`), or a task
-    file of your own, alone with its data in a folder. The id depends on the name, or on the files in the folder."""
+    """A task that the harness knows (`gsm8k`, `mmlu`), a registered one (`miniature/answers` and `miniature/numbers` ship), or
+    a task file of your own, alone with its data in a folder. The id depends on the name, or on the files in the folder."""
     limit: int | None = identity(None, ge=1)
     """Only the first so many items of each part of the task. Default: all."""
     num_fewshot: int | None = identity(None, ge=0)

@@ -18,11 +18,12 @@ from pydantic import (
     model_validator,
 )
 
-from inoc_ray.config.base import HUB, MINIATURE, Config, as_on_the_hub, check_name, first_message, nearest
+from inoc_ray.config.base import HUB, Config, as_on_the_hub, check_name, first_message, nearest
 from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.study.evaluation import Evaluation, Judge
+from inoc_ray.study.named import DEFAULT_MODEL, MODELS
 from inoc_ray.study.presets import expand
 from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.resources import Resources
@@ -177,8 +178,9 @@ class Model(Config):
     name: str = runtime()
     """The name that tables show and that the endpoint serves the model under."""
     path: str = runtime(path="model", min_length=1)
-    """Where the weights are: `miniature`, a folder with safetensors, or a model of the hub at a full commit. Only the name
-    `miniature` may go without. The id depends on the files, not on where they lie."""
+    """Where the weights are: a folder with safetensors, a model of the hub at a full commit, or the name of a registered model
+    (`miniature` ships; a plugin may add others), which may go without a path. The id depends on the files, not on where they
+    lie."""
     enable_thinking: bool | None = identity(None)
     """For a model that reasons before it answers: what its chat template is told, in training and at test time. `false`
     asks for answers without a think block. Default: the template's own. See docs/models.md."""
@@ -189,16 +191,18 @@ class Model(Config):
     @model_validator(mode="before")
     @classmethod
     def _a_name_is_no_path(cls, value: Any) -> Any:
-        """Refuse a name without a path, unless it is that of the model that ships."""
+        """Refuse a name without a path, unless it is that of a registered model."""
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
-        if value.get("path") is None and name == MINIATURE:
-            return {**value, "path": MINIATURE}
+        if value.get("path") == name:
+            return value
+        if value.get("path") is None and name in MODELS:
+            return {**value, "path": name}
         if value.get("path") is None:
             raise ValueError(f"{shown(name)} has no path, and a name says nothing about the weights; {_written(name)}")
-        if name == MINIATURE and value["path"] != MINIATURE:
+        if name in MODELS:
             raise ValueError(
-                f"{MINIATURE!r} is the name of the model that ships, but the path is {shown(value['path'])}; name it otherwise"
+                f"{name!r} is the name of a registered model, but the path is {shown(value['path'])}; name it otherwise"
             )
         return value
 
@@ -215,7 +219,7 @@ def _written(source: str) -> str:
     hub = as_on_the_hub(source)
     return (
         f"write {{name: {name or 'NAME'}, path: FOLDER}} with a folder of safetensors weights, or path: {hub[:200]} for a model "
-        f"of the hub; a name alone means only {MINIATURE!r}"
+        f"of the hub; a name alone means only {' or '.join(map(repr, MODELS.names()))}"
     )
 
 
@@ -245,8 +249,8 @@ class Study(Config):
     """What is trained and measured. A plain name is short for `{name: NAME}`."""
     arms: tuple[Arm, ...] = runtime(min_length=1)
     """What is done to the training rows. A plain name is short for `{name: NAME}`: an arm of the setting's library."""
-    models: tuple[Model, ...] = runtime((Model(name=MINIATURE, path=MINIATURE),), min_length=1)
-    """The base models. A plain name is short for `{name: NAME}`, and only `miniature` needs no path."""
+    models: tuple[Model, ...] = runtime((Model(name=DEFAULT_MODEL, path=DEFAULT_MODEL),), min_length=1)
+    """The base models. A plain name is short for `{name: NAME}`, which must be that of a registered model."""
     seeds: tuple[StrictInt, ...] = runtime((0, 1, 2), min_length=1)
     """One fine-tune of every arm per seed. A seed decides the adapter's first weights and the order of the rows; it is part
     of the id. Each is a whole number from 0 to 2**32 - 1."""
