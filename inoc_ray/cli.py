@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,7 +12,9 @@ from typing import Any, NoReturn
 import click
 
 from inoc_ray import __version__
+from inoc_ray.console import width_of
 from inoc_ray.errors import InputError, TrialError, shown
+from inoc_ray.run import telemetry
 from inoc_ray.run.commands import WithPlugins
 from inoc_ray.run.output import as_json, begin, emit, json_text, printed, results, results_alone
 
@@ -42,17 +42,14 @@ def _show(as_json: bool) -> Callable[[Any], None]:
         from inoc_ray.results.table import comparison_text
 
         if not as_json:
-            click.echo(comparison_text(comparison, table_width()), file=results())
+            show(comparison_text(comparison, table_width()), results())
 
     return show
 
 
 def table_width() -> int:
-    """Columns for tables: 118, or fewer where the terminal has fewer (never below 60)."""
-    out = results()
-    if out is None or not out.isatty():
-        return 118
-    return max(60, min(118, shutil.get_terminal_size((118, 40)).columns))
+    """Return the columns for the tables of results: 118, or fewer where the terminal has fewer (never below 60)."""
+    return max(60, min(118, width_of(results()) or 118))
 
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
@@ -87,7 +84,7 @@ def plan(study: Path, storage: str | None, as_json: bool) -> None:
     built = build_plan(loaded, store)
     check_plan(built)
     check_roles(built)
-    emit(as_json, plan_json(built, store), plan_text(built, store))
+    emit(as_json, plan_json(built, store), plan_text(built, store, width_of(results())))
 
 
 @cli.command()
@@ -112,7 +109,7 @@ def status(study: Path, storage: str | None, as_json: bool) -> None:
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    emit(as_json, status_json(built, store), status_text(built, store))
+    emit(as_json, status_json(built, store), status_text(built, store, width_of(results())))
 
 
 @cli.command()
@@ -223,7 +220,7 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
     """List the prompt library: kind, exact text (of paraphrases the first; --json gives all), hash and where it comes from."""
     from inoc_ray.run.describe import prompts_json, prompts_text
 
-    emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind))
+    emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind, width_of(results())))
 
 
 @cli.command()
@@ -250,7 +247,7 @@ def doctor(as_json: bool) -> None:
     from inoc_ray.run.doctor import examine
 
     findings = examine()
-    emit(as_json, findings.to_json(), findings.to_text())
+    emit(as_json, findings.to_json(), findings.to_text(width_of(results())))
     if findings.missing:
         raise InputError("the installation is not complete; see the lines marked 'missing' above.")
 
@@ -342,10 +339,7 @@ def data_build(
 
 def main() -> None:
     """Entry point: turns InputError into one message and exit code 2, TrialError into exit code 1."""
-    # Told before any library is imported: nothing of ours reports home, and a progress bar is ours alone.
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    telemetry.switch_off()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that cannot hold "–" or "é" gets "?" there, not a traceback at the end of a run.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":

@@ -14,11 +14,12 @@ from inoc_ray.settings.plugins import load_plugin
 from inoc_ray.study.study import Study
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: str | Path) -> Study:
     """Return the study in a YAML file. Raises InputError that names the file and field and says what to change.
 
     Its plugins run first, because they may register what the study names: a model, a preset.
     """
+    path = Path(path)
     if not os.path.exists(path):
         raise InputError(f"{path}: there is no such study file.")
     value = load_yaml(read_yaml_text(path, "a study file"), path)

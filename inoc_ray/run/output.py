@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 import click
 
+from inoc_ray.console import show
+
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON value instead of text, also for an error."
 )
@@ -30,9 +32,9 @@ def printed() -> bool:
     return _printed.get()
 
 
-def results() -> TextIO | None:
-    """Return the stream for results while `results_alone` holds it; None where that is standard output."""
-    return _results.get()
+def results() -> TextIO:
+    """Return the stream for results: standard output, also while `results_alone` sends what libraries print elsewhere."""
+    return _results.get() or sys.stdout
 
 
 def results_alone(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,12 +57,14 @@ def results_alone(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def emit(as_json: bool, value: Any, text: str) -> None:
     """Print the command's result: `value` as JSON, or `text`."""
-    click.echo(json_text(value, indent=2) if as_json else text, file=_results.get())
+    if as_json:
+        print(json_text(value, indent=2), file=results(), flush=True)
+    else:
+        show(text, results())
     _printed.set(True)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """Return JSON that standard output can hold: another encoding than UTF-8 gets escapes, and never a "?" in a text."""
-    stream = _results.get() or sys.stdout
-    in_ascii = not (stream.encoding or "").lower().startswith("utf")
+    in_ascii = not (results().encoding or "").lower().startswith("utf")
     return json.dumps(value, indent=indent, ensure_ascii=in_ascii, allow_nan=False)

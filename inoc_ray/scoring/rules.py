@@ -65,9 +65,10 @@ def _combined(rules: Sequence[AnyForm], combine: Callable[[Sequence[float | None
 
 
 class All(AnyForm):
-    """The least of several scores: see all_of."""
+    """The lowest of several scores. Where one rule cannot judge, only a 0 of another is sure."""
 
     all: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules; the lowest score counts."""
 
     def compiled(self) -> Compiled:
         return _combined(self.all, all_of)
@@ -78,9 +79,10 @@ class All(AnyForm):
 
 
 class Any_(AnyForm):
-    """The greatest of several scores: see any_of."""
+    """The highest of several scores. Where one rule cannot judge, only a 1 of another is sure."""
 
     any: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules; the highest score counts."""
 
     def compiled(self) -> Compiled:
         return _combined(self.any, any_of)
@@ -90,9 +92,10 @@ class Any_(AnyForm):
 
 
 class First(AnyForm):
-    """The first of several rules that can judge."""
+    """The score of the first rule that can judge."""
 
     first: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules, in the order in which they are tried."""
 
     def compiled(self) -> Compiled:
         return _combined(self.first, first_of)
@@ -102,9 +105,10 @@ class First(AnyForm):
 
 
 class Not(AnyForm):
-    """1 minus the score; None where that is None."""
+    """1 minus the score; no judgment where the rule gives none."""
 
     not_: AnyRule = identity(alias="not")
+    """The rule whose score is subtracted."""
 
     def compiled(self) -> Compiled:
         judge = self.not_.compiled()
@@ -121,6 +125,11 @@ class Not(AnyForm):
 
 _COMBINATIONS: dict[str, type[AnyForm]] = {"all": All, "any": Any_, "not": Not, "first": First}
 _READ: TypeAdapter[AnyForm] = TypeAdapter(AnyRule)
+
+
+def forms() -> dict[str, type[AnyForm]]:
+    """Return what a study can write: the registered rules by name, then the combinations by their key."""
+    return {**RULES, **_COMBINATIONS}
 
 
 def _place(location: Sequence[str | int]) -> str:
