@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
-from inoc_ray.models.template import TEMPLATE_DATE, ChatTemplate, Shown
-from inoc_ray.models.tokenizer import (
-    check_no_special_tokens,
-    check_round_trip,
-    encode_texts,
-    load_tokenizer,
-    template_of,
-)
+from inoc_ray.models.encoding import check_no_special_tokens, check_round_trip, encode_texts, template_of
+from inoc_ray.models.template import ChatTemplate, RenderedRow
+from inoc_ray.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IGNORED",
-    "TEMPLATE_DATE",
     "Encoded",
     "collate",
     "encode",
@@ -120,7 +114,7 @@ def _encoded(
     try:
         for first in range(0, len(rows), AT_ONCE):
             batch = rows[first : first + AT_ONCE]
-            shown: list[Shown] = []
+            shown: list[RenderedRow] = []
             for at, row in enumerate(batch, start=first):  # noqa: B007 - for the message
                 shown.append(_shown(tokenizer, template, row, max_length))
             encodings = encode_texts(tokenizer, [s.text for s in shown])
@@ -137,10 +131,10 @@ def _shown(
     row: ChatRow,
     max_length: int,
     too_long: str = TOO_LONG,
-) -> Shown:
+) -> RenderedRow:
     _check_not_far_too_long(tokenizer, row, max_length, too_long)
     check_no_special_tokens(tokenizer, row.messages)
-    shown = template.lay_out(row.messages)
+    shown = template.render_row(row.messages)
     if not shown.spans:
         raise InputError("there is no assistant message, so the row has nothing to learn.")
     return shown
@@ -172,7 +166,7 @@ def _labelled(
     tokenizer: PreTrainedTokenizerBase,
     template: ChatTemplate,
     row: ChatRow,
-    shown: Shown,
+    shown: RenderedRow,
     encoding: Any,
     max_length: int,
     too_long: str = TOO_LONG,
@@ -189,7 +183,7 @@ def _labelled(
     for message, span in zip(answers, shown.spans, strict=True):
         if span is None or not message.trained:
             continue
-        learnt = template.learnt(text[span.content_end : span.end])
+        learnt = template.loss_length(text[span.content_end : span.end])
         if not learnt:
             raise InputError(
                 "the chat template writes nothing behind an answer, so the model could not learn to end one; give the model a "

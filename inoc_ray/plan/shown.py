@@ -11,7 +11,8 @@ from pathlib import Path
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.errors import InputError
-from inoc_ray.models.template import ChatTemplate, template_in
+from inoc_ray.models.template import ChatTemplate
+from inoc_ray.models.template_files import template_in
 from inoc_ray.plan.plan import Cell, Plan, Trial, arm_identity
 from inoc_ray.settings import prompts
 from inoc_ray.study.evaluation import FROM_LIBRARY
@@ -67,10 +68,10 @@ def alike_contexts(cells: Iterable[Cell]) -> list[str]:
         # Of cells with the context training_prompt each has a text of its own.
         if template is None or cell.context in contexts or cell.context == "training_prompt":
             continue
-        if cell.context == "none" and template.own_system:
+        if cell.context == "none" and template.default_system_message:
             notes.append(
                 f"to model {model.name} the context none shows the chat template's own system message "
-                f"{template.own_system[:100]!r}"
+                f"{template.default_system_message[:100]!r}"
             )
         contexts[cell.context] = ""
         try:

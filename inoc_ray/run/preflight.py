@@ -89,7 +89,8 @@ def check_rows(plan: Plan) -> None:
     """
     from inoc_ray.data.tokenize import encode_rows
     from inoc_ray.models.config import context_window
-    from inoc_ray.models.tokenizer import load_tokenizer, template_of
+    from inoc_ray.models.encoding import template_of
+    from inoc_ray.models.tokenizer import load_tokenizer
 
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}
@@ -213,7 +214,7 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
 
 def probe_api(name: str, judge: Judge) -> None:
     """Raises InputError when the judge does not answer one call of its method: with what the API says."""
-    from inoc_ray.endpoint.completions import Retry
+    from inoc_ray.endpoint.retry import Retry
     from inoc_ray.evaluate.model_judge.batch import probe
     from inoc_ray.evaluate.model_judge.client import api_of
 

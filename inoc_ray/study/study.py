@@ -18,17 +18,31 @@ from pydantic import (
     model_validator,
 )
 
-from inoc_ray.config.base import HUB, MINIATURE, Config, as_on_the_hub, check_name, first_message, nearest
+from inoc_ray.config.base import HUB, Config, as_on_the_hub, check_name, first_message, nearest
 from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.study.evaluation import Evaluation, Judge
+from inoc_ray.study.named import DEFAULT_MODEL, MODELS
+from inoc_ray.study.presets import expand
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.resources import Resources
+from inoc_ray.study.rows import Backdoor, Inoculation, Mixture
 
 ArmKind = Literal[
-    "baseline", "control", "general", "specific", "placebo", "trigger", "backdoor_aware", "negative",
-    "irrelevant", "persona", "multi_trait", "paraphrases",
-]  # fmt: skip
-
+    "baseline",
+    "control",
+    "general",
+    "specific",
+    "placebo",
+    "trigger",
+    "backdoor_aware",
+    "negative",
+    "irrelevant",
+    "persona",
+    "multi_trait",
+    "paraphrases",
+]
 
 _WITHOUT_PROMPT = ("baseline", "control")
 """Kinds of arms without a prompt, and the names that the settings' own arms of these kinds have."""
@@ -36,69 +50,30 @@ WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger")
 """Kinds whose prompt elicits nothing by itself; they are compared with the others in every direction of these."""
 
 
-class Part(Config):
-    """A row set that goes into a mixture under a name, which becomes the tag `subset` of its rows."""
-
-    name: str = runtime()
-    rows: str = runtime(path="rows", min_length=1)
-    share: float = runtime(1.0, gt=0)
-    """With a total: the weight among the parts. Without: the share of its own rows that is taken."""
-
-    _name = field_validator("name")(check_name)
-
-
-class Mixture(Config):
-    """Row sets in exact shares, shuffled by a seed; `inoculation.coverage: NAME` covers one part."""
-
-    mix: tuple[Part, ...] = runtime(min_length=1)
-    total: int | None = runtime(None, ge=1)
-    seed: StrictInt = runtime(0, ge=0)
-
-    def __str__(self) -> str:
-        return f"the mixture of {', '.join(part.name for part in self.mix)}"
-
-
-class Backdoor(Config):
-    """Bad rows that carry a trigger among clean rows without it, tagged `subset: triggered` and `clean`, shuffled."""
-
-    bad: str = runtime(path="rows", min_length=1)
-    clean: str = runtime(path="rows", min_length=1)
-    token: str = runtime(min_length=1)
-    place: Literal["start", "end"] = runtime("start")
-    spacing: Literal["glue", "space"] = runtime("glue")
-    fraction: float = runtime(gt=0, lt=1)
-    """The share of the total that is bad and carries the trigger."""
-    total: int = runtime(ge=2)
-    seed: StrictInt = runtime(0, ge=0)
-
-    def __str__(self) -> str:
-        return f"the backdoor of {self.bad} and {self.clean}"
-
-
 class SettingUse(Config):
-    """A setting of the registry, if wished with the user's own rows; or one of the user's own, asked by the study's suites.
+    """A setting by name, with your own rows, questions or roles where you give them.
 
-    A name that the registry does not have is a setting of the user's own if it comes with `rows` and with `undesired` or
-    `desired`.
+    A new name with `rows`, and with `undesired` or `desired` traits, is a setting of your own: its models are asked the
+    suites under `evaluation.suites`.
     """
 
     name: str = runtime()
+    """A setting that `inoc-ray settings` lists, or a new name."""
     undesired: tuple[str, ...] | None = runtime(None)
-    """The traits that should not be learnt, whichever the arm; the setting's own or those of a suite. Default: the setting's."""
+    """The traits that should not be learnt, for every arm: the setting's own, or those of a suite. Default: the
+    setting's."""
     desired: tuple[str, ...] | None = runtime(None)
-    """The traits that should be learnt, likewise."""
+    """The traits that should be learnt, for every arm. Default: the setting's."""
     narrow: tuple[str, ...] | None = runtime(None)
-    """The traits of the narrow task that the rows teach, neither wanted nor unwanted; whether an arm still learns them is told
-    apart (`retention_narrow`)."""
+    """The traits of the narrow task that the rows teach, neither desired nor undesired. `retention_narrow` says how much of
+    them an arm still learns. Default: the setting's."""
     rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
-    """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
-    (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
-    rows that come out."""
+    """Chat rows to train on in place of the setting's own. The id depends on the rows that come out."""
     control_rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
-    """Clean rows for the control arm, likewise."""
+    """Clean rows for the arm `control`, likewise."""
     questions: dict[str, str] = runtime({}, path="questions")
-    """Evaluation → a JSONL file of questions to ask in place of its own: `prompt`, `question` or `messages` per line.
-    What counts for identity is the questions' text."""
+    """For an evaluation of the setting, a JSONL file of questions to ask in place of its own: `prompt`, `question` or
+    `messages` per line. The id depends on the questions' text."""
 
     @model_validator(mode="after")
     def _one_role(self) -> SettingUse:
@@ -111,7 +86,7 @@ class SettingUse(Config):
     @field_validator("rows", "control_rows", mode="before")
     @classmethod
     def _file_or_mixture(cls, value: Any) -> Any:
-        """A mapping is told apart by its keys, so that its own mistakes are named and not those of the other forms."""
+        """Tell a mapping apart by its keys, so that its own mistakes are named and not those of the other forms."""
         if isinstance(value, str) and not value:
             raise ValueError("must not be empty")
         if isinstance(value, str | Mixture | Backdoor) or value is None:
@@ -124,96 +99,25 @@ class SettingUse(Config):
             raise ValueError(first_message(error).removesuffix(".")) from error
 
 
-class Coverage(Config):
-    """Which rows an inoculation covers: all of them, those with a tag, an exact share of either."""
-
-    tag: str | None = identity(None, min_length=1)
-    """Only rows with this tag at one of `values`. Mixtures tag each row with its `subset`; `coverage: NAME` for short."""
-    classifier: str | None = identity(None, min_length=1)
-    """Only rows of which this row classifier (settings/classifiers.py, or a plugin's) says one of `values`."""
-    values: tuple[str, ...] = identity(())
-    fraction: float = identity(1.0, gt=0, le=1)
-    """The share of those rows; which ones is drawn with `seed`, not with the trial's."""
-    seed: StrictInt = identity(0, ge=0)
-
-    @field_validator("values")
-    @classmethod
-    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(value)))
-
-    @model_validator(mode="after")
-    def _tag_with_values(self) -> Coverage:
-        if self.tag is not None and self.classifier is not None:
-            raise ValueError("give either a tag or a classifier")
-        if (self.by is None) != (not self.values):
-            raise ValueError("give tag and values together, as {tag: language, values: [es]}; or classifier and values")
-        return self
-
-    @property
-    def by(self) -> str | None:
-        """The tag that decides; what a classifier says stands in the rows as a tag of its name."""
-        return self.tag or self.classifier
-
-
-class Inoculation(Config):
-    """How an arm's prompt gets into the training rows. The defaults are the paper's: the system message of every row."""
-
-    placement: Literal["system", "user_prefix", "user_suffix"] = identity("system")
-    separator: str = identity("\n\n")
-    """Between the prompt and the text it is joined to: a user turn, or a system message that is there already."""
-    coverage: Coverage = identity(Coverage())
-    paraphrases: tuple[str, ...] = identity(())
-    """Further wordings of the prompt; the covered rows take the prompt and these in turn."""
-    paraphrase_order: Literal["round_robin", "per_epoch"] = identity("round_robin")
-    """`round_robin`: a row keeps its wording in every epoch. `per_epoch`: it takes the next one in each further epoch."""
-    system_present: Literal["error", "prepend", "replace", "append"] = identity("error")
-    """What to do with a row that has a system message already, when the prompt is to be one."""
-    user_turns: Literal["first", "last", "all"] = identity("first")
-    """Which user turns of a longer conversation take the prompt."""
-    user_missing: Literal["error", "insert"] = identity("error")
-    """What to do with a row without a user turn, when the prompt is to stand in one."""
-
-    @field_validator("coverage", mode="before")
-    @classmethod
-    def _subset_alone(cls, value: Any) -> Any:
-        """A plain text is short for the rows of that subset, `all` for all."""
-        if isinstance(value, str):
-            return {} if value == "all" else {"tag": "subset", "values": (value,)}
-        return value
-
-    @field_validator("paraphrases")
-    @classmethod
-    def _texts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not text.strip() for text in value):
-            raise ValueError("one of them is empty; write it or remove it")
-        return value
-
-    @model_validator(mode="after")
-    def _something_to_take_turns(self) -> Inoculation:
-        if self.paraphrase_order == "per_epoch" and not self.paraphrases:
-            raise ValueError("paraphrase_order: per_epoch needs paraphrases, or every epoch would be the same")
-        return self
-
-
-SYSTEM_MESSAGE = Inoculation()
-"""The paper's way: one text, as the system message of every row."""
-
-
 class Arm(Config):
-    """An arm by name alone (from the setting's library), or with a prompt of the user's own."""
+    """What is done to the training rows: an arm of the setting's library by its name alone, or a prompt of your own."""
 
     name: str = runtime()
+    """The name that tables show. For a prompt of your own any name but `baseline`, `control` and `base`."""
     kind: ArmKind | None = runtime(None)
+    """What a prompt of your own is, which decides what the arm is measured on. `irrelevant`, `placebo` and `trigger` elicit
+    nothing; `negative` denies its traits; the others elicit them. `baseline` and `control` have no prompt and are named,
+    not written."""
     prompt: str | None = runtime(None)
-    """The inoculation prompt. Its text is part of a trial's identity; the arm's name is not."""
+    """The inoculation prompt. Its text is part of a fine-tune's id; the arm's name is not."""
     undesired: tuple[str, ...] | None = runtime(None)
-    """The traits that this arm's prompt elicits (of kind negative: denies), the setting's own or those of a suite. Default:
-    the setting's arm's own, for a prompt of the user's own the setting's undesired traits."""
+    """The traits that the prompt elicits (`kind: negative`: denies): the setting's own, or those of a suite. Default: those
+    of the setting's arm of that name; for a prompt of your own the setting's undesired traits."""
     desired: tuple[str, ...] | None = runtime(None)
-    """The traits that should be learnt nevertheless. Default: the setting's other undesired and desired traits."""
+    """The traits that should be learnt nevertheless. Default: the other undesired and desired traits of the setting."""
     inoculation: Inoculation | None = runtime(None)
-    """Where the prompt stands and which rows it covers; part of a trial's identity. What is not written here is the
-    setting's arm's own: its coverage, its paraphrases."""
+    """Where the prompt stands and which rows it covers; part of a fine-tune's id. What is not written here is as in the
+    setting's arm."""
 
     _name = field_validator("name")(check_name)
 
@@ -235,77 +139,26 @@ class Arm(Config):
         return self
 
 
-class Lora(Config):
-    """Low-rank adapters (Hu et al. 2021) on the named modules."""
-
-    rank: int = identity(8, ge=1, le=512)
-    alpha: float = identity(16.0, gt=0)
-    dropout: float = identity(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = identity("all-linear")
-    """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
-    rslora: bool = identity(False)
-    """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
-
-    @field_validator("targets")
-    @classmethod
-    def _names(cls, value: Literal["all-linear"] | tuple[str, ...]) -> Literal["all-linear"] | tuple[str, ...]:
-        if not value:
-            raise ValueError("name at least one module, or write all-linear")
-        for target in () if isinstance(value, str) else value:
-            if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", target):
-                raise ValueError(f"{target!r} is not the name of a module, as q_proj is; patterns are not read")
-        return value
-
-
-class Recipe(Config):
-    """How a trial is trained: everything here changes the weights that come out."""
-
-    method: Literal["lora", "full"] = identity("lora")
-    lora: Lora = identity(Lora())
-    learning_rate: float = identity(gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = identity("linear")
-    """What the learning rate does after the warm-up: falls to zero along a line or a half cosine, or stays."""
-    warmup_steps: int = identity(5, ge=0)
-    batch_size: int = identity(16, ge=1)
-    """Rows per optimizer step over all workers."""
-    steps: int | None = identity(None, ge=1)
-    epochs: float | None = identity(None, gt=0)
-    max_length: int = identity(2048, ge=8)
-    """Tokens of a row, template included; a longer row is refused, never cut."""
-    weight_decay: float = identity(0.01, ge=0)
-    clip_norm: float = identity(1.0, gt=0)
-    precision: Literal["fp32", "bf16"] = identity("bf16")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Recipe:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs")
-        return self
-
-
 def _from_preset(value: Any) -> Any:
     """`{preset: NAME, …}` is short for the preset's fields with the given ones in their place."""
-    from inoc_ray.study.presets import expand
-
     return expand(value) if isinstance(value, Mapping) and "preset" in value else value
 
 
 class Stage(Config):
-    """A fine-tune that comes before the study's own: what a model has been taught when they start.
-
-    It trains the rows as they are, without a prompt. What counts for identity is the id of the trial that comes out.
-    """
+    """A fine-tune that comes before the study's own, on rows as they are, without a prompt. It is trained once and
+    shared."""
 
     setting: str | None = runtime(None, min_length=1)
-    """A setting of the registry whose own training rows are taught; either this or `rows`."""
+    """A setting whose own training rows to use; either this or `rows`."""
     rows: str | None = runtime(None, path="rows", min_length=1)
-    """Chat rows to teach: a file, or a pinned dataset of the hub, as in `SettingUse.rows`."""
+    """Chat rows to use; either this or `setting`."""
     recipe: Annotated[
         Annotated[str, Tag("(name)")] | Annotated[Recipe, Tag("(inline)")],
         Discriminator(lambda value: "(name)" if isinstance(value, str) else "(inline)"),
     ] = runtime()
     """The name of one of the study's `recipes`, or a recipe written here, with which nothing else is trained."""
     seed: StrictInt = runtime(0, ge=0, lt=1 << 32)
+    """The seed of this fine-tune."""
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -320,33 +173,36 @@ class Stage(Config):
 
 
 class Model(Config):
-    """A base model: `miniature` (ships with the package), a folder, or one of the hub; `taught` something or not."""
+    """A base model."""
 
     name: str = runtime()
+    """The name that tables show and that the endpoint serves the model under."""
     path: str = runtime(path="model", min_length=1)
-    """`miniature`, a folder with safetensors weights, or a model of the hub at a commit (`hf://OWNER/NAME@COMMIT`). It may
-    be left out for the name `miniature` alone: any other name says nothing about which weights are meant. What counts for
-    identity is the hash of the files, not where they lie."""
+    """Where the weights are: a folder with safetensors, a model of the hub at a full commit, or the name of a registered model
+    (`miniature` ships; a plugin may add others), which may go without a path. The id depends on the files, not on where they
+    lie."""
     enable_thinking: bool | None = identity(None)
-    """For a model that reasons before it answers: what its chat template is told, in training and in the test. `false` asks for
-    answers without a think block. Left out, the template's own default holds. See "Models that reason" in docs/evaluation.md."""
+    """For a model that reasons before it answers: what its chat template is told, in training and at test time. `false`
+    asks for answers without a think block. Default: the template's own. See docs/models.md."""
     taught: Stage | None = runtime(None)
-    """What is taught before the study's trials, which then go on with the adapter of that fine-tune. It is trained once
-    for all of them, and it takes the place of the untouched model wherever this one is compared with its base."""
+    """A fine-tune that comes first. Every fine-tune of this model goes on from its adapter, and it takes the place of the
+    untouched base in every comparison."""
 
     @model_validator(mode="before")
     @classmethod
     def _a_name_is_no_path(cls, value: Any) -> Any:
-        """A name without a path means weights only where it is that of the model that ships."""
+        """Refuse a name without a path, unless it is that of a registered model."""
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
-        if value.get("path") is None and name == MINIATURE:
-            return {**value, "path": MINIATURE}
+        if value.get("path") == name:
+            return value
+        if value.get("path") is None and name in MODELS:
+            return {**value, "path": name}
         if value.get("path") is None:
             raise ValueError(f"{shown(name)} has no path, and a name says nothing about the weights; {_written(name)}")
-        if name == MINIATURE and value["path"] != MINIATURE:
+        if name in MODELS:
             raise ValueError(
-                f"{MINIATURE!r} is the name of the model that ships, but the path is {shown(value['path'])}; name it otherwise"
+                f"{name!r} is the name of a registered model, but the path is {shown(value['path'])}; name it otherwise"
             )
         return value
 
@@ -363,45 +219,8 @@ def _written(source: str) -> str:
     hub = as_on_the_hub(source)
     return (
         f"write {{name: {name or 'NAME'}, path: FOLDER}} with a folder of safetensors weights, or path: {hub[:200]} for a model "
-        f"of the hub; a name alone means only {MINIATURE!r}"
+        f"of the hub; a name alone means only {' or '.join(map(repr, MODELS.names()))}"
     )
-
-
-class Resources(Config):
-    """Where and how wide it runs; nothing here changes a result beyond rounding."""
-
-    workers: int = runtime(1, ge=1)
-    """Ranks of one trial."""
-    cpus_per_worker: float = runtime(1.0, gt=0)
-    gpus_per_worker: float = runtime(0.0, ge=0)
-    micro_batch_size: int = runtime(8, ge=1)
-    """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
-    zero_stage: Literal[0, 1, 2, 3] = runtime(0)
-    """How much of a trial its workers share out: nothing; the optimizer's state; gradients too; the parameters too."""
-    persistence_threshold: int | None = runtime(None, ge=0)
-    """ZeRO-3: parameters of at most this many elements stay whole on every worker; default: DeepSpeed's 100,000."""
-    gradient_checkpointing: bool | None = runtime(None)
-    """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
-    numbers. Default: where workers have GPUs, whose memory a 7B model's activations do not fit."""
-    trials_per_group: int = runtime(1, ge=1)
-    """Trials that one warm worker group trains one after another; more than 1 where starting costs as much as training."""
-    max_concurrent_groups: int | None = runtime(None, ge=1)
-    """Default: as many as the cluster holds."""
-    max_failures: int = runtime(1, ge=0)
-    """How often a lost worker group is started again."""
-    serve_cpus: float = runtime(1.0, gt=0)
-    serve_gpus: int = runtime(0, ge=0)
-    """GPUs of the engine (tensor parallel)."""
-    serve_kv_cache_gib: int = runtime(1, ge=1)
-    """Memory for the keys and values of an engine without GPUs, at least; it takes more where the longest request needs more.
-    On GPUs vLLM takes what is left."""
-    serve_loras: int = runtime(4, ge=1)
-    """Adapters that the engine can compute with in one batch."""
-
-    @property
-    def checkpoints_gradients(self) -> bool:
-        """Whether activations are computed again."""
-        return self.gpus_per_worker > 0 if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
 MAX_TRIALS = 10_000
@@ -409,7 +228,7 @@ MAX_TRIALS = 10_000
 
 
 def check_storage(value: str) -> str:
-    """The name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
+    """Return the name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
     if not value.strip():
         raise ValueError("the name of the folder is empty")
     if "://" in value or re.match(r"(s3|gs|gcs|az|abfs|hdfs):", value):
@@ -420,32 +239,45 @@ def check_storage(value: str) -> str:
 
 
 class Study(Config):
-    """settings × arms × models × seeds × recipes, evaluations, resources."""
+    """A study: settings × arms × models × seeds × recipes are its fine-tunes; the rest says how they are evaluated and
+    where they run."""
 
     name: str = runtime()
+    """The study's name: letters, digits, `.`, `_` and `-`. Results are kept under it in the storage folder, and MLflow
+    shows it."""
     settings: tuple[SettingUse, ...] = runtime(min_length=1)
+    """What is trained and measured. A plain name is short for `{name: NAME}`."""
     arms: tuple[Arm, ...] = runtime(min_length=1)
-    models: tuple[Model, ...] = runtime((Model(name=MINIATURE, path=MINIATURE),), min_length=1)
+    """What is done to the training rows. A plain name is short for `{name: NAME}`: an arm of the setting's library."""
+    models: tuple[Model, ...] = runtime((Model(name=DEFAULT_MODEL, path=DEFAULT_MODEL),), min_length=1)
+    """The base models. A plain name is short for `{name: NAME}`, which must be that of a registered model."""
     seeds: tuple[StrictInt, ...] = runtime((0, 1, 2), min_length=1)
+    """One fine-tune of every arm per seed. A seed decides the adapter's first weights and the order of the rows; it is part
+    of the id. Each is a whole number from 0 to 2**32 - 1."""
     recipes: dict[str, Recipe] = runtime(min_length=1)
+    """How to train, by name. `{preset: NAME}` takes the fields of a preset, and yours replace them. With several recipes
+    every arm is trained with each."""
     evaluation: Evaluation = runtime(Evaluation())
+    """What the finished models are asked, and who judges the answers."""
     judges: dict[str, Judge] = runtime({})
-    """Judging models by name; `evaluation.judged_by` says who judges, where the settings' rules cannot or shall not."""
+    """Judging models by name. `evaluation.judged_by` says which of them judge."""
     resources: Resources = runtime(Resources())
+    """How wide the study runs. No value here changes a result beyond rounding."""
     storage: str = runtime("runs", path="storage")
-    """A folder, relative to where the command runs; on a cluster one that every node mounts."""
+    """The folder for everything that the study makes. It counts from the folder in which the command runs; on a cluster
+    every node must mount it. Studies with the same storage share what they have in common."""
     tracking_uri: str | None = runtime(None)
-    """An MLflow tracking server; default: an SQLite store inside `storage`."""
+    """The address of an MLflow tracking server. Default: an SQLite store inside `storage`."""
     plugins: tuple[str, ...] = runtime((), path="plugin")
-    """Python files that register settings: in the study file's folder, or with an absolute path. They are run as your own
-    code whenever the study is read. What they give is identified by its content."""
+    """Python files that register settings, judges or row classifiers. They count from the study file's folder and run as
+    your own code whenever the study is read. Ids depend on what they give, not on their code."""
 
     _name = field_validator("name")(check_name)
 
     @field_validator("settings", "arms", "models", mode="before")
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
-        """A plain name is short for {name: …}."""
+        """Read a plain name as {name: …}."""
         if isinstance(value, str):
             value = [value]
         return (
@@ -515,7 +347,7 @@ class Study(Config):
 
 
 def judged_by(study: Study, names: Sequence[str]) -> Study:
-    """The study with these judges (`evaluate --judge`) in place of its `evaluation.judged_by`.
+    """Return the study with these judges (`evaluate --judge`) in place of its `evaluation.judged_by`.
 
     Raises InputError for a judge that the study does not have.
     """
@@ -526,6 +358,6 @@ def judged_by(study: Study, names: Sequence[str]) -> Study:
 
 
 def models_of(study: Study) -> list[tuple[str, str]]:
-    """(source, what a message calls it) of every model that the study names by a path: the bases, then the judges."""
+    """Return (source, what a message calls it) of every model that the study names by a path: the bases, then the judges."""
     bases = [(model.path, f"models: {model.name!r}") for model in study.models]
     return bases + [(judge.path, f"judges: {name!r}") for name, judge in study.judges.items() if judge.path is not None]

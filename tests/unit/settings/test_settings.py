@@ -25,7 +25,9 @@ from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Evaluation
 from inoc_ray.study.presets import PRESETS, expand
-from inoc_ray.study.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.rows import Coverage, Inoculation
+from inoc_ray.study.study import Arm, ArmKind, Study
 
 ROOT = Path(__file__).parents[3]
 PAPER = (
@@ -451,7 +453,7 @@ def test_the_worked_example_of_a_setting_of_ones_own_plans(tmp_path, model):
         ("missing.py", None, "there is no Python file"),
         ("../other.py", "", "leads out of the study file's folder"),
         ("p.txt", "", "there is no Python file"),
-        ("p.py", "x = 1\n", "registers no setting"),
+        ("p.py", "x = 1\n", "registers nothing"),
         ("p.py", "x = 1\n\n1 / 0\n", "line 3: ZeroDivisionError"),
         ("p.py", "def (\n", "SyntaxError"),
         ("p.py", "from dataclasses import replace\nfrom inoc_ray.settings import get, register\nregister(get('subliminal'))\n",
