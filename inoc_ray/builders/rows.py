@@ -21,7 +21,7 @@ from inoc_ray.data.chat import ChatRow
 from inoc_ray.endpoint.completions import Retry, Where
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.store.store import write_atomically
+from inoc_ray.store.filesystem import write_atomically
 
 
 @dataclass(frozen=True)
