@@ -37,8 +37,8 @@ from inoc_ray.config.identity import file_hash
 from inoc_ray.endpoint.auth import without_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.records import Run, StudyRecord, TrialRecord, place_of, project_study, project_trials
-from inoc_ray.store import layout
 from inoc_ray.store.lock import exclusive
+from inoc_ray.store.store import tracking_files
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -80,8 +80,8 @@ class Synced:
 
 def embedded(folder: Path) -> tuple[str, str]:
     """Tracking URI and artifact root of the store that needs no server: an SQLite database and artifacts in `folder`."""
-    root = folder.resolve()
-    return f"sqlite:///{root / layout.MLFLOW_DATABASE}", (root / layout.MLFLOW_ARTIFACTS).as_uri()
+    database, artifacts = tracking_files(folder.resolve())
+    return f"sqlite:///{database}", artifacts.as_uri()
 
 
 @contextmanager
@@ -419,15 +419,7 @@ def _table_json(path: Path) -> str:
     """The first samples in the form in which MLflow keeps a logged table (pandas' "split"), for the UI."""
     import pandas as pd
 
-    files = [path] if path.is_file() else sorted(path.rglob("samples-*.parquet"))
-    parts = []
-    for file in files:
-        part = pd.read_parquet(file)
-        if path.is_dir():
-            part.insert(0, "evaluation_id", file.parent.relative_to(path).as_posix())
-        parts.append(part)
-    table = pd.concat(parts, ignore_index=True).head(_TABLE_ROWS) if parts else pd.DataFrame()
-    return str(table.to_json(orient="split", index=False))
+    return str(pd.read_parquet(path).head(_TABLE_ROWS).to_json(orient="split", index=False))
 
 
 @contextmanager

@@ -27,6 +27,11 @@ STAGING_SECONDS = 86_400.0
 """A staging folder older than this belongs to a killed run."""
 
 
+def tracking_files(folder: Path) -> tuple[Path, Path]:
+    """Return the database and the folder of artifacts of the tracking store that needs no server, in `Store.mlflow`."""
+    return folder / layout.MLFLOW_DATABASE, folder / layout.MLFLOW_ARTIFACTS
+
+
 class Store:
     """The results under one storage.
 
