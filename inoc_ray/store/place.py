@@ -52,7 +52,7 @@ class Place:
 
     @property
     def suffix(self) -> str:
-        """ ".parquet"."""
+        """The end of the name from its last dot on."""
         return self._pure.suffix
 
     @property
