@@ -28,45 +28,38 @@ class Place:
         return self.filesystem.name_of(self.key)
 
     def __lt__(self, other: Place) -> bool:
-        return self._pure.parts < other._pure.parts
+        return self.key.split("/") < other.key.split("/")
 
     def __truediv__(self, inner: str) -> Place:
-        return self._at(self._pure / inner)
-
-    @property
-    def _pure(self) -> PurePosixPath:
-        return PurePosixPath(self.key)
-
-    def _at(self, pure: PurePosixPath) -> Place:
-        return Place(self.filesystem, "" if pure == PurePosixPath() else str(pure))
+        return Place(self.filesystem, f"{self.key}/{inner}" if self.key else inner)
 
     @property
     def name(self) -> str:
         """The last part."""
-        return self._pure.name
+        return self.key.rpartition("/")[2]
 
     @property
     def stem(self) -> str:
         """The last part without its suffix."""
-        return self._pure.stem
+        return PurePosixPath(self.name).stem
 
     @property
     def suffix(self) -> str:
         """The end of the name from its last dot on."""
-        return self._pure.suffix
+        return PurePosixPath(self.name).suffix
 
     @property
     def parent(self) -> Place:
         """The folder around it."""
-        return self._at(self._pure.parent)
+        return Place(self.filesystem, self.key.rpartition("/")[0])
 
     def with_name(self, name: str) -> Place:
         """Return the place beside it with that name."""
-        return self._at(self._pure.with_name(name))
+        return self.parent / name
 
     def with_suffix(self, suffix: str) -> Place:
         """Return the place beside it with another suffix."""
-        return self._at(self._pure.with_suffix(suffix))
+        return self.with_name(f"{self.stem}{suffix}")
 
     # -- looking --------------------------------------------------------------------------------------------
 
