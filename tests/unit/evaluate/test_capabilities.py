@@ -188,7 +188,6 @@ def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
 def test_samples_without_scores_count_as_not_measured(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     (wanted,) = missing(plan, store, [ANSWERS])
-    wanted.folder.mkdir(parents=True)
     (wanted.folder / CAPABILITY_SAMPLES).write_bytes(b"half")
     assert missing(plan, store, [ANSWERS]) == [wanted]
     assert read_scores(plan, store, [ANSWERS]) == []
