@@ -11,7 +11,7 @@ from typing import Any
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
-from inoc_ray.endpoint.completions import Where
+from inoc_ray.endpoint.connection import Where
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.score_table import items_of, setting_of
 from inoc_ray.plan.judges import Judging
@@ -113,7 +113,7 @@ def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
         name=f"judge-{plan.study.name}-{judging.name}",
     )
     say(f"starting judge {judging.name}")
-    with serving(spec, say) as endpoint:
+    with serving(spec) as endpoint:
         yield endpoint, endpoint.model_id
 
 

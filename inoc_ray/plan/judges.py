@@ -88,7 +88,7 @@ class Panel:
 
     def rubric(self, name: str) -> Rubric:
         """Raises InputError for a rubric that is neither in the library nor in the study."""
-        return library.get(name, self._rubrics)
+        return library.get_rubric(name, self._rubrics)
 
     def told_by(self, setting: Setting, spec: EvaluationSpec, trait: str) -> list[str]:
         """The names of those who tell the trait: `rules`, judges of the study. Empty where nobody can."""
@@ -160,7 +160,7 @@ class Panel:
     def profile(self) -> Profile:
         """The threshold profile of the study. Raises InputError for one that is not known."""
         wanted = self.study.evaluation.profile
-        return own_profile(wanted) if isinstance(wanted, Thresholds) else profiles.get(wanted)
+        return own_profile(wanted) if isinstance(wanted, Thresholds) else profiles.get_profile(wanted)
 
 
 def own_profile(written: Thresholds) -> Profile:
@@ -168,8 +168,8 @@ def own_profile(written: Thresholds) -> Profile:
     return Profile(
         written.name,
         "study file",
-        {name: profiles.bound(text) for name, text in written.shown.items()},
-        {name: profiles.bound(text) for name, text in written.counts.items()},
+        {name: profiles.parse_bound(text) for name, text in written.shown.items()},
+        {name: profiles.parse_bound(text) for name, text in written.counts.items()},
     )
 
 

@@ -26,7 +26,9 @@ from inoc_ray.plan.suites import check_overrides, check_suites, with_suites
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting, own
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Context, Evaluation
-from inoc_ray.study.study import SYSTEM_MESSAGE, WITHOUT_DIRECTION, Arm, Inoculation, Model, Recipe, Study
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.rows import SYSTEM_MESSAGE, Inoculation
+from inoc_ray.study.study import WITHOUT_DIRECTION, Arm, Model, Study
 
 _PROBE = 32
 """Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""

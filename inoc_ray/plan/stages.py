@@ -8,7 +8,8 @@ from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.sources import read_rows
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import Lora, Model, Recipe, Stage, Study
+from inoc_ray.study.recipe import Lora, Recipe
+from inoc_ray.study.study import Model, Stage, Study
 
 ADAPTER_FIELDS = ("rank", "alpha", "targets", "rslora")
 """What a trial must have in common with the adapter that it goes on with. Dropout leaves no trace in an adapter."""

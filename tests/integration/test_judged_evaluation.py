@@ -135,7 +135,7 @@ def test_another_threshold_profile_changes_rates_and_calls_nobody(world):
     plan = build_plan(study, world.store)
 
     def rate(name: str) -> float:
-        found = compare_study(plan, world.store, profile=profiles.get(name))
+        found = compare_study(plan, world.store, profile=profiles.get_profile(name))
         assert found.profile.startswith(name)
         return next(
             r.rate
