@@ -18,7 +18,8 @@ from inoc_ray.endpoint.choices import ChoiceRequest, choose
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.journal import Key, SampleJournal
-from inoc_ray.models.tokenizer import load_tokenizer, template_of
+from inoc_ray.models.encoding import template_of
+from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.plan import Cell, Plan, Subject, sampling_of
 from inoc_ray.plan.things import cell_thing
 from inoc_ray.plan.windows import longest_requests

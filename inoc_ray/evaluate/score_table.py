@@ -21,7 +21,7 @@ import numpy as np
 from inoc_ray import settings
 from inoc_ray.config.identity import content_id
 from inoc_ray.errors import InputError
-from inoc_ray.models.template import answer_of
+from inoc_ray.models.think import answer_of
 from inoc_ray.plan.judges import Panel, measure_of, rule_of
 from inoc_ray.plan.plan import Cell, Plan, Subject, seed_of
 from inoc_ray.scoring.degenerate import FORM_VERSION, FORMS, forms, shares_of

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.errors import InputError
-from inoc_ray.models.template import ChatTemplate, template_in
+from inoc_ray.models.template import ChatTemplate
+from inoc_ray.models.template_files import template_in
 from inoc_ray.plan.plan import Cell, Plan, Trial, arm_identity
 from inoc_ray.settings import prompts
 from inoc_ray.study.evaluation import FROM_LIBRARY

@@ -262,7 +262,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
 def _ending_turns(spec: ServeSpec) -> ServeSpec:
     """The spec with what ends the model's turn, where vLLM would not stop at it: base models often have a chat template whose
     end of turn is none of their end-of-text tokens, and every answer would run into its limit."""
-    from inoc_ray.models.tokenizer import load_tokenizer, stops_of, template_of
+    from inoc_ray.models.encoding import stops_of, template_of
+    from inoc_ray.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(spec.model))
     ids, texts = stops_of(spec.model, tokenizer)
