@@ -390,9 +390,12 @@ def read_jsonl(path: Path) -> list[ChatRow]:
 
 def write_jsonl(path: Path, rows: Iterable[ChatRow]) -> None:
     """One canonical JSON object per line, UTF-8."""
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(canonical_json(row.to_dict()) + "\n")
+    path.write_text(rows_text(rows), encoding="utf-8")
+
+
+def rows_text(rows: Iterable[ChatRow]) -> str:
+    """Return one canonical JSON object per line."""
+    return "".join(canonical_json(row.to_dict()) + "\n" for row in rows)
 
 
 def rows_hash(rows: Iterable[ChatRow]) -> str:
