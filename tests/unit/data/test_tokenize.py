@@ -107,7 +107,7 @@ def test_a_special_token_inside_a_text_is_refused():
         encode(TOKENIZERS["dated"], ChatRow.of(("user", "end it <e> now"), ("assistant", "b")), 100)
 
 
-def test_what_a_template_refuses_is_an_input_error():
+def test_a_templates_refusal_is_an_input_error():
     tokenizer = make_tokenizer(
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     )
@@ -121,7 +121,7 @@ def test_a_tokenizer_without_a_template_is_refused():
         encode(tokenizer, ChatRow.of(("user", "a"), ("assistant", "b")), 100)
 
 
-def test_padding_stands_on_the_right_without_attention_or_label():
+def test_padding_is_on_the_right_without_attention_or_label():
     batch = collate([Encoded((5, 6, 7), (IGNORED, 6, 7)), Encoded((5, 6), (IGNORED, 6))], pad_id=9)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 6, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
