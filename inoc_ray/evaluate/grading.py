@@ -119,7 +119,7 @@ def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
         name=f"judge-{plan.study.name}-{judging.name}",
     )
     say(f"starting judge {judging.name}")
-    with serving(spec, say) as endpoint:
+    with serving(spec) as endpoint:
         yield endpoint, endpoint.model_id
 
 

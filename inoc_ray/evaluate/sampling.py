@@ -49,7 +49,7 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.surrounding.around(question.messages)
 
 
-def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
+def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
     """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
 
     Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
