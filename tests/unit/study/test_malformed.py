@@ -113,7 +113,8 @@ ROWS: dict[str, tuple[Any, str]] = {
     ),
     "a web page in place of the file": (
         "<!doctype html>\n<html>",
-        ": expected JSON Lines, but the file looks like HTML or XML, perhaps a web page that was downloaded in place of the file; fetch the file itself.",
+        ": expected JSON Lines, but the file looks like HTML or XML, perhaps a web page that was downloaded in "
+        "place of the file; fetch the file itself.",
     ),
     "a pickle": (
         b"\x80\x04\x95rows",
