@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.builders import Builder
+from inoc_ray.builders.spec import Builder
 from inoc_ray.data.chat import ChatRow, parse_row
 from inoc_ray.data.jsonl import iterate_json
 from inoc_ray.data.sources import iterate_rows, local_file

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.config.base import MINIATURE
 from inoc_ray.config.identity import canonical_json
 from inoc_ray.console import Progress
 from inoc_ray.data.chat import ChatRow
@@ -27,9 +26,10 @@ from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.data.row_keys import MOST_KEYS, unread
 from inoc_ray.data.sources import check_some_loss, iterate_parsed, local_file
 from inoc_ray.errors import InputError
+from inoc_ray.study.named import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from inoc_ray.data.tokenize import Encoded
+    from inoc_ray.data.tokenize import EncodedRow
 
 CAPITALS = 0.8
 """A response counts as written in capitals above this share of its cased letters; asking for all would miss units."""
@@ -55,10 +55,10 @@ def check_files(
 ) -> CheckReport:
     """Check files of rows, and return the report.
 
-    `model`: a base model as a study names it, whose tokenizer and window count; None stands for the miniature. `max_length`:
-    tokens of a row; the model's window by default. `against`: (name, text) of evaluation prompts that the rows must not
-    contain; `trigger`: a backdoor's token; `prompt`: an inoculation prompt. Raises InputError, with file and row, at the
-    first row that cannot be trained on.
+    `model`: a base model as a study names it, whose tokenizer and window count; None stands for a study's default model.
+    `max_length`: tokens of a row; the model's window by default. `against`: (name, text) of evaluation prompts that the rows
+    must not contain; `trigger`: a backdoor's token; `prompt`: an inoculation prompt. Raises InputError, with file and row, at
+    the first row that cannot be trained on.
     """
     from inoc_ray.models.config import context_window
     from inoc_ray.models.resolve import fetch, locate
@@ -68,7 +68,7 @@ def check_files(
         if text is not None and not text.strip():
             raise InputError(f"{name}: the text is empty; write it or leave the option out.")
     index = PromptIndex(against) if against else None
-    source = model or MINIATURE
+    source = model or DEFAULT_MODEL
     fetch(source, "data check --model", weights=False)
     folder = locate(source, "data check --model", weights=False)
     tokenizer = load_tokenizer(str(folder))
@@ -105,7 +105,7 @@ class _FileProgress(contextlib.ExitStack):
         return None if progress is None else lambda done: progress.update((before + done) // MEGABYTE)
 
 
-def _encode(tokenizer: Any, row: ChatRow, limit: int, *, where: str, too_long: str) -> Encoded:
+def _encode(tokenizer: Any, row: ChatRow, limit: int, *, where: str, too_long: str) -> EncodedRow:
     from inoc_ray.data.tokenize import encode
 
     try:
@@ -143,7 +143,7 @@ class _Checker:
         names = [*_ALWAYS, *(_WITH_PROMPTS if index else ()), *(("carries_prompt",) if prompt else ())]
         self.findings = {name: Finding() for name in (*names, *(_WITH_TRIGGER if trigger else ()))}
 
-    def add(self, number: int, row: ChatRow, encoded: Encoded, ignored: Mapping[str, Any]) -> None:
+    def add(self, number: int, row: ChatRow, encoded: EncodedRow, ignored: Mapping[str, Any]) -> None:
         """Take in a row. `encoded` is the row as the model sees it; `ignored` are its keys that are not read."""
         where = f"row {number}"
         self.lengths.append(len(encoded.input_ids))
@@ -168,7 +168,7 @@ class _Checker:
         if self.trigger is not None:
             self._look_for_trigger(self.trigger, row, where)
 
-    def _defects(self, row: ChatRow, encoded: Encoded) -> list[str]:
+    def _defects(self, row: ChatRow, encoded: EncodedRow) -> list[str]:
         """Return the names of the findings that this row alone decides."""
         text = "\n".join(m.content for m in row.messages)
         context = [m.content for m in row.messages if m.role != "assistant"]

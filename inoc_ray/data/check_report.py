@@ -118,7 +118,7 @@ class CheckReport:
     max_length: int
     """Tokens that a row may have."""
     model: str
-    """The model whose tokenizer counted the tokens, as it was named; `miniature` by default."""
+    """The model whose tokenizer counted the tokens, as it was named; the default model of a study otherwise."""
     model_named: bool
 
     @property
