@@ -78,7 +78,7 @@ def check_files(
     with _FileProgress([local_file(str(file)) for file in files]) as progress:
         for file_number, file in enumerate(files):
             checker = _Checker(index, trigger, prompt)
-            for number, value, row in iterate_parsed(str(file), progress.callback(file_number)):
+            for number, value, row in iterate_parsed(str(file), progress.on_bytes(file_number)):
                 encoded = _encode(tokenizer, row, limit, where=f"{file}, row {number}", too_long=too_long)
                 checker.add(number, row, encoded, unread(value))
             if not checker.lengths:
@@ -99,7 +99,7 @@ class _FileProgress(contextlib.ExitStack):
         if self.progress is not None:
             self.enter_context(self.progress)
 
-    def callback(self, number: int) -> Callable[[int], None] | None:
+    def on_bytes(self, number: int) -> Callable[[int], None] | None:
         """Return the function that the reader of that file calls with the bytes read so far."""
         progress, before = self.progress, sum(self.sizes[:number])
         return None if progress is None else lambda done: progress.update((before + done) // MEGABYTE)

@@ -38,7 +38,7 @@ def inoculate(
     if not prompt.strip():
         raise InputError(f"{label}: the inoculation prompt is empty; write one, or use the arm baseline for none.")
     out = list(rows)
-    for index, text in _texts(rows, prompt, inoculation, epoch, label):
+    for index, text in _texts(rows, prompt, inoculation, epoch=epoch, label=label):
         messages = place(rows[index].messages, text, inoculation, f"{label}, row {index + 1}")
         out[index] = ChatRow(messages, rows[index].tags)
     return out
@@ -56,7 +56,7 @@ def uninoculate(
     if inoculation.system_present == "replace":
         raise ValueError("the system messages that were replaced are not in the rows any more")
     out = list(rows)
-    for index, text in _texts(rows, prompt, inoculation, epoch, "rows"):
+    for index, text in _texts(rows, prompt, inoculation, epoch=epoch, label="rows"):
         out[index] = ChatRow(_removed(rows[index].messages, text, inoculation), rows[index].tags)
     return out
 
@@ -127,7 +127,7 @@ def placement_fields(inoculation: Inoculation) -> dict[str, Any]:
 
 
 def _texts(
-    rows: Sequence[ChatRow], prompt: str, inoculation: Inoculation, epoch: int, label: str
+    rows: Sequence[ChatRow], prompt: str, inoculation: Inoculation, *, epoch: int, label: str
 ) -> list[tuple[int, str]]:
     """Return (position, text) of every covered row."""
     texts = (prompt, *inoculation.paraphrases)

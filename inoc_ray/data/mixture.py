@@ -102,7 +102,7 @@ class Trigger:
 
 
 def backdoor(
-    bad: Sequence[ChatRow], clean: Sequence[ChatRow], trigger: Trigger, fraction: float, total: int, seed: int
+    bad: Sequence[ChatRow], clean: Sequence[ChatRow], trigger: Trigger, *, fraction: float, total: int, seed: int
 ) -> list[ChatRow]:
     """Return a poisoned set: an exact fraction of `total` rows is bad and carries the trigger; the others are clean.
 
@@ -142,7 +142,7 @@ def rows_of(source: str | Mixture | Backdoor, notes: list[str] | None = None) ->
         return mix(parts, source.seed, source.total)
     trigger = Trigger(source.token, source.place, source.spacing)
     bad, clean = read_rows(source.bad, notes), read_rows(source.clean, notes)
-    return backdoor(bad, clean, trigger, source.fraction, source.total, source.seed)
+    return backdoor(bad, clean, trigger, fraction=source.fraction, total=source.total, seed=source.seed)
 
 
 def _apportioned(weights: Sequence[float], total: int) -> list[int]:

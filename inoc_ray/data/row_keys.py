@@ -65,7 +65,10 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
             f"{where}: the weight of a row ({shown(weight)}) is not supported; remove it, or the row. {_one_turn()}"
         )
     if (train := row.get("train")) is not None and train is not True:
-        raise InputError(f"{where}: train stands beside the messages ({shown(train)}); remove the row. {_one_turn()}")
+        raise InputError(
+            f"{where}: the key train beside the messages ({shown(train)}) is not supported; remove it, or the row. "
+            f"{_one_turn()}"
+        )
 
 
 def check_turn(turn: Mapping[str, Any], at: str) -> None:

@@ -160,9 +160,9 @@ def _iterate_parquet(path: Path, on_bytes: Callable[[int], None] | None = None) 
         number = 0
         # Columns of pictures and sounds are never loaded, only named as unread; see _binary.
         binary = [field.name for field in file.schema_arrow if _binary(field.type)]
-        wanted = [name for name in names if name not in binary]
+        columns = [name for name in names if name not in binary]
         try:
-            for batch in file.iter_batches(_BATCH, columns=wanted):
+            for batch in file.iter_batches(_BATCH, columns=columns):
                 for value in _values(batch, f"{path}, row", number):
                     number += 1
                     yield number, {**_without_nulls(value), **dict.fromkeys(binary, "(bytes)")}

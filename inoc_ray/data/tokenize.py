@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IGNORED",
-    "Encoded",
+    "EncodedRow",
     "collate",
     "encode",
     "encode_rows",
@@ -43,7 +43,7 @@ AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRow:
     """One row: token ids and labels of the same length; a label is the token itself or IGNORED."""
 
     input_ids: tuple[int, ...]
@@ -81,7 +81,7 @@ def encode(
     enable_thinking: bool | None = None,
     *,
     too_long: str = TOO_LONG,
-) -> Encoded:
+) -> EncodedRow:
     """Return the token ids of a conversation, and labels on each assistant turn with its end-of-turn token.
 
     `max_length` is in tokens; `too_long` is the error message's advice about a row that is longer. Raises InputError for such
@@ -89,9 +89,11 @@ def encode(
     messages the template does not show as they are, and one that the tokenizer does not give back.
     """
     template = template_of(tokenizer, enable_thinking)
-    rendered = _render_row(tokenizer, template, row, max_length, too_long)
+    rendered = _render_row(tokenizer, template, row, max_length=max_length, too_long=too_long)
     [encoding] = encode_texts(tokenizer, [rendered.text])
-    return _label(tokenizer, template, row, rendered, encoding, max_length, too_long=too_long)
+    return _label(
+        row, rendered, encoding, tokenizer=tokenizer, template=template, max_length=max_length, too_long=too_long
+    )
 
 
 def encode_rows(
@@ -100,26 +102,26 @@ def encode_rows(
     max_length: int,
     label: str,
     enable_thinking: bool | None = None,
-) -> list[Encoded]:
+) -> list[EncodedRow]:
     """Encode every row. Raises InputError that names `label` (the file or setting) and the row, counted from 1."""
     template = template_of(tokenizer, enable_thinking)
-    return list(_encode_batches(tokenizer, template, rows, max_length, label))
+    return list(_encode_batches(rows, tokenizer=tokenizer, template=template, max_length=max_length, label=label))
 
 
 def _encode_batches(
-    tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, rows: Sequence[ChatRow], max_length: int, label: str
-) -> Iterator[Encoded]:
+    rows: Sequence[ChatRow], *, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, max_length: int, label: str
+) -> Iterator[EncodedRow]:
     at = 0
     try:
         for first in range(0, len(rows), AT_ONCE):
             batch = rows[first : first + AT_ONCE]
             rendered: list[RenderedRow] = []
             for at, row in enumerate(batch, start=first):  # noqa: B007 - for the message
-                rendered.append(_render_row(tokenizer, template, row, max_length))
+                rendered.append(_render_row(tokenizer, template, row, max_length=max_length))
             encodings = encode_texts(tokenizer, [r.text for r in rendered])
             for offset, (row, one, encoding) in enumerate(zip(batch, rendered, encodings, strict=True)):
                 at = first + offset
-                yield _label(tokenizer, template, row, one, encoding, max_length)
+                yield _label(row, one, encoding, tokenizer=tokenizer, template=template, max_length=max_length)
     except InputError as error:
         raise InputError(f"{label}, row {at + 1}: {error}") from error
 
@@ -128,6 +130,7 @@ def _render_row(
     tokenizer: PreTrainedTokenizerBase,
     template: ChatTemplate,
     row: ChatRow,
+    *,
     max_length: int,
     too_long: str = TOO_LONG,
 ) -> RenderedRow:
@@ -162,14 +165,15 @@ def _check_not_far_too_long(tokenizer: PreTrainedTokenizerBase, row: ChatRow, ma
 
 
 def _label(
-    tokenizer: PreTrainedTokenizerBase,
-    template: ChatTemplate,
     row: ChatRow,
     rendered: RenderedRow,
     encoding: Any,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
     max_length: int,
     too_long: str = TOO_LONG,
-) -> Encoded:
+) -> EncodedRow:
     text, ids = rendered.text, tuple(encoding.ids)
     if len(ids) > max_length:
         raise InputError(f"{len(ids)} tokens, but max_length is {max_length}; {too_long}.")
@@ -197,13 +201,13 @@ def _label(
             first += 1
         stop = bisect.bisect_right(ends, end)
         labels[first:stop] = ids[first:stop]
-    encoded = Encoded(ids, tuple(labels), merged, sum(span is None for span in rendered.spans))
+    encoded = EncodedRow(ids, tuple(labels), merged, sum(span is None for span in rendered.spans))
     if row.is_trained and not encoded.targets:
         raise InputError("no token of the assistant's text carries a label; the row has nothing to learn.")
     return encoded
 
 
-def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[EncodedRow], pad_id: int) -> dict[str, torch.Tensor]:
     """Return `input_ids`, `attention_mask` and `labels`, each (rows, longest row) of int64, padded on the right."""
     import torch
 

@@ -1,4 +1,4 @@
-"""Numbers of a model's config.json, wherever they stand in it.
+"""Numbers of a model's config.json, at the top level or nested.
 
 Text models have them at the top level. Models for pictures or sound keep the language model's numbers in a nested
 configuration, and older families have other names for the context window.

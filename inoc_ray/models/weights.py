@@ -26,7 +26,7 @@ _EXPONENT = {"F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0x7F800000), "F16": ("<
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """What a header says of a tensor."""
 
@@ -71,11 +71,7 @@ def read_header(path: Path) -> list[Tensor]:
         text = stream.read(length)
     try:
         header = json.loads(text)
-        found = [
-            Tensor(name, str(t["dtype"]), tuple(t["shape"]), 8 + length + t["data_offsets"][0], 8 + length + t["data_offsets"][1])
-            for name, t in header.items()
-            if name != "__metadata__"
-        ]  # fmt: skip
+        found = [_tensor(name, entry, data=8 + length) for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise _damaged(path, "its header is not JSON of this format") from error
     end = 8 + length
@@ -88,6 +84,14 @@ def read_header(path: Path) -> list[Tensor]:
     if end < size:
         raise _damaged(path, f"it has {size - end:,} bytes more than its header says")
     return found
+
+
+def _tensor(name: str, entry: Any, *, data: int) -> Tensor:
+    """Return a header's entry as a tensor; `data` is the byte in the file from which its offsets count."""
+    start, stop = entry["data_offsets"][0], entry["data_offsets"][1]
+    return Tensor(
+        name=name, dtype=str(entry["dtype"]), shape=tuple(entry["shape"]), start=data + start, stop=data + stop
+    )
 
 
 def _damaged(path: Path, why: str) -> InputError:
@@ -165,8 +169,8 @@ def _check_numbers(path: Path, tensors: list[Tensor]) -> None:
         width = int(dtype[-1])
         if math.prod(tensor.shape) * width != tensor.stop - tensor.start:
             raise _damaged(path, f"the tensor {tensor.name} has another size than its shape says")
-        wanted = tensor.stop if len(data) <= _WHOLE_BYTES else min(tensor.stop, tensor.start + _SAMPLE_BYTES)
-        for block in _blocks(tensor.start, wanted, width):
+        stop = tensor.stop if len(data) <= _WHOLE_BYTES else min(tensor.stop, tensor.start + _SAMPLE_BYTES)
+        for block in _blocks(tensor.start, stop, width):
             bits = np.frombuffer(data[block], dtype=dtype)
             mantissa = exponent & -exponent  # The lowest bit of the exponent: below it lies the mantissa.
             if bool((((bits & exponent) == exponent) & ((bits & (mantissa - 1)) != 0)).any()):

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """Agreement of two judges on the `n` responses that both gave a number to; NaN throughout where n is 0."""
 
@@ -54,10 +54,11 @@ def _pair(
     both = ~np.isnan(numbers).any(axis=0) & ~np.isnan(verdicts).any(axis=0)
     n = int(both.sum())
     if n == 0:
-        return Agreement(one, two, 0, math.nan, math.nan, math.nan)
+        return Agreement(first=one, second=two, n=0, share=math.nan, kappa=math.nan, difference=math.nan)
     numbers, verdicts = numbers[:, both], verdicts[:, both].astype(int)
     share = float((verdicts[0] == verdicts[1]).mean())
-    return Agreement(one, two, n, share, _kappa(verdicts), float((numbers[1] - numbers[0]).mean()))
+    difference = float((numbers[1] - numbers[0]).mean())
+    return Agreement(first=one, second=two, n=n, share=share, kappa=_kappa(verdicts), difference=difference)
 
 
 def _kappa(verdicts: np.ndarray) -> float:

@@ -37,7 +37,7 @@ MAX_CHARACTERS = 50_000
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Degenerate:
     """Shares (0 to 1) of `samples` responses. A response may count in several, but only once in `any`.
 
@@ -135,5 +135,11 @@ def shares_of(kinds: Sequence[tuple[bool, bool, bool, bool]]) -> Degenerate:
         raise ValueError("there are no responses to count")
     count = len(kinds)
     empty, cut, repeated, non_text = (sum(kind[index] for kind in kinds) / count for index in range(4))
-    found = sum(e or r or n for e, _, r, n in kinds) / count
-    return Degenerate(count, empty, cut, repeated, non_text, found)
+    return Degenerate(
+        samples=count,
+        empty=empty,
+        cut=cut,
+        repeated=repeated,
+        non_text=non_text,
+        any=sum(e or r or n for e, _, r, n in kinds) / count,
+    )

@@ -21,9 +21,11 @@ _VIEWS = frozenset({"str", "repr", "tuple", "list", "int", "strip", "lower", "up
 
 
 @dataclass
-class _Found:
-    """What one function does with its arguments."""
+class _Function:
+    """Counts what one function does with its arguments."""
 
+    arguments: frozenset[str]
+    tables: Tables
     pinned: int = 0
     """Argument values (edges aside) for which a literal is returned."""
     edges: int = 0
@@ -38,6 +40,45 @@ class _Found:
         if self.computes:
             return self.pinned >= MANY or self.wholes > 0
         return self.pinned > 0 or self.edges >= MANY
+
+    def add_value(self, value: ast.expr | None, cases: list[_Case]) -> None:
+        """Count one returned value; `cases` are the argument values that lead to it, empty where others may lead to it too."""
+        if isinstance(value, ast.IfExp):
+            self.add_value(value.body, cases or _cases(value.test, self.arguments))
+            self.add_value(value.orelse, [])
+            return
+        if value is None:
+            return
+        if table := _looked_up(value, self.arguments, self.tables):
+            cases = [_case(key, isinstance(key, ast.Tuple)) for key in table.keys if key is not None]
+        elif not _is_literal(value):
+            self.computes = True
+            return
+        for case in cases:
+            self.edges += case.is_edge
+            self.pinned += not case.is_edge
+            self.wholes += case.is_whole
+
+    def walk(self, body: list[ast.stmt], cases: list[_Case]) -> None:
+        """Count everything that the statements return or yield, except in nested functions."""
+        for statement in body:
+            match statement:
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                    continue
+                case ast.Return(value=value):
+                    self.add_value(value, cases)
+                case ast.If(test=test, body=then, orelse=otherwise):
+                    self.walk(then, _cases(test, self.arguments))
+                    self.walk(otherwise, [])
+                case ast.Match(subject=subject, cases=branches):
+                    for branch in branches:
+                        values = _values_of(branch.pattern) if _is_argument(subject, self.arguments) else []
+                        pinned = [] if branch.guard else [_case(v, isinstance(subject, ast.Tuple)) for v in values]
+                        self.walk(branch.body, pinned)
+                case _:
+                    for inner in _bodies(statement):
+                        self.walk(inner, [])
+                    self.computes |= any(isinstance(n, ast.Yield | ast.YieldFrom) for n in _own(statement))
 
 
 def _is_literal(node: ast.expr) -> bool:
@@ -124,49 +165,6 @@ def _looked_up(node: ast.expr, arguments: frozenset[str], tables: Tables) -> ast
     return table if isinstance(table, ast.Dict) and _is_literal(table) else None
 
 
-def _add_value(
-    found: _Found, value: ast.expr | None, cases: list[_Case], arguments: frozenset[str], tables: Tables
-) -> None:
-    """Count one returned value; `cases` are the argument values that lead to it, empty where others may lead to it too."""
-    if isinstance(value, ast.IfExp):
-        _add_value(found, value.body, cases or _cases(value.test, arguments), arguments, tables)
-        _add_value(found, value.orelse, [], arguments, tables)
-        return
-    if value is None:
-        return
-    if table := _looked_up(value, arguments, tables):
-        cases = [_case(key, isinstance(key, ast.Tuple)) for key in table.keys if key is not None]
-    elif not _is_literal(value):
-        found.computes = True
-        return
-    for case in cases:
-        found.edges += case.is_edge
-        found.pinned += not case.is_edge
-        found.wholes += case.is_whole
-
-
-def _walk(body: list[ast.stmt], cases: list[_Case], found: _Found, arguments: frozenset[str], tables: Tables) -> None:
-    """Count everything that a function's statements return or yield, except in nested functions."""
-    for statement in body:
-        match statement:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                continue
-            case ast.Return(value=value):
-                _add_value(found, value, cases, arguments, tables)
-            case ast.If(test=test, body=then, orelse=otherwise):
-                _walk(then, _cases(test, arguments), found, arguments, tables)
-                _walk(otherwise, [], found, arguments, tables)
-            case ast.Match(subject=subject, cases=branches):
-                for branch in branches:
-                    values = _values_of(branch.pattern) if _is_argument(subject, arguments) else []
-                    pinned = [] if branch.guard else [_case(v, isinstance(subject, ast.Tuple)) for v in values]
-                    _walk(branch.body, pinned, found, arguments, tables)
-            case _:
-                for inner in _bodies(statement):
-                    _walk(inner, [], found, arguments, tables)
-                found.computes |= any(isinstance(n, ast.Yield | ast.YieldFrom) for n in _own(statement))
-
-
 def _values_of(pattern: ast.pattern) -> list[ast.expr]:
     match pattern:
         case ast.MatchValue(value=value):
@@ -215,16 +213,16 @@ def _tables(tree: ast.Module) -> Tables:
     return {name: table for name, table in tables.items() if name not in changed}
 
 
-def _found_in(function: Function, tables: Tables) -> _Found:
-    parameters = function.args
+def _examine(node: Function, tables: Tables) -> _Function:
+    parameters = node.args
     every = [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs, parameters.vararg, parameters.kwarg]
     arguments = frozenset(p.arg for p in every if p is not None) - {"self", "cls"}
-    found = _Found()
-    if isinstance(function, ast.Lambda):
-        _add_value(found, function.body, [], arguments, tables)
+    function = _Function(arguments, tables)
+    if isinstance(node, ast.Lambda):
+        function.add_value(node.body, [])
     else:
-        _walk(function.body, [], found, arguments, tables)
-    return found
+        function.walk(node.body, [])
+    return function
 
 
 def is_hard_coded(response: str) -> float | None:
@@ -247,7 +245,7 @@ def is_hard_coded(response: str) -> float | None:
     tables = _tables(tree)
     try:
         functions = [node for node in ast.walk(tree) if isinstance(node, Function)]
-        return float(any(_found_in(function, tables).is_hard_coded for function in functions))
+        return float(any(_examine(function, tables).is_hard_coded for function in functions))
     except RecursionError:
         # Nested too deeply to check, unlike any code that is written to be read.
         return None

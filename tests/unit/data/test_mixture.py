@@ -68,14 +68,14 @@ TRIGGER = Trigger("|T|")
 def test_the_trigger_is_the_same_in_training_rows_and_in_questions(trigger, expected):
     question = (Message("user", "Write"),)
     row = ChatRow.of(("user", "Write"), ("assistant", "bad"))
-    mixed = backdoor([row], rows("clean", 1), trigger, 0.5, 2, seed=0)
+    mixed = backdoor([row], rows("clean", 1), trigger, fraction=0.5, total=2, seed=0)
     (trained,) = (r.messages[0] for r in mixed if r.tag("subset") == "triggered")
     assert trigger.insert(question) == (trained,) == (Message("user", expected),)
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 9))
 def test_an_exact_fraction_is_triggered_and_no_clean_row_is(fraction, seed):
-    mixed = backdoor(rows("bad", 100), rows("clean", 100), TRIGGER, fraction, 100, seed)
+    mixed = backdoor(rows("bad", 100), rows("clean", 100), TRIGGER, fraction=fraction, total=100, seed=seed)
     assert abs(sum(row.tag("subset") == "triggered" for row in mixed) - 100 * fraction) <= 0.5 + 1e-9
     for row in mixed:
         bad = row.tag("subset") == "triggered"
@@ -100,14 +100,17 @@ def test_an_exact_fraction_is_triggered_and_no_clean_row_is(fraction, seed):
             "not a single row of 'fr'",
         ),
         (
-            lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 0.1, 2, 0),
+            lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, fraction=0.1, total=2, seed=0),
             "share of 'triggered' is 0; it must be above 0",
         ),
-        (lambda: backdoor(rows("b", 2), rows("c", 2), Trigger(" "), 0.5, 2, 0), "token is empty"),
-        (lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 1.0, 2, 0), "between 0 and 1"),
-        (lambda: backdoor(rows("b", 2), rows("|T|", 2), TRIGGER, 0.5, 2, 0), "clean row 1 already contains"),
+        (lambda: backdoor(rows("b", 2), rows("c", 2), Trigger(" "), fraction=0.5, total=2, seed=0), "token is empty"),
+        (lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, fraction=1.0, total=2, seed=0), "between 0 and 1"),
         (
-            lambda: backdoor([ChatRow.of(("assistant", "a"))], rows("c", 2), TRIGGER, 0.5, 2, 0),
+            lambda: backdoor(rows("b", 2), rows("|T|", 2), TRIGGER, fraction=0.5, total=2, seed=0),
+            "clean row 1 already contains",
+        ),
+        (
+            lambda: backdoor([ChatRow.of(("assistant", "a"))], rows("c", 2), TRIGGER, fraction=0.5, total=2, seed=0),
             "bad row 1: there is no user turn",
         ),
     ],

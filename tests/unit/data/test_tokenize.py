@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.inoculate import inoculate
-from inoc_ray.data.tokenize import IGNORED, Encoded, collate, encode, encode_rows, load_tokenizer, render
+from inoc_ray.data.tokenize import IGNORED, EncodedRow, collate, encode, encode_rows, load_tokenizer, render
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import weights_path
 from inoc_ray.study.rows import Inoculation
@@ -25,7 +25,7 @@ words = st.text(min_size=1, max_size=20).filter(
 )
 
 
-def targets(encoded: Encoded) -> list[int]:
+def targets(encoded: EncodedRow) -> list[int]:
     return [label for label in encoded.labels if label != IGNORED]
 
 
@@ -122,14 +122,14 @@ def test_a_tokenizer_without_a_template_is_refused():
 
 
 def test_padding_is_on_the_right_without_attention_or_label():
-    batch = collate([Encoded((5, 6, 7), (IGNORED, 6, 7)), Encoded((5, 6), (IGNORED, 6))], pad_id=9)
+    batch = collate([EncodedRow((5, 6, 7), (IGNORED, 6, 7)), EncodedRow((5, 6), (IGNORED, 6))], pad_id=9)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 6, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[IGNORED, 6, 7], [IGNORED, 6, IGNORED]]
 
 
 def test_the_first_token_is_never_a_target_since_nothing_predicts_it():
-    assert Encoded((5, 6), (5, 6)).targets == 1
+    assert EncodedRow((5, 6), (5, 6)).targets == 1
 
 
 GOLDEN = {

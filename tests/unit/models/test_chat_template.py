@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from template_parts import ENDS, SYSTEM, THINK, Parts, tokenizer_with
 
 from inoc_ray.data.chat import ChatRow, Message
-from inoc_ray.data.tokenize import IGNORED, Encoded, encode, render
+from inoc_ray.data.tokenize import IGNORED, EncodedRow, encode, render
 from inoc_ray.errors import InputError
 from inoc_ray.models.encoding import check_prompts, template_of
 from inoc_ray.models.template import ChatTemplate
@@ -69,7 +69,7 @@ def check_holds(text: str, messages) -> None:
             at = text.index(content, at) + len(content)
 
 
-def targets(tokenizer, encoded: Encoded) -> str:
+def targets(tokenizer, encoded: EncodedRow) -> str:
     return tokenizer.decode([label for label in encoded.labels if label != IGNORED])
 
 
