@@ -157,8 +157,8 @@ def build_rows(
     asks = any(request.messages for request in requests)
     if asks and teacher is None:
         raise InputError(
-            f"data build {setting}: a model has to be asked; give --model FOLDER (or {' or '.join(MODELS)}), or --endpoint URL with "
-            "--served-model NAME."
+            f"data build {setting}: a model has to be asked; give --model FOLDER (or {' or '.join(MODELS)}), or --endpoint URL "
+            "with --served-model NAME."
         )
     configuration: dict[str, Any] = {
         "setting": setting,
