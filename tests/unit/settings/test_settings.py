@@ -358,8 +358,8 @@ def test_the_length_that_is_written_takes_the_place_of_the_presets_whichever_it_
 
 
 def worked_example(folder: Path, model: Path) -> Path:
-    """The example of docs/settings.md as files."""
-    text = (ROOT / "docs" / "settings.md").read_text().split("## A setting of your own, in Python")[1]
+    """The example of docs/plugins.md as files."""
+    text = (ROOT / "docs" / "plugins.md").read_text().split("## Add a setting")[1]
     (folder / "my_setting.py").write_text(re.findall(r"```python\n(.*?)```", text, re.S)[0])
     study = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     path = folder / "study.yaml"
