@@ -105,11 +105,6 @@ def is_non_text(text: str) -> bool:
     return sum(not _is_text(character) for character in characters) > MAX_NON_TEXT * len(characters)
 
 
-def is_degenerate(text: str, finish_reason: str) -> bool:
-    """Whether the response is empty, repeated or no text. That it was cut is no reason."""
-    return is_empty(text) or is_repeated(text, finish_reason == CUT) or is_non_text(text)
-
-
 FORMS = ("empty", "cut", "repeated", "non_text")
 FORM_VERSION = 1
 """Raised when one of them is told otherwise than before."""

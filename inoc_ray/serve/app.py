@@ -65,7 +65,7 @@ class ServeSpec:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """A running endpoint: ``base_url`` ends in /v1, as the `openai` client wants it."""
 
@@ -74,7 +74,6 @@ class Endpoint:
     api_key: str | None
     name: str
     owns_serve: bool
-    started_s: float
     window: int | None = None
     """Tokens of the longest prompt with its answer."""
 
@@ -252,7 +251,14 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         _take_down(spec.name, owns_serve)
         raise
     seconds = time.monotonic() - began
-    endpoint = Endpoint(base_url, spec.model_id, spec.api_key, spec.name, owns_serve, seconds, window)
+    endpoint = Endpoint(
+        base_url=base_url,
+        model_id=spec.model_id,
+        api_key=spec.api_key,
+        name=spec.name,
+        owns_serve=owns_serve,
+        window=window,
+    )
     note(
         f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens"
     )

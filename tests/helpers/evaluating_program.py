@@ -17,7 +17,7 @@ from inoc_ray.store.store import Store
 
 @contextlib.contextmanager
 def stub(spec):
-    yield Endpoint(sys.argv[3], spec.model_id, None, spec.name, False, 0.0)
+    yield Endpoint(base_url=sys.argv[3], model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from inoc_ray.data.chat import ChatRow, Message, rows_hash
-from inoc_ray.data.inoculate import covered, exact_count, inoculate, place, placement_fields, uninoculate
+from inoc_ray.data.inoculate import covered, exact_count, inoculate, place, placement_fields
 from inoc_ray.errors import InputError
 from inoc_ray.study.rows import Coverage, Inoculation
 
@@ -59,15 +59,6 @@ def test_inoculation_never_changes_a_target_nor_the_number_order_and_tags_of_row
     assert all(a != b for a, b in zip(out, rows, strict=True)) or way.system_present == "replace"
 
 
-@given(chat_rows(), text, ways, st.integers(0, 5))
-def test_taking_the_prompt_out_gives_the_original_rows_back(rows, prompt, way, epoch):
-    if way.system_present == "replace":
-        with pytest.raises(ValueError, match="replaced"):
-            uninoculate(rows, prompt, way, epoch)
-        return
-    assert uninoculate(inoculate(rows, prompt, way, epoch), prompt, way, epoch) == rows
-
-
 @given(chat_rows(), text)
 def test_only_the_covered_rows_are_changed(rows, prompt):
     way = Inoculation(coverage=Coverage(tag="part", values=("b",)), system_present="prepend")
@@ -75,7 +66,6 @@ def test_only_the_covered_rows_are_changed(rows, prompt):
         return
     out = inoculate(rows, prompt, way)
     assert [a != b for a, b in zip(out, rows, strict=True)] == [row.tag("part") == "b" for row in rows]
-    assert uninoculate(out, prompt, way) == rows
 
 
 ROWS = [ChatRow.of(("user", f"q{i}"), ("assistant", f"a{i}")) for i in range(40)]
@@ -151,7 +141,7 @@ def test_the_prompt_stands_where_it_was_asked_for(row, way, expected):
 
 
 def test_no_prompt_means_the_rows_as_they_are():
-    assert inoculate(ROWS, None) == ROWS == uninoculate(ROWS, None)
+    assert inoculate(ROWS, None) == ROWS
 
 
 @pytest.mark.parametrize(
