@@ -114,9 +114,14 @@ def designs() -> Iterator[Design]:
             arms[2] = replace(arms[2], **change)
             yield Design("unsteady arm", label, Study(label, arms, seeds, 100, 1))
     for base, repeats, seeds, sd in (
-        (0.002, 100, 3, 1.0), (0.0005, 100, 3, 1.0), (0.02, 100, 3, 1.0), (0.002, 100, 2, 1.0), (0.002, 12, 3, 1.0),
-        (0.0005, 12, 3, 1.0), (0.002, 100, 3, 2.0),
-    ):  # fmt: skip
+        (0.002, 100, 3, 1.0),
+        (0.0005, 100, 3, 1.0),
+        (0.02, 100, 3, 1.0),
+        (0.002, 100, 2, 1.0),
+        (0.002, 12, 3, 1.0),
+        (0.0005, 12, 3, 1.0),
+        (0.002, 100, 3, 2.0),
+    ):
         label = f"base {base:g}, {seeds} seeds, 8 × {repeats}, question sd {sd:g}"
         arms = [
             SimulatedArm("base", "base", ood(base), 0),
@@ -255,7 +260,12 @@ MEASURED: Mapping[str, tuple[str, Mapping[str, str]]] = {
         {
             name: f"{name} specific"
             for name in (
-                "suppression_difference", "suppression", "retention_ood", "selectivity", "conditionalisation", "leakage"
+                "suppression_difference",
+                "suppression",
+                "retention_ood",
+                "selectivity",
+                "conditionalisation",
+                "leakage",
             )
         },
     ),
@@ -263,8 +273,14 @@ MEASURED: Mapping[str, tuple[str, Mapping[str, str]]] = {
         "Three arms that do nothing (baseline .3, base .05, seed sd .6). `false`: arms called significant (Holm-adjusted p < .05), "
         "`any`: studies with such an arm, `with p`: arms that have a p-value, then coverage of the difference to the baseline and "
         "of the arms' own rates (with one seed: the rate of that very model).",
-        {"false": "false", "any": "any false", "with p": "with p", "difference": "suppression_difference",
-         "rate of an arm": "rate first", "rate of the base": "rate base"},
+        {
+            "false": "false",
+            "any": "any false",
+            "with p": "with p",
+            "difference": "suppression_difference",
+            "rate of an arm": "rate first",
+            "rate of the base": "rate base",
+        },
     ),
     "traits, null": (
         "Three arms about two traits at once that do nothing (rates .4, seed sd .6); correlation: of the two traits over seeds.",
@@ -272,21 +288,33 @@ MEASURED: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     "traits, typical": (
         "The typical study with traits that move together (1) or against each other (-1) over seeds.",
-        {"selectivity": "selectivity specific", "suppression": "suppression specific", "retention": "retention_ood specific"},
+        {
+            "selectivity": "selectivity specific",
+            "suppression": "suppression specific",
+            "retention": "retention_ood specific",
+        },
     ),
     "unsteady arm": (
         "The typical study with 100 × 1, in which the fine-tunes of the inoculated arm differ more than those of the others, or "
         "inoculation fails in some of them.",
-        {"rate of the arm": "rate specific", "difference": "suppression_difference specific",
-         "suppression": "suppression specific"},
+        {
+            "rate of the arm": "rate specific",
+            "difference": "suppression_difference specific",
+            "suppression": "suppression specific",
+        },
     ),
     "emergent misalignment": (
         "8 questions, baseline .20, inoculated as the base, irrelevant .18. `withheld`: studies without a suppression, since the "
         "baseline's rise over the base is not shown.",
-        {"withheld": "withheld", "rate of the base": "rate base", "rate of the baseline": "rate baseline",
-         "suppression": "suppression general", "difference": "suppression_difference general"},
+        {
+            "withheld": "withheld",
+            "rate of the base": "rate base",
+            "rate of the baseline": "rate baseline",
+            "suppression": "suppression general",
+            "difference": "suppression_difference general",
+        },
     ),
-}  # fmt: skip
+}
 """Table → its description, and column → what is tallied."""
 NO_COVERAGE = frozenset({"false", "any false", "with p", "withheld"})
 

@@ -6,6 +6,7 @@ so every row carries both counts, and what is derived from an incomplete row has
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -154,11 +155,27 @@ def _with_plan(row: Row, cells: Sequence[PlannedCell]) -> Row:
 
 def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
     return Row(
-        cell.setting, cell.model, cell.arm, cell.kind, cell.evaluation, cell.split, cell.context, trait,
-        cell.roles[trait], None, None, None, 0, 0, 0, 0,
-        seeds_planned=len(cells), samples_planned=sum(c.samples for c in cells), complete=False,
+        setting=cell.setting,
+        model=cell.model,
+        arm=cell.arm,
+        kind=cell.kind,
+        evaluation=cell.evaluation,
+        split=cell.split,
+        context=cell.context,
+        trait=trait,
+        role=cell.roles[trait],
+        rate=None,
+        low=None,
+        high=None,
+        seeds=0,
+        samples=0,
+        unparsed=0,
+        excluded=0,
+        seeds_planned=len(cells),
+        samples_planned=sum(c.samples for c in cells),
+        complete=False,
         trained=all(c.trained for c in cells),
-    )  # fmt: skip
+    )
 
 
 def _in_order(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
@@ -256,26 +273,19 @@ def list_missing(planned: Planned) -> list[Missing]:
         subjects.setdefault((cell.setting, cell.model, cell.arm, cell.seed), []).append(cell)
     found: list[Missing] = []
     for (setting, model, arm, seed), cells in subjects.items():
+        entry = functools.partial(Missing, setting=setting, model=model, arm=arm, seed=seed)
         if not any(cell.stored for cell in cells):
             _, total = counted_once(cells)
             why = next((c.why for c in cells if c.why), "") or ("" if cells[0].trained else "not trained")
-            found.append(_missing(setting, model, arm, seed, "", 0, total, "samples", why))
+            found.append(entry(what="", there=0, planned=total, unit="samples", why=why))
             continue
         if not cells[0].trained:
-            found.append(_missing(setting, model, arm, seed, "", 0, 1, "fine-tunes", cells[0].why or "not trained"))
+            found.append(entry(what="", there=0, planned=1, unit="fine-tunes", why=cells[0].why or "not trained"))
         for cell in cells:
             if cell.stored < cell.samples:
                 what = f"{cell.evaluation} × {cell.context}"
-                found.append(_missing(setting, model, arm, seed, what, cell.stored, cell.samples, "samples", cell.why))
+                found.append(entry(what=what, there=cell.stored, planned=cell.samples, unit="samples", why=cell.why))
     return [*found, *_not_judged(planned.cells), *_not_measured(planned.capabilities)]
-
-
-def _missing(
-    setting: str, model: str, arm: str, seed: int | None, what: str, there: int, planned: int, unit: str, why: str
-) -> Missing:
-    return Missing(
-        setting=setting, model=model, arm=arm, seed=seed, what=what, there=there, planned=planned, unit=unit, why=why
-    )  # fmt: skip
 
 
 def _not_judged(cells: Sequence[PlannedCell]) -> Iterable[Missing]:
@@ -295,10 +305,30 @@ def _not_judged(cells: Sequence[PlannedCell]) -> Iterable[Missing]:
         if judged < stored:
             setting, model, evaluation, trait, judge = key
             what = f"{trait} by {judge}"
-            yield _missing(setting, model, evaluation, None, what, judged, stored, "responses judged", why[key])
+            yield Missing(
+                setting=setting,
+                model=model,
+                arm=evaluation,
+                seed=None,
+                what=what,
+                there=judged,
+                planned=stored,
+                unit="responses judged",
+                why=why[key],
+            )
 
 
 def _not_measured(capabilities: Sequence[PlannedCapability]) -> Iterable[Missing]:
     for c in capabilities:
         if not c.measured:
-            yield _missing(c.setting, c.model, c.arm, c.seed, f"capability {c.task}", 0, 1, "tasks", c.why)
+            yield Missing(
+                setting=c.setting,
+                model=c.model,
+                arm=c.arm,
+                seed=c.seed,
+                what=f"capability {c.task}",
+                there=0,
+                planned=1,
+                unit="tasks",
+                why=c.why,
+            )

@@ -120,7 +120,7 @@ def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[
                 own[place] = mean_rate(float(level[0]), study.question_sd)
     arms = tuple(Arm(a.name, a.kind, Direction(a.undesired, a.desired)) for a in study.arms)
     splits = {"id_questions": "id", "ood_questions": "ood"}
-    return View("simulated", study.name, arms, splits, draw_rates(cells, draws)), own
+    return View(setting="simulated", model=study.name, arms=arms, splits=splits, rates=draw_rates(cells, draws)), own
 
 
 def _deviations(study: Study, seeds: int, generator: np.random.Generator) -> dict[str, Floats]:

@@ -156,15 +156,13 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
         # As in the table of rates, shares stand there only where there are any.
         shares = any(k.unparsed or k.excluded for k in shown)
         partial = any(not k.complete for k in shown)
-        body = [
-            [
-                k.whose, _short("(the arm's own)" if k.prompt is None else k.prompt), _why(k), number(k.rate),
-                with_interval(k.leak, k.low, k.high), with_interval(k.excess, k.excess_low, k.excess_high),
-                number(k.baseline), *([f"{k.unparsed:.0%}", f"{k.excluded:.0%}"] if shares else []),
-                *([leak_seeds(k)] if partial else []),
-            ]
-            for k in sorted(shown, key=lambda k: (k.arm, k.trigger, -k.leak))
-        ]  # fmt: skip
+        body = []
+        for k in sorted(shown, key=lambda k: (k.arm, k.trigger, -k.leak)):
+            prompt = _short("(the arm's own)" if k.prompt is None else k.prompt)
+            cells = [k.whose, prompt, _why(k), number(k.rate), with_interval(k.leak, k.low, k.high)]
+            cells += [with_interval(k.excess, k.excess_low, k.excess_high), number(k.baseline)]
+            cells += [f"{k.unparsed:.0%}", f"{k.excluded:.0%}"] if shares else []
+            body.append([*cells, *([leak_seeds(k)] if partial else [])])
         if body:
             yield " · ".join(group)
             heads = ["arm", "prompt", "", "rate", "leak", "beyond base", "baseline"]

@@ -49,7 +49,7 @@ class Cell:
         return self.models or tuple(map(str, range(len(self.hits))))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
     """What the analysis of variance of one cell yields (variances are those of the cell's overall rate)."""
 
@@ -101,7 +101,16 @@ def moments_of(cell: Cell) -> Moments | None:
     per_question = cell.counts.sum(axis=0).astype(float)
     crowding = float((per_question**2).sum() / total)
     return Moments(
-        rate, total, seeds, questions, cell.replicated, crowding, deviations, seed_variance, by_question, variance
+        rate=rate,
+        samples=total,
+        seeds=seeds,
+        questions=questions,
+        replicated=cell.replicated,
+        crowding=crowding,
+        seed_deviations=deviations,
+        seed_variance=seed_variance,
+        question_scores=by_question,
+        question_variance=variance,
     )
 
 
