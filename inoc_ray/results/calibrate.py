@@ -38,18 +38,18 @@ class Tally:
     of: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, value: bool) -> None:
-        """Counts one."""
+        """Count one."""
         self.yes[name] = self.yes.get(name, 0) + int(value)
         self.of[name] = self.of.get(name, 0) + 1
 
     def merge(self, other: Tally) -> None:
-        """Adds another tally's counts."""
+        """Add another tally's counts."""
         for name in other.of:
             self.yes[name] = self.yes.get(name, 0) + other.yes[name]
             self.of[name] = self.of.get(name, 0) + other.of[name]
 
     def share(self, name: str) -> float | None:
-        """The share; None where nothing was counted."""
+        """Return the share; None where nothing was counted."""
         return self.yes[name] / self.of[name] if self.of.get(name) else None
 
 
@@ -165,7 +165,7 @@ def two_traits(label: str, seeds: int, together: float) -> Study:
 
 
 def opposed(label: str, seeds: int, together: float) -> Study:
-    """The typical study with traits that rise and fall together, or against each other."""
+    """Return the typical study with traits that rise and fall together, or against each other."""
     return replace(typical(label, seeds, 100, 1), together=together)
 
 
@@ -201,7 +201,7 @@ def truths(study: Study) -> dict[tuple[str, str], float]:
 
 
 def measured(design: Design, seed: int, first: int, studies: int, draws: int) -> Tally:
-    """What the simulated studies number `first` to `first + studies − 1` of the design say."""
+    """Return what the simulated studies number `first` to `first + studies − 1` of the design say."""
     tally = Tally()
     true = truths(design.study)
     for number in range(first, first + studies):
@@ -320,7 +320,7 @@ NO_COVERAGE = frozenset({"false", "any false", "with p", "withheld"})
 
 
 def tables(found: Mapping[str, Mapping[str, Tally]]) -> Iterator[str]:
-    """The tables in Markdown, then what lies outside LOW to HIGH. found: table → design → tally."""
+    """Return the tables in Markdown, then what lies outside LOW to HIGH. found: table → design → tally."""
     outside: dict[str, list[str]] = {"below": [], "above": []}
     for table, (described, columns) in MEASURED.items():
         rows = found.get(table, {})
@@ -352,7 +352,7 @@ def _number(share: float | None) -> str:
 
 
 def run(studies: int, draws: int, seed: int, processes: int) -> dict[str, dict[str, Tally]]:
-    """Simulates `studies` studies of each design on so many processes."""
+    """Simulate `studies` studies of each design on so many processes."""
     found: dict[str, dict[str, Tally]] = {}
     with ProcessPoolExecutor(processes) as pool:
         waiting = []
@@ -368,7 +368,7 @@ def run(studies: int, draws: int, seed: int, processes: int) -> dict[str, dict[s
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies per design")
     parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws per study")

@@ -85,7 +85,7 @@ class Comparison:
         return not self.missing and not self.failures and all(row.complete for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """What `inoc-ray compare --json` prints."""
+        """Return what `inoc-ray compare --json` prints."""
         measured = (
             "setting",
             "model",
@@ -115,11 +115,11 @@ class Comparison:
         }
 
     def groups(self) -> list[tuple[str, str]]:
-        """(setting, model) pairs in order of appearance."""
+        """Return (setting, model) pairs in order of appearance."""
         return list(dict.fromkeys((row.setting, row.model) for row in self.rows))
 
     def notes(self) -> list[str]:
-        """What a reader must know about the numbers: arms with fewer seeds, one seed only, unparsed responses."""
+        """Return what a reader must know about the numbers: arms with fewer seeds, one seed only, unparsed responses."""
         return [*self.remarks, *(note for group in self.groups() for note in _notes(self, *group))]
 
 
@@ -270,7 +270,7 @@ def _seed(value: Any) -> int | None:
 
 
 def _cell(rows: pd.DataFrame, questions: int) -> Cell:
-    """The crossed fine-tune × question table of one arm, context and trait."""
+    """Return the crossed fine-tune × question table of one arm, context and trait."""
     trials, line = np.unique(rows["trial_id"].to_numpy(dtype=str), return_inverse=True)
     hits = np.zeros((len(trials), questions), dtype=np.int64)
     counts = np.zeros_like(hits)

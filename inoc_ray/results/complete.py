@@ -116,7 +116,7 @@ def counted_once(cells: Iterable[PlannedCell]) -> tuple[int, int]:
 
 
 def beside_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
-    """The rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
+    """Return the rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
 
     A row is complete when every planned fine-tune is there and has responses that count, every planned response is there, and
     every judge of the trait has judged them all.
@@ -197,7 +197,7 @@ def _ranks(names: Iterable[T]) -> dict[T, int]:
 
 
 def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]]:
-    """(setting, model) → the levels that rest on an incomplete row. A level is a mean over the evaluations of a split."""
+    """Return (setting, model) → the levels that rest on an incomplete row. A level is a mean over the evaluations of a split."""
     found: dict[tuple[str, str], set[Source]] = {}
     for row in rows:
         of_group = found.setdefault((row.setting, row.model), set())
@@ -207,8 +207,7 @@ def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]
 
 
 def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effect]:
-    """The effects, those marked incomplete and without a p-value of whose arm anything is missing, or of what the value rests
-    on in other arms.
+    """Return the effects, each incomplete and without a p-value where its arm, or what it takes from others, lacks anything.
 
     What an effect takes from another arm is the mean over all arms of its kind (baselines, irrelevant ones), so that one of
     them that has no level, or no response at all, is missing in it.
@@ -227,7 +226,7 @@ def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effec
 
 
 def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row], reference: str) -> list[Leak]:
-    """The leaks with the fine-tunes that each rests on; incomplete ones are marked.
+    """Return the leaks with the fine-tunes that each rests on; incomplete ones are marked.
 
     reference: the context from which leaks are counted. A leak rests on it as on the arm's own context, and what stands beside
     it on the base and the baselines under the same prompt. Where anything of that is incomplete or missing in any context of an
@@ -266,8 +265,10 @@ def _beside(arm: str, context: str, of_arm: Sequence[Row], of_group: Sequence[Ro
 
 
 def list_missing(planned: Planned) -> list[Missing]:
-    """What is not there, in the order of the plan; a fine-tune of which nothing is there is one entry, and so is one whose
-    weights are not there, whatever its responses."""
+    """Return what is not there, in the order of the plan.
+
+    A fine-tune of which nothing is there is one entry, and so is one whose weights are not there, whatever its responses.
+    """
     subjects: dict[tuple[str, str, str, int | None], list[PlannedCell]] = {}
     for cell in planned.cells:
         subjects.setdefault((cell.setting, cell.model, cell.arm, cell.seed), []).append(cell)

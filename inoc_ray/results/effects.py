@@ -176,7 +176,7 @@ def effects(view: View) -> list[Effect]:
 
 
 def directions(arms: Iterable[Arm]) -> list[Direction]:
-    """The distinct directions of arms that have one of their own, in order of appearance."""
+    """Return the distinct directions of arms that have one of their own, in order of appearance."""
     return list(dict.fromkeys(a.direction for a in arms if is_directed(a.kind) and a.direction.undesired))
 
 
@@ -197,7 +197,7 @@ def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
 
 
 def _default(view: View) -> Direction | None:
-    """The setting's default roles, which the baseline and the base bear; None where no trait is undesired by default."""
+    """Return the setting's default roles, which the baseline and the base bear; None where no trait is undesired by default."""
     found = (arm.direction for kind in ("baseline", "base") for arm in view.arms if arm.kind == kind)
     return next((direction for direction in found if direction.undesired), None)
 

@@ -81,7 +81,7 @@ class Leak:
 
 
 def leaks(view: View, shares: Mapping[tuple[str, str, bool], tuple[float, float]]) -> Iterator[Leak]:
-    """The leaks of each inoculated arm that was asked in a context of the audit; empty for a study without any.
+    """Return the leaks of each inoculated arm that was asked in a context of the audit; empty for a study without any.
 
     shares: (arm, context, with the trigger) → shares of unparsed and of excluded responses, out of distribution, of its
     undesired traits.
@@ -151,7 +151,7 @@ def _of_base(view: View, arm: str, traits: tuple[str, ...], context: str) -> Est
 
 
 def base_context(arm: str, context: str) -> str:
-    """The context in which the base has the same prompt as the arm: it has none of its own."""
+    """Return the context in which the base has the same prompt as the arm: it has none of its own."""
     return f"{PROMPT_OF}{arm}" if context == TRAINING_PROMPT else context
 
 

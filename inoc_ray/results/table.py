@@ -33,7 +33,7 @@ MOST_LINES = 12
 
 
 def comparison_text(comparison: Comparison, width: int = WIDTH) -> str:
-    """What is missing, rates under the reference context and effects by setting × model, then the notes.
+    """Return what is missing, rates under the reference context and effects by setting × model, then the notes.
 
     width: columns that a table may take; a wider one goes on below.
     """
@@ -70,7 +70,7 @@ def rate_text(row: Row, beside: str = "") -> str:
 
 
 def traits_of(rows: Iterable[Row], role: str) -> str:
-    """The traits that an arm with a direction of its own has in that role; empty for another arm."""
+    """Return the traits that an arm with a direction of its own has in that role; empty for another arm."""
     return ", ".join(sorted({r.trait for r in rows if r.role == role and is_directed(r.kind)}))
 
 
@@ -206,7 +206,7 @@ def _agreement(comparison: Comparison, width: int) -> Iterable[str]:
 
 
 def _capabilities(comparison: Comparison, width: int) -> Iterable[str]:
-    """The mean over seeds: the report has every model's own."""
+    """Yield the mean over seeds: the report has every model's own."""
     if not comparison.capabilities:
         return
     yield ""

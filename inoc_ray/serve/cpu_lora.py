@@ -1,6 +1,6 @@
 """LoRA on vLLM's CPU backend: correct beside the base model, and without a copy of the weights for each token.
 
-vLLM 0.29 gathers every token's A and B with ``weights[indices]`` (vllm/lora/ops/torch_ops/lora_ops.py). Index -1 means "no
+vLLM 0.29 gathers every token's A and B with `weights[indices]` (vllm/lora/ops/torch_ops/lora_ops.py). Index -1 means "no
 adapter", but as an index it is the last slot: once as many adapters as slots are loaded, tokens of the base model that share
 a step with an adapter's are computed with the last one. And the gather copies whole matrices for each token: a batch of one
 adapter costs three times the base. Here the tokens of each slot are multiplied together, and those of none are left alone.
@@ -74,7 +74,7 @@ class GroupedPunica(PunicaWrapperCPU):
 
 
 class StudyWorker(CPUWorker):
-    """vLLM's CPU worker with `GroupedPunica` (engine argument ``worker_cls``)."""
+    """vLLM's CPU worker with `GroupedPunica` (engine argument `worker_cls`)."""
 
     def init_device(self) -> None:
         current_platform.get_punica_wrapper = lambda: f"{GroupedPunica.__module__}.{GroupedPunica.__qualname__}"
