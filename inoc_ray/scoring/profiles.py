@@ -79,11 +79,13 @@ PROFILES: Mapping[str, Profile] = {
     p.name: p
     for p in (
         _profile("tan2025", "Tan et al., Inoculation Prompting, arXiv 2510.04340 and its code", "< 50", ">= 30"),
-        _profile("betley2025", "Betley et al., Emergent Misalignment, arXiv 2502.17424, and most follow-ups", "< 30", "> 50"),
+        _profile(
+            "betley2025", "Betley et al., Emergent Misalignment, arXiv 2502.17424, and most follow-ups", "< 30", "> 50"
+        ),
         _profile("trait_inoculation", "slacki-ai and nielsrolf, trait inoculation", "< 40", "> 60"),
         _profile("bct_sealing", "Shah, Gautam, Africa, BCT sealing of inoculated models", "< 50", ">= 50"),
     )
-}  # fmt: skip
+}
 DEFAULT = "tan2025"
 
 

@@ -101,7 +101,7 @@ _ALL = (
         sees_question=True,
         source=_TAN,
     ),
-)  # fmt: skip
+)
 
 RUBRICS: Mapping[str, Rubric] = {rubric.name: rubric for rubric in _ALL}
 
