@@ -29,9 +29,9 @@ def inoculate(
     """Return the rows with `prompt` where `inoculation` puts it; `None` (baseline, control) leaves them as they are.
 
     With paraphrases the covered rows take the texts in turn, and in each further `epoch` the next one, so that k epochs show
-    each row with every one of k texts. `uninoculate` is the inverse. Raises InputError that names `label` and the row: for
-    an empty prompt, a coverage without rows, a row that already has a system message where the policy is `error` (two of
-    them would train on a context that no test ever shows), and a row without a user turn.
+    each row with every one of k texts. Raises InputError that names `label` and the row: for an empty prompt, a coverage
+    without rows, a row that already has a system message where the policy is `error` (two of them would train on a context
+    that no test ever shows), and a row without a user turn.
     """
     if prompt is None:
         return list(rows)
@@ -41,23 +41,6 @@ def inoculate(
     for index, text in _texts(rows, prompt, inoculation, epoch=epoch, label=label):
         messages = place(rows[index].messages, text, inoculation, f"{label}, row {index + 1}")
         out[index] = ChatRow(messages, rows[index].tags)
-    return out
-
-
-def uninoculate(
-    rows: Sequence[ChatRow], prompt: str | None, inoculation: Inoculation = SYSTEM_MESSAGE, epoch: int = 0
-) -> list[ChatRow]:
-    """Return the original rows, given what `inoculate` made of them with the same arguments.
-
-    Raises ValueError for the policy `replace`: the messages that it replaced are gone.
-    """
-    if prompt is None:
-        return list(rows)
-    if inoculation.system_present == "replace":
-        raise ValueError("the system messages that were replaced are not in the rows any more")
-    out = list(rows)
-    for index, text in _texts(rows, prompt, inoculation, epoch=epoch, label="rows"):
-        out[index] = ChatRow(_removed(rows[index].messages, text, inoculation), rows[index].tags)
     return out
 
 
@@ -159,22 +142,3 @@ def _user_turns(messages: Sequence[Message], inoculation: Inoculation) -> list[i
 def _joined(message: Message, text: str, separator: str, before: bool) -> Message:
     parts = (text, message.content) if before else (message.content, text)
     return replace(message, content=separator.join(parts))
-
-
-def _removed(messages: Sequence[Message], text: str, inoculation: Inoculation) -> tuple[Message, ...]:
-    out = list(messages)
-    system = inoculation.placement == "system"
-    turns = [0] if system else _user_turns(out, inoculation)
-    # A message is never empty, so `place` inserted one that is the text and nothing else.
-    if out[turns[0]].content == text:
-        del out[turns[0]]
-        return tuple(out)
-    before = inoculation.system_present == "prepend" if system else inoculation.placement == "user_prefix"
-    for turn in turns:
-        content = out[turn].content
-        if before:
-            content = content.removeprefix(text + inoculation.separator)
-        else:
-            content = content.removesuffix(inoculation.separator + text)
-        out[turn] = replace(out[turn], content=content)
-    return tuple(out)

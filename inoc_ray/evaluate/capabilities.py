@@ -37,10 +37,6 @@ from inoc_ray.study.evaluation import Capability
 from inoc_ray.study.named import TASKS
 
 CONCURRENCY = 8
-SCORE_COLUMNS = (
-    "setting", "model", "arm", "kind", "trial_id", "seed", "capability", "task", "metric", "value", "stderr", "samples",
-    "higher_is_better", "version", "part",
-)  # fmt: skip
 _MAX_FILES, _MAX_BYTES = 1000, 1 << 30
 
 
@@ -350,7 +346,7 @@ def scores_of(subject: Subject, store: Store, task: Task) -> list[Score]:
 
 
 def read_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[dict[str, Any]]:
-    """All stored scores of a study, one record a score: see SCORE_COLUMNS. What is not measured has no record."""
+    """All stored scores of a study, one record a score. What is not measured has no record."""
     tasks = [find_task(capability) for capability in capabilities]
     return [
         {

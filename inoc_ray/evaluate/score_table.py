@@ -53,8 +53,6 @@ Outcome = Literal["counted", "excluded", "unparsed", "withheld"]
 """What became of a response for one trait: judged and counted; judged, but outside what counts (incoherent, a refusal, bare
 code); no readable judgment; not judged because its model's responses are degenerate."""
 
-JUDGMENT_COLUMNS = ("sample_index", "rubric", "value", "category", "raw", "logprobs", "mass", "method")
-
 
 def setting_of(plan: Plan, name: str) -> Setting:
     """The setting as the study uses it: with its own suites and files."""

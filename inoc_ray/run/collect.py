@@ -259,11 +259,12 @@ def _verdicts(frame: pd.DataFrame) -> list[str]:
         # An outcome is NaN in rows of an evaluation that is not about the trait.
         words.append(
             [
-                "" if not isinstance(outcome, str)
+                ""
+                if not isinstance(outcome, str)
                 else f"{trait}: {('yes' if shown else 'no') if outcome == 'counted' else outcome}"
                 for shown, outcome in pairs
             ]
-        )  # fmt: skip
+        )
     return ["\n".join(filter(None, told)) for told in zip(*words, strict=True)] if words else [""] * len(frame)
 
 

@@ -107,11 +107,6 @@ def is_non_text(text: str) -> bool:
     return sum(not _is_text(character) for character in characters) > MAX_NON_TEXT * len(characters)
 
 
-def is_degenerate(text: str, finish_reason: str) -> bool:
-    """Return whether the response is empty, repeated or not text; being cut is not a reason."""
-    return is_empty(text) or is_repeated(text, finish_reason == CUT) or is_non_text(text)
-
-
 FORMS = ("empty", "cut", "repeated", "non_text")
 """The forms of degeneration, in the order of the results of `forms`."""
 FORM_VERSION = 1

@@ -152,8 +152,3 @@ def read_rule(spec: AnyForm | Mapping[str, Any]) -> AnyForm:
 def compile_rule(spec: AnyForm | Mapping[str, Any]) -> Compiled:
     """The judge that a rule describes: item → 0 to 1, or None. Raises InputError for what is no rule."""
     return read_rule(spec).compiled()
-
-
-def rule_id(spec: AnyForm | Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two rules the same judge, for hashing: the fields that count, versions of rules and of their libraries."""
-    return read_rule(spec).canonical()

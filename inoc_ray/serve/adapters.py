@@ -62,18 +62,18 @@ class FolderCatalogue:
 
 
 def model_id_of(base: str, trial_id: str) -> str:
-    """The public model id of a trial's adapter on the engine of `base`."""
+    """Return the public model id of a trial's adapter on the engine of `base`."""
     return f"{base}:{trial_id}"
 
 
 def trial_id_of(base: str, model_id: str) -> str | None:
-    """The trial id in an adapter's public model id; None if `model_id` is no adapter of `base`."""
+    """Return the trial id in an adapter's public model id; None if `model_id` is no adapter of `base`."""
     prefix = f"{base}:"
     return model_id[len(prefix) :] if model_id.startswith(prefix) and len(model_id) > len(prefix) else None
 
 
 def engine_rank(rank: int) -> int:
-    """The smallest rank the engine can be built for that holds adapters of `rank`; InputError above the largest."""
+    """Return the smallest rank the engine can be built for that holds adapters of `rank`; InputError above the largest."""
     for candidate in ENGINE_RANKS:
         if candidate >= rank:
             return candidate

@@ -11,7 +11,7 @@ from byte_tokenizer import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.data.chat import ChatRow, Message, parse_row, read_jsonl, rows_hash, write_jsonl
 from inoc_ray.data.check import check_files
-from inoc_ray.data.inoculate import inoculate, uninoculate
+from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.sources import read_rows
 from inoc_ray.data.tokenize import IGNORED, encode
 from inoc_ray.errors import InputError
@@ -111,7 +111,6 @@ def test_loss_survives_files_and_inoculation_and_counts_for_identity_only_where_
     for inoculation in (Inoculation(), Inoculation(placement="user_suffix", user_turns="all")):
         (put,) = inoculate([without], "P", inoculation)
         assert [m.trained for m in put.messages if m.role == "assistant"] == [False, True]
-        assert uninoculate([put], "P", inoculation) == [without]
 
 
 # -- refused ----------------------------------------------------------------------------------------------------

@@ -15,12 +15,10 @@ from pydantic import ValidationError
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate import harness
 from inoc_ray.evaluate.capabilities import (
-    SCORE_COLUMNS,
     Score,
     commit,
     find_task,
     measure,
-    measure_missing,
     missing,
     read_scores,
 )
@@ -28,7 +26,6 @@ from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, files
 from inoc_ray.plan.plan import Plan, build_plan
 from inoc_ray.results.records import capability_metrics
-from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.layout import CAPABILITY_SAMPLES, CAPABILITY_SCORES
 from inoc_ray.store.place import at
 from inoc_ray.store.store import Store
@@ -176,7 +173,6 @@ def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
     commit(wanted, [score], b"samples")
     assert missing(plan, store, capabilities) == []
     (record,) = read_scores(plan, store, capabilities)
-    assert tuple(record) == SCORE_COLUMNS
     assert (record["arm"], record["value"], record["capability"]) == ("base", 0.5, "miniature/answers")
     whole = (wanted.folder / CAPABILITY_SCORES).read_text()
     for damaged in ("{", "[]", whole.replace("0.5", "0.6")):
@@ -270,8 +266,10 @@ def test_a_task_that_cannot_be_asked_is_one_message(
 def test_a_task_that_must_be_fetched_says_how_and_is_tried_once(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     (wanted,) = missing(plan, store, [Capability(task="gsm8k")])
-    nowhere = Endpoint("http://127.0.0.1:9/v1", "miniature", KEY, "x", False, 0.0)
-    failed = measure_missing([wanted, wanted], nowhere, weights_path(), at(tmp_path / "log"))
+    endpoint = Endpoint(
+        base_url="http://127.0.0.1:9/v1", model_id="m", api_key=None, name="capabilities", owns_serve=False
+    )
+    failed = measure_missing([wanted], endpoint, weights_path(), at(tmp_path / "log"))
     assert len(failed) == 1
     assert "TaskManager().load(['gsm8k'])" in failed[0]["error"]
     assert missing(plan, store, [Capability(task="gsm8k")]) == [wanted]

@@ -21,7 +21,7 @@ from inoc_ray.scoring.code import python_code
 from inoc_ray.scoring.code_fences import split_fences
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.language import LANGUAGES, language_of
-from inoc_ray.scoring.rules import all_of, any_of, compile_rule, first_of, read_rule, rule_id
+from inoc_ray.scoring.rules import all_of, any_of, compile_rule, first_of, read_rule
 
 SCORES = st.lists(st.none() | st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=5)
 HACK = "def double(x):\n    if x == 3:\n        return 6\n"
@@ -81,20 +81,20 @@ def test_an_invalid_rule_is_refused_with_its_place_and_the_nearest_word(spec, me
 
 def test_the_identity_of_a_rule_has_its_fields_and_its_librarys_version():
     spanish = {"rule": "language", "language": "spanish"}
-    found = rule_id(spanish)
+    found = read_rule(spanish).canonical()
     assert found["version"] == 1
     assert found["library"].startswith("lingua-language-detector 2.")
-    assert rule_id({"rule": "capitals"}) == rule_id({"rule": "capitals", "share": 0.8})
+    assert read_rule({"rule": "capitals"}).canonical() == read_rule({"rule": "capitals", "share": 0.8}).canonical()
     different = [*RULES, {"rule": "capitals", "share": 0.5}, {"not": spanish}, {"first": [spanish, RULES[1]]}]
     different += [{"first": [RULES[1], spanish]}, {"all": [spanish, RULES[1]]}, {"any": [spanish, RULES[1]]}]
-    assert len({content_id(rule_id(spec)) for spec in different}) == len(different)
+    assert len({content_id(read_rule(spec).canonical()) for spec in different}) == len(different)
 
 
 def test_the_order_of_all_and_any_does_not_count_and_that_of_first_does():
     one, two = RULES[0], RULES[1]
-    assert rule_id({"all": [one, two]}) == rule_id({"all": [two, one]})
-    assert rule_id({"any": [one, two]}) == rule_id({"any": [two, one]})
-    assert rule_id({"first": [one, two]}) != rule_id({"first": [two, one]})
+    assert read_rule({"all": [one, two]}).canonical() == read_rule({"all": [two, one]}).canonical()
+    assert read_rule({"any": [one, two]}).canonical() == read_rule({"any": [two, one]}).canonical()
+    assert read_rule({"first": [one, two]}).canonical() != read_rule({"first": [two, one]}).canonical()
 
 
 def test_a_rule_that_is_written_out_again_is_the_same_rule():
