@@ -127,6 +127,11 @@ _COMBINATIONS: dict[str, type[AnyForm]] = {"all": All, "any": Any_, "not": Not, 
 _READ: TypeAdapter[AnyForm] = TypeAdapter(AnyRule)
 
 
+def forms() -> dict[str, type[AnyForm]]:
+    """Return what a study can write: the registered rules by name, then the combinations by their key."""
+    return {**RULES, **_COMBINATIONS}
+
+
 def _place(location: Sequence[str | int]) -> str:
     """Where in the rule as it is written: `all[0].share`."""
     place = ""

@@ -1,4 +1,4 @@
-"""Mixtures, backdoors and row classifiers in a study file; the example of docs/settings.md runs."""
+"""Mixtures, backdoors and row classifiers in a study file; the example of docs/rows.md runs."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.rows import Coverage
 from inoc_ray.train.sweep import job_of
 
-DOCS = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
+DOCS = (Path(__file__).parents[3] / "docs" / "rows.md").read_text()
 ANSWERS = {"spanish": "no tu el los las muchas {}", "french": "il elle nous vous dans les {}"}
 
 
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def example() -> dict[str, Any]:
-    text = DOCS.split("**Mixtures.**")[1]
+    text = DOCS.split("## Mixtures and backdoors")[1]
     study: dict[str, Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     return {**study, "models": [{"name": "m", "path": "model"}], "seeds": [0]}
 
