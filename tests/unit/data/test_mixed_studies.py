@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def example() -> dict[str, Any]:
-    text = DOCS.split("## Mixtures")[1]
+    text = DOCS.split("## Mixtures and backdoors")[1]
     study: dict[str, Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     return {**study, "models": [{"name": "m", "path": "model"}], "seeds": [0]}
 
