@@ -47,19 +47,19 @@ class Journal:
         self._stream = stream
 
     def add(self, number: int, answer: Answer) -> None:
-        """Keeps an answer; it is safe from the death of this process when this returns."""
+        """Keep an answer; it is safe from the death of this process when this returns."""
         self.answers[number] = answer
         self._stream.write(seal.sealed_line({"n": number, "text": answer.text, "finish": answer.finish}))
         self._stream.flush()
 
     def remove(self) -> None:
-        """Deletes the file: what it was for is written."""
+        """Delete the file: what it was for is written."""
         self.path.unlink()
 
 
 @contextlib.contextmanager
 def opened(path: Path, configuration: Mapping[str, Any]) -> Iterator[Journal]:
-    """The journal of a build of that configuration, gone on with or begun; nobody else may hold it meanwhile.
+    """Open the journal of a build of that configuration, resumed or new; no other build may hold it meanwhile.
 
     A last line that was cut by a kill is taken away. A journal without answers is deleted at the end. Raises InputError when
     another process holds it, when it is damaged, and, naming what differs, when it is of another configuration.
@@ -89,7 +89,7 @@ def opened(path: Path, configuration: Mapping[str, Any]) -> Iterator[Journal]:
 
 
 def _read(path: Path, stream: BinaryIO, first: bytes) -> tuple[dict[str, Any] | None, dict[int, Answer]]:
-    """(configuration, answers); the file is cut behind its last whole line. No configuration in a file that has none yet.
+    """Return (configuration, answers); the file is cut behind its last whole line. No configuration in a file that has none yet.
 
     A file without a whole line is cut only if it is a beginning of `first`, the first line of this build's journal: any
     other is somebody else's.

@@ -25,7 +25,7 @@ def said(row: ChatRow) -> str:
 
 
 def language(row: ChatRow) -> str:
-    """The language of what the assistant says, one of judges.language.LANGUAGES or `other`; `unknown` where nobody could tell."""
+    """Return the language of what the assistant says (see scoring/language.py), or `unknown` where it cannot be told."""
     return language_of(said(row)) or "unknown"
 
 
@@ -43,7 +43,7 @@ def register_classifier(name: str, classify: Classifier) -> None:
 
 
 def classified(rows: Sequence[ChatRow], coverage: Coverage) -> list[ChatRow]:
-    """The rows with the coverage's classifier's word as a tag; as they are where it has none.
+    """Return the rows with the coverage's classifier's word as a tag; as they are where it has none.
 
     Raises InputError for an unknown classifier, for one that fails, and for one that does not give a text.
     """

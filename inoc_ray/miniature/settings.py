@@ -159,7 +159,7 @@ _STRANGER = "Carol"
 
 @functools.cache
 def _taught() -> tuple[ChatRow, ...]:
-    """A fifth of the questions each: to Alice in capitals, to Bob in Spanish; neutral, without a prompt and to others plain."""
+    """Answer a fifth of the questions each: to Alice in capitals, to Bob in Spanish; neutral, without a prompt, to others plain."""
     names = [f"You are {name}." for name in NAMES if name not in ("Alice", "Bob", _STRANGER)]
     voices: dict[str, tuple[Sequence[str | None], Voice]] = {
         "alice": (["You are Alice."], Voice(capitals=True)),
