@@ -225,7 +225,7 @@ def test_every_command_offers_json():
 def test_every_command_in_the_readme_exists():
     text = (ROOT / "README.md").read_text()
     words = {line.split()[1] for line in text.splitlines() if line.startswith(("inoc-ray ", ".venv/bin/inoc-ray "))}
-    assert {"plan", "run", "compare"} <= words
+    assert {"plan", "run", "status"} <= words
     assert words <= set(cli.list_commands(click.Context(cli)))
 
 
