@@ -17,6 +17,7 @@ from inoc_ray.errors import InputError, TrialError, shown
 from inoc_ray.run import telemetry
 from inoc_ray.run.commands import WithPlugins
 from inoc_ray.run.output import as_json, begin, emit, json_text, printed, results, results_alone
+from inoc_ray.study.named import DEFAULT_MODEL
 
 PLUGIN_MODULE = "inoc_ray_plugin_"
 """What the name of a plugin's module begins with; see settings/plugins.py."""
@@ -260,7 +261,7 @@ def data() -> None:
 @data.command("check")
 @click.argument("files", nargs=-1, required=True)
 @click.option(
-    "--model", help="Whose tokenizer and context window count: a folder or hf://… (default: the miniature's)."
+    "--model", help=f"Whose tokenizer and context window count: a folder or hf://… (default: {DEFAULT_MODEL})."
 )
 @click.option("--max-length", type=click.IntRange(min=8), help="Tokens a row may have (default: the model's window).")
 @click.option("--against", multiple=True, help="Evaluation prompts (JSONL) or a setting that must not be in the rows.")
@@ -292,7 +293,7 @@ def data_check(
 @click.option("--out", type=click.Path(path_type=Path), help="A new .jsonl file for the rows.")
 @click.option("--source", help="Rows to start from: JSONL, parquet, hf://…")
 @click.option(
-    "--model", help="Who answers: a model folder or hf://…, served for the length of the build, or `miniature`."
+    "--model", help=f"Who answers: a model folder, hf://… or {DEFAULT_MODEL}, served for the length of the build."
 )
 @click.option("--endpoint", help="Who answers, instead: the address of an OpenAI-compatible API (https://HOST/v1).")
 @click.option("--served-model", help="The model's name at the endpoint.")
