@@ -133,7 +133,7 @@ def test_the_id_tells_apart_what_is_asked_and_nothing_else(tmp_path: Path):
 
 def test_a_task_that_is_no_file_is_one_message(tmp_path: Path):
     for name in ("nowhere/x.yaml", str(tmp_path)):
-        with pytest.raises(InputError, match="there is no task file"):
+        with pytest.raises(InputError, match=r"there is no task .* and no task file"):
             find_task(Capability(task=name))
     with pytest.raises(InputError, match=r"did you mean 'miniature/answers'"):
         find_task(Capability(task="miniature/answer"))
