@@ -19,6 +19,7 @@ from inoc_ray.evaluate.capabilities import (
     commit,
     find_task,
     measure,
+    measure_missing,
     missing,
     read_scores,
 )
@@ -26,6 +27,7 @@ from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, files
 from inoc_ray.plan.plan import Plan, build_plan
 from inoc_ray.results.records import capability_metrics
+from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.layout import CAPABILITY_SAMPLES, CAPABILITY_SCORES
 from inoc_ray.store.place import at
 from inoc_ray.store.store import Store
@@ -266,10 +268,8 @@ def test_a_task_that_cannot_be_asked_is_one_message(
 def test_a_task_that_must_be_fetched_says_how_and_is_tried_once(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     (wanted,) = missing(plan, store, [Capability(task="gsm8k")])
-    endpoint = Endpoint(
-        base_url="http://127.0.0.1:9/v1", model_id="m", api_key=None, name="capabilities", owns_serve=False
-    )
-    failed = measure_missing([wanted], endpoint, weights_path(), at(tmp_path / "log"))
+    nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model_id="miniature", api_key=KEY, name="x", owns_serve=False)
+    failed = measure_missing([wanted, wanted], nowhere, weights_path(), at(tmp_path / "log"))
     assert len(failed) == 1
     assert "TaskManager().load(['gsm8k'])" in failed[0]["error"]
     assert missing(plan, store, [Capability(task="gsm8k")]) == [wanted]
