@@ -6,8 +6,11 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from results_table import score_table
 
+from inoc_ray import cli
 from inoc_ray.cli import cli
+from inoc_ray.results.comparison import compare
 
 ROOT = Path(__file__).parents[3]
 STUDY = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
@@ -243,3 +246,11 @@ def test_a_file_that_is_missing_is_named_with_the_folder_in_which_it_was_looked_
     assert code == 2
     assert f"{file}: cannot be read" in err
     assert f"(No such file or directory); looked in {tmp_path}, as paths count from" in err
+
+
+def test_a_comparison_is_shown_as_soon_as_it_is_made_and_not_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compare(score_table(seeds=2, questions=10), "toy")
+    cli.show_when_made(as_json=False)(found)
+    assert capsys.readouterr().out.startswith("study toy\n")
+    cli.show_when_made(as_json=True)(found)
+    assert capsys.readouterr().out == ""
