@@ -36,16 +36,16 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
     return study_file(storage_option(as_json(results_alone(function))))
 
 
-def _show(as_json: bool) -> Callable[[Any], None]:
-    """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
+def show_when_made(as_json: bool) -> Callable[[Any], None]:
+    """Return what prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
 
-    def shown_at_once(comparison: Any) -> None:
+    def show_comparison(comparison: Any) -> None:
         from inoc_ray.results.table import comparison_text
 
         if not as_json:
             show(comparison_text(comparison, table_width()), results())
 
-    return shown_at_once
+    return show_comparison
 
 
 def table_width() -> int:
@@ -95,7 +95,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
     from inoc_ray.run.pipeline import run_study
 
     loaded, store = _load(study, storage)
-    outcome = run_study(loaded, store, show=_show(as_json))
+    outcome = run_study(loaded, store, show=show_when_made(as_json))
     emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -128,7 +128,7 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 
     loaded, store = _load(study, storage)
     judging = judged_by(loaded, judges) if judges else loaded
-    outcome = run_study(judging, store, train=False, only=only, show=_show(as_json))
+    outcome = run_study(judging, store, train=False, only=only, show=show_when_made(as_json))
     emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
