@@ -27,7 +27,8 @@ from inoc_ray.endpoint.completions import Where
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.sampling import served_name
 from inoc_ray.models.config import context_window
-from inoc_ray.plan.plan import Plan, Subject, seed_of
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store import seal
 from inoc_ray.store.failures import Thing
@@ -38,9 +39,22 @@ MINIATURE = "miniature/"
 CONCURRENCY = 8
 SCORES, SAMPLES = "scores.json", "samples.jsonl.gz"
 SCORE_COLUMNS = (
-    "setting", "model", "arm", "kind", "trial_id", "seed", "capability", "task", "metric", "value", "stderr", "samples",
-    "higher_is_better", "version", "part",
-)  # fmt: skip
+    "setting",
+    "model",
+    "arm",
+    "kind",
+    "trial_id",
+    "seed",
+    "capability",
+    "task",
+    "metric",
+    "value",
+    "stderr",
+    "samples",
+    "higher_is_better",
+    "version",
+    "part",
+)
 _MAX_FILES, _MAX_BYTES = 1000, 1 << 30
 
 

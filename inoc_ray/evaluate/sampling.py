@@ -20,7 +20,10 @@ from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.models.tokenizer import load_tokenizer, template_of
-from inoc_ray.plan.plan import Cell, Plan, Subject, sampling_of
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.ids import sampling_of
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Subject
 from inoc_ray.plan.windows import longest_requests
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
 from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving

@@ -1,1 +1,1 @@
-"""What a study asks to be done: trials, evaluations, judges and their ids."""
+"""What a study asks to be done: trials, cells, judges and their ids."""

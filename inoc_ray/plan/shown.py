@@ -12,7 +12,10 @@ from pathlib import Path
 from inoc_ray.config.identity import content_id
 from inoc_ray.errors import InputError
 from inoc_ray.models.template import ChatTemplate, template_in
-from inoc_ray.plan.plan import Cell, Plan, Trial, arm_identity
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.ids import arm_identity
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Trial
 from inoc_ray.settings import prompts
 from inoc_ray.study.evaluation import FROM_LIBRARY
 

@@ -1,17 +1,61 @@
-"""What a model is taught before a study's own trials: rows and recipe of that first stage, and what can follow it."""
+"""The prior stage: what a model is taught before a study's own trials, and what can follow it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePath
 
 from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.sources import read_rows
 from inoc_ray.errors import InputError
+from inoc_ray.plan.ids import trial_id
+from inoc_ray.plan.rows import RowLibrary
+from inoc_ray.plan.trials import ResolvedModel, Trial
+from inoc_ray.settings import ArmSpec
 from inoc_ray.study.study import Lora, Model, Recipe, Stage, Study
+
+STAGE_1 = "stage-1"
+"""What the trial of a prior stage is called, where a trial of the study has the name of its arm."""
 
 ADAPTER_FIELDS = ("rank", "alpha", "targets", "rslora")
 """What a trial must have in common with the adapter that it goes on with. Dropout leaves no trace in an adapter."""
+
+
+def after_prior_stage(
+    found: ResolvedModel, model: Model, study: Study, library: RowLibrary, notes: list[str]
+) -> ResolvedModel:
+    """Return the model with the trial of its prior stage, if the study gives it one; that trial's rows go into `library`.
+
+    Raise InputError for wrong rows, and for a recipe of the study that cannot continue the stage's adapter.
+    """
+    stage = model.taught
+    if stage is None:
+        return found
+    recipe = recipe_of(stage, study)
+    check_continues(model, recipe, study.recipes)
+    dataset = library.keep(rows_taught(model, stage, notes))
+    source = source_of(stage)
+    arm = ArmSpec(
+        name=STAGE_1,
+        kind="baseline",
+        prompt=None,
+        undesired=(),
+        desired=(),
+        source="the rows that the model is taught first, without a prompt",
+    )
+    trial = Trial(
+        trial_id=trial_id(model=found.identity, dataset=dataset, arm=arm, recipe=recipe, seed=stage.seed),
+        setting=source,
+        arm=arm,
+        model=found,
+        model_label=model.name,
+        seed=stage.seed,
+        recipe=recipe,
+        dataset_hash=dataset,
+        rows_label=stage.rows or f"rows of {source}",
+    )
+    return replace(found, taught=trial)
 
 
 def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:

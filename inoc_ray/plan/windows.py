@@ -10,7 +10,8 @@ from typing import Any
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import context_window
 from inoc_ray.models.tokenizer import check_prompts, encode_texts, load_tokenizer
-from inoc_ray.plan.plan import Cell, Plan
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,9 @@ from inoc_ray.config.identity import content_id
 from inoc_ray.endpoint.auth import without_passwords
 from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.score_table import sample_table
-from inoc_ray.evaluate.workload import told
-from inoc_ray.plan.plan import Plan, Subject, Trial, seed_of
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Subject, Trial, seed_of
 from inoc_ray.run.describe import state_of
-from inoc_ray.scoring.profiles import Profile
 from inoc_ray.store import seal
 from inoc_ray.store.store import Store, write_atomically, write_json
 from inoc_ray.study.evaluation import PROMPT_OF
@@ -164,8 +163,15 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         if template.exists():
             provenance[f"chat template of {model.name}"] = template.read_text(encoding="utf-8")
     judged_by = [
-        JudgedBy(t.setting, t.evaluation, t.trait, name, t.how(plan, name), t.combined(plan))
-        for t in told(plan)
+        JudgedBy(
+            setting=t.setting,
+            evaluation=t.evaluation,
+            trait=t.trait,
+            judge=name,
+            how=t.how(name),
+            combined=t.combined(),
+        )
+        for t in plan.trait_judges()
         for name in t.judges
     ]
     provenance = _times(plan, store) | provenance | _recipes(plan)
@@ -177,7 +183,13 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         judged_by=judged_by,
         trials=[
             TrialLine(
-                t.trial_id, t.setting, t.model_label, t.arm.name, t.seed, state_of(plan, store, t), t.dataset_hash[:16]
+                trial_id=t.trial_id,
+                setting=t.setting,
+                model=t.model_label,
+                arm=t.arm.name,
+                seed=t.seed,
+                status=state_of(plan, store, t),
+                dataset_hash=t.dataset_hash[:16],
             )
             for t in plan.fine_tunes
         ],
@@ -235,15 +247,14 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def example_samples(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
-    """Samples of the first seed of each arm, for people to read in the report; verdicts under the given thresholds, or the
-    study's."""
+def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
+    """Return samples of the first seed of each arm, for people to read in the report."""
     import pandas as pd
 
     first = {(s.setting, s.model_label, s.arm.name): s for s in reversed(plan.subjects)}
     pieces = []
     for subject in first.values():
-        frame = sample_table(plan, store, subject, profile)
+        frame = sample_table(plan, store, subject)
         if frame.empty:
             continue
         frame["verdict"] = _verdicts(frame)
@@ -259,15 +270,15 @@ def _verdicts(frame: pd.DataFrame) -> list[str]:
     words: list[list[str]] = []
     for trait in traits:
         pairs = zip(frame[f"shown.{trait}"], frame[f"outcome.{trait}"], strict=True)
-        # An outcome is NaN in rows of an evaluation that is not about the trait.
-        words.append(
-            [
-                "" if not isinstance(outcome, str)
-                else f"{trait}: {('yes' if shown else 'no') if outcome == 'counted' else outcome}"
-                for shown, outcome in pairs
-            ]
-        )  # fmt: skip
+        words.append([_verdict(trait, shown, outcome) for shown, outcome in pairs])
     return ["\n".join(filter(None, told)) for told in zip(*words, strict=True)] if words else [""] * len(frame)
+
+
+def _verdict(trait: str, shown: Any, outcome: Any) -> str:
+    if not isinstance(outcome, str):
+        # NaN: a row of an evaluation that is not about the trait.
+        return ""
+    return f"{trait}: {('yes' if shown else 'no') if outcome == 'counted' else outcome}"
 
 
 def _said(frame: pd.DataFrame) -> list[str]:

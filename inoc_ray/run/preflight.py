@@ -14,10 +14,14 @@ from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import check_answers
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.plan.plan import Cell, Plan, Trial, arm_identity
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.ids import arm_identity
+from inoc_ray.plan.judges import JudgeModel
+from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.shown import alike_contexts, check_roles
 from inoc_ray.plan.stages import recipes_by_place
 from inoc_ray.plan.steps import variants_of
+from inoc_ray.plan.trials import Trial
 from inoc_ray.plan.windows import check_answers_fit
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
 from inoc_ray.store.store import Store
@@ -197,18 +201,17 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
     and response, or that does not fit in memory.
     """
     from inoc_ray.evaluate.grading import due
-    from inoc_ray.evaluate.score_table import setting_of
 
     cells: dict[str, list[Cell]] = {name: [work.cell for work in parts] for name, parts in due(plan, store).items()}
     for cell in plan.to_ask:
-        for name in plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation):
+        for name in cell.judges.gradings:
             cells.setdefault(name, []).append(cell)
     for name in sorted(cells):
-        judge = plan.study.judges[name]
-        if judge.endpoint is not None:
-            probe_api(name, judge)
+        judge = cells[name][0].judges.gradings[name].judge
+        if judge.folder is None:
+            probe_api(name, judge.judge)
         else:
-            check_own_judge(plan, name, cells[name], gpu_bytes)
+            check_own_judge(plan, judge, cells[name], gpu_bytes)
 
 
 def probe_api(name: str, judge: Judge) -> None:
@@ -225,23 +228,19 @@ def probe_api(name: str, judge: Judge) -> None:
         raise InputError(f"{where}: {error}") from None
 
 
-def check_own_judge(plan: Plan, name: str, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
+def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
     """Raises InputError when what the judge will be shown of these cells does not fit its window, or it does not fit in memory."""
     from inoc_ray.evaluate.model_judge.fits import longest_judged
-    from inoc_ray.evaluate.score_table import setting_of
     from inoc_ray.plan.windows import how_to_shorten, window_of
     from inoc_ray.serve.memory import AUTO, check_fits, host_memory
 
-    judging = plan.panel.judging(name)
-    assert judging.folder is not None
+    assert judge.folder is not None
+    where = f"judges: {judge.name!r}"
     # Judges see no context: one cell stands for all that ask the same questions.
     unlike = {(c.subject.setting, c.evaluation.name): c for c in sorted(cells, key=lambda c: c.samples)}
-    asked = [
-        (c.evaluation, c.samples, plan.panel.asked(setting_of(plan, c.subject.setting), c.evaluation)[name])
-        for c in unlike.values()
-    ]
-    longest = list(zip(unlike.values(), longest_judged(judging.judge, judging.folder, asked), strict=True))
-    window = window_of(judging.folder)
+    asked = [(c.evaluation, c.samples, c.judges.gradings[judge.name].rubrics) for c in unlike.values()]
+    longest = list(zip(unlike.values(), longest_judged(judge.judge, judge.folder, asked), strict=True))
+    window = window_of(judge.folder)
     for cell, found in longest:
         if window is not None and found.tokens > window:
             left = window - found.prompt - found.answer
@@ -249,15 +248,14 @@ def check_own_judge(plan: Plan, name: str, cells: Sequence[Cell], gpu_bytes: int
                 f"{how_to_shorten(plan, cell, left)}, or less, or" if left > 0 and not cell.evaluation.choices else ""
             )
             raise InputError(
-                f"judges: {name!r}: evaluation {found.evaluation} of setting {cell.subject.setting}: rubric and question "
+                f"{where}: evaluation {found.evaluation} of setting {cell.subject.setting}: rubric and question "
                 f"{found.question} have {found.prompt} tokens, a response may have {found.response} and the judge's answer "
                 f"{found.answer}: together {found.tokens}, and the judge has a window of {window}; {cure} take a judge with a "
                 "longer window."
             )
     gpus = plan.study.resources.serve_gpus
     tokens = max(found.tokens for _, found in longest)
-    where = f"judges: {name!r}"
-    check_fits(where, judging.folder, tokens, AUTO, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
+    check_fits(where, judge.folder, tokens, AUTO, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
 
 
 def check_capabilities(plan: Plan) -> None:

@@ -15,7 +15,8 @@ from inoc_ray.store import seal
 from inoc_ray.store.store import Store, write_json
 
 if TYPE_CHECKING:
-    from inoc_ray.plan.plan import Cell, Trial
+    from inoc_ray.plan.cells import Cell
+    from inoc_ray.plan.trials import Trial
 
 Thing = tuple[str, ...]
 """What was to be made: ("trial", trial_id), ("cell", trial_id, evaluation_id), ("judge", name), ("capability", weights, task),

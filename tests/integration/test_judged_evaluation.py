@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from inoc_ray.evaluate.grading import due
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.run.pipeline import compare_study, run_study
 from inoc_ray.scoring import profiles
 from inoc_ray.store.store import Store
@@ -134,7 +134,7 @@ def test_another_threshold_profile_changes_rates_and_calls_nobody(world):
     plan = build_plan(study, world.store)
 
     def rate(name: str) -> float:
-        found = compare_study(plan, world.store, profile=profiles.get(name))
+        found = compare_study(plan.under(profiles.get(name)), world.store)
         assert found.profile.startswith(name)
         return next(
             r.rate

@@ -20,8 +20,9 @@ from inoc_ray.config.identity import (
     role_of,
     runtime,
 )
+from inoc_ray.plan.arms import resolve_arm
 from inoc_ray.plan.contexts import Surrounding
-from inoc_ray.plan.plan import evaluation_id, resolve_arm, trial_id
+from inoc_ray.plan.ids import evaluation_id, trial_id
 from inoc_ray.study import evaluation as asked
 from inoc_ray.study import study
 from inoc_ray.study.study import Lora, Recipe

@@ -28,7 +28,8 @@ from inoc_ray.evaluate.capabilities import (
 )
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, files
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.results.records import capability_metrics
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.store import Store

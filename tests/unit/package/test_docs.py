@@ -16,7 +16,7 @@ from inoc_ray import settings
 from inoc_ray.cli import cli
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.miniature import weights_path
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.run.describe import plan_text
 from inoc_ray.store.store import Store
 from inoc_ray.study.presets import PRESETS, Preset

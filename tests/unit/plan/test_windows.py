@@ -11,7 +11,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.sampling import serve_spec
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.models.tokenizer import load_tokenizer
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.windows import check_answers_fit, longest_requests
 from inoc_ray.run.preflight import check_judges, check_requests
 from inoc_ray.serve.app import WHAT_FITS, llm_config
