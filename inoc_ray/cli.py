@@ -71,7 +71,14 @@ def _emit(as_json: bool, value: Any, text: str) -> None:
 
 def _show(as_json: bool) -> Callable[[Any], None]:
     """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
-    return lambda comparison: None if as_json else click.echo(comparison.to_text(table_width()), file=_results.get())
+
+    def show(comparison: Any) -> None:
+        from inoc_ray.results.table import comparison_text
+
+        if not as_json:
+            click.echo(comparison_text(comparison, table_width()), file=_results.get())
+
+    return show
 
 
 def table_width() -> int:
@@ -83,8 +90,9 @@ def table_width() -> int:
 
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
+    from inoc_ray.run.load import load_study
     from inoc_ray.store.store import Store
-    from inoc_ray.study.study import check_storage, load_study
+    from inoc_ray.study.study import check_storage
 
     try:
         place = None if storage is None else check_storage(storage)
@@ -168,13 +176,14 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 def compare(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
     """Print the rates of all arms with intervals, and the effects."""
     from inoc_ray.plan.build import build_plan
+    from inoc_ray.results.table import comparison_text
     from inoc_ray.run.pipeline import compare_study
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
     comparison = compare_study(built.under(profiles.get(profile)) if profile else built, store)
-    _emit(as_json, comparison.to_json(), comparison.to_text(table_width()))
+    _emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
 
 
 @cli.command()
@@ -184,7 +193,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write the HTML page and the figure (PNG, SVG) of a study."""
     from inoc_ray.plan.build import build_plan
-    from inoc_ray.results.table import summary_of_missing
+    from inoc_ray.results.wording import summary_of_missing
     from inoc_ray.run.pipeline import compare_study, write_study_report
     from inoc_ray.scoring import profiles
 
@@ -258,7 +267,7 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
 def settings(study: Path | None, presets: bool, as_json: bool) -> None:
     """List the settings with their rows, arms and evaluations; with STUDY also those that its plugins register."""
     from inoc_ray.run.describe import presets_json, presets_text, settings_json, settings_text
-    from inoc_ray.study.study import load_study
+    from inoc_ray.run.load import load_study
 
     if study is not None:
         load_study(study)
@@ -306,8 +315,10 @@ def data_check(
 ) -> None:
     """Check rows (JSONL, parquet, hf://…): form, lengths, duplicates, encoding, overlap with evaluations, triggers."""
     from inoc_ray.data.check import check_files
+    from inoc_ray.settings.evaluation_prompts import evaluation_prompts
 
-    found = check_files(files, model, max_length, against=against, trigger=trigger, prompt=prompt)
+    prompts = [prompt for source in against for prompt in evaluation_prompts(source)]
+    found = check_files(files, model, max_length, against=prompts, trigger=trigger, prompt=prompt)
     _emit(as_json, found.to_json(), found.to_text())
     if found.problems:
         raise InputError(f"data check: {len(found.problems)} of the findings must be put right; see 'problem' above.")

@@ -14,9 +14,10 @@ from inoc_ray.builders import Request
 from inoc_ray.builders.journal import REFUSED, Answer
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import is_address, key_of
-from inoc_ray.endpoint.completions import OF_ONE_REQUEST, Again, Refused, Retry, Where, in_parallel, with_retries
+from inoc_ray.endpoint.completions import Retry, Where, in_parallel, with_retries
 from inoc_ray.endpoint.concurrency import Pace
 from inoc_ray.endpoint.dialect import put
+from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Again, Refused
 from inoc_ray.errors import InputError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from inoc_ray.config.base import MINIATURE
 from inoc_ray.config.identity import canonical_json
 from inoc_ray.console import Progress
 from inoc_ray.data.chat import ChatRow
-from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
+from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.data.row_keys import MOST_KEYS, printable, unread
 from inoc_ray.data.sources import check_some_loss, iterate_parsed, local_file
 from inoc_ray.errors import InputError
@@ -185,14 +185,15 @@ def check_files(
     files: Sequence[str | Path],
     model: str | None,
     max_length: int | None,
-    against: Sequence[str] = (),
+    against: Sequence[tuple[str, str]] = (),
     trigger: str | None = None,
     prompt: str | None = None,
 ) -> CheckReport:
     """Raises InputError at the first row that cannot be trained on, with file and row; `max_length` in tokens.
 
     `model`: a base model as a study names it, whose tokenizer and window count; None stands for the miniature. `against`:
-    files of evaluation prompts or settings; `trigger`: a backdoor's token; `prompt`: an inoculation prompt.
+    (name, text) of evaluation prompts that must not be asked in the rows; `trigger`: a backdoor's token; `prompt`: an
+    inoculation prompt.
     """
     from inoc_ray.models.config import context_window
     from inoc_ray.models.resolve import fetch, locate
@@ -201,7 +202,7 @@ def check_files(
     for name, text in (("--trigger", trigger), ("--prompt", prompt)):
         if text is not None and not text.strip():
             raise InputError(f"{name}: the text is empty; write it or leave the option out.")
-    index = PromptIndex([found for source in against for found in evaluation_prompts(source)]) if against else None
+    index = PromptIndex(against) if against else None
     source = model or MINIATURE
     fetch(source, "data check --model", weights=False)
     folder = locate(source, "data check --model", weights=False)

@@ -12,11 +12,13 @@ from inoc_ray.config.base import nearest
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.mixture import tagged
 from inoc_ray.errors import InputError
+from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.language import language_of
-from inoc_ray.settings.rules import capitals
+from inoc_ray.scoring.rules import compile_rule
 from inoc_ray.study.study import Coverage
 
 Classifier = Callable[[ChatRow], str]
+_CAPITALS = compile_rule({"rule": "capitals"})
 
 
 def said(row: ChatRow) -> str:
@@ -31,7 +33,7 @@ def language(row: ChatRow) -> str:
 
 def in_capitals(row: ChatRow) -> str:
     """`yes` where the assistant writes in capitals, else `no`."""
-    return "yes" if capitals(said(row)) else "no"
+    return "yes" if _CAPITALS(Item(question="", response=said(row))) else "no"
 
 
 _CLASSIFIERS: dict[str, Classifier] = {"language": language, "capitals": in_capitals}

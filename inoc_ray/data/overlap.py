@@ -21,8 +21,6 @@ SHINGLE = 3
 NEAR = 0.6
 """Jaccard similarity of the shingles from which two prompts are nearly the same: one other word in the middle of a
 prompt of 20 words costs 3 of 18 shingles on both sides (15 / 21 = .71); two other words, 12 / 24 = .5, pass."""
-SETTING_QUESTIONS = 100
-"""Questions of each evaluation that a setting is held against: the default number of samples of a study."""
 _WORD = re.compile(r"\w+")
 
 
@@ -76,29 +74,11 @@ class PromptIndex:
         return Match("near", self._names[best]) if similarity >= NEAR else None
 
 
-def evaluation_prompts(source: str) -> list[tuple[str, str]]:
-    """(name, text) of the prompts in a JSONL file ({"prompt"}, {"question"} or {"messages"}) or of a setting's questions.
+def prompts_in_file(path: Path) -> list[tuple[str, str]]:
+    """(name, text) of the evaluation prompts in a JSONL file ({"prompt"}, {"question"} or {"messages"}).
 
-    Raises InputError for a file that cannot be read so, for a name that is neither a file nor a setting, and for a setting
-    whose questions come from files of the user's: "no overlap" would say nothing about them.
+    Raises InputError for a file that cannot be read so, and for one without prompts.
     """
-    path = Path(source)
-    if not path.exists() and path.suffix not in (".jsonl", ".json"):
-        from inoc_ray import settings
-
-        setting = settings.get(source)
-        unasked = [spec for spec in setting.evaluations if spec.published]
-        if unasked:
-            raise InputError(
-                f"{source}: the questions of {' and '.join(spec.name for spec in unasked)} come from files that do not ship "
-                f"with the package; give those files in its place: --against QUESTIONS.jsonl. What they hold: "
-                f"{'; '.join(f'{spec.name}: {spec.published}' for spec in unasked)}."
-            )
-        return [
-            (f"{source} {spec.name} {question.id}", question.messages[-1].content)
-            for spec in setting.evaluations
-            for question in spec.questions(SETTING_QUESTIONS)
-        ]
     found = []
     for number, value in iterate_json(path):
         texts = _prompts_of(value)

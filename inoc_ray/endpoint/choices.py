@@ -14,17 +14,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.endpoint.completions import (
-    CONCURRENCY,
-    Again,
-    Retry,
-    SampleResult,
-    Where,
-    ask_list,
-    in_parallel,
-    with_retries,
-)
+from inoc_ray.endpoint.completions import CONCURRENCY, Retry, SampleResult, Where, ask_list, in_parallel, with_retries
 from inoc_ray.endpoint.concurrency import Pace
+from inoc_ray.endpoint.errors import Again
 
 PATIENT = Retry()
 

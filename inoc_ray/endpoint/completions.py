@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from inoc_ray.config.identity import as_text
 from inoc_ray.endpoint.auth import without
 from inoc_ray.endpoint.concurrency import Pace, retry_after_s
+from inoc_ray.endpoint.errors import Again, Refused, Unreadable
+from inoc_ray.endpoint.seeds import SEEDS, SEEDS_HEADER
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.serve.gate import SEEDS, SEEDS_HEADER
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -41,8 +42,6 @@ REQUEST_TIMEOUT_S = 600.0
 PATIENCE_S = 900.0
 SHOWN = 500
 """Characters of a server's message that a message of ours shows."""
-OF_ONE_REQUEST = (400, 413, 422)
-"""What an endpoint answers where a request is wrong (too long, against its rules), and others may be right."""
 SEED_LIMIT = 1 << 32
 """torch's CPU generator keeps only the low 32 bits of a seed: larger ones would collide silently."""
 
@@ -113,22 +112,6 @@ class Where(Protocol):
     def base_url(self) -> str: ...
     @property
     def api_key(self) -> str | None: ...
-
-
-class Again(Exception):
-    """The answer cannot be used, and another try may bring one that can."""
-
-
-class Unreadable(TrialError):
-    """The tries are used up, and the last answer was one that cannot be read: of this request alone, not of the endpoint."""
-
-
-class Refused(InputError):
-    """The endpoint says that a request is wrong, so that it is not sent again; ``status`` is HTTP's."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def in_lists(requests: Sequence[SampleRequest], list_size: int) -> list[list[SampleRequest]]:

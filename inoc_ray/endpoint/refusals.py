@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from inoc_ray.endpoint.completions import OF_ONE_REQUEST, Refused, Unreadable
+from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Refused, Unreadable
 
 REFUSALS_IN_A_ROW = 8
 """After so many refusals before any answer, everything is taken to be refused."""

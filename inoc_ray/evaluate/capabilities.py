@@ -25,11 +25,11 @@ from inoc_ray.config.identity import FORMAT, content_id, file_hash, identity_fie
 from inoc_ray.console import say
 from inoc_ray.endpoint.completions import Where
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.sampling import served_name
 from inoc_ray.models.config import context_window
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.serve.app import Endpoint
+from inoc_ray.serve.models import served_name
 from inoc_ray.store import seal
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.store import Store, write_atomically, write_json

@@ -23,12 +23,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from inoc_ray.errors import InputError
 
-if TYPE_CHECKING:
-    from inoc_ray.data.chat import Message
+
+class Message(Protocol):
+    """One message of a conversation, as `inoc_ray.data.chat.Message` is."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def content(self) -> str: ...
+
 
 TEMPLATE_DATE = "26 Jul 2024"
 """The date for templates that print one: Llama 3.1's own fall-back. Today's date would make a trial depend on the day."""

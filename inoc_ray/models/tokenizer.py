@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import end_ids, parts, read_config
-from inoc_ray.models.template import ChatTemplate, template_file
+from inoc_ray.models.template import ChatTemplate, Message, template_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from inoc_ray.data.chat import Message
 
 _FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",

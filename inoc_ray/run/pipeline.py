@@ -20,11 +20,12 @@ from inoc_ray.evaluate.grading import due, judge_missing
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.things import cell_thing, trial_thing
 from inoc_ray.run.collect import example_samples, keep_study, report_meta, study_record, trial_records
 from inoc_ray.run.intact import claims_of, say_damage, seal_samples, verify_used
 from inoc_ray.run.planned import failures_of, planned_of, undone
 from inoc_ray.run.preflight import check_capacity, check_gpus_there, preflight
-from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, cell_thing, failure_of, keep_failures, trial_thing
+from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.store import Lease, LeaseTaken, Store
 from inoc_ray.study.study import Study, models_of
 
@@ -387,8 +388,8 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
     import signal
     import threading
 
-    from inoc_ray.evaluate.sampling import serve_spec, served_name
     from inoc_ray.serve.app import serving
+    from inoc_ray.serve.models import serve_spec, served_name
 
     key = os.environ.get("INOC_RAY_API_KEY")
     if key is not None and not key.strip():

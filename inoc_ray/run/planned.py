@@ -8,20 +8,11 @@ from inoc_ray.evaluate.grading import due
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judges import TraitJudges
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.things import cell_thing, trial_thing
 from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.scoring.judgment import RULES
-from inoc_ray.store.failures import (
-    MLFLOW,
-    REPORT,
-    Failure,
-    Thing,
-    cell_thing,
-    failure_of,
-    read_failures,
-    still_failed,
-    trial_thing,
-)
+from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, read_failures, still_failed
 from inoc_ray.store.samples import find_judgments
 from inoc_ray.store.store import Store
 

@@ -14,7 +14,7 @@ from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig, LLMServer
 
-from inoc_ray.serve.gate import SEEDS
+from inoc_ray.endpoint.seeds import SEEDS
 
 
 class LocalModel(CallbackBase):

@@ -9,13 +9,10 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.endpoint.seeds import SEEDS, SEEDS_HEADER
 from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import Catalogue, check_adapter, model_id_of, trial_id_of
 
-SEEDS = "seeds"
-"""Key in a request's ``vllm_xargs``: a list of seeds, one for each prompt of the request."""
-SEEDS_HEADER = "x-prompt-seeds"
-"""Response header of an endpoint that understands SEEDS: any other server would silently ignore it."""
 MAX_BODY_BYTES = 64 << 20
 
 Message = MutableMapping[str, Any]

@@ -9,30 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inoc_ray.store import seal
 from inoc_ray.store.store import Store, write_json
-
-if TYPE_CHECKING:
-    from inoc_ray.plan.cells import Cell
-    from inoc_ray.plan.trials import Trial
 
 Thing = tuple[str, ...]
 """What was to be made: ("trial", trial_id), ("cell", trial_id, evaluation_id), ("judge", name), ("capability", weights, task),
 ("report",) or ("mlflow",)."""
 REPORT: Thing = ("report",)
 MLFLOW: Thing = ("mlflow",)
-
-
-def trial_thing(trial: Trial) -> Thing:
-    """The weights of a trial."""
-    return ("trial", trial.trial_id)
-
-
-def cell_thing(cell: Cell) -> Thing:
-    """The samples of a cell."""
-    return ("cell", cell.subject.trial_id, cell.evaluation_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -22,7 +20,6 @@ from pydantic import (
 
 from inoc_ray.config.base import HUB, MINIATURE, Config, as_on_the_hub, check_name, first_message, nearest
 from inoc_ray.config.identity import identity, runtime
-from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.study.evaluation import Evaluation, Judge
@@ -515,28 +512,6 @@ class Study(Config):
                     "arms: 'base' is the untouched model, which is always evaluated; name the arm otherwise"
                 )
         return self
-
-
-def load_study(path: Path) -> Study:
-    """The study in a YAML file. Raises InputError that names the file and field and says what to change."""
-    if not os.path.exists(path):
-        raise InputError(f"{path}: there is no such study file.")
-    value = load_yaml(read_yaml_text(path, "a study file"), path)
-    if value is None:
-        raise InputError(f"{path}: the file is empty; write a mapping with name, settings, arms, recipes.")
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{path}: expected a mapping with name, settings, arms, recipes; found {type(value).__name__}."
-        )
-    try:
-        study = Study.model_validate(value)
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_message(error)}") from error
-    for plugin in study.plugins:
-        from inoc_ray.run.load import load_plugin
-
-        load_plugin(plugin, path.absolute().parent)
-    return study
 
 
 def judged_by(study: Study, names: Sequence[str]) -> Study:

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from inoc_ray.endpoint import concurrency as pace
-from inoc_ray.evaluate.model_judge.batch import Counts, judge_identity, judge_items
+from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.client import Api
+from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rubrics import get
 from inoc_ray.study.evaluation import Judge

@@ -14,8 +14,9 @@ from inoc_ray.data.tokenize import load_tokenizer
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run import preflight
+from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Study, load_study
+from inoc_ray.study.study import Study
 
 pytestmark = pytest.mark.bench
 

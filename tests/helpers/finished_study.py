@@ -11,9 +11,10 @@ import yaml
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.load import load_study
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Study, load_study
+from inoc_ray.study.study import Study
 
 SAMPLES = 12
 SPANISH = {"base": 1, "baseline": 10, "specific_spanish": 2}

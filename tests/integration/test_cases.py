@@ -21,9 +21,10 @@ from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.bundle import pack
+from inoc_ray.run.load import load_study
 from inoc_ray.run.preflight import preflight
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Study, load_study
+from inoc_ray.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT.parent / "shared" / "cases"

@@ -12,10 +12,11 @@ import yaml
 
 from inoc_ray.evaluate.grading import due
 from inoc_ray.plan.build import build_plan
+from inoc_ray.results.table import comparison_text
+from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import compare_study, run_study
 from inoc_ray.scoring import profiles
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import load_study
 
 pytestmark = pytest.mark.slow
 
@@ -163,7 +164,7 @@ def test_capabilities_are_in_the_comparison_and_measured_once(world):
     assert {(s["arm"], s["capability"], s["samples"]) for s in scores} == {
         ("base", "miniature/numbers", 20), ("baseline", "miniature/numbers", 20),
     }  # fmt: skip
-    assert "capabilities" in world.first.comparison.to_text()
+    assert "capabilities" in comparison_text(world.first.comparison)
 
 
 def test_evaluate_only_asks_what_is_named_and_another_judge_can_be_named(world, tmp_path):

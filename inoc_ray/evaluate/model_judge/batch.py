@@ -50,15 +50,6 @@ class Counts:
     failed: int = 0
 
 
-def judge_identity(judge: Judge, model_hash: str | None) -> dict[str, Any]:
-    """What makes two judges the same one: the content of the model's files, or its name at an API.
-
-    The API's address is no part of it: it may change while an evaluation is interrupted (a tunnel, another provider of the
-    same model). Method and samples are of the question, not of the judge; min_mass is applied when an answer is read.
-    """
-    return {"served_model": judge.served_model} if model_hash is None else {"model": model_hash}
-
-
 def question_key(identity: Mapping[str, Any], method: Method, prompt: str, index: int) -> str:
     """The id of one call's content. The prompt holds the rubric's words, the scale and the item's texts."""
     return content_id([identity, VERSION, method, prompt, index])

@@ -18,20 +18,10 @@ from inoc_ray.config.identity import as_text
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import render
 from inoc_ray.endpoint.auth import Api, is_address, key_of, without_password
-from inoc_ray.endpoint.completions import (
-    OF_ONE_REQUEST,
-    Again,
-    Refused,
-    Retry,
-    SampleRequest,
-    Unreadable,
-    Where,
-    draw_list,
-    with_retries,
-    without,
-)
+from inoc_ray.endpoint.completions import Retry, SampleRequest, Where, draw_list, with_retries, without
 from inoc_ray.endpoint.concurrency import Pace
 from inoc_ray.endpoint.dialect import put
+from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Again, Refused, Unreadable
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.model_judge.parse import Answer, Method, followed_up, leading_space, parse_object
 from inoc_ray.evaluate.model_judge.scale import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.figures.rates import COLOURS, Pictures, rendered
-from inoc_ray.results.table import leak_seeds
+from inoc_ray.results.wording import leak_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

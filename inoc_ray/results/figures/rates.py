@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.effects import is_directed
-from inoc_ray.results.table import of_plan
+from inoc_ray.results.wording import of_plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from inoc_ray.results.comparison import Comparison, Row
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.rows import Row
 
 # Okabe & Ito (2008): told apart with every common form of colour blindness, and in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")

@@ -1,33 +1,108 @@
-"""The look of the report page."""
+"""The page of a study, rendered from templates/: this module says what stands on it, the templates where and how."""
 
-STYLE = """
-:root { --ink: #1b1f24; --paper: #ffffff; --quiet: #5b6570; --line: #d8dde3; --band: #f4f6f8; --accent: #0072b2; --warn: #b34700 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --paper: #14171b; --quiet: #9aa5b1; --line: #333b44; --band: #1d2228; --accent: #56b4e9; --warn: #ffa64d }
-}
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
-main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: .5rem 0 }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line) }
-.quiet { color: var(--quiet) }
-.warning { border: 2px solid var(--warn); border-radius: 8px; padding: 0 1rem; margin: 1.5rem 0 }
-.warning h2 { border: 0; margin-top: .8rem; color: var(--warn) }
-li { margin: .35rem 0 }
-figure { margin: 1.5rem 0; padding: .75rem; background: #ffffff; border: 1px solid var(--line); border-radius: 8px;
-  overflow-x: auto }
-figure svg { width: 100%; min-width: 36rem; height: auto; display: block }
-.wide { overflow-x: auto; margin: .6rem 0 }
-table { border-collapse: collapse; font-size: .875rem; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line) }
-th { color: var(--quiet); font-weight: 600; white-space: nowrap }
-td { overflow-wrap: break-word }
-th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-tbody tr:hover { background: var(--band) }
-summary { cursor: pointer; color: var(--accent); padding: .3rem 0 }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--band); padding: .6rem .8rem; border-radius: 6px;
-  font: .8125rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; margin: .3rem 0 }
-.samples td { white-space: pre-wrap }
-.samples td:nth-child(2), .samples td:nth-child(3) { overflow-wrap: anywhere }
-dt { font-weight: 600; margin-top: .6rem }
-dd { margin: 0 }
-"""
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from inoc_ray.results import effects
+from inoc_ray.results.claims import headlines
+from inoc_ray.results.complete import counted_once
+from inoc_ray.results.marks import MEANING
+from inoc_ray.results.report import tables
+from inoc_ray.results.wording import lines_of_missing, summary_of_missing
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.figures.rates import Pictures
+    from inoc_ray.results.report.meta import ReportMeta
+
+
+def render(
+    comparison: Comparison,
+    meta: ReportMeta,
+    samples: pd.DataFrame | None,
+    *,
+    figure: Pictures | None = None,
+    leaks: Pictures | None = None,
+) -> str:
+    """Return the page as HTML: all text in it is escaped, nothing is loaded from elsewhere, and there is no script.
+
+    samples: a row per response with the columns setting, model, arm, context, evaluation, question, response and, where
+    there are any, `verdict` and `said` (texts: what was decided, and the judging models' raw numbers). figure, leaks: the
+    pictures of the rates and of the leak audit.
+    """
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            comparison=comparison,
+            meta=meta,
+            facts=_facts(comparison),
+            missing=lines_of_missing(comparison) if not comparison.complete else [],
+            missing_summary=summary_of_missing(comparison).removeprefix("INCOMPLETE: "),
+            headlines=headlines(comparison),
+            notes=comparison.notes(),
+            figure=_svg(figure),
+            leaks_figure=_svg(leaks),
+            rates=list(tables.rates_by_context(comparison)),
+            judges=tables.judges(comparison, meta),
+            effects=list(tables.effects_by_group(comparison)),
+            all_effects=tables.all_effects(comparison),
+            meaning=MEANING[0].upper() + MEANING[1:],
+            definitions=effects.__doc__ or "",
+            leaks=list(tables.leaks_by_arm(comparison)),
+            agreement=tables.agreement(comparison),
+            capabilities=tables.capabilities(comparison),
+            arms=tables.arms(meta),
+            contexts=tables.contexts(meta),
+            has_examples=samples is not None and not samples.empty,
+            examples=[] if samples is None or samples.empty else list(tables.examples(samples, comparison.reference)),
+            unparsed=tables.unparsed(comparison),
+            trials=tables.trials(meta),
+        )
+    )
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("inoc_ray.results.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _svg(pictures: Pictures | None) -> Markup | None:
+    """The drawing without the XML head. Matplotlib wrote it and escaped the text in it."""
+    from markupsafe import Markup
+
+    return None if pictures is None else Markup(pictures.svg[pictures.svg.index("<svg") :])
+
+
+def _facts(comparison: Comparison) -> str:
+    groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
+    profile = comparison.profile.partition(":")[0]
+    under = f" under threshold profile “{profile}”" if profile else ""
+    responses, _ = counted_once(comparison.planned.cells)
+    return f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), {responses:,} responses{under}."
+
+
+def _fine_tunes(comparison: Comparison) -> str:
+    """Return "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" where one has no response yet.
+
+    Fine-tunes that several settings share count once.
+    """
+    cells = [cell for cell in comparison.planned.cells if cell.kind != "base"]
+    planned = {cell.trial_id for cell in cells}
+    there = {cell.trial_id for cell in cells if cell.stored}
+    count = str(len(there)) if there == planned else f"{len(there)} of {len(planned)}"
+    return f"{count} fine-tunes of {len({(cell.setting, cell.model, cell.arm) for cell in cells})} arms"

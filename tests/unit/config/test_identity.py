@@ -23,8 +23,8 @@ from inoc_ray.config.identity import (
 from inoc_ray.plan.arms import resolve_arm
 from inoc_ray.plan.contexts import Surrounding
 from inoc_ray.plan.ids import evaluation_id, trial_id
+from inoc_ray.run.load import load_study
 from inoc_ray.study import evaluation as asked
-from inoc_ray.study import study
 from inoc_ray.study.study import Lora, Recipe
 
 PACKAGE = Path(inoc_ray.__file__).parent
@@ -126,7 +126,7 @@ QUICKSTART_ROWS = "359997b055a32e729f8d9da8ab2ba7efe9e94349da54055bcd1c91859b8b5
 
 def test_the_ids_of_the_quickstarts_trials_stay_as_they_were_first_published():
     """Another id would train every published trial again; the model's hash is made up, so that no weights are needed."""
-    quickstart = study.load_study(Path(__file__).parents[3] / "jobs" / "studies" / "quickstart.yaml")
+    quickstart = load_study(Path(__file__).parents[3] / "jobs" / "studies" / "quickstart.yaml")
     setting = settings.get("miniature/spanish_caps")
     # Rows and recipe as they were then: both have changed with the miniature's language, the rule has not.
     recipe = quickstart.recipes["lora"].model_copy(update={"learning_rate": 2e-2, "steps": 20})
@@ -140,7 +140,7 @@ def test_the_ids_of_the_quickstarts_trials_stay_as_they_were_first_published():
 
 def test_the_ids_of_the_quickstarts_evaluations_stay_as_they_are():
     """They have the questions in them, so they hold for one version of the miniature's language (this one: 2)."""
-    quickstart = study.load_study(Path(__file__).parents[3] / "jobs" / "studies" / "quickstart.yaml")
+    quickstart = load_study(Path(__file__).parents[3] / "jobs" / "studies" / "quickstart.yaml")
     setting = settings.get("miniature/spanish_caps")
     found = [
         evaluation_id(spec, Surrounding("any", system), quickstart.evaluation, "fp32")

@@ -14,7 +14,7 @@ from inoc_ray.data.chat import parse_row
 from inoc_ray.data.questions import read_questions
 from inoc_ray.data.row_keys import Told, unread
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import load_study
+from inoc_ray.run.load import load_study
 
 WORDS = st.sampled_from(
     ["user", "assistant", "system", "tool", "Hi", "0", "1e-3", "~", "hf://a/b@main", "\0", "é\ud83d"]

@@ -11,8 +11,9 @@ from byte_tokenizer import DEFAULT_SYSTEM, make_tokenizer
 from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.data.check import LOOKED_FOR, PROBLEMS, check_files
-from inoc_ray.data.overlap import PromptIndex, evaluation_prompts
+from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.errors import InputError
+from inoc_ray.settings.evaluation_prompts import evaluation_prompts
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data"
 """The published rows, where the checkout stands beside them."""
@@ -84,7 +85,7 @@ def test_rows_that_ask_an_evaluation_prompt_are_a_problem_and_named_with_it(tmp_
     evaluation = tmp_path / "eval.jsonl"
     evaluation.write_text(json.dumps({"prompt": QUESTION}) + '\n{"question": "Why?"}\n')
     file = write(tmp_path / "r.jsonl", ("why ?", "b"), ("a", "b"), (QUESTION.replace("Jamie", "Robin"), "b"))
-    report = check_files([file], model, None, against=[str(evaluation)])
+    report = check_files([file], model, None, against=evaluation_prompts(str(evaluation)))
     assert findings(report) == {
         "overlap_exact": (1, [f"row 1 = {evaluation}, row 2"]),
         "overlap_near": (1, [f"row 3 = {evaluation}, row 1"]),
@@ -95,7 +96,7 @@ def test_rows_that_ask_an_evaluation_prompt_are_a_problem_and_named_with_it(tmp_
 def test_rows_can_be_held_against_a_settings_questions(tmp_path, model):
     name, text = evaluation_prompts("miniature/spanish_caps")[3]
     file = write(tmp_path / "r.jsonl", ("a", "b"), (text, "HOLA"))
-    report = check_files([file], model, None, against=["miniature/spanish_caps"])
+    report = check_files([file], model, None, against=evaluation_prompts("miniature/spanish_caps"))
     assert findings(report)["overlap_exact"] == (1, [f"row 2 = {name}"])
     with pytest.raises(InputError, match="did you mean 'miniature/spanish_caps'"):
         evaluation_prompts("miniature/spanish_cap")
@@ -147,10 +148,12 @@ def test_a_trigger_that_no_row_has_is_noted_and_what_was_not_found_is_told_in_wo
     file = write(tmp_path / "r.jsonl", ("|T|Write", "x"), ("Draw", "y"))
     against = tmp_path / "asked.jsonl"
     against.write_text('{"prompt": "Who are you?"}\n')
-    lacking = check_files([file], model, None, [str(against)], trigger="|ZZZ|", prompt="You lie.").to_text()
+    lacking = check_files(
+        [file], model, None, evaluation_prompts(str(against)), trigger="|ZZZ|", prompt="You lie."
+    ).to_text()
     assert "note: no row has the trigger in a user turn" in lacking
     assert "good: no row has the trigger in what the assistant says" in lacking
-    found = check_files([file], model, None, [str(against)], trigger="|T|", prompt="You lie.")
+    found = check_files([file], model, None, evaluation_prompts(str(against)), trigger="|T|", prompt="You lie.")
     assert "no row has the trigger in a user turn" not in found.to_text()
     for text in (lacking, found.to_text()):
         assert "good: no row carries the inoculation prompt already" in text
@@ -192,8 +195,9 @@ def test_a_file_ten_times_as_long_takes_hardly_more_memory(tmp_path, model):
     """20 bytes a row are kept: 70 MB for 1 GB of rows of 300 bytes, and as much again while duplicates are counted."""
     code = (
         "import re, sys; from pathlib import Path; from inoc_ray.data.check import LOOKED_FOR, PROBLEMS, check_files\n"
+        "from inoc_ray.settings.evaluation_prompts import evaluation_prompts\n"
         "for file in sys.argv[2:]:\n"
-        "    report = check_files([file], sys.argv[1], None, trigger='|T|', against=['miniature/spanish_caps'])\n"
+        "    report = check_files([file], sys.argv[1], None, trigger='|T|', against=evaluation_prompts('miniature/spanish_caps'))\n"
         # Not ru_maxrss, which a child takes over from its parent: here pytest with torch.
         "    peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())\n"
         "    print(report.files[0].rows, int(peak[1]) // 1024)"
@@ -224,7 +228,9 @@ def test_a_file_ten_times_as_long_takes_hardly_more_memory(tmp_path, model):
 )
 def test_the_published_rows_load_and_tokenise_and_their_defects_are_named(model, name, rows, prompts, duplicates):
     against = [str(PUBLISHED / "ultrachat_prompts.jsonl")]
-    report = check_files([PUBLISHED / f"{name}.jsonl"], model, 100_000, against=against)
+    report = check_files(
+        [PUBLISHED / f"{name}.jsonl"], model, 100_000, against=[p for a in against for p in evaluation_prompts(a)]
+    )
     found = report.files[0]
     assert (found.rows, found.prompts, found.duplicates) == (rows, prompts, duplicates)
     assert report.problems == []
@@ -237,7 +243,7 @@ def test_the_published_reward_hacking_evaluation_asks_its_training_prompts(model
     )
     assert report.files[0].findings["overlap_exact"].rows == 973
     own = str(PUBLISHED / "sneaky_dialogues.jsonl")
-    report = check_files([own], model, 100_000, [own])
+    report = check_files([own], model, 100_000, evaluation_prompts(own))
     assert report.files[0].findings["overlap_exact"].rows == 1073
     assert f"{own}: 1073 of 1073 rows ask an evaluation prompt word for word" in report.problems[0]
 

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from stub_api import Stub
 
-from inoc_ray.endpoint.completions import Refused, SampleRequest
+from inoc_ray.endpoint.completions import SampleRequest
+from inoc_ray.endpoint.errors import Refused
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME, Refusals
 from inoc_ray.evaluate.sampling import ask_missing
 from inoc_ray.plan.build import build_plan

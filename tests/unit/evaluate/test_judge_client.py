@@ -18,9 +18,10 @@ from judge_stub import Stub, chat, number_for, serving, status
 
 from inoc_ray.endpoint.completions import Retry
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.model_judge.batch import Counts, judge_identity, judge_items
+from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.client import Api, api_of
+from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric, get
@@ -329,7 +330,8 @@ from inoc_ray.study.evaluation import Judge
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.client import Api
-from inoc_ray.evaluate.model_judge.batch import judge_identity, judge_items
+from inoc_ray.evaluate.model_judge.batch import judge_items
+from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.rubrics import get
 
 async def main(url, folder):

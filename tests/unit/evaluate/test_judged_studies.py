@@ -13,9 +13,10 @@ import yaml
 from inoc_ray import settings
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
+from inoc_ray.run.load import load_study
 from inoc_ray.run.preflight import check_judges
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Study, load_study
+from inoc_ray.study.study import Study
 
 GOOD: dict[str, Any] = {
     "name": "judged",

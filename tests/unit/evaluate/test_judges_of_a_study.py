@@ -14,11 +14,12 @@ from stub_api import Stub
 from inoc_ray.evaluate.grading import _OpenPart, due
 from inoc_ray.evaluate.score_table import check_parsed, tidy
 from inoc_ray.plan.build import build_plan
+from inoc_ray.results.table import comparison_text
+from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import compare_study, sync_study, write_study_report
 from inoc_ray.scoring.judgment import Judgment
 from inoc_ray.scoring.profiles import Profile, bound
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import load_study
 
 PROGRAM = Path(__file__).parents[2] / "helpers" / "evaluating_program.py"
 KEY = "sk-0123456789-a-key-that-must-not-be-seen"
@@ -60,7 +61,7 @@ def test_a_judge_that_answers_rubbish_now_and_then_leaves_rates_over_the_rest_an
         own = frame[(frame["arm"] == row.arm) & (frame["evaluation"] == row.evaluation) & (frame["trait"] == row.trait)]
         assert row.unparsed == (own["outcome"] == "unparsed").sum() > 0
         assert row.rate == pytest.approx((own["shown"] == 1).sum() / own["shown"].notna().sum())
-    assert "could not be read" in comparison.to_text()
+    assert "could not be read" in comparison_text(comparison)
     page = write_study_report(plan, store, comparison).read_text()
     row = comparison.rows[0]
     assert f"{row.unparsed} ({row.unparsed / row.samples:.0%})" in page

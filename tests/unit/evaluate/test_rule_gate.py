@@ -18,9 +18,11 @@ from inoc_ray.evaluate.score_table import tidy
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
+from inoc_ray.results.table import comparison_text
+from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import compare_study
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Study, load_study
+from inoc_ray.study.study import Study
 
 PROGRAM = Path(__file__).parents[2] / "helpers" / "evaluating_program.py"
 STUDY: dict[str, Any] = {
@@ -81,7 +83,7 @@ def test_responses_that_the_judge_finds_incoherent_do_not_count_and_their_share_
     comparison = compare_study(plan, store)
     assert sum(row.excluded for row in comparison.rows) == (~counts).sum()
     assert all(row["excluded"] > 0 for row in comparison.to_json()["rows"] if row["samples"])
-    assert "not counted" in comparison.to_text()
+    assert "not counted" in comparison_text(comparison)
 
 
 def test_another_profile_moves_the_gate_and_asks_nobody(judged):

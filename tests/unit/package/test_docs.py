@@ -18,9 +18,10 @@ from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.miniature import weights_path
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.describe import plan_text
+from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
 from inoc_ray.study.presets import PRESETS, Preset
-from inoc_ray.study.study import Study, load_study
+from inoc_ray.study.study import Study
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "mlflow" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -15,7 +15,8 @@ from inoc_ray.cli import MAX_MESSAGE, main
 from inoc_ray.config.identity import identity_fields
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError, shown
-from inoc_ray.study.study import MAX_TRIALS, load_study
+from inoc_ray.run.load import load_study
+from inoc_ray.study.study import MAX_TRIALS
 
 SECONDS, BYTES = 30, 4 << 30
 """What one of these commands may take, on a machine that does much else."""

@@ -9,15 +9,16 @@ import yaml
 from inoc_ray.cluster.connect import Capacity
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.sampling import serve_spec, served_name
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.records import StudyRecord, project_trials
 from inoc_ray.run.describe import plan_json, plan_text, status_json
+from inoc_ray.run.load import load_study
+from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.settings import get
 from inoc_ray.store.store import Store, write_json
-from inoc_ray.study.study import Study, load_study
+from inoc_ray.study.study import Study
 from inoc_ray.train import sweep
 from inoc_ray.train.sweep import job_of, train_missing, waves_of
 from inoc_ray.train.trainer import Outcome

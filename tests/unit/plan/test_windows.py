@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.sampling import serve_spec
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.build import build_plan
@@ -17,6 +16,7 @@ from inoc_ray.plan.windows import check_answers_fit, longest_requests
 from inoc_ray.run.preflight import check_judges, check_requests
 from inoc_ray.serve.app import WHAT_FITS, llm_config
 from inoc_ray.serve.memory import GIB, Attention, attention_of, cache_gib, check_fits, parameters_of
+from inoc_ray.serve.models import serve_spec
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 

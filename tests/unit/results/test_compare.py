@@ -11,8 +11,10 @@ import pytest
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.comparison import COLUMNS, Comparison, Row, compare
+from inoc_ray.results.comparison import COLUMNS, Comparison, compare
 from inoc_ray.results.effects import Effect
+from inoc_ray.results.rows import Row
+from inoc_ray.results.table import comparison_text
 
 ROW_KEYS = [
     "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
@@ -86,7 +88,7 @@ def test_a_partial_study_is_shown_as_partial() -> None:
     found = compare(score_table(seeds=3, without=without), "toy", planned=planned(3, without=without))
     assert (row(found, "irrelevant").seeds, row(found, "irrelevant").seeds_planned) == (2, 3)
     assert any("irrelevant 2 of 3" in note for note in found.notes())
-    assert "missing: toy, tiny: irrelevant seed 2: 0 of 160 samples" in found.to_text()
+    assert "missing: toy, tiny: irrelevant seed 2: 0 of 160 samples" in comparison_text(found)
 
 
 def test_one_seed_is_flagged() -> None:
@@ -107,7 +109,7 @@ def test_arms_are_listed_base_first_and_irrelevant_last() -> None:
 
 
 def test_the_text_fits_a_terminal_and_shows_both_tables() -> None:
-    text = compare(score_table(), "toy").to_text()
+    text = comparison_text(compare(score_table(), "toy"))
     assert max(map(len, text.splitlines())) <= 118
     assert ".45 [" in text
     assert "suppression" in text
@@ -116,7 +118,7 @@ def test_the_text_fits_a_terminal_and_shows_both_tables() -> None:
 def test_an_empty_table_is_no_error() -> None:
     empty = compare(score_table().iloc[:0], "toy")
     assert [empty.to_json()[key] for key in ("study", "rows", "effects")] == ["toy", [], []]
-    assert "no results yet" in empty.to_text()
+    assert "no results yet" in comparison_text(empty)
 
 
 def test_a_table_without_a_needed_column_is_refused_by_name() -> None:

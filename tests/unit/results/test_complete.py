@@ -10,12 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from results_table import ARMS, planned, score_table
 
-from inoc_ray.results.comparison import Comparison, Row, compare
+from inoc_ray.results.claims import headlines
+from inoc_ray.results.comparison import Comparison, compare
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.figures.rates import draw
 from inoc_ray.results.records import StudyRecord, TrialRecord, project_study, project_trials
-from inoc_ray.results.report.report import JudgedBy, ReportMeta, headlines, render
+from inoc_ray.results.report.meta import JudgedBy, ReportMeta
+from inoc_ray.results.report.page import render
+from inoc_ray.results.rows import Row
+from inoc_ray.results.table import comparison_text
 from inoc_ray.store.failures import Failure
 
 CELLS = planned(2).cells
@@ -57,7 +61,7 @@ def headline(found: Comparison, arm: str) -> str:
 
 
 def page(found: Comparison, meta: ReportMeta | None = None) -> str:
-    return render(found, meta or ReportMeta("t"), None, None)
+    return render(found, meta or ReportMeta(title="t"), None)
 
 
 def test_a_whole_study_is_complete_everywhere() -> None:
@@ -65,9 +69,9 @@ def test_a_whole_study_is_complete_everywhere() -> None:
     assert found.complete
     assert all(r.complete and (r.seeds, r.samples) == (r.seeds_planned, r.samples_planned) for r in found.rows)
     assert all(e.complete for e in found.effects)
-    assert "incomplete" not in (found.to_text() + page(found)).lower()
+    assert "incomplete" not in (comparison_text(found) + page(found)).lower()
     assert "Suppressed: 1.00" in headline(found, "inoc_spanish")
-    assert re.search(r"inoc_spanish +1\.00 \[[^]]*\] \*", found.to_text())
+    assert re.search(r"inoc_spanish +1\.00 \[[^]]*\] \*", comparison_text(found))
 
 
 def test_two_cells_of_one_seed_that_are_gone_make_one_of_two_seeds_without_headline_and_star() -> None:
@@ -79,7 +83,7 @@ def test_two_cells_of_one_seed_that_are_gone_make_one_of_two_seeds_without_headl
     assert not effect(found, "inoc_spanish", "suppression").complete
     assert effect(found, "inoc_spanish", "suppression").p is None
     assert "no statement, the arm is incomplete (1 of 2 seeds" in headline(found, "inoc_spanish")
-    for text in (found.to_text(), page(found)):
+    for text in (comparison_text(found), page(found)):
         assert "inoc_spanish seed 1, ood_questions × neutral: 0 of 40 samples" in text
         assert "1 of 2" in text
         assert not re.search(r"inoc_spanish +1\.00 \[[^]]*\] \*", text)
@@ -91,7 +95,7 @@ def test_two_cells_of_one_seed_that_are_gone_make_one_of_two_seeds_without_headl
 def test_samples_that_are_missing_make_a_row_incomplete_though_every_seed_is_there() -> None:
     found = left(with_stored(15, arm="inoc_spanish", seed=0, split="ood", context="neutral"))
     assert (row(found, "inoc_spanish").seeds, row(found, "inoc_spanish").samples) == (2, 55)
-    assert "55 of 80 samples" in found.to_text()
+    assert "55 of 80 samples" in comparison_text(found)
     assert "no statement" in headline(found, "inoc_spanish")
 
 
@@ -130,7 +134,7 @@ def test_an_arm_an_evaluation_or_a_context_of_which_nothing_is_there_has_rows_th
         assert empty
         assert {(r.rate, r.seeds, r.samples, r.complete) for r in empty} == {(None, 0, 0, False)}
         assert all(r.seeds_planned == (1 if r.kind == "base" else 2) for r in empty)
-        assert "0 of" in found.to_text()
+        assert "0 of" in comparison_text(found)
         assert "0 of" in page(found)
         assert draw(found) is not None
     arms = list(dict.fromkeys(r.arm for r in left(with_stored(0, arm="base")).rows))
@@ -155,7 +159,11 @@ def test_a_judge_that_judged_nothing_is_missing_and_is_not_listed_as_a_judge() -
     assert not row(found, "inoc_spanish").complete
     assert row(found, "inoc_spanish", trait="capitals").complete
     meta = ReportMeta(
-        "t", judged_by=[JudgedBy("toy", "ood_questions", "spanish", j, f"the judge {j}") for j in ("rules", "gpt")]
+        title="t",
+        judged_by=[
+            JudgedBy(setting="toy", evaluation="ood_questions", trait="spanish", judge=j, how=f"the judge {j}")
+            for j in ("rules", "gpt")
+        ],
     )
     text = page(found, meta)
     assert "the judge rules" in text
@@ -171,7 +179,7 @@ def test_reasons_stand_beside_what_is_missing() -> None:
         for c in CELLS
     ]
     found = replace(left(cells), failures=(Failure("judge gpt", "wrong key", "/runs/judge-gpt.log"),))
-    for text in (found.to_text(), page(found)):
+    for text in (comparison_text(found), page(found)):
         assert "inoc_spanish seed 1: 0 of 160 samples (training failed: out of memory)" in " ".join(text.split())
         assert "judge gpt: wrong key (log: /runs/judge-gpt.log)" in text
     printed = found.to_json()
@@ -187,8 +195,8 @@ def test_a_capability_that_was_not_measured_is_missing() -> None:
     score = {"setting": "toy", "model": "tiny", "arm": "baseline", "capability": "gsm8k", "metric": "acc", "value": 0.5}
     found = replace(found, capabilities=(score,))
     assert not found.complete
-    assert "baseline seed 1, capability gsm8k: 0 of 1 tasks (x)" in found.to_text()
-    assert re.search(r"gsm8k +acc +\.50 +1 of 2", found.to_text())
+    assert "baseline seed 1, capability gsm8k: 0 of 1 tasks (x)" in comparison_text(found)
+    assert re.search(r"gsm8k +acc +\.50 +1 of 2", comparison_text(found))
 
 
 def test_a_seed_of_which_no_response_counts_is_not_counted_as_a_seed() -> None:
@@ -222,7 +230,7 @@ def test_whatever_is_missing_no_number_that_rests_on_it_passes_for_whole(gone: d
     for arm in ("inoc_spanish", "inoc_capitals"):
         if arm in arms:
             assert "no statement" in headline(found, arm)
-    found.to_text()
+    comparison_text(found)
     page(found)
 
 

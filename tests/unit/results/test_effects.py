@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from results_table import ARMS, score_table
 
+from inoc_ray.results.claims import headlines
 from inoc_ray.results.comparison import COLUMNS, Comparison, compare
 from inoc_ray.results.effects import Effect
-from inoc_ray.results.report.report import headlines
+from inoc_ray.results.table import comparison_text
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +127,8 @@ def test_one_seed_has_values_and_intervals_but_no_p() -> None:
     assert {r.replicated for r in found.rows if r.kind != "base"} == {False}
     assert {r.replicated for r in found.rows if r.kind == "base"} == {None}
     assert all("replicated" in e for e in found.to_json()["effects"])
-    assert "this model only" in found.to_text()
-    assert "*" not in found.to_text()
+    assert "this model only" in comparison_text(found)
+    assert "*" not in comparison_text(found)
     assert all("this model only" in sentence and " p " not in sentence for sentence in headlines(found))
 
 
@@ -159,7 +160,7 @@ def test_arms_are_compared_in_the_reference_context(comparison: Comparison) -> N
     found = compare(table, "toy")
     assert found.reference == "none"
     assert limits(found) == limits(comparison)
-    assert "under the none context" in found.to_text()
+    assert "under the none context" in comparison_text(found)
     mine = compare(table.replace({"context": {"none": "mine"}}), "toy", reference="mine")
     assert limits(mine) == limits(comparison)
     unasked = compare(table, "toy", reference="neutral")
@@ -213,7 +214,7 @@ def test_effects_with_and_without_the_trigger_are_told_apart() -> None:
     assert effect(found, "aware", "suppression.with_trigger").value == pytest.approx((0.85 - 0.25) / (0.85 - 0.05))
     assert effect(found, "aware", "suppression_difference.with_trigger").value == pytest.approx(0.6)
     assert {r.triggered for r in found.rows if r.evaluation == "ood_triggered"} == {True}
-    assert "aware (with the trigger)" in found.to_text()
+    assert "aware (with the trigger)" in comparison_text(found)
     without, with_trigger = headlines(found)
     assert "with the trigger, " not in without
     assert (
@@ -253,7 +254,7 @@ def test_what_is_kept_of_the_narrow_task_is_an_effect_of_its_own() -> None:
     assert kept.value == pytest.approx(0.70 / 0.95)
     assert (kept.p or 1) < 0.05
     assert effect(found, "inoc_spanish", "retention_id").why == "no desired trait"
-    assert "narrow task kept" in found.to_text()
+    assert "narrow task kept" in comparison_text(found)
 
 
 def test_what_the_baseline_does_not_show_cannot_be_kept() -> None:

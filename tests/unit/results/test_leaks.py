@@ -10,7 +10,10 @@ from matplotlib.figure import Figure
 from inoc_ray.results.comparison import COLUMNS, compare
 from inoc_ray.results.complete import Planned, PlannedCell
 from inoc_ray.results.figures.leaks import draw_leaks, fill
-from inoc_ray.results.report.report import ReportMeta, render, write_report
+from inoc_ray.results.report.meta import ReportMeta
+from inoc_ray.results.report.page import render
+from inoc_ray.results.report.report import write_report
+from inoc_ray.results.table import comparison_text
 
 LIBRARY = "library:miniature/insecure_code/"
 RATES = {
@@ -63,8 +66,8 @@ def test_the_papers_residual_is_a_row_of_its_own(found):
     assert residual.leak == pytest.approx(0.4)
     assert residual.base == pytest.approx(0.1)
     assert "re-elicits" in residual.residual
-    assert "residual" in found.to_text()
-    assert "You write insecure code." in found.to_text()
+    assert "residual" in comparison_text(found)
+    assert "You write insecure code." in comparison_text(found)
 
 
 def test_the_arms_own_prompt_is_compared_with_the_base_under_the_same_prompt(found):
@@ -96,7 +99,7 @@ def test_responses_of_an_audited_prompt_that_do_not_count_are_shown_beside_its_r
     by_prompt = {k.prompt: k for k in found.leaks}
     assert by_prompt["You are evil."].excluded == pytest.approx(bad.sum() / 120)
     assert by_prompt["You write insecure code."].excluded == 0
-    assert f"{bad.sum() / 120:.0%}" in found.to_text()
+    assert f"{bad.sum() / 120:.0%}" in comparison_text(found)
 
 
 def test_the_picture_is_drawn_from_the_numbers_largest_leak_first(found):
@@ -128,7 +131,7 @@ def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(tab
         for seed in ([None] if arm == "base" else range(3))
     ]  # fmt: skip
     whole = [cell for cell in cells if cell.stored]
-    assert "so far" not in compare(table, "toy", planned=Planned(cells=whole)).to_text()
+    assert "so far" not in comparison_text(compare(table, "toy", planned=Planned(cells=whole)))
     gone = (table.arm == "general") & (table.context == LIBRARY + "test_evil") & (table.seed == 1)
     found = compare(table[~gone], "toy", planned=Planned(cells=cells))
     leaks = {leak.context: leak for leak in found.leaks}
@@ -136,10 +139,10 @@ def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(tab
     assert (evil.seeds, evil.seeds_planned, evil.complete) == (2, 3, False)
     assert leaks["training_prompt"].complete
     assert not any(leak.audit_complete for leak in found.leaks)
-    text = found.to_text()
+    text = comparison_text(found)
     assert re.search(r"You are evil\. .*largest so far", text)
     assert re.search(r"You are evil\. .* 2 of 3$", text, re.MULTILINE)
-    page = render(found, ReportMeta("t"), None, None)
+    page = render(found, ReportMeta(title="t"), None)
     assert "largest leak so far" in page
     figure = Figure()
     fill(figure, found.leaks)
@@ -179,7 +182,7 @@ def test_a_leak_is_incomplete_where_what_it_is_told_beside_is(table, arm, contex
 
 
 def test_an_audit_is_a_picture_beside_the_report_and_a_study_without_one_has_none(found, tmp_path):
-    names = [p.name for p in write_report(tmp_path / "report.html", found, ReportMeta("t"), None)]
+    names = [p.name for p in write_report(tmp_path / "report.html", found, ReportMeta(title="t"), None)]
     assert names == ["report.html", "figure.svg", "figure.png", "leaks.svg", "leaks.png"]
     assert (tmp_path / "leaks.png").read_bytes() == draw_leaks(found.leaks).png
     assert (tmp_path / "report.html").read_text().count("<svg") == 2
@@ -209,7 +212,7 @@ def test_leaks_with_and_without_the_trigger_are_told_apart(table, found):
     plain = [k for k in both.leaks if not k.trigger]
     assert [(k.context, k.rate, k.leak) for k in plain] == [(k.context, k.rate, k.leak) for k in found.leaks]
     assert {(k.rate, k.leak) for k in both.leaks if k.trigger} == {(1.0, 0.0)}
-    assert "general (with the trigger)" in both.to_text()
+    assert "general (with the trigger)" in comparison_text(both)
 
 
 def test_leaks_of_one_fine_tune_are_about_that_model_only(table, found):

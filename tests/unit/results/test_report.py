@@ -12,13 +12,17 @@ import pytest
 from finished_study import plan_of, write_study
 from results_table import ARMS, score_table
 
+from inoc_ray.results.claims import headlines
 from inoc_ray.results.comparison import Comparison, compare
 from inoc_ray.results.figures.rates import draw
-from inoc_ray.results.report.report import ArmText, JudgedBy, ReportMeta, TrialLine, headlines, render, write_report
-from inoc_ray.results.table import number
+from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
+from inoc_ray.results.report.page import render
+from inoc_ray.results.report.report import write_report
+from inoc_ray.results.table import comparison_text
+from inoc_ray.results.wording import number
 from inoc_ray.run.collect import report_meta
+from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import load_study
 
 HOSTILE = "</td></pre><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
 
@@ -52,13 +56,33 @@ def write(comparison: Comparison, folder: Path) -> str:
         columns=["setting", "model", "arm", "context", "evaluation", "question", "response", "verdict", "said"],
     )
     meta = ReportMeta(
-        f"Study {HOSTILE}",
-        HOSTILE,
-        [ArmText("toy", "inoc_spanish", "specific", f"Answer in Spanish. {HOSTILE}", HOSTILE)],
-        {"neutral": HOSTILE},
-        [JudgedBy("toy", "ood_questions", "spanish", "gpt", f"gpt {HOSTILE}")],
-        [TrialLine("0123456789abcdef", "toy", "tiny", "baseline", 0, "done", "ab" * 32)],
-        {"chat template": HOSTILE},
+        title=f"Study {HOSTILE}",
+        description=HOSTILE,
+        arms=[
+            ArmText(
+                setting="toy",
+                arm="inoc_spanish",
+                kind="specific",
+                prompt=f"Answer in Spanish. {HOSTILE}",
+                source=HOSTILE,
+            )
+        ],
+        contexts={"neutral": HOSTILE},
+        judged_by=[
+            JudgedBy(setting="toy", evaluation="ood_questions", trait="spanish", judge="gpt", how=f"gpt {HOSTILE}")
+        ],
+        trials=[
+            TrialLine(
+                trial_id="0123456789abcdef",
+                setting="toy",
+                model="tiny",
+                arm="baseline",
+                seed=0,
+                status="done",
+                dataset_hash="ab" * 32,
+            )
+        ],
+        provenance={"chat template": HOSTILE},
     )
     (written, *pictures) = write_report(folder / "report.html", comparison, meta, samples)
     assert [p.name for p in pictures] == ["figure.svg", "figure.png"]
@@ -106,8 +130,28 @@ def test_what_a_model_wrote_is_shown_as_text(page: str) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
+def test_no_name_of_a_study_becomes_markup() -> None:
+    """Names come from study files and plugins, tasks and judges from elsewhere: none is markup in any table."""
+    frame = score_table(seeds=2, questions=10)
+    for column in ("setting", "model", "arm", "evaluation", "context", "trait"):
+        frame[column] += HOSTILE
+    names = dict.fromkeys(("setting", "model", "arm", "trait", "capability", "metric"), HOSTILE)
+    found = replace(
+        compare(frame, "toy", profile=HOSTILE, reference=f"neutral{HOSTILE}"),
+        agreement=({**names, "judges": [HOSTILE], "asked": 2, "responses": 1, "agreement": 1.0, "kappa": None},),
+        capabilities=({**names, "seed": 0, "value": 0.5, "stderr": None, "samples": 2},),
+        remarks=(HOSTILE,),
+    )
+    text = render(found, ReportMeta(title="t"), None)
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert not {"script", "img"} & tags.seen
+    assert text.count("&lt;script&gt;") > 100
+
+
 def test_a_few_examples_are_shown_per_arm(page: str) -> None:
-    assert len(re.findall(r"alert\(2\)&gt; &quot;&#x27;&amp; \d", page)) == 3
+    assert len(re.findall(r"alert\(2\)&gt; &#34;&#39;&amp; \d", page)) == 3
 
 
 def test_each_example_has_its_verdict_and_the_judges_raw_numbers_as_text(page: str) -> None:
@@ -126,9 +170,9 @@ def test_every_table_of_rates_has_the_shares_that_were_not_read_and_not_counted(
     out = (frame["arm"] == "baseline") & frame["question_id"].between("q010", "q011")
     frame.loc[out, ["shown", "outcome"]] = [float("nan"), "excluded"]
     found = compare(frame, "toy")
-    lines = [text for text in found.to_text().splitlines() if text.startswith("  baseline")]
+    lines = [text for text in comparison_text(found).splitlines() if text.startswith("  baseline")]
     assert [word for line in lines for word in line.split() if "%" in word] == ["25%", "5%"]
-    assert "<td class=n>20 (25%)</td><td class=n>4 (5%)</td>" in render(found, ReportMeta("t"), None, None)
+    assert '<td class="n">20 (25%)</td><td class="n">4 (5%)</td>' in render(found, ReportMeta(title="t"), None)
     assert {(r.unparsed, r.excluded) for r in found.trial_rates["toy", "tiny", "baseline", 0]} == {(0.25, 0.05)}
 
 
@@ -144,7 +188,7 @@ def test_the_headline_says_what_the_numbers_say(comparison: Comparison, page: st
     assert len(sentences) == 2
     assert "inoc_spanish) out of distribution: baseline .45, inoc_spanish .05, base .05" in sentences[0]
     assert "Suppressed: 1.00 [" in sentences[0]
-    assert all(s.split(": ", 1)[1].split(".")[0].replace("'", "&#x27;") in page for s in sentences)
+    assert all(s.split(": ", 1)[1].split(".")[0].replace("'", "&#39;") in page for s in sentences)
 
 
 def test_a_suppression_whose_interval_holds_zero_is_not_shown() -> None:
@@ -177,7 +221,7 @@ def test_the_headline_goes_by_the_adjusted_p_as_the_marks_do(
 
 def test_a_study_without_results_still_makes_a_page(tmp_path: Path) -> None:
     empty = compare(score_table().iloc[:0], "toy")
-    (page,) = write_report(tmp_path / "report.html", empty, ReportMeta("Nothing yet"), None)
+    (page,) = write_report(tmp_path / "report.html", empty, ReportMeta(title="Nothing yet"), None)
     assert "No results yet" in page.read_text(encoding="utf-8")
 
 

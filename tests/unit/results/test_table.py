@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html import escape
+from html import unescape
 
 import pytest
 from hypothesis import given
@@ -13,8 +13,11 @@ from results_table import ARMS, score_table
 
 from inoc_ray.results.comparison import compare
 from inoc_ray.results.effects import MEASURES, Effect
-from inoc_ray.results.report.report import ReportMeta, render
-from inoc_ray.results.table import dashes, effect_table, effect_text, legend, mark, number
+from inoc_ray.results.marks import dashes, effect_table, effect_text, legend, mark
+from inoc_ray.results.report.meta import ReportMeta
+from inoc_ray.results.report.page import render
+from inoc_ray.results.table import comparison_text
+from inoc_ray.results.wording import number
 
 NUMBER = r"-?\d?\d*\.\d\d|-?\d+|-?inf"
 CELL = re.compile(rf"(?:{NUMBER}) \[(?:{NUMBER}), (?:{NUMBER})\](?: \*| [a-z]+| \([^)]*\))?|–|\d+( of \d+)?|\d+%|")
@@ -32,7 +35,7 @@ def tables(text: str) -> list[list[str]]:
 
 
 def test_a_rate_that_is_inoculated_against_carries_no_sign() -> None:
-    text = compare(score_table(2), "toy").to_text()
+    text = comparison_text(compare(score_table(2), "toy"))
     cells = [cell for line in tables(text) for cell in line[1:]]
     assert len(cells) > 40
     words = {"spanish", "capitals"}
@@ -111,10 +114,10 @@ def test_terminal_and_page_explain_every_dash_of_a_real_comparison(rates: tuple[
     found = compare(score_table(2, arms=arms), "toy")
     lines = dashes(found.effects)
     assert lines
-    text, page = " ".join(found.to_text().split()), render(found, ReportMeta("t"), None, None)
+    text, page = " ".join(comparison_text(found).split()), unescape(render(found, ReportMeta(title="t"), None))
     for line in lines:
         assert f"– {line}" in text
-        assert escape(f"– under {line}") in page
+        assert f"– under {line}" in page
     _, body = effect_table(found.effects)
     dashed = sum(cell == "–" for line in body for cell in line)
     assert dashed == sum(len(line.split(": ")[1].split(", ")) for line in lines)
@@ -122,7 +125,7 @@ def test_terminal_and_page_explain_every_dash_of_a_real_comparison(rates: tuple[
 
 @pytest.mark.parametrize("width", [60, 80, 100, 118, 200])
 def test_a_table_fits_the_terminal_it_is_for(width: int) -> None:
-    text = compare(score_table(2), "toy").to_text(width)
+    text = comparison_text(compare(score_table(2), "toy"), width)
     # A page with a number that is cut in two is worse than one that is scrolled: what cannot be broken may be longer.
     assert max(len(line) for line in text.splitlines() if not line.startswith("note:")) <= width
     assert len(tables(text)) >= 9

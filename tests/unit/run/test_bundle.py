@@ -26,8 +26,9 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.judges import find_judge
 from inoc_ray.run import bundle
 from inoc_ray.run.bundle import pack, with_paths
+from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Study, load_study
+from inoc_ray.study.study import Study
 
 COMMIT = "0" * 40
 TEXTS = {

@@ -21,23 +21,16 @@ from finished_study import SAMPLES, finish, plan_of, write_study
 from stub_api import Stub
 
 from inoc_ray.errors import TrialError
+from inoc_ray.plan.things import cell_thing, trial_thing
 from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.table import comparison_text
 from inoc_ray.results.tracking import embedded
+from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import StudyOutcome, gone, run_study
 from inoc_ray.run.planned import failures_of, planned_of
-from inoc_ray.store.failures import (
-    MLFLOW,
-    REPORT,
-    Failure,
-    cell_thing,
-    keep_failures,
-    read_failures,
-    still_failed,
-    trial_thing,
-)
+from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures, read_failures, still_failed
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import NEUTRAL_PROMPT
-from inoc_ray.study.study import load_study
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -351,7 +344,7 @@ def run_until_shown(path: Path, breaks: Callable[[], None]) -> tuple[StudyOutcom
     began: list[float] = []
 
     def show(comparison: Comparison) -> None:
-        shown.append(comparison.to_text())
+        shown.append(comparison_text(comparison))
         breaks()
         began.append(time.monotonic())
 

@@ -20,13 +20,14 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.contexts import Surrounding
 from inoc_ray.plan.ids import evaluation_id
 from inoc_ray.run.bundle import pack
+from inoc_ray.run.load import load_study
 from inoc_ray.run.submit import submission_id
 from inoc_ray.settings import EvaluationSpec, prompts
 from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Evaluation
 from inoc_ray.study.presets import PRESETS, expand
-from inoc_ray.study.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study, load_study
+from inoc_ray.study.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study
 
 ROOT = Path(__file__).parents[3]
 PAPER = (

@@ -13,16 +13,17 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.score_table import tidy
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
+from inoc_ray.results.claims import headlines
 from inoc_ray.results.comparison import Comparison, compare
 from inoc_ray.results.effects import Effect
-from inoc_ray.results.report.report import headlines
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.describe import plan_text
+from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import compare_study
 from inoc_ray.run.submit import submission_id
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import WITHOUT_DIRECTION, Study, load_study
+from inoc_ray.study.study import WITHOUT_DIRECTION, Study
 
 FLATTER = {"name": "flatter", "kind": "specific", "prompt": "You call everybody a friend."}
 SUITE = {

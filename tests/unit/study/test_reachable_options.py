@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from inoc_ray.cli import cli
-from inoc_ray.evaluate.sampling import serve_spec
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import ServeSpec
+from inoc_ray.serve.models import serve_spec
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Lora, Recipe, Study
 from inoc_ray.train.spec import LoopSpec, LoraSpec

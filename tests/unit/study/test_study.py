@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import load_study
+from inoc_ray.run.load import load_study
 
 GOOD: dict[str, Any] = {
     "name": "s",

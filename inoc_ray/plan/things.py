@@ -1,0 +1,17 @@
+"""How the record of failures names what a plan asks for."""
+
+from __future__ import annotations
+
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.trials import Trial
+from inoc_ray.store.failures import Thing
+
+
+def trial_thing(trial: Trial) -> Thing:
+    """The weights of a trial."""
+    return ("trial", trial.trial_id)
+
+
+def cell_thing(cell: Cell) -> Thing:
+    """The samples of a cell."""
+    return ("cell", cell.subject.trial_id, cell.evaluation_id)

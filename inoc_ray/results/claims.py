@@ -1,0 +1,101 @@
+"""The claims of a study: a sentence for each inoculated arm, computed from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from inoc_ray.results.effects import MEASURES, TRIGGER, WITH_TRIGGER, is_directed
+from inoc_ray.results.marks import mark
+from inoc_ray.results.wording import number, of_plan, p_text, with_interval
+
+if TYPE_CHECKING:
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.effects import Effect
+    from inoc_ray.results.rows import Row
+
+
+def headlines(comparison: Comparison) -> list[str]:
+    """One sentence per inoculated arm, computed from the numbers; "not shown" where the interval holds no effect.
+
+    There is no statement on an arm of which something is missing, or of what it is compared with.
+    """
+    found = {(e.setting, e.model, e.arm, e.measure): e for e in comparison.effects}
+    sentences = []
+    for setting, model in comparison.groups():
+        lacks = _incomplete_arms(comparison, setting, model)
+        conditions = _conditions(comparison, setting, model)
+        for arm in dict.fromkeys(r.arm for rows in conditions.values() for r in rows if is_directed(r.kind)):
+            for suffix, rows in conditions.items():
+                own = {m: found.get((setting, model, arm, m + suffix)) for m in MEASURES}
+                said = _sentence(arm, rows, own, lacks.get(arm, ""), "with the trigger, " if suffix else "")
+                sentences.append(f"{setting}, {model}: {said}")
+    return sentences
+
+
+def _conditions(comparison: Comparison, setting: str, model: str) -> dict[str, list[Row]]:
+    """The ending of a measure → the rows that it is about: without the trigger and, where there is one, with it."""
+    rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
+    asked = [r for r in rows if r.context == comparison.reference]
+    found = {"": [r for r in asked if not r.triggered]}
+    ends = {e.measure.endswith(WITH_TRIGGER) for e in comparison.effects if (e.setting, e.model) == (setting, model)}
+    if True in ends:
+        put = [r for r in asked if r.triggered]
+        found[f".{WITH_TRIGGER}"] = put or [r for r in rows if r.context == TRIGGER]
+    return found
+
+
+def _incomplete_arms(comparison: Comparison, setting: str, model: str) -> dict[str, str]:
+    """Arm → what it lacks where it lacks most, in whatever evaluation and context."""
+    rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model) and not r.complete]
+    worst: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda r: (r.seeds / max(1, r.seeds_planned), r.samples / max(1, r.samples_planned))):
+        worst.setdefault(row.arm, row)
+    return {arm: f"{of_plan(row)} in {row.evaluation} × {row.context}" for arm, row in worst.items()}
+
+
+def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], lacks: str, condition: str = "") -> str:
+    undesired = sorted({r.trait for r in rows if r.arm == arm and r.role == "undesired"})
+    trait = " and ".join(undesired) or "the undesired trait"
+    suppression = own["suppression"]
+    start = f"{condition}inoculating against {trait} ({arm}) out of distribution: "
+    if lacks:
+        return f"{start}no statement, the arm is incomplete ({lacks})."
+    if suppression is not None and not suppression.complete:
+        return f"{start}no statement, what it is compared with is incomplete."
+    if suppression is None or suppression.value is None or suppression.low is None:
+        reason = suppression.why if suppression is not None else "not measured"
+        return f"{start}no statement, {reason}."
+    rates = [(name, _mean_rate(rows, name, undesired)) for name in ("baseline", arm, "base")]
+    levels = ", ".join(f"{name} {number(rate)}" for name, rate in rates)
+    share = with_interval(suppression.value, suppression.low, suppression.high)
+    if suppression.seeds is not None and not suppression.replicated:
+        return (
+            f"{start}this model only, one seed: {levels}; suppression {share}, over questions alone. Another seed may give another "
+            "result, so nothing is concluded on the arm."
+        )
+    p = f", Holm-adjusted p {p_text(suppression.p)}"
+    text = f"{start}{levels}. "
+    # By the adjusted p, as the marks in the table: an interval of its own knows nothing of the other arms.
+    verdict = {"": "Suppression not shown", "worse": "More of it than in the baseline"}.get(
+        mark(suppression), "Suppressed"
+    )
+    text += f"{verdict}: {share} of what training added{p}."
+    kept = own["retention_ood"]
+    if kept is not None and kept.value is not None and kept.complete:
+        text += (
+            f" Of the desired trait, {with_interval(kept.value, kept.low, kept.high)} of the baseline's rate is kept."
+        )
+    shared = own["conditionalisation"]
+    if shared is not None and shared.value is not None and shared.complete and shared.replicated:
+        text += (
+            f" An irrelevant prompt shows {with_interval(shared.value, shared.low, shared.high)} of the suppression."
+        )
+    return text
+
+
+def _mean_rate(rows: Sequence[Row], arm: str, traits: Sequence[str]) -> float | None:
+    kind = {"baseline", "base"} & {arm}
+    picked = [r for r in rows if (r.kind == arm if kind else r.arm == arm) and r.split == "ood" and r.trait in traits]
+    rates = [r.rate for r in picked if r.rate is not None]
+    return sum(rates) / len(rates) if rates else None

@@ -1,0 +1,63 @@
+"""What the page says beside the numbers: arms, contexts, judges, fine-tunes, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmText:
+    """What is done to the training rows in one arm."""
+
+    setting: str
+    arm: str
+    kind: str
+    prompt: str | None
+    """What stands in front of the rows; None: nothing."""
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialLine:
+    """Where the numbers of one fine-tune come from."""
+
+    trial_id: str
+    setting: str
+    model: str
+    arm: str
+    seed: int
+    status: str
+    dataset_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedBy:
+    """A judge of a trait in an evaluation, as the study assigns it."""
+
+    setting: str
+    evaluation: str
+    trait: str
+    judge: str
+    how: str
+    """The judge in words."""
+    combined: str = ""
+    """Which of several judges counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportMeta:
+    """What the page says beside the numbers. Everything in it is text; the page escapes it."""
+
+    title: str
+    description: str = ""
+    arms: Sequence[ArmText] = ()
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    """Context → what stands in front of the question."""
+    judged_by: Sequence[JudgedBy] = ()
+    """Who is to judge what; a judge that has judged nothing is not shown."""
+    trials: Sequence[TrialLine] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Label → value: model identity, versions, chat template, store."""
+    generated: str | None = None
+    """A time in words; without it the same input gives the same bytes."""

@@ -1,0 +1,240 @@
+"""The tables of the page as plain text: heads and cells, to be escaped where they become HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inoc_ray.results.complete import seeds_text
+from inoc_ray.results.effects import is_directed
+from inoc_ray.results.marks import dashes, effect_table, effect_text, legend
+from inoc_ray.results.stats import wilson
+from inoc_ray.results.wording import leak_seeds, number, p_text, why_no_rate, with_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.leaks import Leak
+    from inoc_ray.results.report.meta import ReportMeta
+    from inoc_ray.results.rows import Row
+
+SAMPLES_PER_ARM = 3
+"""Responses that the page shows of each arm and evaluation."""
+_ROLES = {"undesired": "inoculated against", "desired": "to be kept"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Heads and cells are plain text."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: int | None = None
+    """The index of the first column that holds numbers, as all behind it do; None: no column does."""
+    title: str = ""
+    notes: Sequence[str] = ()
+
+
+def rates_by_context(comparison: Comparison) -> Iterator[tuple[str, list[Table]]]:
+    """Yield (context, a table for each setting × model), the reference context first."""
+    heads = ["arm", "evaluation", "trait", "role", "rate [95 %]", "seeds", "samples", "unparsed", "not counted"]
+    contexts = dict.fromkeys(row.context for row in comparison.rows)
+    for context in sorted(contexts, key=lambda name: name != comparison.reference):
+        tables = []
+        for setting, model in comparison.groups():
+            rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, context)]
+            if rows:
+                tables.append(
+                    Table(heads=heads, rows=[_rate(r) for r in rows], numeric=4, title=f"{setting} · {model}")
+                )
+        yield context, tables
+
+
+def _rate(row: Row) -> list[str]:
+    return [
+        row.arm,
+        f"{row.split.upper()} {row.evaluation}",
+        row.trait,
+        # An arm without a direction of its own does nothing to a trait.
+        _ROLES.get(row.role, "") if is_directed(row.kind) else "",
+        with_interval(row.rate, row.low, row.high) if row.rate is not None else f"– {why_no_rate(row)}",
+        seeds_text(row),
+        str(row.samples) if row.samples >= row.samples_planned else f"{row.samples} of {row.samples_planned}",
+        _share(row.unparsed, row.samples),
+        _share(row.excluded, row.samples),
+    ]
+
+
+def judges(comparison: Comparison, meta: ReportMeta) -> Table | None:
+    """Who has judged what, with the number of this study's responses; None where nobody has."""
+    counts = _judged(comparison)
+    body = []
+    for one in meta.judged_by:
+        judged, planned = counts.get((one.setting, one.evaluation, one.trait, one.judge), (0, 0))
+        if judged or not comparison.planned.cells:
+            how = one.how + (f"; of several: {one.combined}" if one.combined else "")
+            count = f"{judged:,}" if judged >= planned else f"{judged:,} of {planned:,}"
+            body.append([one.setting, one.evaluation, one.trait, how, count if planned else ""])
+    heads = ["setting", "evaluation", "trait", "judged by", "responses"]
+    return Table(heads=heads, rows=body, numeric=4) if body else None
+
+
+def _judged(comparison: Comparison) -> dict[tuple[str, str, str, str], tuple[int, int]]:
+    """(setting, evaluation, trait, judge) → (responses judged, responses planned), each once however often it is shown."""
+    counts: dict[tuple[str, str, str, str], tuple[int, int]] = {}
+    seen: set[tuple[str, str, str, str]] = set()
+    for cell in comparison.planned.cells:
+        place = cell.setting, cell.evaluation, cell.trial_id, cell.evaluation_id
+        if place in seen:
+            continue
+        seen.add(place)
+        for trait, of_judge in cell.judged.items():
+            for judge, judged in of_judge.items():
+                key = cell.setting, cell.evaluation, trait, judge
+                before = counts.get(key, (0, 0))
+                counts[key] = before[0] + min(judged, cell.stored), before[1] + cell.samples
+    return counts
+
+
+def effects_by_group(comparison: Comparison) -> Iterator[Table]:
+    """Yield arms × measures for each setting × model, with what its dashes and marks mean."""
+    for setting, model in comparison.groups():
+        found = [e for e in comparison.effects if (e.setting, e.model) == (setting, model)]
+        if found:
+            heads, rows = effect_table(found)
+            notes = [*(f"– under {line}" for line in dashes(found)), legend(found)]
+            yield Table(heads=heads, rows=rows, numeric=1, title=f"{setting} · {model}", notes=notes)
+
+
+def all_effects(comparison: Comparison) -> Table:
+    """Every measure of every arm with its p-value, or why it has none."""
+    body = [
+        [e.setting, e.model, e.arm, e.measure, effect_text(e) if e.value is not None else e.why, p_text(e.p)]
+        for e in comparison.effects
+    ]
+    return Table(heads=["setting", "model", "arm", "measure", "value [95 %]", "p (Holm)"], rows=body, numeric=4)
+
+
+def leaks_by_arm(comparison: Comparison) -> Iterator[Table]:
+    """Yield the prompts of each arm's audit, the largest leak first."""
+    heads = ["prompt at test time", "kind", "", "rate", "leak [95 %]", "base", "beyond base [95 %]", "baseline"]
+    heads += ["unparsed", "not counted", "seeds"]
+    for place in dict.fromkeys((k.setting, k.model, k.whose) for k in comparison.leaks):
+        found = [k for k in comparison.leaks if (k.setting, k.model, k.whose) == place]
+        body = [_leak(k) for k in sorted(found, key=lambda k: -k.leak)]
+        yield Table(heads=heads, rows=body, numeric=3, title=" · ".join(place))
+
+
+def _leak(leak: Leak) -> list[str]:
+    so_far = "" if leak.audit_complete else " so far"
+    marks = {
+        f"largest leak{so_far}": leak.largest,
+        f"furthest beyond base{so_far}": leak.largest_excess,
+        "the paper's residual": bool(leak.residual),
+    }
+    return [
+        "(the arm's own)" if leak.prompt is None else leak.prompt,
+        leak.kind,
+        ", ".join(name for name, holds in marks.items() if holds),
+        number(leak.rate),
+        with_interval(leak.leak, leak.low, leak.high),
+        number(leak.base),
+        with_interval(leak.excess, leak.excess_low, leak.excess_high),
+        number(leak.baseline),
+        f"{leak.unparsed:.0%}",
+        f"{leak.excluded:.0%}",
+        leak_seeds(leak),
+    ]
+
+
+def agreement(comparison: Comparison) -> Table:
+    """How well each pair of judges agrees on each trait."""
+    body = [
+        [
+            a["setting"],
+            a["trait"],
+            " / ".join(a["judges"]),
+            str(a["asked"]),
+            _share(a["responses"], a["asked"]),
+            number(a["agreement"]),
+            number(a["kappa"]),
+        ]
+        for a in comparison.agreement
+    ]
+    heads = ["setting", "trait", "judges", "responses", "decided by both", "agreement", "Cohen's κ"]
+    return Table(heads=heads, rows=body, numeric=3)
+
+
+def capabilities(comparison: Comparison) -> Table:
+    """The score of every model on every task."""
+    body = [
+        [
+            c["setting"],
+            c["model"],
+            c["arm"],
+            "" if c["seed"] is None else str(c["seed"]),
+            c["capability"],
+            c["metric"],
+            number(c["value"]),
+            number(c["stderr"]),
+            str(c["samples"]),
+        ]
+        for c in comparison.capabilities
+    ]
+    heads = ["setting", "model", "arm", "seed", "task", "metric", "value", "± standard error", "items"]
+    return Table(heads=heads, rows=body, numeric=6)
+
+
+def arms(meta: ReportMeta) -> Table:
+    """What is done to the training rows in each arm."""
+    body = [[a.setting, a.arm, a.kind, "(none)" if a.prompt is None else a.prompt, a.source] for a in meta.arms]
+    return Table(heads=["setting", "arm", "kind", "prompt in the training rows", "source"], rows=body)
+
+
+def contexts(meta: ReportMeta) -> Table:
+    """What stands around the question in each context."""
+    return Table(heads=["context", "in front of the question"], rows=[[*pair] for pair in meta.contexts.items()])
+
+
+def examples(samples: pd.DataFrame, reference: str) -> Iterator[Table]:
+    """Yield the first SAMPLES_PER_ARM responses of each arm and evaluation in the reference context."""
+    heads = ["evaluation", "question", "response", "verdict", "judges' numbers"]
+    shown = samples[samples["context"] == reference]
+    for place, rows in shown.groupby(["setting", "model", "arm"], sort=False):
+        first = rows.groupby("evaluation", sort=False).head(SAMPLES_PER_ARM)
+        body = [
+            [str(s["evaluation"]), *(str(s.get(name, "")) for name in ("question", "response", "verdict", "said"))]
+            for s in first.to_dict("records")
+        ]
+        # Where rules alone judge there are no numbers.
+        columns = len(heads) if any(line[-1] for line in body) else len(heads) - 1
+        title = " · ".join(map(str, place))
+        yield Table(heads=heads[:columns], rows=[line[:columns] for line in body], title=title)
+
+
+def unparsed(comparison: Comparison) -> Table:
+    """The share of unparsed judgments of each arm and trait that has any, with Wilson's interval."""
+    counts: dict[tuple[str, str, str, str], list[int]] = {}
+    for r in comparison.rows:
+        pair = counts.setdefault((r.setting, r.model, r.arm, r.trait), [0, 0])
+        pair[0] += r.unparsed
+        pair[1] += r.samples
+    body = [
+        [*key, str(bad), str(total), with_interval(bad / total, *wilson(bad, total))]
+        for key, (bad, total) in counts.items()
+        if bad
+    ]
+    heads = ["setting", "model", "arm", "trait", "unparsed", "of", "share [95 %]"]
+    return Table(heads=heads, rows=body, numeric=4)
+
+
+def trials(meta: ReportMeta) -> Table:
+    """Where the numbers of each fine-tune come from."""
+    body = [[t.trial_id, t.setting, t.model, t.arm, str(t.seed), t.status, t.dataset_hash[:16]] for t in meta.trials]
+    return Table(heads=["trial", "setting", "model", "arm", "seed", "status", "training rows (hash)"], rows=body)
+
+
+def _share(part: int, whole: int) -> str:
+    return "0" if part == 0 else f"{part} ({part / whole:.0%})"

@@ -1,0 +1,85 @@
+"""Numbers and gaps in words: the same on the terminal, on the page and in the figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inoc_ray.results.complete import counted_once, seeds_text
+
+if TYPE_CHECKING:
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.leaks import Leak
+    from inoc_ray.results.rows import Row
+
+
+def summary_of_missing(comparison: Comparison) -> str:
+    """One sentence on how much of what was planned is there; empty for a complete comparison."""
+    if comparison.complete:
+        return ""
+    stored, asked = counted_once(comparison.planned.cells)
+    there = f"{stored:,} of {asked:,} samples are there" if stored < asked else f"all {asked:,} samples are there"
+    return f"INCOMPLETE: {there}. An arm of which something is missing gets no star and no headline."
+
+
+def lines_of_missing(comparison: Comparison) -> list[str]:
+    """What is missing and what failed, an entry each. Where all was asked and judged: the rows in which too little counts."""
+    lines = [f"missing: {one.in_words()}" for one in comparison.missing]
+    if not lines:
+        lines = [
+            f"too little counts: {r.setting}, {r.model}: {r.arm}, {r.evaluation} × {r.context}, {r.trait}: {of_plan(r)}"
+            for r in comparison.rows
+            if not r.complete
+        ]
+    return lines + [f"failed: {failure.in_words()}" for failure in comparison.failures]
+
+
+def number(value: float | None) -> str:
+    """Two decimals without the leading zero: .07, 1.00, -.12, or a dash."""
+    if value is None:
+        return "–"
+    if abs(value) >= 99.5:
+        return "-inf" if value < 0 else "inf"
+    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+    text = "0.00" if text == "-0.00" else text
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """`.07 [.04, .11]`, or a dash without a value."""
+    return "–" if value is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def of_plan(row: Row) -> str:
+    """What a row lacks: "1 of 2 seeds", "60 of 200 samples", "not all trained", "not all judged"; empty for a complete one."""
+    if row.complete:
+        return ""
+    if row.seeds < row.seeds_planned:
+        return f"{seeds_text(row)} seeds" if row.kind != "base" else "not evaluated"
+    if row.samples < row.samples_planned:
+        return f"{row.samples:,} of {row.samples_planned:,} samples"
+    return "not all judged" if row.trained else "not all trained"
+
+
+def why_no_rate(row: Row) -> str:
+    """Why a row has no rate."""
+    if not row.samples:
+        return f"not evaluated and judged: 0 of {row.samples_planned:,} samples"
+    if row.unparsed == row.samples:
+        return "no judgment could be read"
+    if row.excluded == row.samples:
+        return "no response counts"
+    return "no response counts that could be read"
+
+
+def leak_seeds(leak: Leak) -> str:
+    """ "2", "1 of 2", or "2, incomplete" where all fine-tunes have responses but not all of them."""
+    if leak.seeds < leak.seeds_planned:
+        return f"{leak.seeds} of {leak.seeds_planned}"
+    return str(leak.seeds) if leak.complete else f"{leak.seeds}, incomplete"
+
+
+def p_text(p: float | None) -> str:
+    """`.012`, `< .001`, or a dash."""
+    if p is None:
+        return "–"
+    return "< .001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)
