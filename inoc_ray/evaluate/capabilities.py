@@ -222,7 +222,14 @@ def measure_missing(
             with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
                 samples = Path(scratch) / SAMPLES
                 scores = measure(
-                    endpoint, served, tokenizer, one.task, samples, log, concurrency, window=endpoint.window
+                    endpoint,
+                    served,
+                    tokenizer=tokenizer,
+                    task=one.task,
+                    samples=samples,
+                    log=log,
+                    concurrency=concurrency,
+                    window=endpoint.window,
                 )
                 commit(one, scores, samples.read_bytes())
         except (InputError, TrialError) as error:
@@ -238,12 +245,12 @@ def measure_missing(
 def measure(
     endpoint: Where,
     model: str,
+    *,
     tokenizer: Path,
     task: Task,
     samples: Path,
     log: Path,
     concurrency: int = CONCURRENCY,
-    *,
     window: int | None = None,
 ) -> list[Score]:
     """Asks `model` at the endpoint one task; each item's record is written to `samples`.

@@ -138,11 +138,13 @@ class _OpenPart:
         self.said: dict[tuple[int, str], Judgment] = {}
 
     def add(self, place: int, rubric: str, judgment: Judgment) -> None:
+        """Take a judgment of the response at `place`; the last one commits the part."""
         self.said[place, rubric] = judgment
         if len(self.said) == len(self.index) * len(self.due.rubrics):
             self.commit()
 
     def commit(self) -> None:
+        """Write the judgments beside the samples, and which address refused some of them."""
         import pyarrow as pa
 
         columns: dict[str, list[object]] = {name: [] for name in _SCHEMA}
@@ -201,11 +203,11 @@ async def _judge(
                 items = [((n, place), item) for n in numbers for place, item in enumerate(parts[n].items)]
                 asked = judge_items(
                     where,
-                    judge.judge,
-                    judge.identity,
-                    rubrics,
-                    items,
-                    cache,
+                    judge=judge.judge,
+                    identity=judge.identity,
+                    rubrics=rubrics,
+                    items=items,
+                    cache=cache,
                     model=model,
                     tokenizer=tokenizer,
                     counts=counts,

@@ -52,31 +52,23 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
 
 
 def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
-    """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
+    """Ask for every missing sample of models that are there; start and stop the engines it needs, by `serve`.
 
-    Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
+    Return what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
     finished before a failure are kept.
     """
-    from inoc_ray.evaluate.capabilities import measure_missing, missing
+    from inoc_ray.evaluate.capabilities import measure_missing
 
-    engines: dict[tuple[str, str], _Engine] = {}
-    for cell in plan.to_ask:
-        if plan.is_there(cell.subject):
-            engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
-    for wanted in missing(plan, store, plan.study.evaluation.capabilities):
-        engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
+    engines = _engines(plan, store)
     failed: list[dict[str, Any]] = []
     if not engines:
         return []
     folder = store.study(plan.study.name)
     journal = SampleJournal(folder / "samples-under-way.jsonl")
-    other_weights: set[str] = set()
-    for subject in {c.subject.trial_id: c.subject for engine in engines.values() for c in engine.cells}.values():
-        if store.bind(subject.trial_id, subject.adapter_of):
-            other_weights.add(subject.trial_id)
+    other_weights = _bind(store, [cell for engine in engines for cell in engine.cells])
     stored = functools.cache(store.stored_samples)
     journal.forget(lambda key: key[0] in other_weights or key[2] < stored(key[0], key[1]))
-    for number, engine in enumerate(engines.values(), start=1):
+    for number, engine in enumerate(engines, start=1):
         subject = engine.subject
         say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
         try:
@@ -84,7 +76,7 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(sp
             with serve(spec) as endpoint:
                 if engine.cells:
                     log = folder / "refused.log"
-                    failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal, log))
+                    failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal=journal, log=log))
                 log = folder / "capabilities.log"
                 failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
         except (TrialError, InputError, RuntimeError, OSError) as error:
@@ -118,12 +110,31 @@ class _Engine:
         return [*map(cell_thing, self.cells), *(wanted.thing for wanted in self.capabilities)]
 
 
+def _engines(plan: Plan, store: Store) -> list[_Engine]:
+    """What is missing of models that are there, those behind the same weights together."""
+    from inoc_ray.evaluate.capabilities import missing
+
+    engines: dict[tuple[str, str], _Engine] = {}
+    for cell in plan.to_ask:
+        if plan.is_there(cell.subject):
+            engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
+    for wanted in missing(plan, store, plan.study.evaluation.capabilities):
+        engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
+    return list(engines.values())
+
+
+def _bind(store: Store, cells: Iterable[Cell]) -> set[str]:
+    """Note which weights will answer; return the ids of those whose stored samples are of other weights."""
+    subjects = {cell.subject.trial_id: cell.subject for cell in cells}
+    return {name for name, subject in subjects.items() if store.bind(name, subject.adapter_of)}
+
+
 def _weights(subject: Subject) -> tuple[str, str]:
     return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
 
 
 async def _ask(
-    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal, log: Path
+    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, *, journal: SampleJournal, log: Path
 ) -> list[dict[str, Any]]:
     """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete.
 
@@ -136,7 +147,7 @@ async def _ask(
     requests: list[SampleRequest] = []
     chosen: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
-        opened = _OpenCell(store, cell, plan.stored.get(cell.key, 0), tokenizer, journal)
+        opened = _OpenCell(store, cell, start=plan.stored.get(cell.key, 0), tokenizer=tokenizer, journal=journal)
         open_cells[number] = opened
         missing = opened.missing()
         if cell.evaluation.choices:
@@ -190,7 +201,7 @@ def _place(key: str) -> tuple[int, int]:
 class _OpenCell:
     """A cell that is being asked: collects results, and commits when all are there."""
 
-    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any, journal: SampleJournal) -> None:
+    def __init__(self, store: Store, cell: Cell, *, start: int, tokenizer: Any, journal: SampleJournal) -> None:
         self.cell, self.start, self.journal = cell, start, journal
         self.folder = store.evaluation(*cell.key)
         self.questions = cell.evaluation.questions(cell.samples)[start:]

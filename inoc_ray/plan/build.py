@@ -68,7 +68,8 @@ class _Builder:
         self.library = RowLibrary()
         self.notes: list[str] = []
         self.models = [
-            after_prior_stage(_find_model(model), model, study, self.library, self.notes) for model in study.models
+            after_prior_stage(_find_model(model), model, study, library=self.library, notes=self.notes)
+            for model in study.models
         ]
         self.judges = Judges(study)
 
@@ -85,7 +86,7 @@ class _Builder:
         subjects: list[Subject] = []
         for model in self.models:
             before = make_bases(setting, model, study.recipes)
-            after = make_trials(study, use, model, list(arms.values()), datasets)
+            after = make_trials(study, use, model, arms=arms.values(), datasets=datasets)
             bases += before
             trials += after
             subjects += [*before, *after]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from inoc_ray.plan.ids import base_id, trial_id
 from inoc_ray.plan.trials import Base, ResolvedModel, Trial
@@ -42,7 +42,7 @@ def make_bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Rec
 
 
 def make_trials(
-    study: Study, use: SettingUse, model: ResolvedModel, arms: Iterable[ArmSpec], datasets: Mapping[str, str]
+    study: Study, use: SettingUse, model: ResolvedModel, *, arms: Collection[ArmSpec], datasets: Mapping[str, str]
 ) -> list[Trial]:
     """Return the trials of a model in a setting. datasets: arm → hash of its rows."""
     trials = []

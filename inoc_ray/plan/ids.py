@@ -6,6 +6,7 @@ import functools
 from dataclasses import asdict
 from typing import Any
 
+from inoc_ray.config.base import Config
 from inoc_ray.config.identity import FORMAT, content_id, identity_fields
 from inoc_ray.data.inoculate import placement_fields
 from inoc_ray.data.questions import InTurn
@@ -20,7 +21,13 @@ _PROBE = 32
 
 def arm_identity(arm: ArmSpec) -> dict[str, Any]:
     """Return what an arm does to its rows; the fields of an inoculation count only where there is a prompt."""
-    return {"prompt": arm.prompt, **({} if arm.prompt is None else identity_fields(arm.inoculation))}
+    return {"prompt": arm.prompt, **({} if arm.prompt is None else _fields(arm.inoculation))}
+
+
+@functools.cache
+def _fields(config: Config) -> dict[str, Any]:
+    """What of a configuration enters an id. Thousands of trials share a recipe."""
+    return identity_fields(config)
 
 
 def trial_id(*, model: str, dataset: str, arm: ArmSpec, recipe: Recipe, seed: int) -> str:
@@ -34,7 +41,7 @@ def trial_id(*, model: str, dataset: str, arm: ArmSpec, recipe: Recipe, seed: in
             "model": model,
             "dataset": dataset,
             "arm": arm_identity(arm),
-            "recipe": identity_fields(recipe),
+            "recipe": _fields(recipe),
             "seed": seed,
         }
     )

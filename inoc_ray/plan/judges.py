@@ -203,7 +203,15 @@ class Judges:
     def __init__(self, study: Study) -> None:
         self._judges, self._evaluation = study.judges, study.evaluation
         self._rubrics = {
-            name: Rubric(name, r.question, r.low, r.high, r.shows, (), r.sees_question, "study file")
+            name: Rubric(
+                name=name,
+                question=r.question,
+                low=r.low,
+                high=r.high,
+                shows=r.shows,
+                sees_question=r.sees_question,
+                source="study file",
+            )
             for name, r in study.evaluation.rubrics.items()
         }
         self._found: dict[str, JudgeModel] = {}

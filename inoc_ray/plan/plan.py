@@ -54,11 +54,15 @@ class Plan:
         trials = dict.fromkeys(trial.trial_id for trial in self.fine_tunes)
         # A plan of some evaluations (`only`) keeps the count of all.
         places = dict.fromkeys((*self.stored, *(cell.key for cell in self.cells)))
+        # One look instead of one for each of a new study's cells, which may be tens of thousands.
+        evaluated = store.evaluated()
+        stored = dict.fromkeys(places, 0)
+        stored |= {place: store.stored_samples(*place) for place in places if place[0] in evaluated}
         return replace(
             self,
             done_trials=frozenset(trial for trial in trials if store.trial_done(trial)),
-            stored={place: store.stored_samples(*place) for place in places},
-            damaged=tuple(store.damage(trials, places)),
+            stored=stored,
+            damaged=tuple(store.damage(trials, [place for place in places if place[0] in evaluated])),
         )
 
     def under(self, profile: Profile) -> Plan:
@@ -108,7 +112,7 @@ class Plan:
         """All that is trained: prior stages first, then the study's own trials."""
         return (*self.teaching, *self.trials)
 
-    @property
+    @functools.cached_property
     def to_train(self) -> list[Trial]:
         """Trials without a commit; one of several with the same id."""
         unique = {t.trial_id: t for t in self.fine_tunes if t.trial_id not in self.done_trials}
@@ -126,7 +130,7 @@ class Plan:
         """Return how many samples of the cell are not stored."""
         return max(0, cell.samples - self.stored.get(cell.key, 0))
 
-    @property
+    @functools.cached_property
     def to_ask(self) -> list[Cell]:
         """Cells with missing samples; one of several with the same place (the one with the most samples)."""
         return stored_once(cell for cell in self.cells if self.missing(cell))

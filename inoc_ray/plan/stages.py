@@ -23,7 +23,7 @@ ADAPTER_FIELDS = ("rank", "alpha", "targets", "rslora")
 
 
 def after_prior_stage(
-    found: ResolvedModel, model: Model, study: Study, library: RowLibrary, notes: list[str]
+    found: ResolvedModel, model: Model, study: Study, *, library: RowLibrary, notes: list[str]
 ) -> ResolvedModel:
     """Return the model with the trial of its prior stage, if the study gives it one; that trial's rows go into `library`.
 
