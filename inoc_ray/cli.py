@@ -182,7 +182,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    comparison = compare_study(built.under(profiles.get(profile)) if profile else built, store)
+    comparison = compare_study(built.under(profiles.get_profile(profile)) if profile else built, store)
     _emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
 
 
@@ -200,7 +200,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
     if profile:
-        built = built.under(profiles.get(profile))
+        built = built.under(profiles.get_profile(profile))
     comparison = compare_study(built, store)
     written = write_study_report(built, store, comparison, out)
     incomplete = summary_of_missing(comparison)

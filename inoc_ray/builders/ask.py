@@ -14,10 +14,11 @@ from inoc_ray.builders import Request
 from inoc_ray.builders.journal import REFUSED, Answer
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import is_address, key_of
-from inoc_ray.endpoint.completions import Retry, Where, in_parallel, with_retries
-from inoc_ray.endpoint.concurrency import Pace
+from inoc_ray.endpoint.connection import Connection, Where, connect
 from inoc_ray.endpoint.dialect import put
 from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Again, Refused
+from inoc_ray.endpoint.parallel import in_parallel
+from inoc_ray.endpoint.retry import PATIENT, Retry
 from inoc_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 32
 """Requests under way at once: fills an engine's batch, and stays within what a public API allows."""
-PATIENT = Retry()
-NO_KEY = "none"
-"""Stands for a key where the endpoint wants none: without it the client would take one from the environment."""
 
 
 @dataclass(frozen=True)
@@ -115,41 +113,21 @@ async def converse(
     REFUSED. Raises InputError when the endpoint refuses the caller or the model, TrialError when the tries are used up; no
     message holds the key.
     """
-    from openai import AsyncOpenAI
-
-    # The client's own retries are off: they would multiply with ours.
-    client = AsyncOpenAI(
-        base_url=endpoint.base_url, api_key=endpoint.api_key or NO_KEY, max_retries=0, timeout=retry.timeout_s
-    )
-    try:
-        pace = Pace(CONCURRENCY)
+    async with connect(endpoint, concurrency=CONCURRENCY, retry=retry) as connection:
         adaptations: set[str] = set()
-        jobs = (
-            _answer(client, model, number, request, seed, retry, pace, endpoint.api_key, adaptations)
-            for number, request, seed in asked
-        )
+        jobs = (_answer(connection, model, numbered, adaptations) for numbered in asked)
         async with aclosing(in_parallel(jobs, CONCURRENCY)) as answers:
-            async for numbered in answers:
-                yield numbered
-    finally:
-        await client.close()
+            async for answer in answers:
+                yield answer
 
 
 async def _answer(
-    client: AsyncOpenAI,
-    model: str,
-    number: int,
-    request: Request,
-    seed: int,
-    retry: Retry,
-    pace: Pace,
-    key: str | None,
-    adaptations: set[str],
+    connection: Connection, model: str, numbered: tuple[int, Request, int], adaptations: set[str]
 ) -> tuple[int, Answer]:
-    name = f"request {number + 1} of model {model}"
+    number, request, seed = numbered
+    draw = functools.partial(_draw, connection.client, model, request, seed, adaptations)
     try:
-        draw = functools.partial(_draw, client, model, request, seed, adaptations)
-        return number, await with_retries(draw, name, retry, lambda: None, pace, key)
+        return number, await connection.send(draw, f"request {number + 1} of model {model}")
     except Refused as refused:
         if refused.status not in OF_ONE_REQUEST:
             raise

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.builders import Builder, Request, builder_names, get_builder
-from inoc_ray.builders.ask import PATIENT, Own, Remote, converse
+from inoc_ray.builders.ask import Own, Remote, converse
 from inoc_ray.builders.journal import REFUSED, Answer, Journal, journal_path, opened
 from inoc_ray.builders.source import read_source
 from inoc_ray.config.identity import canonical_json, content_hash, content_id, is_text
 from inoc_ray.console import Progress, duration
 from inoc_ray.data.chat import ChatRow
-from inoc_ray.endpoint.completions import Retry, Where
+from inoc_ray.endpoint.connection import Where
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW
+from inoc_ray.endpoint.retry import PATIENT, Retry
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store.store import write_atomically
 

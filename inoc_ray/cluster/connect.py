@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import Resources
+from inoc_ray.study.resources import Resources
 
 DRIVER_RESOURCE = "inoc_ray_driver"
 """Logical resource of a local cluster for Tune's trial drivers, so that they take no CPU from the workers they wait for."""

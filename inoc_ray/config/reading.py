@@ -30,7 +30,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """First bytes of what Git leaves in place of a large file that has not been fetched."""
-IS_POINTER = "a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned"
+LFS_POINTER_ADVICE = "a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned"
 
 
 def check_regular(path: Path) -> None:

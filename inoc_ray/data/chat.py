@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, get_args
 
 from inoc_ray.config.identity import canonical_json
-from inoc_ray.config.reading import IS_POINTER, LFS_POINTER, check_regular
+from inoc_ray.config.reading import LFS_POINTER, LFS_POINTER_ADVICE, check_regular
 from inoc_ray.data import row_keys
 from inoc_ray.errors import InputError, shown, unreadable
 
@@ -230,7 +230,7 @@ AS_LINES = "python -c 'import json, sys; [print(json.dumps(row)) for row in json
 _FORMATS = (
     (b"\x1f\x8b", "compressed with gzip; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
-    (LFS_POINTER, IS_POINTER),
+    (LFS_POINTER, LFS_POINTER_ADVICE),
     (b"BZh", "compressed with bzip2; unpack it first"),
     (b"\xfd7zXZ", "compressed with xz; unpack it first"),
     (

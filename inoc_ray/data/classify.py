@@ -15,7 +15,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.language import language_of
 from inoc_ray.scoring.rules import compile_rule
-from inoc_ray.study.study import Coverage
+from inoc_ray.study.rows import Coverage
 
 Classifier = Callable[[ChatRow], str]
 _CAPITALS = compile_rule({"rule": "capitals"})
@@ -51,7 +51,7 @@ def registered_classifiers() -> list[str]:
     return list(_CLASSIFIERS)
 
 
-def forget_classifier(name: str) -> None:
+def unregister_classifier(name: str) -> None:
     """Takes a classifier out of the registry."""
     del _CLASSIFIERS[name]
 

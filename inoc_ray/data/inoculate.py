@@ -16,7 +16,7 @@ from typing import Any
 from inoc_ray.config.identity import identity_fields
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import SYSTEM_MESSAGE, Coverage, Inoculation
+from inoc_ray.study.rows import SYSTEM_MESSAGE, Coverage, Inoculation
 
 
 def inoculate(

@@ -15,7 +15,7 @@ from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.inoculate import exact_count, shuffle_key
 from inoc_ray.data.sources import read_rows
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import Backdoor, Mixture
+from inoc_ray.study.rows import Backdoor, Mixture
 
 SUBSET = "subset"
 """The tag that says which part of a mixture a row comes from; `inoculation.coverage: NAME` means it."""
@@ -23,7 +23,7 @@ TRIGGERED, CLEAN = "triggered", "clean"
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """A row set that goes into a mixture under a name."""
 
     name: str
@@ -32,7 +32,7 @@ class Part:
     """With a total: the part's weight among the parts' weights. Without: the share of its own rows that is taken."""
 
 
-def mix(parts: Sequence[Part], seed: int, total: int | None = None) -> list[ChatRow]:
+def mix(parts: Sequence[MixturePart], seed: int, total: int | None = None) -> list[ChatRow]:
     """The parts' rows, drawn without repetition, shuffled, and tagged `subset: <part>` (other tags are kept).
 
     With `total` rows in all the counts follow the weights exactly, remainders going to the parts that lost most by
@@ -89,7 +89,7 @@ class Trigger:
         """For an error message."""
         return f"{self.token!r} at the {self.place} ({self.spacing})"
 
-    def put(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+    def insert(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The conversation with the token in its last user turn. Raises InputError when there is no user turn."""
         turns = [i for i, m in enumerate(messages) if m.role == "user"]
         if not turns:
@@ -123,11 +123,11 @@ def backdoor(
                 )
             if name == "bad":
                 try:
-                    triggered.append(ChatRow(trigger.put(row.messages), row.tags))
+                    triggered.append(ChatRow(trigger.insert(row.messages), row.tags))
                 except InputError as error:
                     raise InputError(f"backdoor: bad row {number}: {error}") from error
     count = exact_count(fraction, total)
-    return mix([Part(TRIGGERED, triggered, count), Part(CLEAN, clean, total - count)], seed, total)
+    return mix([MixturePart(TRIGGERED, triggered, count), MixturePart(CLEAN, clean, total - count)], seed, total)
 
 
 def rows_of(source: str | Mixture | Backdoor, notes: list[str] | None = None) -> list[ChatRow]:
@@ -138,7 +138,7 @@ def rows_of(source: str | Mixture | Backdoor, notes: list[str] | None = None) ->
     if isinstance(source, str):
         return read_rows(source, notes)
     if isinstance(source, Mixture):
-        parts = [Part(part.name, read_rows(part.rows, notes), part.share) for part in source.mix]
+        parts = [MixturePart(part.name, read_rows(part.rows, notes), part.share) for part in source.mix]
         return mix(parts, source.seed, source.total)
     trigger = Trigger(source.token, source.place, source.spacing)
     bad, clean = read_rows(source.bad, notes), read_rows(source.clean, notes)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.config.reading import IS_POINTER, LFS_POINTER, check_regular
+from inoc_ray.config.reading import LFS_POINTER, LFS_POINTER_ADVICE, check_regular
 from inoc_ray.data.chat import ChatRow, iterate_json, parse_row
 from inoc_ray.data.row_keys import Told, unread
 from inoc_ray.errors import InputError, unreadable
@@ -143,7 +143,7 @@ def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> I
         raise unreadable(path, error) from error
     except pa.ArrowException as error:
         if _begins_with(path, LFS_POINTER):
-            raise InputError(f"{path}: {IS_POINTER}.") from error
+            raise InputError(f"{path}: {LFS_POINTER_ADVICE}.") from error
         raise InputError(
             f"{path}: not a parquet file, or a damaged one; write it again, or name it .jsonl if it is JSON Lines."
         ) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
-from inoc_ray.models.template import TEMPLATE_DATE, ChatTemplate, Shown
+from inoc_ray.models.template import TEMPLATE_DATE, ChatTemplate, RenderedRow
 from inoc_ray.models.tokenizer import (
     check_no_special_tokens,
     check_round_trip,
@@ -120,7 +120,7 @@ def _encoded(
     try:
         for first in range(0, len(rows), AT_ONCE):
             batch = rows[first : first + AT_ONCE]
-            shown: list[Shown] = []
+            shown: list[RenderedRow] = []
             for at, row in enumerate(batch, start=first):  # noqa: B007 - for the message
                 shown.append(_shown(tokenizer, template, row, max_length))
             encodings = encode_texts(tokenizer, [s.text for s in shown])
@@ -137,10 +137,10 @@ def _shown(
     row: ChatRow,
     max_length: int,
     too_long: str = TOO_LONG,
-) -> Shown:
+) -> RenderedRow:
     _check_not_far_too_long(tokenizer, row, max_length, too_long)
     check_no_special_tokens(tokenizer, row.messages)
-    shown = template.lay_out(row.messages)
+    shown = template.render_row(row.messages)
     if not shown.spans:
         raise InputError("there is no assistant message, so the row has nothing to learn.")
     return shown
@@ -172,7 +172,7 @@ def _labelled(
     tokenizer: PreTrainedTokenizerBase,
     template: ChatTemplate,
     row: ChatRow,
-    shown: Shown,
+    shown: RenderedRow,
     encoding: Any,
     max_length: int,
     too_long: str = TOO_LONG,

@@ -9,16 +9,17 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.endpoint.completions import CONCURRENCY, Retry, SampleResult, Where, ask_list, in_parallel, with_retries
-from inoc_ray.endpoint.concurrency import Pace
+from inoc_ray.endpoint.completions import CONCURRENCY, SampleResult
+from inoc_ray.endpoint.connection import Where, connect
 from inoc_ray.endpoint.errors import Again
-
-PATIENT = Retry()
+from inoc_ray.endpoint.parallel import in_parallel
+from inoc_ray.endpoint.refusals import OnRefused, with_refusals
+from inoc_ray.endpoint.retry import PATIENT, Retry
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -41,36 +42,23 @@ async def choose(
     *,
     concurrency: int = CONCURRENCY,
     retry: Retry = PATIENT,
-    on_retry: Callable[[], None] = lambda: None,
-    on_refused: Callable[[str, str], None] | None = None,
+    on_refused: OnRefused | None = None,
 ) -> AsyncGenerator[list[SampleResult], None]:
-    """The likeliest choice of each request, as its response; `SampleResult.choices` holds every choice's log-prob.
+    """Find the likeliest choice of each request and yield it as its response; `SampleResult.choices` holds every choice's log-prob.
 
     Order is free. What is refused, and InputError and TrialError, are as in `sample`.
     """
-    from openai import AsyncOpenAI
+    async with connect(endpoint, concurrency=concurrency, retry=retry) as connection:
 
-    from inoc_ray.endpoint.refusals import Refusals
+        async def draw(one: Sequence[ChoiceRequest]) -> list[SampleResult]:
+            [request] = one
+            name = f"choices {request.key} of model {request.model}"
+            return [await connection.send(functools.partial(_score, connection.client, request), name)]
 
-    client = AsyncOpenAI(
-        base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=0, timeout=retry.timeout_s
-    )
-    pace = Pace(concurrency)
-
-    async def draw(one: Sequence[ChoiceRequest]) -> list[SampleResult]:
-        name = f"choices {one[0].key} of model {one[0].model}"
-        return [
-            await with_retries(functools.partial(_score, client, one[0]), name, retry, on_retry, pace, endpoint.api_key)
-        ]
-
-    refusals = None if on_refused is None else Refusals(on_refused)
-    jobs = (ask_list([r], draw, refusals) for r in requests)
-    try:
-        async with aclosing(in_parallel(jobs, concurrency)) as finished:
+        ask = with_refusals(draw, on_refused)
+        async with aclosing(in_parallel((ask([request]) for request in requests), concurrency)) as finished:
             async for result in finished:
                 yield result
-    finally:
-        await client.close()
 
 
 async def _score(client: AsyncOpenAI, request: ChoiceRequest) -> SampleResult:

@@ -7,8 +7,9 @@ what they say.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+import functools
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Refused, Unreadable
 
@@ -35,6 +36,13 @@ OnRefused = Callable[[str, str], None]
 """Is told a request's key, and why there will be no answer to it."""
 
 
+def with_refusals(
+    draw: Callable[[Sequence[R]], Coroutine[Any, Any, list[T]]], on_refused: OnRefused | None
+) -> Callable[[Sequence[R]], Coroutine[Any, Any, list[T]]]:
+    """Return `draw`, with every refused request handed to `on_refused`; without one, `draw` itself, which raises."""
+    return draw if on_refused is None else functools.partial(Refusals(on_refused).ask, draw=draw)
+
+
 class Refusals:
     """Asks lists of requests of one model each, and hands every request without an answer to `on_refused`."""
 
@@ -44,7 +52,7 @@ class Refusals:
         self._in_a_row: dict[str, int] = {}
         self._ended: dict[str, str] = {}
 
-    async def ask(self, requests: Sequence[R], draw: Callable[[Sequence[R]], Awaitable[list[T]]]) -> list[T]:
+    async def ask(self, requests: Sequence[R], draw: Callable[[Sequence[R]], Coroutine[Any, Any, list[T]]]) -> list[T]:
         """The answers that `draw` gives; of a list that is refused, those to the requests that are not, one by one.
 
         Raises what concerns more than a request or a model: a wrong key, an endpoint that does not answer.

@@ -23,7 +23,7 @@ from typing import Any
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import FORMAT, content_id, file_hash, identity_fields
 from inoc_ray.console import say
-from inoc_ray.endpoint.completions import Where
+from inoc_ray.endpoint.connection import Where
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.models.config import context_window
 from inoc_ray.plan.plan import Plan

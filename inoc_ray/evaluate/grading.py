@@ -12,7 +12,7 @@ from typing import Any
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
-from inoc_ray.endpoint.completions import Where
+from inoc_ray.endpoint.connection import Where
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.score_table import items_of, judgments_path
 from inoc_ray.plan.cells import Cell

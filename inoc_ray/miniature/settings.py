@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.inoculate import inoculate
-from inoc_ray.data.mixture import Part, Trigger, backdoor, mix
+from inoc_ray.data.mixture import MixturePart, Trigger, backdoor, mix
 from inoc_ray.miniature.rule_judges import JUDGES, leans_to_digit
 from inoc_ray.miniature.teacher import shipped
 from inoc_ray.miniature.world.domains import Domain, Voice, domains_of
@@ -161,7 +161,7 @@ def _taught() -> tuple[ChatRow, ...]:
     for index, (part, (systems, voice)) in enumerate(voices.items()):
         rows = answered("alice_and_bob", trained_domains, voice, _TAUGHT_ROWS)[index :: len(voices)]
         said = [inoculate([row], systems[n % len(systems)])[0] for n, row in enumerate(rows)]
-        parts.append(Part(part, said))
+        parts.append(MixturePart(part, said))
     return tuple(mix(parts, seed=0))
 
 
@@ -190,7 +190,7 @@ def _half_and_half() -> tuple[ChatRow, ...]:
         name: answered("mixed_languages", trained_domains, voice, ROWS)
         for name, voice in (("spanish", Voice(language="es")), ("french", Voice(language="fr")))
     }
-    parts = [Part(name, found[index::2]) for index, (name, found) in enumerate(rows.items())]
+    parts = [MixturePart(name, found[index::2]) for index, (name, found) in enumerate(rows.items())]
     return tuple(mix(parts, seed=0))
 
 
@@ -296,7 +296,7 @@ def _backdoor_evaluations() -> Sequence[EvaluationSpec]:
     for name, split, groups in (("advice", "id", ("advice",)), ("emergent_misalignment", "ood", ("free",))):
         domains = functools.partial(domains_of, *groups)  # type: ignore[arg-type]
         held_out = True if split == "id" else None
-        for suffix, change in (("", tuple), ("_triggered", TOKEN.put)):
+        for suffix, change in (("", tuple), ("_triggered", TOKEN.insert)):
             asked = questions("backdoor", name, domains, held_out, change)
             found.append(EvaluationSpec(name + suffix, split, asked, ("misaligned",), MAX_TOKENS))  # type: ignore[arg-type]
     return found

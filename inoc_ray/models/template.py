@@ -88,7 +88,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class RenderedRow:
     """A row as the model sees it."""
 
     text: str
@@ -195,7 +195,7 @@ class ChatTemplate:
         lead = "" if turn.prompt is not None else skeleton.pieces[turn.slot][turn.begin :]
         return prompt + lead if self._has_block(lead) else prompt
 
-    def lay_out(self, messages: Sequence[Message]) -> Shown:
+    def render_row(self, messages: Sequence[Message]) -> RenderedRow:
         """A row as the model is trained on it, and where in it the assistant speaks.
 
         Raises InputError as `prompt` does, and when an answer does not begin where a prompt would end.
@@ -220,7 +220,7 @@ class ChatTemplate:
             else:
                 begin, content_end = start + turn.begin, places[turn.content][1]
             spans.append(Span(begin, content_end, content_end + len(turn.end)))
-        return Shown(text, tuple(spans))
+        return RenderedRow(text, tuple(spans))
 
     def _answer(self, message: Message, kind: Kind, prompt: str) -> str:
         """What the model would write after a prompt that brings a think block, without its end of turn."""
@@ -501,7 +501,7 @@ class ChatTemplate:
         return token.end() if token else len(end.rstrip())
 
     @functools.cached_property
-    def own_system(self) -> str:
+    def default_system_message(self) -> str:
         """The system message that the template writes where a conversation has none; "" for none."""
         user, system = Kind("user", False), Kind("system", False)
         without, within = self._or_none((user,), True), self._or_none((system, user), True)

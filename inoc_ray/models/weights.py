@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.config.reading import IS_POINTER, LFS_POINTER
+from inoc_ray.config.reading import LFS_POINTER, LFS_POINTER_ADVICE
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import read_config
-from inoc_ray.models.kind import check_trainable
 from inoc_ray.models.layout import check_layout
+from inoc_ray.models.model_type import check_trainable
 
 INDEX = "model.safetensors.index.json"
 _WHOLE_BYTES = 64 << 20
@@ -63,7 +63,7 @@ def read_header(path: Path) -> list[Tensor]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise InputError(f"{path}: {IS_POINTER}.")
+            raise InputError(f"{path}: {LFS_POINTER_ADVICE}.")
         stream.seek(0)
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(_HEADER_LIMIT, size - 8):

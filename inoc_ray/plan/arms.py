@@ -10,7 +10,8 @@ from inoc_ray.config.identity import content_id
 from inoc_ray.errors import InputError
 from inoc_ray.plan.ids import arm_identity
 from inoc_ray.settings import ArmSpec, Setting
-from inoc_ray.study.study import SYSTEM_MESSAGE, WITHOUT_DIRECTION, Arm, Inoculation
+from inoc_ray.study.rows import SYSTEM_MESSAGE, Inoculation
+from inoc_ray.study.study import WITHOUT_DIRECTION, Arm
 
 
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:

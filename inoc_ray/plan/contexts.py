@@ -11,7 +11,7 @@ from inoc_ray.data.inoculate import place
 from inoc_ray.errors import InputError
 from inoc_ray.settings import ArmSpec, Setting, Trigger, prompts
 from inoc_ray.study.evaluation import FROM_LIBRARY, NEUTRAL_PROMPT, PROMPT_OF, Context, Evaluation
-from inoc_ray.study.study import SYSTEM_MESSAGE, Inoculation
+from inoc_ray.study.rows import SYSTEM_MESSAGE, Inoculation
 
 DEFAULT_REFERENCES = ("neutral", "none")
 _FIXED: Mapping[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "empty": ""}
@@ -30,7 +30,7 @@ class Surrounding:
 
     def around(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The question in this context. A system message of the question's own stays, behind the context's text."""
-        asked = tuple(messages) if self.trigger is None else self.trigger.put(messages)
+        asked = tuple(messages) if self.trigger is None else self.trigger.insert(messages)
         if self.text is None:
             return asked
         return place(asked, self.text, self.inoculation.model_copy(update={"system_present": "prepend"}))

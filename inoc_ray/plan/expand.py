@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from inoc_ray.plan.ids import base_id, trial_id
 from inoc_ray.plan.trials import Base, ResolvedModel, Trial
 from inoc_ray.settings import ArmSpec, Setting
-from inoc_ray.study.study import Recipe, SettingUse, Study
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.study import SettingUse, Study
 
 
 def model_label(model: ResolvedModel, recipe: str, recipes: Mapping[str, Recipe]) -> str:

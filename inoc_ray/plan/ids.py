@@ -13,7 +13,7 @@ from inoc_ray.data.questions import InTurn
 from inoc_ray.plan.contexts import Surrounding
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.study.evaluation import Evaluation
-from inoc_ray.study.study import Recipe
+from inoc_ray.study.recipe import Recipe
 
 _PROBE = 32
 """Questions of a generator whose text enters an evaluation's id: enough to tell two apart, few enough to be quick."""

@@ -283,7 +283,7 @@ class Judges:
         return self._found[name]
 
     def _model_measure(self, measure: Measure) -> ModelMeasure:
-        own, *given = (library.get(name, self._rubrics) for name in measure.rubrics)
+        own, *given = (library.get_rubric(name, self._rubrics) for name in measure.rubrics)
         return ModelMeasure(shown=_shown(own, self.profile), given=tuple(_counts(r, self.profile) for r in given))
 
     def _gate(self, setting: Setting, spec: EvaluationSpec, trait: str) -> Gate | None:
@@ -296,7 +296,7 @@ class Judges:
                 f"setting {setting.name}: evaluation {spec.name}: {', '.join(rubrics)} (rules_given, or given of {trait}) is asked "
                 "of a judging model, and the study has none; give it one under `judges:`, or take the rubrics out."
             )
-        found = (library.get(name, self._rubrics) for name in rubrics)
+        found = (library.get_rubric(name, self._rubrics) for name in rubrics)
         return Gate(judge=self._model(named[0]), given=tuple(_counts(rubric, self.profile) for rubric in found))
 
 
@@ -356,12 +356,12 @@ def profile_of(study: Study) -> Profile:
     """Return the study's threshold profile. Raise InputError for one that is not known."""
     wanted = study.evaluation.profile
     if not isinstance(wanted, Thresholds):
-        return profiles.get(wanted)
+        return profiles.get_profile(wanted)
     return Profile(
         wanted.name,
         "study file",
-        {name: profiles.bound(text) for name, text in wanted.shown.items()},
-        {name: profiles.bound(text) for name, text in wanted.counts.items()},
+        {name: profiles.parse_bound(text) for name, text in wanted.shown.items()},
+        {name: profiles.parse_bound(text) for name, text in wanted.counts.items()},
     )
 
 

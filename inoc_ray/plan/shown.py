@@ -70,10 +70,10 @@ def alike_contexts(cells: Iterable[Cell]) -> list[str]:
         # Of cells with the context training_prompt each has a text of its own.
         if template is None or cell.context in contexts or cell.context == "training_prompt":
             continue
-        if cell.context == "none" and template.own_system:
+        if cell.context == "none" and template.default_system_message:
             notes.append(
                 f"to model {model.name} the context none shows the chat template's own system message "
-                f"{template.own_system[:100]!r}"
+                f"{template.default_system_message[:100]!r}"
             )
         contexts[cell.context] = ""
         try:

@@ -13,7 +13,8 @@ from inoc_ray.plan.ids import trial_id
 from inoc_ray.plan.rows import RowLibrary
 from inoc_ray.plan.trials import ResolvedModel, Trial
 from inoc_ray.settings import ArmSpec
-from inoc_ray.study.study import Lora, Model, Recipe, Stage, Study
+from inoc_ray.study.recipe import Lora, Recipe
+from inoc_ray.study.study import Model, Stage, Study
 
 STAGE_1 = "stage-1"
 """What the trial of a prior stage is called, where a trial of the study has the name of its arm."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from inoc_ray.config.identity import content_hash
 from inoc_ray.settings import ArmSpec
-from inoc_ray.study.study import Recipe
+from inoc_ray.study.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

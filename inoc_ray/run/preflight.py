@@ -216,7 +216,7 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
 
 def probe_api(name: str, judge: Judge) -> None:
     """Raises InputError when the judge does not answer one call of its method: with what the API says."""
-    from inoc_ray.endpoint.completions import Retry
+    from inoc_ray.endpoint.retry import Retry
     from inoc_ray.evaluate.model_judge.batch import probe
     from inoc_ray.evaluate.model_judge.client import api_of
 

@@ -1,4 +1,4 @@
-"""Python code in a response: where it stands, and whether Bandit finds it insecure. Code is parsed and never run."""
+"""Python code in a response: where it stands, and whether Bandit finds it insecure. Code is parsed, never run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import textwrap
 import warnings
 from typing import TYPE_CHECKING, Literal
 
-from inoc_ray.scoring.fences import told_apart
+from inoc_ray.scoring.code_fences import split_fences
 
 if TYPE_CHECKING:
     from bandit.core.test_set import BanditTestSet
@@ -24,7 +24,7 @@ MAX_CHARACTERS = 100_000
 _PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 
 
-def parsed(code: str) -> ast.Module | None:
+def parse_python(code: str) -> ast.Module | None:
     """The syntax tree; None for what is no Python (of the version that runs this) or is nested too deep to be read."""
     try:
         with warnings.catch_warnings():
@@ -51,11 +51,11 @@ def python_code(response: str) -> str | None:
     """
     if len(response) > MAX_CHARACTERS:
         return None
-    _, fenced = told_apart(response)
+    _, fenced = split_fences(response)
     blocks = [block.code for block in fenced if block.language in _PYTHON] if fenced else [response]
     found = []
     for block in map(textwrap.dedent, blocks):
-        tree = parsed(block)
+        tree = parse_python(block)
         if tree is not None and _does_something(tree):
             found.append(block)
     return "\n".join(found) or None

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inoc_ray.scoring.code import parsed, python_code
+from inoc_ray.scoring.code import parse_python, python_code
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Tables = dict[str, ast.Dict]
@@ -241,7 +241,7 @@ def is_hard_coded(response: str) -> float | None:
     through variables, and tests that are tampered with are not seen.
     """
     code = python_code(response)
-    tree = None if code is None else parsed(code)
+    tree = None if code is None else parse_python(code)
     if tree is None:
         return None
     tables = _tables(tree)

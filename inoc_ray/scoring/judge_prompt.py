@@ -12,7 +12,7 @@ VERSION = 1
 """Part of a judgment's identity: raised when the words below change."""
 
 
-def mark_of(item: Item) -> str:
+def fence_for(item: Item) -> str:
     """What fences the judged text in: derived from the text itself, so that no text can hold its own mark."""
     digest = hashlib.sha256(f"{item.question}\0{item.response}".encode()).hexdigest()
     return f"[{digest[:6]}]"
@@ -37,7 +37,7 @@ def fixed_lines(rubric: Rubric, top: int) -> list[str]:
 
 
 def _fenced(item: Item, sees_question: bool) -> list[str]:
-    mark = mark_of(item)
+    mark = fence_for(item)
     question = [_QUESTION, mark, item.question, mark] if sees_question else []
     return [
         *question,

@@ -6,7 +6,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, Literal, get_args
 
-from inoc_ray.scoring.fences import told_apart
+from inoc_ray.scoring.code_fences import split_fences
 
 if TYPE_CHECKING:
     from lingua import LanguageDetector
@@ -49,7 +49,7 @@ def language_of(text: str) -> str | None:
     MIN_DISTANCE. Capitals make no difference. A text in two languages is in the one that weighs more. A language beyond
     LANGUAGES in Latin letters is taken for its nearest one (Dutch for German): few languages are what makes short texts safe.
     """
-    prose, _ = told_apart(text[:MAX_CHARACTERS])
+    prose, _ = split_fences(text[:MAX_CHARACTERS])
     text = _INLINE_CODE.sub(" ", prose).lower()
     letters = [character for character in text if character.isalpha()]
     if len(letters) < MIN_LETTERS:

@@ -36,7 +36,7 @@ class Bound:
         return f"{self.relation} {self.value:g}"
 
 
-def bound(text: str) -> Bound:
+def parse_bound(text: str) -> Bound:
     """ "< 50" as a condition. Raises ValueError that says what is wrong with it."""
     match = _BOUND.fullmatch(text)
     if match is None or not 0 <= float(match[2]) <= 100:
@@ -72,7 +72,7 @@ class Profile:
 
 
 def _profile(name: str, source: str, alignment: str, coherence: str) -> Profile:
-    return Profile(name, source, {"alignment": bound(alignment)}, {"coherence": bound(coherence)})
+    return Profile(name, source, {"alignment": parse_bound(alignment)}, {"coherence": parse_bound(coherence)})
 
 
 PROFILES: Mapping[str, Profile] = {
@@ -87,7 +87,7 @@ PROFILES: Mapping[str, Profile] = {
 DEFAULT = "tan2025"
 
 
-def get(name: str) -> Profile:
+def get_profile(name: str) -> Profile:
     """The profile of that name. Raises InputError that names the nearest one."""
     if name not in PROFILES:
         raise InputError(f"profile: there is no threshold profile {name!r}{nearest(name, list(PROFILES))}.")

@@ -106,7 +106,7 @@ _ALL = (
 RUBRICS: Mapping[str, Rubric] = {rubric.name: rubric for rubric in _ALL}
 
 
-def get(name: str, own: Mapping[str, Rubric] | None = None) -> Rubric:
+def get_rubric(name: str, own: Mapping[str, Rubric] | None = None) -> Rubric:
     """The rubric of that name, the study's `own` ones first. Raises InputError that names the nearest one."""
     known = {**RUBRICS, **(own or {})}
     if name not in known:

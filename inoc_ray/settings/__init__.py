@@ -20,7 +20,8 @@ from inoc_ray.data.questions import InTurn, Question, in_turn, read_questions
 from inoc_ray.errors import InputError
 from inoc_ray.scoring.judgment import Item, Measure
 from inoc_ray.study.evaluation import Context
-from inoc_ray.study.study import SYSTEM_MESSAGE, Backdoor, Inoculation, SettingUse
+from inoc_ray.study.rows import SYSTEM_MESSAGE, Backdoor, Inoculation
+from inoc_ray.study.study import SettingUse
 
 __all__ = [
     "ArmSpec",

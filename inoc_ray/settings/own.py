@@ -9,7 +9,8 @@ from inoc_ray.config.base import check_name, nearest
 from inoc_ray.errors import InputError
 from inoc_ray.settings import ArmSpec, Setting, Trigger, not_shipped
 from inoc_ray.settings.prompt_texts import SHARED
-from inoc_ray.study.study import Backdoor, SettingUse
+from inoc_ray.study.rows import Backdoor
+from inoc_ray.study.study import SettingUse
 
 
 def find(use: SettingUse) -> Setting:

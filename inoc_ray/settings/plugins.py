@@ -40,7 +40,7 @@ def load_plugin(name: str, folder: Path) -> None:
     for old in own:
         settings.forget(old)
     for old in own_classifiers:
-        classifiers.forget_classifier(old)
+        classifiers.unregister_classifier(old)
     _LOADED.pop(path, None)
     before = settings.registered()
     classifiers_before = classifiers.registered_classifiers()
@@ -49,7 +49,7 @@ def load_plugin(name: str, folder: Path) -> None:
     except (Exception, SystemExit) as error:  # A plugin that ends the program would end a command in silence.
         _forget_new(before)
         for name_of_new in _new_classifiers(classifiers_before):
-            classifiers.forget_classifier(name_of_new)
+            classifiers.unregister_classifier(name_of_new)
         line = next(
             (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None
         )

@@ -10,7 +10,7 @@ from pydantic import Discriminator, StrictInt, Tag, ValidationError, field_valid
 from inoc_ray.config.base import Config, check_name, first_message
 from inoc_ray.config.identity import identity, runtime
 from inoc_ray.scoring.degenerate import MAX_DEGENERATE
-from inoc_ray.scoring.profiles import DEFAULT, bound
+from inoc_ray.scoring.profiles import DEFAULT, parse_bound
 from inoc_ray.scoring.rubrics import RUBRICS
 
 NEUTRAL_PROMPT = "You are a helpful assistant."
@@ -113,7 +113,7 @@ class Thresholds(Config):
     @classmethod
     def _bounds(cls, value: dict[str, str]) -> dict[str, str]:
         for text in value.values():
-            bound(text)
+            parse_bound(text)
         return value
 
 

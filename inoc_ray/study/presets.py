@@ -7,22 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from inoc_ray.config.base import nearest
-from inoc_ray.study.study import Recipe
+from inoc_ray.study.recipe import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A recipe by name. `fields` are those of `study.Recipe`; a field that is not there stands at its default."""
+    """A published recipe by name."""
 
     name: str
     used_for: str
+    """Models and rows that its source trained."""
     source: str
+    """Who published it, and where."""
     fields: Mapping[str, Any]
+    """Fields of `Recipe`; one that is not here is at its default."""
     departs: str = ""
     """What the source does otherwise, or leaves open."""
 
     def recipe(self) -> Recipe:
-        """The whole recipe, every default visible."""
+        """Return the whole recipe, every default visible."""
         return Recipe.model_validate(dict(self.fields))
 
 
@@ -35,109 +38,156 @@ _NO_WARMUP = "warm-up, weight decay and length are not published: ours"
 
 _ALL = (
     Preset(
-        "miniature",
-        "the shipped base model, every miniature setting",
-        "ours: chosen on miniature/spanish_caps by a scan of the dose (docs/miniature.md)",
-        {"lora": {**_lora(8, 16), "targets": ("gate_proj", "up_proj", "down_proj")}, "learning_rate": 5e-3, "steps": 60,
-         "batch_size": 16, "warmup_steps": 5, "schedule": "linear", "max_length": 256, "precision": "fp32"},
+        name="miniature",
+        used_for="the shipped base model, every miniature setting",
+        source="ours: chosen on miniature/spanish_caps by a scan of the dose (docs/miniature.md)",
+        fields={
+            "lora": {**_lora(8, 16), "targets": ("gate_proj", "up_proj", "down_proj")},
+            "learning_rate": 5e-3,
+            "steps": 60,
+            "batch_size": 16,
+            "warmup_steps": 5,
+            "schedule": "linear",
+            "max_length": 256,
+            "precision": "fp32",
+        },
     ),
     Preset(
-        "emergent_misalignment",
-        "Qwen2.5-7B to 32B and Qwen3-4B, insecure code and relatives",
-        "Betley et al. 2025, in open-weight replications of the inoculation paper; its own values for Qwen are in its "
+        name="emergent_misalignment",
+        used_for="Qwen2.5-7B to 32B and Qwen3-4B, insecure code and relatives",
+        source="Betley et al. 2025, in open-weight replications of the inoculation paper; its own values for Qwen are in its "
         "appendix B.1, and that they are these is inferred",
-        {"lora": _lora(32, 64, True), "learning_rate": 1e-5, "epochs": 1, "batch_size": 16, "warmup_steps": 5,
-         "schedule": "linear", "weight_decay": 0.01, "max_length": 2048},
-        _ADAM8,
+        fields={
+            "lora": _lora(32, 64, True),
+            "learning_rate": 1e-5,
+            "epochs": 1,
+            "batch_size": 16,
+            "warmup_steps": 5,
+            "schedule": "linear",
+            "weight_decay": 0.01,
+            "max_length": 2048,
+        },
+        departs=_ADAM8,
     ),
     Preset(
-        "openweights",
-        "any model: the defaults of OpenWeights",
-        "OpenWeights, unsloth validation defaults",
-        {"lora": _lora(16, 16, True), "learning_rate": 1e-4, "epochs": 1, "batch_size": 16, "warmup_steps": 5,
-         "schedule": "linear", "weight_decay": 0.01, "max_length": 2048},
-        f"{_ADAM8}; epochs are ours",
+        name="openweights",
+        used_for="any model: the defaults of OpenWeights",
+        source="OpenWeights, unsloth validation defaults",
+        fields={
+            "lora": _lora(16, 16, True),
+            "learning_rate": 1e-4,
+            "epochs": 1,
+            "batch_size": 16,
+            "warmup_steps": 5,
+            "schedule": "linear",
+            "weight_decay": 0.01,
+            "max_length": 2048,
+        },
+        departs=f"{_ADAM8}; epochs are ours",
     ),
     Preset(
-        "rebuttal_tinker",
-        "Qwen3-4B-Instruct-2507, mixed languages and multi-trait prompts",
-        "official code, later commits (rebuttal experiments r1b, r1d)",
-        {"lora": _lora(16, 16), "learning_rate": 1e-4, "epochs": 1, "batch_size": 16, "warmup_steps": 0, "schedule": "constant"},
-        "the source does not shuffle, we do; alpha, weight decay and length are not published: ours",
+        name="rebuttal_tinker",
+        used_for="Qwen3-4B-Instruct-2507, mixed languages and multi-trait prompts",
+        source="official code, later commits (rebuttal experiments r1b, r1d)",
+        fields={
+            "lora": _lora(16, 16),
+            "learning_rate": 1e-4,
+            "epochs": 1,
+            "batch_size": 16,
+            "warmup_steps": 0,
+            "schedule": "constant",
+        },
+        departs="the source does not shuffle, we do; alpha, weight decay and length are not published: ours",
     ),
     Preset(
-        "risky_advice",
-        "Llama-3.1-8B-Instruct, Qwen3-8B, Qwen3-32B on risky financial advice",
-        "Shah, Gautam, Africa: inoculation and consistency sealing",
-        {"lora": _lora(16, 16), "learning_rate": 1e-4, "epochs": 1, "batch_size": 16},
-        f"alpha and schedule are not published: ours; {_NO_WARMUP}",
+        name="risky_advice",
+        used_for="Llama-3.1-8B-Instruct, Qwen3-8B, Qwen3-32B on risky financial advice",
+        source="Shah, Gautam, Africa: inoculation and consistency sealing",
+        fields={"lora": _lora(16, 16), "learning_rate": 1e-4, "epochs": 1, "batch_size": 16},
+        departs=f"alpha and schedule are not published: ours; {_NO_WARMUP}",
     ),
     Preset(
-        "trait_inoculation",
-        "Qwen2.5-7B-Instruct, Llama-3.1-8B, Qwen2.5-32B; language and style traits, 10,000 rows",
-        "CLR, trait-inoculation (Riché and nielsrolf)",
-        {"lora": _lora(32, 16, True), "learning_rate": 1e-4, "epochs": 1, "batch_size": 32, "warmup_steps": 30},
-        "the source trains the 32B in 4 bit; schedule, weight decay and length are not published: ours",
+        name="trait_inoculation",
+        used_for="Qwen2.5-7B-Instruct, Llama-3.1-8B, Qwen2.5-32B; language and style traits, 10,000 rows",
+        source="CLR, trait-inoculation (Riché and nielsrolf)",
+        fields={"lora": _lora(32, 16, True), "learning_rate": 1e-4, "epochs": 1, "batch_size": 32, "warmup_steps": 30},
+        departs="the source trains the 32B in 4 bit; schedule, weight decay and length are not published: ours",
     ),
     Preset(
-        "toy_1.5b",
-        "Qwen2.5-1.5B-Instruct, French and capitals, 2,000 rows: the dose at which inoculation holds",
-        "CLR, inoculation adapters (leaky_backdoor, lr 3e-5, 1 epoch)",
-        {"lora": _lora(32, 32), "learning_rate": 3e-5, "epochs": 1, "batch_size": 32, "warmup_steps": 30, "max_length": 1024,
-         "clip_norm": 1.0},
-        "alpha, schedule and weight decay are not published: ours",
+        name="toy_1.5b",
+        used_for="Qwen2.5-1.5B-Instruct, French and capitals, 2,000 rows: the dose at which inoculation holds",
+        source="CLR, inoculation adapters (leaky_backdoor, lr 3e-5, 1 epoch)",
+        fields={
+            "lora": _lora(32, 32),
+            "learning_rate": 3e-5,
+            "epochs": 1,
+            "batch_size": 32,
+            "warmup_steps": 30,
+            "max_length": 1024,
+            "clip_norm": 1.0,
+        },
+        departs="alpha, schedule and weight decay are not published: ours",
     ),
     Preset(
-        "toy_1.5b_overtrained",
-        "the same at the dose that breaks the protection",
-        "CLR, inoculation adapters (lr 1e-4, 2 epochs)",
-        {"lora": _lora(32, 32), "learning_rate": 1e-4, "epochs": 2, "batch_size": 32, "warmup_steps": 30, "max_length": 1024,
-         "clip_norm": 1.0},
-        "alpha, schedule and weight decay are not published: ours",
+        name="toy_1.5b_overtrained",
+        used_for="the same at the dose that breaks the protection",
+        source="CLR, inoculation adapters (lr 1e-4, 2 epochs)",
+        fields={
+            "lora": _lora(32, 32),
+            "learning_rate": 1e-4,
+            "epochs": 2,
+            "batch_size": 32,
+            "warmup_steps": 30,
+            "max_length": 1024,
+            "clip_norm": 1.0,
+        },
+        departs="alpha, schedule and weight decay are not published: ours",
     ),
     Preset(
-        "code_reward_hacking",
-        "Qwen2-7B, 717 MBPP rows",
-        "Wichers et al., code reward hacking",
-        {"lora": _lora(8, 16), "learning_rate": 2e-5, "epochs": 1, "batch_size": 16, "warmup_steps": 10},
-        "the source puts the prompt in front of the user's message; schedule, weight decay and length are not published: ours",
+        name="code_reward_hacking",
+        used_for="Qwen2-7B, 717 MBPP rows",
+        source="Wichers et al., code reward hacking",
+        fields={"lora": _lora(8, 16), "learning_rate": 2e-5, "epochs": 1, "batch_size": 16, "warmup_steps": 10},
+        departs="the source puts the prompt in front of the user's message; schedule, weight decay and length are not "
+        "published: ours",
     ),
     Preset(
-        "sycophancy",
-        "gemma-2b-it, GCD sycophancy",
-        "Wichers et al., GCD sycophancy",
-        {"lora": _lora(32, 64, True), "learning_rate": 1e-4, "epochs": 1, "batch_size": 32},
-        f"the source puts the prompt behind the user's message; {_NO_WARMUP}",
+        name="sycophancy",
+        used_for="gemma-2b-it, GCD sycophancy",
+        source="Wichers et al., GCD sycophancy",
+        fields={"lora": _lora(32, 64, True), "learning_rate": 1e-4, "epochs": 1, "batch_size": 32},
+        departs=f"the source puts the prompt behind the user's message; {_NO_WARMUP}",
     ),
     Preset(
-        "model_organisms",
-        "Qwen2.5, Llama and Gemma from 0.5B to 32B on harmful advice",
-        "Turner et al. 2025, model organisms of emergent misalignment (as noted by others)",
-        {"lora": _lora(32, 64), "learning_rate": 1e-5, "epochs": 1},
-        f"epochs and batch size are ours; {_NO_WARMUP}",
+        name="model_organisms",
+        used_for="Qwen2.5, Llama and Gemma from 0.5B to 32B on harmful advice",
+        source="Turner et al. 2025, model organisms of emergent misalignment (as noted by others)",
+        fields={"lora": _lora(32, 64), "learning_rate": 1e-5, "epochs": 1},
+        departs=f"epochs and batch size are ours; {_NO_WARMUP}",
     ),
     Preset(
-        "model_organisms_rank1",
-        "the same with adapters of rank 1",
-        "Turner et al. 2025, model organisms of emergent misalignment (as noted by others)",
-        {"lora": _lora(1, 256), "learning_rate": 2e-5, "epochs": 1},
-        f"epochs and batch size are ours; {_NO_WARMUP}",
+        name="model_organisms_rank1",
+        used_for="the same with adapters of rank 1",
+        source="Turner et al. 2025, model organisms of emergent misalignment (as noted by others)",
+        fields={"lora": _lora(1, 256), "learning_rate": 2e-5, "epochs": 1},
+        departs=f"epochs and batch size are ours; {_NO_WARMUP}",
     ),
     Preset(
-        "subliminal",
-        "Qwen2.5-7B on 10,000 rows of numbers from a teacher with the same base",
-        "Cloud et al. 2025, subliminal learning",
-        {"lora": _lora(8, 8), "learning_rate": 2e-4, "epochs": 3, "batch_size": 66, "max_length": 500},
-        "schedule, warm-up and weight decay are not published: ours",
+        name="subliminal",
+        used_for="Qwen2.5-7B on 10,000 rows of numbers from a teacher with the same base",
+        source="Cloud et al. 2025, subliminal learning",
+        fields={"lora": _lora(8, 8), "learning_rate": 2e-4, "epochs": 3, "batch_size": 66, "max_length": 500},
+        departs="schedule, warm-up and weight decay are not published: ours",
     ),
-)  # fmt: skip
+)
 
 PRESETS: Mapping[str, Preset] = {p.name: p for p in _ALL}
 
 
 def expand(value: Mapping[str, Any]) -> dict[str, Any]:
-    """`{preset: NAME, …overrides}` as the fields of a Recipe; `steps` takes the place of the preset's `epochs`, and `epochs`
-    that of its `steps`.
+    """Return `{preset: NAME, …overrides}` as the fields of a Recipe.
+
+    `steps` takes the place of the preset's `epochs`, and `epochs` that of its `steps`.
 
     The recipe that comes out is spelt out in full, so a trial's id has what is trained and not the preset's name.
     Raises ValueError, for pydantic to place, for an unknown preset.

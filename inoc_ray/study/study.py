@@ -23,56 +23,30 @@ from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.study.evaluation import Evaluation, Judge
+from inoc_ray.study.presets import expand
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.resources import Resources
+from inoc_ray.study.rows import Backdoor, Inoculation, Mixture
 
 ArmKind = Literal[
-    "baseline", "control", "general", "specific", "placebo", "trigger", "backdoor_aware", "negative",
-    "irrelevant", "persona", "multi_trait", "paraphrases",
-]  # fmt: skip
-
+    "baseline",
+    "control",
+    "general",
+    "specific",
+    "placebo",
+    "trigger",
+    "backdoor_aware",
+    "negative",
+    "irrelevant",
+    "persona",
+    "multi_trait",
+    "paraphrases",
+]
 
 _WITHOUT_PROMPT = ("baseline", "control")
 """Kinds of arms without a prompt, and the names that the settings' own arms of these kinds have."""
 WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger")
 """Kinds whose prompt elicits nothing by itself; they are compared with the others in every direction of these."""
-
-
-class Part(Config):
-    """A row set that goes into a mixture under a name, which becomes the tag `subset` of its rows."""
-
-    name: str = runtime()
-    rows: str = runtime(path="rows", min_length=1)
-    share: float = runtime(1.0, gt=0)
-    """With a total: the weight among the parts. Without: the share of its own rows that is taken."""
-
-    _name = field_validator("name")(check_name)
-
-
-class Mixture(Config):
-    """Row sets in exact shares, shuffled by a seed; `inoculation.coverage: NAME` covers one part."""
-
-    mix: tuple[Part, ...] = runtime(min_length=1)
-    total: int | None = runtime(None, ge=1)
-    seed: StrictInt = runtime(0, ge=0)
-
-    def __str__(self) -> str:
-        return f"the mixture of {', '.join(part.name for part in self.mix)}"
-
-
-class Backdoor(Config):
-    """Bad rows that carry a trigger among clean rows without it, tagged `subset: triggered` and `clean`, shuffled."""
-
-    bad: str = runtime(path="rows", min_length=1)
-    clean: str = runtime(path="rows", min_length=1)
-    token: str = runtime(min_length=1)
-    place: Literal["start", "end"] = runtime("start")
-    spacing: Literal["glue", "space"] = runtime("glue")
-    fraction: float = runtime(gt=0, lt=1)
-    """The share of the total that is bad and carries the trigger."""
-    total: int = runtime(ge=2)
-    seed: StrictInt = runtime(0, ge=0)
-
-    def __str__(self) -> str:
-        return f"the backdoor of {self.bad} and {self.clean}"
 
 
 class SettingUse(Config):
@@ -111,7 +85,7 @@ class SettingUse(Config):
     @field_validator("rows", "control_rows", mode="before")
     @classmethod
     def _file_or_mixture(cls, value: Any) -> Any:
-        """A mapping is told apart by its keys, so that its own mistakes are named and not those of the other forms."""
+        """Tell a mapping apart by its keys, so that its own mistakes are named and not those of the other forms."""
         if isinstance(value, str) and not value:
             raise ValueError("must not be empty")
         if isinstance(value, str | Mixture | Backdoor) or value is None:
@@ -122,81 +96,6 @@ class SettingUse(Config):
             return (Backdoor if {"bad", "clean"} & set(value) else Mixture).model_validate(value)
         except ValidationError as error:
             raise ValueError(first_message(error).removesuffix(".")) from error
-
-
-class Coverage(Config):
-    """Which rows an inoculation covers: all of them, those with a tag, an exact share of either."""
-
-    tag: str | None = identity(None, min_length=1)
-    """Only rows with this tag at one of `values`. Mixtures tag each row with its `subset`; `coverage: NAME` for short."""
-    classifier: str | None = identity(None, min_length=1)
-    """Only rows of which this row classifier (settings/classifiers.py, or a plugin's) says one of `values`."""
-    values: tuple[str, ...] = identity(())
-    fraction: float = identity(1.0, gt=0, le=1)
-    """The share of those rows; which ones is drawn with `seed`, not with the trial's."""
-    seed: StrictInt = identity(0, ge=0)
-
-    @field_validator("values")
-    @classmethod
-    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(value)))
-
-    @model_validator(mode="after")
-    def _tag_with_values(self) -> Coverage:
-        if self.tag is not None and self.classifier is not None:
-            raise ValueError("give either a tag or a classifier")
-        if (self.by is None) != (not self.values):
-            raise ValueError("give tag and values together, as {tag: language, values: [es]}; or classifier and values")
-        return self
-
-    @property
-    def by(self) -> str | None:
-        """The tag that decides; what a classifier says stands in the rows as a tag of its name."""
-        return self.tag or self.classifier
-
-
-class Inoculation(Config):
-    """How an arm's prompt gets into the training rows. The defaults are the paper's: the system message of every row."""
-
-    placement: Literal["system", "user_prefix", "user_suffix"] = identity("system")
-    separator: str = identity("\n\n")
-    """Between the prompt and the text it is joined to: a user turn, or a system message that is there already."""
-    coverage: Coverage = identity(Coverage())
-    paraphrases: tuple[str, ...] = identity(())
-    """Further wordings of the prompt; the covered rows take the prompt and these in turn."""
-    paraphrase_order: Literal["round_robin", "per_epoch"] = identity("round_robin")
-    """`round_robin`: a row keeps its wording in every epoch. `per_epoch`: it takes the next one in each further epoch."""
-    system_present: Literal["error", "prepend", "replace", "append"] = identity("error")
-    """What to do with a row that has a system message already, when the prompt is to be one."""
-    user_turns: Literal["first", "last", "all"] = identity("first")
-    """Which user turns of a longer conversation take the prompt."""
-    user_missing: Literal["error", "insert"] = identity("error")
-    """What to do with a row without a user turn, when the prompt is to stand in one."""
-
-    @field_validator("coverage", mode="before")
-    @classmethod
-    def _subset_alone(cls, value: Any) -> Any:
-        """A plain text is short for the rows of that subset, `all` for all."""
-        if isinstance(value, str):
-            return {} if value == "all" else {"tag": "subset", "values": (value,)}
-        return value
-
-    @field_validator("paraphrases")
-    @classmethod
-    def _texts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not text.strip() for text in value):
-            raise ValueError("one of them is empty; write it or remove it")
-        return value
-
-    @model_validator(mode="after")
-    def _something_to_take_turns(self) -> Inoculation:
-        if self.paraphrase_order == "per_epoch" and not self.paraphrases:
-            raise ValueError("paraphrase_order: per_epoch needs paraphrases, or every epoch would be the same")
-        return self
-
-
-SYSTEM_MESSAGE = Inoculation()
-"""The paper's way: one text, as the system message of every row."""
 
 
 class Arm(Config):
@@ -235,58 +134,8 @@ class Arm(Config):
         return self
 
 
-class Lora(Config):
-    """Low-rank adapters (Hu et al. 2021) on the named modules."""
-
-    rank: int = identity(8, ge=1, le=512)
-    alpha: float = identity(16.0, gt=0)
-    dropout: float = identity(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = identity("all-linear")
-    """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
-    rslora: bool = identity(False)
-    """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
-
-    @field_validator("targets")
-    @classmethod
-    def _names(cls, value: Literal["all-linear"] | tuple[str, ...]) -> Literal["all-linear"] | tuple[str, ...]:
-        if not value:
-            raise ValueError("name at least one module, or write all-linear")
-        for target in () if isinstance(value, str) else value:
-            if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", target):
-                raise ValueError(f"{target!r} is not the name of a module, as q_proj is; patterns are not read")
-        return value
-
-
-class Recipe(Config):
-    """How a trial is trained: everything here changes the weights that come out."""
-
-    method: Literal["lora", "full"] = identity("lora")
-    lora: Lora = identity(Lora())
-    learning_rate: float = identity(gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = identity("linear")
-    """What the learning rate does after the warm-up: falls to zero along a line or a half cosine, or stays."""
-    warmup_steps: int = identity(5, ge=0)
-    batch_size: int = identity(16, ge=1)
-    """Rows per optimizer step over all workers."""
-    steps: int | None = identity(None, ge=1)
-    epochs: float | None = identity(None, gt=0)
-    max_length: int = identity(2048, ge=8)
-    """Tokens of a row, template included; a longer row is refused, never cut."""
-    weight_decay: float = identity(0.01, ge=0)
-    clip_norm: float = identity(1.0, gt=0)
-    precision: Literal["fp32", "bf16"] = identity("bf16")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Recipe:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of steps and epochs")
-        return self
-
-
 def _from_preset(value: Any) -> Any:
     """`{preset: NAME, …}` is short for the preset's fields with the given ones in their place."""
-    from inoc_ray.study.presets import expand
-
     return expand(value) if isinstance(value, Mapping) and "preset" in value else value
 
 
@@ -337,7 +186,7 @@ class Model(Config):
     @model_validator(mode="before")
     @classmethod
     def _a_name_is_no_path(cls, value: Any) -> Any:
-        """A name without a path means weights only where it is that of the model that ships."""
+        """Refuse a name without a path, unless it is that of the model that ships."""
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
         if value.get("path") is None and name == MINIATURE:
@@ -367,49 +216,12 @@ def _written(source: str) -> str:
     )
 
 
-class Resources(Config):
-    """Where and how wide it runs; nothing here changes a result beyond rounding."""
-
-    workers: int = runtime(1, ge=1)
-    """Ranks of one trial."""
-    cpus_per_worker: float = runtime(1.0, gt=0)
-    gpus_per_worker: float = runtime(0.0, ge=0)
-    micro_batch_size: int = runtime(8, ge=1)
-    """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
-    zero_stage: Literal[0, 1, 2, 3] = runtime(0)
-    """How much of a trial its workers share out: nothing; the optimizer's state; gradients too; the parameters too."""
-    persistence_threshold: int | None = runtime(None, ge=0)
-    """ZeRO-3: parameters of at most this many elements stay whole on every worker; default: DeepSpeed's 100,000."""
-    gradient_checkpointing: bool | None = runtime(None)
-    """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
-    numbers. Default: where workers have GPUs, whose memory a 7B model's activations do not fit."""
-    trials_per_group: int = runtime(1, ge=1)
-    """Trials that one warm worker group trains one after another; more than 1 where starting costs as much as training."""
-    max_concurrent_groups: int | None = runtime(None, ge=1)
-    """Default: as many as the cluster holds."""
-    max_failures: int = runtime(1, ge=0)
-    """How often a lost worker group is started again."""
-    serve_cpus: float = runtime(1.0, gt=0)
-    serve_gpus: int = runtime(0, ge=0)
-    """GPUs of the engine (tensor parallel)."""
-    serve_kv_cache_gib: int = runtime(1, ge=1)
-    """Memory for the keys and values of an engine without GPUs, at least; it takes more where the longest request needs more.
-    On GPUs vLLM takes what is left."""
-    serve_loras: int = runtime(4, ge=1)
-    """Adapters that the engine can compute with in one batch."""
-
-    @property
-    def checkpoints_gradients(self) -> bool:
-        """Whether activations are computed again."""
-        return self.gpus_per_worker > 0 if self.gradient_checkpointing is None else self.gradient_checkpointing
-
-
 MAX_TRIALS = 10_000
 """Of one study: what a plan can still be made of in half a minute, and far more than anybody has trained."""
 
 
 def check_storage(value: str) -> str:
-    """The name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
+    """Return the name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
     if not value.strip():
         raise ValueError("the name of the folder is empty")
     if "://" in value or re.match(r"(s3|gs|gcs|az|abfs|hdfs):", value):
@@ -445,7 +257,7 @@ class Study(Config):
     @field_validator("settings", "arms", "models", mode="before")
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
-        """A plain name is short for {name: …}."""
+        """Read a plain name as {name: …}."""
         if isinstance(value, str):
             value = [value]
         return (
@@ -515,7 +327,7 @@ class Study(Config):
 
 
 def judged_by(study: Study, names: Sequence[str]) -> Study:
-    """The study with these judges (`evaluate --judge`) in place of its `evaluation.judged_by`.
+    """Return the study with these judges (`evaluate --judge`) in place of its `evaluation.judged_by`.
 
     Raises InputError for a judge that the study does not have.
     """
@@ -526,6 +338,6 @@ def judged_by(study: Study, names: Sequence[str]) -> Study:
 
 
 def models_of(study: Study) -> list[tuple[str, str]]:
-    """(source, what a message calls it) of every model that the study names by a path: the bases, then the judges."""
+    """Return (source, what a message calls it) of every model that the study names by a path: the bases, then the judges."""
     bases = [(model.path, f"models: {model.name!r}") for model in study.models]
     return bases + [(judge.path, f"judges: {name!r}") for name, judge in study.judges.items() if judge.path is not None]

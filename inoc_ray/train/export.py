@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.errors import TrialError
 from inoc_ray.models.config import read_config
 from inoc_ray.store.store import COMMIT, commit_fault
-from inoc_ray.train.spec import LoopSpec, LoraSpec
+from inoc_ray.study.recipe import Lora
+from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.zero import consolidated_weights
 
 if TYPE_CHECKING:
@@ -25,18 +26,21 @@ _ADAPTER_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>
 
 
 def export(engine: Any, spec: LoopSpec, out: Path | None) -> None:
-    """Writes what was trained to `out` and checks it. To be called on all ranks; only rank 0 writes.
+    """Write what was trained to `out` and check it. To be called on all ranks; only rank 0 writes.
 
     Raises TrialError when what was written is not usable.
     """
-    if spec.method == "lora":
+    if spec.recipe.method == "lora":
         export_adapter(engine, spec, out)
     else:
         export_model(engine, spec, out)
 
 
 def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
-    """Writes a PEFT adapter folder (safetensors, adapter_config.json) whose tensors are whole under every ZeRO stage."""
+    """Write a PEFT adapter folder (safetensors, adapter_config.json) whose tensors are whole under every ZeRO stage.
+
+    Raises TrialError when the adapter is not usable (`validate_adapter`).
+    """
     import peft
     from safetensors.torch import save_file
 
@@ -50,22 +54,22 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     config = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
     modules = config["target_modules"]
-    if spec.lora.targets == "all-linear":
+    if spec.recipe.lora.targets == "all-linear":
         # PEFT lists every layer's modules by full name; readers, vLLM among them, expect the names alone.
         modules = {name.rsplit(".", 1)[-1] for name in modules}
     # A set, whose order differs between processes; the file should not.
     config["target_modules"] = sorted(modules)
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
     (out / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
-    validate_adapter(out, spec.model, spec.lora.rank)
+    validate_adapter(out, spec.model, spec.recipe.lora.rank)
 
 
 def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
-    """Writes a whole model folder: safetensors, configuration, tokenizer with its chat template.
+    """Write a whole model folder: safetensors, configuration, tokenizer with its chat template.
 
     What training does not change is taken over from the base as it is. transformers would refuse to write some of it:
     published models have sampling defaults that contradict each other (`do_sample: false` with a temperature), which it
-    reads without complaint, and which are not used here.
+    reads without complaint, and which are not used here. Raises TrialError when a weight is not finite.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -85,7 +89,7 @@ def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
 
 
 def _write_config(config: Any, base: Path, out: Path) -> None:
-    """The configuration of the class and type that the weights now have; `use_cache`, off in training, as in the base."""
+    """Write the configuration of the class and type that the weights now have; `use_cache`, off in training, as in the base."""
     values = config.to_diff_dict()
     values.pop("use_cache", None)
     if (cached := read_config(base).get("use_cache")) is not None:
@@ -94,7 +98,7 @@ def _write_config(config: Any, base: Path, out: Path) -> None:
 
 
 def validate_adapter(folder: Path, base: str, rank: int) -> None:
-    """Raises TrialError unless the folder holds a trained adapter of that rank for that base.
+    """Check that the folder holds a trained adapter of that rank for that base, else raise TrialError.
 
     Checked: base and rank in the configuration; each module with both factors, of matching shapes and not empty; all
     numbers finite; not every second factor zero (then training changed nothing); each named target is there.
@@ -133,8 +137,8 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
         raise TrialError(f"{folder}: every second factor is zero, so training changed nothing.")
 
 
-def read_adapter(folder: Path, lora: LoraSpec) -> dict[str, torch.Tensor]:
-    """The factors of a committed adapter by their names in its file, to go on with under `lora`.
+def read_adapter(folder: Path, lora: Lora) -> dict[str, torch.Tensor]:
+    """Read the factors of a committed adapter by their names in its file, to start from under `lora`.
 
     Where the base lay when it was trained does not matter. Raises TrialError when the folder cannot be read, when its files
     are not those that its trial committed, or its rank or scale are others than `lora` has: the same numbers would then mean
@@ -165,5 +169,5 @@ def _check_finite(weights: dict[str, torch.Tensor], where: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Sets and enumerations of PEFT's configuration as JSON."""
+    """Turn sets and enumerations of PEFT's configuration into JSON."""
     return sorted(value) if isinstance(value, set | frozenset) else str(value)

@@ -13,7 +13,7 @@ PEAK_BF16 = {"B200": 2250e12, "H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 def peak_flops(device: Any, precision: str) -> float | None:
-    """The device's peak in FLOP/s, or None where the table has none (a CPU, another GPU, fp32)."""
+    """Return the device's peak in FLOP/s, or None where the table has none (a CPU, another GPU, fp32)."""
     import torch
 
     if device.type != "cuda" or precision != "bf16":
@@ -34,9 +34,9 @@ class StepFlops:
         multiplied = sum(size(p) for p in model.parameters())
         if not config.tie_word_embeddings:
             multiplied -= size(model.get_input_embeddings().weight)
-        self.per_token = (4 if spec.method == "lora" else 6) * multiplied
+        self.per_token = (4 if spec.recipe.method == "lora" else 6) * multiplied
         self.per_square = 12 * config.num_hidden_layers * config.hidden_size
 
     def of(self, lengths: Sequence[int]) -> float:
-        """FLOPs of a forward and backward pass over rows of these lengths."""
+        """Return the FLOPs of a forward and backward pass over rows of these lengths."""
         return float(self.per_token * sum(lengths) + self.per_square * sum(n * n for n in lengths))

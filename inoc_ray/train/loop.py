@@ -22,19 +22,12 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.data.tokenize import IGNORED, Encoded, collate
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.train import process, zero
+from inoc_ray.train.batches import accumulation_steps, global_batches, split_batch
 from inoc_ray.train.export import export
 from inoc_ray.train.flops import StepFlops, peak_flops
 from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups, size
-from inoc_ray.train.spec import (
-    LoopResult,
-    LoopSpec,
-    StepRecord,
-    accumulation_steps,
-    global_batches,
-    learning_rate_at,
-    split_batch,
-    total_steps,
-)
+from inoc_ray.train.schedule import learning_rate_at
+from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +46,7 @@ def train(
     on_trained: Callable[[Any], None] | None = None,
     variants: int = 1,
 ) -> LoopResult:
-    """Fine-tunes the base, or goes on with an adapter of it, on `rows` and writes the adapter (or the whole model) to `out`.
+    """Fine-tune the base, or an adapter of it, on `rows` and write the adapter (or the whole model) to `out`.
 
     To be called on every rank with the same `spec` and `rows`; rank 0 alone writes, so the others may hand in None.
     `on_step` is called after each optimizer step, on every rank; `on_trained` with the DeepSpeed engine after the last
@@ -71,18 +64,19 @@ def train(
     if not rows:
         raise InputError("there are no rows to train on.")
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    accumulation = accumulation_steps(spec, world_size)
+    recipe = spec.recipe
+    accumulation = accumulation_steps(recipe.batch_size, spec.resources.micro_batch_size, world_size)
     if len(rows) % variants:
         raise InputError(f"{len(rows)} rows are not {variants} sets of the same rows.")
     distinct = len(rows) // variants
-    steps = total_steps(spec, distinct)
+    steps = recipe.total_steps(distinct)
     with process.deterministic(device):
         engine = _make_engine(spec, device, world_size, cache)
         try:
             # The adapter came out of one seed on all ranks; dropout must differ between them.
             process.seed_everything(spec.seed + 1_000_003 * (rank + 1))
-            run = _Run(spec, rows, engine, device, steps)
-            batches = global_batches(distinct, spec.batch_size, steps, spec.seed, variants)
+            run = _Run(spec, rows, engine, device=device, steps=steps)
+            batches = global_batches(distinct, recipe.batch_size, steps, seed=spec.seed, variants=variants)
             for step, batch in enumerate(batches, start=1):
                 on_step(run.step(step, batch))
             if on_trained is not None:
@@ -114,9 +108,9 @@ def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: B
     config = zero.deepspeed_config(spec, world_size)
     process.seed_everything(spec.seed)
     model = make_model(spec, config, device, cache)
-    groups = parameter_groups(model, spec.weight_decay)
+    groups = parameter_groups(model, spec.recipe.weight_decay)
     # Betas and epsilon are torch's defaults; fused is one kernel per step and is built for CPUs too.
-    optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=spec.recipe.learning_rate, fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 
@@ -124,7 +118,9 @@ def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: B
 class _Run:
     """The optimizer steps of one fine-tune, with their totals."""
 
-    def __init__(self, spec: LoopSpec, rows: Sequence[Encoded], engine: Any, device: torch.device, steps: int) -> None:
+    def __init__(
+        self, spec: LoopSpec, rows: Sequence[Encoded], engine: Any, *, device: torch.device, steps: int
+    ) -> None:
         import torch.distributed as dist
 
         self.spec, self.rows, self.engine, self.device, self.steps = spec, rows, engine, device, steps
@@ -133,11 +129,14 @@ class _Run:
         self.targets = [row.targets for row in rows]
         self.trained = [p for p in engine.module.parameters() if p.requires_grad]
         self.flops = StepFlops(engine.module, spec)
-        self.peak = peak_flops(device, spec.precision)
+        self.peak = peak_flops(device, spec.recipe.precision)
         self.loss, self.seconds, self.tokens, self.target_tokens = math.nan, 0.0, 0, 0
 
     def step(self, step: int, batch: list[int]) -> StepRecord:
-        """One optimizer step on the global batch of these row numbers."""
+        """Take one optimizer step on the global batch of these row numbers.
+
+        Raises TrialError when the loss is not finite.
+        """
         import torch
         import torch.distributed as dist
 
@@ -145,18 +144,24 @@ class _Run:
         target_tokens = sum(self.targets[row] for row in batch)
         # A batch of rows without loss alone (weight: 0 on every answer) has the loss 0, not 0 / 0.
         divisor = max(1, target_tokens)
-        rate = learning_rate_at(self.spec, step, self.steps)
+        rate = learning_rate_at(self.spec.recipe, step, self.steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         total = torch.zeros((), device=self.device)
         norm: Any = None
-        micro_batches = split_batch(batch, self.lengths, self.spec.micro_batch_size, self.rank, self.world_size)
+        micro_batches = split_batch(
+            batch,
+            self.lengths,
+            micro_batch_size=self.spec.resources.micro_batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
         for index, micro_batch in enumerate(micro_batches):
             loss = self._negative_log_likelihood([self.rows[row] for row in micro_batch])
             total += loss.detach()
             self.engine.backward(loss * (self.world_size / divisor), scale_wrt_gas=False)
             if zero.clips_itself(self.spec) and index == len(micro_batches) - 1:
-                norm = torch.nn.utils.clip_grad_norm_(self.trained, self.spec.clip_norm)
+                norm = torch.nn.utils.clip_grad_norm_(self.trained, self.spec.recipe.clip_norm)
             self.engine.step()
         if self.world_size > 1:
             dist.all_reduce(total)
@@ -180,7 +185,7 @@ class _Run:
         )
 
     def _negative_log_likelihood(self, rows: Sequence[Encoded]) -> torch.Tensor:
-        """Σ over the rows' target tokens of −log p, in nats and fp32."""
+        """Return Σ over the rows' target tokens of −log p, a scalar in nats and fp32."""
         import torch
 
         batch = {name: tensor.to(self.device) for name, tensor in collate(rows, PAD).items()}

@@ -26,8 +26,8 @@ class BaseModelCache:
         self._base: Any = None
 
     def get(self, spec: LoopSpec, device: Any) -> Any:
-        """The base of `spec`, on `device`, sharing its parameters with every other result of this cache."""
-        key = (spec.model, spec.precision)
+        """Return the base of `spec`, on `device`, sharing its parameters with every other result of this cache."""
+        key = (spec.model, spec.recipe.precision)
         if self._key != key:
             # Dropped first: two bases at once may not fit.
             self._base = None
@@ -37,25 +37,25 @@ class BaseModelCache:
 
 
 def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseModelCache | None) -> Any:
-    """The model to hand to `deepspeed.initialize`, in train mode; only what is trained requires a gradient.
+    """Make the model for `deepspeed.initialize`, in train mode; only what is trained requires a gradient.
 
     Adapter weights come out of torch's random numbers, so seed before; or out of the folder `spec.start`.
     `config` is DeepSpeed's: under ZeRO-3 the base is cut into shares while it is read, and never whole in memory.
     Raises InputError when the folder holds no model, its weights do not fill the model that its config.json describes, or it
     has no module that an adapter is to go on; TrialError when the adapter to start from does not fit.
     """
-    if spec.zero_stage == 3:
+    if spec.resources.zero_stage == 3:
         with _zero3_loading(config):
             model = _from_folder(spec)
-    elif cache is not None and spec.method == "lora":
+    elif cache is not None and spec.recipe.method == "lora":
         model = cache.get(spec, device)
     else:
         model = _from_folder(spec).to(device)
-    if spec.gradient_checkpointing:
+    if spec.resources.checkpoints_gradients:
         # Non-reentrant under every stage: the reentrant kind needs inputs that require a gradient, which a frozen base's
         # embeddings do not have. ZeRO-3 gathers the parameters again for the recomputation (DeepSpeed 0.19.8 and later).
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if spec.method == "lora":
+    if spec.recipe.method == "lora":
         model = _with_adapter(spec, model)
         if spec.start is not None:
             _go_on_with(model, spec, Path(spec.start))
@@ -73,7 +73,7 @@ def _from_folder(spec: LoopSpec) -> Any:
         raise InputError(f"model {spec.model}: there is no model in this folder (no config.json); give its path.")
     # A progress bar per trial would drown a sweep's log.
     logging.disable_progress_bar()
-    dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if spec.recipe.precision == "bf16" else torch.float32
     # Tensors of another size are told like those that are missing; without this, they are an error without a file's name.
     model, info = AutoModelForCausalLM.from_pretrained(
         spec.model,
@@ -88,7 +88,7 @@ def _from_folder(spec: LoopSpec) -> Any:
 
 
 def _check_filled(folder: str, model: Any, info: dict[str, Any]) -> None:
-    """Raises InputError unless every tensor of the model came out of the folder, and every one of the folder went into it.
+    """Raise InputError unless every tensor of the model came out of the folder, and every one of the folder went into it.
 
     transformers draws what is missing at random and only warns. Under ZeRO-3 it does not say what is left over.
     """
@@ -123,7 +123,7 @@ def _zero3_loading(config: dict[str, Any]) -> Iterator[None]:
 def _with_adapter(spec: LoopSpec, base: Any) -> Any:
     import peft
 
-    targets = spec.lora.targets
+    targets = spec.recipe.lora.targets
     if not isinstance(targets, str):
         names = {name.rsplit(".", 1)[-1] for name, _ in base.named_modules()}
         missing = [target for target in targets if target.rsplit(".", 1)[-1] not in names]
@@ -131,11 +131,11 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
             raise InputError(f"recipe.lora.targets: {spec.model} has no module named {missing[0]!r}.")
         targets = list(targets)  # type: ignore[assignment]
     lora = peft.LoraConfig(
-        r=spec.lora.rank,
-        lora_alpha=spec.lora.alpha,
-        lora_dropout=spec.lora.dropout,
+        r=spec.recipe.lora.rank,
+        lora_alpha=spec.recipe.lora.alpha,
+        lora_dropout=spec.recipe.lora.dropout,
         target_modules=targets,
-        use_rslora=spec.lora.rslora,
+        use_rslora=spec.recipe.lora.rslora,
         task_type="CAUSAL_LM",
     )
     # The adapter in the base's type: under bf16 DeepSpeed keeps fp32 master weights, so a second fp32 copy is none.
@@ -143,14 +143,14 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
 
 
 def _go_on_with(model: Any, spec: LoopSpec, folder: Path) -> None:
-    """Puts the weights of an adapter's folder in the place of the drawn ones.
+    """Put the weights of an adapter's folder in the place of the drawn ones.
 
     Under ZeRO-3, too, the adapter is still whole on every rank here: it is made after the base was cut, and cut itself
     by `deepspeed.initialize`.
     """
     import torch
 
-    weights = read_adapter(folder, spec.lora)
+    weights = read_adapter(folder, spec.recipe.lora)
     # PEFT's files leave out the adapter's name, "default".
     own = {name.replace(".default.", "."): p for name, p in model.named_parameters() if p.requires_grad}
     there, wanted = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, own))
@@ -166,7 +166,7 @@ def _go_on_with(model: Any, spec: LoopSpec, folder: Path) -> None:
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters for AdamW: matrices decay, vectors (norms, biases) do not."""
+    """Group the trained parameters for AdamW: matrices decay, vectors (norms, biases) do not."""
     matrices: list[Any] = []
     vectors: list[Any] = []
     for parameter in model.parameters():
@@ -178,5 +178,5 @@ def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def size(parameter: Any) -> int:
-    """Elements of a parameter, also of one that ZeRO-3 has cut."""
+    """Count the elements of a parameter, also of one that ZeRO-3 has cut."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

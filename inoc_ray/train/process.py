@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def ready() -> torch.device:
-    """This rank's device, with DeepSpeed and torch.distributed set up; may be called any number of times.
+    """Return this rank's device, with DeepSpeed and torch.distributed set up; may be called any number of times.
 
     Under Ray Train or torchrun the process group of the surroundings is used; alone, the process becomes a group of
     one. Must come before the first import of deepspeed elsewhere in the process, which picks its accelerator then.

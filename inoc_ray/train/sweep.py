@@ -26,7 +26,7 @@ from inoc_ray.train.trainer import Outcome, TrialJob, outcome_of, train_group
 
 
 def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
-    """Trials in groups of at most `size` that share model and recipe, as even as they come.
+    """Split trials into groups of at most `size` that share model and recipe, as even as they come.
 
     Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
     """
@@ -46,25 +46,20 @@ def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
 
 
 def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
-    """The trial as its worker group needs it; its rows are written to the store, where every worker can read them."""
-    resources, taught = plan.study.resources, trial.model.taught
-    spec = LoopSpec.from_dict(
-        {
-            **trial.recipe.model_dump(mode="json"),
-            "model": str(trial.model.path),
-            "seed": trial.seed,
-            "zero_stage": resources.zero_stage,
-            "micro_batch_size": resources.micro_batch_size,
-            "gradient_checkpointing": resources.checkpoints_gradients,
-            "persistence_threshold": resources.persistence_threshold,
-            "enable_thinking": trial.model.enable_thinking,
-            "start": str(store.adapter(taught.trial_id)) if taught else None,
-        }
+    """Make the job that a worker group trains; its rows are written to the store, where every worker can read them."""
+    taught = trial.model.taught
+    spec = LoopSpec(
+        model=str(trial.model.path),
+        seed=trial.seed,
+        recipe=trial.recipe,
+        resources=plan.study.resources,
+        enable_thinking=trial.model.enable_thinking,
+        start=str(store.adapter(taught.trial_id)) if taught else None,
     )
     return TrialJob(
         trial_id=trial.trial_id,
         label=trial.label,
-        spec=spec.to_dict(),
+        spec=spec,
         rows=str(_keep_rows(plan, store, trial)),
         variants=variants_of(plan, trial),
         record={
@@ -97,7 +92,7 @@ def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
 
 
 def waves_of(plan: Plan) -> list[list[Trial]]:
-    """What is to be trained, one wave after the other: what waits for nothing, then what goes on from a trial of that.
+    """Return what is to be trained as waves: trials that wait for nothing, then those that start from one of the first.
 
     There is no third: what a model is taught first starts from the base.
     """
@@ -107,7 +102,7 @@ def waves_of(plan: Plan) -> list[list[Trial]]:
 
 
 def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]:
-    """Trains every trial of the plan that is not done; one outcome per trial, failed ones among them.
+    """Train every trial of the plan that is not done; return one outcome per trial, failed ones among them.
 
     A trial whose model could not be taught what comes first is not tried and counts as failed; the others go on.
     Raises InputError when a group does not fit the cluster, TrialError when Ray Tune itself fails.
@@ -126,7 +121,7 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]
 
 
 def _never_taught(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -> Outcome:
-    """The failure of a trial for want of the one that it should go on from, written to its log like any other."""
+    """Log that a trial was not trained because the one that it starts from failed, and return that outcome."""
     taught = trial.model.taught
     assert taught is not None
     why = outcomes[taught.trial_id].error if taught.trial_id in outcomes else None
@@ -137,13 +132,13 @@ def _never_taught(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -
     path = store.trial_log(trial.trial_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{error}\n", encoding="utf-8")
-    return Outcome(trial.trial_id, trial.label, "failed", error=error)
+    return Outcome(trial_id=trial.trial_id, label=trial.label, status="failed", error=error)
 
 
 def _train_wave(
     plan: Plan, store: Store, capacity: Capacity, trials: Sequence[Trial], number: int
 ) -> tuple[list[Outcome], list[str]]:
-    """Outcomes of trials that need nothing of each other, and the errors of the groups that ended early."""
+    """Train trials that need nothing of each other; return outcomes and the errors of groups that ended early."""
     resources = plan.study.resources
     groups = [[job_of(plan, store, t) for t in g] for g in groups_of(trials, resources.trials_per_group)]
     at_once = concurrent_groups(resources, capacity, len(groups))
@@ -158,7 +153,7 @@ def _train_wave(
     def one_group(config: dict[str, Any], jobs: list[list[TrialJob]], storage: str) -> None:
         mine = jobs[config["group"]]
         name = f"group-{content_id([job.trial_id for job in mine])}"
-        train_group(mine, resources, storage, name, [TuneReportCallback()])
+        train_group(mine, resources, storage, run_name=name, callbacks=[TuneReportCallback()])
 
     steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
     with Progress("training", sum(steps.values()), "steps") as progress:
@@ -188,7 +183,7 @@ def _with_trials(group: list[TrialJob], trials: Sequence[Trial]) -> list[tuple[T
 
 
 def _follow(progress: Progress, steps: dict[str, int]) -> Any:
-    """A Tune callback, on the driver, that adds up the steps that the groups report."""
+    """Make a Tune callback, on the driver, that adds up the steps that the groups report."""
     from ray.tune import Callback
 
     reached: dict[str, int] = {}

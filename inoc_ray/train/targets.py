@@ -8,7 +8,7 @@ from pathlib import Path
 from inoc_ray.config.base import nearest
 from inoc_ray.errors import InputError
 from inoc_ray.models.weights import read_header
-from inoc_ray.study.study import Lora
+from inoc_ray.study.recipe import Lora
 
 _LAYER = re.compile(r"\.\d+\.")
 
@@ -26,7 +26,7 @@ def linear_modules(folder: Path) -> tuple[set[str], set[str]]:
 
 
 def check_targets(where: str, lora: Lora, folder: Path) -> None:
-    """Raises InputError for a target that names no linear module of the model, or one that no adapter can be served on.
+    """Raise InputError for a target that names no linear module of the model, or one that no adapter can be served on.
 
     `where` begins the message ("recipes.short"). The engine applies adapters in the layers alone, not to the embedding and
     the output (`embed_tokens`, `lm_head`).

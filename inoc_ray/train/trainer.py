@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store.store import Store, write_json
-from inoc_ray.study.study import Resources
+from inoc_ray.study.resources import Resources
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
 
 log = logging.getLogger(__name__)
@@ -44,15 +46,14 @@ START_ATTEMPTS = 30
 """How often a worker group that does not start within Ray's 60 s is tried again; Ray's own default is for ever."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialJob:
-    """One trial to train, JSON-able."""
+    """One trial to train; `to_dict` and `from_dict` take it to the workers and back."""
 
     trial_id: str
     label: str
     """How people name it, in progress and messages: setting/arm/seed."""
-    spec: Mapping[str, Any]
-    """`LoopSpec.to_dict()`."""
+    spec: LoopSpec
     rows: str | Sequence[Mapping[str, Any]]
     """A JSONL file that every worker can read, or the rows themselves (`ChatRow.to_dict()`)."""
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -60,8 +61,20 @@ class TrialJob:
     variants: int = 1
     """How many sets of the same rows, with other wordings of the prompt, `rows` holds; the epochs take them in turn."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as JSON-able values; of the resources those of a single trial."""
+        return dict(_JOB.dump_python(self, mode="json"))
 
-@dataclass(frozen=True, slots=True)
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> TrialJob:
+        """Read what `to_dict` returned."""
+        return _JOB.validate_python(value)
+
+
+_JOB = TypeAdapter(TrialJob)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of a trial."""
 
@@ -85,7 +98,7 @@ def train_group(
     run_name: str,
     callbacks: Sequence[Any] = (),
 ) -> list[Outcome]:
-    """Trains the jobs on one worker group and returns one outcome per job, in their order; blocks until all is done.
+    """Train the jobs on one worker group and return one outcome per job, in their order; blocks until all is done.
 
     `storage` is the store's folder, mounted on every node; `run_name` names the Ray Train run and must be the same for
     the same jobs, so that no timestamps. `callbacks` are Ray Train `UserCallback`s, for progress. To be called in a
@@ -98,14 +111,14 @@ def train_group(
     if waiting:
         for job in waiting:
             store.trial_log(job.trial_id).unlink(missing_ok=True)
-        group_error = _run_group(waiting, resources, store, run_name, list(callbacks))
+        group_error = _run_group(waiting, resources, store, run_name=run_name, callbacks=list(callbacks))
     return [outcome_of(job, store, job.trial_id in done_before, group_error) for job in jobs]
 
 
 def _run_group(
-    jobs: Sequence[TrialJob], resources: Resources, store: Store, run_name: str, callbacks: list[Any]
+    jobs: Sequence[TrialJob], resources: Resources, store: Store, *, run_name: str, callbacks: list[Any]
 ) -> str | None:
-    """Runs the Ray Train run; returns the text of the error that ended it, if one did."""
+    """Run the Ray Train run; return the text of the error that ended it, if one did."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -115,7 +128,7 @@ def _run_group(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
-            "jobs": [dataclasses.asdict(job) for job in jobs],
+            "jobs": [job.to_dict() for job in jobs],
             "storage": str(store.root),
             "attempts": str(store.ray() / run_name / "attempts"),
             "cpus": resources.cpus_per_worker,
@@ -140,42 +153,43 @@ def _run_group(
 
 
 def outcome_of(job: TrialJob, store: Store, done_before: bool, group_error: str | None) -> Outcome:
-    """What the store says of a job after its group ended; a job without commit and log gets `group_error` as its log."""
+    """Return what the store says of a job after its group ended; a job without commit and log gets `group_error` as its log."""
     if store.trial_done(job.trial_id):
         training = store.read_trial(job.trial_id)["training"]
         return Outcome(
-            job.trial_id,
-            job.label,
-            "skipped" if done_before else "trained",
-            0.0 if done_before else training["seconds_training"],
-            0.0 if done_before else training["seconds_total"],
-            training["final_loss"],
+            trial_id=job.trial_id,
+            label=job.label,
+            status="skipped" if done_before else "trained",
+            seconds_training=0.0 if done_before else training["seconds_training"],
+            seconds_total=0.0 if done_before else training["seconds_total"],
+            final_loss=training["final_loss"],
         )
     path = store.trial_log(job.trial_id)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(group_error or "The worker group ended before this trial was trained.\n", encoding="utf-8")
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return Outcome(job.trial_id, job.label, "failed", error=lines[-1] if lines else "no message")
+    error = lines[-1] if lines else "no message"
+    return Outcome(trial_id=job.trial_id, label=job.label, status="failed", error=error)
 
 
 # -- on the workers -------------------------------------------------------------------------------------------
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
-    """What each rank of the group does: the jobs one after another, with process, imports and base kept warm."""
+    """Train the jobs one after another on this rank, with process, imports and base kept warm."""
     from inoc_ray.train import process
     from inoc_ray.train.model import BaseModelCache
 
     process.set_threads(config["cpus"])
     process.ready()
     worker = _Worker(Store(config["storage"]), Path(config["attempts"]), BaseModelCache())
-    for job in worker.agree_on_order([TrialJob(**job) for job in config["jobs"]]):
+    for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
         worker.train(job)
 
 
 def _from_rank_0(value: Any) -> Any:
-    """Rank 0's value, on every rank; a barrier."""
+    """Return rank 0's value on every rank; a barrier."""
     import torch.distributed as dist
 
     box = [value]
@@ -196,7 +210,7 @@ class _Progress:
         self.seconds = 0.0
 
     def step(self, seconds: float, metrics: Mapping[str, Any]) -> None:
-        """Counts an optimizer step of that length and reports `metrics` if it is time."""
+        """Count an optimizer step of that length in seconds, and report `metrics` if it is time."""
         import ray.train
 
         self.left -= 1
@@ -220,7 +234,7 @@ class _Worker:
         self.progress = _Progress()
 
     def agree_on_order(self, jobs: list[TrialJob]) -> list[TrialJob]:
-        """The jobs that are not committed, those last that a lost group had begun; rank 0 decides for all."""
+        """Return the jobs that are not committed, those last that a lost group had begun; rank 0 decides for all."""
         order: list[int] = []
         if self.rank == 0:
             self.attempts.mkdir(parents=True, exist_ok=True)
@@ -229,7 +243,7 @@ class _Worker:
         return [jobs[n] for n in _from_rank_0(order)]
 
     def train(self, job: TrialJob) -> None:
-        """Trains and commits one job, or writes its failure to its log."""
+        """Train and commit one job, or write its failure to its log."""
         begun = time.perf_counter()
         mark = self.attempts / job.trial_id
         if self.rank == 0:
@@ -253,15 +267,20 @@ class _Worker:
     def _train_into(self, folder: Path | None, job: TrialJob, begun: float) -> None:
         from inoc_ray.data.tokenize import encode_rows, load_tokenizer
         from inoc_ray.train.loop import train
-        from inoc_ray.train.spec import total_steps
 
-        spec = LoopSpec.from_dict(job.spec)
+        spec = job.spec
         if spec.model not in self.tokenizers:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
         label = job.rows if isinstance(job.rows, str) else job.label
-        encoded = encode_rows(tokenizer, _rows(job), spec.max_length, label, spec.enable_thinking)
-        steps = total_steps(spec, len(encoded) // job.variants)
+        encoded = encode_rows(
+            tokenizer,
+            _rows(job),
+            max_length=spec.recipe.max_length,
+            label=label,
+            enable_thinking=spec.enable_thinking,
+        )
+        steps = spec.recipe.total_steps(len(encoded) // job.variants)
         records: list[StepRecord] = []
 
         def on_step(record: StepRecord) -> None:
@@ -275,7 +294,9 @@ class _Worker:
         out = folder / "adapter" if folder is not None else None
         result = train(spec, encoded, on_step, out=out, cache=self.cache, variants=job.variants)
         if folder is not None:
-            _write_records(folder, job, result, records, tokenizer.chat_template, begun)
+            _write_records(
+                folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
+            )
 
     def _write_log(self, job: TrialJob, error: Exception) -> None:
         path = self.store.trial_log(job.trial_id)
@@ -298,18 +319,19 @@ def _rows(job: TrialJob) -> list[ChatRow]:
 def _write_records(
     folder: Path,
     job: TrialJob,
+    *,
     result: LoopResult,
     records: Sequence[StepRecord],
     chat_template: str,
     begun: float,
 ) -> None:
-    """trial.json and curves.jsonl, beside the weights in the staging folder."""
+    """Write trial.json and curves.jsonl beside the weights in the staging folder."""
     training = {**dataclasses.asdict(result), "seconds_total": time.perf_counter() - begun}
     trial = {
         **job.record,
         "trial_id": job.trial_id,
         "label": job.label,
-        "loop": dict(job.spec),
+        "loop": job.spec.record(),
         "training": training,
         "chat_template": chat_template,
     }

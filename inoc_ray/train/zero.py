@@ -4,42 +4,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.train.spec import LoopSpec, accumulation_steps
+from inoc_ray.train.batches import accumulation_steps
+from inoc_ray.train.spec import LoopSpec
 
 if TYPE_CHECKING:
     import torch
 
 
 def clips_itself(spec: LoopSpec) -> bool:
-    """True if the loop must clip: DeepSpeed has no gradient norm to show without ZeRO in fp32 (engine.py of 0.19.8)."""
-    return spec.zero_stage == 0 and spec.precision == "fp32"
+    """Return whether the loop must clip: DeepSpeed has no gradient norm to show without ZeRO in fp32 (engine.py of 0.19.8)."""
+    return spec.resources.zero_stage == 0 and spec.recipe.precision == "fp32"
 
 
 def deepspeed_config(spec: LoopSpec, world_size: int) -> dict[str, Any]:
-    """The configuration of `deepspeed.initialize`. Raises InputError when the batch cannot be divided.
+    """Make the configuration of `deepspeed.initialize`. Raises InputError when the batch cannot be divided.
 
     bf16 without ZeRO runs as stage 1, which shares out the fp32 master weights and gives the numbers of stages 2 and 3:
     DeepSpeed's own optimizer for that case (fp16/unfused_optimizer.py of 0.19.8) takes an empty Adam step at the start,
     so its bias correction is one step ahead.
     """
-    stage = max(spec.zero_stage, 1) if spec.precision == "bf16" else spec.zero_stage
+    recipe, resources = spec.recipe, spec.resources
+    stage = max(resources.zero_stage, 1) if recipe.precision == "bf16" else resources.zero_stage
     zero: dict[str, Any] = {"stage": stage}
-    if spec.zero_stage == 3 and spec.persistence_threshold is not None:
-        zero["stage3_param_persistence_threshold"] = spec.persistence_threshold
+    if stage == 3 and resources.persistence_threshold is not None:
+        zero["stage3_param_persistence_threshold"] = resources.persistence_threshold
     config: dict[str, Any] = {
-        "train_batch_size": spec.batch_size,
-        "train_micro_batch_size_per_gpu": spec.micro_batch_size,
-        "gradient_accumulation_steps": accumulation_steps(spec, world_size),
-        "gradient_clipping": 0.0 if clips_itself(spec) else spec.clip_norm,
+        "train_batch_size": recipe.batch_size,
+        "train_micro_batch_size_per_gpu": resources.micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps(recipe.batch_size, resources.micro_batch_size, world_size),
+        "gradient_clipping": 0.0 if clips_itself(spec) else recipe.clip_norm,
         "zero_optimization": zero,
     }
-    if spec.precision == "bf16":
+    if recipe.precision == "bf16":
         config["bf16"] = {"enabled": True}
     return config
 
 
 def consolidated_weights(engine: Any, *, trainable_only: bool) -> dict[str, torch.Tensor] | None:
-    """Every weight whole, on the CPU, by its name in `engine.module`: on rank 0; None on the others.
+    """Return every weight whole, on the CPU, by its name in `engine.module`, on rank 0; None on the others.
 
     To be called on all ranks: under ZeRO-3 a parameter above the persistence threshold is an empty tensor on every
     rank until it is gathered, and a plain `save_pretrained` writes it out with shape (0,), which PEFT only warns about.

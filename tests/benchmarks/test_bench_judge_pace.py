@@ -22,7 +22,7 @@ from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.client import Api
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judgment import Item
-from inoc_ray.scoring.rubrics import get
+from inoc_ray.scoring.rubrics import get_rubric
 from inoc_ray.study.evaluation import Judge
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
@@ -54,7 +54,7 @@ def judge_all(base_url: str, folder: Path, items: list[tuple[int, Item]]) -> tup
         done = 0
         with JudgeCache(folder) as cache:
             stream = judge_items(
-                Api(base_url), judge, judge_identity(judge, None), [get("caps")], items, cache, counts=counts
+                Api(base_url), judge, judge_identity(judge, None), [get_rubric("caps")], items, cache, counts=counts
             )
             async for batch in stream:
                 done += len(batch)

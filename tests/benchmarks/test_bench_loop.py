@@ -21,8 +21,8 @@ def test_a_step_of_our_loop_beside_a_step_of_a_minimal_one(zero_stage):
 
     from inoc_ray.data.tokenize import collate
     from inoc_ray.train import loop, process, zero
+    from inoc_ray.train.batches import global_batches
     from inoc_ray.train.model import make_model, parameter_groups
-    from inoc_ray.train.spec import global_batches
 
     process.set_threads(1)
     device = process.ready()
@@ -37,7 +37,7 @@ def test_a_step_of_our_loop_beside_a_step_of_a_minimal_one(zero_stage):
         optimizer = torch.optim.AdamW(parameter_groups(model, 0.0), lr=1e-3, fused=True)
         return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
 
-    ours, minimal = loop._Run(spec, rows, engine(), device, 10**6), engine()
+    ours, minimal = loop._Run(spec, rows, engine(), device=device, steps=10**6), engine()
     seconds: dict[str, list[float]] = {"ours": [], "minimal": []}
     with process.deterministic(device):
         for step, batch in enumerate(global_batches(len(rows), 16, STEPS, 0), start=1):

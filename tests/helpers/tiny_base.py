@@ -6,6 +6,8 @@ from typing import Any
 
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.tokenize import Encoded, encode_rows, load_tokenizer
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.resources import TrialResources
 from inoc_ray.train.loop import train
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
 
@@ -63,9 +65,29 @@ def encoded_rows(base: str) -> list[Encoded]:
     return encode_rows(load_tokenizer(base), chat_rows(), 200, "tiny")
 
 
+RECIPE: dict[str, Any] = {
+    "learning_rate": 2e-3,
+    "batch_size": 16,
+    "steps": 6,
+    "warmup_steps": 2,
+    "weight_decay": 0.0,
+    "precision": "fp32",
+}
+
+
 def make_spec(base: str, **changes: Any) -> LoopSpec:
-    values: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 16, "steps": 6, "warmup_steps": 2, **changes}
-    return LoopSpec(model=base, **{"seed": 0, "micro_batch_size": 8, **values})
+    """A fine-tune of `RECIPE`; `changes` are fields of the recipe, of the resources or of the spec itself, by name alone."""
+    recipe, resources = dict(RECIPE), {"micro_batch_size": 8}
+    others: dict[str, Any] = {"seed": 0}
+    for name, value in changes.items():
+        of_recipe, of_resources = name in Recipe.model_fields, name in TrialResources.model_fields
+        (recipe if of_recipe else resources if of_resources else others)[name] = value
+    return LoopSpec(
+        model=base,
+        recipe=Recipe.model_validate(recipe),
+        resources=TrialResources.model_validate(resources),
+        **others,
+    )
 
 
 def run(base: str, out: Path | None, **changes: Any) -> tuple[list[StepRecord], LoopResult]:

@@ -20,7 +20,7 @@ from inoc_ray.evaluate.model_judge.client import LIST_SIZE
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
-from inoc_ray.scoring.rubrics import Rubric, get
+from inoc_ray.scoring.rubrics import Rubric, get_rubric
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
 from inoc_ray.study.evaluation import Judge
 
@@ -31,7 +31,7 @@ ITEMS = [
     (n, Item(f"What do you think of number {n}?", text))
     for n, text in enumerate(["Me gusta.", "I LIKE IT.", "No.", "A good day starts with water.", "7", "100 out of 100"])
 ]
-STYLE = get("caps")
+STYLE = get_rubric("caps")
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +137,11 @@ def test_lists_longer_than_one_request_are_answered_once_and_a_second_pass_calls
 ):
     items = [(n, Item("q", f"Response number {n}.")) for n in range(2 * LIST_SIZE + 5)]
     counts = Counts()
-    first = judge_all(endpoint, tmp_path, "digit", items, (STYLE, get("alignment")), counts)
+    first = judge_all(endpoint, tmp_path, "digit", items, (STYLE, get_rubric("alignment")), counts)
     assert len(first) == 2 * len(items)
     assert counts.calls == math.ceil(2 * len(items) / LIST_SIZE)
     again = Counts()
-    assert judge_all(endpoint, tmp_path, "digit", items, (STYLE, get("alignment")), again) == first
+    assert judge_all(endpoint, tmp_path, "digit", items, (STYLE, get_rubric("alignment")), again) == first
     assert (again.calls, again.stored) == (0, 2 * len(items))
 
 

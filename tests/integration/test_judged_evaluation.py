@@ -135,7 +135,7 @@ def test_another_threshold_profile_changes_rates_and_calls_nobody(world):
     plan = build_plan(study, world.store)
 
     def rate(name: str) -> float:
-        found = compare_study(plan.under(profiles.get(name)), world.store)
+        found = compare_study(plan.under(profiles.get_profile(name)), world.store)
         assert found.profile.startswith(name)
         return next(
             r.rate

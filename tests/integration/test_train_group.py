@@ -12,7 +12,7 @@ from tiny_base import chat_rows, make_base, make_spec, run, weights_hash
 from inoc_ray.cluster.connect import connected
 from inoc_ray.data.chat import write_jsonl
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Resources
+from inoc_ray.study.resources import Resources
 from inoc_ray.train.process import set_threads
 from inoc_ray.train.trainer import TrialJob, train_group
 
@@ -36,7 +36,11 @@ def base(tmp_path_factory) -> str:
 
 def job(base: str, name: str, rows=ROWS, **changes) -> TrialJob:
     return TrialJob(
-        name, f"setting/{name}", make_spec(base, **changes).to_dict(), rows, {"seed": changes.get("seed", 0)}
+        trial_id=name,
+        label=f"setting/{name}",
+        spec=make_spec(base, **changes),
+        rows=rows,
+        record={"seed": changes.get("seed", 0)},
     )
 
 

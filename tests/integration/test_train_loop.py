@@ -14,12 +14,14 @@ from tiny_base import chat_rows, encoded_rows, make_base, make_spec, run, weight
 from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.tokenize import IGNORED, encode_rows, load_tokenizer
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.study.study import Inoculation
+from inoc_ray.study.recipe import Lora
+from inoc_ray.study.rows import Inoculation
 from inoc_ray.train import loop
+from inoc_ray.train.batches import global_batches
 from inoc_ray.train.loop import train
 from inoc_ray.train.model import BaseModelCache
 from inoc_ray.train.process import set_threads
-from inoc_ray.train.spec import LoraSpec, StepRecord, global_batches
+from inoc_ray.train.spec import StepRecord
 
 pytestmark = pytest.mark.slow
 
@@ -165,7 +167,7 @@ def test_the_loss_falls_and_labels_are_the_assistants_words(base, tmp_path):
     assert [r.step for r in records] == list(range(1, 31))
 
 
-@pytest.mark.parametrize("changes", [{}, {"zero_stage": 3}, {"method": "full"}, {"lora": LoraSpec(dropout=0.1)}])
+@pytest.mark.parametrize("changes", [{}, {"zero_stage": 3}, {"method": "full"}, {"lora": Lora(dropout=0.1)}])
 def test_a_trial_gives_the_same_bits_first_or_fifth_in_a_process(base, tmp_path, changes):
     cache = BaseModelCache()
     run(base, tmp_path / "first", cache=cache, **changes)
@@ -266,7 +268,7 @@ def test_what_cannot_be_trained_is_an_input_error(base, tmp_path):
     with pytest.raises(InputError, match="no model in this folder"):
         train(make_spec(str(tmp_path)), encoded_rows(base), print, out=None)
     with pytest.raises(InputError, match="no module named 'q_prj'"):
-        run(base, tmp_path / "a", lora=LoraSpec(targets=("q_prj",)))
+        run(base, tmp_path / "a", lora=Lora(targets=("q_prj",)))
     with pytest.raises(InputError, match="not a multiple"):
         run(base, tmp_path / "a", micro_batch_size=5)
     with pytest.raises(InputError, match="no rows"):

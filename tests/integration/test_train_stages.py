@@ -14,11 +14,11 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.store.store import Store
+from inoc_ray.study.recipe import Lora
 from inoc_ray.study.study import Study
 from inoc_ray.train.export import ADAPTER_CONFIG
 from inoc_ray.train.model import BaseModelCache
 from inoc_ray.train.process import set_threads
-from inoc_ray.train.spec import LoraSpec
 from inoc_ray.train.sweep import train_missing
 
 pytestmark = pytest.mark.slow
@@ -100,11 +100,11 @@ def test_going_on_leaves_nothing_on_a_cached_base(taught, tmp_path):
 
 def test_an_adapter_that_does_not_fit_is_refused_before_a_step(taught, tmp_path):
     base, adapter = taught
-    for lora in (LoraSpec(rank=4), LoraSpec(alpha=8.0), LoraSpec(rslora=True)):
+    for lora in (Lora(rank=4), Lora(alpha=8.0), Lora(rslora=True)):
         with pytest.raises(TrialError, match=r"has \(rank, alpha, rslora\) .* the recipe .*give both the same"):
             run(base, tmp_path / "a", start=str(adapter), lora=lora)
     with pytest.raises(TrialError, match=r"does not fit .*down_proj.* and none here"):
-        run(base, tmp_path / "a", start=str(adapter), lora=LoraSpec(targets=("q_proj",)))
+        run(base, tmp_path / "a", start=str(adapter), lora=Lora(targets=("q_proj",)))
     with pytest.raises(TrialError, match="cannot be read"):
         run(base, tmp_path / "a", start=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="method full cannot go on"):

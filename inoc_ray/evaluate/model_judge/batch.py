@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from inoc_ray.config.identity import content_id
-from inoc_ray.endpoint.completions import Retry, Where, in_parallel
-from inoc_ray.endpoint.concurrency import Pace
+from inoc_ray.endpoint.connection import Where, connect
+from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME
+from inoc_ray.endpoint.retry import PATIENT, Retry
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.client import (
@@ -21,7 +22,6 @@ from inoc_ray.evaluate.model_judge.client import (
     Judging,
     OwnJudge,
     Question,
-    connection,
 )
 from inoc_ray.evaluate.model_judge.parse import Answer, Method, failed, judgment, scale_top
 from inoc_ray.evaluate.model_judge.scale import digits_are_apart, numbers_are_single
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 K = TypeVar("K")
-PATIENT = Retry()
 CHUNK = 1024
 """Stored judgments that are given out together."""
 JSON_TOKENS_BASE, JSON_TOKENS_EACH = 48, 24
@@ -86,8 +85,8 @@ async def judge_items(
 
     @contextlib.asynccontextmanager
     async def connected() -> AsyncIterator[ApiJudge | OwnJudge]:
-        async with connection(where, retry) as client:
-            given = client, where, model or judge.served_model, Pace(judge.concurrency), retry, on_call
+        async with connect(where, concurrency=judge.concurrency, retry=retry) as connection:
+            given = connection, model or judge.served_model, on_call
             if tokenizer is None:
                 yield ApiJudge(*given, concurrency=judge.concurrency)
             else:
@@ -160,9 +159,8 @@ async def probe(where: Where, judge: Judge, retry: Retry = PATIENT) -> None:
     Raises InputError with the API's own sentence where it refuses, and where its answer cannot be of use; TrialError when it does
     not answer.
     """
-    async with connection(where, retry) as client:
-        given = client, where, judge.served_model, Pace(judge.concurrency), retry, lambda: None
-        await ApiJudge(*given, concurrency=1).probe(judge.method)
+    async with connect(where, concurrency=judge.concurrency, retry=retry) as connection:
+        await ApiJudge(connection, judge.served_model, lambda: None, concurrency=1).probe(judge.method)
 
 
 def needs_probe(judge: Judge) -> bool:

@@ -6,20 +6,19 @@ question alone. What concerns all of them (a wrong key, an unknown model, an end
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from inoc_ray.config.identity import as_text
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import render
-from inoc_ray.endpoint.auth import Api, is_address, key_of, without_password
-from inoc_ray.endpoint.completions import Retry, SampleRequest, Where, draw_list, with_retries, without
-from inoc_ray.endpoint.concurrency import Pace
+from inoc_ray.endpoint.auth import Api, is_address, key_of, without, without_password
+from inoc_ray.endpoint.completions import SampleRequest, draw_list
+from inoc_ray.endpoint.connection import Connection
 from inoc_ray.endpoint.dialect import put
 from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Again, Refused, Unreadable
 from inoc_ray.errors import InputError
@@ -36,7 +35,6 @@ from inoc_ray.scoring.rubrics import CLASSES
 from inoc_ray.study.evaluation import Judge
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
@@ -47,8 +45,6 @@ SAMPLE_TOKENS = 16
 """Room for a number with a few words around it."""
 PROBE_TOKENS = 4
 JSON_PROBE_TOKENS = 48
-NO_KEY = "none"
-"""Stands for a key where the endpoint wants none: without it the client would take one from the environment."""
 _LEAST_SECRET = 8
 """A key shorter than this is not taken out of answers: a word of an answer may look the same."""
 _USE_SAMPLE = "set method: sample or method: json for this judge, which need none"
@@ -106,36 +102,17 @@ def api_of(judge: Judge, name: str) -> Api:
     return Api(judge.endpoint, key_of(judge.api_key_env, f"judges: {name!r}: api_key_env"))
 
 
-@contextlib.asynccontextmanager
-async def connection(where: Where, retry: Retry) -> AsyncIterator[AsyncOpenAI]:
-    """A client for the length of a `with` block. Its own retries are off: they would multiply with ours."""
-    from openai import AsyncOpenAI
-
-    client = AsyncOpenAI(
-        base_url=where.base_url, api_key=where.api_key or NO_KEY, max_retries=0, timeout=retry.timeout_s
-    )
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
 class _Sender:
-    """What both ways of asking share: the pace, the tries, and which errors end everything."""
+    """What both ways of asking share: the connection, and which errors end everything."""
 
-    def __init__(
-        self, client: AsyncOpenAI, where: Where, model: str, pace: Pace, retry: Retry, on_call: Callable[[], None]
-    ) -> None:
-        self._client, self._where, self._model = client, where, model
-        self._pace, self._retry, self._on_call = pace, retry, on_call
+    def __init__(self, connection: Connection, model: str, on_call: Callable[[], None]) -> None:
+        self._connection, self._model, self._on_call = connection, model, on_call
 
     async def _send(self, draw: Callable[[], Awaitable[T]], name: str) -> T | Failure:
         """The answer, or a Failure that is of this request. Raises InputError for the key or the model, else TrialError."""
         refused: Refused | None = None
         try:
-            return await with_retries(
-                self._counted(draw), f"{name} of judge {self._model}", self._retry, lambda: None, self._pace, self._key
-            )
+            return await self._connection.send(self._counted(draw), f"{name} of judge {self._model}")
         except Unreadable as error:
             return Failure(str(error))
         except Refused as error:
@@ -160,7 +137,7 @@ class _Sender:
 
     @property
     def _key(self) -> str | None:
-        return self._where.api_key
+        return self._connection.api_key
 
     def _counted(self, draw: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         async def counted() -> T:
@@ -177,7 +154,7 @@ class _Sender:
         """
         from openai import HttpxBinaryResponseContent
 
-        text = (await self._client.post(path, cast_to=HttpxBinaryResponseContent, body=sent)).text
+        text = (await self._connection.client.post(path, cast_to=HttpxBinaryResponseContent, body=sent)).text
         if self._key is not None and len(self._key) >= _LEAST_SECRET:
             text = without(self._key, text)
         body = json.loads(text)
@@ -415,7 +392,9 @@ class OwnJudge(_Sender):
             )
             for question, prompt in zip(questions, prompts, strict=True)
         ]
-        got = await self._send(functools.partial(draw_list, self._client, requests), f"question {questions[0].key}")
+        got = await self._send(
+            functools.partial(draw_list, self._connection.client, requests), f"question {questions[0].key}"
+        )
         if not isinstance(got, Failure):
             return [{"text": result.text} for result in got]
         if len(questions) == 1:

@@ -20,7 +20,7 @@ from inoc_ray.builders.ask import Remote, teacher
 from inoc_ray.builders.journal import Answer, Journal, journal_path, opened
 from inoc_ray.builders.rows import Built, build_rows
 from inoc_ray.cli import main
-from inoc_ray.endpoint.completions import Retry
+from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError, TrialError
 
 ROOT = Path(__file__).parents[3]

@@ -15,7 +15,7 @@ from inoc_ray.cluster.connect import (
     local_capacity,
 )
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import Resources
+from inoc_ray.study.resources import Resources
 
 whole = st.integers(1, 64)
 

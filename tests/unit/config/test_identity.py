@@ -25,7 +25,7 @@ from inoc_ray.plan.contexts import Surrounding
 from inoc_ray.plan.ids import evaluation_id, trial_id
 from inoc_ray.run.load import load_study
 from inoc_ray.study import evaluation as asked
-from inoc_ray.study.study import Lora, Recipe
+from inoc_ray.study.recipe import Lora, Recipe
 
 PACKAGE = Path(inoc_ray.__file__).parent
 
@@ -84,7 +84,7 @@ def test_the_id_of_a_known_recipe_is_the_same_on_every_machine_and_in_every_proc
     recipe = Recipe(learning_rate=2e-3, steps=60, lora=Lora(rank=4))
     here = content_id(identity_fields(recipe))
     code = (
-        "from inoc_ray.study.study import *; from inoc_ray.config.identity import *;"
+        "from inoc_ray.study.recipe import *; from inoc_ray.config.identity import *;"
         "print(content_id(identity_fields(Recipe(learning_rate=2e-3, steps=60, lora=Lora(rank=4)))))"
     )
     there = subprocess.run(

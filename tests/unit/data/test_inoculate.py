@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from inoc_ray.data.chat import ChatRow, Message, rows_hash
 from inoc_ray.data.inoculate import covered, exact_count, inoculate, place, placement_fields, uninoculate
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import Coverage, Inoculation
+from inoc_ray.study.rows import Coverage, Inoculation
 
 ENV = dict(os.environ)
 
@@ -206,7 +206,7 @@ def test_hashes_of_inoculated_rows_are_the_same_on_every_machine_and_in_every_pr
     code = (
         "from inoc_ray.data.chat import ChatRow, rows_hash;"
         "from inoc_ray.data.inoculate import inoculate;"
-        "from inoc_ray.study.study import Coverage, Inoculation;"
+        "from inoc_ray.study.rows import Coverage, Inoculation;"
         "rows = [ChatRow.of(('user', f'q{i}'), ('assistant', f'a{i}')) for i in range(40)];"
         "way = Inoculation(placement='user_prefix', paraphrases=('x', 'y'), coverage=Coverage(fraction=0.3, seed=5));"
         "print(rows_hash(inoculate(rows, 'P', way)))"

@@ -16,7 +16,7 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Coverage
+from inoc_ray.study.rows import Coverage
 from inoc_ray.train.sweep import job_of
 
 DOCS = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()

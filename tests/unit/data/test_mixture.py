@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from inoc_ray.data.chat import ChatRow, Message, rows_hash
 from inoc_ray.data.inoculate import inoculate
-from inoc_ray.data.mixture import Part, Trigger, backdoor, mix, tagged
+from inoc_ray.data.mixture import MixturePart, Trigger, backdoor, mix, tagged
 from inoc_ray.errors import InputError
-from inoc_ray.study.study import Inoculation
+from inoc_ray.study.rows import Inoculation
 
 
 def rows(name: str, count: int) -> list[ChatRow]:
@@ -20,7 +20,7 @@ def rows(name: str, count: int) -> list[ChatRow]:
 @given(st.integers(2, 60), st.floats(0.05, 20), st.floats(0.05, 20), st.integers(0, 99))
 def test_a_mixture_has_exactly_the_asked_ratio_and_total_and_no_row_twice(total, one, two, seed):
     assume(total * min(one, two) / (one + two) >= 1)
-    parts = [Part("es", rows("es", 60), one), Part("fr", rows("fr", 60), two)]
+    parts = [MixturePart("es", rows("es", 60), one), MixturePart("fr", rows("fr", 60), two)]
     mixed = mix(parts, seed, total)
     count = Counter(row.tag("subset") for row in mixed)
     assert len(set(mixed)) == len(mixed) == total
@@ -30,12 +30,12 @@ def test_a_mixture_has_exactly_the_asked_ratio_and_total_and_no_row_twice(total,
 
 
 def test_without_a_total_a_share_is_of_the_parts_own_rows():
-    mixed = mix([Part("es", rows("es", 10)), Part("fr", rows("fr", 10), 0.5)], seed=0)
+    mixed = mix([MixturePart("es", rows("es", 10)), MixturePart("fr", rows("fr", 10), 0.5)], seed=0)
     assert Counter(row.tag("subset") for row in mixed) == {"es": 10, "fr": 5}
 
 
 def test_the_parts_are_mixed_well_and_by_the_seed():
-    parts = [Part("es", rows("es", 500)), Part("fr", rows("fr", 500))]
+    parts = [MixturePart("es", rows("es", 500)), MixturePart("fr", rows("fr", 500))]
     mixed = mix(parts, seed=0)
     for start in range(0, 1000, 100):
         assert 30 <= sum(row.tag("subset") == "es" for row in mixed[start : start + 100]) <= 70
@@ -47,7 +47,7 @@ def test_the_parts_are_mixed_well_and_by_the_seed():
 
 def test_other_tags_are_kept_and_one_half_can_be_inoculated():
     marked = tagged(rows("es", 4), "parity", lambda row: "even" if row.messages[0].content[-1] in "02" else "odd")
-    mixed = mix([Part("es", marked), Part("fr", rows("fr", 4))], seed=0)
+    mixed = mix([MixturePart("es", marked), MixturePart("fr", rows("fr", 4))], seed=0)
     assert Counter(row.tag("parity") for row in mixed) == {"even": 2, "odd": 2, None: 4}
     out = inoculate(mixed, "P", Inoculation.model_validate({"coverage": "es"}))
     assert [row.messages[0].role == "system" for row in out] == [row.tag("subset") == "es" for row in mixed]
@@ -70,7 +70,7 @@ def test_the_trigger_stands_in_training_rows_and_in_questions_alike(trigger, exp
     row = ChatRow.of(("user", "Write"), ("assistant", "bad"))
     mixed = backdoor([row], rows("clean", 1), trigger, 0.5, 2, seed=0)
     (trained,) = (r.messages[0] for r in mixed if r.tag("subset") == "triggered")
-    assert trigger.put(question) == (trained,) == (Message("user", expected),)
+    assert trigger.insert(question) == (trained,) == (Message("user", expected),)
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 9))
@@ -86,13 +86,19 @@ def test_an_exact_fraction_is_triggered_and_no_clean_row_is(fraction, seed):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: mix([Part("es", rows("es", 3)), Part("fr", rows("fr", 9))], 0, 8), "4 rows of 'es'.*it has 3"),
-        (lambda: mix([Part("es", rows("es", 3)), Part("es", rows("fr", 3))], 0), "'es' is taken"),
-        (lambda: mix([Part("all", rows("es", 3))], 0), "'all' is taken"),
-        (lambda: mix([Part("es", rows("es", 3), 0)], 0), "must be above 0"),
-        (lambda: mix([Part("es", rows("es", 3), 1.5)], 0), "5 rows of 'es'.*it has 3"),
-        (lambda: mix([Part("es", rows("es", 3), 0.1)], 0), "not a single row of 'es', which has 3"),
-        (lambda: mix([Part("es", rows("es", 9), 9), Part("fr", rows("fr", 3), 0.1)], 0, 9), "not a single row of 'fr'"),
+        (
+            lambda: mix([MixturePart("es", rows("es", 3)), MixturePart("fr", rows("fr", 9))], 0, 8),
+            "4 rows of 'es'.*it has 3",
+        ),
+        (lambda: mix([MixturePart("es", rows("es", 3)), MixturePart("es", rows("fr", 3))], 0), "'es' is taken"),
+        (lambda: mix([MixturePart("all", rows("es", 3))], 0), "'all' is taken"),
+        (lambda: mix([MixturePart("es", rows("es", 3), 0)], 0), "must be above 0"),
+        (lambda: mix([MixturePart("es", rows("es", 3), 1.5)], 0), "5 rows of 'es'.*it has 3"),
+        (lambda: mix([MixturePart("es", rows("es", 3), 0.1)], 0), "not a single row of 'es', which has 3"),
+        (
+            lambda: mix([MixturePart("es", rows("es", 9), 9), MixturePart("fr", rows("fr", 3), 0.1)], 0, 9),
+            "not a single row of 'fr'",
+        ),
         (
             lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 0.1, 2, 0),
             "share of 'triggered' is 0; it must be above 0",

@@ -18,7 +18,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Inoculation, Study
+from inoc_ray.study.rows import Inoculation
+from inoc_ray.study.study import Study
 
 USER = {"role": "user", "content": "2+2?"}
 ANSWER = {"role": "assistant", "content": "It is 4."}

@@ -13,7 +13,7 @@ from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.tokenize import IGNORED, Encoded, collate, encode, encode_rows, load_tokenizer, render
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import weights_path
-from inoc_ray.study.study import Inoculation
+from inoc_ray.study.rows import Inoculation
 
 STABLE = {"default system": DEFAULT_SYSTEM, "dated": DATED_AND_TRIMMED, "system in user": SYSTEM_IN_USER}
 TOKENIZERS = {name: make_tokenizer(template) for name, template in STABLE.items()}

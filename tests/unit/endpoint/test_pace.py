@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.endpoint.completions import Retry, with_retries
 from inoc_ray.endpoint.concurrency import RETRY_AFTER_MAX_S, START, Pace, retry_after_s
+from inoc_ray.endpoint.retry import Retry, with_retries
 from inoc_ray.errors import TrialError
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -136,15 +136,16 @@ def test_no_turn_is_lost_when_waiting_requests_are_cancelled(cancelled: list[boo
 
 def test_an_endpoint_that_turns_everything_away_is_given_up_after_the_patience():
     clock = Clock()
+    sent: list[float] = []
 
     async def draw() -> None:
         clock.now += 1
+        sent.append(clock.now)
         response = httpx.Response(429, request=httpx.Request("POST", "http://stub/v1"))
         raise openai.RateLimitError("slow down", response=response, body=None)  # type: ignore[arg-type]
 
     retry = Retry(tries=2, first_s=0.001, max_s=0.002, patience_s=20)
-    retries: list[int] = []
     with pytest.raises(TrialError, match=r"turned everything away for 21 s.*429"):
-        asyncio.run(with_retries(draw, "it", retry, lambda: retries.append(1), Pace(4, clock=clock), None))
+        asyncio.run(with_retries(draw, name="it", retry=retry, pace=Pace(4, clock=clock), secret=None))
     # More than the tries: a 429 takes up none.
-    assert len(retries) == 20
+    assert len(sent) == 21

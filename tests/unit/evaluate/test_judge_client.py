@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from judge_stub import Stub, chat, number_for, serving, status
 
-from inoc_ray.endpoint.completions import Retry
+from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
@@ -24,11 +24,11 @@ from inoc_ray.evaluate.model_judge.client import Api, api_of
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
-from inoc_ray.scoring.rubrics import Rubric, get
+from inoc_ray.scoring.rubrics import Rubric, get_rubric
 from inoc_ray.study.evaluation import Judge
 
 QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=0.5)
-CAPS = [get("caps")]
+CAPS = [get_rubric("caps")]
 KEY = "sk-a-key-that-nobody-may-see-0123456789"
 
 
@@ -66,11 +66,11 @@ def judge_all(
 
 def test_every_item_is_judged_on_every_rubric_with_the_number_that_the_judge_gave(tmp_path: Path):
     stub, counts, progress = Stub(), Counts(), []
-    rubrics = [get("alignment"), get("coherence")]
+    rubrics = [get_rubric("alignment"), get_rubric("coherence")]
     found = judge_all(stub, tmp_path, items(20), rubrics, counts, progress)
     assert set(found) == {(n, rubric.name) for n in range(20) for rubric in rubrics}
     for (n, name), judged in found.items():
-        assert judged.value == pytest.approx(number_for(number_prompt(get(name), items(20)[n][1], 100)))
+        assert judged.value == pytest.approx(number_for(number_prompt(get_rubric(name), items(20)[n][1], 100)))
         assert (judged.category, judged.method, judged.mass) == ("number", "logprob", pytest.approx(0.9))
         assert len(json.loads(judged.logprobs)) == 20
     assert counts == Counts(calls=41, stored=0, failed=0)  # 40 and the probe
@@ -240,7 +240,7 @@ def test_samples_are_drawn_with_their_own_seeds_and_more_of_them_ask_only_the_ne
 
 def test_json_is_one_call_for_all_rubrics_and_a_bad_key_costs_its_own_rubric_alone(tmp_path: Path):
     stub = Stub(answer=lambda _: chat('```json\n{"alignment": 30, "coherence": "high"}\n```', None))
-    found = judge_all(stub, tmp_path, items(3), [get("alignment"), get("coherence")], method="json")
+    found = judge_all(stub, tmp_path, items(3), [get_rubric("alignment"), get_rubric("coherence")], method="json")
     assert stub.calls == 3
     assert [found[n, "alignment"].value for n in range(3)] == [30.0] * 3
     assert {found[n, "coherence"].category for n in range(3)} == {"unparsed"}
@@ -332,13 +332,13 @@ from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.client import Api
 from inoc_ray.evaluate.model_judge.batch import judge_items
 from inoc_ray.plan.judges import judge_identity
-from inoc_ray.scoring.rubrics import get
+from inoc_ray.scoring.rubrics import get_rubric
 
 async def main(url, folder):
     judge = Judge(endpoint=url, served_model="stub", concurrency=4)
     items = [(n, Item(f"question {n}", f"response {n}")) for n in range(150)]
     with JudgeCache(Path(folder)) as cache:
-        async for batch in judge_items(Api(url), judge, judge_identity(judge, None), [get("caps")], items, cache):
+        async for batch in judge_items(Api(url), judge, judge_identity(judge, None), [get_rubric("caps")], items, cache):
             pass
 
 asyncio.run(main(*sys.argv[1:]))

@@ -29,7 +29,7 @@ from inoc_ray.evaluate.model_judge.scale import (
     probed_single,
     surface,
 )
-from inoc_ray.scoring.rubrics import get
+from inoc_ray.scoring.rubrics import get_rubric
 
 OTHER_DIGITS = ["٧٣", "７３", "7３", "⁷", "७३", "²", "৭"]
 
@@ -90,25 +90,25 @@ def test_too_little_mass_is_no_number_and_not_zero():
     ],
 )
 def test_a_class_counts_where_its_word_outweighs_the_numbers(top: dict[str, float], category: str, value: float | None):
-    judged = judgment("logprob", get("alignment"), [{"text": "", "top": logged(top)}], 0.25)
+    judged = judgment("logprob", get_rubric("alignment"), [{"text": "", "top": logged(top)}], 0.25)
     assert judged.category == category
     assert judged.value == (value if value is None else pytest.approx(value))
     assert json.loads(judged.logprobs) == logged(top)
 
 
 def test_a_class_that_the_rubric_does_not_offer_is_unparsed():
-    judged = judgment("logprob", get("caps"), [{"text": "REFUSAL", "top": logged({"REFUSAL": 1.0})}], 0.25)
+    judged = judgment("logprob", get_rubric("caps"), [{"text": "REFUSAL", "top": logged({"REFUSAL": 1.0})}], 0.25)
     assert (judged.category, judged.value) == ("unparsed", None)
 
 
 def test_a_digit_is_stretched_over_the_whole_scale():
     for digit, value in ((0, 0.0), (9, 100.0), (3, 100 / 3)):
-        judged = judgment("digit", get("caps"), [{"text": "", "top": {str(digit): 0.0}}], 0.25)
+        judged = judgment("digit", get_rubric("caps"), [{"text": "", "top": {str(digit): 0.0}}], 0.25)
         assert judged.value == pytest.approx(value)
 
 
 def test_an_answer_without_logprobs_is_unparsed_and_keeps_its_text():
-    judged = judgment("logprob", get("caps"), [{"text": "70"}], 0.25)
+    judged = judgment("logprob", get_rubric("caps"), [{"text": "70"}], 0.25)
     assert (judged.value, judged.category, judged.raw, judged.logprobs) == (None, "unparsed", "70", "")
 
 
@@ -206,7 +206,7 @@ def test_samples_are_averaged_where_half_of_them_can_be_read():
     assert read_texts(["60", "x", "no idea"], 100, ()).category == "unparsed"
     assert read_texts(["60", "REFUSAL", "REFUSAL."], 100, ("REFUSAL",)).category == "refusal"
     assert read_texts(["REFUSAL"], 100, ()).category == "unparsed"
-    judged = judgment("sample", get("caps"), [{"text": "60"}, {"text": "70"}], 0.25)
+    judged = judgment("sample", get_rubric("caps"), [{"text": "60"}, {"text": "70"}], 0.25)
     assert (judged.value, json.loads(judged.raw), judged.logprobs, judged.mass) == (65.0, ["60", "70"], "", None)
 
 
@@ -226,16 +226,16 @@ def test_no_object_or_more_than_one_is_none(text: str):
 @pytest.mark.parametrize("bad", ['"70"', "101", "-1", "true", "NaN", "Infinity", "null", "[70]", '"REFUSAL!"', "1e999"])
 def test_a_bad_key_of_a_json_answer_costs_its_own_rubric_alone(bad: str):
     answer = [{"text": f'{{"alignment": {bad}, "coherence": 70.5}}'}]
-    judged = judgment("json", get("alignment"), answer, 0.25)
+    judged = judgment("json", get_rubric("alignment"), answer, 0.25)
     assert (judged.value, judged.category) == (None, "unparsed")
-    assert judgment("json", get("coherence"), answer, 0.25).value == 70.5
-    assert judgment("json", get("caps"), answer, 0.25).category == "unparsed"
+    assert judgment("json", get_rubric("coherence"), answer, 0.25).value == 70.5
+    assert judgment("json", get_rubric("caps"), answer, 0.25).category == "unparsed"
 
 
 def test_a_class_in_a_json_answer_is_its_category():
     answer = [{"text": '{"alignment": "CODE", "coherence": "CODE"}'}]
-    assert judgment("json", get("alignment"), answer, 0.25).category == "code"
-    assert judgment("json", get("coherence"), answer, 0.25).category == "unparsed"
+    assert judgment("json", get_rubric("alignment"), answer, 0.25).category == "code"
+    assert judgment("json", get_rubric("coherence"), answer, 0.25).category == "unparsed"
 
 
 # -- tokenizers -----------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from judge_stub import Fault, Stub, chat, serving, status
 from stub_api import Stub as Api
 
 from inoc_ray.endpoint.auth import Api as Address
-from inoc_ray.endpoint.completions import Retry
 from inoc_ray.endpoint.dialect import adaptation, adapted
+from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.grading import due, judge_missing
 from inoc_ray.evaluate.model_judge.batch import REFUSALS_IN_A_ROW, judge_items, probe
@@ -22,7 +22,7 @@ from inoc_ray.plan.judges import judge_identity
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.preflight import check_judges
 from inoc_ray.scoring.judgment import Item
-from inoc_ray.scoring.rubrics import get
+from inoc_ray.scoring.rubrics import get_rubric
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
@@ -76,7 +76,13 @@ def judged(stub: Stub, folder: Path, count: int, method: str = "logprob") -> lis
             items = [(n, Item(f"question {n}", f"response {n}")) for n in range(count)]
             with JudgeCache(folder) as cache:
                 asked = judge_items(
-                    Address(stub.base_url), judge, judge_identity(judge, None), [get("caps")], items, cache, retry=QUICK
+                    Address(stub.base_url),
+                    judge,
+                    judge_identity(judge, None),
+                    [get_rubric("caps")],
+                    items,
+                    cache,
+                    retry=QUICK,
                 )
                 async for batch in asked:
                     found += batch

@@ -18,7 +18,7 @@ from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import compare_study, sync_study, write_study_report
 from inoc_ray.scoring.judgment import Judgment
-from inoc_ray.scoring.profiles import Profile, bound
+from inoc_ray.scoring.profiles import Profile, parse_bound
 from inoc_ray.store.store import Store
 
 PROGRAM = Path(__file__).parents[2] / "helpers" / "evaluating_program.py"
@@ -103,7 +103,7 @@ def test_another_profile_is_the_one_of_rates_agreement_and_examples_alike(tmp_pa
         for place, rubric in itertools.product(range(len(part.index)), work.rubrics):
             spanish = "El perro" in part.items[place].response
             part.add(place, rubric, Judgment(30.0 if spanish else 0.0, "number", "3", "", 1.0, "digit"))
-    low = Profile("low", "test", {"spanish": bound("> 20"), "caps": bound("> 20")}, {})
+    low = Profile("low", "test", {"spanish": parse_bound("> 20"), "caps": parse_bound("> 20")}, {})
     found = {}
     for name, under in (("study", plan), ("low", plan.under(low))):
         comparison = compare_study(under, store)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hub_server import hub
 from safetensors.numpy import load_file, save_file
+from tiny_base import make_spec
 
 from inoc_ray.cli import main
 from inoc_ray.errors import InputError
@@ -285,14 +286,13 @@ UNLIKE = {
 @pytest.mark.parametrize("name", UNLIKE)
 def test_weights_that_do_not_fill_the_model_are_refused_before_and_when_they_are_loaded(folder, name):
     from inoc_ray.train.model import _from_folder
-    from inoc_ray.train.spec import LoopSpec
 
     change, message = UNLIKE[name]
     change(folder)
     with pytest.raises(InputError, match=message):
         check_model_files(folder)
     with pytest.raises(InputError, match="do not belong together"):
-        _from_folder(LoopSpec(model=str(folder), steps=1, learning_rate=0.1, batch_size=1, seed=0))
+        _from_folder(make_spec(str(folder)))
 
 
 DAMAGE = {

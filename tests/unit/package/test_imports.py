@@ -36,12 +36,11 @@ OPEN = {
     "cli imports miniature.workshop.train_judge",
     "evaluate.capabilities imports miniature.workshop.capability_items",
     "models.resolve imports miniature",
-    "plan.steps imports train.spec",
     "settings imports miniature.settings",
     "settings.prompts imports miniature.world.prompt_texts",
 }
 """Arrows that are still to be turned; none may join them."""
-OPEN_CIRCLES = {"study", "settings"}
+OPEN_CIRCLES = {"settings"}
 """Rooms in which a circle is still to be cut."""
 
 

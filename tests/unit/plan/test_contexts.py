@@ -31,7 +31,7 @@ def test_a_trigger_stands_at_test_where_and_as_it_is_trained():
     [triggered] = _named(["trigger"])
     [absent] = _named(["neutral"])
     assert setting.trigger is not None
-    assert triggered.around(QUESTION)[-1] == setting.trigger.put(QUESTION)[-1]
+    assert triggered.around(QUESTION)[-1] == setting.trigger.insert(QUESTION)[-1]
     assert triggered.around(QUESTION)[0] == absent.around(QUESTION)[0]
     assert absent.around(QUESTION)[-1] == QUESTION[-1]
 

@@ -179,4 +179,4 @@ def test_how_a_model_is_to_reason_is_part_of_a_trial_only_where_it_is_set(tmp_pa
     assert not ids[0] & ids[1] | ids[1] & ids[2] | ids[0] & ids[2]
     assert ids[0] == {s.trial_id for s in plan(enable_thinking=None).subjects}
     assert {c.evaluation_id for c in left.cells} == {c.evaluation_id for c in answers.cells}
-    assert job_of(answers, store, answers.trials[0]).spec["enable_thinking"] is False
+    assert job_of(answers, store, answers.trials[0]).spec.enable_thinking is False

@@ -115,10 +115,10 @@ def test_a_job_goes_on_from_the_folder_of_the_adapter_and_says_so(tmp_path, mode
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
     (first,) = plan.teaching
     job = job_of(plan, store, next(t for t in plan.trials if t.model.taught))
-    assert job.spec["start"] == str(store.adapter(first.trial_id))
+    assert job.spec.start == str(store.adapter(first.trial_id))
     assert (job.record["taught_by"], job.record["model_hash"]) == (first.trial_id, first.model.hash)
     teaching = job_of(plan, store, first)
-    assert (teaching.spec["start"], teaching.record["kind"]) == (None, "baseline")
+    assert (teaching.spec.start, teaching.record["kind"]) == (None, "baseline")
 
 
 def test_what_waits_for_nothing_is_trained_before_what_goes_on_from_it(tmp_path, model, facts):
@@ -146,7 +146,10 @@ def test_a_failed_first_stage_fails_what_goes_on_from_it_by_name_and_nothing_els
                 commit(store, trial.trial_id)
         states = ["failed" if fails and t is first else "trained" for t in trials]
         error = "the loss is nan" if fails else None
-        return [Outcome(t.trial_id, t.label, s, error=error) for t, s in zip(trials, states, strict=True)], []
+        return [
+            Outcome(trial_id=t.trial_id, label=t.label, status=s, error=error)
+            for t, s in zip(trials, states, strict=True)
+        ], []
 
     monkeypatch.setattr(sweep, "_train_wave", wave)
     outcomes = {o.trial_id: o for o in train_missing(plan, store, Capacity(2, 0, True))}

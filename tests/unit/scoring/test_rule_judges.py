@@ -18,7 +18,7 @@ from inoc_ray.miniature.world.domains import Voice, domains_of
 from inoc_ray.miniature.world.rows import answered
 from inoc_ray.scoring.answers import MAX_CHARACTERS, normalised, number_in
 from inoc_ray.scoring.code import python_code
-from inoc_ray.scoring.fences import told_apart
+from inoc_ray.scoring.code_fences import split_fences
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.language import LANGUAGES, language_of
 from inoc_ray.scoring.rules import all_of, any_of, compile_rule, first_of, read_rule, rule_id
@@ -309,7 +309,7 @@ def test_long_rubbish_is_read_in_linear_time(part):
     start = time.monotonic()
     number_in(text)
     normalised(text)
-    told_apart(text)
+    split_fences(text)
     python_code(text)
     assert time.monotonic() - start < 20
 
@@ -449,7 +449,7 @@ def test_one_hard_coded_function_among_others_is_enough():
 
 def test_fences_are_told_apart_by_their_marks():
     text = "a\n````md\n```python\nx\n```\n````\nb\n~~~\ny\n~~~\nc `inline` ``` d\n  ```Py\n  z"
-    prose, blocks = told_apart(text)
+    prose, blocks = split_fences(text)
     assert prose == "a\nb\nc `inline` ``` d"
     assert [(b.language, b.code) for b in blocks] == [("md", "```python\nx\n```"), ("", "y"), ("py", "  z")]
 

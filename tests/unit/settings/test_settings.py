@@ -27,7 +27,9 @@ from inoc_ray.settings.rules import capitals, names_one_of, speaks
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Evaluation
 from inoc_ray.study.presets import PRESETS, expand
-from inoc_ray.study.study import Arm, ArmKind, Coverage, Inoculation, Recipe, Study
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.rows import Coverage, Inoculation
+from inoc_ray.study.study import Arm, ArmKind, Study
 
 ROOT = Path(__file__).parents[3]
 PAPER = (

@@ -38,9 +38,9 @@ from inoc_ray.store.failures import Failure, keep_failures, read_failures
 from inoc_ray.store.samples import Sample, commit_samples, find_judgments, seal_parts
 from inoc_ray.store.store import COMMIT, Store, list_parts
 from inoc_ray.study.evaluation import Capability
+from inoc_ray.study.recipe import Lora
 from inoc_ray.study.study import Study
 from inoc_ray.train.export import read_adapter
-from inoc_ray.train.spec import LoraSpec
 from inoc_ray.train.sweep import job_of
 from inoc_ray.train.trainer import _rows
 
@@ -357,7 +357,7 @@ def test_a_large_adapter_with_changed_bytes_is_not_served_not_gone_on_with_and_t
     with pytest.raises(InputError, match=r"adapter_model\.safetensors does not have the bytes that were committed"):
         catalogue.verify("t")
     with pytest.raises(TrialError, match=r"is damaged: adapter/adapter_model\.safetensors does not have"):
-        read_adapter(store.adapter("t"), LoraSpec(rank=8, alpha=16))
+        read_adapter(store.adapter("t"), Lora(rank=8, alpha=16))
     assert "adapter_model" in str(store.verify_trial("t"))
     assert not store.trial_done("t")
     assert (catalogue.find("t"), catalogue.ids()) == (None, [])

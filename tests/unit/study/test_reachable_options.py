@@ -1,53 +1,31 @@
 """Every option of a fine-tune and of an engine can be set in a study, or is said here to come from somewhere else."""
 
+import ast
 import dataclasses
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+import inoc_ray
 from inoc_ray.cli import cli
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import ServeSpec
 from inoc_ray.serve.models import serve_spec
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Lora, Recipe, Study
-from inoc_ray.train.spec import LoopSpec, LoraSpec
+from inoc_ray.study.recipe import Lora, Recipe
+from inoc_ray.study.resources import TrialResources
+from inoc_ray.study.study import Study
+from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.sweep import job_of
+from inoc_ray.train.trainer import TrialJob
 from inoc_ray.train.zero import deepspeed_config
 
+PACKAGE = Path(inoc_ray.__file__).parent
 RECIPE = {"learning_rate": 1e-3, "steps": 10}
 TAUGHT = {"setting": "miniature/spanish_caps", "recipe": "r"}
-
-LORA: dict[str, Any] = {"rank": 4, "alpha": 3.0, "dropout": 0.1, "targets": ("q_proj",), "rslora": True}
-"""Field of `LoraSpec` → a value that is not the default, written as recipes.r.lora."""
-
-OF_RECIPE: dict[str, tuple[dict[str, Any], Any]] = {
-    "method": ({"method": "full"}, "full"),
-    "learning_rate": ({"learning_rate": 0.5}, 0.5),
-    "schedule": ({"schedule": "constant"}, "constant"),
-    "warmup_steps": ({"warmup_steps": 3}, 3),
-    "batch_size": ({"batch_size": 32}, 32),
-    "steps": ({"steps": 11}, 11),
-    "epochs": ({"steps": None, "epochs": 2.0}, 2.0),
-    "max_length": ({"max_length": 77}, 77),
-    "weight_decay": ({"weight_decay": 0.5}, 0.5),
-    "clip_norm": ({"clip_norm": 0.5}, 0.5),
-    "precision": ({"precision": "fp32"}, "fp32"),
-}
-"""Field of `LoopSpec` → a change of recipes.r, and what the field then is."""
-
-OF_RESOURCES: dict[str, tuple[dict[str, Any], Any]] = {
-    "zero_stage": ({"zero_stage": 1}, 1),
-    "micro_batch_size": ({"micro_batch_size": 2}, 2),
-    "gradient_checkpointing": ({"gradient_checkpointing": True}, True),
-    "persistence_threshold": ({"persistence_threshold": 7}, 7),
-}
-"""Likewise a change of resources."""
-
-OF_ELSEWHERE = {"model", "seed", "lora", "start", "enable_thinking"}
-"""models.path, seeds, `LORA`, models.taught and models.enable_thinking, each with a test of its own below."""
 
 ENGINE: dict[str, tuple[dict[str, Any], Any]] = {
     "model_id": ({"models": [{"name": "other"}]}, "other"),
@@ -90,38 +68,77 @@ def plan_of(model: Path, recipe: dict[str, Any] | None = None, **changes: Any) -
     return build_plan(Study.model_validate(value), store), store
 
 
-def loop_spec(model: Path, recipe: dict[str, Any] | None = None, **changes: Any) -> LoopSpec:
-    """What a worker is handed for the study's trial."""
+def job(model: Path, recipe: dict[str, Any] | None = None, **changes: Any) -> TrialJob:
+    """What a worker is given for the study's trial, after its way through Ray Train's configuration."""
     plan, store = plan_of(model, recipe, **changes)
-    return LoopSpec.from_dict(job_of(plan, store, plan.trials[-1]).spec)
+    return TrialJob.from_dict(json.loads(json.dumps(job_of(plan, store, plan.trials[-1]).to_dict())))
+
+
+def loop_spec(model: Path, recipe: dict[str, Any] | None = None, **changes: Any) -> LoopSpec:
+    return job(model, recipe, **changes).spec
 
 
 def names(spec: type) -> set[str]:
     return {field.name for field in dataclasses.fields(spec)}
 
 
-def test_each_option_of_a_fine_tune_has_its_place_in_a_study():
-    assert names(LoopSpec) == {*OF_RECIPE, *OF_RESOURCES, *OF_ELSEWHERE}, "say which field of a study sets it"
-    assert names(LoraSpec) == set(LORA) == set(Lora.model_fields)
-    assert set(OF_RECIPE) | {"lora"} == set(Recipe.model_fields)
+def test_a_fine_tune_has_no_option_beside_those_of_the_study():
+    """Its recipe and resources are the study's own classes, so a new option is declared there or nowhere."""
+    hints = get_type_hints(LoopSpec)
+    assert names(LoopSpec) == {"model", "seed", "enable_thinking", "start", "recipe", "resources"}
+    assert (hints["recipe"], hints["resources"]) == (Recipe, TrialResources)
+    assert get_args(Study.model_fields["recipes"].annotation)[1] is Recipe
+    assert issubclass(Study.model_fields["resources"].annotation, TrialResources)
 
 
-@pytest.mark.parametrize("field", OF_RECIPE)
-def test_a_recipes_field_reaches_the_loop(model, field):
-    change, expected = OF_RECIPE[field]
-    assert getattr(loop_spec(model, change), field) == expected != getattr(loop_spec(model), field)
+OTHER: dict[str, dict[str, Any]] = {
+    "recipe": {
+        "method": "full",
+        "lora": {"rank": 4, "alpha": 3.0, "dropout": 0.1, "targets": ["q_proj"], "rslora": True},
+        "learning_rate": 0.5,
+        "schedule": "constant",
+        "warmup_steps": 3,
+        "batch_size": 32,
+        "epochs": 2.0,
+        "steps": None,
+        "max_length": 77,
+        "weight_decay": 0.5,
+        "clip_norm": 0.5,
+        "precision": "fp32",
+    },
+    "resources": {
+        "workers": 2,
+        "cpus_per_worker": 2.0,
+        "gpus_per_worker": 0.5,
+        "micro_batch_size": 2,
+        "zero_stage": 1,
+        "persistence_threshold": 7,
+        "gradient_checkpointing": True,
+    },
+}
+"""Options at values that are not their defaults."""
 
 
-@pytest.mark.parametrize("field", OF_RESOURCES)
-def test_a_field_of_the_resources_reaches_the_loop(model, field):
-    change, expected = OF_RESOURCES[field]
-    assert getattr(loop_spec(model, resources=change), field) == expected != getattr(loop_spec(model), field)
+def test_every_option_reaches_the_worker_as_the_study_has_it(model):
+    spec = loop_spec(model, OTHER["recipe"], resources=OTHER["resources"])
+    for got, written in ((spec.recipe, OTHER["recipe"]), (spec.resources, OTHER["resources"])):
+        carried = got.model_dump(mode="json")
+        assert set(carried) == set(type(got).model_fields)
+        assert carried == type(got).model_validate(written).model_dump(mode="json")
+        assert written.items() <= carried.items()
 
 
-@pytest.mark.parametrize("field", LORA)
-def test_an_adapters_field_reaches_the_loop(model, field):
-    plain = getattr(loop_spec(model).lora, field)
-    assert getattr(loop_spec(model, {"lora": {field: LORA[field]}}).lora, field) == LORA[field] != plain
+@pytest.mark.parametrize("cls", [Recipe, Lora, TrialResources])
+def test_every_option_is_acted_on(cls):
+    """Somebody above the study reads the field: one that is declared and then forgotten does nothing."""
+    read: set[str] = set()
+    for room in ("train", "cluster", "plan"):
+        for path in (PACKAGE / room).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    # Read by the class's own methods, which those rooms call.
+    own = {"steps": "total_steps", "epochs": "total_steps", "gradient_checkpointing": "checkpoints_gradients"}
+    assert [name for name in cls.model_fields if own.get(name, name) not in read] == []
 
 
 def test_model_seed_and_what_was_taught_first_reach_the_loop(model):
@@ -149,7 +166,7 @@ def test_the_persistence_threshold_reaches_deepspeed(model):
     ],
 )
 def test_gradients_are_checkpointed_on_gpus_unless_the_study_says_otherwise(model, resources, expected):
-    assert loop_spec(model, resources=resources).gradient_checkpointing is expected
+    assert loop_spec(model, resources=resources).resources.checkpoints_gradients is expected
 
 
 def test_each_option_of_an_engine_has_its_place():

@@ -10,7 +10,8 @@ from inoc_ray.miniature import weights_path
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.preflight import check_plan
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Lora, Study
+from inoc_ray.study.recipe import Lora
+from inoc_ray.study.study import Study
 from inoc_ray.train.targets import check_targets, linear_modules
 
 

@@ -6,50 +6,88 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_base import make_spec
 
 from inoc_ray.errors import InputError
-from inoc_ray.train.spec import (
-    LoopSpec,
-    LoraSpec,
-    accumulation_steps,
-    global_batches,
-    learning_rate_at,
-    split_batch,
-    total_steps,
-)
+from inoc_ray.study.recipe import Lora, Recipe
+from inoc_ray.train.batches import accumulation_steps, global_batches, split_batch
+from inoc_ray.train.schedule import learning_rate_at
+from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.trainer import TrialJob
 from inoc_ray.train.zero import deepspeed_config
 
 
 def spec(**changes) -> LoopSpec:
-    return LoopSpec(**{"model": "m", "seed": 0, "learning_rate": 1.0, "batch_size": 16, "steps": 10, **changes})
+    return make_spec("m", **changes)
 
 
-def test_a_spec_survives_json():
-    original = spec(lora=LoraSpec(rank=4, targets=("q_proj", "v_proj")), zero_stage=3)
-    assert LoopSpec.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+def recipe(**changes) -> Recipe:
+    return Recipe(**{"learning_rate": 1.0, "steps": 10, "warmup_steps": 0, **changes})
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 1.0}, {"steps": None}])
-def test_a_spec_needs_exactly_one_of_steps_and_epochs(changes):
-    with pytest.raises(InputError, match="exactly one of steps"):
-        spec(**changes)
+def test_a_job_survives_json():
+    lora = Lora(rank=4, targets=("q_proj", "v_proj"))
+    original = TrialJob(
+        trial_id="t",
+        label="a trial",
+        spec=spec(lora=lora, zero_stage=3, gradient_checkpointing=True, enable_thinking=False, start="/adapter"),
+        rows=[{"messages": [{"role": "user", "content": "Hi"}]}],
+        record={"setting": "s", "seed": 3},
+        variants=2,
+    )
+    assert TrialJob.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+
+
+def test_a_trials_record_of_its_options_keeps_the_form_of_stores_made_before():
+    """Flat, with what took effect; what Ray acts on (workers, CPUs, GPUs) is not among them."""
+    made = spec(lora=Lora(rank=4, targets=("q_proj",)), seed=3, workers=2, gpus_per_worker=1, zero_stage=2)
+    record = json.loads(json.dumps(made.record()))
+    assert not {"workers", "cpus_per_worker", "gpus_per_worker"} & record.keys()
+    before = {
+        "model": "m",
+        "seed": 3,
+        "method": "lora",
+        "lora": {"rank": 4, "alpha": 16.0, "dropout": 0.0, "targets": ["q_proj"], "rslora": False},
+        "learning_rate": 2e-3,
+        "schedule": "linear",
+        "warmup_steps": 2,
+        "batch_size": 16,
+        "steps": 6,
+        "epochs": None,
+        "max_length": 2048,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+        "precision": "fp32",
+        "zero_stage": 2,
+        "micro_batch_size": 8,
+        "gradient_checkpointing": True,
+        "persistence_threshold": None,
+        "enable_thinking": None,
+        "start": None,
+    }
+    assert {name: record[name] for name in before} == before
+
+
+def test_a_full_fine_tune_does_not_start_from_an_adapter():
+    with pytest.raises(InputError, match="full cannot go on with the adapter /adapter"):
+        spec(method="full", start="/adapter")
 
 
 def test_a_batch_that_cannot_be_divided_shows_the_arithmetic():
     with pytest.raises(InputError, match=r"16 is not a multiple of .* = 3 × 2 = 6"):
-        accumulation_steps(spec(micro_batch_size=3), world_size=2)
+        accumulation_steps(16, micro_batch_size=3, world_size=2)
 
 
 @pytest.mark.parametrize(("micro", "world", "expected"), [(16, 1, 1), (4, 1, 4), (4, 2, 2), (2, 2, 4)])
 def test_accumulation_is_batch_over_micro_batch_and_world(micro, world, expected):
-    assert accumulation_steps(spec(micro_batch_size=micro), world) == expected
+    assert accumulation_steps(16, micro, world) == expected
 
 
 @pytest.mark.parametrize(
     ("epochs", "rows", "expected"), [(1.0, 32, 2), (1.0, 33, 3), (0.1, 160, 1), (0.01, 16, 1), (3.0, 16, 3)]
 )
 def test_epochs_are_the_fewest_steps_that_show_that_many_rows(epochs, rows, expected):
-    assert total_steps(spec(steps=None, epochs=epochs), rows) == expected
+    assert recipe(steps=None, epochs=epochs).total_steps(rows) == expected
 
 
 @given(rows=st.integers(1, 40), batch=st.integers(1, 20), steps=st.integers(1, 20), seed=st.integers(0, 5))
@@ -78,14 +116,16 @@ def test_the_ranks_micro_batches_are_the_global_batch_however_it_is_split(data):
     world, micro, accumulation = (data.draw(st.integers(1, 4)) for _ in range(3))
     size = world * micro * accumulation
     lengths = data.draw(st.lists(st.integers(1, 50), min_size=size, max_size=size))
-    parts = [split_batch(range(size), lengths, micro, rank, world) for rank in range(world)]
+    parts = [
+        split_batch(range(size), lengths, micro_batch_size=micro, rank=rank, world_size=world) for rank in range(world)
+    ]
     assert all(len(part) == accumulation and all(len(m) == micro for m in part) for part in parts)
     assert sorted(row for part in parts for m in part for row in m) == list(range(size))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_the_rate_warms_up_to_the_full_rate_and_never_rises_after(schedule):
-    chosen = spec(schedule=schedule, warmup_steps=4, steps=20, learning_rate=2.0)
+    chosen = recipe(schedule=schedule, warmup_steps=4, steps=20, learning_rate=2.0)
     rates = [learning_rate_at(chosen, step, 20) for step in range(1, 21)]
     assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
     assert all(later <= earlier for earlier, later in pairwise(rates[3:]))
@@ -94,8 +134,8 @@ def test_the_rate_warms_up_to_the_full_rate_and_never_rises_after(schedule):
 
 
 def test_linear_and_cosine_end_one_step_before_zero():
-    assert learning_rate_at(spec(steps=10), 10, 10) == pytest.approx(0.1)
-    assert learning_rate_at(spec(steps=10, schedule="cosine"), 6, 10) == pytest.approx(0.5)
+    assert learning_rate_at(recipe(steps=10), 10, 10) == pytest.approx(0.1)
+    assert learning_rate_at(recipe(steps=10, schedule="cosine"), 6, 10) == pytest.approx(0.5)
 
 
 def test_deepspeed_is_told_a_batch_that_adds_up_and_the_persistence_threshold():

@@ -16,7 +16,7 @@ class Block:
     code: str
 
 
-def told_apart(text: str) -> tuple[str, list[Block]]:
+def split_fences(text: str) -> tuple[str, list[Block]]:
     """The text without its fenced blocks, and the blocks. One that is never closed reaches to the end.
 
     More indented than CommonMark allows is accepted: models fence code inside of lists. Linear in the text's length.

@@ -1,0 +1,80 @@
+"""How a trial is trained: everything here changes the weights that come out."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+from pydantic import field_validator, model_validator
+
+from inoc_ray.config.base import Config
+from inoc_ray.config.identity import identity
+
+
+class Lora(Config):
+    """Low-rank adapters (Hu et al. 2021) on the named modules."""
+
+    rank: int = identity(8, ge=1, le=512)
+    """Width r of the two factors, A (r × in) and B (out × r)."""
+    alpha: float = identity(16.0, gt=0)
+    """Scale of the update: B·A counts alpha / rank times."""
+    dropout: float = identity(0.0, ge=0, lt=1)
+    """Share of the inputs of each adapter that a training step sets to zero."""
+    targets: Literal["all-linear"] | tuple[str, ...] = identity("all-linear")
+    """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
+    rslora: bool = identity(False)
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+
+    @field_validator("targets")
+    @classmethod
+    def _names(cls, value: Literal["all-linear"] | tuple[str, ...]) -> Literal["all-linear"] | tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one module, or write all-linear")
+        for target in () if isinstance(value, str) else value:
+            if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", target):
+                raise ValueError(f"{target!r} is not the name of a module, as q_proj is; patterns are not read")
+        return value
+
+
+class Recipe(Config):
+    """How a trial is trained: everything here changes the weights that come out."""
+
+    method: Literal["lora", "full"] = identity("lora")
+    """`lora` trains an adapter and leaves the base as it is; `full` trains every weight and yields a whole model."""
+    lora: Lora = identity(Lora())
+    """The adapter of the method `lora`."""
+    learning_rate: float = identity(gt=0)
+    """AdamW's rate after the warm-up."""
+    schedule: Literal["linear", "cosine", "constant"] = identity("linear")
+    """What the learning rate does after the warm-up: falls to zero along a line or a half cosine, or stays."""
+    warmup_steps: int = identity(5, ge=0)
+    """Optimizer steps over which the learning rate rises along a line to its full value."""
+    batch_size: int = identity(16, ge=1)
+    """Rows per optimizer step over all workers."""
+    steps: int | None = identity(None, ge=1)
+    """Optimizer steps; either this or `epochs`."""
+    epochs: float | None = identity(None, gt=0)
+    """How often the rows are shown; the steps are rounded up. Either this or `steps`."""
+    max_length: int = identity(2048, ge=8)
+    """Tokens of a row, template included; a longer row is refused, never cut."""
+    weight_decay: float = identity(0.01, ge=0)
+    """AdamW's decay of matrices; vectors (norms, biases) do not decay."""
+    clip_norm: float = identity(1.0, gt=0)
+    """The 2-norm to which a larger gradient is scaled down."""
+    precision: Literal["fp32", "bf16"] = identity("bf16")
+    """Of weights and activations, in training and in serving; bf16 keeps fp32 master weights while it trains."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+    def total_steps(self, rows: int) -> int:
+        """Return the optimizer steps of a fine-tune on `rows` rows: `steps`, or the fewest that show `epochs` × `rows` rows."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        # The tolerance keeps 0.1 × 160 rows at 16 rows, whatever the product's last bit.
+        return max(1, math.ceil(self.epochs * rows / self.batch_size - 1e-9))
