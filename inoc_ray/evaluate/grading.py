@@ -46,8 +46,6 @@ class Judged:
 
     calls: int = 0
     """Requests that judges were sent."""
-    cached: int = 0
-    """Judgments that were taken from earlier answers."""
     failed: list[dict[str, Any]] = field(default_factory=list)
     """label, error, log, and `of`: the judge, as a failure names it."""
 
@@ -219,4 +217,3 @@ async def _judge(
                     progress.update(done)
     finally:
         outcome.calls += counts.calls
-        outcome.cached += counts.stored
