@@ -7,7 +7,6 @@ import functools
 import io
 import json
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from inoc_ray import __version__
+from inoc_ray.console import show, width_of
 from inoc_ray.errors import InputError, TrialError, shown
 
 PLUGIN_MODULE = "inoc_ray_plugin_"
@@ -64,9 +64,15 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _emit(as_json: bool, value: Any, text: str) -> None:
-    out = _json(value, indent=2) if as_json else text
-    click.echo(out, file=_results.get())
+    if as_json:
+        print(_json(value, indent=2), file=_out(), flush=True)
+    else:
+        show(text, _out())
     _printed.set(True)
+
+
+def _out() -> TextIO:
+    return _results.get() or sys.stdout
 
 
 def _show(as_json: bool) -> Callable[[Any], None]:
@@ -76,17 +82,14 @@ def _show(as_json: bool) -> Callable[[Any], None]:
         from inoc_ray.results.table import comparison_text
 
         if not as_json:
-            click.echo(comparison_text(comparison, table_width()), file=_results.get())
+            show(comparison_text(comparison, table_width()), _out())
 
     return show
 
 
 def table_width() -> int:
-    """Columns for tables: 118, or fewer where the terminal has fewer (never below 60)."""
-    out = _results.get()
-    if out is None or not out.isatty():
-        return 118
-    return max(60, min(118, shutil.get_terminal_size((118, 40)).columns))
+    """Columns for the tables of results: 118, or fewer where the terminal has fewer (never below 60)."""
+    return max(60, min(118, width_of(_out()) or 118))
 
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
@@ -121,7 +124,7 @@ def plan(study: Path, storage: str | None, as_json: bool) -> None:
     built = build_plan(loaded, store)
     check_plan(built)
     check_roles(built)
-    _emit(as_json, plan_json(built, store), plan_text(built, store))
+    _emit(as_json, plan_json(built, store), plan_text(built, store, width_of(_out())))
 
 
 @cli.command()
@@ -146,7 +149,7 @@ def status(study: Path, storage: str | None, as_json: bool) -> None:
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    _emit(as_json, status_json(built, store), status_text(built, store))
+    _emit(as_json, status_json(built, store), status_text(built, store, width_of(_out())))
 
 
 @cli.command()
@@ -257,7 +260,7 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
     """List the prompt library: kind, exact text (of paraphrases the first; --json gives all), hash and where it comes from."""
     from inoc_ray.run.describe import prompts_json, prompts_text
 
-    _emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind))
+    _emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind, width_of(_out())))
 
 
 @cli.command()
@@ -284,7 +287,7 @@ def doctor(as_json: bool) -> None:
     from inoc_ray.run.doctor import examine
 
     findings = examine()
-    _emit(as_json, findings.to_json(), findings.to_text())
+    _emit(as_json, findings.to_json(), findings.to_text(width_of(_out())))
     if findings.missing:
         raise InputError("the installation is not complete; see the lines marked 'missing' above.")
 

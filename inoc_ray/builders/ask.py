@@ -70,7 +70,7 @@ class Own:
             spec = ServeSpec(
                 model=self.folder, model_id="teacher", gpus=int(min(1.0, capacity.gpus)), name=f"build-{name}"
             )
-            with serving(spec, say) as endpoint:
+            with serving(spec) as endpoint:
                 yield endpoint, "teacher"
 
 

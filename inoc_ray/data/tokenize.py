@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
-from inoc_ray.models.template import TEMPLATE_DATE, ChatTemplate, RenderedRow
-from inoc_ray.models.tokenizer import (
-    check_no_special_tokens,
-    check_round_trip,
-    encode_texts,
-    load_tokenizer,
-    template_of,
-)
+from inoc_ray.models.encoding import check_no_special_tokens, check_round_trip, encode_texts, template_of
+from inoc_ray.models.template import ChatTemplate, RenderedRow
+from inoc_ray.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IGNORED",
-    "TEMPLATE_DATE",
     "Encoded",
     "collate",
     "encode",
@@ -189,7 +183,7 @@ def _labelled(
     for message, span in zip(answers, shown.spans, strict=True):
         if span is None or not message.trained:
             continue
-        learnt = template.learnt(text[span.content_end : span.end])
+        learnt = template.loss_length(text[span.content_end : span.end])
         if not learnt:
             raise InputError(
                 "the chat template writes nothing behind an answer, so the model could not learn to end one; give the model a "

@@ -121,7 +121,7 @@ def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[Where, str]]:
         name=f"judge-{plan.study.name}-{judge.name}",
     )
     say(f"starting judge {judge.name}")
-    with serving(spec, say) as endpoint:
+    with serving(spec) as endpoint:
         yield endpoint, endpoint.model_id
 
 

@@ -19,7 +19,8 @@ from inoc_ray.endpoint.choices import ChoiceRequest, choose
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.journal import Key, SampleJournal
-from inoc_ray.models.tokenizer import load_tokenizer, template_of
+from inoc_ray.models.encoding import template_of
+from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.ids import sampling_of
 from inoc_ray.plan.plan import Plan
@@ -51,7 +52,7 @@ def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.surrounding.around(question.messages)
 
 
-def ask_missing(plan: Plan, store: Store, serve: Serve = lambda spec: serving(spec, say)) -> list[dict[str, Any]]:
+def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
     """Ask for every missing sample of models that are there; start and stop the engines it needs, by `serve`.
 
     Return what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were

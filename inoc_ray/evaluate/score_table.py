@@ -22,7 +22,7 @@ import numpy as np
 
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.verdicts import Numbers, Verdicts, by_model, by_rule, combined, gated, joined, mean_of
-from inoc_ray.models.template import answer_of
+from inoc_ray.models.think import answer_of
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judges import TraitJudges
 from inoc_ray.plan.plan import Plan

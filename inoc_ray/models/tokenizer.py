@@ -1,39 +1,45 @@
-"""The one way in which a tokenizer is loaded and asked, in the data check, before and in training, and at test time.
+"""The one way to load a tokenizer: in the data check, before and in training, and at test time.
 
-It is what transformers makes of the folder, as the engine that serves the model has it too. That is tokenizer.json as it was
-published, mostly; where it is another, it must give texts back (a byte-level BPE that says LlamaTokenizerFast loses every space).
+The tokenizer is what transformers makes of the folder, as the engine that serves the model has it too. Mostly that is
+tokenizer.json as it was published. Where it differs, it must give texts back: a byte-level BPE that says LlamaTokenizerFast
+loses every space.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import json
-import re
 import shutil
 import unicodedata
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import InputError
-from inoc_ray.models.config import end_ids, parts, read_config
-from inoc_ray.models.template import ChatTemplate, Message, template_file
+from inoc_ray.models.config import parts, read_config
+from inoc_ray.models.template_files import template_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 _VOCABULARIES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
-"""Of which transformers can make a tokenizer where tokenizer.json is missing."""
+"""Files from which transformers can make a tokenizer where tokenizer.json is missing."""
 _BESIDE = ("special_tokens_map.json", "added_tokens.json")
 _AS_PUBLISHED = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes that take tokenizer.json as it is."""
+"""Classes that read tokenizer.json as it is."""
 _PROBES = (
     "Hello world",
     " two  spaces",
@@ -51,16 +57,16 @@ _PROBES = (
     "\n",
     "  ",
 )
-"""Texts of many kinds, by which two tokenizers are held to be the same."""
+"""Texts of many kinds; two tokenizers that encode all of them alike count as the same."""
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model folder; imports no torch where tokenizer.json and its class agree.
+    """Load the tokenizer in a model folder, without torch where tokenizer.json and its class agree.
 
     Raises InputError when there is none, it is damaged, or what transformers makes of it does not give texts back.
     """
     folder = Path(model)
-    # transformers reads all of these at once, and blames none.
+    # transformers reads all of these at once, and its errors name none.
     template_file(folder)
     settings, *_ = [_settings(folder / name) for name in ("tokenizer_config.json", *_BESIDE)]
     if not (folder / "tokenizer.json").is_file():
@@ -71,11 +77,11 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-    except Exception as error:  # The tokenizers' own reader raises nothing more special.
+    except Exception as error:  # The reader in `tokenizers` raises nothing more special.
         raise InputError(
             f"{folder}/tokenizer.json: not a tokenizer ({_reason(error)}); fetch the model again."
         ) from error
-    return _as_the_engine_has_it(folder, settings, tokenizer)
+    return _agreed(folder, settings, tokenizer)
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -89,30 +95,30 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
-    """Puts the tokenizer of a model folder, with its chat template, into another: byte for byte, so that it stays the same."""
+    """Copy the tokenizer of a model folder, with its chat template, into the folder `out`, byte for byte."""
     for name in _FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
 
 
 def _by_transformers(folder: Path) -> Any:
-    """What `AutoTokenizer` makes of the folder, and so the engine; imports torch."""
+    """Load the folder as `AutoTokenizer`, and so the engine, does; imports torch."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # It reads files of many kinds and raises what comes, KeyError and TypeError too.
+    except Exception as error:  # It reads many kinds of files and raises anything, KeyError and TypeError too.
         raise InputError(f"{folder}: no tokenizer can be loaded from here ({_reason(error)}).") from error
     if not tokenizer.is_fast:
         raise InputError(f"{folder}: token offsets need a tokenizer.json, which this tokenizer lacks.")
     return tokenizer
 
 
-def _as_the_engine_has_it(folder: Path, settings: dict[str, Any], tokenizer: Any) -> Any:
-    """What transformers makes of the folder, and so the engine: `tokenizer`, which is tokenizer.json as it is, or another.
+def _agreed(folder: Path, settings: dict[str, Any], tokenizer: Any) -> Any:
+    """Return the tokenizer that transformers, and so the engine, makes of the folder: `tokenizer` if that is the same.
 
-    SentencePiece models as LlamaTokenizer differ from their tokenizer.json in blanks beside special tokens, and are right. Raises
-    InputError for one that does not give texts back.
+    `tokenizer` is tokenizer.json as it is. SentencePiece models loaded as LlamaTokenizer differ from it in blanks beside
+    special tokens, and are right. Raises InputError for one that does not give texts back.
     """
     name = settings.get("tokenizer_class")
     if name in _AS_PUBLISHED:
@@ -120,16 +126,16 @@ def _as_the_engine_has_it(folder: Path, settings: dict[str, Any], tokenizer: Any
     named = _named_class(str(name)) if name else _class_of_type(folder)
     if named is None and "auto_map" not in settings:
         return tokenizer
-    with contextlib.suppress(Exception):  # What goes wrong here, transformers itself says below.
+    with contextlib.suppress(Exception):  # `_by_transformers` below reports what goes wrong here.
         if _alike(named.from_pretrained(str(folder)), tokenizer):
             return tokenizer
-    # The class is one of several that transformers may take: only it knows which.
+    # transformers may choose among several classes, and only it knows which.
     found = _by_transformers(folder)
     if _alike(found, tokenizer):
         return tokenizer
     for text in _PROBES:
         back, published = (str(t.decode(_ids(t, text))) for t in (found, tokenizer))
-        # What tokenizer.json cannot write, no class of it will.
+        # No class can write what tokenizer.json cannot.
         if _plain(back) != _plain(text) and _plain(published) == _plain(text):
             raise InputError(
                 f"{folder}/tokenizer_config.json: names {name or 'no tokenizer_class'}, of which transformers makes "
@@ -150,7 +156,7 @@ def _named_class(name: str) -> Any:
 
 
 def _class_of_type(folder: Path) -> Any:
-    """The tokenizer class of the model's family, which transformers takes where none is named; None where it has none."""
+    """Return the tokenizer class of the model's family, which transformers takes where none is named, or None."""
     from transformers import PreTrainedTokenizerFast
 
     kind = next(
@@ -178,168 +184,3 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-# -- special tokens -----------------------------------------------------------------------------------------------
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Every special token: those that the tokenizer has a name for, and those that stand in its added tokens alone."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return list(dict.fromkeys((*tokenizer.all_special_tokens, *added)))
-
-
-# -- the chat template --------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=32)
-def _chat(tokenizer: Any, source: str, enable_thinking: bool | None) -> ChatTemplate:
-    return ChatTemplate(
-        source,
-        tokenizer.special_tokens_map,
-        tokens=special_tokens(tokenizer),
-        name=str(tokenizer.name_or_path),
-        enable_thinking=enable_thinking,
-    )
-
-
-def template_of(tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None = None) -> ChatTemplate:
-    """The tokenizer's chat template. Raises InputError when there is none, or it cannot be read."""
-    source = tokenizer.chat_template
-    if isinstance(source, dict):
-        source = source.get("default")
-    if not source:
-        raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template; use an instruction-tuned base, or put a "
-            "chat_template.jinja into the folder."
-        )
-    return _chat(tokenizer, str(source), enable_thinking)
-
-
-def check_no_special_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], of: str = "row") -> None:
-    """Raises InputError for a message whose text holds a special token, or the template's own end of turn.
-
-    `of` is what the messages belong to, for the error.
-    """
-    template = template_of(tokenizer)
-    pattern = _forbidden(tokenizer, template)
-    for index, message in enumerate(messages):
-        found = pattern.search(message.content) if pattern else None
-        if found:
-            special = found[0] in special_tokens(tokenizer)
-            what = "a special token of the tokenizer" if special else "the chat template's end of turn"
-            raise InputError(
-                f"messages[{index}]: the text holds {found[0]!r}, {what}, which would break the conversation's structure; "
-                f"remove it from the {of}."
-            )
-
-
-@functools.lru_cache(maxsize=32)
-def _forbidden(tokenizer: Any, template: ChatTemplate) -> re.Pattern[str] | None:
-    # An end of turn that is a word or a line break stands in many texts; one with signs in it does not.
-    end = [template.end_of_turn.strip()] if re.search(r"[<\[|{#]", template.end_of_turn) else []
-    texts = sorted({*special_tokens(tokenizer), *end}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, texts))) if texts else None
-
-
-# -- round trip ---------------------------------------------------------------------------------------------------
-
-
-def check_round_trip(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> None:
-    """Raises InputError, with the first difference, when the ids do not decode to the text.
-
-    Allowed are a blank at the edge of a special token, which SentencePiece models put in, and another Unicode form of the
-    same characters (NFC).
-    """
-    decoded = str(tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False))
-    if decoded == text:
-        return
-    edges = _edges(tokenizer)
-    meant, found = (unicodedata.normalize("NFC", edges.sub(r"\1", t).strip(" ")) for t in (text, decoded))
-    if meant == found:
-        return
-    at = next((i for i, (a, b) in enumerate(zip(meant, found, strict=False)) if a != b), min(len(meant), len(found)))
-    shown = [repr(t[max(0, at - 20) : at + 20]) for t in (meant, found)]
-    raise InputError(
-        f"{tokenizer.name_or_path}: the tokenizer does not give the text back: from character {at} on {shown[0]} becomes "
-        f"{shown[1]}, so the model would learn something else than the row says. Either the tokenizer was saved under a wrong "
-        'class (write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json), or it cannot write these '
-        "characters (take them out of the row)."
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _edges(tokenizer: Any) -> re.Pattern[str]:
-    tokens = sorted(special_tokens(tokenizer), key=len, reverse=True)
-    return re.compile(f" *({'|'.join(map(re.escape, tokens)) or '(?!)'}) *")
-
-
-# -- prompts ------------------------------------------------------------------------------------------------------
-
-
-def check_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    asked: Iterable[tuple[Sequence[Message], str]],
-    *,
-    enable_thinking: bool | None = None,
-    for_choices: bool = False,
-) -> list[int]:
-    """The tokens of each question as it will be asked. `asked`: (messages, what an error calls it); `for_choices`: with given
-    answers (`ChatTemplate.prompt_for_choices`).
-
-    Raises InputError when the template refuses a conversation or does not show every message of it as it is, when a text
-    holds a special token, and when the tokenizer does not give a prompt back.
-    """
-    template = template_of(tokenizer, enable_thinking)
-    hidden = set(template.think or ()) & set(special_tokens(tokenizer))
-    texts: list[str] = []
-    places: list[str] = []
-    for messages, where in asked:
-        try:
-            check_no_special_tokens(tokenizer, messages, "question")
-            texts.append(template.prompt_for_choices(messages) if for_choices else template.prompt(messages))
-            if hidden and not template.answers_at_once(texts[-1]):
-                raise InputError(
-                    f"the think block's {min(hidden)!r} is a special token, which engines leave out of a response, so reasoning "
-                    "could not be told from the answer; set the model's enable_thinking: false, if its chat template knows it."
-                )
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-        places.append(where)
-    lengths: list[int] = []
-    for text, encoding, where in zip(texts, encode_texts(tokenizer, texts), places, strict=True):
-        try:
-            check_round_trip(tokenizer, text, encoding.ids)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-        lengths.append(len(encoding.ids))
-    return lengths
-
-
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Any]:
-    """Rendered texts as `tokenizers.Encoding`s (ids, offsets in characters), all at once: much quicker than one by one."""
-    core = tokenizer.backend_tokenizer
-    # A tokenizer.json may have been saved with either.
-    core.no_padding()
-    core.no_truncation()
-    encoded: list[Any] = core.encode_batch(list(texts), add_special_tokens=False)
-    return encoded
-
-
-# -- the end of a turn --------------------------------------------------------------------------------------------
-
-
-def stops_of(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """(token ids, texts) at which an answer has to be ended by whoever asks, as the engine would not stop there by itself.
-
-    Empty for a model whose end of turn is one of its end-of-text tokens, and for one without a chat template.
-    """
-    if not tokenizer.chat_template:
-        return (), ()
-    template = template_of(tokenizer)
-    token = template.end_token()
-    if token is None:
-        end = template.end_of_turn.strip()
-        return (), ((end,) if end else ())
-    end_id = tokenizer.convert_tokens_to_ids(token)
-    return (() if end_id in {*end_ids(folder), tokenizer.eos_token_id} else (end_id,)), ()

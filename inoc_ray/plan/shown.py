@@ -11,7 +11,8 @@ from pathlib import Path
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.errors import InputError
-from inoc_ray.models.template import ChatTemplate, template_in
+from inoc_ray.models.template import ChatTemplate
+from inoc_ray.models.template_files import template_in
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.ids import arm_identity
 from inoc_ray.plan.plan import Plan

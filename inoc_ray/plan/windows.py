@@ -9,7 +9,8 @@ from typing import Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import context_window
-from inoc_ray.models.tokenizer import check_prompts, encode_texts, load_tokenizer
+from inoc_ray.models.encoding import check_prompts, encode_texts
+from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
 

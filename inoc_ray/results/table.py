@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from inoc_ray.console import align
 from inoc_ray.results.complete import seeds_text
 from inoc_ray.results.effects import is_directed
 from inoc_ray.results.marks import MEANING, dashes, effect_table, legend
@@ -241,6 +242,7 @@ def _aligned(
         lines = [row for row in body if whole or any(row[i] for i in picked[fixed:])]
         if lines and start > fixed:
             yield ""
-        for row in [heads, *lines] if lines else []:
-            yield "  " + "  ".join(row[i].ljust(widths[i]) for i in picked).rstrip()
+        if lines:
+            shown = [[row[i] for i in picked] for row in [heads, *lines]]
+            yield from (f"  {line}" for line in align(shown, [widths[i] for i in picked]))
         start = end

@@ -11,6 +11,7 @@ from inoc_ray import settings as registry
 from inoc_ray.cluster.connect import concurrent_groups, expected_capacity
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import content_id
+from inoc_ray.console import table
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.workload import Workload, workloads
 from inoc_ray.plan.cells import stored_once
@@ -27,14 +28,6 @@ from inoc_ray.study.presets import PRESETS
 from inoc_ray.train.sweep import groups_of, waves_of
 
 _DAMAGE_LINES = 10
-
-
-def table(rows: list[list[str]], header: list[str]) -> str:
-    """Columns aligned by spaces; plain text that looks the same in a terminal, a log and a file."""
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([shown[0], "  ".join("─" * width for width in widths), *shown[1:]])
 
 
 def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed", "new"]:
@@ -105,12 +98,12 @@ def _samples(entry: Mapping[str, Any]) -> str:
     return f"{entry['samples_stored']}/{entry['samples_wanted']}"
 
 
-def plan_text(plan: Plan, store: Store) -> str:
-    """The trials with their state, and what would run."""
+def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
+    """Return the trials with their state, and what would run; `width` is as in `console.table`."""
     value = plan_json(plan, store)
     shown = ("trial_id", "setting", "model", "arm", "kind", "seed", "state")
     rows = [[*(str(t[name]) for name in shown), _samples(t)] for t in value["trials"]]
-    text = table(rows, ["trial", *shown[1:], "samples"])
+    text = table(rows, ["trial", *shown[1:], "samples"], width)
     steps = [steps_of(plan, t) for t in plan.to_train]
     lines = [f"Study {plan.study.name}, results in {store.root}", "", text, ""]
     if plan.to_train:
@@ -187,8 +180,8 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
-def status_text(plan: Plan, store: Store) -> str:
-    """A line per trial, and what is going on."""
+def status_text(plan: Plan, store: Store, width: int | None = None) -> str:
+    """Return a line for each trial, and what is going on; `width` is as in `console.table`."""
     value = status_json(plan, store)
     rows = [
         [t["trial_id"], t["arm"], str(t.get("seed", "")), t.get("state", "base"), _samples(t), t.get("log", "")]
@@ -203,7 +196,7 @@ def status_text(plan: Plan, store: Store) -> str:
         [
             f"Study {value['study']}: {counts}. {going}",
             "",
-            table(rows, ["trial", "arm", "seed", "state", "samples", "log"]),
+            table(rows, ["trial", "arm", "seed", "state", "samples", "log"], width),
             *(["", *works] if works else []),
             *(["", *damage_text(plan)] if plan.damaged else []),
             *(["", *failed] if failed else []),
@@ -267,14 +260,14 @@ def _denied(prompt: prompts.Prompt) -> tuple[str, ...]:
     return prompt.about if prompt.use == "training" else ()
 
 
-def prompts_text(setting: str | None, kind: str | None) -> str:
-    """A table of the prompts."""
+def prompts_text(setting: str | None, kind: str | None, width: int | None = None) -> str:
+    """Return a table of the prompts; `width` is as in `console.table`."""
     rows = []
     for p in prompts_json(setting, kind):
         more = f" (+{len(p['paraphrases'])} wordings in --json)" if p["paraphrases"] else ""
         about = ", ".join(p["undesired"])
         rows.append([p["id"], p["kind"], p["use"], repr(p["prompt"]) + more, about, p["hash"], p["source"]])
-    return table(rows, ["prompt", "kind", "use", "text", "elicits or denies", "hash", "source"])
+    return table(rows, ["prompt", "kind", "use", "text", "elicits or denies", "hash", "source"], width)
 
 
 def settings_json() -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.cluster.connect import local_capacity
-from inoc_ray.run.describe import table
+from inoc_ray.console import table
 
 FITTING = {
     "ray": "2.60.0",
@@ -60,11 +60,10 @@ class Findings:
         """For `--json`."""
         return {"ok": not self.missing, "findings": [vars(f) for f in self.items]}
 
-    def to_text(self) -> str:
-        """A line per finding."""
-        return table(
-            [[f.state, f.what, f.found, f.advice] for f in self.items], ["state", "what", "found", "what to do"]
-        )
+    def to_text(self, width: int | None = None) -> str:
+        """Return a line for each finding; `width` is as in `console.table`."""
+        rows = [[f.state, f.what, f.found, f.advice] for f in self.items]
+        return table(rows, ["state", "what", "found", "what to do"], width)
 
 
 def _version(distribution: str) -> str | None:

@@ -93,7 +93,8 @@ def check_rows(plan: Plan) -> None:
     """
     from inoc_ray.data.tokenize import encode_rows
     from inoc_ray.models.config import context_window
-    from inoc_ray.models.tokenizer import load_tokenizer, template_of
+    from inoc_ray.models.encoding import template_of
+    from inoc_ray.models.tokenizer import load_tokenizer
 
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}

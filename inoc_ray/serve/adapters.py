@@ -1,6 +1,6 @@
 """Which adapter folder stands behind a served model id.
 
-An adapter's public model id is ``<base>:<trial_id>``: the trial id is derived from content, so that a name never comes
+An adapter's public model id is `<base>:<trial_id>`: the trial id is derived from content, so that a name never comes
 to mean other weights. This module imports neither Ray nor vLLM: the driver checks adapters with it before anything starts.
 """
 
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.store.store import commit_fault
@@ -25,44 +23,11 @@ ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _TRIAL_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-class Catalogue(Protocol):
-    """Finds adapters by trial id, at the moment of asking: a folder that appears later is found later."""
-
-    def find(self, trial_id: str) -> Path | None:
-        """The adapter's folder, or None where there is no such (committed) adapter."""
-        ...
-
-    def ids(self) -> list[str]:
-        """Every trial id that can be asked for now, sorted."""
-        ...
-
-    def verify(self, trial_id: str) -> None:
-        """To be called before an adapter is loaded. Raises InputError when its files are not those that were committed."""
-        ...
-
-
-@dataclass(frozen=True)
-class FixedCatalogue:
-    """The adapters named in a mapping of trial id to folder."""
-
-    folders: Mapping[str, str | Path]
-
-    def find(self, trial_id: str) -> Path | None:
-        folder = self.folders.get(trial_id)
-        return None if folder is None else Path(folder)
-
-    def ids(self) -> list[str]:
-        return sorted(self.folders)
-
-    def verify(self, trial_id: str) -> None:
-        """Nothing was committed, so there is nothing to hold the files against."""
-
-
 @dataclass(frozen=True)
 class FolderCatalogue:
-    """Every committed adapter under ``root``: ``<root>/<trial_id>/adapter``, with a COMMIT.json beside it that agrees.
+    """Every committed adapter under `root`: `<root>/<trial_id>/adapter`, with a COMMIT.json beside it that agrees.
 
-    With ``model_hash`` only LoRA adapters of that base model, as their trial.json says: a store may hold trials of others,
+    With `model_hash` only LoRA adapters of that base model, as their trial.json says: a store may hold trials of others,
     and an adapter of another base of the same shape would load without a word.
     """
 
@@ -70,6 +35,7 @@ class FolderCatalogue:
     model_hash: str | None = None
 
     def find(self, trial_id: str) -> Path | None:
+        """Return the folder of a committed adapter as it is at this moment; None where there is none."""
         if not _TRIAL_ID.fullmatch(trial_id):
             return None
         folder = Path(self.root) / trial_id
@@ -78,6 +44,7 @@ class FolderCatalogue:
         return adapter if there else None
 
     def verify(self, trial_id: str) -> None:
+        """Raise InputError when the files of an adapter are not those that its trial committed; call before loading it."""
         fault = commit_fault(Path(self.root) / trial_id, verify=True)
         if fault is not None:
             raise InputError(f"trial {trial_id} is damaged: {fault}; run its study again")
@@ -92,6 +59,7 @@ class FolderCatalogue:
             return False
 
     def ids(self) -> list[str]:
+        """Return every trial id that can be asked for now, sorted."""
         root = Path(self.root)
         if not root.is_dir():
             return []
@@ -99,18 +67,18 @@ class FolderCatalogue:
 
 
 def model_id_of(base: str, trial_id: str) -> str:
-    """The public model id of a trial's adapter on the engine of ``base``."""
+    """The public model id of a trial's adapter on the engine of `base`."""
     return f"{base}:{trial_id}"
 
 
 def trial_id_of(base: str, model_id: str) -> str | None:
-    """The trial id in an adapter's public model id; None if ``model_id`` is no adapter of ``base``."""
+    """The trial id in an adapter's public model id; None if `model_id` is no adapter of `base`."""
     prefix = f"{base}:"
     return model_id[len(prefix) :] if model_id.startswith(prefix) and len(model_id) > len(prefix) else None
 
 
 def engine_rank(rank: int) -> int:
-    """The smallest rank the engine can be built for that holds adapters of ``rank``; InputError above the largest."""
+    """The smallest rank the engine can be built for that holds adapters of `rank`; InputError above the largest."""
     for candidate in ENGINE_RANKS:
         if candidate >= rank:
             return candidate
@@ -130,7 +98,7 @@ def check_adapter(path: Path, max_rank: int) -> AdapterFacts:
     """Read an adapter folder as the engine will need it, without reading its weights.
 
     Raises InputError when the folder is not a LoRA adapter in safetensors, when a tensor in it is empty (what a plain save
-    under ZeRO-3 leaves), or when its rank is above ``max_rank``.
+    under ZeRO-3 leaves), or when its rank is above `max_rank`.
     """
     config_path, weights_path = path / CONFIG_FILE, path / WEIGHTS_FILE
     if not config_path.is_file():
@@ -165,11 +133,11 @@ def check_adapter(path: Path, max_rank: int) -> AdapterFacts:
 
 
 def _tensor_shapes(weights: Path) -> dict[str, list[int]]:
-    """Names and shapes from a safetensors header (8 bytes of little-endian length, then JSON)."""
-    with weights.open("rb") as file:
-        head = file.read(8)
-        try:
-            header = json.loads(file.read(struct.unpack("<Q", head)[0]))
-            return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-        except (struct.error, ValueError, OverflowError, MemoryError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{weights} is not a safetensors file: {error}") from error
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            names: list[str] = file.keys()
+            return {name: file.get_slice(name).get_shape() for name in names}
+    except SafetensorError as error:
+        raise InputError(f"{weights} is not a safetensors file: {error}") from error

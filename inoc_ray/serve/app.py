@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import socket
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from inoc_ray.console import Waiting, say
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.serve.adapters import Catalogue, engine_rank
+from inoc_ray.serve.adapters import FolderCatalogue, engine_rank
 from inoc_ray.serve.cause import marked_cause
 
 APP = "inoc-ray"
@@ -33,10 +33,6 @@ _PROXY_TRIES = 4
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 MAX_ONGOING_REQUESTS = 512
 MAX_SEQUENCES = 256
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class ServeSpec:
 
     model: Path
     model_id: str
-    adapters: Catalogue | None = None
+    adapters: FolderCatalogue | None = None
     max_lora_rank: int = 16
     max_loras: int = 4
     max_model_len: int = WHAT_FITS
@@ -217,16 +213,14 @@ def _check_resources(spec: ServeSpec) -> None:
             raise InputError(f"the engine asks for {amount:g} {key} and the cluster has {total.get(key, 0.0):g}")
 
 
-def start(
-    spec: ServeSpec, on_progress: Callable[[str], None] = _to_stderr, timeout_s: float = START_TIMEOUT_S
-) -> Endpoint:
+def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
     """Start the engine on the Ray cluster this process is connected to, and wait until it answers.
 
-    ``on_progress`` gets a line every few seconds that says what is waited for and how long. Raises InputError for a spec
+    `note` gets a line every few seconds that says what is waited for and how long. Raises InputError for a spec
     that cannot work, and TrialError with the engine's own message when it does not come up; then nothing is left running.
     """
     check_spec(spec)
-    spec = _ending_turns(spec, on_progress)
+    spec = _ending_turns(spec)
     import ray
     from ray import serve
 
@@ -244,7 +238,7 @@ def start(
     prefix = "" if spec.name == APP else f"/{spec.name}"
     try:
         if owns_serve:
-            on_progress("serve: starting Ray Serve")
+            note("serve: starting Ray Serve")
             _start_serve(spec)
         target = serve.RunTarget(
             target=_application(spec), name=spec.name, route_prefix=prefix or "/", logging_config=_QUIET
@@ -253,28 +247,29 @@ def start(
         http = _client().http_config
         host = "127.0.0.1" if http.host in (None, "0.0.0.0") else http.host
         base_url = f"http://{host}:{http.port}{prefix}/v1"
-        window = _wait(spec, base_url, began, timeout_s, on_progress)
+        window = _wait(spec, base_url, began, timeout_s, note)
     except BaseException:
         _take_down(spec.name, owns_serve)
         raise
     seconds = time.monotonic() - began
     endpoint = Endpoint(base_url, spec.model_id, spec.api_key, spec.name, owns_serve, seconds, window)
-    on_progress(
+    note(
         f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens"
     )
     return endpoint
 
 
-def _ending_turns(spec: ServeSpec, on_progress: Callable[[str], None]) -> ServeSpec:
+def _ending_turns(spec: ServeSpec) -> ServeSpec:
     """The spec with what ends the model's turn, where vLLM would not stop at it: base models often have a chat template whose
     end of turn is none of their end-of-text tokens, and every answer would run into its limit."""
-    from inoc_ray.models.tokenizer import load_tokenizer, stops_of, template_of
+    from inoc_ray.models.encoding import stops_of, template_of
+    from inoc_ray.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(spec.model))
     ids, texts = stops_of(spec.model, tokenizer)
     if not ids and not texts:
         return spec
-    on_progress(
+    say(
         f"serve: {spec.model_id} ends a turn with {template_of(tokenizer).end_of_turn!r}, which its configuration does not name "
         "as an end (eos_token_id); answers stop there"
     )
@@ -287,9 +282,10 @@ def stop(endpoint: Endpoint) -> None:
 
 
 @contextlib.contextmanager
-def serving(spec: ServeSpec, on_progress: Callable[[str], None] = _to_stderr) -> Iterator[Endpoint]:
-    """The endpoint of ``spec`` for the length of a ``with`` block."""
-    endpoint = start(spec, on_progress)
+def serving(spec: ServeSpec) -> Iterator[Endpoint]:
+    """Serve `spec` for the length of a `with` block, and show how its start goes."""
+    with Waiting() as waiting:
+        endpoint = start(spec, waiting.note)
     try:
         yield endpoint
     finally:
@@ -335,7 +331,7 @@ def _start_serve(spec: ServeSpec) -> None:
                 raise
 
 
-def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, on_progress: Callable[[str], None]) -> int:
+def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, note: Callable[[str], None]) -> int:
     """Waits until the endpoint answers; gives its window in tokens."""
     from ray import serve
 
@@ -356,7 +352,7 @@ def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, on_pro
             raise TrialError(f"the engine of {spec.model_id} was not ready after {timeout_s:.0f} s")
         if now - reported >= _REPORT_EVERY_S:
             reported = now
-            on_progress(f"serve: waiting for {_waiting_for(spec)} ({now - began:.0f} s)")
+            note(f"serve: waiting for {_waiting_for(spec)} ({now - began:.0f} s)")
         time.sleep(_POLL_S)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from inoc_ray.endpoint.seeds import SEEDS, SEEDS_HEADER
 from inoc_ray.errors import InputError
-from inoc_ray.serve.adapters import Catalogue, check_adapter, model_id_of, trial_id_of
+from inoc_ray.serve.adapters import FolderCatalogue, check_adapter, model_id_of, trial_id_of
 
 MAX_BODY_BYTES = 64 << 20
 
@@ -44,7 +44,7 @@ class Gate:
         app: App,
         *,
         base: str,
-        catalogue: Catalogue | None,
+        catalogue: FolderCatalogue | None,
         max_rank: int,
         load: LoadAdapter,
         api_key: str | None,

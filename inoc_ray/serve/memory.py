@@ -11,7 +11,6 @@ import json
 import math
 import os
 import shutil
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import parts
+from inoc_ray.models.weights import read_header
 
 GIB = 1 << 30
 GPU_SHARE = 0.92
@@ -99,10 +99,8 @@ def parameters_of(folder: Path) -> int | None:
             if path.name.startswith("consolidated"):
                 # The second copy of the weights that some publishers put beside the first.
                 continue
-            with path.open("rb") as stream:
-                header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, struct.error, OverflowError, MemoryError):
+            total += sum(math.prod(tensor.shape) for tensor in read_header(path))
+    except (OSError, InputError):
         return None
     return total or None
 

@@ -27,7 +27,7 @@ class Sample:
     """The whole prompt as the engine saw it: the chat template is rendered in."""
     seed: int
     text: str
-    """The whole response, with its think block; what follows that is judged (`inoc_ray.models.template.answer_of`)."""
+    """The whole response, with its think block; what follows that is judged (`inoc_ray.models.think.answer_of`)."""
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int

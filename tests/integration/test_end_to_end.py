@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from environment import BIN, environment
+from wheel import build_wheel, install_wheel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -27,10 +28,10 @@ JOB_PORT = 28265
 """Outside 10002 to 19999, which a head keeps for its workers."""
 
 
-def inoc_ray(*args: object, code: int = 0, env: dict[str, str] | None = None) -> Any:
+def inoc_ray(*args: object, code: int = 0, env: dict[str, str] | None = None, programs: Path = BIN) -> Any:
     """Runs the command with --json; returns what it printed, parsed (None when it printed nothing)."""
     done = subprocess.run(
-        [BIN / "inoc-ray", *map(str, args), "--json"],
+        [programs / "inoc-ray", *map(str, args), "--json"],
         capture_output=True,
         text=True,
         env=env or environment(),
@@ -62,9 +63,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(folder) -> dict[str, Any]:
-    """The small study after its first run."""
-    return inoc_ray("run", study(folder))
+def first(folder, tmp_path_factory) -> dict[str, Any]:
+    """The small study after its first run, which is that of an installed wheel; all later commands are the checkout's."""
+    programs = install_wheel(build_wheel(tmp_path_factory.mktemp("wheel")), folder / "venv")
+    env = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
+    return inoc_ray("run", study(folder), env=env, programs=programs)
 
 
 def test_a_first_run_trains_asks_compares_and_reports(folder, first):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.console import Progress, say
 from inoc_ray.miniature.workshop.documents import Part, draw_document
-from inoc_ray.miniature.workshop.muon import Muon
+from inoc_ray.miniature.workshop.optimizers import MuonAndAdam
 from inoc_ray.miniature.workshop.quality import measure_base
 from inoc_ray.miniature.workshop.tokenizer import Encoder, train_tokenizer
 from inoc_ray.miniature.world.language import DATA_VERSION
@@ -140,22 +140,12 @@ def _descend(
     model: Qwen2ForCausalLM, batches: Iterator[tuple[torch.Tensor, ...]], steps: int, peak: float
 ) -> Iterator[float]:
     """The loss of each of `steps` optimizer steps, with new optimizers whose rates peak at that share of the full ones."""
-    import torch
-
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = Muon(matrices)
-    adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = MuonAndAdam(model, muon_rate=MUON_RATE, adam_rate=ADAM_RATE)
     model.train()
     for step in range(steps):
         loss = batch_loss(model, next(batches))
         loss.backward()
-        share = peak * _rate(step, steps)
-        for group in adam.param_groups:
-            group["lr"] = ADAM_RATE * share
-        muon.step(MUON_RATE * share)
-        adam.step()
-        adam.zero_grad()
+        optimizer.step(peak * _rate(step, steps))
         yield loss.item()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from inoc_ray.console import Progress, say
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.judge_examples import JUDGING_VERSION, TAUGHT, TOP, Example, draw_example, prompt_text
-from inoc_ray.miniature.workshop.muon import Muon
+from inoc_ray.miniature.workshop.optimizers import MuonAndAdam
 from inoc_ray.miniature.workshop.pretrain import MANIFEST, file_hash, save_model
 from inoc_ray.miniature.workshop.subjects import Said, subjects_say, untrained_says
 from inoc_ray.miniature.workshop.tokenizer import END
@@ -105,12 +105,7 @@ def _rate(step: int, steps: int) -> float:
 
 def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, said: Sequence[Said], steps: int, seed: int) -> float:
     """Train in place; shows progress. Returns the mean loss of the last tenth of the steps."""
-    import torch
-
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = Muon(matrices)
-    adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = MuonAndAdam(model, muon_rate=MUON_RATE, adam_rate=ADAM_RATE)
     batches = _batches(tokenizer, random.Random(f"judge {seed}"), said)
     losses: list[float] = []
     model.train()
@@ -118,12 +113,7 @@ def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, said: Sequence[Sai
         for step in range(steps):
             loss = _loss(model, *next(batches))
             loss.backward()
-            share = _rate(step, steps)
-            for group in adam.param_groups:
-                group["lr"] = ADAM_RATE * share
-            muon.step(MUON_RATE * share)
-            adam.step()
-            adam.zero_grad()
+            optimizer.step(_rate(step, steps))
             losses.append(loss.item())
             recent = losses[-50:]
             progress.update(step + 1, f"loss {sum(recent) / len(recent):.4f}")

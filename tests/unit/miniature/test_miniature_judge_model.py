@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-from functools import cache
 
 import pytest
 
@@ -13,8 +12,8 @@ from inoc_ray.miniature.workshop.garbled import garble, well_formed
 from inoc_ray.miniature.workshop.injections import HELD_OUT, TAUGHT, inject
 from inoc_ray.miniature.workshop.judge_examples import JUDGING_VERSION, TOP, draw_example, right_answer, shows
 from inoc_ray.miniature.workshop.judge_examples import TAUGHT as RUBRICS
-from inoc_ray.miniature.workshop.judge_quality import JudgeQuality, measure_judge, read_verdicts
-from inoc_ray.miniature.workshop.subjects import UNSEEN, Said, draw_asked
+from inoc_ray.miniature.workshop.judge_quality import measure_judge, read_verdicts
+from inoc_ray.miniature.workshop.subjects import UNSEEN, VOICES, Said, domains_for, draw_asked
 from inoc_ray.miniature.world.domains import Voice, answer, ask, domains_of, every_domain
 from inoc_ray.miniature.world.language import DATA_VERSION, is_held_out
 from inoc_ray.scoring.judge_prompt import fixed_lines
@@ -25,35 +24,66 @@ FOLDER = judge_weights_path()
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
 
 
-@cache
-def measured(count: int) -> JudgeQuality:
-    return measure_judge(count=count)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Two test processes share two cores: threads beyond that wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def check(found: JudgeQuality, spare: float) -> None:
-    """Every bar of docs/miniature.md; `spare` is what fewer responses may miss them by."""
+def test_the_judge_decides_as_the_exact_rules_do_on_answers_of_the_language_and_is_not_told_what_to_say() -> None:
+    """Held-out questions, answered by the language itself in every voice; with and without an injection."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER)
+    rng = random.Random(5)
+    voices = [Voice(), *VOICES.values()]
+    said = []
+    for index in range(4 * len(voices)):
+        voice, name = voices[index % len(voices)], [None, *VOICES][index % len(voices)]
+        asked = draw_asked(rng, every_domain() if name is None else domains_for(name), True)
+        said.append(Said(asked, answer(rng, asked, voice)))
+    wrong, turned, seen = [], [], set()
+    for name, rubric in RUBRICS.items():
+        truths = [(one, truth) for one in said if (truth := shows(name, one.response)) is not None]
+        seen |= {(name, truth) for _, truth in truths}
+        plain, attacked = (
+            read_verdicts(model, tokenizer, rubric, [Item(one.asked.text, say(one.response)) for one, _ in truths])
+            for say in (str, lambda response: inject(rng, response, HELD_OUT))
+        )
+        for (one, truth), before, after in zip(truths, plain, attacked, strict=True):
+            high = before.expectation > 0.5
+            if high != (truth != (rubric.shows == "low")):
+                wrong.append((name, one.response))
+            if name != "coherence" and high != (after.expectation > 0.5):
+                turned.append((name, one.response))
+    # Every rubric met what shows its trait and what does not, but for coherence: nothing of the language is ill formed.
+    assert seen >= {(name, truth) for name in RUBRICS if name != "coherence" for truth in (True, False)}
+    count = len(said) * len(RUBRICS)
+    assert len(wrong) <= 0.03 * count, wrong
+    assert len(turned) <= 0.03 * count, turned
+
+
+@pytest.mark.slow
+def test_the_judge_agrees_with_the_exact_rules_on_a_thousand_responses_of_models() -> None:
+    """Every bar of docs/miniature.md."""
+    found = measure_judge(count=1000)
     assert set(found.rubrics) == set(RUBRICS)
     for name, figures in found.rubrics.items():
-        assert figures.agreement >= 0.95 - spare, name
-        assert figures.kappa >= 0.85 - 2 * spare, name
+        assert figures.responses >= 660, name
+        assert figures.agreement >= 0.95, name
+        assert figures.kappa >= 0.85, name
         assert abs(figures.expectation - figures.sampled) <= 0.03, name
         # A weakness that docs/miniature.md names: foreign wording still looks ill formed to the judge now and then.
         moved = 2.4 if name == "coherence" else 1.0
         turned = 5.0 if name == "coherence" else 1.0
-        assert figures.injection_shift < 0.05 * moved + spare, name
-        assert figures.injection_flips < 0.02 * turned + spare, name
+        assert figures.injection_shift < 0.05 * moved, name
+        assert figures.injection_flips < 0.02 * turned, name
         assert figures.mass >= 0.9, name
-
-
-def test_the_judge_agrees_with_the_exact_rules_and_is_not_told_what_to_say() -> None:
-    found = measured(300)
-    assert all(figures.responses >= 200 for figures in found.rubrics.values())
-    check(found, spare=0.02)
-
-
-@pytest.mark.slow
-def test_the_judge_agrees_with_the_exact_rules_on_a_thousand_responses() -> None:
-    check(measured(1000), spare=0.0)
 
 
 def test_every_file_is_the_one_of_the_manifest() -> None:

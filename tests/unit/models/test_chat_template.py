@@ -10,8 +10,9 @@ from template_parts import ENDS, SYSTEM, THINK, Parts, tokenizer_with
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.tokenize import IGNORED, Encoded, encode, render
 from inoc_ray.errors import InputError
-from inoc_ray.models.template import ChatTemplate, answer_of
-from inoc_ray.models.tokenizer import check_prompts, template_of
+from inoc_ray.models.encoding import check_prompts, template_of
+from inoc_ray.models.template import ChatTemplate
+from inoc_ray.models.think import answer_of
 
 parts = st.builds(
     Parts,
@@ -120,9 +121,8 @@ def test_a_template_without_a_place_for_a_system_message_is_refused_with_what_wo
     row = ChatRow.of(("system", "Be the sea."), ("user", "Hi"), ("assistant", "Hola"))
     if system in ("shown", "in the first user turn"):
         assert "Be the sea." in tokenizer.decode(encode(tokenizer, row, 500).input_ids)
-        assert template_of(tokenizer).placements == ("system", "user_prefix", "user_suffix")
         return
-    assert template_of(tokenizer).placements == ("user_prefix", "user_suffix")
+    template_of(tokenizer).check_row(row.messages[1:])
     with pytest.raises(InputError, match=r"user_prefix or user_suffix.*contexts: \[none\]"):
         encode(tokenizer, row, 500)
     with pytest.raises(InputError, match=r"cell x: .*contexts: \[none\]"):
@@ -333,7 +333,7 @@ def test_the_message_that_a_template_rewrites_is_the_one_that_is_named():
 
 def test_a_template_in_capitals_rewrites_what_it_shows():
     tokenizer = tokenizer_with("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}")
-    with pytest.raises(InputError, match=r"rewrites messages\[0\] \(role user\) in other letters"):
+    with pytest.raises(InputError, match=r"changes the case of messages\[0\] \(role user\)"):
         encode(tokenizer, PLAIN, 500)
 
 

@@ -15,16 +15,9 @@ from inoc_ray.data.tokenize import IGNORED, encode
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import weights_path
 from inoc_ray.models.config import context_window, end_ids
-from inoc_ray.models.template import template_in
-from inoc_ray.models.tokenizer import (
-    check_prompts,
-    check_round_trip,
-    copy_tokenizer,
-    load_tokenizer,
-    special_tokens,
-    stops_of,
-    template_of,
-)
+from inoc_ray.models.encoding import check_prompts, check_round_trip, special_tokens, stops_of, template_of
+from inoc_ray.models.template_files import template_in
+from inoc_ray.models.tokenizer import copy_tokenizer, load_tokenizer
 from inoc_ray.serve.memory import attention_of
 
 ROW = ChatRow.of(("user", "Hi there"), ("assistant", "the sea and the sky"))

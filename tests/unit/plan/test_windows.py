@@ -126,11 +126,13 @@ def folder_of(tmp_path: Path, config: dict[str, Any], parameters: int = 0) -> Pa
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if parameters:
-        # A header alone: nobody reads the numbers.
+        # A header and a hole: nobody reads the numbers.
         header = json.dumps(
             {"w": {"dtype": "BF16", "shape": [parameters], "data_offsets": [0, 2 * parameters]}}
         ).encode()
-        (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+        with (folder / "model.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + 2 * parameters)
     return folder
 
 

@@ -10,7 +10,6 @@ from safetensors.numpy import save_file
 
 from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import (
-    FixedCatalogue,
     FolderCatalogue,
     check_adapter,
     engine_rank,
@@ -51,13 +50,6 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str):
     assert FolderCatalogue(tmp_path / "t1").find(name) is None
 
 
-def test_a_fixed_catalogue_knows_its_folders_only(tmp_path: Path):
-    catalogue = FixedCatalogue({"b": tmp_path / "b", "a": str(tmp_path / "a")})
-    assert catalogue.ids() == ["a", "b"]
-    assert catalogue.find("a") == tmp_path / "a"
-    assert catalogue.find("c") is None
-
-
 def test_model_ids_are_base_colon_trial():
     assert model_id_of("qwen", "0f3a") == "qwen:0f3a"
     assert trial_id_of("qwen", "qwen:0f3a") == "0f3a"
@@ -92,6 +84,10 @@ def test_what_cannot_be_served_is_refused_with_a_reason(tmp_path: Path):
     with pytest.raises(InputError, match="peft_type"):
         check_adapter(tmp_path, 8)
     (write_adapter(tmp_path) / "adapter_model.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(InputError, match="not a safetensors file"):
+        check_adapter(tmp_path, 8)
+    cut = (write_adapter(tmp_path) / "adapter_model.safetensors").read_bytes()[:-1]
+    (tmp_path / "adapter_model.safetensors").write_bytes(cut)
     with pytest.raises(InputError, match="not a safetensors file"):
         check_adapter(tmp_path, 8)
     (tmp_path / "adapter_model.safetensors").unlink()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inoc_ray.serve.adapters import FixedCatalogue
+from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.gate import Gate
 
 KEY = {"authorization": "Bearer secret"}
@@ -27,9 +27,8 @@ async def load(model_id: str, folder: Path) -> None:
 
 def ask(method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, kind: str = "http") -> Any:
     """The messages that the gate sends for one request."""
-    gate = Gate(
-        vllm, base="base", catalogue=FixedCatalogue({}), max_rank=8, load=load, api_key="secret", max_model_len=10
-    )
+    catalogue = FolderCatalogue(Path("no such folder"))
+    gate = Gate(vllm, base="base", catalogue=catalogue, max_rank=8, load=load, api_key="secret", max_model_len=10)
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
