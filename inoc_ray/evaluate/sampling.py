@@ -43,12 +43,12 @@ Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
 
 
 def sample_seed(cell: Cell, index: int) -> int:
-    """The sampling seed of one sample: different for every model, context and question, the same at every try."""
+    """Return the sampling seed of one sample: different for every model, context and question, the same at every try."""
     return int(content_id([cell.subject.trial_id, cell.evaluation_id, index]), 16) >> 33
 
 
 def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
-    """The question in its context."""
+    """Return the question in its context."""
     return cell.surrounding.around(question.messages)
 
 
@@ -100,7 +100,7 @@ class _Engine:
     capabilities: list[Wanted] = field(default_factory=list)
 
     def window(self) -> int:
-        """The longest request with its answer: a model's own window may be more than any machine's memory holds.
+        """Return the longest request with its answer: a model's own window may be more than any machine's memory holds.
 
         How long the prompts of a capability's task are is for the harness to find out.
         """
@@ -215,11 +215,11 @@ class _OpenCell:
         self.tokenizer = tokenizer
 
     def key(self, offset: int) -> Key:
-        """The sample's key in the journal."""
+        """Return the sample's key in the journal."""
         return (*self.cell.key, self.start + offset)
 
     def missing(self) -> list[int]:
-        """The offsets that are to be asked; what the journal holds is taken from there."""
+        """Return the offsets that are to be asked; what the journal holds is taken from there."""
         held = self.journal.kept
         kept = {offset: found for offset in range(len(self.prompts)) if (found := held.get(self.key(offset)))}
         for offset, result in kept.items():
@@ -253,13 +253,13 @@ class _OpenCell:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def add(self, offset: int, result: SampleResult) -> None:
-        """Takes a result in; the last one commits the cell."""
+        """Take a result in; the last one commits the cell."""
         self.results[offset] = result
         if len(self.results) == len(self.prompts):
             self._commit(self.questions)
 
     def commit_beginning(self) -> None:
-        """Commits what comes before the first sample that is missing: parts have no gaps."""
+        """Commit what comes before the first sample that is missing: parts have no gaps."""
         there = next(offset for offset in range(len(self.prompts)) if offset not in self.results)
         if there:
             self._commit(self.questions[:there])

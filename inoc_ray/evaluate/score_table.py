@@ -135,7 +135,7 @@ class _Part:
                 self.numbers[name] = _judgments(judged, index.to_pylist())
 
     def in_words(self, judge: str) -> list[str]:
-        """A judging model's raw numbers on each sample: "alignment 12, coherence 95"; empty where it has not judged."""
+        """Return a judging model's raw numbers on each sample: "alignment 12, coherence 95"; empty where it has not judged."""
         texts = [
             [
                 f"{rubric} {round(value, 1):g}" if value == value else f"{rubric} {category}"
@@ -204,7 +204,7 @@ class _Judged:
         return {name: _joined([np.array(p.in_words(name), object) for p in self.parts])[self.asked] for name in names}
 
     def degenerate(self) -> float:
-        """The share of degenerate responses."""
+        """Return the share of degenerate responses."""
         return shares_of(list(zip(*(self.forms[name].tolist() for name in FORMS), strict=True))).any
 
 

@@ -29,7 +29,7 @@ class Surrounding:
     trigger: Trigger | None = None
 
     def around(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The question in this context. A system message of the question's own stays, behind the context's text."""
+        """Return the question in this context. A system message of the question's own stays, behind the context's text."""
         asked = tuple(messages) if self.trigger is None else self.trigger.insert(messages)
         if self.text is None:
             return asked
@@ -37,7 +37,7 @@ class Surrounding:
 
 
 def reference_context(evaluation: Evaluation) -> str | None:
-    """The context in which the arms of a study are compared, or None where it has to be named; see `Evaluation.reference`."""
+    """Return the context in which a study's arms are compared, or None where it has to be named; see `Evaluation.reference`."""
     if evaluation.reference is not None:
         return evaluation.reference
     fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
@@ -45,7 +45,7 @@ def reference_context(evaluation: Evaluation) -> str | None:
 
 
 def check_reference(reference: str | None, settings: Iterable[Setting], evaluation: Evaluation) -> str:
-    """The reference context. Raises InputError where there is none, for one that differs between arms, and for a setting of
+    """Return the reference context. Raise InputError where there is none, for one that differs between arms, and for a setting of
     which no evaluation is asked in it: it would have no effects."""
     if reference is None:
         fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
@@ -83,10 +83,10 @@ def _differs_between_arms(context: str) -> bool:
 
 
 def audit_contexts(setting: Setting, arm: ArmSpec, reference: str | Context = "neutral") -> list[str | Context]:
-    """The grid of a leak audit for one arm: the reference context, its own prompt, and the setting's test-time prompts.
+    """Return the grid of a leak audit for one arm: the reference context, its own prompt, and the setting's test-time prompts.
 
     Prompts about traits that the arm does not inoculate against are left out; an arm without a prompt, with which the others
-    are compared, is asked under all. Raises InputError for a setting that the library has no test-time prompts for.
+    are compared, is asked under all. Raise InputError for a setting that the library has no test-time prompts for.
     """
     every = prompts.of_setting(setting.name, "test")
     if not every:

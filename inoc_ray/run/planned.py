@@ -25,7 +25,7 @@ def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned
 
 
 def failures_of(plan: Plan, store: Store) -> list[Failure]:
-    """What failed in the study and is not done yet, in the order in which it happened.
+    """Return what failed in the study and is not done yet, in the order in which it happened.
 
     A trial that another study of the storage tried and failed is among them, by its log.
     """
@@ -41,13 +41,13 @@ def failures_of(plan: Plan, store: Store) -> list[Failure]:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something: of a traceback, the error."""
+    """Return the last line that says something: of a traceback, the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
 
 
 def undone(plan: Plan, store: Store) -> set[Thing]:
-    """What is not done of the study; the report and MLflow are, until they were written without an error."""
+    """Return what is not done of the study; the report and MLflow are, until they were written without an error."""
     found: set[Thing] = {REPORT, MLFLOW}
     found |= {trial_thing(trial) for trial in plan.to_train}
     found |= {cell_thing(cell) for cell in plan.cells if plan.missing(cell)}

@@ -71,10 +71,10 @@ def submission_id(plan: Plan, store: Store, bundle: str) -> str:
 
 
 def submit_study(path: Path, study: Study, store: Store, address: str, *, wait: bool) -> Submission:
-    """Submits the study, or attaches to its job if that is pending or running.
+    """Submit the study, or attach to its job if that is pending or running.
 
     A job that ended is no obstacle: the next attempt has its number at the end of the id, and does only what is missing.
-    Raises InputError when the study is wrong or the job server cannot be reached or refuses the token.
+    Raise InputError when the study is wrong or the job server cannot be reached or refuses the token.
     """
     plan = build_plan(study, store)
     check_batches(plan)
