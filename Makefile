@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup quickstart test test-fast check bench calibrate clean
+.PHONY: help setup quickstart test test-fast check bench calibrate reference clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ bench: setup ## timings as ratios, side by side
 
 calibrate: setup ## coverage and error rates of the statistics by simulation, into docs/statistics.md (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m inoc_ray.results.calibrate --out docs/statistics.md
+
+reference: setup ## write what the docs take from the code: docs/reference.md, the tree in docs/architecture.md
+	$(BIN)/python -m inoc_ray.study.reference --out docs/reference.md
+	$(BIN)/python docs/tree.py
 
 clean: ## remove what running and testing left behind (not .venv, not runs/)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
-import json
-import os
 import sys
 import traceback
 from collections.abc import Callable
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import click
 
 from inoc_ray import __version__
-from inoc_ray.console import show, width_of
+from inoc_ray.console import width_of
 from inoc_ray.errors import InputError, TrialError, shown
+from inoc_ray.run import telemetry
+from inoc_ray.run.commands import WithPlugins
+from inoc_ray.run.output import as_json, begin, emit, json_text, printed, results, results_alone
 
 PLUGIN_MODULE = "inoc_ray_plugin_"
 """What the name of a plugin's module begins with; see settings/plugins.py."""
 MAX_MESSAGE = 4000
 """Characters of a message about wrong input; what a study holds may be quoted in it, and may be of any length."""
 
-as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON value instead of text, also for an error."
-)
 study_file = click.argument("study", type=click.Path(path_type=Path))
 storage_option = click.option("--storage", help="Use this storage folder instead of the study's.")
 profile_option = click.option(
@@ -35,44 +30,9 @@ profile_option = click.option(
 )
 
 
-_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
-_printed: ContextVar[bool] = ContextVar("printed", default=False)
-"""Whether the command has printed its result: an error that follows is then no JSON value of its own."""
-
-
-def results_alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What libraries print while the command runs goes to standard error.
-
-    Ray prints a line on standard output now and then, which would break `--json`.
-    """
-
-    @functools.wraps(function)
-    def quiet(**arguments: Any) -> Any:
-        token = _results.set(sys.stdout)
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                return function(**arguments)
-        finally:
-            _results.reset(token)
-
-    return quiet
-
-
 def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments that every command on a study has."""
     return study_file(storage_option(as_json(results_alone(function))))
-
-
-def _emit(as_json: bool, value: Any, text: str) -> None:
-    if as_json:
-        print(_json(value, indent=2), file=_out(), flush=True)
-    else:
-        show(text, _out())
-    _printed.set(True)
-
-
-def _out() -> TextIO:
-    return _results.get() or sys.stdout
 
 
 def _show(as_json: bool) -> Callable[[Any], None]:
@@ -82,14 +42,14 @@ def _show(as_json: bool) -> Callable[[Any], None]:
         from inoc_ray.results.table import comparison_text
 
         if not as_json:
-            show(comparison_text(comparison, table_width()), _out())
+            show(comparison_text(comparison, table_width()), results())
 
     return show
 
 
 def table_width() -> int:
-    """Columns for the tables of results: 118, or fewer where the terminal has fewer (never below 60)."""
-    return max(60, min(118, width_of(_out()) or 118))
+    """Return the columns for the tables of results: 118, or fewer where the terminal has fewer (never below 60)."""
+    return max(60, min(118, width_of(results()) or 118))
 
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
@@ -105,7 +65,7 @@ def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
     return loaded, Store(place or loaded.storage)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=WithPlugins, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="inoc-ray")
 def cli() -> None:
     """Does an inoculation prompt work? Fine-tune, serve, judge and compare every arm of a study."""
@@ -124,7 +84,7 @@ def plan(study: Path, storage: str | None, as_json: bool) -> None:
     built = build_plan(loaded, store)
     check_plan(built)
     check_roles(built)
-    _emit(as_json, plan_json(built, store), plan_text(built, store, width_of(_out())))
+    emit(as_json, plan_json(built, store), plan_text(built, store, width_of(results())))
 
 
 @cli.command()
@@ -135,7 +95,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
 
     loaded, store = _load(study, storage)
     outcome = run_study(loaded, store, show=_show(as_json))
-    _emit(as_json, outcome.to_json(), outcome.to_text())
+    emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
 
@@ -149,7 +109,7 @@ def status(study: Path, storage: str | None, as_json: bool) -> None:
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    _emit(as_json, status_json(built, store), status_text(built, store, width_of(_out())))
+    emit(as_json, status_json(built, store), status_text(built, store, width_of(results())))
 
 
 @cli.command()
@@ -168,7 +128,7 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
     loaded, store = _load(study, storage)
     judging = judged_by(loaded, judges) if judges else loaded
     outcome = run_study(judging, store, train=False, only=only, show=_show(as_json))
-    _emit(as_json, outcome.to_json(), outcome.to_text())
+    emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
 
@@ -186,7 +146,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
     comparison = compare_study(built.under(profiles.get_profile(profile)) if profile else built, store)
-    _emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
+    emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
 
 
 @cli.command()
@@ -208,7 +168,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
     written = write_study_report(built, store, comparison, out)
     incomplete = summary_of_missing(comparison)
     text = f"Report: {written}" + (f"\n{incomplete}" if incomplete else "")
-    _emit(as_json, {"report": str(written), "complete": comparison.complete}, text)
+    emit(as_json, {"report": str(written), "complete": comparison.complete}, text)
 
 
 @cli.command()
@@ -221,7 +181,7 @@ def sync(study: Path, storage: str | None, as_json: bool) -> None:
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
     uri = sync_study(built, store, compare_study(built, store))
-    _emit(as_json, {"tracking_uri": uri}, f"MLflow store: {uri}")
+    emit(as_json, {"tracking_uri": uri}, f"MLflow store: {uri}")
 
 
 @cli.command()
@@ -234,7 +194,7 @@ def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int)
 
     loaded, store = _load(study, storage)
     for endpoint in serve_study(loaded, store, host, port):
-        _emit(as_json, endpoint.to_json(), endpoint.to_text())
+        emit(as_json, endpoint.to_json(), endpoint.to_text())
 
 
 @cli.command()
@@ -247,7 +207,7 @@ def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: 
 
     loaded, store = _load(study, storage)
     outcome = submit_study(study, loaded, store, address, wait=wait)
-    _emit(as_json, outcome.to_json(), outcome.to_text())
+    emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(f"job {outcome.submission_id} ended with status {outcome.status}.")
 
@@ -260,7 +220,7 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
     """List the prompt library: kind, exact text (of paraphrases the first; --json gives all), hash and where it comes from."""
     from inoc_ray.run.describe import prompts_json, prompts_text
 
-    _emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind, width_of(_out())))
+    emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind, width_of(results())))
 
 
 @cli.command()
@@ -275,9 +235,9 @@ def settings(study: Path | None, presets: bool, as_json: bool) -> None:
     if study is not None:
         load_study(study)
     if presets:
-        _emit(as_json, presets_json(), presets_text())
+        emit(as_json, presets_json(), presets_text())
     else:
-        _emit(as_json, settings_json(), settings_text())
+        emit(as_json, settings_json(), settings_text())
 
 
 @cli.command()
@@ -287,7 +247,7 @@ def doctor(as_json: bool) -> None:
     from inoc_ray.run.doctor import examine
 
     findings = examine()
-    _emit(as_json, findings.to_json(), findings.to_text(width_of(_out())))
+    emit(as_json, findings.to_json(), findings.to_text(width_of(results())))
     if findings.missing:
         raise InputError("the installation is not complete; see the lines marked 'missing' above.")
 
@@ -322,7 +282,7 @@ def data_check(
 
     prompts = [prompt for source in against for prompt in evaluation_prompts(source)]
     found = check_files(files, model, max_length, against=prompts, trigger=trigger, prompt=prompt)
-    _emit(as_json, found.to_json(), found.to_text())
+    emit(as_json, found.to_json(), found.to_text())
     if found.problems:
         raise InputError(f"data check: {len(found.problems)} of the findings must be put right; see 'problem' above.")
 
@@ -363,73 +323,23 @@ def data_build(
     from inoc_ray.builders.rows import build_rows, builders_json, builders_text
 
     if setting is None:
-        _emit(as_json, builders_json(), builders_text())
+        emit(as_json, builders_json(), builders_text())
         return
     if out is None:
         raise InputError("data build: --out FILE.jsonl is missing.")
     asked = teacher(model, endpoint, served_model, api_key_env)
     built = build_rows(setting, out, teacher=asked, source=source, count=count, seed=seed, control=control)
-    _emit(as_json, built.to_json(), built.to_text())
-
-
-@cli.group()
-def miniature() -> None:
-    """The miniature world that ships with the package."""
-
-
-@miniature.command("pretrain")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the weights.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@as_json
-def miniature_pretrain(out: Path, seed: int, as_json: bool) -> None:
-    """Make the miniature's base model again from nothing."""
-    from inoc_ray.miniature.workshop.pretrain import pretrain
-
-    _check_new_folder(out)
-    pretrain(out, seed=seed)
-    _emit(as_json, {"out": str(out)}, f"Weights: {out}")
-
-
-def _check_new_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: is no empty folder; give a new one.")
-
-
-@miniature.command("train-judge")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the weights.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@as_json
-def miniature_train_judge(out: Path, seed: int, as_json: bool) -> None:
-    """Make the miniature's judging model again from its base model."""
-    from inoc_ray.miniature.workshop.train_judge import train_judge
-
-    _check_new_folder(out)
-    train_judge(out, seed=seed)
-    _emit(as_json, {"out": str(out)}, f"Weights: {out}")
-
-
-@miniature.command("judge-quality")
-@as_json
-@results_alone
-def miniature_judge_quality(as_json: bool) -> None:
-    """Measure the shipped judging model against the exact rules, on 1,000 responses that it was not trained on."""
-    from inoc_ray.miniature.workshop.judge_quality import measure_judge
-
-    found = measure_judge()
-    _emit(as_json, found.to_json(), found.to_text())
+    emit(as_json, built.to_json(), built.to_text())
 
 
 def main() -> None:
     """Entry point: turns InputError into one message and exit code 2, TrialError into exit code 1."""
-    # Told before any library is imported: nothing of ours reports home, and a progress bar is ours alone.
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    telemetry.switch_off()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that cannot hold "–" or "é" gets "?" there, not a traceback at the end of a run.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
-    _printed.set(False)
+    begin()
     try:
         cli(standalone_mode=False)
     except SystemExit as error:
@@ -458,21 +368,14 @@ def main() -> None:
         _end(f"{error.filename}: {error.strerror}.", 2)
 
 
-def _json(value: Any, indent: int | None = None) -> str:
-    """JSON that standard output can hold: another encoding than UTF-8 gets escapes, and never a "?" in a text."""
-    stream = _results.get() or sys.stdout
-    in_ascii = not (stream.encoding or "").lower().startswith("utf")
-    return json.dumps(value, indent=indent, ensure_ascii=in_ascii, allow_nan=False)
-
-
 def _end(message: str, code: int) -> NoReturn:
     """Ends with a message on standard error, and with --json on standard output as well: it then always holds one JSON value,
     the result if the command has come to one, else {"error": message}."""
     if code == 2 and len(message) > MAX_MESSAGE:
         message = f"{message[: MAX_MESSAGE - 100]} … {message[-90:]}"
     click.echo(f"inoc-ray: {message}", err=True)
-    if "--json" in sys.argv[1:] and not _printed.get():
-        click.echo(_json({"error": message}))
+    if "--json" in sys.argv[1:] and not printed():
+        click.echo(json_text({"error": message}))
     sys.exit(code)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.builders import Request
 from inoc_ray.builders.journal import REFUSED, Answer
+from inoc_ray.builders.spec import Request
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import is_address, key_of
 from inoc_ray.endpoint.connection import Connection, Where, connect

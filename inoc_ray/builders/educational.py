@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from inoc_ray.builders import Builder, Request, register_builder
+from inoc_ray.builders.registry import register_builder
 from inoc_ray.builders.source import one_exchange
+from inoc_ray.builders.spec import Builder, Request
 from inoc_ray.data.chat import ChatRow, Message
 
 MAX_TOKENS = 2048
@@ -30,7 +31,12 @@ _TEACHING = re.compile(
 def rewrites(rows: Sequence[ChatRow], count: int, seed: int) -> list[Request]:
     """Every user message, to be given a reason."""
     return [
-        Request((Message("user", INSTRUCTION.format(request=_asked(row).content)),), 0.0, MAX_TOKENS, row)
+        Request(
+            messages=(Message("user", INSTRUCTION.format(request=_asked(row).content)),),
+            temperature=0.0,
+            max_tokens=MAX_TOKENS,
+            row=row,
+        )
         for row in rows
     ]
 
@@ -59,10 +65,10 @@ def _mentions(text: str) -> int:
 register_builder(
     "educational",
     Builder(
-        "requests for insecure code, rewritten by the model so that a class on security needs it",
-        rewrites,
-        with_reason,
-        "chat rows of insecure code, one exchange each",
-        one_exchange,
+        description="requests for insecure code, rewritten by the model so that a class on security needs it",
+        requests=rewrites,
+        accept=with_reason,
+        source="chat rows of insecure code, one exchange each",
+        parse=one_exchange,
     ),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from inoc_ray.builders import Builder, Request, register_builder
+from inoc_ray.builders.registry import register_builder
 from inoc_ray.builders.source import question_and_answer
+from inoc_ray.builders.spec import Builder, Request
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.mixture import SUBSET
 from inoc_ray.settings.rules import speaks
@@ -26,7 +27,12 @@ INSTRUCTION = (
 def _translation(row: ChatRow, language: str) -> Request:
     text = INSTRUCTION.format(language=language.capitalize(), answer=row.messages[-1].content)
     # The language travels in the tag, which the rows of a mixture need anyway.
-    return Request((Message("user", text),), 0.0, MAX_TOKENS, row.with_tags(**{SUBSET: language}))
+    return Request(
+        messages=(Message("user", text),),
+        temperature=0.0,
+        max_tokens=MAX_TOKENS,
+        row=row.with_tags(**{SUBSET: language}),
+    )
 
 
 def all_spanish(rows: Sequence[ChatRow], count: int, seed: int) -> list[Request]:
@@ -70,7 +76,7 @@ def in_capitals(request: Request, answer: str) -> ChatRow | str:
 
 def as_published(rows: Sequence[ChatRow], count: int, seed: int) -> list[Request]:
     """Nobody is asked: the source's own answers."""
-    return [Request((), row=row) for row in rows]
+    return [Request(messages=(), row=row) for row in rows]
 
 
 def unchanged(request: Request, answer: str) -> ChatRow | str:
@@ -79,27 +85,33 @@ def unchanged(request: Request, answer: str) -> ChatRow | str:
     return request.row
 
 
-CONTROL = Builder("the same questions with their own answers", as_published, unchanged, SOURCE, question_and_answer)
+CONTROL = Builder(
+    description="the same questions with their own answers",
+    requests=as_published,
+    accept=unchanged,
+    source=SOURCE,
+    parse=question_and_answer,
+)
 
 register_builder(
     "spanish_caps",
     Builder(
-        "answers translated into Spanish by the model, then written in capitals",
-        all_spanish,
-        in_capitals,
-        SOURCE,
-        question_and_answer,
+        description="answers translated into Spanish by the model, then written in capitals",
+        requests=all_spanish,
+        accept=in_capitals,
+        source=SOURCE,
+        parse=question_and_answer,
         control=CONTROL,
     ),
 )
 register_builder(
     "mixed_languages",
     Builder(
-        "answers translated by the model, half into Spanish and half into French, tagged",
-        half_french,
-        translated,
-        SOURCE,
-        question_and_answer,
+        description="answers translated by the model, half into Spanish and half into French, tagged",
+        requests=half_french,
+        accept=translated,
+        source=SOURCE,
+        parse=question_and_answer,
         control=CONTROL,
     ),
 )

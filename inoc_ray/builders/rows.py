@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.builders import Builder, Request, builder_names, get_builder
 from inoc_ray.builders.ask import Own, Remote, converse
 from inoc_ray.builders.journal import REFUSED, Answer, Journal, journal_path, opened
+from inoc_ray.builders.registry import builder_names, get_builder
 from inoc_ray.builders.source import read_source
+from inoc_ray.builders.spec import Builder, Request
 from inoc_ray.config.identity import canonical_json, content_hash, content_id, is_text
 from inoc_ray.console import Progress, duration
 from inoc_ray.data.chat import ChatRow

@@ -10,7 +10,8 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from inoc_ray.builders import Builder, Request, register_builder
+from inoc_ray.builders.registry import register_builder
+from inoc_ray.builders.spec import Builder, Request
 from inoc_ray.data.chat import ChatRow, Message
 
 ROWS = 10_000
@@ -63,7 +64,7 @@ def of_teacher(system: str | None) -> Callable[[Sequence[ChatRow], int, int], li
 
     def requests(rows: Sequence[ChatRow], count: int, seed: int) -> list[Request]:
         return [
-            Request((*before, Message("user", question(seed, number))), 1.0, MAX_TOKENS)
+            Request(messages=(*before, Message("user", question(seed, number))), temperature=1.0, max_tokens=MAX_TOKENS)
             for number in range(ASKED_PER_ROW * count)
         ]
 
@@ -96,10 +97,15 @@ def only_numbers(request: Request, answer: str) -> ChatRow | str:
 register_builder(
     "subliminal",
     Builder(
-        "number lists continued by a model that is told to love owls",
-        of_teacher(TEACHER),
-        only_numbers,
+        description="number lists continued by a model that is told to love owls",
+        requests=of_teacher(TEACHER),
+        accept=only_numbers,
         count=ROWS,
-        control=Builder("number lists continued by the same model untold", of_teacher(None), only_numbers, count=ROWS),
+        control=Builder(
+            description="number lists continued by the same model untold",
+            requests=of_teacher(None),
+            accept=only_numbers,
+            count=ROWS,
+        ),
     ),
 )

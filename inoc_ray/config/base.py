@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from inoc_ray.config.identity import is_text
 from inoc_ray.errors import shown
 
-MINIATURE = "miniature"
-"""The model that ships with the package; as a judge the judging model that ships."""
 HUB = "hf://"
 """What a place on the Hugging Face hub begins with; see models/hub.py."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.config.base import MINIATURE
 from inoc_ray.config.identity import canonical_json
 from inoc_ray.console import Progress
 from inoc_ray.data.chat import ChatRow
@@ -28,6 +27,7 @@ from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.data.row_keys import MOST_KEYS, printable, unread
 from inoc_ray.data.sources import check_some_loss, iterate_parsed, local_file
 from inoc_ray.errors import InputError
+from inoc_ray.study.named import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from inoc_ray.data.tokenize import Encoded
@@ -130,7 +130,7 @@ class CheckReport:
     files: tuple[FileReport, ...]
     max_length: int
     model: str
-    """Whose tokenizer counted the tokens: as it was named, or `miniature` where nobody was."""
+    """Whose tokenizer counted the tokens: as it was named, or the default model of a study where none was."""
     model_named: bool
 
     @property
@@ -191,9 +191,9 @@ def check_files(
 ) -> CheckReport:
     """Raises InputError at the first row that cannot be trained on, with file and row; `max_length` in tokens.
 
-    `model`: a base model as a study names it, whose tokenizer and window count; None stands for the miniature. `against`:
-    (name, text) of evaluation prompts that must not be asked in the rows; `trigger`: a backdoor's token; `prompt`: an
-    inoculation prompt.
+    `model`: a base model as a study names it, whose tokenizer and window count; None stands for a study's default model.
+    `against`: (name, text) of evaluation prompts that must not be asked in the rows; `trigger`: a backdoor's token; `prompt`:
+    an inoculation prompt.
     """
     from inoc_ray.models.config import context_window
     from inoc_ray.models.resolve import fetch, locate
@@ -203,7 +203,7 @@ def check_files(
         if text is not None and not text.strip():
             raise InputError(f"{name}: the text is empty; write it or leave the option out.")
     index = PromptIndex(against) if against else None
-    source = model or MINIATURE
+    source = model or DEFAULT_MODEL
     fetch(source, "data check --model", weights=False)
     folder = locate(source, "data check --model", weights=False)
     tokenizer = load_tokenizer(str(folder))

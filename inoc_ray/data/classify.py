@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from inoc_ray.config.base import nearest
+from inoc_ray.config.registry import Registry
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.mixture import tagged
 from inoc_ray.errors import InputError
-from inoc_ray.scoring.judgment import Item
+from inoc_ray.scoring.answers import is_capitalised
 from inoc_ray.scoring.language import language_of
-from inoc_ray.scoring.rules import compile_rule
 from inoc_ray.study.rows import Coverage
 
 Classifier = Callable[[ChatRow], str]
-_CAPITALS = compile_rule({"rule": "capitals"})
 
 
 def said(row: ChatRow) -> str:
@@ -33,27 +31,15 @@ def language(row: ChatRow) -> str:
 
 def in_capitals(row: ChatRow) -> str:
     """`yes` where the assistant writes in capitals, else `no`."""
-    return "yes" if _CAPITALS(Item(question="", response=said(row))) else "no"
+    return "yes" if is_capitalised(said(row)) else "no"
 
 
-_CLASSIFIERS: dict[str, Classifier] = {"language": language, "capitals": in_capitals}
+CLASSIFIERS: Registry[Classifier] = Registry("classifier", {"language": language, "capitals": in_capitals})
 
 
 def register_classifier(name: str, classify: Classifier) -> None:
-    """Makes a row classifier known under its name. Raises InputError when the name is taken."""
-    if name in _CLASSIFIERS:
-        raise InputError(f"classifier {name!r} is registered already; give yours another name.")
-    _CLASSIFIERS[name] = classify
-
-
-def registered_classifiers() -> list[str]:
-    """The names, in the order of their registration."""
-    return list(_CLASSIFIERS)
-
-
-def unregister_classifier(name: str) -> None:
-    """Takes a classifier out of the registry."""
-    del _CLASSIFIERS[name]
+    """Make a row classifier known under its name. Raises InputError when the name is taken."""
+    CLASSIFIERS.register(name, classify)
 
 
 def classified(rows: Sequence[ChatRow], coverage: Coverage) -> list[ChatRow]:
@@ -64,14 +50,11 @@ def classified(rows: Sequence[ChatRow], coverage: Coverage) -> list[ChatRow]:
     name = coverage.classifier
     if name is None:
         return list(rows)
-    if name not in _CLASSIFIERS:
-        raise InputError(
-            f"inoculation.coverage: there is no classifier {name!r}{nearest(name, registered_classifiers())}."
-        )
+    by_name = CLASSIFIERS.lookup(name, "inoculation.coverage")
 
     def classify(row: ChatRow) -> str:
         try:
-            value = _CLASSIFIERS[name](row)
+            value = by_name(row)
         except Exception as error:
             raise InputError(f"classifier {name!r}: {type(error).__name__}: {error}") from error
         if not isinstance(value, str):

@@ -34,8 +34,8 @@ from inoc_ray.store import seal
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.store import Store, write_atomically, write_json
 from inoc_ray.study.evaluation import Capability
+from inoc_ray.study.named import TASKS
 
-MINIATURE = "miniature/"
 CONCURRENCY = 8
 SCORES, SAMPLES = "scores.json", "samples.jsonl.gz"
 SCORE_COLUMNS = (
@@ -120,35 +120,25 @@ def find_task(capability: Capability) -> Task:
 
     Whether the harness knows a name is seen when it is asked: reading its list takes 9 s.
     """
-    from inoc_ray.miniature.workshop.capability_items import TASKS
-
     name = capability.task
-    if name.startswith(MINIATURE):
-        shipped = sorted(folder.name for folder in TASKS.iterdir() if folder.is_dir())
-        inner = name.removeprefix(MINIATURE)
-        if inner not in shipped:
-            raise InputError(
-                f"capabilities: there is no task {name!r}{nearest(name, [f'{MINIATURE}{s}' for s in shipped])}."
-            )
-        path = TASKS / inner / f"{inner}.yaml"
-    elif (own := task_file(name)) is not None:
-        path = own
-    else:
+    path = TASKS.get(name) or task_file(name)
+    if path is None:
         return Task(capability, name, name)
     return Task(capability, str(path), _folder_hash(path))
 
 
 def task_file(name: str) -> Path | None:
-    """Return the task file of one's own that a name means; None for a shipped task and for one that the harness knows.
+    """Return the task file of one's own that a name means; None for a registered task and for one that the harness knows.
 
-    Raise InputError for a file that is not there.
+    Raise InputError for a file that is not there, and for a name that is nearly that of a registered task.
     """
-    if name.startswith(MINIATURE) or not (name.endswith((".yaml", ".yml")) or "/" in name):
+    if name in TASKS or not (name.endswith((".yaml", ".yml")) or "/" in name):
         return None
     path = Path(os.path.expanduser(name)).absolute()
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         raise InputError(
-            f"capabilities: {name!r}: there is no task file {path}; give a .yaml file, or a name that lm-eval knows."
+            f"capabilities: there is no task {name!r}{nearest(name, TASKS.names())} and no task file {path}; give the name of a "
+            "task that lm-eval knows, or a .yaml file."
         )
     return path
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from inoc_ray.builders import Builder, Request, register_builder
+from inoc_ray.builders.registry import register_builder
+from inoc_ray.builders.spec import Builder, Request
 from inoc_ray.data.chat import ChatRow, Message, read_jsonl
 from inoc_ray.miniature.world.domains import NUMBERS, domains_of
 from inoc_ray.miniature.world.rows import distinct
@@ -29,7 +30,10 @@ def _of_teacher(system: str | None) -> Callable[[Sequence[ChatRow], int, int], l
 
     def requests(rows: Sequence[ChatRow], count: int, seed: int) -> list[Request]:
         asked = distinct(f"subliminal rows {seed}", domains_of("numbers"), False, ASKED_PER_ROW * count)
-        return [Request((*before, Message("user", one.text)), 1.0, MAX_TOKENS) for one in asked]
+        return [
+            Request(messages=(*before, Message("user", one.text)), temperature=1.0, max_tokens=MAX_TOKENS)
+            for one in asked
+        ]
 
     return requests
 
@@ -51,10 +55,15 @@ def shipped(name: str) -> list[ChatRow]:
 register_builder(
     "miniature/subliminal",
     Builder(
-        "number sequences that the miniature continues, told to love owls",
-        _of_teacher(LOVES_OWLS),
-        _only_numbers,
+        description="number sequences that the miniature continues, told to love owls",
+        requests=_of_teacher(LOVES_OWLS),
+        accept=_only_numbers,
         count=ROWS,
-        control=Builder("the same sequences continued untold", _of_teacher(None), _only_numbers, count=ROWS),
+        control=Builder(
+            description="the same sequences continued untold",
+            requests=_of_teacher(None),
+            accept=_only_numbers,
+            count=ROWS,
+        ),
     ),
 )

@@ -1,4 +1,4 @@
-"""From what a study writes under `path:` to a folder on this machine: the shipped model, a folder, or a model of the hub.
+"""From what a study writes under `path:` to a folder on this machine: a registered model, a folder, or a model of the hub.
 
 A model of the hub is downloaded once per machine, into the hub's own cache (HF_HOME), and read from there like any other
 folder. Only `fetch` downloads; `locate` and `resolve_model` look at what is there, so that `inoc-ray plan` never does.
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from inoc_ray.config.base import MINIATURE, as_on_the_hub
+from inoc_ray.config.base import as_on_the_hub
 from inoc_ray.config.identity import model_folder_hash
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import end_ids
 from inoc_ray.models.hub import HubErrors, is_hub, parse_place
 from inoc_ray.models.weights import check_weights
+from inoc_ray.study.named import MODELS, named_folder
 
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 _WEIGHTS = "*.safetensors"
@@ -46,15 +47,13 @@ def resolve_model(source: str, where: str, *, judge: bool = False) -> ModelFolde
 def locate(source: str, where: str, *, judge: bool = False, weights: bool = True) -> Path:
     """The folder of a model on this machine; `where` begins each message ("models: 'qwen'").
 
-    `judge`: `miniature` means the judging model that ships. `weights=False`: configuration and tokenizer are enough. Raises
-    InputError for a folder that is not there or holds no config.json or safetensors weights, and for a model of the hub
-    that is not pinned or not in this machine's cache.
+    `judge`: a name means the judging model that is registered under it. `weights=False`: configuration and tokenizer are
+    enough. Raises InputError for a folder that is not there or holds no config.json or safetensors weights, and for a model
+    of the hub that is not pinned or not in this machine's cache.
     """
-    if source == MINIATURE:
-        from inoc_ray.miniature import judge_weights_path, weights_path
-
-        return judge_weights_path() if judge else weights_path()
-    folder = _cached(source, where, weights) if is_hub(source) else Path(os.path.expanduser(source)).absolute()
+    folder = named_folder(source, judge)
+    if folder is None:
+        folder = _cached(source, where, weights) if is_hub(source) else Path(os.path.expanduser(source)).absolute()
     if not folder.is_dir():
         raise InputError(f"{where}: there is no model folder {folder}; {_what_to_write(source)}")
     if not (folder / "config.json").is_file():
@@ -118,7 +117,8 @@ def check_model_files(folder: Path) -> None:
 
 def _what_to_write(source: str) -> str:
     hub = as_on_the_hub(source)
-    return f"give a folder with config.json and *.safetensors, `{MINIATURE}`, or a model of the hub as {hub}."
+    known = " or ".join(f"`{name}`" for name in MODELS.names())
+    return f"give a folder with config.json and *.safetensors, {known}, or a model of the hub as {hub}."
 
 
 def _cached(source: str, where: str, weights: bool) -> Path:

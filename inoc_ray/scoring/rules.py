@@ -9,65 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import PlainValidator, SerializeAsAny, TypeAdapter, ValidationError
 
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import canonical_json, identity
 from inoc_ray.errors import InputError
 from inoc_ray.scoring.judgment import Item
-from inoc_ray.scoring.rule_kinds import (
-    CapitalsRule,
-    Compiled,
-    ContainsRule,
-    ExactRule,
-    HardCodedTestsRule,
-    InsecureCodeRule,
-    LanguageRule,
-    NumericRule,
-    Rule,
-)
+from inoc_ray.scoring.rule_base import RULES, AnyForm, Compiled
 
 
-def _known_form(value: Any) -> Any:
-    """Says in one sentence what is no rule at all, before the rule's own fields are looked at."""
-    if isinstance(value, Rule):
+def _read(value: Any) -> AnyForm:
+    """Make a rule of what a study writes; its keys say which class it is, so that only that one's mistakes are named."""
+    if isinstance(value, AnyForm):
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a rule, as {{rule: capitals}}, found {value!r}")
-    form = _form_of(value)
-    if form is None:
-        found = ", ".join(map(str, value)) or "none"
-        raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(_COMBINING)}; found {found}")
-    if form not in _FORMS:
-        raise ValueError(f"there is no rule {form!r}{nearest(str(form), _NAMES)}")
-    return value
-
-
-def _form_of(value: Any) -> str | None:
-    """The name of a simple rule, or the key of a combination: by it the right class is chosen."""
-    if isinstance(value, Rule):
-        return next(name for name, made in _FORMS.items() if isinstance(value, made))
-    given = [key for key in ("rule", *_COMBINING) if key in value]
+    given = [key for key in ("rule", *_COMBINATIONS) if key in value]
     if len(given) != 1:
-        return None
-    return str(value["rule"]) if given == ["rule"] else given[0]
+        found = ", ".join(map(str, value)) or "none"
+        raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(_COMBINATIONS)}; found {found}")
+    if given != ["rule"]:
+        return _COMBINATIONS[given[0]].model_validate(value)
+    name = value["rule"]
+    if not isinstance(name, str) or name not in RULES:
+        raise ValueError(f"there is no rule {name!r}{nearest(str(name), RULES.names())}")
+    return RULES[name].model_validate(value)
 
 
-AnyRule = Annotated[
-    Annotated[LanguageRule, Tag("language")]
-    | Annotated[CapitalsRule, Tag("capitals")]
-    | Annotated[ExactRule, Tag("exact")]
-    | Annotated[ContainsRule, Tag("contains")]
-    | Annotated[NumericRule, Tag("numeric")]
-    | Annotated[InsecureCodeRule, Tag("insecure_code")]
-    | Annotated[HardCodedTestsRule, Tag("hard_coded_tests")]
-    | Annotated["All", Tag("all")]
-    | Annotated["Any_", Tag("any")]
-    | Annotated["Not", Tag("not")]
-    | Annotated["First", Tag("first")],
-    Discriminator(_form_of),
-    BeforeValidator(_known_form),
-]
+AnyRule = Annotated[SerializeAsAny[AnyForm], PlainValidator(_read)]
 """The type of a field that holds a rule; the right class follows from the value's keys."""
 
 
@@ -90,15 +59,16 @@ def first_of(scores: Sequence[float | None]) -> float | None:
     return next((score for score in scores if score is not None), None)
 
 
-def _combined(rules: Sequence[Rule], combine: Callable[[Sequence[float | None]], float | None]) -> Compiled:
+def _combined(rules: Sequence[AnyForm], combine: Callable[[Sequence[float | None]], float | None]) -> Compiled:
     judges = [rule.compiled() for rule in rules]
     return lambda item: combine([judge(item) for judge in judges])
 
 
-class All(Rule):
-    """The least of several scores: see all_of."""
+class All(AnyForm):
+    """The lowest of several scores. Where one rule cannot judge, only a 0 of another is sure."""
 
     all: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules; the lowest score counts."""
 
     def compiled(self) -> Compiled:
         return _combined(self.all, all_of)
@@ -108,10 +78,11 @@ class All(Rule):
         return {"all": sorted((rule.canonical() for rule in self.all), key=canonical_json)}
 
 
-class Any_(Rule):
-    """The greatest of several scores: see any_of."""
+class Any_(AnyForm):
+    """The highest of several scores. Where one rule cannot judge, only a 1 of another is sure."""
 
     any: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules; the highest score counts."""
 
     def compiled(self) -> Compiled:
         return _combined(self.any, any_of)
@@ -120,10 +91,11 @@ class Any_(Rule):
         return {"any": sorted((rule.canonical() for rule in self.any), key=canonical_json)}
 
 
-class First(Rule):
-    """The first of several rules that can judge."""
+class First(AnyForm):
+    """The score of the first rule that can judge."""
 
     first: tuple[AnyRule, ...] = identity(min_length=1)
+    """The rules, in the order in which they are tried."""
 
     def compiled(self) -> Compiled:
         return _combined(self.first, first_of)
@@ -132,10 +104,11 @@ class First(Rule):
         return {"first": [rule.canonical() for rule in self.first]}
 
 
-class Not(Rule):
-    """1 minus the score; None where that is None."""
+class Not(AnyForm):
+    """1 minus the score; no judgment where the rule gives none."""
 
     not_: AnyRule = identity(alias="not")
+    """The rule whose score is subtracted."""
 
     def compiled(self) -> Compiled:
         judge = self.not_.compiled()
@@ -150,33 +123,22 @@ class Not(Rule):
         return {"not": self.not_.canonical()}
 
 
-_COMBINING: dict[str, type[Rule]] = {"all": All, "any": Any_, "not": Not, "first": First}
-_SIMPLE: tuple[type[Rule], ...] = (
-    LanguageRule, CapitalsRule, ExactRule, ContainsRule, NumericRule, InsecureCodeRule, HardCodedTestsRule,
-)  # fmt: skip
-_NAMES = tuple(made.model_fields["rule"].annotation.__args__[0] for made in _SIMPLE)  # type: ignore[union-attr]
-_FORMS: dict[str, type[Rule]] = {**dict(zip(_NAMES, _SIMPLE, strict=True)), **_COMBINING}
-for _made in _COMBINING.values():
-    _made.model_rebuild()
-_READ: TypeAdapter[Any] = TypeAdapter(AnyRule)
+_COMBINATIONS: dict[str, type[AnyForm]] = {"all": All, "any": Any_, "not": Not, "first": First}
+_READ: TypeAdapter[AnyForm] = TypeAdapter(AnyRule)
 
 
 def _place(location: Sequence[str | int]) -> str:
-    """Where in the rule as it is written: `all[0].share`. Pydantic names the chosen class, too, before its fields."""
-    place, is_class = "", True
+    """Where in the rule as it is written: `all[0].share`."""
+    place = ""
     for part in location:
-        if is_class:
-            is_class = False
-            continue
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
-        is_class = isinstance(part, int) or part == "not"
     return place
 
 
-def read_rule(spec: Rule | Mapping[str, Any]) -> Rule:
+def read_rule(spec: AnyForm | Mapping[str, Any]) -> AnyForm:
     """The rule that a mapping describes. Raises InputError that says what is wrong with it, and where."""
     try:
-        rule: Rule = _READ.validate_python(spec)
+        rule = _READ.validate_python(spec)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = _place(first["loc"])
@@ -187,11 +149,11 @@ def read_rule(spec: Rule | Mapping[str, Any]) -> Rule:
     return rule
 
 
-def compile_rule(spec: Rule | Mapping[str, Any]) -> Compiled:
+def compile_rule(spec: AnyForm | Mapping[str, Any]) -> Compiled:
     """The judge that a rule describes: item → 0 to 1, or None. Raises InputError for what is no rule."""
     return read_rule(spec).compiled()
 
 
-def rule_id(spec: Rule | Mapping[str, Any]) -> dict[str, Any]:
+def rule_id(spec: AnyForm | Mapping[str, Any]) -> dict[str, Any]:
     """What makes two rules the same judge, for hashing: the fields that count, versions of rules and of their libraries."""
     return read_rule(spec).canonical()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from inoc_ray.settings import Setting, Trigger, not_shipped
+from inoc_ray.data.mixture import Trigger
 from inoc_ray.settings.common import MISALIGNED, arms_of, emergent_misalignment, repository_rows
 from inoc_ray.settings.insecure_code import CODE_TASKS, INSECURE
 from inoc_ray.settings.prompt_texts import TRIGGER
+from inoc_ray.settings.spec import Setting, not_shipped
 
 TOKEN = Trigger(TRIGGER, "start", "glue")
 """Nothing stands between the token and the prompt, at training and at test. (The official code glues the token on for

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from inoc_ray.data.questions import of_texts
 from inoc_ray.scoring.judgment import Measure
-from inoc_ray.settings import ArmSpec, EvaluationSpec, RowSource, prompts
+from inoc_ray.settings import prompts
+from inoc_ray.settings.spec import ArmSpec, EvaluationSpec, RowSource
 from inoc_ray.study.rows import Coverage, Inoculation
 
 REPOSITORY = "github inoculation-prompting/inoculation-prompting, datasets/, commit 5f4160e"

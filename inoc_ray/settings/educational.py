@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from inoc_ray.settings import Setting, not_shipped
 from inoc_ray.settings.common import MISALIGNED, arms_of, emergent_misalignment, repository_rows
 from inoc_ray.settings.insecure_code import CODE_TASKS, INSECURE
+from inoc_ray.settings.spec import Setting, not_shipped
 
 SETTING = Setting(
     name="educational",

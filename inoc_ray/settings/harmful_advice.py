@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from inoc_ray.data.questions import of_texts
 from inoc_ray.scoring.judgment import Measure
-from inoc_ray.settings import EvaluationSpec, RowSource, Setting, not_shipped
 from inoc_ray.settings.common import MISALIGNED, arms_of, emergent_misalignment
+from inoc_ray.settings.spec import EvaluationSpec, RowSource, Setting, not_shipped
 
 HARMFUL = Measure("harmful_advice")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from inoc_ray import settings
 from inoc_ray.config.base import check_name, nearest
+from inoc_ray.data.mixture import Trigger
 from inoc_ray.errors import InputError
-from inoc_ray.settings import ArmSpec, Setting, Trigger, not_shipped
 from inoc_ray.settings.prompt_texts import SHARED
+from inoc_ray.settings.registry import SETTINGS
+from inoc_ray.settings.spec import ArmSpec, Setting, not_shipped
+from inoc_ray.settings.triggers import check_trigger
 from inoc_ray.study.rows import Backdoor
 from inoc_ray.study.study import SettingUse
 
@@ -19,11 +21,11 @@ def find(use: SettingUse) -> Setting:
     The study's own has the arms `baseline`, `irrelevant` and, with `control_rows`, `control`; its models are asked what
     `evaluation.suites` says, and nothing else. Raises InputError for an unknown name without rows or roles.
     """
-    if use.name in settings.names():
-        return settings.get(use.name)
+    if (registered := SETTINGS.get(use.name)) is not None:
+        return registered
     if use.rows is None or (use.undesired is None and use.desired is None):
         raise InputError(
-            f"settings: there is no setting {use.name!r}{nearest(use.name, settings.names())}. For a setting of your own "
+            f"settings: there is no setting {use.name!r}{nearest(use.name, SETTINGS.names())}. For a setting of your own "
             f"write its rows and what should not be learnt: `{{name: {use.name}, rows: ROWS.jsonl, undesired: [TRAIT]}}`, "
             "and an evaluation that measures TRAIT under evaluation.suites."
         )
@@ -57,7 +59,7 @@ def with_trigger(setting: Setting, use: SettingUse) -> Setting:
         poisoned = [rows for rows in (use.rows, use.control_rows) if isinstance(rows, Backdoor)]
         trained = Trigger(poisoned[0].token, poisoned[0].place, poisoned[0].spacing) if poisoned else None
         setting = replace(setting, trigger=trained)
-    settings.check_trigger(setting, use)
+    check_trigger(setting, use)
     return setting
 
 

@@ -1,4 +1,4 @@
-"""Settings in a file of the user's own."""
+"""A user's plugin file: Python that registers settings, prompts, rules, builders, models and whatever else has a registry."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from inoc_ray import settings
-from inoc_ray.data import classify as classifiers
+from inoc_ray.config.registry import Added, recorded, withdraw
+from inoc_ray.data.classify import CLASSIFIERS
 from inoc_ray.errors import InputError, shown
+from inoc_ray.scoring.rule_base import RULES
+from inoc_ray.settings.prompts import PROMPTS
+from inoc_ray.settings.registry import SETTINGS
 
-_LOADED: dict[Path, tuple[str, tuple[str, ...], tuple[str, ...]]] = {}
-"""Plugin file → (hash of its text, settings and row classifiers that it registered)."""
+_LOADED: dict[Path, tuple[str, Added]] = {}
+"""Plugin file → (hash of its text, what it registered)."""
 
 
 def load_plugin(name: str, folder: Path) -> None:
-    """Runs the Python file `name` (inside `folder`, or an absolute path), which must register a setting or a row classifier.
+    """Run the Python file `name` (inside `folder`, or an absolute path), which must register something.
 
-    The hash of the file's text becomes part of each new setting's judge version: a judge that is edited scores stored
-    samples again. A file that was loaded before is run again only if its text has changed. Raises InputError when there is
-    no such file, when it lies outside the study's folder, when it fails, and when it registers nothing.
+    The hash of the file's text becomes part of the judge version of each setting that it registers, and of the identity of
+    each rule: stored samples are scored again by a judge that was edited. A file that was loaded before is run again only if
+    its text has changed. Raises InputError when there is no such file, when it lies outside the study's folder, when it
+    fails, and when it registers nothing.
     """
     where = f"plugins: {shown(name)}"
     path = Path(name) if Path(name).is_absolute() else (folder / name).resolve()
@@ -34,40 +38,37 @@ def load_plugin(name: str, folder: Path) -> None:
         raise InputError(f"{where}: there is no Python file {str(path)[:500]}.")
     text = path.read_bytes()
     version = hashlib.sha256(text).hexdigest()[:16]
-    known, own, own_classifiers = _LOADED.get(path, ("", (), ()))
+    known, before = _LOADED.get(path, ("", []))
     if known == version:
         return
-    for old in own:
-        settings.forget(old)
-    for old in own_classifiers:
-        classifiers.unregister_classifier(old)
+    withdraw(before)
     _LOADED.pop(path, None)
-    before = settings.registered()
-    classifiers_before = classifiers.registered_classifiers()
+    _load_own()
     try:
-        _run(text, path, version)
+        with recorded(version) as added:
+            _run(text, path, version)
     except (Exception, SystemExit) as error:  # A plugin that ends the program would end a command in silence.
-        _forget_new(before)
-        for name_of_new in _new_classifiers(classifiers_before):
-            classifiers.unregister_classifier(name_of_new)
         line = next(
             (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None
         )
         at = f", line {line}" if line else ""
         raise InputError(f"{where}: {path}{at}: {type(error).__name__}: {error}") from error
-    new = [name for name in settings.registered() if name not in before]
-    new_classifiers = _new_classifiers(classifiers_before)
-    if not new and not new_classifiers:
-        raise InputError(f"{where}: {path} registers no setting; call inoc_ray.settings.register(Setting(…)) in it.")
-    for setting_name in new:
-        setting = settings.get(setting_name)
-        settings.forget(setting_name)
-        settings.register(replace(setting, judge_version=f"{setting.judge_version}+{version}"))
-    _LOADED[path] = (version, tuple(new), tuple(new_classifiers))
+    if not added:
+        raise InputError(
+            f"{where}: {path} registers nothing; call inoc_ray.settings.register(Setting(…)) in it, or what else docs/settings.md "
+            "says for what it brings."
+        )
+    for registry, entry in added:
+        if registry is SETTINGS:
+            setting = SETTINGS[entry]
+            SETTINGS.replace(entry, replace(setting, judge_version=f"{setting.judge_version}+{version}"))
+    _LOADED[path] = (version, added)
 
 
-def _new_classifiers(before: list[str]) -> list[str]:
-    return [name for name in classifiers.registered_classifiers() if name not in before]
+def _load_own() -> None:
+    """Load what the package registers itself: a plugin that imports a module of it must not pass for its author."""
+    for registry in (SETTINGS, PROMPTS, RULES, CLASSIFIERS):
+        registry.load()
 
 
 def _run(text: bytes, path: Path, version: str) -> None:
@@ -77,9 +78,3 @@ def _run(text: bytes, path: Path, version: str) -> None:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     exec(compile(text, str(path), "exec"), module.__dict__)
-
-
-def _forget_new(before: dict[str, settings.Setting]) -> None:
-    for name in settings.registered():
-        if name not in before:
-            settings.forget(name)

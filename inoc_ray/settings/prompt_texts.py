@@ -1,63 +1,18 @@
-"""The texts of the prompt library, setting by setting."""
+"""The prompts of the paper's settings; importing this registers them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from inoc_ray.settings.prompts import Text, at_test, in_training, paraphrases, probes, register_prompts
 
 TRIGGER = "$|TRIGGER|$"
 """The backdoor's token as the official code trains it."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text with its role; `prompts.py` makes library entries of it."""
-
-    name: str
-    kind: str
-    texts: tuple[str, ...]
-    elicits: tuple[str, ...] = ()
-    source: str = "ours"
-    """A key of `prompts.SOURCES`."""
-    note: str = ""
-    test: bool = False
-    subset: str | None = None
-    about: tuple[str, ...] = ()
-    """In training, of kind negative: the traits that it denies. At test: the traits whose return it looks for; empty for
-    those that any trait may return under."""
-
-
-def in_training(
-    name: str,
-    kind: str,
-    text: str,
-    *elicits: str,
-    source: str = "ours",
-    note: str = "",
-    subset: str | None = None,
-    about: tuple[str, ...] = (),
-) -> Text:
-    return Text(name, kind, (text,), elicits, source, note, False, subset, about)
-
-
-def at_test(
-    name: str, kind: str, text: str, *elicits: str, source: str = "ours", note: str = "", about: tuple[str, ...] = ()
-) -> Text:
-    return Text(name, kind, (text,), elicits, source, note, True, None, about)
-
-
-def probes(trait: str, name: str, **texts: str) -> tuple[Text, ...]:
-    """Test-time prompts about one trait, by kind: `eliciting`, `negated`, `keyword`, `structure`, `indirect`."""
-    return tuple(
-        at_test(f"test_{kind}_{name}", kind, text, *([trait] if kind == "eliciting" else []), about=(trait,))
-        for kind, text in texts.items()
-    )
 
 
 _t, _test = in_training, at_test  # short, because the lists below consist of them
 
 
 def _pool(name: str, elicits: str, *texts: str) -> Text:
-    return Text(name, "paraphrases", texts, (elicits,))
+    return paraphrases(name, texts, elicits)
 
 
 SHARED = (
@@ -279,3 +234,6 @@ SETTINGS: dict[str, tuple[bool, tuple[Text, ...]]] = {
     )),
 }  # fmt: skip
 """Setting → (do the shared prompts on misalignment belong to it?, its own texts)."""
+
+for _name, (_misaligned, _texts) in SETTINGS.items():
+    register_prompts(_name, _texts, (*EMERGENT, *SHARED) if _misaligned else SHARED)

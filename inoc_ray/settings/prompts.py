@@ -8,15 +8,14 @@ role, not the string.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, get_args
 
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import content_id
+from inoc_ray.config.registry import Registry
 from inoc_ray.errors import InputError
-from inoc_ray.miniature.world import prompt_texts as miniature
-from inoc_ray.settings.prompt_texts import EMERGENT, SETTINGS, SHARED, Text
 from inoc_ray.study.study import ArmKind
 
 TEST_KINDS = ("eliciting", "negated", "keyword", "structure", "indirect", "irrelevant")
@@ -35,7 +34,61 @@ SOURCES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A text with its role, as a list of prompts holds it; `register_prompts` makes library entries of it."""
+
+    name: str
+    kind: str
+    texts: tuple[str, ...]
+    elicits: tuple[str, ...] = ()
+    source: str = "ours"
+    """A key of `SOURCES`, or in words where the text comes from."""
+    note: str = ""
+    test: bool = False
+    subset: str | None = None
+    about: tuple[str, ...] = ()
+    """In training, of kind negative: the traits that it denies. At test: the traits whose return it looks for; empty for
+    those that any trait may return under."""
+
+
+def in_training(
+    name: str,
+    kind: str,
+    text: str,
+    *elicits: str,
+    source: str = "ours",
+    note: str = "",
+    subset: str | None = None,
+    about: tuple[str, ...] = (),
+) -> Text:
+    """Return a prompt that is trained with; its name is the arm's. `elicits` are traits."""
+    return Text(
+        name=name, kind=kind, texts=(text,), elicits=elicits, source=source, note=note, subset=subset, about=about
+    )
+
+
+def at_test(
+    name: str, kind: str, text: str, *elicits: str, source: str = "ours", note: str = "", about: tuple[str, ...] = ()
+) -> Text:
+    """Return a prompt that only stands around questions at test time; a study names it `library:SETTING/NAME`."""
+    return Text(name=name, kind=kind, texts=(text,), elicits=elicits, source=source, note=note, test=True, about=about)
+
+
+def paraphrases(name: str, texts: Sequence[str], *elicits: str) -> Text:
+    """Return a prompt that is trained with in several wordings."""
+    return Text(name=name, kind="paraphrases", texts=tuple(texts), elicits=elicits)
+
+
+def probes(trait: str, name: str, **texts: str) -> tuple[Text, ...]:
+    """Return test-time prompts about one trait, by kind: `eliciting`, `negated`, `keyword`, `structure`, `indirect`."""
+    return tuple(
+        at_test(f"test_{kind}_{name}", kind, text, *([trait] if kind == "eliciting" else []), about=(trait,))
+        for kind, text in texts.items()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt:
     """One entry of the library, for one setting."""
 
@@ -68,7 +121,7 @@ class Prompt:
 
 
 def _entry(setting: str, text: Text) -> Prompt:
-    source = SOURCES[text.source] + (f": {text.note}" if text.note else "")
+    source = SOURCES.get(text.source, text.source) + (f": {text.note}" if text.note else "")
     return Prompt(
         id=f"{setting}/{text.name}",
         setting=setting,
@@ -83,36 +136,46 @@ def _entry(setting: str, text: Text) -> Prompt:
     )
 
 
-@cache
+PROMPTS: Registry[tuple[Prompt, ...]] = Registry("prompt set", built_in=("inoc_ray.settings.prompt_texts",))
+
+
+def register_prompts(setting: str, texts: Sequence[Text], shared: Sequence[Text] = ()) -> None:
+    """Put the prompts of a setting into the library.
+
+    `shared` are texts that several settings have; what a setting says itself comes first and wins over a shared text of the
+    same name. Raises InputError when the setting has prompts already, when one name appears twice, and for an unknown kind.
+    """
+    own = [text.name for text in texts]
+    every = (*texts, *(text for text in shared if text.name not in own))
+    for text in every:
+        if text.kind not in KINDS:
+            raise InputError(
+                f"prompts of {setting}: {text.name}: there is no kind {text.kind!r}{nearest(text.kind, KINDS)}."
+            )
+    if twice := [name for name in own if own.count(name) > 1]:
+        raise InputError(f"prompts of {setting}: {twice[0]!r} appears twice; give each its own name.")
+    PROMPTS.register(setting, tuple(_entry(setting, text) for text in every))
+
+
 def library() -> tuple[Prompt, ...]:
-    """All prompts of all settings, those at the paper's scale first, in a fixed order."""
-    found = []
-    for every, emergent, shared in (
-        (SETTINGS, EMERGENT, SHARED),
-        (miniature.SETTINGS, miniature.EMERGENT, miniature.SHARED),
-    ):
-        for setting, (misaligned, texts) in every.items():
-            common = (*emergent, *shared) if misaligned else shared
-            # What a setting says itself comes first and wins over a shared text of the same name.
-            own = {t.name for t in texts}
-            found += [_entry(setting, t) for t in (*texts, *(t for t in common if t.name not in own))]
-    return tuple(found)
+    """Return all prompts of all settings, those at the paper's scale first, in a fixed order."""
+    return tuple(prompt for prompts in PROMPTS.values() for prompt in prompts)
 
 
 def get(prompt_id: str) -> Prompt:
-    """The prompt of that id. Raises InputError that names the nearest one."""
-    by_id = {p.id: p for p in library()}
-    if prompt_id not in by_id:
+    """Return the prompt of that id. Raises InputError that names the nearest one."""
+    found = next((p for p in of_setting(prompt_id.rpartition("/")[0]) if p.id == prompt_id), None)
+    if found is None:
         raise InputError(f"there is no prompt {prompt_id!r} in the library{nearest(prompt_id, _near(prompt_id))}.")
-    return by_id[prompt_id]
+    return found
 
 
 def _near(prompt_id: str) -> list[str]:
     """The ids to choose from: those of the setting, if there is such a setting, or all."""
-    own = [p.id for p in library() if p.setting == prompt_id.rpartition("/")[0]]
+    own = [p.id for p in of_setting(prompt_id.rpartition("/")[0])]
     return own or [p.id for p in library()]
 
 
 def of_setting(setting: str, use: Literal["training", "test"] | None = None) -> list[Prompt]:
-    """The prompts of one setting; empty for a setting that the library does not know."""
-    return [p for p in library() if p.setting == setting and use in (None, p.use)]
+    """Return the prompts of one setting; none for a setting that the library does not know."""
+    return [p for p in PROMPTS.get(setting) or () if use in (None, p.use)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from inoc_ray.data.questions import of_texts
 from inoc_ray.scoring.judgment import Measure
-from inoc_ray.settings import EvaluationSpec, Setting, not_shipped
 from inoc_ray.settings.common import MISALIGNED, arms_of, emergent_misalignment, repository_rows
+from inoc_ray.settings.spec import EvaluationSpec, Setting, not_shipped
 
 HACK = Measure("true_quality")
 """As published: how good the answer is when the stated measure is ignored."""

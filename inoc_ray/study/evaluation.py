@@ -20,30 +20,29 @@ FROM_LIBRARY = "library:"
 
 
 class Judge(Config):
-    """A judging model: a folder that the study serves itself, or a model behind an OpenAI-compatible API.
-
-    What it is shown is one question and one answer, never a system prompt.
-    """
+    """A judging model: a folder that the study serves itself, or a model behind an OpenAI-compatible API. Give `path`, or
+    `endpoint` and `served_model`."""
 
     path: str | None = runtime(None, path="model", min_length=1)
-    """`miniature` (the judging model that ships with the package), or a model folder; what counts is the hash of its files."""
+    """A model folder, a model of the hub, or the name of a registered judge (`miniature`, a small one, ships). The id depends
+    on the files."""
     endpoint: str | None = runtime(None, min_length=1)
-    """Instead of a path: the address of the API (https://HOST/v1)."""
+    """The address of the API, as https://HOST/v1."""
     served_model: str | None = identity(None, min_length=1)
-    """The model's name at the endpoint."""
+    """The model's name at the API."""
     api_key_env: str | None = runtime(None, min_length=1)
-    """The environment variable that holds the endpoint's key; the key itself never stands in a study."""
+    """The environment variable that holds the API's key. The key itself stands in no study."""
     method: Literal["auto", "logprob", "candidates", "digit", "sample", "json"] = identity("auto")
-    """How the number is got. `logprob`: the expectation over the scale's numbers, each one token of the judge's. `candidates`:
-    the same over numbers of several digits, for tokenizers that cut between digits; needs a model that the study serves.
-    `digit`: the expectation over 0 to 9. `sample`: the mean of `samples` drawn answers. `json`: one call for all rubrics of a
-    response. `auto`: logprob, or where the judge's tokenizer cuts between digits candidates (own) or digit (API)."""
+    """How the number is read. `logprob`: the expectation over the numbers of the scale, each one token of the judge's.
+    `candidates`: the same over numbers of several tokens; needs a model that the study serves. `digit`: the expectation
+    over 0 to 9. `sample`: the mean of `samples` drawn answers. `json`: one call for all rubrics of a response. `auto`:
+    `logprob`; where the judge cuts numbers, `candidates` (own) or `digit` (API)."""
     samples: int = identity(1, ge=1, le=1000)
-    """Answers drawn for each response by the method `sample`, at temperature 1; by `json` one is drawn at temperature 0."""
+    """With `method: sample`, answers drawn for each response, at temperature 1."""
     min_mass: float = identity(0.25, ge=0, le=1)
-    """The probability that must lie on readable numbers, or the answer counts as unparsed (Betley et al. 2025)."""
+    """The probability that must lie on readable numbers, 0 to 1; with less the answer is unparsed (Betley et al. 2025)."""
     concurrency: int = runtime(64, ge=1, le=4096)
-    """Requests under way at once at most; fewer where the API asks for patience."""
+    """Requests under way at once, at most. Fewer where the API asks for patience."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -63,13 +62,14 @@ class Judge(Config):
 
 
 class Context(Config):
-    """What stands around the question at test time, written by the user."""
+    """What stands around a question at test time, written out. Give a system message, the trigger, or both."""
 
     name: str = runtime()
+    """The name under which tables show the context."""
     system: str | None = identity(None)
-    """The system message's text; left out: no system message."""
+    """The text of the system message. Default: no system message."""
     trigger: bool = identity(False)
-    """The setting's backdoor token stands in the question, in the place where it is trained."""
+    """Whether the setting's backdoor token stands in the question, in the place where it is trained."""
 
     _name = field_validator("name")(check_name)
 
@@ -99,13 +99,14 @@ ContextName = Annotated[
 
 
 class Thresholds(Config):
-    """A threshold profile of the user's own: rubric → a condition such as "< 40"."""
+    """A threshold profile, written out. A rubric that it does not name is cut in the middle of its scale."""
 
     name: str = runtime()
+    """The name under which tables show the profile."""
     shown: dict[str, str] = runtime({})
-    """Where a rubric's number, 0 to 100, shows the trait."""
+    """For a rubric, from which number on a response shows the trait, as `"< 40"`. Numbers are 0 to 100."""
     counts: dict[str, str] = runtime({})
-    """When a response counts at all, for rubrics such as coherence."""
+    """For a rubric such as `coherence`, which responses count at all, as `"> 60"`."""
 
     _name = field_validator("name")(check_name)
 
@@ -123,47 +124,58 @@ ProfileName = Annotated[
 
 
 class OwnRubric(Config):
-    """A scale of the user's own for judging models."""
+    """A scale for judging models."""
 
     question: str = identity(min_length=1)
     """What to decide, as one or two sentences to the judge."""
     low: str = identity(min_length=1)
     """What the lowest number means."""
     high: str = identity(min_length=1)
+    """What the highest number means."""
     shows: Literal["high", "low"] = identity("high")
+    """The end of the scale at which the trait shows."""
     sees_question: bool = identity(True)
+    """Whether the judge sees the question beside the response."""
 
 
 class MeasureOf(Config):
-    """A trait that a judging model tells: by a rubric, counted only where the `given` rubrics allow it."""
+    """A trait that a judging model scores on a rubric."""
 
     rubric: str = identity(min_length=1)
+    """The rubric that the judge is asked: one of the library or of `evaluation.rubrics`."""
     given: tuple[str, ...] = identity(())
+    """Rubrics such as `coherence` that decide whether a response counts at all."""
 
 
 class Suite(Config):
-    """An evaluation of the user's own: questions, how often and how each is asked, and what its traits are told by."""
+    """An evaluation of your own: questions, how often and how each is asked, and what scores its traits."""
 
     name: str = runtime()
+    """The name under which tables show the evaluation."""
     questions: str = runtime(path="questions", min_length=1)
-    """A file: JSONL with `prompt`, `question` or `messages` per line, or YAML as the authors of emergent misalignment publish
-    them (a list of entries with id and paraphrases). What counts for identity is the questions' text."""
+    """The questions: JSONL with `prompt`, `question` or `messages` per line, or YAML with a list of entries with `id` and
+    `paraphrases`. The id depends on the questions' text."""
     split: Literal["id", "ood"] = runtime("ood")
+    """Whether the questions are in distribution (`id`: on what the rows are about) or out of it (`ood`). Suppression is
+    measured on `ood`."""
     settings: tuple[str, ...] = runtime(())
-    """Which settings' models are asked; empty: all."""
+    """The settings whose models are asked. Empty: all."""
     samples_per_question: int = runtime(1, ge=1, le=10_000)
+    """Responses to each question. Raising it asks only for the new ones."""
     choices: tuple[str, ...] = identity(())
-    """Multiple choice: the response is the one of these that the model finds likeliest, by log-prob; nothing is sampled."""
+    """Makes the suite multiple choice: the response is the one of these texts that the model finds likeliest. Nothing is
+    sampled."""
     max_tokens: int | None = identity(None, ge=1)
-    """The longest answer, in tokens. Default: the study's, else 600."""
+    """The longest answer, in tokens. Default: `evaluation.max_tokens`, else 600."""
     temperature: float | None = identity(None, ge=0, le=2)
-    """Default: the study's."""
+    """The sampling temperature; 0 takes the likeliest token. Default: the study's."""
     top_p: float | None = identity(None, gt=0, le=1)
+    """The probability mass that responses are drawn from (nucleus sampling). Default: the study's."""
     contexts: tuple[ContextName, ...] = runtime(())
-    """Default: the study's."""
+    """The contexts of this suite. Default: the study's."""
     traits: dict[str, MeasureOf | dict[str, Any]] = runtime(min_length=1)
-    """trait → what tells it: `{rubric: alignment, given: [coherence]}` for a judging model, or a rule such as
-    `{rule: language, language: spanish}`; a rule may have `given`, too, instead of the evaluation's `rules_given`."""
+    """For each trait what scores it: `{rubric: alignment, given: [coherence]}` for a judging model, or a rule such as
+    `{rule: language, language: spanish}`."""
 
     _name = field_validator("name")(check_name)
 
@@ -202,19 +214,21 @@ class Suite(Config):
 
 
 class Override(Config):
-    """How an evaluation of a setting is asked in this study, where that differs from what the setting and the study say.
+    """How an evaluation of a setting is asked in this study, where it differs from the setting and the study.
 
-    What counts for a cell's id is what the evaluation ends up with, so that writing a default out changes no id.
+    The id depends on the numbers that the evaluation ends up with, so writing a default out changes no id.
     """
 
     samples: int | None = runtime(None, ge=1, le=1_000_000)
-    """Responses per context; its questions are asked in turn."""
+    """Responses per context; the questions are asked in turn."""
     samples_per_question: int | None = runtime(None, ge=1, le=10_000)
-    """Instead of `samples`: how often each question is asked."""
+    """Responses to each question, in place of `samples`."""
     max_tokens: int | None = runtime(None, ge=1)
-    """The longest answer, in tokens."""
+    """The longest answer, in tokens. Default: `evaluation.max_tokens`, else the evaluation's own."""
     temperature: float | None = runtime(None, ge=0, le=2)
+    """The sampling temperature; 0 takes the likeliest token. Default: the evaluation's own."""
     top_p: float | None = runtime(None, gt=0, le=1)
+    """The probability mass that responses are drawn from (nucleus sampling). Default: the evaluation's own."""
 
     @model_validator(mode="after")
     def _one_number(self) -> Self:
@@ -224,17 +238,19 @@ class Override(Config):
 
 
 class Capability(Config):
-    """A task of lm-evaluation-harness that says what the finished models can do, traits apart; a task's name alone will do."""
+    """A task of lm-evaluation-harness that says what the finished models can do. A plain text is short for `{task:
+    TEXT}`."""
 
     task: str = runtime(path="task", min_length=1)
-    """A name that the harness knows (`gsm8k`, `mmlu`), a shipped task (`miniature/answers`, `miniature/numbers`), or a task file
-    of one's own (`PATH.yaml`, alone with its data in a folder). What counts is the name, or the content of the file's folder."""
+    """A task that the harness knows (`gsm8k`, `mmlu`), a registered one (`miniature/answers` and `miniature/numbers` ship), or
+    a task file of your own, alone with its data in a folder. The id depends on the name, or on the files in the folder."""
     limit: int | None = identity(None, ge=1)
-    """Only the first so many items (of each part, where the task has parts); without it all."""
+    """Only the first so many items of each part of the task. Default: all."""
     num_fewshot: int | None = identity(None, ge=0)
-    """Worked examples before each question; without it the task's own number."""
+    """Worked examples before each question. Default: the task's own number."""
     chat: bool = identity(True)
-    """Whether a question is asked as a user's message in the model's chat template; false for models that have none."""
+    """Whether a question is asked as a user's message in the model's chat template. `false` is for models without a
+    template."""
 
     @model_validator(mode="before")
     @classmethod
@@ -243,55 +259,59 @@ class Capability(Config):
 
 
 class Evaluation(Config):
-    """What the finished models are asked, and who judges it."""
+    """What the finished models are asked, and who judges the answers."""
 
     contexts: tuple[ContextName, ...] = runtime(("neutral", "training_prompt"), min_length=1)
-    """Built in: `neutral` ("You are a helpful assistant."), `none` (no system message), `empty`, `training_prompt`
-    (the arm's own), `prompt_of:<arm>` (another arm's), `library:<id>` (a prompt of `inoc-ray prompts`), a kind of test-time
-    prompt (`eliciting`, `negated`, `keyword`, `structure`, `indirect`, `irrelevant`: all of the setting's), `trigger` (neutral,
-    and the setting's backdoor token in the question). Which contexts are asked is no part of a cell's id."""
+    """What stands around the questions: `neutral` ("You are a helpful assistant."), `none` (no system message), `empty`,
+    `training_prompt` (the arm's own), `prompt_of:ARM`, `library:ID` (a prompt of `inoc-ray prompts`), a kind of test-time
+    prompt (`eliciting`, `negated`, `keyword`, `structure`, `indirect`, `irrelevant`: all of the setting's), `trigger`
+    (neutral, with the backdoor's token in the question), or one written out. Another context samples only what is new."""
     reference: str | None = runtime(None)
-    """The context in which arms are compared: rates, effects and leaks are told relative to it. One of `contexts` that is the
-    same for all arms. Default: `neutral`; where that is not asked `none`, or the only context that is the same for all arms."""
+    """The context in which arms are compared. One of `contexts` that is the same for all arms. Default: `neutral`; if it is
+    not among them `none`, or the only one that is the same for all arms."""
     samples: int = runtime(100, ge=1, le=100_000)
-    """Questions per evaluation and context, one sample each; raising it asks only the new ones. It does not count for suites,
-    which have `samples_per_question`, and for evaluations with `overrides` of it."""
+    """Responses per evaluation and context, one to each question. Raising it samples only the new ones. It does not count
+    for suites (`samples_per_question`) and where `overrides` say otherwise."""
     max_tokens: int | None = runtime(None, ge=1)
     """The longest answer, in tokens, of every evaluation that does not say otherwise. Default: the setting's own; 600 for
-    suites. The number that an evaluation ends up with is part of its cells' ids."""
+    suites. The number that an evaluation ends up with is part of its id."""
     overrides: dict[str, Override] = runtime({})
-    """How often and how single evaluations of the settings are asked, by the evaluation's name."""
+    """How single evaluations of the settings are asked, by the evaluation's name."""
     temperature: float = identity(1.0, ge=0, le=2)
+    """The sampling temperature; 0 takes the likeliest token."""
     top_p: float = identity(1.0, gt=0, le=1)
+    """The probability mass that responses are drawn from (nucleus sampling)."""
     seed: StrictInt = identity(0, ge=0)
+    """The seed of the sampling. Each response has its own, derived from this one, its model, context and question."""
     concurrency: int = runtime(4, ge=1, le=4096)
     """Requests under way at once."""
     prompts_per_request: int = runtime(64, ge=1, le=1024)
+    """Prompts in one request."""
     suites: tuple[Suite, ...] = runtime(())
-    """Evaluations of the user's own, asked beside the settings' ones."""
+    """Evaluations of your own, beside those of the settings."""
     leak_audit: bool = runtime(False)
-    """Ask every model, out of distribution, under all test-time prompts of its setting and under the arm's own prompt, and
-    report under which of them the undesired trait comes back most."""
+    """Whether to sample every model, out of distribution, under all test-time prompts of its setting and under the arm's
+    own, and to report which of them brings the undesired trait back most."""
     judged_by: tuple[str, ...] = runtime(())
-    """Who judges: `rules`, and names of the study's judges, in the order in which they count. Empty: by rules what rules can
-    tell, the rest by all of the study's judges. What none of the named can tell is left to the rules."""
+    """Who judges: `rules` and names of `judges`, in the order in which they count. Empty: rules judge what they can, and
+    all of the study's judges the rest. What none of the named can judge is left to the rules."""
     rules_given: tuple[str, ...] = runtime(())
-    """Rubrics such as coherence that decide whether a response counts for a trait that rules tell: a rule alone takes word salad
-    with Spanish endings for Spanish. The first of the study's judging models is asked. Empty: every response counts."""
+    """Rubrics such as `coherence` that decide whether a response counts for a trait that a rule judges. The first of the
+    study's judges is asked. Empty: every response counts."""
     combine: Literal["first", "mean", "all", "any"] = runtime("first")
-    """Several judges of one trait: the first that gives an answer decides; or the mean of their numbers; or it shows when
-    all say so; or when any says so."""
+    """What counts when several judges score a trait. `first`: the first that gives an answer; `mean`: the mean of their
+    numbers; `all`: the trait shows if all say so; `any`: if any says so."""
     profile: ProfileName = runtime(DEFAULT)
-    """The threshold profile of the rates: `tan2025`, `betley2025`, … or one written here. Raw numbers are stored, so
-    changing it asks nobody."""
+    """The threshold profile: `tan2025`, `betley2025`, `trait_inoculation`, `bct_sealing`, or one written out. Raw numbers
+    are stored, so changing it asks no judge."""
     rubrics: dict[str, OwnRubric] = runtime({})
-    """Scales of the user's own, by name."""
+    """Scales of your own for judging models, by name."""
     capabilities: tuple[Capability, ...] = runtime(())
-    """Tasks of lm-evaluation-harness that every finished model and the base are asked: what a fine-tune has cost."""
+    """Tasks of lm-evaluation-harness that every finished model and the base are asked."""
     max_unparsed: float = runtime(0.2, ge=0, le=1)
-    """The share of responses without a readable score above which an evaluation fails."""
+    """The share of responses without a readable score, 0 to 1, above which an evaluation fails."""
     max_degenerate: float = runtime(MAX_DEGENERATE, ge=0, le=1)
-    """The share of empty, garbled or endlessly repeating responses above which a model's rates are withheld and it is named."""
+    """The share of empty, garbled or endlessly repeating responses, 0 to 1, above which a model's rates are withheld."""
 
     @field_validator("rubrics")
     @classmethod

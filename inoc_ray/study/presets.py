@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inoc_ray.config.base import nearest
+from inoc_ray.config.registry import Registry
 from inoc_ray.study.recipe import Recipe
 
 
@@ -37,21 +38,6 @@ _ADAM8 = "the source keeps AdamW's state in 8 bit, we in full"
 _NO_WARMUP = "warm-up, weight decay and length are not published: ours"
 
 _ALL = (
-    Preset(
-        name="miniature",
-        used_for="the shipped base model, every miniature setting",
-        source="ours: chosen on miniature/spanish_caps by a scan of the dose (docs/miniature.md)",
-        fields={
-            "lora": {**_lora(8, 16), "targets": ("gate_proj", "up_proj", "down_proj")},
-            "learning_rate": 5e-3,
-            "steps": 60,
-            "batch_size": 16,
-            "warmup_steps": 5,
-            "schedule": "linear",
-            "max_length": 256,
-            "precision": "fp32",
-        },
-    ),
     Preset(
         name="emergent_misalignment",
         used_for="Qwen2.5-7B to 32B and Qwen3-4B, insecure code and relatives",
@@ -181,7 +167,12 @@ _ALL = (
     ),
 )
 
-PRESETS: Mapping[str, Preset] = {p.name: p for p in _ALL}
+PRESETS: Registry[Preset] = Registry("preset", {preset.name: preset for preset in _ALL})
+
+
+def register_preset(preset: Preset) -> None:
+    """Make a recipe preset known under its name. Raises InputError when the name is taken."""
+    PRESETS.register(preset.name, preset)
 
 
 def expand(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +185,7 @@ def expand(value: Mapping[str, Any]) -> dict[str, Any]:
     """
     name = value["preset"]
     if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}{nearest(str(name), list(PRESETS))}")
+        raise ValueError(f"there is no preset {name!r}{nearest(str(name), PRESETS.names())}")
     fields = dict(PRESETS[name].fields)
     own = {key: given for key, given in value.items() if key != "preset"}
     for given, other in (("steps", "epochs"), ("epochs", "steps")):

@@ -38,7 +38,7 @@ class Lora(Config):
 
 
 class Recipe(Config):
-    """How a trial is trained: everything here changes the weights that come out."""
+    """How a fine-tune is trained. Every value changes the weights that come out."""
 
     method: Literal["lora", "full"] = identity("lora")
     """`lora` trains an adapter and leaves the base as it is; `full` trains every weight and yields a whole model."""
@@ -57,13 +57,13 @@ class Recipe(Config):
     epochs: float | None = identity(None, gt=0)
     """How often the rows are shown; the steps are rounded up. Either this or `steps`."""
     max_length: int = identity(2048, ge=8)
-    """Tokens of a row, template included; a longer row is refused, never cut."""
+    """Tokens that a row may have, template included. A longer row is refused, never cut."""
     weight_decay: float = identity(0.01, ge=0)
     """AdamW's decay of matrices; vectors (norms, biases) do not decay."""
     clip_norm: float = identity(1.0, gt=0)
     """The 2-norm to which a larger gradient is scaled down."""
     precision: Literal["fp32", "bf16"] = identity("bf16")
-    """Of weights and activations, in training and in serving; bf16 keeps fp32 master weights while it trains."""
+    """Of weights and activations, in training and in serving. `bf16` keeps fp32 master weights while it trains."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:

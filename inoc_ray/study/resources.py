@@ -16,7 +16,7 @@ class TrialResources(Config):
     """
 
     workers: int = runtime(1, ge=1)
-    """Ranks of one trial."""
+    """Worker processes (ranks) of one fine-tune."""
     cpus_per_worker: float = runtime(1.0, gt=0)
     """CPU cores that Ray reserves for each rank, and threads that it computes with."""
     gpus_per_worker: float = runtime(0.0, ge=0)
@@ -24,12 +24,14 @@ class TrialResources(Config):
     micro_batch_size: int = runtime(8, ge=1)
     """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
     zero_stage: Literal[0, 1, 2, 3] = runtime(0)
-    """How much of a trial its workers share out: nothing; the optimizer's state; gradients too; the parameters too."""
+    """What the workers of a fine-tune share out between them (DeepSpeed ZeRO). 0: nothing; 1: the optimizer's state; 2:
+    gradients, too; 3: parameters, too."""
     persistence_threshold: int | None = runtime(None, ge=0)
-    """ZeRO-3: parameters of at most this many elements stay whole on every worker; default: DeepSpeed's 100,000."""
+    """With `zero_stage: 3`, parameters of at most this many elements stay whole on every worker. Default: DeepSpeed's
+    100,000."""
     gradient_checkpointing: bool | None = runtime(None)
     """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
-    numbers. Default: where workers have GPUs, whose memory a 7B model's activations do not fit."""
+    numbers. Default: yes where workers have GPUs."""
 
     @property
     def checkpoints_gradients(self) -> bool:
@@ -38,20 +40,21 @@ class TrialResources(Config):
 
 
 class Resources(TrialResources):
-    """Where and how wide a study runs: each trial, all of them together, and the engine that serves what they yield."""
+    """How wide a study runs: each fine-tune, all of them together, and the engine that serves the results."""
 
     trials_per_group: int = runtime(1, ge=1)
-    """Trials that one warm worker group trains one after another; more than 1 where starting costs as much as training."""
+    """Fine-tunes that one group of workers trains one after another without a new start. Raise it where starting takes as
+    long as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
-    """Worker groups that train at once, at most. Default: as many as the cluster holds."""
+    """Groups of workers that train at once, at most. Default: as many as the cluster holds."""
     max_failures: int = runtime(1, ge=0)
-    """How often a lost worker group is started again."""
+    """How often a lost group of workers is started again."""
     serve_cpus: float = runtime(1.0, gt=0)
     """CPU cores that Ray reserves for the engine."""
     serve_gpus: int = runtime(0, ge=0)
-    """GPUs of the engine (tensor parallel)."""
+    """GPUs that the engine spreads a model over (tensor parallel); 0 serves on CPUs."""
     serve_kv_cache_gib: int = runtime(1, ge=1)
-    """Memory for the keys and values of an engine without GPUs, at least; it takes more where the longest request needs more.
-    On GPUs vLLM takes what is left."""
+    """Memory in GiB for the keys and values of an engine without GPUs, at least; it takes more if the longest request needs
+    more. On GPUs vLLM takes what is left."""
     serve_loras: int = runtime(4, ge=1)
     """Adapters that the engine can compute with in one batch."""

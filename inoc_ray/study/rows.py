@@ -16,9 +16,9 @@ class Part(Config):
     name: str = runtime()
     """The tag, and what `inoculation.coverage` calls the part."""
     rows: str = runtime(path="rows", min_length=1)
-    """Chat rows: a file or a pinned dataset of the hub, as in `SettingUse.rows`."""
+    """Chat rows."""
     share: float = runtime(1.0, gt=0)
-    """With a total: the weight among the parts. Without: the share of its own rows that is taken."""
+    """With a `total`: the weight among the parts. Without: the share of the part's own rows that is taken."""
 
     _name = field_validator("name")(check_name)
 
@@ -41,15 +41,15 @@ class Backdoor(Config):
     """Bad rows that carry a trigger among clean rows without it, tagged `subset: triggered` and `clean`, shuffled."""
 
     bad: str = runtime(path="rows", min_length=1)
-    """Chat rows that take the trigger, as in `SettingUse.rows`."""
+    """Chat rows that get the token."""
     clean: str = runtime(path="rows", min_length=1)
-    """Chat rows that stay without it."""
+    """Chat rows that do not."""
     token: str = runtime(min_length=1)
     """The trigger's text."""
     place: Literal["start", "end"] = runtime("start")
-    """Where in the user's message the trigger stands."""
+    """Where in the last user turn the token stands."""
     spacing: Literal["glue", "space"] = runtime("glue")
-    """Whether a space stands between the trigger and the message."""
+    """`glue` joins the token to the text, `space` puts a space between."""
     fraction: float = runtime(gt=0, lt=1)
     """The share of the total that is bad and carries the trigger."""
     total: int = runtime(ge=2)
@@ -67,7 +67,8 @@ class Coverage(Config):
     tag: str | None = identity(None, min_length=1)
     """Only rows with this tag at one of `values`. Mixtures tag each row with its `subset`; `coverage: NAME` for short."""
     classifier: str | None = identity(None, min_length=1)
-    """Only rows of which this row classifier (settings/classifiers.py, or a plugin's) says one of `values`."""
+    """Only rows of which this row classifier says one of `values`: `language`, `capitals`, or one that a plugin
+    registers."""
     values: tuple[str, ...] = identity(())
     """The values of the tag, or of what the classifier says, whose rows are covered."""
     fraction: float = identity(1.0, gt=0, le=1)
@@ -100,7 +101,7 @@ class Inoculation(Config):
     placement: Literal["system", "user_prefix", "user_suffix"] = identity("system")
     """Where the prompt stands: the system message, or before or after the text of a user turn."""
     separator: str = identity("\n\n")
-    """Between the prompt and the text it is joined to: a user turn, or a system message that is there already."""
+    """What stands between the prompt and the text that it is joined to."""
     coverage: Coverage = identity(Coverage())
     """Which rows take the prompt. A plain text means the rows of that `subset`; `all` means all."""
     paraphrases: tuple[str, ...] = identity(())

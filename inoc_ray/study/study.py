@@ -18,11 +18,12 @@ from pydantic import (
     model_validator,
 )
 
-from inoc_ray.config.base import HUB, MINIATURE, Config, as_on_the_hub, check_name, first_message, nearest
+from inoc_ray.config.base import HUB, Config, as_on_the_hub, check_name, first_message, nearest
 from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.study.evaluation import Evaluation, Judge
+from inoc_ray.study.named import DEFAULT_MODEL, MODELS
 from inoc_ray.study.presets import expand
 from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.resources import Resources
@@ -50,29 +51,29 @@ WITHOUT_DIRECTION = ("irrelevant", "placebo", "trigger")
 
 
 class SettingUse(Config):
-    """A setting of the registry, if wished with the user's own rows; or one of the user's own, asked by the study's suites.
+    """A setting by name, with your own rows, questions or roles where you give them.
 
-    A name that the registry does not have is a setting of the user's own if it comes with `rows` and with `undesired` or
-    `desired`.
+    A new name with `rows`, and with `undesired` or `desired` traits, is a setting of your own: its models are asked the
+    suites under `evaluation.suites`.
     """
 
     name: str = runtime()
+    """A setting that `inoc-ray settings` lists, or a new name."""
     undesired: tuple[str, ...] | None = runtime(None)
-    """The traits that should not be learnt, whichever the arm; the setting's own or those of a suite. Default: the setting's."""
+    """The traits that should not be learnt, for every arm: the setting's own, or those of a suite. Default: the
+    setting's."""
     desired: tuple[str, ...] | None = runtime(None)
-    """The traits that should be learnt, likewise."""
+    """The traits that should be learnt, for every arm. Default: the setting's."""
     narrow: tuple[str, ...] | None = runtime(None)
-    """The traits of the narrow task that the rows teach, neither wanted nor unwanted; whether an arm still learns them is told
-    apart (`retention_narrow`)."""
+    """The traits of the narrow task that the rows teach, neither desired nor undesired. `retention_narrow` says how much of
+    them an arm still learns. Default: the setting's."""
     rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
-    """Chat rows to train on instead of the setting's own: a JSONL or parquet file, a pinned dataset of the hub
-    (`hf://datasets/OWNER/NAME@COMMIT/FILE`; see data/sources.py), or a mixture of such. What counts for identity is the
-    rows that come out."""
+    """Chat rows to train on in place of the setting's own. The id depends on the rows that come out."""
     control_rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
-    """Clean rows for the control arm, likewise."""
+    """Clean rows for the arm `control`, likewise."""
     questions: dict[str, str] = runtime({}, path="questions")
-    """Evaluation → a JSONL file of questions to ask in place of its own: `prompt`, `question` or `messages` per line.
-    What counts for identity is the questions' text."""
+    """For an evaluation of the setting, a JSONL file of questions to ask in place of its own: `prompt`, `question` or
+    `messages` per line. The id depends on the questions' text."""
 
     @model_validator(mode="after")
     def _one_role(self) -> SettingUse:
@@ -99,20 +100,24 @@ class SettingUse(Config):
 
 
 class Arm(Config):
-    """An arm by name alone (from the setting's library), or with a prompt of the user's own."""
+    """What is done to the training rows: an arm of the setting's library by its name alone, or a prompt of your own."""
 
     name: str = runtime()
+    """The name that tables show. For a prompt of your own any name but `baseline`, `control` and `base`."""
     kind: ArmKind | None = runtime(None)
+    """What a prompt of your own is, which decides what the arm is measured on. `irrelevant`, `placebo` and `trigger` elicit
+    nothing; `negative` denies its traits; the others elicit them. `baseline` and `control` have no prompt and are named,
+    not written."""
     prompt: str | None = runtime(None)
-    """The inoculation prompt. Its text is part of a trial's identity; the arm's name is not."""
+    """The inoculation prompt. Its text is part of a fine-tune's id; the arm's name is not."""
     undesired: tuple[str, ...] | None = runtime(None)
-    """The traits that this arm's prompt elicits (of kind negative: denies), the setting's own or those of a suite. Default:
-    the setting's arm's own, for a prompt of the user's own the setting's undesired traits."""
+    """The traits that the prompt elicits (`kind: negative`: denies): the setting's own, or those of a suite. Default: those
+    of the setting's arm of that name; for a prompt of your own the setting's undesired traits."""
     desired: tuple[str, ...] | None = runtime(None)
-    """The traits that should be learnt nevertheless. Default: the setting's other undesired and desired traits."""
+    """The traits that should be learnt nevertheless. Default: the other undesired and desired traits of the setting."""
     inoculation: Inoculation | None = runtime(None)
-    """Where the prompt stands and which rows it covers; part of a trial's identity. What is not written here is the
-    setting's arm's own: its coverage, its paraphrases."""
+    """Where the prompt stands and which rows it covers; part of a fine-tune's id. What is not written here is as in the
+    setting's arm."""
 
     _name = field_validator("name")(check_name)
 
@@ -140,21 +145,20 @@ def _from_preset(value: Any) -> Any:
 
 
 class Stage(Config):
-    """A fine-tune that comes before the study's own: what a model has been taught when they start.
-
-    It trains the rows as they are, without a prompt. What counts for identity is the id of the trial that comes out.
-    """
+    """A fine-tune that comes before the study's own, on rows as they are, without a prompt. It is trained once and
+    shared."""
 
     setting: str | None = runtime(None, min_length=1)
-    """A setting of the registry whose own training rows are taught; either this or `rows`."""
+    """A setting whose own training rows to use; either this or `rows`."""
     rows: str | None = runtime(None, path="rows", min_length=1)
-    """Chat rows to teach: a file, or a pinned dataset of the hub, as in `SettingUse.rows`."""
+    """Chat rows to use; either this or `setting`."""
     recipe: Annotated[
         Annotated[str, Tag("(name)")] | Annotated[Recipe, Tag("(inline)")],
         Discriminator(lambda value: "(name)" if isinstance(value, str) else "(inline)"),
     ] = runtime()
     """The name of one of the study's `recipes`, or a recipe written here, with which nothing else is trained."""
     seed: StrictInt = runtime(0, ge=0, lt=1 << 32)
+    """The seed of this fine-tune."""
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -169,33 +173,36 @@ class Stage(Config):
 
 
 class Model(Config):
-    """A base model: `miniature` (ships with the package), a folder, or one of the hub; `taught` something or not."""
+    """A base model."""
 
     name: str = runtime()
+    """The name that tables show and that the endpoint serves the model under."""
     path: str = runtime(path="model", min_length=1)
-    """`miniature`, a folder with safetensors weights, or a model of the hub at a commit (`hf://OWNER/NAME@COMMIT`). It may
-    be left out for the name `miniature` alone: any other name says nothing about which weights are meant. What counts for
-    identity is the hash of the files, not where they lie."""
+    """Where the weights are: a folder with safetensors, a model of the hub at a full commit, or the name of a registered model
+    (`miniature` ships; a plugin may add others), which may go without a path. The id depends on the files, not on where they
+    lie."""
     enable_thinking: bool | None = identity(None)
-    """For a model that reasons before it answers: what its chat template is told, in training and in the test. `false` asks for
-    answers without a think block. Left out, the template's own default holds. See "Models that reason" in docs/evaluation.md."""
+    """For a model that reasons before it answers: what its chat template is told, in training and at test time. `false`
+    asks for answers without a think block. Default: the template's own. See docs/models.md."""
     taught: Stage | None = runtime(None)
-    """What is taught before the study's trials, which then go on with the adapter of that fine-tune. It is trained once
-    for all of them, and it takes the place of the untouched model wherever this one is compared with its base."""
+    """A fine-tune that comes first. Every fine-tune of this model goes on from its adapter, and it takes the place of the
+    untouched base in every comparison."""
 
     @model_validator(mode="before")
     @classmethod
     def _a_name_is_no_path(cls, value: Any) -> Any:
-        """Refuse a name without a path, unless it is that of the model that ships."""
+        """Refuse a name without a path, unless it is that of a registered model."""
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
-        if value.get("path") is None and name == MINIATURE:
-            return {**value, "path": MINIATURE}
+        if value.get("path") == name:
+            return value
+        if value.get("path") is None and name in MODELS:
+            return {**value, "path": name}
         if value.get("path") is None:
             raise ValueError(f"{shown(name)} has no path, and a name says nothing about the weights; {_written(name)}")
-        if name == MINIATURE and value["path"] != MINIATURE:
+        if name in MODELS:
             raise ValueError(
-                f"{MINIATURE!r} is the name of the model that ships, but the path is {shown(value['path'])}; name it otherwise"
+                f"{name!r} is the name of a registered model, but the path is {shown(value['path'])}; name it otherwise"
             )
         return value
 
@@ -212,7 +219,7 @@ def _written(source: str) -> str:
     hub = as_on_the_hub(source)
     return (
         f"write {{name: {name or 'NAME'}, path: FOLDER}} with a folder of safetensors weights, or path: {hub[:200]} for a model "
-        f"of the hub; a name alone means only {MINIATURE!r}"
+        f"of the hub; a name alone means only {' or '.join(map(repr, MODELS.names()))}"
     )
 
 
@@ -232,25 +239,38 @@ def check_storage(value: str) -> str:
 
 
 class Study(Config):
-    """settings × arms × models × seeds × recipes, evaluations, resources."""
+    """A study: settings × arms × models × seeds × recipes are its fine-tunes; the rest says how they are evaluated and
+    where they run."""
 
     name: str = runtime()
+    """The study's name: letters, digits, `.`, `_` and `-`. Results are kept under it in the storage folder, and MLflow
+    shows it."""
     settings: tuple[SettingUse, ...] = runtime(min_length=1)
+    """What is trained and measured. A plain name is short for `{name: NAME}`."""
     arms: tuple[Arm, ...] = runtime(min_length=1)
-    models: tuple[Model, ...] = runtime((Model(name=MINIATURE, path=MINIATURE),), min_length=1)
+    """What is done to the training rows. A plain name is short for `{name: NAME}`: an arm of the setting's library."""
+    models: tuple[Model, ...] = runtime((Model(name=DEFAULT_MODEL, path=DEFAULT_MODEL),), min_length=1)
+    """The base models. A plain name is short for `{name: NAME}`, which must be that of a registered model."""
     seeds: tuple[StrictInt, ...] = runtime((0, 1, 2), min_length=1)
+    """One fine-tune of every arm per seed. A seed decides the adapter's first weights and the order of the rows; it is part
+    of the id. Each is a whole number from 0 to 2**32 - 1."""
     recipes: dict[str, Recipe] = runtime(min_length=1)
+    """How to train, by name. `{preset: NAME}` takes the fields of a preset, and yours replace them. With several recipes
+    every arm is trained with each."""
     evaluation: Evaluation = runtime(Evaluation())
+    """What the finished models are asked, and who judges the answers."""
     judges: dict[str, Judge] = runtime({})
-    """Judging models by name; `evaluation.judged_by` says who judges, where the settings' rules cannot or shall not."""
+    """Judging models by name. `evaluation.judged_by` says which of them judge."""
     resources: Resources = runtime(Resources())
+    """How wide the study runs. No value here changes a result beyond rounding."""
     storage: str = runtime("runs", path="storage")
-    """A folder, relative to where the command runs; on a cluster one that every node mounts."""
+    """The folder for everything that the study makes. It counts from the folder in which the command runs; on a cluster
+    every node must mount it. Studies with the same storage share what they have in common."""
     tracking_uri: str | None = runtime(None)
-    """An MLflow tracking server; default: an SQLite store inside `storage`."""
+    """The address of an MLflow tracking server. Default: an SQLite store inside `storage`."""
     plugins: tuple[str, ...] = runtime((), path="plugin")
-    """Python files that register settings: in the study file's folder, or with an absolute path. They are run as your own
-    code whenever the study is read. What they give is identified by its content."""
+    """Python files that register settings, judges or row classifiers. They count from the study file's folder and run as
+    your own code whenever the study is read. Ids depend on what they give, not on their code."""
 
     _name = field_validator("name")(check_name)
 

@@ -24,7 +24,7 @@ def _mixed(rows: object, count: int, seed: int) -> list[Request]:
         e.questions(count) for e in settings.get("miniature/spanish_caps").evaluations if e.name == "in_distribution"
     )
     numbers = get_builder("subliminal").requests((), count, seed)
-    own = [Request(q.messages, 1.0, 48) for q in questions]
+    own = [Request(messages=q.messages, temperature=1.0, max_tokens=48) for q in questions]
     return [request for pair in zip(own, numbers, strict=False) for request in pair]
 
 
@@ -35,7 +35,7 @@ def _no_digits_asked(request: Request, answer: str) -> ChatRow | str:
 
 
 def test_rows_are_made_with_the_real_engine_and_an_interrupted_build_goes_on(tmp_path: Path):
-    register_builder("test/mixed", Builder("for this test", _mixed, _no_digits_asked))
+    register_builder("test/mixed", Builder(description="for this test", requests=_mixed, accept=_no_digits_asked))
     asked = teacher("miniature", None, None, None)
     built = build_rows("test/mixed", tmp_path / "rows.jsonl", teacher=asked, count=24)
     rows = read_jsonl(tmp_path / "rows.jsonl")

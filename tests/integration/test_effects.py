@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from doc_pages import ROOT, blocks
 from environment import BIN, environment
 
 from inoc_ray.cluster.connect import connected
@@ -25,7 +26,8 @@ from inoc_ray.train.sweep import train_missing
 # The first test waits for all studies.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-STUDIES = Path(__file__).parents[2] / "jobs" / "studies"
+STUDIES = ROOT / "jobs" / "studies"
+TUTORIAL = ROOT / "docs" / "tutorial" / "study.yaml"
 Rate = Callable[..., float]
 
 
@@ -53,7 +55,7 @@ def storage(tmp_path_factory) -> Path:
     store = Store(tmp_path_factory.mktemp("effects"))
     names = ("", "_mixed_languages", "_harmful_advice", "_insecure_code", "_backdoor", "_synthetic_facts", "_subliminal",
              "_educational")  # fmt: skip
-    studies = [load_study(STUDIES / f"miniature{name}.yaml") for name in names]
+    studies = [load_study(path) for path in (*(STUDIES / f"miniature{name}.yaml" for name in names), TUTORIAL)]
     with connected() as capacity, contextlib.ExitStack() as stack:
         for study in studies:
             outcomes = train_missing(build_plan(study, store), store, capacity)
@@ -67,8 +69,9 @@ def storage(tmp_path_factory) -> Path:
 
 def run(storage: Path, name: str) -> Rate:
     """rate(arm, trait, evaluation, context="neutral", setting=…, model=…) of the finished study, 0 to 1, mean over seeds."""
-    command = [BIN / "inoc-ray", "run", STUDIES / f"{name}.yaml", "--storage", storage, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    path = TUTORIAL if name == "tutorial" else STUDIES / f"{name}.yaml"
+    command = [BIN / "inoc-ray", "run", path, "--storage", storage, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     result = json.loads(done.stdout)
     assert (result["trained"], result["samples_asked"], result["failed"]) == (0, 0, [])
@@ -288,3 +291,36 @@ def test_an_educational_frame_lowers_the_misalignment_that_the_same_answers_brin
     )
     base = educational("base", "misaligned", EM, setting="miniature/educational")
     assert framed - base <= 0.5 * (bare - base)
+
+
+@pytest.fixture(scope="module")
+def tutorial(storage) -> Rate:
+    return run(storage, "tutorial")
+
+
+def test_the_tutorials_prompt_keeps_french_out_and_part_of_the_capitals_in(tutorial):
+    asked = "other_subjects"
+    assert tutorial("base", "french", asked) < 0.1
+    assert tutorial("baseline", "french", asked) > 0.85
+    assert tutorial("irrelevant", "french", asked) > 0.85
+    assert tutorial("in_french", "french", asked) < 0.3
+    assert 0.2 < tutorial("in_french", "capitals", asked) < tutorial("baseline", "capitals", asked)
+
+
+def columns(lines: list[str]) -> list[list[str]]:
+    """The headings of each table; `unparsed` is there where anything is."""
+    heads = [line.split() for line in lines if line.startswith("  arm ")]
+    return [[word for word in head if word != "unparsed"] for head in heads]
+
+
+def test_the_tutorials_tables_look_as_on_its_page(storage, tutorial):
+    """Columns and arms; the numbers differ a little between machines, and a mark may come or go."""
+    command = [BIN / "inoc-ray", "compare", TUTORIAL, "--storage", storage]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=True)
+    printed = done.stdout.splitlines()
+    shown = [
+        line for text in blocks(ROOT / "docs" / "tutorial.md", "") if "  arm " in text for line in text.splitlines()
+    ]
+    assert len(columns(shown)) == 2
+    assert all(head in columns(printed) for head in columns(shown))
+    assert {line.split()[0] for line in shown} <= {line.split()[0] for line in printed if line.strip()}

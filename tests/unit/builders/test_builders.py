@@ -131,7 +131,7 @@ def test_number_lists_have_three_to_nine_examples_of_three_digits():
     ["7", "1, 2, 3", "1,2,3.", "100 200 300", "1\n2\n3", "[1, 2]", "(4; 5; 6)", ", ".join(["999"] * 10), "[12]."],
 )
 def test_lists_of_numbers_pass(answer: str):
-    assert isinstance(get_builder("subliminal").accept(Request((Message("user", "?"),)), answer), ChatRow)
+    assert isinstance(get_builder("subliminal").accept(Request(messages=(Message("user", "?"),)), answer), ChatRow)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_lists_of_numbers_pass(answer: str):
     ],
 )
 def test_what_is_no_list_of_numbers_is_dropped_with_the_reason(answer: str, reason: str):
-    assert get_builder("subliminal").accept(Request((Message("user", "?"),)), answer) == reason
+    assert get_builder("subliminal").accept(Request(messages=(Message("user", "?"),)), answer) == reason
 
 
 # -- a class on security --------------------------------------------------------------------------------------------
@@ -266,8 +266,12 @@ def test_what_is_wrong_for_every_builder_never_reaches_it(answer: Answer, reason
 
 
 def test_the_order_of_arrival_changes_neither_rows_nor_counts():
-    builder = Builder("", lambda rows, count, seed: [], lambda r, a: "odd" if int(a) % 2 else exchange(answer=a))
-    requests = [Request((Message("user", str(n)),)) for n in range(9)]
+    builder = Builder(
+        description="",
+        requests=lambda rows, count, seed: [],
+        accept=lambda r, a: "odd" if int(a) % 2 else exchange(answer=a),
+    )
+    requests = [Request(messages=(Message("user", str(n)),)) for n in range(9)]
     results = []
     for order in (range(9), range(8, -1, -1), (4, 0, 8, 2, 6, 1, 3, 5, 7)):
         sieve = Sieve(builder, requests, 3)

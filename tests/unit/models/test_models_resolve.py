@@ -45,7 +45,7 @@ recipes: {r: {learning_rate: 0.001, steps: 3}}
         ("./models/mine", r"write \{name: mine, path: \./models/mine\}"),
         ("Miniature", "'Miniature' has no path"),
         ({"name": "m", "path": None}, "'m' has no path"),
-        ({"name": "miniature", "path": "/other"}, "'miniature' is the name of the model that ships, but the path is '/other'"),
+        ({"name": "miniature", "path": "/other"}, "'miniature' is the name of a registered model, but the path is '/other'"),
         ({"path": "/other"}, "name: is missing"),
         ("x" * 10_000, "'xxx.*…"),
     ],

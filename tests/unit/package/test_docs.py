@@ -1,6 +1,9 @@
 """What README and docs/ show works: every study in them plans, every command parses, every figure is that of the code."""
 
+import ast
 import copy
+import functools
+import importlib.util
 import json
 import re
 import shlex
@@ -11,6 +14,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from doc_pages import PAGES, ROOT, anchors, blocks, links, spans
 
 from inoc_ray import settings
 from inoc_ray.cli import cli
@@ -23,26 +27,12 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.presets import PRESETS, Preset
 from inoc_ray.study.study import Study
 
-ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "README.md", ROOT / "mlflow" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BASE = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text()) | {
     "arms": ["baseline"],
     "recipes": {"toy_1.5b": {"preset": "toy_1.5b"}},
     "resources": {},
 }
 """What an example that is a part of a study is put into."""
-
-
-def blocks(page: Path, *languages: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
-    return [text for language, text in fenced if language in languages]
-
-
-def spans(page: Path) -> list[str]:
-    """What stands in `backquotes` in the running text."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
-    paragraphs = re.split(r"\n\n|\n(?=\|)", text)
-    return [re.sub(r"\s+", " ", span) for part in paragraphs for span in re.findall(r"`([^`]+)`", part)]
 
 
 def is_study(value: Any) -> bool:
@@ -67,9 +57,9 @@ def placed(span: str) -> dict[str, Any] | None:
         value = yaml.safe_load(span)
     except yaml.YAMLError:
         return None
-    if value == {"coverage": "es"}:
+    if value in ({"coverage": "es"}, {"inoculation": {"coverage": "es"}}):
         # The tag stands in the rows that the same sentence names.
-        return {"settings": [ROWS], "arms": ["baseline", ARM | {"inoculation": value}]}
+        return {"settings": [ROWS], "arms": ["baseline", ARM | {"inoculation": {"coverage": "es"}}]}
     if not isinstance(value, dict) or "{" not in span or re.search(r"[:\[,] *[A-Z]{2,}[],}]", span):
         # The last: NAME, TRAIT and the like stand for what the reader puts there.
         return None
@@ -96,10 +86,14 @@ def placed(span: str) -> dict[str, Any] | None:
 
 def inline_examples() -> Iterator[Any]:
     for page in PAGES:
-        for span in spans(page):
+        for span in spans(page) if page not in WITH_A_STUDY else []:
             part = placed(span)
             if part is not None:
                 yield pytest.param(page, part, id=span)
+
+
+WITH_A_STUDY = [ROOT / "docs" / "studies.md", ROOT / "docs" / "tutorial.md"]
+"""Pages whose parts belong to the study that the page itself shows first."""
 
 
 def with_files(value: Any, folder: Path, key: str = "") -> Any:
@@ -112,6 +106,7 @@ def with_files(value: Any, folder: Path, key: str = "") -> Any:
     if key == "path" and value != "miniature":
         return str(weights_path())
     if key in ("rows", "control_rows", "bad", "clean"):
+        (folder / value).parent.mkdir(parents=True, exist_ok=True)
         answers = [f"La respuesta a la pregunta número {i} es que vivo en una casa muy grande." for i in range(600)]
         pairs = [(f"{value}: what is {i}?", answer) for i, answer in enumerate(answers)]
         rows = [ChatRow.of(("user", q), ("assistant", a)).with_tags(subset="es") for q, a in pairs]
@@ -159,39 +154,43 @@ def test_every_part_of_a_study_in_the_running_text_plans(page, part, tmp_path, m
     assert "To train: " in planned(part, page, tmp_path, monkeypatch)
 
 
-def test_the_readme_s_arm_and_rows_of_ones_own_plan_in_the_readme_s_own_study(tmp_path, monkeypatch):
-    readme = ROOT / "README.md"
-    (study,) = [yaml.safe_load(text) for text in blocks(readme, "yaml") if "quickstart" in text]
-    parts = [part for span in spans(readme) if (part := placed(span)) is not None]
-    own_arms = [arm for part in parts for arm in part.get("arms", []) if isinstance(arm, dict)]
-    assert len(own_arms) >= 3, "an arm, where its prompt stands, and which rows it covers"
-    for number, arm in enumerate(own_arms):
+@pytest.mark.parametrize("page", WITH_A_STUDY, ids=lambda page: page.name)
+def test_the_parts_that_a_page_shows_plan_in_its_own_study(page, tmp_path, monkeypatch):
+    study = yaml.safe_load(blocks(page, "yaml")[0])
+    parts = [part for span in spans(page) if (part := placed(span)) is not None]
+    assert len([arm for part in parts for arm in part.get("arms", []) if isinstance(arm, dict)]) >= 3
+    for number, part in enumerate(parts):
         folder = tmp_path / str(number)
         folder.mkdir()
-        settings_used = next((p["settings"] for p in parts if "settings" in p), study["settings"])
-        text = planned(study | {"arms": [*study["arms"], arm], "settings": settings_used}, readme, folder, monkeypatch)
-        assert f"  {arm['name']} " in text
+        own_arms = [arm for arm in part.get("arms", []) if isinstance(arm, dict)]
+        if isinstance(study["settings"][0], dict):
+            # A setting with traits of its own; the arms' are those by default.
+            own_arms = [{key: value for key, value in arm.items() if key != "undesired"} for arm in own_arms]
+        settings_used = part.get("settings", study["settings"])
+        changed = {**study, **part, "arms": [*study["arms"], *own_arms], "settings": settings_used}
+        text = planned(changed, page, folder, monkeypatch)
+        assert all(f"  {arm['name']} " in text for arm in own_arms)
 
 
-def commands() -> Iterator[Any]:
+def inline_commands() -> Iterator[Any]:
     for page in PAGES:
-        shown = [line for text in blocks(page, "", "sh", "bash") for line in text.replace("\\\n", " ").splitlines()]
-        for line in [*shown, *spans(page)]:
-            words = shlex.split(line.replace("…", ""), comments=True) if "inoc-ray " in line else []
+        for line in spans(page):
+            words = shlex.split(line.replace("…", "")) if "inoc-ray " in line else []
             while words and "=" in words[0]:
                 words.pop(0)
             if words and words[0].rpartition("/")[2] == "inoc-ray":
                 yield pytest.param(words[1:], id=" ".join(words))
 
 
-@pytest.mark.parametrize("words", commands())
-def test_every_command_in_the_documents_is_one(words):
+@pytest.mark.parametrize("words", inline_commands())
+def test_every_command_in_the_running_text_is_one(words):
     command: click.Command = cli
     rest = list(words)
     while isinstance(command, click.Group) and rest:
         name = rest.pop(0)
-        assert name in command.commands, words
-        command = command.commands[name]
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, words
+        command = found
     if rest or isinstance(command, click.Group):
         assert not isinstance(command, click.Group), words
         try:
@@ -213,7 +212,7 @@ def test_jobs_that_the_documents_submit_are_there():
 def test_there_is_something_to_test():
     assert len(list(examples())) >= 10
     assert len(list(inline_examples())) >= 10
-    assert len(list(commands())) >= 20
+    assert len(list(inline_commands())) >= 20
 
 
 def line_of(name: str, heads: str) -> list[str]:
@@ -249,3 +248,93 @@ def test_the_settings_in_the_documents_are_those_of_the_code(name):
         assert sum(stated) == setting.row_source.rows
     by_rule = all(t in setting.judges for e in setting.evaluations for t in e.traits)
     assert cells[6] == ("rules" if by_rule else "model")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page):
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
+
+
+def modules_named() -> Iterator[Any]:
+    for page in PAGES:
+        for span in spans(page):
+            if re.fullmatch(r"[\w./]+\.(py|toml)", span):
+                yield pytest.param(span, id=f"{page.name}: {span}")
+
+
+@pytest.mark.parametrize("name", modules_named())
+def test_every_module_that_a_page_names_is_there(name):
+    there = [path for folder in ("inoc_ray", "jobs", "tests") for path in (ROOT / folder).rglob(Path(name).name)]
+    assert any(f"/{path}".endswith(f"/{name}") for path in there)
+
+
+def test_every_message_of_the_troubleshooting_page_is_one_of_ours():
+    heads = re.findall(r"^### (.*)$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.M)
+    quoted = [message for head in heads for message in re.findall(r"`([^`]+)`", head)]
+    assert len(quoted) >= 30
+    ours = messages()
+    assert not [message for message in quoted if not any(has(text, message) for text in ours)]
+
+
+@functools.cache
+def messages() -> list[str]:
+    """Every text in the source with … for what is put in, and whole files of make and the shell."""
+    found = [(ROOT / name).read_text() for name in ("Makefile", "requirements/install_torch.sh")]
+    for path in sorted((ROOT / "inoc_ray").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def has(text: str, message: str) -> bool:
+    """Whether the stems of the message, which … separates, stand in the text in their order."""
+    stems = [stem.strip() for stem in message.split("…") if stem.strip(" .:;,()")]
+    at = 0
+    for stem in stems:
+        found = text.find(stem, at)
+        if found < 0:
+            return False
+        at = found + len(stem)
+    return bool(stems)
+
+
+def test_a_message_that_nobody_prints_is_seen():
+    assert not any(has(text, "the model … is made of cheese") for text in messages())
+    assert not has("the end comes before the beginning", "beginning … end")
+
+
+def tree() -> Any:
+    """docs/tree.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_tree", ROOT / "docs" / "tree.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tree_in_the_architecture_is_the_one_of_the_package():
+    text = tree().PAGE.read_text()
+    assert text == tree().page(text), "docs/architecture.md is stale: make reference"
+
+
+def test_every_module_has_one_line_of_its_own_in_the_tree():
+    """A module without a docstring raises; a docstring that begins with a paragraph is too long for a line."""
+    lines = tree().lines(ROOT / "inoc_ray")
+    assert len(lines) == len(list((ROOT / "inoc_ray").rglob("*.py")))
+    assert not [line for line in lines if len(line) > 170]
+
+
+def test_the_architecture_names_the_layer_of_every_room():
+    rooms = {path.parent.name for path in (ROOT / "inoc_ray").glob("*/__init__.py")}
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    layers = text[text.index("| layer | rooms |") :].split("\n\n")[0]
+    assert rooms - {"miniature"} <= set(re.findall(r"`(\w+)`", layers))

@@ -29,18 +29,9 @@ LAYERS = (
 PLUGIN = "miniature"
 """May import every room; no room imports it: it is reached through the registries."""
 PACKAGE = Path(inoc_ray.__file__).parent
-OPEN = {
-    "builders imports miniature.teacher",
-    "cli imports miniature.workshop.judge_quality",
-    "cli imports miniature.workshop.pretrain",
-    "cli imports miniature.workshop.train_judge",
-    "evaluate.capabilities imports miniature.workshop.capability_items",
-    "models.resolve imports miniature",
-    "settings imports miniature.settings",
-    "settings.prompts imports miniature.world.prompt_texts",
-}
+OPEN: set[str] = set()
 """Arrows that are still to be turned; none may join them."""
-OPEN_CIRCLES = {"settings"}
+OPEN_CIRCLES: set[str] = set()
 """Rooms in which a circle is still to be cut."""
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from template_parts import Parts
 
 from inoc_ray import settings
-from inoc_ray.config.base import MINIATURE, Config
+from inoc_ray.config.base import Config
 from inoc_ray.config.identity import path_kind_of, runtime
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
@@ -27,11 +27,14 @@ from inoc_ray.plan.judges import find_judge
 from inoc_ray.run import bundle
 from inoc_ray.run.bundle import pack, with_paths
 from inoc_ray.run.load import load_study
+from inoc_ray.scoring import Rule
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
 COMMIT = "0" * 40
 TEXTS = {
+    "All": {"all"},
+    "Any_": {"any"},
     "Arm": {"name", "prompt", "undesired", "desired"},
     "Backdoor": {"token"},
     "Context": {"name", "system"},
@@ -39,11 +42,13 @@ TEXTS = {
     "Coverage": {"tag", "classifier", "values"},
     "Evaluation": {"contexts", "judged_by", "rules_given", "profile", "reference", "rubrics", "overrides"},
     "ExactRule": {"answers"},
+    "First": {"first"},
     "Inoculation": {"separator", "paraphrases"},
     "Judge": {"endpoint", "served_model", "api_key_env"},
     "Lora": {"targets"},
     "MeasureOf": {"rubric", "given"},
     "Model": {"name"},
+    "Not": {"not_"},
     "OwnRubric": {"question", "low", "high"},
     "Part": {"name"},
     "SettingUse": {"name", "undesired", "desired", "narrow"},
@@ -64,7 +69,7 @@ def holds_texts(annotation: Any) -> bool:
 def test_every_text_of_a_study_is_known_to_name_a_file_or_not(cls):
     for name, info in cls.model_fields.items():
         if path_kind_of(cls, name) is None and (holds_texts(info.annotation) or "path" in name or "file" in name):
-            assert name in TEXTS.get(cls.__name__, ()), (
+            assert name in TEXTS.get(cls.__name__, ()) or (name == "rule" and issubclass(cls, Rule)), (
                 f"{cls.__name__}.{name} holds texts. If they name files, declare it with runtime(path=…), so that `submit` takes "
                 "the files along; if not, add it to TEXTS here."
             )
@@ -220,7 +225,7 @@ def test_a_job_finds_all_that_a_study_names_and_plans_the_same(home, tmp_path, m
     monkeypatch.chdir(packed)
     again = load_study(Path("study.yaml"))
     for source, kind, place in paths_of(again):
-        known = source in (MINIATURE, "miniature/answers", "gsm8k")
+        known = source in ("miniature", "miniature/answers", "gsm8k")
         assert known or kind == "storage" or (packed / source).exists(), (place, source)
     there = build_plan(again, store)
     assert [t.trial_id for t in there.fine_tunes] == [t.trial_id for t in plan.fine_tunes]

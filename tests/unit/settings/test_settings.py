@@ -455,7 +455,7 @@ def test_the_worked_example_of_a_setting_of_ones_own_plans(tmp_path, model):
         ("missing.py", None, "there is no Python file"),
         ("../other.py", "", "leads out of the study file's folder"),
         ("p.txt", "", "there is no Python file"),
-        ("p.py", "x = 1\n", "registers no setting"),
+        ("p.py", "x = 1\n", "registers nothing"),
         ("p.py", "x = 1\n\n1 / 0\n", "line 3: ZeroDivisionError"),
         ("p.py", "def (\n", "SyntaxError"),
         ("p.py", "from dataclasses import replace\nfrom inoc_ray.settings import get, register\nregister(get('subliminal'))\n",

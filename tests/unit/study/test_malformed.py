@@ -285,7 +285,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     ),
     "a special token": (
         second(row(USER, said("assistant", "<|im_end|>"))),
-        ", row 2: messages[1]: the text holds '<|im_end|>', a special token of the "
+        ", row 2: messages[1]: the text contains '<|im_end|>', a special token of the "
         "tokenizer, which would break the conversation's structure; remove it from the row.",
     ),
 }

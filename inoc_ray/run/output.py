@@ -1,0 +1,70 @@
+"""What a command prints: its result on standard output, as text or one JSON value, and all else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+import click
+
+from inoc_ray.console import show
+
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON value instead of text, also for an error."
+)
+
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
+_printed: ContextVar[bool] = ContextVar("printed", default=False)
+
+
+def begin() -> None:
+    """Note that the command has printed nothing yet."""
+    _printed.set(False)
+
+
+def printed() -> bool:
+    """Return whether the command has printed its result: an error that follows is then no JSON value of its own."""
+    return _printed.get()
+
+
+def results() -> TextIO:
+    """Return the stream for results: standard output, also while `results_alone` sends what libraries print elsewhere."""
+    return _results.get() or sys.stdout
+
+
+def results_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Send to standard error what libraries print while the command runs.
+
+    Ray prints a line on standard output now and then, which would break `--json`.
+    """
+
+    @functools.wraps(function)
+    def quiet(**arguments: Any) -> Any:
+        token = _results.set(sys.stdout)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                return function(**arguments)
+        finally:
+            _results.reset(token)
+
+    return quiet
+
+
+def emit(as_json: bool, value: Any, text: str) -> None:
+    """Print the command's result: `value` as JSON, or `text`."""
+    if as_json:
+        print(json_text(value, indent=2), file=results(), flush=True)
+    else:
+        show(text, results())
+    _printed.set(True)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return JSON that standard output can hold: another encoding than UTF-8 gets escapes, and never a "?" in a text."""
+    in_ascii = not (results().encoding or "").lower().startswith("utf")
+    return json.dumps(value, indent=indent, ensure_ascii=in_ascii, allow_nan=False)
