@@ -58,7 +58,8 @@ def compare(study: Study, *, storage: str | Path | None = None, profile: str | N
     from inoc_ray.scoring.profiles import get_profile
 
     store = _store(study, storage)
-    return compare_study(build_plan(study, store), store, profile=get_profile(profile) if profile else None)
+    built = build_plan(study, store)
+    return compare_study(built.under(get_profile(profile)) if profile else built, store)
 
 
 def _store(study: Study, storage: str | Path | None) -> Store:
