@@ -89,3 +89,26 @@ def test_a_plan_of_some_evaluations_counts_all_that_is_stored_when_it_is_refresh
     some = plan.only([plan.cells[0].evaluation.name])
     assert len(some.cells) < len(plan.cells)
     assert some.refreshed(store).stored == plan.stored
+
+
+class Watched(Store):
+    """A store that notes of which cells it was asked how many samples it holds."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.looks: list[tuple[str, str]] = []
+
+    def stored_samples(self, trial_id: str, evaluation_id: str) -> int:
+        self.looks.append((trial_id, evaluation_id))
+        return super().stored_samples(trial_id, evaluation_id)
+
+
+def test_only_cells_of_what_was_evaluated_are_looked_up_and_each_once(tmp_path):
+    """A new study may have tens of thousands."""
+    path = write_study(tmp_path)
+    study, store = load_study(path), Watched(tmp_path / "runs")
+    assert len(build_plan(study, store).cells) == 10
+    assert store.looks == []
+    full, _ = finish(path)
+    build_plan(study, store)
+    assert sorted(store.looks) == sorted(full.stored)
