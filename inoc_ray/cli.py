@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from inoc_ray import __version__
-from inoc_ray.console import width_of
+from inoc_ray.console import show, width_of
 from inoc_ray.errors import InputError, TrialError, shown
 from inoc_ray.run import telemetry
 from inoc_ray.run.commands import WithPlugins
@@ -38,13 +38,13 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
 def _show(as_json: bool) -> Callable[[Any], None]:
     """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
 
-    def show(comparison: Any) -> None:
+    def at_once(comparison: Any) -> None:
         from inoc_ray.results.table import comparison_text
 
         if not as_json:
             show(comparison_text(comparison, table_width()), results())
 
-    return show
+    return at_once
 
 
 def table_width() -> int:
