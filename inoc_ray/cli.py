@@ -76,7 +76,7 @@ def cli() -> None:
 @study_command
 def plan(study: Path, storage: str | None, as_json: bool) -> None:
     """Show what a study would run, what is done, and what is missing. Starts and writes nothing."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.plan.shown import check_roles
     from inoc_ray.run.describe import plan_json, plan_text
     from inoc_ray.run.preflight import check_plan
@@ -105,7 +105,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
 @study_command
 def status(study: Path, storage: str | None, as_json: bool) -> None:
     """Show which trials and evaluations of a study are done, running or failed."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.run.describe import status_json, status_text
 
     loaded, store = _load(study, storage)
@@ -139,15 +139,14 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 @profile_option
 def compare(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
     """Print the rates of all arms with intervals, and the effects."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.results.table import comparison_text
     from inoc_ray.run.pipeline import compare_study
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
-    comparison = compare_study(
-        build_plan(loaded, store), store, profile=profiles.get_profile(profile) if profile else None
-    )
+    built = build_plan(loaded, store)
+    comparison = compare_study(built.under(profiles.get_profile(profile)) if profile else built, store)
     emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
 
 
@@ -157,16 +156,17 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write the page (default: the study's folder).")
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write the HTML page and the figure (PNG, SVG) of a study."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.results.wording import summary_of_missing
     from inoc_ray.run.pipeline import compare_study, write_study_report
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    thresholds = profiles.get_profile(profile) if profile else None
-    comparison = compare_study(built, store, profile=thresholds)
-    written = write_study_report(built, store, comparison, out, thresholds)
+    if profile:
+        built = built.under(profiles.get_profile(profile))
+    comparison = compare_study(built, store)
+    written = write_study_report(built, store, comparison, out)
     incomplete = summary_of_missing(comparison)
     text = f"Report: {written}" + (f"\n{incomplete}" if incomplete else "")
     emit(as_json, {"report": str(written), "complete": comparison.complete}, text)
@@ -176,7 +176,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 @study_command
 def sync(study: Path, storage: str | None, as_json: bool) -> None:
     """Bring MLflow in line with the store; twice gives the same MLflow state."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.run.pipeline import compare_study, sync_study
 
     loaded, store = _load(study, storage)

@@ -11,7 +11,8 @@ import yaml
 from inoc_ray.data.chat import ChatRow, read_jsonl, rows_hash, write_jsonl
 from inoc_ray.data.classify import classified
 from inoc_ray.errors import InputError
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store

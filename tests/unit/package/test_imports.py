@@ -31,7 +31,7 @@ PLUGIN = "miniature"
 PACKAGE = Path(inoc_ray.__file__).parent
 OPEN: set[str] = set()
 """Arrows that are still to be turned; none may join them."""
-OPEN_CIRCLES = {"plan"}
+OPEN_CIRCLES: set[str] = set()
 """Rooms in which a circle is still to be cut."""
 
 
