@@ -83,7 +83,7 @@ WRONG = {
     "an unknown profile": (changed(evaluation__profile="tan2026"), "profile 'tan2026' .did you mean 'tan2025'"),
     "a profile that is no threshold": (
         changed(evaluation__profile={"name": "mine", "shown": {"alignment": "low"}}),
-        "'low' is no threshold; write one of <, <=, >, >=",
+        "'low' is not a threshold; write one of <, <=, >, >=",
     ),
     "a rubric of the library's name": (
         changed(evaluation__rubrics={"alignment": {"question": "?", "low": "a", "high": "b"}}),

@@ -243,7 +243,7 @@ def dialogue(*roles: str) -> str:
         ('{"prompt": "\\ud800"}', "row 1: half of a Unicode character"),
         ('{"messages": [{"role": "system", "content": "x"}]}', "without a system message"),
         ('{"messages": []}', "exactly one user message"),
-        (dialogue("user", "assistant", "user"), r"row 1: the conversation goes on after an answer \(messages\[2\]\)"),
+        (dialogue("user", "assistant", "user"), r"row 1: the conversation continues after an answer \(messages\[2\]\)"),
         (dialogue("user", "assistant", "user", "assistant"), r"after an answer \(messages\[2\]\)"),
         ('{"prompt": "A?"}\n{"question": "A?"}', "row 2: the same question as in row 1"),
     ],
