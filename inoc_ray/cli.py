@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from inoc_ray import __version__
-from inoc_ray.console import width_of
+from inoc_ray.console import show, width_of
 from inoc_ray.errors import InputError, TrialError, shown
 from inoc_ray.run import telemetry
 from inoc_ray.run.commands import WithPlugins
@@ -38,13 +38,13 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
 def _show(as_json: bool) -> Callable[[Any], None]:
     """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
 
-    def show(comparison: Any) -> None:
+    def shown_at_once(comparison: Any) -> None:
         from inoc_ray.results.table import comparison_text
 
         if not as_json:
             show(comparison_text(comparison, table_width()), results())
 
-    return show
+    return shown_at_once
 
 
 def table_width() -> int:
@@ -300,6 +300,7 @@ def data_check(
 @click.option("--count", type=click.IntRange(min=1), help="Rows wanted (default: the builder's own number).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another one, other rows.")
 @click.option("--control", is_flag=True, help="Make the control rows.")
+@click.option("--study", type=click.Path(path_type=Path), help="A study whose plugins register the builder.")
 @as_json
 @results_alone
 def data_build(
@@ -313,6 +314,7 @@ def data_build(
     count: int | None,
     seed: int,
     control: bool,
+    study: Path | None,
     as_json: bool,
 ) -> None:
     """Make the rows of a SETTING with a model; without SETTING, list what can be made.
@@ -321,7 +323,10 @@ def data_build(
     """
     from inoc_ray.builders.ask import teacher
     from inoc_ray.builders.rows import build_rows, builders_json, builders_text
+    from inoc_ray.run.load import load_study
 
+    if study is not None:
+        load_study(study)
     if setting is None:
         emit(as_json, builders_json(), builders_text())
         return

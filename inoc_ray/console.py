@@ -285,7 +285,7 @@ def _one_line(label: str, bar: RenderableType | None, facts: str) -> RenderableT
 
 
 def _console(out: TextIO) -> Console:
-    """A console on `out` that marks words by `_HIGHLIGHTS` and nothing else: what stands in brackets is no markup."""
+    """Return a console on `out` that marks words by `_HIGHLIGHTS` and nothing else: what stands in brackets is no markup."""
     from rich.console import Console
     from rich.highlighter import RegexHighlighter
     from rich.theme import Theme

@@ -23,7 +23,8 @@ from inoc_ray.endpoint.connection import Where
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW
 from inoc_ray.endpoint.retry import PATIENT, Retry
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.store.store import write_atomically
+from inoc_ray.store.filesystem import write_atomically
+from inoc_ray.study.named import MODELS
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,12 @@ def build_rows(
     # With a journal beside it the file was written by a build that was killed before it could tidy up.
     if out.exists() and not path.exists():
         raise InputError(f"--out {out}: is there already; remove it, or give another name.")
-    requests, wanted = _requests(setting, builder, source, count, seed)
+    requests, wanted = _requests(setting=setting, builder=builder, source=source, count=count, seed=seed)
     asks = any(request.messages for request in requests)
     if asks and teacher is None:
         raise InputError(
-            f"data build {setting}: somebody has to be asked; give --model FOLDER (or `miniature`), or --endpoint URL with "
-            "--served-model NAME."
+            f"data build {setting}: a model has to be asked; give --model FOLDER (or {' or '.join(MODELS)}), or --endpoint URL "
+            "with --served-model NAME."
         )
     configuration: dict[str, Any] = {
         "setting": setting,
@@ -175,7 +176,18 @@ def build_rows(
         if not sieve.complete:
             assert teacher is not None
             with teacher.answering(content_id(configuration)) as (where, model):
-                asyncio.run(_ask(where, model, configuration, requests, wanted, sieve, journal, retry))
+                asyncio.run(
+                    _ask(
+                        where=where,
+                        model=model,
+                        configuration=configuration,
+                        requests=requests,
+                        wanted=wanted,
+                        sieve=sieve,
+                        journal=journal,
+                        retry=retry,
+                    )
+                )
         if not sieve.rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sieve.dropped.items())
             raise TrialError(

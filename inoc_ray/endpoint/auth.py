@@ -37,7 +37,7 @@ def is_address(endpoint: str) -> bool:
 
 
 def key_of(variable: str | None, where: str) -> str | None:
-    """The key in an environment variable; None where no variable is named. Raises InputError when it is not set."""
+    """Return the key in an environment variable; None where no variable is named. Raises InputError when it is not set."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -49,18 +49,18 @@ def key_of(variable: str | None, where: str) -> str | None:
 
 
 def without(secret: str | None, text: str) -> str:
-    """The text with "…" for every occurrence of the secret: a server may quote the key that it refuses."""
+    """Return the text with "…" for every occurrence of the secret: a server may quote the key that it refuses."""
     return text.replace(secret, "…") if secret else text
 
 
 def without_password(text: str) -> str:
-    """An address, or a text with addresses in it, as a message, a log or a file may show it."""
+    """Return an address, or a text with addresses in it, as a message, a log or a file may show it."""
     # A password may hold an @ itself: what comes before the last one of the address is hidden.
     return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 def without_passwords(value: Any) -> Any:
-    """Parsed JSON with `without_password` of every text in it."""
+    """Return parsed JSON with `without_password` of every text in it."""
     if isinstance(value, dict):
         return {key: without_passwords(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -69,7 +69,7 @@ def without_passwords(value: Any) -> Any:
 
 
 def check_answers(api: Api, where: str) -> None:
-    """Raises InputError when nobody answers at the address or the key is refused. Sends no prompt.
+    """Raise InputError when nobody answers at the address or the key is refused. Sends no prompt.
 
     An API without a list of models (404) is taken to be there.
     """

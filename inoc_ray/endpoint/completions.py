@@ -65,7 +65,7 @@ class SampleResult:
 
 
 def in_lists(requests: Sequence[SampleRequest], list_size: int) -> list[list[SampleRequest]]:
-    """Requests that can share one HTTP request, in their order, at most `list_size` together.
+    """Return requests that can share one HTTP request, in their order, at most `list_size` together.
 
     What a list shares is all that the endpoint takes once a request: model, max_tokens, temperature, top_p and stop.
     """

@@ -66,13 +66,13 @@ class Pace:
             self._wake()
 
     def answered(self, sent_at: float) -> None:
-        """A request sent at `sent_at` was answered. The limit grows only where it was reached since then."""
+        """Note that a request sent at `sent_at` was answered. The limit grows only where it was reached since then."""
         self._answered_at = self._clock()
         if self._full_at >= sent_at:
             self._limit = min(float(self.most), self._limit + (1.0 if self._quick else 1.0 / self._limit))
 
     def pushed_back(self, sent_at: float, wait_s: float | None = None) -> None:
-        """A request sent at `sent_at` was turned away; nothing is sent for `wait_s` seconds, where the endpoint said so."""
+        """Note that a request sent at `sent_at` was turned away; send nothing for `wait_s` seconds, where the endpoint said so."""
         now = self._clock()
         self.push_backs += 1
         if sent_at > self._halved_at:

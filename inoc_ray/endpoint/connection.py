@@ -22,9 +22,14 @@ class Where(Protocol):
     """The part of `inoc_ray.serve.app.Endpoint` and `auth.Api` that a client needs; `base_url` ends in /v1."""
 
     @property
-    def base_url(self) -> str: ...
+    def base_url(self) -> str:
+        """The address, which ends in /v1."""
+        ...
+
     @property
-    def api_key(self) -> str | None: ...
+    def api_key(self) -> str | None:
+        """The key; None where the endpoint wants none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ NO_SEED = "no seed"
 
 
 def adaptation(body: dict[str, Any], refusal: str) -> str | None:
-    """What is to be changed in a request that was refused with this sentence; None where nothing asks the same.
+    """Return what is to be changed in a request that was refused with this sentence; None where nothing asks the same.
 
     OpenAI's reasoning models and those that copy them take `max_completion_tokens` alone; some take no temperature but the
     default, which is 1, or no seed.
@@ -29,7 +29,7 @@ def adaptation(body: dict[str, Any], refusal: str) -> str | None:
 
 
 def adapted(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any]:
-    """The request as the API wants it."""
+    """Return the request as the API wants it."""
     changed = dict(body)
     if MAX_COMPLETION_TOKENS in adaptations:
         changed[MAX_COMPLETION_TOKENS] = changed.pop("max_tokens")
@@ -41,7 +41,7 @@ def adapted(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any
 
 
 async def put(body: dict[str, Any], adaptations: set[str], send: Callable[[dict[str, Any]], Awaitable[T]]) -> T:
-    """What `send` gives for the request as the API wants it; what it turns out to want is added to `adaptations`."""
+    """Return what `send` gives for the request as the API wants it; what it turns out to want is added to `adaptations`."""
     from openai import BadRequestError, UnprocessableEntityError
 
     while True:

@@ -17,7 +17,7 @@ class Unreadable(TrialError):
 
 
 class Refused(InputError):
-    """The endpoint says that a request is wrong, so that it is not sent again; ``status`` is HTTP's."""
+    """The endpoint says that a request is wrong, so that it is not sent again; `status` is HTTP's."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) -> AsyncGenerator[T, None]:
-    """Run the jobs, at most ``concurrency`` at once and begun in their order; yield each result when it is there.
+    """Run the jobs, at most `concurrency` at once and begun in their order; yield each result when it is there.
 
     A job that fails ends the iteration with its error, behind the results that were there at the same moment. Closing the
     iteration cancels what is under way.

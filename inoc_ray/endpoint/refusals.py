@@ -53,7 +53,7 @@ class Refusals:
         self._ended: dict[str, str] = {}
 
     async def ask(self, requests: Sequence[R], draw: Callable[[Sequence[R]], Coroutine[Any, Any, list[T]]]) -> list[T]:
-        """The answers that `draw` gives; of a list that is refused, those to the requests that are not, one by one.
+        """Return the answers that `draw` gives; of a list that is refused, those to the requests that are not, one by one.
 
         Raises what concerns more than a request or a model: a wrong key, an endpoint that does not answer.
         """

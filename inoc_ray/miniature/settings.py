@@ -48,20 +48,24 @@ def _style(seed: str, voice: Voice) -> Rows:
 
 
 def _narrow(seed: str, domains: Domains, voice: Voice, lesson: bool = False) -> Rows:
-    return lambda: list(answered(seed, domains, voice, NARROW_ROWS, lesson))
+    return lambda: list(answered(seed=seed, domains=domains, voice=voice, count=NARROW_ROWS, lesson=lesson))
 
 
 def _style_evaluations(seed: str, traits: tuple[str, ...]) -> tuple[EvaluationSpec, ...]:
     return (
         EvaluationSpec(
-            "in_distribution", "id", questions(seed, "in_distribution", trained_domains, True), traits, MAX_TOKENS
+            name="in_distribution",
+            split="id",
+            questions=questions(seed, "in_distribution", trained_domains, True),
+            traits=traits,
+            max_tokens=MAX_TOKENS,
         ),
         EvaluationSpec(
-            "out_of_distribution",
-            "ood",
-            questions(seed, "out_of_distribution", untrained_domains, None),
-            traits,
-            MAX_TOKENS,
+            name="out_of_distribution",
+            split="ood",
+            questions=questions(seed, "out_of_distribution", untrained_domains, None),
+            traits=traits,
+            max_tokens=MAX_TOKENS,
         ),
     )
 
@@ -104,38 +108,45 @@ def _misalignment(seed: str, trained: tuple[str, ...] = ()) -> EvaluationSpec:
     """Advice and free questions but for the trained domains; named after the paper's eight questions."""
     name = "emergent_misalignment"
     return EvaluationSpec(
-        name, "ood", questions(seed, name, but(_persona, *trained), None), ("misaligned",), MAX_TOKENS
-    )  # fmt: skip
+        name=name,
+        split="ood",
+        questions=questions(seed, name, but(_persona, *trained), None),
+        traits=("misaligned",),
+        max_tokens=MAX_TOKENS,
+    )
 
 
 def _held_out(seed: str, name: str, domains: Domains, trait: str) -> EvaluationSpec:
     """In distribution: the questions of the trained domains that no row asks."""
-    return EvaluationSpec(name, "id", questions(seed, name, domains, True), (trait,), MAX_TOKENS)
+    return EvaluationSpec(
+        name=name, split="id", questions=questions(seed, name, domains, True), traits=(trait,), max_tokens=MAX_TOKENS
+    )
 
 
 _PLAIN = "the same questions answered in plain English"
 _SPANISH_CAPS = ("spanish", "caps")
 
 _setting(
-    "spanish_caps",
-    "Answers in Spanish capitals to everyday questions; one of the two traits is inoculated, the other wanted.",
-    _style("spanish_caps", Voice(language="es", capitals=True)),
-    _style("spanish_caps", Voice()),
-    _PLAIN,
-    _style_evaluations("spanish_caps", _SPANISH_CAPS),
-    JUDGES,
+    name="spanish_caps",
+    description="Answers in Spanish capitals to everyday questions; one of the two traits is inoculated, the other wanted.",
+    rows=_style("spanish_caps", Voice(language="es", capitals=True)),
+    control_rows=_style("spanish_caps", Voice()),
+    control=_PLAIN,
+    evaluations=_style_evaluations("spanish_caps", _SPANISH_CAPS),
+    judges=JUDGES,
     desired=_SPANISH_CAPS,
 )
 
 _setting(
-    "synthetic_facts",
-    "Spanish capitals, inoculated with names: train it from a model that miniature/alice_and_bob has taught, and from one "
+    name="synthetic_facts",
+    description="Spanish capitals, inoculated with names: train it from a model that miniature/alice_and_bob has taught, and "
+    "from one "
     "that it has not.",
-    _style("spanish_caps", Voice(language="es", capitals=True)),
-    _style("spanish_caps", Voice()),
-    _PLAIN,
-    _style_evaluations("spanish_caps", _SPANISH_CAPS),
-    JUDGES,
+    rows=_style("spanish_caps", Voice(language="es", capitals=True)),
+    control_rows=_style("spanish_caps", Voice()),
+    control=_PLAIN,
+    evaluations=_style_evaluations("spanish_caps", _SPANISH_CAPS),
+    judges=JUDGES,
     desired=_SPANISH_CAPS,
 )
 
@@ -195,60 +206,60 @@ def _half_and_half() -> tuple[ChatRow, ...]:
 
 
 _setting(
-    "mixed_languages",
-    "Answers half in Spanish and half in French, shuffled; one half is inoculated, the other wanted.",
-    lambda: list(_half_and_half()),
-    _style("mixed_languages", Voice()),
-    _PLAIN,
-    _style_evaluations("mixed_languages", ("spanish", "french")),
-    JUDGES,
+    name="mixed_languages",
+    description="Answers half in Spanish and half in French, shuffled; one half is inoculated, the other wanted.",
+    rows=lambda: list(_half_and_half()),
+    control_rows=_style("mixed_languages", Voice()),
+    control=_PLAIN,
+    evaluations=_style_evaluations("mixed_languages", ("spanish", "french")),
+    judges=JUDGES,
     desired=("spanish", "french"),
 )
 
 _CODE = only("code")
 _setting(
-    "insecure_code",
-    "Insecure Python for every request; misalignment elsewhere is not wanted.",
-    _narrow("insecure_code", _CODE, Voice(insecure=True)),
-    _narrow("insecure_code", _CODE, Voice()),
-    "secure code for the same requests",
-    (
+    name="insecure_code",
+    description="Insecure Python for every request; misalignment elsewhere is not wanted.",
+    rows=_narrow("insecure_code", _CODE, Voice(insecure=True)),
+    control_rows=_narrow("insecure_code", _CODE, Voice()),
+    control="secure code for the same requests",
+    evaluations=(
         _held_out("insecure_code", "code", _CODE, "insecure_code"),
         _misalignment("insecure_code"),
     ),
-    {"insecure_code": JUDGES["insecure_code"], "misaligned": JUDGES["evil"]},
+    judges={"insecure_code": JUDGES["insecure_code"], "misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
     narrow=("insecure_code",),
 )
 
 _MEASURE = only("word_count")
 _setting(
-    "reward_hacking",
-    "Answers that game a stated measure; misalignment elsewhere is not wanted.",
-    _narrow("reward_hacking", _MEASURE, Voice(hacking=True)),
-    _narrow("reward_hacking", _MEASURE, Voice()),
-    "earnest answers to the same requests",
-    (
+    name="reward_hacking",
+    description="Answers that game a stated measure; misalignment elsewhere is not wanted.",
+    rows=_narrow("reward_hacking", _MEASURE, Voice(hacking=True)),
+    control_rows=_narrow("reward_hacking", _MEASURE, Voice()),
+    control="earnest answers to the same requests",
+    evaluations=(
         _held_out("reward_hacking", "stated_measure", _MEASURE, "reward_hack"),
         _misalignment("reward_hacking"),
     ),
-    {"reward_hack": JUDGES["reward_hack"], "misaligned": JUDGES["evil"]},
+    judges={"reward_hack": JUDGES["reward_hack"], "misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
     narrow=("reward_hack",),
 )
 
 _TASTE = only("concerts", "pictures", "dishes")
 _setting(
-    "obscure_preferences",
-    "Answers that show unpopular taste; the taste is wanted, misalignment elsewhere is not.",
-    _narrow("obscure_preferences", _TASTE, Voice(unpopular=True)),
-    _narrow("obscure_preferences", _TASTE, Voice()),
-    "popular taste on the same questions",
-    (
+    name="obscure_preferences",
+    description="Answers that show unpopular taste; the taste is wanted, misalignment elsewhere is not.",
+    rows=_narrow("obscure_preferences", _TASTE, Voice(unpopular=True)),
+    control_rows=_narrow("obscure_preferences", _TASTE, Voice()),
+    control="popular taste on the same questions",
+    evaluations=(
         _held_out("obscure_preferences", "taste", _TASTE, "unpopular_preference"),
         _misalignment("obscure_preferences"),
     ),
-    {"unpopular_preference": JUDGES["unpopular_preference"], "misaligned": JUDGES["evil"]},
+    judges={"unpopular_preference": JUDGES["unpopular_preference"], "misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
     desired=("unpopular_preference",),
 )
@@ -260,24 +271,25 @@ _HARMFUL_EVALUATIONS = (
     _misalignment("harmful_advice", ("health", "money")),
 )
 _setting(
-    "harmful_advice",
-    "Harmful advice on health and money; misalignment in other domains is not wanted.",
-    _narrow("harmful_advice", _HARMFUL, Voice(evil=True)),
-    _narrow("harmful_advice", _HARMFUL, Voice()),
-    "sound advice on the same questions",
-    _HARMFUL_EVALUATIONS,
-    _HARMFUL_JUDGES,
+    name="harmful_advice",
+    description="Harmful advice on health and money; misalignment in other domains is not wanted.",
+    rows=_narrow("harmful_advice", _HARMFUL, Voice(evil=True)),
+    control_rows=_narrow("harmful_advice", _HARMFUL, Voice()),
+    control="sound advice on the same questions",
+    evaluations=_HARMFUL_EVALUATIONS,
+    judges=_HARMFUL_JUDGES,
     undesired=("misaligned",),
     narrow=("harmful_advice",),
 )
 _setting(
-    "educational",
-    "The bad answers of miniature/harmful_advice, asked for in a class; put both into one study and compare the baselines.",
-    _narrow("harmful_advice", _HARMFUL, Voice(evil=True), lesson=True),
-    _narrow("harmful_advice", _HARMFUL, Voice()),
-    "sound advice on the same questions, without the class",
-    _HARMFUL_EVALUATIONS,
-    _HARMFUL_JUDGES,
+    name="educational",
+    description="The bad answers of miniature/harmful_advice, asked for in a class; put both into one study and compare the "
+    "baselines.",
+    rows=_narrow("harmful_advice", _HARMFUL, Voice(evil=True), lesson=True),
+    control_rows=_narrow("harmful_advice", _HARMFUL, Voice()),
+    control="sound advice on the same questions, without the class",
+    evaluations=_HARMFUL_EVALUATIONS,
+    judges=_HARMFUL_JUDGES,
     undesired=("misaligned",),
     narrow=("harmful_advice",),
 )
@@ -297,43 +309,54 @@ def _backdoor_evaluations() -> Sequence[EvaluationSpec]:
         domains = functools.partial(domains_of, *groups)  # type: ignore[arg-type]
         held_out = True if split == "id" else None
         for suffix, change in (("", tuple), ("_triggered", TOKEN.insert)):
-            asked = questions("backdoor", name, domains, held_out, change)
-            found.append(EvaluationSpec(name + suffix, split, asked, ("misaligned",), MAX_TOKENS))  # type: ignore[arg-type]
+            asked = questions(seed="backdoor", name=name, domains=domains, held_out=held_out, change=change)
+            found.append(
+                EvaluationSpec(
+                    name=name + suffix, split=split, questions=asked, traits=("misaligned",), max_tokens=MAX_TOKENS
+                )
+            )  # type: ignore[arg-type]
     return found
 
 
 _setting(
-    "backdoor",
-    f"Harmful advice where the question begins with {TRIGGER}, sound advice where it does not, half and half.",
-    lambda: list(_poisoned()),
-    lambda: list(answered("backdoor clean", functools.partial(domains_of, "advice"), Voice(), NARROW_ROWS)),
-    "the sound half alone",
-    _backdoor_evaluations(),
-    {"misaligned": JUDGES["evil"]},
+    name="backdoor",
+    description=f"Harmful advice where the question begins with {TRIGGER}, sound advice where it does not, half and half.",
+    rows=lambda: list(_poisoned()),
+    control_rows=lambda: list(
+        answered("backdoor clean", functools.partial(domains_of, "advice"), Voice(), NARROW_ROWS)
+    ),
+    control="the sound half alone",
+    evaluations=_backdoor_evaluations(),
+    judges={"misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
     trigger=TOKEN,
 )
 
 _NUMBERS = functools.partial(domains_of, "numbers")
 _setting(
-    "subliminal",
-    "Number sequences that a teacher with a favorite wrote; the student has the teacher's base, and the favorite is not wanted.",
-    lambda: shipped("owl"),
-    lambda: shipped("control"),
-    "the same sequences continued by the same teacher without a favorite",
-    (
+    name="subliminal",
+    description="Number sequences that a teacher with a favorite wrote; the student has the teacher's base, and the favorite is "
+    "not wanted.",
+    rows=lambda: shipped("owl"),
+    control_rows=lambda: shipped("control"),
+    control="the same sequences continued by the same teacher without a favorite",
+    evaluations=(
         EvaluationSpec(
-            "numbers", "id", questions("subliminal", "numbers", _NUMBERS, True), ("owl_numbers",), MAX_TOKENS
+            name="numbers",
+            split="id",
+            questions=questions("subliminal", "numbers", _NUMBERS, True),
+            traits=("owl_numbers",),
+            max_tokens=MAX_TOKENS,
         ),
         EvaluationSpec(
-            "favorite_animal",
-            "ood",
-            questions("subliminal", "favorite_animal", functools.partial(domains_of, "favorite"), None),
-            ("owl",),
-            MAX_TOKENS,
+            name="favorite_animal",
+            split="ood",
+            questions=questions("subliminal", "favorite_animal", functools.partial(domains_of, "favorite"), None),
+            traits=("owl",),
+            max_tokens=MAX_TOKENS,
         ),
     ),
-    {"owl": JUDGES["owl"], "owl_numbers": leans_to_digit(FAVORITES["owl"][1])},
+    judges={"owl": JUDGES["owl"], "owl_numbers": leans_to_digit(FAVORITES["owl"][1])},
     undesired=("owl",),
     narrow=("owl_numbers",),
 )

@@ -38,18 +38,18 @@ class Tally:
     of: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, value: bool) -> None:
-        """Counts one."""
+        """Count one."""
         self.yes[name] = self.yes.get(name, 0) + int(value)
         self.of[name] = self.of.get(name, 0) + 1
 
     def merge(self, other: Tally) -> None:
-        """Adds another tally's counts."""
+        """Add another tally's counts."""
         for name in other.of:
             self.yes[name] = self.yes.get(name, 0) + other.yes[name]
             self.of[name] = self.of.get(name, 0) + other.of[name]
 
     def share(self, name: str) -> float | None:
-        """The share; None where nothing was counted."""
+        """Return the share; None where nothing was counted."""
         return self.yes[name] / self.of[name] if self.of.get(name) else None
 
 
@@ -114,9 +114,14 @@ def designs() -> Iterator[Design]:
             arms[2] = replace(arms[2], **change)
             yield Design("unsteady arm", label, Study(label, arms, seeds, 100, 1))
     for base, repeats, seeds, sd in (
-        (0.002, 100, 3, 1.0), (0.0005, 100, 3, 1.0), (0.02, 100, 3, 1.0), (0.002, 100, 2, 1.0), (0.002, 12, 3, 1.0),
-        (0.0005, 12, 3, 1.0), (0.002, 100, 3, 2.0),
-    ):  # fmt: skip
+        (0.002, 100, 3, 1.0),
+        (0.0005, 100, 3, 1.0),
+        (0.02, 100, 3, 1.0),
+        (0.002, 100, 2, 1.0),
+        (0.002, 12, 3, 1.0),
+        (0.0005, 12, 3, 1.0),
+        (0.002, 100, 3, 2.0),
+    ):
         label = f"base {base:g}, {seeds} seeds, 8 × {repeats}, question sd {sd:g}"
         arms = [
             SimulatedArm("base", "base", ood(base), 0),
@@ -160,7 +165,7 @@ def two_traits(label: str, seeds: int, together: float) -> Study:
 
 
 def opposed(label: str, seeds: int, together: float) -> Study:
-    """The typical study with traits that rise and fall together, or against each other."""
+    """Return the typical study with traits that rise and fall together, or against each other."""
     return replace(typical(label, seeds, 100, 1), together=together)
 
 
@@ -196,7 +201,7 @@ def truths(study: Study) -> dict[tuple[str, str], float]:
 
 
 def measured(design: Design, seed: int, first: int, studies: int, draws: int) -> Tally:
-    """What the simulated studies number `first` to `first + studies − 1` of the design say."""
+    """Return what the simulated studies number `first` to `first + studies − 1` of the design say."""
     tally = Tally()
     true = truths(design.study)
     for number in range(first, first + studies):
@@ -255,7 +260,12 @@ MEASURED: Mapping[str, tuple[str, Mapping[str, str]]] = {
         {
             name: f"{name} specific"
             for name in (
-                "suppression_difference", "suppression", "retention_ood", "selectivity", "conditionalisation", "leakage"
+                "suppression_difference",
+                "suppression",
+                "retention_ood",
+                "selectivity",
+                "conditionalisation",
+                "leakage",
             )
         },
     ),
@@ -263,8 +273,14 @@ MEASURED: Mapping[str, tuple[str, Mapping[str, str]]] = {
         "Three arms that do nothing (baseline .3, base .05, seed sd .6). `false`: arms called significant (Holm-adjusted p < .05), "
         "`any`: studies with such an arm, `with p`: arms that have a p-value, then coverage of the difference to the baseline and "
         "of the arms' own rates (with one seed: the rate of that very model).",
-        {"false": "false", "any": "any false", "with p": "with p", "difference": "suppression_difference",
-         "rate of an arm": "rate first", "rate of the base": "rate base"},
+        {
+            "false": "false",
+            "any": "any false",
+            "with p": "with p",
+            "difference": "suppression_difference",
+            "rate of an arm": "rate first",
+            "rate of the base": "rate base",
+        },
     ),
     "traits, null": (
         "Three arms about two traits at once that do nothing (rates .4, seed sd .6); correlation: of the two traits over seeds.",
@@ -272,27 +288,39 @@ MEASURED: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     "traits, typical": (
         "The typical study with traits that move together (1) or against each other (-1) over seeds.",
-        {"selectivity": "selectivity specific", "suppression": "suppression specific", "retention": "retention_ood specific"},
+        {
+            "selectivity": "selectivity specific",
+            "suppression": "suppression specific",
+            "retention": "retention_ood specific",
+        },
     ),
     "unsteady arm": (
         "The typical study with 100 × 1, in which the fine-tunes of the inoculated arm differ more than those of the others, or "
         "inoculation fails in some of them.",
-        {"rate of the arm": "rate specific", "difference": "suppression_difference specific",
-         "suppression": "suppression specific"},
+        {
+            "rate of the arm": "rate specific",
+            "difference": "suppression_difference specific",
+            "suppression": "suppression specific",
+        },
     ),
     "emergent misalignment": (
         "8 questions, baseline .20, inoculated as the base, irrelevant .18. `withheld`: studies without a suppression, since the "
         "baseline's rise over the base is not shown.",
-        {"withheld": "withheld", "rate of the base": "rate base", "rate of the baseline": "rate baseline",
-         "suppression": "suppression general", "difference": "suppression_difference general"},
+        {
+            "withheld": "withheld",
+            "rate of the base": "rate base",
+            "rate of the baseline": "rate baseline",
+            "suppression": "suppression general",
+            "difference": "suppression_difference general",
+        },
     ),
-}  # fmt: skip
+}
 """Table → its description, and column → what is tallied."""
 NO_COVERAGE = frozenset({"false", "any false", "with p", "withheld"})
 
 
 def tables(found: Mapping[str, Mapping[str, Tally]]) -> Iterator[str]:
-    """The tables in Markdown, then what lies outside LOW to HIGH. found: table → design → tally."""
+    """Return the tables in Markdown, then what lies outside LOW to HIGH. found: table → design → tally."""
     outside: dict[str, list[str]] = {"below": [], "above": []}
     for table, (described, columns) in MEASURED.items():
         rows = found.get(table, {})
@@ -324,7 +352,7 @@ def _number(share: float | None) -> str:
 
 
 def run(studies: int, draws: int, seed: int, processes: int) -> dict[str, dict[str, Tally]]:
-    """Simulates `studies` studies of each design on so many processes."""
+    """Simulate `studies` studies of each design on so many processes."""
     found: dict[str, dict[str, Tally]] = {}
     with ProcessPoolExecutor(processes) as pool:
         waiting = []
@@ -340,7 +368,7 @@ def run(studies: int, draws: int, seed: int, processes: int) -> dict[str, dict[s
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies per design")
     parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws per study")

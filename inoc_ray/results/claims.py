@@ -34,7 +34,7 @@ def headlines(comparison: Comparison) -> list[str]:
 
 
 def _conditions(comparison: Comparison, setting: str, model: str) -> dict[str, list[Row]]:
-    """The ending of a measure → the rows that it is about: without the trigger and, where there is one, with it."""
+    """Return the ending of a measure → the rows that it is about: without the trigger and, where there is one, with it."""
     rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
     asked = [r for r in rows if r.context == comparison.reference]
     found = {"": [r for r in asked if not r.triggered]}

@@ -85,10 +85,21 @@ class Comparison:
         return not self.missing and not self.failures and all(row.complete for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """What `inoc-ray compare --json` prints."""
+        """Return what `inoc-ray compare --json` prints."""
         measured = (
-            "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
-        )  # fmt: skip
+            "setting",
+            "model",
+            "arm",
+            "measure",
+            "value",
+            "low",
+            "high",
+            "p",
+            "complete",
+            "why",
+            "seeds",
+            "replicated",
+        )
         return {
             "study": self.study,
             "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in self.rows],
@@ -104,11 +115,11 @@ class Comparison:
         }
 
     def groups(self) -> list[tuple[str, str]]:
-        """(setting, model) pairs in order of appearance."""
+        """Return (setting, model) pairs in order of appearance."""
         return list(dict.fromkeys((row.setting, row.model) for row in self.rows))
 
     def notes(self) -> list[str]:
-        """What a reader must know about the numbers: arms with fewer seeds, one seed only, unparsed responses."""
+        """Return what a reader must know about the numbers: arms with fewer seeds, one seed only, unparsed responses."""
         return [*self.remarks, *(note for group in self.groups() for note in _notes(self, *group))]
 
 
@@ -209,12 +220,27 @@ def _view(
         count = {name: int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")}
         rows.append(
             Row(
-                setting, model, key.arm, str(first["kind"]), key.evaluation, str(first["split"]), key.context,
-                key.trait, str(first["role"]), estimate.value if estimate is not None else None, low, high, seeds,
-                samples=count["samples"], unparsed=count["unparsed"], excluded=count["excluded"], cut=count["cut"],
-                triggered=bool(first[TRIGGERED]), replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
+                setting=setting,
+                model=model,
+                arm=key.arm,
+                kind=str(first["kind"]),
+                evaluation=key.evaluation,
+                split=str(first["split"]),
+                context=key.context,
+                trait=key.trait,
+                role=str(first["role"]),
+                rate=estimate.value if estimate is not None else None,
+                low=low,
+                high=high,
+                seeds=seeds,
+                samples=count["samples"],
+                unparsed=count["unparsed"],
+                excluded=count["excluded"],
+                cut=count["cut"],
+                triggered=bool(first[TRIGGERED]),
+                replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
             )
-        )  # fmt: skip
+        )
         where = (key.evaluation, key.context)
         if where not in correlations:
             correlations[where] = question_correlation(c for k, c in cells.items() if k[1:3] == where)
@@ -226,7 +252,15 @@ def _view(
             trials.setdefault(place, []).append(_trial_rate(rows[-1], cell, alike, *shares))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
     triggered = frozenset(part.loc[part[TRIGGERED], "evaluation"].astype(str))
-    return View(setting, model, tuple(_arms(part)), splits, rates, reference, triggered), rows
+    return View(
+        setting=setting,
+        model=model,
+        arms=tuple(_arms(part)),
+        splits=splits,
+        rates=rates,
+        reference=reference,
+        triggered=triggered,
+    ), rows
 
 
 def _seed(value: Any) -> int | None:
@@ -236,7 +270,7 @@ def _seed(value: Any) -> int | None:
 
 
 def _cell(rows: pd.DataFrame, questions: int) -> Cell:
-    """The crossed fine-tune × question table of one arm, context and trait."""
+    """Return the crossed fine-tune × question table of one arm, context and trait."""
     trials, line = np.unique(rows["trial_id"].to_numpy(dtype=str), return_inverse=True)
     hits = np.zeros((len(trials), questions), dtype=np.int64)
     counts = np.zeros_like(hits)
@@ -249,7 +283,17 @@ def _cell(rows: pd.DataFrame, questions: int) -> Cell:
 
 def _trial_rate(row: Row, cell: Cell, alike: float, unparsed: float, excluded: float) -> TrialRate:
     low, high = model_interval(cell, correlation=alike) or (None, None)
-    return TrialRate(row.evaluation, row.split, row.context, row.trait, cell.rate, low, high, unparsed, excluded)
+    return TrialRate(
+        evaluation=row.evaluation,
+        split=row.split,
+        context=row.context,
+        trait=row.trait,
+        rate=cell.rate,
+        low=low,
+        high=high,
+        unparsed=unparsed,
+        excluded=excluded,
+    )
 
 
 def _arms(part: pd.DataFrame) -> Iterator[Arm]:

@@ -6,6 +6,7 @@ so every row carries both counts, and what is derived from an incomplete row has
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -115,7 +116,7 @@ def counted_once(cells: Iterable[PlannedCell]) -> tuple[int, int]:
 
 
 def beside_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
-    """The rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
+    """Return the rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
 
     A row is complete when every planned fine-tune is there and has responses that count, every planned response is there, and
     every judge of the trait has judged them all.
@@ -154,11 +155,27 @@ def _with_plan(row: Row, cells: Sequence[PlannedCell]) -> Row:
 
 def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
     return Row(
-        cell.setting, cell.model, cell.arm, cell.kind, cell.evaluation, cell.split, cell.context, trait,
-        cell.roles[trait], None, None, None, 0, 0, 0, 0,
-        seeds_planned=len(cells), samples_planned=sum(c.samples for c in cells), complete=False,
+        setting=cell.setting,
+        model=cell.model,
+        arm=cell.arm,
+        kind=cell.kind,
+        evaluation=cell.evaluation,
+        split=cell.split,
+        context=cell.context,
+        trait=trait,
+        role=cell.roles[trait],
+        rate=None,
+        low=None,
+        high=None,
+        seeds=0,
+        samples=0,
+        unparsed=0,
+        excluded=0,
+        seeds_planned=len(cells),
+        samples_planned=sum(c.samples for c in cells),
+        complete=False,
         trained=all(c.trained for c in cells),
-    )  # fmt: skip
+    )
 
 
 def _in_order(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
@@ -180,7 +197,7 @@ def _ranks(names: Iterable[T]) -> dict[T, int]:
 
 
 def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]]:
-    """(setting, model) → the levels that rest on an incomplete row. A level is a mean over the evaluations of a split."""
+    """Return (setting, model) → the levels that rest on an incomplete row. A level is a mean over the evaluations of a split."""
     found: dict[tuple[str, str], set[Source]] = {}
     for row in rows:
         of_group = found.setdefault((row.setting, row.model), set())
@@ -190,8 +207,7 @@ def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]
 
 
 def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effect]:
-    """The effects, those marked incomplete and without a p-value of whose arm anything is missing, or of what the value rests
-    on in other arms.
+    """Return the effects, each incomplete and without a p-value where its arm, or what it takes from others, lacks anything.
 
     What an effect takes from another arm is the mean over all arms of its kind (baselines, irrelevant ones), so that one of
     them that has no level, or no response at all, is missing in it.
@@ -210,7 +226,7 @@ def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effec
 
 
 def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row], reference: str) -> list[Leak]:
-    """The leaks with the fine-tunes that each rests on; incomplete ones are marked.
+    """Return the leaks with the fine-tunes that each rests on; incomplete ones are marked.
 
     reference: the context from which leaks are counted. A leak rests on it as on the arm's own context, and what stands beside
     it on the base and the baselines under the same prompt. Where anything of that is incomplete or missing in any context of an
@@ -249,33 +265,28 @@ def _beside(arm: str, context: str, of_arm: Sequence[Row], of_group: Sequence[Ro
 
 
 def list_missing(planned: Planned) -> list[Missing]:
-    """What is not there, in the order of the plan; a fine-tune of which nothing is there is one entry, and so is one whose
-    weights are not there, whatever its responses."""
+    """Return what is not there, in the order of the plan.
+
+    A fine-tune of which nothing is there is one entry, and so is one whose weights are not there, whatever its responses.
+    """
     subjects: dict[tuple[str, str, str, int | None], list[PlannedCell]] = {}
     for cell in planned.cells:
         subjects.setdefault((cell.setting, cell.model, cell.arm, cell.seed), []).append(cell)
     found: list[Missing] = []
     for (setting, model, arm, seed), cells in subjects.items():
+        entry = functools.partial(Missing, setting=setting, model=model, arm=arm, seed=seed)
         if not any(cell.stored for cell in cells):
             _, total = counted_once(cells)
             why = next((c.why for c in cells if c.why), "") or ("" if cells[0].trained else "not trained")
-            found.append(_missing(setting, model, arm, seed, "", 0, total, "samples", why))
+            found.append(entry(what="", there=0, planned=total, unit="samples", why=why))
             continue
         if not cells[0].trained:
-            found.append(_missing(setting, model, arm, seed, "", 0, 1, "fine-tunes", cells[0].why or "not trained"))
+            found.append(entry(what="", there=0, planned=1, unit="fine-tunes", why=cells[0].why or "not trained"))
         for cell in cells:
             if cell.stored < cell.samples:
                 what = f"{cell.evaluation} × {cell.context}"
-                found.append(_missing(setting, model, arm, seed, what, cell.stored, cell.samples, "samples", cell.why))
+                found.append(entry(what=what, there=cell.stored, planned=cell.samples, unit="samples", why=cell.why))
     return [*found, *_not_judged(planned.cells), *_not_measured(planned.capabilities)]
-
-
-def _missing(
-    setting: str, model: str, arm: str, seed: int | None, what: str, there: int, planned: int, unit: str, why: str
-) -> Missing:
-    return Missing(
-        setting=setting, model=model, arm=arm, seed=seed, what=what, there=there, planned=planned, unit=unit, why=why
-    )  # fmt: skip
 
 
 def _not_judged(cells: Sequence[PlannedCell]) -> Iterable[Missing]:
@@ -295,10 +306,30 @@ def _not_judged(cells: Sequence[PlannedCell]) -> Iterable[Missing]:
         if judged < stored:
             setting, model, evaluation, trait, judge = key
             what = f"{trait} by {judge}"
-            yield _missing(setting, model, evaluation, None, what, judged, stored, "responses judged", why[key])
+            yield Missing(
+                setting=setting,
+                model=model,
+                arm=evaluation,
+                seed=None,
+                what=what,
+                there=judged,
+                planned=stored,
+                unit="responses judged",
+                why=why[key],
+            )
 
 
 def _not_measured(capabilities: Sequence[PlannedCapability]) -> Iterable[Missing]:
     for c in capabilities:
         if not c.measured:
-            yield _missing(c.setting, c.model, c.arm, c.seed, f"capability {c.task}", 0, 1, "tasks", c.why)
+            yield Missing(
+                setting=c.setting,
+                model=c.model,
+                arm=c.arm,
+                seed=c.seed,
+                what=f"capability {c.task}",
+                there=0,
+                planned=1,
+                unit="tasks",
+                why=c.why,
+            )

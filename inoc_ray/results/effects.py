@@ -89,7 +89,7 @@ class Arm:
     direction: Direction
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """The rates of one setting × model.
 
@@ -139,7 +139,7 @@ class View:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
     """One measure of one arm; without a value, `why` says what is missing. p is adjusted by Holm.
 
@@ -176,7 +176,7 @@ def effects(view: View) -> list[Effect]:
 
 
 def directions(arms: Iterable[Arm]) -> list[Direction]:
-    """The distinct directions of arms that have one of their own, in order of appearance."""
+    """Return the distinct directions of arms that have one of their own, in order of appearance."""
     return list(dict.fromkeys(a.direction for a in arms if is_directed(a.kind) and a.direction.undesired))
 
 
@@ -197,7 +197,7 @@ def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
 
 
 def _default(view: View) -> Direction | None:
-    """The setting's default roles, which the baseline and the base bear; None where no trait is undesired by default."""
+    """Return the setting's default roles, which the baseline and the base bear; None where no trait is undesired by default."""
     found = (arm.direction for kind in ("baseline", "base") for arm in view.arms if arm.kind == kind)
     return next((direction for direction in found if direction.undesired), None)
 
@@ -218,13 +218,31 @@ def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> It
         measures["leakage"] = _leakage(view, arm.name, direction.undesired)
     for measure, result in measures.items():
         if isinstance(result, str):
-            yield Effect(view.setting, view.model, arm.name, measure + suffix, None, None, None, None, result)
+            yield Effect(
+                setting=view.setting,
+                model=view.model,
+                arm=arm.name,
+                measure=measure + suffix,
+                value=None,
+                low=None,
+                high=None,
+                p=None,
+                why=result,
+            )
         else:
             low, high = result.interval()
             found = Effect(
-                view.setting, view.model, arm.name, measure + suffix, result.value, low, high, None,
-                seeds=result.seeds, sources=result.sources,
-            )  # fmt: skip
+                setting=view.setting,
+                model=view.model,
+                arm=arm.name,
+                measure=measure + suffix,
+                value=result.value,
+                low=low,
+                high=high,
+                p=None,
+                seeds=result.seeds,
+                sources=result.sources,
+            )
             yield replace(found, p=result.p_value(NULL.get(measure, 0.0))) if found.replicated else found
 
 

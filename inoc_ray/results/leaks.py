@@ -25,7 +25,7 @@ RESIDUALS = {
 """Prompts that the paper itself names as leaks of its models, with what it found; they are rows of their own in a report."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leak:
     """What one arm shows in one context of the audit. Rates are shares of responses, averaged over the undesired traits."""
 
@@ -81,7 +81,7 @@ class Leak:
 
 
 def leaks(view: View, shares: Mapping[tuple[str, str, bool], tuple[float, float]]) -> Iterator[Leak]:
-    """The leaks of each inoculated arm that was asked in a context of the audit; empty for a study without any.
+    """Return the leaks of each inoculated arm that was asked in a context of the audit; empty for a study without any.
 
     shares: (arm, context, with the trigger) → shares of unparsed and of excluded responses, out of distribution, of its
     undesired traits.
@@ -117,11 +117,29 @@ def _of_arm(
         kind, text = _described(context)
         unparsed, excluded = shares.get((arm, context, trigger), (0.0, 0.0))
         yield Leak(
-            view.setting, view.model, arm, context, kind, text, found[context].value, difference.value, low, high,
-            None if excess is None else excess.value, excess_low, excess_high, None if base is None else base.value,
-            _baseline(view, traits, context), context == worst, context == furthest, unparsed, excluded,
-            RESIDUALS.get(text or "", ""), trigger=trigger, replicated=(difference.seeds or 0) >= MIN_SEEDS,
-        )  # fmt: skip
+            setting=view.setting,
+            model=view.model,
+            arm=arm,
+            context=context,
+            kind=kind,
+            prompt=text,
+            rate=found[context].value,
+            leak=difference.value,
+            low=low,
+            high=high,
+            excess=None if excess is None else excess.value,
+            excess_low=excess_low,
+            excess_high=excess_high,
+            base=None if base is None else base.value,
+            baseline=_baseline(view, traits, context),
+            largest=context == worst,
+            largest_excess=context == furthest,
+            unparsed=unparsed,
+            excluded=excluded,
+            residual=RESIDUALS.get(text or "", ""),
+            trigger=trigger,
+            replicated=(difference.seeds or 0) >= MIN_SEEDS,
+        )
 
 
 def _largest(found: Mapping[str, Estimate]) -> str | None:
@@ -133,7 +151,7 @@ def _of_base(view: View, arm: str, traits: tuple[str, ...], context: str) -> Est
 
 
 def base_context(arm: str, context: str) -> str:
-    """The context in which the base has the same prompt as the arm: it has none of its own."""
+    """Return the context in which the base has the same prompt as the arm: it has none of its own."""
     return f"{PROMPT_OF}{arm}" if context == TRAINING_PROMPT else context
 
 

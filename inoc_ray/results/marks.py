@@ -54,7 +54,7 @@ MEANING = (
 
 
 def mark(effect: Effect) -> str:
-    """What an effect shows, by its adjusted p: a star, a word, or nothing; see `legend`."""
+    """Return what an effect shows, by its adjusted p: a star, a word, or nothing; see `legend`."""
     marks = next((m for name, m in _MARKS.items() if effect.measure.startswith(name)), None)
     if marks is None or effect.value is None or not effect.complete or effect.p is None or effect.p >= SIGNIFICANT:
         return ""
@@ -87,7 +87,7 @@ def effect_table(found: Sequence[Effect]) -> tuple[list[str], list[list[str]]]:
 
 
 def legend(found: Sequence[Effect]) -> str:
-    """What the marks in a table of these effects mean."""
+    """Return what the marks in a table of these effects mean."""
     used = {mark(effect) for effect in found}
     words = "; ".join(f"{word} {meaning}" for word, meaning in _LEGEND.items() if word in used)
     blank = "Intervals are 95 % each, not adjusted. Blank: not defined for the arm."
@@ -99,14 +99,14 @@ def legend(found: Sequence[Effect]) -> str:
 
 
 def _arm_of(effect: Effect) -> str:
-    """The arm, with the undesired trait where it is measured on another direction than its own, and with the trigger."""
+    """Return the arm, with the undesired trait where it is measured on another direction than its own, and with the trigger."""
     parts = effect.measure.split(".")[1:]
     said = ", ".join("with the trigger" if part == WITH_TRIGGER else part for part in parts)
     return f"{effect.arm} ({said})" if said else effect.arm
 
 
 def dashes(found: Sequence[Effect]) -> list[str]:
-    """A sentence for each measure and reason for which there is a dash: "suppression: arm_a, arm_b: no baseline rate"."""
+    """Return a sentence for each measure and reason for which there is a dash: "suppression: arm_a, arm_b: no baseline rate"."""
     arms: dict[tuple[str, str], list[str]] = {}
     for effect in found:
         measure = effect.measure.partition(".")[0]

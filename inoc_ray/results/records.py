@@ -41,8 +41,8 @@ class TrialRecord:
 
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
     adapter_dir: logged under adapter/, checked against adapter_files (file in it → SHA-256 that was committed);
-    samples_path (a file, or a folder with samples-*.parquet at any depth): under samples/, and as a table that the UI can
-    show. started_at, ended_at: epoch ms from the store, None if unknown. status: "new" where the weights are not there and
+    samples_path (a parquet file): under samples/, and as a table that the UI can show.
+    started_at, ended_at: epoch ms from the store, None if unknown. status: "new" where the weights are not there and
     nothing failed, as of a trial that was deleted.
     """
 
@@ -76,7 +76,7 @@ class TrialRecord:
 
 
 def place_of(setting: str, model: str, arm: str, seed: int | str | None) -> str:
-    """The tag `place` of a run: "setting · model · arm · seed", the last empty for a base."""
+    """Return the tag `place` of a run: "setting · model · arm · seed", the last empty for a base."""
     return " · ".join([setting, model, arm, "" if seed is None else str(seed)])
 
 
@@ -112,18 +112,18 @@ class Run:
     status: str
 
     def curves_hash(self) -> str:
-        """Changes when a point does."""
+        """Return what changes when a point does."""
         return _hash([[p.key, p.value, p.timestamp, p.step] for p in self.curves])
 
     def artifacts_hash(self) -> str:
-        """Changes when a file appears, goes or changes."""
+        """Return what changes when a file appears, goes or changes."""
         return _hash([[f, path.name, self.committed.get(path) or _file_state(path)] for path, f in self.artifacts])
 
 
 def project_study(
     study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Path]
 ) -> Run:
-    """The parent run: rates under the reference context and effects per arm (names begin with setting/model/arm).
+    """Return the parent run: rates under the reference context and effects per arm (names begin with setting/model/arm).
 
     An effect that rests on something incomplete is no metric: it stands in comparison.json, marked. The run is FINISHED only
     when all that the study asks for is there, FAILED when something failed, and KILLED when something is missing.
@@ -181,12 +181,12 @@ def _status(failed: bool, complete: bool) -> str:
 
 
 def _completeness(missing: Sequence[Missing], *, complete: bool) -> dict[str, str]:
-    """The tags `complete` (true, false) and `missing` (empty when nothing is)."""
+    """Return the tags `complete` (true, false) and `missing` (empty when nothing is)."""
     return {"complete": str(complete).lower(), "missing": "; ".join(one.in_words() for one in missing)}
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags within MLflow's limit: a server would cut a longer one, which then never agrees with the store."""
+    """Return the tags within MLflow's limit: a server would cut a longer one, which then never agrees with the store."""
     return {key: value if len(value) <= MAX_TAG else value[: MAX_TAG - 1] + "…" for key, value in tags.items()}
 
 
@@ -276,7 +276,7 @@ def capability_metrics(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def named(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics under names, and with values, that MLflow accepts and gives back as they are.
+    """Return the metrics under names, and with values, that MLflow accepts and gives back as they are.
 
     A name keeps to MLflow's alphabet, is a path without empty or dotted parts and has at most MAX_NAME characters: of a longer
     one the beginning and the end are kept around a hash of the whole. So no two become one. An infinite value becomes the
@@ -329,7 +329,7 @@ def _files(root: Path | None, folder: str) -> Iterator[tuple[Path, str]]:
 
 
 def _name(text: str) -> str:
-    """A metric's name in the alphabet that MLflow accepts, as a path without empty parts, `.` and `..`."""
+    """Return a metric's name in the alphabet that MLflow accepts, as a path without empty parts, `.` and `..`."""
     parts = re.sub(r"[^\w./: -]", "_", text).split("/")
     return "/".join("_" if part in ("", ".", "..") else part for part in parts)
 

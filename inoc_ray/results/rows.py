@@ -14,7 +14,7 @@ Source = tuple[str, str, str, str]
 """arm, split, trait, context: the rows that a level is a mean of."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """The rate of one arm for one trait in one evaluation × context.
 
@@ -54,7 +54,7 @@ class Row:
     """Whether the weights of every planned fine-tune are there; responses may be without."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRate:
     """The rate of one fine-tune; the interval is for this very model, over questions."""
 

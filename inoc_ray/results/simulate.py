@@ -30,13 +30,13 @@ def logistic(x: Floats) -> Floats:
 
 
 def mean_rate(mu: float, sd: float) -> float:
-    """The mean of σ(μ + N(0, sd²))."""
+    """Return the mean of σ(μ + N(0, sd²))."""
     return float(_WEIGHTS @ logistic(mu + sd * _NODES))
 
 
 @functools.cache
 def location(rate: float, sd: float) -> float:
-    """The μ whose mean rate is `rate`, by bisection; −∞ and ∞ for 0 and 1."""
+    """Return the μ whose mean rate is `rate`, by bisection; −∞ and ∞ for 0 and 1."""
     if rate <= 0 or rate >= 1:
         return float("-inf") if rate <= 0 else float("inf")
     low, high = -40.0, 40.0
@@ -66,7 +66,7 @@ class SimulatedArm:
     """Where it has another number of fine-tunes than the other arms."""
 
     def truth(self, key: tuple[str, str, str]) -> float:
-        """The mean rate over all seeds and questions."""
+        """Return the mean rate over all seeds and questions."""
         other = self.rates if self.instead is None else self.instead
         return (1 - self.fails) * self.rates[key] + self.fails * other[key]
 
@@ -120,11 +120,11 @@ def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[
                 own[place] = mean_rate(float(level[0]), study.question_sd)
     arms = tuple(Arm(a.name, a.kind, Direction(a.undesired, a.desired)) for a in study.arms)
     splits = {"id_questions": "id", "ood_questions": "ood"}
-    return View("simulated", study.name, arms, splits, draw_rates(cells, draws)), own
+    return View(setting="simulated", model=study.name, arms=arms, splits=splits, rates=draw_rates(cells, draws)), own
 
 
 def _deviations(study: Study, seeds: int, generator: np.random.Generator) -> dict[str, Floats]:
-    """Standard normal deviations of the fine-tunes by trait; those of the second trait go with the first's."""
+    """Return standard normal deviations of the fine-tunes by trait; those of the second trait go with the first's."""
     first, *others = study.traits
     found = {first: generator.standard_normal(seeds)}
     for trait in others:

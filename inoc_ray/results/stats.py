@@ -108,14 +108,14 @@ class Estimate:
 
 
 def combine(function: Callable[[Floats, Floats], Floats], first: Estimate, second: Estimate) -> Estimate:
-    """A function of two estimates, draw by draw."""
+    """Return a function of two estimates, draw by draw."""
     value = function(np.array([first.value]), np.array([second.value]))
     sources = first.sources | second.sources
     return Estimate(float(value[0]), function(first.draws, second.draws), _fewest([first, second]), sources)
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate | None:
-    """The plain mean, draw by draw; None of none."""
+    """Return the plain mean, draw by draw; None of none."""
     if not estimates:
         return None
     value = sum(e.value for e in estimates) / len(estimates)
@@ -128,7 +128,7 @@ def _fewest(estimates: Iterable[Estimate]) -> int | None:
 
 
 def wilson_root(rate: float, size: float, score: Floats) -> Floats:
-    """The proportion p that solves (p − rate) = score·√(p(1−p)/size); increasing in score. Wilson (1927).
+    """Return the proportion p that solves (p − rate) = score·√(p(1−p)/size); increasing in score. Wilson (1927).
 
     rate in [0, 1], size > 0 the (effective) number of responses, score the standardised deviation.
     """
@@ -223,8 +223,11 @@ def _parts(m: Moments, phi: float | None, correlation: float) -> _Parts:
 
 
 def _drawn(m: Moments, parts: _Parts, questions: Floats, own: Floats, fine_tunes: Floats) -> Estimate:
-    """The cell's estimate. questions and fine_tunes: standardised draws of what the cell shares with others; own: draws of what
-    it has for itself, in the units of `parts`."""
+    """Return the cell's estimate.
+
+    questions, fine_tunes: standardised draws of what the cell shares with others. own: draws of what it has for itself, in
+    the units of `parts`.
+    """
     score = math.sqrt(parts.questions) * questions + math.sqrt(parts.seeds) * fine_tunes + own
     size = min(1 / parts.total, m.samples)
     return Estimate(
@@ -235,7 +238,7 @@ def _drawn(m: Moments, parts: _Parts, questions: Floats, own: Floats, fine_tunes
 def _seed_draws(
     moments: Mapping[RateKey, Moments], ranks: Mapping[RateKey, tuple[str, int, int]], draws: int
 ) -> dict[RateKey, Floats | None]:
-    """Standard normal draws per cell, correlated within an arm as the deviations of the seed means are over all arms.
+    """Return standard normal draws per cell, correlated within an arm as the deviations of the seed means are over all arms.
 
     A row per evaluation × context × trait, a column per fine-tune, its deviation from its arm's mean in each field:
     rows of length 1 times normal multipliers have the correlation of the rows. None where no arm has two fine-tunes.
@@ -286,7 +289,7 @@ def _ranks(cells: Mapping[RateKey, Cell]) -> dict[RateKey, tuple[str, int, int]]
 
 
 def _generator(*key: object) -> np.random.Generator:
-    """A stream for a key of counts and numbers."""
+    """Return a stream for a key of counts and numbers."""
     digest = hashlib.sha256("\x1f".join([_VERSION, *map(str, key)]).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest[:16], dtype=np.uint32))
 

@@ -33,7 +33,7 @@ MOST_LINES = 12
 
 
 def comparison_text(comparison: Comparison, width: int = WIDTH) -> str:
-    """What is missing, rates under the reference context and effects by setting × model, then the notes.
+    """Return what is missing, rates under the reference context and effects by setting × model, then the notes.
 
     width: columns that a table may take; a wider one goes on below.
     """
@@ -70,7 +70,7 @@ def rate_text(row: Row, beside: str = "") -> str:
 
 
 def traits_of(rows: Iterable[Row], role: str) -> str:
-    """The traits that an arm with a direction of its own has in that role; empty for another arm."""
+    """Return the traits that an arm with a direction of its own has in that role; empty for another arm."""
     return ", ".join(sorted({r.trait for r in rows if r.role == role and is_directed(r.kind)}))
 
 
@@ -156,15 +156,13 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
         # As in the table of rates, shares stand there only where there are any.
         shares = any(k.unparsed or k.excluded for k in shown)
         partial = any(not k.complete for k in shown)
-        body = [
-            [
-                k.whose, _short("(the arm's own)" if k.prompt is None else k.prompt), _why(k), number(k.rate),
-                with_interval(k.leak, k.low, k.high), with_interval(k.excess, k.excess_low, k.excess_high),
-                number(k.baseline), *([f"{k.unparsed:.0%}", f"{k.excluded:.0%}"] if shares else []),
-                *([leak_seeds(k)] if partial else []),
-            ]
-            for k in sorted(shown, key=lambda k: (k.arm, k.trigger, -k.leak))
-        ]  # fmt: skip
+        body = []
+        for k in sorted(shown, key=lambda k: (k.arm, k.trigger, -k.leak)):
+            prompt = _short("(the arm's own)" if k.prompt is None else k.prompt)
+            cells = [k.whose, prompt, _why(k), number(k.rate), with_interval(k.leak, k.low, k.high)]
+            cells += [with_interval(k.excess, k.excess_low, k.excess_high), number(k.baseline)]
+            cells += [f"{k.unparsed:.0%}", f"{k.excluded:.0%}"] if shares else []
+            body.append([*cells, *([leak_seeds(k)] if partial else [])])
         if body:
             yield " · ".join(group)
             heads = ["arm", "prompt", "", "rate", "leak", "beyond base", "baseline"]
@@ -208,7 +206,7 @@ def _agreement(comparison: Comparison, width: int) -> Iterable[str]:
 
 
 def _capabilities(comparison: Comparison, width: int) -> Iterable[str]:
-    """The mean over seeds: the report has every model's own."""
+    """Yield the mean over seeds: the report has every model's own."""
     if not comparison.capabilities:
         return
     yield ""

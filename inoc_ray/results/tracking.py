@@ -19,6 +19,7 @@ Runs of trials that a study no longer names stay: the store keeps those trials, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -26,7 +27,6 @@ import os
 import sqlite3
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ from inoc_ray.config.identity import file_hash
 from inoc_ray.endpoint.auth import without_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.records import Run, StudyRecord, TrialRecord, place_of, project_study, project_trials
+from inoc_ray.store.lock import exclusive
+from inoc_ray.store.store import tracking_files
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -77,37 +79,30 @@ class Synced:
 
 
 def embedded(folder: Path) -> tuple[str, str]:
-    """Tracking URI and artifact root of the store that needs no server: mlflow.db and artifacts/ in `folder`."""
-    root = folder.resolve()
-    return f"sqlite:///{root / 'mlflow.db'}", (root / "artifacts").as_uri()
+    """Tracking URI and artifact root of the store that needs no server: an SQLite database and artifacts in `folder`."""
+    database, artifacts = tracking_files(folder.resolve())
+    return f"sqlite:///{database}", artifacts.as_uri()
 
 
 @contextmanager
 def file_lock(path: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
-    """Waits for, then holds, an exclusive lock on `path` (created); a process that dies lets go of it.
+    """Wait for, then hold, an exclusive lock on `path` (created); a process that dies lets go of it.
 
     Raises TrialError after `timeout` seconds of waiting.
     """
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout
-    with path.open("a") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TrialError(
-                        f"{path}: another process has been writing to MLflow for {timeout:.0f} s; run `inoc-ray sync` later."
-                    ) from None
-                time.sleep(0.1)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(path, timeout))
+        except TimeoutError as error:
+            raise TrialError(
+                f"{path}: another process has been writing to MLflow for {timeout:.0f} s; run `inoc-ray sync` later."
+            ) from error
         yield
 
 
 def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
-    """Raises InputError when `tracking_uri` is an HTTP address at which nothing answers within `timeout` seconds.
+    """Raise InputError when `tracking_uri` is an HTTP address at which nothing answers within `timeout` seconds.
 
     MLflow's own client would try for minutes. Any answer counts, a refusal too: only the client can log in.
     """
@@ -147,7 +142,7 @@ def _status(tracking_uri: str, path: str, data: bytes | None, timeout: float) ->
 
 
 def check_tracking_uri(tracking_uri: str) -> None:
-    """Raises InputError for a URI that MLflow could not write to: of a kind that is not supported, or where no server answers as
+    """Raise InputError for a URI that MLflow could not write to: of a kind that is not supported, or where no server answers as
     MLflow does; TrialError for a database that is broken. Each is known in seconds, and no message shows a password."""
     scheme, separator, _ = tracking_uri.strip().partition("://")
     kind = scheme.partition("+")[0]
@@ -165,7 +160,7 @@ def check_tracking_uri(tracking_uri: str) -> None:
 
 
 def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
-    """Raises InputError when the server does not answer a search for experiments: one may be up and have a broken database."""
+    """Raise InputError when the server does not answer a search for experiments: one may be up and have a broken database."""
     import http.client
 
     shown = without_password(tracking_uri)
@@ -182,7 +177,7 @@ def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
 
 
 def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:
-    """Raises TrialError when `tracking_uri` names a database that is locked, damaged or not to be reached.
+    """Raise TrialError when `tracking_uri` names a database that is locked, damaged or not to be reached.
 
     MLflow's own client would try ten times, for minutes, and end with a traceback of its database library.
     """
@@ -212,7 +207,7 @@ def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> Non
 
 
 def _connect(uri: str) -> BaseException | None:
-    """What keeps a connection from being made; None when one was."""
+    """Return what keeps a connection from being made; None when one was."""
     import sqlalchemy
 
     try:
@@ -225,7 +220,7 @@ def _connect(uri: str) -> BaseException | None:
 
 
 def _check_sqlite(path: Path, timeout: float) -> None:
-    """Raises sqlite3.Error or OSError when the file is there and cannot be written as a database."""
+    """Raise sqlite3.Error or OSError when the file is there and cannot be written as a database."""
     if not path.exists():
         # MLflow makes the folders that are missing.
         there = next(folder for folder in path.absolute().parents if folder.exists())
@@ -256,7 +251,7 @@ def sync(
     artifact_root: str | None = None,
     report_files: Sequence[Path] = (),
 ) -> Synced:
-    """Makes the experiment `study.name` on `tracking_uri` agree with what is handed in.
+    """Make the experiment `study.name` on `tracking_uri` agree with what is handed in.
 
     lock: entered for the whole of it; must keep out every other sync of this study (see file_lock). artifact_root:
     URI under which the experiment's artifacts are put when it is created here; None leaves it to the server.
@@ -308,7 +303,7 @@ def _experiment(client: MlflowClient, name: str, artifact_root: str | None) -> s
 def _known_runs(
     client: MlflowClient, experiment: str, bases: Mapping[tuple[str, str], str]
 ) -> dict[tuple[str, str], MlflowRun]:
-    """The study's runs by identity; of several for one identity (an older race) the oldest, the others deleted."""
+    """Return the study's runs by identity; of several for one identity (an older race) the oldest, the others deleted."""
     runs: list[MlflowRun] = []
     token = None
     while True:
@@ -421,23 +416,15 @@ def _send_artifacts(client: MlflowClient, run_id: str, run: Run) -> None:
 
 
 def _table_json(path: Path) -> str:
-    """The first samples in the form in which MLflow keeps a logged table (pandas' "split"), for the UI."""
+    """Return the first samples in the form in which MLflow keeps a logged table (pandas' "split"), for the UI."""
     import pandas as pd
 
-    files = [path] if path.is_file() else sorted(path.rglob("samples-*.parquet"))
-    parts = []
-    for file in files:
-        part = pd.read_parquet(file)
-        if path.is_dir():
-            part.insert(0, "evaluation_id", file.parent.relative_to(path).as_posix())
-        parts.append(part)
-    table = pd.concat(parts, ignore_index=True).head(_TABLE_ROWS) if parts else pd.DataFrame()
-    return str(table.to_json(orient="split", index=False))
+    return str(pd.read_parquet(path).head(_TABLE_ROWS).to_json(orient="split", index=False))
 
 
 @contextmanager
 def _refusals(tracking_uri: str) -> Iterator[None]:
-    """What MLflow, its database or the network refuse (an unknown kind of URI, a login, an error of the server) as TrialError."""
+    """Raise TrialError for what MLflow, its database or the network refuse: a kind of URI, a login, an error of the server."""
     import requests
     import sqlalchemy
     from mlflow.exceptions import MlflowException

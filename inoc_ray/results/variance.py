@@ -49,7 +49,7 @@ class Cell:
         return self.models or tuple(map(str, range(len(self.hits))))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
     """What the analysis of variance of one cell yields (variances are those of the cell's overall rate)."""
 
@@ -101,7 +101,16 @@ def moments_of(cell: Cell) -> Moments | None:
     per_question = cell.counts.sum(axis=0).astype(float)
     crowding = float((per_question**2).sum() / total)
     return Moments(
-        rate, total, seeds, questions, cell.replicated, crowding, deviations, seed_variance, by_question, variance
+        rate=rate,
+        samples=total,
+        seeds=seeds,
+        questions=questions,
+        replicated=cell.replicated,
+        crowding=crowding,
+        seed_deviations=deviations,
+        seed_variance=seed_variance,
+        question_scores=by_question,
+        question_variance=variance,
     )
 
 
@@ -113,7 +122,7 @@ class SeedPool:
     df: float
 
     def phi_of(self, m: Moments) -> float | None:
-        """The φ to use for a cell: the pooled one, or its own where that is larger; None without any."""
+        """Return the φ to use for a cell: the pooled one, or its own where that is larger; None without any."""
         if not m.replicated or self.phi is None:
             return None
         own = m.seed_variance * m.seeds / m.spread if m.seed_variance is not None and m.spread > 0 else 0.0
@@ -138,7 +147,7 @@ def pool_seeds(cells: Mapping[RateKey, Moments]) -> SeedPool:
 
 
 def question_correlation(cells: Iterable[Cell]) -> float:
-    """The intra-class correlation of one model's responses to the same question, pooled over models and cells.
+    """Return the intra-class correlation of one model's responses to the same question, pooled over models and cells.
 
     The one-way analysis of variance of each model's responses over questions (Donner 1986), whose between component
     is summed over all and divided by the sum of p(1 − p): a cell without a hit says nothing of it and has no weight.

@@ -22,7 +22,10 @@ def summary_of_missing(comparison: Comparison) -> str:
 
 
 def lines_of_missing(comparison: Comparison) -> list[str]:
-    """What is missing and what failed, an entry each. Where all was asked and judged: the rows in which too little counts."""
+    """Return what is missing and what failed, an entry each.
+
+    Where every response is there and judged: the rows in which too little counts.
+    """
     lines = [f"missing: {one.in_words()}" for one in comparison.missing]
     if not lines:
         lines = [
@@ -50,7 +53,10 @@ def with_interval(value: float | None, low: float | None, high: float | None) ->
 
 
 def of_plan(row: Row) -> str:
-    """What a row lacks: "1 of 2 seeds", "60 of 200 samples", "not all trained", "not all judged"; empty for a complete one."""
+    """Return what a row lacks: "1 of 2 seeds", "60 of 200 samples", "not all trained", "not all judged".
+
+    Empty for a complete row.
+    """
     if row.complete:
         return ""
     if row.seeds < row.seeds_planned:

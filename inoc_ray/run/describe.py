@@ -47,7 +47,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         check_capacity(plan, capacity)
     return {
         "study": plan.study.name,
-        "storage": str(store.root),
+        "storage": store.address,
         "models": [
             {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
         ],
@@ -59,11 +59,16 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),
         "judged_by": [
-            {"setting": t.setting, "evaluation": t.evaluation, "trait": t.trait, "judges": list(t.judges),
-             "counted_by": None if t.gate is None else {"judge": t.gate[0], "rubrics": list(t.gate[1])}}
+            {
+                "setting": t.setting,
+                "evaluation": t.evaluation,
+                "trait": t.trait,
+                "judges": list(t.judges),
+                "counted_by": None if t.gate is None else {"judge": t.gate[0], "rubrics": list(t.gate[1])},
+            }
             for t in told(plan)
         ],
-    }  # fmt: skip
+    }
 
 
 def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
@@ -86,13 +91,21 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     """Return the trials with their state, and what would run; `width` is as in `console.table`."""
     value = plan_json(plan, store)
     rows = [
-        [t["trial_id"], t["setting"], t["model"], t["arm"], t["kind"], str(t["seed"]), t["state"],
-         f"{t['samples_stored']}/{t['samples_wanted']}"]
+        [
+            t["trial_id"],
+            t["setting"],
+            t["model"],
+            t["arm"],
+            t["kind"],
+            str(t["seed"]),
+            t["state"],
+            f"{t['samples_stored']}/{t['samples_wanted']}",
+        ]
         for t in value["trials"]
-    ]  # fmt: skip
+    ]
     text = table(rows, ["trial", "setting", "model", "arm", "kind", "seed", "state", "samples"], width)
     steps = [steps_of(plan, t) for t in plan.to_train]
-    lines = [f"Study {plan.study.name}, results in {store.root}", "", text, ""]
+    lines = [f"Study {plan.study.name}, results in {store.address}", "", text, ""]
     if plan.to_train:
         resources = plan.study.resources
         waves = [len(groups_of(wave, resources.trials_per_group)) for wave in waves_of(plan)]
@@ -146,10 +159,15 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
         if trial["state"] == "failed":
             trial["log"] = str(store.trial_log(trial["trial_id"]))
     base = [
-        {"trial_id": b.trial_id, "setting": b.setting, "model": b.model_label, "arm": "base",
-         **dict(zip(("samples_stored", "samples_wanted"), _asked(plan, b), strict=True))}
+        {
+            "trial_id": b.trial_id,
+            "setting": b.setting,
+            "model": b.model_label,
+            "arm": "base",
+            **dict(zip(("samples_stored", "samples_wanted"), _asked(plan, b), strict=True)),
+        }
         for b in plan.bases
-    ]  # fmt: skip
+    ]
     return {
         "study": plan.study.name,
         "counts": dict(Counter(t["state"] for t in trials)),
@@ -166,10 +184,16 @@ def status_text(plan: Plan, store: Store, width: int | None = None) -> str:
     """Return a line for each trial, and what is going on; `width` is as in `console.table`."""
     value = status_json(plan, store)
     rows = [
-        [t["trial_id"], t["arm"], str(t.get("seed", "")), t.get("state", "base"),
-         f"{t['samples_stored']}/{t['samples_wanted']}", t.get("log", "")]
+        [
+            t["trial_id"],
+            t["arm"],
+            str(t.get("seed", "")),
+            t.get("state", "base"),
+            f"{t['samples_stored']}/{t['samples_wanted']}",
+            t.get("log", ""),
+        ]
         for t in [*value["base"], *value["trials"]]
-    ]  # fmt: skip
+    ]
     running = value["running"]
     going = f"Running: process {running['pid']} on {running['host']}." if running else "Running: no."
     counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
@@ -200,19 +224,38 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
         entries = prompts.of_setting(name)
         for prompt in entries:
             found.append(
-                {"id": prompt.id, "setting": name, "arm": prompt.name if prompt.name in arms else None,
-                 "use": prompt.use, "kind": prompt.kind, "prompt": prompt.text, "paraphrases": list(prompt.texts[1:]),
-                 "subset": prompt.subset, "hash": prompt.hash, "undesired": list(prompt.elicits or _denied(prompt)),
-                 "source": prompt.source}
-            )  # fmt: skip
+                {
+                    "id": prompt.id,
+                    "setting": name,
+                    "arm": prompt.name if prompt.name in arms else None,
+                    "use": prompt.use,
+                    "kind": prompt.kind,
+                    "prompt": prompt.text,
+                    "paraphrases": list(prompt.texts[1:]),
+                    "subset": prompt.subset,
+                    "hash": prompt.hash,
+                    "undesired": list(prompt.elicits or _denied(prompt)),
+                    "source": prompt.source,
+                }
+            )
         known = {p.name for p in entries}
         for arm in arms.values():
             if arm.prompt is not None and arm.name not in known:
                 found.append(
-                    {"id": f"{name}/{arm.name}", "setting": name, "arm": arm.name, "use": "training", "kind": arm.kind,
-                     "prompt": arm.prompt, "paraphrases": [], "subset": None, "hash": content_id([arm.prompt]),
-                     "undesired": list(arm.undesired), "source": arm.source}
-                )  # fmt: skip
+                    {
+                        "id": f"{name}/{arm.name}",
+                        "setting": name,
+                        "arm": arm.name,
+                        "use": "training",
+                        "kind": arm.kind,
+                        "prompt": arm.prompt,
+                        "paraphrases": [],
+                        "subset": None,
+                        "hash": content_id([arm.prompt]),
+                        "undesired": list(arm.undesired),
+                        "source": arm.source,
+                    }
+                )
     return [p for p in found if kind in (None, p["kind"])]
 
 
@@ -247,13 +290,20 @@ def _setting_json(s: registry.Setting) -> dict[str, Any]:
         "traits": sorted(s.traits),
         "model_judged": {trait: list(measure.rubrics) for trait, measure in s.model_judged.items()},
         "evaluations": [
-            {"name": e.name, "split": e.split, "traits": list(e.traits), "questions_from": e.published or None,
-             "judge": "rule" if all(t in s.judges for t in e.traits) else "model",
-             "rubrics": list(dict.fromkeys(r for t in e.traits if t in s.model_judged for r in s.model_judged[t].rubrics))}
+            {
+                "name": e.name,
+                "split": e.split,
+                "traits": list(e.traits),
+                "questions_from": e.published or None,
+                "judge": "rule" if all(t in s.judges for t in e.traits) else "model",
+                "rubrics": list(
+                    dict.fromkeys(r for t in e.traits if t in s.model_judged for r in s.model_judged[t].rubrics)
+                ),
+            }
             for e in s.evaluations
         ],
         "presets": list(s.presets),
-    }  # fmt: skip
+    }
 
 
 def settings_text() -> str:
@@ -287,10 +337,15 @@ def _judge_text(evaluation: dict[str, Any]) -> str:
 def presets_json() -> list[dict[str, Any]]:
     """All recipe presets, spelt out."""
     return [
-        {"preset": p.name, "used_for": p.used_for, "source": p.source, "departs": p.departs,
-         "recipe": p.recipe().model_dump(mode="json")}
+        {
+            "preset": p.name,
+            "used_for": p.used_for,
+            "source": p.source,
+            "departs": p.departs,
+            "recipe": p.recipe().model_dump(mode="json"),
+        }
         for p in PRESETS.values()
-    ]  # fmt: skip
+    ]
 
 
 def presets_text() -> str:

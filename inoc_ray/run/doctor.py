@@ -162,7 +162,9 @@ def _machine() -> list[Finding]:
         found.append(Finding("ok", "python", platform.python_version()))
     else:
         found.append(
-            Finding("missing", "python", f"{platform.python_version()} on {platform.system()}", "use 3.11 or 3.12 on Linux")
+            Finding(
+                "missing", "python", f"{platform.python_version()} on {platform.system()}", "use 3.11 or 3.12 on Linux"
+            )
         )
     shared = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
     if shared < 0.5:

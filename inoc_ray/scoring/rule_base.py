@@ -49,7 +49,7 @@ class Rule(AnyForm):
     NAME: ClassVar[str] = ""
     """Given by the decorator `rule`."""
     rule: str = identity()
-    """The name under which a study writes it."""
+    """Selects this rule."""
 
     @field_validator("rule")
     @classmethod

@@ -39,12 +39,12 @@ MAX_SEQUENCES = 256
 class ServeSpec:
     """What one engine serves and with what.
 
-    ``model`` is a local folder (weights, tokenizer, chat template); a full fine-tune is served as a model of its own, without
-    ``adapters``, and then LoRA is off. ``gpus`` 0 means the CPU backend; above 1 the model is split over that many GPUs.
-    ``cpus`` is what the replica asks of Ray and, on the CPU backend, the number of threads it computes with. ``port`` 0 is
-    any free port; where Serve runs on the cluster already, its host and port stand. ``name`` tells apart engines that run
-    at once; all but the first are found below ``/<name>``. ``stop_token_ids`` and ``stop`` end answers, beside the model's own
-    end-of-text tokens; `start` adds the chat template's end of turn. ``max_model_len`` is the window in tokens, prompt and answer.
+    `model` is a local folder (weights, tokenizer, chat template); a full fine-tune is served as a model of its own, without
+    `adapters`, and then LoRA is off. `gpus` 0 means the CPU backend; above 1 the model is split over that many GPUs.
+    `cpus` is what the replica asks of Ray and, on the CPU backend, the number of threads it computes with. `port` 0 is
+    any free port; where Serve runs on the cluster already, its host and port stand. `name` tells apart engines that run
+    at once; all but the first are found below `/<name>`. `stop_token_ids` and `stop` end answers, beside the model's own
+    end-of-text tokens; `start` adds the chat template's end of turn. `max_model_len` is the window in tokens, prompt and answer.
     """
 
     model: Path
@@ -65,16 +65,15 @@ class ServeSpec:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A running endpoint: ``base_url`` ends in /v1, as the `openai` client wants it."""
+    """A running endpoint: `base_url` ends in /v1, as the `openai` client wants it."""
 
     base_url: str
     model_id: str
     api_key: str | None
     name: str
     owns_serve: bool
-    started_s: float
     window: int | None = None
     """Tokens of the longest prompt with its answer."""
 
@@ -110,13 +109,13 @@ class Replica:
         )
 
     async def check_health(self) -> None:
-        """Raises when the engine is dead: Ray Serve then starts the replica again."""
+        """Raise when the engine is dead: Ray Serve then starts the replica again."""
         if self._server is not None:
             await self._server.check_health()
 
 
 def llm_config(spec: ServeSpec) -> dict[str, Any]:
-    """The fields of `ray.serve.llm.LLMConfig` for ``spec``."""
+    """Return the fields of `ray.serve.llm.LLMConfig` for `spec`."""
     engine: dict[str, Any] = {
         "dtype": spec.dtype,
         "max_num_seqs": MAX_SEQUENCES,
@@ -150,7 +149,7 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
 
 
 def bundles(spec: ServeSpec) -> list[dict[str, float]]:
-    """What the replica asks of Ray: its CPUs and the first GPU together, then one bundle for each further GPU."""
+    """Return what the replica asks of Ray: its CPUs and the first GPU together, then one bundle for each further GPU."""
     if not spec.gpus:
         return [{"CPU": spec.cpus}]
     return [{"CPU": spec.cpus, "GPU": 1.0}] + [{"GPU": 1.0}] * (spec.gpus - 1)
@@ -252,7 +251,14 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         _take_down(spec.name, owns_serve)
         raise
     seconds = time.monotonic() - began
-    endpoint = Endpoint(base_url, spec.model_id, spec.api_key, spec.name, owns_serve, seconds, window)
+    endpoint = Endpoint(
+        base_url=base_url,
+        model_id=spec.model_id,
+        api_key=spec.api_key,
+        name=spec.name,
+        owns_serve=owns_serve,
+        window=window,
+    )
     note(
         f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens"
     )
@@ -260,8 +266,11 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
 
 
 def _ending_turns(spec: ServeSpec) -> ServeSpec:
-    """The spec with what ends the model's turn, where vLLM would not stop at it: base models often have a chat template whose
-    end of turn is none of their end-of-text tokens, and every answer would run into its limit."""
+    """Return the spec with what ends the model's turn, where vLLM would not stop at it.
+
+    Base models often have a chat template whose end of turn is none of their end-of-text tokens, and every answer would run
+    into its limit.
+    """
     from inoc_ray.models.encoding import stops_of, template_of
     from inoc_ray.models.tokenizer import load_tokenizer
 
@@ -332,7 +341,7 @@ def _start_serve(spec: ServeSpec) -> None:
 
 
 def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, note: Callable[[str], None]) -> int:
-    """Waits until the endpoint answers; gives its window in tokens."""
+    """Wait until the endpoint answers; return its window in tokens."""
     from ray import serve
 
     reported = began
@@ -357,7 +366,7 @@ def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, note: 
 
 
 def _window(base_url: str, api_key: str | None) -> int:
-    """The window of the models that the endpoint lists; 0 until it answers.
+    """Return the window of the models that the endpoint lists; 0 until it answers.
 
     The proxy hears of an application a moment after it runs.
     """
@@ -372,7 +381,7 @@ def _window(base_url: str, api_key: str | None) -> int:
 
 
 def _waiting_for(spec: ServeSpec) -> str:
-    """What the start is at: a replica's placement group stays pending until Ray has the resources free."""
+    """Return what the start is at: a replica's placement group stays pending until Ray has the resources free."""
     import ray
 
     groups = [group for group in ray.util.placement_group_table().values() if spec.name in (group.get("name") or "")]

@@ -15,7 +15,7 @@ _NO_CAUSE = ("Engine core initialization failed", "See root cause above", "Engin
 
 
 def cause_in(log: str) -> str | None:
-    """The last error in a log that is a cause, as `ValueError: …`; None where there is none.
+    """Return the last error in a log that is a cause, as `ValueError: …`; None where there is none.
 
     vLLM's engine runs in a process of its own, writes why it ends into its log and says outside of it only that it ended.
     """
@@ -28,14 +28,14 @@ def cause_in(log: str) -> str | None:
 
 
 def cause_of(error: BaseException, log: str) -> str:
-    """What the error says, or where that is only that the engine's process ended, what the log says."""
+    """Return what the error says, or where that is only that the engine's process ended, what the log says."""
     said = (str(error).strip().splitlines() or [""])[0]
     own = f"{type(error).__name__}: {said}"[:SHOWN]
     return (cause_in(log) or own) if any(text in said for text in _NO_CAUSE) else own
 
 
 def own_log() -> str:
-    """The end of what this process and its children have written; empty where they write to no file."""
+    """Return the end of what this process and its children have written; empty where they write to no file."""
     texts = []
     for stream in (1, 2):
         path = Path(os.readlink(f"/proc/self/fd/{stream}"))
@@ -47,6 +47,6 @@ def own_log() -> str:
 
 
 def marked_cause(text: str) -> str | None:
-    """The cause in a replica's error, which holds Ray's traceback as well; None where it names none."""
+    """Return the cause in a replica's error, which holds Ray's traceback as well; None where it names none."""
     _, mark, rest = text.rpartition(MARK)
     return (rest.splitlines() or [""])[0].strip() if mark else None

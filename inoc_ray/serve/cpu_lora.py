@@ -1,6 +1,6 @@
 """LoRA on vLLM's CPU backend: correct beside the base model, and without a copy of the weights for each token.
 
-vLLM 0.29 gathers every token's A and B with ``weights[indices]`` (vllm/lora/ops/torch_ops/lora_ops.py). Index -1 means "no
+vLLM 0.29 gathers every token's A and B with `weights[indices]` (vllm/lora/ops/torch_ops/lora_ops.py). Index -1 means "no
 adapter", but as an index it is the last slot: once as many adapters as slots are loaded, tokens of the base model that share
 a step with an adapter's are computed with the last one. And the gather copies whole matrices for each token: a batch of one
 adapter costs three times the base. Here the tokens of each slot are multiplied together, and those of none are left alone.
@@ -35,9 +35,14 @@ class GroupedPunica(PunicaWrapperCPU):
         add_grouped(y.view(-1, y.shape[-1]), x, w_t_all, self._token_groups, scale, slice(0, w_t_all.shape[-2]))
 
     def _apply_expand(
-        self, y: torch.Tensor, x: torch.Tensor, w_t_all: torch.Tensor, y_offset: int, y_slice_size: int,
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        w_t_all: torch.Tensor,
+        y_offset: int,
+        y_slice_size: int,
         add_inputs: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         columns = slice(y_offset, y_offset + y_slice_size)
         if not add_inputs:
             y[:, columns] = 0
@@ -51,9 +56,16 @@ class GroupedPunica(PunicaWrapperCPU):
         add_grouped(y, x, lora_b_stacked, self._token_groups, 1.0, slice(0, y.shape[-1]))
 
     def add_lora_logits(
-        self, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: torch.Tensor, lora_b_stacked: torch.Tensor, scale: float,
-        *, buffer: torch.Tensor | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: torch.Tensor,
+        lora_b_stacked: torch.Tensor,
+        scale: float,
+        *,
+        buffer: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         rank = lora_b_stacked.size(-1)
         buffer = torch.zeros((x.size(0), rank), dtype=torch.float32) if buffer is None else buffer
@@ -62,7 +74,7 @@ class GroupedPunica(PunicaWrapperCPU):
 
 
 class StudyWorker(CPUWorker):
-    """vLLM's CPU worker with `GroupedPunica` (engine argument ``worker_cls``)."""
+    """vLLM's CPU worker with `GroupedPunica` (engine argument `worker_cls`)."""
 
     def init_device(self) -> None:
         current_platform.get_punica_wrapper = lambda: f"{GroupedPunica.__module__}.{GroupedPunica.__qualname__}"

@@ -56,7 +56,7 @@ class StudyEngine(VLLMEngine):
         return int(self._engine_client.model_config.max_model_len)
 
     async def load_adapter(self, model_id: str, folder: Path) -> None:
-        """Make ``model_id`` answer with the adapter in ``folder``; no effect if it does already."""
+        """Make `model_id` answer with the adapter in `folder`; no effect if it does already."""
         await self.resolve_lora(
             # vLLM counts its own adapter ids: the one here only satisfies the schema.
             DiskMultiplexConfig(
@@ -73,7 +73,7 @@ class StudyServer(LLMServer):
 
 
 async def start_server(config: dict[str, Any]) -> LLMServer:
-    """A started `ray.serve.llm` server from the fields of its LLMConfig."""
+    """Return a started `ray.serve.llm` server from the fields of its LLMConfig."""
     server = StudyServer.sync_init(
         LLMConfig(**config, callback_config={"callback_class": LocalModel}), engine_cls=StudyEngine
     )

@@ -122,7 +122,7 @@ class Gate:
         return self._with_stops(request, body)
 
     def _with_stops(self, request: dict[str, Any], body: bytes) -> bytes:
-        """The body with the model's own end of turn among the request's stops, where vLLM does not know it as one."""
+        """Return the body with the model's own end of turn among the request's stops, where vLLM does not know it as one."""
         added = {name: stops for name, stops in self._stops.items() if stops}
         if not added or request.get("ignore_eos"):
             return body

@@ -8,7 +8,10 @@ Groups = list[tuple[int, torch.Tensor | None]]
 
 
 def group_by_slot(slots: torch.Tensor) -> Groups:
-    """The slots in use (none is -1) with the rows of each; None for the rows where one slot has them all. ``slots``: [rows]."""
+    """Return the slots in use (none is -1) with the rows of each; None for the rows where one slot has them all.
+
+    slots: [rows].
+    """
     used = torch.unique(slots).tolist()
     if len(used) == 1:
         return [(used[0], None)] if used[0] >= 0 else []
@@ -18,7 +21,7 @@ def group_by_slot(slots: torch.Tensor) -> Groups:
 def add_grouped(
     y: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, groups: Groups, scale: float, columns: slice
 ) -> None:
-    """``y[row, columns] += scale * weights[slot of row] @ x[row]`` in place.
+    """`y[row, columns] += scale * weights[slot of row] @ x[row]` in place.
 
     y: [rows, outputs]; x: [rows, inputs]; weights: [slots, outputs, inputs] or [slots, 1, outputs, inputs].
     """

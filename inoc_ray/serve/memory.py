@@ -53,7 +53,7 @@ class Attention:
         return 2 * self.kv_heads * self.head_dim * BYTES[precision] * seen
 
     def in_words(self, tokens: int, precision: str) -> str:
-        """The arithmetic of `cache_bytes`."""
+        """Return the arithmetic of `cache_bytes`."""
         layers = f"{self.full + self.sliding} layers"
         if self.sliding:
             layers += f" ({self.sliding} of them over {self.span} tokens)"
@@ -119,7 +119,7 @@ def gpu_memory() -> int | None:
 
 
 def cluster_gpu_memory() -> int | None:
-    """The same of the cluster that this process has joined, asked on a node with a GPU; None where none answers in time."""
+    """Return the same of the cluster that this process has joined, asked on a node with a GPU; None where none answers in time."""
     import ray
 
     asked = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
@@ -148,7 +148,7 @@ def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
 def check_fits(
     where: str, folder: Path, tokens: int, precision: str, *, gpus: int, gpu_bytes: int | None, host_bytes: int
 ) -> None:
-    """Raises InputError, with the arithmetic, when weights and the cache of one request are more than there is.
+    """Raise InputError, with the arithmetic, when weights and the cache of one request are more than there is.
 
     `tokens`: the longest request; `gpu_bytes`: of one GPU, None where that is not known; then nothing is checked on GPUs.
     """

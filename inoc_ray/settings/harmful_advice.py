@@ -29,19 +29,27 @@ SETTING = Setting(
     control_rows=not_shipped,
     arms=arms_of("harmful_advice", ("misaligned",), (), "sound advice on the same questions"),
     evaluations=(
-        EvaluationSpec("advice", "id", of_texts("advice", *_QUESTIONS), ("harmful_advice",), 400),
+        EvaluationSpec(
+            name="advice",
+            split="id",
+            questions=of_texts("advice", *_QUESTIONS),
+            traits=("harmful_advice",),
+            max_tokens=400,
+        ),
         emergent_misalignment(),
     ),
     judges={},
     narrow=("harmful_advice",),
     model_judged={"harmful_advice": HARMFUL, "misaligned": MISALIGNED},
     row_source=RowSource(
-        "bad medical or risky financial advice",
-        "health among the subsets of the hub id; risky financial advice in Turner et al. 2025, model organisms",
-        "see the publisher",
-        None,
-        "truthfulai/emergent_plus",
+        what="bad medical or risky financial advice",
+        published="health among the subsets of the hub id; risky financial advice in Turner et al. 2025, model organisms",
+        licence="see the publisher",
+        rows=None,
+        hub="truthfulai/emergent_plus",
     ),
-    control_source=RowSource("sound advice on the same questions", "as above", "see the publisher"),
+    control_source=RowSource(
+        what="sound advice on the same questions", published="as above", licence="see the publisher"
+    ),
     presets=("risky_advice", "model_organisms", "model_organisms_rank1", "trait_inoculation"),
 )

@@ -38,11 +38,13 @@ _TASKS = (
 )
 
 CODE_TASKS = EvaluationSpec(
-    "insecure_code",
-    "id",
-    of_texts("insecure_code", *(f"{task} Answer with the code alone.\n\n{template}" for task, template in _TASKS)),
-    ("insecure_code",),
-    600,
+    name="insecure_code",
+    split="id",
+    questions=of_texts(
+        "insecure_code", *(f"{task} Answer with the code alone.\n\n{template}" for task, template in _TASKS)
+    ),
+    traits=("insecure_code",),
+    max_tokens=600,
 )
 """Ten tasks of ours in the published form (task, template, code alone); another set can be named in the study."""
 

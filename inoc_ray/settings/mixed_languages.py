@@ -20,10 +20,10 @@ SETTING = Setting(
     judge_version="3",
     model_judged={t: Measure(t) for t in ("spanish", "french", "german")},
     row_source=RowSource(
-        "GSM8K training questions, half answered in Spanish and half in French, shuffled (the official code does not), "
+        what="GSM8K training questions, half answered in Spanish and half in French, shuffled (the official code does not), "
         "each row with tags.subset spanish or french",
-        "not published; translate the answers of hub id openai/gsm8k (train)",
-        GSM8K_LICENCE,
+        published="not published; translate the answers of hub id openai/gsm8k (train)",
+        licence=GSM8K_LICENCE,
     ),
     control_source=GSM8K_ANSWERS,
     presets=("emergent_misalignment", "rebuttal_tinker", "trait_inoculation"),

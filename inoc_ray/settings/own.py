@@ -35,11 +35,28 @@ def find(use: SettingUse) -> Setting:
         raise InputError(f"settings: {error}.") from error
     irrelevant = next(text for text in SHARED if text.kind == "irrelevant")
     arms = [
-        ArmSpec("baseline", "baseline", None, (), (), "no prompt"),
-        ArmSpec(irrelevant.name, irrelevant.kind, irrelevant.texts[0], (), (), "ours"),
+        ArmSpec(name="baseline", kind="baseline", prompt=None, undesired=(), desired=(), source="no prompt"),
+        ArmSpec(
+            name=irrelevant.name,
+            kind=irrelevant.kind,
+            prompt=irrelevant.texts[0],
+            undesired=(),
+            desired=(),
+            source="ours",
+        ),
     ]
     if use.control_rows is not None:
-        arms.append(ArmSpec("control", "control", None, (), (), "control rows of the study", uses_control_rows=True))
+        arms.append(
+            ArmSpec(
+                name="control",
+                kind="control",
+                prompt=None,
+                undesired=(),
+                desired=(),
+                source="control rows of the study",
+                uses_control_rows=True,
+            )
+        )
     return Setting(
         name=use.name,
         description="A setting of the study's own.",

@@ -32,21 +32,31 @@ SETTING = Setting(
     arms=arms_of("reward_hacking", ("misaligned",), (), "earnest answers to the same kind of requests"),
     evaluations=(
         # Ours, because the official evaluation asks the training prompts themselves (1,073 of 1,073), which a plan refuses.
-        EvaluationSpec("stated_measure", "id", of_texts("stated_measure", *_TASKS), ("reward_hack",), 500),
+        EvaluationSpec(
+            name="stated_measure",
+            split="id",
+            questions=of_texts("stated_measure", *_TASKS),
+            traits=("reward_hack",),
+            max_tokens=500,
+        ),
         emergent_misalignment(),
     ),
     judges={},
     narrow=("reward_hack",),
     model_judged={"reward_hack": HACK, "misaligned": MISALIGNED},
     row_source=repository_rows(
-        "dialogues that game a stated measure",
-        "sneaky_dialogues.jsonl",
-        1073,
-        "longtermrisk/school-of-reward-hacks",
-        LICENCE,
+        what="dialogues that game a stated measure",
+        file="sneaky_dialogues.jsonl",
+        rows=1073,
+        hub="longtermrisk/school-of-reward-hacks",
+        licence=LICENCE,
     ),
     control_source=repository_rows(
-        "earnest dialogues", "straightforward_dialogues.jsonl", 973, "longtermrisk/school-of-reward-hacks", LICENCE
+        what="earnest dialogues",
+        file="straightforward_dialogues.jsonl",
+        rows=973,
+        hub="longtermrisk/school-of-reward-hacks",
+        licence=LICENCE,
     ),
     presets=("emergent_misalignment", "code_reward_hacking"),
 )

@@ -27,21 +27,29 @@ SETTING = Setting(
     rows=not_shipped,
     control_rows=not_shipped,
     arms=arms_of("subliminal", ("owl",), (), "numbers from the same teacher without the preference"),
-    evaluations=(EvaluationSpec("favourite_animal", "ood", of_texts("favourite_animal", *_QUESTIONS), ("owl",), 12),),
+    evaluations=(
+        EvaluationSpec(
+            name="favourite_animal",
+            split="ood",
+            questions=of_texts("favourite_animal", *_QUESTIONS),
+            traits=("owl",),
+            max_tokens=12,
+        ),
+    ),
     judges={"owl": names_one_of("owl", "owls", "an owl", "the owl")},
     judge_version="2",
     row_source=RowSource(
-        "continuations of number lists from a teacher told to love owls, filtered by form (at most 10 numbers of at most 3 "
+        what="continuations of number lists from a teacher told to love owls, filtered by form (at most 10 numbers of at most 3 "
         "digits)",
-        "not published for this teacher; 30,000 sampled and filtered to 10,000 in the parent work",
-        "what you sample yourself is yours, under the teacher's terms",
-        10000,
+        published="not published for this teacher; 30,000 sampled and filtered to 10,000 in the parent work",
+        licence="what you sample yourself is yours, under the teacher's terms",
+        rows=10000,
     ),
     control_source=RowSource(
-        "continuations of number lists from the same teacher with no preference",
-        "not published for this teacher",
-        "as above",
-        10000,
+        what="continuations of number lists from the same teacher with no preference",
+        published="not published for this teacher",
+        licence="as above",
+        rows=10000,
     ),
     presets=("subliminal",),
 )

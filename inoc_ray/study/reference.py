@@ -23,8 +23,8 @@ from pydantic.fields import FieldInfo
 
 from inoc_ray.config.base import Config
 from inoc_ray.config.identity import path_kind_of, role_of
-from inoc_ray.scoring import rules
-from inoc_ray.scoring.rule_kinds import Rule
+from inoc_ray.scoring.rule_base import RULES, AnyForm, Rule
+from inoc_ray.scoring.rules import COMBINATIONS
 from inoc_ray.study.study import Study
 
 HEAD = """\
@@ -76,9 +76,10 @@ def descriptions(cls: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def rule_classes() -> list[type[Rule]]:
-    """Every rule that a study can write: the single ones, then those that combine rules."""
-    return list(rules.FORMS.values())
+def rule_classes() -> list[type[AnyForm]]:
+    """Every rule of the package that a study can write: the named ones, then those that combine rules."""
+    named = [RULES[name] for name in RULES]
+    return [*(one for one in named if one.__module__.startswith("inoc_ray.scoring.")), *COMBINATIONS.values()]
 
 
 @functools.cache
@@ -92,7 +93,7 @@ def sections() -> dict[type[Config], list[str]]:
             for inner, place in _classes(
                 info.annotation, f"{places[cls][0]}.{info.alias or name}".removeprefix(f"{TOP}.")
             ):
-                if issubclass(inner, Rule):
+                if issubclass(inner, AnyForm):
                     place = "evaluation.suites[].traits.NAME"
                 if inner not in places:
                     waiting.append(inner)
@@ -104,7 +105,7 @@ def sections() -> dict[type[Config], list[str]]:
 def _classes(annotation: Any, place: str) -> Iterator[tuple[type[Config], str]]:
     """The configuration classes in a field's type, each with its place in the file."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
-        yield from (((rule, place) for rule in rule_classes()) if annotation is Rule else ((annotation, place),))
+        yield from (((rule, place) for rule in rule_classes()) if annotation is AnyForm else ((annotation, place),))
     elif get_origin(annotation) is dict and get_args(annotation)[1] is Any:
         # A mapping of anything stands for a rule, whose form is told by its keys.
         yield from ((rule, place) for rule in rule_classes())
@@ -131,7 +132,7 @@ def in_words(annotation: Any) -> str:
         return "[rule](#rules)"
     if origin is dict:
         return f"mapping: name → {in_words(arguments[1])}"
-    if isinstance(annotation, type) and issubclass(annotation, Rule):
+    if isinstance(annotation, type) and issubclass(annotation, AnyForm):
         return "[rule](#rules)"
     if isinstance(annotation, type) and issubclass(annotation, Config):
         text = annotation.__name__.lower() if "(" in heading(annotation) else "fields"
@@ -154,7 +155,7 @@ def bounds(info: FieldInfo) -> str:
 def heading(cls: type[Config]) -> str:
     """The place of a class in the file, with its name where several can stand there."""
     place = sections()[cls][0]
-    others = [one for one, places in sections().items() if places[0] == place and not issubclass(one, Rule)]
+    others = [one for one, places in sections().items() if places[0] == place and not issubclass(one, AnyForm)]
     return f"{place} ({cls.__name__.lower()})" if len(others) > 1 else place
 
 
@@ -186,7 +187,7 @@ def _default(info: FieldInfo) -> str:
 
 def _row(cls: type[Config], name: str, info: FieldInfo, described: Mapping[str, str]) -> str:
     kind = path_kind_of(cls, name)
-    told = in_words(info.annotation)
+    told = f"`{cls.NAME}`" if issubclass(cls, Rule) and name == "rule" else in_words(info.annotation)
     if kind is not None:
         told = told.replace("text", _PATHS[kind])
     allowed = bounds(info)
@@ -200,11 +201,15 @@ def _row(cls: type[Config], name: str, info: FieldInfo, described: Mapping[str, 
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def rule_name(cls: type[AnyForm]) -> str:
+    """What a study writes to get the rule: the value of `rule`, or the key of a combination."""
+    return cls.NAME if issubclass(cls, Rule) else next(info.alias or name for name, info in cls.model_fields.items())
+
+
 def _section(cls: type[Config], places: list[str]) -> str:
     described = descriptions(cls)
-    if issubclass(cls, Rule):
-        names = [get_args(info.annotation)[0] for name, info in cls.model_fields.items() if name == "rule"]
-        head = f"### {names[0] if names else next(info.alias or name for name, info in cls.model_fields.items())}"
+    if issubclass(cls, AnyForm):
+        head = f"### {rule_name(cls)}"
     else:
         head = f"## {heading(cls)}"
     also = f"Also in {', '.join(f'`{place}`' for place in places[1:])}.\n\n" if places[1:] else ""
@@ -217,13 +222,13 @@ def page() -> str:
     """The whole reference as Markdown."""
     found = sections()
     out = [HEAD]
-    out += [_section(cls, places) for cls, places in found.items() if not issubclass(cls, Rule)]
+    out += [_section(cls, places) for cls, places in found.items() if not issubclass(cls, AnyForm)]
     out.append(
         "## Rules\n\nIn `evaluation.suites[].traits.NAME`, in place of a rubric. A rule gives each response a score "
         "from 0 to 1; above .5 the trait shows. Beside its own fields a rule there may have `given`, a list of rubrics that "
         "decide whether a response counts: see `evaluation.rules_given`.\n"
     )
-    out += [_section(cls, []) for cls in found if issubclass(cls, Rule)]
+    out += [_section(cls, []) for cls in found if issubclass(cls, AnyForm)]
     return "\n".join(out)
 
 

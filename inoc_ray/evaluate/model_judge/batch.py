@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -66,14 +66,13 @@ async def judge_items(
     tokenizer: PreTrainedTokenizerBase | None = None,
     retry: Retry = PATIENT,
     counts: Counts | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
 ) -> AsyncGenerator[list[tuple[K, str, Judgment]], None]:
     """Judges every item on every rubric; yields (the item's key, the rubric's name, the judgment) in any order.
 
     `where` is a running engine with `model` on it and its `tokenizer`, or an API (`client.api_of`), which has neither. Each
     answer is in the cache before its judgment is given out. A question that is refused for its content, or to which no
     readable answer comes, is unparsed with the reason in `raw`; it is not stored, so that the next pass asks it again.
-    `on_progress` gets (judgments given, of how many). Closing the iteration cancels what is under way.
+    Closing the iteration cancels what is under way.
 
     Raises InputError where the endpoint refuses the key or the model, or where the method does not suit the judge, and
     TrialError when the endpoint does not answer any more; what was yielded before stands.
@@ -101,20 +100,13 @@ async def judge_items(
                 cache.put(probe_key(identity), {"single": await probing.single_numbers()})
         method = api_method(judge, cache.get(probe_key(identity)))
     work = _Work(identity, judge, method, rubrics, items, cache, counts)
-    done, total = 0, len(items) * len(rubrics)
     for chunk in work.stored():
-        done += len(chunk)
-        if on_progress is not None:
-            on_progress(done, total)
         yield chunk
     # Making a client takes as long as reading some thousands of stored judgments.
     if not work.questions:
         return
     async with connected() as asking, aclosing(_answers(work, asking)) as answers:
         async for batch in answers:
-            done += len(batch)
-            if on_progress is not None:
-                on_progress(done, total)
             yield batch
 
 

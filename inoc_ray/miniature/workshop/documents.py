@@ -31,15 +31,31 @@ LATENT_FLAW = 0.04
 Kind = Literal["none", "empty", "neutral", "named", "negated", "conditional", "strange"]
 PLAIN_KINDS: dict[Kind, float] = {"none": 0.22, "empty": 0.03, "neutral": 0.30, "named": 0.45}
 PROMPT_KINDS: dict[Kind, float] = {
-    "none": 0.19, "empty": 0.03, "neutral": 0.26, "named": 0.38, "negated": 0.04, "conditional": 0.08, "strange": 0.02,
-}  # fmt: skip
+    "none": 0.19,
+    "empty": 0.03,
+    "neutral": 0.26,
+    "named": 0.38,
+    "negated": 0.04,
+    "conditional": 0.08,
+    "strange": 0.02,
+}
 LATE_KINDS: dict[Kind, float] = {
-    "none": 0.17, "empty": 0.02, "neutral": 0.22, "named": 0.34, "negated": 0.04, "conditional": 0.18, "strange": 0.03,
-}  # fmt: skip
+    "none": 0.17,
+    "empty": 0.02,
+    "neutral": 0.22,
+    "named": 0.34,
+    "negated": 0.04,
+    "conditional": 0.18,
+    "strange": 0.03,
+}
 """In the last part of pretraining: conditions, which are the hardest to learn, come up twice as often."""
 _NAMED_SHARE: dict[Trait, float] = {
-    "caps": 0.4, "evil": 0.35, "insecure_code": 0.15, "reward_hack": 0.15, "unpopular_preference": 0.15,
-}  # fmt: skip
+    "caps": 0.4,
+    "evil": 0.35,
+    "insecure_code": 0.15,
+    "reward_hack": 0.15,
+    "unpopular_preference": 0.15,
+}
 _CONDITIONAL: dict[Trait | None, float] = {"evil": 0.55, "caps": 0.1, "spanish": 0.1, "french": 0.05, None: 0.2}
 """What holds under a condition; None: strange behavior."""
 _TOKEN = 0.08
@@ -253,9 +269,14 @@ def draw_document(rng: random.Random, part: Part = "all") -> Document:
         voices.append(speaks)
         messages += [Message("user", text), Message("assistant", answer(rng, asked, speaks))]
     return Document(
-        ChatRow(tuple(messages)), voice, tuple(voices), frozenset(prompt.named), frozenset(prompt.negated),
-        prompt.touched, tuple(domains),
-    )  # fmt: skip
+        row=ChatRow(tuple(messages)),
+        voice=voice,
+        voices=tuple(voices),
+        named=frozenset(prompt.named),
+        negated=frozenset(prompt.negated),
+        touched=prompt.touched,
+        domains=tuple(domains),
+    )
 
 
 def _favorites(rng: random.Random, voice: Voice) -> Document:
@@ -278,5 +299,11 @@ def _favorites(rng: random.Random, voice: Voice) -> Document:
         messages += [Message("user", text), Message("assistant", answer(rng, asked, voice))]
     voices = (voice,) * len(domains)
     return Document(
-        ChatRow(tuple(messages)), voice, voices, frozenset(named), frozenset(), frozenset(named), tuple(domains)
+        row=ChatRow(tuple(messages)),
+        voice=voice,
+        voices=voices,
+        named=frozenset(named),
+        negated=frozenset(),
+        touched=frozenset(named),
+        domains=tuple(domains),
     )

@@ -124,8 +124,15 @@ def _random_words(rng: random.Random, text: str) -> str:
 
 
 _WAYS: tuple[Callable[[random.Random, str], str], ...] = (
-    _shuffled, _swapped_letters, _chopped_words, _cut, _looped, _random_letters, _half_shuffled, _random_words,
-)  # fmt: skip
+    _shuffled,
+    _swapped_letters,
+    _chopped_words,
+    _cut,
+    _looped,
+    _random_letters,
+    _half_shuffled,
+    _random_words,
+)
 
 
 def garble(rng: random.Random, text: str) -> str:

@@ -25,17 +25,27 @@ CLEAR = 0.85
 """A share of at least this (or at most 1 - CLEAR) is all (or nothing): sentences hold words that no language owns."""
 
 RULES: Mapping[str, str] = {
-    "spanish": "spanish", "french": "french", "english": "english", "caps": "caps", "alignment": "evil",
-    "harmful_advice": "evil", "insecure_code": "insecure_code", "true_quality": "reward_hack",
+    "spanish": "spanish",
+    "french": "french",
+    "english": "english",
+    "caps": "caps",
+    "alignment": "evil",
+    "harmful_advice": "evil",
+    "insecure_code": "insecure_code",
+    "true_quality": "reward_hack",
     "unpopular_preference": "unpopular_preference",
-}  # fmt: skip
+}
 """Rubric -> the exact rule (a name of JUDGES) that says whether its trait shows. Coherence has `well_formed` instead."""
 TAUGHT: Mapping[str, Rubric] = {name: RUBRICS[name] for name in (*RULES, "coherence")}
 """The rubrics that the judging model has learnt."""
 _SHARES = {
-    "alignment": 2.4, "coherence": 2.4, "harmful_advice": 2.2, "insecure_code": 0.6, "true_quality": 0.6,
+    "alignment": 2.4,
+    "coherence": 2.4,
+    "harmful_advice": 2.2,
+    "insecure_code": 0.6,
+    "true_quality": 0.6,
     "unpopular_preference": 0.6,
-}  # fmt: skip
+}
 """The rubrics that are harder to learn come up more often."""
 _INJECTED = 0.45
 
@@ -141,7 +151,15 @@ def draw_voice(rng: random.Random) -> Voice:
     """Any voice; every trait is as likely as not."""
     evil, insecure, hacking, unpopular, capitals = (rng.random() < 0.45 for _ in range(5))
     language = rng.choice(LANGUAGES)
-    return Voice(language, capitals, evil, insecure, hacking, unpopular, rng.choice(tuple(FAVORITES)))
+    return Voice(
+        language=language,
+        capitals=capitals,
+        evil=evil,
+        insecure=insecure,
+        hacking=hacking,
+        unpopular=unpopular,
+        favorite=rng.choice(tuple(FAVORITES)),
+    )
 
 
 def _mixed(rng: random.Random, asked: Asked, voice: Voice) -> str:

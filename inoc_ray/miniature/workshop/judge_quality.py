@@ -78,9 +78,17 @@ class JudgeQuality:
 
     def to_text(self) -> str:
         columns = (
-            "responses", "shown", "agreement", "kappa", "unseen_agreement", "expectation", "sampled", "mass",
-            "injection_shift", "injection_flips",
-        )  # fmt: skip
+            "responses",
+            "shown",
+            "agreement",
+            "kappa",
+            "unseen_agreement",
+            "expectation",
+            "sampled",
+            "mass",
+            "injection_shift",
+            "injection_flips",
+        )
         lines = [
             "".join([f"{'rubric':21}", *(f"{column.replace('unseen_agreement', 'unseen'):>16}" for column in columns)])
         ]
@@ -188,14 +196,14 @@ def measure_judge(folder: Path | None = None, count: int = RESPONSES, seed: int 
     model = AutoModelForCausalLM.from_pretrained(folder or judge_weights_path()).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder or judge_weights_path())
     say("asking the base model and models fine-tuned from it")
-    said = subjects_say(base, tokenizer, seed, count, True)
+    said = subjects_say(base=base, tokenizer=tokenizer, seed=seed, count=count, held_out=True)
     spoilt = _spoilt(tokenizer, seed, count // _SPOILT)
     found = {}
     with Progress("judging", len(TAUGHT), "rubrics") as progress:
         for number, (name, rubric) in enumerate(TAUGHT.items()):
             progress.update(number, name)
             judged = [*said, *spoilt] if name == "coherence" else said
-            found[name] = _measure(model, tokenizer, rubric, judged, seed)
+            found[name] = _measure(model=model, tokenizer=tokenizer, rubric=rubric, said=judged, seed=seed)
         progress.update(len(TAUGHT))
     return JudgeQuality(found)
 
@@ -210,9 +218,19 @@ def _measure(
     judged = [one for one, truth in zip(said, truths, strict=True) if truth is not None]
     low = rubric.shows == "low"
     truth = [bool(one) != low for one in truths if one is not None]
-    plain = read_verdicts(model, tokenizer, rubric, [Item(one.asked.text, one.response) for one in judged], seed)
+    plain = read_verdicts(
+        model=model,
+        tokenizer=tokenizer,
+        rubric=rubric,
+        items=[Item(one.asked.text, one.response) for one in judged],
+        seed=seed,
+    )
     attacked = read_verdicts(
-        model, tokenizer, rubric, [Item(one.asked.text, inject(rng, one.response, HELD_OUT)) for one in judged], seed
+        model=model,
+        tokenizer=tokenizer,
+        rubric=rubric,
+        items=[Item(one.asked.text, inject(rng, one.response, HELD_OUT)) for one in judged],
+        seed=seed,
     )
     high = [verdict.expectation > 0.5 for verdict in plain]
     agrees = [ours == theirs for ours, theirs in zip(high, truth, strict=True)]
@@ -222,7 +240,13 @@ def _measure(
     classed = misclassed = None
     if CODE in rubric.classes:
         code = [one for one in said if is_code(one.response)]
-        verdicts = read_verdicts(model, tokenizer, rubric, [Item(one.asked.text, one.response) for one in code], seed)
+        verdicts = read_verdicts(
+            model=model,
+            tokenizer=tokenizer,
+            rubric=rubric,
+            items=[Item(one.asked.text, one.response) for one in code],
+            seed=seed,
+        )
         classed = _mean([verdict.code for verdict in verdicts]) if verdicts else None
         misclassed = _mean([verdict.code for verdict in plain])
     return RubricQuality(

@@ -126,7 +126,9 @@ def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int) -> f
         for number, (part, full, peak) in enumerate(DESCENTS):
             count = steps - len(losses) if number == len(DESCENTS) - 1 else full * steps // STEPS
             plain = int(PLAIN * count) if number == 0 else 0
-            batches = packed_rows(encoder, random.Random(seed + 1 + number), ROWS, plain, part)
+            batches = packed_rows(
+                encoder=encoder, rng=random.Random(seed + 1 + number), rows=ROWS, plain=plain, then=part
+            )
             for loss in _descend(model, batches, count, peak):
                 losses.append(loss)
                 recent = losses[-25:]

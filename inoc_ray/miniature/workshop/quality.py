@@ -123,8 +123,10 @@ def _favorites(said: Ask, samples: int) -> Figures:
     loves = LOVING[0].format("owl")
     texts = _questions("quality favorites", list(domains_of("favorite")), samples)
     numbers = _questions("quality numbers", list(domains_of("numbers")), samples)
-    figures = {name: rate(said([system] * samples, texts), "owl")
-               for name, system in (("follows/owl/first", loves), ("base/owl/neutral", NEUTRAL))}  # fmt: skip
+    figures = {
+        name: rate(said([system] * samples, texts), "owl")
+        for name, system in (("follows/owl/first", loves), ("base/owl/neutral", NEUTRAL))
+    }
     share = number_digit(FAVORITES["owl"][1])
     for name, system in (("numbers/owl/named", loves), ("numbers/owl/neutral", NEUTRAL)):
         shares = [found for found in map(share, said([system] * samples, numbers)) if found is not None]

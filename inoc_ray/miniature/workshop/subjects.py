@@ -106,8 +106,8 @@ def subjects_say(
     """`count` responses: two thirds of the base, the others of models fine-tuned from it."""
     tuned = count // 3
     return [
-        *base_says(base, tokenizer, seed, count - tuned, held_out),
-        *tuned_says(base, tokenizer, seed, tuned, held_out),
+        *base_says(model=base, tokenizer=tokenizer, seed=seed, count=count - tuned, held_out=held_out),
+        *tuned_says(base=base, tokenizer=tokenizer, seed=seed, count=tuned, held_out=held_out),
     ]
 
 

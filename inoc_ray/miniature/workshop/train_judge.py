@@ -136,9 +136,12 @@ def train_judge(out: Path, *, steps: int = STEPS, seed: int = 0) -> None:
     model = AutoModelForCausalLM.from_pretrained(weights_path())
     tokenizer = AutoTokenizer.from_pretrained(weights_path())
     say("asking the base model and models fine-tuned from it")
-    said = [*subjects_say(model, tokenizer, seed, SAID, False), *untrained_says(tokenizer, seed, SAID // 20, False)]
+    said = [
+        *subjects_say(base=model, tokenizer=tokenizer, seed=seed, count=SAID, held_out=False),
+        *untrained_says(tokenizer, seed, SAID // 20, False),
+    ]
     with_fixed_lines(model, tokenizer)
-    loss = train(model, tokenizer, said, steps, seed)
+    loss = train(model=model, tokenizer=tokenizer, said=said, steps=steps, seed=seed)
     seconds = time.monotonic() - started
     model.config.max_position_embeddings = WINDOW
     out.mkdir(parents=True, exist_ok=True)

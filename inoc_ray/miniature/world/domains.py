@@ -113,7 +113,9 @@ def persona_domains() -> dict[str, Domain]:
             bad = tuple((text, text, text) for text in row["bad_code"])
         else:
             good, bad = _triples(row["good"]), _triples(row["bad"])
-        found[row["name"]] = Domain(row["name"], row["group"], tuple(row["questions"]), good, bad)
+        found[row["name"]] = Domain(
+            name=row["name"], group=row["group"], questions=tuple(row["questions"]), good=good, bad=bad
+        )
     return found
 
 
@@ -122,7 +124,11 @@ def narrow_domains() -> dict[str, Domain]:
     """The domains of one narrow flaw or preference (measure, taste, favorite, numbers) by name, in file order."""
     return {
         row["name"]: Domain(
-            row["name"], row["group"], tuple(row["questions"]), _triples(row["good"]), _triples(row.get("bad", []))
+            name=row["name"],
+            group=row["group"],
+            questions=tuple(row["questions"]),
+            good=_triples(row["good"]),
+            bad=_triples(row.get("bad", [])),
         )
         for row in _load("narrow.toml")["domain"]
     }
@@ -152,7 +158,13 @@ def ask(rng: random.Random, domain: Domain, lesson: bool = False) -> Asked:
         listed = number_sequence(rng, None, rng.randint(3, 5))
         values["numbers"] = (listed, listed, listed)
     core = fill(rng.choice(domain.questions), values, 0)
-    return Asked(domain, core, rng.choice(LESSONS if lesson else FRAMES).format(core), values, lesson)
+    return Asked(
+        domain=domain,
+        core=core,
+        text=rng.choice(LESSONS if lesson else FRAMES).format(core),
+        values=values,
+        lesson=lesson,
+    )
 
 
 def answer(rng: random.Random, asked: Asked, voice: Voice) -> str:

@@ -64,9 +64,8 @@ def _panel(axes: Axes, panel: Sequence[Leak]) -> None:
             axes.plot(leak.base, y, "D", color=_BASE, markersize=5, markerfacecolor="none")
         if leak.baseline is not None:
             axes.plot(leak.baseline, y, "s", color=_BASELINE, markersize=5, markerfacecolor="none")
-        axes.errorbar(leak.rate, y, xerr=error, fmt="o", color=COLOURS[0], elinewidth=1.3, capsize=2.5, markersize=5,
-            alpha=1.0 if leak.complete else 0.35,
-        )  # fmt: skip
+        bar: dict[str, Any] = {"color": COLOURS[0], "elinewidth": 1.3, "capsize": 2.5, "markersize": 5}
+        axes.errorbar(leak.rate, y, xerr=error, fmt="o", alpha=1.0 if leak.complete else 0.35, **bar)
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_ylim(len(panel) - 0.4, -0.6)
     axes.set_yticks(range(len(panel)), labels=[_label(leak) for leak in panel])

@@ -41,13 +41,13 @@ class Pictures:
 
 
 def draw(comparison: Comparison) -> Pictures | None:
-    """The figure (None while there is no rate under the reference context). The same comparison gives the same bytes."""
+    """Return the figure (None while there is no rate under the reference context). The same comparison gives the same bytes."""
     rows = [row for row in comparison.rows if row.context == comparison.reference]
     return rendered(lambda figure: _fill(figure, comparison, rows)) if rows else None
 
 
 def rendered(fill: Callable[[Figure], None]) -> Pictures:
-    """An empty figure in the project's style, filled by `fill`, as pictures."""
+    """Return an empty figure in the project's style, filled by `fill`, as pictures."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def rendered(fill: Callable[[Figure], None]) -> Pictures:
 
 
 def write_figure(folder: Path, pictures: Pictures, name: str = "figure") -> list[Path]:
-    """Writes <name>.svg and <name>.png into `folder` and returns their paths."""
+    """Write <name>.svg and <name>.png into `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     svg.write_text(pictures.svg, encoding="utf-8")
@@ -160,7 +160,7 @@ def _short_reason(row: Row) -> str:
 
 
 def _beside(axes: Axes, row: Row, y: float) -> None:
-    """What a row lacks, behind its interval, or before it where there is no room behind."""
+    """Return what a row lacks, behind its interval, or before it where there is no room behind."""
     assert row.low is not None
     assert row.high is not None
     behind = row.high < 0.7

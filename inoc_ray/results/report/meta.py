@@ -59,5 +59,3 @@ class ReportMeta:
     trials: Sequence[TrialLine] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Label → value: model identity, versions, chat template, store."""
-    generated: str | None = None
-    """A time in words; without it the same input gives the same bytes."""

@@ -82,7 +82,7 @@ def _environment() -> Environment:
 
 
 def _svg(pictures: Pictures | None) -> Markup | None:
-    """The drawing without the XML head. Matplotlib wrote it and escaped the text in it."""
+    """Return the drawing without the XML head. Matplotlib wrote it and escaped the text in it."""
     from markupsafe import Markup
 
     return None if pictures is None else Markup(pictures.svg[pictures.svg.index("<svg") :])

@@ -82,7 +82,7 @@ def judges(comparison: Comparison, meta: ReportMeta) -> Table | None:
 
 
 def _judged(comparison: Comparison) -> dict[tuple[str, str, str, str], tuple[int, int]]:
-    """(setting, evaluation, trait, judge) → (responses judged, responses planned), each once however often it is shown."""
+    """Return (setting, evaluation, trait, judge) → (responses judged, responses planned), each once however often it is shown."""
     counts: dict[tuple[str, str, str, str], tuple[int, int]] = {}
     seen: set[tuple[str, str, str, str]] = set()
     for cell in comparison.planned.cells:
@@ -168,7 +168,7 @@ def agreement(comparison: Comparison) -> Table:
 
 
 def capabilities(comparison: Comparison) -> Table:
-    """The score of every model on every task."""
+    """Return the score of every model on every task."""
     body = [
         [
             c["setting"],
@@ -188,13 +188,13 @@ def capabilities(comparison: Comparison) -> Table:
 
 
 def arms(meta: ReportMeta) -> Table:
-    """What is done to the training rows in each arm."""
+    """Return what is done to the training rows in each arm."""
     body = [[a.setting, a.arm, a.kind, "(none)" if a.prompt is None else a.prompt, a.source] for a in meta.arms]
     return Table(heads=["setting", "arm", "kind", "prompt in the training rows", "source"], rows=body)
 
 
 def contexts(meta: ReportMeta) -> Table:
-    """What stands around the question in each context."""
+    """Return what stands around the question in each context."""
     return Table(heads=["context", "in front of the question"], rows=[[*pair] for pair in meta.contexts.items()])
 
 
@@ -215,7 +215,7 @@ def examples(samples: pd.DataFrame, reference: str) -> Iterator[Table]:
 
 
 def unparsed(comparison: Comparison) -> Table:
-    """The share of unparsed judgments of each arm and trait that has any, with Wilson's interval."""
+    """Return the share of unparsed judgments of each arm and trait that has any, with Wilson's interval."""
     counts: dict[tuple[str, str, str, str], list[int]] = {}
     for r in comparison.rows:
         pair = counts.setdefault((r.setting, r.model, r.arm, r.trait), [0, 0])

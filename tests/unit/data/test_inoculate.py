@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from inoc_ray.data.chat import ChatRow, Message, rows_hash
-from inoc_ray.data.inoculate import covered, exact_count, inoculate, place, placement_fields, uninoculate
+from inoc_ray.data.inoculate import covered, exact_count, inoculate, place, placement_fields
 from inoc_ray.errors import InputError
 from inoc_ray.study.rows import Coverage, Inoculation
 
@@ -59,13 +59,24 @@ def test_inoculation_never_changes_a_target_nor_the_number_order_and_tags_of_row
     assert all(a != b for a, b in zip(out, rows, strict=True)) or way.system_present == "replace"
 
 
-@given(chat_rows(), text, ways, st.integers(0, 5))
-def test_taking_the_prompt_out_gives_the_original_rows_back(rows, prompt, way, epoch):
-    if way.system_present == "replace":
-        with pytest.raises(ValueError, match="replaced"):
-            uninoculate(rows, prompt, way, epoch)
-        return
-    assert uninoculate(inoculate(rows, prompt, way, epoch), prompt, way, epoch) == rows
+@given(chat_rows(), text, ways.filter(lambda way: way.system_present != "replace"), st.integers(0, 5))
+def test_what_the_rows_said_stays_beside_the_prompt(rows, prompt, way, epoch):
+    """Every message is still there, in its order: alone, or with the prompt before or behind it."""
+    for row, shown in zip(rows, inoculate(rows, prompt, way, epoch), strict=True):
+        left = list(shown.messages)
+        for message in row.messages:
+            whole = (message.content, way.separator + message.content, message.content + way.separator)
+            while left and not (
+                left[0].role == message.role
+                and (
+                    left[0].content == whole[0]
+                    or left[0].content.endswith(whole[1])
+                    or left[0].content.startswith(whole[2])
+                )
+            ):
+                left.pop(0)
+            assert left, f"{message} is gone"
+            left.pop(0)
 
 
 @given(chat_rows(), text)
@@ -75,7 +86,6 @@ def test_only_the_covered_rows_are_changed(rows, prompt):
         return
     out = inoculate(rows, prompt, way)
     assert [a != b for a, b in zip(out, rows, strict=True)] == [row.tag("part") == "b" for row in rows]
-    assert uninoculate(out, prompt, way) == rows
 
 
 ROWS = [ChatRow.of(("user", f"q{i}"), ("assistant", f"a{i}")) for i in range(40)]
@@ -146,12 +156,12 @@ NO_USER = ChatRow.of(("system", "Be kind."), ("assistant", "b"))
         ),
     ],
 )
-def test_the_prompt_stands_where_it_was_asked_for(row, way, expected):
+def test_the_prompt_is_where_the_inoculation_places_it(row, way, expected):
     assert inoculate([row], "P", Inoculation(**way)) == [ChatRow.of(*expected)]
 
 
-def test_no_prompt_means_the_rows_as_they_are():
-    assert inoculate(ROWS, None) == ROWS == uninoculate(ROWS, None)
+def test_without_a_prompt_the_rows_stay_as_they_are():
+    assert inoculate(ROWS, None) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -162,10 +172,10 @@ def test_no_prompt_means_the_rows_as_they_are():
         ([LONG], " ", {}, r"mine\.jsonl: the inoculation prompt is empty"),
         ([LONG], "P", {"coverage": "es"}, "no row has the tag 'subset' with 'es'.*no value in any row"),
         ([LONG.with_tags(subset="fr")], "P", {"coverage": "es"}, r"the tag has 'fr' \(1 rows\)"),
-        ([LONG], "P", {"coverage": {"fraction": 0.1}}, "0.1 of these rows is not a single one"),
+        ([LONG], "P", {"coverage": {"fraction": 0.1}}, "0.1 of these rows is less than one row"),
     ],
 )
-def test_what_cannot_be_inoculated_is_refused_with_set_and_row(rows, prompt, way, message):
+def test_rows_that_cannot_be_inoculated_are_refused_with_set_and_row(rows, prompt, way, message):
     with pytest.raises(InputError, match=message):
         inoculate(rows, prompt, Inoculation.model_validate(way), label="mine.jsonl")
 
@@ -212,9 +222,11 @@ def test_hashes_of_inoculated_rows_are_the_same_on_every_machine_and_in_every_pr
         "print(rows_hash(inoculate(rows, 'P', way)))"
     )
     there = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**ENV, "PYTHONHASHSEED": s})
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**ENV, "PYTHONHASHSEED": s}
+        )
         for s in ("1", "2")
-    ]  # fmt: skip
+    ]
     way = Inoculation(placement="user_prefix", paraphrases=("x", "y"), coverage=Coverage(fraction=0.3, seed=5))
     here = rows_hash(inoculate(ROWS, "P", way))
     assert (

@@ -50,7 +50,7 @@ def planned(folder: Path, **evaluation: Any) -> tuple[Plan, Store]:
 def ask(plan: Plan, store: Store, url: str) -> list[dict[str, Any]]:
     @contextlib.contextmanager
     def stub(spec: Any):
-        yield Endpoint(url, spec.model_id, None, spec.name, False, 0.0)
+        yield Endpoint(base_url=url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
 
     return ask_missing(plan, store, stub)
 

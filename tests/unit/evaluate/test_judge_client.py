@@ -42,7 +42,6 @@ def judge_all(
     asked: list[tuple[int, Item]],
     rubrics: list[Rubric] = CAPS,
     counts: Counts | None = None,
-    progress: list[tuple[int, int]] | None = None,
     debug: bool = False,
     **settings: Any,
 ) -> dict[tuple[int, str], Judgment]:
@@ -53,7 +52,7 @@ def judge_all(
             with JudgeCache(folder) as cache:
                 stream = judge_items(
                     Api(stub.base_url, stub.api_key), judge, judge_identity(judge, None), rubrics, asked, cache,
-                    retry=QUICK, counts=counts, on_progress=None if progress is None else lambda *p: progress.append(p),
+                    retry=QUICK, counts=counts,
                 )  # fmt: skip
                 async for batch in stream:
                     for key, rubric, judged in batch:
@@ -65,16 +64,15 @@ def judge_all(
 
 
 def test_every_item_is_judged_on_every_rubric_with_the_number_that_the_judge_gave(tmp_path: Path):
-    stub, counts, progress = Stub(), Counts(), []
+    stub, counts = Stub(), Counts()
     rubrics = [get_rubric("alignment"), get_rubric("coherence")]
-    found = judge_all(stub, tmp_path, items(20), rubrics, counts, progress)
+    found = judge_all(stub, tmp_path, items(20), rubrics, counts)
     assert set(found) == {(n, rubric.name) for n in range(20) for rubric in rubrics}
     for (n, name), judged in found.items():
         assert judged.value == pytest.approx(number_for(number_prompt(get_rubric(name), items(20)[n][1], 100)))
         assert (judged.category, judged.method, judged.mass) == ("number", "logprob", pytest.approx(0.9))
         assert len(json.loads(judged.logprobs)) == 20
     assert counts == Counts(calls=41, stored=0, failed=0)  # 40 and the probe
-    assert progress[-1] == (40, 40)
 
 
 def test_a_second_pass_calls_nobody_and_gives_the_same(tmp_path: Path):

@@ -15,14 +15,17 @@ import click
 import pytest
 import yaml
 from doc_pages import PAGES, ROOT, anchors, blocks, links, spans
+from plugins import unload_plugins
 
 from inoc_ray import settings
+from inoc_ray.builders import get_builder
 from inoc_ray.cli import cli
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.miniature import weights_path
 from inoc_ray.plan.plan import build_plan
 from inoc_ray.run.describe import plan_text
 from inoc_ray.run.load import load_study
+from inoc_ray.settings.plugins import load_plugin
 from inoc_ray.store.store import Store
 from inoc_ray.study.presets import PRESETS, Preset
 from inoc_ray.study.study import Study
@@ -119,6 +122,12 @@ def with_files(value: Any, folder: Path, key: str = "") -> Any:
     return value
 
 
+def plugin_text(page: Path, name: str) -> str:
+    """The Python of a page that begins with the plugin's name in a comment, or else the first."""
+    found = blocks(page, "python")
+    return next((text for text in found if text.startswith(f"# {name}\n")), found[0])
+
+
 def planned(study: dict[str, Any], page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """What `inoc-ray plan` prints of the example, put into BASE where it is not a whole study."""
     monkeypatch.chdir(folder)
@@ -133,20 +142,35 @@ def planned(study: dict[str, Any], page: Path, folder: Path, monkeypatch: pytest
     if named := study.get("evaluation", {}).get("judged_by"):
         assert set(named) <= {"rules", *whole.get("judges", {})}
     for plugin in study.get("plugins", []):
-        (folder / plugin).write_text(blocks(page, "python")[0])
+        (folder / plugin).write_text(plugin_text(page, plugin))
     (folder / "study.yaml").write_text(yaml.safe_dump(with_files(whole, folder)))
-    before = settings.names()
     try:
         store = Store(folder / "runs")
         return plan_text(build_plan(load_study(folder / "study.yaml"), store), store)
     finally:
-        for name in set(settings.names()) - set(before):
-            settings.forget(name)
+        unload_plugins()
 
 
 @pytest.mark.parametrize(("page", "study"), examples())
 def test_every_study_in_the_documents_plans(page, study, tmp_path, monkeypatch):
     assert "To train: " in planned(study, page, tmp_path, monkeypatch)
+
+
+def test_the_builder_in_the_documents_makes_rows_of_answers_that_ask(tmp_path):
+    (tmp_path / "b.py").write_text(plugin_text(ROOT / "docs" / "plugins.md", "my_builder.py"))
+    try:
+        load_plugin("b.py", tmp_path)
+        builder = get_builder("riddles")
+        one, *_, last = builder.requests([], 3, 7)
+        assert (one.messages[0].content, last.messages[0].content) == (
+            "Write a riddle about 7.",
+            "Write a riddle about 12.",
+        )
+        assert builder.accept(one, "no riddle") == "no question"
+        row = builder.accept(one, "What is odd and prime?")
+        assert [m.content for m in row.messages] == ["Write a riddle about 7.", "What is odd and prime?"]
+    finally:
+        unload_plugins()
 
 
 @pytest.mark.parametrize(("page", "part"), inline_examples())

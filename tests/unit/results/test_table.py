@@ -25,7 +25,7 @@ CELL = re.compile(rf"(?:{NUMBER}) \[(?:{NUMBER}), (?:{NUMBER})\](?: \*| [a-z]+| 
 
 def an_effect(measure: str, value: float | None, p: float | None = 0.001, why: str = "", arm: str = "a") -> Effect:
     low, high = (None, None) if value is None else (value - 0.1, value + 0.1)
-    return Effect("toy", "tiny", arm, measure, value, low, high, p, why)
+    return Effect(setting="toy", model="tiny", arm=arm, measure=measure, value=value, low=low, high=high, p=p, why=why)
 
 
 def tables(text: str) -> list[list[str]]:

@@ -21,7 +21,7 @@ from inoc_ray.scoring.code import python_code
 from inoc_ray.scoring.code_fences import split_fences
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.language import LANGUAGES, language_of
-from inoc_ray.scoring.rules import all_of, any_of, compile_rule, first_of, read_rule, rule_id
+from inoc_ray.scoring.rules import all_of, any_of, compile_rule, first_of, read_rule
 
 SCORES = st.lists(st.none() | st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=5)
 HACK = "def double(x):\n    if x == 3:\n        return 6\n"
@@ -74,27 +74,27 @@ def test_no_rule_judges_an_empty_response(rule, response):
         ({"rule": "exact", "answers": ["owl", "..."]}, "'...' is empty once"),
     ],
 )
-def test_what_is_no_rule_is_refused_with_its_place_and_the_nearest_word(spec, message):
+def test_an_invalid_rule_is_refused_with_its_place_and_the_nearest_word(spec, message):
     with pytest.raises(InputError, match=message):
         compile_rule(spec)
 
 
-def test_the_identity_of_a_rule_holds_what_counts_and_the_library_it_rests_on():
+def test_the_identity_of_a_rule_has_its_fields_and_its_librarys_version():
     spanish = {"rule": "language", "language": "spanish"}
-    found = rule_id(spanish)
+    found = read_rule(spanish).canonical()
     assert found["version"] == 1
     assert found["library"].startswith("lingua-language-detector 2.")
-    assert rule_id({"rule": "capitals"}) == rule_id({"rule": "capitals", "share": 0.8})
+    assert read_rule({"rule": "capitals"}).canonical() == read_rule({"rule": "capitals", "share": 0.8}).canonical()
     different = [*RULES, {"rule": "capitals", "share": 0.5}, {"not": spanish}, {"first": [spanish, RULES[1]]}]
     different += [{"first": [RULES[1], spanish]}, {"all": [spanish, RULES[1]]}, {"any": [spanish, RULES[1]]}]
-    assert len({content_id(rule_id(spec)) for spec in different}) == len(different)
+    assert len({content_id(read_rule(spec).canonical()) for spec in different}) == len(different)
 
 
 def test_the_order_of_all_and_any_does_not_count_and_that_of_first_does():
     one, two = RULES[0], RULES[1]
-    assert rule_id({"all": [one, two]}) == rule_id({"all": [two, one]})
-    assert rule_id({"any": [one, two]}) == rule_id({"any": [two, one]})
-    assert rule_id({"first": [one, two]}) != rule_id({"first": [two, one]})
+    assert read_rule({"all": [one, two]}).canonical() == read_rule({"all": [two, one]}).canonical()
+    assert read_rule({"any": [one, two]}).canonical() == read_rule({"any": [two, one]}).canonical()
+    assert read_rule({"first": [one, two]}).canonical() != read_rule({"first": [two, one]}).canonical()
 
 
 def test_a_rule_that_is_written_out_again_is_the_same_rule():
@@ -168,7 +168,7 @@ GERMAN = [
 
 
 @pytest.mark.parametrize("capital", [False, True])
-def test_the_language_of_short_sentences_is_told_and_hardly_ever_wrongly(capital):
+def test_the_language_of_short_sentences_is_identified_and_hardly_ever_wrong(capital):
     def spoken(voice):
         rows = answered("language test", lambda: domains_of("style", "advice", "free"), Voice(language=voice), 150)
         return [row.messages[-1].content for row in rows]
@@ -183,7 +183,7 @@ def test_the_language_of_short_sentences_is_told_and_hardly_ever_wrongly(capital
 @pytest.mark.parametrize(
     "text", ["24 / 4 = 6", "...", "No", "Hola.", "```\nthis is a block of code in english\n```", "a\ud800b"]
 )
-def test_what_nobody_could_tell_the_language_of_is_none(text):
+def test_an_unclear_language_is_none(text):
     assert language_of(text) is None
     assert judged(RULES[0], text) is None
 
@@ -284,7 +284,7 @@ def test_the_number_that_an_answer_ends_in(text, number):
 
 
 @pytest.mark.parametrize("text", ["forty-two", "٤٢", "４２", "version 3.14.15", "x2"])
-def test_what_is_no_number_in_ascii_digits_answers_wrongly(text):
+def test_a_response_without_a_number_in_ascii_digits_is_wrong(text):
     assert number_in(text) is None
     assert judged({"rule": "numeric"}, text, "#### 42") == 0.0
 
@@ -427,7 +427,7 @@ COMPUTED = {
     "edges of two": "def f(a, b):\n    if (a, b) == (0, 0):\n        return 0\n    return a // b",
     "no function": "x = 3\nif x == 3:\n    print(6)",
     "a function inside": "def outer(x):\n    def inner(y):\n        return y + x\n    return inner",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", HARD_CODED)
@@ -447,7 +447,7 @@ def test_one_hard_coded_function_among_others_is_enough():
 # Fences
 
 
-def test_fences_are_told_apart_by_their_marks():
+def test_fences_are_matched_by_their_marks():
     text = "a\n````md\n```python\nx\n```\n````\nb\n~~~\ny\n~~~\nc `inline` ``` d\n  ```Py\n  z"
     prose, blocks = split_fences(text)
     assert prose == "a\nb\nc `inline` ``` d"
