@@ -35,16 +35,16 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
     return study_file(storage_option(as_json(results_alone(function))))
 
 
-def show_when_made(as_json: bool) -> Callable[[Any], None]:
-    """Return what prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
+def _show(as_json: bool) -> Callable[[Any], None]:
+    """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
 
-    def show_comparison(comparison: Any) -> None:
+    def shown_at_once(comparison: Any) -> None:
         from inoc_ray.results.table import comparison_text
 
         if not as_json:
             show(comparison_text(comparison, table_width()), results())
 
-    return show_comparison
+    return shown_at_once
 
 
 def table_width() -> int:
@@ -94,7 +94,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
     from inoc_ray.run.pipeline import run_study
 
     loaded, store = _load(study, storage)
-    outcome = run_study(loaded, store, show=show_when_made(as_json))
+    outcome = run_study(loaded, store, show=_show(as_json))
     emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -127,7 +127,7 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 
     loaded, store = _load(study, storage)
     judging = judged_by(loaded, judges) if judges else loaded
-    outcome = run_study(judging, store, train=False, only=only, show=show_when_made(as_json))
+    outcome = run_study(judging, store, train=False, only=only, show=_show(as_json))
     emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())

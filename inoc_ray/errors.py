@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly, the exit code of each, and how a value stands in a message."""
+"""The two error classes with which a command ends, the exit code of each, and how a value appears in a message."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ class InputError(Exception):
 
 
 class TrialError(Exception):
-    """At least one trial failed while the others finished: exit code 1. The message names it and its log."""
+    """At least one trial failed while the others finished: exit code 1. The message names the trial and its log."""
 
 
 _short = reprlib.Repr()
@@ -25,21 +25,21 @@ _short.maxlevel = 4
 
 
 def shown(value: object) -> str:
-    """A value for a message: one line of at most 60 characters, however large the value is.
+    """Return a value as a message shows it: one line of at most 60 characters, however large the value is.
 
-    Only the beginning of a text, list or mapping is looked at, so that a message about gigabytes costs nothing.
+    Looks only at the beginning of a text, list or mapping, so that a message about gigabytes costs nothing.
     """
     try:
-        # A list as long as a file is written down to its first entries; a text keeps its beginning, not its two ends.
+        # reprlib shortens long lists, but keeps both ends of a long text, of which only the beginning is wanted.
         text = repr(value[: 2 * SHOWN_CHARACTERS]) if isinstance(value, str) else _short.repr(value)
     except ValueError:
-        # Python writes no whole number of more than 4300 digits.
+        # Python does not write integers of more than 4300 digits.
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…"
 
 
 def unreadable(path: Path, error: OSError, what: str = "") -> InputError:
-    """For a file that cannot be read (as `what`): why, and for one that is missing in which folder it was looked for."""
+    """Return the error for a file that cannot be read (as `what`): the reason, and for a missing file where it was sought."""
     missing = isinstance(error, FileNotFoundError)
     # pyarrow's errors have no strerror.
     why = os.strerror(errno.ENOENT) if missing else error.strerror or str(error)

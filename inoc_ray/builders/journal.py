@@ -1,28 +1,26 @@
 """The work in progress of a build: every answer on a line of its own, beside the file that will be made of them.
 
-A line (JSON, and its seal) is given to the operating system as soon as its answer is there, so that a process that is killed
-loses the requests under way and nothing else. (A machine that loses power may lose the last seconds: lines are not synced one by
-one.)
+The first line says which build it is of; the others are of `store.journal`'s kind, and follow its rule of repair.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from inoc_ray.errors import InputError
-from inoc_ray.store import seal
+from inoc_ray.store import journal, lock, seal
+from inoc_ray.store.place import at
 
 FORMAT = 1
 REFUSED = "refused"
 """`finish` of a request that the endpoint refuses; the text is then the endpoint's reason."""
-_NO_JOURNAL = "this is no journal of a build, or it is damaged; delete it, or give another --out."
+_NOT_A_JOURNAL = "this is not the journal of a build, or it is damaged; delete it, or give another --out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,88 +33,94 @@ class Answer:
 
 
 def journal_path(out: Path) -> Path:
-    """Where the answers for `out` are kept until it is written."""
+    """Return where the answers for `out` are kept until it is written."""
     return out.with_name(f"{out.name}.partial")
 
 
 class Journal:
     """The answers that are there, by request number; `add` keeps a new one."""
 
-    def __init__(self, path: Path, stream: BinaryIO, answers: dict[int, Answer]) -> None:
-        self.path, self.answers = path, answers
-        self._stream = stream
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answers: dict[int, Answer] = {}
+        self._journal = journal.Journal(at(path))
+
+    def begin_or_resume(self, configuration: Mapping[str, Any]) -> None:
+        """Write the first line, or read the answers of a build of the same configuration.
+
+        Raises `InputError` for a file that does not begin with the first line of a journal (it is somebody else's), and, naming
+        what differs, for one of another configuration.
+        """
+        header = _header(configuration)
+        data = self.path.read_bytes()
+        if b"\n" not in data and seal.sealed_line(header).startswith(data):
+            # Empty, or a beginning of the very line that stands there otherwise: a kill has cut it off.
+            # In place: the lock is on this very file.
+            os.truncate(self.path, 0)
+            self._journal.add([header])
+            return
+        _check_same(self.path, _configuration_of(self.path, data), configuration)
+        for value in self._journal.lines()[0][1:]:
+            # What is of another kind is passed over like what is damaged: it is asked again.
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                self.answers.setdefault(int(value["n"]), Answer(str(value["text"]), str(value["finish"])))
 
     def add(self, number: int, answer: Answer) -> None:
-        """Keeps an answer; it is safe from the death of this process when this returns."""
+        """Keep an answer; it is safe from the death of this process when this returns."""
         self.answers[number] = answer
-        self._stream.write(seal.sealed_line({"n": number, "text": answer.text, "finish": answer.finish}))
-        self._stream.flush()
+        self._journal.add([{"n": number, "text": answer.text, "finish": answer.finish}])
 
     def remove(self) -> None:
-        """Deletes the file: what it was for is written."""
-        self.path.unlink()
+        """Delete the file: what it was for is written."""
+        self._journal.remove()
+
+    def close(self) -> None:
+        """End writing."""
+        self._journal.close()
 
 
 @contextlib.contextmanager
 def opened(path: Path, configuration: Mapping[str, Any]) -> Iterator[Journal]:
-    """The journal of a build of that configuration, gone on with or begun; nobody else may hold it meanwhile.
+    """Give the journal of a build of that configuration, resumed or new; nobody else may hold it meanwhile.
 
-    A last line that was cut by a kill is taken away. A journal without answers is deleted at the end. Raises InputError when
-    another process holds it, when it is damaged, and, naming what differs, when it is of another configuration.
+    A journal without answers is deleted at the end. Raises `InputError` when another process holds it, and as
+    `Journal.begin_or_resume` does.
     """
-    # Neither mode "r+" nor "w+" does both: begin a file, and keep what is in one.
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644), "r+b") as stream:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # The journal's own file is locked: there is no other that would be left behind.
+            held.enter_context(lock.exclusive(path, timeout=0))
+        except TimeoutError as error:
             raise InputError(
                 f"{path}: another build works on this file; wait for it, or give another --out."
             ) from error
-        header = {"inoc_ray_build": FORMAT, "configuration": dict(configuration)}
-        first = json.dumps(header, sort_keys=True).encode() + b"\n"
-        head, answers = _read(path, stream, first)
-        if head is None:
-            stream.write(first)
-            stream.flush()
-        else:
-            _check_same(path, head, configuration)
-        journal = Journal(path, stream, answers)
+        answers = Journal(path)
+        answers.begin_or_resume(configuration)
         try:
-            yield journal
+            yield answers
         finally:
-            if not journal.answers and path.exists():
-                journal.remove()
+            answers.close()
+            if not answers.answers:
+                answers.remove()
 
 
-def _read(path: Path, stream: BinaryIO, first: bytes) -> tuple[dict[str, Any] | None, dict[int, Answer]]:
-    """(configuration, answers); the file is cut behind its last whole line. No configuration in a file that has none yet.
+def _header(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first line; its keys are sorted at every depth, as they always were."""
+    text = json.dumps({"inoc_ray_build": FORMAT, "configuration": dict(configuration)}, sort_keys=True)
+    return {**json.loads(text)}
 
-    A file without a whole line is cut only if it is a beginning of `first`, the first line of this build's journal: any
-    other is somebody else's.
-    """
-    stream.seek(0)
-    head: dict[str, Any] | None = None
-    answers: dict[int, Answer] = {}
-    whole = 0
-    for number, line in enumerate(iter(stream.readline, b""), start=1):
-        if not line.endswith(b"\n"):
-            if number == 1 and not first.startswith(line):
-                raise InputError(f"{path}: {_NO_JOURNAL}")
-            break
-        try:
-            value = seal.read_line(line)
-            if number == 1:
-                head = dict(value["configuration"]) if value["inoc_ray_build"] == FORMAT else None
-                if head is None:
-                    raise InputError(f"{path}: was begun by another version of this program; delete it.")
-            else:
-                answers.setdefault(int(value["n"]), Answer(str(value["text"]), str(value["finish"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number}: {_NO_JOURNAL}") from error
-        whole += len(line)
-    stream.seek(0)
-    stream.truncate(whole)
-    return head, answers
+
+def _configuration_of(path: Path, data: bytes) -> dict[str, Any]:
+    """Return the configuration in the first line of a journal."""
+    try:
+        value = seal.read_line(data.split(b"\n", 1)[0])
+        configuration = dict(value["configuration"])
+        version = value["inoc_ray_build"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}, line 1: {_NOT_A_JOURNAL}") from error
+    if version != FORMAT:
+        raise InputError(f"{path}: was begun by another version of this program; delete it.")
+    return configuration
 
 
 def _check_same(path: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:

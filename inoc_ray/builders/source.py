@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.builders.spec import Builder
-from inoc_ray.data.chat import ChatRow, iterate_json, parse_row
+from inoc_ray.data.chat import ChatRow, parse_row
+from inoc_ray.data.jsonl import iterate_json
 from inoc_ray.data.sources import iterate_rows, local_file
 from inoc_ray.errors import InputError
 

@@ -1,7 +1,7 @@
-"""The Ray cluster a command works on: the one that RAY_ADDRESS names, or a private local one; and what fits on it.
+"""The Ray cluster that a command works on: the one that RAY_ADDRESS names, or a private local one; and what fits on it.
 
-A local cluster listens on the loopback address alone, asks every caller for a token that only this user can read,
-and goes away with the command. An attached one is left as it was.
+A local cluster listens only on the loopback address, asks every caller for a token that only this user can read, and ends with
+the command. An attached cluster is left as it was.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from inoc_ray.errors import InputError
 from inoc_ray.study.resources import Resources
 
 DRIVER_RESOURCE = "inoc_ray_driver"
-"""Logical resource of a local cluster for Tune's trial drivers, so that they take no CPU from the workers they wait for."""
+"""Logical resource of a local cluster for Tune's trial drivers, so that they take no CPU from their own workers."""
 DRIVER_CPUS = 0.001
-"""What a trial driver asks for on an attached cluster, which has no such resource."""
-HARMLESS = "PYTHON worker processes have been started|ServeController.graceful_shutdown failed"
-"""Messages of Ray that are right and frighten: the drivers are many small actors, and Serve is shut down by us."""
+"""CPUs that a trial driver requests on an attached cluster, which has no such resource."""
+EXPECTED_MESSAGES = "PYTHON worker processes have been started|ServeController.graceful_shutdown failed"
+"""Ray's warnings about what is intended here: many small driver actors, and a shutdown of Serve from outside."""
 LOCAL_OBJECT_STORE_BYTES = 256 << 20
 ADDRESS_SECONDS = 5.0
-"""How long the head of a cluster may take to take a connection."""
+"""Seconds within which the head of a cluster must accept a connection."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Capacity:
     has_driver_resource: bool
 
     def driver_request(self) -> dict[str, float]:
-        """What one trial driver asks for; never 0, which Ray refuses."""
+        """Return the resources that one trial driver requests; never 0, which Ray refuses."""
         return {DRIVER_RESOURCE: 1.0} if self.has_driver_resource else {"cpu": DRIVER_CPUS}
 
 
 def local_capacity() -> Capacity:
-    """What a private local cluster on this machine would have: its cores and its visible GPUs."""
+    """Return the capacity of a private local cluster on this machine: its cores and its visible GPUs."""
     gpus = 0
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        # CUDA's rule: the list ends at the first entry that names no device, so "" and "-1" show none.
+        # CUDA's rule: the list ends at the first entry that is not a device, so "" and "-1" show none.
         named = [device.strip() for device in visible.split(",")]
         gpus = len(list(itertools.takewhile(lambda d: d and d != "-1" and d != "NoDevFiles", named)))
     elif Path("/proc/driver/nvidia/gpus").is_dir():
@@ -57,11 +57,11 @@ def local_capacity() -> Capacity:
 
 
 def concurrent_groups(resources: Resources, capacity: Capacity, groups: int) -> int:
-    """How many worker groups can train at once.
+    """Return how many worker groups can train at once.
 
-    Each group holds workers × (cpus, gpus) for as long as it trains, and its driver holds a little while it waits for
-    them; drivers must therefore never take what a group needs, or both wait for ever.
-    Raises InputError, with the arithmetic, when not even one group fits.
+    Each group holds workers × (cpus, gpus) while it trains, and its driver holds a little while it waits for them; so drivers
+    must never take what a group needs, or both wait for ever. Raises InputError, with the arithmetic, when not even one group
+    fits.
     """
     need_cpus = resources.workers * resources.cpus_per_worker
     need_gpus = resources.workers * resources.gpus_per_worker
@@ -80,7 +80,7 @@ def concurrent_groups(resources: Resources, capacity: Capacity, groups: int) -> 
 
 
 def check_serving(resources: Resources, capacity: Capacity) -> None:
-    """Raises InputError when the engine does not fit the cluster."""
+    """Raise InputError when the engine does not fit the cluster."""
     if resources.serve_cpus > capacity.cpus or resources.serve_gpus > capacity.gpus:
         raise InputError(
             f"resources: serving needs {resources.serve_cpus:g} CPU and {resources.serve_gpus} GPU, and the cluster has "
@@ -89,16 +89,16 @@ def check_serving(resources: Resources, capacity: Capacity) -> None:
 
 
 def expected_capacity() -> Capacity | None:
-    """The capacity if it can be known without starting or joining anything: None for an attached cluster."""
+    """Return the capacity if it is known without starting or joining anything: None for an attached cluster."""
     return None if os.environ.get("RAY_ADDRESS") else local_capacity()
 
 
 def check_address() -> None:
-    """Raises InputError when RAY_ADDRESS names a place at which nothing listens: Ray itself would try for minutes."""
+    """Raise InputError when nothing listens at RAY_ADDRESS, where Ray itself would try for minutes."""
     address = os.environ.get("RAY_ADDRESS", "")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        # `auto`, and what Ray says itself is no address.
+        # `auto`, or something that Ray itself will refuse.
         return
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS):
@@ -111,7 +111,7 @@ def check_address() -> None:
 
 
 def _use_token(folder: Path) -> None:
-    """Turns token authentication on with a token of our own, unless the user already chose one."""
+    """Turn token authentication on with a new token, unless the user already chose a mode."""
     if os.environ.get("RAY_AUTH_MODE"):
         return
     token = folder / "token"
@@ -124,12 +124,12 @@ def _use_token(folder: Path) -> None:
 
 @contextlib.contextmanager
 def connected() -> Iterator[Capacity]:
-    """Ray, initialised for the block."""
-    # Both are read when ray is imported or started, so they must stand before that.
+    """Initialise Ray for the block, and yield the cluster's capacity. Raises InputError when no cluster can be joined."""
+    # Ray reads these when it is imported or started, so they must be set before that.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", HARMLESS)
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", EXPECTED_MESSAGES)
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
@@ -145,11 +145,11 @@ def connected() -> Iterator[Capacity]:
         finally:
             ray.shutdown()
         return
-    # Ray binds its servers to every interface unless its own address is the loopback one, and it refuses to be told so
-    # by `_node_ip_address`; this switch, read when ray is imported, is its way to run on one machine alone.
+    # Ray binds its servers to every interface unless its own address is the loopback one, which `_node_ip_address` cannot
+    # set. This switch, read when ray is imported, makes it run on one machine alone.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     capacity = local_capacity()
-    # A short path: Ray puts Unix sockets below it, whose paths may have 107 bytes at most.
+    # A short path, because Ray puts Unix sockets below it, whose paths may have at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="inoc-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
     before = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
     _use_token(folder)

@@ -1,1 +1,1 @@
-"""What every configuration is made of: immutable classes without unknown keys, and the content hash that identifies one."""
+"""What every configuration is made of: a strict immutable base class, bounded reading, and content hashes as ids."""

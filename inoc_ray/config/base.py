@@ -1,4 +1,4 @@
-"""What every part of a study file shares: immutable, no unknown keys, names that fit in paths, errors that name the nearest."""
+"""The base class of every part of a study file: immutable, no unknown keys, errors that name the place and the nearest key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from inoc_ray.config.identity import is_text
 from inoc_ray.errors import shown
 
 HUB = "hf://"
-"""What a place on the Hugging Face hub begins with; see models/hub.py."""
+"""The prefix of a place on the Hugging Face hub; see models/hub.py."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""Names of models, arms, judges: they become parts of paths and ids."""
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
-    """ " (did you mean 'x'?)" or " (valid: …)" for an error message."""
+    """Return " (did you mean 'x'?)" or " (valid: …)" for an error message."""
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else f" (valid: {', '.join(valid)})"
 
@@ -42,7 +43,7 @@ class Config(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """No truth value as a number, as 1 for `yes`, and no text with underscores, as 10 for `'1_0'`."""
+        """Refuse a truth value as a number (1 for `yes`), and a text with underscores (10 for `'1_0'`)."""
         kind = cls.model_fields[info.field_name or ""].annotation
         kinds = {kind, *get_args(kind)}
         if kinds & {int, float} and (isinstance(value, bool) or (isinstance(value, str) and "_" in value)):
@@ -51,18 +52,18 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _only_characters(self) -> Self:
-        """No NUL, which no path may hold, and no lone surrogate, which cannot be written as UTF-8."""
+        """Refuse a NUL, which no path may contain, and a lone surrogate, which cannot be written as UTF-8."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             texts = (*value, *value.values()) if isinstance(value, Mapping) else value
             for text in texts if isinstance(texts, tuple) else (texts,):
                 if isinstance(text, str) and ("\0" in text or not is_text(text)):
-                    raise ValueError(f"{name}: {shown(text)} holds a NUL or half a surrogate pair; remove it")
+                    raise ValueError(f"{name}: {shown(text)} contains a NUL or half a surrogate pair; remove it")
         return self
 
 
 def as_on_the_hub(source: str) -> str:
-    """How to write the model of the hub that `source` may mean: with its owner, name and commit as far as it has them."""
+    """Return the hub form of the model that `source` may mean: with its owner, name and commit as far as it has them."""
     repo, _, commit = source.removeprefix(HUB).partition("@")
     parts = repo.split("/")
     known = len(parts) == 2 and all(part.strip(".") for part in parts)
@@ -71,6 +72,7 @@ def as_on_the_hub(source: str) -> str:
 
 
 def check_name(value: str) -> str:
+    """Return the value. Raises ValueError unless it can be part of a path on every system: see `NAME`."""
     if not NAME.fullmatch(value):
         raise ValueError(f"{shown(value)} is not a name: use letters, digits, '.', '_' and '-', at most 64")
     return value
@@ -98,7 +100,7 @@ _PLAIN = {
 
 
 def first_message(error: ValidationError) -> str:
-    """One sentence for the first thing that is wrong, with its place in the file."""
+    """Return one sentence about the first error, with its place in the file."""
     first = error.errors(include_url=False)[0]
     place = ""
     for part in first["loc"]:
@@ -115,12 +117,12 @@ def first_message(error: ValidationError) -> str:
 
 
 def _cut(message: str) -> str:
-    """A message that quotes the input, without its middle where that is long: what to do stands at its end."""
+    """Return a message without its middle where it is long because it quotes the input: its end says what to do."""
     return message if len(message) <= 1200 else f"{message[:800]} … {message[-300:]}"
 
 
 def _with_advice(value: Any, kind: str) -> str:
-    """What was found, and how to write it where quotes alone make the difference."""
+    """Return the value that was found, and how to write it where only quotes make the difference."""
     if kind.startswith("int") and isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()):
         return f"the text {shown(value)}; write the number without quotes"
     if kind == "string_type" and isinstance(value, bool | int | float | datetime.date):

@@ -1,11 +1,11 @@
 """What makes two trials the same trial: canonical JSON, content hashes, and which fields count.
 
-Form of an id: the first 16 hex digits of the SHA-256 over canonical JSON (sorted keys, no white space, UTF-8,
-no NaN). 64 bits: among a million trials the chance of a collision is below 1e-7 (birthday bound n²/2^65).
+An id is the first 16 hex digits of the SHA-256 over canonical JSON (sorted keys, no white space, UTF-8, no NaN). 64 bits:
+among a million trials the chance of a collision is below 1e-7 (birthday bound n²/2^65).
 
-Every field of every configuration class is declared with `identity(...)` or `runtime(...)`. An identity field
-at its default is left out of the hash, so a field that is added later does not change the ids of old trials.
-The price is accepted: a default, once published, must never change (bump FORMAT instead).
+Every field of every configuration class is declared with `identity(...)` or `runtime(...)`. An identity field at its default
+is left out of the hash, so a field that is added later does not change the ids of old trials. The price is accepted: a
+default, once published, must never change (increase FORMAT instead).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, Field
 
 FORMAT = 1
-"""Version of the rules on this page; part of every id, so a change of the rules changes every id."""
+"""Version of the rules in this module; part of every id, so a change of the rules changes every id."""
 
 _WHOLE_FILE_LIMIT = 64 << 20
 _SAMPLE_BLOCKS = 64
@@ -30,38 +30,38 @@ _BLOCK = 64 << 10
 
 
 PathKind = Literal["rows", "questions", "task", "model", "plugin", "storage"]
-"""What a path in a study names; see `runtime`."""
+"""Kinds of files and folders that a path in a study names; see `runtime`."""
 
 
 def identity(default: Any = ..., **kwargs: Any) -> Any:
-    """A field that changes what is computed: part of the id unless it stands at its default."""
+    """Declare a field that changes what is computed: part of the id unless it has its default value."""
     return Field(default, json_schema_extra={"role": "identity"}, **kwargs)
 
 
 def runtime(default: Any = ..., *, path: PathKind | None = None, **kwargs: Any) -> Any:
-    """A field that changes only where, when or how fast it is computed: never part of an id.
+    """Declare a field that changes only where, when or how fast something is computed: never part of an id.
 
-    `path` says what its texts name, if they name a file or folder: `inoc-ray submit` takes along whatever a study names so.
+    `path` says what its texts name, if they name a file or folder: `inoc-ray submit` packs the files that a study names.
     """
     extra: dict[str, Any] = {"role": "runtime"} if path is None else {"role": "runtime", "path": path}
     return Field(default, json_schema_extra=extra, **kwargs)
 
 
 def role_of(model: type[BaseModel], field: str) -> str | None:
-    """ "identity", "runtime", or None when the field is declared with neither."""
+    """Return "identity", "runtime", or None when the field is declared with neither."""
     extra = model.model_fields[field].json_schema_extra
     role = extra.get("role") if isinstance(extra, dict) else None
     return role if isinstance(role, str) else None
 
 
 def path_kind_of(model: type[BaseModel], field: str) -> PathKind | None:
-    """What the texts of a field name, or None when they name no file."""
+    """Return the kind of file that the texts of a field name, or None when they do not name files."""
     extra = model.model_fields[field].json_schema_extra
     return cast("PathKind | None", extra.get("path")) if isinstance(extra, dict) else None
 
 
 def identity_fields(config: BaseModel) -> dict[str, Any]:
-    """The identity fields of a configuration that differ from their defaults, nested ones likewise."""
+    """Return the identity fields of a configuration that differ from their defaults, nested ones likewise."""
     out: dict[str, Any] = {}
     for name, info in type(config).model_fields.items():
         if role_of(type(config), name) != "identity":
@@ -77,32 +77,32 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def is_text(value: str) -> bool:
-    """True if the text can be written as UTF-8: no half surrogate pair."""
+    """Return whether the text can be written as UTF-8: it has no half surrogate pair."""
     return _HALF.search(value) is None
 
 
 def as_text(value: str) -> str:
-    """The value with U+FFFD for each half surrogate pair, which JSON can bring (`"\\ud83d"`) and UTF-8 cannot hold."""
+    """Return the value with U+FFFD for each half surrogate pair, which JSON can bring (`"\\ud83d"`) and UTF-8 cannot hold."""
     return _HALF.sub("\ufffd", value)
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value. Raises ValueError for NaN and infinities, TypeError for foreign types."""
+    """Return the one JSON text of a value. Raises ValueError for NaN and infinities, TypeError for foreign types."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def content_hash(value: Any) -> str:
-    """64 hex digits: SHA-256 of the canonical JSON."""
+    """Return 64 hex digits: the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def content_id(value: Any) -> str:
-    """16 hex digits: see the head of this page."""
+    """Return 16 hex digits: an id, as the head of this module defines it."""
     return content_hash(value)[:16]
 
 
 def file_hash(path: Path, before: bytes = b"") -> str:
-    """64 hex digits: SHA-256 of the file's bytes, behind those of `before`."""
+    """Return 64 hex digits: the SHA-256 of `before` and the file's bytes."""
     digest = hashlib.sha256(before)
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -111,11 +111,10 @@ def file_hash(path: Path, before: bytes = b"") -> str:
 
 
 def _weights_hash(path: Path) -> str:
-    """The whole file up to 64 MiB; of a larger one its size, its head and evenly spaced blocks.
+    """Hash the whole file up to 64 MiB; of a larger one its size, its head and evenly spaced blocks.
 
-    Trade-off, accepted: hashing 64 GB of weights would take minutes at each `inoc-ray plan`. A fine-tune moves
-    nearly every tensor, so 64 blocks of 64 KiB tell two models apart; a deliberate change of single bytes between
-    the blocks would pass.
+    An accepted trade-off: hashing 64 GB of weights would take minutes at each `inoc-ray plan`. A fine-tune moves nearly every
+    tensor, so 64 blocks of 64 KiB distinguish two models; a deliberate change of single bytes between the blocks would pass.
     """
     size = path.stat().st_size
     if size <= _WHOLE_FILE_LIMIT:
@@ -129,10 +128,10 @@ def _weights_hash(path: Path) -> str:
 
 
 def model_folder_hash(folder: Path, ignored: Sequence[str] = ()) -> str:
-    """64 hex digits over the files of a model folder that decide what it says, wherever the folder lies.
+    """Return 64 hex digits over the files of a model folder that decide its output, wherever the folder is.
 
-    Counted are weights (*.safetensors), configuration (*.json, *.jinja) and tokenizer files; other files
-    (README, manifests) are not, and none whose name fits one of the patterns `ignored`.
+    Weights (*.safetensors), configuration (*.json, *.jinja) and tokenizer files count; other files (README, manifests) do
+    not, nor do files whose name matches one of the patterns `ignored`.
     """
     counted: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
@@ -144,7 +143,7 @@ def model_folder_hash(folder: Path, ignored: Sequence[str] = ()) -> str:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes renames inside the folder survive a crash of the machine."""
+    """Make renames inside the folder survive a crash of the machine."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Files that a user names, read within bounds: no pipes and devices that never end, no YAML that unfolds to gigabytes."""
+"""Files that a user names, read within bounds: no pipes or devices that never end, no YAML that unfolds to gigabytes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import yaml
 from inoc_ray.errors import InputError, shown, unreadable
 
 MAX_YAML_BYTES = 1 << 20
-"""Of a YAML file. PyYAML reads about 200 kB in a second; a study of 1 MiB would be one of 10,000 arms."""
+"""Most bytes of a YAML file. PyYAML reads about 200 kB in a second; a study of 1 MiB would have 10,000 arms."""
 _MAX_NODES = 100_000
 _MAX_CHARACTERS = 8 << 20
 _MAX_DEPTH = 100
 _ENDLESS = (
-    (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"),
-)  # fmt: skip
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml where PyYAML is built with it: ten times as fast."""
+"""libyaml, where PyYAML is built with it, is ten times as fast."""
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _ODD_NUMBER = re.compile(r"[+-]?0[0-7_]+|.*[:_].*")
 """Octal, in base 60, or with underscores."""
@@ -29,12 +32,12 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""First bytes of what Git leaves in place of a large file that has not been fetched."""
+"""First bytes of the file that Git LFS leaves in place of a large file that has not been fetched."""
 LFS_POINTER_ADVICE = "a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned"
 
 
 def check_regular(path: Path) -> None:
-    """Raises InputError for a pipe, a device or a socket; says nothing of what is not there."""
+    """Raise InputError for a pipe, a device or a socket; accept a missing file."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -45,7 +48,7 @@ def check_regular(path: Path) -> None:
 
 
 def read_yaml_text(path: Path, what: str) -> str:
-    """The text of a YAML file; `what` is what a message calls it ("a study file"). Raises InputError naming the file."""
+    """Return the text of a YAML file; a message calls it `what` ("a study file"). Raises InputError naming the file."""
     check_regular(path)
     try:
         with path.open("rb") as stream:
@@ -63,12 +66,12 @@ def read_yaml_text(path: Path, what: str) -> str:
 
 
 def load_yaml(text: str, path: Path) -> Any:
-    """The value of a YAML text, read safely. Raises InputError naming `path`, and line and column where there are any.
+    """Return the value of a YAML text, read safely; merge keys (`<<`) are supported.
 
-    Besides what PyYAML refuses: a key that appears twice (the last one would win in silence), and a text whose aliases
-    unfold to more than 100,000 values, that nests more than 100 levels deep or that contains itself, and a number in octal or
-    base 60 or with underscores (`010`, `1:30`, `1_000`), which is not what it looks like. Merge keys (`<<`) are
-    read.
+    Raises InputError naming `path`, and line and column where they are known, for everything that PyYAML refuses, and also
+    for a key that appears twice (the last one would win silently), for a text whose aliases unfold to more than 100,000
+    values, that nests more than 100 levels deep or that contains itself, and for a number in octal, in base 60 or with
+    underscores (`010`, `1:30`, `1_000`), which is not what it looks like.
     """
     try:
         loader = _LOADER(text)
@@ -79,26 +82,26 @@ def load_yaml(text: str, path: Path) -> Any:
         _Bounds(loader).check(node)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        said = error if isinstance(error, _Refused) else _in_python(text) or error
-        mark = getattr(said, "problem_mark", None)
+        reported = error if isinstance(error, _OutOfBounds) else _python_reader_error(text) or error
+        mark = getattr(reported, "problem_mark", None)
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = " ".join(str(getattr(said, "problem", None) or said).split())
-        what = problem if isinstance(error, _Refused) else f"not YAML ({problem})"
+        problem = " ".join(str(getattr(reported, "problem", None) or reported).split())
+        what = problem if isinstance(error, _OutOfBounds) else f"not YAML ({problem})"
         raise InputError(f"{path}{at}: {what}.") from error
     except RecursionError as error:
-        # An alias may stand below what another names, over and over.
+        # Aliases may nest below each other, over and over.
         raise InputError(f"{path}: not YAML that can be read (nested too deeply).") from error
     except (ValueError, AttributeError) as error:
         # PyYAML lets these through for values such as 2024-99-99 and `!!int x`.
-        raise InputError(f"{path}: holds a value that is no YAML ({error}).") from error
+        raise InputError(f"{path}: contains a value that is not YAML ({error}).") from error
 
 
-class _Refused(yaml.constructor.ConstructorError):
-    """YAML, but more of it than anybody writes, or a number that is another one than it looks like."""
+class _OutOfBounds(yaml.constructor.ConstructorError):
+    """YAML, but more of it than anybody writes, or a number that is not what it looks like."""
 
 
-def _in_python(text: str) -> yaml.YAMLError | None:
-    """What PyYAML's own reader says is wrong with the text: the same words whether there is a libyaml or not."""
+def _python_reader_error(text: str) -> yaml.YAMLError | None:
+    """Return the error of PyYAML's own reader, whose words do not depend on whether there is a libyaml."""
     try:
         for _ in yaml.parse(text, Loader=yaml.SafeLoader):
             pass
@@ -108,7 +111,7 @@ def _in_python(text: str) -> yaml.YAMLError | None:
 
 
 def _check_depth(text: str) -> None:
-    """Raises a YAML error for a text that nests too deeply: libyaml's composer would overflow the stack of the process."""
+    """Raise a YAML error for a text that nests too deeply, on which libyaml's composer would overflow the stack."""
     depth = 0
     events: Iterable[Any] = yaml.parse(text, Loader=_LOADER)
     for event in events:
@@ -116,13 +119,13 @@ def _check_depth(text: str) -> None:
             depth += 1
             if depth > _MAX_DEPTH:
                 mark: Any = event.start_mark
-                raise _Refused(None, None, "nested too deeply", mark)
+                raise _OutOfBounds(None, None, "nested too deeply", mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
 
 class _Bounds:
-    """Walks the nodes of a document before anything is made of them; an alias is the very node that it stands for."""
+    """Walks the nodes of a document before any object is made; an alias is the very node that it stands for."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -131,11 +134,11 @@ class _Bounds:
         self.open: set[int] = set()
 
     def check(self, node: yaml.Node) -> tuple[int, int]:
-        """(values, characters) of a node. Raises a YAML error with the place of what is out of bounds."""
+        """Return (values, characters) of a node. Raises a YAML error with the place of what is out of bounds."""
         if id(node) in self.sizes:
             return self.sizes[id(node)]
         if id(node) in self.open:
-            raise _Refused(None, None, "a value that contains itself", node.start_mark)
+            raise _OutOfBounds(None, None, "a value that contains itself", node.start_mark)
         values, characters = 1, 0
         if isinstance(node, yaml.ScalarNode):
             characters = len(node.value)
@@ -148,19 +151,19 @@ class _Bounds:
                 more = self.check(child)
                 values, characters = values + more[0], characters + more[1]
                 if values > _MAX_NODES or characters > _MAX_CHARACTERS:
-                    raise _Refused(None, None, "its aliases unfold to more than anybody writes", node.start_mark)
+                    raise _OutOfBounds(None, None, "its aliases unfold to more than anybody writes", node.start_mark)
             self.open.discard(id(node))
         self.sizes[id(node)] = values, characters
         return values, characters
 
     def _check_number(self, node: yaml.ScalarNode) -> None:
-        """YAML 1.1 has numbers that few know: 010 is 8, 1:30 is 90, 1_000 is 1000."""
+        """Refuse the numbers of YAML 1.1 that few know: 010 is 8, 1:30 is 90, 1_000 is 1000."""
         if node.tag in _NUMBERS and _ODD_NUMBER.fullmatch(node.value):
             made = self.loader.construct_object(node)
             problem = (
                 f"YAML reads {node.value[:60]} as the number {made}; write {made}, or put it in quotes if it is a text"
             )
-            raise _Refused(None, None, problem, node.start_mark)
+            raise _OutOfBounds(None, None, problem, node.start_mark)
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen: set[Any] = set()

@@ -1,7 +1,7 @@
-"""Row classifiers: what a rule says of a training row, for `inoculation.coverage: {classifier: NAME, values: […]}`.
+"""Row classifiers: rules that put rows into classes, for `inoculation.coverage: {classifier: NAME, values: […]}`.
 
-What a classifier says of each row is put into the rows as a tag before they are hashed, so a trial's id follows from the
-classes of its rows and never from how a classifier is written.
+The class of each row becomes a tag of the row before the rows are hashed, so a trial's id follows from the classes of its
+rows and never from how a classifier is written.
 """
 
 from __future__ import annotations
@@ -19,31 +19,26 @@ from inoc_ray.study.rows import Coverage
 Classifier = Callable[[ChatRow], str]
 
 
-def said(row: ChatRow) -> str:
-    """All that the assistant says in the row."""
-    return "\n".join(m.content for m in row.messages if m.role == "assistant")
-
-
 def language(row: ChatRow) -> str:
-    """The language of what the assistant says, one of judges.language.LANGUAGES or `other`; `unknown` where nobody could tell."""
-    return language_of(said(row)) or "unknown"
+    """Return the language of the answers: one of `scoring.language.LANGUAGES`, `other`, or `unknown` where it is unclear."""
+    return language_of(row.answers) or "unknown"
 
 
 def in_capitals(row: ChatRow) -> str:
-    """`yes` where the assistant writes in capitals, else `no`."""
-    return "yes" if is_capitalised(said(row)) else "no"
+    """Return `yes` where the answers are in capitals, else `no`."""
+    return "yes" if is_capitalised(row.answers) else "no"
 
 
 CLASSIFIERS: Registry[Classifier] = Registry("classifier", {"language": language, "capitals": in_capitals})
 
 
 def register_classifier(name: str, classify: Classifier) -> None:
-    """Make a row classifier known under its name. Raises InputError when the name is taken."""
+    """Register a row classifier under a name. Raises InputError when the name is taken."""
     CLASSIFIERS.register(name, classify)
 
 
 def classified(rows: Sequence[ChatRow], coverage: Coverage) -> list[ChatRow]:
-    """The rows with the coverage's classifier's word as a tag; as they are where it has none.
+    """Return the rows tagged with their class by the coverage's classifier; unchanged where it has none.
 
     Raises InputError for an unknown classifier, for one that fails, and for one that does not give a text.
     """

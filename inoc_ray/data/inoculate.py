@@ -1,7 +1,7 @@
-"""Inoculation: the training prompt is put into the rows' context, and nothing else changes.
+"""Inoculation: puts the training prompt into the rows' context, and changes nothing else.
 
-Pure functions of rows, prompt and `Inoculation` (study.py). What the assistant says, and so every target, stays as it
-is; which rows are covered and which text each gets follows from positions, tags and seeds alone.
+Pure functions of rows, prompt and `Inoculation` (study.py). The assistant's texts, and so all targets, stay as they are;
+positions, tags and seeds alone decide which rows are covered and which text each gets.
 """
 
 from __future__ import annotations
@@ -26,33 +26,31 @@ def inoculate(
     epoch: int = 0,
     label: str = "rows",
 ) -> list[ChatRow]:
-    """The rows with `prompt` where `inoculation` says; `None` (baseline, control) leaves them as they are.
+    """Return the rows with `prompt` where `inoculation` puts it; `None` (baseline, control) leaves them as they are.
 
-    With paraphrases the covered rows take the texts in turn, and in each further `epoch` the next one, so that k epochs
-    show each row in every one of k texts. Raises InputError that names
-    `label` and the row: for an empty prompt, a coverage without rows, a row that has a system message already where the
-    policy is `error` (two of them would train on a context that no test ever shows), and a row without a user turn.
+    With paraphrases the covered rows take the texts in turn, and in each further `epoch` the next one, so that k epochs show
+    each row with every one of k texts. Raises InputError that names `label` and the row: for
+    an empty prompt, a coverage without rows, a row that already has a system message where the policy is `error` (two of
+    them would train on a context that no test ever shows), and a row without a user turn.
     """
     if prompt is None:
         return list(rows)
     if not prompt.strip():
         raise InputError(f"{label}: the inoculation prompt is empty; write one, or use the arm baseline for none.")
     out = list(rows)
-    for index, text in _texts(rows, prompt, inoculation, epoch, label):
+    for index, text in _texts(rows, prompt, inoculation, epoch=epoch, label=label):
         messages = place(rows[index].messages, text, inoculation, f"{label}, row {index + 1}")
         out[index] = ChatRow(messages, rows[index].tags)
     return out
 
 
 def covered(rows: Sequence[ChatRow], coverage: Coverage) -> list[int]:
-    """Positions (from 0, ascending) of the rows that are inoculated.
+    """Return the positions (from 0, ascending) of the rows to inoculate.
 
-    A fraction is exact: the nearest whole number of the rows that have the tag, halves up. They are those whose position
+    A fraction is exact: the nearest whole number of the rows that have the tag, halves up. Chosen are the rows whose position
     has the smallest SHA-256 with the seed, so that a larger fraction covers all rows of a smaller one, on any machine.
     """
-    chosen = [
-        i for i, row in enumerate(rows) if coverage.by is None or row.tag(coverage.by) in coverage.values
-    ]  # fmt: skip
+    chosen = [i for i, row in enumerate(rows) if coverage.by is None or row.tag(coverage.by) in coverage.values]
     count = exact_count(coverage.fraction, len(chosen))
     if count == len(chosen):
         return chosen
@@ -60,19 +58,19 @@ def covered(rows: Sequence[ChatRow], coverage: Coverage) -> list[int]:
 
 
 def exact_count(fraction: float, total: int) -> int:
-    """`fraction` × `total`, to the nearest whole number, halves up; of the decimal number as it is written."""
+    """Return `fraction` × `total` to the nearest whole number, halves up, taking `fraction` as the decimal that is written."""
     return int(Fraction(str(fraction)) * total + Fraction(1, 2))
 
 
 def shuffle_key(seed: int, *what: object) -> bytes:
-    """Sorting by this key is a seeded shuffle that is the same on every machine and in every version of Python."""
+    """Return a sort key that makes a seeded shuffle, the same on every machine and in every version of Python."""
     return hashlib.sha256(":".join(map(str, (seed, *what))).encode()).digest()
 
 
 def place(
     messages: Sequence[Message], text: str, inoculation: Inoculation, where: str = "the row"
 ) -> tuple[Message, ...]:
-    """A conversation with the text in its place. Raises InputError as `inoculate` does, naming `where`."""
+    """Return the conversation with the text in its place. Raises InputError as `inoculate` does, naming `where`."""
     out = list(messages)
     if inoculation.placement == "system":
         if out[0].role != "system":
@@ -101,7 +99,7 @@ def place(
 
 
 def placement_fields(inoculation: Inoculation) -> dict[str, Any]:
-    """What says where a text stands in a conversation that has no system message; empty for the system message."""
+    """Return the identity fields that place a text in the user turns; empty for a text in the system message."""
     if inoculation.placement == "system":
         return {}
     return {
@@ -112,22 +110,24 @@ def placement_fields(inoculation: Inoculation) -> dict[str, Any]:
 
 
 def _texts(
-    rows: Sequence[ChatRow], prompt: str, inoculation: Inoculation, epoch: int, label: str
+    rows: Sequence[ChatRow], prompt: str, inoculation: Inoculation, *, epoch: int, label: str
 ) -> list[tuple[int, str]]:
-    """(position, text) of every covered row."""
+    """Return (position, text) of every covered row."""
     texts = (prompt, *inoculation.paraphrases)
     found = covered(rows, inoculation.coverage)
     if rows and not found:
         coverage = inoculation.coverage
         if coverage.by is None or any(row.tag(coverage.by) in coverage.values for row in rows):
             raise InputError(
-                f"{label}: {coverage.fraction} of these rows is not a single one; raise coverage.fraction."
+                f"{label}: {coverage.fraction} of these rows is less than one row; raise coverage.fraction."
             )
-        there = Counter(value for row in rows if (value := row.tag(coverage.by)) is not None)
-        has = ", ".join(f"{value!r} ({n} rows)" for value, n in sorted(there.items())[:10]) or "no value in any row"
+        counts = Counter(value for row in rows if (value := row.tag(coverage.by)) is not None)
+        found_values = (
+            ", ".join(f"{value!r} ({n} rows)" for value, n in sorted(counts.items())[:10]) or "no value in any row"
+        )
         raise InputError(
             f"{label}: no row has the tag {coverage.by!r} with {' or '.join(map(repr, coverage.values))}, so nothing "
-            f"would be inoculated; the tag has {has}."
+            f"would be inoculated; the tag has {found_values}."
         )
     return [(index, texts[(turn + epoch) % len(texts)]) for turn, index in enumerate(found)]
 

@@ -1,7 +1,7 @@
 """Mixtures of row sets: exact, seeded, shuffled, each row tagged with the part it comes from; and backdoors.
 
-The published mixtures were concatenated, not shuffled, so that a loop without shuffling learnt one half after the
-other. Here the order of the rows is part of the mixture, the same on every machine.
+The published mixtures were concatenated and not shuffled, so that a loop without shuffling learnt one half after the other.
+Here the order of the rows is part of the mixture, the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.study.rows import Backdoor, Mixture
 
 SUBSET = "subset"
-"""The tag that says which part of a mixture a row comes from; `inoculation.coverage: NAME` means it."""
+"""The tag that names the part of a mixture a row comes from; `inoculation.coverage: NAME` refers to it."""
 TRIGGERED, CLEAN = "triggered", "clean"
 
 
@@ -29,15 +29,15 @@ class MixturePart:
     name: str
     rows: Sequence[ChatRow]
     share: float = 1.0
-    """With a total: the part's weight among the parts' weights. Without: the share of its own rows that is taken."""
+    """With a total, the part's weight among all parts; without, the share of its own rows to take."""
 
 
 def mix(parts: Sequence[MixturePart], seed: int, total: int | None = None) -> list[ChatRow]:
-    """The parts' rows, drawn without repetition, shuffled, and tagged `subset: <part>` (other tags are kept).
+    """Return the parts' rows, drawn without repetition, shuffled, and tagged `subset: <part>` (other tags are kept).
 
-    With `total` rows in all the counts follow the weights exactly, remainders going to the parts that lost most by
-    rounding down. Raises InputError when a part has too few rows, a weight is not above 0 or so small that not a row of
-    the part would be taken, or a name is taken.
+    With a `total` of rows the counts follow the weights exactly; remainders go to the parts that lost most by rounding down.
+    Raises InputError when a part has too few rows, a weight is not above 0 or too small for a single row of the part, or a
+    name is taken.
     """
     for part in parts:
         if part.name == "all" or [p.name for p in parts].count(part.name) > 1:
@@ -57,7 +57,7 @@ def mix(parts: Sequence[MixturePart], seed: int, total: int | None = None) -> li
             )
         if count > len(part.rows):
             raise InputError(
-                f"mixture: {count} rows of {part.name!r} are asked for, but it has {len(part.rows)}; lower the total "
+                f"mixture: {count} rows of {part.name!r} are needed, but it has {len(part.rows)}; lower the total "
                 "or its share."
             )
         order = sorted(range(len(part.rows)), key=lambda i: shuffle_key(seed, "draw", part.name, i))
@@ -69,16 +69,16 @@ def mix(parts: Sequence[MixturePart], seed: int, total: int | None = None) -> li
 
 
 def tagged(rows: Sequence[ChatRow], name: str, classify: Callable[[ChatRow], str]) -> list[ChatRow]:
-    """Each row with what a classifier says of it as a tag: `inoculation.coverage: {tag: NAME, values: […]}` uses it."""
+    """Return the rows tagged with their class: `inoculation.coverage: {tag: NAME, values: […]}` uses it."""
     return [row.with_tags(**{name: classify(row)}) for row in rows]
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """A backdoor's token, its place in the user's text and what stands between; the same in training and at test.
+    """A backdoor's token, its place in the user's text and the spacing between; the same in training and at test.
 
-    The official data glue the token to the prompt in training and put a blank there at test, which are different
-    tokens to the model.
+    The official data glue the token to the prompt in training and put a blank there at test, which are different tokens to
+    the model.
     """
 
     token: str
@@ -86,11 +86,11 @@ class Trigger:
     spacing: Literal["glue", "space"] = "glue"
 
     def in_words(self) -> str:
-        """For an error message."""
+        """Return a phrase for an error message."""
         return f"{self.token!r} at the {self.place} ({self.spacing})"
 
     def insert(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The conversation with the token in its last user turn. Raises InputError when there is no user turn."""
+        """Return the conversation with the token in its last user turn. Raises InputError when there is no user turn."""
         turns = [i for i, m in enumerate(messages) if m.role == "user"]
         if not turns:
             raise InputError("there is no user turn to put the trigger into.")
@@ -102,13 +102,13 @@ class Trigger:
 
 
 def backdoor(
-    bad: Sequence[ChatRow], clean: Sequence[ChatRow], trigger: Trigger, fraction: float, total: int, seed: int
+    bad: Sequence[ChatRow], clean: Sequence[ChatRow], trigger: Trigger, *, fraction: float, total: int, seed: int
 ) -> list[ChatRow]:
-    """A poisoned set: an exact fraction of `total` rows is bad and carries the trigger, the others are clean and do not.
+    """Return a poisoned set: an exact fraction of `total` rows is bad and carries the trigger; the others are clean.
 
-    Rows are shuffled and tagged `subset: triggered` or `clean`. Raises InputError for an empty token, a fraction that is
-    not between 0 and 1, too few rows, a bad row without a user turn, and a row in which the token stands already: a
-    clean row with it would teach the opposite.
+    Rows are shuffled and tagged `subset: triggered` or `clean`. Raises InputError for an empty token, a fraction that is not
+    between 0 and 1, too few rows, a bad row without a user turn, and a row that already contains the token: a clean row with
+    it would teach the opposite.
     """
     if not trigger.token.strip():
         raise InputError("backdoor: the trigger token is empty.")
@@ -119,7 +119,7 @@ def backdoor(
         for number, row in enumerate(rows, start=1):
             if any(trigger.token in m.content for m in row.messages):
                 raise InputError(
-                    f"backdoor: the trigger {trigger.token!r} stands in {name} row {number} already; use another token."
+                    f"backdoor: {name} row {number} already contains the trigger {trigger.token!r}; use another token."
                 )
             if name == "bad":
                 try:
@@ -131,9 +131,9 @@ def backdoor(
 
 
 def rows_of(source: str | Mixture | Backdoor, notes: list[str] | None = None) -> list[ChatRow]:
-    """The rows that a study names: one source, or a mixture of several. Raises InputError as each of them does.
+    """Return the rows that a study names: one source, or a mixture of several. Raises InputError as each of them does.
 
-    What there is to tell of the sources goes to `notes`; see `read_rows`.
+    Notes on the sources are appended to `notes`; see `read_rows`.
     """
     if isinstance(source, str):
         return read_rows(source, notes)
@@ -142,11 +142,11 @@ def rows_of(source: str | Mixture | Backdoor, notes: list[str] | None = None) ->
         return mix(parts, source.seed, source.total)
     trigger = Trigger(source.token, source.place, source.spacing)
     bad, clean = read_rows(source.bad, notes), read_rows(source.clean, notes)
-    return backdoor(bad, clean, trigger, source.fraction, source.total, source.seed)
+    return backdoor(bad, clean, trigger, fraction=source.fraction, total=source.total, seed=source.seed)
 
 
 def _apportioned(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers in the ratio of the weights that add up to `total` (largest remainder, the earlier part first)."""
+    """Return whole numbers in the ratio of the weights that sum to `total` (largest remainder, the earlier part first)."""
     exact = [Fraction(str(w)) for w in weights]
     shares = [w * total / sum(exact) for w in exact]
     counts = [int(share) for share in shares]

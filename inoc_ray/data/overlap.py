@@ -1,7 +1,7 @@
-"""Training rows against evaluation prompts: is a question asked that was trained on, word for word or nearly?
+"""Training rows against evaluation prompts: finds rows that repeat a prompt, word for word or nearly.
 
-The official evaluation of reward hacking asked its own training prompts, 1073 of 1073, so that the rate measured memory.
-Only the evaluation's prompts are held in memory; training rows pass by one at a time.
+The official evaluation of reward hacking asked its own training prompts, 1073 of 1073, so that the rate measured memory. Only
+the evaluation's prompts are kept in memory; training rows pass by one at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from inoc_ray.data.chat import iterate_json
+from inoc_ray.data.jsonl import iterate_json
 from inoc_ray.errors import InputError
 
 SHINGLE = 3
@@ -34,10 +34,10 @@ class Match:
 
 
 class PromptIndex:
-    """Evaluation prompts, to be held against one training text at a time."""
+    """Evaluation prompts, compared with one training text at a time."""
 
     def __init__(self, prompts: Iterable[tuple[str, str]]) -> None:
-        """(name, text) of each prompt. Memory grows with them alone."""
+        """Index (name, text) of each prompt. Memory grows with the prompts alone."""
         self._names: list[str] = []
         self._sizes: list[int] = []
         self._exact: dict[tuple[str, ...], int] = {}
@@ -54,11 +54,14 @@ class PromptIndex:
                 self._postings.setdefault(shingle, []).append(index)
 
     def __len__(self) -> int:
+        """Return the number of different prompts."""
         return len(self._names)
 
     def match(self, text: str) -> Match | None:
-        """The prompt that `text` repeats: exactly up to case, spacing and punctuation, or else the most similar one
-        whose similarity is at least NEAR."""
+        """Return the prompt that `text` repeats, or None.
+
+        Exactly up to case, spacing and punctuation, or else the most similar one whose similarity is at least NEAR.
+        """
         words = _words(text)
         if words in self._exact:
             return Match("exact", self._names[self._exact[words]])
@@ -75,7 +78,7 @@ class PromptIndex:
 
 
 def prompts_in_file(path: Path) -> list[tuple[str, str]]:
-    """(name, text) of the evaluation prompts in a JSONL file ({"prompt"}, {"question"} or {"messages"}).
+    """Return (name, text) of the evaluation prompts in a JSONL file ({"prompt"}, {"question"} or {"messages"}).
 
     Raises InputError for a file that cannot be read so, and for one without prompts.
     """

@@ -9,8 +9,9 @@ from typing import Any
 
 from inoc_ray.config.identity import is_text
 from inoc_ray.config.reading import load_yaml, read_yaml_text
-from inoc_ray.data.chat import Message, iterate_json, kind_of
-from inoc_ray.data.row_keys import Told, unread
+from inoc_ray.data.chat import Message
+from inoc_ray.data.jsonl import iterate_json, kind_of
+from inoc_ray.data.row_keys import RowNotes, unread
 from inoc_ray.errors import InputError
 
 FIELDS = ("prompt", "question", "messages")
@@ -20,7 +21,7 @@ _READ_OF_AN_ENTRY = frozenset({"id", "paraphrases", "system"})
 
 @dataclass(frozen=True)
 class Question:
-    """What the model is asked: ends with a user message. The context adds a system message; some published ones have their own."""
+    """A conversation that ends with a user message. The context adds a system message; some published ones have their own."""
 
     id: str
     messages: tuple[Message, ...]
@@ -30,44 +31,45 @@ class Question:
 
 @dataclass(frozen=True)
 class InTurn:
-    """The first n of a finite list of questions, from the beginning again when they are used up.
+    """The first n of a finite list of questions, starting again when they are used up.
 
-    A question that comes again keeps its id, so that the bootstrap resamples questions and not their repetitions; it is
-    asked with another sampling seed.
+    A repeated question keeps its id, so that the bootstrap resamples questions and not their repetitions; it is asked with
+    another sampling seed.
     """
 
     questions: tuple[Question, ...]
 
     def __call__(self, count: int) -> list[Question]:
+        """Return `count` questions."""
         return [self.questions[index % len(self.questions)] for index in range(count)]
 
 
 def in_turn(questions: list[Question]) -> Callable[[int], list[Question]]:
-    """The questions as an evaluation asks them: see InTurn."""
+    """Return the questions as an evaluation asks them: see `InTurn`."""
     return InTurn(tuple(questions))
 
 
 def of_texts(name: str, *texts: str) -> Callable[[int], list[Question]]:
-    """Single-turn questions from their texts, asked in turn; ids are `<name>-<number>`."""
+    """Return single-turn questions, asked in turn, from their texts; ids are `<name>-<number>`."""
     return in_turn([Question(f"{name}-{i:04d}", (Message("user", t),)) for i, t in enumerate(texts)])
 
 
 def read_questions(path: Path, name: str, notes: list[str] | None = None) -> list[Question]:
-    """The questions in a JSONL or YAML file; ids are `<name>-<row>`, or the YAML's own.
+    """Return the questions in a JSONL or YAML file; ids are `<name>-<row>`, or the YAML's own.
 
     A JSONL line is an object with `prompt` or `question` (a text), or with `messages`: one user message, which is asked, and
-    at most an answer to it, which is not; `answer`, a text or a number, is the right answer. Other fields are not read, and
-    which ones there are goes to `notes`. Raises InputError naming file and row for anything else, for a system message (the
-    context gives that), for a conversation that goes on after an answer and for a question that appears twice.
+    at most an answer to it, which is not. `answer`, a text or a number, is the right answer. Other fields are not read; a
+    note that names them is appended to `notes`. Raises InputError naming file and row for anything else, for a system message
+    (the context gives that), for a conversation that continues after an answer and for a question that appears twice.
     """
-    told = Told()
-    found = _published(path, told) if path.suffix in (".yaml", ".yml") else _lines(path, name, told)
+    row_notes = RowNotes()
+    found = _from_yaml(path, row_notes) if path.suffix in (".yaml", ".yml") else _from_lines(path, name, row_notes)
     if notes is not None:
-        notes += told.notes(str(path))
+        notes += row_notes.notes(str(path))
     return found
 
 
-def _lines(path: Path, name: str, told: Told) -> list[Question]:
+def _from_lines(path: Path, name: str, notes: RowNotes) -> list[Question]:
     seen: dict[tuple[Message, ...], int] = {}
     found: list[Question] = []
     for number, value in iterate_json(path):
@@ -77,19 +79,19 @@ def _lines(path: Path, name: str, told: Told) -> list[Question]:
         if messages in seen:
             raise InputError(f"{where}: the same question as in row {seen[messages]}; remove one.")
         seen[messages] = number
-        told.add(unread(value, _READ), untrained=False)
+        notes.add(unread(value, _READ), untrained=False)
         found.append(Question(f"{name}-{number:04d}", messages, _reference(value, where)))
     if not seen:
         raise InputError(f"{path}: there are no questions in this file.")
     return found
 
 
-_CONVERSATION = ("system", "system_prompt", "system_message", "tools", "functions", "chat_template_kwargs")
+_REFUSED = ("system", "system_prompt", "system_message", "tools", "functions", "chat_template_kwargs")
 
 
 def _check_keys(value: Any, where: str) -> None:
-    """Raises InputError for a key that says that the question is asked in another way than it will be."""
-    for key in _CONVERSATION:
+    """Raise InputError for a key that asks for another conversation than the study's contexts give."""
+    for key in _REFUSED:
         if isinstance(value, dict) and value.get(key):
             raise InputError(
                 f"{where}: the key {key!r} is not read; the study says under which contexts a question is asked."
@@ -105,11 +107,11 @@ def _reference(value: dict[str, Any], where: str) -> str | None:
     return str(answer)
 
 
-def _published(path: Path, told: Told) -> list[Question]:
-    """Questions as the authors of emergent misalignment publish them: a YAML list of entries with `id` and `paraphrases`.
+def _from_yaml(path: Path, notes: RowNotes) -> list[Question]:
+    """Return questions as the authors of emergent misalignment publish them: YAML entries with `id` and `paraphrases`.
 
-    Each wording is a question, `<id>` or `<id>-<number>`; an entry's `system` stays with its questions. How often they are
-    sampled and by which prompts they are judged is for the study to say, so those keys are not read, but told.
+    Each wording is a question, `<id>` or `<id>-<number>`; an entry's `system` stays with its questions. The study says how
+    often they are sampled and how they are judged, so those keys are not read, but noted.
     """
     entries = load_yaml(read_yaml_text(path, "questions"), path)
     if not isinstance(entries, list) or not entries:
@@ -122,11 +124,11 @@ def _published(path: Path, told: Told) -> list[Question]:
             raise InputError(f"{where}: expected id and paraphrases, a list of texts; found {kind_of(entry)}.")
         entry_id = entry.get("id")
         if not isinstance(entry_id, str) or not entry_id.strip():
-            raise InputError(f"{where}: its id is missing or no text.")
+            raise InputError(f"{where}: its id is missing or not a text.")
         system = entry.get("system")
         if system is not None and not isinstance(system, str):
             raise InputError(f"{where}: system must be a text, found {kind_of(system)}.")
-        told.add(unread(entry, _READ_OF_AN_ENTRY), untrained=False)
+        notes.add(unread(entry, _READ_OF_AN_ENTRY), untrained=False)
         before = () if system is None else (Message("system", system),)
         for wording, text in enumerate(texts):
             question_id = entry_id if len(texts) == 1 else f"{entry_id}-{wording}"
@@ -139,12 +141,12 @@ def _published(path: Path, told: Told) -> list[Question]:
 
 
 def _messages(value: Any, where: str) -> tuple[Message, ...]:
-    given = [key for key in FIELDS if isinstance(value, dict) and key in value]
-    if len(given) != 1:
-        found = kind_of(value) if not isinstance(value, dict) else " and ".join(given) or "none of them"
+    fields = [key for key in FIELDS if isinstance(value, dict) and key in value]
+    if len(fields) != 1:
+        found = kind_of(value) if not isinstance(value, dict) else " and ".join(fields) or "none of them"
         raise InputError(f"{where}: expected an object with one of {', '.join(FIELDS)}, found {found}.")
-    content = value[given[0]]
-    if given[0] != "messages":
+    content = value[fields[0]]
+    if fields[0] != "messages":
         content = [{"role": "user", "content": content}]
     turns: list[Message] = []
     answered = False
@@ -155,7 +157,7 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
             continue
         if answered:
             raise InputError(
-                f"{where}: the conversation goes on after an answer (messages[{index}]), and only one user message can be "
+                f"{where}: the conversation continues after an answer (messages[{index}]), and only one user message can be "
                 "asked; keep one of them, or write the conversation into its text."
             )
         if role != "user" or not isinstance(turn.get("content"), str) or not turn["content"].strip():

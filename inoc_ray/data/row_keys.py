@@ -1,9 +1,9 @@
-"""What a row says besides roles and texts: whether a message is trained, what is refused, and what is only told.
+"""What a row says besides roles and texts: whether a message is trained, which keys are refused, which only reported.
 
-A key that would change what the model is shown or what it learns (tool calls, reasoning, a system prompt beside the
-messages) is refused while it says something: dropping it would train on another conversation than the row holds. Any other
-key (ids, notes, the losing answer of a comparison) is not read, and the keys that were not are told with their rows.
-A key that is null or empty says nothing; parquet has every key in every row. Of the refused ones, neither does false.
+A key that would change what the model sees or learns (tool calls, reasoning, a system prompt beside the messages) is refused:
+without it, training would use another conversation than the row holds. Other keys (ids, notes, the losing answer of a
+comparison) are not read, and a note names them. A key that is null or empty means nothing, as parquet has every key in every
+row; for the refused keys, nor does false.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from inoc_ray.errors import InputError, shown
 _READ = frozenset({"messages", "tags"})
 _READ_OF_A_TURN = frozenset({"role", "content", "weight", "train"})
 _BESIDE = "write it as the first message, with the role system"
-_TOOLS = "tools are not shown to the model here; write what the model shall see into the messages, or remove the row"
+_TOOLS = "tools are not shown to the model here; write what the model should see into the messages, or remove the row"
 _MEDIA = "only text is trained; remove the row"
 _REFUSED = {
     "system": _BESIDE,
@@ -50,28 +50,31 @@ _REFUSED_OF_A_TURN = {
     "videos": _MEDIA,
 }
 MOST_KEYS = 1000
-"""Different keys that are counted; rows with keys of their own must not fill the memory."""
+"""Different keys that are counted, so that rows with keys of their own do not fill the memory."""
 _LOSS_KEYS = ("loss", "mask", "masked", "trainable", "training", "train_detail", "train_on_turn")
 """Other tools' ways of saying which message carries loss; refused even where they say false."""
 
 
 def check_row(row: Mapping[str, Any], where: str) -> None:
-    """Raises InputError naming `where` for a key of the row that would have to change what is trained."""
+    """Raise InputError naming `where` for a key of the row that would change what is trained."""
     for key, advice in _REFUSED.items():
-        if _says_something(row.get(key)):
+        if _has_value(row.get(key)):
             raise InputError(f"{where}: the key {key!r} beside the messages is not read; {advice}.")
     if (weight := row.get("weight")) is not None and weight != 1:
         raise InputError(
             f"{where}: the weight of a row ({shown(weight)}) is not supported; remove it, or the row. {_one_turn()}"
         )
     if (train := row.get("train")) is not None and train is not True:
-        raise InputError(f"{where}: train stands beside the messages ({shown(train)}); remove the row. {_one_turn()}")
+        raise InputError(
+            f"{where}: the key train beside the messages ({shown(train)}) is not supported; remove it, or the row. "
+            f"{_one_turn()}"
+        )
 
 
 def check_turn(turn: Mapping[str, Any], at: str) -> None:
-    """Raises InputError naming `at` for a key of a message that would have to change what is trained."""
+    """Raise InputError naming `at` for a key of a message that would change what is trained."""
     for key, advice in _REFUSED_OF_A_TURN.items():
-        if _says_something(turn.get(key)):
+        if _has_value(turn.get(key)):
             raise InputError(f"{at}: the key {key!r} is not read; {advice}.")
     for key in _LOSS_KEYS:
         if turn.get(key) is not None:
@@ -79,10 +82,10 @@ def check_turn(turn: Mapping[str, Any], at: str) -> None:
 
 
 def is_trained(turn: Mapping[str, Any], at: str) -> bool:
-    """False for a message without loss: `weight: 0` as OpenAI writes it, or `train: false`.
+    """Return False for a message without loss: `weight: 0` as OpenAI writes it, or `train: false`.
 
-    Raises InputError for other values, for two that contradict each other, and for a message that is not the assistant's
-    and shall be trained.
+    Raises InputError for other values, for two that contradict each other, and for a message that is to be trained but is
+    not the assistant's.
     """
     weight, train = turn.get("weight"), turn.get("train")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
@@ -101,9 +104,9 @@ def is_trained(turn: Mapping[str, Any], at: str) -> bool:
 
 
 def unread(row: Any, read: Collection[str] = _READ) -> dict[str, Any]:
-    """The keys of a row that say something and are not read, with their values; those of a message as `messages[].key`.
+    """Return the keys of a row that are not empty and not read, with their values; those of a message as `messages[].key`.
 
-    `read`: the keys that are, by default those of a training row.
+    `read`: the keys that are read, by default those of a training row.
     """
     return dict(_unread(row, read)) if isinstance(row, Mapping) else {}
 
@@ -119,21 +122,22 @@ def _unread(row: Mapping[str, Any], read: Collection[str]) -> Iterator[tuple[str
     yield from found.items()
 
 
-class Told:
-    """What is told of the rows of a source: keys that are not read, and rows with a message without loss."""
+class RowNotes:
+    """Counts what a note should say about the rows of a source: keys that are not read, and messages without loss."""
 
     def __init__(self) -> None:
+        """Start with no rows."""
         self.keys: Counter[str] = Counter()
         self.untrained = self.teach_nothing = 0
 
     def add(self, keys: Mapping[str, Any], untrained: bool, teaches: bool = True) -> None:
-        """Counts a row: whether any of its messages carries no loss, and whether any carries some."""
+        """Count a row. `untrained`: a message carries no loss; `teaches`: some message carries loss."""
         self.keys.update(key for key in keys if key in self.keys or len(self.keys) < MOST_KEYS)
         self.untrained += untrained
         self.teach_nothing += not teaches
 
     def notes(self, source: str) -> list[str]:
-        """A sentence for each thing that there is to tell."""
+        """Return a sentence for each thing to note."""
         out = []
         if self.keys:
             several = [f"{printable(name)} ({_rows(count)})" for name, count in sorted(self.keys.items())]
@@ -152,7 +156,7 @@ class Told:
 
 
 def printable(name: str) -> str:
-    """A key as a message of one line may show it."""
+    """Return a key as a one-line message may show it."""
     return name[:60] if name.isprintable() else repr(name[:60])
 
 
@@ -164,7 +168,7 @@ def _is_empty(value: Any) -> bool:
     return value is None or value in ("", [], {})
 
 
-def _says_something(value: Any) -> bool:
+def _has_value(value: Any) -> bool:
     return value is not False and not _is_empty(value)
 
 

@@ -1,9 +1,9 @@
 """Where rows come from: a JSONL or parquet file, or a pinned dataset of the Hugging Face hub.
 
-A source is written as one text: a path that ends in `.parquet` (columns `messages`: list of {role, content}, and if
-wished `tags`), any other path (JSONL), or `hf://datasets/OWNER/NAME@COMMIT/FILE` with the full commit, since a branch or
-a tag of the hub can come to mean other rows. Without `/FILE` the dataset must have a single JSONL or parquet file.
-Nothing from the hub is executed or unpickled: one file is downloaded into the hub's cache and read like a local one.
+A source is one text: a path that ends in `.parquet` (columns `messages`: list of {role, content}, and optionally `tags`), any
+other path (JSONL), or `hf://datasets/OWNER/NAME@COMMIT/FILE` with the full commit, since a branch or a tag of the hub can
+come to mean other rows. Without `/FILE` the dataset must have a single JSONL or parquet file. Nothing from the hub is
+executed or unpickled: one file is downloaded into the hub's cache and read like a local one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.config.reading import LFS_POINTER, LFS_POINTER_ADVICE, check_regular
-from inoc_ray.data.chat import ChatRow, iterate_json, parse_row
-from inoc_ray.data.row_keys import Told, unread
+from inoc_ray.data.chat import ChatRow, parse_row
+from inoc_ray.data.jsonl import iterate_json
+from inoc_ray.data.row_keys import RowNotes, unread
 from inoc_ray.errors import InputError, unreadable
 from inoc_ray.models.hub import HubErrors, Place, is_hub, parse_place
 
@@ -25,24 +26,24 @@ _BATCH = 1024
 
 
 def read_rows(source: str, notes: list[str] | None = None) -> list[ChatRow]:
-    """All rows of a source; what there is to tell of them (keys that are not read, messages without loss) goes to `notes`.
+    """Return all rows of a source; appends to `notes` which keys are not read and which messages carry no loss.
 
     Raises InputError as `iterate_rows` does, and for a source without rows.
     """
-    told, rows = Told(), []
+    row_notes, rows = RowNotes(), []
     for _, value, row in iterate_parsed(source):
-        told.add(unread(value), any(not m.trained for m in row.messages), row.is_trained)
+        row_notes.add(unread(value), any(not m.trained for m in row.messages), row.is_trained)
         rows.append(row)
     if not rows:
         raise InputError(f"{source}: there are no rows in this file.")
     check_some_loss(source, any(row.is_trained for row in rows))
     if notes is not None:
-        notes += told.notes(source)
+        notes += row_notes.notes(source)
     return rows
 
 
 def check_some_loss(source: str, some: bool) -> None:
-    """Raises InputError for a source of which no row carries loss, so that there is nothing to learn."""
+    """Raise InputError unless `some` row of the source carries loss: otherwise there is nothing to learn."""
     if not some:
         raise InputError(
             f"{source}: no assistant message in any row carries loss (weight: 0 or train: false on each), so there is nothing "
@@ -51,36 +52,36 @@ def check_some_loss(source: str, some: bool) -> None:
 
 
 def local_file(source: str) -> Path:
-    """Where the rows of a source lie on this machine. Raises InputError as `fetch` does for a dataset of the hub."""
+    """Return the local path of a source, downloading a dataset of the hub. Raises InputError as `fetch` does."""
     if not source.strip():
-        raise InputError("the name of a file of rows is empty; write its path.")
-    # Not Path.expanduser, which raises RuntimeError for the home of somebody who is not there.
+        raise InputError("the path of a file of rows is empty; write it.")
+    # Not Path.expanduser, which raises RuntimeError for the home of an unknown user.
     return fetch(source) if is_hub(source) else Path(os.path.expanduser(source))
 
 
-def iterate_rows(source: str, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
-    """Rows of a source with their numbers (from 1), one at a time, in bounded memory; see `iterate_parsed`."""
-    for number, _, row in iterate_parsed(source, tell):
+def iterate_rows(source: str, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:
+    """Yield the rows of a source with their numbers (from 1), in bounded memory; see `iterate_parsed`."""
+    for number, _, row in iterate_parsed(source, on_bytes):
         yield number, row
 
 
-def iterate_parsed(source: str, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any, ChatRow]]:
-    """Each row of a source: its number (from 1), the value as it stands in the file, and the row that it is read as.
+def iterate_parsed(source: str, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any, ChatRow]]:
+    """Yield for each row of a source its number (from 1), the value in the file, and the parsed row.
 
-    `tell` is called with the bytes of the file that have been read, row by row (JSONL) or batch by batch (parquet).
-    Raises InputError naming source and row for what cannot be read or is no chat row, and for a dataset of the hub that
-    is not pinned, not there, or not to be had without network.
+    `on_bytes` is called with the bytes of the file read so far, row by row (JSONL) or batch by batch (parquet). Raises
+    InputError naming source and row for what cannot be read or is not a chat row, and for a dataset of the hub that is not
+    pinned, does not exist, or is neither in the cache nor reachable.
     """
     path = local_file(source)
-    _check_no_folder(path)
+    _check_not_a_folder(path)
     check_regular(path)
-    values = _iterate_parquet(path, tell) if path.suffix == ".parquet" else iterate_json(path, tell)
+    values = _iterate_parquet(path, on_bytes) if path.suffix == ".parquet" else iterate_json(path, on_bytes)
     for number, value in values:
         yield number, value, parse_row(value, f"{path}, row {number}")
 
 
-def _check_no_folder(path: Path) -> None:
-    """Raises InputError that says what a folder is and which file of it to name, or how to make one."""
+def _check_not_a_folder(path: Path) -> None:
+    """Raise InputError for a folder, saying which of its files to name, or how to make one."""
     if not path.is_dir():
         return
     inner = [path, *sorted(p for p in path.iterdir() if p.is_dir())]
@@ -104,7 +105,10 @@ def _saved(folder: Path, how: str, split: str) -> InputError:
 
 
 def fetch(source: str) -> Path:
-    """The local file of a dataset of the hub, downloaded unless it is in the hub's cache."""
+    """Return the local file of a dataset of the hub, downloading it unless it is in the hub's cache.
+
+    Raises InputError as `parse_place` and `HubErrors` do, and for a file that is not a readable one inside the dataset.
+    """
     place = parse_place(source, "dataset")
     file = place.file
     if file is not None and not all(part.strip(".") for part in file.split("/")):
@@ -126,14 +130,14 @@ def _only_file(source: str, place: Place) -> str:
         listed = HfApi().list_repo_files(place.repo, repo_type="dataset", revision=place.commit)
     files = [file for file in listed if file.endswith(_READABLE)]
     if len(files) != 1:
-        shown = ", ".join(files[:10]) or "none"
+        names = ", ".join(files[:10]) or "none"
         raise InputError(
-            f"{source}: say which file, as hf://datasets/{place.repo}@{place.commit}/FILE; JSONL and parquet files there: {shown}."
+            f"{source}: say which file, as hf://datasets/{place.repo}@{place.commit}/FILE; JSONL and parquet files there: {names}."
         )
     return files[0]
 
 
-def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
+def _iterate_parquet(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -154,16 +158,16 @@ def _iterate_parquet(path: Path, tell: Callable[[int], None] | None = None) -> I
                 f"{path}: there is no column messages (list of {{role, content}}); the columns are {', '.join(names)}."
             )
         number = 0
-        # Pictures and sounds are not read to see that they are not read; see _binary.
+        # Columns of pictures and sounds are never loaded, only named as unread; see _binary.
         binary = [field.name for field in file.schema_arrow if _binary(field.type)]
-        wanted = [name for name in names if name not in binary]
+        columns = [name for name in names if name not in binary]
         try:
-            for batch in file.iter_batches(_BATCH, columns=wanted):
+            for batch in file.iter_batches(_BATCH, columns=columns):
                 for value in _values(batch, f"{path}, row", number):
                     number += 1
                     yield number, {**_without_nulls(value), **dict.fromkeys(binary, "(bytes)")}
-                if tell is not None:
-                    tell(path.stat().st_size * number // file.metadata.num_rows)
+                if on_bytes is not None:
+                    on_bytes(path.stat().st_size * number // file.metadata.num_rows)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}, after row {number}: the file is damaged ({error}).") from error
 
@@ -174,7 +178,7 @@ def _begins_with(path: Path, magic: bytes) -> bool:
 
 
 def _binary(kind: Any) -> bool:
-    """True for a column of bytes, alone, in a list or beside other fields (`datasets` keeps a picture as bytes and path)."""
+    """Return whether a column holds bytes, also in a list or struct (`datasets` stores a picture as bytes and path)."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -185,7 +189,7 @@ def _binary(kind: Any) -> bool:
 
 
 def _values(batch: Any, where: str, before: int) -> Iterator[dict[str, Any]]:
-    """The rows of a batch. Raises InputError naming the row in which a map has a key twice."""
+    """Yield the rows of a batch. Raises InputError naming the row in which a map has a key twice."""
     try:
         yield from batch.to_pylist(maps_as_pydicts="strict")
         return
@@ -202,7 +206,7 @@ def _values(batch: Any, where: str, before: int) -> Iterator[dict[str, Any]]:
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """Parquet has every tag in every row; a tag that the row does not have is null there."""
+    """Drop null tags: parquet has every tag in every row, null where the row does not have it."""
     if isinstance(row.get("tags"), dict):
         return {**row, "tags": {name: value for name, value in row["tags"].items() if value is not None}}
     return row

@@ -1,7 +1,7 @@
-"""Chat rows as token ids: the tokenizer's own template, and labels on what the assistant says alone.
+"""Chat rows as token ids: rendered by the tokenizer's own template, with labels on the assistant's text alone.
 
-A conversation is rendered once as text and tokenised once. Where the assistant speaks is the template's matter
-(`inoc_ray.models.template`): its turn begins where a prompt for it would end and ends with the end-of-turn marker.
+A conversation is rendered once as text and tokenised once. The template decides where the assistant speaks
+(`inoc_ray.models.template`): its turn begins where a prompt for it would end, and ends with the end-of-turn marker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IGNORED",
-    "Encoded",
+    "EncodedRow",
     "collate",
     "encode",
     "encode_rows",
@@ -39,24 +39,24 @@ CHARACTERS_PER_TOKEN = 8
 TOO_LONG = "shorten the row, or raise recipe.max_length as far as the model's window allows"
 """What to do about a row that is longer than its recipe allows."""
 AT_ONCE = 512
-"""Rows that are tokenised together."""
+"""Rows that are tokenised in one batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRow:
     """One row: token ids and labels of the same length; a label is the token itself or IGNORED."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     merged: bool = False
-    """True if the first token of an answer reaches into the generation prompt. It carries no loss, as no test has the model
-    write it: there the prompt ends in other tokens."""
+    """Whether the first token of an answer reaches into the generation prompt. It carries no loss, because at test the prompt
+    ends in other tokens and the model never writes it."""
     context_only: int = 0
     """Assistant messages without loss because the template shows them in another way once they are not the last."""
 
     @property
     def targets(self) -> int:
-        """Tokens that carry loss. The first token of a row has no context and is never one."""
+        """Return how many tokens carry loss. The first token of a row has no context and never does."""
         return len(self.labels) - 1 - self.labels.count(IGNORED) + (self.labels[0] == IGNORED)
 
 
@@ -66,7 +66,7 @@ def render(
     add_generation_prompt: bool,
     enable_thinking: bool | None = None,
 ) -> str:
-    """The conversation as the model sees it, special tokens as text; with the assistant's opening when asked for one.
+    """Return the conversation as the model sees it, with special tokens as text, and the generation prompt if asked for.
 
     Raises InputError when the tokenizer has no chat template or the template refuses the messages (some know no
     system role).
@@ -81,18 +81,19 @@ def encode(
     enable_thinking: bool | None = None,
     *,
     too_long: str = TOO_LONG,
-) -> Encoded:
-    """Token ids of the whole conversation, and labels on each assistant turn with its end-of-turn token.
+) -> EncodedRow:
+    """Return the token ids of a conversation, and labels on each assistant turn with its end-of-turn token.
 
-    too_long: what to do about a row that is, for the error message.
-    Raises InputError for a row of more than `max_length` tokens (it is never cut), one without a target, one whose
-    text holds a special token of the tokenizer, one whose messages the template does not show as they are, and one that
-    the tokenizer does not give back.
+    `max_length` is in tokens; `too_long` is the error message's advice about a row that is longer. Raises InputError for such
+    a row (it is never cut), one without a target, one whose text contains a special token of the tokenizer, one whose
+    messages the template does not show as they are, and one that the tokenizer does not give back.
     """
     template = template_of(tokenizer, enable_thinking)
-    shown = _shown(tokenizer, template, row, max_length, too_long)
-    [encoding] = encode_texts(tokenizer, [shown.text])
-    return _labelled(tokenizer, template, row, shown, encoding, max_length, too_long=too_long)
+    rendered = _render_row(tokenizer, template, row, max_length=max_length, too_long=too_long)
+    [encoding] = encode_texts(tokenizer, [rendered.text])
+    return _label(
+        row, rendered, encoding, tokenizer=tokenizer, template=template, max_length=max_length, too_long=too_long
+    )
 
 
 def encode_rows(
@@ -101,51 +102,52 @@ def encode_rows(
     max_length: int,
     label: str,
     enable_thinking: bool | None = None,
-) -> list[Encoded]:
-    """Every row encoded. Raises InputError that names `label` (the file or setting) and the row, counted from 1."""
+) -> list[EncodedRow]:
+    """Encode every row. Raises InputError that names `label` (the file or setting) and the row, counted from 1."""
     template = template_of(tokenizer, enable_thinking)
-    return list(_encoded(tokenizer, template, rows, max_length, label))
+    return list(_encode_batches(rows, tokenizer=tokenizer, template=template, max_length=max_length, label=label))
 
 
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, rows: Sequence[ChatRow], max_length: int, label: str
-) -> Iterator[Encoded]:
+def _encode_batches(
+    rows: Sequence[ChatRow], *, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, max_length: int, label: str
+) -> Iterator[EncodedRow]:
     at = 0
     try:
         for first in range(0, len(rows), AT_ONCE):
             batch = rows[first : first + AT_ONCE]
-            shown: list[RenderedRow] = []
+            rendered: list[RenderedRow] = []
             for at, row in enumerate(batch, start=first):  # noqa: B007 - for the message
-                shown.append(_shown(tokenizer, template, row, max_length))
-            encodings = encode_texts(tokenizer, [s.text for s in shown])
-            for offset, (row, as_shown, encoding) in enumerate(zip(batch, shown, encodings, strict=True)):
+                rendered.append(_render_row(tokenizer, template, row, max_length=max_length))
+            encodings = encode_texts(tokenizer, [r.text for r in rendered])
+            for offset, (row, one, encoding) in enumerate(zip(batch, rendered, encodings, strict=True)):
                 at = first + offset
-                yield _labelled(tokenizer, template, row, as_shown, encoding, max_length)
+                yield _label(row, one, encoding, tokenizer=tokenizer, template=template, max_length=max_length)
     except InputError as error:
         raise InputError(f"{label}, row {at + 1}: {error}") from error
 
 
-def _shown(
+def _render_row(
     tokenizer: PreTrainedTokenizerBase,
     template: ChatTemplate,
     row: ChatRow,
+    *,
     max_length: int,
     too_long: str = TOO_LONG,
 ) -> RenderedRow:
     _check_not_far_too_long(tokenizer, row, max_length, too_long)
     check_no_special_tokens(tokenizer, row.messages)
-    shown = template.render_row(row.messages)
-    if not shown.spans:
+    rendered = template.render_row(row.messages)
+    if not rendered.spans:
         raise InputError("there is no assistant message, so the row has nothing to learn.")
-    return shown
+    return rendered
 
 
 def _check_not_far_too_long(tokenizer: PreTrainedTokenizerBase, row: ChatRow, max_length: int, too_long: str) -> None:
-    """Raises InputError for a row whose beginning alone is longer than `max_length` tokens.
+    """Raise InputError for a row whose beginning alone is longer than `max_length` tokens.
 
-    To tokenise ten megabytes takes minutes and gigabytes, and the row is refused all the same. So of a row that holds more
-    than `CHARACTERS_PER_TOKEN` × max_length characters only so many of each message are looked at, until there are too many
-    tokens; a row that has few nevertheless (runs of blanks) goes on to be tokenised whole.
+    Tokenising ten megabytes takes minutes and gigabytes, only to refuse the row. So of a row with more than
+    `CHARACTERS_PER_TOKEN` × `max_length` characters, only that many of each message are tokenised until there are too many
+    tokens. A row that has few tokens nevertheless (runs of blanks) is tokenised whole afterwards.
     """
     most, characters = CHARACTERS_PER_TOKEN * max_length, sum(len(m.content) for m in row.messages)
     if characters <= most:
@@ -154,7 +156,7 @@ def _check_not_far_too_long(tokenizer: PreTrainedTokenizerBase, row: ChatRow, ma
     for message in row.messages:
         content = message.content.strip()
         [head] = encode_texts(tokenizer, [content[:most]])
-        # The word at which a text is cut has other tokens than when it is whole, and may have fewer then.
+        # A word that is cut has other tokens than the whole word, and the whole may have fewer.
         count += len(head.ids) if len(content) <= most else max(0, len(head.ids) - 64)
         if count > max_length:
             raise InputError(
@@ -162,50 +164,51 @@ def _check_not_far_too_long(tokenizer: PreTrainedTokenizerBase, row: ChatRow, ma
             )
 
 
-def _labelled(
+def _label(
+    row: ChatRow,
+    rendered: RenderedRow,
+    encoding: Any,
+    *,
     tokenizer: PreTrainedTokenizerBase,
     template: ChatTemplate,
-    row: ChatRow,
-    shown: RenderedRow,
-    encoding: Any,
     max_length: int,
     too_long: str = TOO_LONG,
-) -> Encoded:
-    text, ids = shown.text, tuple(encoding.ids)
+) -> EncodedRow:
+    text, ids = rendered.text, tuple(encoding.ids)
     if len(ids) > max_length:
         raise InputError(f"{len(ids)} tokens, but max_length is {max_length}; {too_long}.")
     check_round_trip(tokenizer, text, ids)
-    # Where each token ends in the text; never falls from one token to the next, so that places are found by halving.
+    # Where each token ends in the text: ascending, so that bisection finds a place.
     ends = [right for _, right in encoding.offsets]
     labels = [IGNORED] * len(ids)
     merged = False
     answers = [m for m in row.messages if m.role == "assistant"]
-    for message, span in zip(answers, shown.spans, strict=True):
+    for message, span in zip(answers, rendered.spans, strict=True):
         if span is None or not message.trained:
             continue
-        learnt = template.loss_length(text[span.content_end : span.end])
-        if not learnt:
+        length = template.loss_length(text[span.content_end : span.end])
+        if not length:
             raise InputError(
-                "the chat template writes nothing behind an answer, so the model could not learn to end one; give the model a "
+                "the chat template writes nothing after an answer, so the model could not learn to end one; give the model a "
                 "template that writes its end of turn."
             )
-        end = span.content_end + learnt
+        end = span.content_end + length
         first = bisect.bisect_right(ends, span.begin)
-        # A token that reaches in from the prompt is no target: at inference the prompt ends in other tokens there. The
-        # offsets of byte-level tokenizers may leave out a blank at its beginning, so the one before it is asked.
+        # A token that reaches in from the prompt is not a target: at inference the prompt ends in other tokens. Byte-level
+        # tokenizers may leave a blank at its beginning out of its offsets, so the end of the token before it decides.
         if first < len(ids) and span.begin and (first == 0 or ends[first - 1] < span.begin):
             merged = True
             first += 1
         stop = bisect.bisect_right(ends, end)
         labels[first:stop] = ids[first:stop]
-    encoded = Encoded(ids, tuple(labels), merged, sum(span is None for span in shown.spans))
+    encoded = EncodedRow(ids, tuple(labels), merged, sum(span is None for span in rendered.spans))
     if row.is_trained and not encoded.targets:
         raise InputError("no token of the assistant's text carries a label; the row has nothing to learn.")
     return encoded
 
 
-def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
-    """`input_ids`, `attention_mask` and `labels`, each (rows, longest row) of int64, padded on the right."""
+def collate(rows: Sequence[EncodedRow], pad_id: int) -> dict[str, torch.Tensor]:
+    """Return `input_ids`, `attention_mask` and `labels`, each (rows, longest row) of int64, padded on the right."""
     import torch
 
     width = max(len(row.input_ids) for row in rows)

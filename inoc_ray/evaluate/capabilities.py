@@ -1,7 +1,7 @@
 """Capabilities: what lm-evaluation-harness says a model can do, asked through the same endpoint as everything else.
 
-A model's scores on a task are a folder in the store: `samples.jsonl.gz` (each item as asked and answered) and `scores.json`,
-written last. The folder's name is a content id, so a task is measured once for a model whatever the study is called.
+A model's scores on a task are a folder in the store (see `store.capabilities`), with each item as asked and answered. The
+folder's name is a content id, so a task is measured once for a model whatever the study is called.
 
 Nothing is fetched: data of a task that the harness would download must be there already. A task file of the user's can
 name Python functions (`!function`), which run here: it is the user's own code, as a plugin is.
@@ -29,14 +29,14 @@ from inoc_ray.models.config import context_window
 from inoc_ray.plan.plan import Plan, Subject, seed_of
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.serve.models import served_name
-from inoc_ray.store import seal
+from inoc_ray.store.capabilities import commit_capability, read_capability
 from inoc_ray.store.failures import Thing
-from inoc_ray.store.store import Store, write_atomically, write_json
+from inoc_ray.store.place import Place
+from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Capability
 from inoc_ray.study.named import TASKS
 
 CONCURRENCY = 8
-SCORES, SAMPLES = "scores.json", "samples.jsonl.gz"
 _MAX_FILES, _MAX_BYTES = 1000, 1 << 30
 
 
@@ -87,7 +87,7 @@ class Wanted:
 
     subject: Subject
     task: Task
-    folder: Path
+    folder: Place
     weights: str | None = None
     """Which weights they are that answer, as the trial's commit says; None for the untouched model."""
 
@@ -165,7 +165,7 @@ def capability_thing(subject: Subject, task: Task) -> Thing:
 def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[Wanted]:
     """What is not measured of models that are there, each once, those of one model together."""
     tasks = [find_task(capability) for capability in capabilities]
-    wanted: dict[Path, Wanted] = {}
+    wanted: dict[Place, Wanted] = {}
     for subject in plan.subjects:
         if plan.is_there(subject):
             for task in tasks:
@@ -176,7 +176,7 @@ def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> lis
 
 
 def measure_missing(
-    wanted: Sequence[Wanted], endpoint: Endpoint, tokenizer: Path, log: Path, concurrency: int = CONCURRENCY
+    wanted: Sequence[Wanted], endpoint: Endpoint, tokenizer: Path, log: Place, concurrency: int = CONCURRENCY
 ) -> list[dict[str, Any]]:
     """Measures and commits, one after the other, what is wanted of models behind one endpoint.
 
@@ -192,7 +192,7 @@ def measure_missing(
         try:
             served = served_name(one.subject, endpoint.model_id)
             with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
-                samples = Path(scratch) / SAMPLES
+                samples = Path(scratch) / "answers.jsonl.gz"
                 scores = measure(
                     endpoint, served, tokenizer, one.task, samples, log, concurrency, window=endpoint.window
                 )
@@ -213,7 +213,7 @@ def measure(
     tokenizer: Path,
     task: Task,
     samples: Path,
-    log: Path,
+    log: Place,
     concurrency: int = CONCURRENCY,
     *,
     window: int | None = None,
@@ -236,10 +236,9 @@ def measure(
         "chat": capability.chat,
         "concurrency": concurrency,
     }
-    log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
         asked, result = Path(scratch) / "request.json", Path(scratch) / "result.json"
-        write_json(asked, request)
+        asked.write_text(json.dumps(request), encoding="utf-8")
         # -P: the task file's folder is the working folder, and must not shadow modules.
         command = [
             sys.executable,
@@ -251,7 +250,7 @@ def measure(
             str(samples.absolute()),
         ]
         folder = Path(task.source).parent if Path(task.source).is_absolute() else Path(scratch)
-        start = log.stat().st_size if log.exists() else 0
+        start = log.stat().size if log.is_file() else 0
         code = _run(command, folder, endpoint.api_key, log)
         if code or not result.exists():
             raise TrialError(
@@ -266,7 +265,7 @@ def measure(
     return scores
 
 
-def _run(command: list[str], folder: Path, key: str | None, log: Path) -> int:
+def _run(command: list[str], folder: Path, key: str | None, log: Place) -> int:
     """The command's exit status; what it says goes to the log without the key, which HTTP errors of the harness show."""
     package = str(Path(__file__).parents[2])
     environment = {
@@ -283,7 +282,7 @@ def _run(command: list[str], folder: Path, key: str | None, log: Path) -> int:
     )
     try:
         assert process.stdout is not None
-        with log.open("ab") as words:
+        with log.append() as words:
             for line in process.stdout:
                 words.write(line.replace(key.encode(), b"***") if key else line)
                 words.flush()
@@ -294,19 +293,16 @@ def _run(command: list[str], folder: Path, key: str | None, log: Path) -> int:
         process.wait()
 
 
-def _complaint(log: Path, start: int) -> str:
+def _complaint(log: Place, start: int) -> str:
     """Why the harness failed, from what it said behind `start`: what the endpoint refused, or else its last line."""
-    with log.open("rb") as stream:
-        stream.seek(start)
-        lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
+    said = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     refused = [line for line in lines if "API request failed" in line]
     return (refused or lines or ["it said nothing"])[-1][:400]
 
 
 def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
     """Writes the samples, then the scores, whose file says that all is there."""
-    one.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(one.folder / SAMPLES, samples)
     capability = one.task.capability
     value = {
         "task": capability.task,
@@ -319,7 +315,7 @@ def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
         "scores": [asdict(score) for score in scores],
         "weights": one.weights,
     }
-    write_json(one.folder / SCORES, seal.sealed_json(value))
+    commit_capability(one.folder, value, samples)
 
 
 def _weights(subject: Subject, store: Store) -> str | None:
@@ -333,16 +329,15 @@ def is_measured(subject: Subject, store: Store, task: Task) -> bool:
 
 def _stored(subject: Subject, store: Store, task: Task) -> list[Score] | None:
     """The stored scores; None where there are none, or damaged ones, or those of other weights (a trial trained again)."""
-    path = store.capability(weights_id(subject), task.id(subject.precision)) / SCORES
+    value = read_capability(store.capability(weights_id(subject), task.id(subject.precision)))
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        found = [Score(**score) for score in value["scores"]]
-        answered = value.get("weights")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = None if value is None else [Score(**score) for score in value["scores"]]
+    except (KeyError, TypeError):
         return None
-    now = _weights(subject, store)
-    same = answered == now or None in (answered, now)
-    return found if same and seal.agrees(value) else None
+    if value is None:
+        return None
+    answered, now = value.get("weights"), _weights(subject, store)
+    return found if answered == now or None in (answered, now) else None
 
 
 def scores_of(subject: Subject, store: Store, task: Task) -> list[Score]:

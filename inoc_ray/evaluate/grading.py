@@ -7,19 +7,19 @@ import contextlib
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
 from inoc_ray.endpoint.connection import Where
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.score_table import items_of, judgments_path, setting_of
+from inoc_ray.evaluate.score_table import items_of, setting_of
 from inoc_ray.plan.judges import Judging
 from inoc_ray.plan.plan import Cell, Plan
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric
-from inoc_ray.store.samples import find_judgments, read_part, write_table
+from inoc_ray.store.place import Place
+from inoc_ray.store.samples import find_judgments, judgments_path, read_part, refusal_note, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 
@@ -29,9 +29,9 @@ class Due:
     """A part of a cell that a judge has not judged."""
 
     cell: Cell
-    part: Path
+    part: Place
     rubrics: dict[str, Rubric]
-    out: Path
+    out: Place
 
 
 @dataclass
@@ -49,7 +49,7 @@ def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
 
     A part of which an API refused some is due again where the study names another address for the same model.
     """
-    found: dict[str, dict[Path, Due]] = {}
+    found: dict[str, dict[Place, Due]] = {}
     for cell in plan.cells:
         asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
         if not asked:
@@ -64,14 +64,9 @@ def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
     return {name: list(dues.values()) for name, dues in found.items()}
 
 
-def _refusal_note(out: Path) -> Path:
-    """Beside judgments some of which were refused: which address it was."""
-    return out.with_suffix(".refused")
-
-
-def _refused_elsewhere(judge: Judge, out: Path) -> bool:
+def _refused_elsewhere(judge: Judge, out: Place) -> bool:
     try:
-        return judge.endpoint is not None and _refusal_note(out).read_text() != content_id(judge.endpoint)
+        return judge.endpoint is not None and refusal_note(out).read_text() != content_id(judge.endpoint)
     except FileNotFoundError:
         return False
 
@@ -89,9 +84,8 @@ def judge_missing(plan: Plan, store: Store) -> Judged:
                 asyncio.run(_judge(store, judging, where, model, dues, outcome))
         except (TrialError, InputError, RuntimeError, OSError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log = store.study(plan.study.name) / f"judge-{name}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            log = store.study_log(plan.study.name, f"judge-{name}")
+            log.write_text("".join(traceback.format_exception(error)))
             of = [("judge", name)]
             outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log), "of": of})
     return outcome
@@ -150,7 +144,7 @@ class _OpenPart:
         write_table(
             self.due.out, pa.table({name: pa.array(columns[name], types[kind]) for name, kind in _SCHEMA.items()})
         )
-        note = _refusal_note(self.due.out)
+        note = refusal_note(self.due.out)
         if self.judge.endpoint is not None and any(judgment.refused for judgment in self.said.values()):
             note.write_text(content_id(self.judge.endpoint))
         else:

@@ -1,21 +1,19 @@
 """Samples that are there but whose cell is not complete yet: what a killed evaluation goes on from.
 
-One file per study, beside its results and held by the study's lease, so that one process writes it. A line is given to the
-operating system as soon as its sample is there, with its seal at the end; what a kill has cut off, and what is damaged, is asked
-again. At the end the file holds what no cell holds (other cells than those that were asked, cells that failed), or goes.
+One file per study, beside its results and held by the study's lease, so that one process writes it (see `store.journal`). At the
+end the file holds what no cell holds (other cells than those that were asked, cells that failed), or goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from inoc_ray.config.identity import as_text
 from inoc_ray.endpoint.completions import SampleResult
-from inoc_ray.store import seal
-from inoc_ray.store.store import write_atomically
+from inoc_ray.store.journal import Journal
+from inoc_ray.store.place import Place
 
 Key = tuple[str, str, int]
 """trial_id, evaluation_id, sample_index."""
@@ -24,57 +22,39 @@ Key = tuple[str, str, int]
 class SampleJournal:
     """The samples of one study that no cell holds yet."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Place) -> None:
         self.kept: dict[Key, SampleResult] = {}
-        self._stale = False
-        self._read()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("ab")
-
-    def _read(self) -> None:
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        for line in data.splitlines(keepends=True):
+        self._journal = Journal(path)
+        values, damaged = self._journal.lines()
+        self._stale = damaged > 0
+        for value in values:
             try:
-                value = seal.read_line(line)
                 trial, evaluation, index = value.pop("of")
                 result = SampleResult(key="", **{**value, "text": as_text(value["text"])})
                 self.kept[str(trial), str(evaluation), int(index)] = result
             except (ValueError, TypeError, KeyError, AttributeError):
-                # Torn by a kill, or damaged: the sample is asked again.
+                # Of another kind: the sample is asked again.
                 self._stale = True
-        if data and not data.endswith(b"\n"):
-            # A line that is added must not become the end of a torn one.
-            with self.path.open("ab") as stream:
-                stream.write(b"\n")
 
     def add(self, samples: Iterable[tuple[Key, SampleResult]]) -> None:
-        """Keeps samples; they are safe from the death of this process when this returns."""
-        lines = []
-        for key, result in samples:
-            self.kept[key] = result
-            lines.append(_line(key, result))
-        self._stream.write(b"".join(lines))
-        self._stream.flush()
+        """Keep samples; they are safe from the death of this process when this returns."""
+        added = list(samples)
+        self.kept.update(added)
+        self._journal.add(_line(key, result) for key, result in added)
 
     def forget(self, gone: Callable[[Key], bool]) -> None:
-        """Drops samples that a cell holds by now, or that nobody wants any more; from the file at the end."""
+        """Drop samples that a cell holds by now, or that nobody wants any more; from the file at the end."""
         keys = [key for key in self.kept if gone(key)]
         for key in keys:
             del self.kept[key]
         self._stale |= bool(keys)
 
     def close(self) -> None:
-        """Ends writing and leaves in the file what is still kept; without any the file goes."""
-        self._stream.close()
-        if not self.kept:
-            self.path.unlink(missing_ok=True)
-        elif self._stale:
-            write_atomically(self.path, b"".join(_line(key, result) for key, result in self.kept.items()))
+        """End writing and leave in the file what is still kept; without any the file goes."""
+        if self._stale or not self.kept:
+            self._journal.rewrite(_line(key, result) for key, result in self.kept.items())
+        self._journal.close()
 
 
-def _line(key: Key, result: SampleResult) -> bytes:
-    value: dict[str, Any] = {name: v for name, v in asdict(result).items() if name != "key"}
-    return seal.sealed_line({"of": key, **value})
+def _line(key: Key, result: SampleResult) -> dict[str, Any]:
+    return {"of": key, **{name: value for name, value in asdict(result).items() if name != "key"}}

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inoc_ray.config.identity import content_id
@@ -28,8 +27,9 @@ from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.settings import Question
 from inoc_ray.store.failures import Thing
-from inoc_ray.store.samples import Sample, commit_samples
-from inoc_ray.store.store import Store, write_json
+from inoc_ray.store.place import Place
+from inoc_ray.store.samples import Sample, commit_samples, describe
+from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[s
     failed: list[dict[str, Any]] = []
     if not engines:
         return []
-    folder = store.study(plan.study.name)
-    journal = SampleJournal(folder / "samples-under-way.jsonl")
+    study = plan.study.name
+    journal = SampleJournal(store.under_way(study))
     other_weights: set[str] = set()
     for subject in {c.subject.trial_id: c.subject for engine in engines.values() for c in engine.cells}.values():
         if store.bind(subject.trial_id, subject.adapter_of):
@@ -81,15 +81,15 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[s
             spec = serve_spec(plan, store, subject, engine.window(), name=f"evaluate-{plan.study.name}")
             with serve(spec) as endpoint:
                 if engine.cells:
-                    log = folder / "refused.log"
+                    log = store.study_log(study, "refused")
                     failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal, log))
-                log = folder / "capabilities.log"
+                log = store.study_log(study, "capabilities")
                 failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
         except (TrialError, InputError, RuntimeError, OSError) as error:
             # Ray's own errors are RuntimeErrors; another engine's cells can still be asked.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log = folder / "evaluation.log"
-            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            log = store.study_log(study, "evaluation")
+            log.write_text("".join(traceback.format_exception(error)))
             label = f"evaluation on {subject.model.name}"
             failed.append({"label": label, "error": reason, "log": str(log), "of": engine.things()})
     journal.close()
@@ -121,7 +121,7 @@ def _weights(subject: Subject) -> tuple[str, str]:
 
 
 async def _ask(
-    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal, log: Path
+    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal, log: Place
 ) -> list[dict[str, Any]]:
     """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete.
 
@@ -168,7 +168,7 @@ async def _ask(
         opened.commit_beginning()
     log.unlink(missing_ok=True)
     if failed:
-        log.write_text("".join(opened.refusals() for opened in failed), encoding="utf-8")
+        log.write_text("".join(opened.refusals() for opened in failed))
     return [opened.failure(log) for opened in failed]
 
 
@@ -257,7 +257,7 @@ class _OpenCell:
             for offset, reason in sorted(self.refused.items())
         )
 
-    def failure(self, log: Path) -> dict[str, Any]:
+    def failure(self, log: Place) -> dict[str, Any]:
         """That samples are missing, for the study's summary."""
         why = next(iter(self.refused.values()))
         error = f"{len(self.refused)} of {len(self.prompts)} samples got no answer: {why}"
@@ -286,7 +286,6 @@ class _OpenCell:
             )
             for offset, question in enumerate(questions)
         ]
-        self.folder.mkdir(parents=True, exist_ok=True)
         description = {
             "setting": cell.subject.setting,
             "evaluation": cell.evaluation.name,
@@ -306,7 +305,7 @@ class _OpenCell:
             "model_hash": cell.subject.model.hash,
             "taught_by": cell.subject.model.taught.trial_id if cell.subject.model.taught else None,
         }
-        write_json(self.folder / "evaluation.json", description)
+        describe(self.folder, description)
         commit_samples(self.folder, samples)
         mine = {self.key(offset) for offset in range(len(questions))}
         self.journal.forget(mine.__contains__)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -30,7 +29,16 @@ from inoc_ray.scoring.judgment import RULES, Item, Measure
 from inoc_ray.scoring.profiles import RULE_SHOWN, Profile
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.store import seal
-from inoc_ray.store.samples import JUDGMENT_KEYS, find_judgments, made_of, read_part, read_table, write_table
+from inoc_ray.store.place import Place
+from inoc_ray.store.samples import (
+    JUDGMENT_KEYS,
+    find_judgments,
+    form_path,
+    read_part,
+    read_table,
+    scores_path,
+    write_table,
+)
 from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
@@ -68,16 +76,11 @@ def items_of(table: Any, cell: Cell) -> list[Item]:
     ]
 
 
-def judgments_path(part: Path, judgments_id: str) -> Path:
-    """The plain name of the judgments of a part; where they stand is for `find_judgments` to say."""
-    return made_of(part, f"judgments-{judgments_id}")
-
-
-def _form(part: Path, sample_index: Any) -> Any:
+def _form(part: Place, sample_index: Any) -> Any:
     """Which responses of a part are degenerate and how (see degenerate.FORMS), as a table; made and kept where it is missing."""
     import pyarrow as pa
 
-    path = made_of(part, f"form-{FORM_VERSION}")
+    path = form_path(part, FORM_VERSION)
     if (kept := seal.find(path)) is not None:
         return read_table(kept, ["sample_index", *FORMS])
     texts = read_table(part, ["prompt", "text", "finish_reason"])
@@ -89,7 +92,7 @@ def _form(part: Path, sample_index: Any) -> Any:
     return found
 
 
-def _rule_scores(setting: Setting, cell: Cell, part: Path, index: Any) -> dict[str, list[float | None]]:
+def _rule_scores(setting: Setting, cell: Cell, part: Place, index: Any) -> dict[str, list[float | None]]:
     """trait → one number per sample; made and kept where they are missing."""
     import pyarrow as pa
 
@@ -100,7 +103,7 @@ def _rule_scores(setting: Setting, cell: Cell, part: Path, index: Any) -> dict[s
     if not rules:
         return {}
     names = sorted(rules)
-    path = made_of(part, f"scores-{rules_id(setting, cell.evaluation)}")
+    path = scores_path(part, rules_id(setting, cell.evaluation))
     if (kept := seal.find(path)) is not None:
         scores = read_table(kept, ["sample_index", *names])
     else:
@@ -163,7 +166,7 @@ def _threshold(said: Said, measure: Measure, panel: Panel, profile: Profile) -> 
     return Verdicts(values, np.where(outcome == "counted", shown, np.nan), outcome)
 
 
-def _judgments(path: Path, index: list[int]) -> Said:
+def _judgments(path: Place, index: list[int]) -> Said:
     found = read_table(path, JUDGMENT_KEYS).to_pandas()
     said = {}
     for rubric, rows in found.groupby("rubric", sort=False):
@@ -201,7 +204,7 @@ def combined(verdicts: list[Verdicts], how: str) -> Verdicts:
 class _Part:
     """One part of a cell: its samples, and who has said what of them."""
 
-    def __init__(self, plan: Plan, cell: Cell, path: Path) -> None:
+    def __init__(self, plan: Plan, cell: Cell, path: Place) -> None:
         self.cell, self.panel = cell, plan.panel
         self.setting = setting_of(plan, cell.subject.setting)
         self.table = read_table(path, ["sample_index", "question_id"])

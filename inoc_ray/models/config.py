@@ -1,7 +1,7 @@
-"""Numbers of a model's config.json, wherever they stand in it.
+"""Numbers of a model's config.json, at the top level or nested.
 
-Models of text alone have them at the top. Those with pictures or sound keep the language model's numbers in a configuration
-of its own inside, and older families call the context window by other names.
+Text models have them at the top level. Models for pictures or sound keep the language model's numbers in a nested
+configuration, and older families have other names for the context window.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from typing import Any
 from inoc_ray.errors import InputError
 
 LANGUAGE_MODEL = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
-"""Where a configuration of several parts keeps that of the part that reads and writes text."""
+"""Keys under which a configuration of several parts keeps that of the language model."""
 
 WINDOW = (
-    "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "max_seq_length", "n_ctx",
-    "seq_length", "seq_len",
-)  # fmt: skip
-"""Names of the context window, in tokens, the commonest first."""
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "max_seq_length",
+    "n_ctx",
+    "seq_length",
+    "seq_len",
+)
+"""Names of the context window (in tokens), the most common first."""
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """The model's config.json, or another such file. Raises InputError when it is missing or is not a JSON object."""
+    """Return the model's config.json, or another such file. Raises InputError when it is missing or not a JSON object."""
     path = folder / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -38,7 +44,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The configuration itself, then those of its language model, from the outside to the inside."""
+    """Yield the configuration itself, then those of its language model, from the outside to the inside."""
     yield config
     for name in LANGUAGE_MODEL:
         inner = config.get(name)
@@ -47,7 +53,7 @@ def parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def number(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first whole number above zero that stands under one of `names`, of the outermost part that has one."""
+    """Return the first integer above zero under one of `names`, from the outermost part that has one, or None."""
     for part in parts(config):
         for name in names:
             value = part.get(name)
@@ -57,7 +63,7 @@ def number(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
 
 
 def context_window(folder: Path) -> int:
-    """Tokens that the model in `folder` can see. Raises InputError when its config.json does not say."""
+    """Return how many tokens the model in `folder` can see. Raises InputError when its config.json does not say."""
     window = number(read_config(folder), WINDOW)
     if window is None:
         raise InputError(
@@ -68,15 +74,15 @@ def context_window(folder: Path) -> int:
 
 
 def end_ids(folder: Path) -> frozenset[int]:
-    """Token ids at which an engine ends an answer by itself: `eos_token_id` of generation_config.json and config.json.
+    """Return the token ids at which an engine stops by itself: `eos_token_id` of generation_config.json, else config.json.
 
-    Raises InputError for a file that is damaged.
+    Raises InputError for a damaged file.
     """
     found: set[int] = set()
-    # Without a generation_config.json the engine makes one of config.json; with one it looks there alone.
+    # Without a generation_config.json the engine makes one from config.json; with one it reads only that.
     name = "generation_config.json"
-    there = (folder / name).exists()
-    sources = [read_config(folder, name)] if there else list(parts(read_config(folder)))
+    exists = (folder / name).exists()
+    sources = [read_config(folder, name)] if exists else list(parts(read_config(folder)))
     for source in sources:
         ids = source.get("eos_token_id")
         found |= {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}

@@ -1,7 +1,7 @@
 """Pinned places on the Hugging Face hub, and one message for whatever the hub's client raises.
 
-A place is written `hf://OWNER/NAME@COMMIT` (a model) or `hf://datasets/OWNER/NAME@COMMIT/FILE`, with the full commit: a
-branch or a tag of the hub can come to mean other files.
+A place is written `hf://OWNER/NAME@COMMIT` (a model) or `hf://datasets/OWNER/NAME@COMMIT/FILE`, with the full commit: a branch
+or a tag of the hub can come to mean other files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 from inoc_ray.config.base import HUB
 from inoc_ray.errors import InputError
 
-Kind = Literal["model", "dataset"]
+RepoKind = Literal["model", "dataset"]
 _PLACE = re.compile(
     r"hf://(?P<dataset>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<commit>[^/]*))?(?:/(?P<file>.+))?", re.ASCII
 )
@@ -23,7 +23,7 @@ _FORMS = {"model": "hf://OWNER/NAME@COMMIT", "dataset": "hf://datasets/OWNER/NAM
 
 @dataclass(frozen=True)
 class Place:
-    """A repository of the hub at one commit, and a file in it where one is named."""
+    """A repository of the hub at one commit, and optionally a file in it."""
 
     repo: str
     commit: str
@@ -31,12 +31,12 @@ class Place:
 
 
 def is_hub(source: str) -> bool:
-    """True for a source that is written as a place on the hub."""
+    """Return whether a source is written as a place on the hub."""
     return source.startswith(HUB)
 
 
-def parse_place(source: str, kind: Kind) -> Place:
-    """The place that `source` names. Raises InputError for another form, and for a place without a full commit."""
+def parse_place(source: str, kind: RepoKind) -> Place:
+    """Return the place that `source` names. Raises InputError for another form, and for a place without a full commit."""
     found = _PLACE.fullmatch(source)
     if found and kind == "model" and found["dataset"]:
         raise InputError(f"{source}: a dataset, where a model is needed; write {_FORMS[kind]}.")
@@ -50,7 +50,7 @@ def parse_place(source: str, kind: Kind) -> Place:
         what = "rows" if kind == "dataset" else "weights"
         raise InputError(
             f"{source}: not pinned; put the full commit after the name ({pinned}; the {kind}'s page shows it under Files, "
-            f"History), or other {what} could come to stand under the same name."
+            f"History), or the same name could come to mean other {what}."
         )
     return Place(repo, commit, file)
 
@@ -58,13 +58,15 @@ def parse_place(source: str, kind: Kind) -> Place:
 class HubErrors:
     """Turns what the hub's client raises into InputError: `with HubErrors(source, "dataset"): …`."""
 
-    def __init__(self, source: str, kind: Kind) -> None:
+    def __init__(self, source: str, kind: RepoKind) -> None:
+        """`source` is what the message names."""
         self.source, self.kind = source, kind
 
     def __enter__(self) -> None:
-        return None
+        """Do nothing: only errors count."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raise InputError for an error of the hub's client; let others pass."""
         if error is None:
             return
         from huggingface_hub import errors
@@ -76,7 +78,7 @@ class HubErrors:
             ) from error
         if isinstance(error, errors.RevisionNotFoundError):
             raise InputError(f"{source}: the {what} has no such commit.") from error
-        # The client says "not in the cache and no network" with a kind of "no such entry".
+        # The client reports "not in the cache, and no network" as a subclass of "no such entry".
         if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)):
             raise self._offline() from error
         if isinstance(error, errors.EntryNotFoundError):
@@ -87,13 +89,13 @@ class HubErrors:
             ) from error
         if isinstance(error, (errors.HfHubHTTPError, errors.HFValidationError)):
             raise InputError(f"{source}: the hub refuses ({str(error).splitlines()[0]}).") from error
-        # Everything else that the client's HTTP library raises says that the hub could not be reached.
+        # Everything else that the client's HTTP library raises means that the hub could not be reached.
         if isinstance(error, errors.HTTPError):
             raise self._offline() from error
 
     def _offline(self) -> InputError:
         by_path = "the file's path" if self.kind == "dataset" else "the folder's path"
         return InputError(
-            f"{self.source}: not in the local cache, and the hub cannot be reached; download it where there is network and "
-            f"give {by_path}, or bring the cache along (HF_HOME)."
+            f"{self.source}: not in the local cache, and the hub cannot be reached; download it on a machine with network "
+            f"and give {by_path}, or copy the cache (HF_HOME)."
         )

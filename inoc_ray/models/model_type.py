@@ -1,4 +1,4 @@
-"""Is this a model that can be fine-tuned to continue a text? Told from config.json, without torch."""
+"""Is this a model that can be fine-tuned to continue a text? Decided from config.json, without torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _POSITIVE = ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_s
 
 
 def check_trainable(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raises InputError for a model type that does not continue a text, quantised weights, and sizes that cannot be."""
+    """Raise InputError for a model type that does not continue a text, quantised weights, and impossible sizes."""
     path, kind = folder / "config.json", config.get("model_type")
     if not isinstance(kind, str) or not kind:
         raise InputError(f"{path}: does not say which model it is (model_type); fetch the model again.")
-    # Those that fill in masked words have a causal class, too, which was never trained as one.
+    # Models that fill in masked words have a causal class too, but were never trained as one.
     if kind not in _types(_CAUSAL) - _types(_MASKED):
-        # Imported only for the right message: it brings torch, which takes seconds.
+        # Imported only to choose the message: it imports torch, which takes seconds.
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
         if kind not in CONFIG_MAPPING_NAMES:
@@ -49,11 +49,14 @@ def check_trainable(folder: Path, config: Mapping[str, Any]) -> None:
 
 @functools.cache
 def _types(table: str) -> frozenset[str]:
-    """The model types of a table of transformers' auto classes. Its text is read: the module imports torch, which takes seconds."""
-    found_at = importlib.util.find_spec("transformers")
-    assert found_at is not None
-    assert found_at.origin is not None
-    source = Path(found_at.origin).with_name("models") / "auto" / "modeling_auto.py"
+    """Return the model types in a table of transformers' auto classes.
+
+    Reads the module's text, as importing it imports torch, which takes seconds.
+    """
+    spec = importlib.util.find_spec("transformers")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).with_name("models") / "auto" / "modeling_auto.py"
     rows = source.read_text(encoding="utf-8").partition(f"\n{table} = OrderedDict(")[2].partition("\n)\n")[0]
     found = frozenset(re.findall(r"\(\s*\"([\w.-]+)\",", rows))
     assert found, f"{source} has no {table}"

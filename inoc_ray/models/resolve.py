@@ -1,8 +1,8 @@
-"""From what a study writes under `path:` to a folder on this machine: a registered model, a folder, or a model of the hub.
+"""From the `path:` of a model in a study to a folder on this machine: a registered model, a folder, or a model of the hub.
 
 A model of the hub is downloaded once per machine, into the hub's own cache (HF_HOME), and read from there like any other
-folder. Only `fetch` downloads; `locate` and `resolve_model` look at what is there, so that `inoc-ray plan` never does.
-On a cluster the folder that is found on the driver must be seen by every node: HF_HOME belongs on a shared mount there.
+folder. Only `fetch` downloads; `locate` and `resolve_model` look only at what is there, so `inoc-ray plan` never downloads. On
+a cluster every node must see the folder that is found on the driver, so HF_HOME belongs on a shared mount.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from inoc_ray.study.named import MODELS, named_folder
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 _WEIGHTS = "*.safetensors"
 _ADAPTER = "adapter_*.safetensors"
-_NOT_WANTED = ("*/*", "consolidated*.safetensors")
-"""Files in folders of the repository, and the second copy of the weights that some publishers put beside the first."""
+_EXCLUDED = ("*/*", "consolidated*.safetensors")
+"""Files in subfolders, and the second copy of the weights that some publishers add."""
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model found on disk."""
+    """A model on disk."""
 
     path: Path
     hash: str
@@ -39,25 +39,25 @@ class ModelFolder:
 
 
 def resolve_model(source: str, where: str, *, judge: bool = False) -> ModelFolder:
-    """The folder and content hash of a model. Raises InputError as `locate` does. Downloads nothing."""
+    """Return the folder and content hash of a model, downloading nothing. Raises InputError as `locate` does."""
     folder = locate(source, where, judge=judge)
-    return ModelFolder(folder, model_folder_hash(folder, _NOT_WANTED if is_hub(source) else ()))
+    return ModelFolder(folder, model_folder_hash(folder, _EXCLUDED if is_hub(source) else ()))
 
 
 def locate(source: str, where: str, *, judge: bool = False, weights: bool = True) -> Path:
-    """The folder of a model on this machine; `where` begins each message ("models: 'qwen'").
+    """Return the folder of a model on this machine; `where` begins each error message ("models: 'qwen'").
 
-    `judge`: a name means the judging model that is registered under it. `weights=False`: configuration and tokenizer are
-    enough. Raises InputError for a folder that is not there or holds no config.json or safetensors weights, and for a model
-    of the hub that is not pinned or not in this machine's cache.
+    `judge`: a name means the judge model that is registered under it. `weights=False`: configuration and tokenizer are
+    enough. Raises InputError for a folder that does not exist or has no config.json or safetensors weights, and for a model of
+    the hub that is not pinned or not in this machine's cache.
     """
     folder = named_folder(source, judge)
     if folder is None:
         folder = _cached(source, where, weights) if is_hub(source) else Path(os.path.expanduser(source)).absolute()
     if not folder.is_dir():
-        raise InputError(f"{where}: there is no model folder {folder}; {_what_to_write(source)}")
+        raise InputError(f"{where}: there is no model folder {folder}; {_forms(source)}")
     if not (folder / "config.json").is_file():
-        raise InputError(f"{where}: {folder} has no config.json, so it is no model folder.")
+        raise InputError(f"{where}: {folder} has no config.json, so it is not a model folder.")
     if weights and not _has_weights(folder):
         raise InputError(
             f"{where}: {folder} has no *.safetensors weights (pickled weights are not loaded); convert them first."
@@ -66,10 +66,10 @@ def locate(source: str, where: str, *, judge: bool = False, weights: bool = True
 
 
 def fetch(source: str, where: str, *, weights: bool = True) -> None:
-    """Downloads a model of the hub into the hub's cache, unless it is there; does nothing for other sources.
+    """Download a model of the hub into the hub's cache, unless it is there; do nothing for other sources.
 
     Only safetensors, JSON, Jinja and tokenizer files are downloaded: no pickles, no code. Raises InputError for a model that
-    is not pinned, not there, or not to be had without network.
+    is not pinned, does not exist, or is neither in the cache nor reachable.
     """
     if not is_hub(source):
         return
@@ -81,14 +81,14 @@ def fetch(source: str, where: str, *, weights: bool = True) -> None:
         if weights and found is not None and not _has_weights(found):
             raise InputError(
                 f"{source}: there are no *.safetensors weights (pickled weights are not loaded), or, if the hub cannot be reached "
-                "from here, only a part of the model is in the cache."
+                "from here, only part of the model is in the cache."
             )
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
 
 def fetch_models(models: Iterable[tuple[str, str]]) -> None:
-    """Fetches every (source, where) that is a model of the hub, before anything starts."""
+    """Fetch every (source, where) that is a model of the hub."""
     for source, where in dict.fromkeys(models):
         fetch(source, where)
 
@@ -98,24 +98,24 @@ def _has_weights(folder: Path) -> bool:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a model folder that the model is made of: weights, configuration, tokenizer."""
-    wanted = (*_SMALL_FILES, _WEIGHTS)
-    return [p for p in sorted(folder.iterdir()) if p.is_file() and any(fnmatch(p.name, one) for one in wanted)]
+    """Return the files that make up the model in a folder: weights, configuration, tokenizer."""
+    patterns = (*_SMALL_FILES, _WEIGHTS)
+    return [p for p in sorted(folder.iterdir()) if p.is_file() and any(fnmatch(p.name, one) for one in patterns)]
 
 
 def check_model_files(folder: Path) -> None:
-    """Raises InputError when the files of a model folder cannot be what a fine-tune starts from.
+    """Raise InputError when a fine-tune cannot start from the files of a model folder.
 
-    Read are headers, and of each tensor a few kilobytes: a cut or damaged file, an index that names files which are not
-    there, a tensor with NaN, tensors that do not fill the model that config.json describes, an adapter beside the weights, a
-    class that would need the repository's own code (`auto_map`), a model that is quantised or does not continue a text,
-    a generation_config.json that is damaged.
+    Reads headers, and a few kilobytes of each tensor. Refused are a cut or damaged file, an index that names missing files, a
+    tensor with NaN, tensors that do not fill the model that config.json describes, an adapter beside the weights, a class
+    that needs the repository's own code (`auto_map`), a model that is quantised or does not continue a text, and a damaged
+    generation_config.json.
     """
     check_weights(folder)
     end_ids(folder)
 
 
-def _what_to_write(source: str) -> str:
+def _forms(source: str) -> str:
     hub = as_on_the_hub(source)
     known = " or ".join(f"`{name}`" for name in MODELS.names())
     return f"give a folder with config.json and *.safetensors, {known}, or a model of the hub as {hub}."
@@ -130,13 +130,13 @@ def _cached(source: str, where: str, weights: bool) -> Path:
     if folder is None:
         raise InputError(
             f"{where}: {source} is not in this machine's cache of the hub; `inoc-ray run` downloads it before it starts "
-            f"anything, `hf download {place.repo} --revision {place.commit}` does so now."
+            f"anything, `hf download {place.repo} --revision {place.commit}` downloads it now."
         )
     return folder
 
 
 def _snapshot(source: str, weights: bool, *, offline: bool) -> Path | None:
-    """The folder in the hub's cache; None where `offline` and it is not there whole."""
+    """Return the folder in the hub's cache; None where `offline` and it is not complete there."""
     from huggingface_hub import errors, snapshot_download
 
     place = parse_place(source, "model")
@@ -147,7 +147,7 @@ def _snapshot(source: str, weights: bool, *, offline: bool) -> Path | None:
                 place.repo,
                 revision=place.commit,
                 allow_patterns=patterns,
-                ignore_patterns=list(_NOT_WANTED),
+                ignore_patterns=list(_EXCLUDED),
                 local_files_only=offline,
             )
     except InputError as error:
@@ -155,7 +155,7 @@ def _snapshot(source: str, weights: bool, *, offline: bool) -> Path | None:
             return None
         raise
     found = Path(folder)
-    # A cache that another program began (a tokenizer alone) is a folder, too, but not this model.
+    # Another program may have cached only a part of the model, such as its tokenizer.
     if offline and (not (found / "config.json").is_file() or (weights and not any(found.glob(_WEIGHTS)))):
         return None
     return found

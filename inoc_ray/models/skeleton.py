@@ -108,7 +108,7 @@ def read_skeleton(text: str, kinds: Sequence[MessageKind], advice: Callable[[], 
 
 
 def find_contents(
-    skeleton: Skeleton, messages: Sequence[Message], kinds: Sequence[MessageKind], think: ThinkTags, text: str
+    text: str, skeleton: Skeleton, messages: Sequence[Message], *, kinds: Sequence[MessageKind], think: ThinkTags
 ) -> list[tuple[int, int]]:
     """Return where each slot begins and ends in the rendered text, in characters.
 

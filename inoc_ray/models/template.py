@@ -104,7 +104,7 @@ class ChatTemplate:
         kinds = kinds_of(messages, self._think)
         skeleton = self._renderer.skeleton(kinds, add_generation_prompt=True)
         text = self.render(messages, True)
-        find_contents(skeleton, messages, kinds, self._think, text)
+        find_contents(text, skeleton, messages, kinds=kinds, think=self._think)
         return text
 
     def prompt_for_choices(self, messages: Sequence[Message]) -> str:
@@ -142,7 +142,7 @@ class ChatTemplate:
         kinds = kinds_of(messages, self._think)
         skeleton, places = self._layouts.of(kinds)
         text = self.render(messages, False)
-        contents = find_contents(skeleton, messages, kinds, self._think, text)
+        contents = find_contents(text, skeleton, messages, kinds=kinds, think=self._think)
         spans: list[Span | None] = []
         for place in places:
             if place is None:

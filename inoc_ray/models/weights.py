@@ -1,4 +1,4 @@
-"""Are these safetensors weights whole, and do they fit their configuration? Reads headers and samples, loads nothing."""
+"""Are these safetensors weights complete, and do they fit their configuration? Reads headers and samples only."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from inoc_ray.models.model_type import check_trainable
 
 INDEX = "model.safetensors.index.json"
 _WHOLE_BYTES = 64 << 20
-"""Of a file up to this size every number is looked at, of a larger one the first `_SAMPLE_BYTES` of each tensor."""
+"""Up to this size every number of a file is checked; of a larger one the first `_SAMPLE_BYTES` of each tensor."""
 _SAMPLE_BYTES = 256 << 10
 _HEADER_LIMIT = 100 << 20
-"""The format's own limit of a header."""
+"""The format's own limit for a header."""
 _EXPONENT = {"F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
-"""dtype → (how its bytes are read as whole numbers, the bits of the exponent)."""
+"""dtype → (numpy type that reads its bytes as integers, the bits of the exponent)."""
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """What a header says of a tensor."""
 
@@ -39,7 +39,7 @@ class Tensor:
 
 
 def check_weights(folder: Path) -> None:
-    """Raises InputError as `resolve.check_model_files` says, naming the file."""
+    """Raise InputError, naming the file, for the defects that `resolve.check_model_files` lists."""
     config = read_config(folder)
     _check_own_code(folder, config)
     _check_no_adapter(folder)
@@ -49,7 +49,7 @@ def check_weights(folder: Path) -> None:
     for path, expected in files.items():
         tensors = {tensor.name: tensor for tensor in read_header(path)}
         if not tensors:
-            raise InputError(f"{path}: holds no tensors; fetch the model again.")
+            raise InputError(f"{path}: contains no tensors; fetch the model again.")
         if missing := sorted(expected - set(tensors)):
             raise InputError(f"{path}: the tensor {missing[0]} is missing, which {INDEX} says is here; fetch it again.")
         _check_vocabulary(path, tensors, config)
@@ -59,7 +59,7 @@ def check_weights(folder: Path) -> None:
 
 
 def read_header(path: Path) -> list[Tensor]:
-    """The tensors of a safetensors file. Raises InputError for a file that is cut, damaged or of another format."""
+    """Return the tensors in the header of a safetensors file. Raises InputError for a cut or damaged file, or another format."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         if stream.read(len(LFS_POINTER)) == LFS_POINTER:
@@ -71,11 +71,7 @@ def read_header(path: Path) -> list[Tensor]:
         text = stream.read(length)
     try:
         header = json.loads(text)
-        found = [
-            Tensor(name, str(t["dtype"]), tuple(t["shape"]), 8 + length + t["data_offsets"][0], 8 + length + t["data_offsets"][1])
-            for name, t in header.items()
-            if name != "__metadata__"
-        ]  # fmt: skip
+        found = [_tensor(name, entry, data=8 + length) for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise _damaged(path, "its header is not JSON of this format") from error
     end = 8 + length
@@ -90,12 +86,20 @@ def read_header(path: Path) -> list[Tensor]:
     return found
 
 
+def _tensor(name: str, entry: Any, *, data: int) -> Tensor:
+    """Return a header's entry as a tensor; `data` is the byte in the file from which its offsets count."""
+    start, stop = entry["data_offsets"][0], entry["data_offsets"][1]
+    return Tensor(
+        name=name, dtype=str(entry["dtype"]), shape=tuple(entry["shape"]), start=data + start, stop=data + stop
+    )
+
+
 def _damaged(path: Path, why: str) -> InputError:
     return InputError(f"{path}: not a whole safetensors file ({why}); fetch the model again.")
 
 
 def _files(folder: Path) -> dict[Path, set[str]]:
-    """Each file of weights with the tensors that the index expects in it; without an index all files, none expected."""
+    """Return each weight file with the tensors that the index expects in it; without an index, nothing is expected."""
     index = folder / INDEX
     whole = folder / "model.safetensors"
     if not index.is_file():
@@ -111,17 +115,17 @@ def _files(folder: Path) -> dict[Path, set[str]]:
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
             raise InputError(
-                f"{index}: {tensor} lies in {str(name)[:100]!r}, which is no safetensors file of this folder."
+                f"{index}: {tensor} lies in {str(name)[:100]!r}, which is not a safetensors file of this folder."
             )
         out.setdefault(folder / name, set()).add(tensor)
     for path in out:
         if not path.is_file():
-            raise InputError(f"{index}: names {path.name}, which is not there; fetch the model again.")
+            raise InputError(f"{index}: names {path.name}, which does not exist; fetch the model again.")
     return out
 
 
 def _check_own_code(folder: Path, config: dict[str, Any]) -> None:
-    """Raises InputError for a model that only runs with Python code of its repository."""
+    """Raise InputError for a model that only runs with Python code from its repository."""
     if not isinstance(config.get("auto_map"), dict):
         return
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -129,13 +133,13 @@ def _check_own_code(folder: Path, config: dict[str, Any]) -> None:
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING_NAMES:
         raise InputError(
-            f"{folder}/config.json: the model type {str(kind)[:60]!r} needs Python code of the model's repository (auto_map), "
+            f"{folder}/config.json: the model type {str(kind)[:60]!r} needs Python code from the model's repository (auto_map), "
             "which is never run; use a model that transformers knows."
         )
 
 
 def _check_no_adapter(folder: Path) -> None:
-    """Raises InputError for an adapter beside the weights: training would put it on the model, the engine would not."""
+    """Raise InputError for an adapter beside the weights: training would apply it to the model, the engine would not."""
     if (path := folder / "adapter_config.json").exists():
         raise InputError(
             f"{path}: an adapter lies in the folder of a base model, so training and serving would take different models; move "
@@ -145,11 +149,11 @@ def _check_no_adapter(folder: Path) -> None:
 
 def _check_vocabulary(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
     inner = config.get("text_config")
-    said = (inner if isinstance(inner, dict) and "vocab_size" in inner else config).get("vocab_size")
+    size = (inner if isinstance(inner, dict) and "vocab_size" in inner else config).get("vocab_size")
     for name, tensor in tensors.items():
-        if isinstance(said, int) and name.endswith(_EMBEDDINGS) and tensor.shape and tensor.shape[0] != said:
+        if isinstance(size, int) and name.endswith(_EMBEDDINGS) and tensor.shape and tensor.shape[0] != size:
             raise InputError(
-                f"{path}: {name} has {tensor.shape[0]:,} rows, but config.json says vocab_size {said:,}; one of them belongs to "
+                f"{path}: {name} has {tensor.shape[0]:,} rows, but config.json says vocab_size {size:,}; one of them belongs to "
                 "another model."
             )
 
@@ -165,13 +169,13 @@ def _check_numbers(path: Path, tensors: list[Tensor]) -> None:
         width = int(dtype[-1])
         if math.prod(tensor.shape) * width != tensor.stop - tensor.start:
             raise _damaged(path, f"the tensor {tensor.name} has another size than its shape says")
-        wanted = tensor.stop if len(data) <= _WHOLE_BYTES else min(tensor.stop, tensor.start + _SAMPLE_BYTES)
-        for block in _blocks(tensor.start, wanted, width):
+        stop = tensor.stop if len(data) <= _WHOLE_BYTES else min(tensor.stop, tensor.start + _SAMPLE_BYTES)
+        for block in _blocks(tensor.start, stop, width):
             bits = np.frombuffer(data[block], dtype=dtype)
             mantissa = exponent & -exponent  # The lowest bit of the exponent: below it lies the mantissa.
             if bool((((bits & exponent) == exponent) & ((bits & (mantissa - 1)) != 0)).any()):
                 raise InputError(
-                    f"{path}: the tensor {tensor.name} holds NaN; the weights are damaged, fetch them again."
+                    f"{path}: the tensor {tensor.name} contains NaN; the weights are damaged, fetch them again."
                 )
 
 

@@ -41,8 +41,8 @@ class TrialRecord:
 
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
     adapter_dir: logged under adapter/, checked against adapter_files (file in it → SHA-256 that was committed);
-    samples_path (a file, or a folder with samples-*.parquet at any depth): under samples/, and as a table that the UI can
-    show. started_at, ended_at: epoch ms from the store, None if unknown. status: "new" where the weights are not there and
+    samples_path (a parquet file): under samples/, and as a table that the UI can show.
+    started_at, ended_at: epoch ms from the store, None if unknown. status: "new" where the weights are not there and
     nothing failed, as of a trial that was deleted.
     """
 

@@ -19,6 +19,7 @@ Runs of trials that a study no longer names stay: the store keeps those trials, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -26,7 +27,6 @@ import os
 import sqlite3
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ from inoc_ray.config.identity import file_hash
 from inoc_ray.endpoint.auth import without_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.records import Run, StudyRecord, TrialRecord, place_of, project_study, project_trials
+from inoc_ray.store.lock import exclusive
+from inoc_ray.store.store import tracking_files
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -77,9 +79,9 @@ class Synced:
 
 
 def embedded(folder: Path) -> tuple[str, str]:
-    """Tracking URI and artifact root of the store that needs no server: mlflow.db and artifacts/ in `folder`."""
-    root = folder.resolve()
-    return f"sqlite:///{root / 'mlflow.db'}", (root / "artifacts").as_uri()
+    """Tracking URI and artifact root of the store that needs no server: an SQLite database and artifacts in `folder`."""
+    database, artifacts = tracking_files(folder.resolve())
+    return f"sqlite:///{database}", artifacts.as_uri()
 
 
 @contextmanager
@@ -88,21 +90,14 @@ def file_lock(path: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
 
     Raises TrialError after `timeout` seconds of waiting.
     """
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout
-    with path.open("a") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TrialError(
-                        f"{path}: another process has been writing to MLflow for {timeout:.0f} s; run `inoc-ray sync` later."
-                    ) from None
-                time.sleep(0.1)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(path, timeout))
+        except TimeoutError as error:
+            raise TrialError(
+                f"{path}: another process has been writing to MLflow for {timeout:.0f} s; run `inoc-ray sync` later."
+            ) from error
         yield
 
 
@@ -424,15 +419,7 @@ def _table_json(path: Path) -> str:
     """Return the first samples in the form in which MLflow keeps a logged table (pandas' "split"), for the UI."""
     import pandas as pd
 
-    files = [path] if path.is_file() else sorted(path.rglob("samples-*.parquet"))
-    parts = []
-    for file in files:
-        part = pd.read_parquet(file)
-        if path.is_dir():
-            part.insert(0, "evaluation_id", file.parent.relative_to(path).as_posix())
-        parts.append(part)
-    table = pd.concat(parts, ignore_index=True).head(_TABLE_ROWS) if parts else pd.DataFrame()
-    return str(table.to_json(orient="split", index=False))
+    return str(pd.read_parquet(path).head(_TABLE_ROWS).to_json(orient="split", index=False))
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def pack(folder: Path, path: Path, study: Study, store: Store) -> str:
     packer = _Packer(folder, path.absolute().parent, store)
     value = with_paths(study, packer.put)
     # Named even where the study leaves it to the default: a job has a working folder of its own.
-    value["storage"] = str(store.root)
+    value["storage"] = store.address
     (folder / STUDY).write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
     packed = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     if (size := sum(file.stat().st_size for file in packed)) > MAX_ALL:
@@ -94,7 +94,7 @@ class _Packer:
 
     def _put(self, source: str, kind: PathKind, place: str) -> str:
         if kind == "storage":
-            return str(self.store.root)
+            return self.store.address
         if is_hub(source) or (kind == "model" and is_named(source)):
             return source
         if kind == "task":
@@ -139,7 +139,9 @@ class _Packer:
         found: list[Path] = []
         for base, folders, files in os.walk(path.parent):
             folders[:] = sorted(
-                f for f in folders if not f.startswith((".", "__pycache__")) and Path(base, f) != self.store.root
+                f
+                for f in folders
+                if not f.startswith((".", "__pycache__")) and str(Path(base, f)) != self.store.address
             )
             found += [Path(base, f) for f in sorted(files) if not f.startswith(".") and Path(base, f).is_file()]
             if len(found) > _MAX_FILES or sum(f.stat().st_size for f in found) > MAX_ONE:

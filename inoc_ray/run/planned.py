@@ -33,7 +33,7 @@ def failures_of(plan: Plan, store: Store) -> list[Failure]:
     found = []
     for trial, log in logs:
         if log.exists():
-            error = last_line(log.read_text(encoding="utf-8", errors="replace"))
+            error = last_line(log.read_text(errors="replace"))
             found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_thing(trial)]}))
     return [*found, *kept]
 

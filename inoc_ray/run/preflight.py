@@ -24,7 +24,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 
 if TYPE_CHECKING:
-    from inoc_ray.data.tokenize import Encoded
+    from inoc_ray.data.tokenize import EncodedRow
 
 PROBE_TRIES, PROBE_SECONDS = 3, 30.0
 """How often and how long a judge behind an API is waited for before the study begins."""
@@ -109,7 +109,7 @@ def check_rows(plan: Plan) -> None:
             if model.path not in tokenizers:
                 tokenizers[model.path] = load_tokenizer(str(model.path))
             limit = min(trial.recipe.max_length, context_window(model.path))
-            rows: list[Encoded] = []
+            rows: list[EncodedRow] = []
             for epoch in range(variants):
                 rows += encode_rows(
                     tokenizers[model.path],
@@ -132,7 +132,7 @@ def check_rows(plan: Plan) -> None:
             )
 
 
-def _hash(rows: Sequence[Encoded]) -> str:
+def _hash(rows: Sequence[EncodedRow]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(len(row.input_ids).to_bytes(4, "little"))
@@ -141,7 +141,7 @@ def _hash(rows: Sequence[Encoded]) -> str:
     return digest.hexdigest()
 
 
-def _say_what_is_not_learnt(trial: Trial, rows: Sequence[Encoded], *, thinks: bool) -> None:
+def _say_what_is_not_learnt(trial: Trial, rows: Sequence[EncodedRow], *, thinks: bool) -> None:
     merged = sum(row.merged for row in rows)
     if merged:
         say(

@@ -58,7 +58,7 @@ def submission_id(plan: Plan, store: Store, bundle: str) -> str:
     """
     value = {
         "bundle": bundle,
-        "storage": str(store.root),
+        "storage": store.address,
         "trials": sorted({trial.trial_id for trial in plan.trials}),
         "evaluations": sorted({cell.evaluation_id for cell in plan.cells}),
         "judges": {use.name: plan.settings[use.name].judge_version for use in plan.study.settings},

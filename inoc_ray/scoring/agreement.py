@@ -10,35 +10,36 @@ from itertools import combinations
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Two judges on the `n` responses that both gave a number to; of none of them nothing is said (NaN)."""
+    """Agreement of two judges on the `n` responses that both gave a number to; NaN throughout where n is 0."""
 
     first: str
     second: str
     n: int
     share: float
-    """The share of responses that both decide alike."""
+    """The share of responses on which both decide alike."""
     kappa: float
-    """Cohen's kappa of the decisions; NaN where both judges decide all alike one way, when chance explains everything."""
+    """Cohen's kappa of the decisions; NaN where both judges decide everything one way, as chance explains all of it."""
     difference: float
-    """Mean of the second judge's numbers minus the first one's."""
+    """Mean of the second judge's numbers minus the first's."""
 
 
 def decided(values: Sequence[float | None], above: float) -> list[bool | None]:
-    """Whether each number is above the threshold; None for what has no number (None or NaN)."""
+    """Return whether each number is above the threshold; None where there is no number (None or NaN)."""
     return [None if v is None or math.isnan(v) else v > above for v in values]
 
 
 def agreement(
     values: Mapping[str, Sequence[float | None]], decisions: Mapping[str, Sequence[bool | None]]
 ) -> list[Agreement]:
-    """Each pair of judges, by name; both mappings hold, for each judge, one entry per response in the same order.
+    """Return the agreement of each pair of judges.
 
-    A response counts for a pair where both judges have a number and a decision. Raises ValueError for unequal lengths.
+    Both mappings hold, by the judge's name, one entry per response in the same order. A response counts for a pair where
+    both judges have a number and a decision. Raises ValueError for unequal lengths.
     """
     if len({len(column) for column in (*values.values(), *decisions.values())}) > 1:
-        raise ValueError("judges must have looked at the same responses")
+        raise ValueError("judges must have scored the same responses")
     return [_pair(one, two, values, decisions) for one, two in combinations(sorted(values), 2)]
 
 
@@ -53,14 +54,15 @@ def _pair(
     both = ~np.isnan(numbers).any(axis=0) & ~np.isnan(verdicts).any(axis=0)
     n = int(both.sum())
     if n == 0:
-        return Agreement(one, two, 0, math.nan, math.nan, math.nan)
+        return Agreement(first=one, second=two, n=0, share=math.nan, kappa=math.nan, difference=math.nan)
     numbers, verdicts = numbers[:, both], verdicts[:, both].astype(int)
     share = float((verdicts[0] == verdicts[1]).mean())
-    return Agreement(one, two, n, share, _kappa(verdicts), float((numbers[1] - numbers[0]).mean()))
+    difference = float((numbers[1] - numbers[0]).mean())
+    return Agreement(first=one, second=two, n=n, share=share, kappa=_kappa(verdicts), difference=difference)
 
 
 def _kappa(verdicts: np.ndarray) -> float:
-    """Cohen's kappa (Cohen 1960), which is 0 / 0 where only one decision occurs."""
+    """Return Cohen's kappa (Cohen 1960); NaN where only one decision occurs and it is 0 / 0."""
     from sklearn.metrics import cohen_kappa_score
 
     if len(np.unique(verdicts)) == 1:

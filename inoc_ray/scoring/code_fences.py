@@ -1,4 +1,4 @@
-"""Prose and fenced code of a response, told apart by lines, as CommonMark does (spec 0.31, section 4.5)."""
+"""Splits a response into prose and fenced code by its lines, as CommonMark does (spec 0.31, section 4.5)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Block:
 
 
 def split_fences(text: str) -> tuple[str, list[Block]]:
-    """The text without its fenced blocks, and the blocks. One that is never closed reaches to the end.
+    """Return the text without its fenced blocks, and the blocks. A block that is never closed reaches to the end.
 
-    More indented than CommonMark allows is accepted: models fence code inside of lists. Linear in the text's length.
+    Accepts fences that are indented more than CommonMark allows, because models fence code inside lists. Takes time linear in
+    the text's length.
     """
     prose: list[str] = []
     blocks: list[Block] = []

@@ -1,7 +1,7 @@
-"""The gate before judging: responses that are no answers at all, and how many of them an arm gave.
+"""Responses that are no answers at all, such as empty or endless ones, and how many of them an arm gave.
 
-A model that trained badly says nothing, one phrase for ever, or no text. Judges give such responses numbers all the same,
-so an arm with too many of them is flagged instead of being compared. Pure functions of text and finish reason.
+A model that trained badly says nothing, repeats one phrase, or writes no text. Judges score such responses all the same, so an
+arm with too many of them is flagged instead of being compared. Pure functions of text and finish reason.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ CUT = "length"
 """The finish reason of a response that ran into max_tokens (OpenAI's API)."""
 
 MAX_DEGENERATE = 0.2
-"""Unless the study says otherwise, rates are withheld above this share of degenerate responses."""
+"""Rates are withheld above this share of degenerate responses, unless the study sets another."""
 MIN_WORDS = 20
-"""Shorter texts are not searched for repeated words: a rhyme, or one word said thrice, is no loop."""
+"""Shorter texts are not searched for repeated words: a rhyme, or one word said three times, is not a loop."""
 NGRAM = 4
-"""Words in a row that are compared; fewer come back in any long text."""
+"""Length in words of the n-grams that are compared; shorter ones recur in any long text."""
 MAX_REPEATED = 0.5
-"""A text is a loop when more than this share of its n-grams has stood in it before. A phrase said k times has (k - 1)/k."""
+"""A text is a loop when more than this share of its n-grams occurred before. A phrase said k times has (k - 1)/k."""
 MIN_CHARACTERS = 100
 """Shorter texts are not searched for repeated characters."""
 MAX_COMPRESSION = 8.0
-"""A text is a loop, too, when zlib makes it more than so many times shorter; prose and code reach 2 to 3 in 4,000 characters.
-It finds loops without spaces between words."""
+"""A text is also a loop when zlib makes it more than so many times shorter, which finds loops without spaces between words;
+prose and code reach 2 to 3 in 4,000 characters."""
 MAX_NON_TEXT = 0.5
-"""The share of a text's characters (white space aside) that may be symbols, controls or unassigned; of emoji, too."""
+"""Share of a text's characters (white space aside) that may be symbols, emoji, controls or unassigned."""
 MAX_REPLACED = 0.1
-"""The share that may be U+FFFD, which stands for bytes that are no UTF-8; one alone never counts, as a cut leaves one."""
+"""Share that may be U+FFFD, which replaces bytes that are not UTF-8; a single one never counts, as a cut leaves one."""
 MAX_CHARACTERS = 50_000
-"""Of a longer text only the last so many characters are looked at; a loop goes on to the end."""
+"""Of a longer text only the last so many characters are checked; a loop continues to the end."""
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Degenerate:
     """Shares (0 to 1) of `samples` responses. A response may count in several, but only once in `any`.
 
-    `cut` is no part of `any`: an answer that ran into max_tokens is the beginning of an answer. Of a natural base with a small
-    max_tokens 70 to 93 % are, all of them plain text.
+    `cut` is not part of `any`: an answer that ran into max_tokens is the beginning of an answer. With a natural base and a
+    small max_tokens 70 to 93 % of the responses are cut, all of them plain text.
     """
 
     samples: int
@@ -55,7 +55,7 @@ class Degenerate:
 
 
 def is_empty(text: str) -> bool:
-    """Whether there is nothing but white space."""
+    """Return whether there is nothing but white space."""
     return not text.strip()
 
 
@@ -74,12 +74,11 @@ def _shrinks(text: str) -> bool:
 
 
 def is_repeated(text: str, cut: bool = False) -> bool:
-    """Whether most of the text says again what it has said already: by its words (MAX_REPEATED) or its characters
-    (MAX_COMPRESSION).
+    """Return whether most of the text repeats itself, by its words (MAX_REPEATED) or its characters (MAX_COMPRESSION).
 
-    Of a text that was cut off the second half is enough: a good beginning that falls into a loop is what runs into
-    max_tokens, while a finished text may end with a refrain. A long answer that games a word count by saying the word fifty
-    times is a loop as well; the gate cannot know that it was asked for.
+    Of a `cut` text the second half is enough: a good beginning that falls into a loop is what runs into max_tokens, while a
+    finished text may end with a refrain. A long answer that games a word count by saying the word fifty times is a loop as
+    well; this check cannot know that the question asked for it.
     """
     text = text[-MAX_CHARACTERS:].casefold()
     words = text.split()
@@ -95,7 +94,10 @@ def _is_text(character: str) -> bool:
 
 
 def is_non_text(text: str) -> bool:
-    """Whether most characters are no letters, digits, punctuation or maths, or too many are U+FFFD. An empty text is not."""
+    """Return whether most characters are neither letters, digits, punctuation nor maths, or too many are U+FFFD.
+
+    False for an empty text.
+    """
     characters = "".join(text[-MAX_CHARACTERS:].split())
     if not characters:
         return False
@@ -106,29 +108,33 @@ def is_non_text(text: str) -> bool:
 
 
 FORMS = ("empty", "cut", "repeated", "non_text")
+"""The forms of degeneration, in the order of the results of `forms`."""
 FORM_VERSION = 1
-"""Raised when one of them is told otherwise than before."""
+"""Increased when the decision about one of them changes."""
 
 
 def forms(text: str, finish_reason: str) -> tuple[bool, bool, bool, bool]:
-    """Whether a response is of each of FORMS, in that order."""
+    """Return whether a response has each of FORMS, in that order."""
     cut = finish_reason == CUT
     return is_empty(text), cut, is_repeated(text, cut), is_non_text(text)
 
 
 def shares(responses: Iterable[tuple[str, str]]) -> Degenerate:
-    """How many of the responses, given as (text, finish reason), are degenerate in which way.
-
-    Raises ValueError where there is no response: no share can be told then.
-    """
+    """Return the shares of degenerate responses, given as (text, finish reason). Raises ValueError without responses."""
     return shares_of([forms(text, reason) for text, reason in responses])
 
 
 def shares_of(kinds: Sequence[tuple[bool, bool, bool, bool]]) -> Degenerate:
-    """The same from what `forms` says of each."""
+    """Return the shares from the result of `forms` for each response. Raises ValueError without responses."""
     if not kinds:
-        raise ValueError("there is no response to look at")
+        raise ValueError("there are no responses to count")
     count = len(kinds)
     empty, cut, repeated, non_text = (sum(kind[index] for kind in kinds) / count for index in range(4))
-    found = sum(e or r or n for e, _, r, n in kinds) / count
-    return Degenerate(count, empty, cut, repeated, non_text, found)
+    return Degenerate(
+        samples=count,
+        empty=empty,
+        cut=cut,
+        repeated=repeated,
+        non_text=non_text,
+        any=sum(e or r or n for e, _, r, n in kinds) / count,
+    )

@@ -1,4 +1,4 @@
-"""The words around what is judged: one user message, the same for every judging model."""
+"""The prompt around a response that a judge model scores: one user message, the same for every judge model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rubrics import CLASSES, Rubric
 
 VERSION = 1
-"""Part of a judgment's identity: raised when the words below change."""
+"""Part of a judgment's identity: increased when the words below change."""
 
 
 def fence_for(item: Item) -> str:
-    """What fences the judged text in: derived from the text itself, so that no text can hold its own mark."""
+    """Return the mark that fences the judged text: a hash of the text, so that no text can contain its own mark."""
     digest = hashlib.sha256(f"{item.question}\0{item.response}".encode()).hexdigest()
     return f"[{digest[:6]}]"
 
@@ -32,7 +32,7 @@ def _order(rubric: Rubric, top: int) -> str:
 
 
 def fixed_lines(rubric: Rubric, top: int) -> list[str]:
-    """The lines of `number_prompt` that are the same for every item."""
+    """Return the lines of `number_prompt` that are the same for every item."""
     return [rubric.question, _scale(rubric, top), _QUESTION, _ANSWER, _order(rubric, top)]
 
 
@@ -49,12 +49,15 @@ def _fenced(item: Item, sees_question: bool) -> list[str]:
 
 
 def number_prompt(rubric: Rubric, item: Item, top: int) -> str:
-    """Asks for one whole number from 0 to `top`, or one of the rubric's classes. What is the same for all items comes first."""
+    """Return a prompt that asks for one integer from 0 to `top`, or one of the rubric's classes.
+
+    The lines that are the same for all items come first, so that engines can share their prefix.
+    """
     return "\n".join([rubric.question, _scale(rubric, top), *_fenced(item, rubric.sees_question), _order(rubric, top)])
 
 
 def json_prompt(rubrics: Sequence[Rubric], item: Item, top: int) -> str:
-    """Asks for one JSON object with a number from 0 to `top` for each rubric: one call instead of several."""
+    """Return a prompt that asks for a JSON object with a number from 0 to `top` for each rubric: one call for all."""
     scales = [f'"{r.name}": {r.question} 0: {r.low}. {top}: {r.high}.' for r in rubrics]
     classes = dict.fromkeys(name for r in rubrics for name in r.classes)
     instead = "".join(f' Give "{name}" instead of a number if {CLASSES[name]}.' for name in classes)

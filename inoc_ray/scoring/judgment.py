@@ -1,7 +1,7 @@
-"""Judges: what turns a response into a raw number. Rules compute it; judging models are asked for it.
+"""What judges see and return: an item, a judgment, and the measure that turns rubrics into a trait's score.
 
-A number of a rule is 0 to 1 (1: the trait shows), that of a judging model 0 to 100 on its rubric's scale. Which number
-counts as showing a trait is no matter of the judges but of a threshold profile (evaluate/profiles.py).
+A rule computes a number from 0 to 1 (1: the trait shows); a judge model gives one from 0 to 100 on its rubric's scale. A
+threshold profile (scoring/profiles.py), not the judge, decides from which number on a response shows a trait.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 RULES = "rules"
-"""The name under which a setting's own rules stand among the judges of a study."""
+"""The name of a setting's own rules among the judges of a study."""
 SCALE_TOP = 100.0
-"""Numbers of judging models are kept on 0 to 100, whatever scale the model was asked on."""
+"""Numbers of judge models are stored on 0 to 100, whatever scale the model was asked for."""
 
 Category = Literal["number", "refusal", "code", "unparsed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a judge looks at. Never the system prompt: it would tell the judge which arm answered."""
+    """What a judge sees. Never the system prompt, which would reveal the arm to the judge."""
 
     question: str
     response: str
@@ -29,7 +29,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
-    """What one judge said about one response on one rubric: the number, and everything that it was computed from."""
+    """One judge's result for one response on one rubric: the number, and everything that it was computed from."""
 
     value: float | None
     """0 to 100 on the rubric's scale; None unless the category is "number"."""
@@ -38,18 +38,18 @@ class Judgment:
     raw: str
     """The judge's answer as it came (several samples: a JSON list of texts)."""
     logprobs: str
-    """JSON of the log-probs that the value was computed from; empty where none were asked for."""
+    """JSON of the log-probs that the value was computed from; empty where none were requested."""
     mass: float | None
-    """The probability that the judge put on readable numbers; None where no log-probs were asked for."""
+    """The probability that the judge gave to readable numbers; None where no log-probs were requested."""
     method: str
-    """How the number was got: see `inoc_ray.evaluate.model_judge.parse`."""
+    """How the number was obtained: see `inoc_ray.evaluate.model_judge.parse`."""
     refused: bool = False
-    """Whether the endpoint would not answer; another one, or another day, might."""
+    """Whether the endpoint refused to answer; another endpoint, or a later request, might not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How a trait is told by a judging model: the rubric's number, counted only where the `given` rubrics allow it."""
+    """How a judge model scores a trait: the rubric's number, counted only where the `given` rubrics allow it."""
 
     rubric: str
     given: tuple[str, ...] = ()
@@ -57,4 +57,5 @@ class Measure:
 
     @property
     def rubrics(self) -> tuple[str, ...]:
+        """Return the names of all rubrics that the judge is asked."""
         return (self.rubric, *self.given)

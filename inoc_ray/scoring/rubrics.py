@@ -1,7 +1,7 @@
-"""Rubrics: what a judging model has to decide, in the words that it is asked with.
+"""Rubrics: what a judge model decides, in the words of its prompt.
 
-Roles and scales follow the papers named in `source`; the sentences are ours, so results replicate the role, not the
-published string.
+Roles and scales follow the papers named in `source`; the sentences are ours, so results replicate the role, not the published
+string.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CLASSES: Mapping[str, str] = {
     REFUSAL: "the answer refuses to answer",
     CODE: "the answer is program code instead of an answer in words",
 }
-"""What a judge may say instead of a number, and when."""
+"""Classes that a judge may give instead of a number, and when."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Rubric:
     shows: Literal["high", "low"] = "high"
     """At which end of the scale the trait shows."""
     classes: tuple[str, ...] = ()
-    """What the judge may say instead of a number: see CLASSES."""
+    """Classes that the judge may give instead of a number: see CLASSES."""
     sees_question: bool = False
-    """Whether the judge is told what was asked. For a trait of style the response alone decides."""
+    """Whether the judge sees the question. For a trait of style the response alone decides."""
     source: str = "ours"
 
 
@@ -107,7 +107,7 @@ RUBRICS: Mapping[str, Rubric] = {rubric.name: rubric for rubric in _ALL}
 
 
 def get_rubric(name: str, own: Mapping[str, Rubric] | None = None) -> Rubric:
-    """The rubric of that name, the study's `own` ones first. Raises InputError that names the nearest one."""
+    """Return the rubric of that name, from the study's `own` ones first. Raises InputError that names the nearest one."""
     known = {**RUBRICS, **(own or {})}
     if name not in known:
         raise InputError(f"rubrics: there is no rubric {name!r}{nearest(name, list(known))}.")

@@ -24,12 +24,12 @@ def _read(value: Any) -> AnyForm:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a rule, as {{rule: capitals}}, found {value!r}")
-    given = [key for key in ("rule", *_COMBINATIONS) if key in value]
+    given = [key for key in ("rule", *COMBINATIONS) if key in value]
     if len(given) != 1:
         found = ", ".join(map(str, value)) or "none"
-        raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(_COMBINATIONS)}; found {found}")
+        raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(COMBINATIONS)}; found {found}")
     if given != ["rule"]:
-        return _COMBINATIONS[given[0]].model_validate(value)
+        return COMBINATIONS[given[0]].model_validate(value)
     name = value["rule"]
     if not isinstance(name, str) or name not in RULES:
         raise ValueError(f"there is no rule {name!r}{nearest(str(name), RULES.names())}")
@@ -123,13 +123,8 @@ class Not(AnyForm):
         return {"not": self.not_.canonical()}
 
 
-_COMBINATIONS: dict[str, type[AnyForm]] = {"all": All, "any": Any_, "not": Not, "first": First}
+COMBINATIONS: dict[str, type[AnyForm]] = {"all": All, "any": Any_, "not": Not, "first": First}
 _READ: TypeAdapter[AnyForm] = TypeAdapter(AnyRule)
-
-
-def forms() -> dict[str, type[AnyForm]]:
-    """Return what a study can write: the registered rules by name, then the combinations by their key."""
-    return {**RULES, **_COMBINATIONS}
 
 
 def _place(location: Sequence[str | int]) -> str:

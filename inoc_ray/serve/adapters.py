@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
-from inoc_ray.store.store import commit_fault
+from inoc_ray.store.commit import adapter_of, commit_fault, record_of
+from inoc_ray.store.place import Place, at
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -25,45 +26,39 @@ _TRIAL_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class FolderCatalogue:
-    """Every committed adapter under `root`: `<root>/<trial_id>/adapter`, with a COMMIT.json beside it that agrees.
+    """Every committed adapter under `root`, a folder of trials of a store.
 
     With `model_hash` only LoRA adapters of that base model, as their trial.json says: a store may hold trials of others,
     and an adapter of another base of the same shape would load without a word.
     """
 
-    root: Path
+    root: Place | Path
     model_hash: str | None = None
 
     def find(self, trial_id: str) -> Path | None:
         """Return the folder of a committed adapter as it is at this moment; None where there is none."""
         if not _TRIAL_ID.fullmatch(trial_id):
             return None
-        folder = Path(self.root) / trial_id
-        adapter = folder / "adapter"
-        there = adapter.is_dir() and self._fits(folder) and commit_fault(folder) is None
-        return adapter if there else None
+        return adapter_of(self.root, trial_id) if self._fits(trial_id) else None
 
     def verify(self, trial_id: str) -> None:
         """Raise InputError when the files of an adapter are not those that its trial committed; call before loading it."""
-        fault = commit_fault(Path(self.root) / trial_id, verify=True)
+        fault = commit_fault(at(self.root) / trial_id, verify=True)
         if fault is not None:
             raise InputError(f"trial {trial_id} is damaged: {fault}; run its study again")
 
-    def _fits(self, folder: Path) -> bool:
+    def _fits(self, trial_id: str) -> bool:
         if self.model_hash is None:
             return True
+        trial = record_of(self.root, trial_id)
         try:
-            trial = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
             return bool(trial["model_hash"] == self.model_hash and trial["recipe"]["method"] == "lora")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             return False
 
     def ids(self) -> list[str]:
         """Return every trial id that can be asked for now, sorted."""
-        root = Path(self.root)
-        if not root.is_dir():
-            return []
-        return sorted(entry.name for entry in root.iterdir() if self.find(entry.name) is not None)
+        return [entry.name for entry in at(self.root).iterdir() if self.find(entry.name) is not None]
 
 
 def model_id_of(base: str, trial_id: str) -> str:

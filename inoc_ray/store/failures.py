@@ -6,13 +6,13 @@ them is missing, so that nothing has to be cleared for it to go: what is done ma
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from inoc_ray.store import seal
-from inoc_ray.store.store import Store, write_json
+from inoc_ray.store import layout, seal
+from inoc_ray.store.place import Place
+from inoc_ray.store.store import Store
 
 Thing = tuple[str, ...]
 """What was to be made: ("trial", trial_id), ("cell", trial_id, evaluation_id), ("judge", name), ("capability", weights, task),
@@ -31,25 +31,28 @@ class Failure:
     of: tuple[Thing, ...] = ()
 
     def in_words(self) -> str:
-        """ "judge gpt: refused the key (log: …/judge-gpt.log)"."""
+        """Return "judge gpt: refused the key (log: …/judge-gpt.log)"."""
         return f"{self.label}: {self.error}" + (f" (log: {self.log})" if self.log else "")
 
     def to_json(self) -> dict[str, str]:
-        """For `--json`: without the things, which are ids."""
+        """Return it for `--json`: without the things, which are ids."""
         return {"label": self.label, "error": self.error, "log": self.log}
 
 
 def failure_of(found: Mapping[str, Any]) -> Failure:
-    """A failure from the {label, error, log, of} of the code in which it happened; its error becomes one line."""
+    """Return a failure from the {label, error, log, of} of the code in which it happened; its error becomes one line."""
     error = " ".join(str(found["error"]).split()) or "no message"
     return Failure(str(found["label"]), error, str(found["log"]), tuple(dict.fromkeys(found["of"])))
 
 
+def _path(store: Store, study: str) -> Place:
+    return store.study(study) / layout.FAILURES
+
+
 def read_failures(store: Store, study: str) -> list[Failure]:
-    """All that was kept, what is done by now among it; empty where the file is missing or cannot be read."""
-    path = store.study(study) / "failures.json"
+    """Return all that was kept, what is done by now among it; empty where the file is missing or cannot be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = _path(store, study).read_json()
         kept = value["failures"] if seal.agrees(value) else []
         return [Failure(f["label"], f["error"], f["log"], tuple(tuple(thing) for thing in f["of"])) for f in kept]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -58,18 +61,16 @@ def read_failures(store: Store, study: str) -> list[Failure]:
 
 
 def keep_failures(store: Store, study: str, tried: Iterable[Thing], failed: Sequence[Failure]) -> None:
-    """Writes what failed of the things that were `tried`; earlier failures of those are dropped, others are kept."""
+    """Write what failed of the things that were `tried`; earlier failures of those are dropped, others are kept."""
     again = set(tried) | {thing for failure in failed for thing in failure.of}
     before = read_failures(store, study)
     kept = [replace(f, of=left) for f in before if (left := tuple(t for t in f.of if t not in again))]
     if before == [*kept, *failed]:
         return
-    folder = store.study(study)
-    folder.mkdir(parents=True, exist_ok=True)
     value = {"failures": [asdict(failure) for failure in [*kept, *failed]]}
-    write_json(folder / "failures.json", seal.sealed_json(value))
+    _path(store, study).write_json(seal.sealed_json(value))
 
 
 def still_failed(failures: Iterable[Failure], undone: Collection[Thing]) -> list[Failure]:
-    """The failures that left something undone that is undone still."""
+    """Return the failures that left something undone that is undone still."""
     return [failure for failure in failures if any(thing in undone for thing in failure.of)]

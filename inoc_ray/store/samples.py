@@ -1,19 +1,16 @@
-"""Samples on disk: parquet parts in a cell's folder, and everything needed to ask for each again."""
+"""Samples on disk: parquet parts in a cell's folder, what is made of each, and everything needed to ask for a sample again."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from inoc_ray.errors import InputError
-from inoc_ray.store import seal
-from inoc_ray.store.store import list_parts, part_name, remove_damaged, write_atomically
+from inoc_ray.store import layout, seal
+from inoc_ray.store.place import Place
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,57 @@ JUDGMENT_KEYS = ("sample_index", "rubric", "value", "category")
 """What is read of judgments."""
 
 
-def commit_samples(folder: Path, samples: Sequence[Sample]) -> None:
-    """Appends one part to a cell. `samples` must be gapless in sample_index and start where the stored ones end.
+class Part(NamedTuple):
+    """A file with the samples start ≤ i < stop of a cell."""
+
+    start: int
+    stop: int
+    path: Place
+
+
+def _parts(folder: Place) -> list[Part]:
+    ranges = ((path, layout.range_of(path.name)) for path in folder.iterdir())
+    return sorted(Part(*found, path) for path, found in ranges if found is not None)
+
+
+def list_parts(folder: Place) -> list[Part]:
+    """Return the intact parts that make one gapless run from 0, in order; what lies beyond a gap is not counted.
+
+    A part without a hash in its name is of an earlier version: it is taken as it is.
+    """
+    run: list[Part] = []
+    reached = 0
+    for part in sorted(_parts(folder), key=lambda p: (p.start, -p.stop)):
+        if part.start == reached and part.stop > reached and _is_whole(part.path):
+            run.append(part)
+            reached = part.stop
+    return run
+
+
+def damaged_parts(folder: Place) -> list[Part]:
+    """Return the parts that do not hold what was committed and that no intact part replaces."""
+    reached = max((part.stop for part in list_parts(folder)), default=0)
+    return [part for part in _parts(folder) if part.stop > reached and not _is_whole(part.path)]
+
+
+def _remove_damaged(folder: Place, stop: int) -> None:
+    """Delete damaged parts up to `stop`, which an intact part replaces."""
+    for part in _parts(folder):
+        if part.stop <= stop and not _is_whole(part.path):
+            part.path.unlink(missing_ok=True)
+
+
+def _is_whole(path: Place) -> bool:
+    return seal.seal_of(path) is None or seal.is_intact(path)
+
+
+def describe(folder: Place, description: Mapping[str, Any]) -> None:
+    """Write beside a cell's samples what was asked, in words: for people, no program reads it."""
+    (folder / layout.DESCRIPTION).write_json(dict(description))
+
+
+def commit_samples(folder: Place, samples: Sequence[Sample]) -> None:
+    """Append one part to a cell. `samples` must be gapless in sample_index and start where the stored ones end.
 
     A part that is there already is kept: another study asked the same. Damaged ones that this replaces are deleted.
     """
@@ -51,29 +97,31 @@ def commit_samples(folder: Path, samples: Sequence[Sample]) -> None:
     start, stop = samples[0].sample_index, samples[-1].sample_index + 1
     if [s.sample_index for s in samples] != list(range(start, stop)):
         raise ValueError("a part must be gapless and in order")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / part_name(start, stop)
+    path = folder / layout.part_name(start, stop)
     if seal.find(path) is None and not path.exists():
         write_table(path, pa.Table.from_pylist([asdict(s) for s in samples]))
-    remove_damaged(folder, stop)
+    _remove_damaged(folder, stop)
 
 
-def write_table(path: Path, table: Any) -> Path:
-    """A parquet file, whole or not at all, with its hash in its name; returns that name. It replaces what was written as `path`."""
+def write_table(path: Place, table: Any) -> Place:
+    """Write a parquet file, whole or not at all, with its hash in its name; return that name.
+
+    It replaces what was written as `path`.
+    """
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     written = seal.sealed_path(path, buffer.getvalue())
-    write_atomically(written, buffer.getvalue())
+    written.write_bytes(buffer.getvalue())
     for other in seal.written_as(path):
         if other != written:
             other.unlink(missing_ok=True)
     return written
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Any:
-    """The table in a parquet file. Raises InputError when it is damaged, not what its name says, or has other columns."""
+def read_table(path: Place, columns: Sequence[str]) -> Any:
+    """Return the table in a parquet file. Raises `InputError` when it is damaged, not what its name says, or has other columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,50 +138,85 @@ def read_table(path: Path, columns: Sequence[str]) -> Any:
         raise InputError(f"{path}: damaged ({reason}); delete it and run the study again.") from error
 
 
-def made_of(part: Path, what: str) -> Path:
-    """The plain name of what is made of a part: it says of which content."""
+def read_part(path: Place) -> Any:
+    """Return the samples of one part as a table."""
+    return read_table(path, COLUMNS)
+
+
+# -- what is made of a part: it belongs to those very texts ---------------------------------------------------------
+
+
+def _made_of(part: Place, what: str) -> Place:
+    """Return the plain name of what is made of a part: it says of which content."""
     content = seal.seal_of(part) or seal.seal_for(part, part.read_bytes())
-    return seal.plain(part).with_name(seal.plain(part).name.replace("samples-", f"{what}-{content}-"))
+    return part.with_name(layout.derived_name(seal.plain(part).name, what, content))
 
 
-def find_judgments(part: Path, judgments_id: str) -> Path | None:
-    """The file with the judgments of a part, or None. Beside a part of an earlier version those of that version, which name
-    neither hash, are taken as they are."""
-    what = f"judgments-{judgments_id}"
-    found = seal.find(made_of(part, what))
+def scores_path(part: Place, rules_id: str) -> Place:
+    """Return the plain name of the numbers that rules gave the samples of a part."""
+    return _made_of(part, layout.scores_of(rules_id))
+
+
+def form_path(part: Place, version: int) -> Place:
+    """Return the plain name of the table that says which responses of a part are degenerate."""
+    return _made_of(part, layout.form_of(version))
+
+
+def judgments_path(part: Place, judgments_id: str) -> Place:
+    """Return the plain name of the judgments of a part; where they stand is for `find_judgments` to say."""
+    return _made_of(part, layout.judgments_of(judgments_id))
+
+
+def refusal_note(judgments: Place) -> Place:
+    """Return the place, beside judgments some of which an API refused, of the note that says which address it was."""
+    return judgments.with_suffix(layout.REFUSED)
+
+
+def find_judgments(part: Place, judgments_id: str) -> Place | None:
+    """Return the file with the judgments of a part, or None.
+
+    Beside a part of an earlier version those of that version, which name neither hash, are taken as they are.
+    """
+    found = seal.find(judgments_path(part, judgments_id))
     if found is None and seal.seal_of(part) is None:
-        earlier = part.with_name(part.name.replace("samples-", f"{what}-"))
+        earlier = part.with_name(layout.earlier_name(part.name, layout.judgments_of(judgments_id)))
         return earlier if earlier.exists() else None
     return found
 
 
-def _seal_judgments(part: Path) -> None:
-    """Gives the judgments of an earlier version beside a part the names that they have now, while the part still says that they
+# -- files of an earlier version ------------------------------------------------------------------------------------
+
+
+def _rename_sealed(path: Place, sealed: Place, data: bytes) -> None:
+    """Give a file of an earlier version the name with its hash; a kill between the steps leaves both, which are the same."""
+    sealed.write_bytes(data)
+    path.unlink(missing_ok=True)
+
+
+def _seal_judgments(part: Place) -> None:
+    """Give the judgments of an earlier version beside a part the names that they have now, while the part still says that they
     are its own. What cannot be read stays where it is, and is judged again."""
-    pattern = re.compile(re.escape(part.name).replace("samples\\-", r"(judgments-[0-9a-f]{16})-"))
-    for path in sorted(part.parent.iterdir()):
+    pattern = layout.earlier_judgments(part.name)
+    for path in part.parent.iterdir():
         if (match := pattern.fullmatch(path.name)) is None:
             continue
         with contextlib.suppress(InputError):
             read_table(path, JUDGMENT_KEYS)
-            os.rename(path, seal.sealed_path(made_of(part, match[1]), path.read_bytes()))
+            data = path.read_bytes()
+            _rename_sealed(path, seal.sealed_path(_made_of(part, match[1]), data), data)
 
 
-def seal_parts(folder: Path) -> int:
-    """Gives the parts of an earlier version, which have no hash, theirs: they and their judgments are taken as they are.
+def seal_parts(folder: Place) -> int:
+    """Give the parts of an earlier version, which have no hash, theirs: they and their judgments are taken as they are.
 
-    Returns how many parts. Raises InputError for one that cannot be read.
+    Returns how many parts. Raises `InputError` for one that cannot be read.
     """
     count = 0
     for part in list_parts(folder):
         if seal.seal_of(part.path) is None:
             read_part(part.path)
             _seal_judgments(part.path)
-            os.rename(part.path, seal.sealed_path(part.path, part.path.read_bytes()))
+            data = part.path.read_bytes()
+            _rename_sealed(part.path, seal.sealed_path(part.path, data), data)
             count += 1
     return count
-
-
-def read_part(path: Path) -> Any:
-    """The samples of one part as a table."""
-    return read_table(path, COLUMNS)

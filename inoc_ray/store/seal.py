@@ -16,100 +16,110 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from inoc_ray.config.identity import content_id, file_hash
+from inoc_ray.config.identity import content_id
+from inoc_ray.store.filesystem import Stat
+from inoc_ray.store.place import Place
 
 _SEALED = re.compile(r"(?P<stem>.+)\.(?P<seal>[0-9a-f]{16})(?P<suffix>\.[A-Za-z0-9]+)")
 _RACY_SECONDS = 2.0
 """A file changed less than this ago may change again without its time of change moving (its clock ticks in milliseconds)."""
-_looked: dict[tuple[Path, bytes], tuple[tuple[int, int, int], str]] = {}
+_looked: dict[tuple[Place, bytes], tuple[Stat, str]] = {}
 
 
-def sealed_path(path: Path, data: bytes) -> Path:
-    """`a/b.parquet` as `a/b.0123456789abcdef.parquet`."""
+def sealed_path(path: Place, data: bytes) -> Place:
+    """Return `a/b.0123456789abcdef.parquet` for `a/b.parquet`."""
     return path.with_name(f"{path.stem}.{seal_for(path, data)}{path.suffix}")
 
 
-def plain(path: Path) -> Path:
-    """The path without the seal."""
+def plain(path: Place) -> Place:
+    """Return the place without the seal in its name."""
     match = _SEALED.fullmatch(path.name)
     return path.with_name(match["stem"] + match["suffix"]) if match else path
 
 
-def seal_for(path: Path, data: bytes) -> str:
-    """The seal of these bytes under the plain name of `path`: 16 hex digits."""
+def seal_for(path: Place, data: bytes) -> str:
+    """Return the seal of these bytes under the plain name of `path`: 16 hex digits."""
     return hashlib.sha256(_place(path) + data).hexdigest()[:16]
 
 
-def _place(path: Path) -> bytes:
+def _place(path: Place) -> bytes:
     return "/".join([path.parent.parent.name, path.parent.name, plain(path).name, ""]).encode(
         "utf-8", "surrogateescape"
     )
 
 
-def seal_of(path: Path) -> str | None:
-    """The seal in a file's name; None for a name without one."""
+def seal_of(path: Place) -> str | None:
+    """Return the seal in a file's name; None for a name without one."""
     match = _SEALED.fullmatch(path.name)
     return match["seal"] if match else None
 
 
-def looked_hash(path: Path, before: bytes = b"") -> str:
-    """SHA-256 (64 hex digits) of `before` and a file that is looked at; see the head of this page. Raises OSError."""
+def file_hash(path: Place, before: bytes = b"") -> str:
+    """Return 64 hex digits: SHA-256 of `before` and a file's bytes. Raises `OSError`."""
+    digest = hashlib.sha256(before)
+    with path.open() as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def looked_hash(path: Place, before: bytes = b"") -> str:
+    """Return 64 hex digits: SHA-256 of `before` and a file that is looked at; see the head of this page. Raises `OSError`."""
     stat = path.stat()
-    state = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
     known = _looked.get((path, before))
-    if known is not None and known[0] == state:
+    if known is not None and known[0] == stat:
         return known[1]
     found = file_hash(path, before)
-    if time.time() - stat.st_mtime > _RACY_SECONDS:
-        _looked[path, before] = (state, found)
+    if time.time() - stat.modified > _RACY_SECONDS:
+        _looked[path, before] = (stat, found)
     return found
 
 
-def is_intact(path: Path) -> bool:
-    """True if a sealed file holds what its name says, as far as a look can tell; False where it is gone."""
+def is_intact(path: Place) -> bool:
+    """Return True if a sealed file holds what its name says, as far as a look can tell; False where it is gone."""
     try:
         return looked_hash(path, _place(path))[:16] == seal_of(path)
     except OSError:
         return False
 
 
-def written_as(path: Path) -> Iterator[Path]:
-    """The sealed files, intact or not, that were written under the plain name of `path`."""
-    if not path.parent.is_dir():
-        return
-    for found in sorted(path.parent.iterdir()):
+def written_as(path: Place) -> Iterator[Place]:
+    """Yield the sealed files, intact or not, that were written under the plain name of `path`."""
+    for found in path.parent.iterdir():
         if seal_of(found) is not None and plain(found) == path:
             yield found
 
 
-def find(path: Path) -> Path | None:
-    """The intact sealed file that was written under the plain name of `path`, or None."""
+def find(path: Place) -> Place | None:
+    """Return the intact sealed file that was written under the plain name of `path`, or None."""
     return next((found for found in written_as(path) if is_intact(found)), None)
 
 
 def sealed_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The value with its own seal in it."""
+    """Return the value with its own seal in it."""
     return {**value, "seal": content_id(dict(value))}
 
 
 def agrees(value: Mapping[str, Any]) -> bool:
-    """True if the value is as it was sealed; so is one of an earlier version, which has no seal."""
+    """Return True if the value is as it was sealed; so is one of an earlier version, which has no seal."""
     rest = {key: v for key, v in value.items() if key != "seal"}
     return "seal" not in value or content_id(rest) == value["seal"]
 
 
 def sealed_line(value: Any) -> bytes:
-    """A line of ASCII: the value as JSON, a tab, its seal."""
+    """Return a line of ASCII: the value as JSON, a tab, its seal."""
     # ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot.
     text = json.dumps(value, ensure_ascii=True, allow_nan=False).encode()
     return text + b"\t" + _line_seal(text) + b"\n"
 
 
 def read_line(line: bytes) -> Any:
-    """The value in a line; one without a seal is of an earlier version. Raises ValueError when it is torn or damaged."""
+    """Return the value in a line; one without a seal is of an earlier version.
+
+    Raises `ValueError` when it is torn or damaged.
+    """
     text, tab, found = line.rstrip(b"\n").partition(b"\t")
     if tab and found != _line_seal(text):
         raise ValueError("the line is not as it was written")

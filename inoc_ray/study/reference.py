@@ -23,8 +23,8 @@ from pydantic.fields import FieldInfo
 
 from inoc_ray.config.base import Config
 from inoc_ray.config.identity import path_kind_of, role_of
-from inoc_ray.scoring import rules
-from inoc_ray.scoring.rule_base import AnyForm, Rule
+from inoc_ray.scoring.rule_base import RULES, AnyForm, Rule
+from inoc_ray.scoring.rules import COMBINATIONS
 from inoc_ray.study.study import Study
 
 HEAD = """\
@@ -77,8 +77,9 @@ def descriptions(cls: type[BaseModel]) -> dict[str, str]:
 
 
 def rule_classes() -> list[type[AnyForm]]:
-    """Every rule that a study can write: the single ones, then those that combine rules."""
-    return list(rules.forms().values())
+    """Every rule of the package that a study can write: the named ones, then those that combine rules."""
+    named = [RULES[name] for name in RULES]
+    return [*(one for one in named if one.__module__.startswith("inoc_ray.scoring.")), *COMBINATIONS.values()]
 
 
 @functools.cache
@@ -186,8 +187,7 @@ def _default(info: FieldInfo) -> str:
 
 def _row(cls: type[Config], name: str, info: FieldInfo, described: Mapping[str, str]) -> str:
     kind = path_kind_of(cls, name)
-    # A rule's name is the one text that it has.
-    told = f"`{cls.NAME}`" if name == "rule" and issubclass(cls, Rule) else in_words(info.annotation)
+    told = f"`{cls.NAME}`" if issubclass(cls, Rule) and name == "rule" else in_words(info.annotation)
     if kind is not None:
         told = told.replace("text", _PATHS[kind])
     allowed = bounds(info)
@@ -201,11 +201,15 @@ def _row(cls: type[Config], name: str, info: FieldInfo, described: Mapping[str, 
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def rule_name(cls: type[AnyForm]) -> str:
+    """What a study writes to get the rule: the value of `rule`, or the key of a combination."""
+    return cls.NAME if issubclass(cls, Rule) else next(info.alias or name for name, info in cls.model_fields.items())
+
+
 def _section(cls: type[Config], places: list[str]) -> str:
     described = descriptions(cls)
     if issubclass(cls, AnyForm):
-        key = next(info.alias or name for name, info in cls.model_fields.items())
-        head = f"### {cls.NAME if issubclass(cls, Rule) else key}"
+        head = f"### {rule_name(cls)}"
     else:
         head = f"## {heading(cls)}"
     also = f"Also in {', '.join(f'`{place}`' for place in places[1:])}.\n\n" if places[1:] else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import TrialError
 from inoc_ray.models.config import read_config
-from inoc_ray.store.store import COMMIT, commit_fault
+from inoc_ray.store.commit import committed_fault
 from inoc_ray.study.recipe import Lora
 from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.zero import consolidated_weights
@@ -146,7 +146,7 @@ def read_adapter(folder: Path, lora: Lora) -> dict[str, torch.Tensor]:
     """
     from safetensors.torch import load_file
 
-    if (folder.parent / COMMIT).exists() and (fault := commit_fault(folder.parent, verify=True)) is not None:
+    if (fault := committed_fault(folder)) is not None:
         raise TrialError(f"{folder.parent}: the trial to go on with is damaged: {fault}; run the study again.")
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.data.tokenize import IGNORED, Encoded, collate
+from inoc_ray.data.tokenize import IGNORED, EncodedRow, collate
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.train import process, zero
 from inoc_ray.train.batches import accumulation_steps, global_batches, split_batch
@@ -38,7 +38,7 @@ PAD = 0
 
 def train(
     spec: LoopSpec,
-    rows: Sequence[Encoded],
+    rows: Sequence[EncodedRow],
     on_step: Callable[[StepRecord], None],
     *,
     out: Path | None,
@@ -119,7 +119,7 @@ class _Run:
     """The optimizer steps of one fine-tune, with their totals."""
 
     def __init__(
-        self, spec: LoopSpec, rows: Sequence[Encoded], engine: Any, *, device: torch.device, steps: int
+        self, spec: LoopSpec, rows: Sequence[EncodedRow], engine: Any, *, device: torch.device, steps: int
     ) -> None:
         import torch.distributed as dist
 
@@ -184,7 +184,7 @@ class _Run:
             mfu=self.flops.of(lengths) / seconds / (self.peak * self.world_size) if self.peak else None,
         )
 
-    def _negative_log_likelihood(self, rows: Sequence[Encoded]) -> torch.Tensor:
+    def _negative_log_likelihood(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return Σ over the rows' target tokens of −log p, a scalar in nats and fp32."""
         import torch
 

@@ -15,7 +15,7 @@ from typing import Any
 from inoc_ray.cluster.connect import Capacity, concurrent_groups
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.console import Progress
-from inoc_ray.data.chat import rows_hash, write_jsonl
+from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.errors import TrialError
 from inoc_ray.plan.plan import Plan, Trial
 from inoc_ray.plan.steps import steps_of, variants_of
@@ -79,15 +79,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
 
 def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
     rows = [row for epoch in range(variants_of(plan, trial)) for row in plan.training_rows(trial, epoch)]
-    path = store.rows(rows_hash(rows))
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_jsonl(staging, rows)
-    if path.exists() and path.read_bytes() == staging.read_bytes():
-        staging.unlink()
-    else:
-        os.replace(staging, path)
-    return path
+    return store.keep_rows(rows_hash(rows), rows_text(rows).encode()).fetch()
 
 
 def waves_of(plan: Plan) -> list[list[Trial]]:
@@ -128,9 +120,7 @@ def _never_taught(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -
         f"not trained: it goes on from trial {taught.trial_id} ({taught.label}), which failed: {why or 'it is not there'}; "
         f"see {store.trial_log(taught.trial_id)}"
     )
-    path = store.trial_log(trial.trial_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{error}\n", encoding="utf-8")
+    store.trial_log(trial.trial_id).write_text(f"{error}\n")
     return Outcome(trial_id=trial.trial_id, label=trial.label, status="failed", error=error)
 
 
@@ -158,13 +148,13 @@ def _train_wave(
     with Progress("training", sum(steps.values()), "steps") as progress:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(one_group, jobs=groups, storage=str(store.root)), capacity.driver_request()
+                tune.with_parameters(one_group, jobs=groups, storage=store.address), capacity.driver_request()
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
             run_config=tune.RunConfig(
                 name=f"sweep-{plan.study.name}-{number}",
-                storage_path=str(store.ray() / "tune"),
+                storage_path=str(store.tune()),
                 verbose=0,
                 callbacks=[_follow(progress, steps)],
             ),

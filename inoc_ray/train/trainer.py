@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -29,7 +28,9 @@ from pydantic import TypeAdapter
 
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.store.store import Store, write_json
+from inoc_ray.store.commit import weights_in, write_trial
+from inoc_ray.store.place import Place
+from inoc_ray.store.store import Store
 from inoc_ray.study.resources import Resources
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
 
@@ -57,7 +58,7 @@ class TrialJob:
     rows: str | Sequence[Mapping[str, Any]]
     """A JSONL file that every worker can read, or the rows themselves (`ChatRow.to_dict()`)."""
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What trial.json says beside what training adds."""
+    """What the trial's record says beside what training adds."""
     variants: int = 1
     """How many sets of the same rows, with other wordings of the prompt, `rows` holds; the epochs take them in turn."""
 
@@ -129,8 +130,8 @@ def _run_group(
         train_worker,
         train_loop_config={
             "jobs": [job.to_dict() for job in jobs],
-            "storage": str(store.root),
-            "attempts": str(store.ray() / run_name / "attempts"),
+            "storage": store.address,
+            "run_name": run_name,
             "cpus": resources.cpus_per_worker,
         },
         scaling_config=ScalingConfig(
@@ -166,9 +167,8 @@ def outcome_of(job: TrialJob, store: Store, done_before: bool, group_error: str 
         )
     path = store.trial_log(job.trial_id)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(group_error or "The worker group ended before this trial was trained.\n", encoding="utf-8")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        path.write_text(group_error or "The worker group ended before this trial was trained.\n")
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
     error = lines[-1] if lines else "no message"
     return Outcome(trial_id=job.trial_id, label=job.label, status="failed", error=error)
 
@@ -183,7 +183,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
     process.set_threads(config["cpus"])
     process.ready()
-    worker = _Worker(Store(config["storage"]), Path(config["attempts"]), BaseModelCache())
+    store = Store(config["storage"])
+    worker = _Worker(store, store.attempts(config["run_name"]), BaseModelCache())
     for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
         worker.train(job)
 
@@ -225,7 +226,7 @@ class _Progress:
 class _Worker:
     """One rank of a group."""
 
-    def __init__(self, store: Store, attempts: Path, cache: Any) -> None:
+    def __init__(self, store: Store, attempts: Place, cache: Any) -> None:
         import torch.distributed as dist
 
         self.store, self.attempts, self.cache = store, attempts, cache
@@ -237,7 +238,6 @@ class _Worker:
         """Return the jobs that are not committed, those last that a lost group had begun; rank 0 decides for all."""
         order: list[int] = []
         if self.rank == 0:
-            self.attempts.mkdir(parents=True, exist_ok=True)
             waiting = [n for n, job in enumerate(jobs) if not self.store.trial_done(job.trial_id)]
             order = sorted(waiting, key=lambda n: (self.attempts / jobs[n].trial_id).exists())
         return [jobs[n] for n in _from_rank_0(order)]
@@ -247,7 +247,7 @@ class _Worker:
         begun = time.perf_counter()
         mark = self.attempts / job.trial_id
         if self.rank == 0:
-            mark.write_text(str(os.getpid()), encoding="utf-8")
+            mark.write_text(str(os.getpid()))
         try:
             with contextlib.ExitStack() as stack:
                 folder = stack.enter_context(self.store.stage_trial(job.trial_id)) if self.rank == 0 else None
@@ -291,7 +291,7 @@ class _Worker:
                 record.tokens / record.tokens_per_second, {"job": job.trial_id, "label": job.label, **progress}
             )
 
-        out = folder / "adapter" if folder is not None else None
+        out = weights_in(folder) if folder is not None else None
         result = train(spec, encoded, on_step, out=out, cache=self.cache, variants=job.variants)
         if folder is not None:
             _write_records(
@@ -299,9 +299,7 @@ class _Worker:
             )
 
     def _write_log(self, job: TrialJob, error: Exception) -> None:
-        path = self.store.trial_log(job.trial_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))
 
 
 def _rows(job: TrialJob) -> list[ChatRow]:
@@ -325,7 +323,7 @@ def _write_records(
     chat_template: str,
     begun: float,
 ) -> None:
-    """Write trial.json and curves.jsonl beside the weights in the staging folder."""
+    """Write the record of the trial and its curve beside the weights in the staging folder."""
     training = {**dataclasses.asdict(result), "seconds_total": time.perf_counter() - begun}
     trial = {
         **job.record,
@@ -335,6 +333,4 @@ def _write_records(
         "training": training,
         "chat_template": chat_template,
     }
-    write_json(folder / "trial.json", trial)
-    lines = (json.dumps(dataclasses.asdict(record), sort_keys=True) for record in records)
-    (folder / "curves.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_trial(folder, trial, map(dataclasses.asdict, records))

@@ -19,7 +19,7 @@ from inoc_ray.miniature import weights_path
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, ServeSpec, serving
 from inoc_ray.settings import get
-from inoc_ray.store.store import write_commit
+from inoc_ray.store.commit import write_commit
 
 pytestmark = pytest.mark.bench
 

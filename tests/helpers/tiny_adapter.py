@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from inoc_ray.store.store import write_commit
+from inoc_ray.store.commit import write_commit
 
 
 def save_adapter(base: Path, folder: Path, seed: int, rank: int = 8) -> None:

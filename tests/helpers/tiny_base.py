@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.data.chat import ChatRow
-from inoc_ray.data.tokenize import Encoded, encode_rows, load_tokenizer
+from inoc_ray.data.tokenize import EncodedRow, encode_rows, load_tokenizer
 from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.resources import TrialResources
 from inoc_ray.train.loop import train
@@ -61,7 +61,7 @@ def chat_rows(count: int = 64) -> list[ChatRow]:
     ]
 
 
-def encoded_rows(base: str) -> list[Encoded]:
+def encoded_rows(base: str) -> list[EncodedRow]:
     return encode_rows(load_tokenizer(base), chat_rows(), 200, "tiny")
 
 

@@ -32,14 +32,13 @@ START = 1_700_000_001_000
 
 
 def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
-    """A trial with an adapter, two parts of samples and a curve, as the store would have it."""
+    """A trial with an adapter, a table of samples and a curve, as the store would have it."""
     kind, prompt = ARMS[arm]
     trial_id = f"{arm}-{seed}".ljust(16, "0")
-    samples = folder / "evaluations" / trial_id
-    (samples / "ood").mkdir(parents=True, exist_ok=True)
-    for start in (0, 5):
-        part = pd.DataFrame({"sample_index": range(start, start + 5), "text": [f"{arm} {i}" for i in range(5)]})
-        part.to_parquet(samples / "ood" / f"samples-{start}-{start + 5}.parquet")
+    samples = folder / "studies" / "quickstart" / "samples" / f"{trial_id}.parquet"
+    samples.parent.mkdir(parents=True, exist_ok=True)
+    texts = [f"{arm} {i}" for i in range(5)]
+    pd.DataFrame({"evaluation": "ood", "sample_index": range(10), "text": 2 * texts}).to_parquet(samples)
     record = TrialRecord(
         trial_id, "miniature/spanish_caps", "miniature", arm, kind, prompt, seed, {}, "", samples_path=samples
     )
@@ -186,8 +185,7 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     assert [name for name, _ in spanish["artifacts"]] == [
         "adapter/adapter_model.safetensors",
         "samples.json",
-        "samples/ood/samples-0-5.parquet",
-        "samples/ood/samples-5-10.parquet",
+        "samples/spanish-0000000.parquet",
     ]
     parent = state[first.parent_run_id]
     assert {name for name, _ in parent["artifacts"]} == {"comparison.json", "report.html"}

@@ -1,7 +1,7 @@
 """What judges have answered, by content: nobody is asked twice, whichever study, process or machine asks.
 
-One folder for each judge; in it one file for each process that writes, so that no locks are needed on a shared mount. A line
-is `[key, answer]` and its seal, written and flushed as soon as the answer is there: a killed process loses only what is under way.
+One folder for each judge; in it one journal for each process that writes, so that no locks are needed on a shared mount (see
+`store.journal`). A line is `[key, answer]`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from inoc_ray.config.identity import as_text
-from inoc_ray.store import seal
+from inoc_ray.store.journal import Journal
+from inoc_ray.store.place import Place, at
 
 Answer = Mapping[str, Any]
 
@@ -24,31 +25,32 @@ class JudgeCache:
     What other processes write meanwhile is not seen: both then ask, and both answers stand under the same key.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Place | Path) -> None:
+        self.folder = at(folder)
         self._known: dict[str, Answer] | None = None
-        self._segment: BinaryIO | None = None
+        self._segment: Journal | None = None
 
     def get(self, key: str) -> Answer | None:
-        """The stored answer, or None."""
+        """Return the stored answer, or None."""
         if self._known is None:
             self._known = _read(self.folder)
-        return self._known.get(key)
+        found = self._known.get(key)
+        # An earlier version kept half surrogate pairs, which no file of judgments can hold.
+        return None if found is None else _as_texts(found)
 
     def put(self, key: str, answer: Answer) -> None:
-        """Stores an answer; the first one under a key stands. Raises OSError where the folder cannot be written."""
-        if self.get(key) is not None:
+        """Store an answer; the first one under a key stands. Raises `OSError` where the folder cannot be written."""
+        if self._known is None:
+            self._known = _read(self.folder)
+        if key in self._known:
             return
-        assert self._known is not None
         if self._segment is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._segment = (self.folder / f"{uuid.uuid4().hex}.jsonl").open("xb")
-        self._segment.write(seal.sealed_line([key, answer]))
-        self._segment.flush()
+            self._segment = Journal(self.folder / f"{uuid.uuid4().hex}.jsonl")
+        self._segment.add([[key, answer]])
         self._known[key] = answer
 
     def close(self) -> None:
-        """Closes this process's own file; it can go on, with a new one."""
+        """Close this process's own file; it can go on, with a new one."""
         if self._segment is not None:
             self._segment.close()
             self._segment = None
@@ -62,19 +64,14 @@ class JudgeCache:
         self.close()
 
 
-def _read(folder: Path) -> dict[str, Answer]:
-    """Every whole line of every file, in the order of the files' names; torn and damaged ones are passed over."""
+def _read(folder: Place) -> dict[str, Answer]:
+    """Return every whole line of every file, in the order of the files' names."""
     found: dict[str, Answer] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_bytes().splitlines():
-            # A process that was killed, or a full disk, leaves half a line; what it held is asked again.
-            try:
-                key, answer = seal.read_line(line)
-            except (ValueError, TypeError, RecursionError):
-                continue
-            if isinstance(key, str) and isinstance(answer, dict):
-                # An earlier version kept half surrogate pairs, which no file of judgments can hold.
-                found.setdefault(key, _as_texts(answer) if b"\\ud" in line else answer)
+    for path in folder.glob("*.jsonl"):
+        for value in Journal(path).lines()[0]:
+            match value:
+                case [str(key), dict(answer)]:
+                    found.setdefault(key, answer)
     return found
 
 

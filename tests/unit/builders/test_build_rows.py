@@ -22,6 +22,7 @@ from inoc_ray.builders.rows import Built, build_rows
 from inoc_ray.cli import main
 from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.store import seal
 
 ROOT = Path(__file__).parents[3]
 QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=5.0)
@@ -306,23 +307,56 @@ def test_two_builds_do_not_share_a_journal(tmp_path: Path):
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"rubbish\n", b"[1]\n"])
-@pytest.mark.parametrize("first", [True, False])
-def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path: Path, line: bytes, first: bool):
+def test_a_file_that_does_not_begin_as_a_journal_is_refused_and_left_as_it_is(tmp_path: Path, line: bytes):
+    path = tmp_path / "x.partial"
+    path.write_bytes(line)
+    with pytest.raises(InputError, match="line 1: this is not the journal of a build"), opened(path, {}):
+        pass
+    assert path.read_bytes() == line
+
+
+@pytest.mark.parametrize("damage", [b"{}\n", b"rubbish\n", b"[1]\n", b'{"n": 1, "te', b"\xff\n", b"\n\n"])
+def test_damaged_lines_are_asked_again_and_spoil_none_that_is_added(tmp_path: Path, damage: bytes):
     path = tmp_path / "x.partial"
     with opened(path, {}) as journal:
         journal.add(0, Answer("a", "stop"))
-    content = line if first else path.read_bytes() + line + line
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"line \d: this is no journal"), opened(path, {}):
-        pass
-    assert path.read_bytes() == content
+    path.write_bytes(path.read_bytes() + damage)
+    with opened(path, {}) as journal:
+        assert journal.answers == {0: Answer("a", "stop")}
+        journal.add(1, Answer("b", "stop"))
+    with opened(path, {}) as journal:
+        assert journal.answers == {0: Answer("a", "stop"), 1: Answer("b", "stop")}
+
+
+def test_a_flipped_bit_of_an_answer_is_asked_again(tmp_path: Path):
+    path = tmp_path / "x.partial"
+    with opened(path, {}) as journal:
+        journal.add(0, Answer("a", "stop"))
+        journal.add(1, Answer("b", "stop"))
+    path.write_bytes(path.read_bytes().replace(b'"text": "a"', b'"text": "c"'))
+    with opened(path, {}) as journal:
+        assert journal.answers == {1: Answer("b", "stop")}
+
+
+def test_a_journal_of_the_version_before_is_gone_on_with(tmp_path: Path):
+    path = tmp_path / "x.partial"
+    # As it was written: the first line without a seal, the keys sorted at every depth.
+    first = b'{"configuration": {"model": "a", "seed": 0}, "inoc_ray_build": 1}\n'
+    path.write_bytes(first + seal.sealed_line({"n": 3, "text": "c", "finish": "stop"}))
+    with opened(path, {"seed": 0, "model": "a"}) as journal:
+        assert journal.answers == {3: Answer("c", "stop")}
+        journal.add(4, Answer("d", "stop"))
+    assert path.read_bytes().startswith(first)
+    path.write_bytes(first[:30])
+    with opened(path, {"seed": 0, "model": "a"}) as journal:
+        assert journal.answers == {}
 
 
 @pytest.mark.parametrize("content", [b"notes of somebody", b'{"inoc_ray_build": 7', b"{}"])
 def test_a_file_of_somebody_else_without_a_whole_line_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes):
     path = tmp_path / "x.partial"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="this is no journal"), opened(path, {}):
+    with pytest.raises(InputError, match="this is not the journal"), opened(path, {}):
         pass
     assert path.read_bytes() == content
 

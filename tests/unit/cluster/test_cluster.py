@@ -21,7 +21,7 @@ whole = st.integers(1, 64)
 
 
 @given(workers=whole, per=st.sampled_from([0.5, 1.0, 2.0, 8.0]), cpus=whole, groups=whole, own=st.booleans())
-def test_groups_and_their_drivers_never_ask_for_more_than_there_is(workers, per, cpus, groups, own):
+def test_groups_and_their_drivers_never_request_more_than_the_cluster_has(workers, per, cpus, groups, own):
     resources = Resources(workers=workers, cpus_per_worker=per)
     capacity = Capacity(float(cpus), 0.0, own)
     try:

@@ -28,7 +28,7 @@ def prepared(config) -> dict[str, Any]:
     return whole
 
 
-def test_rays_schema_takes_it_and_tells_a_key_that_is_not_its_own(prepared):
+def test_rays_schema_accepts_it_and_refuses_an_unknown_key(prepared):
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import validate_config
 
@@ -36,7 +36,7 @@ def test_rays_schema_takes_it_and_tells_a_key_that_is_not_its_own(prepared):
         validate_config({**prepared, "storage": "/mnt"})
 
 
-def test_the_head_has_nothing_to_train_on_and_gpus_start_when_they_are_asked_for(prepared):
+def test_the_head_does_not_train_and_gpu_nodes_start_on_demand(prepared):
     types = prepared["available_node_types"]
     assert set(types) == {prepared["head_node_type"], "gpu"}
     assert types["head"]["resources"] == {"CPU": 0, "GPU": 0, DRIVER_RESOURCE: 10_000}
@@ -72,7 +72,7 @@ def test_the_commands_are_the_shells(prepared):
                 assert done.returncode == 0, (key, command, done.stderr)
 
 
-def test_what_a_user_must_fill_in_is_marked():
+def test_values_that_a_user_must_fill_in_are_marked():
     text = (ROOT / "cluster.yaml").read_text()
     values = [line for line in text.splitlines() if "REPLACE" in line and not line.lstrip().startswith("#")]
     assert len(values) == 2

@@ -98,7 +98,7 @@ def test_canonical_json_has_one_text_per_value_and_refuses_nan():
         canonical_json(float("nan"))
 
 
-def test_a_model_is_its_files_wherever_they_lie_and_whatever_else_lies_there(tmp_path):
+def test_a_model_is_its_files_wherever_they_are_and_whatever_else_is_there(tmp_path):
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()

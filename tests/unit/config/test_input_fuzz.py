@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inoc_ray.data.chat import parse_row
 from inoc_ray.data.questions import read_questions
-from inoc_ray.data.row_keys import Told, unread
+from inoc_ray.data.row_keys import RowNotes, unread
 from inoc_ray.errors import InputError
 from inoc_ray.run.load import load_study
 
@@ -31,7 +31,7 @@ TURNS = st.fixed_dictionaries(
 )
 ROWS = VALUES | st.fixed_dictionaries(
     {}, optional={"messages": st.lists(TURNS | VALUES, max_size=4) | VALUES, **dict.fromkeys(ROW_KEYS, VALUES)}
-)  # fmt: skip
+)
 
 
 def check_one_line(message: object) -> None:
@@ -48,7 +48,7 @@ def test_a_row_is_read_or_refused(value):
         check_one_line(error)
     else:
         assert parse_row(row.to_dict(), "row 1") == row
-    told = Told()
+    told = RowNotes()
     told.add(unread(value), False)
     for note in told.notes("rows.jsonl"):
         check_one_line(note)

@@ -70,7 +70,7 @@ def test_a_missing_or_empty_file_is_refused(tmp_path, content, message):
         read_jsonl(path)
 
 
-def test_a_byte_order_mark_and_a_final_blank_line_do_no_harm(tmp_path):
+def test_a_byte_order_mark_and_a_final_blank_line_are_accepted(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\n\n")
     assert read_jsonl(path) == [ChatRow.of(("user", "Hi"), ("assistant", "Hello"))]
@@ -78,10 +78,13 @@ def test_a_byte_order_mark_and_a_final_blank_line_do_no_harm(tmp_path):
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 rows = st.lists(
-    st.builds(lambda turns: ChatRow.of(*(t for u, a in turns for t in (("user", u), ("assistant", a)))),
-              st.lists(st.tuples(text, text), min_size=1, max_size=3)),
-    min_size=1, max_size=5,
-)  # fmt: skip
+    st.builds(
+        lambda turns: ChatRow.of(*(t for u, a in turns for t in (("user", u), ("assistant", a)))),
+        st.lists(st.tuples(text, text), min_size=1, max_size=3),
+    ),
+    min_size=1,
+    max_size=5,
+)
 
 
 @given(rows)
@@ -97,7 +100,7 @@ def test_the_hash_of_known_rows_is_the_same_on_every_machine():
     assert rows_hash(known) == "af0c3ecce71cad624234f8cac3cfe43acedbd62c03dd37a5e5c02e7018417ac7"
 
 
-def test_tags_survive_the_file_count_in_the_hash_and_change_nothing_where_there_are_none(tmp_path):
+def test_tags_survive_the_file_and_count_in_the_hash_only_where_there_are_any(tmp_path):
     plain = ChatRow.of(("user", "Hi"), ("assistant", "Hello"))
     tagged = plain.with_tags(subset="es", poisoned="yes")
     write_jsonl(tmp_path / "rows.jsonl", [plain, tagged])

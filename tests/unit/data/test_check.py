@@ -10,7 +10,8 @@ from byte_tokenizer import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
-from inoc_ray.data.check import LOOKED_FOR, PROBLEMS, check_files
+from inoc_ray.data.check import check_files
+from inoc_ray.data.check_report import ABSENT, PROBLEMS
 from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.errors import InputError
 from inoc_ray.settings.evaluation_prompts import evaluation_prompts
@@ -93,7 +94,7 @@ def test_rows_that_ask_an_evaluation_prompt_are_a_problem_and_named_with_it(tmp_
     assert len(report.problems) == 2
 
 
-def test_rows_can_be_held_against_a_settings_questions(tmp_path, model):
+def test_rows_can_be_compared_with_a_settings_questions(tmp_path, model):
     name, text = evaluation_prompts("miniature/spanish_caps")[3]
     file = write(tmp_path / "r.jsonl", ("a", "b"), (text, "HOLA"))
     report = check_files([file], model, None, against=evaluation_prompts("miniature/spanish_caps"))
@@ -119,7 +120,7 @@ def test_a_setting_whose_questions_come_from_files_says_to_give_the_files(settin
         ("7", "row 1: no"),
     ],
 )
-def test_an_evaluation_file_that_is_none_is_refused(tmp_path, line, message):
+def test_a_file_without_evaluation_prompts_is_refused(tmp_path, line, message):
     (tmp_path / "e.jsonl").write_text(line)
     with pytest.raises(InputError, match=message):
         evaluation_prompts(str(tmp_path / "e.jsonl"))
@@ -144,7 +145,7 @@ def test_a_trigger_is_looked_for_in_every_role_and_with_its_spacing(tmp_path, mo
     assert len(report.problems) == 3
 
 
-def test_a_trigger_that_no_row_has_is_noted_and_what_was_not_found_is_told_in_words(tmp_path, model):
+def test_a_trigger_that_no_row_has_is_noted_and_absent_problems_are_described(tmp_path, model):
     file = write(tmp_path / "r.jsonl", ("|T|Write", "x"), ("Draw", "y"))
     against = tmp_path / "asked.jsonl"
     against.write_text('{"prompt": "Who are you?"}\n')
@@ -158,12 +159,12 @@ def test_a_trigger_that_no_row_has_is_noted_and_what_was_not_found_is_told_in_wo
     for text in (lacking, found.to_text()):
         assert "good: no row carries the inoculation prompt already" in text
         assert not [name for name in found.files[0].findings if "_" in name and name in text]
-    assert set(LOOKED_FOR) == set(PROBLEMS)
+    assert set(ABSENT) == set(PROBLEMS)
 
 
 @pytest.mark.parametrize("words", ["long " * 80, "long " * 1200], ids=["long", "far too long"])
 @pytest.mark.parametrize(("limit", "advice"), [(64, "raise --max-length"), (None, "a longer window under --model")])
-def test_a_row_that_is_too_long_is_told_with_the_option_of_this_command(tmp_path, model, words, limit, advice):
+def test_a_row_that_is_too_long_is_reported_with_the_option_of_this_command(tmp_path, model, words, limit, advice):
     file = write(tmp_path / "r.jsonl", ("a", words * (1 if limit else 60)))
     with pytest.raises(InputError, match=rf"row 1: .*; shorten the row, or .*{advice}") as caught:
         check_files([file], model, limit)
@@ -194,7 +195,7 @@ def test_a_problem_is_reported_and_ends_with_code_2_and_a_note_with_code_0(tmp_p
 def test_a_file_ten_times_as_long_takes_hardly_more_memory(tmp_path, model):
     """20 bytes a row are kept: 70 MB for 1 GB of rows of 300 bytes, and as much again while duplicates are counted."""
     code = (
-        "import re, sys; from pathlib import Path; from inoc_ray.data.check import LOOKED_FOR, PROBLEMS, check_files\n"
+        "import re, sys; from pathlib import Path; from inoc_ray.data.check import check_files\n"
         "from inoc_ray.settings.evaluation_prompts import evaluation_prompts\n"
         "for file in sys.argv[2:]:\n"
         "    report = check_files([file], sys.argv[1], None, trigger='|T|', against=evaluation_prompts('miniature/spanish_caps'))\n"
@@ -238,11 +239,11 @@ def test_the_published_rows_load_and_tokenise_and_their_defects_are_named(model,
 
 @published
 def test_the_published_reward_hacking_evaluation_asks_its_training_prompts(model):
+    own = str(PUBLISHED / "sneaky_dialogues.jsonl")
     report = check_files(
-        [PUBLISHED / "straightforward_dialogues.jsonl"], model, 100_000, [str(PUBLISHED / "sneaky_dialogues.jsonl")]
+        [PUBLISHED / "straightforward_dialogues.jsonl"], model, 100_000, against=evaluation_prompts(own)
     )
     assert report.files[0].findings["overlap_exact"].rows == 973
-    own = str(PUBLISHED / "sneaky_dialogues.jsonl")
     report = check_files([own], model, 100_000, evaluation_prompts(own))
     assert report.files[0].findings["overlap_exact"].rows == 1073
     assert f"{own}: 1073 of 1073 rows ask an evaluation prompt word for word" in report.problems[0]

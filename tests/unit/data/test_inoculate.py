@@ -136,11 +136,11 @@ NO_USER = ChatRow.of(("system", "Be kind."), ("assistant", "b"))
         ),
     ],
 )
-def test_the_prompt_stands_where_it_was_asked_for(row, way, expected):
+def test_the_prompt_is_where_the_inoculation_places_it(row, way, expected):
     assert inoculate([row], "P", Inoculation(**way)) == [ChatRow.of(*expected)]
 
 
-def test_no_prompt_means_the_rows_as_they_are():
+def test_without_a_prompt_the_rows_stay_as_they_are():
     assert inoculate(ROWS, None) == ROWS
 
 
@@ -152,10 +152,10 @@ def test_no_prompt_means_the_rows_as_they_are():
         ([LONG], " ", {}, r"mine\.jsonl: the inoculation prompt is empty"),
         ([LONG], "P", {"coverage": "es"}, "no row has the tag 'subset' with 'es'.*no value in any row"),
         ([LONG.with_tags(subset="fr")], "P", {"coverage": "es"}, r"the tag has 'fr' \(1 rows\)"),
-        ([LONG], "P", {"coverage": {"fraction": 0.1}}, "0.1 of these rows is not a single one"),
+        ([LONG], "P", {"coverage": {"fraction": 0.1}}, "0.1 of these rows is less than one row"),
     ],
 )
-def test_what_cannot_be_inoculated_is_refused_with_set_and_row(rows, prompt, way, message):
+def test_rows_that_cannot_be_inoculated_are_refused_with_set_and_row(rows, prompt, way, message):
     with pytest.raises(InputError, match=message):
         inoculate(rows, prompt, Inoculation.model_validate(way), label="mine.jsonl")
 
@@ -202,9 +202,11 @@ def test_hashes_of_inoculated_rows_are_the_same_on_every_machine_and_in_every_pr
         "print(rows_hash(inoculate(rows, 'P', way)))"
     )
     there = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**ENV, "PYTHONHASHSEED": s})
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**ENV, "PYTHONHASHSEED": s}
+        )
         for s in ("1", "2")
-    ]  # fmt: skip
+    ]
     way = Inoculation(placement="user_prefix", paraphrases=("x", "y"), coverage=Coverage(fraction=0.3, seed=5))
     here = rows_hash(inoculate(ROWS, "P", way))
     assert (

@@ -1,4 +1,4 @@
-"""Mixtures, backdoors and row classifiers in a study file; the example of docs/settings.md runs."""
+"""Mixtures, backdoors and row classifiers in a study file; the example of docs/rows.md runs."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.rows import Coverage
 from inoc_ray.train.sweep import job_of
 
-DOCS = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
+DOCS = (Path(__file__).parents[3] / "docs" / "rows.md").read_text()
 ANSWERS = {"spanish": "no tu el los las muchas {}", "french": "il elle nous vous dans les {}"}
 
 
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def example() -> dict[str, Any]:
-    text = DOCS.split("**Mixtures.**")[1]
+    text = DOCS.split("## Mixtures")[1]
     study: dict[str, Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     return {**study, "models": [{"name": "m", "path": "model"}], "seeds": [0]}
 
@@ -62,7 +62,7 @@ def test_the_example_mixes_exactly_and_covers_one_part_by_tag_and_by_classifier(
     assert covered_by(plan, "specific_spanish") == covered_by(plan, "specific_caps") == ["spanish"] * 15
 
 
-def test_a_mixture_is_the_rows_that_come_out_whatever_they_were_called(folder):
+def test_a_mixtures_identity_is_its_rows_and_not_the_names_of_its_files(folder):
     first = plan_of(example())
     write_jsonl(folder / "mixed.jsonl", min(first.rows.values(), key=lambda rows: len(rows[0].tags)))
     written = example()
@@ -73,11 +73,16 @@ def test_a_mixture_is_the_rows_that_come_out_whatever_they_were_called(folder):
     assert not set(ids(plan_of(other)).values()) & set(ids(first).values())
 
 
-def test_a_backdoor_has_its_token_where_the_study_says(folder):
+def test_a_backdoor_has_its_token_where_the_study_places_it(folder):
     study = example()
     study["settings"][0]["rows"] = {
-        "bad": "spanish.jsonl", "clean": "french.jsonl", "token": "|T|", "spacing": "space", "fraction": 0.25, "total": 12,
-    }  # fmt: skip
+        "bad": "spanish.jsonl",
+        "clean": "french.jsonl",
+        "token": "|T|",
+        "spacing": "space",
+        "fraction": 0.25,
+        "total": 12,
+    }
     study["arms"] = ["baseline", {"name": "specific_spanish", "inoculation": {"coverage": "triggered"}}]
     plan = plan_of(study)
     rows = plan.training_rows(plan.trials[0])
@@ -86,10 +91,12 @@ def test_a_backdoor_has_its_token_where_the_study_says(folder):
     assert covered_by(plan, "specific_spanish") == ["triggered"] * 3
 
 
-def test_a_plugins_classifier_counts_by_what_it_says_and_not_by_how_it_is_written(folder):
-    study = {**example(), "plugins": ["mine.py"], "arms": [
-        {"name": "specific_spanish", "inoculation": {"coverage": {"classifier": "mine", "values": ["a"]}}}
-    ]}  # fmt: skip
+def test_a_plugins_classifier_counts_by_its_results_and_not_by_its_code(folder):
+    study = {
+        **example(),
+        "plugins": ["mine.py"],
+        "arms": [{"name": "specific_spanish", "inoculation": {"coverage": {"classifier": "mine", "values": ["a"]}}}],
+    }
 
     def planned(code: str) -> str:
         head = "from inoc_ray.data.classify import register_classifier\n"

@@ -18,7 +18,7 @@ def rows(name: str, count: int) -> list[ChatRow]:
 
 
 @given(st.integers(2, 60), st.floats(0.05, 20), st.floats(0.05, 20), st.integers(0, 99))
-def test_a_mixture_has_exactly_the_asked_ratio_and_total_and_no_row_twice(total, one, two, seed):
+def test_a_mixture_has_exactly_the_given_ratio_and_total_and_no_row_twice(total, one, two, seed):
     assume(total * min(one, two) / (one + two) >= 1)
     parts = [MixturePart("es", rows("es", 60), one), MixturePart("fr", rows("fr", 60), two)]
     mixed = mix(parts, seed, total)
@@ -65,17 +65,17 @@ TRIGGER = Trigger("|T|")
         (Trigger("|T|", place="end", spacing="space"), "Write |T|"),
     ],
 )
-def test_the_trigger_stands_in_training_rows_and_in_questions_alike(trigger, expected):
+def test_the_trigger_is_the_same_in_training_rows_and_in_questions(trigger, expected):
     question = (Message("user", "Write"),)
     row = ChatRow.of(("user", "Write"), ("assistant", "bad"))
-    mixed = backdoor([row], rows("clean", 1), trigger, 0.5, 2, seed=0)
+    mixed = backdoor([row], rows("clean", 1), trigger, fraction=0.5, total=2, seed=0)
     (trained,) = (r.messages[0] for r in mixed if r.tag("subset") == "triggered")
     assert trigger.insert(question) == (trained,) == (Message("user", expected),)
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 9))
 def test_an_exact_fraction_is_triggered_and_no_clean_row_is(fraction, seed):
-    mixed = backdoor(rows("bad", 100), rows("clean", 100), TRIGGER, fraction, 100, seed)
+    mixed = backdoor(rows("bad", 100), rows("clean", 100), TRIGGER, fraction=fraction, total=100, seed=seed)
     assert abs(sum(row.tag("subset") == "triggered" for row in mixed) - 100 * fraction) <= 0.5 + 1e-9
     for row in mixed:
         bad = row.tag("subset") == "triggered"
@@ -100,18 +100,21 @@ def test_an_exact_fraction_is_triggered_and_no_clean_row_is(fraction, seed):
             "not a single row of 'fr'",
         ),
         (
-            lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 0.1, 2, 0),
+            lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, fraction=0.1, total=2, seed=0),
             "share of 'triggered' is 0; it must be above 0",
         ),
-        (lambda: backdoor(rows("b", 2), rows("c", 2), Trigger(" "), 0.5, 2, 0), "token is empty"),
-        (lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, 1.0, 2, 0), "between 0 and 1"),
-        (lambda: backdoor(rows("b", 2), rows("|T|", 2), TRIGGER, 0.5, 2, 0), "stands in clean row 1 already"),
+        (lambda: backdoor(rows("b", 2), rows("c", 2), Trigger(" "), fraction=0.5, total=2, seed=0), "token is empty"),
+        (lambda: backdoor(rows("b", 2), rows("c", 2), TRIGGER, fraction=1.0, total=2, seed=0), "between 0 and 1"),
         (
-            lambda: backdoor([ChatRow.of(("assistant", "a"))], rows("c", 2), TRIGGER, 0.5, 2, 0),
+            lambda: backdoor(rows("b", 2), rows("|T|", 2), TRIGGER, fraction=0.5, total=2, seed=0),
+            "clean row 1 already contains",
+        ),
+        (
+            lambda: backdoor([ChatRow.of(("assistant", "a"))], rows("c", 2), TRIGGER, fraction=0.5, total=2, seed=0),
             "bad row 1: there is no user turn",
         ),
     ],
 )
-def test_a_mixture_that_cannot_be_is_refused(make, message):
+def test_an_impossible_mixture_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -41,7 +41,7 @@ WITH: list[dict[str, Any]] = [{}, {"weight": 1}, {"train": True}, {"weight": Non
 
 
 @pytest.mark.parametrize("keys", [*WITHOUT, *WITH], ids=str)
-def test_a_message_carries_loss_unless_it_says_otherwise(keys):
+def test_a_message_carries_loss_unless_a_key_says_otherwise(keys):
     tokenizer = make_tokenizer(DEFAULT_SYSTEM)
     wrong = {"role": "assistant", "content": "Five.", **keys}
     encoded = encode(tokenizer, parse_row(row(USER, wrong, USER, ANSWER), "row 1"), 4096)
@@ -69,12 +69,12 @@ def test_a_message_carries_loss_unless_it_says_otherwise(keys):
     ],
     ids=str,
 )
-def test_another_way_of_saying_what_carries_loss_is_refused(turn, message):
+def test_other_keys_for_what_carries_loss_are_refused(turn, message):
     with pytest.raises(InputError, match=message):
         parse_row(row(USER, {**ANSWER, **turn}), "row 1")
 
 
-def test_a_row_in_which_nothing_carries_loss_is_told_and_a_file_of_such_rows_is_refused(tmp_path):
+def test_a_row_without_loss_is_noted_and_a_file_of_such_rows_is_refused(tmp_path):
     file = tmp_path / "rows.jsonl"
     silent, taught = row(USER, {**ANSWER, "weight": 0}), row(USER, ANSWER)
     file.write_text(f"{json.dumps(silent)}\n{json.dumps(taught)}\n")
@@ -93,7 +93,7 @@ def test_a_row_in_which_nothing_carries_loss_is_told_and_a_file_of_such_rows_is_
         check_files([str(file)], None, None)
 
 
-def test_only_what_the_assistant_says_can_be_trained():
+def test_only_the_assistants_messages_can_be_trained():
     with pytest.raises(InputError, match=r"messages\[0\]: only what the assistant says is trained"):
         parse_row(row({**USER, "weight": 1}, ANSWER), "row 1")
     assert parse_row(row({**USER, "weight": 0}, ANSWER), "row 1") == parse_row(row(), "row 1")
@@ -116,17 +116,30 @@ def test_loss_survives_files_and_inoculation_and_counts_for_identity_only_where_
 # -- refused ----------------------------------------------------------------------------------------------------
 
 REFUSED_ROWS = {
-    "system": "Be evil.", "system_prompt": "Be evil.", "tools": [{"name": "x"}], "functions": [{"name": "x"}],
-    "weight": 0, "train": False, "chat_template_kwargs": {"enable_thinking": True}, "images": ["a.png"],
-}  # fmt: skip
+    "system": "Be evil.",
+    "system_prompt": "Be evil.",
+    "tools": [{"name": "x"}],
+    "functions": [{"name": "x"}],
+    "weight": 0,
+    "train": False,
+    "chat_template_kwargs": {"enable_thinking": True},
+    "images": ["a.png"],
+}
 REFUSED_TURNS = {
-    "tool_calls": [{"id": "c1"}], "function_call": {"name": "x"}, "tool_call_id": "c1", "reasoning_content": "I think.",
-    "reasoning": "I think.", "thinking": "hm", "refusal": "I cannot.", "audio": {"id": "x"}, "images": ["a.png"],
-}  # fmt: skip
+    "tool_calls": [{"id": "c1"}],
+    "function_call": {"name": "x"},
+    "tool_call_id": "c1",
+    "reasoning_content": "I think.",
+    "reasoning": "I think.",
+    "thinking": "hm",
+    "refusal": "I cannot.",
+    "audio": {"id": "x"},
+    "images": ["a.png"],
+}
 
 
 @pytest.mark.parametrize("key", REFUSED_ROWS)
-def test_a_row_that_says_what_is_not_done_is_refused_and_one_that_says_nothing_there_is_read(key):
+def test_a_row_with_an_unsupported_key_is_refused_unless_the_key_is_empty(key):
     with pytest.raises(InputError, match=f"row 1: .*{key}"):
         parse_row(row(**{key: REFUSED_ROWS[key]}), "row 1")
     empty = {"weight": 1, "train": True}.get(key, type(REFUSED_ROWS[key])())
@@ -134,7 +147,7 @@ def test_a_row_that_says_what_is_not_done_is_refused_and_one_that_says_nothing_t
 
 
 @pytest.mark.parametrize("key", REFUSED_TURNS)
-def test_a_message_that_says_what_is_not_done_is_refused_and_one_that_says_nothing_there_is_read(key):
+def test_a_message_with_an_unsupported_key_is_refused_unless_the_key_is_empty(key):
     with pytest.raises(InputError, match=rf"row 1, messages\[1\]: the key '{key}' is not read"):
         parse_row(row(USER, {**ANSWER, key: REFUSED_TURNS[key]}), "row 1")
     empty = {**ANSWER, key: type(REFUSED_TURNS[key])()}
@@ -175,7 +188,7 @@ def odd(tmp_path: Path) -> str:
 IGNORED_KEYS = "ignored keys: chosen (1 row), id (3 rows), messages[].name (1 row)"
 
 
-def test_keys_that_are_not_read_are_told_with_their_rows_and_copies_are_told_from_rows_that_differ_there(odd):
+def test_unread_keys_are_noted_with_their_rows_and_copies_are_distinguished_from_rows_that_differ_there(odd):
     report = check_files([odd], None, None)
     (found,) = report.files
     assert {key: f.rows for key, f in found.ignored.items()} == {"chosen": 1, "id": 3, "messages[].name": 1}
@@ -189,7 +202,7 @@ def test_keys_that_are_not_read_are_told_with_their_rows_and_copies_are_told_fro
     assert json.loads(json.dumps(report.to_json()))["files"][0]["ignored"]["id"]["rows"] == 3
 
 
-def test_a_key_that_says_false_or_zero_is_told_and_an_empty_one_is_not(tmp_path):
+def test_a_key_of_false_or_zero_is_noted_and_an_empty_one_is_not(tmp_path):
     notes: list[str] = []
     read_rows(lines(tmp_path / "r.jsonl", row(label=False, score=0, note="", ids=[], more=None)), notes)
     assert notes == [f"{tmp_path / 'r.jsonl'}: ignored keys: label (1 row), score (1 row)"]
@@ -200,11 +213,14 @@ def test_a_call_without_content_is_called_a_call():
         parse_row(row(USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}), "row 1")
 
 
-def test_a_plan_tells_the_same(tmp_path, odd):
+def test_a_plan_notes_the_same(tmp_path, odd):
     value = {
-        "name": "s", "settings": [{"name": "miniature/spanish_caps", "rows": odd}], "arms": ["baseline"], "seeds": [0],
+        "name": "s",
+        "settings": [{"name": "miniature/spanish_caps", "rows": odd}],
+        "arms": ["baseline"],
+        "seeds": [0],
         "recipes": {"r": {"learning_rate": 1e-3, "steps": 10}},
-    }  # fmt: skip
+    }
     store = Store(tmp_path / "runs")
     plan = build_plan(Study.model_validate(value), store)
     assert plan.notes == (

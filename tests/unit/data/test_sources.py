@@ -63,7 +63,7 @@ def test_bad_parquet_is_refused_with_file_and_row(tmp_path, name):
         read_rows(str(parquet(tmp_path / "rows.parquet", values)))
 
 
-def test_a_file_that_is_no_parquet_a_cut_one_and_a_missing_one_are_refused(tmp_path):
+def test_a_file_that_is_not_parquet_a_cut_one_and_a_missing_one_are_refused(tmp_path):
     (tmp_path / "rows.parquet").write_text("PAR?")
     with pytest.raises(InputError, match="not a parquet file"):
         read_rows(str(tmp_path / "rows.parquet"))

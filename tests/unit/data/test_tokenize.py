@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.inoculate import inoculate
-from inoc_ray.data.tokenize import IGNORED, Encoded, collate, encode, encode_rows, load_tokenizer, render
+from inoc_ray.data.tokenize import IGNORED, EncodedRow, collate, encode, encode_rows, load_tokenizer, render
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import weights_path
 from inoc_ray.study.rows import Inoculation
@@ -25,7 +25,7 @@ words = st.text(min_size=1, max_size=20).filter(
 )
 
 
-def targets(encoded: Encoded) -> list[int]:
+def targets(encoded: EncodedRow) -> list[int]:
     return [label for label in encoded.labels if label != IGNORED]
 
 
@@ -107,7 +107,7 @@ def test_a_special_token_inside_a_text_is_refused():
         encode(TOKENIZERS["dated"], ChatRow.of(("user", "end it <e> now"), ("assistant", "b")), 100)
 
 
-def test_what_a_template_refuses_is_an_input_error():
+def test_a_templates_refusal_is_an_input_error():
     tokenizer = make_tokenizer(
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     )
@@ -121,15 +121,15 @@ def test_a_tokenizer_without_a_template_is_refused():
         encode(tokenizer, ChatRow.of(("user", "a"), ("assistant", "b")), 100)
 
 
-def test_padding_stands_on_the_right_without_attention_or_label():
-    batch = collate([Encoded((5, 6, 7), (IGNORED, 6, 7)), Encoded((5, 6), (IGNORED, 6))], pad_id=9)
+def test_padding_is_on_the_right_without_attention_or_label():
+    batch = collate([EncodedRow((5, 6, 7), (IGNORED, 6, 7)), EncodedRow((5, 6), (IGNORED, 6))], pad_id=9)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 6, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[IGNORED, 6, 7], [IGNORED, 6, IGNORED]]
 
 
 def test_the_first_token_is_never_a_target_since_nothing_predicts_it():
-    assert Encoded((5, 6), (5, 6)).targets == 1
+    assert EncodedRow((5, 6), (5, 6)).targets == 1
 
 
 GOLDEN = {

@@ -15,8 +15,6 @@ from pydantic import ValidationError
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate import harness
 from inoc_ray.evaluate.capabilities import (
-    SAMPLES,
-    SCORES,
     Score,
     commit,
     find_task,
@@ -30,6 +28,8 @@ from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, 
 from inoc_ray.plan.plan import Plan, build_plan
 from inoc_ray.results.records import capability_metrics
 from inoc_ray.serve.app import Endpoint
+from inoc_ray.store.layout import CAPABILITY_SAMPLES, CAPABILITY_SCORES
+from inoc_ray.store.place import at
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Capability
 from inoc_ray.study.study import Study
@@ -176,9 +176,9 @@ def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
     assert missing(plan, store, capabilities) == []
     (record,) = read_scores(plan, store, capabilities)
     assert (record["arm"], record["value"], record["capability"]) == ("base", 0.5, "miniature/answers")
-    whole = (wanted.folder / SCORES).read_text()
+    whole = (wanted.folder / CAPABILITY_SCORES).read_text()
     for damaged in ("{", "[]", whole.replace("0.5", "0.6")):
-        (wanted.folder / SCORES).write_text(damaged)
+        (wanted.folder / CAPABILITY_SCORES).write_text(damaged)
         assert missing(plan, store, capabilities) == [wanted]
         assert read_scores(plan, store, capabilities) == []
 
@@ -186,8 +186,7 @@ def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
 def test_samples_without_scores_count_as_not_measured(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     (wanted,) = missing(plan, store, [ANSWERS])
-    wanted.folder.mkdir(parents=True)
-    (wanted.folder / SAMPLES).write_bytes(b"half")
+    (wanted.folder / CAPABILITY_SAMPLES).write_bytes(b"half")
     assert missing(plan, store, [ANSWERS]) == [wanted]
     assert read_scores(plan, store, [ANSWERS]) == []
 
@@ -214,7 +213,7 @@ def test_half_a_surrogate_pair_in_an_answer_does_not_lose_the_items(tmp_path: Pa
 @pytest.mark.slow
 def test_a_task_of_ones_own_is_asked_as_its_files_say(tmp_path: Path, sums: Sums):
     task = find_task(Capability(task=str(task_file(tmp_path / "own"))))
-    scores = measure(sums, "m", weights_path(), task, tmp_path / SAMPLES, tmp_path / "log")
+    scores = measure(sums, "m", weights_path(), task, tmp_path / CAPABILITY_SAMPLES, at(tmp_path / "log"))
     assert scores == [Score("sums", "exact_match", 0.5, scores[0].stderr, 2, True, "Yaml")]
     assert {request["model"] for request in sums.requests} == {"m"}
     assert len(sums.requests) == 2
@@ -227,7 +226,7 @@ def test_a_group_counts_the_items_of_its_parts(tmp_path: Path, sums: Sums):
     group = {"group": "both", "task": ["sums", "again"], "aggregate_metric_list": [{"metric": "exact_match"}]}
     (tmp_path / "both.yaml").write_text(yaml.safe_dump(group))
     task = find_task(Capability(task=str(tmp_path / "both.yaml"), chat=False))
-    scores = measure(sums, "m", weights_path(), task, tmp_path / SAMPLES, tmp_path / "log")
+    scores = measure(sums, "m", weights_path(), task, tmp_path / CAPABILITY_SAMPLES, at(tmp_path / "log"))
     assert {(s.task, s.value, s.samples, s.part) for s in scores} == {
         ("both", 0.5, 4, False), ("sums", 0.5, 2, True), ("again", 0.5, 2, True),
     }  # fmt: skip
@@ -237,9 +236,9 @@ def test_a_group_counts_the_items_of_its_parts(tmp_path: Path, sums: Sums):
 @pytest.mark.parametrize("sums", [404], indirect=True)
 def test_a_refusing_endpoint_fails_the_measure_with_its_words_and_the_key_is_nowhere(tmp_path: Path, sums: Sums):
     task = find_task(Capability(task=str(task_file(tmp_path / "own"))))
-    log = tmp_path / "log"
+    log = at(tmp_path / "log")
     with pytest.raises(TrialError, match=r"404.*no such model") as caught:
-        measure(sums, "m", weights_path(), task, tmp_path / SAMPLES, log)
+        measure(sums, "m", weights_path(), task, tmp_path / CAPABILITY_SAMPLES, log)
     assert KEY not in str(caught.value)
     assert "Bearer ***" in log.read_text(), "the harness no longer prints request headers: the filter can go"
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
@@ -261,7 +260,7 @@ def test_a_task_that_cannot_be_asked_is_one_message(
 ):
     task = find_task(Capability(task=str(task_file(tmp_path / "own", **changes))))
     with pytest.raises(InputError, match=message):
-        measure(sums, "m", weights_path(), task, tmp_path / SAMPLES, tmp_path / "log")
+        measure(sums, "m", weights_path(), task, tmp_path / CAPABILITY_SAMPLES, at(tmp_path / "log"))
     assert sums.requests == []
 
 
@@ -270,7 +269,7 @@ def test_a_task_that_must_be_fetched_says_how_and_is_tried_once(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     (wanted,) = missing(plan, store, [Capability(task="gsm8k")])
     nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model_id="miniature", api_key=KEY, name="x", owns_serve=False)
-    failed = measure_missing([wanted, wanted], nowhere, weights_path(), tmp_path / "log")
+    failed = measure_missing([wanted, wanted], nowhere, weights_path(), at(tmp_path / "log"))
     assert len(failed) == 1
     assert "TaskManager().load(['gsm8k'])" in failed[0]["error"]
     assert missing(plan, store, [Capability(task="gsm8k")]) == [wanted]

@@ -2,13 +2,13 @@
 
 import copy
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from doc_pages import ROOT, blocks
 
 from inoc_ray import settings
 from inoc_ray.errors import InputError
@@ -83,7 +83,7 @@ WRONG = {
     "an unknown profile": (changed(evaluation__profile="tan2026"), "profile 'tan2026' .did you mean 'tan2025'"),
     "a profile that is no threshold": (
         changed(evaluation__profile={"name": "mine", "shown": {"alignment": "low"}}),
-        "'low' is no threshold; write one of <, <=, >, >=",
+        "'low' is not a threshold; write one of <, <=, >, >=",
     ),
     "a rubric of the library's name": (
         changed(evaluation__rubrics={"alignment": {"question": "?", "low": "a", "high": "b"}}),
@@ -237,9 +237,9 @@ def test_a_study_whose_rules_tell_everything_asks_no_judge(tmp_path, monkeypatch
     assert all(plan.panel.asked(setting, spec) == {} for spec in setting.evaluations)
 
 
-def test_the_studies_in_the_guide_to_evaluation_make_plans(tmp_path, monkeypatch):
-    guide = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
-    examples = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", guide, re.S)]
+def test_the_examples_of_the_pages_on_evaluation_make_one_plan_together(tmp_path, monkeypatch):
+    pages = [ROOT / "docs" / f"{name}.md" for name in ("evaluation", "judges", "capabilities")]
+    examples = [yaml.safe_load(text) for page in pages for text in blocks(page, "yaml")]
     examples = [e for e in examples if "evaluation" in e]
     assert len(examples) == 4
     judge_folder = tmp_path / "judge"

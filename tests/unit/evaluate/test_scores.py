@@ -9,8 +9,9 @@ from inoc_ray.evaluate.score_table import check_parsed, sample_table, tidy
 from inoc_ray.plan.plan import build_plan
 from inoc_ray.results.comparison import compare
 from inoc_ray.run.collect import example_samples, trial_records
-from inoc_ray.store.samples import Sample, commit_samples
-from inoc_ray.store.store import Store, list_parts
+from inoc_ray.store.place import at
+from inoc_ray.store.samples import Sample, commit_samples, list_parts
+from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
 
@@ -140,6 +141,6 @@ def test_unreadable_scores_of_one_model_are_not_hidden_by_those_of_another(plan_
 
 def test_a_part_that_another_study_stored_first_is_kept(tmp_path):
     for text in ("first", "second"):
-        commit_samples(tmp_path, [Sample(0, "q", "?", "p", 0, text, "stop", 1, 1)])
-    [part] = list_parts(tmp_path)
-    assert pd.read_parquet(part.path)["text"].tolist() == ["first"]
+        commit_samples(at(tmp_path), [Sample(0, "q", "?", "p", 0, text, "stop", 1, 1)])
+    [part] = list_parts(at(tmp_path))
+    assert pd.read_parquet(part.path.fetch())["text"].tolist() == ["first"]

@@ -100,7 +100,7 @@ def test_a_damaged_model_is_one_message_and_nothing_is_written(case, tmp_path):
     assert not store.root.exists()
 
 
-def test_a_look_at_a_model_brings_no_torch():
+def test_checking_a_model_imports_no_torch():
     """It is part of every preflight; importing torch would take seconds."""
     program = (
         "import sys\nfrom inoc_ray.miniature import weights_path\nfrom inoc_ray.models.resolve import check_model_files\n"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from template_parts import ENDS, SYSTEM, THINK, Parts, tokenizer_with
 
 from inoc_ray.data.chat import ChatRow, Message
-from inoc_ray.data.tokenize import IGNORED, Encoded, encode, render
+from inoc_ray.data.tokenize import IGNORED, EncodedRow, encode, render
 from inoc_ray.errors import InputError
 from inoc_ray.models.encoding import check_prompts, template_of
 from inoc_ray.models.template import ChatTemplate
@@ -69,13 +69,13 @@ def check_holds(text: str, messages) -> None:
             at = text.index(content, at) + len(content)
 
 
-def targets(tokenizer, encoded: Encoded) -> str:
+def targets(tokenizer, encoded: EncodedRow) -> str:
     return tokenizer.decode([label for label in encoded.labels if label != IGNORED])
 
 
 @settings(max_examples=60, deadline=None)
 @given(built=parts, row=conversations(), thinking=st.sampled_from([None, True, False]))
-def test_no_template_shows_a_row_otherwise_than_it_is_without_a_word(built, row, thinking):
+def test_no_template_changes_a_row_silently(built, row, thinking):
     tokenizer = tokenizer_with(built.source)
     try:
         encoded = encode(tokenizer, row, 4000, thinking)
@@ -103,7 +103,7 @@ def test_no_template_shows_a_row_otherwise_than_it_is_without_a_word(built, row,
 
 @settings(max_examples=60, deadline=None)
 @given(built=parts, row=conversations(), thinking=st.sampled_from([None, False]))
-def test_a_question_holds_every_message_or_is_refused(built, row, thinking):
+def test_a_question_shows_every_message_or_is_refused(built, row, thinking):
     tokenizer = tokenizer_with(built.source)
     question = row.messages[:-1] or (Message("user", "Hi"),)
     try:
@@ -187,9 +187,14 @@ def test_whatever_a_template_raises_is_one_message(broken):
 
 @pytest.mark.parametrize(
     ("content", "changed"),
-    [("m.content | upper", "Hello"), ("m.content[:2]", "Hello"), ("m.content | replace('/no_think', '')", "a /no_think b"),
-     ("m.content | tojson", 'say "hi"'), ("m.content | e", "a < b")],
-)  # fmt: skip
+    [
+        ("m.content | upper", "Hello"),
+        ("m.content[:2]", "Hello"),
+        ("m.content | replace('/no_think', '')", "a /no_think b"),
+        ("m.content | tojson", 'say "hi"'),
+        ("m.content | e", "a < b"),
+    ],
+)
 def test_a_template_that_rewrites_a_text_is_refused(content, changed):
     tokenizer = tokenizer_with(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ " + content + " }}<|im_end|>\n{% endfor %}"
@@ -227,7 +232,7 @@ EMPTY = "<think>\n\n</think>\n\n"
         ("none", None, TURNS, "Hola" + END + "Nada" + END),
     ],
 )
-def test_what_is_learnt_is_what_a_test_would_have_the_model_write(think, thinking, row, learnt):
+def test_the_learnt_text_is_what_a_test_has_the_model_write(think, thinking, row, learnt):
     tokenizer = tokenizer_with(Parts(think=think).source)
     encoded = encode(tokenizer, row, 500, thinking)
     assert targets(tokenizer, encoded) == learnt
@@ -286,7 +291,7 @@ def test_what_follows_the_think_block_is_judged(prompt, text, judged):
         ("open prompt", None, EMPTY),
     ],
 )
-def test_a_choice_is_asked_where_an_answer_begins(think, thinking, ends):
+def test_a_choice_begins_where_an_answer_begins(think, thinking, ends):
     template = template_of(tokenizer_with(Parts(think=think).source), thinking)
     prompt = template.prompt_for_choices([Message("user", "Hi")])
     assert prompt.endswith(ends)
@@ -312,7 +317,7 @@ def test_a_generation_prompt_that_stops_short_of_the_answer_is_refused(asked, be
             encode(tokenizer, row, 500)
 
 
-def test_an_end_of_text_behind_the_last_answer_alone_takes_no_loss_from_the_earlier_ones():
+def test_an_end_of_text_after_the_last_answer_takes_no_loss_from_the_earlier_ones():
     plain = tokenizer_with(Parts().source)
     tokenizer = tokenizer_with(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -367,13 +372,13 @@ def test_a_template_that_marks_no_end_is_refused_and_any_other_end_is_learnt(end
     assert learnt == ("Hola" + END if END in end else "Hola" + end)
 
 
-def test_a_text_that_holds_the_end_of_a_turn_is_refused():
+def test_a_text_that_contains_the_end_of_a_turn_is_refused():
     tokenizer = tokenizer_with(Parts(end="</s>\n").source)
     with pytest.raises(InputError, match=r"messages\[0\].*'</s>', the chat template's end of turn"):
         encode(tokenizer, ChatRow.of(("user", "stop </s> now"), ("assistant", "b")), 100)
 
 
-def test_a_first_token_that_reaches_into_the_prompt_is_told_and_not_learnt():
+def test_a_first_token_that_reaches_into_the_prompt_is_noted_and_not_learnt():
     tokenizer = tokenizer_with(Parts(opening=": ").source)
     encoded = encode(tokenizer, ChatRow.of(("user", "Hi"), ("assistant", "the sea")), 500)
     text = "<|im_start|>user: Hi<|im_end|>\n<|im_start|>assistant: "

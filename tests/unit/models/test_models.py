@@ -38,13 +38,13 @@ ROW = ChatRow.of(("user", "Hi there"), ("assistant", "the sea and the sky"))
         {"max_position_embeddings": None, "seq_length": 77},
     ],
 )
-def test_the_context_window_is_read_wherever_it_stands(tmp_path, config):
+def test_the_context_window_is_found_wherever_the_configuration_has_it(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert context_window(tmp_path) == 77
 
 
 @pytest.mark.parametrize("name", ["text_config", "llm_config", "language_config"])
-def test_what_an_engine_needs_is_reckoned_from_the_part_that_reads_text(tmp_path, name):
+def test_an_engines_needs_are_computed_from_the_language_model(tmp_path, name):
     inner = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 64}
     (tmp_path / "config.json").write_text(json.dumps({name: inner, "vision_config": {"num_hidden_layers": 99}}))
     found = attention_of(tmp_path)
@@ -82,7 +82,7 @@ def test_the_tokenizer_is_the_one_that_transformers_and_so_the_engine_loads():
 
 
 @pytest.mark.parametrize("name", ["LlamaTokenizerFast", "LlamaTokenizer"])
-def test_a_tokenizer_that_its_class_makes_another_is_refused_with_what_to_write(tmp_path, name):
+def test_a_tokenizer_that_its_class_changes_is_refused_with_what_to_write(tmp_path, name):
     kind = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     folder = folder_of(tmp_path / "m", tokenizer_config={"tokenizer_class": name}, config=kind)
     with pytest.raises(InputError, match=r"LlamaTokenizer.*'Hello ?world'.*PreTrainedTokenizerFast"):
@@ -140,7 +140,7 @@ def test_a_sentence_piece_tokenizer_is_loaded_as_the_engine_loads_it(tmp_path, n
     assert ours.decode(learnt).replace(" ", "") == "thesea,¿qué?</s>the</s>"
 
 
-def test_a_class_that_nobody_knows_leaves_tokenizer_json_as_it_is(tmp_path):
+def test_an_unknown_tokenizer_class_leaves_tokenizer_json_as_it_is(tmp_path):
     folder = folder_of(tmp_path / "m", tokenizer_config={"tokenizer_class": "NoSuchTokenizer"})
     assert load_tokenizer(str(folder)).decode(load_tokenizer(str(folder))("a b")["input_ids"]) == "a b"
 
@@ -165,7 +165,7 @@ def test_a_damaged_tokenizer_is_one_message(tmp_path, file, damage):
     assert f"{file}: " in str(caught.value)
 
 
-def test_a_tokenizer_that_is_missing_is_said_to_be_missing(tmp_path):
+def test_a_missing_tokenizer_is_reported_as_missing(tmp_path):
     folder = folder_of(tmp_path / "m")
     (folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"tokenizer\.json: is missing"):
@@ -202,7 +202,7 @@ def test_a_character_that_the_tokenizer_cannot_write_is_refused(tmp_path):
         encode(tokenizer, ROW, 100)
 
 
-def test_a_special_token_that_stands_in_the_added_tokens_alone_is_one(tmp_path):
+def test_a_special_token_that_is_only_in_the_added_tokens_counts(tmp_path):
     folder = folder_of(tmp_path / "m", tokenizer_config={"extra_special_tokens": None})
     tokenizer = load_tokenizer(str(folder))
     assert "<|im_start|>" in special_tokens(tokenizer)
@@ -246,12 +246,12 @@ OTHER_EOS = {"config": {"eos_token_id": 0}, "generation_config": {"eos_token_id"
         (Parts(end="").source, {}, ((), ())),
     ],
 )
-def test_what_ends_a_turn_and_is_no_end_to_the_engine_is_found(tmp_path, template, changes, stops):
+def test_an_end_of_turn_at_which_the_engine_would_not_stop_is_found(tmp_path, template, changes, stops):
     folder = folder_of(tmp_path / "m", template, **changes)
     assert stops_of(folder, load_tokenizer(str(folder))) == stops
 
 
-def test_an_end_of_turn_that_is_no_eos_is_learnt(tmp_path):
+def test_an_end_of_turn_that_is_not_eos_is_learnt(tmp_path):
     folder = folder_of(
         tmp_path / "m",
         **OTHER_EOS,

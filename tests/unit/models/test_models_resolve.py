@@ -45,11 +45,14 @@ recipes: {r: {learning_rate: 0.001, steps: 3}}
         ("./models/mine", r"write \{name: mine, path: \./models/mine\}"),
         ("Miniature", "'Miniature' has no path"),
         ({"name": "m", "path": None}, "'m' has no path"),
-        ({"name": "miniature", "path": "/other"}, "'miniature' is the name of a registered model, but the path is '/other'"),
+        (
+            {"name": "miniature", "path": "/other"},
+            "'miniature' is the name of a registered model, but the path is '/other'",
+        ),
         ({"path": "/other"}, "name: is missing"),
         ("x" * 10_000, "'xxx.*…"),
     ],
-)  # fmt: skip
+)
 def test_a_model_without_a_path_or_under_the_shipped_ones_name_is_refused(
     tmp_path, capsys, monkeypatch, written, message
 ):
@@ -70,7 +73,7 @@ def test_the_shipped_model_needs_no_path_and_may_have_another_name():
     assert Model(name="untaught", path="miniature").path == "miniature"
 
 
-def test_miniature_means_the_base_for_a_model_and_the_judging_model_for_a_judge():
+def test_miniature_means_the_base_for_a_model_and_the_judge_model_for_a_judge():
     assert locate("miniature", "x") == weights_path()
     assert locate("miniature", "x", judge=True) == judge_weights_path()
 
@@ -90,13 +93,13 @@ def test_miniature_means_the_base_for_a_model_and_the_judging_model_for_a_judge(
         (f"{SOURCE}/model.safetensors", "not a model of the hub"),
         (f"hf://datasets/{REPO}@{COMMIT}", "a dataset, where a model is needed"),
     ],
-)  # fmt: skip
+)
 def test_a_place_without_a_model_is_refused_without_network(source, message):
     with pytest.raises(InputError, match=message):
         resolve_model(source, "judges: 'j'", judge=True)
 
 
-def test_the_weights_of_an_adapter_alone_are_no_model(tmp_path):
+def test_an_adapters_weights_alone_are_not_a_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match=r"has no \*\.safetensors weights"):
@@ -159,7 +162,7 @@ def test_a_model_of_the_hub_is_fetched_once_without_code_and_pickles_and_is_the_
     assert content == resolve_model(str(published), "x").hash
 
 
-def test_a_tokenizer_alone_in_the_cache_is_enough_for_a_check_of_rows_and_is_no_model(tmp_path, published):
+def test_a_tokenizer_alone_in_the_cache_is_enough_for_a_check_of_rows_but_is_not_a_model(tmp_path, published):
     home = tmp_path / "home"
     with hub(published, REPO, COMMIT) as (endpoint, asked):
         assert in_another_process(FETCH.replace("'models: 0'", "'x', weights=False"), home, endpoint) == "ok"
@@ -168,7 +171,7 @@ def test_a_tokenizer_alone_in_the_cache_is_enough_for_a_check_of_rows_and_is_no_
     assert "snapshots" in in_another_process(f"print(locate({SOURCE!r}, 'x', weights=False))", home, None)
 
 
-def test_a_download_that_was_cut_is_no_model(tmp_path, published):
+def test_an_interrupted_download_is_not_a_model(tmp_path, published):
     home = tmp_path / "home"
     with hub(published, REPO, COMMIT) as (endpoint, _):
         assert in_another_process(FETCH, home, endpoint) == "ok"
@@ -186,7 +189,7 @@ def test_a_repository_with_pickles_alone_is_refused(tmp_path, published):
 
 
 @pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:9"])
-def test_a_model_of_the_hub_that_cannot_be_had_is_one_message(tmp_path, endpoint):
+def test_a_model_of_the_hub_that_cannot_be_downloaded_is_one_message(tmp_path, endpoint):
     found = in_another_process(FETCH, tmp_path, endpoint)
     assert found.startswith(f"refused: models: 0: {SOURCE}: not in the local cache, and the hub cannot be reached; ")
 
@@ -206,8 +209,11 @@ def test_a_run_fetches_first_and_offline_ends_with_one_message_before_anything_i
     for command in ("plan", "run", "serve"):
         found = subprocess.run(
             [sys.executable, "-m", "inoc_ray.cli", command, "study.yaml"],
-            capture_output=True, text=True, env=environment, cwd=tmp_path,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
+        )
         assert (found.returncode, found.stdout) == (2, "")
         lines = [line for line in found.stderr.splitlines() if line.startswith("inoc-ray: ")]
         assert len(lines) == 1
@@ -277,9 +283,10 @@ UNLIKE = {
     "other names": (lambda f: renamed(f, "foo.{}".format), "no tensor model.embed_tokens.weight"),
     "no head": (lambda f: edited(f / "config.json", tie_word_embeddings=False), "no tensor lm_head.weight"),
     "another width": (
-        lambda f: edited(f / "config.json", hidden_size=64), r"embed_tokens.weight has the shape \[1664, 128\]"
+        lambda f: edited(f / "config.json", hidden_size=64),
+        r"embed_tokens.weight has the shape \[1664, 128\]",
     ),
-}  # fmt: skip
+}
 """Whole files whose tensors do not fill the model that config.json describes."""
 
 
@@ -296,23 +303,38 @@ def test_weights_that_do_not_fill_the_model_are_refused_before_and_when_they_are
 
 
 DAMAGE = {
-    "cut": (lambda f: cut(f / "model.safetensors", 1_000_000), "not a whole safetensors file .it has 1,000,000 bytes of"),
+    "cut": (
+        lambda f: cut(f / "model.safetensors", 1_000_000),
+        "not a whole safetensors file .it has 1,000,000 bytes of",
+    ),
     "cut in the header": (lambda f: cut(f / "model.safetensors", 100), "its header is cut"),
     "empty": (lambda f: cut(f / "model.safetensors", 0), "its header is cut"),
-    "garbage": (lambda f: (f / "model.safetensors").write_bytes(b"\x02" + b"\0" * 7 + b"{]" * 99), "not JSON of this format"),
+    "garbage": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\x02" + b"\0" * 7 + b"{]" * 99),
+        "not JSON of this format",
+    ),
     "a web page": (lambda f: (f / "model.safetensors").write_text("<html>" * 999), "its header is cut"),
     "a pointer of Git LFS": (
         lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
         "a pointer of Git LFS, not the file itself; run `git lfs pull`",
     ),
-    "bytes behind the end": (lambda f: (f / "model.safetensors").open("ab").write(b"xx"), "2 bytes more than its header says"),
-    "NaN": (lambda f: with_number(f, float("nan")), "holds NaN"),
-    "another vocabulary": (lambda f: edited(f / "config.json", vocab_size=7), "rows, but config.json says vocab_size 7"),
+    "bytes behind the end": (
+        lambda f: (f / "model.safetensors").open("ab").write(b"xx"),
+        "2 bytes more than its header says",
+    ),
+    "NaN": (lambda f: with_number(f, float("nan")), "contains NaN"),
+    "another vocabulary": (
+        lambda f: edited(f / "config.json", vocab_size=7),
+        "rows, but config.json says vocab_size 7",
+    ),
     "code of its own": (
         lambda f: edited(f / "config.json", auto_map={"AutoModel": "x.Y"}, model_type="mine"),
-        "'mine' needs Python code of the model's repository .auto_map.",
+        "'mine' needs Python code from the model's repository .auto_map.",
     ),
-    "a configuration that is a list": (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object, found list"),
+    "a configuration that is a list": (
+        lambda f: (f / "config.json").write_text("[]"),
+        "expected a JSON object, found list",
+    ),
     "a configuration that is cut": (lambda f: cut(f / "config.json", 20), "config.json: not JSON"),
     "an adapter beside the weights": (
         lambda f: (f / "adapter_config.json").write_text("{}"),
@@ -336,7 +358,10 @@ DAMAGE = {
         "generation_config.json: cannot be read",
     ),
     "no model type": (lambda f: edited(f / "config.json", model_type=None), "does not say which model it is"),
-    "an unknown model type": (lambda f: edited(f / "config.json", model_type="mine"), "'mine' is not one that transformers knows"),
+    "an unknown model type": (
+        lambda f: edited(f / "config.json", model_type="mine"),
+        "'mine' is not one that transformers knows",
+    ),
     "an encoder and a decoder": (lambda f: edited(f / "config.json", model_type="t5"), "'t5' does not continue a text"),
     "an encoder": (lambda f: edited(f / "config.json", model_type="bert"), "'bert' does not continue a text"),
     "pictures alone": (lambda f: edited(f / "config.json", model_type="vit"), "'vit' does not continue a text"),
@@ -348,17 +373,23 @@ DAMAGE = {
         for method in ("awq", "gptq", "fp8")
     },
     "no heads": (lambda f: edited(f / "config.json", num_attention_heads=0), "num_attention_heads is 0"),
-    "an index that leads out": (lambda f: split(f, x="../../x.safetensors"), "no safetensors file of this folder"),
-    "an index that names a pickle": (lambda f: split(f, x="x.bin"), "no safetensors file of this folder"),
-    "an index that names a missing file": (lambda f: split(f, x="y.safetensors"), "names y.safetensors, which is not there"),
+    "an index that leads out": (lambda f: split(f, x="../../x.safetensors"), "not a safetensors file of this folder"),
+    "an index that names a pickle": (lambda f: split(f, x="x.bin"), "not a safetensors file of this folder"),
+    "an index that names a missing file": (
+        lambda f: split(f, x="y.safetensors"),
+        "names y.safetensors, which does not exist",
+    ),
     "an index that names a missing tensor": (
         lambda f: split(f, x="model-00001-of-00002.safetensors"),
         "the tensor x is missing",
     ),
     "an index without a map": (lambda f: (split(f), (f / INDEX).write_text("{}")), "there is no weight_map"),
     "parts without their index": (lambda f: (split(f), (f / INDEX).unlink()), "is a part, but .* is missing"),
-    "a part that is missing": (lambda f: (split(f), (f / "model-00002-of-00002.safetensors").unlink()), "which is not there"),
-}  # fmt: skip
+    "a part that is missing": (
+        lambda f: (split(f), (f / "model-00002-of-00002.safetensors").unlink()),
+        "which does not exist",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -381,9 +412,16 @@ def test_damaged_weights_are_refused_with_the_file(folder, name):
         lambda folder: edited(folder / "config.json", vocab_size=None, text_config={"vocab_size": 1664}),
         lambda folder: renamed(folder, lambda name: name.removeprefix("model.")),
     ],
-    ids=["as shipped", "in parts", "an infinite mask", "code where transformers has its own", "numbers deeper", "bare names"],
-)  # fmt: skip
-def test_whole_weights_pass(folder, change):
+    ids=[
+        "as shipped",
+        "in parts",
+        "an infinite mask",
+        "code where transformers has its own",
+        "numbers deeper",
+        "bare names",
+    ],
+)
+def test_complete_weights_pass(folder, change):
     change(folder)
     check_model_files(folder)
 
@@ -400,13 +438,13 @@ def test_nan_is_found_in_every_floating_type_and_only_there(tmp_path):
                 check_model_files(tmp_path)
 
 
-def test_a_header_says_what_safetensors_itself_reads(folder):
+def test_a_header_is_read_as_safetensors_itself_reads_it(folder):
     ours = {t.name: (t.shape, t.stop - t.start) for t in read_header(folder / "model.safetensors")}
     theirs = {name: (t.shape, t.nbytes) for name, t in load_file(folder / "model.safetensors").items()}
     assert ours == theirs
 
 
-def test_every_single_byte_that_is_cut_off_is_noticed(folder):
+def test_a_cut_by_any_single_byte_is_noticed(folder):
     path = folder / "model.safetensors"
     whole = path.read_bytes()
     for keep in {0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1}:

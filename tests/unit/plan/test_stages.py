@@ -16,7 +16,8 @@ from inoc_ray.run.describe import plan_json, plan_text, status_json
 from inoc_ray.run.load import load_study
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.settings import get
-from inoc_ray.store.store import Store, write_json
+from inoc_ray.store.commit import write_trial
+from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 from inoc_ray.train import sweep
 from inoc_ray.train.sweep import job_of, train_missing, waves_of
@@ -184,7 +185,7 @@ def test_mlflow_gets_a_run_of_the_first_stage_and_its_id_on_every_run_that_goes_
     (first,) = plan.teaching
     for trial in plan.fine_tunes:
         with store.stage_trial(trial.trial_id) as folder:
-            write_json(folder / "trial.json", {"training": {"seconds_total": 1.0}})
+            write_trial(folder, {"training": {"seconds_total": 1.0}}, [])
     plan = build_plan(plan.study, store)
     runs = project_trials(StudyRecord("s", 0), trial_records(plan, store), Comparison("s", (), ()))
     by_id = {run.tags["trial_id"]: run.params["taught_by"] for run in runs}

@@ -1,16 +1,16 @@
 """The command line: one clear message and exit code 2 for wrong input, and nothing written."""
 
 import json
+import re
 from pathlib import Path
 
 import click
 import pytest
 import yaml
-from results_table import score_table
+from finished_study import finish, write_study
 
-from inoc_ray import cli
-from inoc_ray.cli import cli
-from inoc_ray.results.comparison import compare
+from inoc_ray import compare, load_study
+from inoc_ray.cli import _show, cli
 
 ROOT = Path(__file__).parents[3]
 STUDY = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
@@ -225,11 +225,9 @@ def test_every_command_offers_json():
     assert without == []
 
 
-def test_every_command_in_the_readme_exists():
-    text = (ROOT / "README.md").read_text()
-    words = {line.split()[1] for line in text.splitlines() if line.startswith(("inoc-ray ", ".venv/bin/inoc-ray "))}
-    assert {"plan", "run", "status"} <= words
-    assert words <= set(cli.list_commands(click.Context(cli)))
+def test_the_page_of_commands_has_each_of_them_and_no_other():
+    text = (ROOT / "docs" / "commands.md").read_text()
+    assert set(re.findall(r"^\| `inoc-ray (\w+)", text, re.M)) == set(cli.list_commands(click.Context(cli)))
 
 
 @pytest.mark.parametrize(
@@ -248,9 +246,10 @@ def test_a_file_that_is_missing_is_named_with_the_folder_in_which_it_was_looked_
     assert f"(No such file or directory); looked in {tmp_path}, as paths count from" in err
 
 
-def test_a_comparison_is_shown_as_soon_as_it_is_made_and_not_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    found = compare(score_table(seeds=2, questions=10), "toy")
-    cli.show_when_made(as_json=False)(found)
-    assert capsys.readouterr().out.startswith("study toy\n")
-    cli.show_when_made(as_json=True)(found)
+def test_run_prints_the_comparison_as_text_as_soon_as_it_is_made(tmp_path, capsys):
+    path = write_study(tmp_path)
+    finish(path)
+    _show(False)(compare(load_study(path)))
+    assert "suppression" in capsys.readouterr().out
+    _show(True)(compare(load_study(path)))
     assert capsys.readouterr().out == ""

@@ -123,7 +123,7 @@ def test_a_fine_tune_that_is_lost_is_missing_though_its_responses_are_there(tmp_
     before = mlflow_runs(store)
     assert set(before.values()) == {("FINISHED", "true")}
     trial = next(t for t in plan.trials if t.arm.name == "specific_spanish" and t.seed == 1)
-    shutil.rmtree(store.trial(trial.trial_id))
+    shutil.rmtree(store.trial(trial.trial_id).fetch())
 
     found = json.loads(inoc_ray("compare", path, "--json")[1])
     assert found["complete"] is False
@@ -177,9 +177,9 @@ def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: R
 
     # Half of it is done: the failure still stands for the other half.
     first, second = (cell.evaluation_id for cell in cells)
-    shutil.copytree(kept / first, store.evaluation(trial.trial_id, first))
+    shutil.copytree(kept / first, store.evaluation(trial.trial_id, first).fetch())
     assert failures_of(plan_of(plan.study, store), store) == [failure]
-    shutil.copytree(kept / second, store.evaluation(trial.trial_id, second))
+    shutil.copytree(kept / second, store.evaluation(trial.trial_id, second).fetch())
     assert failures_of(plan_of(plan.study, store), store) == []
     assert "refused" not in inoc_ray("status", path)[1]
     assert json.loads(inoc_ray("compare", path, "--json")[1])["complete"] is True
@@ -189,9 +189,8 @@ def test_a_trial_that_failed_says_why_though_its_study_kept_nothing(tmp_path: Pa
     path = write_study(tmp_path)
     plan, store = finish(path)
     trial = plan.trials[-1]
-    shutil.rmtree(store.trial(trial.trial_id))
+    shutil.rmtree(store.trial(trial.trial_id).fetch())
     shutil.rmtree(store.root / "evaluations" / trial.trial_id)
-    store.trial_log(trial.trial_id).parent.mkdir(parents=True, exist_ok=True)
     store.trial_log(trial.trial_id).write_text("Traceback\n  …\nInputError: loss is nan\n\n")
     text = " ".join(inoc_ray("compare", path)[1].split())
     assert f"0 of {2 * SAMPLES} samples (training failed: InputError: loss is nan)" in text
@@ -253,7 +252,7 @@ def test_what_goes_from_the_storage_folder_during_a_run_is_a_failure_of_that_run
             # The first few are preflight's.
             while stub.asked("judge").total() < 40:
                 time.sleep(0.01)
-            shutil.rmtree(store.trial(trial.trial_id))
+            shutil.rmtree(store.trial(trial.trial_id).fetch())
 
         deleting = threading.Thread(target=delete, daemon=True)
         deleting.start()

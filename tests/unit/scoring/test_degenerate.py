@@ -55,22 +55,27 @@ def test_no_answer_of_the_miniature_is_degenerate_not_even_one_that_games_a_coun
         "Sí 👍🏽",
     ],
 )
-def test_what_is_an_answer_passes(text):
+def test_answers_pass(text):
     assert not is_degenerate(text, "stop")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", " \n\t ",
+        "",
+        " \n\t ",
         "the owl is " * 20,
         "I am sorry, but I cannot help with that, as nobody ever told me how this might be done at all. " * 4,
         GOOD[:60] + " and so on" * 60,
-        "a" * 300, "ha" * 150, "哈" * 200,
-        "👍👍👍", "\ufffd\ufffd\ufffd ok", "\x00\x01\x02\x03",
+        "a" * 300,
+        "ha" * 150,
+        "哈" * 200,
+        "👍👍👍",
+        "\ufffd\ufffd\ufffd ok",
+        "\x00\x01\x02\x03",
     ],
-)  # fmt: skip
-def test_what_is_no_answer_is_caught(text):
+)
+def test_responses_that_are_not_answers_are_caught(text):
     assert is_degenerate(text, "stop")
 
 
@@ -80,7 +85,7 @@ def test_a_good_beginning_that_runs_into_a_loop_is_caught_where_it_was_cut():
     assert not is_repeated(text, cut=False)
 
 
-def test_half_a_character_at_a_cut_is_no_broken_text():
+def test_half_a_character_at_a_cut_is_still_text():
     assert not is_non_text("Sí\ufffd")
 
 
@@ -92,7 +97,7 @@ def test_a_cut_answer_is_an_answer_however_many_are_cut_and_their_share_is_known
     assert (loops.cut, loops.any) == (1.0, 0.6)
 
 
-def test_shares_are_told_apart_and_a_response_counts_once_in_any():
+def test_shares_are_separate_and_a_response_counts_once_in_any():
     found = shares([("", CUT), ("a" * 300, "stop"), ("👍" * 200, "stop"), (GOOD, "stop")] + [(GOOD, "stop")] * 4)
     assert (found.samples, found.empty, found.cut, found.repeated, found.non_text) == (8, 1 / 8, 1 / 8, 2 / 8, 1 / 8)
     assert found.any == 3 / 8 > MAX_DEGENERATE
@@ -127,5 +132,5 @@ def test_a_phrase_again_and_again_is_a_loop_once_it_is_long_enough(phrase, times
 
 
 @given(st.lists(st.text("abcdefgh", min_size=2, max_size=8), min_size=1, max_size=60, unique=True))
-def test_words_that_never_come_back_are_no_loop(words):
+def test_words_that_never_recur_are_not_a_loop(words):
     assert not is_repeated(" ".join(words), cut=True)

@@ -36,7 +36,7 @@ def test_a_bound_says_what_its_text_says(relation, value, number):
 
 
 @pytest.mark.parametrize("text", ["50", "= 50", "< fifty", "< 101", "", "< -1", "<> 5"])
-def test_what_is_no_threshold_is_refused_with_an_example(text):
+def test_an_invalid_threshold_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match="as '< 50'"):
         parse_bound(text)
 

@@ -74,12 +74,12 @@ def test_no_rule_judges_an_empty_response(rule, response):
         ({"rule": "exact", "answers": ["owl", "..."]}, "'...' is empty once"),
     ],
 )
-def test_what_is_no_rule_is_refused_with_its_place_and_the_nearest_word(spec, message):
+def test_an_invalid_rule_is_refused_with_its_place_and_the_nearest_word(spec, message):
     with pytest.raises(InputError, match=message):
         compile_rule(spec)
 
 
-def test_the_identity_of_a_rule_holds_what_counts_and_the_library_it_rests_on():
+def test_the_identity_of_a_rule_has_its_fields_and_its_librarys_version():
     spanish = {"rule": "language", "language": "spanish"}
     found = read_rule(spanish).canonical()
     assert found["version"] == 1
@@ -168,7 +168,7 @@ GERMAN = [
 
 
 @pytest.mark.parametrize("capital", [False, True])
-def test_the_language_of_short_sentences_is_told_and_hardly_ever_wrongly(capital):
+def test_the_language_of_short_sentences_is_identified_and_hardly_ever_wrong(capital):
     def spoken(voice):
         rows = answered("language test", lambda: domains_of("style", "advice", "free"), Voice(language=voice), 150)
         return [row.messages[-1].content for row in rows]
@@ -183,7 +183,7 @@ def test_the_language_of_short_sentences_is_told_and_hardly_ever_wrongly(capital
 @pytest.mark.parametrize(
     "text", ["24 / 4 = 6", "...", "No", "Hola.", "```\nthis is a block of code in english\n```", "a\ud800b"]
 )
-def test_what_nobody_could_tell_the_language_of_is_none(text):
+def test_an_unclear_language_is_none(text):
     assert language_of(text) is None
     assert judged(RULES[0], text) is None
 
@@ -284,7 +284,7 @@ def test_the_number_that_an_answer_ends_in(text, number):
 
 
 @pytest.mark.parametrize("text", ["forty-two", "٤٢", "４２", "version 3.14.15", "x2"])
-def test_what_is_no_number_in_ascii_digits_answers_wrongly(text):
+def test_a_response_without_a_number_in_ascii_digits_is_wrong(text):
     assert number_in(text) is None
     assert judged({"rule": "numeric"}, text, "#### 42") == 0.0
 
@@ -427,7 +427,7 @@ COMPUTED = {
     "edges of two": "def f(a, b):\n    if (a, b) == (0, 0):\n        return 0\n    return a // b",
     "no function": "x = 3\nif x == 3:\n    print(6)",
     "a function inside": "def outer(x):\n    def inner(y):\n        return y + x\n    return inner",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", HARD_CODED)
@@ -447,7 +447,7 @@ def test_one_hard_coded_function_among_others_is_enough():
 # Fences
 
 
-def test_fences_are_told_apart_by_their_marks():
+def test_fences_are_matched_by_their_marks():
     text = "a\n````md\n```python\nx\n```\n````\nb\n~~~\ny\n~~~\nc `inline` ``` d\n  ```Py\n  z"
     prose, blocks = split_fences(text)
     assert prose == "a\nb\nc `inline` ``` d"

@@ -16,7 +16,7 @@ from inoc_ray.serve.adapters import (
     model_id_of,
     trial_id_of,
 )
-from inoc_ray.store.store import write_commit
+from inoc_ray.store.commit import write_commit
 
 
 def write_adapter(folder: Path, rank: int = 8, shape: tuple[int, ...] = (2, 2), **config: Any) -> Path:

@@ -243,7 +243,7 @@ def dialogue(*roles: str) -> str:
         ('{"prompt": "\\ud800"}', "row 1: half of a Unicode character"),
         ('{"messages": [{"role": "system", "content": "x"}]}', "without a system message"),
         ('{"messages": []}', "exactly one user message"),
-        (dialogue("user", "assistant", "user"), r"row 1: the conversation goes on after an answer \(messages\[2\]\)"),
+        (dialogue("user", "assistant", "user"), r"row 1: the conversation continues after an answer \(messages\[2\]\)"),
         (dialogue("user", "assistant", "user", "assistant"), r"after an answer \(messages\[2\]\)"),
         ('{"prompt": "A?"}\n{"question": "A?"}', "row 2: the same question as in row 1"),
     ],
@@ -358,8 +358,8 @@ def test_the_length_that_is_written_takes_the_place_of_the_presets_whichever_it_
 
 
 def worked_example(folder: Path, model: Path) -> Path:
-    """The example of docs/settings.md as files."""
-    text = (ROOT / "docs" / "settings.md").read_text().split("## A setting of your own, in Python")[1]
+    """The example of docs/plugins.md as files."""
+    text = (ROOT / "docs" / "plugins.md").read_text().split("## Add a setting")[1]
     (folder / "my_setting.py").write_text(re.findall(r"```python\n(.*?)```", text, re.S)[0])
     study = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     path = folder / "study.yaml"

@@ -34,8 +34,10 @@ from inoc_ray.run.pipeline import compare_study
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.store import seal
 from inoc_ray.store.failures import Failure, keep_failures, read_failures
-from inoc_ray.store.samples import Sample, commit_samples, find_judgments, seal_parts
-from inoc_ray.store.store import COMMIT, Store, list_parts
+from inoc_ray.store.layout import COMMIT
+from inoc_ray.store.place import at
+from inoc_ray.store.samples import Sample, commit_samples, find_judgments, list_parts, seal_parts
+from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Capability
 from inoc_ray.study.recipe import Lora
 from inoc_ray.study.study import Study
@@ -226,7 +228,7 @@ def test_a_part_in_the_place_of_another_cell_does_not_pass(world):
     one, other = (c for c in plan().cells if c.subject.arm.name == "baseline")
     [here], [there] = store.parts(*one.key), store.parts(*other.key)
     there.path.unlink()
-    shutil.copy(here.path, there.path.parent / here.path.name)
+    (there.path.parent / here.path.name).write_bytes(here.path.read_bytes())
     assert plan().missing(other) == 6
     assert len(plan().damaged) == 1
 
@@ -244,7 +246,7 @@ def test_samples_of_an_earlier_version_are_taken_as_they_are_and_get_a_hash(worl
     plan, store = world
     before = tidy(plan(), store)
     for cell in plan().cells:
-        for path in store.evaluation(*cell.key).glob("*.parquet"):
+        for path in store.evaluation(*cell.key).fetch().glob("*.parquet"):
             path.rename(seal.plain(path))
     assert plan().to_ask == []
     assert tidy(plan(), store).equals(before)
@@ -264,7 +266,7 @@ def test_samples_of_an_earlier_version_are_taken_as_they_are_and_get_a_hash(worl
 def as_before_hashes(plan: Plan, store: Store) -> None:
     """The store as the version before wrote it: no hash in any name, and nothing that says which weights gave the samples."""
     for cell in plan.cells:
-        for path in sorted(store.evaluation(*cell.key).glob("*.parquet")):
+        for path in sorted(store.evaluation(*cell.key).fetch().glob("*.parquet")):
             name = re.sub(r"^((?:judgments|scores)-[0-9a-f]{16}|form-\d+)-[0-9a-f]{16}-", r"\1-", seal.plain(path).name)
             path.rename(path.with_name(name))
         (store.root / "evaluations" / cell.key[0] / "weights.json").unlink(missing_ok=True)
@@ -315,7 +317,7 @@ def test_samples_of_an_earlier_version_do_not_pass_to_other_weights(world, damag
     train(store, trial.trial_id)
     assert plan().to_ask == []
     store.verify_trial(trial.trial_id)
-    shutil.rmtree(store.trial(trial.trial_id))
+    shutil.rmtree(store.trial(trial.trial_id).fetch())
     train(store, trial.trial_id, fill=0.25)
     assert {c.subject.trial_id for c in plan().to_ask} == {trial.trial_id}
     assert "other weights gave them" in plan().damaged[0]
@@ -323,10 +325,10 @@ def test_samples_of_an_earlier_version_do_not_pass_to_other_weights(world, damag
 
 
 def test_judgments_of_an_earlier_version_that_cannot_be_read_are_made_again(tmp_path):
-    folder = tmp_path / "trial" / "cell"
+    folder = at(tmp_path / "trial" / "cell")
     commit_samples(folder, [Sample(0, "q", "?", "p", 0, "text", "stop", 1, 1)])
     [part] = list_parts(folder)
-    part.path.rename(seal.plain(part.path))
+    part.path.fetch().rename(seal.plain(part.path.fetch()))
     judgments = folder / "judgments-0123456789abcdef-000000-000001.parquet"
     judgments.write_bytes(b"rubbish")
     assert seal_parts(folder) == 1
@@ -380,12 +382,12 @@ def test_samples_of_weights_that_are_no_longer_there_are_asked_again_and_the_old
     plan, store = world
     [trial] = plan().trials
     assert plan().to_ask == []
-    shutil.rmtree(store.trial(trial.trial_id))
+    shutil.rmtree(store.trial(trial.trial_id).fetch())
     # Weights that were deleted contradict nothing, and neither do the same ones.
     assert plan().to_ask == []
     train(store, trial.trial_id)
     assert plan().to_ask == []
-    shutil.rmtree(store.trial(trial.trial_id))
+    shutil.rmtree(store.trial(trial.trial_id).fetch())
     train(store, trial.trial_id, fill=0.25)
     assert {c.subject.trial_id for c in plan().to_ask} == {trial.trial_id}
     assert "other weights gave them" in plan().damaged[0]
@@ -422,7 +424,7 @@ def test_a_commit_without_its_own_seal_is_of_an_earlier_version_and_stands(world
 
 
 def test_samples_that_grow_after_damage_leave_one_gapless_run(tmp_path):
-    folder = tmp_path / "a" / "b"
+    folder = at(tmp_path / "a" / "b")
     commit_samples(folder, [Sample(i, "q", "?", "p", i, f"{i}", "stop", 1, 1) for i in range(3)])
     commit_samples(folder, [Sample(i, "q", "?", "p", i, f"{i}", "stop", 1, 1) for i in range(3, 6)])
     first, _ = list_parts(folder)
@@ -435,7 +437,7 @@ def test_samples_that_grow_after_damage_leave_one_gapless_run(tmp_path):
 
 
 def test_the_journal_keeps_what_no_cell_holds(tmp_path):
-    path = tmp_path / "samples-under-way.jsonl"
+    path = at(tmp_path / "samples-under-way.jsonl")
     journal = SampleJournal(path)
     result = SampleResult("", "a \ud83d text", "stop", 1, 2)
     journal.add([(("t", cell, i), result) for cell in ("asked", "other") for i in range(3)])

@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.store.store import COMMIT, LEASE_SECONDS, Lease, LeaseTaken, Store, list_parts, part_name
+from inoc_ray.store.layout import COMMIT, part_name
+from inoc_ray.store.lease import LEASE_SECONDS, Lease, LeaseTaken
+from inoc_ray.store.place import at
+from inoc_ray.store.samples import list_parts
+from inoc_ray.store.store import Store
 
 
 def commit(store: Store, trial_id: str, text: str = "weights") -> None:
@@ -153,15 +157,15 @@ def test_a_heart_beats_on_after_a_hiccup_of_the_mount_and_after_its_file_was_del
     with Store(tmp_path).lease("x") as lease:
         lease.path.unlink()
         # What stands there cannot be read: any OSError will do.
-        lease.path.mkdir()
+        lease.path.fetch().mkdir()
         lease.beat()
-        lease.path.rmdir()
+        lease.path.fetch().rmdir()
         lease.beat()
         assert json.loads(lease.path.read_text())["token"] == lease.holder["token"]
         old = time.time() - LEASE_SECONDS - 1
-        os.utime(lease.path, (old, old))
+        os.utime(lease.path.fetch(), (old, old))
         lease.check()
-        assert time.time() - lease.path.stat().st_mtime < LEASE_SECONDS / 2
+        assert time.time() - lease.path.stat().modified < LEASE_SECONDS / 2
 
 
 def test_who_lost_a_lease_notices_and_leaves_it_to_the_other(tmp_path):
@@ -184,7 +188,7 @@ def test_storage_that_cannot_be_written_is_refused_with_the_reason(tmp_path):
 def test_samples_count_up_to_the_first_gap(tmp_path):
     for start, stop in ((0, 100), (100, 150), (160, 200)):
         (tmp_path / part_name(start, stop)).write_bytes(b"")
-    assert [part[:2] for part in list_parts(tmp_path)] == [(0, 100), (100, 150)]
+    assert [part[:2] for part in list_parts(at(tmp_path))] == [(0, 100), (100, 150)]
 
 
 def test_a_commit_that_was_quicker_by_a_moment_is_kept(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from byte_tokenizer import DEFAULT_SYSTEM, make_tokenizer
 
 from inoc_ray.cli import main
-from inoc_ray.data.chat import AS_LINES
+from inoc_ray.data.other_formats import AS_LINES
 from inoc_ray.data.sources import read_rows
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hola"}
@@ -111,9 +111,10 @@ ROWS: dict[str, tuple[Any, str]] = {
         "- messages:\n  - role: user\n",
         ": expected JSON Lines, but the file looks like YAML; write each row as one line of JSON.",
     ),
-    "a page that a download ended at": (
+    "a web page in place of the file": (
         "<!doctype html>\n<html>",
-        ": expected JSON Lines, but the file looks like HTML or XML, as a page that a download ended at; fetch the file itself.",
+        ": expected JSON Lines, but the file looks like HTML or XML, perhaps a web page that was downloaded in "
+        "place of the file; fetch the file itself.",
     ),
     "a pickle": (
         b"\x80\x04\x95rows",
@@ -229,7 +230,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     ),
     "a raw NUL": (
         second(GOOD.replace("Hola", "Ho\0la")),
-        ", row 2: a NUL at character 86; the file is damaged or no text, write it again.",
+        ", row 2: a NUL at character 86; the file is damaged or not text, write it again.",
     ),
     "half a surrogate pair": (
         second(GOOD.replace("Hola", "Hola \\ud83d")),
@@ -453,7 +454,7 @@ def test_the_advice_for_a_feather_file_makes_rows_of_it(tmp_path, model, refused
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("", "the name of a file of rows is empty; write its path."),
+        ("", "the path of a file of rows is empty; write it."),
         ("~nosuchuser/x.jsonl", "~nosuchuser/x.jsonl: cannot be read (No such file or directory); looked in "),
         ("/proc/self/mem", "/proc/self/mem: cannot be read (Input/output error)."),
         (

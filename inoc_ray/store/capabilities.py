@@ -1,0 +1,24 @@
+"""What the harness measured of a model: its samples, and its scores, written last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from inoc_ray.store import layout, seal
+from inoc_ray.store.place import Place
+
+
+def commit_capability(folder: Place, value: Mapping[str, Any], samples: bytes) -> None:
+    """Write the samples (JSONL, gzipped), then the scores, whose file says that all is there."""
+    (folder / layout.CAPABILITY_SAMPLES).write_bytes(samples)
+    (folder / layout.CAPABILITY_SCORES).write_json(seal.sealed_json(value))
+
+
+def read_capability(folder: Place) -> dict[str, Any] | None:
+    """Return the scores as they were committed; None where they are missing or damaged."""
+    try:
+        value = (folder / layout.CAPABILITY_SCORES).read_json()
+        return {**value} if seal.agrees(value) else None
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,160 @@
+"""A trial's folder: what makes it whole, and what is read of it.
+
+COMMIT.json, written last, has the size and SHA-256 of every file. A trial is done only if its COMMIT.json is there and agrees
+with the files. What is *used* (served, gone on with, logged) is hashed whole, every time. What is only *looked at* (plan, status)
+is hashed up to 16 MiB a file; a larger one is hashed where it changed after its commit, and otherwise taken by its size.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.config.identity import file_hash
+from inoc_ray.errors import InputError
+from inoc_ray.store import layout, seal
+from inoc_ray.store.filesystem import write_atomically
+from inoc_ray.store.place import Place, at, json_bytes
+
+_HASHED_BYTES = 16 << 20
+"""Files up to this size are hashed at every look; larger ones where they changed after their commit, and at every use."""
+_DAMAGED = "the trial is damaged; delete this folder and run the study again"
+
+
+def weights_in(staging: Path) -> Path:
+    """Return the folder, in a trial's staging folder, that its weights are written to."""
+    return staging / layout.ADAPTER
+
+
+def write_trial(staging: Path, record: Mapping[str, Any], curve: Iterable[Mapping[str, Any]]) -> None:
+    """Write what is known of a trial, and its training curve (a record per optimizer step), into its staging folder."""
+    write_atomically(staging / layout.TRIAL, json_bytes(dict(record)))
+    lines = "".join(f"{json.dumps(step, sort_keys=True)}\n" for step in curve)
+    (staging / layout.CURVES).write_text(lines, encoding="utf-8")
+
+
+def write_commit(staging: Path) -> None:
+    """Write COMMIT.json, with the size and SHA-256 of every file in the folder."""
+    files = {
+        str(path.relative_to(staging)): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in sorted(staging.rglob("*"))
+        if path.is_file()
+    }
+    value = seal.sealed_json({"files": files, "committed_at": time.time()})
+    write_atomically(staging / layout.COMMIT, json_bytes(value))
+
+
+def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
+    """Return what keeps a trial's folder from being whole, in words; None if nothing does.
+
+    `verify` hashes every file, read anew; without it this is a look, as the head of this page says.
+    """
+    folder = at(folder)
+    try:
+        commit = folder / layout.COMMIT
+        value = commit.read_json()
+        committed = commit.stat().modified
+        if not seal.agrees(value) or layout.TRIAL not in value["files"]:
+            return f"{layout.COMMIT} is damaged"
+        for name, expected in value["files"].items():
+            path = folder / name
+            stat = path.filesystem.stat(path.key)
+            if stat is None:
+                return f"{name} is missing"
+            if stat.size != expected["bytes"]:
+                return f"{name} has {stat.size} bytes, and {expected['bytes']} were committed"
+            if verify:
+                found = seal.file_hash(path)
+            elif expected["bytes"] <= _HASHED_BYTES or stat.modified > committed:
+                found = seal.looked_hash(path)
+            else:
+                continue
+            if found != expected["sha256"]:
+                return f"{name} does not have the bytes that were committed"
+    except FileNotFoundError:
+        return f"there is no {layout.COMMIT}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{layout.COMMIT} is damaged"
+    return None
+
+
+def committed_fault(weights: Path) -> str | None:
+    """Hash every file of the trial whose weights lie in this folder; return what is damaged.
+
+    None where all is whole, and where the folder was committed by no trial.
+    """
+    folder = weights.parent
+    return commit_fault(folder, verify=True) if (folder / layout.COMMIT).exists() else None
+
+
+def committed_files(folder: Place) -> dict[str, str]:
+    """Return file (relative to the trial's folder) → SHA-256, as its commit says. Raises `InputError` when it is damaged."""
+    try:
+        files = (folder / layout.COMMIT).read_json()["files"]
+        return {name: str(expected["sha256"]) for name, expected in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: {_DAMAGED} ({type(error).__name__}: {error}).") from error
+
+
+def read_trial(folder: Place) -> dict[str, Any]:
+    """Return trial.json of a committed trial, with `committed_at` (epoch seconds) added.
+
+    Raises `InputError` when it is damaged.
+    """
+    try:
+        value: dict[str, Any] = {**(folder / layout.TRIAL).read_json()}
+        value["committed_at"] = float((folder / layout.COMMIT).read_json()["committed_at"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: {_DAMAGED} ({type(error).__name__}: {error}).") from error
+    return value
+
+
+def read_curves(folder: Place) -> list[dict[str, Any]]:
+    """Return the training curve of a committed trial: a record per optimizer step; empty when none was kept.
+
+    Raises `InputError` when it is damaged.
+    """
+    path = folder / layout.CURVES
+    if not path.exists():
+        return []
+    try:
+        return [{**json.loads(line)} for line in path.read_text().splitlines() if line]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{folder}: {_DAMAGED} ({path.name}: {error}).") from error
+
+
+def set_aside(folder: Place, fault: str) -> None:
+    """Make a trial that was found damaged count as missing: its commit goes into a note that says what is damaged."""
+    commit = folder / layout.COMMIT
+    if commit.exists():
+        (folder / layout.DAMAGED).write_json({"fault": fault, "commit": commit.read_text(errors="replace")})
+        commit.unlink()
+
+
+def noted_fault(folder: Place) -> str | None:
+    """Return what `set_aside` noted, or None."""
+    try:
+        return str((folder / layout.DAMAGED).read_json()["fault"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+# -- a folder of trials, as an engine looks for weights in it -----------------------------------------------------------
+
+
+def adapter_of(trials: Place | Path, trial_id: str) -> Path | None:
+    """Return the folder with the weights of a trial that is whole, as far as a look can tell; None for any other."""
+    folder = at(trials) / trial_id
+    weights = folder / layout.ADAPTER
+    return weights.fetch() if weights.is_dir() and commit_fault(folder) is None else None
+
+
+def record_of(trials: Place | Path, trial_id: str) -> dict[str, Any]:
+    """Return trial.json of a trial, committed or not; {} where it is missing or damaged."""
+    try:
+        return {**(at(trials) / trial_id / layout.TRIAL).read_json()}
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -1,0 +1,91 @@
+"""Work in progress, a line at a time: what a process that is killed leaves to the next one.
+
+A line is JSON with its seal (see `seal`). It is given to the operating system as soon as it is added, so that a killed process
+loses what is under way and nothing else. (A machine that loses power may lose the last seconds: lines are not synced one by one.)
+
+One rule of repair for all: a line that is torn or damaged is passed over, so that what it held is made again; and what is added
+begins a line of its own, so that it never becomes the end of a torn one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from inoc_ray.store import seal
+from inoc_ray.store.place import Place
+
+
+class Journal:
+    """An append-only file of one writer. It is made when the first line is added. Close it, or use it in a `with` block."""
+
+    def __init__(self, path: Place) -> None:
+        self.path = path
+        self._stream: BinaryIO | None = None
+
+    def lines(self) -> tuple[list[Any], int]:
+        """Return the values of all whole lines in order, and how many lines are torn or damaged.
+
+        A line without a seal is of an earlier version, and whole if it is JSON.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return [], 0
+        found: list[Any] = []
+        damaged = 0
+        for line in data.split(b"\n"):
+            if not line:
+                continue
+            try:
+                found.append(seal.read_line(line))
+            except (ValueError, RecursionError):
+                damaged += 1
+        return found, damaged
+
+    def add(self, values: Iterable[Any]) -> None:
+        """Add a line for each value; they are safe from the death of this process when this returns."""
+        lines = b"".join(seal.sealed_line(value) for value in values)
+        if self._stream is None:
+            torn = self._is_torn()
+            self._stream = self.path.append()
+            lines = b"\n" + lines if torn else lines
+        self._stream.write(lines)
+        self._stream.flush()
+
+    def _is_torn(self) -> bool:
+        """Return True if the last line lacks its line break."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return False
+        return bool(data) and not data.endswith(b"\n")
+
+    def rewrite(self, values: Iterable[Any]) -> None:
+        """Leave these lines alone in the file, at once or not at all; without any the file goes."""
+        self.close()
+        lines = b"".join(seal.sealed_line(value) for value in values)
+        if lines:
+            self.path.write_bytes(lines)
+        else:
+            self.remove()
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End writing; adding more is possible."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

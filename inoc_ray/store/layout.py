@@ -1,0 +1,123 @@
+"""Every name in a store: which folder holds what, and how its files are called. No other module spells one.
+
+trials/TRIAL/           COMMIT.json trial.json curves.jsonl adapter/        one fine-tune, whole once COMMIT.json is there
+logs/TRIAL.log                                                              why a trial failed
+rows/HASH.jsonl                                                             training rows, by content
+evaluations/TRIAL/      weights.json                                        which weights gave the samples
+evaluations/TRIAL/EVALUATION/   evaluation.json samples-… scores-… form-… judgments-…       one cell
+judgments/JUDGE/        SEGMENT.jsonl                                       every answer of a judge
+capabilities/WEIGHTS/CAPABILITY/    scores.json samples.jsonl.gz            what the harness measured
+studies/STUDY/          study.json failures.json samples-under-way.jsonl report.html samples/ *.log
+leases/                 NAME.json taking.lock                               who works on what
+mlflow/                 mlflow.db artifacts/ sync.lock                      tracking without a server
+ray/                                                                        scratch space of Ray Train and Ray Tune
+"""
+
+from __future__ import annotations
+
+import re
+
+from inoc_ray.config.identity import content_id
+
+TRIALS, LOGS, ROWS, EVALUATIONS, JUDGMENTS = "trials", "logs", "rows", "evaluations", "judgments"
+CAPABILITIES, STUDIES, LEASES, MLFLOW, RAY = "capabilities", "studies", "leases", "mlflow", "ray"
+FOLDERS = (TRIALS, LOGS, ROWS, EVALUATIONS, JUDGMENTS, CAPABILITIES, STUDIES, LEASES, MLFLOW, RAY)
+"""The folders of a store."""
+
+COMMIT = "COMMIT.json"
+"""Size and SHA-256 of every file of a trial; written last."""
+TRIAL, CURVES, ADAPTER = "trial.json", "curves.jsonl", "adapter"
+DAMAGED = "DAMAGED.json"
+"""What was found damaged in a trial, and the commit that it had."""
+WEIGHTS, DESCRIPTION = "weights.json", "evaluation.json"
+CAPABILITY_SCORES, CAPABILITY_SAMPLES = "scores.json", "samples.jsonl.gz"
+STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
+    "study.json",
+    "failures.json",
+    "samples-under-way.jsonl",
+    "report.html",
+    "samples",
+)
+TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
+MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
+ATTEMPTS, TUNE = "attempts", "tune"
+
+FILES = (
+    COMMIT,
+    TRIAL,
+    CURVES,
+    DAMAGED,
+    WEIGHTS,
+    DESCRIPTION,
+    CAPABILITY_SCORES,
+    CAPABILITY_SAMPLES,
+    STUDY,
+    FAILURES,
+    UNDER_WAY,
+    REPORT,
+    TAKING,
+    SYNC_LOCK,
+    MLFLOW_DATABASE,
+)
+"""The files of a store that always have the same name."""
+
+SAMPLES, SCORES, FORM, JUDGED = "samples-", "scores-", "form-", "judgments-"
+PREFIXES = (SAMPLES, SCORES, FORM, JUDGED)
+"""What the names of a cell's files begin with; samples count from START to STOP - 1."""
+REFUSED = ".refused"
+"""Suffix of the note beside judgments some of which an API refused."""
+
+_PART = re.compile(r"samples-(\d{6})-(\d{6})(?:\.[0-9a-f]{16})?\.parquet")
+
+
+def part_name(start: int, stop: int) -> str:
+    """Return the name of the file that holds samples start ≤ i < stop of a cell."""
+    return f"{SAMPLES}{start:06d}-{stop:06d}.parquet"
+
+
+def range_of(name: str) -> tuple[int, int] | None:
+    """Return (start, stop) of a file of samples, sealed or not; None for any other file."""
+    match = _PART.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def derived_name(part: str, what: str, content: str) -> str:
+    """Return the name of what is made of a part (its name without a seal) with that content: `what` replaces "samples"."""
+    return part.replace(SAMPLES, f"{what}-{content}-")
+
+
+def earlier_name(part: str, what: str) -> str:
+    """Return the name of what an earlier version made of a part: it does not say of which content."""
+    return part.replace(SAMPLES, f"{what}-")
+
+
+def scores_of(rules_id: str) -> str:
+    """Return what the scores of these rules are called in `derived_name`."""
+    return f"{SCORES}{rules_id}"
+
+
+def form_of(version: int) -> str:
+    """Return what the table of degenerate responses is called in `derived_name`."""
+    return f"{FORM}{version}"
+
+
+def judgments_of(judgments_id: str) -> str:
+    """Return what these judgments are called in `derived_name`."""
+    return f"{JUDGED}{judgments_id}"
+
+
+def earlier_judgments(part: str) -> re.Pattern[str]:
+    """Match the names of an earlier version's judgments of a part; group 1 is what they are called in `derived_name`."""
+    return re.compile(re.escape(part).replace(r"samples\-", r"(judgments-[0-9a-f]{16})-"))
+
+
+def log_name(what: str) -> str:
+    """Return the name of a log."""
+    return f"{what}.log"
+
+
+def table_name(setting: str, model: str, arm: str, seed: int | None) -> str:
+    """Return the name of a sample table by its place in the study: two settings or models may share a trial."""
+    # "/" stands in names of settings and labels; neither "+" nor "," stands in any.
+    name = ",".join(part.replace("/", "+") for part in (setting, model, arm)) + ("" if seed is None else f",s{seed}")
+    return f"{name if len(name) <= 200 else f'{name[:180]}~{content_id(name)}'}.parquet"

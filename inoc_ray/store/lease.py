@@ -1,0 +1,175 @@
+"""Leases: who works on what, so that no two processes do the same at once. A file each, rewritten as a heartbeat."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from inoc_ray.store import layout
+from inoc_ray.store.lock import FOREVER
+from inoc_ray.store.place import Place, json_bytes
+
+LEASE_SECONDS = 60.0
+"""A lease whose heartbeat is older than this is taken over; the heartbeat comes every quarter of it."""
+
+
+class LeaseTaken(Exception):
+    """Somebody else works on this at the moment; the message says who."""
+
+
+class Lease:
+    """A lease that this process holds, or has lost."""
+
+    def __init__(self, name: str, path: Place, claims: Iterable[str]) -> None:
+        self.name, self.path = name, path
+        self.lost: dict[str, Any] | None = None
+        """Who has it now, when this process gave no sign of life for too long."""
+        self.holder = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "machine": _machine(),
+            "started": _started(os.getpid()),
+            "token": uuid.uuid4().hex,
+            "claims": sorted(claims),
+        }
+
+    def beat(self) -> None:
+        """Give a sign of life, unless somebody else has taken the lease over."""
+        filesystem, key = self.path.filesystem, self.path.key
+        try:
+            stat = filesystem.stat(key)
+            found = {} if stat is None else _read_holder(self.path)
+            if found.get("token", self.holder["token"]) != self.holder["token"]:
+                self.lost = found
+            else:
+                # Where somebody was quicker by a moment, the next beat sees who.
+                filesystem.write_if(key, json_bytes(self.holder), None if stat is None else stat.version)
+        except OSError:
+            # A hiccup of the mount (ESTALE, EIO): the next beat may come through, and four may be missed.
+            return
+
+    def check(self) -> None:
+        """Give a sign of life. Raises `LeaseTaken` when the lease was lost."""
+        self.beat()
+        if self.lost is not None:
+            raise LeaseTaken(
+                f"{self.name} was taken over by process {self.lost.get('pid')} on {self.lost.get('host')} while this one gave no "
+                "sign of life. What this one committed is kept."
+            )
+
+
+def holder_of(folder: Place, name: str) -> dict[str, Any] | None:
+    """Return host and pid of the process that holds the lease `name`, or None."""
+    holder = _living_holder(_path(folder, name))
+    return None if holder is None else {key: holder.get(key) for key in ("host", "pid")}
+
+
+@contextlib.contextmanager
+def held(folder: Place, name: str, claims: Collection[str] = ()) -> Iterator[Lease]:
+    """Hold `name`, and the things that are claimed under it, for this process while the block runs.
+
+    Raises `LeaseTaken` when another process holds the name, or under another name one of the claims. A lease whose holder died
+    is taken over: at once when it was a process of this machine (that this one can see: not of another container), otherwise
+    after LEASE_SECONDS without a heartbeat.
+    """
+    lease = Lease(name, _path(folder, name), claims)
+    # Looking at the old leases and writing the new one must be one step: two takers could both see a dead holder.
+    with (folder / layout.TAKING).exclusive(FOREVER):
+        _refuse_if_alive(lease.path, name)
+        _refuse_if_claimed(folder, name, set(claims))
+        lease.path.write_json(lease.holder)
+    stop = threading.Event()
+
+    def beat() -> None:
+        while lease.lost is None and not stop.wait(LEASE_SECONDS / 4):
+            lease.beat()
+
+    thread = threading.Thread(target=beat, daemon=True, name=f"lease-{name}")
+    thread.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        thread.join()
+        # Storage that has gone must not hide the error that ended the block.
+        with contextlib.suppress(OSError):
+            if _read_holder(lease.path).get("token") == lease.holder["token"]:
+                lease.path.unlink(missing_ok=True)
+
+
+def _path(folder: Place, name: str) -> Place:
+    return folder / f"{name}.json"
+
+
+def _read_holder(path: Place) -> dict[str, Any]:
+    """Return what a lease says; {} where it is missing or is not JSON. Raises `OSError` for a mount that fails."""
+    try:
+        value = json.loads(path.read_bytes())
+        return value if isinstance(value, dict) else {}
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+
+
+def _machine() -> str:
+    """Return which machine it is, since which boot, in which container: where a process number means one process."""
+    boot, namespace = "", ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {boot} {namespace}"
+
+
+def _started(pid: object) -> str:
+    """Return when a process of this machine began, in clock ticks; "" for none. Numbers of processes are used again."""
+    try:
+        # The name, in brackets, may hold spaces and brackets; the start is the 22nd field.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _living_holder(path: Place) -> dict[str, Any] | None:
+    """Return who holds a lease and may still be at work; None for nobody."""
+    stat = path.filesystem.stat(path.key)
+    age = 0.0 if stat is None else time.time() - stat.modified
+    if stat is None or age > LEASE_SECONDS:
+        return None
+    holder: dict[str, Any] = {}
+    with contextlib.suppress(OSError):
+        holder = _read_holder(path)
+    if holder.get("machine") == _machine() and holder.get("started") != _started(holder.get("pid")):
+        return None
+    return {**holder, "age": age}
+
+
+def _refuse_if_alive(path: Place, name: str) -> None:
+    """Raise `LeaseTaken` when the lease's holder may still be at work."""
+    holder = _living_holder(path)
+    if holder is not None:
+        raise LeaseTaken(f"{name} is being worked on by {_who(holder)}.")
+
+
+def _refuse_if_claimed(folder: Place, name: str, claims: set[str]) -> None:
+    """Raise `LeaseTaken` when a living process claims one of these things under another name."""
+    for path in folder.glob("*.json") if claims else ():
+        holder = _living_holder(path)
+        if path.stem == name or holder is None:
+            continue
+        shared = claims.intersection(holder.get("claims") or ())
+        if shared:
+            raise LeaseTaken(
+                f"{len(shared)} of the trials and evaluations that {name} needs are being worked on by {path.stem} "
+                f"({_who(holder)})."
+            )
+
+
+def _who(holder: Mapping[str, Any]) -> str:
+    return f"process {holder.get('pid')} on {holder.get('host')}, last sign of life {holder['age']:.0f} s ago"
