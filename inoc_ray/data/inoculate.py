@@ -29,9 +29,9 @@ def inoculate(
     """Return the rows with `prompt` where `inoculation` puts it; `None` (baseline, control) leaves them as they are.
 
     With paraphrases the covered rows take the texts in turn, and in each further `epoch` the next one, so that k epochs show
-    each row with every one of k texts. Raises InputError that names `label` and the row: for
-    an empty prompt, a coverage without rows, a row that already has a system message where the policy is `error` (two of
-    them would train on a context that no test ever shows), and a row without a user turn.
+    each row with every one of k texts. Raises InputError that names `label` and the row: for an empty prompt, a coverage
+    without rows, a row that already has a system message where the policy is `error` (two of them would train on a context
+    that no test ever shows), and a row without a user turn.
     """
     if prompt is None:
         return list(rows)

@@ -59,6 +59,26 @@ def test_inoculation_never_changes_a_target_nor_the_number_order_and_tags_of_row
     assert all(a != b for a, b in zip(out, rows, strict=True)) or way.system_present == "replace"
 
 
+@given(chat_rows(), text, ways.filter(lambda way: way.system_present != "replace"), st.integers(0, 5))
+def test_what_the_rows_said_stays_beside_the_prompt(rows, prompt, way, epoch):
+    """Every message is still there, in its order: alone, or with the prompt before or behind it."""
+    for row, shown in zip(rows, inoculate(rows, prompt, way, epoch), strict=True):
+        left = list(shown.messages)
+        for message in row.messages:
+            whole = (message.content, way.separator + message.content, message.content + way.separator)
+            while left and not (
+                left[0].role == message.role
+                and (
+                    left[0].content == whole[0]
+                    or left[0].content.endswith(whole[1])
+                    or left[0].content.startswith(whole[2])
+                )
+            ):
+                left.pop(0)
+            assert left, f"{message} is gone"
+            left.pop(0)
+
+
 @given(chat_rows(), text)
 def test_only_the_covered_rows_are_changed(rows, prompt):
     way = Inoculation(coverage=Coverage(tag="part", values=("b",)), system_present="prepend")
