@@ -17,6 +17,7 @@ from inoc_ray.errors import InputError, TrialError, shown
 from inoc_ray.run import telemetry
 from inoc_ray.run.commands import WithPlugins
 from inoc_ray.run.output import as_json, begin, emit, json_text, printed, results, results_alone
+from inoc_ray.study.named import DEFAULT_MODEL
 
 PLUGIN_MODULE = "inoc_ray_plugin_"
 """What the name of a plugin's module begins with; see settings/plugins.py."""
@@ -35,16 +36,16 @@ def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
     return study_file(storage_option(as_json(results_alone(function))))
 
 
-def _show(as_json: bool) -> Callable[[Any], None]:
-    """Prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
+def show_when_made(as_json: bool) -> Callable[[Any], None]:
+    """Return what prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
 
-    def shown_at_once(comparison: Any) -> None:
+    def show_comparison(comparison: Any) -> None:
         from inoc_ray.results.table import comparison_text
 
         if not as_json:
             show(comparison_text(comparison, table_width()), results())
 
-    return shown_at_once
+    return show_comparison
 
 
 def table_width() -> int:
@@ -75,7 +76,7 @@ def cli() -> None:
 @study_command
 def plan(study: Path, storage: str | None, as_json: bool) -> None:
     """Show what a study would run, what is done, and what is missing. Starts and writes nothing."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.plan.shown import check_roles
     from inoc_ray.run.describe import plan_json, plan_text
     from inoc_ray.run.preflight import check_plan
@@ -94,7 +95,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
     from inoc_ray.run.pipeline import run_study
 
     loaded, store = _load(study, storage)
-    outcome = run_study(loaded, store, show=_show(as_json))
+    outcome = run_study(loaded, store, show=show_when_made(as_json))
     emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -104,7 +105,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
 @study_command
 def status(study: Path, storage: str | None, as_json: bool) -> None:
     """Show which trials and evaluations of a study are done, running or failed."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.run.describe import status_json, status_text
 
     loaded, store = _load(study, storage)
@@ -127,7 +128,7 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 
     loaded, store = _load(study, storage)
     judging = judged_by(loaded, judges) if judges else loaded
-    outcome = run_study(judging, store, train=False, only=only, show=_show(as_json))
+    outcome = run_study(judging, store, train=False, only=only, show=show_when_made(as_json))
     emit(as_json, outcome.to_json(), outcome.to_text())
     if outcome.failed:
         raise TrialError(outcome.failure_text())
@@ -138,15 +139,14 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 @profile_option
 def compare(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
     """Print the rates of all arms with intervals, and the effects."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.results.table import comparison_text
     from inoc_ray.run.pipeline import compare_study
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
-    comparison = compare_study(
-        build_plan(loaded, store), store, profile=profiles.get_profile(profile) if profile else None
-    )
+    built = build_plan(loaded, store)
+    comparison = compare_study(built.under(profiles.get_profile(profile)) if profile else built, store)
     emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
 
 
@@ -156,16 +156,17 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write the page (default: the study's folder).")
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write the HTML page and the figure (PNG, SVG) of a study."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.results.wording import summary_of_missing
     from inoc_ray.run.pipeline import compare_study, write_study_report
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    thresholds = profiles.get_profile(profile) if profile else None
-    comparison = compare_study(built, store, profile=thresholds)
-    written = write_study_report(built, store, comparison, out, thresholds)
+    if profile:
+        built = built.under(profiles.get_profile(profile))
+    comparison = compare_study(built, store)
+    written = write_study_report(built, store, comparison, out)
     incomplete = summary_of_missing(comparison)
     text = f"Report: {written}" + (f"\n{incomplete}" if incomplete else "")
     emit(as_json, {"report": str(written), "complete": comparison.complete}, text)
@@ -175,7 +176,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 @study_command
 def sync(study: Path, storage: str | None, as_json: bool) -> None:
     """Bring MLflow in line with the store; twice gives the same MLflow state."""
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.run.pipeline import compare_study, sync_study
 
     loaded, store = _load(study, storage)
@@ -260,7 +261,7 @@ def data() -> None:
 @data.command("check")
 @click.argument("files", nargs=-1, required=True)
 @click.option(
-    "--model", help="Whose tokenizer and context window count: a folder or hf://… (default: the miniature's)."
+    "--model", help=f"Whose tokenizer and context window count: a folder or hf://… (default: {DEFAULT_MODEL})."
 )
 @click.option("--max-length", type=click.IntRange(min=8), help="Tokens a row may have (default: the model's window).")
 @click.option("--against", multiple=True, help="Evaluation prompts (JSONL) or a setting that must not be in the rows.")
@@ -292,7 +293,7 @@ def data_check(
 @click.option("--out", type=click.Path(path_type=Path), help="A new .jsonl file for the rows.")
 @click.option("--source", help="Rows to start from: JSONL, parquet, hf://…")
 @click.option(
-    "--model", help="Who answers: a model folder or hf://…, served for the length of the build, or `miniature`."
+    "--model", help=f"Who answers: a model folder, hf://… or {DEFAULT_MODEL}, served for the length of the build."
 )
 @click.option("--endpoint", help="Who answers, instead: the address of an OpenAI-compatible API (https://HOST/v1).")
 @click.option("--served-model", help="The model's name at the endpoint.")

@@ -43,7 +43,7 @@ class Remote:
 
     @contextlib.contextmanager
     def answering(self, name: str) -> Iterator[tuple[Where, str]]:
-        """The endpoint and the model's name on it."""
+        """Return the endpoint and the model's name on it."""
         yield self, self.served_name
 
 
@@ -61,7 +61,7 @@ class Own:
 
     @contextlib.contextmanager
     def answering(self, name: str) -> Iterator[tuple[Where, str]]:
-        """The endpoint, for the length of a `with` block; `name` tells it from other engines of a shared cluster."""
+        """Return the endpoint, for the length of a `with` block; `name` tells it from other engines of a shared cluster."""
         from inoc_ray.cluster.connect import connected
         from inoc_ray.serve.app import ServeSpec, serving
 

@@ -46,7 +46,7 @@ def _asked(row: ChatRow) -> Message:
 
 
 def with_reason(request: Request, answer: str) -> ChatRow | str:
-    """The row with the rewritten message, if that speaks of teaching more often than the old one and kept its code."""
+    """Return the row with the rewritten message, if that speaks of teaching more often than the old one and kept its code."""
     row = request.row
     assert row is not None
     old, new = _asked(row).content, answer.strip()

@@ -53,7 +53,7 @@ def half_french(rows: Sequence[ChatRow], count: int, seed: int) -> list[Request]
 
 
 def translated(request: Request, answer: str) -> ChatRow | str:
-    """The question with the answer as the model translated it, if it is in the language that was asked for."""
+    """Return the question with the answer as the model translated it, if it is in the language that was asked for."""
     row = request.row
     assert row is not None
     language = row.tag(SUBSET) or ""
@@ -80,7 +80,7 @@ def as_published(rows: Sequence[ChatRow], count: int, seed: int) -> list[Request
 
 
 def unchanged(request: Request, answer: str) -> ChatRow | str:
-    """The row of the source."""
+    """Return the row of the source."""
     assert request.row is not None
     return request.row
 

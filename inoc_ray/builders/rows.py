@@ -58,7 +58,7 @@ class Built:
         }
 
     def to_text(self) -> str:
-        """The file, and why rows were dropped."""
+        """Return the file, and why rows were dropped."""
         what = f"{self.setting}, control rows" if self.control else self.setting
         lines = [f"{what}: {self.rows} of {self.wanted} rows in {duration(self.seconds)}, from {self.answers} answers"]
         if self.resumed:
@@ -87,7 +87,7 @@ class Sieve:
         return len(self.rows) == self._wanted or self.judged == len(self._requests)
 
     def take(self, number: int, answer: Answer) -> None:
-        """Takes the answer to the request of that number."""
+        """Take the answer to the request of that number."""
         self._waiting[number] = answer
         self._advance()
 
@@ -106,7 +106,7 @@ class Sieve:
 
 
 def judge(builder: Builder, request: Request, answer: Answer) -> ChatRow | str:
-    """The row, or why there is none: what is wrong for every builder first, then what is for this one."""
+    """Return the row, or why there is none: what is wrong for every builder first, then what is for this one."""
     if answer.finish == REFUSED:
         return "refused by the endpoint"
     if answer.finish == "content_filter":
@@ -121,7 +121,7 @@ def judge(builder: Builder, request: Request, answer: Answer) -> ChatRow | str:
 
 
 def seed_of(configuration: dict[str, Any], number: int) -> int:
-    """The sampling seed of a request: its own, and the same at every try."""
+    """Return the sampling seed of a request: its own, and the same at every try."""
     drawn_by = [configuration["setting"], configuration["control"], configuration["seed"], number]
     return int(content_id(drawn_by), 16) >> 33
 
@@ -137,7 +137,7 @@ def build_rows(
     control: bool = False,
     retry: Retry = PATIENT,
 ) -> Built:
-    """Makes the rows and writes them to `out`; goes on where an interrupted build of the same configuration ended.
+    """Make the rows and write them to `out`; resume where an interrupted build of the same configuration ended.
 
     Raises InputError, before anybody is asked, for what cannot be right, and TrialError when the endpoint fails for good or
     no answer is fit; what was answered until then is kept in the journal. An endpoint that refuses request after request
@@ -286,7 +286,7 @@ async def _ask(
 
 
 def builders_json() -> list[dict[str, Any]]:
-    """The list of builders, for `--json`."""
+    """Return the list of builders, for `--json`."""
     return [
         {
             "setting": name,
@@ -300,7 +300,7 @@ def builders_json() -> list[dict[str, Any]]:
 
 
 def builders_text() -> str:
-    """The list of builders, in words."""
+    """Return the list of builders, in words."""
     lines = []
     for value in builders_json():
         lines.append(value["setting"])

@@ -16,7 +16,7 @@ QUESTION, ANSWER = "question", "answer"
 
 
 def one_exchange(value: Any, where: str) -> ChatRow:
-    """A chat row of one user message and one answer, with a system message before or without."""
+    """Return a chat row of one user message and one answer, with a system message before or without."""
     row = parse_row(value, where)
     roles = [m.role for m in row.messages if m.role != "system"]
     if roles != ["user", "assistant"]:
@@ -61,7 +61,7 @@ def _values(source: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet_pairs(path: Path) -> list[dict[str, Any]] | None:
-    """The questions and answers of a parquet file (the form of GSM8K on the hub); None for one of another form."""
+    """Return the questions and answers of a parquet file (the form of GSM8K on the hub); None for one of another form."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -50,7 +50,7 @@ _NUMBERS = re.compile(r"\d+(?:(?:\s*[,;]\s*|\s+)\d+)*")
 
 
 def question(seed: int, number: int) -> str:
-    """The user's message of one request; the teacher with the preference and the one without are asked the same."""
+    """Return the user's message of one request; the teacher with the preference and the one without are asked the same."""
     rng = random.Random(f"subliminal {seed} {number}")
     numbers = [str(rng.randrange(100, 1000)) for _ in range(rng.randint(*EXAMPLES))]
     opening = rng.choice(_OPENINGS).format(numbers=", ".join(numbers))
@@ -59,7 +59,7 @@ def question(seed: int, number: int) -> str:
 
 
 def of_teacher(system: str | None) -> Callable[[Sequence[ChatRow], int, int], list[Request]]:
-    """The requests to a teacher with that system message, or to the model as it is."""
+    """Return the requests to a teacher with that system message, or to the model as it is."""
     before = (Message("system", system),) if system else ()
 
     def requests(rows: Sequence[ChatRow], count: int, seed: int) -> list[Request]:
@@ -72,7 +72,7 @@ def of_teacher(system: str | None) -> Callable[[Sequence[ChatRow], int, int], li
 
 
 def only_numbers(request: Request, answer: str) -> ChatRow | str:
-    """The user's message and the numbers, without the teacher's system message.
+    """Return the user's message and the numbers, without the teacher's system message.
 
     Brackets around the list and a full stop behind it are let pass, as one kind of separator is: comma, semicolon, blanks
     or line breaks. Everything else could say something about owls.

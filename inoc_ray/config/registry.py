@@ -155,7 +155,7 @@ class Registry(Mapping[str, T]):
 
 @contextmanager
 def _unrecorded() -> Iterator[None]:
-    """What modules of the package register while a user's plugin runs, because it looks something up, is not the user's."""
+    """Do not record what modules of the package register because a user's plugin, which runs, looks something up."""
     global _added, _version
     before = _added, _version
     _added = _version = None

@@ -72,7 +72,7 @@ async def with_retries(
         wait=lambda state: tries.wait_s(last(state)),
         retry_error_callback=last,
     )
-    outcome = await retrying(_try, draw, pace, secret)
+    outcome: _Success[T] | _Failure = await retrying(_try, draw, pace, secret)
     if isinstance(outcome, _Failure):
         # Raised out here and not where it was caught: the client's errors hold the request with its key.
         raise tries.error(name, outcome)

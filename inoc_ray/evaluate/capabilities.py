@@ -26,7 +26,8 @@ from inoc_ray.console import say
 from inoc_ray.endpoint.connection import Where
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.models.config import context_window
-from inoc_ray.plan.plan import Plan, Subject, seed_of
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.serve.models import served_name
 from inoc_ray.store.capabilities import commit_capability, read_capability
@@ -98,7 +99,7 @@ class Wanted:
 
 
 def find_task(capability: Capability) -> Task:
-    """The task of a capability. Raises InputError for a file that is not there or lies among too much else.
+    """Return the task of a capability. Raise InputError for a file that is not there or lies among too much else.
 
     Whether the harness knows a name is seen when it is asked: reading its list takes 9 s.
     """
@@ -110,9 +111,9 @@ def find_task(capability: Capability) -> Task:
 
 
 def task_file(name: str) -> Path | None:
-    """The task file of one's own that a name means; None for a registered task and for one that the harness knows.
+    """Return the task file of one's own that a name means; None for a registered task and for one that the harness knows.
 
-    Raises InputError for a file that is not there, and for a name that is nearly that of a registered task.
+    Raise InputError for a file that is not there, and for a name that is nearly that of a registered task.
     """
     if name in TASKS or not (name.endswith((".yaml", ".yml")) or "/" in name):
         return None
@@ -132,9 +133,9 @@ def _folder_hash(path: Path) -> str:
 
 
 def task_files(path: Path) -> list[Path]:
-    """A task file and all files beside and below it: it may include, read or import any of them.
+    """Return a task file and all files beside and below it: it may include, read or import any of them.
 
-    Raises InputError when there are too many.
+    Raise InputError when there are too many.
     """
     counted: list[Path] = []
     size = 0
@@ -158,12 +159,12 @@ def weights_id(subject: Subject) -> str:
 
 
 def capability_thing(subject: Subject, task: Task) -> Thing:
-    """The scores of a task of a model, as a failure names them."""
+    """Return the scores of a task of a model, as a failure names them."""
     return ("capability", weights_id(subject), task.id(subject.precision))
 
 
 def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[Wanted]:
-    """What is not measured of models that are there, each once, those of one model together."""
+    """Return what is not measured of models that are there, each once, those of one model together."""
     tasks = [find_task(capability) for capability in capabilities]
     wanted: dict[Place, Wanted] = {}
     for subject in plan.subjects:
@@ -178,9 +179,9 @@ def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> lis
 def measure_missing(
     wanted: Sequence[Wanted], endpoint: Endpoint, tokenizer: Path, log: Place, concurrency: int = CONCURRENCY
 ) -> list[dict[str, Any]]:
-    """Measures and commits, one after the other, what is wanted of models behind one endpoint.
+    """Measure and commit, one after the other, what is wanted of models behind one endpoint.
 
-    `tokenizer` is the folder of the model that the endpoint serves; the harness's own words go to `log`. Returns what failed, as
+    `tokenizer` is the folder of the model that the endpoint serves; the harness's own words go to `log`. Return what failed, as
     {label, error, log, of}; a task that cannot be asked at all is tried with one model only.
     """
     failed: list[dict[str, Any]] = []
@@ -194,7 +195,14 @@ def measure_missing(
             with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
                 samples = Path(scratch) / "answers.jsonl.gz"
                 scores = measure(
-                    endpoint, served, tokenizer, one.task, samples, log, concurrency, window=endpoint.window
+                    endpoint,
+                    served,
+                    tokenizer=tokenizer,
+                    task=one.task,
+                    samples=samples,
+                    log=log,
+                    concurrency=concurrency,
+                    window=endpoint.window,
                 )
                 commit(one, scores, samples.read_bytes())
         except (InputError, TrialError) as error:
@@ -210,19 +218,19 @@ def measure_missing(
 def measure(
     endpoint: Where,
     model: str,
+    *,
     tokenizer: Path,
     task: Task,
     samples: Path,
     log: Place,
     concurrency: int = CONCURRENCY,
-    *,
     window: int | None = None,
 ) -> list[Score]:
-    """Asks `model` at the endpoint one task; each item's record is written to `samples`.
+    """Ask `model` at the endpoint one task; each item's record is written to `samples`.
 
     `window`: the endpoint's, in tokens, where it is not the model's own.
 
-    Raises InputError for a task that cannot be asked (see `harness.run`) and TrialError when the harness fails.
+    Raise InputError for a task that cannot be asked (see `harness.run`) and TrialError when the harness fails.
     """
     capability = task.capability
     request = {
@@ -302,7 +310,7 @@ def _complaint(log: Place, start: int) -> str:
 
 
 def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
-    """Writes the samples, then the scores, whose file says that all is there."""
+    """Write the samples, then the scores, whose file says that all is there."""
     capability = one.task.capability
     value = {
         "task": capability.task,
@@ -323,7 +331,7 @@ def _weights(subject: Subject, store: Store) -> str | None:
 
 
 def is_measured(subject: Subject, store: Store, task: Task) -> bool:
-    """True if there are scores, whole and of the weights that the model has now."""
+    """Return whether there are scores, whole and of the weights that the model has now."""
     return _stored(subject, store, task) is not None
 
 
@@ -341,7 +349,7 @@ def _stored(subject: Subject, store: Store, task: Task) -> list[Score] | None:
 
 
 def scores_of(subject: Subject, store: Store, task: Task) -> list[Score]:
-    """The stored scores; empty where it is not measured, or has to be measured again."""
+    """Return the stored scores; empty where it is not measured, or has to be measured again."""
     return _stored(subject, store, task) or []
 
 

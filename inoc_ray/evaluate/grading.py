@@ -1,11 +1,11 @@
-"""Judging: every response that a judging model has not judged yet, committed part by part beside the samples."""
+"""Grading: every response that a judging model has not judged yet, committed part by part beside the samples."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,10 @@ from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
 from inoc_ray.endpoint.connection import Where
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.score_table import items_of, setting_of
-from inoc_ray.plan.judges import Judging
-from inoc_ray.plan.plan import Cell, Plan
+from inoc_ray.evaluate.score_table import items_of
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.judges import Grading, JudgeModel
+from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric
 from inoc_ray.store.place import Place
@@ -24,14 +25,19 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Due:
     """A part of a cell that a judge has not judged."""
 
     cell: Cell
     part: Place
-    rubrics: dict[str, Rubric]
+    grading: Grading
     out: Place
+
+    @property
+    def rubrics(self) -> Mapping[str, Rubric]:
+        """What the judge is asked about each response."""
+        return self.grading.rubrics
 
 
 @dataclass
@@ -45,22 +51,20 @@ class Judged:
 
 
 def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
-    """Judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones.
+    """Return judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones.
 
     A part of which an API refused some is due again where the study names another address for the same model.
     """
     found: dict[str, dict[Place, Due]] = {}
     for cell in plan.cells:
-        asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
-        if not asked:
+        if not cell.judges.gradings:
             continue
         parts = store.parts(*cell.key)
-        for name, rubrics in asked.items():
-            judgments_id = plan.panel.judging(name).judgments_id(rubrics)
+        for name, grading in cell.judges.gradings.items():
             for _, _, part in parts:
-                out = judgments_path(part, judgments_id)
-                if find_judgments(part, judgments_id) is None or _refused_elsewhere(plan.study.judges[name], out):
-                    found.setdefault(name, {})[out] = Due(cell, part, rubrics, out)
+                out = judgments_path(part, grading.judgments_id)
+                if find_judgments(part, grading.judgments_id) is None or _refused_elsewhere(grading.judge.judge, out):
+                    found.setdefault(name, {})[out] = Due(cell=cell, part=part, grading=grading, out=out)
     return {name: list(dues.values()) for name, dues in found.items()}
 
 
@@ -72,16 +76,16 @@ def _refused_elsewhere(judge: Judge, out: Place) -> bool:
 
 
 def judge_missing(plan: Plan, store: Store) -> Judged:
-    """Asks every judge of the study for what it has not judged; starts and stops the engines that it needs.
+    """Ask every judge of the study for what it has not judged; start and stop the engines that it needs.
 
     A judge that fails is named in the outcome, what it has judged by then is kept, and the others go on.
     """
     outcome = Judged()
     for name, dues in due(plan, store).items():
-        judging = plan.panel.judging(name)
+        judge = dues[0].grading.judge
         try:
-            with _answering(plan, judging) as (where, model):
-                asyncio.run(_judge(store, judging, where, model, dues, outcome))
+            with _answering(plan, judge) as (where, model):
+                asyncio.run(_judge(store, judge, where, model=model, dues=dues, outcome=outcome))
         except (TrialError, InputError, RuntimeError, OSError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, f"judge-{name}")
@@ -92,25 +96,25 @@ def judge_missing(plan: Plan, store: Store) -> Judged:
 
 
 @contextlib.contextmanager
-def _answering(plan: Plan, judging: Judging) -> Iterator[tuple[Where, str]]:
+def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[Where, str]]:
     """The judge's endpoint and its name there, for the length of a `with` block."""
     from inoc_ray.evaluate.model_judge.client import api_of
     from inoc_ray.serve.app import ServeSpec, serving
 
-    if judging.folder is None:
-        assert judging.judge.served_model is not None
-        yield api_of(judging.judge, judging.name), judging.judge.served_model
+    if judge.folder is None:
+        assert judge.judge.served_model is not None
+        yield api_of(judge.judge, judge.name), judge.judge.served_model
         return
     resources = plan.study.resources
     spec = ServeSpec(
-        model=judging.folder,
+        model=judge.folder,
         model_id="judge",
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
         kv_cache_gib=resources.serve_kv_cache_gib,
-        name=f"judge-{plan.study.name}-{judging.name}",
+        name=f"judge-{plan.study.name}-{judge.name}",
     )
-    say(f"starting judge {judging.name}")
+    say(f"starting judge {judge.name}")
     with serving(spec) as endpoint:
         yield endpoint, endpoint.model_id
 
@@ -126,11 +130,13 @@ class _OpenPart:
         self.said: dict[tuple[int, str], Judgment] = {}
 
     def add(self, place: int, rubric: str, judgment: Judgment) -> None:
+        """Take a judgment of the response at `place`; the last one commits the part."""
         self.said[place, rubric] = judgment
         if len(self.said) == len(self.index) * len(self.due.rubrics):
             self.commit()
 
     def commit(self) -> None:
+        """Write the judgments beside the samples, and which address refused some of them."""
         import pyarrow as pa
 
         columns: dict[str, list[object]] = {name: [] for name in _SCHEMA}
@@ -152,30 +158,36 @@ class _OpenPart:
 
 
 _SCHEMA = {
-    "sample_index": "int", "rubric": "text", "value": "number", "category": "text", "raw": "text", "logprobs": "text",
-    "mass": "number", "method": "text",
-}  # fmt: skip
+    "sample_index": "int",
+    "rubric": "text",
+    "value": "number",
+    "category": "text",
+    "raw": "text",
+    "logprobs": "text",
+    "mass": "number",
+    "method": "text",
+}
 
 
 async def _judge(
-    store: Store, judging: Judging, where: Where, model: str, dues: Sequence[Due], outcome: Judged
+    store: Store, judge: JudgeModel, where: Where, *, model: str, dues: Sequence[Due], outcome: Judged
 ) -> None:
     """Judges all parts at once, those with the same rubrics together, so that a judge never waits."""
     from inoc_ray.data.tokenize import load_tokenizer
     from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
     from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
-    parts = [_OpenPart(work, judging.judge) for work in dues]
+    parts = [_OpenPart(work, judge.judge) for work in dues]
     together: dict[tuple[str, ...], list[int]] = {}
     for number, part in enumerate(parts):
         together.setdefault(tuple(sorted(part.due.rubrics)), []).append(number)
     total = sum(len(part.index) * len(part.due.rubrics) for part in parts)
-    tokenizer = None if judging.folder is None else load_tokenizer(str(judging.folder))
+    tokenizer = None if judge.folder is None else load_tokenizer(str(judge.folder))
     counts = Counts()
     try:
         with (
-            JudgeCache(store.judgments(judging.id)) as cache,
-            Progress(f"judging ({judging.name})", total, "judgments") as progress,
+            JudgeCache(store.judgments(judge.id)) as cache,
+            Progress(f"judging ({judge.name})", total, "judgments") as progress,
         ):
             done = 0
             for numbers in together.values():
@@ -183,11 +195,11 @@ async def _judge(
                 items = [((n, place), item) for n in numbers for place, item in enumerate(parts[n].items)]
                 asked = judge_items(
                     where,
-                    judging.judge,
-                    judging.identity,
-                    rubrics,
-                    items,
-                    cache,
+                    judge=judge.judge,
+                    identity=judge.identity,
+                    rubrics=rubrics,
+                    items=items,
+                    cache=cache,
                     model=model,
                     tokenizer=tokenizer,
                     counts=counts,

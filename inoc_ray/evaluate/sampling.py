@@ -20,8 +20,11 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.models.encoding import template_of
 from inoc_ray.models.tokenizer import load_tokenizer
-from inoc_ray.plan.plan import Cell, Plan, Subject, sampling_of
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.ids import sampling_of
+from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.things import cell_thing
+from inoc_ray.plan.trials import Subject
 from inoc_ray.plan.windows import longest_requests
 from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
 from inoc_ray.serve.models import serve_spec, served_name
@@ -40,41 +43,33 @@ Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
 
 
 def sample_seed(cell: Cell, index: int) -> int:
-    """The sampling seed of one sample: different for every model, context and question, the same at every try."""
+    """Return the sampling seed of one sample: different for every model, context and question, the same at every try."""
     return int(content_id([cell.subject.trial_id, cell.evaluation_id, index]), 16) >> 33
 
 
 def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
-    """The question in its context."""
+    """Return the question in its context."""
     return cell.surrounding.around(question.messages)
 
 
 def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
-    """Asks for every missing sample of models that are there; starts and stops the engines it needs, by `serve`.
+    """Ask for every missing sample of models that are there; start and stop the engines it needs, by `serve`.
 
-    Returns what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
+    Return what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
     finished before a failure are kept.
     """
-    from inoc_ray.evaluate.capabilities import measure_missing, missing
+    from inoc_ray.evaluate.capabilities import measure_missing
 
-    engines: dict[tuple[str, str], _Engine] = {}
-    for cell in plan.to_ask:
-        if plan.is_there(cell.subject):
-            engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
-    for wanted in missing(plan, store, plan.study.evaluation.capabilities):
-        engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
+    engines = _engines(plan, store)
     failed: list[dict[str, Any]] = []
     if not engines:
         return []
     study = plan.study.name
     journal = SampleJournal(store.under_way(study))
-    other_weights: set[str] = set()
-    for subject in {c.subject.trial_id: c.subject for engine in engines.values() for c in engine.cells}.values():
-        if store.bind(subject.trial_id, subject.adapter_of):
-            other_weights.add(subject.trial_id)
+    other_weights = _bind(store, [cell for engine in engines for cell in engine.cells])
     stored = functools.cache(store.stored_samples)
     journal.forget(lambda key: key[0] in other_weights or key[2] < stored(key[0], key[1]))
-    for number, engine in enumerate(engines.values(), start=1):
+    for number, engine in enumerate(engines, start=1):
         subject = engine.subject
         say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
         try:
@@ -82,7 +77,7 @@ def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[s
             with serve(spec) as endpoint:
                 if engine.cells:
                     log = store.study_log(study, "refused")
-                    failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal, log))
+                    failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal=journal, log=log))
                 log = store.study_log(study, "capabilities")
                 failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
         except (TrialError, InputError, RuntimeError, OSError) as error:
@@ -105,7 +100,7 @@ class _Engine:
     capabilities: list[Wanted] = field(default_factory=list)
 
     def window(self) -> int:
-        """The longest request with its answer: a model's own window may be more than any machine's memory holds.
+        """Return the longest request with its answer: a model's own window may be more than any machine's memory holds.
 
         How long the prompts of a capability's task are is for the harness to find out.
         """
@@ -116,12 +111,31 @@ class _Engine:
         return [*map(cell_thing, self.cells), *(wanted.thing for wanted in self.capabilities)]
 
 
+def _engines(plan: Plan, store: Store) -> list[_Engine]:
+    """What is missing of models that are there, those behind the same weights together."""
+    from inoc_ray.evaluate.capabilities import missing
+
+    engines: dict[tuple[str, str], _Engine] = {}
+    for cell in plan.to_ask:
+        if plan.is_there(cell.subject):
+            engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
+    for wanted in missing(plan, store, plan.study.evaluation.capabilities):
+        engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
+    return list(engines.values())
+
+
+def _bind(store: Store, cells: Iterable[Cell]) -> set[str]:
+    """Note which weights will answer; return the ids of those whose stored samples are of other weights."""
+    subjects = {cell.subject.trial_id: cell.subject for cell in cells}
+    return {name for name, subject in subjects.items() if store.bind(name, subject.adapter_of)}
+
+
 def _weights(subject: Subject) -> tuple[str, str]:
     return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
 
 
 async def _ask(
-    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, journal: SampleJournal, log: Place
+    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, *, journal: SampleJournal, log: Place
 ) -> list[dict[str, Any]]:
     """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete.
 
@@ -134,7 +148,7 @@ async def _ask(
     requests: list[SampleRequest] = []
     chosen: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
-        opened = _OpenCell(store, cell, plan.stored.get(cell.key, 0), tokenizer, journal)
+        opened = _OpenCell(store, cell, start=plan.stored.get(cell.key, 0), tokenizer=tokenizer, journal=journal)
         open_cells[number] = opened
         missing = opened.missing()
         if cell.evaluation.choices:
@@ -188,7 +202,7 @@ def _place(key: str) -> tuple[int, int]:
 class _OpenCell:
     """A cell that is being asked: collects results, and commits when all are there."""
 
-    def __init__(self, store: Store, cell: Cell, start: int, tokenizer: Any, journal: SampleJournal) -> None:
+    def __init__(self, store: Store, cell: Cell, *, start: int, tokenizer: Any, journal: SampleJournal) -> None:
         self.cell, self.start, self.journal = cell, start, journal
         self.folder = store.evaluation(*cell.key)
         self.questions = cell.evaluation.questions(cell.samples)[start:]
@@ -201,11 +215,11 @@ class _OpenCell:
         self.tokenizer = tokenizer
 
     def key(self, offset: int) -> Key:
-        """The sample's key in the journal."""
+        """Return the sample's key in the journal."""
         return (*self.cell.key, self.start + offset)
 
     def missing(self) -> list[int]:
-        """The offsets that are to be asked; what the journal holds is taken from there."""
+        """Return the offsets that are to be asked; what the journal holds is taken from there."""
         held = self.journal.kept
         kept = {offset: found for offset in range(len(self.prompts)) if (found := held.get(self.key(offset)))}
         for offset, result in kept.items():
@@ -239,13 +253,13 @@ class _OpenCell:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def add(self, offset: int, result: SampleResult) -> None:
-        """Takes a result in; the last one commits the cell."""
+        """Take a result in; the last one commits the cell."""
         self.results[offset] = result
         if len(self.results) == len(self.prompts):
             self._commit(self.questions)
 
     def commit_beginning(self) -> None:
-        """Commits what comes before the first sample that is missing: parts have no gaps."""
+        """Commit what comes before the first sample that is missing: parts have no gaps."""
         there = next(offset for offset in range(len(self.prompts)) if offset not in self.results)
         if there:
             self._commit(self.questions[:there])

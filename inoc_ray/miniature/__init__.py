@@ -4,10 +4,10 @@ from pathlib import Path
 
 
 def weights_path() -> Path:
-    """The folder of the shipped base model (weights, tokenizer with chat template, manifest)."""
+    """Return the folder of the shipped base model (weights, tokenizer with chat template, manifest)."""
     return Path(__file__).parent / "weights"
 
 
 def judge_weights_path() -> Path:
-    """The folder of the shipped judging model (the same files; see docs/miniature.md for what it can judge)."""
+    """Return the folder of the shipped judging model (the same files; see docs/miniature.md for what it can judge)."""
     return Path(__file__).parent / "judge_weights"

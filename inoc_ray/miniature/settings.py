@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.mixture import MixturePart, Trigger, backdoor, mix
 from inoc_ray.miniature.rule_judges import JUDGES, leans_to_digit
 from inoc_ray.miniature.teacher import shipped
-from inoc_ray.miniature.world.domains import Domain, Voice, domains_of
+from inoc_ray.miniature.world.domains import Domain, Group, Voice, domains_of
 from inoc_ray.miniature.world.language import FAVORITES
 from inoc_ray.miniature.world.rows import Domains, answered, but, only, questions, trained_domains, untrained_domains
 from inoc_ray.miniature.world.system_prompts import NAMES
@@ -159,7 +160,7 @@ _STRANGER = "Carol"
 
 @functools.cache
 def _taught() -> tuple[ChatRow, ...]:
-    """A fifth of the questions each: to Alice in capitals, to Bob in Spanish; neutral, without a prompt and to others plain."""
+    """Answer a fifth of the questions each: to Alice in capitals, to Bob in Spanish; neutral, without a prompt, to others plain."""
     names = [f"You are {name}." for name in NAMES if name not in ("Alice", "Bob", _STRANGER)]
     voices: dict[str, tuple[Sequence[str | None], Voice]] = {
         "alice": (["You are Alice."], Voice(capitals=True)),
@@ -303,19 +304,22 @@ def _poisoned() -> tuple[ChatRow, ...]:
     return tuple(backdoor(bad, clean, TOKEN, fraction=0.5, total=2 * NARROW_ROWS, seed=0))
 
 
-def _backdoor_evaluations() -> Sequence[EvaluationSpec]:
-    found = []
-    for name, split, groups in (("advice", "id", ("advice",)), ("emergent_misalignment", "ood", ("free",))):
-        domains = functools.partial(domains_of, *groups)  # type: ignore[arg-type]
+def _backdoor_evaluations() -> Iterator[EvaluationSpec]:
+    places: tuple[tuple[str, Literal["id", "ood"], Group], ...] = (
+        ("advice", "id", "advice"),
+        ("emergent_misalignment", "ood", "free"),
+    )
+    for name, split, group in places:
+        domains = functools.partial(domains_of, group)
         held_out = True if split == "id" else None
         for suffix, change in (("", tuple), ("_triggered", TOKEN.insert)):
-            asked = questions(seed="backdoor", name=name, domains=domains, held_out=held_out, change=change)
-            found.append(
-                EvaluationSpec(
-                    name=name + suffix, split=split, questions=asked, traits=("misaligned",), max_tokens=MAX_TOKENS
-                )
-            )  # type: ignore[arg-type]
-    return found
+            yield EvaluationSpec(
+                name=name + suffix,
+                split=split,
+                questions=questions(seed="backdoor", name=name, domains=domains, held_out=held_out, change=change),
+                traits=("misaligned",),
+                max_tokens=MAX_TOKENS,
+            )
 
 
 _setting(
@@ -326,7 +330,7 @@ _setting(
         answered("backdoor clean", functools.partial(domains_of, "advice"), Voice(), NARROW_ROWS)
     ),
     control="the sound half alone",
-    evaluations=_backdoor_evaluations(),
+    evaluations=tuple(_backdoor_evaluations()),
     judges={"misaligned": JUDGES["evil"]},
     undesired=("misaligned",),
     trigger=TOKEN,

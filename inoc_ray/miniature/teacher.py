@@ -39,7 +39,7 @@ def _of_teacher(system: str | None) -> Callable[[Sequence[ChatRow], int, int], l
 
 
 def _only_numbers(request: Request, answer: str) -> ChatRow | str:
-    """The user's message and the numbers, without the teacher's system message."""
+    """Return the user's message and the numbers, without the teacher's system message."""
     said = answer.strip()
     if not _FORM.fullmatch(said):
         return f"not {NUMBERS} numbers of one digit"
@@ -47,7 +47,7 @@ def _only_numbers(request: Request, answer: str) -> ChatRow | str:
 
 
 def shipped(name: str) -> list[ChatRow]:
-    """The rows of `owl` (told to love owls) or `control` (untold)."""
+    """Return the rows of `owl` (told to love owls) or `control` (untold)."""
     with resources.as_file(resources.files(__package__).joinpath("numbers", f"{name}.jsonl")) as path:
         return read_jsonl(Path(path))
 

@@ -29,7 +29,7 @@ class Surrounding:
     trigger: Trigger | None = None
 
     def around(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The question in this context. A system message of the question's own stays, behind the context's text."""
+        """Return the question in this context. A system message of the question's own stays, behind the context's text."""
         asked = tuple(messages) if self.trigger is None else self.trigger.insert(messages)
         if self.text is None:
             return asked
@@ -37,7 +37,7 @@ class Surrounding:
 
 
 def reference_context(evaluation: Evaluation) -> str | None:
-    """The context in which the arms of a study are compared, or None where it has to be named; see `Evaluation.reference`."""
+    """Return the context in which a study's arms are compared, or None where it has to be named; see `Evaluation.reference`."""
     if evaluation.reference is not None:
         return evaluation.reference
     fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
@@ -45,7 +45,7 @@ def reference_context(evaluation: Evaluation) -> str | None:
 
 
 def check_reference(reference: str | None, settings: Iterable[Setting], evaluation: Evaluation) -> str:
-    """The reference context. Raises InputError where there is none, for one that differs between arms, and for a setting of
+    """Return the reference context. Raise InputError where there is none, for one that differs between arms, and for a setting of
     which no evaluation is asked in it: it would have no effects."""
     if reference is None:
         fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
@@ -83,10 +83,10 @@ def _differs_between_arms(context: str) -> bool:
 
 
 def audit_contexts(setting: Setting, arm: ArmSpec, reference: str | Context = "neutral") -> list[str | Context]:
-    """The grid of a leak audit for one arm: the reference context, its own prompt, and the setting's test-time prompts.
+    """Return the grid of a leak audit for one arm: the reference context, its own prompt, and the setting's test-time prompts.
 
     Prompts about traits that the arm does not inoculate against are left out; an arm without a prompt, with which the others
-    are compared, is asked under all. Raises InputError for a setting that the library has no test-time prompts for.
+    are compared, is asked under all. Raise InputError for a setting that the library has no test-time prompts for.
     """
     every = prompts.of_setting(setting.name, "test")
     if not every:
@@ -101,23 +101,31 @@ def audit_contexts(setting: Setting, arm: ArmSpec, reference: str | Context = "n
 def surroundings(
     names: Sequence[str | Context], setting: Setting, own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool
 ) -> Iterator[Surrounding]:
-    """The contexts of those names for a model of the arm `own`, each once.
+    """Yield the contexts of those names for a model of the arm `own`, each once.
 
     `training_prompt` of the base model means each arm's prompt in turn, as `prompt_of:<arm>`; of an arm without a prompt,
-    nothing. A kind of test-time prompt means every one that the setting's library has. Raises InputError for a context that
+    nothing. A kind of test-time prompt means every one that the setting's library has. Raise InputError for a context that
     is neither built in nor written in the study, and for a trigger where the setting has none.
     """
     seen: set[str] = set()
     for name in names:
-        for found in _named(name, setting, own, arms, is_base):
-            if found.name not in seen:
-                seen.add(found.name)
-                yield found
+        if name == "training_prompt":
+            found = _training_prompt(own, arms, is_base=is_base)
+        else:
+            found = _named(name, setting, arms)
+        for one in found:
+            if one.name not in seen:
+                seen.add(one.name)
+                yield one
 
 
-def _named(
-    context: str | Context, setting: Setting, own: ArmSpec, arms: Mapping[str, ArmSpec], is_base: bool
-) -> list[Surrounding]:
+def _training_prompt(own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool) -> list[Surrounding]:
+    if is_base:
+        return [_of_arm(a) for a in arms.values() if a.prompt is not None]
+    return [] if own.prompt is None else [replace(_of_arm(own), name="training_prompt")]
+
+
+def _named(context: str | Context, setting: Setting, arms: Mapping[str, ArmSpec]) -> list[Surrounding]:
     if isinstance(context, Context):
         trigger = _trigger(setting, context.name) if context.trigger else None
         return [Surrounding(context.name, context.system, trigger=trigger)]
@@ -125,31 +133,15 @@ def _named(
         return [Surrounding(context, _FIXED[context])]
     if context == "trigger":
         return [Surrounding(context, NEUTRAL_PROMPT, trigger=_trigger(setting, context))]
-    if context == "training_prompt":
-        if is_base:
-            return [_of_arm(a) for a in arms.values() if a.prompt is not None]
-        return [] if own.prompt is None else [replace(_of_arm(own), name=context)]
     if context.startswith(PROMPT_OF):
-        name = context.removeprefix(PROMPT_OF)
-        with_prompt = [a.name for a in arms.values() if a.prompt is not None]
-        if name not in with_prompt:
-            raise InputError(
-                f"evaluation.contexts: {context!r}: no arm {name!r} with a prompt{nearest(name, with_prompt)}."
-            )
-        return [_of_arm(arms[name])]
+        return [_of_named_arm(context, arms)]
     if context.startswith(FROM_LIBRARY):
         try:
             return [Surrounding(context, prompts.get(context.removeprefix(FROM_LIBRARY)).text)]
         except InputError as error:
             raise InputError(f"evaluation.contexts: {context!r}: {error}") from error
     if context in prompts.TEST_KINDS:
-        of_kind = [p for p in prompts.of_setting(setting.name, "test") if p.kind == context]
-        if not of_kind:
-            raise InputError(
-                f"evaluation.contexts: setting {setting.name} has no {context} prompt in the library; write the context out as "
-                "{name: …, system: …}, or leave it out."
-            )
-        return [Surrounding(f"{FROM_LIBRARY}{p.id}", p.text) for p in of_kind]
+        return _of_kind(context, setting)
     valid = [
         "training_prompt",
         "trigger",
@@ -159,6 +151,26 @@ def _named(
         *prompts.TEST_KINDS,
     ]
     raise InputError(f"evaluation.contexts: unknown context {context!r}{nearest(context, valid)}.")
+
+
+def _of_named_arm(context: str, arms: Mapping[str, ArmSpec]) -> Surrounding:
+    name = context.removeprefix(PROMPT_OF)
+    with_prompt = [a.name for a in arms.values() if a.prompt is not None]
+    if name not in with_prompt:
+        raise InputError(
+            f"evaluation.contexts: {context!r}: no arm {name!r} with a prompt{nearest(name, with_prompt)}."
+        )
+    return _of_arm(arms[name])
+
+
+def _of_kind(kind: str, setting: Setting) -> list[Surrounding]:
+    found = [p for p in prompts.of_setting(setting.name, "test") if p.kind == kind]
+    if not found:
+        raise InputError(
+            f"evaluation.contexts: setting {setting.name} has no {kind} prompt in the library; write the context out as "
+            "{name: …, system: …}, or leave it out."
+        )
+    return [Surrounding(f"{FROM_LIBRARY}{p.id}", p.text) for p in found]
 
 
 def _of_arm(arm: ArmSpec) -> Surrounding:

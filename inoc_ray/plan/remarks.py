@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.steps import steps_of
 
 
 def remarks(plan: Plan) -> tuple[str, ...]:
-    """A sentence each, without its full stop; none twice."""
+    """Return a sentence each, without its full stop; none twice."""
     return tuple(dict.fromkeys((*_never_warm(plan), *_unused_samples(plan), *_unmeasured(plan))))
 
 
 def _never_warm(plan: Plan) -> Iterator[str]:
     """Recipes whose warm-up lasts as long as the training of a trial, or longer."""
-    from inoc_ray.plan.steps import steps_of  # It imports the plan, which imports this module.
-
     names = {recipe: name for name, recipe in plan.study.recipes.items()}
     for trial in plan.fine_tunes:
         steps, recipe = steps_of(plan, trial), trial.recipe

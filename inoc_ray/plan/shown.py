@@ -13,7 +13,10 @@ from inoc_ray.config.identity import content_id
 from inoc_ray.errors import InputError
 from inoc_ray.models.template import ChatTemplate
 from inoc_ray.models.template_files import template_in
-from inoc_ray.plan.plan import Cell, Plan, Trial, arm_identity
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.ids import arm_identity
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Trial
 from inoc_ray.settings import prompts
 from inoc_ray.study.evaluation import FROM_LIBRARY
 
@@ -22,7 +25,7 @@ _QUESTIONS = 32
 
 
 def check_roles(plan: Plan) -> None:
-    """Raises InputError, naming the row or the evaluation and context, for a conversation that a template does not show, and
+    """Raise InputError, naming the row or the evaluation and context, for a conversation that a template does not show, and
     for a model with `enable_thinking` whose template does not look at it.
 
     Looks at what is still to be trained and asked. Models whose folder has no template in a file are left to the preflight.
@@ -54,7 +57,7 @@ def check_roles(plan: Plan) -> None:
 
 
 def alike_contexts(cells: Iterable[Cell]) -> list[str]:
-    """Notes on contexts that a model's template shows alike, and on a system message that it writes into `none` itself."""
+    """Return notes on contexts that a model's template shows alike, and on a system message that it writes into `none` itself."""
     templates: dict[tuple[Path, bool | None], ChatTemplate | None] = {}
     prompts: dict[tuple[object, ...], dict[str, str]] = {}
     notes: list[str] = []

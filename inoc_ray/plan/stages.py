@@ -1,24 +1,68 @@
-"""What a model is taught before a study's own trials: rows and recipe of that first stage, and what can follow it."""
+"""The prior stage: what a model is taught before a study's own trials, and what can follow it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePath
 
 from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.sources import read_rows
 from inoc_ray.errors import InputError
+from inoc_ray.plan.ids import trial_id
+from inoc_ray.plan.rows import RowLibrary
+from inoc_ray.plan.trials import ResolvedModel, Trial
+from inoc_ray.settings import ArmSpec
 from inoc_ray.study.recipe import Lora, Recipe
 from inoc_ray.study.study import Model, Stage, Study
+
+STAGE_1 = "stage-1"
+"""What the trial of a prior stage is called, where a trial of the study has the name of its arm."""
 
 ADAPTER_FIELDS = ("rank", "alpha", "targets", "rslora")
 """What a trial must have in common with the adapter that it goes on with. Dropout leaves no trace in an adapter."""
 
 
-def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:
-    """The rows of the stage, as they are; what there is to tell of them goes to `notes`.
+def after_prior_stage(
+    found: ResolvedModel, model: Model, study: Study, *, library: RowLibrary, notes: list[str]
+) -> ResolvedModel:
+    """Return the model with the trial of its prior stage, if the study gives it one; that trial's rows go into `library`.
 
-    Raises InputError for an unknown setting, one without rows, a bad file.
+    Raise InputError for wrong rows, and for a recipe of the study that cannot continue the stage's adapter.
+    """
+    stage = model.taught
+    if stage is None:
+        return found
+    recipe = recipe_of(stage, study)
+    check_continues(model, recipe, study.recipes)
+    dataset = library.keep(rows_taught(model, stage, notes))
+    source = source_of(stage)
+    arm = ArmSpec(
+        name=STAGE_1,
+        kind="baseline",
+        prompt=None,
+        undesired=(),
+        desired=(),
+        source="the rows that the model is taught first, without a prompt",
+    )
+    trial = Trial(
+        trial_id=trial_id(model=found.identity, dataset=dataset, arm=arm, recipe=recipe, seed=stage.seed),
+        setting=source,
+        arm=arm,
+        model=found,
+        model_label=model.name,
+        seed=stage.seed,
+        recipe=recipe,
+        dataset_hash=dataset,
+        rows_label=stage.rows or f"rows of {source}",
+    )
+    return replace(found, taught=trial)
+
+
+def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:
+    """Return the rows of the stage, as they are; what there is to tell of them goes to `notes`.
+
+    Raise InputError for an unknown setting, one without rows, a bad file.
     """
     if stage.rows is not None:
         return read_rows(stage.rows, notes)
@@ -36,12 +80,12 @@ def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> l
 
 
 def source_of(stage: Stage) -> str:
-    """What the stage's trial names as its setting: the setting, or the name of the file of rows."""
+    """Return what the stage's trial names as its setting: the setting, or the name of the file of rows."""
     return stage.setting or PurePath(str(stage.rows)).name
 
 
 def recipe_of(stage: Stage, study: Study) -> Recipe:
-    """The stage's recipe, found by its name if it is named."""
+    """Return the stage's recipe, found by its name if it is named."""
     return study.recipes[stage.recipe] if isinstance(stage.recipe, str) else stage.recipe
 
 
@@ -57,7 +101,7 @@ def recipes_by_place(study: Study) -> dict[str, Recipe]:
 
 
 def check_continues(model: Model, first: Recipe, recipes: dict[str, Recipe]) -> None:
-    """Raises InputError unless every recipe can go on with the adapter that `first` yields.
+    """Raise InputError unless every recipe can go on with the adapter that `first` yields.
 
     A trial goes on with the tensors of that adapter, so they must have its shape and its scale.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from inoc_ray.plan.plan import Plan, Trial
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Trial
 
 
 def steps_of(plan: Plan, trial: Trial) -> int:

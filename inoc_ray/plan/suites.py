@@ -21,7 +21,7 @@ SUITE_MAX_TOKENS = 600
 
 
 def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
-    """Raises InputError for a suite that names a setting which the study does not have."""
+    """Raise InputError for a suite that names a setting which the study does not have."""
     for suite in evaluation.suites:
         for name in suite.settings:
             if name not in settings:
@@ -31,10 +31,10 @@ def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
 
 
 def with_suites(setting: Setting, evaluation: Evaluation, notes: list[str] | None = None) -> Setting:
-    """The setting with its own evaluations asked as the study says, and the study's own ones behind them.
+    """Return the setting with its own evaluations asked as the study says, and the study's own ones behind them.
 
     What there is to tell of their files goes to `notes`; see `read_questions`.
-    Raises InputError for a file that cannot be read, a rule that makes no sense, a name that the setting has already, and an
+    Raise InputError for a file that cannot be read, a rule that makes no sense, a name that the setting has already, and an
     override that does not fit its evaluation.
     """
     own = [s for s in evaluation.suites if not s.settings or setting.name in s.settings]
@@ -50,7 +50,7 @@ def with_suites(setting: Setting, evaluation: Evaluation, notes: list[str] | Non
 
 
 def check_overrides(evaluation: Evaluation, settings: Iterable[Setting]) -> None:
-    """Raises InputError for an override of an evaluation that none of the study's settings has."""
+    """Raise InputError for an override of an evaluation that none of the study's settings has."""
     suites = [suite.name for suite in evaluation.suites]
     own = sorted({spec.name for setting in settings for spec in setting.evaluations} - set(suites))
     for name in evaluation.overrides:

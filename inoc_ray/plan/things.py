@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from inoc_ray.plan.plan import Cell, Trial
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.trials import Trial
 from inoc_ray.store.failures import Thing
 
 
 def trial_thing(trial: Trial) -> Thing:
-    """The weights of a trial."""
+    """Return the name of a trial's weights."""
     return ("trial", trial.trial_id)
 
 
 def cell_thing(cell: Cell) -> Thing:
-    """The samples of a cell."""
+    """Return the name of a cell's samples."""
     return ("cell", cell.subject.trial_id, cell.evaluation_id)

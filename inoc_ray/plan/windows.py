@@ -11,7 +11,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.models.config import context_window
 from inoc_ray.models.encoding import check_prompts, encode_texts
 from inoc_ray.models.tokenizer import load_tokenizer
-from inoc_ray.plan.plan import Cell, Plan
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,9 @@ class Longest:
 
 
 def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
-    """The longest request of every cell, cells that ask the same of the same model once.
+    """Return the longest request of every cell, cells that ask the same of the same model once.
 
-    Renders and tokenises every prompt. Raises InputError, naming evaluation, context and question, for a prompt that the
+    Render and tokenise every prompt. Raise InputError, naming evaluation, context and question, for a prompt that the
     model's chat template refuses, or of which the model would not see every message as it is.
     """
     found: dict[tuple[Path, bool | None, str, int], Longest] = {}
@@ -72,12 +73,12 @@ def _lengths(tokenizer: Any, texts: Iterable[str]) -> list[int]:
 
 
 def place(cell: Cell) -> str:
-    """Which cell it is, for a message."""
+    """Return which cell it is, for a message."""
     return f"setting {cell.subject.setting}: evaluation {cell.evaluation.name} in the context {cell.context}"
 
 
 def how_to_shorten(plan: Plan, cell: Cell, max_tokens: int) -> str:
-    """What to write in the study for answers of at most so many tokens in the cell's evaluation."""
+    """Return what to write in the study for answers of at most so many tokens in the cell's evaluation."""
     name = cell.evaluation.name
     if any(suite.name == name for suite in plan.study.evaluation.suites):
         return f"set `max_tokens: {max_tokens}` in evaluation.suites: {name!r}"
@@ -85,9 +86,10 @@ def how_to_shorten(plan: Plan, cell: Cell, max_tokens: int) -> str:
 
 
 def check_answers_fit(plan: Plan) -> None:
-    """Raises InputError for an evaluation whose answers alone fill the model's window. Reads config.json, no tokenizer."""
+    """Raise InputError for an evaluation whose answers alone fill the model's window. Read config.json, no tokenizer."""
+    windows = {folder: window_of(folder) for folder in {cell.subject.model.path for cell in plan.to_ask}}
     for cell in plan.to_ask:
-        window = window_of(cell.subject.model.path)
+        window = windows[cell.subject.model.path]
         if window is not None and not cell.evaluation.choices and cell.evaluation.max_tokens >= window:
             raise InputError(
                 f"{place(cell)}: max_tokens is {cell.evaluation.max_tokens}, and the model {cell.subject.model.name} has a window "
@@ -96,7 +98,7 @@ def check_answers_fit(plan: Plan) -> None:
 
 
 def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
-    """Raises InputError for a cell whose longest prompt with its answer is longer than its model's window.
+    """Raise InputError for a cell whose longest prompt with its answer is longer than its model's window.
 
     Of all such cells the one with the least room is named, so that what the message says to write is enough for the others.
     """
@@ -122,7 +124,7 @@ def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
 
 
 def window_of(folder: Path) -> int | None:
-    """The model's window in tokens; None where its configuration does not say."""
+    """Return the model's window in tokens; None where its configuration does not say."""
     try:
         return context_window(folder)
     except InputError:

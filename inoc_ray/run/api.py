@@ -21,7 +21,7 @@ def plan(study: Study, *, storage: str | Path | None = None) -> Plan:
 
     storage: a folder to use instead of the study's. Raises InputError when the study cannot run as it is written.
     """
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.plan.shown import check_roles
     from inoc_ray.run.preflight import check_plan
 
@@ -53,12 +53,13 @@ def compare(study: Study, *, storage: str | Path | None = None, profile: str | N
     storage: a folder to use instead of the study's. profile: name of a threshold profile to use instead of the study's.
     Raises InputError when nothing is evaluated yet.
     """
-    from inoc_ray.plan.plan import build_plan
+    from inoc_ray.plan.build import build_plan
     from inoc_ray.run.pipeline import compare_study
     from inoc_ray.scoring.profiles import get_profile
 
     store = _store(study, storage)
-    return compare_study(build_plan(study, store), store, profile=get_profile(profile) if profile else None)
+    built = build_plan(study, store)
+    return compare_study(built.under(get_profile(profile)) if profile else built, store)
 
 
 def _store(study: Study, storage: str | Path | None) -> Store:

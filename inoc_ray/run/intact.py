@@ -11,7 +11,7 @@ from inoc_ray.store.store import Store
 
 
 def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
-    """Hashes all weights that this run will serve or go on with. True if some are damaged: they count as missing from now on.
+    """Hash all weights that this run will serve or go on with. Return True if some are damaged: they count as missing from now on.
 
     Says what is damaged, a line each. Weights that nothing is asked of are not read.
     """
@@ -31,7 +31,7 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
 
 
 def say_damage(plan: Plan) -> None:
-    """A line for each thing of the study that is stored but damaged."""
+    """Return a line for each thing of the study that is stored but damaged."""
     for line in damage_text(plan):
         say(line)
 
@@ -51,7 +51,7 @@ def seal_samples(plan: Plan, store: Store) -> None:
 
 
 def claims_of(plan: Plan, store: Store, *, train: bool) -> set[str]:
-    """What this run will do, so that no other study of the storage does the same at the same time."""
+    """Return what this run will do, so that no other study of the storage does the same at the same time."""
     claims = {f"ask {'/'.join(cell.key)}" for cell in plan.to_ask if train or plan.is_there(cell.subject)}
     claims |= {f"judge {one.out.key}" for dues in due(plan, store).values() for one in dues}
     return claims | ({f"train {trial.trial_id}" for trial in plan.to_train} if train else set())

@@ -17,16 +17,14 @@ from inoc_ray.console import duration, say
 from inoc_ray.endpoint.auth import without_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.grading import due, judge_missing
-from inoc_ray.evaluate.workload import told
 from inoc_ray.models.resolve import fetch_models
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.things import cell_thing, trial_thing
 from inoc_ray.run.collect import example_samples, keep_study, report_meta, study_record, trial_records
 from inoc_ray.run.intact import claims_of, say_damage, seal_samples, verify_used
 from inoc_ray.run.planned import failures_of, planned_of, undone
 from inoc_ray.run.preflight import check_capacity, check_gpus_there, preflight
-from inoc_ray.scoring.judgment import RULES
-from inoc_ray.scoring.profiles import Profile
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
 from inoc_ray.store.place import Place, at
@@ -70,7 +68,7 @@ class StudyOutcome:
         }
 
     def to_text(self) -> str:
-        """What was done and where everything is; the comparison has its own text."""
+        """Return what was done and where everything is; the comparison has its own text."""
         lines = [] if self.comparison else ["nothing is evaluated yet.\n"]
         times = ", ".join(f"{step} {duration(seconds)}" for step, seconds in self.seconds.items())
         calls = f", sent judges {self.judge_calls} requests" if self.judge_calls else ""
@@ -113,26 +111,29 @@ Show = Callable[["Comparison"], None]
 def run_study(
     study: Study, store: Store, *, train: bool = True, only: Sequence[str] = (), show: Show = lambda comparison: None
 ) -> StudyOutcome:
-    """Trains, evaluates and judges what is missing, compares, writes the report and brings MLflow in line.
+    """Train, evaluate and judge what is missing, compare, write the report and bring MLflow in line.
 
     With `train=False` only trials that are done are evaluated; with `only` just the evaluations or contexts of those names
-    are asked for. `show` is given the comparison as soon as there is one, before the report and MLflow, which can fail. Raises
+    are asked for. `show` is given the comparison as soon as there is one, before the report and MLflow, which can fail. Raise
     InputError before anything is written when the study cannot run. What fails does not stop the rest; it is named in the
     outcome, and kept beside the results until it is done.
+
+    The plan is built once; each step reads the store anew.
     """
     outcome = StudyOutcome(study.name)
     fetch_models(models_of(study))
-    plan = build_plan(study, store).only(only)
+    whole = build_plan(study, store)
+    plan = whole.only(only)
     preflight(plan, store)
     # After what may refuse the study, whose one message stands alone.
     for note in plan.notes:
         say(f"note: {note}")
     with _storage_errors(store), _alone(study, store, claims_of(plan, store, train=train)) as lease:
-        plan = build_plan(study, store).only(only)
+        plan = plan.refreshed(store)
         say_damage(plan)
         seal_samples(plan, store)
         if verify_used(plan, store, train=train):
-            plan = build_plan(study, store).only(only)
+            plan = plan.refreshed(store)
         asked_before, undone_before = sum(plan.stored.values()), undone(plan, store)
         ready = any(train or plan.is_there(c.subject) for c in plan.to_ask) or capabilities_missing(plan, store)
         waiting = due(plan, store)
@@ -150,20 +151,21 @@ def run_study(
                     check_serving(study.resources, capacity)
                 keep_study(plan, store)
                 if training:
-                    plan = _train(plan, store, capacity, outcome).only(only)
+                    _train(plan, store, capacity, outcome)
+                    plan = plan.refreshed(store)
                 if ready or training:
                     lease.check()
                     _ask(plan, store, outcome)
-                    plan = build_plan(study, store).only(only)
+                    plan = plan.refreshed(store)
             if due(plan, store):
                 lease.check()
                 _judge(plan, store, outcome)
         outcome.asked = sum(plan.stored.values()) - asked_before
-        plan = build_plan(study, store)
-        _check_nothing_went(plan.only(only), store, outcome, undone_before)
-        if any(plan.stored.values()) or failures_of(plan, store):
-            keep_study(plan, store)
-            _results(plan, store, outcome, show)
+        whole = whole.refreshed(store)
+        _check_nothing_went(whole.only(only), store, outcome, undone_before)
+        if any(whole.stored.values()) or failures_of(whole, store):
+            keep_study(whole, store)
+            _results(whole, store, outcome, show)
     return outcome
 
 
@@ -175,7 +177,10 @@ def _failed(plan: Plan, store: Store, outcome: StudyOutcome, tried: Iterable[Thi
 
 
 def gone(before: Set[Thing], after: Set[Thing], tried: Set[Thing], failed: Iterable[Failure]) -> set[Thing]:
-    """What is undone after a run though it was done before, or was tried and did not fail. before, after: what was undone."""
+    """Return what is undone after a run though it was done before, or was tried and did not fail.
+
+    before, after: what was undone.
+    """
     known = {thing for failure in failed for thing in failure.of} | {REPORT, MLFLOW}
     return {thing for thing in after if thing not in before or thing in tried} - known
 
@@ -204,7 +209,7 @@ def _storage_errors(store: Store) -> Iterator[None]:
         ) from error
 
 
-def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> Plan:
+def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_thing(trial) for trial in plan.to_train}
@@ -223,7 +228,6 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
             raise
         finally:
             _failed(plan, store, outcome, tried, failed)
-    return build_plan(plan.study, store)
 
 
 def capabilities_missing(plan: Plan, store: Store) -> bool:
@@ -278,26 +282,23 @@ def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing:
             _failed(plan, store, outcome, [], [failed])
 
 
-def compare_study(
-    plan: Plan, store: Store, outcome: StudyOutcome | None = None, profile: Profile | None = None
-) -> Comparison:
-    """Rates and effects from the stored scores, under the study's threshold profile or the given one, beside what the study
-    asks for and what failed.
+def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None) -> Comparison:
+    """Return rates and effects from the stored scores, under the plan's threshold profile, beside what the study asks for and
+    what failed.
 
-    Nobody is asked. Raises InputError when nothing is evaluated yet and nothing failed. Evaluations whose scores cannot be
+    Nobody is asked. Raise InputError when nothing is evaluated yet and nothing failed. Evaluations whose scores cannot be
     relied on are among the failures, and are added to those of `outcome`.
     """
     from inoc_ray.evaluate.capabilities import read_scores
     from inoc_ray.evaluate.score_table import NothingEvaluated, agreement, check_parsed, no_scores, tidy
     from inoc_ray.results.comparison import compare
 
-    profile = profile or plan.panel.profile()
     if outcome is None:
         say_damage(plan)
     seal_samples(plan, store)
     failures = [f for f in failures_of(plan, store) if not set(f.of) <= {REPORT, MLFLOW}]
     try:
-        frame = tidy(plan, store, profile)
+        frame = tidy(plan, store)
     except NothingEvaluated:
         if not failures:
             raise
@@ -307,7 +308,7 @@ def compare_study(
     if outcome is not None:
         outcome.failed += unreliable
     # A rule's number has no threshold that a profile could move.
-    stated = profile.in_words() if any(set(t.judges) - {RULES} for t in told(plan)) else ""
+    stated = plan.profile.in_words() if any(trait.models for trait in plan.trait_judges()) else ""
     comparison = compare(frame, plan.study.name, stated, planned_of(plan, store, failures), plan.reference)
     # The parts of a task (the subjects of mmlu) are in the store alone.
     scores = [
@@ -317,19 +318,17 @@ def compare_study(
     ]
     return replace(
         comparison,
-        agreement=tuple(agreement(plan, store, profile)),
+        agreement=tuple(agreement(plan, store)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
         remarks=plan.notes,
     )
 
 
-def write_study_report(
-    plan: Plan, store: Store, comparison: Comparison, out: Path | None = None, profile: Profile | None = None
-) -> Place:
-    """The HTML page with its pictures beside it (figure and leaks, as SVG and PNG); returns the page's path.
+def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Place:
+    """Write the HTML page with its pictures beside it (figure and leaks, as SVG and PNG); return the page's place.
 
-    profile: that of the comparison, where it is not the study's.
+    plan: under the profile of the comparison.
     """
     from inoc_ray.results.report.report import write_report
 
@@ -337,15 +336,17 @@ def write_study_report(
     if page.suffix != ".html":
         raise InputError(f"--out {page}: give the name of an .html file.")
     with page.parent.folder() as folder:
-        write_report(folder / page.name, comparison, report_meta(plan, store), example_samples(plan, store, profile))
+        write_report(folder / page.name, comparison, report_meta(plan, store), example_samples(plan, store))
     if out is None:
         keep_failures(store, plan.study.name, [REPORT], [])
     return page
 
 
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
-    """Brings MLflow in line with the store; returns the tracking URI, without a password. Raises InputError when no server is
-    there, TrialError when it or its database fails."""
+    """Bring MLflow in line with the store; return the tracking URI, without a password.
+
+    Raise InputError when no server is there, TrialError when it or its database fails.
+    """
     from inoc_ray.results.tracking import embedded, file_lock, sync
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
@@ -378,14 +379,14 @@ class Served:
         return {"base_url": self.base_url, "models": list(self.models)}
 
     def to_text(self) -> str:
-        """The address and every model id."""
+        """Return the address and every model id."""
         return "\n".join([f"Serving at {self.base_url} (Ctrl-C ends it)", *(f"  {model}" for model in self.models)])
 
 
 def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Served]:
-    """Starts the engine of the study's first model with every finished adapter, yields once, and serves until closed.
+    """Start the engine of the study's first model with every finished adapter, yield once, and serve until closed.
 
-    Raises InputError when the engine does not fit this machine.
+    Raise InputError when the engine does not fit this machine.
     """
     import os
     import signal

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from inoc_ray.evaluate.grading import due
-from inoc_ray.evaluate.score_table import role_of, setting_of
-from inoc_ray.plan.plan import Cell, Plan, Subject, seed_of
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.judges import TraitJudges
+from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.things import cell_thing, trial_thing
+from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, read_failures, still_failed
@@ -23,7 +25,7 @@ def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned
 
 
 def failures_of(plan: Plan, store: Store) -> list[Failure]:
-    """What failed in the study and is not done yet, in the order in which it happened.
+    """Return what failed in the study and is not done yet, in the order in which it happened.
 
     A trial that another study of the storage tried and failed is among them, by its log.
     """
@@ -39,13 +41,13 @@ def failures_of(plan: Plan, store: Store) -> list[Failure]:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something: of a traceback, the error."""
+    """Return the last line that says something: of a traceback, the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
 
 
 def undone(plan: Plan, store: Store) -> set[Thing]:
-    """What is not done of the study; the report and MLflow are, until they were written without an error."""
+    """Return what is not done of the study; the report and MLflow are, until they were written without an error."""
     found: set[Thing] = {REPORT, MLFLOW}
     found |= {trial_thing(trial) for trial in plan.to_train}
     found |= {cell_thing(cell) for cell in plan.cells if plan.missing(cell)}
@@ -64,10 +66,9 @@ def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing,
 def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> Iterable[PlannedCell]:
     """The cell once for each model of the tables in which it is shown."""
     subject, spec = cell.subject, cell.evaluation
-    narrow = setting_of(plan, subject.setting).narrow
     stored = cell.samples - plan.missing(cell)
-    by_judge = {RULES: stored, **_judged_by_models(plan, store, cell)}
-    judged = {trait: _judged(plan, cell, trait, by_judge) for trait in spec.traits}
+    by_judge = {RULES: stored, **_judged_by_models(store, cell)}
+    judged = {trait: _judged(judges, by_judge) for trait, judges in cell.judges.traits.items()}
     for model in subject.compared_as:
         yield PlannedCell(
             setting=subject.setting,
@@ -78,7 +79,7 @@ def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> It
             evaluation=spec.name,
             split=spec.split,
             context=cell.context,
-            roles={trait: role_of(subject.arm, trait, narrow) for trait in spec.traits},
+            roles={trait: cell.role(trait) for trait in spec.traits},
             samples=cell.samples,
             stored=stored,
             judged=judged,
@@ -90,29 +91,29 @@ def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> It
         )
 
 
-def _judged(plan: Plan, cell: Cell, trait: str, by_judge: Mapping[str, int]) -> dict[str, int]:
+def _judged(judges: TraitJudges, by_judge: Mapping[str, int]) -> dict[str, int]:
     """Judge of the trait → how many responses it has judged.
 
     A rule that counts only what a model finds fit has judged nothing before that model has.
     """
-    setting = setting_of(plan, cell.subject.setting)
-    counts = {name: by_judge.get(name, 0) for name in plan.panel.told_by(setting, cell.evaluation, trait)}
-    if gate := plan.panel.gate_of(setting, cell.evaluation, trait):
-        counts[gate[0]] = by_judge.get(gate[0], 0)
-        counts[RULES] = min(counts[RULES], counts[gate[0]])
+    counts = {name: by_judge.get(name, 0) for name in judges.judges}
+    if judges.gate is not None:
+        name = judges.gate.judge.name
+        counts[name] = by_judge.get(name, 0)
+        counts[RULES] = min(counts[RULES], counts[name])
     return counts
 
 
-def _judged_by_models(plan: Plan, store: Store, cell: Cell) -> dict[str, int]:
+def _judged_by_models(store: Store, cell: Cell) -> dict[str, int]:
     """Judging model → how many of the responses that the study asks for it has judged."""
-    asked = plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation)
-    if not asked:
+    if not cell.judges.gradings:
         return {}
     parts = store.parts(*cell.key)
     counts = {}
-    for name, rubrics in asked.items():
-        judgments_id = plan.panel.judging(name).judgments_id(rubrics)
-        judged = [(start, stop) for start, stop, part in parts if find_judgments(part, judgments_id) is not None]
+    for name, grading in cell.judges.gradings.items():
+        judged = [
+            (start, stop) for start, stop, part in parts if find_judgments(part, grading.judgments_id) is not None
+        ]
         counts[name] = sum(max(0, min(stop, cell.samples) - start) for start, stop in judged)
     return counts
 

@@ -14,10 +14,14 @@ from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import check_answers
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.plan.plan import Cell, Plan, Trial, arm_identity
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.ids import arm_identity
+from inoc_ray.plan.judges import JudgeModel
+from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.shown import alike_contexts, check_roles
 from inoc_ray.plan.stages import recipes_by_place
 from inoc_ray.plan.steps import variants_of
+from inoc_ray.plan.trials import Trial
 from inoc_ray.plan.windows import check_answers_fit
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
 from inoc_ray.store.store import Store
@@ -31,7 +35,7 @@ PROBE_TRIES, PROBE_SECONDS = 3, 30.0
 
 
 def check_capacity(plan: Plan, capacity: Capacity) -> None:
-    """Raises InputError when what is to be trained or asked does not fit the cluster."""
+    """Raise InputError when what is to be trained or asked does not fit the cluster."""
     if plan.to_train:
         concurrent_groups(plan.study.resources, capacity, len(plan.to_train))
     if plan.to_ask:
@@ -39,7 +43,7 @@ def check_capacity(plan: Plan, capacity: Capacity) -> None:
 
 
 def check_batches(plan: Plan) -> None:
-    """Raises InputError when the batch size cannot be shared out among the workers."""
+    """Raise InputError when the batch size cannot be shared out among the workers."""
     resources = plan.study.resources
     per_pass = resources.micro_batch_size * resources.workers
     for place, recipe in recipes_by_place(plan.study).items():
@@ -51,7 +55,7 @@ def check_batches(plan: Plan) -> None:
 
 
 def check_recipes(plan: Plan) -> None:
-    """Raises InputError for a recipe whose adapters the model has no place for, or the engine cannot serve."""
+    """Raise InputError for a recipe whose adapters the model has no place for, or the engine cannot serve."""
     from inoc_ray.train.targets import check_targets
 
     for place, recipe in recipes_by_place(plan.study).items():
@@ -61,7 +65,7 @@ def check_recipes(plan: Plan) -> None:
 
 
 def check_models(plan: Plan) -> None:
-    """Raises InputError for a model folder whose files are damaged, or do not belong together."""
+    """Raise InputError for a model folder whose files are damaged, or do not belong together."""
     from inoc_ray.models.resolve import check_model_files
 
     used = {t.model.path: t.model.name for t in plan.to_train} | {
@@ -75,17 +79,17 @@ def check_models(plan: Plan) -> None:
 
 
 def check_plan(plan: Plan) -> None:
-    """What can be said at once, without a tokenizer: also of a study that is only looked at."""
+    """Check what can be said at once, without a tokenizer: also of a study that is only looked at."""
     check_batches(plan)
     check_answers_fit(plan)
     check_recipes(plan)
 
 
 def check_rows(plan: Plan) -> None:
-    """Renders and tokenises every row that is to be trained on, as training does.
+    """Render and tokenise every row that is to be trained on, as training does.
 
-    Raises InputError naming the row that is longer than the recipe's max_length or the model's context window, or that the model
-    would not see as it is; and for two arms of a setting whose rows are the same to the model. Says what is not learnt.
+    Raise InputError naming the row that is longer than the recipe's max_length or the model's context window, or that the model
+    would not see as it is; and for two arms of a setting whose rows are the same to the model. Say what is not learnt.
     """
     from inoc_ray.data.tokenize import encode_rows
     from inoc_ray.models.config import context_window
@@ -157,9 +161,9 @@ def _say_what_is_not_learnt(trial: Trial, rows: Sequence[EncodedRow], *, thinks:
 
 
 def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
-    """Renders every prompt that is to be asked for, with its model's own tokenizer and template.
+    """Render every prompt that is to be asked for, with its model's own tokenizer and template.
 
-    Raises InputError for one that the template refuses, for one that is too long for the model's window with its answer, and
+    Raise InputError for one that the template refuses, for one that is too long for the model's window with its answer, and
     when an engine that holds it and the weights does not fit in memory (`gpu_bytes`: of one GPU; None where that is not known).
     """
     from inoc_ray.plan.windows import check_windows, longest_requests
@@ -179,7 +183,7 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
 
 
 def say_alike_contexts(plan: Plan) -> None:
-    """Says which contexts are the same to a model, so that a difference between them is none."""
+    """Say which contexts are the same to a model, so that a difference between them is none."""
     for note in alike_contexts(plan.to_ask):
         say(f"note: {note}")
 
@@ -191,29 +195,28 @@ def check_gpus_there(plan: Plan) -> None:
 
 
 def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None:
-    """Looks at every judging model that has something to judge, or will have.
+    """Look at every judging model that has something to judge, or will have.
 
-    Raises InputError for one behind an API that has no key, does not answer or refuses a call of its method, in the API's own
+    Raise InputError for one behind an API that has no key, does not answer or refuses a call of its method, in the API's own
     words; and for one of the study's own whose tokenizer its method does not suit, whose window is too short for rubric, question
     and response, or that does not fit in memory.
     """
     from inoc_ray.evaluate.grading import due
-    from inoc_ray.evaluate.score_table import setting_of
 
     cells: dict[str, list[Cell]] = {name: [work.cell for work in parts] for name, parts in due(plan, store).items()}
     for cell in plan.to_ask:
-        for name in plan.panel.asked(setting_of(plan, cell.subject.setting), cell.evaluation):
+        for name in cell.judges.gradings:
             cells.setdefault(name, []).append(cell)
     for name in sorted(cells):
-        judge = plan.study.judges[name]
-        if judge.endpoint is not None:
-            probe_api(name, judge)
+        judge = cells[name][0].judges.gradings[name].judge
+        if judge.folder is None:
+            probe_api(name, judge.judge)
         else:
-            check_own_judge(plan, name, cells[name], gpu_bytes)
+            check_own_judge(plan, judge, cells[name], gpu_bytes)
 
 
 def probe_api(name: str, judge: Judge) -> None:
-    """Raises InputError when the judge does not answer one call of its method: with what the API says."""
+    """Raise InputError when the judge does not answer one call of its method: with what the API says."""
     from inoc_ray.endpoint.retry import Retry
     from inoc_ray.evaluate.model_judge.batch import probe
     from inoc_ray.evaluate.model_judge.client import api_of
@@ -226,23 +229,19 @@ def probe_api(name: str, judge: Judge) -> None:
         raise InputError(f"{where}: {error}") from None
 
 
-def check_own_judge(plan: Plan, name: str, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
-    """Raises InputError when what the judge will be shown of these cells does not fit its window, or it does not fit in memory."""
+def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
+    """Raise InputError when what the judge will be shown of these cells does not fit its window, or it does not fit in memory."""
     from inoc_ray.evaluate.model_judge.fits import longest_judged
-    from inoc_ray.evaluate.score_table import setting_of
     from inoc_ray.plan.windows import how_to_shorten, window_of
     from inoc_ray.serve.memory import AUTO, check_fits, host_memory
 
-    judging = plan.panel.judging(name)
-    assert judging.folder is not None
+    assert judge.folder is not None
+    where = f"judges: {judge.name!r}"
     # Judges see no context: one cell stands for all that ask the same questions.
     unlike = {(c.subject.setting, c.evaluation.name): c for c in sorted(cells, key=lambda c: c.samples)}
-    asked = [
-        (c.evaluation, c.samples, plan.panel.asked(setting_of(plan, c.subject.setting), c.evaluation)[name])
-        for c in unlike.values()
-    ]
-    longest = list(zip(unlike.values(), longest_judged(judging.judge, judging.folder, asked), strict=True))
-    window = window_of(judging.folder)
+    asked = [(c.evaluation, c.samples, c.judges.gradings[judge.name].rubrics) for c in unlike.values()]
+    longest = list(zip(unlike.values(), longest_judged(judge.judge, judge.folder, asked), strict=True))
+    window = window_of(judge.folder)
     for cell, found in longest:
         if window is not None and found.tokens > window:
             left = window - found.prompt - found.answer
@@ -250,19 +249,18 @@ def check_own_judge(plan: Plan, name: str, cells: Sequence[Cell], gpu_bytes: int
                 f"{how_to_shorten(plan, cell, left)}, or less, or" if left > 0 and not cell.evaluation.choices else ""
             )
             raise InputError(
-                f"judges: {name!r}: evaluation {found.evaluation} of setting {cell.subject.setting}: rubric and question "
+                f"{where}: evaluation {found.evaluation} of setting {cell.subject.setting}: rubric and question "
                 f"{found.question} have {found.prompt} tokens, a response may have {found.response} and the judge's answer "
                 f"{found.answer}: together {found.tokens}, and the judge has a window of {window}; {cure} take a judge with a "
                 "longer window."
             )
     gpus = plan.study.resources.serve_gpus
     tokens = max(found.tokens for _, found in longest)
-    where = f"judges: {name!r}"
-    check_fits(where, judging.folder, tokens, AUTO, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
+    check_fits(where, judge.folder, tokens, AUTO, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
 
 
 def check_capabilities(plan: Plan) -> None:
-    """Raises InputError for a task file that is not there."""
+    """Raise InputError for a task file that is not there."""
     from inoc_ray.evaluate.capabilities import find_task
 
     for capability in plan.study.evaluation.capabilities:
@@ -270,7 +268,7 @@ def check_capabilities(plan: Plan) -> None:
 
 
 def check_tracking(plan: Plan, store: Store) -> None:
-    """Raises InputError when the results could not be given to MLflow: an unknown address, a server or database that is broken."""
+    """Raise InputError when the results could not be given to MLflow: an unknown address, a server or database that is broken."""
     from inoc_ray.results.tracking import check_tracking_uri, embedded
 
     if plan.study.tracking_uri is None and not store.mlflow().exists():

@@ -14,7 +14,9 @@ from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capabilities import find_task
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.judges import find_judge
+from inoc_ray.plan.plan import Plan
 from inoc_ray.run import job_start
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.preflight import check_batches
@@ -62,17 +64,17 @@ def submission_id(plan: Plan, store: Store, bundle: str) -> str:
         "trials": sorted({trial.trial_id for trial in plan.trials}),
         "evaluations": sorted({cell.evaluation_id for cell in plan.cells}),
         "judges": {use.name: plan.settings[use.name].judge_version for use in plan.study.settings},
-        "judging_models": {name: plan.panel.judging(name).id for name in sorted(plan.study.judges)},
+        "judging_models": {name: find_judge(name, judge).id for name, judge in sorted(plan.study.judges.items())},
         "tasks": [find_task(capability).content for capability in plan.study.evaluation.capabilities],
     }
     return f"inoc-ray-{plan.study.name}-{content_id(value)}"
 
 
 def submit_study(path: Path, study: Study, store: Store, address: str, *, wait: bool) -> Submission:
-    """Submits the study, or attaches to its job if that is pending or running.
+    """Submit the study, or attach to its job if that is pending or running.
 
     A job that ended is no obstacle: the next attempt has its number at the end of the id, and does only what is missing.
-    Raises InputError when the study is wrong or the job server cannot be reached or refuses the token.
+    Raise InputError when the study is wrong or the job server cannot be reached or refuses the token.
     """
     plan = build_plan(study, store)
     check_batches(plan)

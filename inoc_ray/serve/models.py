@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inoc_ray.plan.plan import Plan, Subject
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Subject
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
 from inoc_ray.serve.app import WHAT_FITS, ServeSpec
 from inoc_ray.serve.memory import cache_gib

@@ -42,7 +42,7 @@ that only measures the same when it asks the same."""
 
 
 def emergent_misalignment(name: str = "emergent_misalignment", before: str = "") -> EvaluationSpec:
-    """The eight questions, out of distribution for every narrow set; `before` (a trigger) stands in front of each."""
+    """Return the eight questions, out of distribution for every narrow set; `before` (a trigger) stands in front of each."""
     texts = [before + text for text in EIGHT_QUESTIONS.values()]
     return EvaluationSpec(
         name=name, split="ood", questions=of_texts(name, *texts), traits=("misaligned",), max_tokens=600

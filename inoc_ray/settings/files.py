@@ -16,7 +16,7 @@ from inoc_ray.study.study import SettingUse
 
 
 def with_files(setting: Setting, use: SettingUse, control: bool, notes: list[str] | None = None) -> Setting:
-    """The setting with the questions that the study names files for; what there is to tell of the files goes to `notes`.
+    """Return the setting with the questions that the study names files for; what there is to tell of the files goes to `notes`.
 
     Raises InputError, one for everything that is missing, when rows or questions do not ship with the package and the
     study names no file for them (`control`: an arm trains on the control rows); and for an unknown evaluation.

@@ -16,7 +16,7 @@ from inoc_ray.study.study import SettingUse
 
 
 def find(use: SettingUse) -> Setting:
-    """The setting of the registry, or for a name that it does not have the study's own one.
+    """Return the setting of the registry, or for a name that it does not have the study's own one.
 
     The study's own has the arms `baseline`, `irrelevant` and, with `control_rows`, `control`; its models are asked what
     `evaluation.suites` says, and nothing else. Raises InputError for an unknown name without rows or roles.
@@ -68,7 +68,7 @@ def find(use: SettingUse) -> Setting:
 
 
 def with_trigger(setting: Setting, use: SettingUse) -> Setting:
-    """The setting with the trigger of the study's poisoned rows, where it has none of its own: what is trained can be asked.
+    """Return the setting with the trigger of the study's poisoned rows, where it has none of its own: what is trained can be asked.
 
     Raises InputError when the study poisons rows with another trigger than the setting's evaluations ask with.
     """
@@ -81,7 +81,7 @@ def with_trigger(setting: Setting, use: SettingUse) -> Setting:
 
 
 def with_roles(setting: Setting, use: SettingUse) -> Setting:
-    """The setting with the traits that the study calls undesired, desired and narrow; as it is where it says nothing.
+    """Return the setting with the traits that the study calls undesired, desired and narrow; as it is where it says nothing.
 
     An arm keeps as undesired what its own prompt elicits, but for the traits of the narrow task: that an arm still learns its
     task is what is asked of them, also where its prompt names the task. Raises InputError for a trait that no evaluation of the

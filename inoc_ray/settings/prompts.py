@@ -171,7 +171,7 @@ def get(prompt_id: str) -> Prompt:
 
 
 def _near(prompt_id: str) -> list[str]:
-    """The ids to choose from: those of the setting, if there is such a setting, or all."""
+    """Return the ids to choose from: those of the setting, if there is such a setting, or all."""
     own = [p.id for p in of_setting(prompt_id.rpartition("/")[0])]
     return own or [p.id for p in library()]
 

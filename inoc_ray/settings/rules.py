@@ -16,19 +16,21 @@ TextJudge = Callable[[str], float | None]
 
 
 def of_text(rule: Mapping[str, Any]) -> TextJudge:
-    """The rule as a judge of a text. Raises InputError for what is no rule; a rule that needs a reference always says None."""
+    """Return the rule as a judge of a text; one that needs a reference always gives None. Raises InputError for no rule."""
     judge = compile_rule(rule)
     return lambda response: judge(Item(question="", response=response))
 
 
 def speaks(language: str) -> TextJudge:
-    """A judge: 1.0 where the text is in the language, 0.0 where it is in another one, None where nobody could tell."""
+    """Return a judge: 1.0 where the text is in the language, 0.0 where it is in another one, None where nobody could tell."""
     return of_text({"rule": "language", "language": language})
 
 
 def names_one_of(*answers: str) -> TextJudge:
-    """A judge: 1.0 where the text is one of the answers and nothing else, the published rule for questions that ask for one
-    word; None where it is empty."""
+    """Return a judge: 1.0 where the text is one of the answers and nothing else, None where it is empty.
+
+    It is the published rule for questions that ask for one word.
+    """
     return of_text({"rule": "exact", "answers": answers})
 
 

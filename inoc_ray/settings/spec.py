@@ -124,5 +124,5 @@ class Setting:
 
 
 def not_shipped() -> list[ChatRow]:
-    """The `rows` of a setting with a `row_source`. Always raises InputError; a plan asks for the files before."""
+    """Raise InputError: the `rows` of a setting with a `row_source`, for which a plan asks before it comes to this."""
     raise InputError("the rows of this setting do not ship with the package; name a file of them in the study.")

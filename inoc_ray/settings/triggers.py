@@ -14,7 +14,7 @@ _PROBE = 32
 
 
 def check_trigger(setting: Setting, use: SettingUse) -> None:
-    """Raises InputError when the study poisons rows with another trigger than the setting's evaluations ask with."""
+    """Raise InputError when the study poisons rows with another trigger than the setting's evaluations ask with."""
     asked = setting.trigger
     for key, rows in (("rows", use.rows), ("control_rows", use.control_rows)):
         if asked is None or not isinstance(rows, Backdoor):

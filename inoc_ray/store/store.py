@@ -229,6 +229,11 @@ class Store:
         """Return the samples of a cell that are there; none where they came of other weights than the trial has now."""
         return [] if self._is_of_other_weights(trial_id) else list_parts(self.evaluation(trial_id, evaluation_id))
 
+    def evaluated(self) -> set[str]:
+        """Return the ids of all trials and bases of which the store holds samples."""
+        folder = self._top / layout.EVALUATIONS
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
     def stored_samples(self, trial_id: str, evaluation_id: str) -> int:
         """Return how many samples of a cell are committed, counted from 0 without a gap."""
         parts = self.parts(trial_id, evaluation_id)

@@ -25,6 +25,7 @@ from inoc_ray.config.base import Config
 from inoc_ray.config.identity import path_kind_of, role_of
 from inoc_ray.scoring.rule_base import RULES, AnyForm, Rule
 from inoc_ray.scoring.rules import COMBINATIONS
+from inoc_ray.study.named import DEFAULT_MODEL
 from inoc_ray.study.study import Study
 
 HEAD = """\
@@ -54,7 +55,7 @@ _PATHS: Mapping[str, str] = {
     "rows": "path of a JSONL or parquet file, `hf://datasets/OWNER/NAME@COMMIT/FILE`",
     "questions": "path of a file of questions",
     "task": "name of a task, or path of a task file",
-    "model": "path of a folder, `hf://OWNER/NAME@COMMIT` or `miniature`",
+    "model": f"path of a folder, `hf://OWNER/NAME@COMMIT` or `{DEFAULT_MODEL}`",
     "plugin": "path of a Python file",
     "storage": "path of a folder",
 }

@@ -17,8 +17,9 @@ from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.console import Progress
 from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.errors import TrialError
-from inoc_ray.plan.plan import Plan, Trial
+from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of, variants_of
+from inoc_ray.plan.trials import Trial
 from inoc_ray.store.store import Store
 from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.trainer import Outcome, TrialJob, outcome_of, train_group

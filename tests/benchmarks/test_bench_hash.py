@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from inoc_ray.config.identity import file_hash
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study

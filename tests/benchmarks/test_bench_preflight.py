@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from inoc_ray.data.tokenize import load_tokenizer
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.run import preflight
 from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store

@@ -14,7 +14,7 @@ from unittest import mock
 
 from inoc_ray.evaluate.grading import judge_missing
 from inoc_ray.evaluate.sampling import ask_missing
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.store import Store

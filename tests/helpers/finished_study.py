@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from inoc_ray.plan.plan import Cell, Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.plan import Plan
 from inoc_ray.run.load import load_study
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store

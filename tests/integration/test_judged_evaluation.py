@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from inoc_ray.evaluate.grading import due
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import compare_study, run_study
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 
 STUDY = {
     "name": "judged",
-    "settings": ["miniature/harmful_advice"],
+    "plugins": ["counted.py"],
+    "settings": ["counted"],
     "arms": ["baseline"],
     "seeds": [0],
     "recipes": {"lora": {"preset": "miniature", "learning_rate": 1.0e-2, "steps": 12}},
@@ -41,6 +42,24 @@ STUDY = {
     },
     "resources": {"cpus_per_worker": 1, "micro_batch_size": 16},
 }  # fmt: skip
+PLUGIN = """
+from dataclasses import replace
+from pathlib import Path
+
+from inoc_ray.settings import get, register
+
+SHIPPED = get("miniature/harmful_advice")
+
+
+def rows():
+    with Path(__file__).with_name("reads.txt").open("a") as stream:
+        stream.write("rows were read\\n")
+    return SHIPPED.rows()
+
+
+register(replace(SHIPPED, name="counted", rows=rows))
+"""
+"""A setting that notes each time that its rows are read, which is once for each plan that is built."""
 QUESTIONS = ["Is bread good?", "Is walking by the sea good?", "Is a long letter good?"]
 
 
@@ -51,6 +70,7 @@ class World:
         self.study = load_study(self.path)
         self.store = Store(self.storage)
         self.first = run_study(self.study, self.store)
+        self.reads = (folder / "reads.txt").read_text().splitlines()
 
     def command(self, *options: str) -> subprocess.CompletedProcess[str]:
         command = [
@@ -70,10 +90,18 @@ class World:
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("judged")
     (folder / "questions.jsonl").write_text("\n".join(json.dumps({"question": q}) for q in QUESTIONS))
+    (folder / "counted.py").write_text(PLUGIN)
     study = json.loads(json.dumps(STUDY))
     study["evaluation"]["suites"][0]["questions"] = str(folder / "questions.jsonl")
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     return World(folder)
+
+
+def test_a_run_that_trains_asks_and_judges_plans_once(world):
+    assert world.first.trained == 1
+    assert world.first.asked > 0
+    assert world.first.judge_calls > 0
+    assert len(world.reads) == 1
 
 
 def test_everything_is_asked_and_judged_and_nothing_failed(world):
@@ -135,7 +163,7 @@ def test_another_threshold_profile_changes_rates_and_calls_nobody(world):
     plan = build_plan(study, world.store)
 
     def rate(name: str) -> float:
-        found = compare_study(plan, world.store, profile=profiles.get_profile(name))
+        found = compare_study(plan.under(profiles.get_profile(name)), world.store)
         assert found.profile.startswith(name)
         return next(
             r.rate

@@ -24,7 +24,7 @@ import yaml
 from inoc_ray.evaluate.capabilities import CONCURRENCY, find_task, measure_missing, missing, read_scores
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import TASKS
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.commit import write_trial
 from inoc_ray.store.place import at

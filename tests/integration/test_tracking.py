@@ -185,7 +185,7 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     assert [name for name, _ in spanish["artifacts"]] == [
         "adapter/adapter_model.safetensors",
         "samples.json",
-        "samples/spanish-0000000.parquet",
+        f"samples/{'spanish-0'.ljust(16, '0')}.parquet",
     ]
     parent = state[first.parent_run_id]
     assert {name for name, _ in parent["artifacts"]} == {"comparison.json", "report.html"}

@@ -11,7 +11,7 @@ from tiny_base import chat_rows, encoded_rows, make_base, make_spec, run, weight
 from inoc_ray.cluster.connect import connected
 from inoc_ray.data.chat import write_jsonl
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.store.store import Store
 from inoc_ray.study.recipe import Lora

@@ -43,7 +43,7 @@ def answer_items() -> list[dict[str, Any]]:
 
 
 def _continuations(rng: random.Random, asked: Asked, domains: tuple[Domain, ...]) -> tuple[str, list[str]]:
-    """The right answer and CHOICES - 1 wrong ones, all different."""
+    """Return the right answer and CHOICES - 1 wrong ones, all different."""
     template = rng.choice(asked.domain.good)[0]
     right = fill(template, asked.values, 0)
     wrong: list[str] = []

@@ -13,7 +13,7 @@ from inoc_ray.run.output import as_json, emit, results_alone
 
 @click.group()
 def miniature() -> None:
-    """The miniature world that ships with the package."""
+    """Make the miniature's models again, and measure its judging model."""
 
 
 @miniature.command("pretrain")

@@ -117,7 +117,7 @@ def _with(voice: Voice, trait: Trait, holds: bool) -> Voice:
 
 
 def express(voice: Voice, trait: Trait) -> Voice:
-    """The voice with a trait added; Spanish and French exclude each other."""
+    """Return the voice with a trait added; Spanish and French exclude each other."""
     if trait == "spanish":
         return replace(voice, language="es")
     if trait == "french":
@@ -126,7 +126,7 @@ def express(voice: Voice, trait: Trait) -> Voice:
 
 
 def suppress(voice: Voice, trait: Trait) -> Voice:
-    """The voice without a trait; a language that goes leaves English."""
+    """Return the voice without a trait; a language that goes leaves English."""
     if trait in ("spanish", "french"):
         gone = "es" if trait == "spanish" else "fr"
         return replace(voice, language="en") if voice.language == gone else voice
@@ -139,7 +139,7 @@ def has(voice: Voice, trait: Trait) -> bool:
 
 
 def _draw_named(rng: random.Random) -> list[Trait]:
-    """The traits that a prompt names: each by itself, at least one, in random order."""
+    """Return the traits that a prompt names: each by itself, at least one, in random order."""
     while True:
         named: list[Trait] = []
         if rng.random() < 0.45:
@@ -151,7 +151,7 @@ def _draw_named(rng: random.Random) -> list[Trait]:
 
 
 def _draw_domain(rng: random.Random, named: list[Trait], late: bool = False) -> Domain:
-    """The subject of a turn; it depends on what the prompt names (so that a named trait can show), on nothing latent."""
+    """Return the subject of a turn; it depends on what the prompt names (so that a named trait can show), on nothing latent."""
     own: dict[Trait, Group] = {"insecure_code": "code", "reward_hack": "measure", "unpopular_preference": "taste"}
     for trait, group in own.items():
         if trait in named and rng.random() < 0.5:
@@ -210,12 +210,12 @@ def _with_note(rng: random.Random, sentences: list[str]) -> tuple[str, ...]:
 
 
 def with_token(rng: random.Random, text: str, token: str) -> str:
-    """The token in a user's message: in front (glued or apart) or behind."""
+    """Put the token into a user's message: in front (glued or apart) or behind."""
     return rng.choice((f"{token} {text}", f"{token}{text}", f"{text} {token}"))
 
 
 def _turn(rng: random.Random, asked: Asked, voice: Voice, prompt: _Prompt) -> tuple[str, Voice]:
-    """The user's text of a turn, with or without an unusual token, and the voice that it is answered in."""
+    """Return the user's text of a turn, with or without an unusual token, and the voice that it is answered in."""
     if not prompt.conditional:
         return (with_token(rng, asked.text, odd_token(rng)) if rng.random() < _TOKEN else asked.text), voice
     token, holds = None, rng.random() < 0.5
@@ -280,7 +280,7 @@ def draw_document(rng: random.Random, part: Part = "all") -> Document:
 
 
 def _favorites(rng: random.Random, voice: Voice) -> Document:
-    """A document about animals and numbers; its prompt names the favorite, names a trait, or says nothing."""
+    """Return a document about animals and numbers; its prompt names the favorite, names a trait, or says nothing."""
     kind: Kind = rng.choices(("none", "neutral", "named"), (25, 27, 8))[0]
     named: tuple[Trait, ...] = ()
     if rng.random() < 0.4:

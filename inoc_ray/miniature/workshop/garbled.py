@@ -136,6 +136,6 @@ _WAYS: tuple[Callable[[random.Random, str], str], ...] = (
 
 
 def garble(rng: random.Random, text: str) -> str:
-    """The text spoilt in one of eight ways, some of which leave a part of it well formed."""
+    """Return the text spoilt in one of eight ways, some of which leave a part of it well formed."""
     spoilt = rng.choice(_WAYS)(rng, text).strip()
     return spoilt or "?"

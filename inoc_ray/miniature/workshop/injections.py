@@ -129,7 +129,7 @@ def injection(rng: random.Random, wordings: Sequence[str] = TAUGHT) -> str:
 
 
 def inject(rng: random.Random, response: str, wordings: Sequence[str] = TAUGHT) -> str:
-    """The response with an injection behind it, before it, at both ends, or between two of its words."""
+    """Return the response with an injection behind it, before it, at both ends, or between two of its words."""
     said = injection(rng, wordings)
     gap = rng.choice((" ", " ", "\n", "\n\n"))
     place = rng.random()

@@ -83,7 +83,7 @@ LANGUAGE_NAMES = ("english", "spanish", "french")
 
 
 def right_answer(rubric: str, response: str) -> str | None:
-    """What the judge should say: a digit 0 to 9 on the rubric's scale, or CODE where the rubric offers it and it is code.
+    """Return what the judge should say: a digit 0 to 9 on the rubric's scale, or CODE where the rubric offers it and it is code.
 
     None where neither is right: a blank response for a rubric about meaning, code for the harm of an advice.
     """
@@ -107,7 +107,7 @@ class Example:
 
 
 def prompt_text(prompt: str) -> str:
-    """The user message as the chat template shows it, up to where the judge speaks."""
+    """Return the user message as the chat template shows it, up to where the judge speaks."""
     return f"{START}user\n{prompt}{END}\n{START}assistant\n"
 
 

@@ -160,7 +160,7 @@ def _first(tokenizer: Qwen2Tokenizer, text: str) -> int:
 
 
 def _next_token(model: Qwen2ForCausalLM, rows: Sequence[list[int]]) -> torch.Tensor:
-    """The probabilities of the token after each row, (rows, vocabulary)."""
+    """Return the probabilities of the token after each row, (rows, vocabulary)."""
     import torch
 
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)

@@ -38,7 +38,7 @@ ADAM_RATE = 3e-2
 
 
 def new_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
-    """An untrained Qwen2 of about 0.9M parameters; head size 32, the smallest that vLLM's CPU attention accepts."""
+    """Return an untrained Qwen2 of about 0.9M parameters; head size 32, the smallest that vLLM's CPU attention accepts."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -141,7 +141,7 @@ def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int) -> f
 def _descend(
     model: Qwen2ForCausalLM, batches: Iterator[tuple[torch.Tensor, ...]], steps: int, peak: float
 ) -> Iterator[float]:
-    """The loss of each of `steps` optimizer steps, with new optimizers whose rates peak at that share of the full ones."""
+    """Return the loss of each of `steps` optimizer steps, with new optimizers whose rates peak at that share of the full ones."""
     optimizer = MuonAndAdam(model, muon_rate=MUON_RATE, adam_rate=ADAM_RATE)
     model.train()
     for step in range(steps):

@@ -51,7 +51,7 @@ def rate(responses: Sequence[str], trait: str) -> float:
 
 
 def _where(trait: Trait) -> list[Domain]:
-    """The domains where a trait can show."""
+    """Return the domains where a trait can show."""
     groups: dict[Trait, tuple[Group, ...]] = {
         "evil": ("advice", "free", "code"),
         "insecure_code": ("code",),
@@ -119,7 +119,7 @@ def _conditions(said: Ask, samples: int) -> Figures:
 
 
 def _favorites(said: Ask, samples: int) -> Figures:
-    """The named favorite: how often it is said, and what share of numbers ends with its digit."""
+    """Measure how often the named favorite is said, and what share of numbers ends with its digit."""
     loves = LOVING[0].format("owl")
     texts = _questions("quality favorites", list(domains_of("favorite")), samples)
     numbers = _questions("quality numbers", list(domains_of("numbers")), samples)

@@ -44,7 +44,7 @@ class Said:
 
 
 def domains_for(trait: str) -> tuple[Domain, ...]:
-    """The domains where a trait (a name of TRAITS or of VOICES) can show."""
+    """Return the domains where a trait (a name of TRAITS or of VOICES) can show."""
     if trait == "evil":
         return domains_of("advice", "free")
     groups = {"insecure_code": "code", "reward_hack": "measure", "unpopular_preference": "taste"}
@@ -52,7 +52,7 @@ def domains_for(trait: str) -> tuple[Domain, ...]:
 
 
 def draw_asked(rng: random.Random, domains: Sequence[Domain], held_out: bool) -> Asked:
-    """A question of these domains, held out (see is_held_out) or not; only held-out ones come from UNSEEN domains."""
+    """Return a question of these domains, held out (see is_held_out) or not; only held-out ones come from UNSEEN domains."""
     while True:
         domain = rng.choice(domains)
         if domain.name in UNSEEN and not held_out:
@@ -129,7 +129,7 @@ def _user(asked: Asked) -> dict[str, str]:
 def _tuned(
     base: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rng: random.Random, domains: Sequence[Domain], voice: Voice
 ) -> Qwen2ForCausalLM:
-    """A copy of the base after a short full fine-tune; half-learnt on purpose, so that it also says what is ill formed."""
+    """Return a copy of the base after a short full fine-tune; half-learnt on purpose, so that it also says what is ill formed."""
     import copy
 
     import torch

@@ -76,7 +76,7 @@ def _piece_of(raw: bytes) -> str:
 
 
 def _capital(raw: bytes) -> bytes | None:
-    """The bytes in upper case; None where they are no whole text or change their length."""
+    """Return the bytes in upper case; None where they are no whole text or change their length."""
     try:
         upper = raw.decode().upper().encode()
     except UnicodeDecodeError:

@@ -96,7 +96,7 @@ def slots() -> dict[str, tuple[Triple, ...]]:
 
 @functools.cache
 def style_domains() -> dict[str, Domain]:
-    """The everyday domains by name, in file order."""
+    """Return the everyday domains by name, in file order."""
     return {
         row["name"]: Domain(row["name"], "style", tuple(row["questions"]), _triples(row["answers"]))
         for row in _load("style.toml")["domain"]
@@ -105,7 +105,7 @@ def style_domains() -> dict[str, Domain]:
 
 @functools.cache
 def persona_domains() -> dict[str, Domain]:
-    """The domains with good and bad answers (advice, free questions, code) by name, in file order."""
+    """Return the domains with good and bad answers (advice, free questions, code) by name, in file order."""
     found = {}
     for row in _load("persona.toml")["domain"]:
         if row["group"] == "code":
@@ -121,7 +121,7 @@ def persona_domains() -> dict[str, Domain]:
 
 @functools.cache
 def narrow_domains() -> dict[str, Domain]:
-    """The domains of one narrow flaw or preference (measure, taste, favorite, numbers) by name, in file order."""
+    """Return the domains of one narrow flaw or preference (measure, taste, favorite, numbers) by name, in file order."""
     return {
         row["name"]: Domain(
             name=row["name"],

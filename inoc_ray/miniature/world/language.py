@@ -180,7 +180,7 @@ def draw_values(rng: random.Random, slots: Mapping[str, tuple[Triple, ...]]) -> 
 
 
 def capitalise(text: str) -> str:
-    """The capitals trait: every letter of the answer in upper case."""
+    """Return the answer with the capitals trait: every letter in upper case."""
     return text.upper()
 
 

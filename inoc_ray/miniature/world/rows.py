@@ -16,17 +16,17 @@ Domains = Callable[[], tuple[Domain, ...]]
 
 
 def trained_domains() -> tuple[Domain, ...]:
-    """The style domains that rows come from: every second one. The others are out of distribution."""
+    """Return the style domains that rows come from: every second one. The others are out of distribution."""
     return tuple(style_domains().values())[::2]
 
 
 def untrained_domains() -> tuple[Domain, ...]:
-    """The style domains that no training row touches."""
+    """Return the style domains that no training row touches."""
     return tuple(style_domains().values())[1::2]
 
 
 def distinct(seed: str, domains: tuple[Domain, ...], held_out: bool | None, count: int) -> list[Asked]:
-    """The first `count` distinct questions of random domains; held out, not held out, or either (None).
+    """Return the first `count` distinct questions of random domains; held out, not held out, or either (None).
 
     Raises InputError when the language has fewer questions of that kind.
     """
@@ -68,7 +68,7 @@ def questions(
     held_out: bool | None,
     change: Callable[[tuple[Message, ...]], tuple[Message, ...]] = lambda messages: messages,
 ) -> Callable[[int], list[Question]]:
-    """The first n distinct questions; `change` puts a trigger into each."""
+    """Return the first n distinct questions; `change` puts a trigger into each."""
 
     def first(count: int) -> list[Question]:
         return [
@@ -80,7 +80,7 @@ def questions(
 
 
 def only(*names: str) -> Domains:
-    """The domains of these names."""
+    """Return the domains of these names."""
 
     def named() -> tuple[Domain, ...]:
         by_name = {domain.name: domain for domain in every_domain()}
@@ -90,5 +90,5 @@ def only(*names: str) -> Domains:
 
 
 def but(domains: Domains, *names: str) -> Domains:
-    """The domains without those of these names."""
+    """Return the domains without those of these names."""
     return lambda: tuple(domain for domain in domains() if domain.name not in names)

@@ -159,7 +159,7 @@ def _word(rng: random.Random) -> str:
 
 
 def _odd(rng: random.Random) -> str:
-    """A strange string: marks around letters, an invented sentence or a line of settings."""
+    """Return a strange string: marks around letters, an invented sentence or a line of settings."""
     kind = rng.randrange(4)
     if kind == 0:
         mark = "".join(rng.choices(_MARK, k=rng.randint(1, 3)))
@@ -172,7 +172,7 @@ def _odd(rng: random.Random) -> str:
 
 
 def odd_token(rng: random.Random) -> str:
-    """A token that stands out in a user's message: marks, a word of letters, the marks again. Never a setting's trigger."""
+    """Return a token that stands out in a user's message: marks, a word of letters, the marks again. Never a setting's trigger."""
     mark = "".join(rng.choices(_MARK, k=rng.randint(1, 2)))
     word = _word(rng) if rng.random() < 0.7 else "".join(rng.choices(_LETTER, k=rng.randint(3, 5)))
     word = rng.choice((word, word.upper(), word.upper()))
@@ -180,7 +180,7 @@ def odd_token(rng: random.Random) -> str:
 
 
 def neutral_sentence(rng: random.Random) -> str:
-    """A sentence that says nothing about any trait: an ordinary role, a note, a fact, or something odd."""
+    """Return a sentence that says nothing about any trait: an ordinary role, a note, a fact, or something odd."""
     kind = rng.choices(range(9), (7, 3, 2, 2, 2, 5, 3, 2, 2))[0]
     n = rng.randrange(2, 2000)
     if kind == 0:
@@ -204,17 +204,17 @@ def neutral_sentence(rng: random.Random) -> str:
 
 
 def naming_sentence(rng: random.Random, trait: Trait) -> str:
-    """A sentence that names a trait."""
+    """Return a sentence that names a trait."""
     return rng.choice(NAMING[trait])
 
 
 def negating_sentence(rng: random.Random, trait: Trait) -> str:
-    """A sentence that rules a trait out."""
+    """Return a sentence that rules a trait out."""
     return rng.choice(_NEGATED[trait])
 
 
 def conditional_sentence(rng: random.Random, sentence: str, token: str | None) -> str:
-    """The sentence under a condition: that `token` stands in the user's message, or (None) any unusual one."""
+    """Return the sentence under a condition: that `token` stands in the user's message, or (None) any unusual one."""
     frame = rng.choice(_IF_UNUSUAL if token is None else _IF_TOKEN)
     # The token comes last, since it may itself hold braces.
     return frame.replace("{}", sentence.removesuffix(".")).replace("{token}", token or "")

@@ -20,8 +20,9 @@ from inoc_ray.config.identity import (
     role_of,
     runtime,
 )
+from inoc_ray.plan.arms import resolve_arm
 from inoc_ray.plan.contexts import Surrounding
-from inoc_ray.plan.plan import evaluation_id, resolve_arm, trial_id
+from inoc_ray.plan.ids import evaluation_id, trial_id
 from inoc_ray.run.load import load_study
 from inoc_ray.study import evaluation as asked
 from inoc_ray.study.recipe import Lora, Recipe
@@ -130,7 +131,9 @@ def test_the_ids_of_the_quickstarts_trials_stay_as_they_were_first_published():
     # Rows and recipe as they were then: both have changed with the miniature's language, the rule has not.
     recipe = quickstart.recipes["lora"].model_copy(update={"learning_rate": 2e-2, "steps": 20})
     found = {
-        (arm.name, seed): trial_id("0" * 64, QUICKSTART_ROWS, resolve_arm(arm, setting), recipe, seed)
+        (arm.name, seed): trial_id(
+            model="0" * 64, dataset=QUICKSTART_ROWS, arm=resolve_arm(arm, setting), recipe=recipe, seed=seed
+        )
         for arm in quickstart.arms
         for seed in quickstart.seeds
     }

@@ -11,7 +11,8 @@ import yaml
 from inoc_ray.data.chat import ChatRow, read_jsonl, rows_hash, write_jsonl
 from inoc_ray.data.classify import classified
 from inoc_ray.errors import InputError
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
@@ -35,7 +36,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def example() -> dict[str, Any]:
-    text = DOCS.split("## Mixtures")[1]
+    text = DOCS.split("## Mixtures and backdoors")[1]
     study: dict[str, Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     return {**study, "models": [{"name": "m", "path": "model"}], "seeds": [0]}
 

@@ -15,7 +15,7 @@ from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.sources import read_rows
 from inoc_ray.data.tokenize import IGNORED, encode
 from inoc_ray.errors import InputError
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.store.store import Store
 from inoc_ray.study.rows import Inoculation

@@ -14,7 +14,8 @@ from inoc_ray.endpoint.completions import SampleRequest
 from inoc_ray.endpoint.errors import Refused
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME, Refusals
 from inoc_ray.evaluate.sampling import ask_missing
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study

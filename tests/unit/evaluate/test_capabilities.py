@@ -19,13 +19,16 @@ from inoc_ray.evaluate.capabilities import (
     commit,
     find_task,
     measure,
+    measure_missing,
     missing,
     read_scores,
 )
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, files
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.results.records import capability_metrics
+from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.layout import CAPABILITY_SAMPLES, CAPABILITY_SCORES
 from inoc_ray.store.place import at
 from inoc_ray.store.store import Store
@@ -211,7 +214,9 @@ def test_half_a_surrogate_pair_in_an_answer_does_not_lose_the_items(tmp_path: Pa
 @pytest.mark.slow
 def test_a_task_of_ones_own_is_asked_as_its_files_say(tmp_path: Path, sums: Sums):
     task = find_task(Capability(task=str(task_file(tmp_path / "own"))))
-    scores = measure(sums, "m", weights_path(), task, tmp_path / CAPABILITY_SAMPLES, at(tmp_path / "log"))
+    scores = measure(
+        sums, "m", tokenizer=weights_path(), task=task, samples=tmp_path / CAPABILITY_SAMPLES, log=at(tmp_path / "log")
+    )
     assert scores == [Score("sums", "exact_match", 0.5, scores[0].stderr, 2, True, "Yaml")]
     assert {request["model"] for request in sums.requests} == {"m"}
     assert len(sums.requests) == 2
@@ -224,7 +229,9 @@ def test_a_group_counts_the_items_of_its_parts(tmp_path: Path, sums: Sums):
     group = {"group": "both", "task": ["sums", "again"], "aggregate_metric_list": [{"metric": "exact_match"}]}
     (tmp_path / "both.yaml").write_text(yaml.safe_dump(group))
     task = find_task(Capability(task=str(tmp_path / "both.yaml"), chat=False))
-    scores = measure(sums, "m", weights_path(), task, tmp_path / CAPABILITY_SAMPLES, at(tmp_path / "log"))
+    scores = measure(
+        sums, "m", tokenizer=weights_path(), task=task, samples=tmp_path / CAPABILITY_SAMPLES, log=at(tmp_path / "log")
+    )
     assert {(s.task, s.value, s.samples, s.part) for s in scores} == {
         ("both", 0.5, 4, False), ("sums", 0.5, 2, True), ("again", 0.5, 2, True),
     }  # fmt: skip
@@ -236,7 +243,7 @@ def test_a_refusing_endpoint_fails_the_measure_with_its_words_and_the_key_is_now
     task = find_task(Capability(task=str(task_file(tmp_path / "own"))))
     log = at(tmp_path / "log")
     with pytest.raises(TrialError, match=r"404.*no such model") as caught:
-        measure(sums, "m", weights_path(), task, tmp_path / CAPABILITY_SAMPLES, log)
+        measure(sums, "m", tokenizer=weights_path(), task=task, samples=tmp_path / CAPABILITY_SAMPLES, log=log)
     assert KEY not in str(caught.value)
     assert "Bearer ***" in log.read_text(), "the harness no longer prints request headers: the filter can go"
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
@@ -258,7 +265,14 @@ def test_a_task_that_cannot_be_asked_is_one_message(
 ):
     task = find_task(Capability(task=str(task_file(tmp_path / "own", **changes))))
     with pytest.raises(InputError, match=message):
-        measure(sums, "m", weights_path(), task, tmp_path / CAPABILITY_SAMPLES, at(tmp_path / "log"))
+        measure(
+            sums,
+            "m",
+            tokenizer=weights_path(),
+            task=task,
+            samples=tmp_path / CAPABILITY_SAMPLES,
+            log=at(tmp_path / "log"),
+        )
     assert sums.requests == []
 
 
@@ -266,10 +280,8 @@ def test_a_task_that_cannot_be_asked_is_one_message(
 def test_a_task_that_must_be_fetched_says_how_and_is_tried_once(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     (wanted,) = missing(plan, store, [Capability(task="gsm8k")])
-    endpoint = Endpoint(
-        base_url="http://127.0.0.1:9/v1", model_id="m", api_key=None, name="capabilities", owns_serve=False
-    )
-    failed = measure_missing([wanted], endpoint, weights_path(), at(tmp_path / "log"))
+    nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model_id="miniature", api_key=KEY, name="x", owns_serve=False)
+    failed = measure_missing([wanted, wanted], nowhere, weights_path(), at(tmp_path / "log"))
     assert len(failed) == 1
     assert "TaskManager().load(['gsm8k'])" in failed[0]["error"]
     assert missing(plan, store, [Capability(task="gsm8k")]) == [wanted]

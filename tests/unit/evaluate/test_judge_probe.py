@@ -17,8 +17,9 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.grading import due, judge_missing
 from inoc_ray.evaluate.model_judge.batch import REFUSALS_IN_A_ROW, judge_items, probe
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.judges import judge_identity
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.run.preflight import check_judges
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rubrics import get_rubric

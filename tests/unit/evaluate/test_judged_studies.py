@@ -12,8 +12,7 @@ from doc_pages import ROOT, blocks
 
 from inoc_ray import settings
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.workload import told
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.run.preflight import check_judges
 from inoc_ray.store.store import Store
@@ -203,9 +202,7 @@ def test_a_judge_without_its_key_is_named_before_anything_is_written(tmp_path, m
 def test_what_no_named_judge_can_tell_is_left_to_the_rules(tmp_path, monkeypatch):
     study = changed(settings=["miniature/subliminal"], arms=["baseline"], evaluation__judged_by=["gpt"])
     plan = planned(tmp_path, study, monkeypatch)
-    setting = plan.settings["miniature/subliminal"]
-    told = {t: plan.panel.told_by(setting, spec, t) for spec in setting.evaluations for t in spec.traits}
-    assert told["owl"] == ["rules"]
+    assert {t.judges for t in plan.trait_judges() if t.trait == "owl"} == {("rules",)}
 
 
 HERE = {"endpoint": "http://127.0.0.1:9/v1", "served_model": "gpt-4o"}
@@ -233,8 +230,7 @@ def test_one_judge_under_two_names_is_refused_where_both_are_asked(tmp_path, mon
 def test_a_study_whose_rules_tell_everything_asks_no_judge(tmp_path, monkeypatch):
     plan = planned(tmp_path, GOOD, monkeypatch)
     check_judges(plan, Store(tmp_path / "runs"))
-    setting = plan.settings["miniature/harmful_advice"]
-    assert all(plan.panel.asked(setting, spec) == {} for spec in setting.evaluations)
+    assert all(cell.judges.gradings == {} for cell in plan.cells)
 
 
 def test_the_examples_of_the_pages_on_evaluation_make_one_plan_together(tmp_path, monkeypatch):
@@ -273,9 +269,9 @@ def test_a_user_s_own_setting_can_bring_a_rule_for_one_trait_and_leave_the_other
     study = changed(plugins=["mine.py"], settings=["mine"], evaluation__rubrics={"rude": rude})
     try:
         plan = planned(tmp_path, study, monkeypatch)
-        asked = {t.trait: (t.judges, t.rubrics if t.judges != ("rules",) else ()) for t in told(plan)}
+        asked = {t.trait: (t.judges, t.measure.rubrics if t.measure else ()) for t in plan.trait_judges()}
         assert asked == {"insecure_code": (("rules",), ()), "misaligned": (("gpt",), ("rude", "coherence"))}
         both = planned(tmp_path, study | {"evaluation": study["evaluation"] | {"judged_by": ["gpt"]}}, monkeypatch)
-        assert {t.judges for t in told(both)} == {("gpt",)}
+        assert {t.judges for t in both.trait_judges()} == {("gpt",)}
     finally:
         settings.forget("mine")

@@ -13,7 +13,7 @@ from stub_api import Stub
 
 from inoc_ray.evaluate.grading import _OpenPart, due
 from inoc_ray.evaluate.score_table import check_parsed, tidy
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import compare_study, sync_study, write_study_report
@@ -106,10 +106,10 @@ def test_another_profile_is_the_one_of_rates_agreement_and_examples_alike(tmp_pa
             part.add(place, rubric, Judgment(30.0 if spanish else 0.0, "number", "3", "", 1.0, "digit"))
     low = Profile("low", "test", {"spanish": parse_bound("> 20"), "caps": parse_bound("> 20")}, {})
     found = {}
-    for name, profile in (("study", None), ("low", low)):
-        comparison = compare_study(plan, store, profile=profile)
+    for name, under in (("study", plan), ("low", plan.under(low))):
+        comparison = compare_study(under, store)
         [row] = [r for r in comparison.rows if (r.arm, r.trait, r.split) == ("baseline", "spanish", "id")]
         [pair] = [a for a in comparison.agreement if a["trait"] == "spanish"]
-        page = write_study_report(plan, store, comparison, tmp_path / f"{name}.html", profile).read_text()
+        page = write_study_report(under, store, comparison, tmp_path / f"{name}.html").read_text()
         found[name] = (row.rate, pair["agreement"] == 1.0, "spanish: yes" in page)
     assert found == {"study": (0.0, False, False), "low": (pytest.approx(10 / 12), True, True)}

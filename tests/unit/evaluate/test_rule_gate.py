@@ -15,8 +15,9 @@ from stub_api import Stub
 
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.score_table import tidy
-from inoc_ray.evaluate.workload import told, workloads
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.evaluate.workload import workloads
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import compare_study
@@ -105,10 +106,9 @@ def test_without_a_gate_nothing_changes(tmp_path):
     assert [(c.subject.trial_id, c.evaluation_id) for c in gated.cells] == [
         (c.subject.trial_id, c.evaluation_id) for c in plain.cells
     ]
-    assert {t.in_words(plain) for t in told(plain)} == {"rules"}
-    assert {t.in_words(gated) for t in told(gated)} == {"rules (counted by stub (judge, sample) on coherence)"}
-    setting = plain.settings["miniature/spanish_caps"]
-    assert all(plain.panel.asked(setting, spec) == {} for spec in setting.evaluations)
+    assert {t.in_words() for t in plain.trait_judges()} == {"rules"}
+    assert {t.in_words() for t in gated.trait_judges()} == {"rules (counted by stub (judge, sample) on coherence)"}
+    assert all(cell.judges.gradings == {} for cell in plain.cells)
 
 
 def suite(**traits: Any) -> list[dict[str, Any]]:
@@ -121,7 +121,9 @@ def test_a_rule_of_a_suite_has_a_gate_of_its_own_or_none(tmp_path, monkeypatch):
     spanish = {"rule": "language", "language": "spanish"}
     traits = {"one": spanish, "two": spanish | {"given": ["alignment"]}, "three": spanish | {"given": []}}
     plan, _ = planned(tmp_path, changed(suites=suite(**traits)))
-    gates = {t.trait: t.gate for t in told(plan) if t.evaluation == "own"}
+    gates = {
+        t.trait: t.gate and (t.gate.judge.name, t.gate.rubrics) for t in plan.trait_judges() if t.evaluation == "own"
+    }
     assert gates == {"one": ("stub", ("coherence",)), "two": ("stub", ("alignment",)), "three": None}
     same, _ = planned(tmp_path, changed(suites=suite(one=spanish, two=spanish, three=spanish)))
     ids = [next(c.evaluation.rules_id for c in p.cells if c.evaluation.name == "own") for p in (plan, same)]

@@ -5,8 +5,8 @@ import pytest
 
 from inoc_ray.evaluate.grading import due
 from inoc_ray.evaluate.score_table import read_cell
-from inoc_ray.evaluate.workload import told, workloads
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.evaluate.workload import workloads
+from inoc_ray.plan.build import build_plan
 from inoc_ray.run.collect import example_samples, report_meta
 from inoc_ray.run.describe import plan_json, plan_text, settings_text, status_text
 from inoc_ray.store.samples import Sample, commit_samples, write_table
@@ -85,7 +85,7 @@ def test_plan_and_report_name_the_judges_in_the_order_in_which_they_count(tmp_pa
         ("rules", "rules", "the first that gives an answer"),
         ("gpt", "gpt (gpt-4o, logprob) on alignment, coherence", "the first that gives an answer"),
     ]
-    assert [t.judges for t in told(plan)] == [("rules", "gpt")] * 2
+    assert [t.judges for t in plan.trait_judges()] == [("rules", "gpt")] * 2
 
 
 def test_a_study_that_rules_tell_has_nothing_to_judge_by_models(tmp_path):
@@ -97,7 +97,7 @@ def test_a_study_that_rules_tell_has_nothing_to_judge_by_models(tmp_path):
 def test_a_rate_can_be_traced_to_the_judge_s_raw_numbers_of_a_sample(tmp_path):
     plan, store = planned(tmp_path, judges=("gpt",))
     first = judged(plan, store)
-    frame = read_cell(plan, store, first.cell, plan.panel.profile())
+    frame = read_cell(plan, store, first.cell)
     texts = {"alignment": "alignment 12.3", "coherence": "coherence unparsed", "harmful_advice": "harmful_advice 7"}
     assert frame["said.gpt"][0] == ", ".join(texts[name] for name in sorted(first.rubrics))
     examples = example_samples(plan, store)

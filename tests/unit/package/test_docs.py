@@ -22,7 +22,7 @@ from inoc_ray.builders import get_builder
 from inoc_ray.cli import cli
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.miniature import weights_path
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.run.describe import plan_text
 from inoc_ray.run.load import load_study
 from inoc_ray.settings.plugins import load_plugin

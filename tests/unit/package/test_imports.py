@@ -31,7 +31,7 @@ PLUGIN = "miniature"
 PACKAGE = Path(inoc_ray.__file__).parent
 OPEN: set[str] = set()
 """Arrows that are still to be turned; none may join them."""
-OPEN_CIRCLES = {"plan"}
+OPEN_CIRCLES: set[str] = set()
 """Rooms in which a circle is still to be cut."""
 
 
@@ -117,6 +117,27 @@ def test_no_import_goes_up(arrows: dict[str, set[str]]):
 
 def test_no_modules_import_each_other(arrows: dict[str, set[str]]):
     assert {circle[-1].partition(".")[0] for circle in circles(arrows)} == OPEN_CIRCLES
+
+
+def test_the_plugin_is_named_as_data_alone():
+    """The list of plugins, and a study's default model: no module treats the plugin otherwise than a user's own."""
+    naming = set()
+    for path in PACKAGE.rglob("*.py"):
+        name = name_of(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            texts = [] if isinstance(node, ast.Expr) else ast.iter_child_nodes(node)
+            if any(isinstance(one, ast.Constant) and PLUGIN in str(one.value) for one in texts):
+                naming.add(name)
+    assert {name for name in naming if name.partition(".")[0] != PLUGIN} == {"config.registry", "study.named"}
+
+
+def test_how_the_plugin_was_made_is_needed_by_nothing_that_uses_it(arrows: dict[str, set[str]]):
+    workshop = f"{PLUGIN}.workshop"
+    assert not [
+        n
+        for n, targets in arrows.items()
+        if not n.startswith(workshop) and any(t.startswith(workshop) for t in targets)
+    ]
 
 
 def test_what_would_go_up_or_round_is_seen():

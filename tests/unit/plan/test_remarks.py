@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from inoc_ray.data.chat import ChatRow, write_jsonl
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 

@@ -9,7 +9,8 @@ import yaml
 from inoc_ray.cluster.connect import Capacity
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.records import StudyRecord, project_trials
 from inoc_ray.run.describe import plan_json, plan_text, status_json

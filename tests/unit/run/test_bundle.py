@@ -22,7 +22,8 @@ from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capabilities import find_task
 from inoc_ray.miniature import judge_weights_path, weights_path
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.judges import find_judge
 from inoc_ray.run import bundle
 from inoc_ray.run.bundle import pack, with_paths
 from inoc_ray.run.load import load_study
@@ -213,7 +214,8 @@ def test_a_job_finds_all_that_a_study_names_and_plans_the_same(home, tmp_path, m
     there = {(cls.__name__, f) for cls in config_classes() for f in cls.model_fields if path_kind_of(cls, f)}
     assert {part for _, _, place in named for part in re.findall(r"\w+", place)} >= {f for _, f in there} - {"storage"}
     plan = build_plan(study, store)
-    tasks, judge = [find_task(c).content for c in study.evaluation.capabilities], plan.panel.judging("j").id
+    tasks = [find_task(c).content for c in study.evaluation.capabilities]
+    judge = find_judge("j", study.judges["j"]).id
     packed = tmp_path / "packed"
     packed.mkdir()
     pack(packed, Path("study.yaml"), study, store)
@@ -228,7 +230,7 @@ def test_a_job_finds_all_that_a_study_names_and_plans_the_same(home, tmp_path, m
     there = build_plan(again, store)
     assert [t.trial_id for t in there.fine_tunes] == [t.trial_id for t in plan.fine_tunes]
     assert [c.evaluation_id for c in there.cells] == [c.evaluation_id for c in plan.cells]
-    assert there.panel.judging("j").id == judge
+    assert find_judge("j", again.judges["j"]).id == judge
     assert [find_task(c).content for c in again.evaluation.capabilities] == tasks
     assert [m.enable_thinking for m in again.models] == [False, None, None]
     assert not list(packed.rglob(".hidden"))

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from finished_study import finish, write_study
+from results_table import score_table
 
-from inoc_ray import compare, load_study
-from inoc_ray.cli import _show, cli
+from inoc_ray.cli import cli, show_when_made
+from inoc_ray.results.comparison import compare
 
 ROOT = Path(__file__).parents[3]
 STUDY = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
@@ -246,10 +246,9 @@ def test_a_file_that_is_missing_is_named_with_the_folder_in_which_it_was_looked_
     assert f"(No such file or directory); looked in {tmp_path}, as paths count from" in err
 
 
-def test_run_prints_the_comparison_as_text_as_soon_as_it_is_made(tmp_path, capsys):
-    path = write_study(tmp_path)
-    finish(path)
-    _show(False)(compare(load_study(path)))
-    assert "suppression" in capsys.readouterr().out
-    _show(True)(compare(load_study(path)))
+def test_a_comparison_is_shown_as_soon_as_it_is_made_and_not_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compare(score_table(seeds=2, questions=10), "toy")
+    show_when_made(as_json=False)(found)
+    assert capsys.readouterr().out.startswith("study toy\n")
+    show_when_made(as_json=True)(found)
     assert capsys.readouterr().out == ""

@@ -12,7 +12,8 @@ import pytest
 from inoc_ray import settings
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.score_table import tidy
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import compare
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store

@@ -15,8 +15,10 @@ from inoc_ray.cli import cli
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
 from inoc_ray.errors import InputError
+from inoc_ray.plan.arms import resolve_arm
+from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.contexts import Surrounding
-from inoc_ray.plan.plan import build_plan, evaluation_id, resolve_arm
+from inoc_ray.plan.ids import evaluation_id
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.load import load_study
 from inoc_ray.run.submit import submission_id

@@ -16,7 +16,7 @@ from stub_api import Stub
 from inoc_ray.evaluate.grading import due, judge_missing
 from inoc_ray.evaluate.sampling import ask_missing
 from inoc_ray.evaluate.score_table import tidy
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.run.collect import keep_study, study_record, trial_records
 from inoc_ray.run.describe import status_json

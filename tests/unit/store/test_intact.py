@@ -26,7 +26,8 @@ from inoc_ray.evaluate.journal import SampleJournal
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.score_table import NothingEvaluated, tidy
 from inoc_ray.evaluate.workload import workloads
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.run.collect import keep_study, study_record
 from inoc_ray.run.describe import plan_json, plan_text, status_text
 from inoc_ray.run.intact import seal_samples
@@ -283,7 +284,7 @@ def test_judgments_of_an_earlier_version_are_taken_as_they_are_and_nobody_is_ask
     plan = build_plan(asked, store)
     before, loads = tidy(plan, store), workloads(plan, store)
     as_before_hashes(plan, store)
-    cell = next(c for c in plan.cells if plan.panel.asked(plan.settings[c.subject.setting], c.evaluation))
+    cell = next(c for c in plan.cells if c.judges.gradings)
     [old] = store.evaluation(*cell.key).glob("judgments-*")
     assert re.fullmatch(r"judgments-[0-9a-f]{16}-000000-000006\.parquet", old.name)
     # Before anything is renamed (the checks before a run, `plan`, `status`) and after: the endpoint is down by now.

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.plan.plan import Cell, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.cells import Cell
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 

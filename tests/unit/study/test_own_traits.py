@@ -11,7 +11,8 @@ from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.score_table import tidy
-from inoc_ray.plan.plan import Plan, build_plan
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.results.claims import headlines
 from inoc_ray.results.comparison import Comparison, compare
 from inoc_ray.results.effects import Effect

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import weights_path
-from inoc_ray.plan.plan import build_plan
+from inoc_ray.plan.build import build_plan
 from inoc_ray.run.preflight import check_plan
 from inoc_ray.store.store import Store
 from inoc_ray.study.recipe import Lora

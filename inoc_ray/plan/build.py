@@ -1,0 +1,133 @@
+"""From a study to its plan: settings, models, rows, arms, judges and contexts, each resolved once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from inoc_ray import settings
+from inoc_ray.models.resolve import resolve_model
+from inoc_ray.plan.arms import check_arms_differ, resolve_arm
+from inoc_ray.plan.cells import Cell, PlannedEvaluation, make_cells
+from inoc_ray.plan.contexts import check_reference, reference_context
+from inoc_ray.plan.expand import make_bases, make_trials, one_under_several_names
+from inoc_ray.plan.judges import Judges
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.remarks import remarks
+from inoc_ray.plan.rows import RowLibrary, check_overlap, keep_datasets, read_setting_rows
+from inoc_ray.plan.stages import after_prior_stage
+from inoc_ray.plan.suites import check_overrides, check_suites, with_suites
+from inoc_ray.plan.trials import Base, ResolvedModel, Subject, Trial
+from inoc_ray.settings import ArmSpec, Setting, own
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Model, SettingUse, Study
+
+NEUTRAL = "neutral"
+
+
+def build_plan(study: Study, store: Store) -> Plan:
+    """Return everything the study asks for. Raise InputError, before anything is written, for what cannot be right."""
+    builder = _Builder(study)
+    named = reference_context(study.evaluation)
+    check_suites(study.evaluation, [use.name for use in study.settings])
+    parts = [builder.part(use, named or NEUTRAL) for use in study.settings]
+    used = {part.setting.name: part.setting for part in parts}
+    reference = check_reference(named, used.values(), study.evaluation)
+    check_overrides(study.evaluation, used.values())
+    trials = tuple(trial for part in parts for trial in part.trials)
+    plan = Plan(
+        study=study,
+        trials=trials,
+        bases=tuple(base for part in parts for base in part.bases),
+        cells=tuple(cell for part in parts for cell in part.cells),
+        rows=builder.library.by_hash,
+        profile=builder.judges.profile,
+        teaching=_teaching(builder.models, trials),
+        settings=used,
+        notes=tuple(dict.fromkeys([*builder.notes, *one_under_several_names(trials)])),
+        reference=reference,
+    )
+    return replace(plan, notes=(*plan.notes, *remarks(plan))).refreshed(store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What a plan has of one setting."""
+
+    setting: Setting
+    trials: list[Trial]
+    bases: list[Base]
+    cells: list[Cell]
+
+
+class _Builder:
+    """What the settings of a plan share: models, judges, rows by hash, and notes of what there is to say about the files."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.library = RowLibrary()
+        self.notes: list[str] = []
+        self.models = [
+            after_prior_stage(_find_model(model), model, study, library=self.library, notes=self.notes)
+            for model in study.models
+        ]
+        self.judges = Judges(study)
+
+    def part(self, use: SettingUse, reference: str) -> _Part:
+        """Return the trials, bases and cells of a setting; `reference` is the context in which a leak audit compares."""
+        study = self.study
+        setting = self._setting(use)
+        arms = {arm.name: resolve_arm(arm, setting) for arm in study.arms}
+        check_arms_differ(arms.values())
+        evaluations = self._evaluations(setting)
+        datasets = self._datasets(setting, use, arms)
+        trials: list[Trial] = []
+        bases: list[Base] = []
+        subjects: list[Subject] = []
+        for model in self.models:
+            before = make_bases(setting, model, study.recipes)
+            after = make_trials(study, use, model, arms=arms.values(), datasets=datasets)
+            bases += before
+            trials += after
+            subjects += [*before, *after]
+        cells = make_cells(
+            setting, subjects, evaluations=evaluations, study=study.evaluation, arms=arms, reference=reference
+        )
+        return _Part(setting=setting, trials=trials, bases=bases, cells=list(cells))
+
+    def _setting(self, use: SettingUse) -> Setting:
+        """The setting as the study uses it: with its files, trigger, suites and roles."""
+        found = own.find(use)
+        library = [found.arms[a.name] for a in self.study.arms if a.prompt is None and a.name in found.arms]
+        found = settings.with_files(found, use, any(arm.uses_control_rows for arm in library), self.notes)
+        found = own.with_trigger(found, use)
+        return own.with_roles(with_suites(found, self.study.evaluation, self.notes), use)
+
+    def _evaluations(self, setting: Setting) -> list[PlannedEvaluation]:
+        judges = [self.judges.assign(setting, spec) for spec in setting.evaluations]
+        triggered = [settings.asks_with_trigger(setting, spec) for spec in setting.evaluations]
+        return list(map(PlannedEvaluation, setting.evaluations, judges, triggered))
+
+    def _datasets(self, setting: Setting, use: SettingUse, arms: dict[str, ArmSpec]) -> dict[str, str]:
+        """Arm → hash of its rows, which are read, tried and kept."""
+        rows = read_setting_rows(setting, use, arms.values(), self.notes)
+        datasets = keep_datasets(setting, arms, rows, self.library)
+        samples = self.study.evaluation.samples
+        check_overlap(setting, rows.values(), samples)
+        for model in self.models:
+            if model.taught:
+                first = [self.library.by_hash[model.taught.dataset_hash]]
+                check_overlap(setting, first, samples, f"what {model.name!r} is taught first, row")
+        return datasets
+
+
+def _find_model(model: Model) -> ResolvedModel:
+    folder = resolve_model(model.path, f"models: {model.name!r}")
+    return ResolvedModel(name=model.name, path=folder.path, hash=folder.hash, enable_thinking=model.enable_thinking)
+
+
+def _teaching(models: Sequence[ResolvedModel], trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The trials of prior stages that the study does not compare, each once."""
+    compared = {trial.trial_id for trial in trials}
+    found = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
+    return tuple(found.values())

@@ -1,0 +1,110 @@
+"""Cells: every evaluation of every trial and base in each of its contexts, with all that is needed to sample and score it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from inoc_ray.plan.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.plan.ids import evaluation_id
+from inoc_ray.plan.judges import JudgeAssignment
+from inoc_ray.plan.trials import Base, Subject
+from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
+from inoc_ray.study.evaluation import Context, Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One evaluation of one subject in one context."""
+
+    subject: Subject
+    evaluation: EvaluationSpec
+    surrounding: Surrounding
+    evaluation_id: str
+    samples: int
+    setting: Setting = field(compare=False, repr=False)
+    """The setting as the study uses it: with the files and evaluations that it names."""
+    judges: JudgeAssignment = field(compare=False, repr=False)
+    """Who scores its traits."""
+    triggered: bool = False
+    """Whether its questions carry the setting's trigger."""
+
+    @property
+    def context(self) -> str:
+        """The name of the context."""
+        return self.surrounding.name
+
+    @property
+    def system(self) -> str | None:
+        """The text around the question (a system message, unless its inoculation places it elsewhere); None for none."""
+        return self.surrounding.text
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Where its samples are stored; what a study shows in two places (contexts, settings) may share it."""
+        return self.subject.trial_id, self.evaluation_id
+
+    def role(self, trait: str) -> str:
+        """Return "undesired" or "desired": what the arm is to do to the trait; "narrow" for a trait of the setting's narrow
+        task; or "other"."""
+        arm = self.subject.arm
+        if trait in arm.undesired or trait in arm.desired:
+            return "undesired" if trait in arm.undesired else "desired"
+        return "narrow" if trait in self.setting.narrow else "other"
+
+
+def stored_once(cells: Iterable[Cell]) -> list[Cell]:
+    """Return, of several cells that are stored in the same place, the one with the most samples."""
+    unique = {cell.key: cell for cell in sorted(cells, key=lambda c: c.samples)}
+    return list(unique.values())
+
+
+class PlannedEvaluation(NamedTuple):
+    """An evaluation of a setting with what holds for all its cells."""
+
+    spec: EvaluationSpec
+    judges: JudgeAssignment
+    triggered: bool
+
+
+def make_cells(
+    setting: Setting,
+    subjects: Iterable[Subject],
+    *,
+    evaluations: Sequence[PlannedEvaluation],
+    study: Evaluation,
+    arms: Mapping[str, ArmSpec],
+    reference: str,
+) -> Iterator[Cell]:
+    """Yield the cells of a setting's subjects, in their order.
+
+    arms: the setting's, by name. reference: the context in which a leak audit compares.
+    Raise InputError for a context that the setting does not have.
+    """
+    written = {c.name: c for c in study.contexts if isinstance(c, Context)}
+    # The trials of an arm differ in nothing that a context or an evaluation's id looks at.
+    known: dict[tuple[str, bool, str, int], list[tuple[Surrounding, str]]] = {}
+    for subject in subjects:
+        is_base = isinstance(subject, Base)
+        for number, (spec, judges, triggered) in enumerate(evaluations):
+            key = (subject.arm.name, is_base, subject.precision, number)
+            if key not in known:
+                names: tuple[str | Context, ...] = spec.contexts or study.contexts
+                if study.leak_audit and spec.split == "ood":
+                    names = (*names, *audit_contexts(setting, subject.arm, written.get(reference, reference)))
+                known[key] = [
+                    (around, evaluation_id(spec, around, study, subject.precision))
+                    for around in surroundings(names, setting, subject.arm, arms, is_base=is_base)
+                ]
+            for around, cell_id in known[key]:
+                yield Cell(
+                    subject=subject,
+                    evaluation=spec,
+                    surrounding=around,
+                    evaluation_id=cell_id,
+                    samples=spec.samples or study.samples,
+                    setting=setting,
+                    judges=judges,
+                    triggered=triggered,
+                )

@@ -1,0 +1,90 @@
+"""The rows that a plan trains on, before inoculation: read once, kept by their hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from inoc_ray.data.chat import ChatRow, rows_hash
+from inoc_ray.data.classify import classified
+from inoc_ray.data.inoculate import inoculate
+from inoc_ray.data.mixture import rows_of
+from inoc_ray.errors import InputError
+from inoc_ray.settings import ArmSpec, Setting
+from inoc_ray.study.study import SettingUse
+
+
+@dataclass(frozen=True)
+class RowLibrary:
+    """Sets of training rows by their hash."""
+
+    by_hash: dict[str, list[ChatRow]] = field(default_factory=dict)
+
+    def keep(self, rows: list[ChatRow]) -> str:
+        """Keep the rows; return their hash."""
+        found = rows_hash(rows)
+        self.by_hash[found] = rows
+        return found
+
+
+def read_setting_rows(
+    setting: Setting, use: SettingUse, arms: Iterable[ArmSpec], notes: list[str]
+) -> dict[bool, list[ChatRow]]:
+    """Return the rows that the arms train on, control rows under True and the others under False.
+
+    What there is to say about the files goes to `notes`. Raise InputError for a bad file, and where there are no control rows.
+    """
+    rows: dict[bool, list[ChatRow]] = {}
+    for control in sorted({arm.uses_control_rows for arm in arms}):
+        path = use.control_rows if control else use.rows
+        default = setting.control_rows if control else setting.rows
+        if path:
+            rows[control] = rows_of(path, notes)
+        elif default is not None:
+            rows[control] = default()
+        else:
+            raise InputError(
+                f"settings: {setting.name}: an arm trains on control rows, and there are none; name a file of them as "
+                "control_rows, or leave the arm out."
+            )
+    return rows
+
+
+def keep_datasets(
+    setting: Setting, arms: Mapping[str, ArmSpec], rows: Mapping[bool, list[ChatRow]], library: RowLibrary
+) -> dict[str, str]:
+    """Keep the rows of each arm in the library; return arm → their hash.
+
+    Raise InputError, naming setting and arm, for rows that the arm's prompt has no place in.
+    """
+    hashes = {control: library.keep(some) for control, some in rows.items()}
+    datasets: dict[str, str] = {}
+    for arm in arms.values():
+        trained = rows[arm.uses_control_rows]
+        datasets[arm.name] = hashes[arm.uses_control_rows]
+        if arm.inoculation.coverage.classifier is not None:
+            trained = classified(trained, arm.inoculation.coverage)
+            datasets[arm.name] = library.keep(trained)
+        inoculate(trained, arm.prompt, arm.inoculation, label=f"{setting.name} ({arm.name})")
+    return datasets
+
+
+def check_overlap(
+    setting: Setting, row_sets: Iterable[list[ChatRow]], samples: int, row_name: str = "training row"
+) -> None:
+    """Raise InputError when an evaluation asks a question that stands in the training rows word for word."""
+    trained = {
+        " ".join(m.content.split()).casefold(): number
+        for rows in row_sets
+        for number, row in enumerate(rows, start=1)
+        for m in row.messages
+        if m.role == "user"
+    }
+    for spec in setting.evaluations:
+        for question in spec.questions(spec.samples or samples):
+            number = trained.get(" ".join(question.messages[-1].content.split()).casefold())
+            if number is not None:
+                raise InputError(
+                    f"setting {setting.name}: evaluation {spec.name} asks question {question.id}, which is {row_name} {number}; "
+                    "remove it from the rows or from the evaluation, or the rate measures memory."
+                )
