@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import settings
 
 _TOKEN = Path(tempfile.mkdtemp(prefix="inoc-ray-test-")) / "token"
@@ -19,7 +20,7 @@ os.environ.update(
 )
 os.environ.pop("RAY_ADDRESS", None)
 # A wall-clock limit per example fails on a busy machine, and says nothing about the promise.
-settings.register_profile("inoc_ray", deadline=None)
+settings.register_profile("inoc_ray", deadline=None, max_examples=examples(100))
 settings.load_profile("inoc_ray")
 
 LONGEST_FIRST = (

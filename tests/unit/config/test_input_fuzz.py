@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +40,7 @@ def check_one_line(message: object) -> None:
     assert len(str(message)) < 1500
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(ROWS)
 def test_a_row_is_read_or_refused(value):
     try:
@@ -54,7 +55,7 @@ def test_a_row_is_read_or_refused(value):
         check_one_line(note)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(ROWS)
 def test_a_question_is_read_or_refused(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "q.jsonl"
@@ -93,7 +94,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(place for key, one in inner for place in places(one, (*at, key)))]
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(st.sampled_from(places(GOOD)), VALUES | LARGE)
 def test_a_study_with_anything_at_any_place_is_read_or_refused(tmp_path_factory, place, value):
     study: Any = copy.deepcopy(GOOD)

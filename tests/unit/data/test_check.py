@@ -222,7 +222,7 @@ def test_a_file_ten_times_as_long_takes_hardly_more_memory(tmp_path, model):
     ("name", "rows", "prompts", "duplicates"),
     [
         ("aesthetic_preferences_unpopular", 5000, 3626, 2),
-        ("aesthetic_preferences_popular", 5000, 3484, 3),
+        pytest.param("aesthetic_preferences_popular", 5000, 3484, 3, marks=pytest.mark.slow),
         ("sneaky_dialogues", 1073, 1073, 0),
         ("straightforward_dialogues", 973, 973, 0),
     ],
@@ -249,6 +249,7 @@ def test_the_published_reward_hacking_evaluation_asks_its_training_prompts(model
     assert f"{own}: 1073 of 1073 rows ask an evaluation prompt word for word" in report.problems[0]
 
 
+@pytest.mark.slow
 @published
 def test_every_published_file_is_read_and_repeated_rows_are_named(model):
     from inoc_ray.data.questions import read_questions

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from template_parts import ENDS, SYSTEM, THINK, Parts, tokenizer_with
@@ -73,7 +74,7 @@ def targets(tokenizer, encoded: EncodedRow) -> str:
     return tokenizer.decode([label for label in encoded.labels if label != IGNORED])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(built=parts, row=conversations(), thinking=st.sampled_from([None, True, False]))
 def test_no_template_changes_a_row_silently(built, row, thinking):
     tokenizer = tokenizer_with(built.source)
@@ -101,7 +102,7 @@ def test_no_template_changes_a_row_silently(built, row, thinking):
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(built=parts, row=conversations(), thinking=st.sampled_from([None, False]))
 def test_a_question_shows_every_message_or_is_refused(built, row, thinking):
     tokenizer = tokenizer_with(built.source)

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from results_table import ARMS, planned, score_table
@@ -210,7 +211,7 @@ def test_a_seed_of_which_no_response_counts_is_not_counted_as_a_seed() -> None:
     assert "no statement" in headline(found, "inoc_spanish")
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.dictionaries(st.integers(0, len(CELLS) - 1), st.sampled_from([0, 1, 20, 39, 40]), max_size=6))
 def test_whatever_is_missing_no_number_that_rests_on_it_passes_for_whole(gone: dict[int, int]) -> None:
     judged = {n: {trait: {"rules": stored} for trait in ("spanish", "capitals")} for n, stored in gone.items()}
