@@ -36,7 +36,7 @@ def is_address(endpoint: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def key_of(variable: str | None, where: str) -> str | None:
+def read_key(variable: str | None, where: str) -> str | None:
     """Return the key in an environment variable; None where no variable is named. Raises InputError when it is not set."""
     if variable is None:
         return None
@@ -48,27 +48,27 @@ def key_of(variable: str | None, where: str) -> str | None:
     return key
 
 
-def without(secret: str | None, text: str) -> str:
+def redact(secret: str | None, text: str) -> str:
     """Return the text with "…" for every occurrence of the secret: a server may quote the key that it refuses."""
     return text.replace(secret, "…") if secret else text
 
 
-def without_password(text: str) -> str:
+def hide_password(text: str) -> str:
     """Return an address, or a text with addresses in it, as a message, a log or a file may show it."""
     # A password may hold an @ itself: what comes before the last one of the address is hidden.
     return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)
 
 
-def without_passwords(value: Any) -> Any:
-    """Return parsed JSON with `without_password` of every text in it."""
+def hide_passwords(value: Any) -> Any:
+    """Return parsed JSON with `hide_password` of every text in it."""
     if isinstance(value, dict):
-        return {key: without_passwords(inner) for key, inner in value.items()}
+        return {key: hide_passwords(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [without_passwords(inner) for inner in value]
-    return without_password(value) if isinstance(value, str) else value
+        return [hide_passwords(inner) for inner in value]
+    return hide_password(value) if isinstance(value, str) else value
 
 
-def check_answers(api: Api, where: str) -> None:
+def check_reachable(api: Api, where: str) -> None:
     """Raise InputError when nobody answers at the address or the key is refused. Sends no prompt.
 
     An API without a list of models (404) is taken to be there.
@@ -79,11 +79,11 @@ def check_answers(api: Api, where: str) -> None:
     try:
         answer = httpx.get(f"{api.base_url.rstrip('/')}/models", headers=headers, timeout=CHECK_SECONDS)
     except httpx.HTTPError as error:
-        reason = without(api.api_key, str(error) or type(error).__name__)
+        reason = redact(api.api_key, str(error) or type(error).__name__)
         raise InputError(
-            f"{where}: nobody answers at {without_password(api.base_url)} ({reason}); check the address, or start it."
+            f"{where}: nobody answers at {hide_password(api.base_url)} ({reason}); check the address, or start it."
         ) from None
     if answer.status_code in (401, 403):
         raise InputError(
-            f"{where}: {without_password(api.base_url)} refuses the key ({answer.status_code}); check the variable that holds it."
+            f"{where}: {hide_password(api.base_url)} refuses the key ({answer.status_code}); check the variable that holds it."
         )

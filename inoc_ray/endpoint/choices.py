@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.endpoint.completions import CONCURRENCY, SampleResult
-from inoc_ray.endpoint.connection import Where, connect
-from inoc_ray.endpoint.errors import Again
+from inoc_ray.endpoint.connection import EndpointAddress, connect
+from inoc_ray.endpoint.errors import UnusableAnswer
 from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.refusals import OnRefused, with_refusals
 from inoc_ray.endpoint.retry import PATIENT, Retry
@@ -37,7 +37,7 @@ class ChoiceRequest:
 
 
 async def choose(
-    endpoint: Where,
+    endpoint: EndpointAddress,
     requests: Sequence[ChoiceRequest],
     *,
     concurrency: int = CONCURRENCY,
@@ -72,13 +72,13 @@ async def _score(client: AsyncOpenAI, request: ChoiceRequest) -> SampleResult:
     )
     given = sorted(getattr(answer, "choices", None) or (), key=lambda c: c.index)
     if len(given) != len(request.choices):
-        raise Again(f"the answer has {len(given)} choices for {len(request.choices)} prompts")
+        raise UnusableAnswer(f"the answer has {len(given)} choices for {len(request.choices)} prompts")
     sums = {}
     for (text, ids), scored in zip(request.choices, given, strict=True):
         start = len(request.prompt_ids)
         logprobs = (getattr(scored.logprobs, "token_logprobs", None) or [])[start : start + len(ids)]
         if len(logprobs) != len(ids) or not all(isinstance(p, float | int) and math.isfinite(p) for p in logprobs):
-            raise Again("the answer has not a log-prob for each token of the prompt (echo with logprobs)")
+            raise UnusableAnswer("the answer has not a log-prob for each token of the prompt (echo with logprobs)")
         sums[text] = math.fsum(logprobs)
     best = max(sums, key=lambda text: sums[text])
     count = next(len(ids) for text, ids in request.choices if text == best)

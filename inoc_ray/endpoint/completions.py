@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.config.identity import as_text
-from inoc_ray.endpoint.connection import Where, connect
-from inoc_ray.endpoint.errors import Again
+from inoc_ray.endpoint.connection import EndpointAddress, connect
+from inoc_ray.endpoint.errors import UnusableAnswer
 from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.refusals import OnRefused, with_refusals
 from inoc_ray.endpoint.retry import PATIENT, Retry
@@ -64,7 +64,7 @@ class SampleResult:
     """Of a multiple-choice question: JSON of each choice's log-prob; the text is then the likeliest."""
 
 
-def in_lists(requests: Sequence[SampleRequest], list_size: int) -> list[list[SampleRequest]]:
+def group_requests(requests: Sequence[SampleRequest], list_size: int) -> list[list[SampleRequest]]:
     """Return requests that can share one HTTP request, in their order, at most `list_size` together.
 
     What a list shares is all that the endpoint takes once a request: model, max_tokens, temperature, top_p and stop.
@@ -77,7 +77,7 @@ def in_lists(requests: Sequence[SampleRequest], list_size: int) -> list[list[Sam
 
 
 async def sample(
-    endpoint: Where,
+    endpoint: EndpointAddress,
     requests: Sequence[SampleRequest],
     *,
     concurrency: int = CONCURRENCY,
@@ -98,14 +98,14 @@ async def sample(
             return await connection.send(functools.partial(draw_list, connection.client, batch), _name(batch))
 
         ask = with_refusals(draw, on_refused)
-        jobs = (ask(batch) for batch in in_lists(requests, list_size))
+        jobs = (ask(batch) for batch in group_requests(requests, list_size))
         async with aclosing(in_parallel(jobs, concurrency)) as finished:
             async for samples in finished:
                 yield samples
 
 
 async def draw_list(client: AsyncOpenAI, batch: Sequence[SampleRequest]) -> list[SampleResult]:
-    """One request: the samples of requests that share what `in_lists` says. Raises Again for an answer that is none."""
+    """Send one request for samples that share what `group_requests` says. Raise UnusableAnswer for an unreadable answer."""
     first = batch[0]
     alone = len(batch) == 1
     seeds: dict[str, Any] = {"seed": first.seed} if alone else {}
@@ -134,11 +134,11 @@ def _read_answer(answer: Any, batch: Sequence[SampleRequest]) -> list[SampleResu
     choices = getattr(answer, "choices", None)
     usage = getattr(answer, "usage", None)
     if not isinstance(choices, list) or sorted(getattr(c, "index", -1) for c in choices) != list(range(len(batch))):
-        raise Again(f"the answer has not one choice for each of {len(batch)} prompts: {answer}")
+        raise UnusableAnswer(f"the answer has not one choice for each of {len(batch)} prompts: {answer}")
     samples = []
     for request, choice in zip(batch, sorted(choices, key=lambda c: c.index), strict=True):
         if not isinstance(choice.text, str) or not isinstance(choice.finish_reason, str):
-            raise Again(f"the answer for sample {request.key} has no text or finish_reason")
+            raise UnusableAnswer(f"the answer for sample {request.key} has no text or finish_reason")
         # Usage is of the whole list; the counts of one prompt come from its token ids, where the server sends them.
         extra = choice.model_extra or {}
         prompt_ids, token_ids = extra.get("prompt_token_ids"), extra.get("token_ids")
@@ -147,7 +147,7 @@ def _read_answer(answer: Any, batch: Sequence[SampleRequest]) -> list[SampleResu
         elif len(batch) == 1 and usage is not None:
             counts = usage.prompt_tokens, usage.completion_tokens
         else:
-            raise Again("the answer has no token counts for each prompt")
+            raise UnusableAnswer("the answer has no token counts for each prompt")
         samples.append(SampleResult(request.key, as_text(choice.text), choice.finish_reason, *counts))
     return samples
 

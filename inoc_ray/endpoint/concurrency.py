@@ -21,17 +21,17 @@ RETRY_AFTER_MAX_S = 120.0
 """The longest wait that an endpoint is believed in one answer; behind it one request tries whether it still holds."""
 
 
-class Pace:
+class ConcurrencyLimit:
     """A gate that requests pass by `slot`, and that is told what became of them.
 
-    `most` is never exceeded; `start` is where the number begins. Of one event loop; not for several threads.
+    `maximum` is never exceeded; `start` is where the number begins. Of one event loop; not for several threads.
     """
 
-    def __init__(self, most: int, *, start: int = START, clock: Callable[[], float] = time.monotonic) -> None:
-        if most < 1:
+    def __init__(self, maximum: int, *, start: int = START, clock: Callable[[], float] = time.monotonic) -> None:
+        if maximum < 1:
             raise ValueError("at least one request must be allowed")
-        self.most, self._clock = most, clock
-        self._limit = float(max(1, min(start, most)))
+        self.maximum, self._clock = maximum, clock
+        self._current = float(max(1, min(start, maximum)))
         self._quick = True
         self._halved_at = self._resume_at = self._full_at = float("-inf")
         self._answered_at: float | None = None
@@ -40,9 +40,9 @@ class Pace:
         self.push_backs = 0
 
     @property
-    def limit(self) -> int:
+    def current(self) -> int:
         """Requests that may be under way now."""
-        return int(self._limit)
+        return int(self._current)
 
     @property
     def silent_s(self) -> float:
@@ -55,7 +55,7 @@ class Pace:
         await self._room()
         self.under_way += 1
         sent_at = self._clock()
-        if self.under_way >= self.limit:
+        if self.under_way >= self.current:
             self._full_at = sent_at
         if self._answered_at is None:
             self._answered_at = sent_at
@@ -69,14 +69,14 @@ class Pace:
         """Note that a request sent at `sent_at` was answered. The limit grows only where it was reached since then."""
         self._answered_at = self._clock()
         if self._full_at >= sent_at:
-            self._limit = min(float(self.most), self._limit + (1.0 if self._quick else 1.0 / self._limit))
+            self._current = min(float(self.maximum), self._current + (1.0 if self._quick else 1.0 / self._current))
 
     def pushed_back(self, sent_at: float, wait_s: float | None = None) -> None:
         """Note that a request sent at `sent_at` was turned away; send nothing for `wait_s` seconds, where the endpoint said so."""
         now = self._clock()
         self.push_backs += 1
         if sent_at > self._halved_at:
-            self._limit, self._halved_at, self._quick = max(1.0, self._limit / 2), now, False
+            self._current, self._halved_at, self._quick = max(1.0, self._current / 2), now, False
         if wait_s is not None:
             self._resume_at = max(self._resume_at, now + min(wait_s, RETRY_AFTER_MAX_S))
 
@@ -85,7 +85,7 @@ class Pace:
             pause = self._resume_at - self._clock()
             if pause > 0:
                 await asyncio.sleep(pause)
-            elif self.under_way < self.limit:
+            elif self.under_way < self.current:
                 return
             else:
                 turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -101,7 +101,7 @@ class Pace:
                         self._waiting.remove(turn)
 
     def _wake(self) -> None:
-        room = self.limit - self.under_way
+        room = self.current - self.under_way
         while room > 0 and self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from inoc_ray.endpoint.concurrency import Pace
+from inoc_ray.endpoint.concurrency import ConcurrencyLimit
 from inoc_ray.endpoint.retry import Retry, with_retries
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ NO_KEY = "none"
 """Stands for a key where the endpoint wants none: without it the client would take one from the environment."""
 
 
-class Where(Protocol):
+class EndpointAddress(Protocol):
     """The part of `inoc_ray.serve.app.Endpoint` and `auth.Api` that a client needs; `base_url` ends in /v1."""
 
     @property
@@ -38,7 +38,7 @@ class Connection:
 
     client: AsyncOpenAI
     retry: Retry
-    pace: Pace
+    limit: ConcurrencyLimit
     api_key: str | None
 
     async def send(self, draw: Callable[[], Awaitable[T]], name: str) -> T:
@@ -46,11 +46,11 @@ class Connection:
 
         Raises what `with_retries` does; no message holds the key.
         """
-        return await with_retries(draw, name=name, retry=self.retry, pace=self.pace, secret=self.api_key)
+        return await with_retries(draw, name=name, retry=self.retry, limit=self.limit, secret=self.api_key)
 
 
 @contextlib.asynccontextmanager
-async def connect(where: Where, *, concurrency: int, retry: Retry) -> AsyncIterator[Connection]:
+async def connect(where: EndpointAddress, *, concurrency: int, retry: Retry) -> AsyncIterator[Connection]:
     """Open a connection for the length of a `with` block, with at most `concurrency` requests under way."""
     from openai import AsyncOpenAI
 
@@ -59,6 +59,6 @@ async def connect(where: Where, *, concurrency: int, retry: Retry) -> AsyncItera
         base_url=where.base_url, api_key=where.api_key or NO_KEY, max_retries=0, timeout=retry.timeout_s
     )
     try:
-        yield Connection(client=client, retry=retry, pace=Pace(concurrency), api_key=where.api_key)
+        yield Connection(client=client, retry=retry, limit=ConcurrencyLimit(concurrency), api_key=where.api_key)
     finally:
         await client.close()

@@ -28,7 +28,7 @@ def adaptation(body: dict[str, Any], refusal: str) -> str | None:
     return None
 
 
-def adapted(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any]:
+def adapt(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any]:
     """Return the request as the API wants it."""
     changed = dict(body)
     if MAX_COMPLETION_TOKENS in adaptations:
@@ -40,12 +40,14 @@ def adapted(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any
     return changed
 
 
-async def put(body: dict[str, Any], adaptations: set[str], send: Callable[[dict[str, Any]], Awaitable[T]]) -> T:
+async def send_adapted(
+    body: dict[str, Any], adaptations: set[str], send: Callable[[dict[str, Any]], Awaitable[T]]
+) -> T:
     """Return what `send` gives for the request as the API wants it; what it turns out to want is added to `adaptations`."""
     from openai import BadRequestError, UnprocessableEntityError
 
     while True:
-        sent = adapted(body, adaptations)
+        sent = adapt(body, adaptations)
         try:
             return await send(sent)
         except (BadRequestError, UnprocessableEntityError) as error:

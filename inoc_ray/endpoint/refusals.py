@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
-from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Refused, Unreadable
+from inoc_ray.endpoint.errors import OF_ONE_REQUEST, NoReadableAnswer, RequestRefused
 
 REFUSALS_IN_A_ROW = 8
 """After so many refusals before any answer, everything is taken to be refused."""
@@ -62,9 +62,9 @@ class Refusals:
             return self._none(requests, self._ended[model])
         try:
             answers = await draw(requests)
-        except Unreadable as error:
+        except NoReadableAnswer as error:
             reason = str(error)
-        except Refused as error:
+        except RequestRefused as error:
             reason = str(error)
             if error.status == OF_ONE_MODEL:
                 self._ended[model] = reason

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from inoc_ray.config.identity import as_text
-from inoc_ray.endpoint.auth import without
-from inoc_ray.endpoint.concurrency import Pace, retry_after_s
-from inoc_ray.endpoint.errors import Again, Refused, Unreadable
+from inoc_ray.endpoint.auth import redact
+from inoc_ray.endpoint.concurrency import ConcurrencyLimit, retry_after_s
+from inoc_ray.endpoint.errors import NoReadableAnswer, RequestRefused, UnusableAnswer
 from inoc_ray.errors import TrialError
 
 T = TypeVar("T")
@@ -48,17 +48,17 @@ PATIENT = Retry()
 
 
 async def with_retries(
-    draw: Callable[[], Awaitable[T]], *, name: str, retry: Retry, pace: Pace, secret: str | None
+    draw: Callable[[], Awaitable[T]], *, name: str, retry: Retry, limit: ConcurrencyLimit, secret: str | None
 ) -> T:
-    """Return what `draw` gives, which sends one request; try again while another try may help, each time through `pace`.
+    """Return what `draw` gives, which sends one request; try again while another try may help, each time through `limit`.
 
-    Raises Refused when the endpoint says that the request itself is wrong (or that nothing is left to pay it with),
-    Unreadable when the tries are used up and the last answer could not be read, and TrialError when they are used up
+    Raises RequestRefused when the endpoint says that the request itself is wrong (or that nothing is left to pay it with),
+    NoReadableAnswer when the tries are used up and the last answer could not be read, and TrialError when they are used up
     otherwise. Each names the request, and none holds the `secret`, nor do the errors that they come from: these are not kept.
     """
     from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
-    tries = _Tries(retry, pace)
+    tries = _Tries(retry, limit)
 
     def last(state: RetryCallState) -> _Success[T] | _Failure:
         assert state.outcome is not None
@@ -72,7 +72,7 @@ async def with_retries(
         wait=lambda state: tries.wait_s(last(state)),
         retry_error_callback=last,
     )
-    outcome: _Success[T] | _Failure = await retrying(_try, draw, pace, secret)
+    outcome: _Success[T] | _Failure = await retrying(_try, draw, limit, secret)
     if isinstance(outcome, _Failure):
         # Raised out here and not where it was caught: the client's errors hold the request with its key.
         raise tries.error(name, outcome)
@@ -92,14 +92,14 @@ class _Failure:
     crowded: bool = False
     unreadable: bool = False
     told_wait: bool = False
-    """Whether the endpoint said for how long to wait: the pace then keeps everybody back."""
+    """Whether the endpoint said for how long to wait: the limit then keeps everybody back."""
 
 
 class _Tries:
     """The tries of one request. A crowd (429) takes none, but ends the patience when nobody is answered."""
 
-    def __init__(self, retry: Retry, pace: Pace) -> None:
-        self._retry, self._pace = retry, pace
+    def __init__(self, retry: Retry, limit: ConcurrencyLimit) -> None:
+        self._retry, self._limit = retry, limit
         self._failures = self._crowds = 0
 
     def count(self, outcome: Any) -> None:
@@ -110,7 +110,7 @@ class _Tries:
 
     def used_up(self, outcome: Any) -> bool:
         if outcome.crowded:
-            return self._pace.silent_s > self._retry.patience_s
+            return self._limit.silent_s > self._retry.patience_s
         return self._failures == self._retry.tries
 
     def wait_s(self, outcome: Any) -> float:
@@ -118,21 +118,21 @@ class _Tries:
 
     def error(self, name: str, outcome: _Failure) -> Exception:
         if outcome.refused is not None:
-            return Refused(f"the endpoint refused {name}: {outcome.problem}", outcome.refused)
+            return RequestRefused(f"the endpoint refused {name}: {outcome.problem}", outcome.refused)
         if outcome.crowded:
             return TrialError(
-                f"{name} failed: the endpoint has turned everything away for {self._pace.silent_s:.0f} s, "
+                f"{name} failed: the endpoint has turned everything away for {self._limit.silent_s:.0f} s, "
                 f"at last with: {outcome.problem}"
             )
-        kind = Unreadable if outcome.unreadable else TrialError
+        kind = NoReadableAnswer if outcome.unreadable else TrialError
         return kind(f"{name} failed {self._failures} times, the last time with: {outcome.problem}")
 
 
-async def _try(draw: Callable[[], Awaitable[T]], pace: Pace, secret: str | None) -> _Success[T] | _Failure:
-    """Send one request; tell the pace what became of it."""
+async def _try(draw: Callable[[], Awaitable[T]], limit: ConcurrencyLimit, secret: str | None) -> _Success[T] | _Failure:
+    """Send one request; tell the limit what became of it."""
     from openai import APIConnectionError, APIResponseValidationError, APIStatusError, APITimeoutError
 
-    async with pace.slot() as sent_at:
+    async with limit.slot() as sent_at:
         try:
             result = await draw()
         except APIStatusError as error:
@@ -144,22 +144,22 @@ async def _try(draw: Callable[[], Awaitable[T]], pace: Pace, secret: str | None)
                 return _Failure(problem=problem, refused=status)
             wait_s = retry_after_s(error.response.headers.get("retry-after")) if status in (429, 503) else None
             if status in (408, 429, 503):
-                pace.pushed_back(sent_at, wait_s)
+                limit.pushed_back(sent_at, wait_s)
             return _Failure(problem=problem, crowded=status == 429, told_wait=wait_s is not None)
         except APITimeoutError:
-            pace.pushed_back(sent_at)
+            limit.pushed_back(sent_at)
             return _Failure(problem="no answer in time")
-        except (APIConnectionError, APIResponseValidationError, Again, ValueError) as error:
+        except (APIConnectionError, APIResponseValidationError, UnusableAnswer, ValueError) as error:
             # ValueError: a body that is not the JSON its headers promise.
             problem = excerpt(f"{type(error).__name__}: {error}", secret)
             return _Failure(problem=problem, unreadable=not isinstance(error, APIConnectionError))
-        pace.answered(sent_at)
+        limit.answered(sent_at)
         return _Success(result)
 
 
 def excerpt(text: str, secret: str | None, shown: int = SHOWN) -> str:
     """Return the beginning of a text for a message, without the secret (taken out first: the cut could leave half of it)."""
-    return as_text(without(secret, text)[:shown])
+    return as_text(redact(secret, text)[:shown])
 
 
 def _server_message(error: Any) -> str:

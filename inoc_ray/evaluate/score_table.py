@@ -44,7 +44,7 @@ from inoc_ray.store.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-TIDY_COLUMNS = (
+SCORE_COLUMNS = (
     "setting",
     "model",
     "arm",
@@ -215,27 +215,27 @@ def _joined(arrays: list[Any]) -> Any:
     return np.concatenate(arrays) if arrays else np.array([])
 
 
-class NothingEvaluated(InputError):
+class NoScores(InputError):
     """There is no response of the study that was judged."""
 
 
-def no_scores() -> pd.DataFrame:
+def empty_score_table() -> pd.DataFrame:
     """Return the tidy table of a study of which nothing is judged yet."""
     import pandas as pd
 
-    return pd.DataFrame({name: [] for name in TIDY_COLUMNS})
+    return pd.DataFrame({name: [] for name in SCORE_COLUMNS})
 
 
-def tidy(plan: Plan, store: Store) -> pd.DataFrame:
-    """Return one row per sample × trait over all cells of the study: see TIDY_COLUMNS.
+def read_score_table(plan: Plan, store: Store) -> pd.DataFrame:
+    """Return one row per sample × trait over all cells of the study: see SCORE_COLUMNS.
 
     A base is there under every model that it is compared as; its `seed` is missing. A cell whose share of degenerate responses is
-    above the study's limit has outcome "withheld" throughout. Raise NothingEvaluated when nothing is evaluated and judged yet.
+    above the study's limit has outcome "withheld" throughout. Raise NoScores when nothing is evaluated and judged yet.
     """
     import pandas as pd
 
     arrays: dict[str, list[Any]] = {n: [] for n in ("question_id", "sample_index", "score", "shown", "outcome", "cut")}
-    same: dict[str, list[Any]] = {name: [] for name in TIDY_COLUMNS if name not in arrays}
+    same: dict[str, list[Any]] = {name: [] for name in SCORE_COLUMNS if name not in arrays}
     counts: list[int] = []
     for cell in plan.cells:
         judged = _Judged(store, cell, plan.study.evaluation.max_degenerate)
@@ -248,12 +248,12 @@ def tidy(plan: Plan, store: Store) -> pd.DataFrame:
                 same[name].append(value)
             counts.append(len(judged.index))
     if not counts:
-        raise NothingEvaluated(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
+        raise NoScores(f"study {plan.study.name}: nothing is evaluated yet; `inoc-ray run` it first.")
     columns = {name: np.concatenate(values) for name, values in arrays.items()}
     columns |= {name: np.repeat(np.array(values, object), counts) for name, values in same.items() if name != "seed"}
     # A base has no seed.
     columns["seed"] = pd.array(same["seed"], dtype="Int64").repeat(counts)
-    return pd.DataFrame({name: columns[name] for name in TIDY_COLUMNS})
+    return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS})
 
 
 def _per_sample(judged: _Judged, verdicts: Verdicts) -> dict[str, Any]:
@@ -324,7 +324,7 @@ def sample_table(plan: Plan, store: Store, subject: Subject) -> pd.DataFrame:
     return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame()
 
 
-def check_parsed(plan: Plan, frame: pd.DataFrame) -> list[str]:
+def score_warnings(plan: Plan, frame: pd.DataFrame) -> list[str]:
     """Return a sentence for each evaluation of a trial in which more than the stated share of scores could not be read, and for
     each whose rates are withheld because its responses are degenerate."""
     limit = plan.study.evaluation.max_unparsed
@@ -354,7 +354,7 @@ def _place(parts: Iterable[Any]) -> str:
     return " · ".join(part if isinstance(part, str) else f"seed {part}" for part in parts if not pd.isna(part))
 
 
-def agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
+def judge_agreement(plan: Plan, store: Store) -> list[dict[str, Any]]:
     """Return how well each pair of judges agrees, per setting and trait, over all responses of the study that both decided, each
     once.
 

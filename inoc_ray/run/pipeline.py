@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.cluster.connect import Capacity, check_serving, connected
 from inoc_ray.console import duration, say
-from inoc_ray.endpoint.auth import without_password
+from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.grading import due, judge_missing
+from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
@@ -136,7 +136,7 @@ def run_study(
             plan = plan.refreshed(store)
         asked_before, undone_before = sum(plan.stored.values()), undone(plan, store)
         ready = any(train or plan.is_there(c.subject) for c in plan.to_ask) or capabilities_missing(plan, store)
-        waiting = due(plan, store)
+        waiting = ungraded_parts(plan, store)
         own_judges = any(judge.path is not None for judge in study.judges.values())
         by_own = any(study.judges[name].path is not None for name in waiting)
         training = train and bool(plan.to_train)
@@ -157,7 +157,7 @@ def run_study(
                     lease.check()
                     _ask(plan, store, outcome)
                     plan = plan.refreshed(store)
-            if due(plan, store):
+            if ungraded_parts(plan, store):
                 lease.check()
                 _judge(plan, store, outcome)
         outcome.asked = sum(plan.stored.values()) - asked_before
@@ -232,27 +232,27 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
 
 def capabilities_missing(plan: Plan, store: Store) -> bool:
     """Whether a task has not been measured of a model that is there."""
-    from inoc_ray.evaluate.capabilities import missing
+    from inoc_ray.evaluate.capabilities import missing_capabilities
 
-    return bool(missing(plan, store, plan.study.evaluation.capabilities))
+    return bool(missing_capabilities(plan, store, plan.study.evaluation.capabilities))
 
 
 def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
-    tried = [("judge", name) for name in due(plan, store)]
+    tried = [("judge", name) for name in ungraded_parts(plan, store)]
     with _timed(outcome, "judging"):
-        judged = judge_missing(plan, store)
+        judged = grade_missing(plan, store)
     outcome.judge_calls = judged.calls
     _failed(plan, store, outcome, tried, [failure_of(found) for found in judged.failed])
 
 
 def _ask(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
-    from inoc_ray.evaluate.capabilities import missing
-    from inoc_ray.evaluate.sampling import ask_missing
+    from inoc_ray.evaluate.capabilities import missing_capabilities
+    from inoc_ray.evaluate.sampling import sample_missing
 
     tried = [cell_thing(cell) for cell in plan.to_ask if plan.is_there(cell.subject)]
-    tried += [wanted.thing for wanted in missing(plan, store, plan.study.evaluation.capabilities)]
+    tried += [wanted.thing for wanted in missing_capabilities(plan, store, plan.study.evaluation.capabilities)]
     with _timed(outcome, "evaluating"):
-        failed = ask_missing(plan, store)
+        failed = sample_missing(plan, store)
     _failed(plan, store, outcome, tried, [failure_of(found) for found in failed])
 
 
@@ -277,8 +277,8 @@ def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, step.lower())
             story = "".join(traceback.format_exception(error))
-            log.write_text(without_password(story))
-            failed = failure_of({"label": step, "error": without_password(reason), "log": log, "of": [thing]})
+            log.write_text(hide_password(story))
+            failed = failure_of({"label": step, "error": hide_password(reason), "log": log, "of": [thing]})
             _failed(plan, store, outcome, [], [failed])
 
 
@@ -289,8 +289,14 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     Nobody is asked. Raise InputError when nothing is evaluated yet and nothing failed. Evaluations whose scores cannot be
     relied on are among the failures, and are added to those of `outcome`.
     """
-    from inoc_ray.evaluate.capabilities import read_scores
-    from inoc_ray.evaluate.score_table import NothingEvaluated, agreement, check_parsed, no_scores, tidy
+    from inoc_ray.evaluate.capabilities import read_capability_scores
+    from inoc_ray.evaluate.score_table import (
+        NoScores,
+        empty_score_table,
+        judge_agreement,
+        read_score_table,
+        score_warnings,
+    )
     from inoc_ray.results.comparison import compare
 
     if outcome is None:
@@ -298,13 +304,13 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     seal_samples(plan, store)
     failures = [f for f in failures_of(plan, store) if not set(f.of) <= {REPORT, MLFLOW}]
     try:
-        frame = tidy(plan, store)
-    except NothingEvaluated:
+        frame = read_score_table(plan, store)
+    except NoScores:
         if not failures:
             raise
-        frame = no_scores()
+        frame = empty_score_table()
     # The responses are there and can be looked at; no program failed that would have a log.
-    unreliable = [Failure(sentence, "evaluation failed", "") for sentence in check_parsed(plan, frame)]
+    unreliable = [Failure(sentence, "evaluation failed", "") for sentence in score_warnings(plan, frame)]
     if outcome is not None:
         outcome.failed += unreliable
     # A rule's number has no threshold that a profile could move.
@@ -313,12 +319,12 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     # The parts of a task (the subjects of mmlu) are in the store alone.
     scores = [
         s
-        for s in read_scores(plan, store, plan.study.evaluation.capabilities)
+        for s in read_capability_scores(plan, store, plan.study.evaluation.capabilities)
         if not s["part"] and s["value"] is not None
     ]
     return replace(
         comparison,
-        agreement=tuple(agreement(plan, store)),
+        agreement=tuple(judge_agreement(plan, store)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
         remarks=plan.notes,
@@ -364,7 +370,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         report_files=[p.fetch() for name in shown if (p := report.with_name(name)).exists()],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
-    return without_password(uri)
+    return hide_password(uri)
 
 
 @dataclass(frozen=True)

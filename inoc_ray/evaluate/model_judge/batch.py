@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from inoc_ray.config.identity import content_id
-from inoc_ray.endpoint.connection import Where, connect
+from inoc_ray.endpoint.connection import EndpointAddress, connect
 from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME
 from inoc_ray.endpoint.retry import PATIENT, Retry
@@ -18,12 +18,12 @@ from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.client import (
     SAMPLE_TOKENS,
     ApiJudge,
-    Failure,
-    Judging,
-    OwnJudge,
-    Question,
+    EngineJudge,
+    JudgeClient,
+    JudgeQuestion,
+    NoAnswer,
 )
-from inoc_ray.evaluate.model_judge.parse import Answer, Method, failed, judgment, scale_top
+from inoc_ray.evaluate.model_judge.parse import Answer, Method, failed_judgment, judgment, scale_top
 from inoc_ray.evaluate.model_judge.scale import digits_are_apart, numbers_are_single
 from inoc_ray.scoring.judge_prompt import VERSION, json_prompt, number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
@@ -55,7 +55,7 @@ def question_key(identity: Mapping[str, Any], method: Method, prompt: str, index
 
 
 async def judge_items(
-    where: Where,
+    where: EndpointAddress,
     judge: Judge,
     identity: Mapping[str, Any],
     rubrics: Sequence[Rubric],
@@ -69,7 +69,7 @@ async def judge_items(
 ) -> AsyncGenerator[list[tuple[K, str, Judgment]], None]:
     """Judges every item on every rubric; yields (the item's key, the rubric's name, the judgment) in any order.
 
-    `where` is a running engine with `model` on it and its `tokenizer`, or an API (`client.api_of`), which has neither. Each
+    `where` is a running engine with `model` on it and its `tokenizer`, or an API (`api_judge.judge_api`), which has neither. Each
     answer is in the cache before its judgment is given out. A question that is refused for its content, or to which no
     readable answer comes, is unparsed with the reason in `raw`; it is not stored, so that the next pass asks it again.
     Closing the iteration cancels what is under way.
@@ -83,13 +83,13 @@ async def judge_items(
         counts.calls += 1
 
     @contextlib.asynccontextmanager
-    async def connected() -> AsyncIterator[ApiJudge | OwnJudge]:
+    async def connected() -> AsyncIterator[ApiJudge | EngineJudge]:
         async with connect(where, concurrency=judge.concurrency, retry=retry) as connection:
             given = connection, model or judge.served_model, on_call
             if tokenizer is None:
                 yield ApiJudge(*given, concurrency=judge.concurrency)
             else:
-                yield OwnJudge(*given, tokenizer=tokenizer, concurrency=judge.concurrency)
+                yield EngineJudge(*given, tokenizer=tokenizer, concurrency=judge.concurrency)
 
     if tokenizer is not None:
         method = own_method(judge, tokenizer)
@@ -145,7 +145,7 @@ def answer_room(method: Method, rubrics: int) -> int:
     return SAMPLE_TOKENS if method == "sample" else 1
 
 
-async def probe(where: Where, judge: Judge, retry: Retry = PATIENT) -> None:
+async def probe_judge(where: EndpointAddress, judge: Judge, retry: Retry = PATIENT) -> None:
     """Asks a judge behind an API once, as its method will, before anything depends on it.
 
     Raises InputError with the API's own sentence where it refuses, and where its answer cannot be of use; TrialError when it does
@@ -203,10 +203,10 @@ class _Work(Generic[K]):
     ) -> None:
         self._identity, self._judge, self._method = identity, judge, method
         self._rubrics, self._items, self._cache, self._counts = rubrics, items, cache, counts
-        self.questions: dict[str, Question] = {}
+        self.questions: dict[str, JudgeQuestion] = {}
         self._waiting: dict[str, list[_Wanted[K]]] = {}
         # Of this run alone: answers that several draws of one question wait for, and failures, which are not stored.
-        self._failures: dict[str, Failure] = {}
+        self._failures: dict[str, NoAnswer] = {}
         self._answers = self._in_a_row = 0
         # Judgments that rest on a refusal: not given out before an answer shows that not everything is refused.
         self._held: list[tuple[K, str, Judgment]] = []
@@ -225,13 +225,13 @@ class _Work(Generic[K]):
         if chunk:
             yield chunk
 
-    def answered(self, question: Question, answer: Answer | Failure) -> list[tuple[K, str, Judgment]]:
+    def answered(self, question: JudgeQuestion, answer: Answer | NoAnswer) -> list[tuple[K, str, Judgment]]:
         """Stores an answer; the judgments that waited for it alone.
 
         Raises InputError where the endpoint refuses everything, or has begun to.
         """
-        refused = isinstance(answer, Failure) and answer.refused
-        if isinstance(answer, Failure):
+        refused = isinstance(answer, NoAnswer) and answer.refused
+        if isinstance(answer, NoAnswer):
             self._failures[question.key] = answer
             self._counts.failed += 1
         else:
@@ -264,7 +264,7 @@ class _Work(Generic[K]):
             f"{'what it answered before' if self._answers else 'nothing'} is stored."
         )
 
-    def _ready(self, question: Question) -> list[tuple[K, str, Judgment]]:
+    def _ready(self, question: JudgeQuestion) -> list[tuple[K, str, Judgment]]:
         ready = []
         for wanted in self._waiting.pop(question.key):
             wanted.missing -= 1
@@ -284,12 +284,12 @@ class _Work(Generic[K]):
             self._waiting.setdefault(call, []).append(wanted)
             if call not in self.questions:
                 longest = answer_room(self._method, len(self._rubrics))
-                self.questions[call] = Question(call, prompt, self._method, index, longest)
+                self.questions[call] = JudgeQuestion(call, prompt, self._method, index, longest)
         return wanted
 
     def _judged(self, wanted: _Wanted[K]) -> list[tuple[K, str, Judgment]]:
         answers = [answer for call in wanted.calls if (answer := self._cache.get(call)) is not None]
-        missed = next((self._failures[call] for call in wanted.calls if call in self._failures), Failure(""))
+        missed = next((self._failures[call] for call in wanted.calls if call in self._failures), NoAnswer(""))
         # A draw that failed is an answer that cannot be read: the mean of the others alone would hide it.
         answers += [{"text": ""}] * (len(wanted.calls) - len(answers)) if answers else []
         return [
@@ -298,20 +298,20 @@ class _Work(Generic[K]):
                 rubric.name,
                 judgment(self._method, rubric, answers, self._judge.min_mass)
                 if answers
-                else failed(self._method, missed.reason, missed.refused),
+                else failed_judgment(self._method, missed.reason, missed.refused),
             )
             for rubric in wanted.rubrics
         ]
 
 
-async def _answers(work: _Work[K], asking: Judging) -> AsyncGenerator[list[tuple[K, str, Judgment]], None]:
+async def _answers(work: _Work[K], asking: JudgeClient) -> AsyncGenerator[list[tuple[K, str, Judgment]], None]:
     questions = list(work.questions.values())
     lists = [questions[i : i + asking.list_size] for i in range(0, len(questions), asking.list_size)]
 
-    async def ask(asked: list[Question]) -> list[tuple[Question, Answer | Failure]]:
+    async def ask(asked: list[JudgeQuestion]) -> list[tuple[JudgeQuestion, Answer | NoAnswer]]:
         return list(zip(asked, await asking.ask(asked), strict=True))
 
-    jobs: Iterator[Coroutine[Any, Any, list[tuple[Question, Answer | Failure]]]] = (ask(asked) for asked in lists)
+    jobs: Iterator[Coroutine[Any, Any, list[tuple[JudgeQuestion, Answer | NoAnswer]]]] = (ask(asked) for asked in lists)
     async with aclosing(in_parallel(jobs, asking.concurrency)) as finished:
         async for pairs in finished:
             ready = [judged for question, answer in pairs for judged in work.answered(question, answer)]

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from inoc_ray.config.identity import as_text
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import render
-from inoc_ray.endpoint.auth import Api, is_address, key_of, without, without_password
+from inoc_ray.endpoint.auth import Api, hide_password, is_address, read_key, redact
 from inoc_ray.endpoint.completions import SampleRequest, draw_list
 from inoc_ray.endpoint.connection import Connection
-from inoc_ray.endpoint.dialect import put
-from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Again, Refused, Unreadable
+from inoc_ray.endpoint.dialect import send_adapted
+from inoc_ray.endpoint.errors import OF_ONE_REQUEST, NoReadableAnswer, RequestRefused, UnusableAnswer
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.model_judge.parse import Answer, Method, followed_up, leading_space, parse_object
+from inoc_ray.evaluate.model_judge.parse import Answer, Method, leading_space, parse_object, prefixes_to_ask
 from inoc_ray.evaluate.model_judge.scale import (
     TOP_LOGPROBS,
     answer_tokens,
     json_probe_messages,
     probe_messages,
-    probed_single,
-    surface,
+    reads_single_number,
+    token_text,
 )
 from inoc_ray.scoring.rubrics import CLASSES
 from inoc_ray.study.evaluation import Judge
@@ -51,7 +51,7 @@ _USE_SAMPLE = "set method: sample or method: json for this judge, which need non
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class JudgeQuestion:
     """One call: what the judge is asked, and `index`, which draw it is (method `sample`; else 0)."""
 
     key: str
@@ -68,7 +68,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class NoAnswer:
     """Why there is no answer to one question."""
 
     reason: str
@@ -76,7 +76,7 @@ class Failure:
     """Whether the endpoint would not answer, and not merely answered what cannot be read."""
 
 
-class Judging(Protocol):
+class JudgeClient(Protocol):
     """Somebody who answers questions."""
 
     concurrency: int
@@ -84,12 +84,12 @@ class Judging(Protocol):
     list_size: int
     """Questions in one call."""
 
-    async def ask(self, questions: Sequence[Question]) -> list[Answer | Failure]:
+    async def ask(self, questions: Sequence[JudgeQuestion]) -> list[Answer | NoAnswer]:
         """The answers, in the order of the questions, which all have the same method."""
         ...
 
 
-def api_of(judge: Judge, name: str) -> Api:
+def judge_api(judge: Judge, name: str) -> Api:
     """Where a judge behind an API is asked; its key comes from the environment variable that the study names.
 
     Raises InputError, naming the judge, where the address is none or the variable is not set. The key stands in no message.
@@ -97,9 +97,9 @@ def api_of(judge: Judge, name: str) -> Api:
     assert judge.endpoint is not None
     if not is_address(judge.endpoint):
         raise InputError(
-            f"judges: {name!r}: endpoint {without_password(judge.endpoint)!r} is no address; give one as https://HOST/v1."
+            f"judges: {name!r}: endpoint {hide_password(judge.endpoint)!r} is no address; give one as https://HOST/v1."
         )
-    return Api(judge.endpoint, key_of(judge.api_key_env, f"judges: {name!r}: api_key_env"))
+    return Api(judge.endpoint, read_key(judge.api_key_env, f"judges: {name!r}: api_key_env"))
 
 
 class _Sender:
@@ -108,14 +108,14 @@ class _Sender:
     def __init__(self, connection: Connection, model: str, on_call: Callable[[], None]) -> None:
         self._connection, self._model, self._on_call = connection, model, on_call
 
-    async def _send(self, draw: Callable[[], Awaitable[T]], name: str) -> T | Failure:
+    async def _send(self, draw: Callable[[], Awaitable[T]], name: str) -> T | NoAnswer:
         """The answer, or a Failure that is of this request. Raises InputError for the key or the model, else TrialError."""
-        refused: Refused | None = None
+        refused: RequestRefused | None = None
         try:
             return await self._connection.send(self._counted(draw), f"{name} of judge {self._model}")
-        except Unreadable as error:
-            return Failure(str(error))
-        except Refused as error:
+        except NoReadableAnswer as error:
+            return NoAnswer(str(error))
+        except RequestRefused as error:
             if error.status in OF_ONE_REQUEST:
                 said = str(error)
                 if "logprob" in said:
@@ -126,7 +126,7 @@ class _Sender:
                     raise InputError(
                         f"judge {self._model}: {said}; set method: sample for this judge, which draws at temperature 1."
                     ) from None
-                return Failure(said, refused=True)
+                return NoAnswer(said, refused=True)
             refused = error
         said = str(refused)
         if refused.status in (401, 403):
@@ -147,7 +147,9 @@ class _Sender:
         return counted
 
     async def _post(self, path: str, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer's JSON object, without the key, should the server quote it. Raises ValueError, or Again for no object.
+        """Return the answer as a JSON object without the key, which the server may quote.
+
+        Raise ValueError for what is not JSON, and UnusableAnswer for what is not an object.
 
         Neither what is sent nor what comes is put into the client's own types: that is a third of a call's CPU time, and
         they let rubbish pass anyway.
@@ -156,10 +158,10 @@ class _Sender:
 
         text = (await self._connection.client.post(path, cast_to=HttpxBinaryResponseContent, body=sent)).text
         if self._key is not None and len(self._key) >= _LEAST_SECRET:
-            text = without(self._key, text)
+            text = redact(self._key, text)
         body = json.loads(text)
         if not isinstance(body, dict):
-            raise Again(f"the answer is no object: {text}")
+            raise UnusableAnswer(f"the answer is no object: {text}")
         return body
 
 
@@ -183,7 +185,7 @@ class ApiJudge(_Sender):
             return
         ask = {"digit": self._probe_digit, "sample": self._probe_text, "json": self._probe_json}[method]
         told = await self._send(ask, "the probe")
-        if isinstance(told, Failure):
+        if isinstance(told, NoAnswer):
             raise InputError(f"judge {self._model}: {told.reason}")
 
     async def _probe_digit(self) -> None:
@@ -211,7 +213,7 @@ class ApiJudge(_Sender):
             )
         return text
 
-    async def ask(self, questions: Sequence[Question]) -> list[Answer | Failure]:
+    async def ask(self, questions: Sequence[JudgeQuestion]) -> list[Answer | NoAnswer]:
         """See Judging."""
         return [
             await self._send(functools.partial(self._draw, question), f"question {question.key}")
@@ -224,7 +226,7 @@ class ApiJudge(_Sender):
         Raises InputError where there are no log-probs, or where the answer does not tell.
         """
         told = await self._send(self._probe, "the probe")
-        if isinstance(told, Failure):
+        if isinstance(told, NoAnswer):
             raise InputError(
                 f"judge {self._model}: it cannot be seen how it writes numbers ({told.reason}); {_USE_SAMPLE}."
             )
@@ -235,7 +237,7 @@ class ApiJudge(_Sender):
         tokens = [entry.get("token") for entry in _token_entries(choice)]
         if not tokens:
             raise InputError(f"judge {self._model}: the endpoint gives no log-probs; {_USE_SAMPLE}.")
-        single = probed_single(tokens)
+        single = reads_single_number(tokens)
         if single is None:
             raise InputError(
                 f"judge {self._model}: asked to repeat a number it said {_content(choice)[:80]!r}, so how it writes numbers "
@@ -243,7 +245,7 @@ class ApiJudge(_Sender):
             )
         return single
 
-    async def _draw(self, question: Question) -> Answer:
+    async def _draw(self, question: JudgeQuestion) -> Answer:
         with_logprobs = question.method in ("logprob", "digit")
         drawn = question.method == "sample"
         message = [{"role": "user", "content": question.prompt}]
@@ -277,10 +279,10 @@ class ApiJudge(_Sender):
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         if seed is not None:
             body["seed"] = seed
-        return await put(body, self._adaptations, functools.partial(self._post, "/chat/completions"))
+        return await send_adapted(body, self._adaptations, functools.partial(self._post, "/chat/completions"))
 
 
-class OwnJudge(_Sender):
+class EngineJudge(_Sender):
     """A judge on an engine of the study: rendered prompts in lists, and log-probs of tokens by their ids."""
 
     concurrency = OWN_CONCURRENCY
@@ -291,9 +293,9 @@ class OwnJudge(_Sender):
         self.concurrency = min(concurrency, OWN_CONCURRENCY)
         self._tokenizer = tokenizer
         self._tokens = answer_tokens(tokenizer, tuple(CLASSES))
-        self._surface = functools.cache(functools.partial(surface, tokenizer))
+        self._surface = functools.cache(functools.partial(token_text, tokenizer))
 
-    async def ask(self, questions: Sequence[Question]) -> list[Answer | Failure]:
+    async def ask(self, questions: Sequence[JudgeQuestion]) -> list[Answer | NoAnswer]:
         """See Judging."""
         method = questions[0].method
         # The number is read where the answer begins, so a judge that reasons is asked without a think block.
@@ -302,17 +304,20 @@ class OwnJudge(_Sender):
             return await self._trees(questions, prompts)
         if method in ("logprob", "digit"):
             tops = await self._next_tokens(prompts, f"question {questions[0].key}", digits=method == "digit")
-            return [top if isinstance(top, Failure) else {"text": top[0], "top": top[1]} for top in tops]
+            return [top if isinstance(top, NoAnswer) else {"text": top[0], "top": top[1]} for top in tops]
         return await self._texts(questions, prompts)
 
-    async def _trees(self, questions: Sequence[Question], prompts: Sequence[str]) -> list[Answer | Failure]:
+    async def _trees(self, questions: Sequence[JudgeQuestion], prompts: Sequence[str]) -> list[Answer | NoAnswer]:
         """Level after level, with the prefixes of all questions of a level in one list."""
-        trees: list[dict[str, dict[str, float]] | Failure] = [{} for _ in questions]
+        trees: list[dict[str, dict[str, float]] | NoAnswer] = [{} for _ in questions]
         spaces = [""] * len(questions)
         texts = [""] * len(questions)
         while True:
             wanted = [
-                (n, prefix) for n, tree in enumerate(trees) if isinstance(tree, dict) for prefix in followed_up(tree)
+                (n, prefix)
+                for n, tree in enumerate(trees)
+                if isinstance(tree, dict)
+                for prefix in prefixes_to_ask(tree)
             ]
             if not wanted:
                 break
@@ -320,26 +325,26 @@ class OwnJudge(_Sender):
             tops = await self._next_tokens(asked, f"question {questions[0].key}", digits=True)
             for (n, prefix), top in zip(wanted, tops, strict=True):
                 tree = trees[n]
-                if isinstance(top, Failure):
+                if isinstance(top, NoAnswer):
                     trees[n] = top
                 elif isinstance(tree, dict):
                     tree[prefix] = top[1]
                     if not prefix:
                         texts[n], spaces[n] = top[0], leading_space(top[1])
         return [
-            tree if isinstance(tree, Failure) else {"text": text, "tree": tree}
+            tree if isinstance(tree, NoAnswer) else {"text": text, "tree": tree}
             for tree, text in zip(trees, texts, strict=True)
         ]
 
     async def _next_tokens(
         self, prompts: Sequence[str], name: str, *, digits: bool
-    ) -> list[tuple[str, dict[str, float]] | Failure]:
+    ) -> list[tuple[str, dict[str, float]] | NoAnswer]:
         """Likeliest next token and log-probs behind each prompt: of the likeliest ones, or of digits and class words.
 
         A list of which one prompt is refused is asked again one by one, so that only that one goes without.
         """
         got = await self._send(functools.partial(self._draw_next, prompts, digits), name)
-        if not isinstance(got, Failure):
+        if not isinstance(got, NoAnswer):
             return list(got)
         if len(prompts) == 1:
             return [got]
@@ -358,12 +363,12 @@ class OwnJudge(_Sender):
         choices = body.get("choices")
         listed = [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
         if sorted(c.get("index", -1) for c in listed) != list(range(len(prompts))):
-            raise Again(f"the answer has not one choice for each of {len(prompts)} prompts: {body}")
+            raise UnusableAnswer(f"the answer has not one choice for each of {len(prompts)} prompts: {body}")
         found = []
         for choice in sorted(listed, key=lambda c: int(c["index"])):
             top = ((choice.get("logprobs") or {}).get("top_logprobs") or [None])[0]
             if not isinstance(top, dict):
-                raise Again(f"the answer has no log-probs: {body}")
+                raise UnusableAnswer(f"the answer has no log-probs: {body}")
             found.append((as_text(str(choice.get("text", ""))), self._by_text(top)))
         return found
 
@@ -378,7 +383,7 @@ class OwnJudge(_Sender):
             found[text] = logprob if text not in found else _log_add(found[text], logprob)
         return found
 
-    async def _texts(self, questions: Sequence[Question], prompts: Sequence[str]) -> list[Answer | Failure]:
+    async def _texts(self, questions: Sequence[JudgeQuestion], prompts: Sequence[str]) -> list[Answer | NoAnswer]:
         drawn = questions[0].method == "sample"
         requests = [
             SampleRequest(
@@ -395,7 +400,7 @@ class OwnJudge(_Sender):
         got = await self._send(
             functools.partial(draw_list, self._connection.client, requests), f"question {questions[0].key}"
         )
-        if not isinstance(got, Failure):
+        if not isinstance(got, NoAnswer):
             return [{"text": result.text} for result in got]
         if len(questions) == 1:
             return [got]
@@ -407,13 +412,13 @@ def _log_add(a: float, b: float) -> float:
 
 
 def _choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The answer's one choice. Raises Again where there is none with a message."""
+    """The answer's one choice. Raises UnusableAnswer where there is none with a message."""
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-        raise Again(f"the answer has no message: {body}")
+        raise UnusableAnswer(f"the answer has no message: {body}")
     if not isinstance(choice["message"].get("content"), str | None):
-        raise Again(f"the answer's content is no text: {body}")
+        raise UnusableAnswer(f"the answer's content is no text: {body}")
     return choice
 
 

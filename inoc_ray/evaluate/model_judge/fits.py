@@ -20,7 +20,7 @@ CANDIDATE_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class LongestJudged:
+class LongestJudgeRequest:
     """The longest request to a judge about an evaluation, in tokens of the judge's tokenizer."""
 
     evaluation: str
@@ -38,9 +38,9 @@ class LongestJudged:
         return self.prompt + self.response + self.answer
 
 
-def longest_judged(
+def longest_judge_requests(
     judge: Judge, folder: Path, asked: Iterable[tuple[EvaluationSpec, int, Mapping[str, Rubric]]]
-) -> list[LongestJudged]:
+) -> list[LongestJudgeRequest]:
     """One for each (evaluation, samples, rubrics). Raises InputError where the method does not suit the judge's tokenizer."""
     tokenizer = load_tokenizer(str(folder))
     method = own_method(judge, tokenizer)
@@ -58,7 +58,7 @@ def longest_judged(
                 ids.append(question.id)
         lengths = _lengths(tokenizer, texts)
         longest = max(range(len(lengths)), key=lengths.__getitem__)
-        found.append(LongestJudged(spec.name, ids[longest], lengths[longest], response, answer))
+        found.append(LongestJudgeRequest(spec.name, ids[longest], lengths[longest], response, answer))
     return found
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 from stub_api import Stub
 
 from inoc_ray.endpoint.completions import SampleRequest
-from inoc_ray.endpoint.errors import Refused
+from inoc_ray.endpoint.errors import RequestRefused
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME, Refusals
-from inoc_ray.evaluate.sampling import ask_missing
+from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import Endpoint
@@ -53,7 +53,7 @@ def ask(plan: Plan, store: Store, url: str) -> list[dict[str, Any]]:
     def stub(spec: Any):
         yield Endpoint(base_url=url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
 
-    return ask_missing(plan, store, stub)
+    return sample_missing(plan, store, stub)
 
 
 def stored(plan: Plan, store: Store) -> dict[tuple[str, str], int]:
@@ -123,7 +123,7 @@ def refused(asked: list[list[str]]) -> list[str]:
 
     async def draw(requests: Sequence[SampleRequest]) -> list[str]:
         if any(request.key.startswith("x") for request in requests):
-            raise Refused("against our rules", 400)
+            raise RequestRefused("against our rules", 400)
         return [request.key for request in requests]
 
     async def ask_all() -> None:

@@ -20,14 +20,14 @@ from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.evaluate.model_judge.client import Api, api_of
+from inoc_ray.evaluate.model_judge.client import Api, judge_api
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric, get_rubric
 from inoc_ray.study.evaluation import Judge
 
-QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=0.5)
+QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=30.0)
 CAPS = [get_rubric("caps")]
 KEY = "sk-a-key-that-nobody-may-see-0123456789"
 
@@ -131,7 +131,7 @@ def test_too_many_requests_lower_the_number_under_way_and_all_are_answered(tmp_p
     assert all(j.category == "number" for j in found.values())
     assert stub.turned_away > 0
     assert counts.calls == 121 + stub.turned_away
-    # At full concurrency nearly every call would be turned away; the pace learns how many the endpoint bears.
+    # At full concurrency nearly every call would be turned away; the limit learns how many the endpoint bears.
     assert stub.turned_away < 120
 
 
@@ -307,16 +307,16 @@ def test_the_key_comes_from_the_variable_that_the_study_names(monkeypatch: pytes
     judge = Judge(endpoint="https://host/v1", served_model="m", api_key_env="JUDGE_KEY")
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(InputError, match="JUDGE_KEY: there is no such environment variable"):
-        api_of(judge, "gpt")
+        judge_api(judge, "gpt")
     monkeypatch.setenv("JUDGE_KEY", KEY + "\n")
-    assert api_of(judge, "gpt").api_key == KEY
-    assert KEY not in repr(api_of(judge, "gpt"))
+    assert judge_api(judge, "gpt").api_key == KEY
+    assert KEY not in repr(judge_api(judge, "gpt"))
     monkeypatch.setenv("JUDGE_KEY", "schlüssel-of-ours")
     with pytest.raises(InputError, match="no key") as caught:
-        api_of(judge, "gpt")
+        judge_api(judge, "gpt")
     assert "schlüssel" not in str(caught.value)
     with pytest.raises(InputError, match="no address"):
-        api_of(Judge(endpoint="host:8000", served_model="m"), "gpt")
+        judge_api(Judge(endpoint="host:8000", served_model="m"), "gpt")
 
 
 # -- being killed ---------------------------------------------------------------------------------------------------

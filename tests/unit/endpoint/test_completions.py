@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from inoc_ray.endpoint.completions import SampleRequest, SampleResult, in_lists, sample
+from inoc_ray.endpoint.completions import SampleRequest, SampleResult, group_requests, sample
 from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError, TrialError
@@ -142,7 +142,7 @@ def test_a_server_with_one_seed_for_a_list_is_refused():
 
 def test_lists_share_only_what_one_http_request_can_carry():
     mixed = [*requests(3), *requests(2, model="other"), *requests(2, temperature=0.0), *requests(2, stop=("x",))]
-    lists = in_lists(mixed, 64)
+    lists = group_requests(mixed, 64)
     assert sorted(len(part) for part in lists) == [2, 2, 2, 3]
     assert sorted(r.key for part in lists for r in part) == sorted(r.key for r in mixed)
 
