@@ -13,6 +13,7 @@ from inoc_ray.data.classify import CLASSIFIERS
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capabilities import find_task
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.judges import find_judge
 from inoc_ray.run.load import load_study
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rule_base import RULES
