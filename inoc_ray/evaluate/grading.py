@@ -98,7 +98,7 @@ def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
 @contextlib.contextmanager
 def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAddress, str]]:
     """The judge's endpoint and its name there, for the length of a `with` block."""
-    from inoc_ray.evaluate.model_judge.client import judge_api
+    from inoc_ray.evaluate.model_judge.api_judge import judge_api
     from inoc_ray.serve.app import ServeSpec, serving
 
     if judge.folder is None:

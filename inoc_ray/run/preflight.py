@@ -220,8 +220,8 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
 def probe_api(name: str, judge: Judge) -> None:
     """Raise InputError when the judge does not answer one call of its method: with what the API says."""
     from inoc_ray.endpoint.retry import Retry
+    from inoc_ray.evaluate.model_judge.api_judge import judge_api
     from inoc_ray.evaluate.model_judge.batch import probe_judge
-    from inoc_ray.evaluate.model_judge.client import judge_api
 
     api, where = judge_api(judge, name), f"judges: {name!r}"
     check_reachable(api, where)

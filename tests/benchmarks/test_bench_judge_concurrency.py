@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from inoc_ray.endpoint import concurrency
+from inoc_ray.endpoint.auth import Api
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.evaluate.model_judge.client import Api
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rubrics import get_rubric
@@ -54,7 +54,13 @@ def judge_all(base_url: str, folder: Path, items: list[tuple[int, Item]]) -> tup
         done = 0
         with JudgeCache(folder) as cache:
             stream = judge_items(
-                Api(base_url), judge, judge_identity(judge, None), [get_rubric("caps")], items, cache, counts=counts
+                Api(base_url),
+                judge=judge,
+                identity=judge_identity(judge, None),
+                rubrics=[get_rubric("caps")],
+                items=items,
+                cache=cache,
+                counts=counts,
             )
             async for batch in stream:
                 done += len(batch)

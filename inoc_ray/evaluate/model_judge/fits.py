@@ -9,7 +9,7 @@ from typing import Any
 
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import load_tokenizer, render
-from inoc_ray.evaluate.model_judge.batch import answer_room, own_method, prompts_of
+from inoc_ray.evaluate.model_judge.batch import answer_budget, own_method, prompts_of
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rubrics import Rubric
 from inoc_ray.settings import EvaluationSpec
@@ -46,7 +46,7 @@ def longest_judge_requests(
     method = own_method(judge, tokenizer)
     found = []
     for spec, samples, rubrics in asked:
-        answer = answer_room(method, len(rubrics)) + (CANDIDATE_TOKENS if method == "candidates" else 0)
+        answer = answer_budget(method, len(rubrics)) + (CANDIDATE_TOKENS if method == "candidates" else 0)
         response = max(_lengths(tokenizer, list(spec.choices))) if spec.choices else spec.max_tokens
         questions = {q.id: q for q in spec.questions(samples)}
         texts: list[str] = []

@@ -28,7 +28,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 from inoc_ray.study.study import Study
 
-QUICK = Retry(tries=2, first_s=0.01, max_s=0.02, timeout_s=0.5)
+QUICK = Retry(tries=2, first_s=0.01, max_s=0.02, timeout_s=30.0)
 METHODS = ("auto", "logprob", "digit", "sample", "json")
 NEW_STYLE = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 ONE_TEMPERATURE = (
@@ -79,11 +79,11 @@ def judged(stub: Stub, folder: Path, count: int, method: str = "logprob") -> lis
             with JudgeCache(folder) as cache:
                 asked = judge_items(
                     Address(stub.base_url),
-                    judge,
-                    judge_identity(judge, None),
-                    [get_rubric("caps")],
-                    items,
-                    cache,
+                    judge=judge,
+                    identity=judge_identity(judge, None),
+                    rubrics=[get_rubric("caps")],
+                    items=items,
+                    cache=cache,
                     retry=QUICK,
                 )
                 async for batch in asked:
@@ -134,7 +134,7 @@ def test_a_judge_that_writes_nothing_in_a_few_tokens_is_refused():
 
 
 def test_a_judge_that_gives_no_object_is_refused_for_json():
-    with pytest.raises(InputError, match="asked for a JSON object it said"):
+    with pytest.raises(InputError, match="to a request for a JSON object"):
         probed(Stub(answer=lambda _: chat("seventy-three", None)), "json")
 
 
@@ -143,8 +143,11 @@ def test_a_request_is_never_changed_into_another_one():
     assert adaptation(body, "temperature 0 is not supported") is None
     assert adaptation(body, "logprobs are not supported") is None
     assert adapt(body, ["max_completion_tokens"]) == {
-        "model": "m", "max_completion_tokens": 1, "temperature": 0.0, "logprobs": True
-    }  # fmt: skip
+        "model": "m",
+        "max_completion_tokens": 1,
+        "temperature": 0.0,
+        "logprobs": True,
+    }
 
 
 def always(fault: Fault) -> Stub:
@@ -174,7 +177,7 @@ def test_an_api_that_begins_to_refuse_everything_is_left_too(tmp_path):
         return None if stub.calls <= 20 else await refusal(request, body)
 
     stub.faults, stub.answer = [from_then_on] * 2000, say
-    with pytest.raises(InputError, match="what it answered before is stored"):
+    with pytest.raises(InputError, match="the answers before these are stored"):
         judged(stub, tmp_path, 1000)
     assert stub.calls < 300
 

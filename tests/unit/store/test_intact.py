@@ -135,7 +135,15 @@ def test_no_bit_of_any_committed_file_can_turn_over_unseen(world):
         for n in range(3):
             cache.put(f"k{n}", {"text": f"{n}"})
     journal = SampleJournal(store.study("s") / "samples-under-way.jsonl")
-    journal.add([((trial.trial_id, "e", i), SampleResult("", f"text {i}", "stop", 1, 1)) for i in range(3)])
+    journal.add(
+        [
+            (
+                (trial.trial_id, "e", i),
+                SampleResult(key="", text=f"text {i}", finish_reason="stop", prompt_tokens=1, completion_tokens=1),
+            )
+            for i in range(3)
+        ]
+    )
     journal.close()
     failure = Failure("judge gpt", "refused the key", "judge.log", (("judge", "gpt"),))
     keep_failures(store, "s", [], [failure])
@@ -440,14 +448,14 @@ def test_samples_that_grow_after_damage_leave_one_gapless_run(tmp_path):
 def test_the_journal_keeps_what_no_cell_holds(tmp_path):
     path = at(tmp_path / "samples-under-way.jsonl")
     journal = SampleJournal(path)
-    result = SampleResult("", "a \ud83d text", "stop", 1, 2)
+    result = SampleResult(key="", text="a \ud83d text", finish_reason="stop", prompt_tokens=1, completion_tokens=2)
     journal.add([(("t", cell, i), result) for cell in ("asked", "other") for i in range(3)])
     # As after `evaluate --only`: one cell is committed, the other was not asked.
     journal.forget(lambda key: key[1] == "asked")
     journal.close()
     again = SampleJournal(path)
     # A file of samples cannot hold half a surrogate pair.
-    kept = SampleResult("", "a \ufffd text", "stop", 1, 2)
+    kept = SampleResult(key="", text="a \ufffd text", finish_reason="stop", prompt_tokens=1, completion_tokens=2)
     assert again.kept == {("t", "other", i): kept for i in range(3)}
     again.forget(lambda key: True)
     again.close()
