@@ -19,7 +19,7 @@ from inoc_ray.run.load import load_study
 from inoc_ray.study.study import MAX_TRIALS
 
 SECONDS, BYTES = 30, 4 << 30
-"""What one of these commands may take, on a machine that does much else."""
+"""What one of these commands may take: CPU time, whatever else the machine does, and address space."""
 GOOD = """settings: [miniature/spanish_caps]
 arms: [baseline]
 seeds: [0]
@@ -27,17 +27,25 @@ recipes: {r: {learning_rate: 0.001, steps: 3}}
 """
 
 
-def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`inoc-ray` with so much time and memory and no more."""
+def command(
+    folder: Path, *arguments: str, cpu_seconds: int = SECONDS, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`inoc-ray` with so much CPU time and memory and no more."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
 
     environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment}
     return subprocess.run(
         [sys.executable, "-m", "inoc_ray.cli", *arguments],
-        capture_output=True, text=True, cwd=folder, env=environ, timeout=SECONDS, preexec_fn=limit, encoding="utf-8",
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environ,
+        preexec_fn=limit,
+        encoding="utf-8",
+    )
 
 
 class Refused:
@@ -47,7 +55,7 @@ class Refused:
         self.monkeypatch, self.capsys = monkeypatch, capsys
 
     def __call__(self, folder: Path, *arguments: str, **environment: str) -> str:
-        before, began = sorted(folder.rglob("*")), time.monotonic()
+        before, began = sorted(folder.rglob("*")), time.process_time()
         with self.monkeypatch.context() as patch:
             patch.chdir(folder)
             patch.setattr(sys, "argv", ["inoc-ray", *arguments])
@@ -59,7 +67,7 @@ class Refused:
         assert (end.value.code, out, sorted(folder.rglob("*"))) == (2, "", before), err[-2000:]
         assert err.count("\n") == 1
         assert len(err) < MAX_MESSAGE + 100
-        assert time.monotonic() - began < SECONDS
+        assert time.process_time() - began < SECONDS
         return err.removeprefix("inoc-ray: ").rstrip("\n")
 
 
@@ -156,14 +164,11 @@ def test_a_key_twice_beside_a_merge_key_is_refused(tmp_path):
 )
 def test_a_row_of_megabytes_is_refused_by_its_beginning(tmp_path, row):
     write_jsonl(tmp_path / "rows.jsonl", [ChatRow.of(("user", "Hi"), ("assistant", "Hello")), row])
-    before = sum(os.times()[2:4])
-    found = command(tmp_path, "data", "check", "rows.jsonl")
+    found = command(tmp_path, "data", "check", "rows.jsonl", cpu_seconds=SECONDS // 2)
     assert found.returncode == 2
     (message,) = found.stderr.splitlines()
     assert "rows.jsonl, row 2: more than 512 tokens (" in message
     assert "but max_length is 512" in message
-    # Of processor time, which a busy machine does not lengthen.
-    assert sum(os.times()[2:4]) - before < SECONDS / 2
 
 
 @pytest.mark.parametrize(
@@ -235,11 +240,11 @@ def test_an_empty_key_of_the_endpoint_is_refused(tmp_path, refused):
     ids=["text", "list", "mapping", "number", "none", "fraction"],
 )
 def test_a_value_in_a_message_is_one_short_line(value):
-    before = time.monotonic()
+    before = time.process_time()
     text = shown(value)
     assert len(text) <= 60
     assert "\n" not in text
-    assert time.monotonic() - before < 2
+    assert time.process_time() - before < 2
 
 
 def test_a_message_that_quotes_the_input_is_cut(capsys, monkeypatch):

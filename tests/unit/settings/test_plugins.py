@@ -12,12 +12,11 @@ from inoc_ray.data.chat import read_jsonl
 from inoc_ray.data.classify import CLASSIFIERS
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capabilities import find_task
-from inoc_ray.evaluate.score_table import rules_id
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rule_base import RULES
-from inoc_ray.scoring.rules import compile_rule, rule_id
+from inoc_ray.scoring.rules import compile_rule, read_rule
 from inoc_ray.settings.prompts import PROMPTS
 from inoc_ray.settings.registry import SETTINGS
 from inoc_ray.store.store import Store
@@ -171,18 +170,18 @@ def test_a_rule_of_a_plugin_judges_and_an_empty_response_is_not_asked_about(stud
 def test_an_edited_rule_scores_again_and_asks_nobody_again(study: Path, tmp_path: Path):
     def ids() -> tuple[set[str], set[str]]:
         plan = build_plan(load_study(study), Store(tmp_path / "runs"))
-        scores = {rules_id(plan.settings[c.subject.setting], c.evaluation) for c in plan.cells}
+        scores = {cell.evaluation.rules_id for cell in plan.cells}
         return {cell.evaluation_id for cell in plan.cells}, scores
 
     asked, scored = ids()
-    own, shipped = rule_id({"rule": "asks_back"}), rule_id({"rule": "capitals"})
+    own, shipped = read_rule({"rule": "asks_back"}).canonical(), read_rule({"rule": "capitals"}).canonical()
     assert ids() == (asked, scored)
     (tmp_path / "plugin.py").write_text(PLUGIN.replace('endswith("?")', 'endswith("!")'))
     asked_again, scored_again = ids()
     assert asked_again == asked
     assert not scored_again & scored
-    assert rule_id({"rule": "asks_back"}) != own
-    assert rule_id({"rule": "capitals"}) == shipped
+    assert read_rule({"rule": "asks_back"}).canonical() != own
+    assert read_rule({"rule": "capitals"}).canonical() == shipped
     assert "plugin" not in shipped
 
 
