@@ -21,9 +21,9 @@ from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.models.encoding import template_of
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.failure_keys import cell_thing
 from inoc_ray.plan.ids import sampling_of
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.things import cell_thing
 from inoc_ray.plan.trials import Subject
 from inoc_ray.plan.windows import longest_requests
 from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving

@@ -18,9 +18,9 @@ from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.ids import arm_identity
 from inoc_ray.plan.judges import JudgeModel
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.shown import alike_contexts, check_roles
 from inoc_ray.plan.stages import recipes_by_place
 from inoc_ray.plan.steps import variants_of
+from inoc_ray.plan.templates import alike_contexts, check_roles
 from inoc_ray.plan.trials import Trial
 from inoc_ray.plan.windows import check_answers_fit
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory

@@ -62,7 +62,6 @@ def storage(tmp_path_factory) -> Path:
             assert [o for o in outcomes if o.status == "failed"] == []
         engine = OneEngine(stack)
         for study in studies:
-            store.study(study.name).mkdir(parents=True, exist_ok=True)
             assert sample_missing(build_plan(study, store), store, engine) == []
     return store.root
 

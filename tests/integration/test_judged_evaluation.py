@@ -14,7 +14,8 @@ from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
-from inoc_ray.run.pipeline import compare_study, run_study
+from inoc_ray.run.pipeline import run_study
+from inoc_ray.run.publish import compare_study
 from inoc_ray.scoring import profiles
 from inoc_ray.store.store import Store
 

@@ -16,7 +16,7 @@ from inoc_ray.evaluate.score_table import read_score_table, score_warnings
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
-from inoc_ray.run.pipeline import compare_study, sync_study, write_study_report
+from inoc_ray.run.publish import compare_study, sync_study, write_study_report
 from inoc_ray.scoring.judgment import Judgment
 from inoc_ray.scoring.profiles import Profile, parse_bound
 from inoc_ray.store.store import Store

@@ -20,7 +20,7 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
-from inoc_ray.run.pipeline import compare_study
+from inoc_ray.run.publish import compare_study
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
@@ -134,7 +134,7 @@ def test_a_rule_of_a_suite_has_a_gate_of_its_own_or_none(tmp_path, monkeypatch):
     ("study", "message"),
     [
         (changed(rules_given=["coherense"]), "no rubric 'coherense' .did you mean 'coherence'"),
-        (STUDY | {"judges": {}}, "coherence .rules_given, or given of spanish. is asked of a judging model, and the study"),
+        (STUDY | {"judges": {}}, "coherence .rules_given, or given of spanish. needs a judging model, and the study"),
         (changed(suites=suite(one={"rule": "capitals", "given": "coherence"})), r"traits\.one: given: must be a list of rubrics"),
         (changed(suites=suite(one={"rule": "capitals", "given": ["x"]})), "no rubric 'x'"),
     ],

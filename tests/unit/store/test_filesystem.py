@@ -18,10 +18,10 @@ from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.run.collect import keep_study, study_record, trial_records
 from inoc_ray.run.describe import status_json
-from inoc_ray.run.intact import claims_of, seal_samples, verify_used
-from inoc_ray.run.pipeline import compare_study, write_study_report
+from inoc_ray.run.integrity import claims_of, seal_samples, verify_used
+from inoc_ray.run.publish import compare_study, write_study_report
+from inoc_ray.run.records import keep_study, study_record, trial_records
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store import layout
@@ -73,7 +73,7 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
 
         @contextlib.contextmanager
         def serve(spec):
-            yield Endpoint(stub.url, spec.model_id, None, spec.name, False, 0.0)
+            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
 
         assert sample_missing(plan, store, serve) == []
         assert grade_missing(build_plan(study, store), store).failed == []

@@ -19,7 +19,7 @@ from inoc_ray.results.effects import Effect
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.describe import plan_text
 from inoc_ray.run.load import load_study
-from inoc_ray.run.pipeline import compare_study
+from inoc_ray.run.publish import compare_study
 from inoc_ray.run.submit import submission_id
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store

@@ -1,4 +1,4 @@
-"""Before a study uses what is stored: weights are hashed whole, files of an earlier version get a hash, and work is claimed."""
+"""Integrity of what is stored: weights are hashed before use, older sample files get a hash, work is claimed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study asks for and what the store holds of it: for the results, and for saying what failed. Writes nothing."""
+"""What the study asks for against what the store holds: done, missing, or failed and why. Writes nothing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.failure_keys import cell_thing, trial_thing
 from inoc_ray.plan.judges import TraitJudges
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.things import cell_thing, trial_thing
 from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.scoring.judgment import RULES
