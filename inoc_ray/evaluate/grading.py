@@ -13,7 +13,7 @@ from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
 from inoc_ray.endpoint.connection import EndpointAddress
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.score_table import items_of
+from inoc_ray.evaluate.cell_scores import items_of
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judges import Grading, JudgeModel
 from inoc_ray.plan.plan import Plan

@@ -29,14 +29,9 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     Nobody is asked. Raise InputError when nothing is evaluated yet and nothing failed. Evaluations whose scores cannot be
     relied on are among the failures, and are added to those of `outcome`.
     """
+    from inoc_ray.evaluate.agreement import judge_agreement
     from inoc_ray.evaluate.capabilities import read_capability_scores
-    from inoc_ray.evaluate.score_table import (
-        NoScores,
-        empty_score_table,
-        judge_agreement,
-        read_score_table,
-        score_warnings,
-    )
+    from inoc_ray.evaluate.score_table import NoScores, empty_score_table, read_score_table, score_warnings
     from inoc_ray.results.comparison import compare
 
     if outcome is None:

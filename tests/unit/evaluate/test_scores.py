@@ -53,7 +53,7 @@ def test_an_evaluation_with_too_many_unreadable_scores_fails_by_name(plan_and_st
     plan, store = plan_and_store
     failures = score_warnings(plan, read_score_table(plan, store))
     assert len(failures) == 4
-    assert all("baseline · seed 0 · " in f and "40% of the scores cannot be read (limit 20%)" in f for f in failures)
+    assert all("baseline · seed 0 · " in f and "40% of the scores could not be read (limit 20%)" in f for f in failures)
 
 
 def test_scores_are_kept_beside_the_samples_and_made_once(plan_and_store):
