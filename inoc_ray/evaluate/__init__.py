@@ -1,1 +1,1 @@
-"""Evaluation: what the finished models are asked, what they say, and how it is scored."""
+"""Evaluation: sample the finished models, grade the responses, and read the scores."""

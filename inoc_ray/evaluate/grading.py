@@ -1,4 +1,4 @@
-"""Grading: every response that a judging model has not judged yet, committed part by part beside the samples."""
+"""Grading: ask judging models about the responses they have not judged, and commit the judgments part by part."""
 
 from __future__ import annotations
 
@@ -27,33 +27,35 @@ from inoc_ray.study.evaluation import Judge
 
 @dataclass(frozen=True, kw_only=True)
 class UngradedPart:
-    """A part of a cell that a judge has not judged."""
+    """A part of a cell that a judge has not graded."""
 
     cell: Cell
     part: Place
+    """The file of samples."""
     grading: Grading
     out: Place
+    """The file for the judgments."""
 
     @property
     def rubrics(self) -> Mapping[str, Rubric]:
-        """What the judge is asked about each response."""
+        """The rubrics on which the judge scores each response, by name."""
         return self.grading.rubrics
 
 
 @dataclass
 class GradingOutcome:
-    """What a judging phase did."""
+    """How much was asked, and what failed."""
 
     calls: int = 0
-    """Requests that judges were sent."""
+    """Requests sent to judges."""
     failed: list[dict[str, Any]] = field(default_factory=list)
-    """label, error, log, and `of`: the judge, as a failure names it."""
+    """{label, error, log, of} of each judge that failed; `of` names the judge as a failure does."""
 
 
 def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
-    """Return judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones.
+    """Return judge → the parts it still has to grade: those without judgments of their texts, or with damaged ones.
 
-    A part of which an API refused some is due again where the study names another address for the same model.
+    A part with responses that an API refused is graded again when the study gives another address for the same model.
     """
     found: dict[str, dict[Place, UngradedPart]] = {}
     for cell in plan.cells:
@@ -65,7 +67,7 @@ def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
                 out = judgments_path(part, grading.judgments_id)
                 if find_judgments(part, grading.judgments_id) is None or _refused_elsewhere(grading.judge.judge, out):
                     found.setdefault(name, {})[out] = UngradedPart(cell=cell, part=part, grading=grading, out=out)
-    return {name: list(dues.values()) for name, dues in found.items()}
+    return {name: list(parts.values()) for name, parts in found.items()}
 
 
 def _refused_elsewhere(judge: Judge, out: Place) -> bool:
@@ -76,16 +78,16 @@ def _refused_elsewhere(judge: Judge, out: Place) -> bool:
 
 
 def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
-    """Ask every judge of the study for what it has not judged; start and stop the engines that it needs.
+    """Let every judge of the study grade what it has not graded; start and stop the engines that this needs.
 
-    A judge that fails is named in the outcome, what it has judged by then is kept, and the others go on.
+    A judge that fails is reported in the outcome; what it judged before is kept, and the other judges continue.
     """
     outcome = GradingOutcome()
-    for name, dues in ungraded_parts(plan, store).items():
-        judge = dues[0].grading.judge
+    for name, parts in ungraded_parts(plan, store).items():
+        judge = parts[0].grading.judge
         try:
-            with _answering(plan, judge) as (where, model):
-                asyncio.run(_judge(store, judge, where, model=model, dues=dues, outcome=outcome))
+            with _judge_endpoint(plan, judge) as (endpoint, model):
+                asyncio.run(_grade(store, judge, endpoint, model=model, ungraded=parts, outcome=outcome))
         except (TrialError, InputError, RuntimeError, OSError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, f"judge-{name}")
@@ -96,8 +98,8 @@ def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
 
 
 @contextlib.contextmanager
-def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAddress, str]]:
-    """The judge's endpoint and its name there, for the length of a `with` block."""
+def _judge_endpoint(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAddress, str]]:
+    """Give the judge's endpoint and its name there, for a `with` block; start an engine if it is not an API."""
     from inoc_ray.evaluate.model_judge.api_judge import judge_api
     from inoc_ray.serve.app import ServeSpec, serving
 
@@ -120,38 +122,51 @@ def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAddress,
 
 
 class _OpenPart:
-    """A part that is being judged: collects judgments, and commits when all are there."""
+    """A part that is being graded: collects judgments, and commits them when all are there."""
 
-    def __init__(self, work: UngradedPart, judge: Judge) -> None:
-        self.due, self.judge = work, judge
-        self.table = read_part(work.part)
-        self.index = self.table.column("sample_index").to_pylist()
-        self.items: list[Item] = items_of(self.table, work.cell)
-        self.said: dict[tuple[int, str], Judgment] = {}
+    def __init__(self, ungraded: UngradedPart, judge: Judge) -> None:
+        self.rubrics, self.out, self.judge = ungraded.rubrics, ungraded.out, judge
+        table = read_part(ungraded.part)
+        self.sample_index = table.column("sample_index").to_pylist()
+        self.items: list[Item] = items_of(table, ungraded.cell)
+        self.judgments: dict[tuple[int, str], Judgment] = {}
+        """(the response's position in the part, rubric) → judgment."""
 
-    def add(self, place: int, rubric: str, judgment: Judgment) -> None:
-        """Take a judgment of the response at `place`; the last one commits the part."""
-        self.said[place, rubric] = judgment
-        if len(self.said) == len(self.index) * len(self.due.rubrics):
+    @property
+    def size(self) -> int:
+        """How many judgments the part needs."""
+        return len(self.sample_index) * len(self.rubrics)
+
+    def add(self, position: int, rubric: str, judgment: Judgment) -> None:
+        """Add a judgment of the response at `position`; the last one commits the part."""
+        self.judgments[position, rubric] = judgment
+        if len(self.judgments) == self.size:
             self.commit()
 
     def commit(self) -> None:
-        """Write the judgments beside the samples, and which address refused some of them."""
+        """Write the judgments beside the samples; note the address that refused some, if one did."""
         import pyarrow as pa
 
-        columns: dict[str, list[object]] = {name: [] for name in _SCHEMA}
-        for rubric in sorted(self.due.rubrics):
-            for place, sample_index in enumerate(self.index):
-                said = self.said[place, rubric]
-                row = (sample_index, rubric, said.value, said.category, said.raw, said.logprobs, said.mass, said.method)
-                for column, value in zip(columns.values(), row, strict=True):
-                    column.append(value)
+        rows = [
+            {
+                "sample_index": sample_index,
+                "rubric": rubric,
+                "value": judgment.value,
+                "category": judgment.category,
+                "raw": judgment.raw,
+                "logprobs": judgment.logprobs,
+                "mass": judgment.mass,
+                "method": judgment.method,
+            }
+            for rubric in sorted(self.rubrics)
+            for position, sample_index in enumerate(self.sample_index)
+            for judgment in [self.judgments[position, rubric]]
+        ]
         types = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
-        write_table(
-            self.due.out, pa.table({name: pa.array(columns[name], types[kind]) for name, kind in _SCHEMA.items()})
-        )
-        note = refusal_note(self.due.out)
-        if self.judge.endpoint is not None and any(judgment.refused for judgment in self.said.values()):
+        schema = pa.schema([(name, types[kind]) for name, kind in _SCHEMA.items()])
+        write_table(self.out, pa.Table.from_pylist(rows, schema=schema))
+        note = refusal_note(self.out)
+        if self.judge.endpoint is not None and any(judgment.refused for judgment in self.judgments.values()):
             note.write_text(content_id(self.judge.endpoint))
         else:
             note.unlink(missing_ok=True)
@@ -169,25 +184,25 @@ _SCHEMA = {
 }
 
 
-async def _judge(
+async def _grade(
     store: Store,
     judge: JudgeModel,
-    where: EndpointAddress,
+    endpoint: EndpointAddress,
     *,
     model: str,
-    dues: Sequence[UngradedPart],
+    ungraded: Sequence[UngradedPart],
     outcome: GradingOutcome,
 ) -> None:
-    """Judges all parts at once, those with the same rubrics together, so that a judge never waits."""
+    """Grade all parts at once, those with the same rubrics together, so that the judge is never idle."""
     from inoc_ray.data.tokenize import load_tokenizer
     from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
     from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
-    parts = [_OpenPart(work, judge.judge) for work in dues]
-    together: dict[tuple[str, ...], list[int]] = {}
+    parts = [_OpenPart(part, judge.judge) for part in ungraded]
+    by_rubrics: dict[tuple[str, ...], list[int]] = {}
     for number, part in enumerate(parts):
-        together.setdefault(tuple(sorted(part.due.rubrics)), []).append(number)
-    total = sum(len(part.index) * len(part.due.rubrics) for part in parts)
+        by_rubrics.setdefault(tuple(sorted(part.rubrics)), []).append(number)
+    total = sum(part.size for part in parts)
     tokenizer = None if judge.folder is None else load_tokenizer(str(judge.folder))
     counts = Counts()
     try:
@@ -196,23 +211,21 @@ async def _judge(
             Progress(f"judging ({judge.name})", total, "judgments") as progress,
         ):
             done = 0
-            for numbers in together.values():
-                rubrics = list(parts[numbers[0]].due.rubrics.values())
-                items = [((n, place), item) for n in numbers for place, item in enumerate(parts[n].items)]
-                asked = judge_items(
-                    where,
+            for numbers in by_rubrics.values():
+                judgments = judge_items(
+                    endpoint,
                     judge=judge.judge,
                     identity=judge.identity,
-                    rubrics=rubrics,
-                    items=items,
+                    rubrics=list(parts[numbers[0]].rubrics.values()),
+                    items=[((n, position), item) for n in numbers for position, item in enumerate(parts[n].items)],
                     cache=cache,
                     model=model,
                     tokenizer=tokenizer,
                     counts=counts,
                 )
-                async for batch in asked:
-                    for (number, place), rubric, judgment in batch:
-                        parts[number].add(place, rubric, judgment)
+                async for batch in judgments:
+                    for (number, position), rubric, judgment in batch:
+                        parts[number].add(position, rubric, judgment)
                     done += len(batch)
                     progress.update(done)
     finally:

@@ -1,8 +1,8 @@
-"""One task of lm-evaluation-harness in a process of its own: `python -m inoc_ray.evaluate.harness REQUEST RESULT SAMPLES`.
+"""Run one task of lm-evaluation-harness in a process of its own: `python -m inoc_ray.evaluate.harness REQUEST RESULT SAMPLES`.
 
-A process of its own because the harness prints, seeds the global random generators, runs an event loop, and takes from the
-environment both the key and that nothing may be fetched; and because data files in a task file are looked for in the
-working folder, which is set to the task file's. `inoc_ray.evaluate.capabilities` is the other side.
+It needs a process of its own because the harness prints, seeds the global random generators, runs an event loop, and takes the
+key and the offline mode from the environment; and because it looks for a task file's data in the working folder.
+`inoc_ray.evaluate.harness_run` is the other side.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from inoc_ray.errors import InputError
 
 TIMEOUT_S = 600
 BOOTSTRAPS = 1000
-"""Resamplings behind the standard error of metrics that are no means; means have a formula."""
+"""Bootstrap samples for the standard error of metrics that are not means; means have a formula."""
 
 
 def fetch_command(name: str, folder: Path | None) -> str:
-    """What fetches a task's data, which the harness does when it loads a task; `folder` is that of a task file of one's own."""
+    """Return a shell command that fetches a task's data by loading the task; `folder` is that of a user's task file."""
     where = f"include_path={str(folder)!r}" if folder else ""
     return f'python -c "from lm_eval.tasks import TaskManager; TaskManager({where}).load([{name!r}])"'
 
 
 def run(request: Mapping[str, Any], samples: Path) -> dict[str, Any]:
-    """Measures `request["task"]` and gives the scores as plain data; each item's record goes to `samples` (JSON lines, gzip).
+    """Measure `request["task"]` and return {scores, configs}; write each item's record to `samples` (JSON lines, gzip).
 
-    Raises InputError for a task that is not there, whose data are not on this machine, or that would run a model's code.
+    Raises InputError for a task that does not exist, whose data are not on this machine, or that would run a model's code.
     """
     from lm_eval import simple_evaluate
 
@@ -42,7 +42,7 @@ def run(request: Mapping[str, Any], samples: Path) -> dict[str, Any]:
     unsafe = [inner for inner, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
     if unsafe:
         raise InputError(
-            f"capabilities: task {unsafe[0]} runs code that the model writes, which is not done here; leave it out."
+            f"capabilities: task {unsafe[0]} runs code that the model writes, which is not supported; leave it out."
         )
     chat = request["chat"]
     results = simple_evaluate(
@@ -53,10 +53,10 @@ def run(request: Mapping[str, Any], samples: Path) -> dict[str, Any]:
             "tokenizer": request["tokenizer"],
             "tokenizer_backend": "huggingface",
             "tokenized_requests": True,
-            # A chat template writes its own first token; plain text gets the tokenizer's.
+            # A chat template writes its own beginning-of-text token; plain text gets the tokenizer's.
             "add_bos_token": not chat,
             "max_length": request["max_length"],
-            # With one request at a time the harness takes another path, which would ask the environment's proxy.
+            # With one request at a time the harness takes another path, which would use the environment's proxy.
             "num_concurrent": max(2, request["concurrency"]),
             "timeout": TIMEOUT_S,
         },
@@ -74,7 +74,7 @@ def run(request: Mapping[str, Any], samples: Path) -> dict[str, Any]:
 
 
 def _find(task: str) -> tuple[Any, str, Path | None]:
-    """The harness's task manager, what it calls the task, and the folder of a task file."""
+    """Return the harness's task manager, its name for the task, and the folder of a task file (else None)."""
     from lm_eval.tasks import TaskManager
 
     if not task.endswith((".yaml", ".yml")):
@@ -82,30 +82,30 @@ def _find(task: str) -> tuple[Any, str, Path | None]:
         if task not in manager.all_tasks:
             raise InputError(f"capabilities: lm-eval knows no task {task!r}{nearest_task(task, manager.all_tasks)}.")
         return manager, task, None
-    # Reading all of the harness's own task files takes 9 s. It takes no path of a group file, so the name is looked up.
+    # Reading the harness's own task files takes 9 s. It accepts no path to a group file, so the name is looked up.
     manager = TaskManager(include_path=Path(task).parent, include_defaults=False)
     here = [name for name, entry in manager.task_index.items() if entry.yaml_path == Path(task)]
     return manager, here[0] if here else task, Path(task).parent
 
 
 def _load(manager: Any, name: str, folder: Path | None) -> Any:
-    """The task and its parts, with their data."""
+    """Load the task and its parts, with their data."""
     try:
         return manager.load([name])
     except Exception as error:
-        # A task file is the user's own, and can be wrong in any way.
+        # A user's task file can be wrong in any way.
         if _needs_network(error):
             raise InputError(
-                f"capabilities: the data of task {name} are not on this machine and nothing is fetched here ({error}); where there "
-                f"is a network, fetch them once with: {fetch_command(name, folder)}"
+                f"capabilities: the data of task {name} are not on this machine and nothing is fetched here ({error}); with a "
+                f"network, fetch them once by: {fetch_command(name, folder)}"
             ) from error
         raise InputError(
-            f"capabilities: task {name} cannot be loaded ({type(error).__name__}: {error}); mend it, or leave it out."
+            f"capabilities: task {name} cannot be loaded ({type(error).__name__}: {error}); fix it, or leave it out."
         ) from error
 
 
 def nearest_task(task: str, known: list[str]) -> str:
-    """ " (did you mean 'x'?)" or, as thousands of names help nobody, how to list them."""
+    """Return " (did you mean 'x'?)" or, since there are thousands of names, how to list them."""
     guess = nearest(task, known)
     return guess if guess.startswith(" (did you mean") else " (`lm_eval ls tasks` lists them)"
 
@@ -156,9 +156,9 @@ def _leaves(task: str, members: Mapping[str, list[str]]) -> list[str]:
 
 
 def _finite(value: Any) -> float | None:
-    """None for what is no number ("N/A") or NaN."""
-    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if right else None
+    """Return the number; None for NaN and for what is not a number ("N/A")."""
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if finite else None
 
 
 def _write_samples(path: Path, samples: Mapping[str, list[Any]]) -> None:
@@ -170,7 +170,7 @@ def _write_samples(path: Path, samples: Mapping[str, list[Any]]) -> None:
 
 
 def main(request: str, result: str, samples: str) -> None:
-    """Reads the request, writes the result: `{"scores", "configs"}`, or `{"error"}` for an input that is wrong."""
+    """Read the request and write the result: `{"scores", "configs"}`, or `{"error"}` for wrong input."""
     try:
         found = run(json.loads(Path(request).read_text(encoding="utf-8")), Path(samples))
     except InputError as error:

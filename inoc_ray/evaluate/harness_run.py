@@ -20,7 +20,7 @@ CONCURRENCY = 8
 """Requests in flight at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CapabilityScore:
     """One number that the harness reports."""
 

@@ -1,7 +1,7 @@
-"""Samples that are there but whose cell is not complete yet: what a killed evaluation goes on from.
+"""The journal of samples whose cell is not complete yet, from which a killed evaluation resumes.
 
-One file per study, beside its results and held by the study's lease, so that one process writes it (see `store.journal`). At the
-end the file holds what no cell holds (other cells than those that were asked, cells that failed), or goes.
+One file per study, beside its results and protected by the study's lease, so that one process writes it (see `store.journal`).
+At the end it keeps the samples that no cell holds (of failed cells, or of cells that this run did not sample), or is deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Key = tuple[str, str, int]
 
 
 class SampleJournal:
-    """The samples of one study that no cell holds yet."""
+    """The samples of one study that no cell holds yet: `kept` maps their keys to them."""
 
     def __init__(self, path: Place) -> None:
         self.kept: dict[Key, SampleResult] = {}
@@ -33,24 +33,24 @@ class SampleJournal:
                 result = SampleResult(key="", **{**value, "text": as_text(value["text"])})
                 self.kept[str(trial), str(evaluation), int(index)] = result
             except (ValueError, TypeError, KeyError, AttributeError):
-                # Of another kind: the sample is asked again.
+                # The line is in another format: the sample is drawn again.
                 self._stale = True
 
     def add(self, samples: Iterable[tuple[Key, SampleResult]]) -> None:
-        """Keep samples; they are safe from the death of this process when this returns."""
+        """Keep samples; they survive the death of this process once this returns."""
         added = list(samples)
         self.kept.update(added)
         self._journal.add(_line(key, result) for key, result in added)
 
     def forget(self, gone: Callable[[Key], bool]) -> None:
-        """Drop samples that a cell holds by now, or that nobody wants any more; from the file at the end."""
+        """Drop the samples whose key `gone` accepts; `close` removes them from the file."""
         keys = [key for key in self.kept if gone(key)]
         for key in keys:
             del self.kept[key]
         self._stale |= bool(keys)
 
     def close(self) -> None:
-        """End writing and leave in the file what is still kept; without any the file goes."""
+        """Close the file, which then holds what is still kept; delete it if nothing is."""
         if self._stale or not self.kept:
             self._journal.rewrite(_line(key, result) for key, result in self.kept.items())
         self._journal.close()

@@ -1,4 +1,4 @@
-"""Asking: every missing sample of a plan, through one engine per set of weights, committed cell by cell."""
+"""Sampling: draw every missing sample of a plan, with one engine per set of weights, and commit cell by cell."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
 
 
 def sample_seed(cell: Cell, index: int) -> int:
-    """Return the sampling seed of one sample: different for every model, context and question, the same at every try."""
+    """Return the seed of one sample: different for every model, context and question, the same at every try."""
     return int(content_id([cell.subject.trial_id, cell.evaluation_id, index]), 16) >> 33
 
 
@@ -53,10 +53,10 @@ def messages_in_context(question: Question, cell: Cell) -> tuple[Message, ...]:
 
 
 def sample_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
-    """Ask for every missing sample of models that are there; start and stop the engines it needs, by `serve`.
+    """Draw every missing sample of the models that exist; start and stop the engines that this needs, by `serve`.
 
-    Return what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
-    finished before a failure are kept.
+    Return what failed, as {label, error, log, of}: `of` names the cells and capabilities concerned. Cells completed before a
+    failure are kept.
     """
     from inoc_ray.evaluate.capabilities import measure_missing
 
@@ -71,17 +71,17 @@ def sample_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dic
     journal.forget(lambda key: key[0] in other_weights or key[2] < stored(key[0], key[1]))
     for number, engine in enumerate(engines, start=1):
         subject = engine.subject
-        say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to ask)")
+        say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to sample)")
         try:
             spec = serve_spec(plan, store, subject, engine.window(), name=f"evaluate-{plan.study.name}")
             with serve(spec) as endpoint:
                 if engine.cells:
                     log = store.study_log(study, "refused")
-                    failed += asyncio.run(_ask(plan, store, engine.cells, endpoint, journal=journal, log=log))
+                    failed += asyncio.run(_sample_cells(plan, store, engine.cells, endpoint, journal=journal, log=log))
                 log = store.study_log(study, "capabilities")
                 failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
         except (TrialError, InputError, RuntimeError, OSError) as error:
-            # Ray's own errors are RuntimeErrors; another engine's cells can still be asked.
+            # Ray's own errors are RuntimeErrors; another engine's cells can still be sampled.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(study, "evaluation")
             log.write_text("".join(traceback.format_exception(error)))
@@ -93,39 +93,39 @@ def sample_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dic
 
 @dataclass
 class _Engine:
-    """What one engine is asked: those behind the same weights share it."""
+    """The cells and capabilities of one engine, which models with the same base weights share."""
 
     subject: Subject
     cells: list[Cell] = field(default_factory=list)
     capabilities: list[MissingCapability] = field(default_factory=list)
 
     def window(self) -> int:
-        """Return the longest request with its answer: a model's own window may be more than any machine's memory holds.
+        """Return the tokens of the longest request and answer: a model's own window may exceed any machine's memory.
 
-        How long the prompts of a capability's task are is for the harness to find out.
+        How long the prompts of a capability's task are is known to the harness alone.
         """
         return WHAT_FITS if self.capabilities else max(longest.tokens for longest in longest_requests(self.cells))
 
     def things(self) -> list[Thing]:
-        """All that it is asked, as a failure names it."""
-        return [*map(cell_thing, self.cells), *(wanted.thing for wanted in self.capabilities)]
+        """Return the keys of its cells and capabilities in a failure."""
+        return [*map(cell_thing, self.cells), *(capability.thing for capability in self.capabilities)]
 
 
 def _engines(plan: Plan, store: Store) -> list[_Engine]:
-    """What is missing of models that are there, those behind the same weights together."""
+    """Return what is missing of the models that exist, those with the same base weights together."""
     from inoc_ray.evaluate.capabilities import missing_capabilities
 
     engines: dict[tuple[str, str], _Engine] = {}
     for cell in plan.to_ask:
         if plan.is_there(cell.subject):
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
-    for wanted in missing_capabilities(plan, store, plan.study.evaluation.capabilities):
-        engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
+    for capability in missing_capabilities(plan, store, plan.study.evaluation.capabilities):
+        engines.setdefault(_weights(capability.subject), _Engine(capability.subject)).capabilities.append(capability)
     return list(engines.values())
 
 
 def _bind(store: Store, cells: Iterable[Cell]) -> set[str]:
-    """Note which weights will answer; return the ids of those whose stored samples are of other weights."""
+    """Record which weights will answer; return the ids of trials whose stored samples come from other weights."""
     subjects = {cell.subject.trial_id: cell.subject for cell in cells}
     return {name for name, subject in subjects.items() if store.bind(name, subject.adapter_of)}
 
@@ -134,30 +134,30 @@ def _weights(subject: Subject) -> tuple[str, str]:
     return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
 
 
-async def _ask(
+async def _sample_cells(
     plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, *, journal: SampleJournal, log: Place
 ) -> list[dict[str, Any]]:
-    """Samples all cells at once, so that the engine never waits, and commits each as soon as it is complete.
+    """Sample all cells at once, so that the engine is never idle, and commit each as soon as it is complete.
 
-    Returns the cells with samples that the endpoint refused, as {label, error, log, of}. Of these what comes before the first
-    such sample is committed, and the journal keeps the rest.
+    Return the cells with samples that the endpoint refused, as {label, error, log, of}. Of these, the samples before the first
+    refused one are committed, and the journal keeps the rest.
     """
     evaluation = plan.study.evaluation
     tokenizer = load_tokenizer(str(cells[0].subject.model.path))
     open_cells: dict[int, _OpenCell] = {}
     requests: list[SampleRequest] = []
-    chosen: list[ChoiceRequest] = []
+    choice_requests: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
         opened = _OpenCell(store, cell, start=plan.stored.get(cell.key, 0), tokenizer=tokenizer, journal=journal)
         open_cells[number] = opened
         missing = opened.missing()
         if cell.evaluation.choices:
-            chosen += opened.choices(missing, number, endpoint.model_id)
+            choice_requests += opened.choices(missing, number, endpoint.model_id)
         else:
             requests += opened.requests(missing, number, endpoint.model_id, evaluation)
 
     def refused(key: str, reason: str) -> None:
-        number, offset = _place(key)
+        number, offset = _parse_key(key)
         open_cells[number].refused[offset] = reason
 
     drawn = sample(
@@ -167,11 +167,11 @@ async def _ask(
         list_size=evaluation.prompts_per_request,
         on_refused=refused,
     )
-    by_log_prob = choose(endpoint, chosen, concurrency=evaluation.concurrency, on_refused=refused)
-    with Progress("sampling", len(requests) + len(chosen), "samples") as progress:
+    by_log_prob = choose(endpoint, choice_requests, concurrency=evaluation.concurrency, on_refused=refused)
+    with Progress("sampling", len(requests) + len(choice_requests), "samples") as progress:
         done = 0
-        async for batch in _after_each_other(drawn, by_log_prob):
-            placed = [(*_place(result.key), result) for result in batch]
+        async for batch in _one_after_the_other(drawn, by_log_prob):
+            placed = [(*_parse_key(result.key), result) for result in batch]
             journal.add((open_cells[number].key(offset), result) for number, offset, result in placed)
             for number, offset, result in placed:
                 open_cells[number].add(offset, result)
@@ -186,21 +186,21 @@ async def _ask(
     return [opened.failure(log) for opened in failed]
 
 
-async def _after_each_other(*sources: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+async def _one_after_the_other(*sources: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     for source in sources:
         async with aclosing(source):
             async for found in source:
                 yield found
 
 
-def _place(key: str) -> tuple[int, int]:
-    """The cell's number and the sample's offset in it, from a request's key."""
+def _parse_key(key: str) -> tuple[int, int]:
+    """Return (the cell's number, the sample's offset in it) from a request's key."""
     number, _, offset = key.partition(":")
     return int(number), int(offset)
 
 
 class _OpenCell:
-    """A cell that is being asked: collects results, and commits when all are there."""
+    """A cell that is being sampled: collects results, and commits them when all are there."""
 
     def __init__(self, store: Store, cell: Cell, *, start: int, tokenizer: Any, journal: SampleJournal) -> None:
         self.cell, self.start, self.journal = cell, start, journal
@@ -219,7 +219,7 @@ class _OpenCell:
         return (*self.cell.key, self.start + offset)
 
     def missing(self) -> list[int]:
-        """Return the offsets that are to be asked; what the journal holds is taken from there."""
+        """Take over what the journal holds; return the offsets of the samples still to draw."""
         held = self.journal.kept
         kept = {offset: found for offset in range(len(self.prompts)) if (found := held.get(self.key(offset)))}
         for offset, result in kept.items():
@@ -229,7 +229,7 @@ class _OpenCell:
     def requests(
         self, missing: Sequence[int], number: int, base: str, evaluation: Evaluation
     ) -> Iterable[SampleRequest]:
-        """One request per missing sample, to the engine of `base`; the key says which cell and which sample."""
+        """Yield one request per missing sample, to the engine of `base`; its key gives the cell's number and the offset."""
         sampling = sampling_of(self.cell.evaluation, evaluation)
         for offset in missing:
             yield SampleRequest(
@@ -243,36 +243,38 @@ class _OpenCell:
             )
 
     def choices(self, missing: Sequence[int], number: int, base: str) -> Iterable[ChoiceRequest]:
-        """Likewise for a multiple-choice evaluation."""
+        """Yield the requests of a multiple-choice evaluation; see `requests`."""
         answers = tuple((text, self._ids(text)) for text in self.cell.evaluation.choices)
         for offset in missing:
             model = served_name(self.cell.subject, base)
-            yield ChoiceRequest(f"{number}:{offset}", model, self._ids(self.prompts[offset]), answers)
+            yield ChoiceRequest(
+                key=f"{number}:{offset}", model=model, prompt_ids=self._ids(self.prompts[offset]), choices=answers
+            )
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def add(self, offset: int, result: SampleResult) -> None:
-        """Take a result in; the last one commits the cell."""
+        """Add a result; the last one commits the cell."""
         self.results[offset] = result
         if len(self.results) == len(self.prompts):
             self._commit(self.questions)
 
     def commit_beginning(self) -> None:
-        """Commit what comes before the first sample that is missing: parts have no gaps."""
-        there = next(offset for offset in range(len(self.prompts)) if offset not in self.results)
-        if there:
-            self._commit(self.questions[:there])
+        """Commit the samples before the first missing one: parts have no gaps."""
+        complete = next(offset for offset in range(len(self.prompts)) if offset not in self.results)
+        if complete:
+            self._commit(self.questions[:complete])
 
     def refusals(self) -> str:
-        """Every sample that was refused and why, a line each."""
+        """Return a line for each refused sample, with the reason."""
         return "".join(
             f"{self.label}, sample {self.start + offset} ({self.questions[offset].id}): {reason}\n"
             for offset, reason in sorted(self.refused.items())
         )
 
     def failure(self, log: Place) -> dict[str, Any]:
-        """That samples are missing, for the study's summary."""
+        """Return the failure {label, error, log, of} of a cell with refused samples."""
         why = next(iter(self.refused.values()))
         error = f"{len(self.refused)} of {len(self.prompts)} samples got no answer: {why}"
         place = ("cell", self.cell.subject.trial_id, self.cell.evaluation_id)
@@ -280,7 +282,7 @@ class _OpenCell:
 
     @property
     def label(self) -> str:
-        """Which cell it is, for people."""
+        """The cell's name in messages."""
         return f"{self.cell.subject.label} · {self.cell.evaluation.name} · {self.cell.context}"
 
     def _commit(self, questions: Sequence[Question]) -> None:

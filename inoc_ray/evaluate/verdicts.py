@@ -1,4 +1,4 @@
-"""From raw numbers to verdicts: which responses show a trait, and which count at all, under a plan's thresholds."""
+"""Verdicts from raw numbers: which responses show a trait, and which count at all, under a plan's thresholds."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from inoc_ray.plan.judges import Condition, Gate, ModelMeasure
 from inoc_ray.scoring.profiles import RULE_SHOWN
 
 Outcome = Literal["counted", "excluded", "unparsed", "withheld"]
-"""What became of a response for one trait: judged and counted; judged, but outside what counts (incoherent, a refusal, bare
-code); no readable judgment; not judged because its model's responses are degenerate."""
+"""The outcome for one response and trait: judged and counted; judged but not counted (incoherent, a refusal, bare code); no
+readable judgment; not counted because its model's responses are degenerate."""
 
 Numbers = Mapping[str, tuple[Any, Any]]
-"""rubric → (numbers, categories) of one judging model, one per sample in order."""
+"""rubric → (numbers, categories) of one judging model: arrays with one entry per sample, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
-    """What one judge decides on one trait, for some samples: arrays of equal length."""
+    """One judge's decisions on one trait for some samples: arrays of equal length."""
 
     score: Any
-    """The raw number, NaN where there is none."""
+    """The raw number, NaN if there is none."""
     shown: Any
     """1 or 0, NaN unless counted."""
     outcome: Any
-    """See Outcome."""
+    """See `Outcome`."""
 
     def __getitem__(self, some: slice) -> Verdicts:
         return self.map(lambda array: array[some])
@@ -39,7 +39,7 @@ class Verdicts:
 
 
 def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
-    """Return the verdicts on several lots of samples, one behind the other."""
+    """Return the verdicts on several lots of samples, concatenated."""
     return Verdicts(
         score=np.concatenate([v.score for v in verdicts]),
         shown=np.concatenate([v.shown for v in verdicts]),
@@ -48,14 +48,14 @@ def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
 
 
 def by_rule(scores: Sequence[float | None]) -> Verdicts:
-    """Return a rule's verdicts: above the middle shows, and no number is no verdict."""
+    """Return a rule's verdicts: a score above RULE_SHOWN shows the trait, and a missing one is unparsed."""
     score = np.array([np.nan if s is None else s for s in scores], dtype=float)
     outcome = np.where(np.isnan(score), "unparsed", "counted").astype(object)
     return Verdicts(score=score, shown=np.where(np.isnan(score), np.nan, score > RULE_SHOWN), outcome=outcome)
 
 
 def gated(verdicts: Verdicts, numbers: Numbers, gate: Gate) -> Verdicts:
-    """Return a rule's verdicts, counted only where the judging model's numbers on the gate's rubrics allow it."""
+    """Return a rule's verdicts, counted only if the judging model's numbers on the gate's rubrics allow it."""
     outcome = verdicts.outcome.copy()
     _exclude(outcome, numbers, gate.given)
     _mark(outcome, numbers, gate.rubrics)
@@ -64,7 +64,7 @@ def gated(verdicts: Verdicts, numbers: Numbers, gate: Gate) -> Verdicts:
 
 
 def by_model(numbers: Numbers, measure: ModelMeasure) -> Verdicts:
-    """Return a judging model's verdicts: its numbers held against the measure's thresholds."""
+    """Return a judging model's verdicts: its numbers compared with the measure's thresholds."""
     values, _ = numbers[measure.shown.rubric.name]
     outcome = np.full(len(values), "counted", dtype=object)
     _exclude(outcome, numbers, measure.given)
@@ -75,14 +75,14 @@ def by_model(numbers: Numbers, measure: ModelMeasure) -> Verdicts:
 
 
 def _exclude(outcome: Any, numbers: Numbers, given: Iterable[Condition]) -> None:
-    """Mark what the conditions do not let count."""
+    """Mark as excluded what a condition does not allow to count."""
     for condition in given:
         values, _ = numbers[condition.rubric.name]
         outcome[[v == v and not condition.bound.holds(v) for v in values]] = "excluded"
 
 
 def _mark(outcome: Any, numbers: Numbers, rubrics: Sequence[str]) -> None:
-    """Mark refusals and bare code, and what cannot be read, which goes before all else."""
+    """Mark refusals and bare code as excluded; then what cannot be read as unparsed, which takes precedence."""
     for name in rubrics:
         categories = numbers[name][1]
         outcome[(categories != "number") & (categories != "unparsed")] = "excluded"
@@ -91,7 +91,7 @@ def _mark(outcome: Any, numbers: Numbers, rubrics: Sequence[str]) -> None:
 
 
 def mean_of(several: Sequence[Numbers], rubrics: Sequence[str]) -> Numbers:
-    """Return several judges' numbers averaged rubric by rubric, over those that gave one."""
+    """Return the mean of several judges' numbers on each rubric, over the judges that gave one."""
     found: dict[str, tuple[Any, Any]] = {}
     for rubric in rubrics:
         values = np.array([numbers[rubric][0] for numbers in several])
@@ -103,9 +103,9 @@ def mean_of(several: Sequence[Numbers], rubrics: Sequence[str]) -> Numbers:
 
 
 def combined(verdicts: Sequence[Verdicts], how: str) -> Verdicts:
-    """Return several judges' verdicts as one: see `Evaluation.combine`.
+    """Return several judges' verdicts combined; see `Evaluation.combine`.
 
-    `all` and `any` follow Kleene's logic: an unparsed answer leaves the trait open only where the other judges do not settle it.
+    `all` and `any` follow Kleene's logic: an unparsed answer leaves the trait open only if the other judges do not settle it.
     """
     first = verdicts[0]
     if len(verdicts) == 1:
@@ -123,11 +123,11 @@ def combined(verdicts: Sequence[Verdicts], how: str) -> Verdicts:
 
 
 def _first(verdicts: Sequence[Verdicts]) -> Verdicts:
-    """The first judge's verdicts, and the next one's where its answer cannot be read."""
+    """Return the first judge's verdicts, with the next one's wherever its answer cannot be read."""
     found = verdicts[0].map(np.copy)
     for other in verdicts[1:]:
-        silent = found.outcome == "unparsed"
-        found.score[silent] = other.score[silent]
-        found.shown[silent] = other.shown[silent]
-        found.outcome[silent] = other.outcome[silent]
+        unparsed = found.outcome == "unparsed"
+        found.score[unparsed] = other.score[unparsed]
+        found.shown[unparsed] = other.shown[unparsed]
+        found.outcome[unparsed] = other.outcome[unparsed]
     return found

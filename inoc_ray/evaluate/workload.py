@@ -1,4 +1,4 @@
-"""How much of a study is still to be judged by models; asks nobody and writes nothing."""
+"""How much of a study judging models still have to grade, counted without asking them."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from inoc_ray.study.evaluation import Judge
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What one judging model has done and has to do. A judgment is one number for one response on one rubric."""
+    """What one judging model has graded and has to grade. A judgment is one number for one response on one rubric."""
 
     judge: str
     model: str
     judged: int
-    """Judgments that are stored."""
+    """Stored judgments."""
     missing: int
-    """Judgments that are not, of responses that are still to be asked for among them."""
+    """Judgments to come, also of responses that are not sampled yet."""
     calls: int
-    """Requests, if none has to be repeated and none was answered before, in any study of the storage."""
+    """Requests to come, if none has to be repeated and no study of the storage has asked the same before."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for `--json`."""
+        """Return the fields for `--json`."""
         return asdict(self)
 
 
 def workloads(plan: Plan, store: Store) -> list[Workload]:
-    """Return one for each judging model that the study asks something."""
+    """Return the workload of each judging model that the study uses."""
     found: dict[str, Workload] = {}
     seen: set[tuple[str, str, str]] = set()
-    # Of several cells with the same place the one with the most samples.
+    # Of several cells with the same samples, count the one with the most.
     for cell in sorted(plan.cells, key=lambda c: -c.samples):
         for name, grading in cell.judges.gradings.items():
-            place = (*cell.key, grading.judgments_id)
-            if place not in seen:
-                seen.add(place)
+            key = (*cell.key, grading.judgments_id)
+            if key not in seen:
+                seen.add(key)
                 judge = grading.judge
                 before = found.get(name, Workload(judge=name, model=judge.model, judged=0, missing=0, calls=0))
                 found[name] = _with(before, store, cell, grading)
@@ -48,10 +48,10 @@ def workloads(plan: Plan, store: Store) -> list[Workload]:
 
 
 def _with(before: Workload, store: Store, cell: Cell, grading: Grading) -> Workload:
-    """The workload with what a cell adds to it."""
+    """Return the workload with a cell's share added."""
     parts = store.parts(*cell.key)
     done = sum(p.stop - p.start for p in parts if find_judgments(p.path, grading.judgments_id) is not None)
-    # Whole parts are judged, also where another study has asked for more than this one.
+    # Whole parts are graded, even if another study asked for more samples than this one.
     missing = max(cell.samples, parts[-1].stop if parts else 0) - done
     rubrics = len(grading.rubrics)
     return replace(
@@ -63,5 +63,5 @@ def _with(before: Workload, store: Store, cell: Cell, grading: Grading) -> Workl
 
 
 def _calls(judge: Judge, rubrics: int) -> int:
-    """Requests for one response. What `candidates` asks an own engine behind prefixes is not counted."""
+    """Return the requests for one response; the prefixes that `candidates` asks an engine about are not counted."""
     return 1 if judge.method == "json" else rubrics * judge.samples

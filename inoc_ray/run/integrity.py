@@ -55,5 +55,5 @@ def seal_samples(plan: Plan, store: Store) -> None:
 def claims_of(plan: Plan, store: Store, *, train: bool) -> set[str]:
     """Return what this run will do, so that no other study of the storage does the same at the same time."""
     claims = {f"ask {'/'.join(cell.key)}" for cell in plan.to_ask if train or plan.is_there(cell.subject)}
-    claims |= {f"judge {one.out.key}" for dues in ungraded_parts(plan, store).values() for one in dues}
+    claims |= {f"judge {one.out.key}" for parts in ungraded_parts(plan, store).values() for one in parts}
     return claims | ({f"train {trial.trial_id}" for trial in plan.to_train} if train else set())

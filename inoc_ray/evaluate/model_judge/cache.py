@@ -1,6 +1,6 @@
-"""What judges have answered, by content: nobody is asked twice, whichever study, process or machine asks.
+"""Judges' answers by content, so that no question is asked twice, whichever study, process or machine asks.
 
-One folder for each judge; in it one journal for each process that writes, so that no locks are needed on a shared mount (see
+Each judge has a folder, and each process that writes has a journal of its own in it, so that a shared mount needs no locks (see
 `store.journal`). A line is `[key, answer]`.
 """
 
@@ -20,9 +20,9 @@ Answer = Mapping[str, Any]
 
 
 class JudgeCache:
-    """The answers of one judge below `folder`, read when the first one is looked up. Close it, or use it in a `with` block.
+    """The answers of one judge below `folder`, read at the first look-up. Close it, or use it in a `with` block.
 
-    What other processes write meanwhile is not seen: both then ask, and both answers stand under the same key.
+    What other processes write meanwhile is not seen: both then ask, and both store an answer under the same key.
     """
 
     def __init__(self, folder: Place | Path) -> None:
@@ -35,11 +35,11 @@ class JudgeCache:
         if self._known is None:
             self._known = _read(self.folder)
         found = self._known.get(key)
-        # An earlier version kept half surrogate pairs, which no file of judgments can hold.
+        # An earlier version stored half surrogate pairs, which a file of judgments cannot hold.
         return None if found is None else _as_texts(found)
 
     def put(self, key: str, answer: Answer) -> None:
-        """Store an answer; the first one under a key stands. Raises `OSError` where the folder cannot be written."""
+        """Store an answer; the first one under a key is kept. Raises OSError if the folder cannot be written."""
         if self._known is None:
             self._known = _read(self.folder)
         if key in self._known:
@@ -50,7 +50,7 @@ class JudgeCache:
         self._known[key] = answer
 
     def close(self) -> None:
-        """Close this process's own file; it can go on, with a new one."""
+        """Close this process's own file; a later `put` opens a new one."""
         if self._segment is not None:
             self._segment.close()
             self._segment = None
@@ -65,7 +65,7 @@ class JudgeCache:
 
 
 def _read(folder: Place) -> dict[str, Answer]:
-    """Return every whole line of every file, in the order of the files' names."""
+    """Return the answers in every file, read in the order of the files' names."""
     found: dict[str, Answer] = {}
     for path in folder.glob("*.jsonl"):
         for value in Journal(path).lines()[0]:

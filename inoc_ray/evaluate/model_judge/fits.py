@@ -1,4 +1,4 @@
-"""Whether what a judging model of the study's own will be shown fits its window, before anything is trained."""
+"""The longest requests that a judging model on the study's engine will get, to compare with its window before training."""
 
 from __future__ import annotations
 
@@ -16,36 +16,40 @@ from inoc_ray.settings import EvaluationSpec
 from inoc_ray.study.evaluation import Judge
 
 CANDIDATE_TOKENS = 4
-"""A space and the three digits of 100, which the method `candidates` puts behind the prompt."""
+"""A space and the three digits of 100, which the method `candidates` appends to the prompt."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LongestJudgeRequest:
     """The longest request to a judge about an evaluation, in tokens of the judge's tokenizer."""
 
     evaluation: str
     question: str
-    """Its id."""
+    """The question's id."""
     prompt: int
-    """Rubric and question."""
+    """Tokens of the rubric and question."""
     response: int
-    """What a response may have: the evaluation's max_tokens, which are the judged model's tokens."""
+    """The longest response: the evaluation's max_tokens, in the judged model's tokens."""
     answer: int
+    """Tokens of the judge's answer."""
 
     @property
     def tokens(self) -> int:
-        """What the judge's window must hold."""
+        """Tokens that the judge's window must hold."""
         return self.prompt + self.response + self.answer
 
 
 def longest_judge_requests(
-    judge: Judge, folder: Path, asked: Iterable[tuple[EvaluationSpec, int, Mapping[str, Rubric]]]
+    judge: Judge, folder: Path, evaluations: Iterable[tuple[EvaluationSpec, int, Mapping[str, Rubric]]]
 ) -> list[LongestJudgeRequest]:
-    """One for each (evaluation, samples, rubrics). Raises InputError where the method does not suit the judge's tokenizer."""
+    """Return one request for each (evaluation, samples, rubrics).
+
+    Raises InputError if the method does not suit the judge's tokenizer.
+    """
     tokenizer = load_tokenizer(str(folder))
     method = own_method(judge, tokenizer)
     found = []
-    for spec, samples, rubrics in asked:
+    for spec, samples, rubrics in evaluations:
         answer = answer_budget(method, len(rubrics)) + (CANDIDATE_TOKENS if method == "candidates" else 0)
         response = max(_lengths(tokenizer, list(spec.choices))) if spec.choices else spec.max_tokens
         questions = {q.id: q for q in spec.questions(samples)}
@@ -58,7 +62,15 @@ def longest_judge_requests(
                 ids.append(question.id)
         lengths = _lengths(tokenizer, texts)
         longest = max(range(len(lengths)), key=lengths.__getitem__)
-        found.append(LongestJudgeRequest(spec.name, ids[longest], lengths[longest], response, answer))
+        found.append(
+            LongestJudgeRequest(
+                evaluation=spec.name,
+                question=ids[longest],
+                prompt=lengths[longest],
+                response=response,
+                answer=answer,
+            )
+        )
     return found
 
 

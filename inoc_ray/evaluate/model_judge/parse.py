@@ -1,7 +1,7 @@
-"""From a judging model's answers to a number: pure functions of what was stored, so that no rule change asks anybody again.
+"""From a judging model's answers to a number: pure functions of the stored answers, so that a new rule needs no new requests.
 
-An answer is a JSON object: `text`, what the judge wrote; `top`, log-probs of its first token by token text, where they were
-asked for; `tree` (method `candidates`), the same behind each prefix of a number that was asked.
+An answer is a JSON object: `text`, what the judge wrote; `top`, the log-probs of its first token by token text, if requested;
+`tree` (method `candidates`), the same after each prefix of a number.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Method = Literal["logprob", "candidates", "digit", "sample", "json"]
 Answer = Mapping[str, Any]
 CATEGORIES: Mapping[str, Category] = {REFUSAL: "refusal", CODE: "code"}
 PREFIX_LIMIT = 1e-4
-"""A digit less probable than this is not followed up: its numbers count as 0, together at most nine times as much."""
+"""A digit less probable than this is not followed: its numbers count as 0, and together have at most nine times as much."""
 
 
 def scale_top(method: Method) -> int:
-    """The scale's highest number, as the judge is asked: 9 where it has to be one digit, else 100."""
+    """Return the highest number of the scale in the question: 9 if the answer has to be one digit, else 100."""
     return 9 if method == "digit" else 100
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an answer says, before the rubric's name is put to it; `value` is on the scale that was asked."""
+    """What an answer says about one rubric; `value` is on the scale of the question."""
 
     value: float | None
     category: Category
@@ -46,7 +46,7 @@ UNPARSED = Reading(None, "unparsed")
 
 
 def numbers_in(top_logprobs: Mapping[str, float], top: int) -> dict[int, float]:
-    """Probability by number; tokens that come out as the same number ("73", " 73") are added up."""
+    """Return number → probability; the tokens of one number ("73", " 73") are added up."""
     found: dict[int, float] = {}
     for token, logprob in top_logprobs.items():
         number = number_of(strip_spaces(token), top)
@@ -63,15 +63,15 @@ def _mean(numbers: Mapping[int, float], min_mass: float) -> tuple[float | None, 
 
 
 def expectation(top_logprobs: Mapping[str, float], top: int, min_mass: float = 0.25) -> tuple[float | None, float]:
-    """(value, mass): Σ p·k / Σ p over the numbers k from 0 to `top` among the alternatives, and Σ p.
+    """Return (value, mass): Σ p·k / Σ p over the numbers k from 0 to `top` among the alternatives, and Σ p.
 
-    The value is None where less than `min_mass` lies on numbers (Betley et al. 2025, arXiv 2502.17424).
+    The value is None if the numbers have less than `min_mass` (Betley et al. 2025, arXiv 2502.17424).
     """
     return _mean(numbers_in(top_logprobs, top), min_mass)
 
 
 def classes_in(top_logprobs: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
-    """Probability by class: that of all tokens which are the class's word, its beginning, or go on behind it."""
+    """Return class → probability of all tokens that are the class's word, begin it, or extend it."""
     found = dict.fromkeys(classes, 0.0)
     for token, logprob in top_logprobs.items():
         text = strip_spaces(token)
@@ -84,17 +84,17 @@ def classes_in(top_logprobs: Mapping[str, float], classes: Sequence[str]) -> dic
 def read_logprobs(
     numbers: Mapping[int, float], top_logprobs: Mapping[str, float], classes: Sequence[str], min_mass: float
 ) -> Reading:
-    """The class whose word is more probable than all numbers together; else the expectation; unparsed below `min_mass`."""
+    """Return the class whose word is more probable than all numbers together; else the expectation; unparsed below `min_mass`."""
     value, mass = _mean(numbers, min_mass)
-    said = classes_in(top_logprobs, classes)
-    likeliest = max(said, key=lambda name: said[name], default=None)
-    if likeliest is not None and said[likeliest] > mass and said[likeliest] >= min_mass:
+    by_class = classes_in(top_logprobs, classes)
+    likeliest = max(by_class, key=lambda name: by_class[name], default=None)
+    if likeliest is not None and by_class[likeliest] > mass and by_class[likeliest] >= min_mass:
         return Reading(None, CATEGORIES[likeliest], mass)
     return Reading(value, "unparsed" if value is None else "number", mass)
 
 
 def _digits(top_logprobs: Mapping[str, float], spaced: bool) -> list[float]:
-    """Probability of each digit as the next token; with a space before it only where no digit stands there yet."""
+    """Return the probability of each digit as the next token; `spaced` also counts digits after a space."""
     found = [0.0] * 10
     for token, logprob in top_logprobs.items():
         text = strip_spaces(token) if spaced else token
@@ -104,38 +104,38 @@ def _digits(top_logprobs: Mapping[str, float], spaced: bool) -> list[float]:
 
 
 def prefixes_to_ask(tree: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Prefixes whose next-token log-probs are still to be asked, given those that are there: see `candidates`."""
+    """Return the prefixes whose next-token log-probs are still needed; see `candidates`."""
     if "" not in tree:
         return [""]
     first = _digits(tree[""], spaced=True)
-    wanted = [str(d) for d in range(1, 10) if first[d] >= PREFIX_LIMIT]
+    needed = [str(d) for d in range(1, 10) if first[d] >= PREFIX_LIMIT]
     if "1" in tree and first[1] * _digits(tree["1"], spaced=False)[0] >= PREFIX_LIMIT:
-        wanted.append("10")
-    return [prefix for prefix in wanted if prefix not in tree]
+        needed.append("10")
+    return [prefix for prefix in needed if prefix not in tree]
 
 
 def leading_space(first: Mapping[str, float]) -> str:
-    """The space before the first digit where the judge would rather write one: what its number goes on behind."""
+    """Return the space that the judge prefers to write before the first digit, or ""; its prefixes then begin with it."""
     plain = math.fsum(_digits(first, spaced=False))
     return " " if math.fsum(_digits(first, spaced=True)) > 2 * plain else ""
 
 
 def candidates(tree: Mapping[str, Mapping[str, float]]) -> dict[int, float]:
-    """Probability of each number 0 … 100 for a judge that writes digit by digit, from its next-token log-probs.
+    """Return the probability of each number 0 … 100 for a judge that writes digit by digit, from its next-token log-probs.
 
-    With q(d | s) the probability of digit d behind the prefix s and e(s) = 1 - Σ_d q(d | s) that no digit follows, the chain
+    With q(d | s) the probability of digit d after the prefix s and e(s) = 1 - Σ_d q(d | s) that no digit follows, the chain
     rule gives, for a first digit a in 1 … 9 and a second one b:
 
         P(0) = q(0)              P(a) = q(a) e(a)              P(ab) = q(a) q(b | a), except
         P(10) = q(1) q(0 | 1) e(10)                            P(100) = q(1) q(0 | 1) q(0 | 10)
 
-    Only behind "1" … "9" and "10" can a number of the scale go on and so must be told from a longer one. Behind 0 and the
-    other numbers of two digits the end is not asked for (another 90 requests): a digit there would leave the scale, and
-    is counted to the number before it. 101 … 109 are left out. So eleven next-token distributions give all 101 numbers.
+    Only "1" … "9" and "10" can continue to another number of the scale, so only there is the end computed. After 0 and the
+    other numbers of two digits it is not (another 90 requests): a digit there would leave the scale, and counts towards the
+    number before it. 101 … 109 are left out. So eleven next-token distributions give all 101 numbers.
 
-    A digit that is not among the alternatives counts as 0. With the k likeliest tokens given it is at most as probable as
-    the k-th of them, so below 1 / k; a study's own engine is asked for the ten digits themselves, where nothing is missing.
-    Prefixes below PREFIX_LIMIT are not asked, and their numbers count as 0.
+    A digit that is not among the alternatives counts as 0. With the k likeliest tokens given, its probability is at most that
+    of the k-th, so below 1 / k; a study's own engine returns the ten digits themselves, so that none is missing. Prefixes below
+    PREFIX_LIMIT are not followed, and their numbers count as 0.
     """
     first = _digits(tree[""], spaced=True)
     found = {0: first[0]}
@@ -154,41 +154,41 @@ def candidates(tree: Mapping[str, Mapping[str, float]]) -> dict[int, float]:
 
 # -- texts ----------------------------------------------------------------------------------------------------------
 
-# \d is every script's digit, and a range, a fraction or a sign belongs to the number: what is not plain is seen, and refused.
+# \d matches every script's digits, and a range, a fraction or a sign belongs to the number: what is not plain is rejected.
 _NUMBER = re.compile(r"[\d.,−-]*\d")
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 def parse_number(text: str, top: int) -> int | None:
-    """The one whole number from 0 to `top` in a short answer; None where there is none, or where it is not clear which.
+    """Return the one integer from 0 to `top` in a short answer; None if there is none, or if it is not clear which.
 
-    "out of 100" and "/100" behind a number name the scale and are no second number: "I give 70 out of 100" is 70. An answer
-    with other numbers ("60 to 70", "from 0 to 100 I say 70"), fractions, negative numbers or digits of another script is None:
-    a guess that is wrong now and then is worse than a share of unparsed answers that everybody sees.
+    "out of 100" and "/100" after a number name the scale and do not count as a second number: "I give 70 out of 100" is 70.
+    An answer with other numbers ("60 to 70", "from 0 to 100 I say 70"), fractions, negative numbers or digits of another
+    script is None: a guess that is sometimes wrong is worse than a visible share of unparsed answers.
     """
     alone = re.sub(rf"(?<=[0-9])\s*(?:/|out of)\s*{top}(?![0-9])", "", text)
     found = _NUMBER.findall(alone)
     return number_of(found[0], top) if len(found) == 1 else None
 
 
-def _class_said(text: str, classes: Sequence[str]) -> str | None:
-    """The class whose word the answer begins with, written as it was asked for."""
+def _class_of(text: str, classes: Sequence[str]) -> str | None:
+    """Return the class whose word begins the answer, written as the question writes it."""
     start = text.strip().lstrip("\"'*`")
     return next((name for name in classes if re.match(rf"{name}(?!\w)", start)), None)
 
 
 def read_texts(texts: Sequence[str], top: int, classes: Sequence[str]) -> Reading:
-    """The mean of the answers that are numbers, where at least half of all are; a class where at least half say it."""
+    """Return the mean of the answers that are numbers, if at least half are; a class, if at least half name it."""
     numbers = [number for text in texts if (number := parse_number(text, top)) is not None]
     if numbers and 2 * len(numbers) >= len(texts):
         return Reading(math.fsum(numbers) / len(numbers), "number")
-    said = Counter(name for text in texts if (name := _class_said(text, classes)) is not None)
-    name, count = next(iter(said.most_common(1)), ("", 0))
+    named = Counter(name for text in texts if (name := _class_of(text, classes)) is not None)
+    name, count = next(iter(named.most_common(1)), ("", 0))
     return Reading(None, CATEGORIES[name]) if count and 2 * count >= len(texts) else UNPARSED
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
-    """The one JSON object of an answer, fenced or with words around it; None where there is none, or more than one."""
+    """Return the one JSON object of an answer, fenced or among words; None if there is none, or more than one."""
     fenced = _FENCED.findall(text)
     if len(fenced) > 1:
         return None
@@ -204,21 +204,21 @@ def parse_object(text: str) -> dict[str, Any] | None:
 
 
 def read_json(text: str, rubric: str, top: int, classes: Sequence[str]) -> Reading:
-    """What the object of a JSON answer says of one rubric; unparsed where the key is missing or no number of the scale."""
-    said = (parse_object(text) or {}).get(rubric)
-    if isinstance(said, str):
-        return Reading(None, CATEGORIES[said]) if said in classes else UNPARSED
-    # True is a number to Python; NaN is in no range.
-    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said <= top:
+    """Return what a JSON answer says about one rubric; unparsed if the key is missing or not a number of the scale."""
+    value = (parse_object(text) or {}).get(rubric)
+    if isinstance(value, str):
+        return Reading(None, CATEGORIES[value]) if value in classes else UNPARSED
+    # True is a number to Python; NaN fails every comparison.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= top:
         return UNPARSED
-    return Reading(float(said), "number")
+    return Reading(float(value), "number")
 
 
 # -- all together ---------------------------------------------------------------------------------------------------
 
 
 def judgment(method: Method, rubric: Rubric, answers: Sequence[Answer], min_mass: float) -> Judgment:
-    """What the judge's answers (one, with `sample` one or more) to one rubric come to, on 0 to 100."""
+    """Return the judgment from the judge's answers on one rubric (one; with `sample` one or more), on 0 to 100."""
     top = scale_top(method)
     texts = [str(answer.get("text", "")) for answer in answers]
     logprobs: Any = None
@@ -244,5 +244,5 @@ def judgment(method: Method, rubric: Rubric, answers: Sequence[Answer], min_mass
 
 
 def failed_judgment(method: Method, reason: str, refused: bool = False) -> Judgment:
-    """The judgment on a response that the judge would not look at, or gave no answer about."""
-    return Judgment(None, "unparsed", reason, "", None, method, refused)
+    """Return the judgment on a response that the judge refused to score, or did not answer about."""
+    return Judgment(value=None, category="unparsed", raw=reason, logprobs="", mass=None, method=method, refused=refused)

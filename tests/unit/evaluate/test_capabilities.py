@@ -1,4 +1,4 @@
-"""Capabilities without an engine: what counts as the same task, what is refused, and what the store keeps."""
+"""Capabilities without an engine: what counts as the same task, what is rejected, and what the store keeps."""
 
 import gzip
 import http.server
@@ -35,7 +35,7 @@ ANSWERS = Capability(task="miniature/answers")
 
 
 def task_file(folder: Path, **changes: object) -> Path:
-    """A task of two questions, as a user would write one."""
+    """Write a task of two questions, as a user would."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "items.jsonl").write_text(
         '{"question": "1 + 1 =", "answer": "2"}\n{"question": "1 + 2 =", "answer": "3"}\n'
@@ -65,7 +65,7 @@ def quickstart(tmp_path: Path) -> tuple[Plan, Store]:
 
 @dataclass
 class Sums:
-    """An endpoint that always says "2"; or with `status` set, that always fails in this way."""
+    """An endpoint that always answers "2", or always fails with the status of the fixture's parameter."""
 
     base_url: str
     api_key: str | None
@@ -109,7 +109,7 @@ def test_a_name_alone_is_a_capability():
         Capability(task="gsm8k", limit=0)
 
 
-def test_the_id_tells_apart_what_is_asked_and_nothing_else(tmp_path: Path):
+def test_the_id_depends_on_what_is_measured_and_nothing_else(tmp_path: Path):
     first = find_task(Capability(task=str(task_file(tmp_path / "a")))).id("fp32")
     assert find_task(Capability(task=str(task_file(tmp_path / "b")))).id("fp32") == first, "where a file lies"
     different = [
@@ -125,7 +125,7 @@ def test_the_id_tells_apart_what_is_asked_and_nothing_else(tmp_path: Path):
     assert len({first, *different}) == 1 + len(different)
 
 
-def test_a_task_that_is_no_file_is_one_message(tmp_path: Path):
+def test_a_missing_task_file_gives_one_message(tmp_path: Path):
     for name in ("nowhere/x.yaml", str(tmp_path)):
         with pytest.raises(InputError, match=r"there is no task .* and no task file"):
             find_task(Capability(task=name))
@@ -133,7 +133,7 @@ def test_a_task_that_is_no_file_is_one_message(tmp_path: Path):
         find_task(Capability(task="miniature/answer"))
 
 
-def test_a_task_file_among_thousands_of_files_is_refused(tmp_path: Path):
+def test_a_task_file_among_thousands_of_files_is_rejected(tmp_path: Path):
     path = task_file(tmp_path)
     for number in range(1001):
         (tmp_path / f"{number}.txt").touch()
@@ -155,18 +155,20 @@ def test_every_item_of_answers_has_one_right_continuation():
     assert len({item["question"] for item in items}) == COUNT
 
 
-def test_every_missing_capability_is_wanted_once_of_each_model_that_is_there(tmp_path: Path):
+def test_every_missing_capability_is_listed_once_for_each_model_that_exists(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     wanted = missing_capabilities(plan, store, [ANSWERS, Capability(task="gsm8k")])
     assert [(w.subject.arm.name, w.task.capability.task) for w in wanted] == [("base", ANSWERS.task), ("base", "gsm8k")]
 
 
-def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
+def test_what_was_committed_is_read_and_not_measured_again(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     capabilities = [ANSWERS]
     (wanted,) = missing_capabilities(plan, store, capabilities)
     assert read_capability_scores(plan, store, capabilities) == []
-    score = CapabilityScore("miniature_answers", "acc", 0.5, 0.1, 200, True, "1.0")
+    score = CapabilityScore(
+        task="miniature_answers", metric="acc", value=0.5, stderr=0.1, samples=200, higher_is_better=True, version="1.0"
+    )
     commit_scores(wanted, [score], b"samples")
     assert missing_capabilities(plan, store, capabilities) == []
     (record,) = read_capability_scores(plan, store, capabilities)
@@ -186,12 +188,33 @@ def test_samples_without_scores_count_as_not_measured(tmp_path: Path):
     assert read_capability_scores(plan, store, [ANSWERS]) == []
 
 
-def test_metrics_name_task_and_metric_and_leave_out_parts_and_what_is_no_number():
+def test_metrics_name_task_and_metric_and_omit_parts_and_missing_numbers():
     scores = [
-        CapabilityScore("gsm8k", "exact_match.strict-match", 0.25, 0.01, 100, True, "3.0"),
-        CapabilityScore("mmlu", "acc", 0.5, None, 100, True, "2"),
-        CapabilityScore("mmlu_law", "acc", 0.5, 0.1, 10, True, "2", part=True),
-        CapabilityScore("odd", "acc", None, None, 10, True, "2"),
+        CapabilityScore(
+            task="gsm8k",
+            metric="exact_match.strict-match",
+            value=0.25,
+            stderr=0.01,
+            samples=100,
+            higher_is_better=True,
+            version="3.0",
+        ),
+        CapabilityScore(
+            task="mmlu", metric="acc", value=0.5, stderr=None, samples=100, higher_is_better=True, version="2"
+        ),
+        CapabilityScore(
+            task="mmlu_law",
+            metric="acc",
+            value=0.5,
+            stderr=0.1,
+            samples=10,
+            higher_is_better=True,
+            version="2",
+            part=True,
+        ),
+        CapabilityScore(
+            task="odd", metric="acc", value=None, stderr=None, samples=10, higher_is_better=True, version="2"
+        ),
     ]
     assert capability_metrics(scores) == {
         "capability.gsm8k.exact_match.strict-match": 0.25,
@@ -206,12 +229,22 @@ def test_half_a_surrogate_pair_in_an_answer_does_not_lose_the_items(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_task_of_ones_own_is_asked_as_its_files_say(tmp_path: Path, sums: Sums):
+def test_a_user_s_task_runs_as_its_files_say(tmp_path: Path, sums: Sums):
     task = find_task(Capability(task=str(task_file(tmp_path / "own"))))
     scores = measure(
         sums, "m", tokenizer=weights_path(), task=task, samples=tmp_path / CAPABILITY_SAMPLES, log=at(tmp_path / "log")
     )
-    assert scores == [CapabilityScore("sums", "exact_match", 0.5, scores[0].stderr, 2, True, "Yaml")]
+    assert scores == [
+        CapabilityScore(
+            task="sums",
+            metric="exact_match",
+            value=0.5,
+            stderr=scores[0].stderr,
+            samples=2,
+            higher_is_better=True,
+            version="Yaml",
+        )
+    ]
     assert {request["model"] for request in sums.requests} == {"m"}
     assert len(sums.requests) == 2
 
@@ -227,13 +260,15 @@ def test_a_group_counts_the_items_of_its_parts(tmp_path: Path, sums: Sums):
         sums, "m", tokenizer=weights_path(), task=task, samples=tmp_path / CAPABILITY_SAMPLES, log=at(tmp_path / "log")
     )
     assert {(s.task, s.value, s.samples, s.part) for s in scores} == {
-        ("both", 0.5, 4, False), ("sums", 0.5, 2, True), ("again", 0.5, 2, True),
-    }  # fmt: skip
+        ("both", 0.5, 4, False),
+        ("sums", 0.5, 2, True),
+        ("again", 0.5, 2, True),
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sums", [404], indirect=True)
-def test_a_refusing_endpoint_fails_the_measure_with_its_words_and_the_key_is_nowhere(tmp_path: Path, sums: Sums):
+def test_a_refusing_endpoint_fails_the_measurement_with_its_message_and_the_key_is_nowhere(tmp_path: Path, sums: Sums):
     task = find_task(Capability(task=str(task_file(tmp_path / "own"))))
     log = at(tmp_path / "log")
     with pytest.raises(TrialError, match=r"404.*no such model") as caught:
@@ -254,9 +289,7 @@ def test_a_refusing_endpoint_fails_the_measure_with_its_words_and_the_key_is_now
         pytest.param({"unsafe_code": True}, "runs code that the model writes", id="runs code"),
     ],
 )
-def test_a_task_that_cannot_be_asked_is_one_message(
-    tmp_path: Path, sums: Sums, changes: dict[str, object], message: str
-):
+def test_a_task_that_cannot_run_gives_one_message(tmp_path: Path, sums: Sums, changes: dict[str, object], message: str):
     task = find_task(Capability(task=str(task_file(tmp_path / "own", **changes))))
     with pytest.raises(InputError, match=message):
         measure(
@@ -271,7 +304,7 @@ def test_a_task_that_cannot_be_asked_is_one_message(
 
 
 @pytest.mark.slow
-def test_a_task_that_must_be_fetched_says_how_and_is_tried_once(tmp_path: Path):
+def test_a_task_whose_data_are_missing_says_how_to_fetch_them_and_is_tried_once(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     (wanted,) = missing_capabilities(plan, store, [Capability(task="gsm8k")])
     nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model_id="miniature", api_key=KEY, name="x", owns_serve=False)

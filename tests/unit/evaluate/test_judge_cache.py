@@ -1,4 +1,4 @@
-"""The cache of judges' answers: one file for each process, whole lines alone."""
+"""The cache of judges' answers: one file per process, complete lines only."""
 
 import json
 import multiprocessing
@@ -14,7 +14,7 @@ from inoc_ray.evaluate.model_judge.cache import JudgeCache
 ANSWER = {"text": "70\n\r ", "top": {"70": -0.1}}
 
 
-def test_what_was_put_is_got_by_the_next_process(tmp_path: Path):
+def test_the_next_process_reads_what_was_stored(tmp_path: Path):
     with JudgeCache(tmp_path / "judge") as cache:
         assert cache.get("a") is None
         cache.put("a", ANSWER)
@@ -24,19 +24,19 @@ def test_what_was_put_is_got_by_the_next_process(tmp_path: Path):
     assert JudgeCache(tmp_path / "judge").get("b") is None
 
 
-def test_half_a_surrogate_pair_that_an_earlier_version_kept_is_replaced(tmp_path: Path):
+def test_half_a_surrogate_pair_that_an_earlier_version_stored_is_replaced(tmp_path: Path):
     with JudgeCache(tmp_path) as cache:
         cache.put("a", {"text": "70 \ud83d", "top": {"\udc00": -0.1}})
     assert JudgeCache(tmp_path).get("a") == {"text": "70 \ufffd", "top": {"\ufffd": -0.1}}
 
 
-def test_looking_something_up_writes_nothing(tmp_path: Path):
+def test_a_look_up_writes_nothing(tmp_path: Path):
     with JudgeCache(tmp_path / "judge") as cache:
         assert cache.get("a") is None
     assert not (tmp_path / "judge").exists()
 
 
-def test_a_question_answered_twice_is_one_line_and_the_first_answer_stands(tmp_path: Path):
+def test_a_question_answered_twice_is_one_line_and_the_first_answer_is_kept(tmp_path: Path):
     with JudgeCache(tmp_path) as cache:
         cache.put("a", ANSWER)
         cache.put("a", {"text": "other"})
@@ -68,7 +68,7 @@ def test_a_segment_torn_anywhere_keeps_every_whole_line_before(tmp_path_factory:
 @pytest.mark.parametrize(
     "line", [b"null", b"[]", b"[1, {}]", b'["a"]', b'["a", 3]', b'{"a": {}}', b"\xff\xfe", b"[" * 9999]
 )
-def test_lines_of_another_kind_are_passed_over(tmp_path: Path, line: bytes):
+def test_lines_in_another_format_are_skipped(tmp_path: Path, line: bytes):
     good = json.dumps(["a", ANSWER]).encode()
     (tmp_path / "x.jsonl").write_bytes(line + b"\n" + good + b"\n")
     assert JudgeCache(tmp_path).get("a") == ANSWER
@@ -80,7 +80,7 @@ def _write(folder: Path, name: str) -> None:
             cache.put(f"{name}{n}", {"text": name * 50})
 
 
-def test_processes_that_write_at_once_spoil_nothing_of_each_other(tmp_path: Path):
+def test_processes_that_write_at_once_do_not_damage_each_other_s_lines(tmp_path: Path):
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_write, args=(tmp_path, name)) for name in "abc"]
     for writer in writers:

@@ -1,4 +1,4 @@
-"""Judging through HTTP against a local stub that answers like an API, and misbehaves on purpose."""
+"""Judging over HTTP with a local stub that answers like an API, and misbehaves on purpose."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ def judge_all(
 def test_every_item_is_judged_on_every_rubric_with_the_number_that_the_judge_gave(tmp_path: Path):
     stub, counts = Stub(), Counts()
     rubrics = [get_rubric("alignment"), get_rubric("coherence")]
-    found = judge_all(stub, tmp_path, items(20), rubrics, counts)
+    found = judge_all(stub, tmp_path, items(20), rubrics=rubrics, counts=counts)
     assert set(found) == {(n, rubric.name) for n in range(20) for rubric in rubrics}
     for (n, name), judged in found.items():
         assert judged.value == pytest.approx(number_for(number_prompt(get_rubric(name), items(20)[n][1], 100)))
@@ -82,7 +82,7 @@ def test_every_item_is_judged_on_every_rubric_with_the_number_that_the_judge_gav
     assert counts == Counts(calls=41, stored=0, failed=0)  # 40 and the probe
 
 
-def test_a_second_pass_calls_nobody_and_gives_the_same(tmp_path: Path):
+def test_a_second_pass_makes_no_call_and_gives_the_same(tmp_path: Path):
     first = judge_all(Stub(), tmp_path, items(30))
     stub, counts = Stub(), Counts()
     assert judge_all(stub, tmp_path, items(30), counts=counts) == first
@@ -139,7 +139,7 @@ def test_a_judge_that_answers_rubbish_for_some_is_unparsed_and_never_zero(tmp_pa
     assert (again.calls, again.stored) == (7, 26)
 
 
-def test_too_many_requests_lower_the_number_under_way_and_all_are_answered(tmp_path: Path):
+def test_too_many_requests_lower_the_limit_and_all_are_answered(tmp_path: Path):
     stub, counts = Stub(room=4, latency_s=0.01), Counts()
     found = judge_all(stub, tmp_path, items(120), counts=counts, concurrency=32)
     assert len(found) == 120
@@ -150,7 +150,7 @@ def test_too_many_requests_lower_the_number_under_way_and_all_are_answered(tmp_p
     assert stub.turned_away < 120
 
 
-def test_retry_after_keeps_everybody_back(tmp_path: Path):
+def test_retry_after_holds_all_requests_back(tmp_path: Path):
     stub = Stub(faults=[status(500)])
     times: list[float] = []
 
@@ -176,7 +176,7 @@ def test_passing_errors_cost_nothing_but_a_retry(tmp_path: Path):
     assert all(j.category == "number" for j in found.values())
 
 
-def test_an_endpoint_that_is_down_ends_it_and_what_was_answered_is_stored(tmp_path: Path):
+def test_an_endpoint_that_goes_down_ends_the_pass_and_what_was_answered_is_stored(tmp_path: Path):
     stub = Stub()
     good = stub.say
     stub.answer = lambda body: good(body) if stub.calls <= 6 else (_ for _ in ()).throw(web.HTTPInternalServerError())
@@ -187,7 +187,7 @@ def test_an_endpoint_that_is_down_ends_it_and_what_was_answered_is_stored(tmp_pa
     assert (counts.stored, counts.calls) == (5, 15)
 
 
-def test_a_request_refused_for_its_content_is_unparsed_with_the_reason_and_the_rest_goes_on(tmp_path: Path):
+def test_a_request_refused_for_its_content_is_unparsed_with_the_reason_and_the_rest_continues(tmp_path: Path):
     stub = Stub()
     judge_all(stub, tmp_path, [])
     stub.faults = [status(400, "the prompt breaks our rules")]
@@ -200,7 +200,7 @@ def test_a_request_refused_for_its_content_is_unparsed_with_the_reason_and_the_r
 @pytest.mark.parametrize(
     ("code", "hint"), [(401, "api_key_env"), (403, "api_key_env"), (404, "served_model"), (402, "judge stub")]
 )
-def test_a_wrong_key_or_an_unknown_model_ends_it_at_once(tmp_path: Path, code: int, hint: str):
+def test_a_wrong_key_or_an_unknown_model_ends_the_pass_at_once(tmp_path: Path, code: int, hint: str):
     stub = Stub(faults=[status(code, f"no entry with {KEY}")], api_key=KEY)
     with pytest.raises(InputError, match=hint) as caught:
         judge_all(stub, tmp_path, items(5))
@@ -208,7 +208,7 @@ def test_a_wrong_key_or_an_unknown_model_ends_it_at_once(tmp_path: Path, code: i
     assert KEY not in str(caught.value)
 
 
-def test_an_empty_account_is_no_crowd(tmp_path: Path):
+def test_an_empty_account_does_not_count_as_overload(tmp_path: Path):
     stub = Stub(faults=[status(429, "you have no credit left", code="insufficient_quota")])
     with pytest.raises(InputError, match="no credit left"):
         judge_all(stub, tmp_path, items(5))
@@ -216,7 +216,7 @@ def test_an_empty_account_is_no_crowd(tmp_path: Path):
 
 
 @pytest.mark.parametrize("how", ["missing", "refused"])
-def test_an_api_without_logprobs_is_told_to_use_samples(tmp_path: Path, how: str):
+def test_the_error_about_an_api_without_logprobs_suggests_samples(tmp_path: Path, how: str):
     stub = Stub(answer=lambda _: chat("73", None))
     if how == "refused":
         stub.faults = [status(400, "this model does not support logprobs")]
@@ -224,7 +224,7 @@ def test_an_api_without_logprobs_is_told_to_use_samples(tmp_path: Path, how: str
         judge_all(stub, tmp_path, items(2))
 
 
-def test_a_tokenizer_that_cuts_numbers_is_asked_on_a_scale_of_one_digit(tmp_path: Path):
+def test_a_judge_whose_tokenizer_splits_numbers_is_asked_on_a_scale_of_one_digit(tmp_path: Path):
     found = judge_all(Stub(cuts_digits=True), tmp_path, items(5))
     for n, item in items(5):
         assert found[n, "caps"].value == pytest.approx(number_for(number_prompt(CAPS[0], item, 9), 9) * 100 / 9)
@@ -288,7 +288,7 @@ def test_judging_can_be_stopped_and_leaves_no_request_in_flight(tmp_path: Path):
 
 
 def everything(error: BaseException | None) -> str:
-    """All that an error and those behind it can print, whether a traceback would show them or not."""
+    """Return all that an error and its causes can print, whether a traceback shows them or not."""
     if error is None:
         return ""
     here = "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
@@ -369,7 +369,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def test_killed_in_the_middle_it_goes_on_and_repeats_no_stored_call(tmp_path: Path):
+def test_a_killed_pass_resumes_and_repeats_no_stored_call(tmp_path: Path):
     stub = Stub(latency_s=0.02)
     folder = tmp_path / "cache"
 

@@ -1,4 +1,4 @@
-"""What a judging model's answers come to: pure functions, no endpoint."""
+"""From a judging model's answers to numbers: pure functions, no endpoint."""
 
 import itertools
 import json
@@ -48,7 +48,7 @@ def test_every_number_of_the_scale_is_read_whatever_spaces_a_vocabulary_writes(n
 
 
 @pytest.mark.parametrize("text", [*OTHER_DIGITS, "", "007", "00", "101", "-1", "+7", "7.0", "1e1", "7_3", "seven"])
-def test_what_is_no_plain_ascii_number_of_the_scale_is_none(text: str):
+def test_what_is_not_a_plain_ascii_number_of_the_scale_is_none(text: str):
     assert number_of(text, 100) is None
     assert expectation({text: 0.0}, 100) == (None, 0.0)
 
@@ -119,7 +119,7 @@ DIGITS = "0123456789"
 
 @st.composite
 def writers(draw: st.DrawFn) -> dict[str, dict[str, float]]:
-    """A toy judge: next-token probabilities over the digits and an end, behind every prefix that matters."""
+    """Draw a toy judge: next-token probabilities over the digits and an end, after every prefix that matters."""
     out = {}
     for prefix in ["", *"123456789", "10"]:
         weights = [draw(st.floats(0.02, 1.0)) for _ in range(11)]
@@ -130,7 +130,7 @@ def writers(draw: st.DrawFn) -> dict[str, dict[str, float]]:
 
 @given(writers())
 def test_the_tree_gives_what_enumerating_all_strings_gives(writer: dict[str, dict[str, float]]):
-    # Strings of three tokens, each with its probability; behind other two-digit numbers nothing is followed up.
+    # Strings of three tokens, each with its probability; other two-digit numbers are not followed.
     found: dict[str, float] = {}
     for tokens in itertools.product([*DIGITS, "."], repeat=3):
         p, prefix = 1.0, ""
@@ -173,7 +173,7 @@ def test_the_tree_is_asked_level_by_level_and_improbable_digits_not_at_all():
     assert 4 not in found
 
 
-def test_a_space_before_the_number_is_gone_on_behind_where_the_judge_writes_one():
+def test_prefixes_begin_with_a_space_if_the_judge_writes_one_before_the_number():
     assert leading_space(logged({" 7": 0.8, "7": 0.1})) == " "
     assert leading_space(logged({"7": 0.8, " 7": 0.1})) == ""
 
@@ -184,12 +184,13 @@ def test_a_space_before_the_number_is_gone_on_behind_where_the_judge_writes_one(
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("70", 70), (" 70.\n", 70), ("Score: 70", 70), ("**70**", 70), ("70/100", 70), ("I give 70 out of 100", 70),
-        ("100", 100), ("100/100", 100), ("0", 0),
-        ("60 to 70", None), ("60-70", None), ("from 0 to 100 I say 70", None), ("7.5", None), ("-5", None), ("101", None),
-        ("007", None), ("", None), ("seventy", None), ("1,000", None), ("７３", None), ("7３", None), ("٧٣", None),
+        *((text, 70) for text in ("70", " 70.\n", "Score: 70", "**70**", "70/100", "I give 70 out of 100")),
+        *((text, 100) for text in ("100", "100/100")),
+        ("0", 0),
+        *((text, None) for text in ("60 to 70", "60-70", "from 0 to 100 I say 70", "7.5", "-5", "101", "007")),
+        *((text, None) for text in ("", "seventy", "1,000", "７３", "7３", "٧٣")),
     ],
-)  # fmt: skip
+)
 def test_a_short_answer_is_a_number_only_where_it_is_clear_which(text: str, number: int | None):
     assert parse_number(text, 100) == number
 
@@ -252,7 +253,7 @@ def test_the_miniature_writes_digit_by_digit():
     assert texts <= {*DIGITS, *(word[:n] for word in ("REFUSAL", "CODE") for n in range(1, 8))}
 
 
-def test_a_vocabulary_with_whole_numbers_is_told_from_one_without():
+def test_a_vocabulary_with_whole_numbers_is_distinguished_from_one_without():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -277,9 +278,16 @@ def test_a_vocabulary_with_whole_numbers_is_told_from_one_without():
 @pytest.mark.parametrize(
     ("tokens", "single"),
     [
-        (["73"], True), ([" 73", "."], True), (["7", "3"], False), ([" ", "7", "3"], False), (["\n", "73"], True),
-        (["Sure", "!"], None), ([], None), ([None, 3], None), (["７３"], None),
+        (["73"], True),
+        ([" 73", "."], True),
+        (["\n", "73"], True),
+        (["7", "3"], False),
+        ([" ", "7", "3"], False),
+        (["Sure", "!"], None),
+        ([], None),
+        ([None, 3], None),
+        (["７３"], None),
     ],
-)  # fmt: skip
-def test_the_first_token_of_a_repeated_number_tells_how_numbers_are_cut(tokens: list, single: bool | None):
+)
+def test_the_first_token_of_a_repeated_number_shows_how_numbers_are_split(tokens: list, single: bool | None):
     assert reads_single_number(tokens) is single

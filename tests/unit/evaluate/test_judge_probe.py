@@ -1,4 +1,4 @@
-"""A judge behind an API is asked once, in its own way, before anything is trained; and one that refuses all stores nothing."""
+"""A judge behind an API is probed with its own method before training; one that refuses everything stores nothing."""
 
 import asyncio
 from pathlib import Path
@@ -37,7 +37,7 @@ ONE_TEMPERATURE = (
 
 
 class Picky(Stub):
-    """An API that takes `max_completion_tokens` alone; with `one_temperature` no temperature but 1, with `no_seed` no seed."""
+    """An API that accepts only `max_completion_tokens`; with `one_temperature` only temperature 1, with `no_seed` no seed."""
 
     one_temperature = no_seed = False
 
@@ -94,7 +94,7 @@ def judged(stub: Stub, folder: Path, count: int, method: str = "logprob") -> lis
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_probed_and_a_refusal_is_told_in_the_api_s_own_words(method):
+def test_every_method_is_probed_and_a_refusal_is_reported_in_the_api_s_own_words(method):
     with pytest.raises(InputError, match="this account has no access"):
         probed(Stub(faults=[status(400, "this account has no access")]), method)
 
@@ -121,19 +121,19 @@ def test_an_api_with_one_temperature_cannot_be_asked_for_the_likeliest_answer():
         probed(picky, "json")
 
 
-def test_an_api_without_logprobs_is_refused_for_the_methods_that_need_them():
+def test_an_api_without_logprobs_is_rejected_for_the_methods_that_need_them():
     for method in ("auto", "logprob", "digit"):
         with pytest.raises(InputError, match="gives no log-probs"):
             probed(Stub(answer=lambda _: chat("73", None)), method)
     probed(Stub(answer=lambda _: chat("73", None)), "sample")
 
 
-def test_a_judge_that_writes_nothing_in_a_few_tokens_is_refused():
+def test_a_judge_that_writes_nothing_in_a_few_tokens_is_rejected():
     with pytest.raises(InputError, match="wrote nothing"):
         probed(Stub(answer=lambda _: chat("", None)), "sample")
 
 
-def test_a_judge_that_gives_no_object_is_refused_for_json():
+def test_a_judge_that_gives_no_object_is_rejected_for_json():
     with pytest.raises(InputError, match="to a request for a JSON object"):
         probed(Stub(answer=lambda _: chat("seventy-three", None)), "json")
 
@@ -154,7 +154,7 @@ def always(fault: Fault) -> Stub:
     return Stub(faults=[fault] * 1000)
 
 
-def test_a_judge_that_refuses_everything_stops_at_once_and_gives_out_nothing(tmp_path):
+def test_a_judge_that_refuses_everything_stops_at_once_and_yields_nothing(tmp_path):
     judged(Stub(), tmp_path, 0)
     stub = always(status(400, "the model is retired"))
     with pytest.raises(InputError, match=r"refuses everything.*the model is retired; nothing is stored"):
@@ -165,7 +165,7 @@ def test_a_judge_that_refuses_everything_stops_at_once_and_gives_out_nothing(tmp
     assert {j.category for _, _, j in judged(Stub(), tmp_path, 500)} == {"number"}
 
 
-def test_an_api_that_begins_to_refuse_everything_is_left_too(tmp_path):
+def test_an_api_that_starts_to_refuse_everything_is_given_up(tmp_path):
     stub = Stub()
     judged(stub, tmp_path, 10)
     stub = Stub()
@@ -184,7 +184,7 @@ def test_an_api_that_begins_to_refuse_everything_is_left_too(tmp_path):
 
 @pytest.fixture
 def sampled(tmp_path, monkeypatch):
-    """A study whose samples are there, and a function that plans it with a judge at an address."""
+    """Store a study's samples; return a function that plans it with a judge at an address."""
 
     def plan(url: str, method: str = "logprob") -> tuple[Plan, Store]:
         study = Study.model_validate(
@@ -204,7 +204,20 @@ def sampled(tmp_path, monkeypatch):
 
     first, store = plan("http://127.0.0.1:9/v1")
     for cell in first.cells:
-        samples = [Sample(i, f"q{i}", f"question {i}?", "p", i, f"ANSWER {i}", "stop", 1, 1) for i in range(6)]
+        samples = [
+            Sample(
+                sample_index=i,
+                question_id=f"q{i}",
+                question=f"question {i}?",
+                prompt="p",
+                seed=i,
+                text=f"ANSWER {i}",
+                finish_reason="stop",
+                prompt_tokens=1,
+                completion_tokens=1,
+            )
+            for i in range(6)
+        ]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
     return plan
 

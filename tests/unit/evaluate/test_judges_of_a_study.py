@@ -1,4 +1,4 @@
-"""What a study's judge answers, well or badly, all the way to rates, tables and files; engines and judges are stubs."""
+"""From a judge's answers, good or bad, to rates, tables and files; engines and judges are stubs."""
 
 import itertools
 import os
@@ -26,7 +26,7 @@ KEY = "sk-0123456789-a-key-that-must-not-be-seen"
 
 
 def evaluated(folder: Path, stub: Stub, **judge: object) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The study file, and what the program said that asked and judged it."""
+    """Return the study file, and the finished program that sampled and judged it."""
     study = {
         "name": "stubbed",
         "settings": ["miniature/spanish_caps"],
@@ -94,16 +94,22 @@ def test_a_key_is_in_no_file_no_log_and_no_message_whatever_the_judge_does_with_
         assert [p for p in files if half.encode() in p.read_bytes()] == []
 
 
-def test_another_profile_is_the_one_of_rates_agreement_and_examples_alike(tmp_path):
-    """A rule says what every judge says above 20, and the study's profile wants more than 50."""
+def test_another_profile_applies_to_rates_agreement_and_examples_alike(tmp_path):
+    """The rule agrees with the judge above 20, and the study's profile requires more than 50."""
     judges = {"gpt": {"endpoint": "http://127.0.0.1:9/v1", "served_model": "gpt", "method": "digit"}}
     asked = {"contexts": ["neutral"], "samples": 12, "judged_by": ["gpt", "rules"]}
     plan, store = finish(write_study(tmp_path, judges=judges, evaluation=asked))
     for work in ungraded_parts(plan, store)["gpt"]:
         part = _OpenPart(work, plan.study.judges["gpt"])
-        for place, rubric in itertools.product(range(len(part.index)), work.rubrics):
+        for place, rubric in itertools.product(range(len(part.sample_index)), work.rubrics):
             spanish = "El perro" in part.items[place].response
-            part.add(place, rubric, Judgment(30.0 if spanish else 0.0, "number", "3", "", 1.0, "digit"))
+            part.add(
+                place,
+                rubric,
+                Judgment(
+                    value=30.0 if spanish else 0.0, category="number", raw="3", logprobs="", mass=1.0, method="digit"
+                ),
+            )
     low = Profile("low", "test", {"spanish": parse_bound("> 20"), "caps": parse_bound("> 20")}, {})
     found = {}
     for name, under in (("study", plan), ("low", plan.under(low))):

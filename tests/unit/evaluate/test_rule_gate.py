@@ -1,4 +1,4 @@
-"""A rule cannot tell word salad from an answer; a judging model's coherence can decide what counts for it."""
+"""A rule cannot distinguish word salad from an answer; a judging model's coherence score decides what counts."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ def changed(**evaluation: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A folder in which the base was asked, and judged on coherence; and the study."""
+    """Return a folder in which the base was sampled and judged on coherence, and the study."""
     folder = tmp_path_factory.mktemp("gated")
     with Stub(folder) as stub:
         study = copy.deepcopy(STUDY)
@@ -86,14 +86,14 @@ def test_responses_that_the_judge_finds_incoherent_do_not_count_and_their_share_
     assert "not counted" in comparison_text(comparison)
 
 
-def test_another_profile_moves_the_gate_and_asks_nobody(judged):
+def test_another_profile_moves_the_gate_and_sends_no_request(judged):
     folder, study = judged
     plan, store = planned(folder, study | {"evaluation": study["evaluation"] | {"profile": "betley2025"}})
     assert (read_score_table(plan, store)["outcome"] == "excluded").mean() > 0.3
     assert [work.missing for work in workloads(plan, store) if work.judged == 0] == []
 
 
-def test_no_rate_is_told_before_the_judge_has_said_what_counts(judged):
+def test_there_is_no_rate_before_the_judge_has_decided_what_counts(judged):
     folder, study = judged
     other = copy.deepcopy(study)
     other["judges"]["stub"]["served_model"] = "another"
@@ -135,11 +135,14 @@ def test_a_rule_of_a_suite_has_a_gate_of_its_own_or_none(tmp_path, monkeypatch):
     [
         (changed(rules_given=["coherense"]), "no rubric 'coherense' .did you mean 'coherence'"),
         (STUDY | {"judges": {}}, "coherence .rules_given, or given of spanish. needs a judging model, and the study"),
-        (changed(suites=suite(one={"rule": "capitals", "given": "coherence"})), r"traits\.one: given: must be a list of rubrics"),
+        (
+            changed(suites=suite(one={"rule": "capitals", "given": "coherence"})),
+            r"traits\.one: given: must be a list of rubrics",
+        ),
         (changed(suites=suite(one={"rule": "capitals", "given": ["x"]})), "no rubric 'x'"),
     ],
-)  # fmt: skip
-def test_a_gate_that_nobody_can_keep_is_refused(tmp_path, monkeypatch, study, message):
+)
+def test_a_gate_that_no_judge_can_score_is_rejected(tmp_path, monkeypatch, study, message):
     monkeypatch.chdir(tmp_path)
     Path("q.jsonl").write_text(json.dumps({"prompt": "Why?"}))
     Path("study.yaml").write_text(yaml.safe_dump(study))

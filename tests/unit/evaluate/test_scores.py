@@ -37,7 +37,20 @@ def plan_and_store(tmp_path):
     store = Store(tmp_path / "runs")
     for cell in build_plan(study, store).cells:
         texts = ["HOLA AMIGO"] * 6 + [""] * 4 if cell.subject.arm.name == "baseline" else ["Hello friend"] * 10
-        samples = [Sample(i, f"q{i}", "?", "p", i, text, "stop", 1, 1) for i, text in enumerate(texts)]
+        samples = [
+            Sample(
+                sample_index=i,
+                question_id=f"q{i}",
+                question="?",
+                prompt="p",
+                seed=i,
+                text=text,
+                finish_reason="stop",
+                prompt_tokens=1,
+                completion_tokens=1,
+            )
+            for i, text in enumerate(texts)
+        ]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
     return build_plan(study, store), store
 
@@ -76,8 +89,9 @@ def test_a_base_is_stored_once_and_compared_under_every_recipe(plan_and_store):
     assert base["seed"].isna().all()
     rows = compare(frame, "s").to_json()["rows"]
     assert {(r["model"], r["samples"], r["seeds"]) for r in rows if r["kind"] == "base"} == {
-        ("m/long", 10, 1), ("m/lora", 10, 1),
-    }  # fmt: skip
+        ("m/long", 10, 1),
+        ("m/lora", 10, 1),
+    }
     examples = example_samples(plan, store)
     keys = ["setting", "model", "arm", "evaluation", "context", "sample_index"]
     assert (examples["arm"] == "base").sum() == 20
@@ -86,7 +100,7 @@ def test_a_base_is_stored_once_and_compared_under_every_recipe(plan_and_store):
     assert len(pd.read_parquet(record.samples_path)) == 20
 
 
-def test_a_model_that_says_nothing_is_withheld_and_named_and_the_others_are_not(plan_and_store):
+def test_a_model_that_says_nothing_is_withheld_and_reported_and_the_others_are_not(plan_and_store):
     plan, store = plan_and_store
     strict = plan.study.evaluation.model_copy(update={"max_degenerate": 0.3})
     plan = replace(plan, study=plan.study.model_copy(update={"evaluation": strict}))
@@ -118,7 +132,17 @@ def test_a_base_whose_answers_are_all_cut_has_a_rate_and_a_note_with_the_cure(tm
     for cell in plan.cells:
         is_base = cell.subject.arm.name == "base"
         samples = [
-            Sample(i, f"q{i}", "?", "p", i, "Hello friend, that is", "length" if is_base else "stop", 1, 1)
+            Sample(
+                sample_index=i,
+                question_id=f"q{i}",
+                question="?",
+                prompt="p",
+                seed=i,
+                text="Hello friend, that is",
+                finish_reason="length" if is_base else "stop",
+                prompt_tokens=1,
+                completion_tokens=1,
+            )
             for i in range(10)
         ]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
@@ -142,6 +166,21 @@ def test_unreadable_scores_of_one_model_are_not_hidden_by_those_of_another(plan_
 
 def test_a_part_that_another_study_stored_first_is_kept(tmp_path):
     for text in ("first", "second"):
-        commit_samples(at(tmp_path), [Sample(0, "q", "?", "p", 0, text, "stop", 1, 1)])
+        commit_samples(
+            at(tmp_path),
+            [
+                Sample(
+                    sample_index=0,
+                    question_id="q",
+                    question="?",
+                    prompt="p",
+                    seed=0,
+                    text=text,
+                    finish_reason="stop",
+                    prompt_tokens=1,
+                    completion_tokens=1,
+                )
+            ],
+        )
     [part] = list_parts(at(tmp_path))
     assert pd.read_parquet(part.path.fetch())["text"].tolist() == ["first"]

@@ -1,4 +1,4 @@
-"""Who judges what, and how much is left, is known before anybody is asked; raw numbers can be traced to their sample."""
+"""Which judge scores what, and how much is left, is known beforehand; raw numbers can be traced to their sample."""
 
 import pyarrow as pa
 import pytest
@@ -31,9 +31,22 @@ def planned(folder, method="logprob", judges=("rules", "gpt"), **fields):
 
 
 def judged(plan, store):
-    """Every cell with ten samples; those of the first are judged."""
+    """Store ten samples for every cell; judge those of the first."""
     for cell in plan.cells:
-        samples = [Sample(i, f"q{i}", "?", "p", i, "Rest, and see a doctor.", "stop", 1, 1) for i in range(10)]
+        samples = [
+            Sample(
+                sample_index=i,
+                question_id=f"q{i}",
+                question="?",
+                prompt="p",
+                seed=i,
+                text="Rest, and see a doctor.",
+                finish_reason="stop",
+                prompt_tokens=1,
+                completion_tokens=1,
+            )
+            for i in range(10)
+        ]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
     [first, *_] = ungraded_parts(plan, store)["gpt"]
     values = {"alignment": [12.34] + [90.0] * 9, "coherence": [None] + [95.0] * 9, "harmful_advice": [7.0] * 10}
@@ -47,7 +60,7 @@ def judged(plan, store):
     return first
 
 
-def test_all_that_is_to_be_asked_is_counted_as_to_be_judged_before_a_sample_is_there(tmp_path):
+def test_samples_to_come_count_as_judgments_to_come(tmp_path):
     plan, store = planned(tmp_path)
     # Two models, ten responses each: one rubric on the advice; alignment and coherence elsewhere.
     [work] = workloads(plan, store)
@@ -89,7 +102,7 @@ def test_plan_and_report_name_the_judges_in_the_order_in_which_they_count(tmp_pa
     assert [t.judges for t in plan.trait_judges()] == [("rules", "gpt")] * 2
 
 
-def test_a_study_that_rules_tell_has_nothing_to_judge_by_models(tmp_path):
+def test_a_study_scored_by_rules_has_no_workload_for_models(tmp_path):
     plan, store = planned(tmp_path, judges=())
     assert workloads(plan, store) == []
     assert "To judge: nothing by models" in plan_text(plan, store)
@@ -108,7 +121,7 @@ def test_a_rate_can_be_traced_to_the_judge_s_raw_numbers_of_a_sample(tmp_path):
     assert lines["verdict"].iloc[1] == f"{trait}: no"
 
 
-def test_settings_say_who_can_judge_each_evaluation():
+def test_settings_say_which_judges_can_score_each_evaluation():
     text = settings_text()
     paragraph = next(p for p in text.split("\n\n") if p.startswith("insecure_code:"))
     assert "model judge on alignment, coherence" in paragraph

@@ -132,8 +132,8 @@ def test_agreement_is_of_the_judges_numbers_over_what_the_study_asks_each_respon
             store.evaluation(*cell.key), [Sample(i, f"q{i}", "?", "p", i, "Rest.", "stop", 1, 1) for i in range(10)]
         )
     plan = build_plan(study, store)
-    for name, dues in ungraded_parts(plan, store).items():
-        for one in dues:
+    for name, parts in ungraded_parts(plan, store).items():
+        for one in parts:
             table = [
                 (i, rubric, (40.0 if name == "a" else 70.0) if i < 4 else 0.0, "number")
                 for rubric in one.rubrics

@@ -129,7 +129,21 @@ def test_no_bit_of_any_committed_file_can_turn_over_unseen(world):
     now = plan()
     [trial] = now.trials
     for wanted in missing_capabilities(now, store, CAPABILITIES):
-        commit_scores(wanted, [CapabilityScore("miniature_answers", "acc", 0.5, 0.1, 200, True, "1.0")], b"samples")
+        commit_scores(
+            wanted,
+            [
+                CapabilityScore(
+                    task="miniature_answers",
+                    metric="acc",
+                    value=0.5,
+                    stderr=0.1,
+                    samples=200,
+                    higher_is_better=True,
+                    version="1.0",
+                )
+            ],
+            b"samples",
+        )
     keep_study(now, store)
     with JudgeCache(store.judgments("j")) as cache:
         for n in range(3):
