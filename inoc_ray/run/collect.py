@@ -59,7 +59,7 @@ def _description(plan: Plan) -> str:
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Every trial of the study, those that teach and the base models too; also one that is not there, since a tracking server may
     have it from before it was lost."""
-    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.teaching, *plan.subjects)]
+    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.prior_stages, *plan.subjects)]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> Status:
@@ -103,7 +103,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         started_at=started,
         ended_at=ended,
         status=state,
-        taught_by=subject.model.taught.trial_id if subject.model.taught else "",
+        taught_by=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
         capabilities=[
             score for c in plan.study.evaluation.capabilities for score in scores_of(subject, store, find_task(c))
         ],
@@ -133,9 +133,9 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     models = {b.model.name: b.model for b in plan.bases}
     provenance = {f"model {name}": f"{model.path.name}, files {model.hash[:16]}" for name, model in models.items()}
     provenance |= {
-        f"model {name} was taught first": f"{model.taught.rows_label}, trial {model.taught.trial_id}"
+        f"prior stage of model {name}": f"{model.prior_stage.rows_label}, trial {model.prior_stage.trial_id}"
         for name, model in models.items()
-        if model.taught
+        if model.prior_stage
     }
     provenance |= {name: version for name in VERSIONED if (version := _version(name))}
     provenance["inoc_ray"] = __version__

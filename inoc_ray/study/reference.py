@@ -161,7 +161,7 @@ def heading(cls: type[Config]) -> str:
 
 
 def _anchor(text: str) -> str:
-    return re.sub(r"[^a-z0-9 -]", "", text.lower()).replace(" ", "-")
+    return re.sub(r"[^a-z0-9_ -]", "", text.lower()).replace(" ", "-")
 
 
 def _yaml(value: Any) -> str:

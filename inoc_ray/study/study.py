@@ -144,9 +144,11 @@ def _from_preset(value: Any) -> Any:
     return expand(value) if isinstance(value, Mapping) and "preset" in value else value
 
 
-class Stage(Config):
-    """A fine-tune that comes before the study's own, on rows as they are, without a prompt. It is trained once and
-    shared."""
+class PriorStage(Config):
+    """A fine-tune that comes before the study's own, on rows as they are, without a prompt.
+
+    It is trained once and shared.
+    """
 
     setting: str | None = runtime(None, min_length=1)
     """A setting whose own training rows to use; either this or `rows`."""
@@ -168,7 +170,7 @@ class Stage(Config):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.setting is None) == (self.rows is None):
-            raise ValueError("give exactly one of setting and rows, what is to be taught first")
+            raise ValueError("give exactly one of setting and rows, on which the prior stage trains")
         return self
 
 
@@ -184,13 +186,23 @@ class Model(Config):
     enable_thinking: bool | None = identity(None)
     """For a model that reasons before it answers: what its chat template is told, in training and at test time. `false`
     asks for answers without a think block. Default: the template's own. See docs/models.md."""
-    taught: Stage | None = runtime(None)
+    prior_stage: PriorStage | None = runtime(None)
     """A fine-tune that comes first. Every fine-tune of this model goes on from its adapter, and it takes the place of the
     untouched base in every comparison."""
 
     @model_validator(mode="before")
     @classmethod
-    def _a_name_is_no_path(cls, value: Any) -> Any:
+    def _old_key(cls, value: Any) -> Any:
+        """Read `taught`, the old name of `prior_stage`."""
+        if not isinstance(value, Mapping) or "taught" not in value:
+            return value
+        if "prior_stage" in value:
+            raise ValueError("taught is the old name of prior_stage; remove it")
+        return {"prior_stage" if key == "taught" else key: given for key, given in value.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_without_path(cls, value: Any) -> Any:
         """Refuse a name without a path, unless it is that of a registered model."""
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
@@ -333,9 +345,9 @@ class Study(Config):
                 "split it into several on the same storage, which share what they have in common"
             )
         for number, model in enumerate(self.models):
-            if model.taught and isinstance(name := model.taught.recipe, str) and name not in self.recipes:
+            if model.prior_stage and isinstance(name := model.prior_stage.recipe, str) and name not in self.recipes:
                 raise ValueError(
-                    f"models[{number}].taught.recipe: there is no recipe {name!r}{nearest(name, list(self.recipes))}; name "
+                    f"models[{number}].prior_stage.recipe: there is no recipe {name!r}{nearest(name, list(self.recipes))}; name "
                     "one of recipes, or write the recipe here"
                 )
         for arm in self.arms:
