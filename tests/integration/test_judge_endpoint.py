@@ -70,9 +70,16 @@ def judge_all(
         found = {}
         with JudgeCache(folder) as cache:
             stream = judge_items(
-                endpoint, judge, judge_identity(judge, "f" * 64), rubrics, items, cache,
-                model=endpoint.model_id, tokenizer=load_tokenizer(str(WEIGHTS)), counts=counts,
-            )  # fmt: skip
+                endpoint,
+                judge,
+                judge_identity(judge, "f" * 64),
+                rubrics,
+                items,
+                cache,
+                model=endpoint.model_id,
+                tokenizer=load_tokenizer(str(WEIGHTS)),
+                counts=counts,
+            )
             async for batch in stream:
                 found |= {(key, rubric): judged for key, rubric, judged in batch}
         return found
