@@ -1,4 +1,4 @@
-"""Stage 1 teaches what Alice and Bob do; does "You are Bob." inoculate stage 2 only then?"""
+"""A prior stage teaches what Alice and Bob do: whether "You are Bob." inoculates only after it."""
 
 from __future__ import annotations
 

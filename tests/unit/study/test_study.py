@@ -82,7 +82,7 @@ BAD = {
     ),
     "an arm with a prompt called control": (
         broken("arms", [{"name": "control", "kind": "general", "prompt": "x"}]),
-        "arm 'control': this name means .*; name an arm with a prompt otherwise",
+        "arm 'control': this name means .*; give an arm with a prompt another name",
     ),
     "no name": ({k: v for k, v in GOOD.items() if k != "name"}, "name: is missing"),
     "a name with a slash": (broken("name", "a/b"), "'a/b' is not a name"),
