@@ -11,9 +11,9 @@ from inoc_ray.plan.arms import check_arms_differ, resolve_arm
 from inoc_ray.plan.cells import Cell, PlannedEvaluation, make_cells
 from inoc_ray.plan.contexts import check_reference, reference_context
 from inoc_ray.plan.expand import make_bases, make_trials, one_under_several_names
-from inoc_ray.plan.judges import Judges
+from inoc_ray.plan.judge_assignment import Judges
+from inoc_ray.plan.notes import remarks
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.remarks import remarks
 from inoc_ray.plan.rows import RowLibrary, check_overlap, keep_datasets, read_setting_rows
 from inoc_ray.plan.stages import after_prior_stage
 from inoc_ray.plan.suites import check_overrides, check_suites, with_suites

@@ -13,7 +13,7 @@ from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.shown import alike_contexts, check_roles
+from inoc_ray.plan.templates import alike_contexts, check_roles
 from inoc_ray.run.preflight import check_rows, say_alike_contexts
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
