@@ -1,7 +1,7 @@
 """Ray Tune over groups of trials: each Tune trial is the driver of one Ray Train run that trains a group.
 
-Tune is used for queueing, concurrency and progress. What is done and what is not is read from the store, before and
-after, so an interrupted sweep needs no restoring: the next one does what is missing.
+Tune is used for queueing, concurrency and progress. Which trials are done is read from the store, before and
+after, so an interrupted sweep needs no restoring: the next one trains what is missing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of, variants_of
 from inoc_ray.plan.trials import Trial
 from inoc_ray.store.store import Store
+from inoc_ray.train.group import outcome_of, train_group
+from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
-from inoc_ray.train.trainer import Outcome, TrialJob, outcome_of, train_group
 
 
 def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
-    """Split trials into groups of at most `size` that share model and recipe, as even as they come.
+    """Split trials into groups of at most `size` that share model and recipe, as evenly as possible.
 
     Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
     """
@@ -103,9 +104,9 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]
     errors: list[str] = []
     for number, wave in enumerate(waves_of(plan), start=1):
         ready = [t for t in wave if t.model.prior_stage is None or store.trial_done(t.model.prior_stage.trial_id)]
-        done, failures = _train_wave(plan, store, capacity, ready, number) if ready else ([], [])
+        trained, failures = _train_wave(ready, plan, store, capacity=capacity, number=number) if ready else ([], [])
         without = [_prior_stage_failed(t, store, outcomes) for t in wave if t not in ready]
-        outcomes |= {o.trial_id: o for o in [*done, *without]}
+        outcomes |= {o.trial_id: o for o in [*trained, *without]}
         errors += failures
     if errors and all(o.status == "failed" for o in outcomes.values()):
         raise TrialError(f"training: no trial could be trained. {errors[0].strip().splitlines()[-1]}")
@@ -126,9 +127,9 @@ def _prior_stage_failed(trial: Trial, store: Store, outcomes: Mapping[str, Outco
 
 
 def _train_wave(
-    plan: Plan, store: Store, capacity: Capacity, trials: Sequence[Trial], number: int
+    trials: Sequence[Trial], plan: Plan, store: Store, *, capacity: Capacity, number: int
 ) -> tuple[list[Outcome], list[str]]:
-    """Train trials that need nothing of each other; return outcomes and the errors of groups that ended early."""
+    """Train trials that do not depend on each other; return outcomes and the errors of groups that ended early."""
     resources = plan.study.resources
     groups = [[job_of(plan, store, t) for t in g] for g in groups_of(trials, resources.trials_per_group)]
     at_once = concurrent_groups(resources, capacity, len(groups))
@@ -163,7 +164,8 @@ def _train_wave(
         results = tuner.fit()
         progress.update(sum(steps.values()) if not results.num_errors else progress.done)
     errors = [str(error) for error in results.errors]
-    outcomes = [outcome_of(job, store, False, errors[0] if errors else None) for group in groups for job in group]
+    first_error = errors[0] if errors else None
+    outcomes = [outcome_of(job, store, done_before=False, group_error=first_error) for group in groups for job in group]
     return outcomes, errors
 
 

@@ -21,8 +21,8 @@ from inoc_ray.store.commit import write_trial
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 from inoc_ray.train import sweep
+from inoc_ray.train.job import Outcome
 from inoc_ray.train.sweep import job_of, train_missing, waves_of
-from inoc_ray.train.trainer import Outcome
 
 RECIPE = {"learning_rate": 1e-3, "steps": 10}
 
@@ -144,7 +144,7 @@ def test_a_failed_first_stage_fails_what_goes_on_from_it_by_name_and_nothing_els
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
     (first,) = plan.prior_stages
 
-    def wave(plan: Plan, store: Store, capacity: Capacity, trials: Any, number: int) -> Any:
+    def wave(trials: Any, plan: Plan, store: Store, *, capacity: Capacity, number: int) -> Any:
         for trial in trials:
             if not (fails and trial is first):
                 commit(store, trial.trial_id)

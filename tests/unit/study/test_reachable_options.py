@@ -18,9 +18,9 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.recipe import Lora, Recipe
 from inoc_ray.study.resources import TrialResources
 from inoc_ray.study.study import Study
+from inoc_ray.train.job import TrialJob
 from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.sweep import job_of
-from inoc_ray.train.trainer import TrialJob
 from inoc_ray.train.zero import deepspeed_config
 
 PACKAGE = Path(inoc_ray.__file__).parent
