@@ -22,7 +22,7 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
         wanted.subject.adapter_of for wanted in missing_capabilities(plan, store, plan.study.evaluation.capabilities)
     }
     if train:
-        used |= {trial.model.taught.trial_id for trial in plan.to_train if trial.model.taught}
+        used |= {trial.model.prior_stage.trial_id for trial in plan.to_train if trial.model.prior_stage}
     faults = [
         (trial, store.verify_trial(trial)) for trial in sorted(used & plan.done_trials, key=str) if trial is not None
     ]
@@ -44,7 +44,7 @@ def seal_samples(plan: Plan, store: Store) -> None:
     They are also bound to the weights that are committed now: when their trial is trained again with another result, they are
     not its own. To be called before anything is trained.
     """
-    for subject in (*plan.teaching, *plan.subjects):
+    for subject in (*plan.prior_stages, *plan.subjects):
         if store.is_unbound(subject.trial_id):
             store.bind(subject.trial_id, subject.adapter_of)
     count = sum(seal_parts(store.evaluation(*key)) for key in plan.stored)

@@ -100,7 +100,7 @@ def check_rows(plan: Plan) -> None:
     hashes: dict[tuple[object, ...], str] = {}
     arms: dict[tuple[object, ...], tuple[str, object]] = {}
     # What teaches a model stands beside no arm, though it may bear a setting's name.
-    teaching = {trial.trial_id for trial in plan.teaching}
+    prior = {trial.trial_id for trial in plan.prior_stages}
     concerned = {(trial.setting, trial.model.identity) for trial in plan.to_train}
     # Also what is trained already: a new arm may be the same to the model.
     for trial in plan.fine_tunes:
@@ -124,7 +124,7 @@ def check_rows(plan: Plan) -> None:
                 )
             hashes[key] = _hash(rows)
             _say_what_is_not_learnt(trial, rows, thinks=template_of(tokenizers[model.path]).think is not None)
-        if trial.trial_id in teaching:
+        if trial.trial_id in prior:
             continue
         seen_as = (trial.setting, model.identity, trial.recipe.max_length, hashes[key])
         other, its_key = arms.setdefault(seen_as, (trial.arm.name, key))

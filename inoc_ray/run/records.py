@@ -54,7 +54,7 @@ def study_dimensions(plan: Plan) -> str:
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Every trial of the study, those that teach and the base models too; also one that is not there, since a tracking server may
     have it from before it was lost."""
-    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.teaching, *plan.subjects)]
+    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.prior_stages, *plan.subjects)]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> Status:
@@ -98,7 +98,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         started_at=started,
         ended_at=ended,
         status=state,
-        taught_by=subject.model.taught.trial_id if subject.model.taught else "",
+        taught_by=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
         capabilities=[
             score for c in plan.study.evaluation.capabilities for score in stored_scores(subject, store, find_task(c))
         ],
