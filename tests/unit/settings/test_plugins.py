@@ -13,6 +13,7 @@ from inoc_ray.data.classify import CLASSIFIERS
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capabilities import find_task
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.judges import find_judge
 from inoc_ray.run.load import load_study
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rule_base import RULES
@@ -151,7 +152,7 @@ def test_a_study_names_whatever_its_plugin_registers(study: Path, tmp_path: Path
     covered = [row.messages[0].role == "system" for row in plan.training_rows(trial)]
     assert covered == [True, False]
     assert {cell.context for cell in plan.cells} == {"neutral", "library:asking/test_curious"}
-    assert plan.panel.judging("j").folder == tmp_path / "model"
+    assert find_judge("j", plan.study.judges["j"]).folder == tmp_path / "model"
     assert find_task(plan.study.evaluation.capabilities[0]).source == str(tmp_path / "sums" / "sums.yaml")
 
 
@@ -170,7 +171,7 @@ def test_a_rule_of_a_plugin_judges_and_an_empty_response_is_not_asked_about(stud
 def test_an_edited_rule_scores_again_and_asks_nobody_again(study: Path, tmp_path: Path):
     def ids() -> tuple[set[str], set[str]]:
         plan = build_plan(load_study(study), Store(tmp_path / "runs"))
-        scores = {cell.evaluation.rules_id for cell in plan.cells}
+        scores = {cell.judges.scores_id for cell in plan.cells}
         return {cell.evaluation_id for cell in plan.cells}, scores
 
     asked, scored = ids()
