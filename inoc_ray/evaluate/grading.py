@@ -99,7 +99,8 @@ def judge_missing(plan: Plan, store: Store) -> Judged:
 def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[Where, str]]:
     """The judge's endpoint and its name there, for the length of a `with` block."""
     from inoc_ray.evaluate.model_judge.client import api_of
-    from inoc_ray.serve.app import ServeSpec, serving
+    from inoc_ray.serve.app import serving
+    from inoc_ray.serve.spec import ServeSpec
 
     if judge.folder is None:
         assert judge.judge.served_model is not None

@@ -291,7 +291,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     """
     from inoc_ray.evaluate.capabilities import read_scores
     from inoc_ray.evaluate.score_table import NothingEvaluated, agreement, check_parsed, no_scores, tidy
-    from inoc_ray.results.comparison import compare
+    from inoc_ray.results.compare import compare
 
     if outcome is None:
         say_damage(plan)

@@ -1,9 +1,4 @@
-"""One engine behind an OpenAI-compatible endpoint: what to serve, starting it, taking it down.
-
-One Ray Serve deployment, whose replica holds the `ray.serve.llm` server and answers HTTP with vLLM's own application
-(behind `gate.Gate`). There is no separate ingress deployment: it would be one more process that imports vLLM at the start
-and one more hop on each request. The driver never imports vLLM.
-"""
+"""One engine behind an OpenAI-compatible endpoint: started, and taken down."""
 
 from __future__ import annotations
 
@@ -15,54 +10,19 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from inoc_ray.console import Waiting, say
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.serve.adapters import FolderCatalogue, engine_rank
 from inoc_ray.serve.cause import marked_cause
+from inoc_ray.serve.deployment import application, bundles
+from inoc_ray.serve.spec import APP, ServeSpec, check_spec
 
-APP = "inoc-ray"
-WHAT_FITS = -1
-"""A window as long as the model's own, or as the cache has room for (vLLM fits it when it knows its memory)."""
 START_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
 _REPORT_EVERY_S = 5.0
 _PROXY_TRIES = 4
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
-MAX_ONGOING_REQUESTS = 512
-MAX_SEQUENCES = 256
-
-
-@dataclass(frozen=True)
-class ServeSpec:
-    """What one engine serves and with what.
-
-    `model` is a local folder (weights, tokenizer, chat template); a full fine-tune is served as a model of its own, without
-    `adapters`, and then LoRA is off. `gpus` 0 means the CPU backend; above 1 the model is split over that many GPUs.
-    `cpus` is what the replica asks of Ray and, on the CPU backend, the number of threads it computes with. `port` 0 is
-    any free port; where Serve runs on the cluster already, its host and port stand. `name` tells apart engines that run
-    at once; all but the first are found below `/<name>`. `stop_token_ids` and `stop` end answers, beside the model's own
-    end-of-text tokens; `start` adds the chat template's end of turn. `max_model_len` is the window in tokens, prompt and answer.
-    """
-
-    model: Path
-    model_id: str
-    adapters: FolderCatalogue | None = None
-    max_lora_rank: int = 16
-    max_loras: int = 4
-    max_model_len: int = WHAT_FITS
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    gpus: int = 0
-    cpus: float = 1.0
-    kv_cache_gib: int = 1
-    host: str = "127.0.0.1"
-    port: int = 0
-    api_key: str | None = None
-    name: str = APP
-    stop_token_ids: tuple[int, ...] = ()
-    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,127 +36,6 @@ class Endpoint:
     owns_serve: bool
     window: int | None = None
     """Tokens of the longest prompt with its answer."""
-
-
-class Replica:
-    """The deployment: an engine and the HTTP application around it."""
-
-    def __init__(self, spec: ServeSpec, config: dict[str, Any]) -> None:
-        self._spec, self._config = spec, config
-        self._server: Any = None
-
-    async def __serve_build_asgi_app__(self) -> Any:
-        """Start the engine (Ray Serve calls this once, before the replica takes requests) and give its application."""
-        from inoc_ray.serve.cause import MARK, cause_of, own_log
-        from inoc_ray.serve.engine import start_server
-        from inoc_ray.serve.gate import Gate
-
-        try:
-            self._server = await start_server(self._config)
-        except Exception as error:
-            raise RuntimeError(MARK + cause_of(error, own_log())) from error
-        engine = self._server.engine
-        return Gate(
-            await engine.build_asgi_app(),
-            base=self._spec.model_id,
-            catalogue=self._spec.adapters,
-            max_rank=engine_rank(self._spec.max_lora_rank),
-            load=engine.load_adapter,
-            api_key=self._spec.api_key,
-            max_model_len=engine.max_model_len,
-            stop_token_ids=self._spec.stop_token_ids,
-            stop=self._spec.stop,
-        )
-
-    async def check_health(self) -> None:
-        """Raise when the engine is dead: Ray Serve then starts the replica again."""
-        if self._server is not None:
-            await self._server.check_health()
-
-
-def llm_config(spec: ServeSpec) -> dict[str, Any]:
-    """Return the fields of `ray.serve.llm.LLMConfig` for `spec`."""
-    engine: dict[str, Any] = {
-        "dtype": spec.dtype,
-        "max_num_seqs": MAX_SEQUENCES,
-        "disable_log_stats": True,
-        "generation_config": "vllm",
-        "enable_prefix_caching": True,
-        "max_model_len": spec.max_model_len,
-    }
-    if spec.gpus:
-        engine["tensor_parallel_size"] = spec.gpus
-    else:
-        engine["enforce_eager"] = True
-        # A seeded request whose prompt is prefilled in two steps ends vLLM's CPU engine: "CPU Generator does not use
-        # offset" (vllm 0.29, gpu_model_runner.py). Whole prompts only, then.
-        engine["enable_chunked_prefill"] = False
-    if spec.adapters is not None:
-        engine |= {
-            "enable_lora": True,
-            "max_lora_rank": engine_rank(spec.max_lora_rank),
-            "max_loras": spec.max_loras,
-            "max_cpu_loras": max(32, spec.max_loras),
-        }
-        if not spec.gpus:
-            engine["worker_cls"] = "inoc_ray.serve.cpu_lora.StudyWorker"
-    return {
-        "model_loading_config": {"model_id": spec.model_id, "model_source": str(spec.model)},
-        "accelerator_config": {"kind": "gpu" if spec.gpus else "cpu"},
-        "engine_kwargs": engine,
-        "log_engine_metrics": False,
-    }
-
-
-def bundles(spec: ServeSpec) -> list[dict[str, float]]:
-    """Return what the replica asks of Ray: its CPUs and the first GPU together, then one bundle for each further GPU."""
-    if not spec.gpus:
-        return [{"CPU": spec.cpus}]
-    return [{"CPU": spec.cpus, "GPU": 1.0}] + [{"GPU": 1.0}] * (spec.gpus - 1)
-
-
-def _environment(spec: ServeSpec) -> dict[str, str]:
-    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    if not spec.gpus:
-        env |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(spec.kv_cache_gib),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(max(1, int(spec.cpus))),
-            # vLLM's CPU platform turns the executor of `engine.StudyEngine` back without this. The engine core keeps its
-            # own process all the same.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        }
-    return env
-
-
-def _application(spec: ServeSpec) -> Any:
-    from ray import serve
-
-    return serve.deployment(
-        serve.ingress()(Replica),
-        name="engine",
-        num_replicas=1,
-        max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": _environment(spec)}},
-        placement_group_bundles=bundles(spec),
-        placement_group_strategy="PACK",
-        health_check_period_s=10,
-        health_check_timeout_s=60,
-        # An engine that fails to start fails the same way again.
-        max_constructor_retry_count=1,
-    ).bind(spec, llm_config(spec))
-
-
-def check_spec(spec: ServeSpec) -> None:
-    """Raise InputError for what can be seen to be wrong before anything starts."""
-    if ":" in spec.model_id or not spec.model_id:
-        raise InputError(f"model id {spec.model_id!r} cannot be served: it must not be empty or contain ':'")
-    if not (spec.model / "config.json").is_file():
-        raise InputError(f"{spec.model} is not a model folder: it has no config.json")
-    if not list(spec.model.glob("*.safetensors")):
-        raise InputError(f"{spec.model} has no weights in safetensors")
-    if spec.adapters is not None:
-        engine_rank(spec.max_lora_rank)
 
 
 def _check_resources(spec: ServeSpec) -> None:
@@ -240,7 +79,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             note("serve: starting Ray Serve")
             _start_serve(spec)
         target = serve.RunTarget(
-            target=_application(spec), name=spec.name, route_prefix=prefix or "/", logging_config=_QUIET
+            target=application(spec), name=spec.name, route_prefix=prefix or "/", logging_config=_QUIET
         )
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         http = _client().http_config

@@ -7,8 +7,8 @@ from typing import Any
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
-from inoc_ray.serve.app import WHAT_FITS, ServeSpec
 from inoc_ray.serve.memory import cache_gib
+from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.store.store import Store
 
 

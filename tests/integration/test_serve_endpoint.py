@@ -20,7 +20,8 @@ from inoc_ray.cluster.connect import connected
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import FolderCatalogue
-from inoc_ray.serve.app import Endpoint, ServeSpec, serving, start
+from inoc_ray.serve.app import Endpoint, serving, start
+from inoc_ray.serve.spec import ServeSpec
 
 pytestmark = pytest.mark.slow
 

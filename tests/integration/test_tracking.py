@@ -21,8 +21,10 @@ import pandas as pd
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.comparison import COLUMNS, Comparison, compare
-from inoc_ray.results.tracking import StudyRecord, TrialRecord, check_server, embedded, file_lock, sync
+from inoc_ray.results.compare import COLUMNS, compare
+from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, file_lock, sync
+from inoc_ray.results.tracking_checks import check_server
 
 pytestmark = pytest.mark.slow
 

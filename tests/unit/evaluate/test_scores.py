@@ -7,7 +7,7 @@ import pytest
 
 from inoc_ray.evaluate.score_table import check_parsed, sample_table, tidy
 from inoc_ray.plan.build import build_plan
-from inoc_ray.results.comparison import compare
+from inoc_ray.results.compare import compare
 from inoc_ray.run.collect import example_samples, trial_records
 from inoc_ray.store.place import at
 from inoc_ray.store.samples import Sample, commit_samples, list_parts

@@ -11,7 +11,7 @@ from inoc_ray.evaluate.grading import due
 from inoc_ray.evaluate.score_table import agreement, no_scores, tidy
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.results.comparison import compare
+from inoc_ray.results.compare import compare
 from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, sync
 from inoc_ray.run.collect import report_meta, trial_records
 from inoc_ray.run.describe import status_json

@@ -14,9 +14,10 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.windows import check_answers_fit, longest_requests
 from inoc_ray.run.preflight import check_judges, check_requests
-from inoc_ray.serve.app import WHAT_FITS, llm_config
+from inoc_ray.serve.deployment import llm_config
 from inoc_ray.serve.memory import GIB, Attention, attention_of, cache_gib, check_fits, parameters_of
 from inoc_ray.serve.models import serve_spec
+from inoc_ray.serve.spec import WHAT_FITS
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from inoc_ray.results import calibrate
-from inoc_ray.results.calibrate import Design, Tally, designs, measured, tables, truths
-from inoc_ray.results.simulate import SimulatedArm, Study, location, mean_rate, simulate
+from inoc_ray.results.calibrate import Tally, measured, tables
+from inoc_ray.results.simulate import SimulatedArm, SimulatedStudy, location, mean_rate, simulate
+from inoc_ray.results.simulated_designs import Design, designs, truths
 
 
 def design(table: str, label: str) -> Design:
@@ -20,8 +21,9 @@ def design(table: str, label: str) -> Design:
 def test_the_stated_rate_is_the_mean_over_seeds_and_questions() -> None:
     for rate in (0.002, 0.3, 0.95):
         assert mean_rate(location(rate, 1.3), 1.3) == pytest.approx(rate, abs=1e-9)
-    arm = SimulatedArm("a", "general", {("ood", "neutral", "bad"): 0.2}, 0.5)
-    view, _ = simulate(Study("", [arm], 200, 200, 1), np.random.default_rng(0), draws=10)
+    arm = SimulatedArm(name="a", kind="general", rates={("ood", "neutral", "bad"): 0.2}, seed_sd=0.5)
+    study = SimulatedStudy(name="", arms=[arm], seeds=200, questions=200, repeats=1)
+    view, _ = simulate(study, np.random.default_rng(0), draws=10)
     (found,) = view.rates.values()
     assert found.value == pytest.approx(0.2, abs=0.03)
 
@@ -62,8 +64,11 @@ def test_traits_that_move_together_keep_the_error_of_the_family_and_the_coverage
 def test_suppression_is_seldom_withheld_where_the_base_shows_nothing() -> None:
     found = measured(
         design("emergent misalignment", "base 0.002, 3 seeds, 8 × 100, question sd 1"),
-        seed=5, first=0, studies=100, draws=400,
-    )  # fmt: skip
+        seed=5,
+        first=0,
+        studies=100,
+        draws=400,
+    )
     assert (found.share("withheld") or 0) <= 0.06
     assert (found.share("rate base") or 0) >= 0.92
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from results_table import score_table
 
-from inoc_ray.results.comparison import compare
+from inoc_ray.results.compare import compare
 from inoc_ray.results.records import MAX_TAG, StudyRecord, TrialRecord, named, project_study, project_trials
 from inoc_ray.store.failures import Failure
 

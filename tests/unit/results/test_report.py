@@ -13,7 +13,8 @@ from finished_study import plan_of, write_study
 from results_table import ARMS, score_table
 
 from inoc_ray.results.claims import headlines
-from inoc_ray.results.comparison import Comparison, compare
+from inoc_ray.results.compare import compare
+from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.figures.rates import draw
 from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
 from inoc_ray.results.report.page import render

@@ -12,8 +12,8 @@ import pytest
 
 from inoc_ray.endpoint.auth import without_passwords
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.results import tracking
-from inoc_ray.results.tracking import check_database, check_server, check_tracking_uri
+from inoc_ray.results import tracking_checks
+from inoc_ray.results.tracking_checks import check_database, check_server, check_tracking_uri
 
 PASSWORD = "very-secret"
 
@@ -131,7 +131,7 @@ def test_a_locked_sqlite_file_is_waited_for_in_bounded_time(tmp_path, monkeypatc
         check_database(f"sqlite:///{path}", timeout=0.3)
     assert time.monotonic() - began < 10
     holder.close()
-    assert tracking._DATABASE_SECONDS <= 20
+    assert tracking_checks._DATABASE_SECONDS <= 20
 
 
 def test_no_address_of_a_study_is_kept_with_its_password():

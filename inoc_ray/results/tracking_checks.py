@@ -1,0 +1,156 @@
+"""Whether an MLflow tracking server or database can be written to: known within seconds, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from inoc_ray.endpoint.auth import without_password
+from inoc_ray.errors import InputError, TrialError
+
+_DATABASE_SECONDS = 10.0
+"""So long a database may take to answer, or to be free of somebody else's lock."""
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
+    """Raise InputError when `tracking_uri` is an HTTP address at which nothing answers within `timeout` seconds.
+
+    MLflow's own client would try for minutes. Any answer counts, a refusal too: only the client can log in.
+    """
+    if not tracking_uri.startswith(("http://", "https://")):
+        return
+    import http.client
+
+    try:
+        _request(tracking_uri, "/health", None, timeout)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        shown = without_password(tracking_uri)
+        raise InputError(
+            f"no MLflow tracking server answers at {shown} ({error}); start it, or correct the tracking URI"
+        ) from None
+
+
+def _request(tracking_uri: str, path: str, data: bytes | None, timeout: float) -> tuple[int, str]:
+    """(status, reason) of a request to a tracking server, refusals too. Name and password in the URI are sent as such."""
+    import base64
+    import urllib.error
+    import urllib.request
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(tracking_uri.strip())
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    headers = {"Content-Type": "application/json"}
+    if login != ":":
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(address + path, data=data, headers=headers), timeout=timeout
+        ) as answer:
+            return int(answer.status), str(answer.reason)
+    except urllib.error.HTTPError as error:
+        return error.code, str(error.reason)
+
+
+def check_tracking_uri(tracking_uri: str) -> None:
+    """Raise InputError for a URI that MLflow could not write to: of a kind that is not supported, or where no server answers as
+    MLflow does; TrialError for a database that is broken. Each is known in seconds, and no message shows a password."""
+    scheme, separator, _ = tracking_uri.strip().partition("://")
+    kind = scheme.partition("+")[0]
+    if not separator or kind not in ("http", "https", *_DATABASES):
+        databases = ", ".join(f"{name}://" for name in _DATABASES)
+        raise InputError(
+            f"tracking_uri: {without_password(tracking_uri)!r} is nothing that runs can be written to; give the address of a "
+            f"tracking server (http://HOST:5000) or a database ({databases}…), or leave it out for an SQLite file in the storage."
+        )
+    if kind in _DATABASES:
+        check_database(tracking_uri)
+        return
+    check_server(tracking_uri)
+    _check_api(tracking_uri)
+
+
+def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
+    """Raise InputError when the server does not answer a search for experiments: one may be up and have a broken database."""
+    import http.client
+
+    shown = without_password(tracking_uri)
+    try:
+        status, reason = _request(tracking_uri, "/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', timeout)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise InputError(f"tracking_uri: {shown} does not answer a search for experiments ({error}).") from None
+    # Of those that turn us away only MLflow's own client knows how to log in.
+    if status not in (200, 401, 403):
+        raise InputError(
+            f"tracking_uri: {shown} does not answer as an MLflow tracking server does ({status} {reason}); look at its log, or "
+            "correct the address."
+        )
+
+
+def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:
+    """Raise TrialError when `tracking_uri` names a database that is locked, damaged or not to be reached.
+
+    MLflow's own client would try ten times, for minutes, and end with a traceback of its database library.
+    """
+    if "://" not in tracking_uri or tracking_uri.startswith(("http://", "https://", "file://")):
+        return
+    import sqlalchemy
+    from sqlalchemy.engine import make_url
+
+    shown = without_password(tracking_uri)
+    try:
+        url = make_url(tracking_uri)
+        if url.get_backend_name() == "sqlite":
+            _check_sqlite(Path(url.database or ""), timeout)
+            return
+        found: list[BaseException | None] = []
+        waiting = threading.Thread(target=lambda: found.append(_connect(tracking_uri)), daemon=True)
+        waiting.start()
+        waiting.join(timeout)
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise TrialError(f"MLflow's database {shown}: {first_line(error)}") from error
+    if not found:
+        raise TrialError(f"MLflow's database {shown} does not answer within {timeout:.0f} s.")
+    if isinstance(found[0], ModuleNotFoundError):
+        raise TrialError(f"MLflow's database {shown}: {found[0]}; install the database's driver.") from found[0]
+    if found[0] is not None:
+        raise TrialError(f"MLflow's database {shown}: {first_line(found[0])}") from found[0]
+
+
+def _connect(uri: str) -> BaseException | None:
+    """Return what keeps a connection from being made; None when one was."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+    except Exception as error:  # noqa: BLE001 - a driver's own errors, and the driver that is not installed
+        return error
+    return None
+
+
+def _check_sqlite(path: Path, timeout: float) -> None:
+    """Raise sqlite3.Error or OSError when the file is there and cannot be written as a database."""
+    if not path.exists():
+        # MLflow makes the folders that are missing.
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise NotADirectoryError(f"{there} is not a folder that can be written to")
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    with closing(sqlite3.connect(path, timeout=timeout, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        [found] = database.execute("PRAGMA quick_check(1)").fetchone()
+        database.execute("ROLLBACK")
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"the file is damaged ({found})")
+
+
+def first_line(error: BaseException) -> str:
+    return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])
