@@ -13,7 +13,6 @@ from inoc_ray.data.classify import CLASSIFIERS
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capabilities import find_task
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.judges import find_judge
 from inoc_ray.run.load import load_study
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rule_base import RULES
@@ -152,7 +151,8 @@ def test_a_study_names_whatever_its_plugin_registers(study: Path, tmp_path: Path
     covered = [row.messages[0].role == "system" for row in plan.training_rows(trial)]
     assert covered == [True, False]
     assert {cell.context for cell in plan.cells} == {"neutral", "library:asking/test_curious"}
-    assert find_judge("j", plan.study.judges["j"]).folder == tmp_path / "model"
+    asked = [cell.judges.gradings["j"] for cell in plan.cells if cell.evaluation.name == "chat"]
+    assert {grading.judge.folder for grading in asked} == {tmp_path / "model"}
     assert find_task(plan.study.evaluation.capabilities[0]).source == str(tmp_path / "sums" / "sums.yaml")
 
 
