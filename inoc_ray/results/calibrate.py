@@ -1,4 +1,4 @@
-"""Coverage and error rates of intervals and p-values, by simulation: `make calibrate` writes the tables of docs/statistics.md."""
+"""Coverage of intervals and error rates of p-values, by simulation: `make calibrate` writes the tables of docs/statistics.md."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from inoc_ray.results.simulated_designs import GRID, Design, designs, truths
 from inoc_ray.results.stats import RateKey, combine
 
 LOW, HIGH = 0.92, 0.98
-"""Coverage outside is named."""
+"""The tables list coverage outside of this range."""
 SIGNIFICANT = 0.05
 ROUNDING = 1e-9
-"""A limit at 0 or 1 is reached by rounding alone."""
+"""Tolerance for limits at 0 or 1, which only rounding moves."""
 BATCH = 250
-"""Studies of one task of a process."""
+"""Studies that a process simulates per task."""
 BEGIN, END = "<!-- calibrate: begin -->", "<!-- calibrate: end -->"
 
 
 @dataclass
 class Tally:
-    """Shares of yes among yes and no, by name."""
+    """Counts of yes/no outcomes, by name."""
 
     yes: dict[str, int] = field(default_factory=dict)
     of: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, value: bool) -> None:
-        """Count one."""
+        """Count one outcome."""
         self.yes[name] = self.yes.get(name, 0) + int(value)
         self.of[name] = self.of.get(name, 0) + 1
 
@@ -48,12 +48,12 @@ class Tally:
             self.of[name] = self.of.get(name, 0) + other.of[name]
 
     def share(self, name: str) -> float | None:
-        """Return the share; None where nothing was counted."""
+        """Return the share of yes; None if nothing was counted."""
         return self.yes[name] / self.of[name] if self.of.get(name) else None
 
 
-def measured(design: Design, seed: int, first: int, studies: int, draws: int) -> Tally:
-    """Return what the simulated studies number `first` to `first + studies − 1` of the design say."""
+def measure(design: Design, seed: int, *, first: int, studies: int, draws: int) -> Tally:
+    """Simulate the studies number `first` to `first + studies − 1` of a design, and tally what they find."""
     tally = Tally()
     true = truths(design.study)
     for number in range(first, first + studies):
@@ -100,7 +100,7 @@ def _null(found: Sequence[Effect], tally: Tally) -> None:
     tally.add("any false", any(false))
 
 
-MEASURED: Mapping[str, tuple[str, Mapping[str, str]]] = {
+TABLES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "rates": (
         "Coverage of the 95 % interval of a rate, by the true rate (columns); `base`: an untouched base of .02; `differences`: of "
         "the arm of .6 to each other arm.",
@@ -167,14 +167,14 @@ MEASURED: Mapping[str, tuple[str, Mapping[str, str]]] = {
         },
     ),
 }
-"""Table → its description, and column → what is tallied."""
+"""Table → its description, and column → name of its tally."""
 NO_COVERAGE = frozenset({"false", "any false", "with p", "withheld"})
 
 
 def tables(found: Mapping[str, Mapping[str, Tally]]) -> Iterator[str]:
-    """Return the tables in Markdown, then what lies outside LOW to HIGH. found: table → design → tally."""
+    """Yield the lines of the tables in Markdown, then the coverage outside of LOW to HIGH. found: table → design → tally."""
     outside: dict[str, list[str]] = {"below": [], "above": []}
-    for table, (described, columns) in MEASURED.items():
+    for table, (described, columns) in TABLES.items():
         rows = found.get(table, {})
         if not rows:
             continue
@@ -204,14 +204,14 @@ def _number(share: float | None) -> str:
 
 
 def run(studies: int, draws: int, seed: int, processes: int) -> dict[str, dict[str, Tally]]:
-    """Simulate `studies` studies of each design on so many processes."""
+    """Simulate `studies` studies of each design; return table → design → tally."""
     found: dict[str, dict[str, Tally]] = {}
     with ProcessPoolExecutor(processes) as pool:
         waiting = []
         for design in designs():
             for first in range(0, studies, BATCH):
                 count = min(BATCH, studies - first)
-                waiting.append((design, pool.submit(measured, design, seed, first, count, draws)))
+                waiting.append((design, pool.submit(measure, design, seed, first=first, studies=count, draws=draws)))
         for done, (design, future) in enumerate(waiting, start=1):
             found.setdefault(design.table, {}).setdefault(design.label, Tally()).merge(future.result())
             if sys.stderr.isatty():
@@ -227,22 +227,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, help="a Markdown file whose part between the calibrate marks is replaced")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     started = time.monotonic()
-    found = run(asked.studies, asked.draws, asked.seed, asked.processes)
+    found = run(args.studies, args.draws, args.seed, args.processes)
     took = (time.monotonic() - started) / 60
     head = (
-        f"Made by `make calibrate` on {datetime.date.today().isoformat()}: {asked.studies:,} simulated studies per design, "
-        f"{asked.draws:,} draws each, seed {asked.seed}, in {took:.0f} minutes. The Monte Carlo error of a share near .95 is "
-        f"{math.sqrt(0.95 * 0.05 / asked.studies):.3f}.".replace("0.", ".")
+        f"Made by `make calibrate` on {datetime.date.today().isoformat()}: {args.studies:,} simulated studies per design, "
+        f"{args.draws:,} draws each, seed {args.seed}, in {took:.0f} minutes. The Monte Carlo error of a share near .95 is "
+        f"{math.sqrt(0.95 * 0.05 / args.studies):.3f}.".replace("0.", ".")
     )
     text = "\n".join([head, *tables(found)])
     print(text)
-    if asked.out is not None:
-        page = asked.out.read_text(encoding="utf-8")
+    if args.out is not None:
+        page = args.out.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)
         _, _, after = rest.partition(END)
-        asked.out.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        args.out.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,13 @@ import numpy as np
 
 from inoc_ray.errors import InputError
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.complete import Planned, beside_plan, judged_effects, judged_leaks, list_missing
+from inoc_ray.results.complete import (
+    Planned,
+    list_missing,
+    mark_incomplete_effects,
+    mark_incomplete_leaks,
+    rows_with_plan,
+)
 from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects
 from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
@@ -38,7 +44,7 @@ COLUMNS = (
     "outcome",
 )
 TRIGGERED = "triggered"
-"""An optional column: whether the evaluation's questions carry the setting's trigger."""
+"""An optional column: whether the questions of the evaluation contain the setting's trigger."""
 
 
 def compare(
@@ -46,37 +52,36 @@ def compare(
 ) -> Comparison:
     """Compare the arms of a study.
 
-    frame: the tidy score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or
-    0 where the outcome is "counted" and NaN elsewhere. May be partial: what is missing is missing from the
-    rows, and effects that need it are None. profile: the thresholds behind `shown`, in words. planned: what the study
-    asks for; without it, what is in the table counts as all that was asked for. reference: the context in which arms are
-    compared; default `neutral`, or `none` where nobody was asked in the neutral one. Raises InputError when a column is
-    missing.
+    frame: the score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or 0 if the outcome is
+    "counted", and NaN otherwise. It may be partial: the rows lack what is missing, and effects that need it are None. profile:
+    the thresholds behind `shown`, as text. planned: what the study asks for; without it, the table counts as complete. reference:
+    the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context.
+    Raises `InputError` if a column is missing.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
-    asked = set(frame["context"])
-    where = reference or next((name for name in (NEUTRAL, "none") if name in asked), NEUTRAL)
+    contexts = set(frame["context"])
+    where = reference or next((name for name in (NEUTRAL, "none") if name in contexts), NEUTRAL)
     rows: list[Row] = []
     found: list[Effect] = []
     trials: dict[Place, list[TrialRate]] = {}
     counted = _count(frame)
     leaked: list[Leak] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
-        view, group_rows = _view(str(setting), str(model), part, where, trials)
+        view, group_rows = _view(str(setting), str(model), part, reference=where, trials=trials)
         rows += group_rows
         found += effects(view)
         leaked += leaks(view, _shares_out_of_distribution(group_rows))
     planned = planned or Planned()
-    rows = beside_plan(rows, planned.cells)
+    rows = rows_with_plan(rows, planned.cells)
     return Comparison(
-        study,
-        tuple(rows),
-        tuple(judged_effects(found, rows)),
-        {k: tuple(v) for k, v in trials.items()},
-        profile,
-        tuple(judged_leaks(leaked, rows, where)),
+        study=study,
+        rows=tuple(rows),
+        effects=tuple(mark_incomplete_effects(found, rows)),
+        trial_rates={k: tuple(v) for k, v in trials.items()},
+        profile=profile,
+        leaks=tuple(mark_incomplete_leaks(leaked, rows, where)),
         missing=tuple(list_missing(planned)),
         planned=planned,
         reference=where,
@@ -84,7 +89,7 @@ def compare(
 
 
 def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str, bool], tuple[float, float]]:
-    """(arm, context, with the trigger) → shares of unparsed and excluded responses over the undesired traits."""
+    """Return (arm, context, with the trigger) → shares of unparsed and excluded responses over the undesired traits."""
     counts: dict[tuple[str, str, bool], list[int]] = {}
     for row in rows:
         if row.split == "ood" and row.role == "undesired":
@@ -95,7 +100,7 @@ def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str, boo
 
 
 def _count(frame: pd.DataFrame) -> pd.DataFrame:
-    """Responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
+    """Count responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
     keys = [name for name in COLUMNS if name not in {"sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
     table[TRIGGERED] = frame[TRIGGERED].astype(bool) if TRIGGERED in frame.columns else False
@@ -106,8 +111,7 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     table["excluded"] = frame["outcome"].isin(["excluded", "withheld"]).astype("int64")
     table["cut"] = frame["cut"].astype("int64") if "cut" in frame.columns else 0
     table["samples"] = 1
-    # Arms are listed in one order everywhere: base, baseline, control, the inoculated ones, placebo,
-    # irrelevant.
+    # Every table lists arms in this order: base, baseline, control, the inoculated ones, placebo, irrelevant.
     table["_first"] = table["kind"].map(FIRST).fillna(len(FIRST))
     table["_last"] = table["kind"].map(LAST).fillna(0)
     keys += ["_first", "_last"]
@@ -116,14 +120,15 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _view(
-    setting: str, model: str, part: pd.DataFrame, reference: str, trials: dict[Place, list[TrialRate]]
+    setting: str, model: str, part: pd.DataFrame, *, reference: str, trials: dict[Place, list[TrialRate]]
 ) -> tuple[View, list[Row]]:
+    """Return the rates of one setting × model, and its rows; append the rates of each fine-tune to `trials`."""
     cells: dict[RateKey, Cell] = {}
     described: dict[RateKey, pd.DataFrame] = {}
-    for evaluation, asked in part.groupby("evaluation", sort=False):
-        questions, column = np.unique(asked["question_id"].to_numpy(dtype=str), return_inverse=True)
-        asked = asked.assign(_column=column)
-        for names, cell_rows in asked.groupby(["arm", "context", "trait"], sort=False):
+    for evaluation, of_evaluation in part.groupby("evaluation", sort=False):
+        questions, column = np.unique(of_evaluation["question_id"].to_numpy(dtype=str), return_inverse=True)
+        placed = of_evaluation.assign(_column=column)
+        for names, cell_rows in placed.groupby(["arm", "context", "trait"], sort=False):
             arm, context, trait = map(str, names)
             key = RateKey(arm, str(evaluation), context, trait)
             cells[key], described[key] = _cell(cell_rows, len(questions)), cell_rows
@@ -162,12 +167,11 @@ def _view(
         where = (key.evaluation, key.context)
         if where not in correlations:
             correlations[where] = question_correlation(c for k, c in cells.items() if k[1:3] == where)
-        alike = correlations[where]
         for _, own in cell_rows.groupby("trial_id", sort=True):
             place = (setting, model, key.arm, _seed(own["seed"].iloc[0]))
-            shares = [float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")]
             cell = _cell(own, cells[key].counts.shape[1])
-            trials.setdefault(place, []).append(_trial_rate(rows[-1], cell, alike, *shares))
+            shares = {name: float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")}
+            trials.setdefault(place, []).append(_trial_rate(rows[-1], cell, correlation=correlations[where], **shares))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
     triggered = frozenset(part.loc[part[TRIGGERED], "evaluation"].astype(str))
     return View(
@@ -199,8 +203,8 @@ def _cell(rows: pd.DataFrame, questions: int) -> Cell:
     return Cell(hits, counts, replicated=first["kind"] != "base", models=tuple(map(str, trials)))
 
 
-def _trial_rate(row: Row, cell: Cell, alike: float, unparsed: float, excluded: float) -> TrialRate:
-    low, high = model_interval(cell, correlation=alike) or (None, None)
+def _trial_rate(row: Row, cell: Cell, *, correlation: float, unparsed: float, excluded: float) -> TrialRate:
+    low, high = model_interval(cell, correlation=correlation) or (None, None)
     return TrialRate(
         evaluation=row.evaluation,
         split=row.split,
@@ -218,7 +222,6 @@ def _arms(part: pd.DataFrame) -> Iterator[Arm]:
     for (arm, kind), rows in part.groupby(["arm", "kind"], sort=False):
         pairs = list(dict.fromkeys(zip(rows["trait"], rows["role"], strict=True)))
         undesired, desired, narrow = (
-            tuple(sorted({trait for trait, role in pairs if role == wanted}))
-            for wanted in ("undesired", "desired", "narrow")
+            tuple(sorted({trait for trait, role in pairs if role == one})) for one in ("undesired", "desired", "narrow")
         )
         yield Arm(str(arm), str(kind), Direction(undesired, desired, narrow))

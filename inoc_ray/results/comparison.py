@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from inoc_ray.store.failures import Failure
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Everything the results of a study say. trial_rates: place → rates of that fine-tune alone."""
+    """The results of a study. trial_rates: place → rates of that fine-tune alone."""
 
     study: str
     rows: tuple[Row, ...]
     effects: tuple[Effect, ...]
     trial_rates: Mapping[Place, tuple[TrialRate, ...]] = field(default_factory=dict)
     profile: str = ""
-    """The threshold profile in words."""
+    """The threshold profile as text."""
     leaks: tuple[Leak, ...] = ()
-    """What a leak audit found; empty without one."""
+    """The results of a leak audit; empty without one."""
     agreement: tuple[Mapping[str, Any], ...] = ()
-    """How well the judges agree, per pair and trait."""
+    """How well judges agree: an entry for each pair of judges and trait."""
     capabilities: tuple[Mapping[str, Any], ...] = ()
     missing: tuple[Missing, ...] = ()
-    """What the study asks for and is not there."""
+    """What the study asks for and the store lacks."""
     failures: tuple[Failure, ...] = ()
-    """What failed and is not done yet."""
+    """Failures of work that is not done yet."""
     planned: Planned = field(default_factory=Planned)
-    """What the study asks for; empty where the comparison was made without a plan."""
+    """What the study asks for; empty if the comparison was made without a plan."""
     reference: str = NEUTRAL
     """The context in which arms are compared."""
     remarks: tuple[str, ...] = ()
-    """What the plan notes on the study, such as fine-tunes that stand under two names."""
+    """Remarks of the plan on the study, e.g. on fine-tunes that have two names."""
 
     @property
     def complete(self) -> bool:
-        """Whether all that the study asks for is there and every row rests on all of it."""
+        """Whether nothing is missing or failed, and every row rests on all that was planned for it."""
         return not self.missing and not self.failures and all(row.complete for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,5 +82,5 @@ class Comparison:
         return list(dict.fromkeys((row.setting, row.model) for row in self.rows))
 
     def notes(self) -> list[str]:
-        """Return what a reader must know about the numbers: arms with fewer seeds, one seed only, unparsed responses."""
+        """Return the plan's remarks and the notes on each setting × model."""
         return [*self.remarks, *(note for group in self.groups() for note in notes_on(self.rows, *group))]

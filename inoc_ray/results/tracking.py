@@ -1,20 +1,20 @@
-"""MLflow as a projection of the store: one experiment per study, a parent run, one child run per trial.
+"""Sync of a study to MLflow: one experiment per study, with a parent run and one child run per trial.
 
-The store is the truth (what a trial is, when it ran, what it scored); `sync` makes the tracking server say the same.
-Calling it twice changes nothing; a trial that is new is added, a rate that changed is written again.
+The store is the truth (what a trial is, when it ran, its scores); `sync` makes the tracking server agree with it. A second call
+changes nothing; new trials are added, and rates that changed are written again.
 
-How that is made idempotent, with MLflow as it is:
+How `sync` is idempotent:
 * A run is found by its tag `place` (setting, model, arm and seed; the parent by `study_run`), since two settings of a
   study may share a trial. Finding and creating happen under the caller's lock, since MLflow has no unique tags; of two
-  runs for one place, the older stays. A run without the tag is of an earlier version: its parameters name its place.
-* A point of a curve is a row keyed by all that it holds, so it is written with the store's times, never the clock's,
-  and a curve that is there already (tag `curves`, a hash of it) is not sent again.
-* A rate is written at step 0; where the stored value differs, at the next step: MLflow shows the newest step, and the
-  metric's history says what it was. One that is no longer known becomes NaN.
+  runs for one place, the older is kept. A run without the tag is from an earlier version: its parameters give its place.
+* MLflow stores a point of a curve again if any of its fields differs, so points have the store's times, never the clock's; a
+  curve that is already there (tag `curves`, a hash of it) is not sent again.
+* A rate is written at step 0, and at the next step if MLflow's value differs: MLflow shows the newest step, and the metric's
+  history has the earlier values. A rate that is no longer known becomes NaN.
 * A parameter cannot be changed in MLflow: a run whose parameters no longer agree is deleted and made again.
-* Artifacts lie at fixed paths; tag `artifacts` (a hash over them) says whether they must be sent again.
+* Artifacts have fixed paths; tag `artifacts` (a hash over them) shows whether they must be sent again.
 
-Runs of trials that a study no longer names stay: the store keeps those trials, too.
+Runs of trials that a study no longer names are kept, as the store keeps those trials.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.config.identity import file_hash
 from inoc_ray.endpoint.auth import without_password
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.results.records import Run, StudyRecord, TrialRecord, place_of, project_study, project_trials
+from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, place_of, study_run, trial_runs
 from inoc_ray.results.tracking_checks import check_database, check_server, first_line
 from inoc_ray.store.lock import exclusive
 from inoc_ray.store.store import tracking_files
@@ -45,15 +45,24 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from inoc_ray.results.comparison import Comparison
-__all__ = ["StudyRecord", "Synced", "TrialRecord", "check_database", "check_server", "embedded", "file_lock", "sync"]
+__all__ = [
+    "StudyRecord",
+    "SyncResult",
+    "TrialRecord",
+    "check_database",
+    "check_server",
+    "embedded",
+    "file_lock",
+    "sync",
+]
 _BATCH = 1000  # entities in one call; MLflow's limit
 _SMALL_BATCH = 100  # parameters or tags in one call; MLflow's limit
 _TABLE = "samples.json"
 _TABLE_ROWS = 1000
 LOCK_SECONDS = 600.0
-"""So long a sync waits for another one of the same storage."""
-# MLflow's own patience (7 retries of 120 s each) makes a broken server cost minutes at the end of a run. Whoever has set these
-# variables is heeded. The first call is answered at once by a server that is well; a later one may carry gigabytes.
+"""How long a sync waits for another one of the same storage."""
+# By default MLflow retries 7 times with 120 s each, so that a broken server costs minutes at the end of a run. Variables that the
+# user has set are kept. A healthy server answers the first call at once; a later one may carry gigabytes.
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 _LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
 _QUIET = {
@@ -64,8 +73,8 @@ _QUIET = {
 
 
 @dataclass(frozen=True, slots=True)
-class Synced:
-    """What sync left behind. runs: place (`TrialRecord.place`) → MLflow run id. written: runs in which something was written."""
+class SyncResult:
+    """The state after a sync. runs: place (`TrialRecord.place`) → MLflow run id. written: number of runs that changed."""
 
     experiment_id: str
     parent_run_id: str
@@ -74,16 +83,16 @@ class Synced:
 
 
 def embedded(folder: Path) -> tuple[str, str]:
-    """Tracking URI and artifact root of the store that needs no server: an SQLite database and artifacts in `folder`."""
+    """Return tracking URI and artifact root of MLflow without a server: an SQLite database and artifacts in `folder`."""
     database, artifacts = tracking_files(folder.resolve())
     return f"sqlite:///{database}", artifacts.as_uri()
 
 
 @contextmanager
 def file_lock(path: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
-    """Wait for, then hold, an exclusive lock on `path` (created); a process that dies lets go of it.
+    """Wait for, then hold, an exclusive lock on `path`, which is created; the death of the process releases it.
 
-    Raises TrialError after `timeout` seconds of waiting.
+    Raises `TrialError` after `timeout` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
@@ -105,14 +114,13 @@ def sync(
     lock: AbstractContextManager[Any],
     artifact_root: str | None = None,
     report_files: Sequence[Path] = (),
-) -> Synced:
-    """Make the experiment `study.name` on `tracking_uri` agree with what is handed in.
+) -> SyncResult:
+    """Make the experiment `study.name` on `tracking_uri` agree with the study, its trials and their comparison.
 
-    lock: entered for the whole of it; must keep out every other sync of this study (see file_lock). artifact_root:
-    URI under which the experiment's artifacts are put when it is created here; None leaves it to the server.
-    report_files: logged to the parent run, beside comparison.json. Raises InputError when no server is at the address or the
-    experiment is in MLflow's trash, TrialError when the server or its database fails or refuses a call; one that is broken from
-    the start is given up within a minute.
+    lock: held throughout; must exclude every other sync of this study (see `file_lock`). artifact_root: URI for the artifacts of
+    a new experiment; None leaves it to the server. report_files: logged to the parent run, beside comparison.json. Raises
+    `InputError` if there is no server at the address or the experiment is in MLflow's trash, and `TrialError` if the server or its
+    database fails or refuses a call; within a minute, if it is broken from the start.
     """
     check_server(tracking_uri)
     with lock, _quiet(), _environment(_LATER_CALLS), _refusals(tracking_uri):
@@ -130,22 +138,25 @@ def sync(
         with tempfile.TemporaryDirectory() as scratch:
             summary = Path(scratch) / "comparison.json"
             summary.write_text(json.dumps(comparison.to_json(), indent=1), encoding="utf-8")
-            parent = project_study(study, trials, comparison, [summary, *report_files])
-            parent_id, changed = _write(client, experiment, known.get(("study_run", study.name)), parent, {})
+            parent = study_run(study, trials, comparison, [summary, *report_files])
+            found = known.get(("study_run", study.name))
+            parent_id, changed = _write(client, experiment, parent, known=found)
             written = int(changed)
         runs: dict[str, str] = {}
-        for run in project_trials(study, trials, comparison):
+        for run in trial_runs(study, trials, comparison):
             tags = {"mlflow.parentRunId": parent_id}
-            runs[run.identity[1]], changed = _write(client, experiment, known.get(run.identity), run, tags)
+            runs[run.identity[1]], changed = _write(
+                client, experiment, run, known=known.get(run.identity), extra_tags=tags
+            )
             written += changed
-    return Synced(experiment, parent_id, runs, written)
+    return SyncResult(experiment, parent_id, runs, written)
 
 
 def _experiment(client: MlflowClient, name: str, artifact_root: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         location = f"{artifact_root.rstrip('/')}/{name}" if artifact_root is not None else None
-        # Without it the UI opens the experiment as one about prompts and traces, with the runs out of sight.
+        # Without it the UI shows the experiment as one about prompts and traces, and hides the runs.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(name, artifact_location=location, tags=kind))
     if found.lifecycle_stage != "active":
@@ -158,7 +169,7 @@ def _experiment(client: MlflowClient, name: str, artifact_root: str | None) -> s
 def _known_runs(
     client: MlflowClient, experiment: str, bases: Mapping[tuple[str, str], str]
 ) -> dict[tuple[str, str], MlflowRun]:
-    """Return the study's runs by identity; of several for one identity (an older race) the oldest, the others deleted."""
+    """Return the study's runs by identity. Of several with one identity the oldest is kept, and the others are deleted."""
     runs: list[MlflowRun] = []
     token = None
     while True:
@@ -178,7 +189,10 @@ def _known_runs(
 
 
 def _place(run: MlflowRun, bases: Mapping[tuple[str, str], str]) -> str | None:
-    """bases: (setting, trial id) → place of a base now. An earlier version listed one of several recipes under the first."""
+    """Return the place of a run; None if it has none.
+
+    bases: (setting, trial id) → place of a base. An earlier version listed the base of several recipes under the first.
+    """
     tags, params = run.data.tags, run.data.params
     if "place" in tags or "trial_id" not in tags:
         return tags.get("place")
@@ -191,16 +205,21 @@ def _place(run: MlflowRun, bases: Mapping[tuple[str, str], str]) -> str | None:
 
 
 def _write(
-    client: MlflowClient, experiment: str, known: MlflowRun | None, run: Run, extra_tags: dict[str, str]
+    client: MlflowClient,
+    experiment: str,
+    run: RunRecord,
+    *,
+    known: MlflowRun | None,
+    extra_tags: Mapping[str, str] | None = None,
 ) -> tuple[str, bool]:
-    """Brings one MLflow run in line with `run`; returns its id and whether anything was written."""
+    """Make one MLflow run agree with `run`; return its id, and whether anything was written."""
     from mlflow.entities import Metric, Param, RunTag
 
     params = known.data.params if known is not None else {}
     if known is not None and any(key in params and params[key] != value for key, value in run.params.items()):
         client.delete_run(known.info.run_id)
         known, params = None, {}
-    tags = {run.identity[0]: run.identity[1], "mlflow.runName": run.name, **run.tags, **extra_tags}
+    tags = {run.identity[0]: run.identity[1], "mlflow.runName": run.name, **run.tags, **(extra_tags or {})}
     if known is None:
         known = client.create_run(experiment, start_time=run.started_at, tags=tags, run_name=run.name)
         fresh = True
@@ -220,8 +239,8 @@ def _write(
         new_tags.append(RunTag("artifacts", artifacts))
         if run.table is not None:
             new_tags.append(RunTag("mlflow.loggedArtifacts", json.dumps([{"path": _TABLE, "type": "table"}])))
-    _log(client, run_id, new_params, metrics, new_tags)
-    # A trial that was lost has no times in the store any more; no run ends before it started.
+    _log(client, run_id, params=new_params, metrics=metrics, tags=new_tags)
+    # A lost trial has no times in the store, and a run cannot end before its start.
     end = None if run.ended_at is None else max(run.ended_at, known.info.start_time)
     ended = (known.info.status, known.info.end_time) != (run.status, end)
     if run.status == "RUNNING":
@@ -232,8 +251,8 @@ def _write(
     return run_id, bool(fresh or new_params or metrics or new_tags or send or ended)
 
 
-def _changed_metrics(client: MlflowClient, known: MlflowRun, run: Run) -> Iterator[Any]:
-    """Rates that are not in MLflow yet, or otherwise; the curves' metrics are not looked at."""
+def _changed_metrics(client: MlflowClient, known: MlflowRun, run: RunRecord) -> Iterator[Any]:
+    """Yield the rates that MLflow lacks or has with another value; metrics of curves are ignored."""
     from mlflow.entities import Metric
 
     stored = known.data.metrics
@@ -247,8 +266,8 @@ def _changed_metrics(client: MlflowClient, known: MlflowRun, run: Run) -> Iterat
             yield Metric(key, value, run.started_at, step)
 
 
-def _log(client: MlflowClient, run_id: str, params: list[Any], metrics: list[Any], tags: list[Any]) -> None:
-    """As few calls as the limits allow. Tags come last: they say that what they stand for has been written."""
+def _log(client: MlflowClient, run_id: str, *, params: list[Any], metrics: list[Any], tags: list[Any]) -> None:
+    """Log everything in as few calls as the limits allow. Tags come last, since they state that the rest was written."""
     while params or len(metrics) > _BATCH - _SMALL_BATCH:
         room = _BATCH - min(len(params), _SMALL_BATCH)
         client.log_batch(run_id, metrics=metrics[:room], params=params[:_SMALL_BATCH])
@@ -258,10 +277,10 @@ def _log(client: MlflowClient, run_id: str, params: list[Any], metrics: list[Any
         metrics, tags = [], tags[_SMALL_BATCH:]
 
 
-def _send_artifacts(client: MlflowClient, run_id: str, run: Run) -> None:
+def _send_artifacts(client: MlflowClient, run_id: str, run: RunRecord) -> None:
     for path, folder in run.artifacts:
         if path in run.committed and file_hash(path) != run.committed[path]:
-            raise InputError(f"{path}: damaged, it does not have the bytes that were committed; run the study again.")
+            raise InputError(f"{path}: damaged, its content is not what was committed; run the study again.")
         client.log_artifact(run_id, str(path), folder or None)
     if run.table is not None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -271,7 +290,7 @@ def _send_artifacts(client: MlflowClient, run_id: str, run: Run) -> None:
 
 
 def _table_json(path: Path) -> str:
-    """Return the first samples in the form in which MLflow keeps a logged table (pandas' "split"), for the UI."""
+    """Return the first samples in MLflow's format for a logged table (pandas' "split")."""
     import pandas as pd
 
     return str(pd.read_parquet(path).head(_TABLE_ROWS).to_json(orient="split", index=False))
@@ -279,7 +298,7 @@ def _table_json(path: Path) -> str:
 
 @contextmanager
 def _refusals(tracking_uri: str) -> Iterator[None]:
-    """Raise TrialError for what MLflow, its database or the network refuse: a kind of URI, a login, an error of the server."""
+    """Turn errors of MLflow, its database and the network into `TrialError`."""
     import requests
     import sqlalchemy
     from mlflow.exceptions import MlflowException
@@ -298,10 +317,10 @@ def _refusals(tracking_uri: str) -> Iterator[None]:
 
 @contextmanager
 def _environment(values: Mapping[str, str], *, over: bool = False) -> Iterator[None]:
-    """Environment variables for the length of a `with` block; those that are set already stay unless `over`."""
-    wanted = {name: value for name, value in values.items() if over or name not in os.environ}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    """Set environment variables while a `with` block runs; variables that are already set are kept unless `over`."""
+    changed = {name: value for name, value in values.items() if over or name not in os.environ}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
     try:
         yield
     finally:
@@ -314,11 +333,11 @@ def _environment(values: Mapping[str, str], *, over: bool = False) -> Iterator[N
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow without progress bars, printed links, telemetry and reports of migrations; undone at the end."""
+    """Suppress MLflow's progress bars, printed links, telemetry and reports of migrations while a `with` block runs."""
     with _environment(_QUIET, over=True):
         loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
         levels = [logger.level for logger in loggers]
-        # MLflow sets its level when it is imported, so it has to be imported before it is made quiet.
+        # MLflow sets its log level on import, so import it before changing the level.
         import mlflow  # noqa: F401
 
         try:

@@ -12,14 +12,14 @@ from inoc_ray.endpoint.auth import without_password
 from inoc_ray.errors import InputError, TrialError
 
 _DATABASE_SECONDS = 10.0
-"""So long a database may take to answer, or to be free of somebody else's lock."""
+"""How long a database may take to answer, or to be free of another process's lock."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
-    """Raise InputError when `tracking_uri` is an HTTP address at which nothing answers within `timeout` seconds.
+    """Check that a server answers within `timeout` seconds, if `tracking_uri` is an HTTP address. Raises `InputError` if not.
 
-    MLflow's own client would try for minutes. Any answer counts, a refusal too: only the client can log in.
+    MLflow's own client would try for minutes. Any answer counts, even a refusal: only the client can log in.
     """
     if not tracking_uri.startswith(("http://", "https://")):
         return
@@ -35,7 +35,7 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
 
 
 def _request(tracking_uri: str, path: str, data: bytes | None, timeout: float) -> tuple[int, str]:
-    """(status, reason) of a request to a tracking server, refusals too. Name and password in the URI are sent as such."""
+    """Return status and reason of a request to a tracking server, also for a refusal; log in with the URI's credentials."""
     import base64
     import urllib.error
     import urllib.request
@@ -57,14 +57,17 @@ def _request(tracking_uri: str, path: str, data: bytes | None, timeout: float) -
 
 
 def check_tracking_uri(tracking_uri: str) -> None:
-    """Raise InputError for a URI that MLflow could not write to: of a kind that is not supported, or where no server answers as
-    MLflow does; TrialError for a database that is broken. Each is known in seconds, and no message shows a password."""
+    """Check within seconds that MLflow can write to a URI. No message shows a password.
+
+    Raises `InputError` if the kind of URI is not supported or no MLflow server answers there, and `TrialError` if a database is
+    broken.
+    """
     scheme, separator, _ = tracking_uri.strip().partition("://")
     kind = scheme.partition("+")[0]
     if not separator or kind not in ("http", "https", *_DATABASES):
         databases = ", ".join(f"{name}://" for name in _DATABASES)
         raise InputError(
-            f"tracking_uri: {without_password(tracking_uri)!r} is nothing that runs can be written to; give the address of a "
+            f"tracking_uri: {without_password(tracking_uri)!r} cannot store MLflow runs; give the address of a "
             f"tracking server (http://HOST:5000) or a database ({databases}…), or leave it out for an SQLite file in the storage."
         )
     if kind in _DATABASES:
@@ -75,7 +78,7 @@ def check_tracking_uri(tracking_uri: str) -> None:
 
 
 def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
-    """Raise InputError when the server does not answer a search for experiments: one may be up and have a broken database."""
+    """Check that the server answers a search for experiments: it may be up with a broken database. Raises `InputError`."""
     import http.client
 
     shown = without_password(tracking_uri)
@@ -83,18 +86,18 @@ def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
         status, reason = _request(tracking_uri, "/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', timeout)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(f"tracking_uri: {shown} does not answer a search for experiments ({error}).") from None
-    # Of those that turn us away only MLflow's own client knows how to log in.
+    # If the server requires a login, only MLflow's own client knows how.
     if status not in (200, 401, 403):
         raise InputError(
-            f"tracking_uri: {shown} does not answer as an MLflow tracking server does ({status} {reason}); look at its log, or "
+            f"tracking_uri: {shown} does not answer like an MLflow tracking server ({status} {reason}); check its log, or "
             "correct the address."
         )
 
 
 def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:
-    """Raise TrialError when `tracking_uri` names a database that is locked, damaged or not to be reached.
+    """Check a database that `tracking_uri` names. Raises `TrialError` if it is locked, damaged or unreachable.
 
-    MLflow's own client would try ten times, for minutes, and end with a traceback of its database library.
+    MLflow's own client would try ten times, for minutes, and end with a traceback from its database library.
     """
     if "://" not in tracking_uri or tracking_uri.startswith(("http://", "https://", "file://")):
         return
@@ -122,7 +125,7 @@ def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> Non
 
 
 def _connect(uri: str) -> BaseException | None:
-    """Return what keeps a connection from being made; None when one was."""
+    """Return the error of an attempt to connect; None if it succeeded."""
     import sqlalchemy
 
     try:
@@ -135,9 +138,9 @@ def _connect(uri: str) -> BaseException | None:
 
 
 def _check_sqlite(path: Path, timeout: float) -> None:
-    """Raise sqlite3.Error or OSError when the file is there and cannot be written as a database."""
+    """Raise `sqlite3.Error` or `OSError` if the file exists but cannot be written as a database, or cannot be created."""
     if not path.exists():
-        # MLflow makes the folders that are missing.
+        # MLflow creates missing folders.
         there = next(folder for folder in path.absolute().parents if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise NotADirectoryError(f"{there} is not a folder that can be written to")
@@ -153,4 +156,5 @@ def _check_sqlite(path: Path, timeout: float) -> None:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without passwords; the name of its class if it has no message."""
     return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -103,7 +103,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         started_at=started,
         ended_at=ended,
         status=state,
-        taught_by=subject.model.taught.trial_id if subject.model.taught else "",
+        prior_trial=subject.model.taught.trial_id if subject.model.taught else "",
         capabilities=[
             score for c in plan.study.evaluation.capabilities for score in scores_of(subject, store, find_task(c))
         ],
@@ -126,7 +126,7 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
     """Return what the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
-    from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
+    from inoc_ray.results.report.meta import ArmText, JudgeLine, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
     contexts = _contexts(plan)
@@ -143,8 +143,8 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         template = model.path / "chat_template.jinja"
         if template.exists():
             provenance[f"chat template of {model.name}"] = template.read_text(encoding="utf-8")
-    judged_by = [
-        JudgedBy(
+    judges = [
+        JudgeLine(
             setting=t.setting,
             evaluation=t.evaluation,
             trait=t.trait,
@@ -164,7 +164,7 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
             for (setting, _), a in arms.items()
         ],
         contexts=contexts,
-        judged_by=judged_by,
+        judges=judges,
         trials=[
             TrialLine(
                 trial_id=t.trial_id,

@@ -27,7 +27,7 @@ _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A running endpoint: `base_url` ends in /v1, as the `openai` client wants it."""
+    """A running endpoint. `base_url` ends in /v1, as the `openai` client expects."""
 
     base_url: str
     model_id: str
@@ -35,30 +35,30 @@ class Endpoint:
     name: str
     owns_serve: bool
     window: int | None = None
-    """Tokens of the longest prompt with its answer."""
+    """The window in tokens: prompt and answer."""
 
 
 def _check_resources(spec: ServeSpec) -> None:
     import ray
 
     total = ray.cluster_resources()
-    asked: dict[str, float] = {}
+    needed: dict[str, float] = {}
     for bundle in bundles(spec):
         for key, amount in bundle.items():
-            asked[key] = asked.get(key, 0.0) + amount
-    for key, amount in asked.items():
+            needed[key] = needed.get(key, 0.0) + amount
+    for key, amount in needed.items():
         if amount > total.get(key, 0.0):
-            raise InputError(f"the engine asks for {amount:g} {key} and the cluster has {total.get(key, 0.0):g}")
+            raise InputError(f"the engine needs {amount:g} {key}, but the cluster has {total.get(key, 0.0):g}")
 
 
 def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
-    """Start the engine on the Ray cluster this process is connected to, and wait until it answers.
+    """Start the engine on the Ray cluster that this process is connected to, and wait until it answers.
 
-    `note` gets a line every few seconds that says what is waited for and how long. Raises InputError for a spec
-    that cannot work, and TrialError with the engine's own message when it does not come up; then nothing is left running.
+    `note` gets a line every few seconds that says what the start is waiting for, and for how long. Raises `InputError` for a spec
+    that cannot work, and `TrialError` with the engine's own message if it does not start; nothing is left running then.
     """
     check_spec(spec)
-    spec = _ending_turns(spec)
+    spec = _with_end_of_turn(spec)
     import ray
     from ray import serve
 
@@ -66,12 +66,12 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         raise RuntimeError("start() needs a Ray cluster: call ray.init() first")
     _check_resources(spec)
     began = time.monotonic()
-    # Its notes on connecting to itself would stand between the lines of progress.
+    # Its notes on connecting to itself would interrupt the display of progress.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     owns_serve = not _serve_runs()
     if not owns_serve and spec.name in serve.status().applications:
         raise InputError(
-            f"an engine named {spec.name!r} runs on this cluster already: stop it, or give this one another name"
+            f"an engine named {spec.name!r} already runs on this cluster: stop it, or give this one another name"
         )
     prefix = "" if spec.name == APP else f"/{spec.name}"
     try:
@@ -104,11 +104,11 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     return endpoint
 
 
-def _ending_turns(spec: ServeSpec) -> ServeSpec:
-    """Return the spec with what ends the model's turn, where vLLM would not stop at it.
+def _with_end_of_turn(spec: ServeSpec) -> ServeSpec:
+    """Return the spec with the model's end of turn among its stops, if vLLM would not stop there by itself.
 
-    Base models often have a chat template whose end of turn is none of their end-of-text tokens, and every answer would run
-    into its limit.
+    The chat template of a base model often ends a turn with something other than an end-of-text token; every answer would then
+    run to its limit.
     """
     from inoc_ray.models.encoding import stops_of, template_of
     from inoc_ray.models.tokenizer import load_tokenizer
@@ -118,20 +118,20 @@ def _ending_turns(spec: ServeSpec) -> ServeSpec:
     if not ids and not texts:
         return spec
     say(
-        f"serve: {spec.model_id} ends a turn with {template_of(tokenizer).end_of_turn!r}, which its configuration does not name "
-        "as an end (eos_token_id); answers stop there"
+        f"serve: {spec.model_id} ends a turn with {template_of(tokenizer).end_of_turn!r}, which its configuration does not list "
+        "as an end-of-text token (eos_token_id); answers stop there"
     )
     return replace(spec, stop_token_ids=(*spec.stop_token_ids, *ids), stop=(*spec.stop, *texts))
 
 
 def stop(endpoint: Endpoint) -> None:
-    """Take the endpoint down; Ray Serve too, if it was started for it. Nothing happens if it is gone already."""
+    """Take the endpoint down, and Ray Serve too if `start` started it. Does nothing if it is gone already."""
     _take_down(endpoint.name, endpoint.owns_serve)
 
 
 @contextlib.contextmanager
 def serving(spec: ServeSpec) -> Iterator[Endpoint]:
-    """Serve `spec` for the length of a `with` block, and show how its start goes."""
+    """Serve `spec` while a `with` block runs, and show the progress of its start."""
     with Waiting() as waiting:
         endpoint = start(spec, waiting.note)
     try:
@@ -164,7 +164,7 @@ def _take_down(name: str, owns_serve: bool) -> None:
 def _start_serve(spec: ServeSpec) -> None:
     """Start Serve's controller and its proxy on the head node.
 
-    Serve kills a proxy that is not ready in 5 s, as one may be on a busy machine, and makes another: try that often.
+    Serve kills a proxy that is not ready within 5 s, as happens on a busy machine; so it is started up to _PROXY_TRIES times.
     """
     import ray
     from ray import serve
@@ -190,11 +190,11 @@ def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, note: 
             return window
         if application is not None and application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             reasons = [application.message, *(d.message for d in application.deployments.values())]
-            said = "\n".join(filter(None, reasons))
-            # The first line is for people; the whole is kept in the log of whoever wanted the engine.
+            text = "\n".join(filter(None, reasons))
+            # The message has the cause alone; the caller logs the whole text from the chained error.
             raise TrialError(
-                f"the engine of {spec.model_id} did not start: {marked_cause(said) or said}"
-            ) from RuntimeError(said)
+                f"the engine of {spec.model_id} did not start: {marked_cause(text) or text}"
+            ) from RuntimeError(text)
         now = time.monotonic()
         if now - began > timeout_s:
             raise TrialError(f"the engine of {spec.model_id} was not ready after {timeout_s:.0f} s")
@@ -207,10 +207,10 @@ def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, note: 
 def _window(base_url: str, api_key: str | None) -> int:
     """Return the window of the models that the endpoint lists; 0 until it answers.
 
-    The proxy hears of an application a moment after it runs.
+    The proxy learns of an application a moment after it runs.
     """
     request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {api_key}"})
-    # No proxy of the environment stands between this process and its own machine.
+    # A proxy named in the environment must not come between this process and its own machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=5) as answer:
@@ -220,14 +220,16 @@ def _window(base_url: str, api_key: str | None) -> int:
 
 
 def _waiting_for(spec: ServeSpec) -> str:
-    """Return what the start is at: a replica's placement group stays pending until Ray has the resources free."""
+    """Return what the start is waiting for: resources while the replica's placement group is pending, then vLLM."""
     import ray
 
     groups = [group for group in ray.util.placement_group_table().values() if spec.name in (group.get("name") or "")]
     if any(group["state"] == "PENDING" for group in groups):
-        asked = " + ".join(f"{amount:g} {key}" for bundle in bundles(spec) for key, amount in bundle.items())
+        needed = " + ".join(f"{amount:g} {key}" for bundle in bundles(spec) for key, amount in bundle.items())
         free = ray.available_resources()
-        return f"{asked} to come free on the cluster (free now: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU)"
+        return (
+            f"{needed} to become free on the cluster (free now: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU)"
+        )
     return f"vLLM to import and to load {spec.model_id}"
 
 

@@ -17,14 +17,14 @@ MAX_SEQUENCES = 256
 
 
 class Replica:
-    """The deployment: an engine and the HTTP application around it."""
+    """What runs in the deployment: an engine, and the HTTP application around it."""
 
     def __init__(self, spec: ServeSpec, config: dict[str, Any]) -> None:
         self._spec, self._config = spec, config
         self._server: Any = None
 
     async def __serve_build_asgi_app__(self) -> Any:
-        """Start the engine (Ray Serve calls this once, before the replica takes requests) and give its application."""
+        """Start the engine and return its application; Ray Serve calls this once, before the replica takes requests."""
         from inoc_ray.serve.cause import MARK, cause_of, own_log
         from inoc_ray.serve.engine import start_server
         from inoc_ray.serve.gate import Gate
@@ -47,7 +47,7 @@ class Replica:
         )
 
     async def check_health(self) -> None:
-        """Raise when the engine is dead: Ray Serve then starts the replica again."""
+        """Raise if the engine is dead, so that Ray Serve restarts the replica."""
         if self._server is not None:
             await self._server.check_health()
 
@@ -66,8 +66,8 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
         engine["tensor_parallel_size"] = spec.gpus
     else:
         engine["enforce_eager"] = True
-        # A seeded request whose prompt is prefilled in two steps ends vLLM's CPU engine: "CPU Generator does not use
-        # offset" (vllm 0.29, gpu_model_runner.py). Whole prompts only, then.
+        # vLLM's CPU engine dies of a seeded request whose prompt is prefilled in two steps: "CPU Generator does not use offset"
+        # (vllm 0.29, gpu_model_runner.py).
         engine["enable_chunked_prefill"] = False
     if spec.adapters is not None:
         engine |= {
@@ -87,7 +87,7 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
 
 
 def bundles(spec: ServeSpec) -> list[dict[str, float]]:
-    """Return what the replica asks of Ray: its CPUs and the first GPU together, then one bundle for each further GPU."""
+    """Return what the replica requests from Ray: its CPUs with the first GPU, then one bundle for each further GPU."""
     if not spec.gpus:
         return [{"CPU": spec.cpus}]
     return [{"CPU": spec.cpus, "GPU": 1.0}] + [{"GPU": 1.0}] * (spec.gpus - 1)
@@ -100,14 +100,15 @@ def _environment(spec: ServeSpec) -> dict[str, str]:
             "VLLM_CPU_KVCACHE_SPACE": str(spec.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(max(1, int(spec.cpus))),
-            # vLLM's CPU platform turns the executor of `engine.StudyEngine` back without this. The engine core keeps its
-            # own process all the same.
+            # Without this, vLLM's CPU platform undoes the executor of `engine.StudyEngine`. The engine core keeps its own process
+            # anyway.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
     return env
 
 
 def application(spec: ServeSpec) -> Any:
+    """Return the Ray Serve application of `spec`: one deployment with one replica."""
     from ray import serve
 
     return serve.deployment(
@@ -120,6 +121,6 @@ def application(spec: ServeSpec) -> Any:
         placement_group_strategy="PACK",
         health_check_period_s=10,
         health_check_timeout_s=60,
-        # An engine that fails to start fails the same way again.
+        # An engine that failed to start would fail again.
         max_constructor_retry_count=1,
     ).bind(spec, llm_config(spec))

@@ -11,7 +11,7 @@ from inoc_ray.serve.adapters import FolderCatalogue, engine_rank
 
 APP = "inoc-ray"
 WHAT_FITS = -1
-"""A window as long as the model's own, or as the cache has room for (vLLM fits it when it knows its memory)."""
+"""The model's own window, or as much of it as the cache has room for (vLLM decides once it knows its memory)."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class ServeSpec:
 
     `model` is a local folder (weights, tokenizer, chat template); a full fine-tune is served as a model of its own, without
     `adapters`, and then LoRA is off. `gpus` 0 means the CPU backend; above 1 the model is split over that many GPUs.
-    `cpus` is what the replica asks of Ray and, on the CPU backend, the number of threads it computes with. `port` 0 is
-    any free port; where Serve runs on the cluster already, its host and port stand. `name` tells apart engines that run
-    at once; all but the first are found below `/<name>`. `stop_token_ids` and `stop` end answers, beside the model's own
-    end-of-text tokens; `start` adds the chat template's end of turn. `max_model_len` is the window in tokens, prompt and answer.
+    `cpus` is what the replica requests from Ray and, on the CPU backend, its number of threads. `port` 0 means any free port; if
+    Serve already runs on the cluster, its host and port are used. `name` distinguishes engines that run at the same time; a name
+    other than the default is served below `/<name>`. `stop_token_ids` and `stop` end answers, in addition to the model's own
+    end-of-text tokens; `start` adds the chat template's end of turn. `max_model_len` is the window in tokens: prompt and answer.
     """
 
     model: Path
@@ -45,7 +45,7 @@ class ServeSpec:
 
 
 def check_spec(spec: ServeSpec) -> None:
-    """Raise InputError for what can be seen to be wrong before anything starts."""
+    """Check a spec before anything starts. Raises `InputError` if it cannot work."""
     if ":" in spec.model_id or not spec.model_id:
         raise InputError(f"model id {spec.model_id!r} cannot be served: it must not be empty or contain ':'")
     if not (spec.model / "config.json").is_file():

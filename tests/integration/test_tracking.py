@@ -42,7 +42,16 @@ def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
     texts = [f"{arm} {i}" for i in range(5)]
     pd.DataFrame({"evaluation": "ood", "sample_index": range(10), "text": 2 * texts}).to_parquet(samples)
     record = TrialRecord(
-        trial_id, "miniature/spanish_caps", "miniature", arm, kind, prompt, seed, {}, "", samples_path=samples
+        trial_id=trial_id,
+        setting="miniature/spanish_caps",
+        model="miniature",
+        arm=arm,
+        kind=kind,
+        prompt=prompt,
+        seed=seed,
+        recipe={},
+        dataset_hash="",
+        samples_path=samples,
     )
     if arm == "base":
         return record

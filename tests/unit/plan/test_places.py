@@ -79,7 +79,18 @@ def test_a_base_that_an_earlier_version_listed_under_a_recipe_stands_once_in_mlf
     from mlflow.tracking import MlflowClient
 
     name = "miniature/spanish_caps"
-    base = TrialRecord("b" * 16, name, "m", "base", "base", None, None, {}, "", compared_as="m/lora")
+    base = TrialRecord(
+        trial_id="b" * 16,
+        setting=name,
+        model="m",
+        arm="base",
+        kind="base",
+        prompt=None,
+        seed=None,
+        recipe={},
+        dataset_hash="",
+        compared_as="m/lora",
+    )
     uri, root = embedded(tmp_path)
     client = MlflowClient(uri)
     experiment = client.create_experiment("old", artifact_location=root)

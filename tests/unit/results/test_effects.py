@@ -180,7 +180,7 @@ def test_arms_are_compared_in_the_reference_context(comparison: Comparison) -> N
     mine = compare(table.replace({"context": {"none": "mine"}}), "toy", reference="mine")
     assert limits(mine) == limits(comparison)
     unasked = compare(table, "toy", reference="neutral")
-    assert effect(unasked, "inoc_spanish", "suppression").why == "spanish was not asked under the neutral context"
+    assert effect(unasked, "inoc_spanish", "suppression").why == "spanish was not evaluated under the neutral context"
 
 
 def test_an_evaluation_that_is_not_asked_in_the_reference_context_counts_in_no_effect(comparison: Comparison) -> None:

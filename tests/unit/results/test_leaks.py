@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.complete import Planned, PlannedCell
-from inoc_ray.results.figures.leaks import draw_leaks, fill
+from inoc_ray.results.figures.leaks import draw_into, draw_leaks
 from inoc_ray.results.report.meta import ReportMeta
 from inoc_ray.results.report.page import render
 from inoc_ray.results.report.report import write_report
@@ -120,7 +120,7 @@ def test_responses_of_an_audited_prompt_that_do_not_count_are_shown_beside_its_r
 
 def test_the_picture_is_drawn_from_the_numbers_largest_leak_first(found):
     figure = Figure()
-    fill(figure, found.leaks)
+    draw_into(figure, found.leaks)
     [axes] = figure.axes
     ordered = sorted(found.leaks, key=lambda k: -k.leak)
     assert [t.get_text() for t in axes.get_yticklabels()] == [
@@ -172,7 +172,7 @@ def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(tab
     page = render(found, ReportMeta(title="t"), None)
     assert "largest leak so far" in page
     figure = Figure()
-    fill(figure, found.leaks)
+    draw_into(figure, found.leaks)
     assert "You are evil. (2 of 3 seeds)" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 

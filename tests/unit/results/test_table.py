@@ -13,7 +13,7 @@ from results_table import ARMS, score_table
 
 from inoc_ray.results.compare import compare
 from inoc_ray.results.effects import MEASURES, Effect
-from inoc_ray.results.marks import dashes, effect_table, effect_text, legend, mark
+from inoc_ray.results.marks import dash_reasons, effect_table, effect_text, legend, mark
 from inoc_ray.results.report.meta import ReportMeta
 from inoc_ray.results.report.page import render
 from inoc_ray.results.table import comparison_text
@@ -102,14 +102,14 @@ def test_each_dash_is_explained_under_its_own_measure_and_for_its_own_arm() -> N
         an_effect("selectivity", None, None, "no desired trait", "b"),
         an_effect("suppression.capitals", None, None, same, "irrelevant"),
     ]
-    assert dashes(found) == [
+    assert dash_reasons(found) == [
         f"suppression: a, irrelevant (capitals): {same}",
         f"selectivity: a: {same}",
         "selectivity: b: no desired trait",
     ]
     heads, body = effect_table(found)
     explained = {
-        (name.strip(), line.split(":")[0]) for line in dashes(found) for name in line.split(": ")[1].split(",")
+        (name.strip(), line.split(":")[0]) for line in dash_reasons(found) for name in line.split(": ")[1].split(",")
     }
     assert {
         (line[0], head) for line in body for head, cell in zip(heads, line, strict=True) if cell == "–"
@@ -120,7 +120,7 @@ def test_each_dash_is_explained_under_its_own_measure_and_for_its_own_arm() -> N
 def test_terminal_and_page_explain_every_dash_of_a_real_comparison(rates: tuple[float, float, float, float]) -> None:
     arms = {**ARMS, "baseline": ("baseline", "spanish", rates)}
     found = compare(score_table(2, arms=arms), "toy")
-    lines = dashes(found.effects)
+    lines = dash_reasons(found.effects)
     assert lines
     text, page = " ".join(comparison_text(found).split()), unescape(render(found, ReportMeta(title="t"), None))
     for line in lines:

@@ -73,7 +73,7 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
 
         @contextlib.contextmanager
         def serve(spec):
-            yield Endpoint(stub.url, spec.model_id, None, spec.name, False, 0.0)
+            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
 
         assert ask_missing(plan, store, serve) == []
         assert judge_missing(build_plan(study, store), store).failed == []
