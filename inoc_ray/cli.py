@@ -77,7 +77,7 @@ def cli() -> None:
 def plan(study: Path, storage: str | None, as_json: bool) -> None:
     """Show what a study would run, what is done, and what is missing. Starts and writes nothing."""
     from inoc_ray.plan.build import build_plan
-    from inoc_ray.plan.shown import check_roles
+    from inoc_ray.plan.templates import check_roles
     from inoc_ray.run.describe import plan_json, plan_text
     from inoc_ray.run.preflight import check_plan
 
@@ -141,7 +141,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
     """Print the rates of all arms with intervals, and the effects."""
     from inoc_ray.plan.build import build_plan
     from inoc_ray.results.table import comparison_text
-    from inoc_ray.run.pipeline import compare_study
+    from inoc_ray.run.publish import compare_study
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
@@ -158,7 +158,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
     """Write the HTML page and the figure (PNG, SVG) of a study."""
     from inoc_ray.plan.build import build_plan
     from inoc_ray.results.wording import missing_summary
-    from inoc_ray.run.pipeline import compare_study, write_study_report
+    from inoc_ray.run.publish import compare_study, write_study_report
     from inoc_ray.scoring import profiles
 
     loaded, store = _load(study, storage)
@@ -177,7 +177,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 def sync(study: Path, storage: str | None, as_json: bool) -> None:
     """Bring MLflow in line with the store; twice gives the same MLflow state."""
     from inoc_ray.plan.build import build_plan
-    from inoc_ray.run.pipeline import compare_study, sync_study
+    from inoc_ray.run.publish import compare_study, sync_study
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
@@ -191,7 +191,7 @@ def sync(study: Path, storage: str | None, as_json: bool) -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
 def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int) -> None:
     """Serve the base model and every finished adapter of a study until interrupted (OpenAI-compatible)."""
-    from inoc_ray.run.pipeline import serve_study
+    from inoc_ray.run.serving import serve_study
 
     loaded, store = _load(study, storage)
     for endpoint in serve_study(loaded, store, host, port):
@@ -219,7 +219,7 @@ def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: 
 @as_json
 def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
     """List the prompt library: kind, exact text (of paraphrases the first; --json gives all), hash and where it comes from."""
-    from inoc_ray.run.describe import prompts_json, prompts_text
+    from inoc_ray.run.listings import prompts_json, prompts_text
 
     emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind, width_of(results())))
 
@@ -230,7 +230,7 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
 @as_json
 def settings(study: Path | None, presets: bool, as_json: bool) -> None:
     """List the settings with their rows, arms and evaluations; with STUDY also those that its plugins register."""
-    from inoc_ray.run.describe import presets_json, presets_text, settings_json, settings_text
+    from inoc_ray.run.listings import presets_json, presets_text, settings_json, settings_text
     from inoc_ray.run.load import load_study
 
     if study is not None:

@@ -21,9 +21,9 @@ from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.models.encoding import template_of
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.failure_keys import cell_thing
 from inoc_ray.plan.ids import sampling_of
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.things import cell_thing
 from inoc_ray.plan.trials import Subject
 from inoc_ray.plan.windows import longest_requests
 from inoc_ray.serve.app import Endpoint, serving
@@ -37,7 +37,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Evaluation
 
 if TYPE_CHECKING:
-    from inoc_ray.evaluate.capabilities import Wanted
+    from inoc_ray.evaluate.capabilities import MissingCapability
 
 T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
@@ -48,12 +48,12 @@ def sample_seed(cell: Cell, index: int) -> int:
     return int(content_id([cell.subject.trial_id, cell.evaluation_id, index]), 16) >> 33
 
 
-def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
+def messages_in_context(question: Question, cell: Cell) -> tuple[Message, ...]:
     """Return the question in its context."""
     return cell.surrounding.around(question.messages)
 
 
-def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
+def sample_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
     """Ask for every missing sample of models that are there; start and stop the engines it needs, by `serve`.
 
     Return what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
@@ -98,7 +98,7 @@ class _Engine:
 
     subject: Subject
     cells: list[Cell] = field(default_factory=list)
-    capabilities: list[Wanted] = field(default_factory=list)
+    capabilities: list[MissingCapability] = field(default_factory=list)
 
     def window(self) -> int:
         """Return the longest request with its answer: a model's own window may be more than any machine's memory holds.
@@ -114,13 +114,13 @@ class _Engine:
 
 def _engines(plan: Plan, store: Store) -> list[_Engine]:
     """What is missing of models that are there, those behind the same weights together."""
-    from inoc_ray.evaluate.capabilities import missing
+    from inoc_ray.evaluate.capabilities import missing_capabilities
 
     engines: dict[tuple[str, str], _Engine] = {}
     for cell in plan.to_ask:
         if plan.is_there(cell.subject):
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
-    for wanted in missing(plan, store, plan.study.evaluation.capabilities):
+    for wanted in missing_capabilities(plan, store, plan.study.evaluation.capabilities):
         engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
     return list(engines.values())
 
@@ -209,7 +209,7 @@ class _OpenCell:
         self.questions = cell.evaluation.questions(cell.samples)[start:]
         template = template_of(tokenizer, cell.subject.model.enable_thinking)
         prompt = template.prompt_for_choices if cell.evaluation.choices else template.prompt
-        self.prompts = [prompt(messages_of(q, cell)) for q in self.questions]
+        self.prompts = [prompt(messages_in_context(q, cell)) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
         self.refused: dict[int, str] = {}
         """Offset → why the endpoint gave no sample."""
@@ -318,7 +318,7 @@ class _OpenCell:
             **({"choices": list(cell.evaluation.choices)} if cell.evaluation.choices else {}),
             "model": cell.subject.model.name,
             "model_hash": cell.subject.model.hash,
-            "taught_by": cell.subject.model.taught.trial_id if cell.subject.model.taught else None,
+            "taught_by": cell.subject.model.prior_stage.trial_id if cell.subject.model.prior_stage else None,
         }
         describe(self.folder, description)
         commit_samples(self.folder, samples)

@@ -11,9 +11,9 @@ from inoc_ray.plan.arms import check_arms_differ, resolve_arm
 from inoc_ray.plan.cells import Cell, PlannedEvaluation, make_cells
 from inoc_ray.plan.contexts import check_reference, reference_context
 from inoc_ray.plan.expand import make_bases, make_trials, one_under_several_names
-from inoc_ray.plan.judges import Judges
+from inoc_ray.plan.judge_assignment import Judges
+from inoc_ray.plan.notes import remarks
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.remarks import remarks
 from inoc_ray.plan.rows import RowLibrary, check_overlap, keep_datasets, read_setting_rows
 from inoc_ray.plan.stages import after_prior_stage
 from inoc_ray.plan.suites import check_overrides, check_suites, with_suites
@@ -42,7 +42,7 @@ def build_plan(study: Study, store: Store) -> Plan:
         cells=tuple(cell for part in parts for cell in part.cells),
         rows=builder.library.by_hash,
         profile=builder.judges.profile,
-        teaching=_teaching(builder.models, trials),
+        prior_stages=_prior_stages(builder.models, trials),
         settings=used,
         notes=tuple(dict.fromkeys([*builder.notes, *one_under_several_names(trials)])),
         reference=reference,
@@ -115,9 +115,9 @@ class _Builder:
         samples = self.study.evaluation.samples
         check_overlap(setting, rows.values(), samples)
         for model in self.models:
-            if model.taught:
-                first = [self.library.by_hash[model.taught.dataset_hash]]
-                check_overlap(setting, first, samples, f"what {model.name!r} is taught first, row")
+            if model.prior_stage:
+                first = [self.library.by_hash[model.prior_stage.dataset_hash]]
+                check_overlap(setting, first, samples, f"in the prior stage of {model.name!r} as row")
         return datasets
 
 
@@ -126,8 +126,12 @@ def _find_model(model: Model) -> ResolvedModel:
     return ResolvedModel(name=model.name, path=folder.path, hash=folder.hash, enable_thinking=model.enable_thinking)
 
 
-def _teaching(models: Sequence[ResolvedModel], trials: Sequence[Trial]) -> tuple[Trial, ...]:
+def _prior_stages(models: Sequence[ResolvedModel], trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """The trials of prior stages that the study does not compare, each once."""
     compared = {trial.trial_id for trial in trials}
-    found = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
+    found = {
+        m.prior_stage.trial_id: m.prior_stage
+        for m in models
+        if m.prior_stage and m.prior_stage.trial_id not in compared
+    }
     return tuple(found.values())

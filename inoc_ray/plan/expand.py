@@ -19,9 +19,8 @@ def model_label(model: ResolvedModel, recipe: str, recipes: Mapping[str, Recipe]
 def make_bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Recipe]) -> list[Base]:
     """Return the model before its trials: one for each precision, since another precision gives other answers."""
     default = setting.arms["baseline"]
-    what = (
-        "the untouched model" if model.taught is None else f"the model as trial {model.taught.trial_id} has taught it"
-    )
+    prior = model.prior_stage
+    what = "the untouched model" if prior is None else f"the model after its prior stage, trial {prior.trial_id}"
     arm = ArmSpec(
         name="base", kind="base", prompt=None, undesired=default.undesired, desired=default.desired, source=what
     )

@@ -34,7 +34,7 @@ class Plan:
     """dataset_hash → training rows before inoculation."""
     profile: Profile
     """The thresholds under which rates are derived."""
-    teaching: tuple[Trial, ...] = ()
+    prior_stages: tuple[Trial, ...] = ()
     """Trials of prior stages that the study does not compare, each once."""
     settings: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
@@ -110,7 +110,7 @@ class Plan:
     @property
     def fine_tunes(self) -> tuple[Trial, ...]:
         """All that is trained: prior stages first, then the study's own trials."""
-        return (*self.teaching, *self.trials)
+        return (*self.prior_stages, *self.trials)
 
     @functools.cached_property
     def to_train(self) -> list[Trial]:
@@ -120,7 +120,7 @@ class Plan:
 
     def can_start(self, trial: Trial) -> bool:
         """Return whether nothing has to be trained before the trial."""
-        return trial.model.taught is None or trial.model.taught.trial_id in self.done_trials
+        return trial.model.prior_stage is None or trial.model.prior_stage.trial_id in self.done_trials
 
     def is_there(self, subject: Subject) -> bool:
         """Return whether the subject's weights are there, so that it can be evaluated."""

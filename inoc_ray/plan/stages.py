@@ -1,4 +1,4 @@
-"""The prior stage: what a model is taught before a study's own trials, and what can follow it."""
+"""The prior stage: the fine-tune that a model gets before a study's own trials."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from inoc_ray.plan.rows import RowLibrary
 from inoc_ray.plan.trials import ResolvedModel, Trial
 from inoc_ray.settings import ArmSpec
 from inoc_ray.study.recipe import Lora, Recipe
-from inoc_ray.study.study import Model, Stage, Study
+from inoc_ray.study.study import Model, PriorStage, Study
 
-STAGE_1 = "stage-1"
+ARM_NAME = "stage-1"
 """What the trial of a prior stage is called, where a trial of the study has the name of its arm."""
 
 ADAPTER_FIELDS = ("rank", "alpha", "targets", "rslora")
-"""What a trial must have in common with the adapter that it goes on with. Dropout leaves no trace in an adapter."""
+"""What a trial must have in common with the adapter that it goes on from. Dropout leaves no trace in an adapter."""
 
 
 def after_prior_stage(
@@ -30,20 +30,20 @@ def after_prior_stage(
 
     Raise InputError for wrong rows, and for a recipe of the study that cannot continue the stage's adapter.
     """
-    stage = model.taught
+    stage = model.prior_stage
     if stage is None:
         return found
     recipe = recipe_of(stage, study)
     check_continues(model, recipe, study.recipes)
-    dataset = library.keep(rows_taught(model, stage, notes))
+    dataset = library.keep(prior_rows(model, stage, notes))
     source = source_of(stage)
     arm = ArmSpec(
-        name=STAGE_1,
+        name=ARM_NAME,
         kind="baseline",
         prompt=None,
         undesired=(),
         desired=(),
-        source="the rows that the model is taught first, without a prompt",
+        source="the rows of the model's prior stage, without a prompt",
     )
     trial = Trial(
         trial_id=trial_id(model=found.identity, dataset=dataset, arm=arm, recipe=recipe, seed=stage.seed),
@@ -56,11 +56,11 @@ def after_prior_stage(
         dataset_hash=dataset,
         rows_label=stage.rows or f"rows of {source}",
     )
-    return replace(found, taught=trial)
+    return replace(found, prior_stage=trial)
 
 
-def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:
-    """Return the rows of the stage, as they are; what there is to tell of them goes to `notes`.
+def prior_rows(model: Model, stage: PriorStage, notes: list[str] | None = None) -> list[ChatRow]:
+    """Return the rows of the stage, as they are; remarks on them go to `notes`.
 
     Raise InputError for an unknown setting, one without rows, a bad file.
     """
@@ -70,58 +70,58 @@ def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> l
     try:
         setting = settings.get(stage.setting)
     except InputError as error:
-        raise InputError(f"models: {model.name!r}: taught.setting: {error}") from error
+        raise InputError(f"models: {model.name!r}: prior_stage.setting: {error}") from error
     if setting.row_source is not None:
         raise InputError(
-            f"models: {model.name!r}: taught.setting: the rows of {setting.name} do not ship with the package; name a file "
-            f"of them as taught.rows instead. What it holds: {setting.row_source.in_words()}."
+            f"models: {model.name!r}: prior_stage.setting: the rows of {setting.name} do not ship with the "
+            f"package; name a file of them as prior_stage.rows instead. What it holds: {setting.row_source.in_words()}."
         )
     return setting.rows()
 
 
-def source_of(stage: Stage) -> str:
+def source_of(stage: PriorStage) -> str:
     """Return what the stage's trial names as its setting: the setting, or the name of the file of rows."""
     return stage.setting or PurePath(str(stage.rows)).name
 
 
-def recipe_of(stage: Stage, study: Study) -> Recipe:
+def recipe_of(stage: PriorStage, study: Study) -> Recipe:
     """Return the stage's recipe, found by its name if it is named."""
     return study.recipes[stage.recipe] if isinstance(stage.recipe, str) else stage.recipe
 
 
 def recipes_by_place(study: Study) -> dict[str, Recipe]:
-    """Every recipe that something is trained with, by where it stands in the study."""
+    """Return every recipe that something is trained with, by its place in the study."""
     own = {f"recipes.{name}": recipe for name, recipe in study.recipes.items()}
     inline = {
-        f"models: {m.name!r}: taught.recipe": m.taught.recipe
+        f"models: {m.name!r}: prior_stage.recipe": m.prior_stage.recipe
         for m in study.models
-        if m.taught and isinstance(m.taught.recipe, Recipe)
+        if m.prior_stage and isinstance(m.prior_stage.recipe, Recipe)
     }
     return {**own, **inline}
 
 
 def check_continues(model: Model, first: Recipe, recipes: dict[str, Recipe]) -> None:
-    """Raise InputError unless every recipe can go on with the adapter that `first` yields.
+    """Raise InputError unless every recipe can go on from the adapter that `first` yields.
 
-    A trial goes on with the tensors of that adapter, so they must have its shape and its scale.
+    A trial goes on from the tensors of that adapter, so they must have its shape and its scale.
     """
-    where = f"models: {model.name!r}: taught"
+    where = f"models: {model.name!r}: prior_stage"
     if first.method != "lora":
         raise InputError(
-            f"{where}.recipe: method {first.method} cannot be taught first yet, only an adapter can be gone on with; use "
-            "method lora, or give the fully fine-tuned weights as a model folder of their own."
+            f"{where}.recipe: method {first.method} cannot be a prior stage yet, trials go on from an adapter alone; "
+            "use method lora, or give the fully fine-tuned weights as a model folder of their own."
         )
     for name, recipe in recipes.items():
         if recipe.method != "lora":
             raise InputError(
-                f"recipes.{name}: method {recipe.method} cannot go on from what model {model.name!r} is taught, which is an "
-                "adapter; use method lora, or take `taught` away from the model."
+                f"recipes.{name}: method {recipe.method} cannot go on from the prior stage of model {model.name!r}, which is "
+                "an adapter; use method lora, or remove prior_stage from the model."
             )
         for field in ADAPTER_FIELDS:
             before, after = _comparable(first.lora, field), _comparable(recipe.lora, field)
             if before != after:
                 raise InputError(
-                    f"recipes.{name}.lora.{field} is {after}, and {where}.recipe has {before}; trials go on with that very "
+                    f"recipes.{name}.lora.{field} is {after}, and {where}.recipe has {before}; trials go on from that very "
                     "adapter, so give both the same value."
                 )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from inoc_ray.evaluate.capabilities import Score
+from inoc_ray.evaluate.harness_run import CapabilityScore
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.complete import Missing, Planned, list_missing
 from inoc_ray.results.rows import TrialRate
@@ -22,9 +22,8 @@ CURVES = ("loss", "lr", "grad_norm")
 MAX_PARAM = 6000  # characters; MLflow's limit
 MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
 MAX_NAME = 250  # characters of a metric's name; MLflow's limit
-HASHED_BYTES = (
-    16 << 20
-)  # a larger file is compared by size and time of change: hashing the weights of a large model takes minutes
+HASHED_BYTES = 16 << 20
+"""A larger file is compared by size and time of change: hashing the weights of a large model takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class TrialRecord:
     """The model's label in the tables, if it differs (the base of several recipes)."""
     prior_trial: str = ""
     """The trial of the prior stage, whose adapter this one started from (or, for a base, is); "" for none."""
-    capabilities: Sequence[Score] = ()
+    capabilities: Sequence[CapabilityScore] = ()
     """Scores of lm-evaluation-harness; parts of a task (the subjects of mmlu) do not become metrics."""
 
     @property
@@ -270,7 +269,7 @@ def _trial_metrics(rates: Sequence[TrialRate], evaluations: Iterable[tuple[str, 
     return metrics
 
 
-def capability_metrics(scores: Sequence[Score]) -> dict[str, float]:
+def capability_metrics(scores: Sequence[CapabilityScore]) -> dict[str, float]:
     """Return metrics named `capability.gsm8k.exact_match.strict-match`, and the same with `.stderr`."""
     metrics: dict[str, float] = {}
     for score in scores:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.config.identity import file_hash
-from inoc_ray.endpoint.auth import without_password
+from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, place_of, study_run, trial_runs
 from inoc_ray.results.tracking_checks import check_database, check_server, first_line
@@ -312,7 +312,7 @@ def _refusals(tracking_uri: str) -> Iterator[None]:
         requests.RequestException,
         OSError,
     ) as error:
-        raise TrialError(f"MLflow at {without_password(tracking_uri)}: {first_line(error)}") from error
+        raise TrialError(f"MLflow at {hide_password(tracking_uri)}: {first_line(error)}") from error
 
 
 @contextmanager

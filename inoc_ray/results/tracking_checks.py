@@ -8,7 +8,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from inoc_ray.endpoint.auth import without_password
+from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
 
 _DATABASE_SECONDS = 10.0
@@ -28,7 +28,7 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
     try:
         _request(tracking_uri, "/health", None, timeout)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        shown = without_password(tracking_uri)
+        shown = hide_password(tracking_uri)
         raise InputError(
             f"no MLflow tracking server answers at {shown} ({error}); start it, or correct the tracking URI"
         ) from None
@@ -67,7 +67,7 @@ def check_tracking_uri(tracking_uri: str) -> None:
     if not separator or kind not in ("http", "https", *_DATABASES):
         databases = ", ".join(f"{name}://" for name in _DATABASES)
         raise InputError(
-            f"tracking_uri: {without_password(tracking_uri)!r} cannot store MLflow runs; give the address of a "
+            f"tracking_uri: {hide_password(tracking_uri)!r} cannot store MLflow runs; give the address of a "
             f"tracking server (http://HOST:5000) or a database ({databases}…), or leave it out for an SQLite file in the storage."
         )
     if kind in _DATABASES:
@@ -81,7 +81,7 @@ def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
     """Check that the server answers a search for experiments: it may be up with a broken database. Raises `InputError`."""
     import http.client
 
-    shown = without_password(tracking_uri)
+    shown = hide_password(tracking_uri)
     try:
         status, reason = _request(tracking_uri, "/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', timeout)
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -104,7 +104,7 @@ def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> Non
     import sqlalchemy
     from sqlalchemy.engine import make_url
 
-    shown = without_password(tracking_uri)
+    shown = hide_password(tracking_uri)
     try:
         url = make_url(tracking_uri)
         if url.get_backend_name() == "sqlite":
@@ -157,4 +157,4 @@ def _check_sqlite(path: Path, timeout: float) -> None:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without passwords; the name of its class if it has no message."""
-    return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return hide_password((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -13,7 +13,7 @@ from inoc_ray.study.study import Study, check_storage
 if TYPE_CHECKING:
     from inoc_ray.plan.plan import Plan
     from inoc_ray.results.comparison import Comparison
-    from inoc_ray.run.pipeline import StudyOutcome
+    from inoc_ray.run.outcome import StudyOutcome
 
 
 def plan(study: Study, *, storage: str | Path | None = None) -> Plan:
@@ -22,7 +22,7 @@ def plan(study: Study, *, storage: str | Path | None = None) -> Plan:
     storage: a folder to use instead of the study's. Raises InputError when the study cannot run as it is written.
     """
     from inoc_ray.plan.build import build_plan
-    from inoc_ray.plan.shown import check_roles
+    from inoc_ray.plan.templates import check_roles
     from inoc_ray.run.preflight import check_plan
 
     built = build_plan(study, _store(study, storage))
@@ -54,7 +54,7 @@ def compare(study: Study, *, storage: str | Path | None = None, profile: str | N
     Raises InputError when nothing is evaluated yet.
     """
     from inoc_ray.plan.build import build_plan
-    from inoc_ray.run.pipeline import compare_study
+    from inoc_ray.run.publish import compare_study
     from inoc_ray.scoring.profiles import get_profile
 
     store = _store(study, storage)

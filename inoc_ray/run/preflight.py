@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.cluster.connect import Capacity, check_address, check_serving, concurrent_groups, expected_capacity
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import check_answers
+from inoc_ray.endpoint.auth import check_reachable
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.ids import arm_identity
 from inoc_ray.plan.judges import JudgeModel
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.shown import alike_contexts, check_roles
 from inoc_ray.plan.stages import recipes_by_place
 from inoc_ray.plan.steps import variants_of
+from inoc_ray.plan.templates import alike_contexts, check_roles
 from inoc_ray.plan.trials import Trial
 from inoc_ray.plan.windows import check_answers_fit
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
@@ -100,7 +100,7 @@ def check_rows(plan: Plan) -> None:
     hashes: dict[tuple[object, ...], str] = {}
     arms: dict[tuple[object, ...], tuple[str, object]] = {}
     # What teaches a model stands beside no arm, though it may bear a setting's name.
-    teaching = {trial.trial_id for trial in plan.teaching}
+    prior = {trial.trial_id for trial in plan.prior_stages}
     concerned = {(trial.setting, trial.model.identity) for trial in plan.to_train}
     # Also what is trained already: a new arm may be the same to the model.
     for trial in plan.fine_tunes:
@@ -124,7 +124,7 @@ def check_rows(plan: Plan) -> None:
                 )
             hashes[key] = _hash(rows)
             _say_what_is_not_learnt(trial, rows, thinks=template_of(tokenizers[model.path]).think is not None)
-        if trial.trial_id in teaching:
+        if trial.trial_id in prior:
             continue
         seen_as = (trial.setting, model.identity, trial.recipe.max_length, hashes[key])
         other, its_key = arms.setdefault(seen_as, (trial.arm.name, key))
@@ -201,9 +201,11 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
     words; and for one of the study's own whose tokenizer its method does not suit, whose window is too short for rubric, question
     and response, or that does not fit in memory.
     """
-    from inoc_ray.evaluate.grading import due
+    from inoc_ray.evaluate.grading import ungraded_parts
 
-    cells: dict[str, list[Cell]] = {name: [work.cell for work in parts] for name, parts in due(plan, store).items()}
+    cells: dict[str, list[Cell]] = {
+        name: [work.cell for work in parts] for name, parts in ungraded_parts(plan, store).items()
+    }
     for cell in plan.to_ask:
         for name in cell.judges.gradings:
             cells.setdefault(name, []).append(cell)
@@ -218,20 +220,22 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
 def probe_api(name: str, judge: Judge) -> None:
     """Raise InputError when the judge does not answer one call of its method: with what the API says."""
     from inoc_ray.endpoint.retry import Retry
-    from inoc_ray.evaluate.model_judge.batch import probe
-    from inoc_ray.evaluate.model_judge.client import api_of
+    from inoc_ray.evaluate.model_judge.api_judge import judge_api
+    from inoc_ray.evaluate.model_judge.batch import probe_judge
 
-    api, where = api_of(judge, name), f"judges: {name!r}"
-    check_answers(api, where)
+    api, where = judge_api(judge, name), f"judges: {name!r}"
+    check_reachable(api, where)
     try:
-        asyncio.run(probe(api, judge, Retry(tries=PROBE_TRIES, timeout_s=PROBE_SECONDS, patience_s=PROBE_SECONDS)))
+        asyncio.run(
+            probe_judge(api, judge, Retry(tries=PROBE_TRIES, timeout_s=PROBE_SECONDS, patience_s=PROBE_SECONDS))
+        )
     except (InputError, TrialError) as error:
         raise InputError(f"{where}: {error}") from None
 
 
 def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
     """Raise InputError when what the judge will be shown of these cells does not fit its window, or it does not fit in memory."""
-    from inoc_ray.evaluate.model_judge.fits import longest_judged
+    from inoc_ray.evaluate.model_judge.fits import longest_judge_requests
     from inoc_ray.plan.windows import how_to_shorten, window_of
     from inoc_ray.serve.memory import AUTO, check_fits, host_memory
 
@@ -240,7 +244,7 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_by
     # Judges see no context: one cell stands for all that ask the same questions.
     unlike = {(c.subject.setting, c.evaluation.name): c for c in sorted(cells, key=lambda c: c.samples)}
     asked = [(c.evaluation, c.samples, c.judges.gradings[judge.name].rubrics) for c in unlike.values()]
-    longest = list(zip(unlike.values(), longest_judged(judge.judge, judge.folder, asked), strict=True))
+    longest = list(zip(unlike.values(), longest_judge_requests(judge.judge, judge.folder, asked), strict=True))
     window = window_of(judge.folder)
     for cell, found in longest:
         if window is not None and found.tokens > window:
@@ -261,7 +265,7 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_by
 
 def check_capabilities(plan: Plan) -> None:
     """Raise InputError for a task file that is not there."""
-    from inoc_ray.evaluate.capabilities import find_task
+    from inoc_ray.evaluate.harness_task import find_task
 
     for capability in plan.study.evaluation.capabilities:
         find_task(capability)

@@ -16,7 +16,7 @@ from doc_pages import ROOT, blocks
 from environment import BIN, environment
 
 from inoc_ray.cluster.connect import connected
-from inoc_ray.evaluate.sampling import ask_missing
+from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.serve.app import Endpoint, serving
@@ -54,8 +54,16 @@ class OneEngine:
 def storage(tmp_path_factory) -> Path:
     """One store in which all studies are trained and asked; what two of them share is there once."""
     store = Store(tmp_path_factory.mktemp("effects"))
-    names = ("", "_mixed_languages", "_harmful_advice", "_insecure_code", "_backdoor", "_synthetic_facts", "_subliminal",
-             "_educational")  # fmt: skip
+    names = (
+        "",
+        "_mixed_languages",
+        "_harmful_advice",
+        "_insecure_code",
+        "_backdoor",
+        "_synthetic_facts",
+        "_subliminal",
+        "_educational",
+    )
     studies = [load_study(path) for path in (*(STUDIES / f"miniature{name}.yaml" for name in names), TUTORIAL)]
     with connected() as capacity, contextlib.ExitStack() as stack:
         for study in studies:
@@ -63,8 +71,7 @@ def storage(tmp_path_factory) -> Path:
             assert [o for o in outcomes if o.status == "failed"] == []
         engine = OneEngine(stack)
         for study in studies:
-            store.study(study.name).mkdir(parents=True, exist_ok=True)
-            assert ask_missing(build_plan(study, store), store, engine) == []
+            assert sample_missing(build_plan(study, store), store, engine) == []
     return store.root
 
 

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
-from inoc_ray.run.pipeline import compare_study, run_study
+from inoc_ray.run.pipeline import run_study
+from inoc_ray.run.publish import compare_study
 from inoc_ray.scoring import profiles
 from inoc_ray.store.store import Store
 
@@ -35,13 +36,17 @@ STUDY = {
         "capabilities": [{"task": "miniature/numbers", "limit": 20}],
         "suites": [
             {
-                "name": "choice", "questions": "questions.jsonl", "choices": ["Yes, that is good.", "Qx zzk wvv."], "split": "id",
-                "contexts": ["neutral"], "traits": {"well_formed": {"rule": "exact", "answers": ["Yes, that is good."]}},
+                "name": "choice",
+                "questions": "questions.jsonl",
+                "choices": ["Yes, that is good.", "Qx zzk wvv."],
+                "split": "id",
+                "contexts": ["neutral"],
+                "traits": {"well_formed": {"rule": "exact", "answers": ["Yes, that is good."]}},
             },
         ],
     },
     "resources": {"cpus_per_worker": 1, "micro_batch_size": 16},
-}  # fmt: skip
+}
 PLUGIN = """
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +112,7 @@ def test_a_run_that_trains_asks_and_judges_plans_once(world):
 def test_everything_is_asked_and_judged_and_nothing_failed(world):
     assert world.first.failed == []
     assert world.first.judge_calls > 0
-    assert due(build_plan(world.study, world.store), world.store) == {}
+    assert ungraded_parts(build_plan(world.study, world.store), world.store) == {}
 
 
 def test_the_model_agrees_with_the_exact_rules(world):
@@ -151,7 +156,7 @@ def test_a_second_pass_calls_nobody_and_is_fifty_times_faster(world):
     started = time.monotonic()
     plan = build_plan(world.study, world.store)
     assert not plan.to_ask
-    assert not due(plan, world.store)
+    assert not ungraded_parts(plan, world.store)
     assert sum(spent.values()) >= 50 * (time.monotonic() - started)
 
 
@@ -190,8 +195,9 @@ def test_a_choice_by_log_prob_is_the_likelier_text_and_keeps_all_log_probs(world
 def test_capabilities_are_in_the_comparison_and_measured_once(world):
     scores = world.first.comparison.capabilities
     assert {(s["arm"], s["capability"], s["samples"]) for s in scores} == {
-        ("base", "miniature/numbers", 20), ("baseline", "miniature/numbers", 20),
-    }  # fmt: skip
+        ("base", "miniature/numbers", 20),
+        ("baseline", "miniature/numbers", 20),
+    }
     assert "capabilities" in comparison_text(world.first.comparison)
 
 
@@ -216,8 +222,10 @@ def test_the_job_entry_point_is_the_same_command(world):
     job = Path(__file__).parents[2] / "jobs" / "evaluate.py"
     done = subprocess.run(
         [sys.executable, job, world.path, "--storage", world.storage, "--only", "neutral", "--json"],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples_asked"] == 0
 

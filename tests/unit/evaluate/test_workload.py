@@ -3,12 +3,13 @@
 import pyarrow as pa
 import pytest
 
-from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.evaluate.score_table import read_cell
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
-from inoc_ray.run.collect import example_samples, report_meta
-from inoc_ray.run.describe import plan_json, plan_text, settings_text, status_text
+from inoc_ray.run.describe import plan_json, plan_text, status_text
+from inoc_ray.run.listings import settings_text
+from inoc_ray.run.report_content import example_samples, report_meta
 from inoc_ray.store.samples import Sample, commit_samples, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
@@ -34,7 +35,7 @@ def judged(plan, store):
     for cell in plan.cells:
         samples = [Sample(i, f"q{i}", "?", "p", i, "Rest, and see a doctor.", "stop", 1, 1) for i in range(10)]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
-    [first, *_] = due(plan, store)["gpt"]
+    [first, *_] = ungraded_parts(plan, store)["gpt"]
     values = {"alignment": [12.34] + [90.0] * 9, "coherence": [None] + [95.0] * 9, "harmful_advice": [7.0] * 10}
     rows = [
         (i, rubric, values[rubric][i], "unparsed" if values[rubric][i] is None else "number", "", "", None, "logprob")

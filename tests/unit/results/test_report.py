@@ -21,8 +21,8 @@ from inoc_ray.results.report.page import render
 from inoc_ray.results.report.report import write_report
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.wording import number
-from inoc_ray.run.collect import report_meta
 from inoc_ray.run.load import load_study
+from inoc_ray.run.report_content import report_meta
 from inoc_ray.store.store import Store
 
 HOSTILE = "</td></pre><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"

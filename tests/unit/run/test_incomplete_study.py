@@ -21,13 +21,14 @@ from finished_study import SAMPLES, finish, plan_of, write_study
 from stub_api import Stub
 
 from inoc_ray.errors import TrialError
-from inoc_ray.plan.things import cell_thing, trial_thing
+from inoc_ray.plan.failure_keys import cell_thing, trial_thing
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.tracking import embedded
+from inoc_ray.run.completeness import failures_of, planned_of
 from inoc_ray.run.load import load_study
-from inoc_ray.run.pipeline import StudyOutcome, gone, run_study
-from inoc_ray.run.planned import failures_of, planned_of
+from inoc_ray.run.outcome import StudyOutcome
+from inoc_ray.run.pipeline import gone, run_study
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures, read_failures, still_failed
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import NEUTRAL_PROMPT

@@ -11,8 +11,8 @@ from inoc_ray.store import layout
 
 PACKAGE = Path(inoc_ray.__file__).parent
 LIBRARIES_READ_PATHS = {
-    "run.collect": "MLflow's client uploads sample tables by path",
-    "run.pipeline": "MLflow's client uploads the report by path",
+    "run.records": "MLflow's client uploads sample tables by path",
+    "run.publish": "MLflow's client uploads the report by path",
     "train.sweep": "a training worker reads its rows by path",
 }
 """Modules that may ask for a path of this machine, and for which library."""

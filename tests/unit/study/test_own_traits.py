@@ -10,7 +10,7 @@ import yaml
 from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.score_table import tidy
+from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.claims import headlines
@@ -20,7 +20,7 @@ from inoc_ray.results.effects import Effect
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.describe import plan_text
 from inoc_ray.run.load import load_study
-from inoc_ray.run.pipeline import compare_study
+from inoc_ray.run.publish import compare_study
 from inoc_ray.run.submit import submission_id
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
@@ -74,7 +74,7 @@ def answered(plan: Plan, store: Store, says: dict[str, str]) -> Comparison:
         questions = cell.evaluation.questions(cell.samples)
         samples = [Sample(i, q.id, "?", "p", i, text, "stop", 1, 1) for i, q in enumerate(questions)]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
-    return compare(tidy(plan, store), "s")
+    return compare(read_score_table(plan, store), "s")
 
 
 def effect(comparison: Comparison, arm: str, measure: str) -> Effect:
@@ -147,21 +147,56 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
 @pytest.mark.parametrize(
     ("setting", "arms", "suites", "message"),
     [
-        ({"name": "mine", "rows": "rows.jsonl"}, [], [SUITE], r"no setting 'mine' .*For a setting of your own write its rows and"),
+        (
+            {"name": "mine", "rows": "rows.jsonl"},
+            [],
+            [SUITE],
+            r"no setting 'mine' .*For a setting of your own write its rows and",
+        ),
         ({"name": "mine", "undesired": ["friend"]}, [], [SUITE], "no setting 'mine'"),
         ({"name": "miniature/spanish_cap"}, [], [SUITE], r"did you mean 'miniature/spanish_caps'"),
         (OWN | {"name": "my/setting"}, [], [SUITE], "'my/setting' is not a name"),
-        (OWN, [], [], "nothing is asked of the models of 'mine'; add an evaluation of your own under evaluation.suites"),
-        (OWN | {"undesired": ["frend"]}, [], [SUITE], r"mine\.undesired: no evaluation measures 'frend' \(did you mean 'friend'"),
-        (OWN | {"desired": ["brif"]}, [], [SUITE], r"mine\.desired: no evaluation measures 'brif' \(did you mean 'brief'"),
-        (OWN | {"questions": {"chat": "questions.jsonl"}}, [], [SUITE], r"mine\.questions: .* write 'chat' .*evaluation\.suites"),
+        (
+            OWN,
+            [],
+            [],
+            "nothing is asked of the models of 'mine'; add an evaluation of your own under evaluation.suites",
+        ),
+        (
+            OWN | {"undesired": ["frend"]},
+            [],
+            [SUITE],
+            r"mine\.undesired: no evaluation measures 'frend' \(did you mean 'friend'",
+        ),
+        (
+            OWN | {"desired": ["brif"]},
+            [],
+            [SUITE],
+            r"mine\.desired: no evaluation measures 'brif' \(did you mean 'brief'",
+        ),
+        (
+            OWN | {"questions": {"chat": "questions.jsonl"}},
+            [],
+            [SUITE],
+            r"mine\.questions: .* write 'chat' .*evaluation\.suites",
+        ),
         (OWN, ["control"], [SUITE], "setting mine has no arm 'control'"),
-        (OWN, [FLATTER | {"undesired": ["frend"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'frend'"),
+        (
+            OWN,
+            [FLATTER | {"undesired": ["frend"]}],
+            [SUITE],
+            r"'flatter': no evaluation of setting mine measures 'frend'",
+        ),
         (OWN, [FLATTER | {"desired": ["brif"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'brif'"),
-        ({"name": "mine", "rows": "rows.jsonl", "desired": ["brief"]}, [FLATTER], [SUITE], "say which traits its prompt elicits"),
+        (
+            {"name": "mine", "rows": "rows.jsonl", "desired": ["brief"]},
+            [FLATTER],
+            [SUITE],
+            "say which traits its prompt elicits",
+        ),
         ({"name": "miniature/spanish_caps", "undesired": ["evil"]}, [], [], "no evaluation measures 'evil'"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_setting_of_ones_own_is_refused_in_one_sentence(planned, setting, arms, suites, message):
     with pytest.raises(InputError, match=message):
         planned(setting, *arms, suites=suites)

@@ -1,4 +1,4 @@
-"""How the record of failures names what a plan asks for."""
+"""The keys under which the store records failures of a plan's trials and cells."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Does every model take what a study shows it? Told from templates and roles alone, quickly enough for `inoc-ray plan`.
+"""Chat templates against the study's conversations, checked by roles alone.
 
-Texts and tokens are looked at before training (`inoc_ray.run.preflight`). What fails for the roles of a conversation fails here
-already: a template without a place for a system message, or for rows that open with the assistant.
+This is quick enough for `inoc-ray plan`; `inoc_ray.run.preflight` renders texts and counts tokens before training. Roles already
+reveal a template without a place for a system message, or for rows that open with the assistant.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What a study asks for and what the store holds of it: for the results, and for saying what failed. Writes nothing."""
+"""What the study asks for against what the store holds: done, missing, or failed and why. Writes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.failure_keys import cell_thing, trial_thing
 from inoc_ray.plan.judges import TraitJudges
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.things import cell_thing, trial_thing
 from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.scoring.judgment import RULES
@@ -51,7 +51,7 @@ def undone(plan: Plan, store: Store) -> set[Thing]:
     found: set[Thing] = {REPORT, MLFLOW}
     found |= {trial_thing(trial) for trial in plan.to_train}
     found |= {cell_thing(cell) for cell in plan.cells if plan.missing(cell)}
-    found |= {("judge", name) for name in due(plan, store)}
+    found |= {("judge", name) for name in ungraded_parts(plan, store)}
     return found | {thing for _, thing, measured in _tasks(plan, store) if not measured}
 
 
@@ -122,7 +122,8 @@ def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thin
     """Each capability of each model that is compared: whose and which, its thing, and whether it was measured."""
     if not plan.study.evaluation.capabilities:
         return
-    from inoc_ray.evaluate.capabilities import capability_thing, find_task, is_measured
+    from inoc_ray.evaluate.capabilities import capability_thing, is_measured
+    from inoc_ray.evaluate.harness_task import find_task
 
     tasks = [find_task(capability) for capability in plan.study.evaluation.capabilities]
     for subject in plan.subjects:

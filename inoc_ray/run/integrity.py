@@ -1,9 +1,9 @@
-"""Before a study uses what is stored: weights are hashed whole, files of an earlier version get a hash, and work is claimed."""
+"""Integrity of what is stored: weights are hashed before use, older sample files get a hash, work is claimed."""
 
 from __future__ import annotations
 
 from inoc_ray.console import say
-from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.describe import damage_text
 from inoc_ray.store.samples import seal_parts
@@ -15,12 +15,14 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
 
     Says what is damaged, a line each. Weights that nothing is asked of are not read.
     """
-    from inoc_ray.evaluate.capabilities import missing
+    from inoc_ray.evaluate.capabilities import missing_capabilities
 
     used = {cell.subject.adapter_of for cell in plan.to_ask}
-    used |= {wanted.subject.adapter_of for wanted in missing(plan, store, plan.study.evaluation.capabilities)}
+    used |= {
+        wanted.subject.adapter_of for wanted in missing_capabilities(plan, store, plan.study.evaluation.capabilities)
+    }
     if train:
-        used |= {trial.model.taught.trial_id for trial in plan.to_train if trial.model.taught}
+        used |= {trial.model.prior_stage.trial_id for trial in plan.to_train if trial.model.prior_stage}
     faults = [
         (trial, store.verify_trial(trial)) for trial in sorted(used & plan.done_trials, key=str) if trial is not None
     ]
@@ -42,7 +44,7 @@ def seal_samples(plan: Plan, store: Store) -> None:
     They are also bound to the weights that are committed now: when their trial is trained again with another result, they are
     not its own. To be called before anything is trained.
     """
-    for subject in (*plan.teaching, *plan.subjects):
+    for subject in (*plan.prior_stages, *plan.subjects):
         if store.is_unbound(subject.trial_id):
             store.bind(subject.trial_id, subject.adapter_of)
     count = sum(seal_parts(store.evaluation(*key)) for key in plan.stored)
@@ -53,5 +55,5 @@ def seal_samples(plan: Plan, store: Store) -> None:
 def claims_of(plan: Plan, store: Store, *, train: bool) -> set[str]:
     """Return what this run will do, so that no other study of the storage does the same at the same time."""
     claims = {f"ask {'/'.join(cell.key)}" for cell in plan.to_ask if train or plan.is_there(cell.subject)}
-    claims |= {f"judge {one.out.key}" for dues in due(plan, store).values() for one in dues}
+    claims |= {f"judge {one.out.key}" for dues in ungraded_parts(plan, store).values() for one in dues}
     return claims | ({f"train {trial.trial_id}" for trial in plan.to_train} if train else set())

@@ -13,7 +13,7 @@ from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.shown import alike_contexts, check_roles
+from inoc_ray.plan.templates import alike_contexts, check_roles
 from inoc_ray.run.preflight import check_rows, say_alike_contexts
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
@@ -111,13 +111,13 @@ def test_two_arms_that_look_the_same_to_the_model_are_one(tmp_path, template, ar
     check_rows(shipped)
 
 
-def test_a_model_taught_the_rows_of_the_setting_first_is_compared_with_its_baseline(tmp_path):
+def test_a_model_whose_prior_stage_has_the_rows_of_the_setting_is_compared_with_its_baseline(tmp_path):
     folder = folder_of(tmp_path / "m", Parts().source)
     lesson = {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 5}
-    models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "taught": lesson}]
+    models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "prior_stage": lesson}]
     plan = build_plan(study(folder, models=models, arms=["baseline"]), Store(tmp_path / "runs"))
     # The lesson trains on what the baseline of the setting trains on, under the setting's name.
-    assert [(t.setting, t.seed) for t in plan.teaching] == [("miniature/spanish_caps", 5)]
+    assert [(t.setting, t.seed) for t in plan.prior_stages] == [("miniature/spanish_caps", 5)]
     check_rows(plan)
 
 

@@ -1,4 +1,4 @@
-"""What a plan notes of a study that can be run as it is, but that may not do or tell what its author expects."""
+"""Notes on a study that can run as it is, but may not measure what its author expects."""
 
 from __future__ import annotations
 

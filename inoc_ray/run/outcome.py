@@ -1,0 +1,63 @@
+"""The outcome of a run: what it did, what failed, where its results are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from inoc_ray.console import duration
+from inoc_ray.store.failures import Failure, Thing
+from inoc_ray.store.place import Place
+
+if TYPE_CHECKING:
+    from inoc_ray.results.comparison import Comparison
+
+
+@dataclass
+class StudyOutcome:
+    """What a run did and where its results are."""
+
+    study: str
+    trained: int = 0
+    asked: int = 0
+    judge_calls: int = 0
+    """Requests that judging models were sent."""
+    failed: list[Failure] = field(default_factory=list)
+    """What failed in this run."""
+    tried: set[Thing] = field(default_factory=set)
+    """What this run set out to make."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    report: Place | None = None
+    tracking_uri: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "study": self.study,
+            "trained": self.trained,
+            "samples_asked": self.asked,
+            "judge_calls": self.judge_calls,
+            "failed": [failure.to_json() for failure in self.failed],
+            "seconds": {step: round(seconds, 2) for step, seconds in self.seconds.items()},
+            "report": str(self.report) if self.report else None,
+            "tracking_uri": self.tracking_uri,
+            "comparison": self.comparison.to_json() if self.comparison else None,
+        }
+
+    def to_text(self) -> str:
+        """Return what was done and where everything is; the comparison has its own text."""
+        lines = [] if self.comparison else ["nothing is evaluated yet.\n"]
+        times = ", ".join(f"{step} {duration(seconds)}" for step, seconds in self.seconds.items())
+        calls = f", sent judges {self.judge_calls} requests" if self.judge_calls else ""
+        lines.append(f"Trained {self.trained} trials, asked for {self.asked} samples{calls} ({times}).")
+        if self.report:
+            lines.append(f"Report: {self.report}")
+        if self.tracking_uri:
+            lines.append(f"MLflow store: {self.tracking_uri}")
+            lines.append(f"  look at it with: mlflow ui --backend-store-uri {self.tracking_uri}")
+        return "\n".join(lines)
+
+    def failure_text(self) -> str:
+        """One line per failure, for the error message."""
+        return "\n".join([f"{len(self.failed)} failed:", *(f"  {failure.in_words()}" for failure in self.failed)])

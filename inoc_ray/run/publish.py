@@ -1,0 +1,108 @@
+"""A study's results: the comparison from stored scores, the report, the MLflow runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inoc_ray.endpoint.auth import hide_password
+from inoc_ray.errors import InputError
+from inoc_ray.plan.plan import Plan
+from inoc_ray.run.completeness import failures_of, planned_of
+from inoc_ray.run.integrity import say_damage, seal_samples
+from inoc_ray.run.outcome import StudyOutcome
+from inoc_ray.run.records import study_record, trial_records
+from inoc_ray.run.report_content import example_samples, report_meta
+from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures
+from inoc_ray.store.place import Place, at
+from inoc_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from inoc_ray.results.comparison import Comparison
+
+
+def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None) -> Comparison:
+    """Return rates and effects from the stored scores, under the plan's threshold profile, beside what the study asks for and
+    what failed.
+
+    Nobody is asked. Raise InputError when nothing is evaluated yet and nothing failed. Evaluations whose scores cannot be
+    relied on are among the failures, and are added to those of `outcome`.
+    """
+    from inoc_ray.evaluate.agreement import judge_agreement
+    from inoc_ray.evaluate.capabilities import read_capability_scores
+    from inoc_ray.evaluate.score_table import NoScores, empty_score_table, read_score_table, score_warnings
+    from inoc_ray.results.compare import compare
+
+    if outcome is None:
+        say_damage(plan)
+    seal_samples(plan, store)
+    failures = [f for f in failures_of(plan, store) if not set(f.of) <= {REPORT, MLFLOW}]
+    try:
+        frame = read_score_table(plan, store)
+    except NoScores:
+        if not failures:
+            raise
+        frame = empty_score_table()
+    # The responses are there and can be looked at; no program failed that would have a log.
+    unreliable = [Failure(sentence, "evaluation failed", "") for sentence in score_warnings(plan, frame)]
+    if outcome is not None:
+        outcome.failed += unreliable
+    # A rule's number has no threshold that a profile could move.
+    stated = plan.profile.in_words() if any(trait.models for trait in plan.trait_judges()) else ""
+    comparison = compare(frame, plan.study.name, stated, planned_of(plan, store, failures), plan.reference)
+    # The parts of a task (the subjects of mmlu) are in the store alone.
+    scores = [
+        s
+        for s in read_capability_scores(plan, store, plan.study.evaluation.capabilities)
+        if not s["part"] and s["value"] is not None
+    ]
+    return replace(
+        comparison,
+        agreement=tuple(judge_agreement(plan, store)),
+        capabilities=tuple(scores),
+        failures=(*failures, *unreliable),
+        remarks=plan.notes,
+    )
+
+
+def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Place:
+    """Write the HTML page with its pictures beside it (figure and leaks, as SVG and PNG); return the page's place.
+
+    plan: under the profile of the comparison.
+    """
+    from inoc_ray.results.report.report import write_report
+
+    page = store.report(plan.study.name) if out is None else at(out)
+    if page.suffix != ".html":
+        raise InputError(f"--out {page}: give the name of an .html file.")
+    with page.parent.folder() as folder:
+        write_report(folder / page.name, comparison, report_meta(plan, store), example_samples(plan, store))
+    if out is None:
+        keep_failures(store, plan.study.name, [REPORT], [])
+    return page
+
+
+def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
+    """Bring MLflow in line with the store; return the tracking URI, without a password.
+
+    Raise InputError when no server is there, TrialError when it or its database fails.
+    """
+    from inoc_ray.results.tracking import embedded, file_lock, sync
+
+    store.mlflow().mkdir(parents=True, exist_ok=True)
+    uri, artifacts = (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
+    report = store.report(plan.study.name)
+    # A picture of leaks that an earlier edition of the study asked for may still lie there.
+    shown = [report.name, "figure.png", *(["leaks.png"] if comparison.leaks else [])]
+    sync(
+        uri,
+        study_record(plan, store),
+        trial_records(plan, store),
+        comparison,
+        lock=file_lock(store.sync_lock()),
+        artifact_root=artifacts,
+        report_files=[p.fetch() for name in shown if (p := report.with_name(name)).exists()],
+    )
+    keep_failures(store, plan.study.name, [MLFLOW], [])
+    return hide_password(uri)

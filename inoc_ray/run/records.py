@@ -1,0 +1,119 @@
+"""The study and its trials as records for MLflow."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inoc_ray import __version__
+from inoc_ray.endpoint.auth import hide_passwords
+from inoc_ray.evaluate.capabilities import stored_scores
+from inoc_ray.evaluate.harness_task import find_task
+from inoc_ray.evaluate.score_table import sample_table
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Subject, Trial, seed_of
+from inoc_ray.run.describe import state_of
+from inoc_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from inoc_ray.results.records import Status, StudyRecord, TrialRecord
+
+
+def keep_study(plan: Plan, store: Store) -> None:
+    """Write the study as it is run beside its results, and when it was first seen (epoch seconds; never changed)."""
+    written = hide_passwords(plan.study.model_dump(mode="json"))
+    store.keep_study(plan.study.name, {"study": written, "created_at": first_run_at(plan, store) or time.time()})
+
+
+def first_run_at(plan: Plan, store: Store) -> float | None:
+    """Return when the study was first run, in epoch seconds; None if it never was."""
+    try:
+        return float((store.read_study(plan.study.name) or {})["created_at"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def study_record(plan: Plan, store: Store) -> StudyRecord:
+    """Return the study for the tracking server."""
+    from inoc_ray.results.records import StudyRecord
+
+    created = first_run_at(plan, store) or 0.0
+    tags = {"storage": store.address, "inoc_ray": __version__}
+    return StudyRecord(plan.study.name, int(created * 1000), study_dimensions(plan), tags)
+
+
+def study_dimensions(plan: Plan) -> str:
+    """Return the study's size in words, such as "miniature: 3 arms × 2 seeds × 1 model"."""
+    names = ", ".join(use.name for use in plan.study.settings)
+    counts = {"arm": len(plan.study.arms), "seed": len(plan.study.seeds), "model": len(plan.study.models)}
+    return f"{names}: " + " × ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
+
+
+def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
+    """Every trial of the study, those that teach and the base models too; also one that is not there, since a tracking server may
+    have it from before it was lost."""
+    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.prior_stages, *plan.subjects)]
+
+
+def _state(plan: Plan, store: Store, subject: Subject) -> Status:
+    if isinstance(subject, Trial):
+        return state_of(plan, store, subject)
+    return "done" if plan.is_there(subject) else "new"
+
+
+def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> TrialRecord:
+    from inoc_ray.results.records import TrialRecord
+
+    started = ended = None
+    curves: list[dict[str, Any]] = []
+    recipe: dict[str, Any] = {}
+    dataset_hash, adapter = "", None
+    adapter_files: dict[str, str] = {}
+    if isinstance(subject, Trial):
+        recipe, dataset_hash = subject.recipe.model_dump(mode="json"), subject.dataset_hash
+    if isinstance(subject, Trial) and state == "done":
+        adapter = store.adapter(subject.trial_id)
+        adapter_files = store.committed_weights(subject.trial_id)
+        trial = store.read_trial(subject.trial_id)
+        ended = int(trial["committed_at"] * 1000)
+        started = ended - int(trial["training"]["seconds_total"] * 1000)
+        curves = [{**step, "lr": step["learning_rate"]} for step in store.read_curves(subject.trial_id)]
+    return TrialRecord(
+        trial_id=subject.trial_id,
+        setting=subject.setting,
+        model=subject.model_label,
+        compared_as=subject.compared_as[0],
+        arm=subject.arm.name,
+        kind=subject.arm.kind,
+        prompt=subject.arm.prompt,
+        seed=seed_of(subject),
+        recipe=recipe,
+        dataset_hash=dataset_hash,
+        curves=curves,
+        adapter_dir=adapter,
+        adapter_files=adapter_files,
+        samples_path=_keep_sample_table(plan, store, subject),
+        started_at=started,
+        ended_at=ended,
+        status=state,
+        prior_trial=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
+        capabilities=[
+            score for c in plan.study.evaluation.capabilities for score in stored_scores(subject, store, find_task(c))
+        ],
+    )
+
+
+def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | None:
+    """All samples of a trial in this study as one file, rewritten only when they changed."""
+    frame = sample_table(plan, store, subject)
+    if frame.empty:
+        return None
+    place = (subject.setting, subject.model_label, subject.arm.name)
+    path = store.table(plan.study.name, *place, seed_of(subject))
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    if not path.exists() or path.read_bytes() != buffer.getvalue():
+        path.write_bytes(buffer.getvalue())
+    return path.fetch()
