@@ -85,7 +85,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         http = _client().http_config
         host = "127.0.0.1" if http.host in (None, "0.0.0.0") else http.host
         base_url = f"http://{host}:{http.port}{prefix}/v1"
-        window = _wait(spec, base_url, began, timeout_s, note)
+        window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
     except BaseException:
         _take_down(spec.name, owns_serve)
         raise
@@ -179,7 +179,7 @@ def _start_serve(spec: ServeSpec) -> None:
                 raise
 
 
-def _wait(spec: ServeSpec, base_url: str, began: float, timeout_s: float, note: Callable[[str], None]) -> int:
+def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, note: Callable[[str], None]) -> int:
     """Wait until the endpoint answers; return its window in tokens."""
     from ray import serve
 
