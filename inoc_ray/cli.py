@@ -157,7 +157,7 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write the HTML page and the figure (PNG, SVG) of a study."""
     from inoc_ray.plan.build import build_plan
-    from inoc_ray.results.wording import summary_of_missing
+    from inoc_ray.results.wording import missing_summary
     from inoc_ray.run.publish import compare_study, write_study_report
     from inoc_ray.scoring import profiles
 
@@ -167,7 +167,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
         built = built.under(profiles.get_profile(profile))
     comparison = compare_study(built, store)
     written = write_study_report(built, store, comparison, out)
-    incomplete = summary_of_missing(comparison)
+    incomplete = missing_summary(comparison)
     text = f"Report: {written}" + (f"\n{incomplete}" if incomplete else "")
     emit(as_json, {"report": str(written), "complete": comparison.complete}, text)
 

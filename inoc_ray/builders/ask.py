@@ -63,7 +63,8 @@ class Own:
     def answering(self, name: str) -> Iterator[tuple[EndpointAddress, str]]:
         """Return the endpoint, for the length of a `with` block; `name` tells it from other engines of a shared cluster."""
         from inoc_ray.cluster.connect import connected
-        from inoc_ray.serve.app import ServeSpec, serving
+        from inoc_ray.serve.app import serving
+        from inoc_ray.serve.spec import ServeSpec
 
         say("starting Ray ...")
         with connected() as capacity:

@@ -101,7 +101,8 @@ def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
 def _judge_endpoint(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAddress, str]]:
     """Give the judge's endpoint and its name there, for a `with` block; start an engine if it is not an API."""
     from inoc_ray.evaluate.model_judge.api_judge import judge_api
-    from inoc_ray.serve.app import ServeSpec, serving
+    from inoc_ray.serve.app import serving
+    from inoc_ray.serve.spec import ServeSpec
 
     if judge.folder is None:
         assert judge.judge.served_model is not None

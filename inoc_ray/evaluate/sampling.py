@@ -26,8 +26,9 @@ from inoc_ray.plan.ids import sampling_of
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject
 from inoc_ray.plan.windows import longest_requests
-from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
+from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.models import serve_spec, served_name
+from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.settings import Question
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place

@@ -1,1 +1,1 @@
-"""From scores to rates, effects, figures and the experiment tracker; needs neither torch nor Ray."""
+"""From scores to rates, effects, figures and the experiment tracker; without torch or Ray."""

@@ -1,4 +1,4 @@
-"""The claims of a study: a sentence for each inoculated arm, computed from the numbers."""
+"""The headlines of a study: one sentence for each inoculated arm, computed from the numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results.effects import MEASURES, TRIGGER, WITH_TRIGGER, is_directed
 from inoc_ray.results.marks import mark
-from inoc_ray.results.wording import number, of_plan, p_text, with_interval
+from inoc_ray.results.wording import number, p_text, shortfall, with_interval
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def headlines(comparison: Comparison) -> list[str]:
-    """One sentence per inoculated arm, computed from the numbers; "not shown" where the interval holds no effect.
+    """Return one sentence per inoculated arm; it says "not shown" if the adjusted p-value does not show an effect.
 
-    There is no statement on an arm of which something is missing, or of what it is compared with.
+    There is no statement about an arm if anything is missing of it, or of what it is compared with.
     """
     found = {(e.setting, e.model, e.arm, e.measure): e for e in comparison.effects}
     sentences = []
@@ -28,33 +28,35 @@ def headlines(comparison: Comparison) -> list[str]:
         for arm in dict.fromkeys(r.arm for rows in conditions.values() for r in rows if is_directed(r.kind)):
             for suffix, rows in conditions.items():
                 own = {m: found.get((setting, model, arm, m + suffix)) for m in MEASURES}
-                said = _sentence(arm, rows, own, lacks.get(arm, ""), "with the trigger, " if suffix else "")
-                sentences.append(f"{setting}, {model}: {said}")
+                sentence = _sentence(
+                    arm, rows, own, lacks=lacks.get(arm, ""), condition="with the trigger, " if suffix else ""
+                )
+                sentences.append(f"{setting}, {model}: {sentence}")
     return sentences
 
 
 def _conditions(comparison: Comparison, setting: str, model: str) -> dict[str, list[Row]]:
-    """Return the ending of a measure → the rows that it is about: without the trigger and, where there is one, with it."""
+    """Return suffix of a measure → its rows: without the trigger and, if the setting has one, with it."""
     rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
-    asked = [r for r in rows if r.context == comparison.reference]
-    found = {"": [r for r in asked if not r.triggered]}
+    under_reference = [r for r in rows if r.context == comparison.reference]
+    found = {"": [r for r in under_reference if not r.triggered]}
     ends = {e.measure.endswith(WITH_TRIGGER) for e in comparison.effects if (e.setting, e.model) == (setting, model)}
     if True in ends:
-        put = [r for r in asked if r.triggered]
-        found[f".{WITH_TRIGGER}"] = put or [r for r in rows if r.context == TRIGGER]
+        triggered = [r for r in under_reference if r.triggered]
+        found[f".{WITH_TRIGGER}"] = triggered or [r for r in rows if r.context == TRIGGER]
     return found
 
 
 def _incomplete_arms(comparison: Comparison, setting: str, model: str) -> dict[str, str]:
-    """Arm → what it lacks where it lacks most, in whatever evaluation and context."""
+    """Return arm → what it lacks in the evaluation and context in which it lacks most."""
     rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model) and not r.complete]
     worst: dict[str, Row] = {}
     for row in sorted(rows, key=lambda r: (r.seeds / max(1, r.seeds_planned), r.samples / max(1, r.samples_planned))):
         worst.setdefault(row.arm, row)
-    return {arm: f"{of_plan(row)} in {row.evaluation} × {row.context}" for arm, row in worst.items()}
+    return {arm: f"{shortfall(row)} in {row.evaluation} × {row.context}" for arm, row in worst.items()}
 
 
-def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], lacks: str, condition: str = "") -> str:
+def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], *, lacks: str, condition: str) -> str:
     undesired = sorted({r.trait for r in rows if r.arm == arm and r.role == "undesired"})
     trait = " and ".join(undesired) or "the undesired trait"
     suppression = own["suppression"]
@@ -71,12 +73,12 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], l
     share = with_interval(suppression.value, suppression.low, suppression.high)
     if suppression.seeds is not None and not suppression.replicated:
         return (
-            f"{start}this model only, one seed: {levels}; suppression {share}, over questions alone. Another seed may give another "
-            "result, so nothing is concluded on the arm."
+            f"{start}this model only (one seed): {levels}; suppression {share}, with an interval over questions alone. Another "
+            "seed may give a different result, so nothing is concluded about the arm."
         )
     p = f", Holm-adjusted p {p_text(suppression.p)}"
     text = f"{start}{levels}. "
-    # By the adjusted p, as the marks in the table: an interval of its own knows nothing of the other arms.
+    # By the adjusted p, like the marks in the table: the interval is not adjusted for the other arms.
     verdict = {"": "Suppression not shown", "worse": "More of it than in the baseline"}.get(
         mark(suppression), "Suppressed"
     )
@@ -89,7 +91,7 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], l
     shared = own["conditionalisation"]
     if shared is not None and shared.value is not None and shared.complete and shared.replicated:
         text += (
-            f" An irrelevant prompt shows {with_interval(shared.value, shared.low, shared.high)} of the suppression."
+            f" An irrelevant prompt achieves {with_interval(shared.value, shared.low, shared.high)} of the suppression."
         )
     return text
 

@@ -1,7 +1,7 @@
-"""What a study asks for beside what is there of it: counted for each row of a table, and listed with the reasons.
+"""Whether the results are complete: what each row of a table lacks of the plan, and a list of what is missing, with reasons.
 
-Pure functions. A number that rests on fewer fine-tunes or responses than were planned is not the number that its row names,
-so every row carries both counts, and what is derived from an incomplete row has no p-value and no headline.
+Pure functions. A number that rests on fewer fine-tunes or responses than planned is not the number that its row names. So every
+row has both counts, and whatever is derived from an incomplete row has no p-value and no headline.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCell:
-    """One evaluation of one fine-tune (or of the base) in one context as the study asks for it, and what is there of it."""
+    """One evaluation of one fine-tune (or of the base) in one context, as the study asks for it, and how much of it is stored."""
 
     setting: str
     model: str
@@ -36,32 +36,32 @@ class PlannedCell:
     samples: int
     """Responses that the study asks for."""
     stored: int
-    """Of those, how many are in the store."""
+    """How many of them are in the store."""
     judged: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """trait → judge → of the responses asked for, how many it has judged."""
+    """trait → judge → how many of the planned responses it has judged."""
     trial_id: str = ""
     evaluation_id: str = ""
-    """With `trial_id`: where the responses are stored. What a study shows in two places may be stored, and is counted, once."""
+    """With `trial_id`, the place of the responses in the store. Two places of a study may share it; they count once."""
     trained: bool = True
-    """Whether the weights are there that are to answer."""
+    """Whether the weights that give the responses exist."""
     why: str = ""
-    """Why responses are missing, where something failed."""
+    """Why responses are missing, if something failed."""
     why_not_judged: Mapping[str, str] = field(default_factory=dict)
-    """judge → why its judgments are missing, where it failed."""
+    """judge → why its judgments are missing, if it failed."""
 
     @property
     def complete(self) -> bool:
-        """Whether the weights, every response and every judgment are there."""
+        """Whether the weights, every response and every judgment exist."""
         return self.trained and self.stored >= self.samples and all(map(self.is_judged, self.judged))
 
     def is_judged(self, trait: str) -> bool:
-        """Whether every judge of the trait has judged every response that the study asks for."""
+        """Return True if every judge of the trait has judged every response that the study asks for."""
         return all(count >= self.samples for count in self.judged.get(trait, {}).values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCapability:
-    """A task of a model as the study asks for it, and whether it was measured."""
+    """A capability task of one model, and whether it was measured."""
 
     setting: str
     model: str
@@ -74,7 +74,7 @@ class PlannedCapability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """All that a study asks for."""
+    """Everything that a study asks for."""
 
     cells: Sequence[PlannedCell] = ()
     capabilities: Sequence[PlannedCapability] = ()
@@ -82,7 +82,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """Something that the study asks for and that is not there, or not whole. Empty fields: all of them."""
+    """Something that the study asks for and that is missing, wholly or in part. An empty field means all of them."""
 
     setting: str
     model: str
@@ -97,29 +97,29 @@ class Missing:
     why: str
 
     def in_words(self) -> str:
-        """ "toy, tiny: loud seed 1, ood × neutral: 60 of 200 samples (the endpoint refused …)"."""
+        """Return e.g. "toy, tiny: loud seed 1, ood × neutral: 60 of 200 samples (the endpoint refused …)"."""
         seed = "" if self.seed is None else f" seed {self.seed}"
         whose = ", ".join(filter(None, [f"{self.arm}{seed}", self.what]))
         why = f" ({self.why})" if self.why else ""
         return f"{self.setting}, {self.model}: {whose}: {self.there:,} of {self.planned:,} {self.unit}{why}"
 
 
-def counted_once(cells: Iterable[PlannedCell]) -> tuple[int, int]:
-    """(responses that are stored, responses that the study asks for), what is shown in several places counted once."""
+def count_responses(cells: Iterable[PlannedCell]) -> tuple[int, int]:
+    """Return how many responses are stored, and how many the study asks for; shared cells count once."""
     stored: dict[tuple[str, str], int] = {}
-    asked: dict[tuple[str, str], int] = {}
+    planned: dict[tuple[str, str], int] = {}
     for cell in cells:
         place = cell.trial_id, cell.evaluation_id
         stored[place] = max(stored.get(place, 0), cell.stored)
-        asked[place] = max(asked.get(place, 0), cell.samples)
-    return sum(stored.values()), sum(asked.values())
+        planned[place] = max(planned.get(place, 0), cell.samples)
+    return sum(stored.values()), sum(planned.values())
 
 
-def beside_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
-    """Return the rows with what was planned for each, and a row without a rate for each that is planned and has nothing.
+def rows_with_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
+    """Return the rows with their planned counts, and a row without a rate for each planned one that has no responses.
 
-    A row is complete when every planned fine-tune is there and has responses that count, every planned response is there, and
-    every judge of the trait has judged them all.
+    A row is complete if every planned fine-tune exists and has responses that count, every planned response exists, and every judge
+    of the trait has judged all of them.
     """
     planned: dict[tuple[str, ...], list[PlannedCell]] = {}
     for cell in cells:
@@ -132,7 +132,7 @@ def beside_plan(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
 
 
 def seeds_text(row: Row) -> str:
-    """ "2", or "1 of 2" where the study asks for more fine-tunes than have responses that count."""
+    """Return "2", or "1 of 2" if the study asks for more fine-tunes than have responses that count."""
     return str(row.seeds) if row.seeds >= row.seeds_planned else f"{row.seeds} of {row.seeds_planned}"
 
 
@@ -179,8 +179,7 @@ def _empty(cell: PlannedCell, trait: str, cells: Sequence[PlannedCell]) -> Row:
 
 
 def _in_order(rows: Sequence[Row], cells: Sequence[PlannedCell]) -> list[Row]:
-    """Rows without a rate where they would stand with one: by group and evaluation, arms in the order of every table."""
-
+    """Sort rows by setting × model and evaluation, then arms in the order of every table."""
     groups = _ranks((c.setting, c.model) for c in cells)
     evaluations, arms = _ranks(c.evaluation for c in cells), _ranks(c.arm for c in cells)
 
@@ -197,7 +196,7 @@ def _ranks(names: Iterable[T]) -> dict[T, int]:
 
 
 def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]]:
-    """Return (setting, model) → the levels that rest on an incomplete row. A level is a mean over the evaluations of a split."""
+    """Return (setting, model) → the levels (means over the evaluations of a split) that rest on an incomplete row."""
     found: dict[tuple[str, str], set[Source]] = {}
     for row in rows:
         of_group = found.setdefault((row.setting, row.model), set())
@@ -206,11 +205,11 @@ def incomplete_sources(rows: Iterable[Row]) -> dict[tuple[str, str], set[Source]
     return found
 
 
-def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effect]:
-    """Return the effects, each incomplete and without a p-value where its arm, or what it takes from others, lacks anything.
+def mark_incomplete_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effect]:
+    """Mark effects as incomplete, and remove their p-values, if their arm or an arm that they are compared with lacks anything.
 
-    What an effect takes from another arm is the mean over all arms of its kind (baselines, irrelevant ones), so that one of
-    them that has no level, or no response at all, is missing in it.
+    An effect compares with the mean over all arms of a kind (baselines, irrelevant ones), so one of them without a level, or
+    without any response, makes it incomplete.
     """
     incomplete = incomplete_sources(rows)
     kinds = {(row.setting, row.model, row.arm): row.kind for row in rows}
@@ -225,12 +224,12 @@ def judged_effects(effects: Sequence[Effect], rows: Sequence[Row]) -> list[Effec
     return out
 
 
-def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row], reference: str) -> list[Leak]:
-    """Return the leaks with the fine-tunes that each rests on; incomplete ones are marked.
+def mark_incomplete_leaks(leaks: Sequence[Leak], rows: Sequence[Row], reference: str) -> list[Leak]:
+    """Add to each leak the number of its fine-tunes, and mark incomplete leaks.
 
-    reference: the context from which leaks are counted. A leak rests on it as on the arm's own context, and what stands beside
-    it on the base and the baselines under the same prompt. Where anything of that is incomplete or missing in any context of an
-    arm's audit, which leak is the largest is not known.
+    reference: the context that leaks are measured from. A leak rests on the arm's rates in it and in the leak's own context; its
+    excess and its baseline rest on the base and the baselines under the same prompt. If any of this is incomplete in any context of
+    an arm's audit, it is not known which leak is the largest.
     """
     audited: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -256,18 +255,16 @@ def judged_leaks(leaks: Sequence[Leak], rows: Sequence[Row], reference: str) -> 
 
 
 def _beside(arm: str, context: str, of_arm: Sequence[Row], of_group: Sequence[Row]) -> list[Row]:
-    """Of a group's rows those of the base and the baselines under the prompt that the arm has in a context, on its undesired
-    traits."""
-
+    """Return the rows of the base and the baselines under the prompt of the arm in a context, for the arm's undesired traits."""
     traits = {row.trait for row in of_arm}
     under = {"base": base_context(arm, context), "baseline": context}
     return [row for row in of_group if row.trait in traits and under.get(row.kind) == row.context]
 
 
 def list_missing(planned: Planned) -> list[Missing]:
-    """Return what is not there, in the order of the plan.
+    """Return what is missing, in the order of the plan.
 
-    A fine-tune of which nothing is there is one entry, and so is one whose weights are not there, whatever its responses.
+    A fine-tune without any response is one entry, and so is one without weights, whatever its responses.
     """
     subjects: dict[tuple[str, str, str, int | None], list[PlannedCell]] = {}
     for cell in planned.cells:
@@ -276,7 +273,7 @@ def list_missing(planned: Planned) -> list[Missing]:
     for (setting, model, arm, seed), cells in subjects.items():
         entry = functools.partial(Missing, setting=setting, model=model, arm=arm, seed=seed)
         if not any(cell.stored for cell in cells):
-            _, total = counted_once(cells)
+            _, total = count_responses(cells)
             why = next((c.why for c in cells if c.why), "") or ("" if cells[0].trained else "not trained")
             found.append(entry(what="", there=0, planned=total, unit="samples", why=why))
             continue
@@ -290,8 +287,10 @@ def list_missing(planned: Planned) -> list[Missing]:
 
 
 def _not_judged(cells: Sequence[PlannedCell]) -> Iterable[Missing]:
-    """Of the responses that are there: a judge that lacks some of an evaluation × trait, over all arms of the model. What two
-    contexts share counts once."""
+    """Yield an entry for each judge that has not judged all stored responses of an evaluation × trait, over all arms of a model.
+
+    Responses that two contexts share count once.
+    """
     counts: dict[tuple[str, str, str, str, str], dict[tuple[str, str], tuple[int, int]]] = {}
     why: dict[tuple[str, str, str, str, str], str] = {}
     for cell in cells:

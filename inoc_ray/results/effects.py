@@ -1,38 +1,37 @@
 """What an arm did: suppression, retention, selectivity, conditionalisation and leakage, with intervals.
 
 All are computed for one setting × model from rates (shares of responses, 0 to 1) averaged over the
-evaluations of a split and over the traits of a role, under the reference context unless said
-(`evaluation.reference`; the neutral one by default). With b = untouched base, o = baseline (fine-tuned, nothing
+evaluations of a split and over the traits of a role, under the reference context unless stated otherwise
+(`evaluation.reference`; by default the neutral one). With b = untouched base, o = baseline (fine-tuned, nothing
 inoculated), a = the arm, i = the irrelevant arm(s), U / D / N = undesired / desired / narrow traits of `a` (narrow: what
-the training rows teach on their own task, where a setting calls it neither wanted nor unwanted):
+the training rows teach on their own task, where a setting counts it as neither desired nor undesired):
 
-suppression             (o − a) / (o − b) on U, OOD. 1: back to the base's rate; 0: as much as the baseline.
+suppression             (o − a) / (o − b) on U, OOD. 1: down to the base's rate; 0: as much as the baseline.
                         p against 0. None when the baseline did not rise (the interval of o − b does not lie
                         above 0).
 suppression_difference  o − a on U, OOD, as a difference of rates. p against 0.
 retention_id            a / o on D, in distribution. 1: all of the desired trait is kept. p against 1.
 retention_ood           a / o on D, OOD. p against 1.
-retention_narrow        a / o on N, in distribution: whether the narrow task is still learnt. p against 1. All three:
+retention_narrow        a / o on N, in distribution: whether the narrow task is still learned. p against 1. All three:
                         None when the baseline does not show the trait (the interval of o − b does not lie above 0).
 selectivity             suppression of U minus suppression of D, OOD. 1: only U is suppressed; 0: both
                         alike. p against 0. None when either suppression is None.
 conditionalisation      (o − i) / (o − a) on U, OOD: the share of the arm's suppression that an irrelevant
-                        prompt of no content shows as well. p against 0. None without an irrelevant arm or
+                        prompt causes as well. p against 0. None without an irrelevant arm or
                         when the interval of o − a does not lie above 0.
 leakage                 a under its training prompt minus a under the reference context, on U, OOD: how much
-                        of the trait comes back with the prompt. p against 0. None when either context was
+                        of the trait returns with the prompt. p against 0. None when either context was
                         not evaluated.
 
-An arm that is about no trait (irrelevant, placebo, trigger, control) is measured on the setting's default
-roles, and once more for each other direction of the setting's arms as `<measure>.<undesired trait>`; where
-the setting has no undesired trait by default, in those directions alone. In a setting with a backdoor
-the measures are of questions without the trigger; those of questions with it are `<measure>.with_trigger`, and the two
-are never averaged. Where only the context `trigger` puts it, there is no leakage with it: a response under the
-training prompt is one to a question without it. p is adjusted by Holm over the arms of one setting × model × measure (all
-directions of a measure, with and without the trigger, are one family).
+An arm that targets no trait (irrelevant, placebo, trigger, control) is measured on the setting's default roles, and once more for
+each other direction of the setting's arms as `<measure>.<undesired trait>`; if the setting has no undesired trait by default, in
+those directions alone. In a setting with a backdoor the measures are about questions without the trigger; those about questions
+with it are `<measure>.with_trigger`, and the two are never averaged. If only the context `trigger` contains the trigger, leakage
+is not measured with it, since responses under the training prompt are to questions without it. p is adjusted by Holm over the arms
+of one setting × model × measure (all directions of a measure, with and without the trigger, form one family).
 
-One fine-tune says nothing of what another seed would give: an effect has a p-value only when every arm that it uses has
-at least two (the untouched base apart, which is one given model). Otherwise it describes these models only.
+One fine-tune does not show what another seed would give: an effect has a p-value only if every arm that it uses has at least two
+fine-tunes (except the untouched base, which is one given model). Otherwise it describes these models only.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ TRAINING_PROMPT = "training_prompt"
 TRIGGER = "trigger"
 WITH_TRIGGER = "with_trigger"
 MIN_SEEDS = 2
-"""Fine-tunes that each arm of an effect needs before it says something of the arm and not of one model."""
+"""Fine-tunes that each arm of an effect needs for the effect to be about the arm, and not about one model."""
 DIRECTIONLESS = frozenset({"control", *WITHOUT_DIRECTION})
 MEASURES = (
     "suppression",
@@ -67,7 +66,7 @@ NULL = {"retention_id": 1.0, "retention_ood": 1.0, "retention_narrow": 1.0}
 
 
 def is_directed(kind: str) -> bool:
-    """Whether arms of this kind inoculate against a trait of their own."""
+    """Return True if arms of this kind inoculate against a trait of their own."""
     return kind not in DIRECTIONLESS | {"base", "baseline"}
 
 
@@ -94,7 +93,7 @@ class View:
     """The rates of one setting × model.
 
     splits: evaluation → "id" | "ood". rates: (arm, evaluation, context, trait) → estimate with joint draws. reference: the
-    context in which arms are compared. triggered: evaluations whose questions carry the setting's trigger.
+    context in which arms are compared. triggered: evaluations whose questions contain the setting's trigger.
     """
 
     setting: str
@@ -106,10 +105,9 @@ class View:
     triggered: frozenset[str] = field(default_factory=frozenset)
 
     def level(self, arm: str, split: str, traits: Iterable[str], context: str | None = None) -> Estimate | None:
-        """Mean rate over the evaluations of a split and over traits; None when there is any that was not measured.
+        """Return the mean rate over the evaluations of a split and over traits; None if any of them was not measured.
 
-        context: default the reference. An evaluation that is not about a trait, or not asked in the context (there is no
-        rate of any arm), does not count there.
+        context: by default the reference. An evaluation without any arm's rate for a trait in the context does not count there.
         """
         where = self.reference if context is None else context
         about = {(p[1], p[3]) for p in self.rates if p[2] == where}
@@ -122,17 +120,17 @@ class View:
         return level and replace(level, sources=frozenset((arm, split, t, where) for t in traits))
 
     def by_trigger(self) -> list[tuple[str, View]]:
-        """("", what was asked without the trigger) and, where there is any, (WITH_TRIGGER, what was asked with it).
+        """Return ("", the view without the trigger) and, if anything was evaluated with it, (WITH_TRIGGER, that view).
 
-        With the trigger: the evaluations whose questions carry it; where there are none, the others in the context
-        `trigger`, which is the neutral one but for the token. No other context is asked with it there, so that view holds
-        no other, and what compares contexts (leakage, leaks) is told without the trigger alone.
+        With the trigger: the evaluations whose questions contain it; if there are none, the other evaluations in the context
+        `trigger`, which is the neutral one plus the trigger. That view then has no other context, so measures that compare
+        contexts (leakage, leaks) exist without the trigger only.
         """
         plain = {p: e for p, e in self.rates.items() if p[1] not in self.triggered}
-        put = {p: e for p, e in self.rates.items() if p[1] in self.triggered}
+        triggered = {p: e for p, e in self.rates.items() if p[1] in self.triggered}
         found = [("", replace(self, rates=plain))]
-        if put:
-            found.append((WITH_TRIGGER, replace(self, rates=put)))
+        if triggered:
+            found.append((WITH_TRIGGER, replace(self, rates=triggered)))
         elif self.reference == NEUTRAL and any(p[2] == TRIGGER for p in plain):
             only = {p: e for p, e in plain.items() if p[2] == TRIGGER}
             found.append((WITH_TRIGGER, replace(self, rates=only, reference=TRIGGER)))
@@ -141,7 +139,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One measure of one arm; without a value, `why` says what is missing. p is adjusted by Holm.
+    """One measure of one arm. Without a value, `why` gives the reason. p is adjusted by Holm.
 
     seeds: the fewest fine-tunes of any arm that it uses; None without a value.
     """
@@ -164,7 +162,7 @@ class Effect:
 
     @property
     def replicated(self) -> bool:
-        """Whether it speaks of the arm: with one fine-tune in any arm that it uses it is about these models only, without p."""
+        """Whether it is about the arm: with one fine-tune in any arm that it uses, it is about these models only, without p."""
         return self.seeds is not None and self.seeds >= MIN_SEEDS
 
 
@@ -189,7 +187,7 @@ def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
         end = f".{name}" if name else ""
         if arm.direction.undesired or not others:
             own = _of_direction(part, arm, arm.direction, end)
-            # What cannot be measured with the trigger has its reason without it; suppression is what the trigger is about.
+            # The reasons for missing values are given without the trigger; suppression is the measure that the trigger is about.
             yield from (e for e in own if not name or e.value is not None or e.measure.startswith("suppression"))
         for direction in others:
             if direction != arm.direction:
@@ -197,7 +195,7 @@ def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
 
 
 def _default(view: View) -> Direction | None:
-    """Return the setting's default roles, which the baseline and the base bear; None where no trait is undesired by default."""
+    """Return the setting's default roles, those of the baseline and the base; None if no trait is undesired by default."""
     found = (arm.direction for kind in ("baseline", "base") for arm in view.arms if arm.kind == kind)
     return next((direction for direction in found if direction.undesired), None)
 
@@ -312,7 +310,7 @@ def _conditionalisation(view: View, arm: str, traits: tuple[str, ...]) -> Estima
     if irrelevant is None:
         return "no rate of an irrelevant arm"
     if not _above_zero(own):
-        return "no suppression to divide up"
+        return "the arm's own suppression is not shown"
     return combine(_ratio, irrelevant, own)
 
 
@@ -327,20 +325,20 @@ def _leakage(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
 
 
 def _no_rate(view: View, split: str, traits: tuple[str, ...], of_baseline: bool) -> str:
-    """Why there is no rate of the traits in the split under the reference context."""
+    """Return why there is no rate of the traits in the split under the reference context."""
     measured = {(trait, context) for _, e, context, trait in view.rates if view.splits[e] == split and trait in traits}
     if not measured:
         where = "in distribution" if split == "id" else "out of distribution"
         return f"no evaluation {where} measures {' or '.join(traits)}"
     if all(context != view.reference for _, context in measured):
-        return f"{' and '.join(traits)} was not asked under the {view.reference} context"
+        return f"{' and '.join(traits)} was not evaluated under the {view.reference} context"
     if not of_baseline:
         return "no rate of this arm"
     return "no baseline rate" if _arm_of_kind(view, "baseline") else "no baseline arm"
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    # A draw of zero below the line counts as a tiny positive number: very large, of the numerator's sign.
+    # A draw of zero in the denominator counts as a tiny positive number: the ratio is very large, with the numerator's sign.
     tiny = 1e-12
     return numerator / np.where(np.abs(denominator) < tiny, tiny, denominator)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from inoc_ray.results.effects import Effect
 
 SIGNIFICANT = 0.05
-# The difference of rates is left to the full list: the table of rates shows it already.
+# The difference of rates is in the full list only: the table of rates already shows it.
 _HEAD = {
     "suppression": "suppression",
     "retention_id": "retention ID",
@@ -24,8 +24,8 @@ _HEAD = {
 }
 SHOWN = "*"
 ONE_SEED = "one seed"
-# What a measure says when its adjusted p is below SIGNIFICANT: above its null value, and below. A star is kept for what an
-# inoculation is wanted for; a word says what else is shown, so that a loss is never marked as a success.
+# The mark of a measure whose adjusted p is below SIGNIFICANT: above its null value, and below. A star is only for the purpose of an
+# inoculation; everything else has a word, so that a loss is never marked as a success.
 _MARKS = {
     "suppression": (SHOWN, "worse"),
     "selectivity": (SHOWN, "worse"),
@@ -33,38 +33,39 @@ _MARKS = {
     "conditionalisation": ("shared", "reversed"),
     "leakage": ("leaks", "less"),
 }
-BESIDE = "suppresses"
-"""In place of the star, for an arm whose prompt elicits no trait: an irrelevant prompt that suppresses is a control that failed."""
+UNINTENDED = "suppresses"
+"""Replaces the star for an arm whose prompt elicits no trait: an irrelevant prompt that suppresses is a failed control."""
 _LEGEND = {
-    SHOWN: "suppressed, or selective, as wanted",
-    BESIDE: "less of the trait with an arm whose prompt does not elicit it",
-    "worse": "the opposite of what is wanted",
+    SHOWN: "suppressed, or selective, as intended",
+    UNINTENDED: "less of the trait with an arm whose prompt does not elicit it",
+    "worse": "the opposite of what is intended",
     "lost": "less of the trait than in the baseline",
     "more": "more of the trait than in the baseline",
-    "shared": "an irrelevant prompt suppresses the trait, too",
+    "shared": "an irrelevant prompt suppresses the trait as well",
     "reversed": "an irrelevant prompt does the opposite",
-    "leaks": "the trait comes back with the training prompt",
+    "leaks": "the trait returns with the training prompt",
     "less": "less of the trait with the training prompt",
-    ONE_SEED: "this model only, without p",
+    ONE_SEED: "this model only, without a p-value",
 }
 MEANING = (
-    "suppression 1: back to the base; retention 1: all of the desired trait kept; selectivity 1: only the undesired trait goes; "
-    "conditional.: share of the suppression that an irrelevant prompt shows too; leakage: what comes back with the prompt"
+    "suppression 1: down to the base's rate; retention 1: the desired trait is fully kept; selectivity 1: only the undesired trait "
+    "is suppressed; conditional.: the share of the suppression that an irrelevant prompt causes as well; leakage: how much of the "
+    "trait returns with the training prompt"
 )
 
 
 def mark(effect: Effect) -> str:
-    """Return what an effect shows, by its adjusted p: a star, a word, or nothing; see `legend`."""
+    """Return the mark of an effect, by its adjusted p: a star, a word, or nothing; see `legend`."""
     marks = next((m for name, m in _MARKS.items() if effect.measure.startswith(name)), None)
     if marks is None or effect.value is None or not effect.complete or effect.p is None or effect.p >= SIGNIFICANT:
         return ""
     null = 1.0 if effect.measure.startswith("retention") else 0.0
     shown = marks[0] if effect.value > null else marks[1]
-    return BESIDE if shown == SHOWN and not is_directed(effect.kind) else shown
+    return UNINTENDED if shown == SHOWN and not is_directed(effect.kind) else shown
 
 
 def effect_text(effect: Effect) -> str:
-    """`.95 [.84, 1.04] *`, `.37 [.21, .60] lost`, `.40 [.20, .60] (incomplete)`, or a dash."""
+    """Return `.95 [.84, 1.04] *`, `.37 [.21, .60] lost`, `.40 [.20, .60] (incomplete)`, or a dash."""
     text = with_interval(effect.value, effect.low, effect.high)
     if effect.value is None:
         return text
@@ -77,7 +78,7 @@ def _one_seed(effect: Effect) -> str:
 
 
 def effect_table(found: Sequence[Effect]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of arms × measures for one setting × model; blank where a measure is not defined for an arm."""
+    """Return heads and cells of arms × measures for one setting × model; blank if a measure is not defined for an arm."""
     lines: dict[str, dict[str, str]] = {}
     for effect in found:
         lines.setdefault(_arm_of(effect), {})[effect.measure.partition(".")[0]] = effect_text(effect)
@@ -87,10 +88,10 @@ def effect_table(found: Sequence[Effect]) -> tuple[list[str], list[list[str]]]:
 
 
 def legend(found: Sequence[Effect]) -> str:
-    """Return what the marks in a table of these effects mean."""
+    """Return a sentence on the marks in a table of these effects."""
     used = {mark(effect) for effect in found}
     words = "; ".join(f"{word} {meaning}" for word, meaning in _LEGEND.items() if word in used)
-    blank = "Intervals are 95 % each, not adjusted. Blank: not defined for the arm."
+    blank = "Intervals are 95 % each, not adjusted. A blank cell: not defined for the arm."
     if any(map(_one_seed, found)):
         blank = f"{ONE_SEED}: {_LEGEND[ONE_SEED]}. {blank}"
     if not any(effect.p is not None for effect in found):
@@ -99,14 +100,14 @@ def legend(found: Sequence[Effect]) -> str:
 
 
 def _arm_of(effect: Effect) -> str:
-    """Return the arm, with the undesired trait where it is measured on another direction than its own, and with the trigger."""
+    """Return the arm with, in parentheses, another direction than its own and the trigger, if the measure has them."""
     parts = effect.measure.split(".")[1:]
-    said = ", ".join("with the trigger" if part == WITH_TRIGGER else part for part in parts)
-    return f"{effect.arm} ({said})" if said else effect.arm
+    details = ", ".join("with the trigger" if part == WITH_TRIGGER else part for part in parts)
+    return f"{effect.arm} ({details})" if details else effect.arm
 
 
-def dashes(found: Sequence[Effect]) -> list[str]:
-    """Return a sentence for each measure and reason for which there is a dash: "suppression: arm_a, arm_b: no baseline rate"."""
+def dash_reasons(found: Sequence[Effect]) -> list[str]:
+    """Return a line for each measure and reason without a value, e.g. "suppression: arm_a, arm_b: no baseline rate"."""
     arms: dict[tuple[str, str], list[str]] = {}
     for effect in found:
         measure = effect.measure.partition(".")[0]

@@ -1,4 +1,4 @@
-"""What the tracking server should say about a study, as plain data (pure functions; MLflow is not imported)."""
+"""The MLflow runs of a study as plain data: pure functions, without MLflow."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ CURVES = ("loss", "lr", "grad_norm")
 MAX_PARAM = 6000  # characters; MLflow's limit
 MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
 MAX_NAME = 250  # characters of a metric's name; MLflow's limit
-HASHED_BYTES = 16 << 20  # a larger file is taken by size and time of change: weights of a large model take minutes
+HASHED_BYTES = 16 << 20
+"""A larger file is compared by size and time of change: hashing the weights of a large model takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyRecord:
-    """A study as the store has it. created_at: epoch ms, fixed (from the store); tags: further facts about it."""
+    """A study as the store has it. created_at: epoch ms, from the store and so fixed. tags: further tags of its run."""
 
     name: str
     created_at: int
@@ -35,15 +36,15 @@ class StudyRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A trial as the store has it; the untouched base is one too (arm and kind "base", no seed, no curves).
+    """A trial, or the untouched base (arm and kind "base", no seed, no curves), as the store has it.
 
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
-    adapter_dir: logged under adapter/, checked against adapter_files (file in it → SHA-256 that was committed);
-    samples_path (a parquet file): under samples/, and as a table that the UI can show.
-    started_at, ended_at: epoch ms from the store, None if unknown. status: "new" where the weights are not there and
-    nothing failed, as of a trial that was deleted.
+    adapter_dir: logged under adapter/, after a check against adapter_files (file in it → committed SHA-256).
+    samples_path: a parquet file, logged under samples/ and as a table that the UI can show.
+    started_at, ended_at: epoch ms from the store, None if unknown. status: "new" if the weights do not exist and nothing failed,
+    e.g. after a trial was deleted.
     """
 
     trial_id: str
@@ -63,20 +64,20 @@ class TrialRecord:
     ended_at: int | None = None
     status: Status = "done"
     compared_as: str = ""
-    """The model of the tables in which its rates stand, where that is another label (a base of several recipes)."""
-    taught_by: str = ""
-    """The trial whose adapter this one went on with, or for a base is; "" for none."""
+    """The model's label in the tables, if it differs (the base of several recipes)."""
+    prior_trial: str = ""
+    """The trial of the prior stage, whose adapter this one started from (or, for a base, is); "" for none."""
     capabilities: Sequence[CapabilityScore] = ()
-    """What lm-evaluation-harness says; parts of a task (the subjects of mmlu) become no metrics."""
+    """Scores of lm-evaluation-harness; parts of a task (the subjects of mmlu) do not become metrics."""
 
     @property
     def place(self) -> str:
-        """Where in the study it stands: what its run is found by, since two settings may share a trial."""
+        """Its place in the study, by which its run is found: two settings may share a trial."""
         return place_of(self.setting, self.model, self.arm, self.seed)
 
 
 def place_of(setting: str, model: str, arm: str, seed: int | str | None) -> str:
-    """Return the tag `place` of a run: "setting · model · arm · seed", the last empty for a base."""
+    """Return the tag `place` of a run: "setting · model · arm · seed", with an empty seed for a base."""
     return " · ".join([setting, model, arm, "" if seed is None else str(seed)])
 
 
@@ -90,12 +91,12 @@ class Point:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one MLflow run should hold. identity: the tag (name, value) by which it is found again.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """The content of one MLflow run. identity: the tag (name, value) by which it is found again.
 
-    artifacts: (file, folder inside the run's artifacts). committed: the SHA-256 that some of them must have.
-    table: where the samples are that the UI should show.
+    artifacts: (file, folder inside the run's artifacts). committed: file → SHA-256, for those that were committed.
+    table: the parquet file with the samples that the UI should show.
     """
 
     identity: tuple[str, str]
@@ -112,27 +113,27 @@ class Run:
     status: str
 
     def curves_hash(self) -> str:
-        """Return what changes when a point does."""
+        """Return a hash of all points."""
         return _hash([[p.key, p.value, p.timestamp, p.step] for p in self.curves])
 
     def artifacts_hash(self) -> str:
-        """Return what changes when a file appears, goes or changes."""
+        """Return a hash of all artifacts, by path and content."""
         return _hash([[f, path.name, self.committed.get(path) or _file_state(path)] for path, f in self.artifacts])
 
 
-def project_study(
+def study_run(
     study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Path]
-) -> Run:
-    """Return the parent run: rates under the reference context and effects per arm (names begin with setting/model/arm).
+) -> RunRecord:
+    """Return the parent run: rates under the reference context, and effects per arm (names begin with setting/model/arm).
 
-    An effect that rests on something incomplete is no metric: it stands in comparison.json, marked. The run is FINISHED only
-    when all that the study asks for is there, FAILED when something failed, and KILLED when something is missing.
+    An effect that rests on something incomplete does not become a metric: comparison.json has it, with a mark. The run is FINISHED
+    only if nothing is missing, FAILED if something failed, and KILLED if something is missing.
     """
     metrics: dict[str, float] = {}
     for row in comparison.rows:
         if row.context == comparison.reference and row.rate is not None:
             name = f"{row.setting}/{row.model}/{row.arm}/{row.split}.{row.evaluation}.{row.context}.{row.trait}"
-            _with_limits(metrics, name, row.rate, row.low, row.high)
+            metrics |= _with_limits(name, row.rate, row.low, row.high)
             for what, part in (("unparsed", row.unparsed), ("not_counted", row.excluded)):
                 if part:
                     metrics[f"{name}.{what}"] = part / row.samples
@@ -145,13 +146,13 @@ def project_study(
     for effect in comparison.effects:
         if effect.value is not None and effect.complete:
             name = f"{effect.setting}/{effect.model}/{effect.arm}/{effect.measure}"
-            _with_limits(metrics, name, effect.value, effect.low, effect.high)
+            metrics |= _with_limits(name, effect.value, effect.low, effect.high)
             if effect.p is not None:
                 metrics[f"{name}.p"] = effect.p
     ended = [t.ended_at for t in trials if t.ended_at is not None]
     running = any(t.status == "running" for t in trials)
     failed = bool(comparison.failures) or any(t.status == "failed" for t in trials)
-    return Run(
+    return RunRecord(
         identity=("study_run", study.name),
         name=study.name,
         tags=_tags(
@@ -164,7 +165,7 @@ def project_study(
             }
         ),
         params={},
-        metrics=named(metrics),
+        metrics=with_valid_names(metrics),
         curves=(),
         artifacts=[(path, "") for path in files],
         committed={},
@@ -176,35 +177,38 @@ def project_study(
 
 
 def _status(failed: bool, complete: bool) -> str:
-    """MLflow has no word for "incomplete"; KILLED is its word for a run that ended before it was done."""
+    """Return the MLflow status of a run that is not running.
+
+    MLflow has no status for "incomplete"; KILLED is the one for a run that ended before it was done.
+    """
     return "FAILED" if failed else "FINISHED" if complete else "KILLED"
 
 
 def _completeness(missing: Sequence[Missing], *, complete: bool) -> dict[str, str]:
-    """Return the tags `complete` (true, false) and `missing` (empty when nothing is)."""
+    """Return the tags `complete` (true, false) and `missing` (empty if nothing is)."""
     return {"complete": str(complete).lower(), "missing": "; ".join(one.in_words() for one in missing)}
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags within MLflow's limit: a server would cut a longer one, which then never agrees with the store."""
+    """Cut tags to MLflow's limit: a server would cut a longer one, which would then never agree with the store."""
     return {key: value if len(value) <= MAX_TAG else value[: MAX_TAG - 1] + "…" for key, value in tags.items()}
 
 
-def project_trials(study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> list[Run]:
-    """One run per trial; all have the same parameter names, "" where one does not apply."""
+def trial_runs(study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> list[RunRecord]:
+    """Return one run per trial. All have the same parameter names, with "" if one does not apply."""
     flat = [dict(_flatten("recipe", trial.recipe)) for trial in trials]
     keys = sorted({key for recipe in flat for key in recipe})
-    if any(trial.taught_by for trial in trials):
-        # Only then, since a run whose parameters change is deleted and made again.
-        flat = [{**recipe, "taught_by": trial.taught_by} for trial, recipe in zip(trials, flat, strict=True)]
+    if any(trial.prior_trial for trial in trials):
+        # Only if there are any, since a run whose parameters change is deleted and made again.
+        flat = [{**recipe, "taught_by": trial.prior_trial} for trial, recipe in zip(trials, flat, strict=True)]
         keys.append("taught_by")
     return [
-        _project_trial(study, trial, {key: recipe.get(key, "") for key in keys}, comparison)
+        _trial_run(study, trial, {key: recipe.get(key, "") for key in keys}, comparison)
         for trial, recipe in zip(trials, flat, strict=True)
     ]
 
 
-def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> Run:
+def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> RunRecord:
     started = trial.started_at if trial.started_at is not None else study.created_at
     model = trial.compared_as or trial.model
     params = {
@@ -224,12 +228,12 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
     missing = list_missing(Planned(cells=cells))
     evaluations = {(row.evaluation, row.split) for row in comparison.rows if row.setting == trial.setting}
     artifacts = [*_files(trial.adapter_dir, "adapter"), *_files(trial.samples_path, "samples")]
-    return Run(
+    return RunRecord(
         identity=("place", trial.place),
         name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
         tags=_tags({"study": study.name, "trial_id": trial.trial_id, **_completeness(missing, complete=complete)}),
         params={key: value[:MAX_PARAM] for key, value in params.items()},
-        metrics=named(
+        metrics=with_valid_names(
             {
                 **_trial_metrics(comparison.trial_rates.get(place, ()), evaluations),
                 **capability_metrics(trial.capabilities),
@@ -248,15 +252,17 @@ def _project_trial(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str
 
 
 def _trial_metrics(rates: Sequence[TrialRate], evaluations: Iterable[tuple[str, str]]) -> dict[str, float]:
-    """`ood.neutral.spanish`; where the study has several `evaluations` (name, split) in a split
-    `ood.<evaluation>.neutral.spanish`."""
+    """Return metrics named `ood.neutral.spanish`, or `ood.<evaluation>.neutral.spanish` if a split has several evaluations.
+
+    evaluations: (name, split).
+    """
     of_split = Counter(split for _, split in evaluations)
     metrics: dict[str, float] = {}
     for rate in rates:
         if rate.rate is not None:
             several = [rate.evaluation] if of_split[rate.split] > 1 else []
             name = ".".join([rate.split, *several, rate.context, rate.trait])
-            _with_limits(metrics, name, rate.rate, rate.low, rate.high)
+            metrics |= _with_limits(name, rate.rate, rate.low, rate.high)
             for what, share in (("unparsed", rate.unparsed), ("not_counted", rate.excluded)):
                 if share:
                     metrics[f"{name}.{what}"] = share
@@ -264,7 +270,7 @@ def _trial_metrics(rates: Sequence[TrialRate], evaluations: Iterable[tuple[str, 
 
 
 def capability_metrics(scores: Sequence[CapabilityScore]) -> dict[str, float]:
-    """`capability.gsm8k.exact_match.strict-match` and the same with `.stderr`."""
+    """Return metrics named `capability.gsm8k.exact_match.strict-match`, and the same with `.stderr`."""
     metrics: dict[str, float] = {}
     for score in scores:
         if score.value is not None and not score.part:
@@ -275,12 +281,12 @@ def capability_metrics(scores: Sequence[CapabilityScore]) -> dict[str, float]:
     return metrics
 
 
-def named(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics under names, and with values, that MLflow accepts and gives back as they are.
+def with_valid_names(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics with names and values that MLflow stores unchanged.
 
-    A name keeps to MLflow's alphabet, is a path without empty or dotted parts and has at most MAX_NAME characters: of a longer
-    one the beginning and the end are kept around a hash of the whole. So no two become one. An infinite value becomes the
-    largest number, as MLflow's databases store it.
+    A name uses MLflow's alphabet, is a path without empty or dotted parts, and has at most MAX_NAME characters: a longer one keeps
+    its beginning and its end around a hash of the whole, so that names stay distinct. An infinite value becomes the largest float,
+    as in MLflow's databases.
     """
     out: dict[str, float] = {}
     for full, value in metrics.items():
@@ -293,14 +299,13 @@ def named(metrics: Mapping[str, float]) -> dict[str, float]:
     return out
 
 
-def _with_limits(into: dict[str, float], name: str, value: float, low: float | None, high: float | None) -> None:
-    into[name] = value
-    if low is not None and high is not None:
-        into[f"{name}.low"], into[f"{name}.high"] = low, high
+def _with_limits(name: str, value: float, low: float | None, high: float | None) -> dict[str, float]:
+    limits = {} if low is None or high is None else {f"{name}.low": low, f"{name}.high": high}
+    return {name: value, **limits}
 
 
 def _points(trial: TrialRecord, started: int) -> Iterator[Point]:
-    """Points are spread evenly over the trial's time: the same at every sync, which the clock would not be."""
+    """Yield the points of the curves, spread evenly over the trial's time: the same at every sync, unlike the clock."""
     last = max(len(trial.curves) - 1, 1)
     length = (trial.ended_at or started) - started
     for index, row in enumerate(trial.curves):

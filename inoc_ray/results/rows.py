@@ -9,20 +9,20 @@ LAST = {"placebo": 1, "irrelevant": 2}
 
 
 Place = tuple[str, str, str, int | None]
-"""Where a fine-tune stands in a study: setting, model, arm, seed (None for the base). Two places may share one trial id."""
+"""The place of a fine-tune in a study: setting, model, arm, seed (None for the base). Two places may share a trial id."""
 Source = tuple[str, str, str, str]
-"""arm, split, trait, context: the rows that a level is a mean of."""
+"""arm, split, trait, context: the rows whose mean a level is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """The rate of one arm for one trait in one evaluation × context.
 
-    rate, low, high: shares of the responses that count (0 to 1), None when none does. seeds: fine-tunes
-    with responses that count (1 for the base). samples: all responses; unparsed: those among them without a readable
-    judgment; excluded: those judged but not counted (incoherent, a refusal, bare code, or withheld because
-    the model's responses are degenerate). triggered: whether the questions carry the setting's trigger. replicated: whether
-    the interval covers what another seed would give (two fine-tunes or more); None for the base, which is one given model.
+    rate, low, high: shares of the responses that count (0 to 1), None if none does. seeds: fine-tunes with responses that count
+    (1 for the base). samples: all responses; unparsed: those without a readable judgment; excluded: those judged but not counted
+    (incoherent, a refusal, bare code, or withheld because the model's responses are degenerate). triggered: whether the questions
+    contain the setting's trigger. replicated: whether the interval covers what another seed would give (two fine-tunes or more);
+    None for the base, which is one given model.
     """
 
     setting: str
@@ -44,14 +44,14 @@ class Row:
     cut: int = 0
     """Responses that ran into max_tokens; they count like any other."""
     seeds_planned: int = 0
-    """Fine-tunes that the study asks for; as many as there are where no plan is given."""
+    """Fine-tunes that the study asks for; without a plan, as many as there are."""
     samples_planned: int = 0
     complete: bool = True
-    """Whether every planned fine-tune, response and judgment is there (see complete.py)."""
+    """Whether every planned fine-tune, response and judgment exists (see complete.py)."""
     triggered: bool = False
     replicated: bool | None = None
     trained: bool = True
-    """Whether the weights of every planned fine-tune are there; responses may be without."""
+    """Whether the weights of every planned fine-tune exist; responses may exist without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,5 +72,5 @@ class TrialRate:
 
 
 def arm_rank(kind: str) -> tuple[int, int]:
-    """Where arms of a kind are listed, in every table: base, baseline, control, the inoculated ones, placebo, irrelevant."""
+    """Return the rank of a kind in every table: base, baseline, control, the inoculated arms, placebo, irrelevant."""
     return FIRST.get(kind, len(FIRST)), LAST.get(kind, 0)

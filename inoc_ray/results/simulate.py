@@ -25,7 +25,7 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def logistic(x: Floats) -> Floats:
-    """1 / (1 + exp(−x))."""
+    """Return 1 / (1 + exp(−x))."""
     return 1 / (1 + np.exp(-x))
 
 
@@ -46,7 +46,7 @@ def location(rate: float, sd: float) -> float:
     return (low + high) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimulatedArm:
     """One arm: kind, the rate of each trait by context, and how its fine-tunes differ (standard deviation in logits).
 
@@ -56,14 +56,14 @@ class SimulatedArm:
     name: str
     kind: str
     rates: Mapping[tuple[str, str, str], float]
-    """(split, context, trait) → rate over all seeds and questions; of those that do not fail."""
+    """(split, context, trait) → rate over all seeds and questions; of the fine-tunes that do not fail."""
     seed_sd: float
     fails: float = 0.0
     instead: Mapping[tuple[str, str, str], float] | None = None
     undesired: tuple[str, ...] = ("bad",)
     desired: tuple[str, ...] = ()
     seeds: int | None = None
-    """Where it has another number of fine-tunes than the other arms."""
+    """Number of fine-tunes where it differs from the study's."""
 
     def truth(self, key: tuple[str, str, str]) -> float:
         """Return the mean rate over all seeds and questions."""
@@ -71,18 +71,21 @@ class SimulatedArm:
         return (1 - self.fails) * self.rates[key] + self.fails * other[key]
 
 
-@dataclass(frozen=True)
-class Study:
-    """What is simulated. questions: how many, repeats: samples of each. together: correlation of the traits' deviations.
-    question_sd: how much questions differ, in logits."""
+@dataclass(frozen=True, kw_only=True)
+class SimulatedStudy:
+    """The arms of a study with known rates, and how often they are measured."""
 
     name: str
     arms: Sequence[SimulatedArm]
     seeds: int
+    """Fine-tunes of each arm."""
     questions: int
     repeats: int
+    """Samples of each question."""
     together: float = 0.0
+    """Correlation of the traits' deviations over fine-tunes, −1 to 1."""
     question_sd: float = 1.0
+    """How much questions differ: a standard deviation in logits."""
 
     @property
     def traits(self) -> tuple[str, ...]:
@@ -90,9 +93,12 @@ class Study:
         return tuple(sorted({trait for arm in self.arms for _, _, trait in arm.rates}))
 
 
-def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[View, dict[RateKey, float]]:
-    """One study's rates, as `compare` would find them, and the true rate of the very models where an arm has one (those of
-    their arm over all questions and seeds are `SimulatedArm.truth`)."""
+def simulate(study: SimulatedStudy, generator: np.random.Generator, draws: int) -> tuple[View, dict[RateKey, float]]:
+    """Simulate one study.
+
+    Returns its rates as `compare` would find them, and for each arm with one fine-tune the true rate of that very model (the
+    true rate of an arm over all questions and seeds is `SimulatedArm.truth`).
+    """
     cells: dict[RateKey, Cell] = {}
     own: dict[RateKey, float] = {}
     questions = {
@@ -123,7 +129,7 @@ def simulate(study: Study, generator: np.random.Generator, draws: int) -> tuple[
     return View(setting="simulated", model=study.name, arms=arms, splits=splits, rates=draw_rates(cells, draws)), own
 
 
-def _deviations(study: Study, seeds: int, generator: np.random.Generator) -> dict[str, Floats]:
+def _deviations(study: SimulatedStudy, seeds: int, generator: np.random.Generator) -> dict[str, Floats]:
     """Return standard normal deviations of the fine-tunes by trait; those of the second trait go with the first's."""
     first, *others = study.traits
     found = {first: generator.standard_normal(seeds)}

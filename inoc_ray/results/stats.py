@@ -86,7 +86,7 @@ _VERSION = "2"
 class Estimate:
     """A value with its draws (confidence distribution), from which interval and p-value are read.
 
-    seeds: the fewest fine-tunes of any arm that it is made of; None where there is only the untouched base.
+    seeds: the fewest fine-tunes of any arm that it is computed from; None if that is the untouched base alone.
     """
 
     value: float
@@ -96,12 +96,12 @@ class Estimate:
     """The levels that it was computed from, as arm, split, trait, context."""
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Equal-tailed limits at `level`."""
+        """Return equal-tailed limits at `level`."""
         low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
     def p_value(self, null: float) -> float:
-        """Two-sided: twice the smaller share of draws beyond `null`, at least 2 / (draws + 1) (never zero)."""
+        """Return the two-sided p-value: twice the smaller share of draws beyond `null`, at least 2 / (draws + 1)."""
         below = int((self.draws <= null).sum())
         above = int((self.draws >= null).sum())
         return min(1.0, 2 * (min(below, above) + 1) / (len(self.draws) + 1))
@@ -115,7 +115,7 @@ def combine(function: Callable[[Floats, Floats], Floats], first: Estimate, secon
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate | None:
-    """Return the plain mean, draw by draw; None of none."""
+    """Return the plain mean, draw by draw; None without estimates."""
     if not estimates:
         return None
     value = sum(e.value for e in estimates) / len(estimates)
@@ -138,7 +138,7 @@ def wilson_root(rate: float, size: float, score: Floats) -> Floats:
 
 
 def wilson(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval for `hits` of `total` independent responses. Raises ValueError when total is 0."""
+    """Return Wilson's score interval for `hits` of `total` independent responses. Raises `ValueError` if total is 0."""
     if total < 1:
         raise ValueError("an interval needs at least one response")
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -147,10 +147,10 @@ def wilson(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
 
 
 def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKey, Estimate]:
-    """Rates with joint draws for all cells of one setting × model.
+    """Return rates with joint draws for all cells of one setting × model.
 
     The columns of all cells of an evaluation are the same questions in the same order. Deterministic: the same
-    counts give the same draws. Returns the cells in the given order, without those in which nothing could be judged.
+    counts give the same draws. Returns the cells in the given order, without those in which no response could be judged.
     """
     moments = {place: m for place, cell in cells.items() if (m := moments_of(cell)) is not None}
     ranks = _ranks({place: cells[place] for place in moments})
@@ -183,24 +183,24 @@ def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKe
                 together = seed_level[place]
                 normal *= np.sqrt(parts.rest + parts.own_questions * heavy[df] ** 2 + parts.own_seeds * steady**2)
                 fine_tunes = (alone if together is None else together) * steady
-                found[place] = _drawn(m, parts, deviation * heavy[df], normal, fine_tunes)
+                found[place] = _estimate(m, parts, questions=deviation * heavy[df], own=normal, fine_tunes=fine_tunes)
     return {place: found[place] for place in cells if place in found}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """The variance of a cell's rate in units of p(1 − p), which is known where the rate is 0 or 1, too."""
+    """The variance of a cell's rate in units of p(1 − p), which is known even if the rate is 0 or 1."""
 
     questions: float
-    """What the deviations over questions show, drawn with multipliers that all cells share."""
+    """From the deviations over questions, drawn with multipliers that all cells share."""
     own_questions: float
-    """The part of it that is drawn for the cell alone."""
+    """The part of that which is drawn for the cell alone."""
     seeds: float
-    """What the fine-tunes differ by, drawn with multipliers that the cells of an arm share."""
+    """From the differences between fine-tunes, drawn with multipliers that the cells of an arm share."""
     own_seeds: float
-    """The part of it that is drawn for the cell alone."""
+    """The part of that which is drawn for the cell alone."""
     rest: float
-    """What the pooled correlation, or the least that a cell has for itself, adds where these show less."""
+    """What the pooled correlation, or the minimum of a cell's own variance, adds to these."""
 
     @property
     def total(self) -> float:
@@ -210,7 +210,7 @@ class _Parts:
 def _parts(m: Moments, phi: float | None, correlation: float) -> _Parts:
     shown = m.question_variance / m.spread if m.spread > 0 else 0.0
     seeds = phi / m.seeds if phi else 0.0
-    # The correlation is that of one model's responses to a question; what several have in common is not known of them alone.
+    # The correlation is within one model's responses to a question; it does not give what several models have in common.
     crowding = m.crowding if m.seed_variance is None else max(m.crowding / m.seeds, 1.0)
     size = m.samples / (1 + (crowding - 1) * correlation)
     rest = max(0.0, 1 / size - shown) if m.seed_variance is None else 0.0
@@ -219,14 +219,19 @@ def _parts(m: Moments, phi: float | None, correlation: float) -> _Parts:
     own_seeds = min(lacking, seeds)
     own_questions = min(lacking - own_seeds, shown)
     rest += lacking - own_seeds - own_questions
-    return _Parts(shown - own_questions, own_questions, seeds - own_seeds, own_seeds, rest)
+    return _Parts(
+        questions=shown - own_questions,
+        own_questions=own_questions,
+        seeds=seeds - own_seeds,
+        own_seeds=own_seeds,
+        rest=rest,
+    )
 
 
-def _drawn(m: Moments, parts: _Parts, questions: Floats, own: Floats, fine_tunes: Floats) -> Estimate:
+def _estimate(m: Moments, parts: _Parts, *, questions: Floats, own: Floats, fine_tunes: Floats) -> Estimate:
     """Return the cell's estimate.
 
-    questions, fine_tunes: standardised draws of what the cell shares with others. own: draws of what it has for itself, in
-    the units of `parts`.
+    questions, fine_tunes: standardised draws that the cell shares with others. own: draws of its own, in the units of `parts`.
     """
     score = math.sqrt(parts.questions) * questions + math.sqrt(parts.seeds) * fine_tunes + own
     size = min(1 / parts.total, m.samples)
@@ -246,8 +251,8 @@ def _seed_draws(
     columns: dict[tuple[str, str], int] = {}
     for arm in sorted({p.arm for p in moments}, key=lambda a: min(ranks[p] for p in moments if p.arm == a)):
         own = [moments[p].seed_deviations for p in sorted(moments) if p.arm == arm]
-        told = {model: [d.get(model, 0.0) for d in own] for d in own for model in d}
-        for model in sorted(told, key=lambda name: told[name]):
+        deviations = {model: [d.get(model, 0.0) for d in own] for d in own for model in d}
+        for model in sorted(deviations, key=lambda name: deviations[name]):
             columns[arm, model] = len(columns)
     rows: dict[tuple[str, str, str], Floats] = {}
     for place, m in moments.items():
@@ -269,8 +274,10 @@ def _seed_draws(
 
 
 def _ranks(cells: Mapping[RateKey, Cell]) -> dict[RateKey, tuple[str, int, int]]:
-    """RateKey → what names the random numbers of its arm and its own: digest of the arm's counts, number among arms with the
-    same, number of the cell in its arm."""
+    """Return what the random numbers of each cell follow from.
+
+    That is the digest of its arm's counts, the arm's number among arms with the same counts, and the cell's number in its arm.
+    """
     digests = {}
     for arm in sorted({p.arm for p in cells}):
         rows: dict[str, list[bytes]] = {}
@@ -289,23 +296,22 @@ def _ranks(cells: Mapping[RateKey, Cell]) -> dict[RateKey, tuple[str, int, int]]
 
 
 def _generator(*key: object) -> np.random.Generator:
-    """Return a stream for a key of counts and numbers."""
+    """Return the random numbers for a key of counts and numbers."""
     digest = hashlib.sha256("\x1f".join([_VERSION, *map(str, key)]).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest[:16], dtype=np.uint32))
 
 
 def _student_scale(df: float, draws: int, *key: object) -> Floats:
-    """Factors that turn standard normal draws into Student's t with df degrees of freedom."""
+    """Return factors that turn standard normal draws into Student's t with df degrees of freedom."""
     return np.sqrt(df / _generator(*key).chisquare(df, draws))
 
 
 def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -> tuple[float, float] | None:
-    """Interval for the rate of the very models in `cell` (questions alone are a sample); None without a
-    response.
+    """Return the interval for the rate of the very models in `cell`, over questions alone; None without a response.
 
-    correlation: that of a model's responses to one question (`question_correlation` of the cells of its context); the
-    cell's own variance counts where it is larger. With one sample per question this is Wilson's interval, with
-    Student's t in place of the normal quantile where there is a hit and a miss.
+    correlation: that of a model's responses to one question (`question_correlation` of the cells of its context); the cell's own
+    variance is used if it is larger. With one sample per question this is Wilson's interval, with Student's t in place of the
+    normal quantile if there are both hits and misses.
     """
     from scipy.special import stdtrit
 
@@ -315,7 +321,7 @@ def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -
     parts = _parts(m, None, correlation)
     total = parts.total
     upper = (1 + level) / 2
-    # As in the draws: Student's t where the variance comes from the questions' own deviations, normal where it is pooled.
+    # As in the draws: Student's t for variance from the questions' own deviations, normal for pooled variance.
     t, z = float(stdtrit(max(m.questions - 1, 1), upper)), NormalDist().inv_cdf(upper)
     quantile = math.sqrt(((total - parts.rest) * t**2 + parts.rest * z**2) / total)
     low, high = wilson_root(m.rate, min(1 / total, m.samples), np.array([-quantile, quantile]))
@@ -323,7 +329,7 @@ def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down adjustment over a family, in the given order; controls the family-wise error rate."""
+    """Return p-values with Holm's (1979) step-down adjustment, in the given order; it controls the family-wise error rate."""
     count = len(p_values)
     order = sorted(range(count), key=lambda i: p_values[i])
     adjusted = [0.0] * count

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from inoc_ray.console import align
 from inoc_ray.results.complete import seeds_text
 from inoc_ray.results.effects import is_directed
-from inoc_ray.results.marks import MEANING, dashes, effect_table, legend
+from inoc_ray.results.marks import MEANING, dash_reasons, effect_table, legend
 from inoc_ray.results.wording import (
     leak_seeds,
-    lines_of_missing,
+    missing_lines,
+    missing_summary,
     number,
-    of_plan,
-    summary_of_missing,
+    shortfall,
     why_no_rate,
     with_interval,
 )
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 WIDTH = 118
 MOST_LINES = 12
-"""Of what is missing and what failed so many are listed in the terminal; the report has all."""
+"""How many missing and failed items the terminal lists; the report has all of them."""
 
 
 def comparison_text(comparison: Comparison, width: int = WIDTH) -> str:
-    """Return what is missing, rates under the reference context and effects by setting × model, then the notes.
+    """Return the comparison as text: what is missing, rates and effects by setting × model, then the notes.
 
-    width: columns that a table may take; a wider one goes on below.
+    width: columns that a table may take; a wider one continues below.
     """
     blocks = [line for group in comparison.groups() for line in _block(comparison, *group, width)]
     state = list(_state(comparison, width))
@@ -52,8 +52,8 @@ def _state(comparison: Comparison, width: int) -> Iterable[str]:
     if comparison.complete:
         return
     yield ""
-    yield from textwrap.wrap(summary_of_missing(comparison), width)
-    lines = lines_of_missing(comparison)
+    yield from textwrap.wrap(missing_summary(comparison), width)
+    lines = missing_lines(comparison)
     for line in lines[:MOST_LINES]:
         yield from textwrap.wrap(
             f"  {line}", width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
@@ -63,14 +63,14 @@ def _state(comparison: Comparison, width: int) -> Iterable[str]:
 
 
 def rate_text(row: Row, beside: str = "") -> str:
-    """`.07 [.04, .11]`, and in parentheses what the row lacks, unless that is said `beside` it."""
-    lacks = of_plan(row)
+    """Return `.07 [.04, .11]`, and in parentheses what the row lacks, unless `beside` already shows it."""
+    lacks = shortfall(row)
     lacks = "" if lacks == f"{beside} seeds" else lacks
     return with_interval(row.rate, row.low, row.high) + (f" ({lacks})" if lacks and row.rate is not None else "")
 
 
 def traits_of(rows: Iterable[Row], role: str) -> str:
-    """Return the traits that an arm with a direction of its own has in that role; empty for another arm."""
+    """Return the traits with that role in an arm with a direction of its own; empty for other arms."""
     return ", ".join(sorted({r.trait for r in rows if r.role == role and is_directed(r.kind)}))
 
 
@@ -98,10 +98,10 @@ def _rates(rows: Sequence[Row], width: int) -> Iterable[str]:
     for arm, own in arms.items():
         fewest = min(own.values(), key=lambda r: r.seeds)
         seeds = seeds_text(fewest)
-        # Where all columns lack the same fine-tunes, the count in front says so once.
-        said = seeds if len({seeds_text(row) for row in own.values()}) == 1 else ""
+        # If all columns lack the same fine-tunes, the column of seeds shows it once.
+        shown = seeds if len({seeds_text(row) for row in own.values()}) == 1 else ""
         against = traits_of(own.values(), "undesired")
-        body.append([arm, against, seeds, *(rate_text(own[c], said) if c in own else "" for c in columns)])
+        body.append([arm, against, seeds, *(rate_text(own[c], shown) if c in own else "" for c in columns)])
     shares = any(row.unparsed or row.excluded for row in rows)
     if shares:
         for line, own in zip(body, arms.values(), strict=True):
@@ -122,7 +122,7 @@ def _rates(rows: Sequence[Row], width: int) -> Iterable[str]:
 def _no_rates(
     arms: Mapping[str, Mapping[tuple[str, str, str], Row]], heads: Mapping[tuple[str, str, str], str]
 ) -> dict[str, list[str]]:
-    """Why there is no rate → "arm: columns"."""
+    """Return why there is no rate → "arm: columns"."""
     found: dict[tuple[str, str], list[str]] = {}
     for arm, own in arms.items():
         for column, row in own.items():
@@ -136,7 +136,7 @@ def _no_rates(
 
 def _effects(found: Sequence[Effect], width: int) -> Iterable[str]:
     yield from _aligned(*effect_table(found), fixed=1, width=width)
-    for line in [*(f"– {line}" for line in dashes(found)), MEANING, legend(found)]:
+    for line in [*(f"– {line}" for line in dash_reasons(found)), MEANING, legend(found)]:
         yield from textwrap.wrap(f"  {line}", width, subsequent_indent="    ")
 
 
@@ -145,21 +145,21 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
         return
     yield ""
     where = f"the {comparison.reference} context"
-    yield f"leak audit: rate under a test-time prompt minus that in {where} (simultaneous 95 % intervals)"
-    yield "beyond base: the rate under the prompt minus the untouched model's under the same one"
+    yield f"leak audit: rate under a test-time prompt minus the rate in {where} (simultaneous 95 % intervals)"
+    yield "beyond base: the rate under the prompt minus the untouched model's rate under the same prompt"
     for group in comparison.groups():
         shown = [
             k
             for k in comparison.leaks
             if (k.setting, k.model) == group and (k.largest or k.largest_excess or k.residual)
         ]
-        # As in the table of rates, shares stand there only where there are any.
+        # As in the table of rates, the columns of shares appear only if there are any.
         shares = any(k.unparsed or k.excluded for k in shown)
         partial = any(not k.complete for k in shown)
         body = []
         for k in sorted(shown, key=lambda k: (k.arm, k.trigger, -k.leak)):
             prompt = _short("(the arm's own)" if k.prompt is None else k.prompt)
-            cells = [k.whose, prompt, _why(k), number(k.rate), with_interval(k.leak, k.low, k.high)]
+            cells = [k.arm_label, prompt, _why(k), number(k.rate), with_interval(k.leak, k.low, k.high)]
             cells += [with_interval(k.excess, k.excess_low, k.excess_high), number(k.baseline)]
             cells += [f"{k.unparsed:.0%}", f"{k.excluded:.0%}"] if shares else []
             body.append([*cells, *([leak_seeds(k)] if partial else [])])
@@ -169,7 +169,7 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
             heads += ["unparsed", "not counted"] if shares else []
             yield from _aligned([*heads, *(["seeds"] if partial else [])], body, fixed=2, width=width)
             if any(k.baseline is None for k in shown):
-                yield "  – baseline: it is not asked under this prompt"
+                yield "  – baseline: not evaluated under this prompt"
 
 
 def _why(leak: Leak) -> str:
@@ -190,7 +190,7 @@ def _agreement(comparison: Comparison, width: int) -> Iterable[str]:
     if not comparison.agreement:
         return
     yield ""
-    yield "agreement of the judges, over responses that both decided"
+    yield "agreement of the judges, over responses that both judged"
     body = [
         [
             a["setting"],
@@ -206,7 +206,7 @@ def _agreement(comparison: Comparison, width: int) -> Iterable[str]:
 
 
 def _capabilities(comparison: Comparison, width: int) -> Iterable[str]:
-    """Yield the mean over seeds: the report has every model's own."""
+    """Yield the table of means over seeds; the report has every model's scores."""
     if not comparison.capabilities:
         return
     yield ""
@@ -217,17 +217,17 @@ def _capabilities(comparison: Comparison, width: int) -> Iterable[str]:
     planned = Counter((c.setting, c.model, c.arm, c.task) for c in comparison.planned.capabilities)
     body = []
     for key, values in means.items():
-        count, asked = len(values), planned[key[:4]]
-        body.append([*key, number(sum(values) / count), f"{count} of {asked}" if count < asked else str(count)])
+        count, expected = len(values), planned[key[:4]]
+        body.append([*key, number(sum(values) / count), f"{count} of {expected}" if count < expected else str(count)])
     yield from _aligned(["setting", "model", "arm", "task", "metric", "value", "seeds"], body, fixed=3, width=width)
 
 
 def _aligned(
     heads: Sequence[str], body: Sequence[Sequence[str]], fixed: int, *, width: int = WIDTH, whole: bool = False
 ) -> Iterable[str]:
-    """Left-aligned columns; where they exceed `width`, a further table repeats the `fixed` first ones.
+    """Yield lines of left-aligned columns; if they exceed `width`, further tables repeat the first `fixed` columns.
 
-    A line that is blank in such a table is left out there, unless the body is to be `whole`, and a table without lines is, too.
+    Lines that are blank in such a table are left out there, unless `whole`; so is a table without lines.
     """
     widths = [max(len(row[i]) for row in [heads, *body]) for i in range(len(heads))]
     start = fixed

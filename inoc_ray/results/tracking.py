@@ -1,20 +1,20 @@
-"""MLflow as a projection of the store: one experiment per study, a parent run, one child run per trial.
+"""Sync of a study to MLflow: one experiment per study, with a parent run and one child run per trial.
 
-The store is the truth (what a trial is, when it ran, what it scored); `sync` makes the tracking server say the same.
-Calling it twice changes nothing; a trial that is new is added, a rate that changed is written again.
+The store is the truth (what a trial is, when it ran, its scores); `sync` makes the tracking server agree with it. A second call
+changes nothing; new trials are added, and rates that changed are written again.
 
-How that is made idempotent, with MLflow as it is:
+How `sync` is idempotent:
 * A run is found by its tag `place` (setting, model, arm and seed; the parent by `study_run`), since two settings of a
   study may share a trial. Finding and creating happen under the caller's lock, since MLflow has no unique tags; of two
-  runs for one place, the older stays. A run without the tag is of an earlier version: its parameters name its place.
-* A point of a curve is a row keyed by all that it holds, so it is written with the store's times, never the clock's,
-  and a curve that is there already (tag `curves`, a hash of it) is not sent again.
-* A rate is written at step 0; where the stored value differs, at the next step: MLflow shows the newest step, and the
-  metric's history says what it was. One that is no longer known becomes NaN.
+  runs for one place, the older is kept. A run without the tag is from an earlier version: its parameters give its place.
+* MLflow stores a point of a curve again if any of its fields differs, so points have the store's times, never the clock's; a
+  curve that is already there (tag `curves`, a hash of it) is not sent again.
+* A rate is written at step 0, and at the next step if MLflow's value differs: MLflow shows the newest step, and the metric's
+  history has the earlier values. A rate that is no longer known becomes NaN.
 * A parameter cannot be changed in MLflow: a run whose parameters no longer agree is deleted and made again.
-* Artifacts lie at fixed paths; tag `artifacts` (a hash over them) says whether they must be sent again.
+* Artifacts have fixed paths; tag `artifacts` (a hash over them) shows whether they must be sent again.
 
-Runs of trials that a study no longer names stay: the store keeps those trials, too.
+Runs of trials that a study no longer names are kept, as the store keeps those trials.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ import math
 import os
 import sqlite3
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.config.identity import file_hash
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.results.records import Run, StudyRecord, TrialRecord, place_of, project_study, project_trials
+from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, place_of, study_run, trial_runs
+from inoc_ray.results.tracking_checks import check_database, check_server, first_line
 from inoc_ray.store.lock import exclusive
 from inoc_ray.store.store import tracking_files
 
@@ -45,20 +45,24 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from inoc_ray.results.comparison import Comparison
-
-__all__ = ["StudyRecord", "Synced", "TrialRecord", "check_database", "check_server", "embedded", "file_lock", "sync"]
-
+__all__ = [
+    "StudyRecord",
+    "SyncResult",
+    "TrialRecord",
+    "check_database",
+    "check_server",
+    "embedded",
+    "file_lock",
+    "sync",
+]
 _BATCH = 1000  # entities in one call; MLflow's limit
 _SMALL_BATCH = 100  # parameters or tags in one call; MLflow's limit
 _TABLE = "samples.json"
 _TABLE_ROWS = 1000
 LOCK_SECONDS = 600.0
-"""So long a sync waits for another one of the same storage."""
-_DATABASE_SECONDS = 10.0
-"""So long a database may take to answer, or to be free of somebody else's lock."""
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-# MLflow's own patience (7 retries of 120 s each) makes a broken server cost minutes at the end of a run. Whoever has set these
-# variables is heeded. The first call is answered at once by a server that is well; a later one may carry gigabytes.
+"""How long a sync waits for another one of the same storage."""
+# By default MLflow retries 7 times with 120 s each, so that a broken server costs minutes at the end of a run. Variables that the
+# user has set are kept. A healthy server answers the first call at once; a later one may carry gigabytes.
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 _LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
 _QUIET = {
@@ -69,8 +73,8 @@ _QUIET = {
 
 
 @dataclass(frozen=True, slots=True)
-class Synced:
-    """What sync left behind. runs: place (`TrialRecord.place`) → MLflow run id. written: runs in which something was written."""
+class SyncResult:
+    """The state after a sync. runs: place (`TrialRecord.place`) → MLflow run id. written: number of runs that changed."""
 
     experiment_id: str
     parent_run_id: str
@@ -79,16 +83,16 @@ class Synced:
 
 
 def embedded(folder: Path) -> tuple[str, str]:
-    """Tracking URI and artifact root of the store that needs no server: an SQLite database and artifacts in `folder`."""
+    """Return tracking URI and artifact root of MLflow without a server: an SQLite database and artifacts in `folder`."""
     database, artifacts = tracking_files(folder.resolve())
     return f"sqlite:///{database}", artifacts.as_uri()
 
 
 @contextmanager
 def file_lock(path: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
-    """Wait for, then hold, an exclusive lock on `path` (created); a process that dies lets go of it.
+    """Wait for, then hold, an exclusive lock on `path`, which is created; the death of the process releases it.
 
-    Raises TrialError after `timeout` seconds of waiting.
+    Raises `TrialError` after `timeout` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
@@ -101,146 +105,6 @@ def file_lock(path: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
         yield
 
 
-def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
-    """Raise InputError when `tracking_uri` is an HTTP address at which nothing answers within `timeout` seconds.
-
-    MLflow's own client would try for minutes. Any answer counts, a refusal too: only the client can log in.
-    """
-    if not tracking_uri.startswith(("http://", "https://")):
-        return
-    import http.client
-
-    try:
-        _status(tracking_uri, "/health", None, timeout)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        shown = hide_password(tracking_uri)
-        raise InputError(
-            f"no MLflow tracking server answers at {shown} ({error}); start it, or correct the tracking URI"
-        ) from None
-
-
-def _status(tracking_uri: str, path: str, data: bytes | None, timeout: float) -> tuple[int, str]:
-    """(status, reason) of a request to a tracking server, refusals too. Name and password in the URI are sent as such."""
-    import base64
-    import urllib.error
-    import urllib.request
-    from urllib.parse import unquote, urlsplit
-
-    parts = urlsplit(tracking_uri.strip())
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-    headers = {"Content-Type": "application/json"}
-    if login != ":":
-        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(address + path, data=data, headers=headers), timeout=timeout
-        ) as answer:
-            return int(answer.status), str(answer.reason)
-    except urllib.error.HTTPError as error:
-        return error.code, str(error.reason)
-
-
-def check_tracking_uri(tracking_uri: str) -> None:
-    """Raise InputError for a URI that MLflow could not write to: of a kind that is not supported, or where no server answers as
-    MLflow does; TrialError for a database that is broken. Each is known in seconds, and no message shows a password."""
-    scheme, separator, _ = tracking_uri.strip().partition("://")
-    kind = scheme.partition("+")[0]
-    if not separator or kind not in ("http", "https", *_DATABASES):
-        databases = ", ".join(f"{name}://" for name in _DATABASES)
-        raise InputError(
-            f"tracking_uri: {hide_password(tracking_uri)!r} is nothing that runs can be written to; give the address of a "
-            f"tracking server (http://HOST:5000) or a database ({databases}…), or leave it out for an SQLite file in the storage."
-        )
-    if kind in _DATABASES:
-        check_database(tracking_uri)
-        return
-    check_server(tracking_uri)
-    _check_api(tracking_uri)
-
-
-def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
-    """Raise InputError when the server does not answer a search for experiments: one may be up and have a broken database."""
-    import http.client
-
-    shown = hide_password(tracking_uri)
-    try:
-        status, reason = _status(tracking_uri, "/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', timeout)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise InputError(f"tracking_uri: {shown} does not answer a search for experiments ({error}).") from None
-    # Of those that turn us away only MLflow's own client knows how to log in.
-    if status not in (200, 401, 403):
-        raise InputError(
-            f"tracking_uri: {shown} does not answer as an MLflow tracking server does ({status} {reason}); look at its log, or "
-            "correct the address."
-        )
-
-
-def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:
-    """Raise TrialError when `tracking_uri` names a database that is locked, damaged or not to be reached.
-
-    MLflow's own client would try ten times, for minutes, and end with a traceback of its database library.
-    """
-    if "://" not in tracking_uri or tracking_uri.startswith(("http://", "https://", "file://")):
-        return
-    import sqlalchemy
-    from sqlalchemy.engine import make_url
-
-    shown = hide_password(tracking_uri)
-    try:
-        url = make_url(tracking_uri)
-        if url.get_backend_name() == "sqlite":
-            _check_sqlite(Path(url.database or ""), timeout)
-            return
-        found: list[BaseException | None] = []
-        waiting = threading.Thread(target=lambda: found.append(_connect(tracking_uri)), daemon=True)
-        waiting.start()
-        waiting.join(timeout)
-    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise TrialError(f"MLflow's database {shown}: {_first_line(error)}") from error
-    if not found:
-        raise TrialError(f"MLflow's database {shown} does not answer within {timeout:.0f} s.")
-    if isinstance(found[0], ModuleNotFoundError):
-        raise TrialError(f"MLflow's database {shown}: {found[0]}; install the database's driver.") from found[0]
-    if found[0] is not None:
-        raise TrialError(f"MLflow's database {shown}: {_first_line(found[0])}") from found[0]
-
-
-def _connect(uri: str) -> BaseException | None:
-    """Return what keeps a connection from being made; None when one was."""
-    import sqlalchemy
-
-    try:
-        engine = sqlalchemy.create_engine(uri)
-        engine.connect().close()
-        engine.dispose()
-    except Exception as error:  # noqa: BLE001 - a driver's own errors, and the driver that is not installed
-        return error
-    return None
-
-
-def _check_sqlite(path: Path, timeout: float) -> None:
-    """Raise sqlite3.Error or OSError when the file is there and cannot be written as a database."""
-    if not path.exists():
-        # MLflow makes the folders that are missing.
-        there = next(folder for folder in path.absolute().parents if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise NotADirectoryError(f"{there} is not a folder that can be written to")
-        return
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder")
-    with closing(sqlite3.connect(path, timeout=timeout, isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        [found] = database.execute("PRAGMA quick_check(1)").fetchone()
-        database.execute("ROLLBACK")
-    if found != "ok":
-        raise sqlite3.DatabaseError(f"the file is damaged ({found})")
-
-
-def _first_line(error: BaseException) -> str:
-    return hide_password((str(error).strip().splitlines() or [type(error).__name__])[0])
-
-
 def sync(
     tracking_uri: str,
     study: StudyRecord,
@@ -250,14 +114,13 @@ def sync(
     lock: AbstractContextManager[Any],
     artifact_root: str | None = None,
     report_files: Sequence[Path] = (),
-) -> Synced:
-    """Make the experiment `study.name` on `tracking_uri` agree with what is handed in.
+) -> SyncResult:
+    """Make the experiment `study.name` on `tracking_uri` agree with the study, its trials and their comparison.
 
-    lock: entered for the whole of it; must keep out every other sync of this study (see file_lock). artifact_root:
-    URI under which the experiment's artifacts are put when it is created here; None leaves it to the server.
-    report_files: logged to the parent run, beside comparison.json. Raises InputError when no server is at the address or the
-    experiment is in MLflow's trash, TrialError when the server or its database fails or refuses a call; one that is broken from
-    the start is given up within a minute.
+    lock: held throughout; must exclude every other sync of this study (see `file_lock`). artifact_root: URI for the artifacts of
+    a new experiment; None leaves it to the server. report_files: logged to the parent run, beside comparison.json. Raises
+    `InputError` if there is no server at the address or the experiment is in MLflow's trash, and `TrialError` if the server or its
+    database fails or refuses a call; within a minute, if it is broken from the start.
     """
     check_server(tracking_uri)
     with lock, _quiet(), _environment(_LATER_CALLS), _refusals(tracking_uri):
@@ -275,22 +138,25 @@ def sync(
         with tempfile.TemporaryDirectory() as scratch:
             summary = Path(scratch) / "comparison.json"
             summary.write_text(json.dumps(comparison.to_json(), indent=1), encoding="utf-8")
-            parent = project_study(study, trials, comparison, [summary, *report_files])
-            parent_id, changed = _write(client, experiment, known.get(("study_run", study.name)), parent, {})
+            parent = study_run(study, trials, comparison, [summary, *report_files])
+            found = known.get(("study_run", study.name))
+            parent_id, changed = _write(client, experiment, parent, known=found)
             written = int(changed)
         runs: dict[str, str] = {}
-        for run in project_trials(study, trials, comparison):
+        for run in trial_runs(study, trials, comparison):
             tags = {"mlflow.parentRunId": parent_id}
-            runs[run.identity[1]], changed = _write(client, experiment, known.get(run.identity), run, tags)
+            runs[run.identity[1]], changed = _write(
+                client, experiment, run, known=known.get(run.identity), extra_tags=tags
+            )
             written += changed
-    return Synced(experiment, parent_id, runs, written)
+    return SyncResult(experiment, parent_id, runs, written)
 
 
 def _experiment(client: MlflowClient, name: str, artifact_root: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         location = f"{artifact_root.rstrip('/')}/{name}" if artifact_root is not None else None
-        # Without it the UI opens the experiment as one about prompts and traces, with the runs out of sight.
+        # Without it the UI shows the experiment as one about prompts and traces, and hides the runs.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(name, artifact_location=location, tags=kind))
     if found.lifecycle_stage != "active":
@@ -303,7 +169,7 @@ def _experiment(client: MlflowClient, name: str, artifact_root: str | None) -> s
 def _known_runs(
     client: MlflowClient, experiment: str, bases: Mapping[tuple[str, str], str]
 ) -> dict[tuple[str, str], MlflowRun]:
-    """Return the study's runs by identity; of several for one identity (an older race) the oldest, the others deleted."""
+    """Return the study's runs by identity. Of several with one identity the oldest is kept, and the others are deleted."""
     runs: list[MlflowRun] = []
     token = None
     while True:
@@ -323,7 +189,10 @@ def _known_runs(
 
 
 def _place(run: MlflowRun, bases: Mapping[tuple[str, str], str]) -> str | None:
-    """bases: (setting, trial id) → place of a base now. An earlier version listed one of several recipes under the first."""
+    """Return the place of a run; None if it has none.
+
+    bases: (setting, trial id) → place of a base. An earlier version listed the base of several recipes under the first.
+    """
     tags, params = run.data.tags, run.data.params
     if "place" in tags or "trial_id" not in tags:
         return tags.get("place")
@@ -336,16 +205,21 @@ def _place(run: MlflowRun, bases: Mapping[tuple[str, str], str]) -> str | None:
 
 
 def _write(
-    client: MlflowClient, experiment: str, known: MlflowRun | None, run: Run, extra_tags: dict[str, str]
+    client: MlflowClient,
+    experiment: str,
+    run: RunRecord,
+    *,
+    known: MlflowRun | None,
+    extra_tags: Mapping[str, str] | None = None,
 ) -> tuple[str, bool]:
-    """Brings one MLflow run in line with `run`; returns its id and whether anything was written."""
+    """Make one MLflow run agree with `run`; return its id, and whether anything was written."""
     from mlflow.entities import Metric, Param, RunTag
 
     params = known.data.params if known is not None else {}
     if known is not None and any(key in params and params[key] != value for key, value in run.params.items()):
         client.delete_run(known.info.run_id)
         known, params = None, {}
-    tags = {run.identity[0]: run.identity[1], "mlflow.runName": run.name, **run.tags, **extra_tags}
+    tags = {run.identity[0]: run.identity[1], "mlflow.runName": run.name, **run.tags, **(extra_tags or {})}
     if known is None:
         known = client.create_run(experiment, start_time=run.started_at, tags=tags, run_name=run.name)
         fresh = True
@@ -365,8 +239,8 @@ def _write(
         new_tags.append(RunTag("artifacts", artifacts))
         if run.table is not None:
             new_tags.append(RunTag("mlflow.loggedArtifacts", json.dumps([{"path": _TABLE, "type": "table"}])))
-    _log(client, run_id, new_params, metrics, new_tags)
-    # A trial that was lost has no times in the store any more; no run ends before it started.
+    _log(client, run_id, params=new_params, metrics=metrics, tags=new_tags)
+    # A lost trial has no times in the store, and a run cannot end before its start.
     end = None if run.ended_at is None else max(run.ended_at, known.info.start_time)
     ended = (known.info.status, known.info.end_time) != (run.status, end)
     if run.status == "RUNNING":
@@ -377,8 +251,8 @@ def _write(
     return run_id, bool(fresh or new_params or metrics or new_tags or send or ended)
 
 
-def _changed_metrics(client: MlflowClient, known: MlflowRun, run: Run) -> Iterator[Any]:
-    """Rates that are not in MLflow yet, or otherwise; the curves' metrics are not looked at."""
+def _changed_metrics(client: MlflowClient, known: MlflowRun, run: RunRecord) -> Iterator[Any]:
+    """Yield the rates that MLflow lacks or has with another value; metrics of curves are ignored."""
     from mlflow.entities import Metric
 
     stored = known.data.metrics
@@ -392,8 +266,8 @@ def _changed_metrics(client: MlflowClient, known: MlflowRun, run: Run) -> Iterat
             yield Metric(key, value, run.started_at, step)
 
 
-def _log(client: MlflowClient, run_id: str, params: list[Any], metrics: list[Any], tags: list[Any]) -> None:
-    """As few calls as the limits allow. Tags come last: they say that what they stand for has been written."""
+def _log(client: MlflowClient, run_id: str, *, params: list[Any], metrics: list[Any], tags: list[Any]) -> None:
+    """Log everything in as few calls as the limits allow. Tags come last, since they state that the rest was written."""
     while params or len(metrics) > _BATCH - _SMALL_BATCH:
         room = _BATCH - min(len(params), _SMALL_BATCH)
         client.log_batch(run_id, metrics=metrics[:room], params=params[:_SMALL_BATCH])
@@ -403,10 +277,10 @@ def _log(client: MlflowClient, run_id: str, params: list[Any], metrics: list[Any
         metrics, tags = [], tags[_SMALL_BATCH:]
 
 
-def _send_artifacts(client: MlflowClient, run_id: str, run: Run) -> None:
+def _send_artifacts(client: MlflowClient, run_id: str, run: RunRecord) -> None:
     for path, folder in run.artifacts:
         if path in run.committed and file_hash(path) != run.committed[path]:
-            raise InputError(f"{path}: damaged, it does not have the bytes that were committed; run the study again.")
+            raise InputError(f"{path}: damaged, its content is not what was committed; run the study again.")
         client.log_artifact(run_id, str(path), folder or None)
     if run.table is not None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -416,7 +290,7 @@ def _send_artifacts(client: MlflowClient, run_id: str, run: Run) -> None:
 
 
 def _table_json(path: Path) -> str:
-    """Return the first samples in the form in which MLflow keeps a logged table (pandas' "split"), for the UI."""
+    """Return the first samples in MLflow's format for a logged table (pandas' "split")."""
     import pandas as pd
 
     return str(pd.read_parquet(path).head(_TABLE_ROWS).to_json(orient="split", index=False))
@@ -424,7 +298,7 @@ def _table_json(path: Path) -> str:
 
 @contextmanager
 def _refusals(tracking_uri: str) -> Iterator[None]:
-    """Raise TrialError for what MLflow, its database or the network refuse: a kind of URI, a login, an error of the server."""
+    """Turn errors of MLflow, its database and the network into `TrialError`."""
     import requests
     import sqlalchemy
     from mlflow.exceptions import MlflowException
@@ -438,15 +312,15 @@ def _refusals(tracking_uri: str) -> Iterator[None]:
         requests.RequestException,
         OSError,
     ) as error:
-        raise TrialError(f"MLflow at {hide_password(tracking_uri)}: {_first_line(error)}") from error
+        raise TrialError(f"MLflow at {hide_password(tracking_uri)}: {first_line(error)}") from error
 
 
 @contextmanager
 def _environment(values: Mapping[str, str], *, over: bool = False) -> Iterator[None]:
-    """Environment variables for the length of a `with` block; those that are set already stay unless `over`."""
-    wanted = {name: value for name, value in values.items() if over or name not in os.environ}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    """Set environment variables while a `with` block runs; variables that are already set are kept unless `over`."""
+    changed = {name: value for name, value in values.items() if over or name not in os.environ}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
     try:
         yield
     finally:
@@ -459,11 +333,11 @@ def _environment(values: Mapping[str, str], *, over: bool = False) -> Iterator[N
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow without progress bars, printed links, telemetry and reports of migrations; undone at the end."""
+    """Suppress MLflow's progress bars, printed links, telemetry and reports of migrations while a `with` block runs."""
     with _environment(_QUIET, over=True):
         loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
         levels = [logger.level for logger in loggers]
-        # MLflow sets its level when it is imported, so it has to be imported before it is made quiet.
+        # MLflow sets its log level on import, so import it before changing the level.
         import mlflow  # noqa: F401
 
         try:

@@ -1,4 +1,4 @@
-"""How much a rate varies: over the questions asked and over the fine-tunes of an arm (analysis of variance, no random numbers)."""
+"""How much a rate varies over questions and over the fine-tunes of an arm: analysis of variance, without random numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 class RateKey(NamedTuple):
-    """Where a rate belongs in one setting × model."""
+    """The key of a rate within one setting × model."""
 
     arm: str
     evaluation: str
@@ -27,10 +27,10 @@ class Cell:
     """The crossed table of one arm in one evaluation × context for one trait.
 
     hits, counts: int arrays of shape (models, questions): responses that show the trait, and responses that
-    could be judged. A zero count is a question without an answer from that model; it is left out, not taken
-    as a miss. replicated: False for the untouched base, which is one given model and not a sample of
-    fine-tunes. models: names of the rows, by which the same fine-tune is known in other cells of its arm;
-    without names, rows of the same number are the same fine-tune.
+    could be judged. A zero count is a question without an answer from that model; it is left out, and not a
+    miss. replicated: False for the untouched base, which is one given model and not a sample of
+    fine-tunes. models: names of the rows, which identify the same fine-tune in other cells of its arm;
+    without names, rows with the same number are the same fine-tune.
     """
 
     hits: NDArray[np.int64]
@@ -40,18 +40,18 @@ class Cell:
 
     @property
     def rate(self) -> float | None:
-        """Hits per judged response, or None when none was judged."""
+        """Hits per judged response, or None if no response was judged."""
         total = int(self.counts.sum())
         return float(self.hits.sum() / total) if total else None
 
     def names(self) -> tuple[str, ...]:
-        """One name per row."""
+        """Return one name per row."""
         return self.models or tuple(map(str, range(len(self.hits))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
-    """What the analysis of variance of one cell yields (variances are those of the cell's overall rate)."""
+    """The result of the analysis of variance of one cell (variances are those of the cell's overall rate)."""
 
     rate: float
     samples: int
@@ -59,7 +59,7 @@ class Moments:
     questions: int
     replicated: bool
     crowding: float
-    """Σ n²/n over the n responses to each question: how many other responses to its question a response meets, plus 1."""
+    """Σ n²/n over the n responses to each question: the mean number of responses that share a response's question."""
     seed_deviations: Mapping[str, float]
     """Model → its mean minus the cell's; empty with fewer than two fine-tunes."""
     seed_variance: float | None  # of the mean over seeds; None with fewer than two fine-tunes
@@ -73,15 +73,15 @@ class Moments:
 
 
 def moments_of(cell: Cell) -> Moments | None:
-    """Two-way random-effects analysis of the linearised residuals hits − rate·counts (ratio estimator)."""
+    """Return the two-way random-effects analysis of the linearised residuals hits − rate·counts (ratio estimator)."""
     rate = cell.rate
     if rate is None:
         return None
     total = int(cell.counts.sum())
-    asked = cell.counts.sum(axis=0) > 0
+    answered = cell.counts.sum(axis=0) > 0
     trained = cell.counts.sum(axis=1) > 0
     residual = (cell.hits - rate * cell.counts) / total
-    table = residual[trained][:, asked]
+    table = residual[trained][:, answered]
     seeds, questions = table.shape
     by_question = residual.sum(axis=0)
     variance = float((by_question**2).sum()) * questions / max(questions - 1, 1)
@@ -116,13 +116,13 @@ def moments_of(cell: Cell) -> Moments | None:
 
 @dataclass(frozen=True, slots=True)
 class SeedPool:
-    """Between-seed variability shared by the arms of one context: φ (variance of a seed mean / p(1−p)) and its df."""
+    """Variability between seeds, pooled over the arms of one context: φ (variance of a seed mean / p(1−p)) and its df."""
 
     phi: float | None
     df: float
 
     def phi_of(self, m: Moments) -> float | None:
-        """Return the φ to use for a cell: the pooled one, or its own where that is larger; None without any."""
+        """Return the φ of a cell: the pooled one, or its own if that is larger; None without any."""
         if not m.replicated or self.phi is None:
             return None
         own = m.seed_variance * m.seeds / m.spread if m.seed_variance is not None and m.spread > 0 else 0.0
@@ -130,7 +130,7 @@ class SeedPool:
 
 
 def pool_seeds(cells: Mapping[RateKey, Moments]) -> SeedPool:
-    """Error mean square over arms; df by Welch–Satterthwaite, each arm counted once over its traits."""
+    """Return the error mean square over arms; df by Welch–Satterthwaite, with each arm counted once over its traits."""
     weights: dict[str, float] = {}
     freedom: dict[str, int] = {}
     total = 0.0
@@ -150,8 +150,8 @@ def question_correlation(cells: Iterable[Cell]) -> float:
     """Return the intra-class correlation of one model's responses to the same question, pooled over models and cells.
 
     The one-way analysis of variance of each model's responses over questions (Donner 1986), whose between component
-    is summed over all and divided by the sum of p(1 − p): a cell without a hit says nothing of it and has no weight.
-    0 where no question was asked twice or where nothing varies; never below 0 or above 1.
+    is summed over all and divided by the sum of p(1 − p): a cell without a hit has no weight. Between 0 and 1; 0 if no question has
+    two responses or nothing varies.
     """
     between, spread = 0.0, 0.0
     for cell in cells:

@@ -1,10 +1,10 @@
-"""Numbers and gaps in words: the same on the terminal, on the page and in the figures."""
+"""Numbers and gaps as text: the same in the terminal, in the report and in the figures."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.complete import counted_once, seeds_text
+from inoc_ray.results.complete import count_responses, seeds_text
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from inoc_ray.results.rows import Row
 
 
-def summary_of_missing(comparison: Comparison) -> str:
-    """One sentence on how much of what was planned is there; empty for a complete comparison."""
+def missing_summary(comparison: Comparison) -> str:
+    """Return a sentence on how much is missing; empty for a complete comparison."""
     if comparison.complete:
         return ""
-    stored, asked = counted_once(comparison.planned.cells)
-    there = f"{stored:,} of {asked:,} samples are there" if stored < asked else f"all {asked:,} samples are there"
-    return f"INCOMPLETE: {there}. An arm of which something is missing gets no star and no headline."
+    stored, planned = count_responses(comparison.planned.cells)
+    there = f"{stored:,} of {planned:,} samples are there" if stored < planned else f"all {planned:,} samples are there"
+    return f"INCOMPLETE: {there}. An arm with missing results gets no star and no headline."
 
 
-def lines_of_missing(comparison: Comparison) -> list[str]:
-    """Return what is missing and what failed, an entry each.
+def missing_lines(comparison: Comparison) -> list[str]:
+    """Return a line for everything that is missing or failed.
 
-    Where every response is there and judged: the rows in which too little counts.
+    If every response exists and is judged: the rows in which too few responses count.
     """
     lines = [f"missing: {one.in_words()}" for one in comparison.missing]
     if not lines:
         lines = [
-            f"too little counts: {r.setting}, {r.model}: {r.arm}, {r.evaluation} × {r.context}, {r.trait}: {of_plan(r)}"
+            f"too few responses count: {r.setting}, {r.model}: {r.arm}, {r.evaluation} × {r.context}, {r.trait}: {shortfall(r)}"
             for r in comparison.rows
             if not r.complete
         ]
@@ -37,7 +37,7 @@ def lines_of_missing(comparison: Comparison) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Two decimals without the leading zero: .07, 1.00, -.12, or a dash."""
+    """Return two decimals without the leading zero: .07, 1.00, -.12, or a dash."""
     if value is None:
         return "–"
     if abs(value) >= 99.5:
@@ -48,11 +48,11 @@ def number(value: float | None) -> str:
 
 
 def with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """`.07 [.04, .11]`, or a dash without a value."""
+    """Return `.07 [.04, .11]`, or a dash without a value."""
     return "–" if value is None else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
-def of_plan(row: Row) -> str:
+def shortfall(row: Row) -> str:
     """Return what a row lacks: "1 of 2 seeds", "60 of 200 samples", "not all trained", "not all judged".
 
     Empty for a complete row.
@@ -67,25 +67,25 @@ def of_plan(row: Row) -> str:
 
 
 def why_no_rate(row: Row) -> str:
-    """Why a row has no rate."""
+    """Return why a row has no rate."""
     if not row.samples:
         return f"not evaluated and judged: 0 of {row.samples_planned:,} samples"
     if row.unparsed == row.samples:
         return "no judgment could be read"
     if row.excluded == row.samples:
         return "no response counts"
-    return "no response counts that could be read"
+    return "no response with a readable judgment counts"
 
 
 def leak_seeds(leak: Leak) -> str:
-    """ "2", "1 of 2", or "2, incomplete" where all fine-tunes have responses but not all of them."""
+    """Return "2", "1 of 2", or "2, incomplete" if every fine-tune has responses but some are missing."""
     if leak.seeds < leak.seeds_planned:
         return f"{leak.seeds} of {leak.seeds_planned}"
     return str(leak.seeds) if leak.complete else f"{leak.seeds}, incomplete"
 
 
 def p_text(p: float | None) -> str:
-    """`.012`, `< .001`, or a dash."""
+    """Return `.012`, `< .001`, or a dash."""
     if p is None:
         return "–"
     return "< .001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)

@@ -273,7 +273,8 @@ def check_capabilities(plan: Plan) -> None:
 
 def check_tracking(plan: Plan, store: Store) -> None:
     """Raise InputError when the results could not be given to MLflow: an unknown address, a server or database that is broken."""
-    from inoc_ray.results.tracking import check_tracking_uri, embedded
+    from inoc_ray.results.tracking import embedded
+    from inoc_ray.results.tracking_checks import check_tracking_uri
 
     if plan.study.tracking_uri is None and not store.mlflow().exists():
         return

@@ -32,7 +32,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     from inoc_ray.evaluate.agreement import judge_agreement
     from inoc_ray.evaluate.capabilities import read_capability_scores
     from inoc_ray.evaluate.score_table import NoScores, empty_score_table, read_score_table, score_warnings
-    from inoc_ray.results.comparison import compare
+    from inoc_ray.results.compare import compare
 
     if outcome is None:
         say_damage(plan)

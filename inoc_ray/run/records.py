@@ -98,7 +98,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         started_at=started,
         ended_at=ended,
         status=state,
-        taught_by=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
+        prior_trial=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
         capabilities=[
             score for c in plan.study.evaluation.capabilities for score in stored_scores(subject, store, find_task(c))
         ],

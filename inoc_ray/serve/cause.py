@@ -1,4 +1,4 @@
-"""Why an engine did not start, in one sentence: the cause stands in the log of a process that dies with it."""
+"""Why an engine did not start, in one sentence, from the log of a process that died with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 MARK = "the engine said: "
-"""Stands before the cause in the error of a replica, by which the driver finds it among Ray's own words."""
+"""Precedes the cause in a replica's error, so that the driver finds it within Ray's own message."""
 TAIL_BYTES = 1 << 20
 SHOWN = 600
 _RAISED = re.compile(r"(?<![\w.])((?:\w+\.)*\w*(?:Error|Exception|Interrupt)): *(\S.*)")
@@ -15,9 +15,9 @@ _NO_CAUSE = ("Engine core initialization failed", "See root cause above", "Engin
 
 
 def cause_in(log: str) -> str | None:
-    """Return the last error in a log that is a cause, as `ValueError: …`; None where there is none.
+    """Return the last error in a log that names a cause, as `ValueError: …`; None if there is none.
 
-    vLLM's engine runs in a process of its own, writes why it ends into its log and says outside of it only that it ended.
+    vLLM's engine runs in a process of its own. It logs why it ends; outside of the log it says only that it ended.
     """
     found = None
     for line in log.splitlines():
@@ -28,14 +28,14 @@ def cause_in(log: str) -> str | None:
 
 
 def cause_of(error: BaseException, log: str) -> str:
-    """Return what the error says, or where that is only that the engine's process ended, what the log says."""
-    said = (str(error).strip().splitlines() or [""])[0]
-    own = f"{type(error).__name__}: {said}"[:SHOWN]
-    return (cause_in(log) or own) if any(text in said for text in _NO_CAUSE) else own
+    """Return the error in one line; if it says only that the engine's process ended, the cause from the log."""
+    message = (str(error).strip().splitlines() or [""])[0]
+    own = f"{type(error).__name__}: {message}"[:SHOWN]
+    return (cause_in(log) or own) if any(text in message for text in _NO_CAUSE) else own
 
 
 def own_log() -> str:
-    """Return the end of what this process and its children have written; empty where they write to no file."""
+    """Return the end of what this process and its children have written; empty if they do not write to a file."""
     texts = []
     for stream in (1, 2):
         path = Path(os.readlink(f"/proc/self/fd/{stream}"))
@@ -47,6 +47,6 @@ def own_log() -> str:
 
 
 def marked_cause(text: str) -> str | None:
-    """Return the cause in a replica's error, which holds Ray's traceback as well; None where it names none."""
+    """Return the cause in a replica's error, which holds Ray's traceback as well; None if it names none."""
     _, mark, rest = text.rpartition(MARK)
     return (rest.splitlines() or [""])[0].strip() if mark else None

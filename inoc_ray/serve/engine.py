@@ -18,14 +18,15 @@ from inoc_ray.endpoint.seeds import SEEDS
 
 
 class LocalModel(CallbackBase):
-    """The model is a folder that is there already: without this a task on each node imports vLLM to download nothing."""
+    """Skips the download of the model, which is a local folder: Ray would import vLLM on each node to download nothing."""
 
     async def on_before_node_init(self) -> None:
+        """Leave out the initialization of nodes."""
         self.ctx.run_init_node = False
 
 
 class StudyEngine(VLLMEngine):
-    """Ray's vLLM engine: one sampling seed for each prompt of a list, and on the CPU one process less."""
+    """Ray's vLLM engine with one sampling seed for each prompt of a list, and one process fewer on the CPU."""
 
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
         engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)
@@ -52,13 +53,13 @@ class StudyEngine(VLLMEngine):
 
     @property
     def max_model_len(self) -> int:
-        """The longest prompt with its answer, in tokens."""
+        """The window in tokens: prompt and answer."""
         return int(self._engine_client.model_config.max_model_len)
 
     async def load_adapter(self, model_id: str, folder: Path) -> None:
-        """Make `model_id` answer with the adapter in `folder`; no effect if it does already."""
+        """Load the adapter in `folder` as `model_id`; does nothing if it is loaded already."""
         await self.resolve_lora(
-            # vLLM counts its own adapter ids: the one here only satisfies the schema.
+            # vLLM assigns its own adapter ids: this one only satisfies the schema.
             DiskMultiplexConfig(
                 model_id=model_id, max_total_tokens=None, local_path=str(folder), lora_assigned_int_id=1
             )
@@ -66,7 +67,7 @@ class StudyEngine(VLLMEngine):
 
 
 class StudyServer(LLMServer):
-    """Ray's LLM server without its telemetry, an actor of its own that costs 7 s of CPU at the start."""
+    """Ray's LLM server without its telemetry, whose actor costs 7 s of CPU at the start."""
 
     async def _start_engine(self) -> None:
         await self.engine.start()

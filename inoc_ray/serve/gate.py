@@ -1,4 +1,4 @@
-"""What stands before vLLM's own HTTP application: the key, the few routes of the endpoint, adapters on demand."""
+"""The ASGI application in front of vLLM's own: it checks the key, restricts the routes and loads adapters on demand."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class _Refused(Exception):
 
 
 class Gate:
-    """ASGI application around vLLM's: the base model and the catalogue's adapters, and nothing else that vLLM offers.
+    """ASGI application around vLLM's that offers the base model and the catalogue's adapters, and nothing else of vLLM's.
 
-    An adapter is looked up when a request names it, checked, and loaded once. What is refused here gets an error body in
-    OpenAI's form: 401 wrong key, 404 unknown route or model, 400 adapter that cannot be served or malformed seeds. Every
-    answer also stops at `stop_token_ids` and `stop`, which requests need not name.
+    An adapter is looked up, checked and loaded when a request first names it. Errors have a body in OpenAI's form: 401 for a wrong
+    key, 404 for an unknown route or model, 400 for an adapter that cannot be served or malformed seeds. Every answer also stops at
+    `stop_token_ids` and `stop`, which requests need not name.
     """
 
     def __init__(
@@ -59,8 +59,9 @@ class Gate:
         self._loading = asyncio.Lock()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] == "websocket":
-            # vLLM has a route for one (/v1/realtime), which would pass by key and catalogue.
+            # vLLM has a route for one (/v1/realtime), which would bypass the key and the catalogue.
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] != "http":
@@ -105,9 +106,9 @@ class Gate:
             raise _Refused(401, "AuthenticationError", "the API key is missing or wrong")
 
     async def _prepare(self, body: bytes) -> bytes:
-        """Load the adapter that a request names, and have its answer end where the model's turn ends.
+        """Load the adapter that a request names, and add the model's end of turn to its stops.
 
-        What else is wrong with the request is for vLLM to say.
+        vLLM reports whatever else is wrong with the request.
         """
         try:
             request = json.loads(body)
@@ -122,7 +123,7 @@ class Gate:
         return self._with_stops(request, body)
 
     def _with_stops(self, request: dict[str, Any], body: bytes) -> bytes:
-        """Return the body with the model's own end of turn among the request's stops, where vLLM does not know it as one."""
+        """Return the body with the model's end of turn among the request's stops, if vLLM does not know it."""
         added = {name: stops for name, stops in self._stops.items() if stops}
         if not added or request.get("ignore_eos"):
             return body
@@ -189,13 +190,13 @@ def _check_seeds(request: dict[str, Any]) -> None:
     count = len(prompts) if isinstance(prompts, list) and all(isinstance(p, str | list) for p in prompts) else 1
     if prompts is None:
         raise _Refused(400, "BadRequestError", f"vllm_xargs.{SEEDS} is for prompts; a chat has the field seed", SEEDS)
-    # vLLM checks its own seeds; one that fits no 64 bits would end the engine for everybody.
+    # vLLM checks its own seeds only; one beyond 64 bits would kill the engine for every client.
     right = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 1 << 63 for seed in seeds)
     if not right or len(seeds) != count:
         raise _Refused(
             400,
             "BadRequestError",
-            f"vllm_xargs.{SEEDS} must be a list of {count} integers from 0 to 2**63 - 1, one a prompt",
+            f"vllm_xargs.{SEEDS} must be a list of {count} integers from 0 to 2**63 - 1, one for each prompt",
             SEEDS,
         )
 

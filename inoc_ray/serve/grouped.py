@@ -1,4 +1,4 @@
-"""One matrix product for each adapter whose tokens are in a step."""
+"""LoRA products of a step: one matrix product for each adapter that has tokens in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Groups = list[tuple[int, torch.Tensor | None]]
 
 
 def group_by_slot(slots: torch.Tensor) -> Groups:
-    """Return the slots in use (none is -1) with the rows of each; None for the rows where one slot has them all.
+    """Return the slots in use, each with its rows, or with None if it has all of them. Slot -1 means no adapter.
 
     slots: [rows].
     """
@@ -19,9 +19,9 @@ def group_by_slot(slots: torch.Tensor) -> Groups:
 
 
 def add_grouped(
-    y: torch.Tensor, x: torch.Tensor, weights: torch.Tensor, groups: Groups, scale: float, columns: slice
+    y: torch.Tensor, x: torch.Tensor, *, weights: torch.Tensor, groups: Groups, columns: slice, scale: float = 1.0
 ) -> None:
-    """`y[row, columns] += scale * weights[slot of row] @ x[row]` in place.
+    """Add in place: `y[row, columns] += scale * weights[slot of row] @ x[row]`.
 
     y: [rows, outputs]; x: [rows, inputs]; weights: [slots, outputs, inputs] or [slots, 1, outputs, inputs].
     """
@@ -29,7 +29,7 @@ def add_grouped(
         matrix = weights[slot].reshape(weights.shape[-2:]).to(y.dtype)
         inputs = (x if rows is None else x[rows]).to(y.dtype)
         change = scale * (inputs @ matrix.T)
-        # A row-parallel layer may be padded: only what both have is added, as vLLM does.
+        # A row-parallel layer may be padded: add only the columns that both have, as vLLM does.
         width = min(change.shape[1], y[:, columns].shape[1])
         view = y[:, columns][:, :width]
         if rows is None:

@@ -1,8 +1,8 @@
-"""What an engine needs of memory and what there is: weights, and the cache of keys and values for one request.
+"""Whether an engine fits into memory: weights, and the cache of keys and values for one request.
 
-An engine that cannot hold one request of its whole window does not start. Known here before anything starts, from
-config.json and the headers of the weights; activations and what else an engine keeps are left out, so that what is refused
-here cannot work, and what passes nearly always does.
+An engine that cannot hold one request of its whole window does not start. This is computed before anything starts, from
+config.json and the headers of the weights. Activations and whatever else an engine keeps are left out: what is refused here
+cannot work, and what passes nearly always works.
 """
 
 from __future__ import annotations
@@ -22,38 +22,37 @@ from inoc_ray.models.weights import read_header
 
 GIB = 1 << 30
 GPU_SHARE = 0.92
-"""The share of a GPU's memory that vLLM 0.29 takes unless told otherwise."""
+"""The share of a GPU's memory that vLLM 0.29 takes by default."""
 HOST_SHARE = 0.9
-"""The share of a machine's memory that an engine on the CPU may take, beside the driver and Ray."""
+"""The share of a machine's memory that an engine on the CPU may take; the rest is for the driver and Ray."""
 CPU_CACHE_GIB = 1
 """The cache of an engine on the CPU, unless one request needs more."""
 CLUSTER_SECONDS = 60
 """How long a cluster may take to start a task on a GPU node."""
 BYTES = {"fp32": 4, "bf16": 2}
 AUTO = "bf16"
-"""What an engine makes of a model whose numbers it may choose (`dtype: auto`): vLLM takes two bytes even where the files have
-four."""
+"""The precision that vLLM chooses with `dtype: auto`: two bytes, even if the files have four."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """What the cache of a model depends on."""
+    """What the size of a model's cache depends on."""
 
     full: int
-    """Layers that look at the whole window."""
+    """Layers that attend to the whole window."""
     sliding: int
-    """Layers that look at the last `span` tokens."""
+    """Layers that attend to the last `span` tokens."""
     span: int
     kv_heads: int
     head_dim: int
 
     def cache_bytes(self, tokens: int, precision: str) -> int:
-        """Bytes of keys and values of one request: 2 × layers × heads × head_dim × tokens × bytes of a number."""
+        """Return the bytes of keys and values of one request: 2 × layers × heads × head_dim × tokens × bytes of a number."""
         seen = self.full * tokens + self.sliding * min(tokens, self.span)
         return 2 * self.kv_heads * self.head_dim * BYTES[precision] * seen
 
     def in_words(self, tokens: int, precision: str) -> str:
-        """Return the arithmetic of `cache_bytes`."""
+        """Return the arithmetic of `cache_bytes` as text."""
         layers = f"{self.full + self.sliding} layers"
         if self.sliding:
             layers += f" ({self.sliding} of them over {self.span} tokens)"
@@ -64,12 +63,15 @@ class Attention:
 
 
 def gib(size: float) -> str:
-    """`5.6 GiB`; two digits below one."""
+    """Return bytes as `5.6 GiB`, with two decimals below one."""
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / GIB:.2f} GiB"
 
 
 def attention_of(folder: Path) -> Attention | None:
-    """From the model's config.json; None for one that does not say, or that keeps something else than keys and values."""
+    """Read the attention of a model from its config.json.
+
+    None if the file does not say, or if the model caches something other than keys and values.
+    """
     try:
         whole: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config: Any = next((part for part in parts(whole) if part.keys() & {"num_hidden_layers", "n_layer"}), whole)
@@ -88,11 +90,11 @@ def attention_of(folder: Path) -> Attention | None:
     if set(kinds) - {"full_attention", "sliding_attention"}:
         return None
     sliding = kinds.count("sliding_attention")
-    return Attention(len(kinds) - sliding, sliding, span, kv_heads, head_dim)
+    return Attention(full=len(kinds) - sliding, sliding=sliding, span=span, kv_heads=kv_heads, head_dim=head_dim)
 
 
 def parameters_of(folder: Path) -> int | None:
-    """How many numbers the safetensors files hold, by their headers; None where one cannot be read."""
+    """Return how many numbers the safetensors files hold, by their headers; None if one cannot be read."""
     total = 0
     try:
         for path in folder.glob("*.safetensors"):
@@ -106,51 +108,52 @@ def parameters_of(folder: Path) -> int | None:
 
 
 def gpu_memory() -> int | None:
-    """Bytes of this machine's smallest GPU, by nvidia-smi; None where there is none to ask."""
+    """Return the bytes of this machine's smallest GPU, by nvidia-smi; None if there is none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
     command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        return min(int(line) for line in told.split() if line.strip()) << 20
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return min(int(line) for line in output.split() if line.strip()) << 20
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 
 def cluster_gpu_memory() -> int | None:
-    """Return the same of the cluster that this process has joined, asked on a node with a GPU; None where none answers in time."""
+    """Return `gpu_memory` of a GPU node of the cluster that this process has joined; None if no node answers in time."""
     import ray
 
-    asked = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
+    task = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
     try:
-        return ray.get(asked, timeout=CLUSTER_SECONDS)
+        return ray.get(task, timeout=CLUSTER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError):
-        # A cluster that has still to start its GPU nodes; the engine itself says then what does not fit.
-        ray.cancel(asked, force=True)
+        # The cluster has yet to start its GPU nodes; the engine itself will report what does not fit.
+        ray.cancel(task, force=True)
         return None
 
 
 def host_memory() -> int:
-    """Bytes of this machine's memory."""
+    """Return the bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
-    """Whole GiB of cache for an engine on the CPU, so that one request of `tokens` fits."""
+    """Return the whole GiB of cache that an engine on the CPU needs for one request of `tokens`."""
     attention = attention_of(folder)
     if attention is None or tokens is None:
         return CPU_CACHE_GIB
-    # An engine divides its cache into blocks; the last one of a request is not full.
+    # An engine divides its cache into blocks, and the last block of a request is not full.
     return max(CPU_CACHE_GIB, math.ceil(1.02 * attention.cache_bytes(tokens, precision) / GIB))
 
 
 def check_fits(
     where: str, folder: Path, tokens: int, precision: str, *, gpus: int, gpu_bytes: int | None, host_bytes: int
 ) -> None:
-    """Raise InputError, with the arithmetic, when weights and the cache of one request are more than there is.
+    """Check that the weights and the cache of one request fit. Raises `InputError`, with the arithmetic, if they do not.
 
-    `tokens`: the longest request; `gpu_bytes`: of one GPU, None where that is not known; then nothing is checked on GPUs.
+    where: what the message names. tokens: the longest request. gpu_bytes: memory of one GPU; None if unknown, and nothing is
+    checked on GPUs then.
     """
     attention, parameters = attention_of(folder), parameters_of(folder)
     if attention is None or parameters is None or (gpus and gpu_bytes is None):
@@ -158,19 +161,19 @@ def check_fits(
     weights, cache = parameters * BYTES[precision], attention.cache_bytes(tokens, precision)
     if gpus:
         assert gpu_bytes is not None
-        # A head's keys are on one GPU; with more GPUs than heads, each has its own copy.
+        # The keys of a head are on one GPU; with more GPUs than heads, heads are copied.
         shared = min(gpus, attention.kv_heads)
         need, there = weights / gpus + cache / shared, GPU_SHARE * gpu_bytes
-        stands = f"{gpu_bytes / GIB:.0f} GiB × {GPU_SHARE} = {gib(there)}"
+        available = f"{gpu_bytes / GIB:.0f} GiB × {GPU_SHARE} = {gib(there)}"
         each = f" on each of {gpus} GPUs" if gpus > 1 else " on one GPU"
-        cure = f"raise resources.serve_gpus (now {gpus})"
+        remedy = f"raise resources.serve_gpus (now {gpus})"
     else:
         need, there = weights + cache, HOST_SHARE * host_bytes
-        stands, each, cure = f"{gib(host_bytes)} of memory × {HOST_SHARE}", "", "use a machine with more memory"
+        available, each, remedy = f"{gib(host_bytes)} of memory × {HOST_SHARE}", "", "use a machine with more memory"
     if need <= there:
         return
     raise InputError(
         f"{where}: the engine needs {gib(weights)} for {parameters / 1e9:.2f}B weights in {precision} and "
-        f"{attention.in_words(tokens, precision)} for the cache of one request: {gib(need)}{each}, and there are {stands}; "
-        f"{cure}{', or ask for shorter answers (evaluation.max_tokens)' if cache > 0.1 * need else ''}."
+        f"{attention.in_words(tokens, precision)} for the cache of one request: {gib(need)}{each}, but there are {available}; "
+        f"{remedy}{', or ask for shorter answers (evaluation.max_tokens)' if cache > 0.1 * need else ''}."
     )

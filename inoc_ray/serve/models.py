@@ -7,16 +7,16 @@ from typing import Any
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject
 from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
-from inoc_ray.serve.app import WHAT_FITS, ServeSpec
 from inoc_ray.serve.memory import cache_gib
+from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.store.store import Store
 
 
 def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FITS, **where: Any) -> ServeSpec:
-    """Return the engine that `subject` is asked on, with a window of so many tokens, or as much of the model's own as fits.
+    """Return the engine that serves `subject`. window: in tokens; by default as much of the model's own as fits.
 
-    A base folder and all LoRA trials on it share one, whatever the models are called and whether they have a prior stage
-    something first; a full fine-tune is a model of its own.
+    A base folder and all LoRA trials on it share one engine, whatever the models are called and whether the trials had a prior
+    stage; a full fine-tune is a model of its own.
     """
     resources = plan.study.resources
     recipes = list(plan.study.recipes.values())
@@ -39,5 +39,5 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FI
 
 
 def served_name(subject: Subject, base: str) -> str:
-    """Return the model id of the subject on its engine, which serves its own folder as `base`."""
+    """Return the model id of the subject on its engine, which serves the model folder itself as `base`."""
     return base if subject.is_own_model or subject.adapter_of is None else model_id_of(base, subject.adapter_of)

@@ -1,1 +1,1 @@
-"""The truth on disk: where everything lies, committed at once or not at all, with hashes that are checked on use."""
+"""The results on disk: their places, atomic commits, and hashes that are checked on use."""

@@ -1,4 +1,4 @@
-"""What the harness measured of a model: its samples, and its scores, written last."""
+"""The capability scores of a model on disk: the harness's samples, then the scores."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from inoc_ray.store.place import Place
 
 
 def commit_capability(folder: Place, value: Mapping[str, Any], samples: bytes) -> None:
-    """Write the samples (JSONL, gzipped), then the scores, whose file says that all is there."""
+    """Write the samples (JSONL, gzipped), then the scores, whose file marks the whole as complete."""
     (folder / layout.CAPABILITY_SAMPLES).write_bytes(samples)
     (folder / layout.CAPABILITY_SCORES).write_json(seal.sealed_json(value))
 
 
 def read_capability(folder: Place) -> dict[str, Any] | None:
-    """Return the scores as they were committed; None where they are missing or damaged."""
+    """Return the committed scores; None if they are missing or damaged."""
     try:
         value = (folder / layout.CAPABILITY_SCORES).read_json()
         return {**value} if seal.agrees(value) else None

@@ -1,8 +1,8 @@
-"""A trial's folder: what makes it whole, and what is read of it.
+"""The folder of a trial: how it is committed, checked and read.
 
-COMMIT.json, written last, has the size and SHA-256 of every file. A trial is done only if its COMMIT.json is there and agrees
-with the files. What is *used* (served, gone on with, logged) is hashed whole, every time. What is only *looked at* (plan, status)
-is hashed up to 16 MiB a file; a larger one is hashed where it changed after its commit, and otherwise taken by its size.
+COMMIT.json, written last, has the size and SHA-256 of every file. A trial is done only if its COMMIT.json exists and matches
+the files. Files that are *used* (served, trained further, logged) are hashed in full every time. Files that are only *inspected*
+(plan, status) are hashed up to 16 MiB; a larger file is hashed if it changed after its commit, and otherwise checked by its size.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from inoc_ray.store.filesystem import write_atomically
 from inoc_ray.store.place import Place, at, json_bytes
 
 _HASHED_BYTES = 16 << 20
-"""Files up to this size are hashed at every look; larger ones where they changed after their commit, and at every use."""
+"""Files up to this size are hashed on every inspection; larger ones only if they changed after their commit, and on every use."""
 _DAMAGED = "the trial is damaged; delete this folder and run the study again"
 
 
 def weights_in(staging: Path) -> Path:
-    """Return the folder, in a trial's staging folder, that its weights are written to."""
+    """Return the folder for the weights in the staging folder of a trial."""
     return staging / layout.ADAPTER
 
 
 def write_trial(staging: Path, record: Mapping[str, Any], curve: Iterable[Mapping[str, Any]]) -> None:
-    """Write what is known of a trial, and its training curve (a record per optimizer step), into its staging folder."""
+    """Write the record of a trial and its training curve (one entry per optimizer step) into its staging folder."""
     write_atomically(staging / layout.TRIAL, json_bytes(dict(record)))
     lines = "".join(f"{json.dumps(step, sort_keys=True)}\n" for step in curve)
     (staging / layout.CURVES).write_text(lines, encoding="utf-8")
@@ -48,9 +48,9 @@ def write_commit(staging: Path) -> None:
 
 
 def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
-    """Return what keeps a trial's folder from being whole, in words; None if nothing does.
+    """Return what is missing or damaged in the folder of a trial, as text; None if nothing is.
 
-    `verify` hashes every file, read anew; without it this is a look, as the head of this page says.
+    `verify` reads and hashes every file; without it this is an inspection as described in the module's docstring.
     """
     folder = at(folder)
     try:
@@ -65,11 +65,11 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
             if stat is None:
                 return f"{name} is missing"
             if stat.size != expected["bytes"]:
-                return f"{name} has {stat.size} bytes, and {expected['bytes']} were committed"
+                return f"{name} has {stat.size} bytes, but {expected['bytes']} were committed"
             if verify:
                 found = seal.file_hash(path)
             elif expected["bytes"] <= _HASHED_BYTES or stat.modified > committed:
-                found = seal.looked_hash(path)
+                found = seal.cached_hash(path)
             else:
                 continue
             if found != expected["sha256"]:
@@ -82,16 +82,16 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
 
 
 def committed_fault(weights: Path) -> str | None:
-    """Hash every file of the trial whose weights lie in this folder; return what is damaged.
+    """Hash every file of the trial that these weights belong to; return what is damaged.
 
-    None where all is whole, and where the folder was committed by no trial.
+    None if everything is intact, or if no trial committed the folder.
     """
     folder = weights.parent
     return commit_fault(folder, verify=True) if (folder / layout.COMMIT).exists() else None
 
 
 def committed_files(folder: Place) -> dict[str, str]:
-    """Return file (relative to the trial's folder) → SHA-256, as its commit says. Raises `InputError` when it is damaged."""
+    """Return file (relative to the trial's folder) → committed SHA-256. Raises `InputError` if the commit is damaged."""
     try:
         files = (folder / layout.COMMIT).read_json()["files"]
         return {name: str(expected["sha256"]) for name, expected in files.items()}
@@ -102,7 +102,7 @@ def committed_files(folder: Place) -> dict[str, str]:
 def read_trial(folder: Place) -> dict[str, Any]:
     """Return trial.json of a committed trial, with `committed_at` (epoch seconds) added.
 
-    Raises `InputError` when it is damaged.
+    Raises `InputError` if it is damaged.
     """
     try:
         value: dict[str, Any] = {**(folder / layout.TRIAL).read_json()}
@@ -113,9 +113,9 @@ def read_trial(folder: Place) -> dict[str, Any]:
 
 
 def read_curves(folder: Place) -> list[dict[str, Any]]:
-    """Return the training curve of a committed trial: a record per optimizer step; empty when none was kept.
+    """Return the training curve of a committed trial: one entry per optimizer step; empty if none was kept.
 
-    Raises `InputError` when it is damaged.
+    Raises `InputError` if it is damaged.
     """
     path = folder / layout.CURVES
     if not path.exists():
@@ -127,33 +127,33 @@ def read_curves(folder: Place) -> list[dict[str, Any]]:
 
 
 def set_aside(folder: Place, fault: str) -> None:
-    """Make a trial that was found damaged count as missing: its commit goes into a note that says what is damaged."""
+    """Make a damaged trial count as missing: move its commit into a note that says what is damaged."""
     commit = folder / layout.COMMIT
     if commit.exists():
         (folder / layout.DAMAGED).write_json({"fault": fault, "commit": commit.read_text(errors="replace")})
         commit.unlink()
 
 
-def noted_fault(folder: Place) -> str | None:
-    """Return what `set_aside` noted, or None."""
+def fault_note(folder: Place) -> str | None:
+    """Return the fault that `set_aside` noted, or None."""
     try:
         return str((folder / layout.DAMAGED).read_json()["fault"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-# -- a folder of trials, as an engine looks for weights in it -----------------------------------------------------------
+# -- a folder of trials, in which an engine looks for weights ----------------------------------------------------------
 
 
 def adapter_of(trials: Place | Path, trial_id: str) -> Path | None:
-    """Return the folder with the weights of a trial that is whole, as far as a look can tell; None for any other."""
+    """Return the folder with the weights of a trial that is done, by inspection; None if it is not done."""
     folder = at(trials) / trial_id
     weights = folder / layout.ADAPTER
     return weights.fetch() if weights.is_dir() and commit_fault(folder) is None else None
 
 
 def record_of(trials: Place | Path, trial_id: str) -> dict[str, Any]:
-    """Return trial.json of a trial, committed or not; {} where it is missing or damaged."""
+    """Return trial.json of a trial, committed or not; {} if it is missing or damaged."""
     try:
         return {**(at(trials) / trial_id / layout.TRIAL).read_json()}
     except (OSError, ValueError, TypeError):

@@ -1,7 +1,7 @@
-"""What failed in a study, kept beside its results: a later `status`, `compare` or `report` still says so, and why.
+"""The failures of a study, kept beside its results, so that a later `status`, `compare` or `report` still shows them.
 
-A failure concerns things that were to be made: trials, cells, judgments, capability scores. It is shown as long as one of
-them is missing, so that nothing has to be cleared for it to go: what is done makes it old news.
+A failure concerns pieces of work: trials, cells, judgments, capability scores. It is shown until all of them are done, so that
+nobody has to clear it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 
 Thing = tuple[str, ...]
-"""What was to be made: ("trial", trial_id), ("cell", trial_id, evaluation_id), ("judge", name), ("capability", weights, task),
+"""A piece of work: ("trial", trial_id), ("cell", trial_id, evaluation_id), ("judge", name), ("capability", weights, task),
 ("report",) or ("mlflow",)."""
 REPORT: Thing = ("report",)
 MLFLOW: Thing = ("mlflow",)
@@ -23,7 +23,7 @@ MLFLOW: Thing = ("mlflow",)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Something that failed: what in words, why in one line, where the whole story is, and which things it left undone."""
+    """A failure: what failed, why in one line, where its log is, and which work it left undone."""
 
     label: str
     error: str
@@ -35,12 +35,12 @@ class Failure:
         return f"{self.label}: {self.error}" + (f" (log: {self.log})" if self.log else "")
 
     def to_json(self) -> dict[str, str]:
-        """Return it for `--json`: without the things, which are ids."""
+        """Return it for `--json`, without the ids of the work."""
         return {"label": self.label, "error": self.error, "log": self.log}
 
 
 def failure_of(found: Mapping[str, Any]) -> Failure:
-    """Return a failure from the {label, error, log, of} of the code in which it happened; its error becomes one line."""
+    """Return the failure that {label, error, log, of} describes; its error becomes one line."""
     error = " ".join(str(found["error"]).split()) or "no message"
     return Failure(str(found["label"]), error, str(found["log"]), tuple(dict.fromkeys(found["of"])))
 
@@ -50,18 +50,18 @@ def _path(store: Store, study: str) -> Place:
 
 
 def read_failures(store: Store, study: str) -> list[Failure]:
-    """Return all that was kept, what is done by now among it; empty where the file is missing or cannot be read."""
+    """Return all kept failures, including those of work that is done by now; empty if the file is missing or damaged."""
     try:
         value = _path(store, study).read_json()
         kept = value["failures"] if seal.agrees(value) else []
         return [Failure(f["label"], f["error"], f["log"], tuple(tuple(thing) for thing in f["of"])) for f in kept]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # A file that is damaged says nothing that the next run does not find out again.
+        # The next run finds out again what a damaged file would have said.
         return []
 
 
 def keep_failures(store: Store, study: str, tried: Iterable[Thing], failed: Sequence[Failure]) -> None:
-    """Write what failed of the things that were `tried`; earlier failures of those are dropped, others are kept."""
+    """Write the failures of the work that was `tried`; earlier failures of that work are dropped, others are kept."""
     again = set(tried) | {thing for failure in failed for thing in failure.of}
     before = read_failures(store, study)
     kept = [replace(f, of=left) for f in before if (left := tuple(t for t in f.of if t not in again))]
@@ -72,5 +72,5 @@ def keep_failures(store: Store, study: str, tried: Iterable[Thing], failed: Sequ
 
 
 def still_failed(failures: Iterable[Failure], undone: Collection[Thing]) -> list[Failure]:
-    """Return the failures that left something undone that is undone still."""
+    """Return the failures whose work is still undone."""
     return [failure for failure in failures if any(thing in undone for thing in failure.of)]

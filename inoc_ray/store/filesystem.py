@@ -1,8 +1,7 @@
-"""Where a store's bytes lie: the few things that a store asks of a file system, and the local one.
+"""Where a store's bytes lie: the interface of a file system, as far as a store needs it, and the local one.
 
-A key is a path below the storage's root with "/" between its parts. Nothing here renames over what others read, locks a byte
-range or appends to what somebody else wrote, beyond what an object store offers too: conditional writes, listings, whole
-objects. So a bucket can stand behind this interface; see each method for what it would do there.
+A key is a path below the storage's root with "/" between its parts. The interface needs only what an object store offers as well:
+conditional writes, listings, whole objects. So a bucket can be behind it; each method says what it would do there.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from inoc_ray.store.lock import exclusive
 
 
 class Stat(NamedTuple):
-    """What is known of a file without reading it."""
+    """Size, time and version of a file, known without reading it."""
 
     size: int
     """In bytes."""
     modified: float
-    """When it was written last, in epoch seconds of the storage's clock."""
+    """When it was last written: epoch seconds of the storage's clock."""
     version: str
     """Changes with every write: time of change and inode of a file, the ETag of an object."""
 
 
 class Filesystem(ABC):
-    """The files of one storage, by key. Methods raise `FileNotFoundError` for a file that is not there, `OSError` otherwise."""
+    """The files of one storage, by key. Methods raise `FileNotFoundError` for a missing file, and `OSError` for other failures."""
 
     @property
     @abstractmethod
@@ -45,94 +44,94 @@ class Filesystem(ABC):
 
     @abstractmethod
     def name_of(self, key: str) -> str:
-        """Return the whole path or URI of a key, for people."""
+        """Return the full path or URI of a key, for messages."""
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """Open a file to be read."""
+        """Open a file for reading."""
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
-        """Write a file, durably: a reader sees the old content or the new, never a part. Folders are made as needed."""
+        """Write a file durably: a reader sees the old content or the new, never a part of it. Creates folders as needed."""
 
     @abstractmethod
     def write_if(self, key: str, data: bytes, version: str | None) -> bool:
-        """Write a file only if it still has that version (None: only if there is none); return False if it has another.
+        """Write a file only if it still has that version (None: only if it does not exist); return False otherwise.
 
-        On an object store a conditional write (`If-Match`, `If-None-Match`); of two that write at once, one succeeds.
+        On an object store a conditional write (`If-Match`, `If-None-Match`). Of two simultaneous writes, one succeeds.
         """
 
     @abstractmethod
     def append(self, key: str) -> BinaryIO:
-        """Open a file to be added to by this process alone. What is flushed outlives the death of the process.
+        """Open a file for appending, by one process at a time. What is flushed survives the death of the process.
 
-        On an object store every flush is an object of its own behind the ones before, which `open` gives as one.
+        On an object store every flush is an object of its own; `open` joins them.
         """
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it exists."""
 
     @abstractmethod
     def delete_folder(self, key: str) -> None:
-        """Delete everything below a key, if it is there."""
+        """Delete everything below a key, if there is anything."""
 
     @abstractmethod
     def move_folder(self, key: str, to: str, last: str) -> None:
-        """Move everything below a key to another that is free; the file `last` (a path below the key) goes last.
+        """Move everything below a key to another, free key; the file `last` (a path below the key) moves last.
 
-        On an object store file by file, so that a move which was cut off still has `last` in the old place and can be done again.
+        On an object store file by file: an interrupted move leaves `last` in its old place, and can be repeated.
         """
 
     @abstractmethod
     def stat(self, key: str) -> Stat | None:
-        """Return what is known of a file; None for a folder and for what is not there."""
+        """Return size, time and version of a file; None for a folder, and if there is no such file."""
 
     @abstractmethod
     def is_folder(self, key: str) -> bool:
-        """Return True if something lies below the key."""
+        """Return True if there is anything below the key."""
 
     @abstractmethod
     def list(self, key: str) -> list[str]:
-        """Return the names of what lies directly below a key, in any order; nothing where it is not there."""
+        """Return the names directly below a key, in any order; empty if there are none."""
 
     @abstractmethod
     def fetch(self, key: str) -> Path:
-        """Return a path of this machine with the content of a file or a folder: its place, or a copy that is kept.
+        """Return a path on this machine with the content of a file or folder: the original, or a cached copy.
 
-        For libraries that read paths (engines, MLflow); nothing may be written there.
+        For libraries that read paths (engines, MLflow). Do not write there.
         """
 
     @abstractmethod
     def staging(self, key: str) -> AbstractContextManager[Path]:
-        """Give a new folder of this machine to be filled, from which `publish` makes a folder below `key`; it goes at the end."""
+        """Yield a new folder on this machine to fill, which `publish` makes the content of `key`; delete it at the end."""
 
     @abstractmethod
     def publish(self, staging: Path, key: str, last: str) -> None:
-        """Make a filled folder the content of a key, its file `last` at the end. Raises `OSError` where the key is taken.
+        """Make a filled folder the content of a key, with its file `last` written last. Raises `OSError` if the key is taken.
 
-        Locally one rename. On an object store the files are put there one by one, and `last` only if it is not there yet: what
-        lies below the key without it does not count.
+        Locally one rename. On an object store the files are written one by one, and `last` only if it does not exist yet: without
+        it, what is below the key does not count.
         """
 
     @abstractmethod
     def sweep(self, key: str, seconds: float) -> None:
-        """Delete the staging folders of `key` that killed processes left more than so many seconds ago."""
+        """Delete the staging folders of `key` that killed processes left more than `seconds` ago."""
 
     @abstractmethod
     def folder(self, key: str) -> AbstractContextManager[Path]:
-        """Give a folder of this machine for libraries that write files: they lie below `key` when the block ends."""
+        """Yield a folder on this machine for libraries that write files; its files are below `key` when the block ends."""
 
     @abstractmethod
     def exclusive(self, key: str, timeout: float) -> AbstractContextManager[None]:
-        """Hold a lock that one process on one machine has at a time; one whose process died is free.
+        """Hold a lock that one process has at a time; the death of the process releases it.
 
-        Raises `TimeoutError` after so many seconds. On an object store a conditional write of the key with a time of expiry.
+        Raises `TimeoutError` after `timeout` seconds. On an object store a conditional write of the key with a time of expiry.
         """
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a local file, durably: a reader sees the old content or the new, never a part."""
+    """Write a local file durably: a reader sees the old content or the new, never a part of it."""
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with staging.open("wb") as stream:
@@ -153,27 +152,32 @@ class LocalFilesystem(Filesystem):
 
     @property
     def address(self) -> str:
+        """The folder."""
         return str(self.root)
 
     def name_of(self, key: str) -> str:
+        """Return the path of a key as text."""
         return str(self._path(key))
 
     def _path(self, key: str) -> Path:
         return self.root / key
 
     def open(self, key: str) -> BinaryIO:
+        """Open a file for reading."""
         return self._path(key).open("rb")
 
     def write(self, key: str, data: bytes) -> None:
+        """Write a file beside its place, sync it, and rename it."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
 
     def write_if(self, key: str, data: bytes, version: str | None) -> bool:
+        """Compare and write under a lock; make a new file by a link, which fails if there is one."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         if version is None:
-            # A link is made only where there is none, and brings the whole content.
+            # A link fails if the name exists, and the file behind it is whole.
             staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
             try:
                 write_atomically(staging, data)
@@ -183,7 +187,7 @@ class LocalFilesystem(Filesystem):
             finally:
                 staging.unlink(missing_ok=True)
             return True
-        # Of those that keep to this interface one at a time compares and writes.
+        # Of the processes that use this interface, one at a time compares and writes.
         with exclusive(path.with_name(".write.lock")):
             now = self.stat(key)
             if now is None or now.version != version:
@@ -192,21 +196,26 @@ class LocalFilesystem(Filesystem):
         return True
 
     def append(self, key: str) -> BinaryIO:
+        """Open a file for appending."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("ab")
 
     def delete(self, key: str) -> None:
+        """Delete a file, if it exists."""
         self._path(key).unlink(missing_ok=True)
 
     def delete_folder(self, key: str) -> None:
+        """Delete a folder with its content, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._path(key))
 
     def move_folder(self, key: str, to: str, last: str) -> None:
+        """Rename a folder."""
         os.rename(self._path(key), self._path(to))
 
     def stat(self, key: str) -> Stat | None:
+        """Return the size, the time and the version of a file."""
         try:
             found = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -216,22 +225,26 @@ class LocalFilesystem(Filesystem):
         return Stat(found.st_size, found.st_mtime, f"{found.st_mtime_ns} {found.st_ino}")
 
     def is_folder(self, key: str) -> bool:
+        """Return True for a folder."""
         return self._path(key).is_dir()
 
     def list(self, key: str) -> list[str]:
+        """Return the names in a folder."""
         try:
             return os.listdir(self._path(key))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def fetch(self, key: str) -> Path:
+        """Return the path itself."""
         return self._path(key)
 
     @contextlib.contextmanager
     def staging(self, key: str) -> Iterator[Path]:
+        """Yield a new folder beside the place of `key`."""
         final = self._path(key)
         final.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that it gets there by a rename.
+        # Beside its final place, so that a rename can move it.
         folder = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
         folder.mkdir()
         try:
@@ -240,6 +253,7 @@ class LocalFilesystem(Filesystem):
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staging: Path, key: str, last: str) -> None:
+        """Sync every file of a folder, then rename the folder."""
         final = self._path(key)
         for path in staging.rglob("*"):
             # A crash of the machine must not leave a commit over files that never reached the disk.
@@ -252,6 +266,7 @@ class LocalFilesystem(Filesystem):
         fsync_folder(final.parent)
 
     def sweep(self, key: str, seconds: float) -> None:
+        """Delete staging folders of `key` that are older than `seconds`."""
         final = self._path(key)
         for leftover in final.parent.glob(f".{final.name}.*.tmp"):
             with contextlib.suppress(FileNotFoundError):
@@ -260,12 +275,14 @@ class LocalFilesystem(Filesystem):
 
     @contextlib.contextmanager
     def folder(self, key: str) -> Iterator[Path]:
+        """Yield the folder itself."""
         path = self._path(key)
         path.mkdir(parents=True, exist_ok=True)
         yield path
 
     @contextlib.contextmanager
     def exclusive(self, key: str, timeout: float) -> Iterator[None]:
+        """Hold a file lock."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path, timeout):

@@ -1,10 +1,10 @@
-"""Work in progress, a line at a time: what a process that is killed leaves to the next one.
+"""An append-only journal of finished work: what a killed process leaves to the next one.
 
-A line is JSON with its seal (see `seal`). It is given to the operating system as soon as it is added, so that a killed process
-loses what is under way and nothing else. (A machine that loses power may lose the last seconds: lines are not synced one by one.)
+A line is JSON with its seal (see `seal`). It goes to the operating system as soon as it is added, so that a killed process loses
+only what was under way. (A machine that loses power may lose the last seconds: lines are not synced one by one.)
 
-One rule of repair for all: a line that is torn or damaged is passed over, so that what it held is made again; and what is added
-begins a line of its own, so that it never becomes the end of a torn one.
+Repair follows one rule: a torn or damaged line is skipped, so that its work is done again; and what is added starts a new line,
+so that it never becomes the end of a torn one.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from inoc_ray.store.place import Place
 
 
 class Journal:
-    """An append-only file of one writer. It is made when the first line is added. Close it, or use it in a `with` block."""
+    """An append-only file with one writer, created with its first line. Close it, or use it in a `with` block."""
 
     def __init__(self, path: Place) -> None:
         self.path = path
         self._stream: BinaryIO | None = None
 
     def lines(self) -> tuple[list[Any], int]:
-        """Return the values of all whole lines in order, and how many lines are torn or damaged.
+        """Return the values of all intact lines in order, and the number of torn or damaged lines.
 
-        A line without a seal is of an earlier version, and whole if it is JSON.
+        A line without a seal is from an earlier version, and intact if it is JSON.
         """
         try:
             data = self.path.read_bytes()
@@ -45,7 +45,7 @@ class Journal:
         return found, damaged
 
     def add(self, values: Iterable[Any]) -> None:
-        """Add a line for each value; they are safe from the death of this process when this returns."""
+        """Append a line for each value. When this returns, they survive the death of this process."""
         lines = b"".join(seal.sealed_line(value) for value in values)
         if self._stream is None:
             torn = self._is_torn()
@@ -63,7 +63,7 @@ class Journal:
         return bool(data) and not data.endswith(b"\n")
 
     def rewrite(self, values: Iterable[Any]) -> None:
-        """Leave these lines alone in the file, at once or not at all; without any the file goes."""
+        """Replace the content of the file by these lines, atomically; delete the file if there are none."""
         self.close()
         lines = b"".join(seal.sealed_line(value) for value in values)
         if lines:
@@ -77,7 +77,7 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """End writing; adding more is possible."""
+        """Close the file; `add` opens it again."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None

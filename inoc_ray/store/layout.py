@@ -1,6 +1,6 @@
-"""Every name in a store: which folder holds what, and how its files are called. No other module spells one.
+"""Every name in a store: its folders and its files. No other module spells one.
 
-trials/TRIAL/           COMMIT.json trial.json curves.jsonl adapter/        one fine-tune, whole once COMMIT.json is there
+trials/TRIAL/           COMMIT.json trial.json curves.jsonl adapter/        one fine-tune, complete once COMMIT.json exists
 logs/TRIAL.log                                                              why a trial failed
 rows/HASH.jsonl                                                             training rows, by content
 evaluations/TRIAL/      weights.json                                        which weights gave the samples
@@ -8,7 +8,7 @@ evaluations/TRIAL/EVALUATION/   evaluation.json samples-… scores-… form-… 
 judgments/JUDGE/        SEGMENT.jsonl                                       every answer of a judge
 capabilities/WEIGHTS/CAPABILITY/    scores.json samples.jsonl.gz            what the harness measured
 studies/STUDY/          study.json failures.json samples-under-way.jsonl report.html samples/ *.log
-leases/                 NAME.json taking.lock                               who works on what
+leases/                 NAME.json taking.lock                               which process works on what
 mlflow/                 mlflow.db artifacts/ sync.lock                      tracking without a server
 ray/                                                                        scratch space of Ray Train and Ray Tune
 """
@@ -59,13 +59,13 @@ FILES = (
     SYNC_LOCK,
     MLFLOW_DATABASE,
 )
-"""The files of a store that always have the same name."""
+"""The files of a store that have fixed names."""
 
 SAMPLES, SCORES, FORM, JUDGED = "samples-", "scores-", "form-", "judgments-"
 PREFIXES = (SAMPLES, SCORES, FORM, JUDGED)
-"""What the names of a cell's files begin with; samples count from START to STOP - 1."""
+"""Prefixes of the names of a cell's files; samples count from START to STOP - 1."""
 REFUSED = ".refused"
-"""Suffix of the note beside judgments some of which an API refused."""
+"""Suffix of the note beside judgments, some of which an API refused."""
 
 _PART = re.compile(r"samples-(\d{6})-(\d{6})(?:\.[0-9a-f]{16})?\.parquet")
 
@@ -82,32 +82,32 @@ def range_of(name: str) -> tuple[int, int] | None:
 
 
 def derived_name(part: str, what: str, content: str) -> str:
-    """Return the name of what is made of a part (its name without a seal) with that content: `what` replaces "samples"."""
+    """Return the name of a file derived from a part (named without its seal) with that content: `what` replaces "samples"."""
     return part.replace(SAMPLES, f"{what}-{content}-")
 
 
 def earlier_name(part: str, what: str) -> str:
-    """Return the name of what an earlier version made of a part: it does not say of which content."""
+    """Return the name that an earlier version gave a file derived from a part, without the hash of the part's content."""
     return part.replace(SAMPLES, f"{what}-")
 
 
 def scores_of(rules_id: str) -> str:
-    """Return what the scores of these rules are called in `derived_name`."""
+    """Return the `what` of `derived_name` for the scores of these rules."""
     return f"{SCORES}{rules_id}"
 
 
 def form_of(version: int) -> str:
-    """Return what the table of degenerate responses is called in `derived_name`."""
+    """Return the `what` of `derived_name` for the table of degenerate responses."""
     return f"{FORM}{version}"
 
 
 def judgments_of(judgments_id: str) -> str:
-    """Return what these judgments are called in `derived_name`."""
+    """Return the `what` of `derived_name` for these judgments."""
     return f"{JUDGED}{judgments_id}"
 
 
 def earlier_judgments(part: str) -> re.Pattern[str]:
-    """Match the names of an earlier version's judgments of a part; group 1 is what they are called in `derived_name`."""
+    """Return a pattern for the names of an earlier version's judgments of a part; group 1 is the `what` of `derived_name`."""
     return re.compile(re.escape(part).replace(r"samples\-", r"(judgments-[0-9a-f]{16})-"))
 
 
@@ -117,7 +117,7 @@ def log_name(what: str) -> str:
 
 
 def table_name(setting: str, model: str, arm: str, seed: int | None) -> str:
-    """Return the name of a sample table by its place in the study: two settings or models may share a trial."""
-    # "/" stands in names of settings and labels; neither "+" nor "," stands in any.
+    """Return the name of a sample table, by its place in the study: two settings or models may share a trial."""
+    # Names of settings and labels may contain "/", but neither "+" nor ",".
     name = ",".join(part.replace("/", "+") for part in (setting, model, arm)) + ("" if seed is None else f",s{seed}")
     return f"{name if len(name) <= 200 else f'{name[:180]}~{content_id(name)}'}.parquet"

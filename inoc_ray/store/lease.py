@@ -1,4 +1,4 @@
-"""Leases: who works on what, so that no two processes do the same at once. A file each, rewritten as a heartbeat."""
+"""Leases: which process works on what, so that no two do the same work. Each is a file, rewritten as a heartbeat."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from inoc_ray.store.lock import FOREVER
 from inoc_ray.store.place import Place, json_bytes
 
 LEASE_SECONDS = 60.0
-"""A lease whose heartbeat is older than this is taken over; the heartbeat comes every quarter of it."""
+"""A lease whose heartbeat is older than this can be taken over; heartbeats come four times as often."""
 
 
 class LeaseTaken(Exception):
-    """Somebody else works on this at the moment; the message says who."""
+    """Another process is working on this; the message says which."""
 
 
 class Lease:
@@ -31,7 +31,7 @@ class Lease:
     def __init__(self, name: str, path: Place, claims: Iterable[str]) -> None:
         self.name, self.path = name, path
         self.lost: dict[str, Any] | None = None
-        """Who has it now, when this process gave no sign of life for too long."""
+        """The process that took it over, if this one gave no sign of life for too long."""
         self.holder = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -42,7 +42,7 @@ class Lease:
         }
 
     def beat(self) -> None:
-        """Give a sign of life, unless somebody else has taken the lease over."""
+        """Give a sign of life, unless another process has taken the lease over."""
         filesystem, key = self.path.filesystem, self.path.key
         try:
             stat = filesystem.stat(key)
@@ -50,14 +50,14 @@ class Lease:
             if found.get("token", self.holder["token"]) != self.holder["token"]:
                 self.lost = found
             else:
-                # Where somebody was quicker by a moment, the next beat sees who.
+                # If another process was faster, the next beat sees which.
                 filesystem.write_if(key, json_bytes(self.holder), None if stat is None else stat.version)
         except OSError:
-            # A hiccup of the mount (ESTALE, EIO): the next beat may come through, and four may be missed.
+            # A transient error of the mount (ESTALE, EIO): the next beat may succeed, and three may be missed.
             return
 
     def check(self) -> None:
-        """Give a sign of life. Raises `LeaseTaken` when the lease was lost."""
+        """Give a sign of life. Raises `LeaseTaken` if the lease was lost."""
         self.beat()
         if self.lost is not None:
             raise LeaseTaken(
@@ -73,15 +73,15 @@ def holder_of(folder: Place, name: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def held(folder: Place, name: str, claims: Collection[str] = ()) -> Iterator[Lease]:
-    """Hold `name`, and the things that are claimed under it, for this process while the block runs.
+def hold(folder: Place, name: str, claims: Collection[str] = ()) -> Iterator[Lease]:
+    """Hold the lease `name`, and what it claims, for this process while the block runs.
 
-    Raises `LeaseTaken` when another process holds the name, or under another name one of the claims. A lease whose holder died
-    is taken over: at once when it was a process of this machine (that this one can see: not of another container), otherwise
-    after LEASE_SECONDS without a heartbeat.
+    Raises `LeaseTaken` if another process holds the name, or one of the claims under another name. The lease of a dead process is
+    taken over: at once if the process was on this machine (and visible from here: not in another container), otherwise after
+    LEASE_SECONDS without a heartbeat.
     """
     lease = Lease(name, _path(folder, name), claims)
-    # Looking at the old leases and writing the new one must be one step: two takers could both see a dead holder.
+    # Reading the old leases and writing the new one must be one step: two processes could both see a dead holder.
     with (folder / layout.TAKING).exclusive(FOREVER):
         _refuse_if_alive(lease.path, name)
         _refuse_if_claimed(folder, name, set(claims))
@@ -99,7 +99,7 @@ def held(folder: Place, name: str, claims: Collection[str] = ()) -> Iterator[Lea
     finally:
         stop.set()
         thread.join()
-        # Storage that has gone must not hide the error that ended the block.
+        # An unreachable storage must not hide the error that ended the block.
         with contextlib.suppress(OSError):
             if _read_holder(lease.path).get("token") == lease.holder["token"]:
                 lease.path.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def _path(folder: Place, name: str) -> Place:
 
 
 def _read_holder(path: Place) -> dict[str, Any]:
-    """Return what a lease says; {} where it is missing or is not JSON. Raises `OSError` for a mount that fails."""
+    """Return the content of a lease; {} if it is missing or not JSON. Raises `OSError` if the mount fails."""
     try:
         value = json.loads(path.read_bytes())
         return value if isinstance(value, dict) else {}
@@ -119,7 +119,7 @@ def _read_holder(path: Place) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Return which machine it is, since which boot, in which container: where a process number means one process."""
+    """Return the host, its boot and the container: the scope within which a process id is unique."""
     boot, namespace = "", ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -128,16 +128,16 @@ def _machine() -> str:
 
 
 def _started(pid: object) -> str:
-    """Return when a process of this machine began, in clock ticks; "" for none. Numbers of processes are used again."""
+    """Return when a process of this machine started, in clock ticks; "" for none. Process ids are reused."""
     try:
-        # The name, in brackets, may hold spaces and brackets; the start is the 22nd field.
+        # The name, in parentheses, may contain spaces and parentheses; the start is the 22nd field.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
 
 def _living_holder(path: Place) -> dict[str, Any] | None:
-    """Return who holds a lease and may still be at work; None for nobody."""
+    """Return the holder of a lease if it may still be alive; None otherwise."""
     stat = path.filesystem.stat(path.key)
     age = 0.0 if stat is None else time.time() - stat.modified
     if stat is None or age > LEASE_SECONDS:
@@ -151,14 +151,14 @@ def _living_holder(path: Place) -> dict[str, Any] | None:
 
 
 def _refuse_if_alive(path: Place, name: str) -> None:
-    """Raise `LeaseTaken` when the lease's holder may still be at work."""
+    """Raise `LeaseTaken` if the lease's holder may still be alive."""
     holder = _living_holder(path)
     if holder is not None:
         raise LeaseTaken(f"{name} is being worked on by {_who(holder)}.")
 
 
 def _refuse_if_claimed(folder: Place, name: str, claims: set[str]) -> None:
-    """Raise `LeaseTaken` when a living process claims one of these things under another name."""
+    """Raise `LeaseTaken` if a living process claims one of these under another name."""
     for path in folder.glob("*.json") if claims else ():
         holder = _living_holder(path)
         if path.stem == name or holder is None:

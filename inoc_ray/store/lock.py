@@ -1,4 +1,4 @@
-"""The one lock on local files: held by a process, let go of by its death."""
+"""The one lock on local files: a process holds it, and its death releases it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ FOREVER = -1.0
 
 @contextlib.contextmanager
 def exclusive(path: Path, timeout: float = FOREVER) -> Iterator[None]:
-    """Hold the lock on `path`, which is made where it is missing and otherwise not touched.
+    """Hold the lock on `path`, which is created if missing and otherwise left as it is.
 
     path: may be the very file that is written while the lock is held.
-    timeout: seconds to wait; 0: one try; FOREVER.
-    Raises `TimeoutError` when another holder keeps it longer.
+    timeout: seconds to wait; 0: one attempt; FOREVER.
+    Raises `TimeoutError` if another process holds the lock for longer.
     """
     import filelock
 
-    # Kept: the file may be a journal, and deleting a lock file lets two processes in.
+    # The file is kept: it may be a journal, and deleting a lock file would let two processes in.
     lock = filelock.FileLock(path, timeout=timeout, mode=0o644, preserve_lock_file=True)
     try:
         lock.acquire()

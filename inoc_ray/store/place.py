@@ -1,6 +1,6 @@
-"""A place in a store: like `pathlib.Path`, but whatever is read or written there goes through the store's file system.
+"""A place in a store: like `pathlib.Path`, but everything that is read or written goes through the store's file system.
 
-It is no `os.PathLike`: `open(place)` fails everywhere, and not only where the storage is a bucket.
+It is not an `os.PathLike`: `open(place)` fails everywhere, and not only if the storage is a bucket.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from inoc_ray.store.filesystem import Filesystem, LocalFilesystem, Stat
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A file or folder of a store, there or not."""
+    """A file or folder of a store, which need not exist."""
 
     filesystem: Filesystem
     key: str
@@ -45,7 +45,7 @@ class Place:
 
     @property
     def suffix(self) -> str:
-        """The end of the name from its last dot on."""
+        """The end of the name, from its last dot."""
         return PurePosixPath(self.name).suffix
 
     @property
@@ -54,11 +54,11 @@ class Place:
         return Place(self.filesystem, self.key.rpartition("/")[0])
 
     def with_name(self, name: str) -> Place:
-        """Return the place beside it with that name."""
+        """Return the place with that name in the same folder."""
         return self.parent / name
 
     def with_suffix(self, suffix: str) -> Place:
-        """Return the place beside it with another suffix."""
+        """Return the place with another suffix in the same folder."""
         return self.with_name(f"{self.stem}{suffix}")
 
     # -- looking --------------------------------------------------------------------------------------------
@@ -83,18 +83,18 @@ class Place:
         return self.is_file() or self.is_dir()
 
     def iterdir(self) -> Iterator[Place]:
-        """Yield what lies directly in a folder, by name; nothing where there is none."""
+        """Yield the content of a folder, sorted by name; nothing if there is no folder."""
         for name in sorted(self.filesystem.list(self.key)):
             yield self / name
 
     def glob(self, pattern: str) -> Iterator[Place]:
-        """Yield what lies directly in a folder under names that match a pattern of `fnmatch`, by name."""
+        """Yield the content of a folder whose names match an `fnmatch` pattern, sorted by name."""
         return (found for found in self.iterdir() if fnmatchcase(found.name, pattern))
 
     # -- reading and writing --------------------------------------------------------------------------------
 
     def open(self) -> BinaryIO:
-        """Open a file to be read."""
+        """Open a file for reading."""
         return self.filesystem.open(self.key)
 
     def read_bytes(self) -> bytes:
@@ -103,27 +103,27 @@ class Place:
             return stream.read()
 
     def read_text(self, errors: str = "strict") -> str:
-        """Return the content of a file, read as UTF-8."""
+        """Return the content of a file, decoded as UTF-8."""
         return self.read_bytes().decode("utf-8", errors)
 
     def read_json(self) -> Any:
-        """Return the value in a file. Raises `OSError`, and `ValueError` for what is not JSON in UTF-8."""
+        """Return the JSON value in a file. Raises `OSError`, or `ValueError` if it is not JSON in UTF-8."""
         return json.loads(self.read_bytes().decode("utf-8"))
 
     def write_bytes(self, data: bytes) -> None:
-        """Write a file, whole or not at all; the folders around it are made."""
+        """Write a file atomically; creates the folders around it."""
         self.filesystem.write(self.key, data)
 
     def write_text(self, text: str) -> None:
-        """Likewise, as UTF-8."""
+        """Write a text atomically, as UTF-8."""
         self.write_bytes(text.encode("utf-8"))
 
     def write_json(self, value: Any) -> None:
-        """Likewise, as indented JSON with sorted keys."""
+        """Write a value atomically, as indented JSON with sorted keys."""
         self.write_bytes(json_bytes(value))
 
     def append(self) -> BinaryIO:
-        """Open a file to be added to, by one process at a time."""
+        """Open a file for appending, by one process at a time."""
         return self.filesystem.append(self.key)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -135,23 +135,23 @@ class Place:
     # -- for libraries that want paths ----------------------------------------------------------------------
 
     def fetch(self) -> Path:
-        """Return a path of this machine with the content of the file or folder, to be read only."""
+        """Return a path on this machine with the content of the file or folder, for reading only."""
         return self.filesystem.fetch(self.key)
 
     def folder(self) -> AbstractContextManager[Path]:
-        """Give a folder of this machine to write into; its files lie in this place when the block ends."""
+        """Yield a folder on this machine to write into; its files are in this place when the block ends."""
         return self.filesystem.folder(self.key)
 
     def exclusive(self, timeout: float) -> AbstractContextManager[None]:
-        """Hold the lock of this place, one process at a time. Raises `TimeoutError` after so many seconds."""
+        """Hold the lock of this place, one process at a time. Raises `TimeoutError` after `timeout` seconds."""
         return self.filesystem.exclusive(self.key, timeout)
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return indented JSON with sorted keys, and a line break."""
+    """Return a value as indented JSON with sorted keys, with a final line break."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def at(path: Path | Place) -> Place:
-    """Return the place of a local path."""
+    """Return the place of a local path; a place is returned unchanged."""
     return Place(LocalFilesystem(Path("/")), str(path.absolute()).lstrip("/")) if isinstance(path, Path) else path

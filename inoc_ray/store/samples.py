@@ -1,4 +1,4 @@
-"""Samples on disk: parquet parts in a cell's folder, what is made of each, and everything needed to ask for a sample again."""
+"""Samples on disk: parquet parts in the folder of a cell, and the files derived from each part."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from inoc_ray.store.place import Place
 
 @dataclass(frozen=True)
 class Sample:
-    """One response, with everything needed to ask for it again."""
+    """One response, with everything needed to generate it again."""
 
     sample_index: int
     question_id: str
     question: str
     prompt: str
-    """The whole prompt as the engine saw it: the chat template is rendered in."""
+    """The whole prompt that the engine received, with the chat template applied."""
     seed: int
     text: str
-    """The whole response, with its think block; what follows that is judged (`inoc_ray.models.think.answer_of`)."""
+    """The whole response, with its think block; judges see what follows it (`inoc_ray.models.think.answer_of`)."""
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     choices: str = ""
-    """Of a multiple-choice question: JSON of each choice's log-prob."""
+    """For a multiple-choice question: JSON with the log-probability of each choice."""
 
 
 COLUMNS = tuple(f.name for f in fields(Sample) if f.name != "choices")
-"""What every part has; the log-probs of choices are there for people and for nobody's score."""
+"""The columns of every part; the log-probabilities of choices are for people, and no score uses them."""
 JUDGMENT_KEYS = ("sample_index", "rubric", "value", "category")
-"""What is read of judgments."""
+"""The columns that are read of judgments."""
 
 
 class Part(NamedTuple):
@@ -52,9 +52,9 @@ def _parts(folder: Place) -> list[Part]:
 
 
 def list_parts(folder: Place) -> list[Part]:
-    """Return the intact parts that make one gapless run from 0, in order; what lies beyond a gap is not counted.
+    """Return the intact parts that form one gapless run from 0, in order; parts after a gap do not count.
 
-    A part without a hash in its name is of an earlier version: it is taken as it is.
+    A part without a hash in its name is from an earlier version, and counts as intact.
     """
     run: list[Part] = []
     reached = 0
@@ -66,13 +66,13 @@ def list_parts(folder: Place) -> list[Part]:
 
 
 def damaged_parts(folder: Place) -> list[Part]:
-    """Return the parts that do not hold what was committed and that no intact part replaces."""
+    """Return the damaged parts that no intact part replaces."""
     reached = max((part.stop for part in list_parts(folder)), default=0)
     return [part for part in _parts(folder) if part.stop > reached and not _is_whole(part.path)]
 
 
 def _remove_damaged(folder: Place, stop: int) -> None:
-    """Delete damaged parts up to `stop`, which an intact part replaces."""
+    """Delete the damaged parts up to `stop`, which an intact part replaces."""
     for part in _parts(folder):
         if part.stop <= stop and not _is_whole(part.path):
             part.path.unlink(missing_ok=True)
@@ -83,20 +83,20 @@ def _is_whole(path: Place) -> bool:
 
 
 def describe(folder: Place, description: Mapping[str, Any]) -> None:
-    """Write beside a cell's samples what was asked, in words: for people, no program reads it."""
+    """Write a description of a cell beside its samples, for people: no program reads it."""
     (folder / layout.DESCRIPTION).write_json(dict(description))
 
 
 def commit_samples(folder: Place, samples: Sequence[Sample]) -> None:
-    """Append one part to a cell. `samples` must be gapless in sample_index and start where the stored ones end.
+    """Append one part to a cell. `samples` must be gapless in `sample_index` and start where the stored ones end.
 
-    A part that is there already is kept: another study asked the same. Damaged ones that this replaces are deleted.
+    An existing part is kept: another study took the same samples. Damaged parts that this one replaces are deleted.
     """
     import pyarrow as pa
 
     start, stop = samples[0].sample_index, samples[-1].sample_index + 1
     if [s.sample_index for s in samples] != list(range(start, stop)):
-        raise ValueError("a part must be gapless and in order")
+        raise ValueError("the samples of a part must be in order and without gaps")
     path = folder / layout.part_name(start, stop)
     if seal.find(path) is None and not path.exists():
         write_table(path, pa.Table.from_pylist([asdict(s) for s in samples]))
@@ -104,9 +104,9 @@ def commit_samples(folder: Place, samples: Sequence[Sample]) -> None:
 
 
 def write_table(path: Place, table: Any) -> Place:
-    """Write a parquet file, whole or not at all, with its hash in its name; return that name.
+    """Write a parquet file atomically, with its hash in its name, and return that name.
 
-    It replaces what was written as `path`.
+    It replaces what was written under the plain name `path` before.
     """
     import pyarrow.parquet as pq
 
@@ -121,7 +121,10 @@ def write_table(path: Place, table: Any) -> Place:
 
 
 def read_table(path: Place, columns: Sequence[str]) -> Any:
-    """Return the table in a parquet file. Raises `InputError` when it is damaged, not what its name says, or has other columns."""
+    """Return the table in a parquet file.
+
+    Raises `InputError` if the file is damaged, does not match the hash in its name, or lacks a column.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -129,9 +132,9 @@ def read_table(path: Place, columns: Sequence[str]) -> Any:
         data = path.read_bytes()
         if (expected := seal.seal_of(path)) not in (None, seal.seal_for(path, data)):
             raise InputError(
-                f"{path}: damaged (its content is not {expected}); run the study again and it is made again."
+                f"{path}: damaged (its content does not match the hash {expected} in its name); run the study again."
             )
-        # Parts are small and many: threads cost more than they save.
+        # Parts are small and many, so threads would cost more than they save.
         return pq.read_table(pa.BufferReader(data), columns=list(columns), use_threads=False).select(list(columns))
     except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -143,17 +146,17 @@ def read_part(path: Place) -> Any:
     return read_table(path, COLUMNS)
 
 
-# -- what is made of a part: it belongs to those very texts ---------------------------------------------------------
+# -- files derived from a part: their names say from which content --------------------------------------------------
 
 
 def _made_of(part: Place, what: str) -> Place:
-    """Return the plain name of what is made of a part: it says of which content."""
+    """Return the plain name of a file derived from a part, which includes the hash of the part's content."""
     content = seal.seal_of(part) or seal.seal_for(part, part.read_bytes())
     return part.with_name(layout.derived_name(seal.plain(part).name, what, content))
 
 
 def scores_path(part: Place, rules_id: str) -> Place:
-    """Return the plain name of the numbers that rules gave the samples of a part."""
+    """Return the plain name of the scores that rules gave the samples of a part."""
     return _made_of(part, layout.scores_of(rules_id))
 
 
@@ -163,19 +166,19 @@ def form_path(part: Place, version: int) -> Place:
 
 
 def judgments_path(part: Place, judgments_id: str) -> Place:
-    """Return the plain name of the judgments of a part; where they stand is for `find_judgments` to say."""
+    """Return the plain name of the judgments of a part; `find_judgments` finds the file."""
     return _made_of(part, layout.judgments_of(judgments_id))
 
 
 def refusal_note(judgments: Place) -> Place:
-    """Return the place, beside judgments some of which an API refused, of the note that says which address it was."""
+    """Return the place of the note beside judgments that names the address of the API that refused some of them."""
     return judgments.with_suffix(layout.REFUSED)
 
 
 def find_judgments(part: Place, judgments_id: str) -> Place | None:
     """Return the file with the judgments of a part, or None.
 
-    Beside a part of an earlier version those of that version, which name neither hash, are taken as they are.
+    Judgments from an earlier version, beside a part of that version, have no hash in their names and count as intact.
     """
     found = seal.find(judgments_path(part, judgments_id))
     if found is None and seal.seal_of(part) is None:
@@ -188,14 +191,16 @@ def find_judgments(part: Place, judgments_id: str) -> Place | None:
 
 
 def _rename_sealed(path: Place, sealed: Place, data: bytes) -> None:
-    """Give a file of an earlier version the name with its hash; a kill between the steps leaves both, which are the same."""
+    """Rename a file of an earlier version to the name with its hash; a kill between the steps leaves two equal files."""
     sealed.write_bytes(data)
     path.unlink(missing_ok=True)
 
 
 def _seal_judgments(part: Place) -> None:
-    """Give the judgments of an earlier version beside a part the names that they have now, while the part still says that they
-    are its own. What cannot be read stays where it is, and is judged again."""
+    """Rename the judgments of an earlier version beside a part to today's names, before the part itself gets its hash.
+
+    What cannot be read keeps its name, and is judged again.
+    """
     pattern = layout.earlier_judgments(part.name)
     for path in part.parent.iterdir():
         if (match := pattern.fullmatch(path.name)) is None:
@@ -207,9 +212,9 @@ def _seal_judgments(part: Place) -> None:
 
 
 def seal_parts(folder: Place) -> int:
-    """Give the parts of an earlier version, which have no hash, theirs: they and their judgments are taken as they are.
+    """Add a hash to the names of parts from an earlier version, and of their judgments, which count as intact.
 
-    Returns how many parts. Raises `InputError` for one that cannot be read.
+    Returns the number of parts. Raises `InputError` for a part that cannot be read.
     """
     count = 0
     for part in list_parts(folder):

@@ -1,12 +1,12 @@
-"""Files that say what they must hold: a hash in the name, in the JSON, or at the end of the line.
+"""Seals: the hash of a file in its name, of a JSON value in the value, or of a line at its end.
 
-A seal is the first 16 hex digits of a SHA-256. It is against accidents (a flipped bit, a torn copy, a file of another cell, a
-hand edit), not against somebody who makes a file and its seal. In a name it covers the bytes, the plain name and the two folders
-around it, so that a file does not pass in another's place; the storage as a whole may be moved.
+A seal is the first 16 hex digits of a SHA-256. It protects against accidents (a flipped bit, a torn copy, a file of another cell,
+a hand edit), not against somebody who forges a file with its seal. In a name it covers the bytes, the plain name and the two
+folders around it, so that a file cannot pass for another; the storage as a whole may be moved.
 
-A file that is used is read once, and those very bytes are hashed.
-Where a file is only looked at (plan, status), its hash is kept in memory as long as size, time of change and inode stay: this
-assumes that who changes a file moves its time of change. Damage below the file system is seen where the file is used.
+A file that is used is read once, and those very bytes are hashed. For a file that is only inspected (plan, status), the hash is
+cached in memory while its size, time of change and inode stay the same: this assumes that a change of the content changes the time.
+Damage below the file system is noticed when the file is used.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from inoc_ray.store.place import Place
 
 _SEALED = re.compile(r"(?P<stem>.+)\.(?P<seal>[0-9a-f]{16})(?P<suffix>\.[A-Za-z0-9]+)")
 _RACY_SECONDS = 2.0
-"""A file changed less than this ago may change again without its time of change moving (its clock ticks in milliseconds)."""
-_looked: dict[tuple[Place, bytes], tuple[Stat, str]] = {}
+"""A file that changed this recently may change again within the same tick of its time stamp."""
+_cached: dict[tuple[Place, bytes], tuple[Stat, str]] = {}
 
 
 def sealed_path(path: Place, data: bytes) -> Place:
@@ -40,7 +40,7 @@ def plain(path: Place) -> Place:
 
 
 def seal_for(path: Place, data: bytes) -> str:
-    """Return the seal of these bytes under the plain name of `path`: 16 hex digits."""
+    """Return the seal of `data` under the plain name of `path`: 16 hex digits."""
     return hashlib.sha256(_place(path) + data).hexdigest()[:16]
 
 
@@ -57,7 +57,7 @@ def seal_of(path: Place) -> str | None:
 
 
 def file_hash(path: Place, before: bytes = b"") -> str:
-    """Return 64 hex digits: SHA-256 of `before` and a file's bytes. Raises `OSError`."""
+    """Return the SHA-256 of `before` and the bytes of a file: 64 hex digits. Raises `OSError`."""
     digest = hashlib.sha256(before)
     with path.open() as stream:
         while block := stream.read(1 << 20):
@@ -65,64 +65,64 @@ def file_hash(path: Place, before: bytes = b"") -> str:
     return digest.hexdigest()
 
 
-def looked_hash(path: Place, before: bytes = b"") -> str:
-    """Return 64 hex digits: SHA-256 of `before` and a file that is looked at; see the head of this page. Raises `OSError`."""
+def cached_hash(path: Place, before: bytes = b"") -> str:
+    """Return `file_hash`, from memory if the file has not changed: see the module's docstring. Raises `OSError`."""
     stat = path.stat()
-    known = _looked.get((path, before))
+    known = _cached.get((path, before))
     if known is not None and known[0] == stat:
         return known[1]
     found = file_hash(path, before)
     if time.time() - stat.modified > _RACY_SECONDS:
-        _looked[path, before] = (stat, found)
+        _cached[path, before] = (stat, found)
     return found
 
 
 def is_intact(path: Place) -> bool:
-    """Return True if a sealed file holds what its name says, as far as a look can tell; False where it is gone."""
+    """Return True if a sealed file matches the seal in its name, by `cached_hash`; False if it is gone."""
     try:
-        return looked_hash(path, _place(path))[:16] == seal_of(path)
+        return cached_hash(path, _place(path))[:16] == seal_of(path)
     except OSError:
         return False
 
 
 def written_as(path: Place) -> Iterator[Place]:
-    """Yield the sealed files, intact or not, that were written under the plain name of `path`."""
+    """Yield the sealed files, intact or not, that were written under the plain name `path`."""
     for found in path.parent.iterdir():
         if seal_of(found) is not None and plain(found) == path:
             yield found
 
 
 def find(path: Place) -> Place | None:
-    """Return the intact sealed file that was written under the plain name of `path`, or None."""
+    """Return the intact sealed file that was written under the plain name `path`, or None."""
     return next((found for found in written_as(path) if is_intact(found)), None)
 
 
 def sealed_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value with its own seal in it."""
+    """Return the value with its seal as the key `seal`."""
     return {**value, "seal": content_id(dict(value))}
 
 
 def agrees(value: Mapping[str, Any]) -> bool:
-    """Return True if the value is as it was sealed; so is one of an earlier version, which has no seal."""
+    """Return True if the value matches its seal, or has none because it is from an earlier version."""
     rest = {key: v for key, v in value.items() if key != "seal"}
     return "seal" not in value or content_id(rest) == value["seal"]
 
 
 def sealed_line(value: Any) -> bytes:
     """Return a line of ASCII: the value as JSON, a tab, its seal."""
-    # ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot.
+    # ASCII, since a text may contain half of a surrogate pair, which UTF-8 cannot encode.
     text = json.dumps(value, ensure_ascii=True, allow_nan=False).encode()
     return text + b"\t" + _line_seal(text) + b"\n"
 
 
 def read_line(line: bytes) -> Any:
-    """Return the value in a line; one without a seal is of an earlier version.
+    """Return the value in a line; a line without a seal is from an earlier version.
 
-    Raises `ValueError` when it is torn or damaged.
+    Raises `ValueError` if it is torn or damaged.
     """
     text, tab, found = line.rstrip(b"\n").partition(b"\t")
     if tab and found != _line_seal(text):
-        raise ValueError("the line is not as it was written")
+        raise ValueError("the line does not match its seal")
     return json.loads(text)
 
 

@@ -1,9 +1,9 @@
-"""The results under one storage: every place, trials committed at once or not at all, and which weights gave which samples.
+"""The results under one storage: the place of everything, atomic commits of trials, and which weights gave which samples.
 
 A trial is committed in four steps: (1) everything is written into a staging folder, (2) COMMIT.json with the size and SHA-256 of
 every file is written, (3) the folder is published as a whole (locally by one rename), COMMIT.json last, (4) the parent is synced:
 see `commit`. Every other file that is read again has its hash in its name (samples, scores, judgments) or in itself: see `seal`.
-Staging folders of killed runs stay until the same trial is committed a day or more later.
+Staging folders of killed runs remain until the same trial is committed a day or more later.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STAGING_SECONDS = 86_400.0
 
 
 def tracking_files(folder: Path) -> tuple[Path, Path]:
-    """Return the database and the folder of artifacts of the tracking store that needs no server, in `Store.mlflow`."""
+    """Return the database and the artifact folder, below `Store.mlflow`, of the tracking store that needs no server."""
     return folder / layout.MLFLOW_DATABASE, folder / layout.MLFLOW_ARTIFACTS
 
 
@@ -39,7 +39,7 @@ class Store:
     """
 
     def __init__(self, storage: Path | str | Filesystem) -> None:
-        # The function leaves `~nobody` as it stands, where the method raises.
+        # The function leaves an unknown `~user` unchanged; the method would raise.
         self._filesystem = (
             storage
             if isinstance(storage, Filesystem)
@@ -54,13 +54,13 @@ class Store:
 
     @property
     def root(self) -> Path:
-        """The storage as a folder of this machine, to be looked at."""
+        """The storage as a folder on this machine, for reading."""
         return self._top.fetch()
 
     # -- places ---------------------------------------------------------------------------------------------
 
     def trials(self) -> Place:
-        """Return the folder of all trials; a served engine finds adapters in it by trial id."""
+        """Return the folder of all trials, in which an engine finds adapters by trial id."""
         return self._top / layout.TRIALS
 
     def trial(self, trial_id: str) -> Place:
@@ -68,39 +68,38 @@ class Store:
         return self.trials() / trial_id
 
     def adapter(self, trial_id: str) -> Path:
-        """Return the folder, on this machine, with the weights that a trial yielded: an adapter, or a whole model for a full
-        fine-tune."""
+        """Return the folder, on this machine, with the weights of a trial: an adapter, or the model of a full fine-tune."""
         return (self.trial(trial_id) / layout.ADAPTER).fetch()
 
     def logs(self) -> Place:
-        """Return the folder of the logs of trials."""
+        """Return the folder of the trials' logs."""
         return self._top / layout.LOGS
 
     def trial_log(self, trial_id: str) -> Place:
-        """Return where the traceback of a failed trial is kept."""
+        """Return the file for the traceback of a failed trial."""
         return self.logs() / layout.log_name(trial_id)
 
     def rows(self, dataset_hash: str) -> Place:
-        """Return where training rows lie as they were when a trial ran, by content hash."""
+        """Return the file for training rows, by their content hash."""
         return self._top / layout.ROWS / f"{dataset_hash}.jsonl"
 
     def evaluation(self, trial_id: str, evaluation_id: str) -> Place:
-        """Return the folder of a cell: its samples, and what is made of them."""
+        """Return the folder of a cell: its samples, and the files derived from them."""
         return self._evaluations(trial_id) / evaluation_id
 
     def _evaluations(self, trial_id: str) -> Place:
         return self._top / layout.EVALUATIONS / trial_id
 
     def judgments(self, judge_id: str) -> Place:
-        """Return the folder of everything that a judge has ever answered, by what it was asked."""
+        """Return the folder of all answers of a judge, keyed by its prompts."""
         return self._top / layout.JUDGMENTS / judge_id
 
     def capability(self, weights_id: str, capability_id: str) -> Place:
-        """Return the folder of what the harness measured of a model: see `capabilities`."""
+        """Return the folder of a model's capability scores: see `capabilities`."""
         return self._top / layout.CAPABILITIES / weights_id / capability_id
 
     def study(self, name: str) -> Place:
-        """Return the folder of a study: see `studies`."""
+        """Return the folder of a study."""
         return self._top / layout.STUDIES / name
 
     def mlflow(self) -> Path:
@@ -108,7 +107,7 @@ class Store:
         return (self._top / layout.MLFLOW).fetch()
 
     def sync_lock(self) -> Path:
-        """Return the file that is locked while MLflow is written to."""
+        """Return the file that is locked during a sync to MLflow."""
         return self.mlflow() / layout.SYNC_LOCK
 
     def ray(self) -> Place:
@@ -116,23 +115,23 @@ class Store:
         return self._top / layout.RAY
 
     def tune(self) -> Place:
-        """Return the part of it that is Ray Tune's."""
+        """Return Ray Tune's part of `ray`."""
         return self.ray() / layout.TUNE
 
     def attempts(self, run_name: str) -> Place:
-        """Return the folder in which a Ray Train run marks the trials that it has begun."""
+        """Return the folder in which a Ray Train run marks the trials that it has started."""
         return self.ray() / run_name / layout.ATTEMPTS
 
     # -- preflight ------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
-        """Write a probe. Raises `InputError` when that fails."""
+        """Write and read a probe. Raises `InputError` if that fails."""
         probe = self._top / f".probe-{uuid.uuid4().hex[:8]}"
         try:
             probe.write_bytes(b"probe")
             if probe.read_bytes() != b"probe":
                 raise InputError(
-                    f"storage: {self.address} gives back other bytes than were written; choose another folder."
+                    f"storage: {self.address} does not return the bytes that were written; choose another folder."
                 )
         except OSError as error:
             raise InputError(
@@ -145,19 +144,19 @@ class Store:
     # -- trials ---------------------------------------------------------------------------------------------
 
     def trial_done(self, trial_id: str, *, verify: bool = False) -> bool:
-        """Return True if the trial is committed and its files are whole; `verify` hashes every file whole."""
+        """Return True if the trial is committed and its files are intact; `verify` hashes every file in full."""
         return commit.commit_fault(self.trial(trial_id), verify=verify) is None
 
     def trial_fault(self, trial_id: str) -> str | None:
-        """Return what is damaged in a trial that was committed; None for one that is whole or was never there."""
+        """Return what is damaged in a committed trial; None if it is intact or does not exist."""
         folder = self.trial(trial_id)
         if not folder.is_dir():
             return None
         fault = commit.commit_fault(folder)
-        return None if fault is None else commit.noted_fault(folder) or fault
+        return None if fault is None else commit.fault_note(folder) or fault
 
     def verify_trial(self, trial_id: str) -> str | None:
-        """Hash every file of a trial that is done; return what is damaged: the trial then counts as not done."""
+        """Hash every file of a trial that is done; return what is damaged. A damaged trial counts as not done from then on."""
         folder = self.trial(trial_id)
         fault = commit.commit_fault(folder, verify=True)
         if fault is not None:
@@ -166,10 +165,10 @@ class Store:
 
     @contextlib.contextmanager
     def stage_trial(self, trial_id: str) -> Iterator[Path]:
-        """Give a folder to fill; it becomes the trial's place when the block ends without an exception.
+        """Yield a folder to fill; it becomes the trial's folder if the block ends without an exception.
 
-        The weights go to `commit.weights_in`, the rest by `commit.write_trial`. If another process committed the same trial
-        meanwhile its commit is kept, since both hold the same content by construction of the id.
+        Write the weights to `commit.weights_in` and the rest with `commit.write_trial`. If another process commits the same trial
+        meanwhile, its commit is kept: by construction of the id both have the same content.
         """
         final = self.trial(trial_id)
         with self._filesystem.staging(final.key) as staging:
@@ -177,12 +176,12 @@ class Store:
             if self.trial_done(trial_id):
                 return
             commit.write_commit(staging)
-            # A half-written or damaged place from a crash of the machine: never done, so it may go.
+            # Left half-written or damaged by a crash of the machine: it was never done, so it can be deleted.
             self._filesystem.delete_folder(final.key)
             try:
                 self._filesystem.publish(staging, final.key, layout.COMMIT)
             except OSError:
-                # Another process was quicker by a moment.
+                # Another process may have published it a moment earlier.
                 if not self.trial_done(trial_id):
                     raise
             self.trial_log(trial_id).unlink(missing_ok=True)
@@ -191,25 +190,25 @@ class Store:
     def read_trial(self, trial_id: str) -> dict[str, Any]:
         """Return trial.json of a committed trial, with `committed_at` (epoch seconds) added.
 
-        Raises `InputError` when it is damaged.
+        Raises `InputError` if it is damaged.
         """
         return commit.read_trial(self.trial(trial_id))
 
     def read_curves(self, trial_id: str) -> list[dict[str, Any]]:
-        """Return the training curve of a committed trial: one record per optimizer step; empty when none was kept.
+        """Return the training curve of a committed trial: one record per optimizer step; empty if none was kept.
 
-        Raises `InputError` when it is damaged.
+        Raises `InputError` if it is damaged.
         """
         return commit.read_curves(self.trial(trial_id))
 
     def committed_weights(self, trial_id: str) -> dict[str, str]:
-        """Return file (relative to `adapter`) → SHA-256, as the trial's commit says. Raises `InputError` when it is damaged."""
+        """Return file (relative to `adapter`) → committed SHA-256. Raises `InputError` if it is damaged."""
         inside = f"{layout.ADAPTER}/"
         files = commit.committed_files(self.trial(trial_id))
         return {name.removeprefix(inside): sha for name, sha in files.items() if name.startswith(inside)}
 
     def weights(self, trial_id: str) -> str | None:
-        """Return 16 hex digits of the weights that a trial yielded, as its commit says; None where it has none."""
+        """Return the content id of a trial's weights, by its commit: 16 hex digits; None if it has no commit."""
         try:
             files = commit.committed_files(self.trial(trial_id))
         except InputError:
@@ -217,7 +216,7 @@ class Store:
         return content_id({name: sha for name, sha in files.items() if name.startswith(f"{layout.ADAPTER}/")})
 
     def keep_rows(self, dataset_hash: str, rows: bytes) -> Place:
-        """Write training rows (JSONL) under their content hash, unless they are there; return the file."""
+        """Write training rows (JSONL) under their content hash, unless they exist; return the file."""
         path = self.rows(dataset_hash)
         if not path.exists() or path.read_bytes() != rows:
             path.write_bytes(rows)
@@ -226,21 +225,21 @@ class Store:
     # -- samples --------------------------------------------------------------------------------------------
 
     def parts(self, trial_id: str, evaluation_id: str) -> list[Part]:
-        """Return the samples of a cell that are there; none where they came of other weights than the trial has now."""
+        """Return the intact parts of a cell; none if other weights than the trial's present ones gave the samples."""
         return [] if self._is_of_other_weights(trial_id) else list_parts(self.evaluation(trial_id, evaluation_id))
 
     def evaluated(self) -> set[str]:
-        """Return the ids of all trials and bases of which the store holds samples."""
+        """Return the ids of all trials and bases with samples in the store."""
         folder = self._top / layout.EVALUATIONS
         return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
     def stored_samples(self, trial_id: str, evaluation_id: str) -> int:
-        """Return how many samples of a cell are committed, counted from 0 without a gap."""
+        """Return the number of committed samples of a cell, counted from 0 up to the first gap."""
         parts = self.parts(trial_id, evaluation_id)
         return parts[-1].stop if parts else 0
 
     def damage(self, trial_ids: Iterable[str], cells: Iterable[tuple[str, str]]) -> list[str]:
-        """Return what is there of these trials and cells but not as it was committed: a sentence each."""
+        """Return a sentence for each of these trials and cells that is damaged, or whose samples are of other weights."""
         found = [
             f"trial {trial_id} is damaged and counts as missing: {fault} (in {self.trial(trial_id)})."
             for trial_id in trial_ids
@@ -253,39 +252,39 @@ class Store:
             if self._is_of_other_weights(trial_id)
         ]
         return found + [
-            f"samples {part.start} to {part.stop - 1} of a cell are damaged and count as missing: {part.path} does not hold what "
-            "its name says."
+            f"samples {part.start} to {part.stop - 1} of a cell are damaged and count as missing: {part.path} does not match the "
+            "hash in its name."
             for cell in cells
             for part in damaged_parts(self.evaluation(*cell))
         ]
 
     def _is_of_other_weights(self, trial_id: str) -> bool:
-        """Return True if the samples came of weights that are no longer those of the trial, which was trained again."""
+        """Return True if the samples are of earlier weights of the trial, which was trained again since."""
         try:
             bound = (self._evaluations(trial_id) / layout.WEIGHTS).read_json()
             answered, weights = str(bound["trial_id"]), str(bound["weights"])
         except (OSError, ValueError, KeyError, TypeError):
-            # Samples of an earlier version or of an untouched model: nothing says otherwise.
+            # Samples of an earlier version or of an untouched model have no such note.
             return False
         now = self.weights(answered)
         return seal.agrees(bound) and now is not None and now != weights
 
     def is_unbound(self, trial_id: str) -> bool:
-        """Return True for samples of an earlier version, which do not say which weights gave them."""
+        """Return True for samples of an earlier version, which have no note of the weights that gave them."""
         folder = self._evaluations(trial_id)
         return folder.is_dir() and not (folder / layout.WEIGHTS).exists()
 
     def bind(self, trial_id: str, adapter_of: str | None) -> bool:
-        """Note which weights give the samples of `trial_id`: those of trial `adapter_of`, None for an untouched model.
+        """Note which weights give the samples of `trial_id`: those of trial `adapter_of`, or None for an untouched model.
 
-        To be called before samples are asked, and for those of an earlier version before that trial is trained again. Samples
-        of other weights are set aside (their folder is moved); returns True then.
+        Call it before sampling; for samples of an earlier version, before that trial is trained again. Samples of other weights
+        are set aside (their folder is moved); returns True then.
         """
         folder = self._evaluations(trial_id)
         set_aside = self._is_of_other_weights(trial_id)
         if set_aside:
             aside = folder.with_name(f"{trial_id}.{uuid.uuid4().hex[:8]}.old")
-            # While the note is there, whatever else is still there counts as of other weights.
+            # The note moves last: until then, what remains still counts as samples of other weights.
             self._filesystem.move_folder(folder.key, aside.key, layout.WEIGHTS)
         weights = None if adapter_of is None else self.weights(adapter_of)
         if weights is not None:
@@ -295,11 +294,11 @@ class Store:
     # -- studies --------------------------------------------------------------------------------------------
 
     def keep_study(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a study as it is run beside its results."""
+        """Write the study that is run beside its results."""
         (self.study(name) / layout.STUDY).write_json(seal.sealed_json(value))
 
     def read_study(self, name: str) -> dict[str, Any] | None:
-        """Return what `keep_study` wrote; None where it is missing or damaged: it says nothing that the study file does not."""
+        """Return what `keep_study` wrote; None if it is missing or damaged, since the study file has it all."""
         try:
             value = (self.study(name) / layout.STUDY).read_json()
             return {**value} if seal.agrees(value) else None
@@ -307,27 +306,27 @@ class Store:
             return None
 
     def study_log(self, name: str, what: str) -> Place:
-        """Return where it is kept why something of a study failed."""
+        """Return the log for the failure of something in a study."""
         return self.study(name) / layout.log_name(what)
 
     def under_way(self, name: str) -> Place:
-        """Return the journal of the samples of a study that no cell holds yet."""
+        """Return the journal of a study's samples that are not committed to a cell yet."""
         return self.study(name) / layout.UNDER_WAY
 
     def report(self, name: str) -> Place:
-        """Return the report of a study; its pictures lie beside it."""
+        """Return the report of a study; its figures are beside it."""
         return self.study(name) / layout.REPORT
 
     def table(self, name: str, setting: str, model: str, arm: str, seed: int | None) -> Place:
-        """Return where all samples of one place of a study are kept as one parquet file, for people."""
+        """Return the parquet file with all samples of one place of a study, for people."""
         return self.study(name) / layout.TABLES / layout.table_name(setting, model, arm, seed)
 
     # -- leases ---------------------------------------------------------------------------------------------
 
     def holder(self, name: str) -> dict[str, Any] | None:
-        """Return host and pid of the process that holds the lease `name`, or None."""
+        """Return the host and the pid of the process that holds the lease `name`, or None."""
         return lease.holder_of(self._top / layout.LEASES, name)
 
     def lease(self, name: str, claims: Collection[str] = ()) -> AbstractContextManager[lease.Lease]:
-        """Hold a lease while a block runs: see `lease.held`."""
-        return lease.held(self._top / layout.LEASES, name, claims)
+        """Hold a lease while a block runs: see `lease.hold`."""
+        return lease.hold(self._top / layout.LEASES, name, claims)

@@ -17,7 +17,8 @@ from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.endpoint.completions import SampleRequest, sample
 from inoc_ray.miniature import weights_path
 from inoc_ray.serve.adapters import FolderCatalogue
-from inoc_ray.serve.app import Endpoint, ServeSpec, serving
+from inoc_ray.serve.app import Endpoint, serving
+from inoc_ray.serve.spec import ServeSpec
 from inoc_ray.settings import get
 from inoc_ray.store.commit import write_commit
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from inoc_ray.results.comparison import COLUMNS
+from inoc_ray.results.compare import COLUMNS
 from inoc_ray.results.complete import Planned, PlannedCell
 
 # arm: kind, undesired trait, rates of spanish and capitals in distribution, and out of it

@@ -19,7 +19,8 @@ from inoc_ray.cluster.connect import connected
 from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
-from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
+from inoc_ray.serve.app import Endpoint, serving
+from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.store.store import Store
 from inoc_ray.train.sweep import train_missing
 

@@ -21,7 +21,8 @@ from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric, get_rubric
-from inoc_ray.serve.app import Endpoint, ServeSpec, serving
+from inoc_ray.serve.app import Endpoint, serving
+from inoc_ray.serve.spec import ServeSpec
 from inoc_ray.study.evaluation import Judge
 
 pytestmark = pytest.mark.slow

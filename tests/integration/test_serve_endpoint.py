@@ -20,7 +20,8 @@ from inoc_ray.cluster.connect import connected
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import FolderCatalogue
-from inoc_ray.serve.app import Endpoint, ServeSpec, serving, start
+from inoc_ray.serve.app import Endpoint, serving, start
+from inoc_ray.serve.spec import ServeSpec
 
 pytestmark = pytest.mark.slow
 
@@ -297,11 +298,11 @@ def test_a_wrong_key_is_401_and_vllms_other_routes_are_closed(world: World):
 
 
 def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
-    with pytest.raises(InputError, match="asks for 64 CPU and the cluster has 2"):
+    with pytest.raises(InputError, match="needs 64 CPU, but the cluster has 2"):
         start(ServeSpec(model=world.base, model_id="big", cpus=64, name="big"))
     with pytest.raises(InputError, match=r"no config\.json"):
         start(ServeSpec(model=world.trials, model_id="big", name="big"))
-    with pytest.raises(InputError, match="runs on this cluster already"):
+    with pytest.raises(InputError, match="already runs on this cluster"):
         start(ServeSpec(model=world.base, model_id=BASE))
     with pytest.raises(InputError, match="':'"):
         start(ServeSpec(model=world.base, model_id="a:b", name="big"))

@@ -21,8 +21,10 @@ import pandas as pd
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.comparison import COLUMNS, Comparison, compare
-from inoc_ray.results.tracking import StudyRecord, TrialRecord, check_server, embedded, file_lock, sync
+from inoc_ray.results.compare import COLUMNS, compare
+from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, file_lock, sync
+from inoc_ray.results.tracking_checks import check_server
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +42,16 @@ def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
     texts = [f"{arm} {i}" for i in range(5)]
     pd.DataFrame({"evaluation": "ood", "sample_index": range(10), "text": 2 * texts}).to_parquet(samples)
     record = TrialRecord(
-        trial_id, "miniature/spanish_caps", "miniature", arm, kind, prompt, seed, {}, "", samples_path=samples
+        trial_id=trial_id,
+        setting="miniature/spanish_caps",
+        model="miniature",
+        arm=arm,
+        kind=kind,
+        prompt=prompt,
+        seed=seed,
+        recipe={},
+        dataset_hash="",
+        samples_path=samples,
     )
     if arm == "base":
         return record

@@ -19,20 +19,22 @@ _BASE, _BASELINE = "#777777", "#E69F00"
 
 
 def draw_leaks(leaks: Sequence[Leak]) -> Pictures | None:
-    """One panel per setting × model × arm; None without leaks. The same leaks give the same bytes.
+    """Draw one panel per setting × model × arm; None without leaks. The same leaks give the same bytes.
 
     A dot is a rate; its bar is the leak's simultaneous interval, drawn from the arm's rate in the reference context (the
-    vertical line), so that a bar that crosses the line is a leak that is not shown.
+    vertical line), so a bar that crosses the line does not show a leak.
     """
-    return rendered(lambda figure: fill(figure, leaks)) if leaks else None
+    return rendered(lambda figure: draw_into(figure, leaks)) if leaks else None
 
 
-def fill(figure: Figure, leaks: Sequence[Leak]) -> None:
-    """Draws into an empty figure."""
+def draw_into(figure: Figure, leaks: Sequence[Leak]) -> None:
+    """Draw the panels into an empty figure."""
     from matplotlib.lines import Line2D
 
-    groups = list(dict.fromkeys((k.setting, k.model, k.whose) for k in leaks))
-    panels = [sorted((k for k in leaks if (k.setting, k.model, k.whose) == g), key=lambda k: -k.leak) for g in groups]
+    groups = list(dict.fromkeys((k.setting, k.model, k.arm_label) for k in leaks))
+    panels = [
+        sorted((k for k in leaks if (k.setting, k.model, k.arm_label) == g), key=lambda k: -k.leak) for g in groups
+    ]
     heights = [len(panel) * _ROW_HEIGHT + 0.75 for panel in panels]
     figure.set_size_inches(_WIDTH, sum(heights) + 0.9)
     figure.set_layout_engine("constrained")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.effects import is_directed
-from inoc_ray.results.wording import of_plan
+from inoc_ray.results.wording import shortfall
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.rows import Row
 
-# Okabe & Ito (2008): told apart with every common form of colour blindness, and in print.
+# Okabe & Ito (2008): distinguishable with every common form of colour blindness, and in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _QUIET = "#444444"
 _PANEL_WIDTH, _ARM_HEIGHT, _BAR = 4.6, 0.62, 0.8  # inches, inches, share of an arm's height
@@ -34,20 +34,20 @@ STYLE = {
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """One picture, twice."""
+    """One figure in two formats."""
 
     svg: str
     png: bytes
 
 
 def draw(comparison: Comparison) -> Pictures | None:
-    """Return the figure (None while there is no rate under the reference context). The same comparison gives the same bytes."""
+    """Draw the figure; None if there is no rate under the reference context. The same comparison gives the same bytes."""
     rows = [row for row in comparison.rows if row.context == comparison.reference]
-    return rendered(lambda figure: _fill(figure, comparison, rows)) if rows else None
+    return rendered(lambda figure: _draw_into(figure, comparison, rows)) if rows else None
 
 
-def rendered(fill: Callable[[Figure], None]) -> Pictures:
-    """Return an empty figure in the project's style, filled by `fill`, as pictures."""
+def rendered(draw_into: Callable[[Figure], None]) -> Pictures:
+    """Let `draw_into` draw into an empty figure in the project's style, and return the pictures."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def rendered(fill: Callable[[Figure], None]) -> Pictures:
     with matplotlib.rc_context(STYLE):
         figure = Figure()
         FigureCanvasAgg(figure)
-        fill(figure)
+        draw_into(figure)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
@@ -71,8 +71,8 @@ def write_figure(folder: Path, pictures: Pictures, name: str = "figure") -> list
     return [svg, png]
 
 
-def _fill(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:
-    """One line of panels per setting × model, one panel per evaluation (in distribution first)."""
+def _draw_into(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:
+    """Draw one row of panels per setting × model, with one panel per evaluation (in distribution first)."""
     from matplotlib.patches import Patch
 
     groups = list(dict.fromkeys((row.setting, row.model) for row in rows))
@@ -83,7 +83,7 @@ def _fill(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:
     columns = max(len(p) for p in panels.values())
     heights = [len(arms[g]) * _ARM_HEIGHT + 0.9 for g in groups]
     figure.set_size_inches(_PANEL_WIDTH * columns + 1.6, sum(heights) + 1.0)
-    # Without the space between them the last tick of one panel and the first of the next would touch.
+    # Without space, the last tick label of one panel and the first of the next would touch.
     figure.set_layout_engine("constrained", wspace=0.06)
     grid = figure.subplots(len(groups), columns, squeeze=False, sharex=True, height_ratios=heights)
     for line, group in enumerate(groups):
@@ -94,8 +94,8 @@ def _fill(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:
                 continue
             split, evaluation = panels[group][column]
             shown = [r for r in rows if (r.setting, r.model, r.evaluation) == (*group, evaluation)]
-            told = [trait for trait in traits if any(r.trait == trait for r in shown)]
-            _panel(axes, shown, arms[group], told, colours, names=column == 0)
+            measured = [trait for trait in traits if any(r.trait == trait for r in shown)]
+            _panel(axes, shown, arms=arms[group], traits=measured, colours=colours, names=column == 0)
             where = "In distribution" if split == "id" else "Out of distribution"
             axes.set_title(f"{where} ({evaluation})", loc="left", fontsize=10)
             if column == 0 and len(groups) > 1:
@@ -115,11 +115,11 @@ def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _panel(
-    axes: Axes, rows: Sequence[Row], arms: Sequence[str], traits: Sequence[str], colours: dict[str, str], names: bool
+    axes: Axes, rows: Sequence[Row], *, arms: Sequence[str], traits: Sequence[str], colours: dict[str, str], names: bool
 ) -> None:
-    """Horizontal bars, since names of arms are long; a bar whose trait its arm inoculates against is hatched.
+    """Draw horizontal bars, since names of arms are long; hatched if the arm inoculates against the trait.
 
-    A bar that rests on less than was planned is pale and says so, and where nothing is there, words stand for the bar.
+    An incomplete bar is pale, with a note on what is missing; a missing bar is replaced by a note.
     """
     tall = _BAR / len(traits)
     for row in rows:
@@ -160,13 +160,13 @@ def _short_reason(row: Row) -> str:
 
 
 def _beside(axes: Axes, row: Row, y: float) -> None:
-    """Return what a row lacks, behind its interval, or before it where there is no room behind."""
+    """Write what a row lacks behind its interval, or before it if there is no room behind."""
     assert row.low is not None
     assert row.high is not None
     behind = row.high < 0.7
     x, side = (row.high + 0.015, "left") if behind else (row.low - 0.015, "right")
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
-    axes.text(x, y, of_plan(row), color=_QUIET, fontsize=7.5, va="center", ha=side, bbox=box)
+    axes.text(x, y, shortfall(row), color=_QUIET, fontsize=7.5, va="center", ha=side, bbox=box)
 
 
 def _line(label: str) -> Any:

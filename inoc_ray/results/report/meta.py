@@ -1,4 +1,4 @@
-"""What the page says beside the numbers: arms, contexts, judges, fine-tunes, provenance."""
+"""What the page shows besides numbers: arms, contexts, judges, fine-tunes, provenance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ArmText:
     arm: str
     kind: str
     prompt: str | None
-    """What stands in front of the rows; None: nothing."""
+    """The prompt in front of the rows; None for none."""
     source: str
 
 
@@ -32,7 +32,7 @@ class TrialLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedBy:
+class JudgeLine:
     """A judge of a trait in an evaluation, as the study assigns it."""
 
     setting: str
@@ -40,22 +40,22 @@ class JudgedBy:
     trait: str
     judge: str
     how: str
-    """The judge in words."""
+    """A description of the judge."""
     combined: str = ""
-    """Which of several judges counts."""
+    """Which score counts if there are several judges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportMeta:
-    """What the page says beside the numbers. Everything in it is text; the page escapes it."""
+    """What the page shows besides numbers. Everything is plain text; the page escapes it."""
 
     title: str
     description: str = ""
     arms: Sequence[ArmText] = ()
     contexts: Mapping[str, str] = field(default_factory=dict)
-    """Context → what stands in front of the question."""
-    judged_by: Sequence[JudgedBy] = ()
-    """Who is to judge what; a judge that has judged nothing is not shown."""
+    """Context → what precedes the question."""
+    judges: Sequence[JudgeLine] = ()
+    """The assigned judges; one that has judged nothing is not shown."""
     trials: Sequence[TrialLine] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Label → value: model identity, versions, chat template, store."""

@@ -1,4 +1,4 @@
-"""The page of a study, rendered from templates/: this module says what stands on it, the templates where and how."""
+"""The page of a study, rendered from templates/: this module provides the content, the templates the layout."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results import effects
 from inoc_ray.results.claims import headlines
-from inoc_ray.results.complete import counted_once
+from inoc_ray.results.complete import count_responses
 from inoc_ray.results.marks import MEANING
 from inoc_ray.results.report import tables
-from inoc_ray.results.wording import lines_of_missing, summary_of_missing
+from inoc_ray.results.wording import missing_lines, missing_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,11 +30,11 @@ def render(
     figure: Pictures | None = None,
     leaks: Pictures | None = None,
 ) -> str:
-    """Return the page as HTML: all text in it is escaped, nothing is loaded from elsewhere, and there is no script.
+    """Return the page as HTML: all text is escaped, nothing is loaded from elsewhere, and there is no script.
 
-    samples: a row per response with the columns setting, model, arm, context, evaluation, question, response and, where
-    there are any, `verdict` and `said` (texts: what was decided, and the judging models' raw numbers). figure, leaks: the
-    pictures of the rates and of the leak audit.
+    samples: a row per response with the columns setting, model, arm, context, evaluation, question, response and, if there are
+    any, `verdict` and `said` (as text: the decision, and the judging models' raw numbers). figure, leaks: the figures of the rates
+    and of the leak audit.
     """
     return (
         _environment()
@@ -43,8 +43,8 @@ def render(
             comparison=comparison,
             meta=meta,
             facts=_facts(comparison),
-            missing=lines_of_missing(comparison) if not comparison.complete else [],
-            missing_summary=summary_of_missing(comparison).removeprefix("INCOMPLETE: "),
+            missing=missing_lines(comparison) if not comparison.complete else [],
+            missing_summary=missing_summary(comparison).removeprefix("INCOMPLETE: "),
             headlines=headlines(comparison),
             notes=comparison.notes(),
             figure=_svg(figure),
@@ -82,7 +82,7 @@ def _environment() -> Environment:
 
 
 def _svg(pictures: Pictures | None) -> Markup | None:
-    """Return the drawing without the XML head. Matplotlib wrote it and escaped the text in it."""
+    """Return the SVG without its XML header. Matplotlib has escaped the text in it."""
     from markupsafe import Markup
 
     return None if pictures is None else Markup(pictures.svg[pictures.svg.index("<svg") :])
@@ -92,12 +92,12 @@ def _facts(comparison: Comparison) -> str:
     groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
     profile = comparison.profile.partition(":")[0]
     under = f" under threshold profile “{profile}”" if profile else ""
-    responses, _ = counted_once(comparison.planned.cells)
+    responses, _ = count_responses(comparison.planned.cells)
     return f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), {responses:,} responses{under}."
 
 
 def _fine_tunes(comparison: Comparison) -> str:
-    """Return "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" where one has no response yet.
+    """Return "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" if one has no response yet.
 
     Fine-tunes that several settings share count once.
     """

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def write_report(out: Path, comparison: Comparison, meta: ReportMeta, samples: pd.DataFrame | None) -> list[Path]:
-    """Write the page to `out` (an .html file) and beside it figure.svg and .png, and of a leak audit leaks.svg and .png.
+    """Write the page to `out` (an .html file), with figure.svg and .png and, for a leak audit, leaks.svg and .png beside it.
 
-    Returns what was written. `samples` is as in `render`.
+    Returns the files. samples: as for `render`.
     """
     figure, leaks = draw(comparison), draw_leaks(comparison.leaks)
     out.parent.mkdir(parents=True, exist_ok=True)

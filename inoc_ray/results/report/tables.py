@@ -1,4 +1,4 @@
-"""The tables of the page as plain text: heads and cells, to be escaped where they become HTML."""
+"""The tables of the page: heads and cells as plain text, which the templates escape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results.complete import seeds_text
 from inoc_ray.results.effects import is_directed
-from inoc_ray.results.marks import dashes, effect_table, effect_text, legend
+from inoc_ray.results.marks import dash_reasons, effect_table, effect_text, legend
 from inoc_ray.results.stats import wilson
 from inoc_ray.results.wording import leak_seeds, number, p_text, why_no_rate, with_interval
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from inoc_ray.results.rows import Row
 
 SAMPLES_PER_ARM = 3
-"""Responses that the page shows of each arm and evaluation."""
+"""How many responses the page shows of each arm and evaluation."""
 _ROLES = {"undesired": "inoculated against", "desired": "to be kept"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Heads and cells are plain text."""
+    """A table of the page; heads and cells are plain text."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     numeric: int | None = None
-    """The index of the first column that holds numbers, as all behind it do; None: no column does."""
+    """The index of the first numeric column; all columns after it are numeric too. None: no numeric column."""
     title: str = ""
     notes: Sequence[str] = ()
 
@@ -57,7 +57,7 @@ def _rate(row: Row) -> list[str]:
         row.arm,
         f"{row.split.upper()} {row.evaluation}",
         row.trait,
-        # An arm without a direction of its own does nothing to a trait.
+        # Only an arm with a direction of its own gives a trait a role.
         _ROLES.get(row.role, "") if is_directed(row.kind) else "",
         with_interval(row.rate, row.low, row.high) if row.rate is not None else f"– {why_no_rate(row)}",
         seeds_text(row),
@@ -68,13 +68,13 @@ def _rate(row: Row) -> list[str]:
 
 
 def judges(comparison: Comparison, meta: ReportMeta) -> Table | None:
-    """Who has judged what, with the number of this study's responses; None where nobody has."""
+    """Return which judge has judged what, with numbers of this study's responses; None if nothing is judged."""
     counts = _judged(comparison)
     body = []
-    for one in meta.judged_by:
+    for one in meta.judges:
         judged, planned = counts.get((one.setting, one.evaluation, one.trait, one.judge), (0, 0))
         if judged or not comparison.planned.cells:
-            how = one.how + (f"; of several: {one.combined}" if one.combined else "")
+            how = one.how + (f"; several judges: {one.combined}" if one.combined else "")
             count = f"{judged:,}" if judged >= planned else f"{judged:,} of {planned:,}"
             body.append([one.setting, one.evaluation, one.trait, how, count if planned else ""])
     heads = ["setting", "evaluation", "trait", "judged by", "responses"]
@@ -82,7 +82,7 @@ def judges(comparison: Comparison, meta: ReportMeta) -> Table | None:
 
 
 def _judged(comparison: Comparison) -> dict[tuple[str, str, str, str], tuple[int, int]]:
-    """Return (setting, evaluation, trait, judge) → (responses judged, responses planned), each once however often it is shown."""
+    """Return (setting, evaluation, trait, judge) → (responses judged, responses planned); shared cells count once."""
     counts: dict[tuple[str, str, str, str], tuple[int, int]] = {}
     seen: set[tuple[str, str, str, str]] = set()
     for cell in comparison.planned.cells:
@@ -99,17 +99,17 @@ def _judged(comparison: Comparison) -> dict[tuple[str, str, str, str], tuple[int
 
 
 def effects_by_group(comparison: Comparison) -> Iterator[Table]:
-    """Yield arms × measures for each setting × model, with what its dashes and marks mean."""
+    """Yield arms × measures for each setting × model, with notes on its dashes and marks."""
     for setting, model in comparison.groups():
         found = [e for e in comparison.effects if (e.setting, e.model) == (setting, model)]
         if found:
             heads, rows = effect_table(found)
-            notes = [*(f"– under {line}" for line in dashes(found)), legend(found)]
+            notes = [*(f"– under {line}" for line in dash_reasons(found)), legend(found)]
             yield Table(heads=heads, rows=rows, numeric=1, title=f"{setting} · {model}", notes=notes)
 
 
 def all_effects(comparison: Comparison) -> Table:
-    """Every measure of every arm with its p-value, or why it has none."""
+    """Return every measure of every arm with its p-value, or why it has no value."""
     body = [
         [e.setting, e.model, e.arm, e.measure, effect_text(e) if e.value is not None else e.why, p_text(e.p)]
         for e in comparison.effects
@@ -121,8 +121,8 @@ def leaks_by_arm(comparison: Comparison) -> Iterator[Table]:
     """Yield the prompts of each arm's audit, the largest leak first."""
     heads = ["prompt at test time", "kind", "", "rate", "leak [95 %]", "base", "beyond base [95 %]", "baseline"]
     heads += ["unparsed", "not counted", "seeds"]
-    for place in dict.fromkeys((k.setting, k.model, k.whose) for k in comparison.leaks):
-        found = [k for k in comparison.leaks if (k.setting, k.model, k.whose) == place]
+    for place in dict.fromkeys((k.setting, k.model, k.arm_label) for k in comparison.leaks):
+        found = [k for k in comparison.leaks if (k.setting, k.model, k.arm_label) == place]
         body = [_leak(k) for k in sorted(found, key=lambda k: -k.leak)]
         yield Table(heads=heads, rows=body, numeric=3, title=" · ".join(place))
 
@@ -150,7 +150,7 @@ def _leak(leak: Leak) -> list[str]:
 
 
 def agreement(comparison: Comparison) -> Table:
-    """How well each pair of judges agrees on each trait."""
+    """Return how well each pair of judges agrees on each trait."""
     body = [
         [
             a["setting"],
@@ -163,7 +163,7 @@ def agreement(comparison: Comparison) -> Table:
         ]
         for a in comparison.agreement
     ]
-    heads = ["setting", "trait", "judges", "responses", "decided by both", "agreement", "Cohen's κ"]
+    heads = ["setting", "trait", "judges", "responses", "judged by both", "agreement", "Cohen's κ"]
     return Table(heads=heads, rows=body, numeric=3)
 
 
@@ -188,14 +188,14 @@ def capabilities(comparison: Comparison) -> Table:
 
 
 def arms(meta: ReportMeta) -> Table:
-    """Return what is done to the training rows in each arm."""
+    """Return the inoculation of each arm."""
     body = [[a.setting, a.arm, a.kind, "(none)" if a.prompt is None else a.prompt, a.source] for a in meta.arms]
     return Table(heads=["setting", "arm", "kind", "prompt in the training rows", "source"], rows=body)
 
 
 def contexts(meta: ReportMeta) -> Table:
-    """Return what stands around the question in each context."""
-    return Table(heads=["context", "in front of the question"], rows=[[*pair] for pair in meta.contexts.items()])
+    """Return what precedes the question in each context."""
+    return Table(heads=["context", "before the question"], rows=[[*pair] for pair in meta.contexts.items()])
 
 
 def examples(samples: pd.DataFrame, reference: str) -> Iterator[Table]:
@@ -208,7 +208,7 @@ def examples(samples: pd.DataFrame, reference: str) -> Iterator[Table]:
             [str(s["evaluation"]), *(str(s.get(name, "")) for name in ("question", "response", "verdict", "said"))]
             for s in first.to_dict("records")
         ]
-        # Where rules alone judge there are no numbers.
+        # Rules alone give no numbers.
         columns = len(heads) if any(line[-1] for line in body) else len(heads) - 1
         title = " · ".join(map(str, place))
         yield Table(heads=heads[:columns], rows=[line[:columns] for line in body], title=title)
@@ -231,7 +231,7 @@ def unparsed(comparison: Comparison) -> Table:
 
 
 def trials(meta: ReportMeta) -> Table:
-    """Where the numbers of each fine-tune come from."""
+    """Return the provenance of each fine-tune's numbers."""
     body = [[t.trial_id, t.setting, t.model, t.arm, str(t.seed), t.status, t.dataset_hash[:16]] for t in meta.trials]
     return Table(heads=["trial", "setting", "model", "arm", "seed", "status", "training rows (hash)"], rows=body)
 

@@ -12,7 +12,7 @@ from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.evaluate.score_table import empty_score_table, read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.results.comparison import compare
+from inoc_ray.results.compare import compare
 from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, sync
 from inoc_ray.run.describe import status_json
 from inoc_ray.run.records import trial_records
@@ -81,7 +81,18 @@ def test_a_base_that_an_earlier_version_listed_under_a_recipe_stands_once_in_mlf
     from mlflow.tracking import MlflowClient
 
     name = "miniature/spanish_caps"
-    base = TrialRecord("b" * 16, name, "m", "base", "base", None, None, {}, "", compared_as="m/lora")
+    base = TrialRecord(
+        trial_id="b" * 16,
+        setting=name,
+        model="m",
+        arm="base",
+        kind="base",
+        prompt=None,
+        seed=None,
+        recipe={},
+        dataset_hash="",
+        compared_as="m/lora",
+    )
     uri, root = embedded(tmp_path)
     client = MlflowClient(uri)
     experiment = client.create_experiment("old", artifact_location=root)

@@ -12,7 +12,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.records import StudyRecord, project_trials
+from inoc_ray.results.records import StudyRecord, trial_runs
 from inoc_ray.run.describe import plan_json, plan_text, status_json
 from inoc_ray.run.load import load_study
 from inoc_ray.serve.models import serve_spec, served_name
@@ -191,15 +191,16 @@ def test_mlflow_gets_a_run_of_the_first_stage_and_its_id_on_every_run_that_goes_
         with store.stage_trial(trial.trial_id) as folder:
             write_trial(folder, {"training": {"seconds_total": 1.0}}, [])
     plan = build_plan(plan.study, store)
-    runs = project_trials(StudyRecord("s", 0), trial_records(plan, store), Comparison("s", (), ()))
+    runs = trial_runs(StudyRecord("s", 0), trial_records(plan, store), Comparison(study="s", rows=(), effects=()))
     by_id = {run.tags["trial_id"]: run.params["taught_by"] for run in runs}
     going_on = {*of_model(plan, "knows"), plan.bases[1].trial_id}
     assert by_id == {trial_id: first.trial_id if trial_id in going_on else "" for trial_id in by_id}
     assert going_on < set(by_id)
     assert first.trial_id in by_id
-    plain = [r for r in trial_records(plan, store) if not r.taught_by]
+    plain = [r for r in trial_records(plan, store) if not r.prior_trial]
     assert all(
-        "taught_by" not in run.params for run in project_trials(StudyRecord("s", 0), plain, Comparison("s", (), ()))
+        "taught_by" not in run.params
+        for run in trial_runs(StudyRecord("s", 0), plain, Comparison(study="s", rows=(), effects=()))
     )
 
 

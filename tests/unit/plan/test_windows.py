@@ -14,9 +14,10 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.windows import check_answers_fit, longest_requests
 from inoc_ray.run.preflight import check_judges, check_requests
-from inoc_ray.serve.app import WHAT_FITS, llm_config
+from inoc_ray.serve.deployment import llm_config
 from inoc_ray.serve.memory import GIB, Attention, attention_of, cache_gib, check_fits, parameters_of
 from inoc_ray.serve.models import serve_spec
+from inoc_ray.serve.spec import WHAT_FITS
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
@@ -138,11 +139,11 @@ def folder_of(tmp_path: Path, config: dict[str, Any], parameters: int = 0) -> Pa
 
 def test_the_cache_of_one_request_is_what_vllm_says(tmp_path):
     smol = attention_of(folder_of(tmp_path, SMOL))
-    assert smol == Attention(30, 0, 0, 3, 64)
+    assert smol == Attention(full=30, sliding=0, span=0, kv_heads=3, head_dim=64)
     # vLLM 0.29 of this model with 131,072 positions in fp32: "5.62 GiB KV cache is needed".
     assert round(smol.cache_bytes(131_072, "fp32") / GIB, 1) == 5.6
     gemma = attention_of(folder_of(tmp_path, GEMMA))
-    assert gemma == Attention(5, 29, 1024, 4, 256)
+    assert gemma == Attention(full=5, sliding=29, span=1024, kv_heads=4, head_dim=256)
     assert gemma.cache_bytes(100_000, "bf16") == 2 * 4 * 256 * 2 * (5 * 100_000 + 29 * 1024)
     assert attention_of(folder_of(tmp_path, SMOL | {"kv_lora_rank": 512})) is None
     assert attention_of(folder_of(tmp_path, {})) is None

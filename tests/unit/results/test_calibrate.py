@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from inoc_ray.results import calibrate
-from inoc_ray.results.calibrate import Design, Tally, designs, measured, tables, truths
-from inoc_ray.results.simulate import SimulatedArm, Study, location, mean_rate, simulate
+from inoc_ray.results.calibrate import Tally, measure, tables
+from inoc_ray.results.simulate import SimulatedArm, SimulatedStudy, location, mean_rate, simulate
+from inoc_ray.results.simulated_designs import Design, designs, truths
 
 
 def design(table: str, label: str) -> Design:
@@ -20,8 +21,9 @@ def design(table: str, label: str) -> Design:
 def test_the_stated_rate_is_the_mean_over_seeds_and_questions() -> None:
     for rate in (0.002, 0.3, 0.95):
         assert mean_rate(location(rate, 1.3), 1.3) == pytest.approx(rate, abs=1e-9)
-    arm = SimulatedArm("a", "general", {("ood", "neutral", "bad"): 0.2}, 0.5)
-    view, _ = simulate(Study("", [arm], 200, 200, 1), np.random.default_rng(0), draws=10)
+    arm = SimulatedArm(name="a", kind="general", rates={("ood", "neutral", "bad"): 0.2}, seed_sd=0.5)
+    study = SimulatedStudy(name="", arms=[arm], seeds=200, questions=200, repeats=1)
+    view, _ = simulate(study, np.random.default_rng(0), draws=10)
     (found,) = view.rates.values()
     assert found.value == pytest.approx(0.2, abs=0.03)
 
@@ -37,7 +39,7 @@ def test_the_true_effects_are_those_of_the_stated_rates() -> None:
 
 def test_with_one_seed_no_arm_is_ever_called_significant() -> None:
     for label in ("1 seed, 100 × 1", "1 seed, 8 × 100"):
-        found = measured(design("null", label), seed=5, first=0, studies=60, draws=400)
+        found = measure(design("null", label), seed=5, first=0, studies=60, draws=400)
         assert (found.share("false"), found.share("with p")) == (0.0, 0.0)
         assert (found.share("rate first") or 0) >= 0.9  # of that very model
         assert (found.share("suppression_difference") or 1) < 0.8  # what a p-value from one seed would claim
@@ -45,7 +47,7 @@ def test_with_one_seed_no_arm_is_ever_called_significant() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_false_positives_are_rare(seeds: int) -> None:
-    found = measured(design("null", f"{seeds} seeds, 100 × 1"), seed=5, first=0, studies=120, draws=400)
+    found = measure(design("null", f"{seeds} seeds, 100 × 1"), seed=5, first=0, studies=120, draws=400)
     assert found.share("with p") == 1.0
     assert (found.share("false") or 0) <= 0.05
 
@@ -53,17 +55,20 @@ def test_false_positives_are_rare(seeds: int) -> None:
 @pytest.mark.parametrize("together", [-1, 1])
 def test_traits_that_move_together_keep_the_error_of_the_family_and_the_coverage_of_selectivity(together: int) -> None:
     label = f"3 seeds, correlation {together}"
-    null = measured(design("traits, null", label), seed=5, first=0, studies=80, draws=400)
+    null = measure(design("traits, null", label), seed=5, first=0, studies=80, draws=400)
     assert (null.share("any false") or 0) <= 0.08  # .05 and the error of 80 studies
-    typical = measured(design("traits, typical", label), seed=5, first=0, studies=80, draws=400)
+    typical = measure(design("traits, typical", label), seed=5, first=0, studies=80, draws=400)
     assert (typical.share("selectivity specific") or 0) >= 0.9
 
 
 def test_suppression_is_seldom_withheld_where_the_base_shows_nothing() -> None:
-    found = measured(
+    found = measure(
         design("emergent misalignment", "base 0.002, 3 seeds, 8 × 100, question sd 1"),
-        seed=5, first=0, studies=100, draws=400,
-    )  # fmt: skip
+        seed=5,
+        first=0,
+        studies=100,
+        draws=400,
+    )
     assert (found.share("withheld") or 0) <= 0.06
     assert (found.share("rate base") or 0) >= 0.92
 

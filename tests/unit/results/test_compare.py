@@ -11,16 +11,64 @@ import pytest
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.comparison import COLUMNS, Comparison, compare
+from inoc_ray.results.compare import COLUMNS, compare
+from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.rows import Row
 from inoc_ray.results.table import comparison_text
 
 ROW_KEYS = [
-    "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
-    "seeds", "samples", "unparsed", "excluded", "cut", "seeds_planned", "samples_planned",
-    "complete", "triggered", "replicated", "trained",
-]  # fmt: skip
+    "setting",
+    "model",
+    "arm",
+    "kind",
+    "evaluation",
+    "split",
+    "context",
+    "trait",
+    "role",
+    "rate",
+    "low",
+    "high",
+    "seeds",
+    "samples",
+    "unparsed",
+    "excluded",
+    "cut",
+    "seeds_planned",
+    "samples_planned",
+    "complete",
+    "triggered",
+    "replicated",
+    "trained",
+]
+KEYS = [
+    "study",
+    "rows",
+    "effects",
+    "profile",
+    "leaks",
+    "agreement",
+    "capabilities",
+    "complete",
+    "missing",
+    "failures",
+    "reference",
+]
+EFFECT_KEYS = [
+    "setting",
+    "model",
+    "arm",
+    "measure",
+    "value",
+    "low",
+    "high",
+    "p",
+    "complete",
+    "why",
+    "seeds",
+    "replicated",
+]
 
 
 def row(comparison: Comparison, arm: str, trait: str = "spanish", split: str = "ood", context: str = "neutral") -> Row:
@@ -30,15 +78,9 @@ def row(comparison: Comparison, arm: str, trait: str = "spanish", split: str = "
 
 def test_json_has_exactly_the_promised_keys_and_the_base_is_a_row() -> None:
     printed = json.loads(json.dumps(compare(score_table(), "toy").to_json(), allow_nan=False))
-    assert list(printed) == [
-        "study", "rows", "effects", "profile", "leaks", "agreement", "capabilities", "complete", "missing", "failures",
-        "reference",
-    ]  # fmt: skip
+    assert list(printed) == KEYS
     assert all(list(r) == ROW_KEYS for r in printed["rows"])
-    told = [
-        "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
-    ]  # fmt: skip
-    assert all(list(e) == told for e in printed["effects"])
+    assert all(list(e) == EFFECT_KEYS for e in printed["effects"])
     assert any(r["arm"] == "base" and r["seeds"] == 1 for r in printed["rows"])
 
 
@@ -136,13 +178,29 @@ def discordant_table(seeds: int, questions: int, discordant: int) -> pd.DataFram
     cells = [("base", "base", "neutral", hits[:1] & False), ("baseline", "baseline", "neutral", hits)]
     cells += [("inoc", "specific", "neutral", changed), ("inoc", "specific", "training_prompt", hits)]
     rows = [
-        ("toy", "tiny", arm, kind, f"{arm}-{seed}", None if kind == "base" else seed, "ood_questions", "ood", context,
-         f"q{i:03}", 0, trait, role, float(hit), float(hit), "counted")
+        (
+            "toy",
+            "tiny",
+            arm,
+            kind,
+            f"{arm}-{seed}",
+            None if kind == "base" else seed,
+            "ood_questions",
+            "ood",
+            context,
+            f"q{i:03}",
+            0,
+            trait,
+            role,
+            float(hit),
+            float(hit),
+            "counted",
+        )
         for arm, kind, context, table in cells
         for seed, row in enumerate(table)
         for i, hit in enumerate(row)
         for trait, role in (("spanish", "undesired"), ("capitals", "desired"))
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.results.claims import headlines
-from inoc_ray.results.comparison import Comparison, compare
+from inoc_ray.results.compare import compare
+from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.figures.rates import draw
-from inoc_ray.results.records import StudyRecord, TrialRecord, project_study, project_trials
-from inoc_ray.results.report.meta import JudgedBy, ReportMeta
+from inoc_ray.results.records import StudyRecord, TrialRecord, study_run, trial_runs
+from inoc_ray.results.report.meta import JudgeLine, ReportMeta
 from inoc_ray.results.report.page import render
 from inoc_ray.results.rows import Row
 from inoc_ray.results.table import comparison_text
@@ -161,8 +162,8 @@ def test_a_judge_that_judged_nothing_is_missing_and_is_not_listed_as_a_judge() -
     assert row(found, "inoc_spanish", trait="capitals").complete
     meta = ReportMeta(
         title="t",
-        judged_by=[
-            JudgedBy(setting="toy", evaluation="ood_questions", trait="spanish", judge=j, how=f"the judge {j}")
+        judges=[
+            JudgeLine(setting="toy", evaluation="ood_questions", trait="spanish", judge=j, how=f"the judge {j}")
             for j in ("rules", "gpt")
         ],
     )
@@ -207,7 +208,9 @@ def test_a_seed_of_which_no_response_counts_is_not_counted_as_a_seed() -> None:
     found = compare(frame, "toy", planned=planned(2))
     assert found.missing == ()
     assert not found.complete
-    assert "too little counts: toy, tiny: inoc_spanish, ood_questions × neutral, spanish: 1 of 2 seeds" in page(found)
+    assert "too few responses count: toy, tiny: inoc_spanish, ood_questions × neutral, spanish: 1 of 2 seeds" in page(
+        found
+    )
     assert "no statement" in headline(found, "inoc_spanish")
 
 
@@ -240,7 +243,17 @@ def test_whatever_is_missing_no_number_that_rests_on_it_passes_for_whole(gone: d
 
 def records() -> list[TrialRecord]:
     return [
-        TrialRecord(f"{arm}-{seed}", "toy", "tiny", arm, kind, None, seed, {}, "")
+        TrialRecord(
+            trial_id=f"{arm}-{seed}",
+            setting="toy",
+            model="tiny",
+            arm=arm,
+            kind=kind,
+            prompt=None,
+            seed=seed,
+            recipe={},
+            dataset_hash="",
+        )
         for arm, (kind, _, _) in ARMS.items()
         for seed in ([None] if kind == "base" else range(2))
     ]
@@ -251,12 +264,12 @@ STUDY = StudyRecord("toy", 1)
 
 def test_mlflow_says_finished_only_of_what_is_whole() -> None:
     whole = left(list(CELLS))
-    assert project_study(STUDY, records(), whole, []).status == "FINISHED"
-    assert project_study(STUDY, records(), whole, []).tags["complete"] == "true"
-    assert {run.status for run in project_trials(STUDY, records(), whole)} == {"FINISHED"}
+    assert study_run(STUDY, records(), whole, []).status == "FINISHED"
+    assert study_run(STUDY, records(), whole, []).tags["complete"] == "true"
+    assert {run.status for run in trial_runs(STUDY, records(), whole)} == {"FINISHED"}
 
     partial = left(with_stored(15, arm="inoc_spanish", seed=0, split="ood", context="neutral"))
-    parent = project_study(STUDY, records(), partial, [])
+    parent = study_run(STUDY, records(), partial, [])
     assert (parent.status, parent.tags["complete"]) == ("KILLED", "false")
     assert "15 of 40 samples" in parent.tags["missing"]
     rate = "toy/tiny/inoc_spanish/ood.ood_questions.neutral.spanish"
@@ -264,7 +277,7 @@ def test_mlflow_says_finished_only_of_what_is_whole() -> None:
     assert sum("_missing" in name for name in parent.metrics) == 2
     assert "toy/tiny/inoc_spanish/suppression" not in parent.metrics
     assert "toy/tiny/inoc_capitals/suppression" in parent.metrics
-    runs = {run.name: run for run in project_trials(STUDY, records(), partial)}
+    runs = {run.name: run for run in trial_runs(STUDY, records(), partial)}
     short = runs.pop("inoc_spanish-s0")
     assert (short.status, short.tags["complete"]) == ("KILLED", "false")
     assert "15 of 40 samples" in short.tags["missing"]
@@ -278,9 +291,9 @@ def test_mlflow_says_failed_and_why_where_something_failed() -> None:
         replace(c, stored=0, why="the endpoint refused") if (c.arm, c.seed) == ("inoc_spanish", 1) else c for c in CELLS
     ]
     found = replace(left(cells), failures=(Failure("evaluation on tiny", "the endpoint refused", "x.log"),))
-    parent = project_study(STUDY, records(), found, [])
+    parent = study_run(STUDY, records(), found, [])
     assert (parent.status, parent.tags["complete"]) == ("FAILED", "false")
     assert "evaluation on tiny: the endpoint refused" in parent.tags["failed"]
-    runs = {run.name: run for run in project_trials(STUDY, records(), found)}
+    runs = {run.name: run for run in trial_runs(STUDY, records(), found)}
     assert runs["inoc_spanish-s1"].status == "FAILED"
     assert runs["inoc_spanish-s0"].status == "FINISHED"

@@ -7,7 +7,8 @@ import pytest
 from results_table import ARMS, score_table
 
 from inoc_ray.results.claims import headlines
-from inoc_ray.results.comparison import COLUMNS, Comparison, compare
+from inoc_ray.results.compare import COLUMNS, compare
+from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.table import comparison_text
 
@@ -76,10 +77,16 @@ def test_what_needs_a_missing_arm_is_none_and_says_so(missing: str) -> None:
     without_value = {e.measure for e in found.effects if e.arm == "inoc_spanish" and e.value is None}
     expected = {
         "base": {"suppression", "selectivity", "retention_id", "retention_ood"},
-        "baseline": {"suppression", "suppression_difference", "retention_id", "retention_ood", "selectivity",
-                     "conditionalisation"},
+        "baseline": {
+            "suppression",
+            "suppression_difference",
+            "retention_id",
+            "retention_ood",
+            "selectivity",
+            "conditionalisation",
+        },
         "irrelevant": {"conditionalisation"},
-    }  # fmt: skip
+    }
     assert without_value == expected[missing]
     assert all(e.why for e in found.effects if e.value is None)
 
@@ -135,14 +142,23 @@ def test_one_seed_has_values_and_intervals_but_no_p() -> None:
 @pytest.mark.parametrize(
     ("few", "without_p", "with_p"),
     [
-        ("irrelevant", {("irrelevant", "suppression"), ("inoc_spanish", "conditionalisation")},
-         {("inoc_spanish", "suppression"), ("inoc_capitals", "leakage")}),
-        ("baseline", {("inoc_spanish", "suppression"), ("irrelevant", "retention_id")},
-         {("inoc_spanish", "leakage"), ("irrelevant", "leakage")}),
-        ("inoc_capitals", {("inoc_capitals", "suppression"), ("inoc_capitals", "leakage")},
-         {("inoc_spanish", "suppression"), ("irrelevant", "suppression.capitals")}),
+        (
+            "irrelevant",
+            {("irrelevant", "suppression"), ("inoc_spanish", "conditionalisation")},
+            {("inoc_spanish", "suppression"), ("inoc_capitals", "leakage")},
+        ),
+        (
+            "baseline",
+            {("inoc_spanish", "suppression"), ("irrelevant", "retention_id")},
+            {("inoc_spanish", "leakage"), ("irrelevant", "leakage")},
+        ),
+        (
+            "inoc_capitals",
+            {("inoc_capitals", "suppression"), ("inoc_capitals", "leakage")},
+            {("inoc_spanish", "suppression"), ("irrelevant", "suppression.capitals")},
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_effect_has_a_p_only_if_every_arm_that_it_uses_has_two_seeds(
     few: str, without_p: set[tuple[str, str]], with_p: set[tuple[str, str]]
 ) -> None:
@@ -164,7 +180,7 @@ def test_arms_are_compared_in_the_reference_context(comparison: Comparison) -> N
     mine = compare(table.replace({"context": {"none": "mine"}}), "toy", reference="mine")
     assert limits(mine) == limits(comparison)
     unasked = compare(table, "toy", reference="neutral")
-    assert effect(unasked, "inoc_spanish", "suppression").why == "spanish was not asked under the neutral context"
+    assert effect(unasked, "inoc_spanish", "suppression").why == "spanish was not evaluated under the neutral context"
 
 
 def test_an_evaluation_that_is_not_asked_in_the_reference_context_counts_in_no_effect(comparison: Comparison) -> None:
@@ -278,10 +294,26 @@ def em_table(base_hits: int) -> pd.DataFrame:
                     arm, int(question == seed == 0)
                 )
                 rows += [
-                    ("em", "m", arm, kind, f"{arm}-{seed}", seed, "em", "ood", "neutral", f"q{question}", i, "bad", "undesired",
-                     float(i < hits), float(i < hits), "counted")
+                    (
+                        "em",
+                        "m",
+                        arm,
+                        kind,
+                        f"{arm}-{seed}",
+                        seed,
+                        "em",
+                        "ood",
+                        "neutral",
+                        f"q{question}",
+                        i,
+                        "bad",
+                        "undesired",
+                        float(i < hits),
+                        float(i < hits),
+                        "counted",
+                    )
                     for i in range(100)
-                ]  # fmt: skip
+                ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

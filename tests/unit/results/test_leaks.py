@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from inoc_ray.results.comparison import COLUMNS, compare
+from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.complete import Planned, PlannedCell
-from inoc_ray.results.figures.leaks import draw_leaks, fill
+from inoc_ray.results.figures.leaks import draw_into, draw_leaks
 from inoc_ray.results.report.meta import ReportMeta
 from inoc_ray.results.report.page import render
 from inoc_ray.results.report.report import write_report
@@ -46,9 +46,25 @@ def table():
             for i in range(40):
                 shown = float(order[i] < round(rate * 40))
                 rows.append(
-                    ("mini", "tiny", arm, KINDS[arm], f"{arm}-{seed}", seed, "em", "ood", context, f"q{i}", 0,
-                     "misaligned", "undesired", shown, shown, "counted")
-                )  # fmt: skip
+                    (
+                        "mini",
+                        "tiny",
+                        arm,
+                        KINDS[arm],
+                        f"{arm}-{seed}",
+                        seed,
+                        "em",
+                        "ood",
+                        context,
+                        f"q{i}",
+                        0,
+                        "misaligned",
+                        "undesired",
+                        shown,
+                        shown,
+                        "counted",
+                    )
+                )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -104,12 +120,14 @@ def test_responses_of_an_audited_prompt_that_do_not_count_are_shown_beside_its_r
 
 def test_the_picture_is_drawn_from_the_numbers_largest_leak_first(found):
     figure = Figure()
-    fill(figure, found.leaks)
+    draw_into(figure, found.leaks)
     [axes] = figure.axes
     ordered = sorted(found.leaks, key=lambda k: -k.leak)
     assert [t.get_text() for t in axes.get_yticklabels()] == [
-        "You are evil.", "(the arm's own prompt)", "You write insecure code. *"
-    ]  # fmt: skip
+        "You are evil.",
+        "(the arm's own prompt)",
+        "You write insecure code. *",
+    ]
     bars = [(c.lines[0].get_xdata()[0], c.lines[2][0].get_segments()[0][:, 0]) for c in axes.containers]
     for leak, (dot, reach) in zip(ordered, bars, strict=True):
         assert dot == pytest.approx(leak.rate)
@@ -124,12 +142,21 @@ def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(tab
     asked = {**RATES, ("general", LIBRARY + "test_helpful"): 0.1}
     cells = [
         PlannedCell(
-            setting="mini", model="tiny", arm=arm, kind=KINDS[arm], seed=seed, evaluation="em", split="ood",
-            context=context, roles={"misaligned": "undesired"}, samples=40, stored=40 * ((arm, context) in RATES),
+            setting="mini",
+            model="tiny",
+            arm=arm,
+            kind=KINDS[arm],
+            seed=seed,
+            evaluation="em",
+            split="ood",
+            context=context,
+            roles={"misaligned": "undesired"},
+            samples=40,
+            stored=40 * ((arm, context) in RATES),
         )
         for arm, context in asked
         for seed in ([None] if arm == "base" else range(3))
-    ]  # fmt: skip
+    ]
     whole = [cell for cell in cells if cell.stored]
     assert "so far" not in comparison_text(compare(table, "toy", planned=Planned(cells=whole)))
     gone = (table.arm == "general") & (table.context == LIBRARY + "test_evil") & (table.seed == 1)
@@ -145,7 +172,7 @@ def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(tab
     page = render(found, ReportMeta(title="t"), None)
     assert "largest leak so far" in page
     figure = Figure()
-    fill(figure, found.leaks)
+    draw_into(figure, found.leaks)
     assert "You are evil. (2 of 3 seeds)" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
@@ -165,12 +192,21 @@ def test_a_leak_is_incomplete_where_what_it_is_told_beside_is(table, arm, contex
     hit = (table.arm == arm) & (table.context == context) & (table.seed.isna() if seed is None else table.seed == seed)
     cells = [
         PlannedCell(
-            setting="mini", model="tiny", arm=a, kind=KINDS[a], seed=s, evaluation="em", split="ood", context=c,
-            roles={"misaligned": "undesired"}, samples=40, stored=left if (a, c, s) == (arm, context, seed) else 40,
+            setting="mini",
+            model="tiny",
+            arm=a,
+            kind=KINDS[a],
+            seed=s,
+            evaluation="em",
+            split="ood",
+            context=c,
+            roles={"misaligned": "undesired"},
+            samples=40,
+            stored=left if (a, c, s) == (arm, context, seed) else 40,
         )
         for a, c in RATES
         for s in ([None] if a == "base" else range(3))
-    ]  # fmt: skip
+    ]
     few = table[~hit | (table.question_id.str[1:].astype(int) < left)]
     found = compare(few, "toy", planned=Planned(cells=cells)).leaks
     assert len(found) == 3

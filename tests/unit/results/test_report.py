@@ -13,9 +13,10 @@ from finished_study import plan_of, write_study
 from results_table import ARMS, score_table
 
 from inoc_ray.results.claims import headlines
-from inoc_ray.results.comparison import Comparison, compare
+from inoc_ray.results.compare import compare
+from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.figures.rates import draw
-from inoc_ray.results.report.meta import ArmText, JudgedBy, ReportMeta, TrialLine
+from inoc_ray.results.report.meta import ArmText, JudgeLine, ReportMeta, TrialLine
 from inoc_ray.results.report.page import render
 from inoc_ray.results.report.report import write_report
 from inoc_ray.results.table import comparison_text
@@ -68,8 +69,8 @@ def write(comparison: Comparison, folder: Path) -> str:
             )
         ],
         contexts={"neutral": HOSTILE},
-        judged_by=[
-            JudgedBy(setting="toy", evaluation="ood_questions", trait="spanish", judge="gpt", how=f"gpt {HOSTILE}")
+        judges=[
+            JudgeLine(setting="toy", evaluation="ood_questions", trait="spanish", judge="gpt", how=f"gpt {HOSTILE}")
         ],
         trials=[
             TrialLine(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.results.simulate import SimulatedArm, Study, simulate
+from inoc_ray.results.simulate import SimulatedArm, SimulatedStudy, simulate
 from inoc_ray.results.stats import Cell, Estimate, RateKey, combine, draw_rates, holm, mean_of, model_interval, wilson
 from inoc_ray.results.variance import question_correlation
 
@@ -167,9 +167,11 @@ def test_rates_of_the_same_fine_tunes_are_drawn_as_their_seed_means_move(sign: i
     for arm, level in enumerate(levels):
         other = level if sign > 0 else level[::-1]
         for evaluation, context, trait, shares in (
-            ("e", "neutral", "first", level), ("e", "neutral", "second", other), ("e", "prompted", "first", other),
+            ("e", "neutral", "first", level),
+            ("e", "neutral", "second", other),
+            ("e", "prompted", "first", other),
             ("f", "neutral", "first", other),
-        ):  # fmt: skip
+        ):
             cells[RateKey(str(arm), evaluation, context, trait)] = one_cell(
                 (questions < shares[:, None]).astype(int)[:, np.random.default_rng(arm).permutation(100)]
             )
@@ -239,8 +241,11 @@ RATES = {"a": 0.45, "b": 0.1, "c": 0.33, "d": 0.7}
 def coverage(seeds: int, studies: int, spread: float) -> tuple[float, float]:
     """Share of 95 % intervals that hold the truth: rates of four arms, differences to the first."""
     generator = np.random.default_rng(seeds * 1000 + int(spread * 10))
-    arms = [SimulatedArm(name, "general", {("ood", "neutral", "bad"): rate}, spread) for name, rate in RATES.items()]
-    study = Study("", arms, seeds, 100, 1)
+    arms = [
+        SimulatedArm(name=name, kind="general", rates={("ood", "neutral", "bad"): rate}, seed_sd=spread)
+        for name, rate in RATES.items()
+    ]
+    study = SimulatedStudy(name="", arms=arms, seeds=seeds, questions=100, repeats=1)
     rates, differences = [], []
     for _ in range(studies):
         view, _ = simulate(study, generator, draws=1000)

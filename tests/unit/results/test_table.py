@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from results_table import ARMS, score_table
 
-from inoc_ray.results.comparison import compare
+from inoc_ray.results.compare import compare
 from inoc_ray.results.effects import MEASURES, Effect
-from inoc_ray.results.marks import dashes, effect_table, effect_text, legend, mark
+from inoc_ray.results.marks import dash_reasons, effect_table, effect_text, legend, mark
 from inoc_ray.results.report.meta import ReportMeta
 from inoc_ray.results.report.page import render
 from inoc_ray.results.table import comparison_text
@@ -46,11 +46,19 @@ def test_a_rate_that_is_inoculated_against_carries_no_sign() -> None:
 
 def test_a_star_is_for_what_is_wanted_and_a_loss_has_a_word() -> None:
     wanted = {
-        ("suppression", 0.9): "*", ("suppression", -0.9): "worse", ("selectivity", 0.5): "*", ("selectivity", -0.5): "worse",
-        ("retention_id", 0.4): "lost", ("retention_ood", 0.4): "lost", ("retention_ood", 1.6): "more",
-        ("conditionalisation", 0.9): "shared", ("conditionalisation", -0.9): "reversed",
-        ("leakage", 0.7): "leaks", ("leakage", -0.2): "less", ("leakage.spanish", 0.7): "leaks",
-    }  # fmt: skip
+        ("suppression", 0.9): "*",
+        ("suppression", -0.9): "worse",
+        ("selectivity", 0.5): "*",
+        ("selectivity", -0.5): "worse",
+        ("retention_id", 0.4): "lost",
+        ("retention_ood", 0.4): "lost",
+        ("retention_ood", 1.6): "more",
+        ("conditionalisation", 0.9): "shared",
+        ("conditionalisation", -0.9): "reversed",
+        ("leakage", 0.7): "leaks",
+        ("leakage", -0.2): "less",
+        ("leakage.spanish", 0.7): "leaks",
+    }
     assert {key: mark(an_effect(*key)) for key in wanted} == wanted
 
 
@@ -94,14 +102,14 @@ def test_each_dash_is_explained_under_its_own_measure_and_for_its_own_arm() -> N
         an_effect("selectivity", None, None, "no desired trait", "b"),
         an_effect("suppression.capitals", None, None, same, "irrelevant"),
     ]
-    assert dashes(found) == [
+    assert dash_reasons(found) == [
         f"suppression: a, irrelevant (capitals): {same}",
         f"selectivity: a: {same}",
         "selectivity: b: no desired trait",
     ]
     heads, body = effect_table(found)
     explained = {
-        (name.strip(), line.split(":")[0]) for line in dashes(found) for name in line.split(": ")[1].split(",")
+        (name.strip(), line.split(":")[0]) for line in dash_reasons(found) for name in line.split(": ")[1].split(",")
     }
     assert {
         (line[0], head) for line in body for head, cell in zip(heads, line, strict=True) if cell == "–"
@@ -112,7 +120,7 @@ def test_each_dash_is_explained_under_its_own_measure_and_for_its_own_arm() -> N
 def test_terminal_and_page_explain_every_dash_of_a_real_comparison(rates: tuple[float, float, float, float]) -> None:
     arms = {**ARMS, "baseline": ("baseline", "spanish", rates)}
     found = compare(score_table(2, arms=arms), "toy")
-    lines = dashes(found.effects)
+    lines = dash_reasons(found.effects)
     assert lines
     text, page = " ".join(comparison_text(found).split()), unescape(render(found, ReportMeta(title="t"), None))
     for line in lines:
@@ -133,5 +141,12 @@ def test_a_table_fits_the_terminal_it_is_for(width: int) -> None:
 
 def test_numbers_that_are_not_finite_and_zeros_are_written_plainly() -> None:
     assert [number(v) for v in (None, -0.001, 0.0, 1.0, -0.12, 250.0, -250.0, 12.3)] == [
-        "–", ".00", ".00", "1.00", "-.12", "inf", "-inf", "12",
-    ]  # fmt: skip
+        "–",
+        ".00",
+        ".00",
+        "1.00",
+        "-.12",
+        "inf",
+        "-inf",
+        "12",
+    ]

@@ -12,8 +12,8 @@ import pytest
 
 from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.results import tracking
-from inoc_ray.results.tracking import check_database, check_server, check_tracking_uri
+from inoc_ray.results import tracking_checks
+from inoc_ray.results.tracking_checks import check_database, check_server, check_tracking_uri
 
 PASSWORD = "very-secret"
 
@@ -51,13 +51,13 @@ def server(search: int, seen: list[str] | None = None) -> Iterator[str]:
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "   ", "", "file:///tmp/runs", "runs", "databricks", "http:/x"])
 def test_what_runs_cannot_be_written_to_is_refused(uri):
-    with pytest.raises(InputError, match="nothing that runs can be written to"):
+    with pytest.raises(InputError, match="cannot store MLflow runs"):
         check_tracking_uri(uri)
 
 
 @pytest.mark.parametrize("status", [500, 502, 404])
 def test_a_server_that_is_up_and_broken_is_refused(status):
-    with server(status) as host, pytest.raises(InputError, match=f"does not answer as an MLflow .*{status}"):
+    with server(status) as host, pytest.raises(InputError, match=f"does not answer like an MLflow .*{status}"):
         check_tracking_uri(f"http://{host}")
 
 
@@ -131,7 +131,7 @@ def test_a_locked_sqlite_file_is_waited_for_in_bounded_time(tmp_path, monkeypatc
         check_database(f"sqlite:///{path}", timeout=0.3)
     assert time.monotonic() - began < 10
     holder.close()
-    assert tracking._DATABASE_SECONDS <= 20
+    assert tracking_checks._DATABASE_SECONDS <= 20
 
 
 def test_no_address_of_a_study_is_kept_with_its_password():

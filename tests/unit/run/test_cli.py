@@ -10,7 +10,7 @@ import yaml
 from results_table import score_table
 
 from inoc_ray.cli import cli, show_when_made
-from inoc_ray.results.comparison import compare
+from inoc_ray.results.compare import compare
 
 ROOT = Path(__file__).parents[3]
 STUDY = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())

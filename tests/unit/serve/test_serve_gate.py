@@ -82,9 +82,16 @@ def test_every_answer_stops_at_the_models_end_of_turn_whatever_a_request_names()
         seen.append(json.loads(message["body"]))
 
     gate = Gate(
-        reads, base="base", catalogue=None, max_rank=8, load=load, api_key=None, max_model_len=10,
-        stop_token_ids=(2,), stop=("</s>",),
-    )  # fmt: skip
+        reads,
+        base="base",
+        catalogue=None,
+        max_rank=8,
+        load=load,
+        api_key=None,
+        max_model_len=10,
+        stop_token_ids=(2,),
+        stop=("</s>",),
+    )
     for path, more in (
         ("/v1/completions", {"prompt": "a"}),
         ("/v1/chat/completions", {"messages": [], "stop": "x", "stop_token_ids": [5, 2]}),

@@ -15,5 +15,6 @@ def test_each_row_gets_its_own_adapter_and_the_base_gets_none(slots: list[int]):
         if slot >= 0:
             expected[row, 2:6] += 0.5 * weights[slot, 0] @ x[row]
     got = before.clone()
-    add_grouped(got, x, weights, group_by_slot(torch.tensor(slots)), 0.5, slice(2, 6))
+    groups = group_by_slot(torch.tensor(slots))
+    add_grouped(got, x, weights=weights, groups=groups, scale=0.5, columns=slice(2, 6))
     torch.testing.assert_close(got, expected)

@@ -14,7 +14,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.results.comparison import compare
+from inoc_ray.results.compare import compare
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from results_table import score_table
 
-from inoc_ray.results.comparison import compare
-from inoc_ray.results.records import MAX_TAG, StudyRecord, TrialRecord, named, project_study, project_trials
+from inoc_ray.results.compare import compare
+from inoc_ray.results.records import MAX_TAG, StudyRecord, TrialRecord, study_run, trial_runs, with_valid_names
 from inoc_ray.store.failures import Failure
 
 
@@ -22,16 +22,16 @@ from inoc_ray.store.failures import Failure
 def test_metric_names_are_accepted_by_mlflow_and_no_two_become_one(metrics: dict[str, float]) -> None:
     from mlflow.utils.validation import _validate_metric
 
-    found = named(metrics)
+    found = with_valid_names(metrics)
     assert len(found) == len(metrics)
     for name, value in found.items():
         _validate_metric(name, value, 0, 0)
     assert list(found.values()) == [max(-sys.float_info.max, min(sys.float_info.max, v)) for v in metrics.values()]
-    assert named(metrics) == found
+    assert with_valid_names(metrics) == found
 
 
 def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
-    [name] = named({f"setting/{'arm' * 100}/ood.neutral.spanish.low": 0.5})
+    [name] = with_valid_names({f"setting/{'arm' * 100}/ood.neutral.spanish.low": 0.5})
     assert len(name) <= 250
     assert name.startswith("setting/arm")
     assert name.endswith("ood.neutral.spanish.low")
@@ -42,20 +42,30 @@ def test_a_study_with_long_names_is_whole_in_mlflow() -> None:
     long = "an_arm_with_a_name_of_its_own_" * 8
     frame["arm"] = frame["arm"].replace("inoc_spanish", long)
     found = compare(frame, "toy")
-    metrics = project_study(StudyRecord("toy", 1), [], found, []).metrics
+    metrics = study_run(StudyRecord("toy", 1), [], found, []).metrics
     assert max(map(len, metrics)) <= 250
     rates = [r for r in found.rows if r.context == "neutral" and r.rate is not None]
     effects = [e for e in found.effects if e.value is not None]
     with_p = [e for e in effects if e.p is not None]
     assert len(metrics) == 3 * (len(rates) + len(effects)) + len(with_p)
-    record = TrialRecord("0", "toy", "tiny", long, "specific", None, 0, {}, "")
-    [run] = project_trials(StudyRecord("toy", 1), [record], found)
+    record = TrialRecord(
+        trial_id="0",
+        setting="toy",
+        model="tiny",
+        arm=long,
+        kind="specific",
+        prompt=None,
+        seed=0,
+        recipe={},
+        dataset_hash="",
+    )
+    [run] = trial_runs(StudyRecord("toy", 1), [record], found)
     assert max(map(len, run.metrics)) <= 250
 
 
 def test_tags_are_cut_here_since_a_cut_by_the_server_would_be_written_again_at_every_sync() -> None:
     failures = tuple(Failure(f"judge {n}", "x" * 300, "log") for n in range(60))
     found = replace(compare(score_table(2), "toy"), failures=failures)
-    tags = project_study(StudyRecord("toy", 1, "d" * 9000), [], found, []).tags
+    tags = study_run(StudyRecord("toy", 1, "d" * 9000), [], found, []).tags
     assert max(map(len, tags.values())) == MAX_TAG
     assert tags["failed"].endswith("…")

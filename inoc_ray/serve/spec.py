@@ -1,0 +1,56 @@
+"""What one engine serves, and with what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from inoc_ray.errors import InputError
+from inoc_ray.serve.adapters import FolderCatalogue, engine_rank
+
+APP = "inoc-ray"
+WHAT_FITS = -1
+"""The model's own window, or as much of it as the cache has room for (vLLM decides once it knows its memory)."""
+
+
+@dataclass(frozen=True)
+class ServeSpec:
+    """What one engine serves and with what.
+
+    `model` is a local folder (weights, tokenizer, chat template); a full fine-tune is served as a model of its own, without
+    `adapters`, and then LoRA is off. `gpus` 0 means the CPU backend; above 1 the model is split over that many GPUs.
+    `cpus` is what the replica requests from Ray and, on the CPU backend, its number of threads. `port` 0 means any free port; if
+    Serve already runs on the cluster, its host and port are used. `name` distinguishes engines that run at the same time; a name
+    other than the default is served below `/<name>`. `stop_token_ids` and `stop` end answers, in addition to the model's own
+    end-of-text tokens; `start` adds the chat template's end of turn. `max_model_len` is the window in tokens: prompt and answer.
+    """
+
+    model: Path
+    model_id: str
+    adapters: FolderCatalogue | None = None
+    max_lora_rank: int = 16
+    max_loras: int = 4
+    max_model_len: int = WHAT_FITS
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gpus: int = 0
+    cpus: float = 1.0
+    kv_cache_gib: int = 1
+    host: str = "127.0.0.1"
+    port: int = 0
+    api_key: str | None = None
+    name: str = APP
+    stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+
+
+def check_spec(spec: ServeSpec) -> None:
+    """Check a spec before anything starts. Raises `InputError` if it cannot work."""
+    if ":" in spec.model_id or not spec.model_id:
+        raise InputError(f"model id {spec.model_id!r} cannot be served: it must not be empty or contain ':'")
+    if not (spec.model / "config.json").is_file():
+        raise InputError(f"{spec.model} is not a model folder: it has no config.json")
+    if not list(spec.model.glob("*.safetensors")):
+        raise InputError(f"{spec.model} has no weights in safetensors")
+    if spec.adapters is not None:
+        engine_rank(spec.max_lora_rank)
