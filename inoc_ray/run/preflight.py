@@ -265,7 +265,7 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_by
 
 def check_capabilities(plan: Plan) -> None:
     """Raise InputError for a task file that is not there."""
-    from inoc_ray.evaluate.capabilities import find_task
+    from inoc_ray.evaluate.harness_task import find_task
 
     for capability in plan.study.evaluation.capabilities:
         find_task(capability)

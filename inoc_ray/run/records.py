@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
 from inoc_ray.endpoint.auth import hide_passwords
-from inoc_ray.evaluate.capabilities import find_task, stored_scores
+from inoc_ray.evaluate.capabilities import stored_scores
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.evaluate.score_table import sample_table
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of

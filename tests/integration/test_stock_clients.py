@@ -21,13 +21,9 @@ import openai
 import pytest
 import yaml
 
-from inoc_ray.evaluate.capabilities import (
-    CONCURRENCY,
-    find_task,
-    measure_missing,
-    missing_capabilities,
-    read_capability_scores,
-)
+from inoc_ray.evaluate.capabilities import measure_missing, missing_capabilities, read_capability_scores
+from inoc_ray.evaluate.harness_run import CONCURRENCY
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import TASKS
 from inoc_ray.plan.build import build_plan

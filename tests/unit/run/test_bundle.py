@@ -20,7 +20,7 @@ from inoc_ray.config.base import Config
 from inoc_ray.config.identity import path_kind_of, runtime
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.capabilities import find_task
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.judges import find_judge

@@ -11,7 +11,7 @@ from inoc_ray.config.registry import Registry
 from inoc_ray.data.chat import read_jsonl
 from inoc_ray.data.classify import CLASSIFIERS
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.capabilities import find_task
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.scoring.judgment import Item
