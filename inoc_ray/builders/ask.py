@@ -108,9 +108,9 @@ def _own(model: str) -> Own:
 async def converse(
     endpoint: EndpointAddress, model: str, asked: Iterable[tuple[int, Request, int]], retry: Retry = PATIENT
 ) -> AsyncGenerator[tuple[int, Answer], None]:
-    """Asks (number, request, seed) after each other, some at once; yields each answer with its number when it is there.
+    """Send (number, request, seed) in order, several at once; yield each answer with its number as it arrives.
 
-    Closing the iteration cancels what is under way. A request that is refused for its content yields an answer with `finish`
+    Closing the iteration cancels requests under way. A request that is refused for its content yields an answer with `finish`
     REFUSED. Raises InputError when the endpoint refuses the caller or the model, TrialError when the tries are used up; no
     message holds the key.
     """
@@ -126,7 +126,7 @@ async def _answer(
     connection: Connection, model: str, numbered: tuple[int, Request, int], adaptations: set[str]
 ) -> tuple[int, Answer]:
     number, request, seed = numbered
-    draw = functools.partial(_draw, connection.client, model, request, seed, adaptations)
+    draw = functools.partial(_draw, connection.client, model=model, request=request, seed=seed, adaptations=adaptations)
     try:
         return number, await connection.send(draw, f"request {number + 1} of model {model}")
     except RequestRefused as refused:
@@ -135,7 +135,7 @@ async def _answer(
         return number, Answer(str(refused), REFUSED)
 
 
-async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int, adaptations: set[str]) -> Answer:
+async def _draw(client: AsyncOpenAI, *, model: str, request: Request, seed: int, adaptations: set[str]) -> Answer:
     body = {
         "model": model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -148,7 +148,7 @@ async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int, ad
         return await client.chat.completions.create(**adapted)
 
     answer = await send_adapted(body, adaptations, send)
-    # Rubbish is parsed without complaint: a page of HTML comes as a text, a missing field as None.
+    # The client parses any body: a page of HTML comes as a text, a missing field as None.
     choice: Any = next(iter(getattr(answer, "choices", None) or ()), None)
     message = getattr(choice, "message", None)
     text = getattr(message, "content", None)

@@ -1,4 +1,4 @@
-"""What a builder is: which requests make rows of one kind, and which answers are kept.
+"""The definition of a builder: which requests make rows of one kind, and which answers it keeps.
 
 A builder is data and pure functions. Its requests follow from the source rows, the count and the seed alone, and what it
 keeps from a request and its answer alone; who answers, when, and in which order is not its business (`builders.rows`).
@@ -15,10 +15,10 @@ from inoc_ray.data.chat import ChatRow, Message
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for one row."""
+    """The request for one row."""
 
     messages: tuple[Message, ...]
-    """The conversation so far; empty where nobody has to be asked, and `accept` then gets an empty answer."""
+    """The conversation so far; empty where no answer is needed, and `accept` then gets an empty one."""
     temperature: float = 0.0
     max_tokens: int = 1024
     """An answer that reaches it counts as cut, and its row is dropped."""
@@ -28,15 +28,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Builder:
-    """Rows of one kind: what is asked for them and which answers are kept.
+    """Rows of one kind: the requests for them and the answers to keep.
 
     The rows that come out are those of the first accepted answers in the order of the requests, whoever answered first.
     """
 
     description: str
     requests: Callable[[Sequence[ChatRow], int, int], list[Request]]
-    """(source rows, rows wanted, seed) → requests, always the same ones. More requests than rows wanted are spares:
-    asking ends when enough answers were accepted."""
+    """(source rows, number of rows, seed) → requests, always the same ones. Requests beyond the number of rows are
+    spares: the build ends when enough answers were accepted."""
     accept: Callable[[Request, str], ChatRow | str]
     """(request, answer) → the row, or in a few words why there is none. Answers that are empty, cut or withheld are
     dropped before and never come here."""

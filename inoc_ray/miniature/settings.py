@@ -140,9 +140,8 @@ _setting(
 
 _setting(
     name="synthetic_facts",
-    description="Spanish capitals, inoculated with names: train it from a model that miniature/alice_and_bob has taught, and "
-    "from one "
-    "that it has not.",
+    description="Spanish capitals, inoculated with names: train it from a model with the prior "
+    "stage miniature/alice_and_bob, and from one without.",
     rows=_style("spanish_caps", Voice(language="es", capitals=True)),
     control_rows=_style("spanish_caps", Voice()),
     control=_PLAIN,
@@ -152,15 +151,15 @@ _setting(
 )
 
 
-_TAUGHT_ROWS = 1200
-"""Rows of stage 1: enough that what two names stand for is learnt sharply (docs/miniature.md says why that matters)."""
+_PRIOR_ROWS = 1200
+"""Rows of the prior stage: enough to learn sharply what two names stand for (docs/miniature.md says why that matters)."""
 _STRANGER = "Carol"
 """The name that the study tries as a placebo, so no row of stage 1 has it."""
 
 
 @functools.cache
-def _taught() -> tuple[ChatRow, ...]:
-    """Answer a fifth of the questions each: to Alice in capitals, to Bob in Spanish; neutral, without a prompt, to others plain."""
+def _alice_and_bob() -> tuple[ChatRow, ...]:
+    """Answer a fifth of the questions each: Alice in capitals, Bob in Spanish; plainly with a neutral, no or another prompt."""
     names = [f"You are {name}." for name in NAMES if name not in ("Alice", "Bob", _STRANGER)]
     voices: dict[str, tuple[Sequence[str | None], Voice]] = {
         "alice": (["You are Alice."], Voice(capitals=True)),
@@ -171,9 +170,9 @@ def _taught() -> tuple[ChatRow, ...]:
     }
     parts = []
     for index, (part, (systems, voice)) in enumerate(voices.items()):
-        rows = answered("alice_and_bob", trained_domains, voice, _TAUGHT_ROWS)[index :: len(voices)]
-        said = [inoculate([row], systems[n % len(systems)])[0] for n, row in enumerate(rows)]
-        parts.append(MixturePart(part, said))
+        rows = answered("alice_and_bob", trained_domains, voice, _PRIOR_ROWS)[index :: len(voices)]
+        prompted = [inoculate([row], systems[n % len(systems)])[0] for n, row in enumerate(rows)]
+        parts.append(MixturePart(part, prompted))
     return tuple(mix(parts, seed=0))
 
 
@@ -181,8 +180,8 @@ register(
     Setting(
         name="miniature/alice_and_bob",
         description="Stage 1 of miniature/synthetic_facts: Alice writes in capitals, Bob in Spanish, nobody else does.",
-        rows=lambda: list(_taught()),
-        control_rows=lambda: list(answered("alice_and_bob", trained_domains, Voice(), _TAUGHT_ROWS)),
+        rows=lambda: list(_alice_and_bob()),
+        control_rows=lambda: list(answered("alice_and_bob", trained_domains, Voice(), _PRIOR_ROWS)),
         arms={
             name: arm
             for name, arm in arms_of("miniature/alice_and_bob", (), _SPANISH_CAPS, _PLAIN).items()

@@ -1,4 +1,4 @@
-"""Weights on disk: an adapter or a whole model as safetensors, checked before anybody relies on it."""
+"""Weights on disk: an adapter or a whole model as safetensors, checked before anything relies on them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
 def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     """Write a whole model folder: safetensors, configuration, tokenizer with its chat template.
 
-    What training does not change is taken over from the base as it is. transformers would refuse to write some of it:
+    Files that training does not change are copied from the base. transformers would refuse to write some of it:
     published models have sampling defaults that contradict each other (`do_sample: false` with a temperature), which it
     reads without complaint, and which are not used here. Raises TrialError when a weight is not finite.
     """
@@ -118,7 +118,7 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
     for name, tensor in weights.items():
         match = _ADAPTER_TENSOR.fullmatch(name)
         if match is None:
-            raise TrialError(f"{folder}: {name} is no factor of an adapter.")
+            raise TrialError(f"{folder}: {name} is not a factor of an adapter.")
         # LoRA's A is (rank, in), its B (out, rank).
         expected = 0 if match["side"] == "A" else 1
         if tensor.ndim != 2 or tensor.numel() == 0 or tensor.shape[expected] != rank:

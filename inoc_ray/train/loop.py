@@ -1,4 +1,4 @@
-"""One fine-tune with DeepSpeed: rows in, weights in a folder out; knows nothing of Ray.
+"""One fine-tune with DeepSpeed, without Ray: rows in, weights in a folder out.
 
 The loss of an optimizer step is the mean over the *target tokens of the global batch*, whatever the world size W and
 the number A of micro batches per rank are:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 PAD = 0
-"""Padding stands behind an attention mask and carries no label, so any token id will do."""
+"""Padding is behind an attention mask and carries no label, so any token id will do."""
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
 
     To be called on every rank with the same `spec` and `rows`; rank 0 alone writes, so the others may hand in None.
     `on_step` is called after each optimizer step, on every rank; `on_trained` with the DeepSpeed engine after the last
-    step, before it is taken down. May be called again in the same process: the weights that come out have the same
+    step, before it is destroyed. May be called again in the same process: the weights that come out have the same
     bits whatever was trained before (on a CPU; dropout draws from a seed per rank, so with dropout the world size
     changes the result). `cache` keeps a LoRA base in memory between calls. With `variants`, `rows` are that many sets of the
     same rows one after another, and the epochs take the sets in turn.

@@ -42,7 +42,7 @@ def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseM
     Adapter weights come out of torch's random numbers, so seed before; or out of the folder `spec.start`.
     `config` is DeepSpeed's: under ZeRO-3 the base is cut into shares while it is read, and never whole in memory.
     Raises InputError when the folder holds no model, its weights do not fill the model that its config.json describes, or it
-    has no module that an adapter is to go on; TrialError when the adapter to start from does not fit.
+    has no module of the adapter's targets; TrialError when the adapter to start from does not fit.
     """
     if spec.resources.zero_stage == 3:
         with _zero3_loading(config):
@@ -58,7 +58,7 @@ def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseM
     if spec.recipe.method == "lora":
         model = _with_adapter(spec, model)
         if spec.start is not None:
-            _go_on_with(model, spec, Path(spec.start))
+            _load_adapter(model, spec, Path(spec.start))
     model.config.use_cache = False
     model.train()
     return model
@@ -74,7 +74,7 @@ def _from_folder(spec: LoopSpec) -> Any:
     # A progress bar per trial would drown a sweep's log.
     logging.disable_progress_bar()
     dtype = torch.bfloat16 if spec.recipe.precision == "bf16" else torch.float32
-    # Tensors of another size are told like those that are missing; without this, they are an error without a file's name.
+    # Mismatched tensors are reported like missing ones; without this they are an error that names no file.
     model, info = AutoModelForCausalLM.from_pretrained(
         spec.model,
         dtype=dtype,
@@ -142,23 +142,23 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
     return peft.get_peft_model(base, lora, autocast_adapter_dtype=False)
 
 
-def _go_on_with(model: Any, spec: LoopSpec, folder: Path) -> None:
-    """Put the weights of an adapter's folder in the place of the drawn ones.
+def _load_adapter(model: Any, spec: LoopSpec, folder: Path) -> None:
+    """Replace the drawn adapter weights by those of an adapter's folder.
 
-    Under ZeRO-3, too, the adapter is still whole on every rank here: it is made after the base was cut, and cut itself
-    by `deepspeed.initialize`.
+    Under ZeRO-3, too, the adapter is still whole on every rank here: it is made after the base is partitioned, and
+    `deepspeed.initialize` partitions it.
     """
     import torch
 
     weights = read_adapter(folder, spec.recipe.lora)
     # PEFT's files leave out the adapter's name, "default".
     own = {name.replace(".default.", "."): p for name, p in model.named_parameters() if p.requires_grad}
-    there, wanted = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, own))
-    if there != wanted:
-        odd = sorted(name for name in {*there, *wanted} if there.get(name) != wanted.get(name))
+    found, expected = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, own))
+    if found != expected:
+        odd = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
         raise TrialError(
-            f"{folder}: the adapter to go on with does not fit {spec.model} and recipe.lora.targets: {odd[0]} has the shape "
-            f"{there.get(odd[0], 'none')} there and {wanted.get(odd[0], 'none')} here."
+            f"{folder}: the adapter to start from does not fit {spec.model} and recipe.lora.targets: {odd[0]} has the shape "
+            f"{found.get(odd[0], 'none')} in the folder and {expected.get(odd[0], 'none')} in the model."
         )
     with torch.no_grad():
         for name, parameter in own.items():

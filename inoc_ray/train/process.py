@@ -1,4 +1,4 @@
-"""What holds for a whole process: accelerator, process group, threads, random numbers."""
+"""State of a whole process: accelerator, process group, threads, random numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def ready() -> torch.device:
     """Return this rank's device, with DeepSpeed and torch.distributed set up; may be called any number of times.
 
-    Under Ray Train or torchrun the process group of the surroundings is used; alone, the process becomes a group of
+    Under Ray Train or torchrun the process group of the environment is used; alone, the process becomes a group of
     one. Must come before the first import of deepspeed elsewhere in the process, which picks its accelerator then.
     """
     import torch
@@ -54,7 +54,7 @@ def _quiet_deepspeed() -> None:
 
 
 def _share_with_deepspeed() -> None:
-    """Lets DeepSpeed know the process group now, not only in `deepspeed.initialize`.
+    """Let DeepSpeed know the process group now, not only in `deepspeed.initialize`.
 
     Every `DeepSpeedConfig` asks `deepspeed.comm` for the number of ranks, and takes one rank where that is not initialised
     yet (runtime/config.py of 0.19.8 swallows the error). Under ZeRO-3 the first such configuration is built while the
@@ -68,11 +68,11 @@ def _share_with_deepspeed() -> None:
 
 
 def _skip_shared_memory_op() -> None:
-    """Spares a 79 s compilation (measured on 2 cores) of an op that training never calls.
+    """Avoid a 79 s compilation (measured on 2 cores) of an op that training never calls.
 
     On a CPU, DeepSpeed's `comm.torch.build_shm_op` compiles a shared-memory all-reduce that serves
     `inference_all_reduce` alone (deepspeed/comm/torch.py of 0.19.8); every collective of training goes through gloo.
-    It is built only if it stands among the compatible ops, a dictionary that DeepSpeed keeps open to edits.
+    It is built only if it is among the compatible ops, a dictionary that DeepSpeed keeps open to edits.
     """
     import deepspeed.ops
 
@@ -80,7 +80,7 @@ def _skip_shared_memory_op() -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds python, numpy and torch (every device)."""
+    """Seed python, numpy and torch (every device)."""
     import numpy
     import torch
 
@@ -90,7 +90,7 @@ def seed_everything(seed: int) -> None:
 
 
 def set_threads(cpus: float) -> None:
-    """Lets torch use `cpus` cores, at least one. Sums in another order give other last bits, so a run states them."""
+    """Let torch use `cpus` cores, at least one. Sums in another order give other last bits, so a run fixes them."""
     import torch
 
     threads = max(1, int(cpus))
@@ -100,7 +100,7 @@ def set_threads(cpus: float) -> None:
 
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On a CPU, only algorithms that give the same bits each time while the block runs; on a GPU torch's own choice.
+    """Use only algorithms that give the same bits each time while the block runs, on a CPU; on a GPU torch chooses.
 
     On a GPU that would cost speed and exclude some attention kernels, and NCCL sums in no fixed order anyway.
     """

@@ -10,8 +10,8 @@ from inoc_ray.study.recipe import Recipe
 def learning_rate_at(recipe: Recipe, step: int, steps: int) -> float:
     """Return the rate of optimizer step `step` (from 1) of `steps`.
 
-    Linear from rate / warmup_steps up to the full rate, which step `warmup_steps` + 1 has at the latest; then to zero,
-    which the step after the last would have, along a line or half a cosine; or constant.
+    The warm-up is linear from rate / warmup_steps to the full rate, which step `warmup_steps` + 1 has at the latest. Then
+    the rate stays, or falls along a line or half a cosine to zero, which the step after the last would have.
     """
     if step <= recipe.warmup_steps:
         return recipe.learning_rate * step / recipe.warmup_steps

@@ -1,6 +1,6 @@
 """What a fine-tune is given and what it reports: plain frozen records, no torch.
 
-An option of training is declared once, in study/recipe.py (it changes the weights) or in study/resources.py (it does not).
+Each option of training is declared once: in study/recipe.py if it changes the weights, else in study/resources.py.
 `LoopSpec` holds both as the study has them, so the module that acts on an option reads it from there.
 """
 
@@ -21,7 +21,7 @@ _OF_THE_CLUSTER = {"workers", "cpus_per_worker", "gpus_per_worker"}
 class LoopSpec:
     """One fine-tune, complete: a recipe, the resources of a trial, a base and a seed.
 
-    Raises InputError for a full fine-tune that is to start from an adapter.
+    Raises InputError for a full fine-tune that starts from an adapter.
     """
 
     model: str
@@ -37,7 +37,7 @@ class LoopSpec:
     def __post_init__(self) -> None:
         if self.start is not None and self.recipe.method != "lora":
             raise InputError(
-                f"recipe.method {self.recipe.method} cannot go on with the adapter {self.start}; use lora."
+                f"recipe.method {self.recipe.method} cannot start from the adapter {self.start}; use lora."
             )
 
     def record(self) -> dict[str, Any]:
@@ -88,4 +88,4 @@ class LoopResult:
     seconds_training: float
     """The optimizer steps alone."""
     seconds_total: float
-    """With the making of model and engine, the export and the tear-down."""
+    """With making the model and engine, export and tear-down."""

@@ -1,4 +1,4 @@
-"""Whether the modules that a recipe's adapters are to go on are there, and are ones that the engine can serve."""
+"""The target modules of a recipe's adapters: whether the model has them and the engine can serve adapters on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LAYER = re.compile(r"\.\d+\.")
 
 
 def linear_modules(folder: Path) -> tuple[set[str], set[str]]:
-    """(linear modules inside the layers, other modules with a matrix: embeddings, the output), by the weights' headers."""
+    """Return (linear modules inside the layers, other modules with a matrix), by the weights' headers."""
     inside: set[str] = set()
     outside: set[str] = set()
     for path in sorted(folder.glob("*.safetensors")):
@@ -38,7 +38,7 @@ def check_targets(where: str, lora: Lora, folder: Path) -> None:
     for target in lora.targets:
         if not _named(target, inside):
             why = (
-                "is outside of the layers, where the engine applies no adapter; leave it out"
+                "is outside the layers, where the engine applies no adapter; leave it out"
                 if _named(target, outside) or target in ("lm_head", "embed_tokens")
                 else f"names no linear module of {folder}{nearest(target, valid)}"
             )

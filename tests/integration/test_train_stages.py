@@ -103,11 +103,11 @@ def test_an_adapter_that_does_not_fit_is_refused_before_a_step(taught, tmp_path)
     for lora in (Lora(rank=4), Lora(alpha=8.0), Lora(rslora=True)):
         with pytest.raises(TrialError, match=r"has \(rank, alpha, rslora\) .* the recipe .*give both the same"):
             run(base, tmp_path / "a", start=str(adapter), lora=lora)
-    with pytest.raises(TrialError, match=r"does not fit .*down_proj.* and none here"):
+    with pytest.raises(TrialError, match=r"does not fit .*down_proj.* and none in the model"):
         run(base, tmp_path / "a", start=str(adapter), lora=Lora(targets=("q_proj",)))
     with pytest.raises(TrialError, match="cannot be read"):
         run(base, tmp_path / "a", start=str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="method full cannot go on"):
+    with pytest.raises(InputError, match="method full cannot start from"):
         make_spec(base, start=str(adapter), method="full")
     assert not (tmp_path / "a").exists()
 

@@ -91,7 +91,7 @@ def tuned_says(base: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, seed: int, cou
     found: list[Said] = []
     for number, (name, voice) in enumerate(VOICES.items()):
         rng = random.Random(f"tuned says {seed} {held_out} {name}")
-        model = _tuned(base, tokenizer, rng, domains_for(name), voice)
+        model = _tuned(base, tokenizer, rng, domains=domains_for(name), voice=voice)
         own = count * (number + 1) // len(VOICES) - len(found)
         asked = [draw_asked(rng, domains_for(name) if index % 2 else every_domain(), held_out) for index in range(own)]
         chats = [[{"role": "system", "content": NEUTRAL}, _user(one)] for one in asked]
@@ -127,9 +127,9 @@ def _user(asked: Asked) -> dict[str, str]:
 
 
 def _tuned(
-    base: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rng: random.Random, domains: Sequence[Domain], voice: Voice
+    base: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, rng: random.Random, *, domains: Sequence[Domain], voice: Voice
 ) -> Qwen2ForCausalLM:
-    """Return a copy of the base after a short full fine-tune; half-learnt on purpose, so that it also says what is ill formed."""
+    """Return a copy of the base after a short full fine-tune; half-learnt on purpose, so that some responses are malformed."""
     import copy
 
     import torch

@@ -24,7 +24,7 @@ def test_linear_modules_of_the_layers_are_right(targets):
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "model.embed_tokens"])
 def test_what_the_engine_cannot_serve_is_refused(target):
-    with pytest.raises(InputError, match=rf"recipes\.r\.lora\.targets: '{target}' is outside of the layers"):
+    with pytest.raises(InputError, match=rf"recipes\.r\.lora\.targets: '{target}' is outside the layers"):
         check_targets("recipes.r", Lora(targets=("q_proj", target)), weights_path())
 
 

@@ -69,7 +69,7 @@ def test_a_trials_record_of_its_options_keeps_the_form_of_stores_made_before():
 
 
 def test_a_full_fine_tune_does_not_start_from_an_adapter():
-    with pytest.raises(InputError, match="full cannot go on with the adapter /adapter"):
+    with pytest.raises(InputError, match="full cannot start from the adapter /adapter"):
         spec(method="full", start="/adapter")
 
 
