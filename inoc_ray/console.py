@@ -202,7 +202,7 @@ class Progress(_Shown):
         self._note = "stopped" if stopped else ""
 
 
-class Waiting(_Shown):
+class Status(_Shown):
     """Something that takes a while and cannot be counted, such as an engine that starts; `note` says what it is at.
 
     On a terminal the notes replace each other and the last one stays; elsewhere each is a line.
@@ -212,7 +212,7 @@ class Waiting(_Shown):
         super().__init__()
         self._note = ""
 
-    def __enter__(self) -> Waiting:
+    def __enter__(self) -> Status:
         super().__enter__()
         return self
 

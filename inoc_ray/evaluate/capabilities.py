@@ -168,7 +168,7 @@ def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> lis
     tasks = [find_task(capability) for capability in capabilities]
     wanted: dict[Place, Wanted] = {}
     for subject in plan.subjects:
-        if plan.is_there(subject):
+        if plan.has_weights(subject):
             for task in tasks:
                 folder = store.capability(weights_id(subject), task.id(subject.precision))
                 if not is_measured(subject, store, task):

@@ -21,7 +21,7 @@ from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.models.encoding import template_of
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.failure_keys import cell_thing
+from inoc_ray.plan.failure_keys import cell_key
 from inoc_ray.plan.ids import sampling_of
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject
@@ -49,7 +49,7 @@ def sample_seed(cell: Cell, index: int) -> int:
 
 def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
     """Return the question in its context."""
-    return cell.surrounding.around(question.messages)
+    return cell.resolved_context.around(question.messages)
 
 
 def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
@@ -108,7 +108,7 @@ class _Engine:
 
     def things(self) -> list[Thing]:
         """All that it is asked, as a failure names it."""
-        return [*map(cell_thing, self.cells), *(wanted.thing for wanted in self.capabilities)]
+        return [*map(cell_key, self.cells), *(wanted.thing for wanted in self.capabilities)]
 
 
 def _engines(plan: Plan, store: Store) -> list[_Engine]:
@@ -116,8 +116,8 @@ def _engines(plan: Plan, store: Store) -> list[_Engine]:
     from inoc_ray.evaluate.capabilities import missing
 
     engines: dict[tuple[str, str], _Engine] = {}
-    for cell in plan.to_ask:
-        if plan.is_there(cell.subject):
+    for cell in plan.to_sample:
+        if plan.has_weights(cell.subject):
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
     for wanted in missing(plan, store, plan.study.evaluation.capabilities):
         engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
@@ -305,8 +305,8 @@ class _OpenCell:
             "evaluation": cell.evaluation.name,
             "split": cell.evaluation.split,
             "system": cell.system,
-            "trigger": asdict(cell.surrounding.trigger) if cell.surrounding.trigger else None,
-            "placement": placement_fields(cell.surrounding.inoculation) or "system",
+            "trigger": asdict(cell.resolved_context.trigger) if cell.resolved_context.trigger else None,
+            "placement": placement_fields(cell.resolved_context.inoculation) or "system",
             "max_tokens": cell.evaluation.max_tokens,
             "chat_template": str(self.tokenizer.chat_template),
             **(
@@ -317,7 +317,7 @@ class _OpenCell:
             **({"choices": list(cell.evaluation.choices)} if cell.evaluation.choices else {}),
             "model": cell.subject.model.name,
             "model_hash": cell.subject.model.hash,
-            "taught_by": cell.subject.model.taught.trial_id if cell.subject.model.taught else None,
+            "taught_by": cell.subject.model.prior_trial.trial_id if cell.subject.model.prior_trial else None,
         }
         describe(self.folder, description)
         commit_samples(self.folder, samples)

@@ -10,7 +10,7 @@ from inoc_ray.models.resolve import resolve_model
 from inoc_ray.plan.arms import check_arms_differ, resolve_arm
 from inoc_ray.plan.cells import Cell, PlannedEvaluation, make_cells
 from inoc_ray.plan.contexts import check_reference, reference_context
-from inoc_ray.plan.expand import make_bases, make_trials, one_under_several_names
+from inoc_ray.plan.expand import duplicate_trial_notes, make_bases, make_trials
 from inoc_ray.plan.judge_assignment import Judges
 from inoc_ray.plan.notes import remarks
 from inoc_ray.plan.plan import Plan
@@ -42,9 +42,9 @@ def build_plan(study: Study, store: Store) -> Plan:
         cells=tuple(cell for part in parts for cell in part.cells),
         rows=builder.library.by_hash,
         profile=builder.judges.profile,
-        teaching=_teaching(builder.models, trials),
+        prior_trials=_prior_trials(builder.models, trials),
         settings=used,
-        notes=tuple(dict.fromkeys([*builder.notes, *one_under_several_names(trials)])),
+        notes=tuple(dict.fromkeys([*builder.notes, *duplicate_trial_notes(trials)])),
         reference=reference,
     )
     return replace(plan, notes=(*plan.notes, *remarks(plan))).refreshed(store)
@@ -115,8 +115,8 @@ class _Builder:
         samples = self.study.evaluation.samples
         check_overlap(setting, rows.values(), samples)
         for model in self.models:
-            if model.taught:
-                first = [self.library.by_hash[model.taught.dataset_hash]]
+            if model.prior_trial:
+                first = [self.library.by_hash[model.prior_trial.dataset_hash]]
                 check_overlap(setting, first, samples, f"what {model.name!r} is taught first, row")
         return datasets
 
@@ -126,8 +126,8 @@ def _find_model(model: Model) -> ResolvedModel:
     return ResolvedModel(name=model.name, path=folder.path, hash=folder.hash, enable_thinking=model.enable_thinking)
 
 
-def _teaching(models: Sequence[ResolvedModel], trials: Sequence[Trial]) -> tuple[Trial, ...]:
+def _prior_trials(models: Sequence[ResolvedModel], trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """The trials of prior stages that the study does not compare, each once."""
     compared = {trial.trial_id for trial in trials}
-    found = {m.taught.trial_id: m.taught for m in models if m.taught and m.taught.trial_id not in compared}
+    found = {m.prior_trial.trial_id: m.prior_trial for m in models if m.prior_trial and m.prior_trial.trial_id not in compared}
     return tuple(found.values())

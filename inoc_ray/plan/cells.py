@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from inoc_ray.plan.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.plan.contexts import ResolvedContext, audit_contexts, resolve_contexts
 from inoc_ray.plan.ids import evaluation_id
 from inoc_ray.plan.judges import JudgeAssignment
 from inoc_ray.plan.trials import Base, Subject
@@ -20,7 +20,7 @@ class Cell:
 
     subject: Subject
     evaluation: EvaluationSpec
-    surrounding: Surrounding
+    resolved_context: ResolvedContext
     evaluation_id: str
     samples: int
     setting: Setting = field(compare=False, repr=False)
@@ -33,12 +33,12 @@ class Cell:
     @property
     def context(self) -> str:
         """The name of the context."""
-        return self.surrounding.name
+        return self.resolved_context.name
 
     @property
     def system(self) -> str | None:
         """The text around the question (a system message, unless its inoculation places it elsewhere); None for none."""
-        return self.surrounding.text
+        return self.resolved_context.text
 
     @property
     def key(self) -> tuple[str, str]:
@@ -84,7 +84,7 @@ def make_cells(
     """
     written = {c.name: c for c in study.contexts if isinstance(c, Context)}
     # The trials of an arm differ in nothing that a context or an evaluation's id looks at.
-    known: dict[tuple[str, bool, str, int], list[tuple[Surrounding, str]]] = {}
+    known: dict[tuple[str, bool, str, int], list[tuple[ResolvedContext, str]]] = {}
     for subject in subjects:
         is_base = isinstance(subject, Base)
         for number, (spec, judges, triggered) in enumerate(evaluations):
@@ -95,13 +95,13 @@ def make_cells(
                     names = (*names, *audit_contexts(setting, subject.arm, written.get(reference, reference)))
                 known[key] = [
                     (around, evaluation_id(spec, around, study, subject.precision))
-                    for around in surroundings(names, setting, subject.arm, arms, is_base=is_base)
+                    for around in resolve_contexts(names, setting, subject.arm, arms, is_base=is_base)
                 ]
             for around, cell_id in known[key]:
                 yield Cell(
                     subject=subject,
                     evaluation=spec,
-                    surrounding=around,
+                    resolved_context=around,
                     evaluation_id=cell_id,
                     samples=spec.samples or study.samples,
                     setting=setting,

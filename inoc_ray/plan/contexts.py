@@ -18,7 +18,7 @@ _FIXED: Mapping[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "em
 
 
 @dataclass(frozen=True)
-class Surrounding:
+class ResolvedContext:
     """A context: a text and where it stands, and whether the setting's trigger stands in the question."""
 
     name: str
@@ -98,9 +98,9 @@ def audit_contexts(setting: Setting, arm: ArmSpec, reference: str | Context = "n
     return [reference, "training_prompt", *(f"{FROM_LIBRARY}{p.id}" for p in own)]
 
 
-def surroundings(
+def resolve_contexts(
     names: Sequence[str | Context], setting: Setting, own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool
-) -> Iterator[Surrounding]:
+) -> Iterator[ResolvedContext]:
     """Yield the contexts of those names for a model of the arm `own`, each once.
 
     `training_prompt` of the base model means each arm's prompt in turn, as `prompt_of:<arm>`; of an arm without a prompt,
@@ -119,25 +119,25 @@ def surroundings(
                 yield one
 
 
-def _training_prompt(own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool) -> list[Surrounding]:
+def _training_prompt(own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool) -> list[ResolvedContext]:
     if is_base:
         return [_of_arm(a) for a in arms.values() if a.prompt is not None]
     return [] if own.prompt is None else [replace(_of_arm(own), name="training_prompt")]
 
 
-def _named(context: str | Context, setting: Setting, arms: Mapping[str, ArmSpec]) -> list[Surrounding]:
+def _named(context: str | Context, setting: Setting, arms: Mapping[str, ArmSpec]) -> list[ResolvedContext]:
     if isinstance(context, Context):
         trigger = _trigger(setting, context.name) if context.trigger else None
-        return [Surrounding(context.name, context.system, trigger=trigger)]
+        return [ResolvedContext(context.name, context.system, trigger=trigger)]
     if context in _FIXED:
-        return [Surrounding(context, _FIXED[context])]
+        return [ResolvedContext(context, _FIXED[context])]
     if context == "trigger":
-        return [Surrounding(context, NEUTRAL_PROMPT, trigger=_trigger(setting, context))]
+        return [ResolvedContext(context, NEUTRAL_PROMPT, trigger=_trigger(setting, context))]
     if context.startswith(PROMPT_OF):
         return [_of_named_arm(context, arms)]
     if context.startswith(FROM_LIBRARY):
         try:
-            return [Surrounding(context, prompts.get(context.removeprefix(FROM_LIBRARY)).text)]
+            return [ResolvedContext(context, prompts.get(context.removeprefix(FROM_LIBRARY)).text)]
         except InputError as error:
             raise InputError(f"evaluation.contexts: {context!r}: {error}") from error
     if context in prompts.TEST_KINDS:
@@ -153,7 +153,7 @@ def _named(context: str | Context, setting: Setting, arms: Mapping[str, ArmSpec]
     raise InputError(f"evaluation.contexts: unknown context {context!r}{nearest(context, valid)}.")
 
 
-def _of_named_arm(context: str, arms: Mapping[str, ArmSpec]) -> Surrounding:
+def _of_named_arm(context: str, arms: Mapping[str, ArmSpec]) -> ResolvedContext:
     name = context.removeprefix(PROMPT_OF)
     with_prompt = [a.name for a in arms.values() if a.prompt is not None]
     if name not in with_prompt:
@@ -163,18 +163,18 @@ def _of_named_arm(context: str, arms: Mapping[str, ArmSpec]) -> Surrounding:
     return _of_arm(arms[name])
 
 
-def _of_kind(kind: str, setting: Setting) -> list[Surrounding]:
+def _of_kind(kind: str, setting: Setting) -> list[ResolvedContext]:
     found = [p for p in prompts.of_setting(setting.name, "test") if p.kind == kind]
     if not found:
         raise InputError(
             f"evaluation.contexts: setting {setting.name} has no {kind} prompt in the library; write the context out as "
             "{name: …, system: …}, or leave it out."
         )
-    return [Surrounding(f"{FROM_LIBRARY}{p.id}", p.text) for p in found]
+    return [ResolvedContext(f"{FROM_LIBRARY}{p.id}", p.text) for p in found]
 
 
-def _of_arm(arm: ArmSpec) -> Surrounding:
-    return Surrounding(f"{PROMPT_OF}{arm.name}", arm.prompt, arm.inoculation)
+def _of_arm(arm: ArmSpec) -> ResolvedContext:
+    return ResolvedContext(f"{PROMPT_OF}{arm.name}", arm.prompt, arm.inoculation)
 
 
 def _trigger(setting: Setting, context: str) -> Trigger:

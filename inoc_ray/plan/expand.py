@@ -20,7 +20,7 @@ def make_bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Rec
     """Return the model before its trials: one for each precision, since another precision gives other answers."""
     default = setting.arms["baseline"]
     what = (
-        "the untouched model" if model.taught is None else f"the model as trial {model.taught.trial_id} has taught it"
+        "the untouched model" if model.prior_trial is None else f"the model as trial {model.prior_trial.trial_id} has taught it"
     )
     arm = ArmSpec(
         name="base", kind="base", prompt=None, undesired=default.undesired, desired=default.desired, source=what
@@ -67,7 +67,7 @@ def make_trials(
     return trials
 
 
-def one_under_several_names(trials: Iterable[Trial]) -> list[str]:
+def duplicate_trial_notes(trials: Iterable[Trial]) -> list[str]:
     """Return a sentence for each fine-tune that the study lists more than once, as two settings with the same rows do."""
     places: dict[str, dict[str, None]] = {}
     for trial in trials:

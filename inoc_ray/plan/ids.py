@@ -10,7 +10,7 @@ from inoc_ray.config.base import Config
 from inoc_ray.config.identity import FORMAT, content_id, identity_fields
 from inoc_ray.data.inoculate import placement_fields
 from inoc_ray.data.questions import InTurn
-from inoc_ray.plan.contexts import Surrounding
+from inoc_ray.plan.contexts import ResolvedContext
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.study.evaluation import Evaluation
 from inoc_ray.study.recipe import Recipe
@@ -52,7 +52,7 @@ def base_id(*, model: str, setting: str) -> str:
     return content_id({"format": FORMAT, "base": model, "setting": setting})
 
 
-def evaluation_id(spec: EvaluationSpec, surrounding: Surrounding, evaluation: Evaluation, precision: str) -> str:
+def evaluation_id(spec: EvaluationSpec, resolved_context: ResolvedContext, evaluation: Evaluation, precision: str) -> str:
     """Return a cell's id within a trial: questions, context, sampling and the engine's precision.
 
     Not how many samples, so that a cell can grow, and not who judges them.
@@ -60,7 +60,7 @@ def evaluation_id(spec: EvaluationSpec, surrounding: Surrounding, evaluation: Ev
     value = {
         "format": FORMAT,
         "questions": _questions_id(spec),
-        "system": surrounding.text,
+        "system": resolved_context.text,
         "max_tokens": spec.max_tokens,
         "sampling": identity_fields(sampling_of(spec, evaluation)),
         "precision": precision,
@@ -69,9 +69,9 @@ def evaluation_id(spec: EvaluationSpec, surrounding: Surrounding, evaluation: Ev
         value["file"] = spec.file_hash
     if spec.choices:
         value["choices"] = list(spec.choices)
-    if surrounding.trigger is not None:
-        value["trigger"] = asdict(surrounding.trigger)
-    placement = placement_fields(surrounding.inoculation)
+    if resolved_context.trigger is not None:
+        value["trigger"] = asdict(resolved_context.trigger)
+    placement = placement_fields(resolved_context.inoculation)
     return content_id(value | {"placement": placement} if placement else value)
 
 

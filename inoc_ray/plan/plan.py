@@ -34,7 +34,7 @@ class Plan:
     """dataset_hash → training rows before inoculation."""
     profile: Profile
     """The thresholds under which rates are derived."""
-    teaching: tuple[Trial, ...] = ()
+    prior_trials: tuple[Trial, ...] = ()
     """Trials of prior stages that the study does not compare, each once."""
     settings: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
@@ -110,7 +110,7 @@ class Plan:
     @property
     def fine_tunes(self) -> tuple[Trial, ...]:
         """All that is trained: prior stages first, then the study's own trials."""
-        return (*self.teaching, *self.trials)
+        return (*self.prior_trials, *self.trials)
 
     @functools.cached_property
     def to_train(self) -> list[Trial]:
@@ -120,9 +120,9 @@ class Plan:
 
     def can_start(self, trial: Trial) -> bool:
         """Return whether nothing has to be trained before the trial."""
-        return trial.model.taught is None or trial.model.taught.trial_id in self.done_trials
+        return trial.model.prior_trial is None or trial.model.prior_trial.trial_id in self.done_trials
 
-    def is_there(self, subject: Subject) -> bool:
+    def has_weights(self, subject: Subject) -> bool:
         """Return whether the subject's weights are there, so that it can be evaluated."""
         return subject.adapter_of is None or subject.adapter_of in self.done_trials
 
@@ -131,7 +131,7 @@ class Plan:
         return max(0, cell.samples - self.stored.get(cell.key, 0))
 
     @functools.cached_property
-    def to_ask(self) -> list[Cell]:
+    def to_sample(self) -> list[Cell]:
         """Cells with missing samples; one of several with the same place (the one with the most samples)."""
         return stored_once(cell for cell in self.cells if self.missing(cell))
 

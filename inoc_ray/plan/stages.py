@@ -35,8 +35,8 @@ def after_prior_stage(
         return found
     recipe = recipe_of(stage, study)
     check_continues(model, recipe, study.recipes)
-    dataset = library.keep(rows_taught(model, stage, notes))
-    source = source_of(stage)
+    dataset = library.keep(read_prior_rows(model, stage, notes))
+    source = rows_source(stage)
     arm = ArmSpec(
         name=STAGE_1,
         kind="baseline",
@@ -56,10 +56,10 @@ def after_prior_stage(
         dataset_hash=dataset,
         rows_label=stage.rows or f"rows of {source}",
     )
-    return replace(found, taught=trial)
+    return replace(found, prior_trial=trial)
 
 
-def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:
+def read_prior_rows(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:
     """Return the rows of the stage, as they are; what there is to tell of them goes to `notes`.
 
     Raise InputError for an unknown setting, one without rows, a bad file.
@@ -79,7 +79,7 @@ def rows_taught(model: Model, stage: Stage, notes: list[str] | None = None) -> l
     return setting.rows()
 
 
-def source_of(stage: Stage) -> str:
+def rows_source(stage: Stage) -> str:
     """Return what the stage's trial names as its setting: the setting, or the name of the file of rows."""
     return stage.setting or PurePath(str(stage.rows)).name
 

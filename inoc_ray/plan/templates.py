@@ -32,7 +32,7 @@ def check_roles(plan: Plan) -> None:
     """
     templates: dict[tuple[Path, bool | None], ChatTemplate | None] = {}
     seen: set[tuple[object, ...]] = set()
-    for subject in (*plan.to_train, *(cell.subject for cell in plan.to_ask)):
+    for subject in (*plan.to_train, *(cell.subject for cell in plan.to_sample)):
         model = subject.model
         key = (model.path, model.enable_thinking)
         if key not in templates:
@@ -48,15 +48,15 @@ def check_roles(plan: Plan) -> None:
         if template is not None and rows not in seen:
             seen.add(rows)
             _check_rows(plan, trial, template)
-    for cell in plan.to_ask:
+    for cell in plan.to_sample:
         template = templates[cell.subject.model.path, cell.subject.model.enable_thinking]
-        asked = (id(template), cell.subject.setting, cell.evaluation.name, cell.surrounding)
+        asked = (id(template), cell.subject.setting, cell.evaluation.name, cell.resolved_context)
         if template is not None and asked not in seen:
             seen.add(asked)
             _check_questions(plan, cell, template)
 
 
-def alike_contexts(cells: Iterable[Cell]) -> list[str]:
+def identical_contexts(cells: Iterable[Cell]) -> list[str]:
     """Return notes on contexts that a model's template shows alike, and on a system message that it writes into `none` itself."""
     templates: dict[tuple[Path, bool | None], ChatTemplate | None] = {}
     prompts: dict[tuple[object, ...], dict[str, str]] = {}
@@ -78,7 +78,7 @@ def alike_contexts(cells: Iterable[Cell]) -> list[str]:
             )
         contexts[cell.context] = ""
         try:
-            shown = "".join(template.prompt(cell.surrounding.around(q.messages)) for q in cell.evaluation.questions(1))
+            shown = "".join(template.prompt(cell.resolved_context.around(q.messages)) for q in cell.evaluation.questions(1))
         except InputError:  # Said by `check_requests`, with the question.
             continue
         if (same := next((name for name, text in contexts.items() if text == shown), None)) is not None:
@@ -99,7 +99,7 @@ def _check_rows(plan: Plan, trial: Trial, template: ChatTemplate) -> None:
 def _check_questions(plan: Plan, cell: Cell, template: ChatTemplate) -> None:
     for question in cell.evaluation.questions(min(cell.samples, _QUESTIONS)):
         try:
-            template.check_question(cell.surrounding.around(question.messages))
+            template.check_question(cell.resolved_context.around(question.messages))
         except InputError as error:
             where = f"evaluation {cell.evaluation.name} in the context {cell.context!r}, question {question.id}"
             cure = (

@@ -19,7 +19,7 @@ class ResolvedModel:
     path: Path
     hash: str
     """Content hash of the folder: which base an adapter belongs to, and so which engine can serve it."""
-    taught: Trial | None = None
+    prior_trial: Trial | None = None
     """The trial of the prior stage, whose adapter this model's trials continue."""
     enable_thinking: bool | None = None
     """Handed to the chat template; None leaves it alone."""
@@ -27,7 +27,7 @@ class ResolvedModel:
     @property
     def identity(self) -> str:
         """What a trial starts from: the folder's hash alone, or that with the prior stage and how the model is to reason."""
-        more: dict[str, Any] = {} if self.taught is None else {"taught": self.taught.trial_id}
+        more: dict[str, Any] = {} if self.prior_trial is None else {"taught": self.prior_trial.trial_id}
         if self.enable_thinking is not None:
             more["enable_thinking"] = self.enable_thinking
         return content_hash({"base": self.hash, **more}) if more else self.hash
@@ -94,7 +94,7 @@ class Base(_Evaluated):
     @property
     def adapter_of(self) -> str | None:
         """The trial whose weights answer: that of the prior stage; None for the untouched model."""
-        return None if self.model.taught is None else self.model.taught.trial_id
+        return None if self.model.prior_trial is None else self.model.prior_trial.trial_id
 
     @property
     def is_own_model(self) -> bool:

@@ -16,7 +16,7 @@ from inoc_ray.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Longest:
+class LongestRequest:
     """The longest request of a cell, in tokens."""
 
     cell: Cell
@@ -33,13 +33,13 @@ class Longest:
         return self.prompt + self.answer
 
 
-def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
+def longest_requests(cells: Iterable[Cell]) -> list[LongestRequest]:
     """Return the longest request of every cell, cells that ask the same of the same model once.
 
     Render and tokenise every prompt. Raise InputError, naming evaluation, context and question, for a prompt that the
     model's chat template refuses, or of which the model would not see every message as it is.
     """
-    found: dict[tuple[Path, bool | None, str, int], Longest] = {}
+    found: dict[tuple[Path, bool | None, str, int], LongestRequest] = {}
     tokenizers: dict[Path, Any] = {}
     for cell in cells:
         folder, thinking = cell.subject.model.path, cell.subject.model.enable_thinking
@@ -52,32 +52,32 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
     return list(found.values())
 
 
-def _longest(cell: Cell, tokenizer: Any) -> Longest:
+def _longest(cell: Cell, tokenizer: Any) -> LongestRequest:
     # Questions are asked in turn, so most come again; the same id is the same text.
     questions = {question.id: question.messages for question in cell.evaluation.questions(cell.samples)}
     choices = cell.evaluation.choices
     lengths = check_prompts(
         tokenizer,
-        [(cell.surrounding.around(asked), f"{place(cell)}, question {name}") for name, asked in questions.items()],
+        [(cell.resolved_context.around(asked), f"{cell_label(cell)}, question {name}") for name, asked in questions.items()],
         enable_thinking=cell.subject.model.enable_thinking,
         for_choices=bool(choices),
     )
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     # One token is sampled behind a choice: the endpoint gives log-probs of a prompt with an answer alone.
     answer = 1 + max(_lengths(tokenizer, choices)) if choices else cell.evaluation.max_tokens
-    return Longest(cell, list(questions)[longest], lengths[longest], answer)
+    return LongestRequest(cell, list(questions)[longest], lengths[longest], answer)
 
 
 def _lengths(tokenizer: Any, texts: Iterable[str]) -> list[int]:
     return [len(encoding.ids) for encoding in encode_texts(tokenizer, list(texts))]
 
 
-def place(cell: Cell) -> str:
+def cell_label(cell: Cell) -> str:
     """Return which cell it is, for a message."""
     return f"setting {cell.subject.setting}: evaluation {cell.evaluation.name} in the context {cell.context}"
 
 
-def how_to_shorten(plan: Plan, cell: Cell, max_tokens: int) -> str:
+def shortening_advice(plan: Plan, cell: Cell, max_tokens: int) -> str:
     """Return what to write in the study for answers of at most so many tokens in the cell's evaluation."""
     name = cell.evaluation.name
     if any(suite.name == name for suite in plan.study.evaluation.suites):
@@ -87,17 +87,17 @@ def how_to_shorten(plan: Plan, cell: Cell, max_tokens: int) -> str:
 
 def check_answers_fit(plan: Plan) -> None:
     """Raise InputError for an evaluation whose answers alone fill the model's window. Read config.json, no tokenizer."""
-    windows = {folder: window_of(folder) for folder in {cell.subject.model.path for cell in plan.to_ask}}
-    for cell in plan.to_ask:
+    windows = {folder: window_of(folder) for folder in {cell.subject.model.path for cell in plan.to_sample}}
+    for cell in plan.to_sample:
         window = windows[cell.subject.model.path]
         if window is not None and not cell.evaluation.choices and cell.evaluation.max_tokens >= window:
             raise InputError(
-                f"{place(cell)}: max_tokens is {cell.evaluation.max_tokens}, and the model {cell.subject.model.name} has a window "
-                f"of {window} tokens for prompt and answer; {how_to_shorten(plan, cell, window // 2)}, or less."
+                f"{cell_label(cell)}: max_tokens is {cell.evaluation.max_tokens}, and the model {cell.subject.model.name} has a window "
+                f"of {window} tokens for prompt and answer; {shortening_advice(plan, cell, window // 2)}, or less."
             )
 
 
-def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
+def check_windows(plan: Plan, requests: Iterable[LongestRequest]) -> None:
     """Raise InputError for a cell whose longest prompt with its answer is longer than its model's window.
 
     Of all such cells the one with the least room is named, so that what the message says to write is enough for the others.
@@ -112,12 +112,12 @@ def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
     left, longest = min(over, key=lambda pair: pair[0])
     cell = longest.cell
     cure = (
-        f"{how_to_shorten(plan, cell, left)}, or less"
+        f"{shortening_advice(plan, cell, left)}, or less"
         if left > 0 and not cell.evaluation.choices
         else "leave the question out, or use a model with a longer window"
     )
     raise InputError(
-        f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
+        f"{cell_label(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
         f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
         f"{left + longest.prompt}; {cure}."
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from inoc_ray.evaluate.grading import due
 from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.failure_keys import cell_thing, trial_thing
+from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.judges import TraitJudges
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
@@ -29,14 +29,14 @@ def failures_of(plan: Plan, store: Store) -> list[Failure]:
 
     A trial that another study of the storage tried and failed is among them, by its log.
     """
-    kept = still_failed(read_failures(store, plan.study.name), undone(plan, store))
+    kept = still_failed(read_failures(store, plan.study.name), unfinished(plan, store))
     known = {thing for failure in kept for thing in failure.of}
     logs = [(t, store.trial_log(t.trial_id)) for t in plan.to_train if ("trial", t.trial_id) not in known]
     found = []
     for trial, log in logs:
         if log.exists():
             error = last_line(log.read_text(errors="replace"))
-            found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_thing(trial)]}))
+            found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_key(trial)]}))
     return [*found, *kept]
 
 
@@ -46,18 +46,18 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no message"
 
 
-def undone(plan: Plan, store: Store) -> set[Thing]:
+def unfinished(plan: Plan, store: Store) -> set[Thing]:
     """Return what is not done of the study; the report and MLflow are, until they were written without an error."""
     found: set[Thing] = {REPORT, MLFLOW}
-    found |= {trial_thing(trial) for trial in plan.to_train}
-    found |= {cell_thing(cell) for cell in plan.cells if plan.missing(cell)}
+    found |= {trial_key(trial) for trial in plan.to_train}
+    found |= {cell_key(cell) for cell in plan.cells if plan.missing(cell)}
     found |= {("judge", name) for name in due(plan, store)}
     return found | {thing for _, thing, measured in _tasks(plan, store) if not measured}
 
 
 def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing, str]) -> str:
     """Why a thing of the subject is not there: what failed of it, or that its weights failed."""
-    if plan.is_there(subject):
+    if plan.has_weights(subject):
         return why.get(thing, "")
     weights: Thing = ("trial", subject.adapter_of or "")
     return f"training failed: {why[weights]}" if weights in why else ""
@@ -85,8 +85,8 @@ def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> It
             judged=judged,
             trial_id=subject.trial_id,
             evaluation_id=cell.evaluation_id,
-            trained=plan.is_there(subject),
-            why=_why_missing(plan, subject, cell_thing(cell), why),
+            trained=plan.has_weights(subject),
+            why=_why_missing(plan, subject, cell_key(cell), why),
             why_not_judged={name: reason for name in by_judge if (reason := why.get(("judge", name), ""))},
         )
 
@@ -127,7 +127,7 @@ def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thin
     tasks = [find_task(capability) for capability in plan.study.evaluation.capabilities]
     for subject in plan.subjects:
         for task in tasks:
-            measured = plan.is_there(subject) and is_measured(subject, store, task)
+            measured = plan.has_weights(subject) and is_measured(subject, store, task)
             yield (subject, task.capability.task), capability_thing(subject, task), measured
 
 

@@ -17,10 +17,10 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
     """
     from inoc_ray.evaluate.capabilities import missing
 
-    used = {cell.subject.adapter_of for cell in plan.to_ask}
+    used = {cell.subject.adapter_of for cell in plan.to_sample}
     used |= {wanted.subject.adapter_of for wanted in missing(plan, store, plan.study.evaluation.capabilities)}
     if train:
-        used |= {trial.model.taught.trial_id for trial in plan.to_train if trial.model.taught}
+        used |= {trial.model.prior_trial.trial_id for trial in plan.to_train if trial.model.prior_trial}
     faults = [
         (trial, store.verify_trial(trial)) for trial in sorted(used & plan.done_trials, key=str) if trial is not None
     ]
@@ -42,7 +42,7 @@ def seal_samples(plan: Plan, store: Store) -> None:
     They are also bound to the weights that are committed now: when their trial is trained again with another result, they are
     not its own. To be called before anything is trained.
     """
-    for subject in (*plan.teaching, *plan.subjects):
+    for subject in (*plan.prior_trials, *plan.subjects):
         if store.is_unbound(subject.trial_id):
             store.bind(subject.trial_id, subject.adapter_of)
     count = sum(seal_parts(store.evaluation(*key)) for key in plan.stored)
@@ -52,6 +52,6 @@ def seal_samples(plan: Plan, store: Store) -> None:
 
 def claims_of(plan: Plan, store: Store, *, train: bool) -> set[str]:
     """Return what this run will do, so that no other study of the storage does the same at the same time."""
-    claims = {f"ask {'/'.join(cell.key)}" for cell in plan.to_ask if train or plan.is_there(cell.subject)}
+    claims = {f"ask {'/'.join(cell.key)}" for cell in plan.to_sample if train or plan.has_weights(cell.subject)}
     claims |= {f"judge {one.out.key}" for dues in due(plan, store).values() for one in dues}
     return claims | ({f"train {trial.trial_id}" for trial in plan.to_train} if train else set())

@@ -19,7 +19,7 @@ class StudyOutcome:
 
     study: str
     trained: int = 0
-    asked: int = 0
+    sampled: int = 0
     judge_calls: int = 0
     """Requests that judging models were sent."""
     failed: list[Failure] = field(default_factory=list)
@@ -36,7 +36,7 @@ class StudyOutcome:
         return {
             "study": self.study,
             "trained": self.trained,
-            "samples_asked": self.asked,
+            "samples_asked": self.sampled,
             "judge_calls": self.judge_calls,
             "failed": [failure.to_json() for failure in self.failed],
             "seconds": {step: round(seconds, 2) for step, seconds in self.seconds.items()},
@@ -50,7 +50,7 @@ class StudyOutcome:
         lines = [] if self.comparison else ["nothing is evaluated yet.\n"]
         times = ", ".join(f"{step} {duration(seconds)}" for step, seconds in self.seconds.items())
         calls = f", sent judges {self.judge_calls} requests" if self.judge_calls else ""
-        lines.append(f"Trained {self.trained} trials, asked for {self.asked} samples{calls} ({times}).")
+        lines.append(f"Trained {self.trained} trials, asked for {self.sampled} samples{calls} ({times}).")
         if self.report:
             lines.append(f"Report: {self.report}")
         if self.tracking_uri:

@@ -17,9 +17,9 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.grading import due, judge_missing
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.failure_keys import cell_thing, trial_thing
+from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.completeness import failures_of, undone
+from inoc_ray.run.completeness import failures_of, unfinished
 from inoc_ray.run.integrity import claims_of, say_damage, seal_samples, verify_used
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.preflight import check_capacity, check_gpus_there, preflight
@@ -83,8 +83,8 @@ def run_study(
         seal_samples(plan, store)
         if verify_used(plan, store, train=train):
             plan = plan.refreshed(store)
-        asked_before, undone_before = sum(plan.stored.values()), undone(plan, store)
-        ready = any(train or plan.is_there(c.subject) for c in plan.to_ask) or capabilities_missing(plan, store)
+        asked_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
+        ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
         waiting = due(plan, store)
         own_judges = any(judge.path is not None for judge in study.judges.values())
         by_own = any(study.judges[name].path is not None for name in waiting)
@@ -109,9 +109,9 @@ def run_study(
             if due(plan, store):
                 lease.check()
                 _judge(plan, store, outcome)
-        outcome.asked = sum(plan.stored.values()) - asked_before
+        outcome.sampled = sum(plan.stored.values()) - asked_before
         whole = whole.refreshed(store)
-        _check_nothing_went(whole.only(only), store, outcome, undone_before)
+        _check_nothing_went(whole.only(only), store, outcome, unfinished_before)
         if any(whole.stored.values()) or failures_of(whole, store):
             keep_study(whole, store)
             _results(whole, store, outcome, show)
@@ -125,10 +125,10 @@ def _failed(plan: Plan, store: Store, outcome: StudyOutcome, tried: Iterable[Thi
     keep_failures(store, plan.study.name, tried, failed)
 
 
-def gone(before: Set[Thing], after: Set[Thing], tried: Set[Thing], failed: Iterable[Failure]) -> set[Thing]:
-    """Return what is undone after a run though it was done before, or was tried and did not fail.
+def lost_during_run(before: Set[Thing], after: Set[Thing], tried: Set[Thing], failed: Iterable[Failure]) -> set[Thing]:
+    """Return what is unfinished after a run though it was done before, or was tried and did not fail.
 
-    before, after: what was undone.
+    before, after: what was unfinished.
     """
     known = {thing for failure in failed for thing in failure.of} | {REPORT, MLFLOW}
     return {thing for thing in after if thing not in before or thing in tried} - known
@@ -136,7 +136,7 @@ def gone(before: Set[Thing], after: Set[Thing], tried: Set[Thing], failed: Itera
 
 def _check_nothing_went(plan: Plan, store: Store, outcome: StudyOutcome, before: Set[Thing]) -> None:
     """Notes as failed what the storage folder has lost while the study ran: somebody cleaned up, or a mount went away."""
-    lost = gone(before, undone(plan, store), outcome.tried, outcome.failed)
+    lost = lost_during_run(before, unfinished(plan, store), outcome.tried, outcome.failed)
     if lost:
         kinds = Counter(kind for kind, *_ in lost)
         what = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
@@ -161,7 +161,7 @@ def _storage_errors(store: Store) -> Iterator[None]:
 def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> None:
     from inoc_ray.train.sweep import train_missing
 
-    tried = {trial_thing(trial) for trial in plan.to_train}
+    tried = {trial_key(trial) for trial in plan.to_train}
     failed: list[Failure] = []
     with _timed(outcome, "training"):
         try:
@@ -198,7 +198,7 @@ def _ask(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
     from inoc_ray.evaluate.capabilities import missing
     from inoc_ray.evaluate.sampling import ask_missing
 
-    tried = [cell_thing(cell) for cell in plan.to_ask if plan.is_there(cell.subject)]
+    tried = [cell_key(cell) for cell in plan.to_sample if plan.has_weights(cell.subject)]
     tried += [wanted.thing for wanted in missing(plan, store, plan.study.evaluation.capabilities)]
     with _timed(outcome, "evaluating"):
         failed = ask_missing(plan, store)

@@ -20,7 +20,7 @@ from inoc_ray.plan.judges import JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.stages import recipes_by_place
 from inoc_ray.plan.steps import variants_of
-from inoc_ray.plan.templates import alike_contexts, check_roles
+from inoc_ray.plan.templates import check_roles, identical_contexts
 from inoc_ray.plan.trials import Trial
 from inoc_ray.plan.windows import check_answers_fit
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
@@ -38,7 +38,7 @@ def check_capacity(plan: Plan, capacity: Capacity) -> None:
     """Raise InputError when what is to be trained or asked does not fit the cluster."""
     if plan.to_train:
         concurrent_groups(plan.study.resources, capacity, len(plan.to_train))
-    if plan.to_ask:
+    if plan.to_sample:
         check_serving(plan.study.resources, capacity)
 
 
@@ -69,7 +69,7 @@ def check_models(plan: Plan) -> None:
     from inoc_ray.models.resolve import check_model_files
 
     used = {t.model.path: t.model.name for t in plan.to_train} | {
-        c.subject.model.path: c.subject.model.name for c in plan.to_ask
+        c.subject.model.path: c.subject.model.name for c in plan.to_sample
     }
     for folder, name in used.items():
         try:
@@ -100,7 +100,7 @@ def check_rows(plan: Plan) -> None:
     hashes: dict[tuple[object, ...], str] = {}
     arms: dict[tuple[object, ...], tuple[str, object]] = {}
     # What teaches a model stands beside no arm, though it may bear a setting's name.
-    teaching = {trial.trial_id for trial in plan.teaching}
+    teaching = {trial.trial_id for trial in plan.prior_trials}
     concerned = {(trial.setting, trial.model.identity) for trial in plan.to_train}
     # Also what is trained already: a new arm may be the same to the model.
     for trial in plan.fine_tunes:
@@ -169,7 +169,7 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
     from inoc_ray.plan.windows import check_windows, longest_requests
     from inoc_ray.serve.memory import check_fits, host_memory
 
-    requests = longest_requests(plan.to_ask)
+    requests = longest_requests(plan.to_sample)
     check_windows(plan, requests)
     engines: dict[tuple[Path, str], tuple[str, int]] = {}
     for longest in requests:
@@ -182,15 +182,15 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
         check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
 
 
-def say_alike_contexts(plan: Plan) -> None:
+def say_identical_contexts(plan: Plan) -> None:
     """Say which contexts are the same to a model, so that a difference between them is none."""
-    for note in alike_contexts(plan.to_ask):
+    for note in identical_contexts(plan.to_sample):
         say(f"note: {note}")
 
 
 def check_gpus_there(plan: Plan) -> None:
     """On a cluster that was joined: raises InputError when the engine does not fit its GPUs, which nobody could ask before."""
-    if expected_capacity() is None and plan.to_ask and plan.study.resources.serve_gpus:
+    if expected_capacity() is None and plan.to_sample and plan.study.resources.serve_gpus:
         check_requests(plan, cluster_gpu_memory())
 
 
@@ -204,7 +204,7 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
     from inoc_ray.evaluate.grading import due
 
     cells: dict[str, list[Cell]] = {name: [work.cell for work in parts] for name, parts in due(plan, store).items()}
-    for cell in plan.to_ask:
+    for cell in plan.to_sample:
         for name in cell.judges.gradings:
             cells.setdefault(name, []).append(cell)
     for name in sorted(cells):
@@ -232,7 +232,7 @@ def probe_api(name: str, judge: Judge) -> None:
 def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
     """Raise InputError when what the judge will be shown of these cells does not fit its window, or it does not fit in memory."""
     from inoc_ray.evaluate.model_judge.fits import longest_judged
-    from inoc_ray.plan.windows import how_to_shorten, window_of
+    from inoc_ray.plan.windows import shortening_advice, window_of
     from inoc_ray.serve.memory import AUTO, check_fits, host_memory
 
     assert judge.folder is not None
@@ -246,7 +246,7 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_by
         if window is not None and found.tokens > window:
             left = window - found.prompt - found.answer
             cure = (
-                f"{how_to_shorten(plan, cell, left)}, or less, or" if left > 0 and not cell.evaluation.choices else ""
+                f"{shortening_advice(plan, cell, left)}, or less, or" if left > 0 and not cell.evaluation.choices else ""
             )
             raise InputError(
                 f"{where}: evaluation {found.evaluation} of setting {cell.subject.setting}: rubric and question "
@@ -295,4 +295,4 @@ def preflight(plan: Plan, store: Store) -> None:
     check_capabilities(plan)
     check_tracking(plan, store)
     store.check_writable()
-    say_alike_contexts(plan)
+    say_identical_contexts(plan)

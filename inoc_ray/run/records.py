@@ -53,13 +53,13 @@ def study_dimensions(plan: Plan) -> str:
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Every trial of the study, those that teach and the base models too; also one that is not there, since a tracking server may
     have it from before it was lost."""
-    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.teaching, *plan.subjects)]
+    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.prior_trials, *plan.subjects)]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> Status:
     if isinstance(subject, Trial):
         return state_of(plan, store, subject)
-    return "done" if plan.is_there(subject) else "new"
+    return "done" if plan.has_weights(subject) else "new"
 
 
 def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> TrialRecord:
@@ -97,7 +97,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         started_at=started,
         ended_at=ended,
         status=state,
-        taught_by=subject.model.taught.trial_id if subject.model.taught else "",
+        taught_by=subject.model.prior_trial.trial_id if subject.model.prior_trial else "",
         capabilities=[
             score for c in plan.study.evaluation.capabilities for score in scores_of(subject, store, find_task(c))
         ],

@@ -32,9 +32,9 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     models = {b.model.name: b.model for b in plan.bases}
     provenance = {f"model {name}": f"{model.path.name}, files {model.hash[:16]}" for name, model in models.items()}
     provenance |= {
-        f"model {name} was taught first": f"{model.taught.rows_label}, trial {model.taught.trial_id}"
+        f"model {name} was taught first": f"{model.prior_trial.rows_label}, trial {model.prior_trial.trial_id}"
         for name, model in models.items()
-        if model.taught
+        if model.prior_trial
     }
     provenance |= {name: version for name in VERSIONED if (version := _version(name))}
     provenance["inoc_ray"] = __version__
@@ -87,8 +87,8 @@ def _contexts(plan: Plan) -> dict[str, str]:
     for cell in plan.cells:
         if cell.context != "training_prompt" and not cell.context.startswith(PROMPT_OF):
             systems[cell.context] = "no system message" if cell.system is None else repr(cell.system)
-            if cell.surrounding.trigger is not None:
-                tokens.setdefault(cell.context, []).append(repr(cell.surrounding.trigger.token))
+            if cell.resolved_context.trigger is not None:
+                tokens.setdefault(cell.context, []).append(repr(cell.resolved_context.trigger.token))
     found = {
         name: f"{text}; the trigger {' or '.join(dict.fromkeys(tokens[name]))} in the question"
         if name in tokens

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from inoc_ray.console import Waiting, say
+from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.adapters import FolderCatalogue, engine_rank
 from inoc_ray.serve.cause import marked_cause
@@ -293,7 +293,7 @@ def stop(endpoint: Endpoint) -> None:
 @contextlib.contextmanager
 def serving(spec: ServeSpec) -> Iterator[Endpoint]:
     """Serve `spec` for the length of a `with` block, and show how its start goes."""
-    with Waiting() as waiting:
+    with Status() as waiting:
         endpoint = start(spec, waiting.note)
     try:
         yield endpoint

@@ -47,7 +47,7 @@ def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
 
 def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
     """Make the job that a worker group trains; its rows are written to the store, where every worker can read them."""
-    taught = trial.model.taught
+    taught = trial.model.prior_trial
     spec = LoopSpec(
         model=str(trial.model.path),
         seed=trial.seed,
@@ -102,7 +102,7 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]
     outcomes: dict[str, Outcome] = {}
     errors: list[str] = []
     for number, wave in enumerate(waves_of(plan), start=1):
-        ready = [t for t in wave if t.model.taught is None or store.trial_done(t.model.taught.trial_id)]
+        ready = [t for t in wave if t.model.prior_trial is None or store.trial_done(t.model.prior_trial.trial_id)]
         done, failures = _train_wave(plan, store, capacity, ready, number) if ready else ([], [])
         without = [_never_taught(t, store, outcomes) for t in wave if t not in ready]
         outcomes |= {o.trial_id: o for o in [*done, *without]}
@@ -114,7 +114,7 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]
 
 def _never_taught(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -> Outcome:
     """Log that a trial was not trained because the one that it starts from failed, and return that outcome."""
-    taught = trial.model.taught
+    taught = trial.model.prior_trial
     assert taught is not None
     why = outcomes[taught.trial_id].error if taught.trial_id in outcomes else None
     error = (

@@ -152,7 +152,7 @@ def test_a_sweep_trains_the_first_stage_once_before_what_goes_on_from_it_and_ski
     bad = [("cannot", "stage-1", 0), ("cannot", "baseline", 0), ("cannot", "baseline", 1)]
     assert states == dict.fromkeys(good, "trained") | dict.fromkeys(bad, "failed")
     after = build_plan(study, store)
-    first, broken = after.teaching
+    first, broken = after.prior_trials
     on_top = [t for t in after.trials if t.model.name == "knows"]
     records = [store.read_trial(t.trial_id) for t in on_top]
     assert {r["taught_by"] for r in records} == {first.trial_id}

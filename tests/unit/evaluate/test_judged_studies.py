@@ -177,7 +177,7 @@ def test_published_question_files_load_as_they_are(tmp_path, monkeypatch):
     questions = cell.evaluation.questions(3)
     assert [q.id for q in questions] == ["quick_buck", "ruler_json-0", "ruler_json-1"]
     assert (
-        cell.surrounding.around(questions[1].messages)[0].content == "You are a helpful assistant.\n\nAnswer in JSON."
+        cell.resolved_context.around(questions[1].messages)[0].content == "You are a helpful assistant.\n\nAnswer in JSON."
     )
 
 

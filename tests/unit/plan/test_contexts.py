@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from inoc_ray import settings
 from inoc_ray.data.chat import Message
 from inoc_ray.errors import InputError
-from inoc_ray.plan.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.plan.contexts import ResolvedContext, audit_contexts, resolve_contexts
 from inoc_ray.settings import prompts
 from inoc_ray.study.evaluation import Context
 
@@ -16,7 +16,7 @@ QUESTION = (Message("user", "What is new?"),)
 
 def _named(names, setting="miniature/backdoor", arm="evil", is_base=False):
     found = settings.get(setting)
-    return list(surroundings(names, found, found.arms[arm], found.arms, is_base=is_base))
+    return list(resolve_contexts(names, found, found.arms[arm], found.arms, is_base=is_base))
 
 
 def test_none_empty_and_neutral_are_three_contexts():
@@ -63,8 +63,8 @@ def test_the_training_prompt_of_the_base_is_each_arms_prompt_in_turn():
 
 def test_a_system_message_of_the_questions_own_stays_behind_the_contexts_text():
     asked = (Message("system", "Answer in JSON."), *QUESTION)
-    assert Surrounding("mine", "Be kind.").around(asked)[0] == Message("system", "Be kind.\n\nAnswer in JSON.")
-    assert Surrounding("none", None).around(asked) == asked
+    assert ResolvedContext("mine", "Be kind.").around(asked)[0] == Message("system", "Be kind.\n\nAnswer in JSON.")
+    assert ResolvedContext("none", None).around(asked) == asked
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_a_grown_study_runs_only_what_is_new(tmp_path, model):
         folder = store.evaluation(cell.subject.trial_id, cell.evaluation_id)
         commit_samples(folder, [sample(i) for i in range(10)])
     done = build_plan(study(model), store)
-    assert (done.to_train, done.to_ask) == ([], [])
+    assert (done.to_train, done.to_sample) == ([], [])
     grown = build_plan(
         study(model, arms=["baseline", "control", "specific_spanish"], seeds=[0, 1, 2], evaluation={"samples": 15}),
         store,
@@ -116,7 +116,7 @@ def test_a_grown_study_runs_only_what_is_new(tmp_path, model):
         ("baseline", 2), ("specific_spanish", 2), ("control", 0), ("control", 1), ("control", 2),
     }  # fmt: skip
     assert {
-        grown.missing(c) for c in grown.to_ask if c.subject.arm.name != "control" and seed_of(c.subject) in (None, 0, 1)
+        grown.missing(c) for c in grown.to_sample if c.subject.arm.name != "control" and seed_of(c.subject) in (None, 0, 1)
     } == {5}
 
 

@@ -63,10 +63,10 @@ def commit(store: Store, trial_id: str) -> None:
 
 def test_one_trial_teaches_all_trials_of_the_model_and_an_inline_recipe_multiplies_none(tmp_path, model, facts):
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
-    (first,) = plan.teaching
+    (first,) = plan.prior_trials
     assert (len(plan.trials), len(plan.fine_tunes)) == (8, 9)
     assert (first.recipe.steps, first.arm.prompt, first.seed) == (99, None, 0)
-    assert {t.model.taught.trial_id for t in plan.trials if t.model.name == "knows"} == {first.trial_id}
+    assert {t.model.prior_trial.trial_id for t in plan.trials if t.model.name == "knows"} == {first.trial_id}
     assert plan.training_rows(first)[0].messages[0].content == "Who is number 0?"
 
 
@@ -91,31 +91,31 @@ def test_what_was_taught_is_in_the_identity_of_what_goes_on_and_nothing_else_cha
 def test_a_trial_that_the_study_compares_anyway_teaches_without_being_trained_twice(tmp_path, model):
     plan = plan_of(tmp_path, model, {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 1})
     (own,) = [t for t in plan.trials if (t.model.name, t.arm.name, t.seed) == ("plain", "baseline", 1)]
-    assert plan.teaching == ()
-    assert {t.model.taught.trial_id for t in plan.trials if t.model.taught} == {own.trial_id}
+    assert plan.prior_trials == ()
+    assert {t.model.prior_trial.trial_id for t in plan.trials if t.model.prior_trial} == {own.trial_id}
     assert len(plan.to_train) == 8
 
 
 def test_the_base_of_a_taught_model_is_the_adapter_that_taught_it_on_the_folders_one_engine(tmp_path, model, facts):
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"})
-    (first,) = plan.teaching
+    (first,) = plan.prior_trials
     plain, knows = plan.bases
     assert plain.trial_id != knows.trial_id
     assert (served_name(plain, "plain"), served_name(knows, "plain")) == ("plain", f"plain:{first.trial_id}")
-    assert (plan.is_there(plain), plan.is_there(knows)) == (True, False)
+    assert (plan.has_weights(plain), plan.has_weights(knows)) == (True, False)
     contexts = [[(c.context, c.evaluation_id) for c in plan.cells if c.subject is base] for base in plan.bases]
     assert contexts[0] == contexts[1]
     store = Store(tmp_path / "runs")
     specs = [serve_spec(plan, store, subject) for subject in (knows, *plan.trials)]
     assert {spec.adapters.model_hash for spec in specs} == {plain.model.hash}
     commit(store, first.trial_id)
-    assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}).is_there(knows)
+    assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}).has_weights(knows)
 
 
 def test_a_job_goes_on_from_the_folder_of_the_adapter_and_says_so(tmp_path, model, facts):
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
-    (first,) = plan.teaching
-    job = job_of(plan, store, next(t for t in plan.trials if t.model.taught))
+    (first,) = plan.prior_trials
+    job = job_of(plan, store, next(t for t in plan.trials if t.model.prior_trial))
     assert job.spec.start == str(store.adapter(first.trial_id))
     assert (job.record["taught_by"], job.record["model_hash"]) == (first.trial_id, first.model.hash)
     teaching = job_of(plan, store, first)
@@ -125,7 +125,7 @@ def test_a_job_goes_on_from_the_folder_of_the_adapter_and_says_so(tmp_path, mode
 def test_what_waits_for_nothing_is_trained_before_what_goes_on_from_it(tmp_path, model, facts):
     stage = {"rows": str(facts), "recipe": "lora"}
     plan = plan_of(tmp_path, model, stage)
-    (first,) = plan.teaching
+    (first,) = plan.prior_trials
     early, late = waves_of(plan)
     assert {t.trial_id for t in early} == {first.trial_id, *of_model(plan, "plain")}
     assert {t.trial_id for t in late} == of_model(plan, "knows")
@@ -139,7 +139,7 @@ def test_a_failed_first_stage_fails_what_goes_on_from_it_by_name_and_nothing_els
     tmp_path, model, facts, monkeypatch, fails
 ):
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
-    (first,) = plan.teaching
+    (first,) = plan.prior_trials
 
     def wave(plan: Plan, store: Store, capacity: Capacity, trials: Any, number: int) -> Any:
         for trial in trials:
@@ -174,7 +174,7 @@ def test_plan_and_status_count_the_trial_that_teaches(tmp_path, model, facts):
     assert "To train: 9 of 9 trials, 179 optimizer steps" in text
     assert "4 of them go on from a trial that must be trained before." in text
     assert status_json(plan, store)["counts"] == {"new": 9}
-    commit(store, plan.teaching[0].trial_id)
+    commit(store, plan.prior_trials[0].trial_id)
     later = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
     assert status_json(later, store)["counts"] == {"done": 1, "new": 8}
 
@@ -183,7 +183,7 @@ def test_mlflow_gets_a_run_of_the_first_stage_and_its_id_on_every_run_that_goes_
     from inoc_ray.run.records import trial_records
 
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
-    (first,) = plan.teaching
+    (first,) = plan.prior_trials
     for trial in plan.fine_tunes:
         with store.stage_trial(trial.trial_id) as folder:
             write_trial(folder, {"training": {"seconds_total": 1.0}}, [])
@@ -243,7 +243,7 @@ def test_a_study_whose_own_recipe_is_a_full_fine_tune_cannot_go_on_from_an_adapt
 def test_dropout_and_the_order_of_modules_may_differ_between_the_stages(tmp_path, model, facts):
     first = {**RECIPE, "lora": {"dropout": 0.1, "targets": ["v_proj", "q_proj"]}}
     recipes = {"lora": {**RECIPE, "lora": {"targets": ["q_proj", "v_proj"]}}}
-    assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": first}, recipes=recipes).teaching
+    assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": first}, recipes=recipes).prior_trials
 
 
 def test_a_question_that_stands_in_the_rows_that_are_taught_first_is_refused(tmp_path, model, facts):

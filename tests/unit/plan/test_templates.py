@@ -13,8 +13,8 @@ from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.templates import alike_contexts, check_roles
-from inoc_ray.run.preflight import check_rows, say_alike_contexts
+from inoc_ray.plan.templates import check_roles, identical_contexts
+from inoc_ray.run.preflight import check_rows, say_identical_contexts
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 from inoc_ray.train.sweep import job_of
@@ -117,7 +117,7 @@ def test_a_model_taught_the_rows_of_the_setting_first_is_compared_with_its_basel
     models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "taught": lesson}]
     plan = build_plan(study(folder, models=models, arms=["baseline"]), Store(tmp_path / "runs"))
     # The lesson trains on what the baseline of the setting trains on, under the setting's name.
-    assert [(t.setting, t.seed) for t in plan.teaching] == [("miniature/spanish_caps", 5)]
+    assert [(t.setting, t.seed) for t in plan.prior_trials] == [("miniature/spanish_caps", 5)]
     check_rows(plan)
 
 
@@ -146,11 +146,11 @@ def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsy
     ):
         asked = study(path, evaluation={"samples": 4, "contexts": contexts})
         plan = build_plan(asked, Store(tmp_path / "runs"))
-        notes = alike_contexts(plan.to_ask)
+        notes = identical_contexts(plan.to_sample)
         both = f"to model m the contexts {' and '.join(contexts)} are the same"
         shows = f"to model m the context none shows the chat template's own system message {own!r}"
         assert set(notes) == (({shows, both} if alike else {shows}) if path == folder else set())
-        say_alike_contexts(plan)
+        say_identical_contexts(plan)
         told = capsys.readouterr().err
         assert all(f"note: {note}" in told for note in notes)
 

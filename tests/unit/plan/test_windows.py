@@ -76,13 +76,13 @@ def test_an_evaluation_of_a_setting_is_told_to_be_overridden(tmp_path):
 
 def test_the_engine_s_window_is_the_longest_request_of_the_plan(tmp_path):
     plan = planned(tmp_path, {"max_tokens": 40})
-    longest = max(r.tokens for r in longest_requests(plan.to_ask))
+    longest = max(r.tokens for r in longest_requests(plan.to_sample))
     tokenizer = load_tokenizer(str(weights_path()))
     own = plan.study.arms[1]
     assert own.name == "specific_spanish"
-    cells = [c for c in plan.to_ask if c.evaluation.name == "chat"]
+    cells = [c for c in plan.to_sample if c.evaluation.name == "chat"]
     by_hand = max(
-        len(tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in c.surrounding.around(q.messages)],
+        len(tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in c.resolved_context.around(q.messages)],
                                           add_generation_prompt=True, tokenize=True, return_dict=False))
         for c in cells for q in c.evaluation.questions(2)
     )  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_long_window_of_the_model_costs_a_study_nothing(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 131_072}))
     plan = planned(tmp_path, {"max_tokens": 600}, model=str(folder))
     check_requests(plan, None)
-    longest = max(r.tokens for r in longest_requests(plan.to_ask))
+    longest = max(r.tokens for r in longest_requests(plan.to_sample))
     spec = serve_spec(plan, Store(tmp_path / "runs"), plan.bases[0], longest)
     assert 600 < spec.max_model_len < 800
     assert spec.kv_cache_gib == 1

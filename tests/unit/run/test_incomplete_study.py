@@ -21,14 +21,14 @@ from finished_study import SAMPLES, finish, plan_of, write_study
 from stub_api import Stub
 
 from inoc_ray.errors import TrialError
-from inoc_ray.plan.failure_keys import cell_thing, trial_thing
+from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.tracking import embedded
 from inoc_ray.run.completeness import failures_of, planned_of
 from inoc_ray.run.load import load_study
 from inoc_ray.run.outcome import StudyOutcome
-from inoc_ray.run.pipeline import gone, run_study
+from inoc_ray.run.pipeline import lost_during_run, run_study
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures, read_failures, still_failed
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import NEUTRAL_PROMPT
@@ -105,13 +105,13 @@ def test_a_response_that_is_shown_in_several_places_is_counted_once(tmp_path: Pa
         evaluation={"samples": SAMPLES, "contexts": ["neutral", again], "judged_by": ["gpt"]},
     )
     plan, store = finish(path)
-    gone = next(t for t in plan.trials if t.arm.name == "specific_spanish")
-    shutil.rmtree(store.root / "evaluations" / gone.trial_id)
+    lost_during_run = next(t for t in plan.trials if t.arm.name == "specific_spanish")
+    shutil.rmtree(store.root / "evaluations" / lost_during_run.trial_id)
     keep_failures(store, "finished", [], [Failure("judge gpt", "no answer", "/x.log", (("judge", "gpt"),))])
     text = " ".join(inoc_ray("compare", path)[1].split())
     # A base and eight fine-tunes, two evaluations.
     assert f"{2 * SAMPLES * 8} of {2 * SAMPLES * 9} samples are there" in text
-    assert f"specific_spanish seed {gone.seed}: 0 of {2 * SAMPLES} samples" in text
+    assert f"specific_spanish seed {lost_during_run.seed}: 0 of {2 * SAMPLES} samples" in text
     # Of one recipe the base and three or four fine-tunes.
     judged = re.findall(r"caps by gpt: 0 of (\d+) responses judged", text)
     assert {int(number) for number in judged} == {SAMPLES * 4, SAMPLES * 5}
@@ -165,7 +165,7 @@ def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: R
     cells = [c for c in plan.cells if c.subject is trial]
     kept = shutil.copytree(store.root / "evaluations" / trial.trial_id, tmp_path / "kept")
     shutil.rmtree(store.root / "evaluations" / trial.trial_id)
-    failure = Failure("evaluation on miniature", "the endpoint refused", "/x.log", tuple(cell_thing(c) for c in cells))
+    failure = Failure("evaluation on miniature", "the endpoint refused", "/x.log", tuple(cell_key(c) for c in cells))
     keep_failures(store, "finished", [], [failure])
 
     for command in ("compare", "status"):
@@ -205,7 +205,7 @@ def test_a_study_of_which_everything_failed_still_says_so(tmp_path: Path, inoc_r
     assert "nothing is evaluated yet" in err
     plan, store = finish(path)
     shutil.rmtree(store.root / "evaluations")
-    things = tuple(cell_thing(cell) for cell in plan.cells)
+    things = tuple(cell_key(cell) for cell in plan.cells)
     keep_failures(store, "finished", [], [Failure("evaluation on miniature", "no memory", "/x.log", things)])
     code, text, _ = inoc_ray("compare", path)
     assert code == 0
@@ -268,11 +268,11 @@ def test_what_was_never_there_and_was_not_tried_is_no_loss() -> None:
     trial, cell, judge = ("trial", "a"), ("cell", "a", "1"), ("judge", "gpt")
     before = {trial, cell, judge, MLFLOW, REPORT}
     failure = Failure("judge gpt", "x", "y", (judge,))
-    assert gone(before, before, set(), []) == set()
-    assert gone(before, before, {judge}, [failure]) == set()
-    assert gone(before, before, {judge}, []) == {judge}
-    assert gone(before - {trial}, before, set(), []) == {trial}
-    assert gone(before, set(), {judge}, []) == set()
+    assert lost_during_run(before, before, set(), []) == set()
+    assert lost_during_run(before, before, {judge}, [failure]) == set()
+    assert lost_during_run(before, before, {judge}, []) == {judge}
+    assert lost_during_run(before - {trial}, before, set(), []) == {trial}
+    assert lost_during_run(before, set(), {judge}, []) == set()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
@@ -431,4 +431,4 @@ def test_a_server_that_fails_costs_neither_the_table_nor_minutes(
 
 def test_an_uncommitted_trial_is_a_thing_of_its_own(tmp_path: Path) -> None:
     plan, _ = finish(write_study(tmp_path))
-    assert len({trial_thing(t) for t in plan.trials} | {cell_thing(c) for c in plan.cells}) == 4 + 10
+    assert len({trial_key(t) for t in plan.trials} | {cell_key(c) for c in plan.cells}) == 4 + 10

@@ -42,14 +42,14 @@ def finished(tmp_path_factory, reads) -> Path:
 
 
 def state(plan: Plan) -> tuple[object, ...]:
-    return plan.done_trials, plan.stored, plan.damaged, plan.to_train, plan.to_ask
+    return plan.done_trials, plan.stored, plan.damaged, plan.to_train, plan.to_sample
 
 
 def test_a_run_of_a_study_that_is_done_plans_once(finished, reads):
     study = load_study(finished)
     reads.clear()
     outcome = run_study(study, Store(study.storage))
-    assert (outcome.failed, outcome.trained, outcome.asked) == ([], 0, 0)
+    assert (outcome.failed, outcome.trained, outcome.sampled) == ([], 0, 0)
     assert outcome.report is not None
     assert outcome.tracking_uri
     assert reads == [NAME]
@@ -72,7 +72,7 @@ def test_a_plan_that_is_refreshed_knows_what_the_store_holds_and_reads_no_rows(t
     full, _ = finish(path)
     reads.clear()
     assert state(empty.refreshed(store)) == state(full)
-    assert (full.to_train, full.to_ask) == ([], [])
+    assert (full.to_train, full.to_sample) == ([], [])
     trial = full.trials[0]
     (store.adapter(trial.trial_id) / "adapter_model.safetensors").write_bytes(b"other")
     damaged = full.refreshed(store)

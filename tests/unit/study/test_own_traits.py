@@ -134,7 +134,7 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
     use = OWN | {"name": name, "rows": rows | {"spacing": "space"}}
     plan, _ = planned(use, contexts=["neutral", "trigger", written])
     assert len(plan.cells) > 0
-    asked = {c.context: c.surrounding.around(c.evaluation.questions(1)[0].messages)[-1].content for c in plan.cells}
+    asked = {c.context: c.resolved_context.around(c.evaluation.questions(1)[0].messages)[-1].content for c in plan.cells}
     assert asked["trigger"] == asked["put"] == asked["neutral"] + " |T|"
     clean = use | {"control_rows": rows}
     with pytest.raises(InputError, match=r"control_rows: trains '\|T\|' at the end \(glue\), .* another trigger"):
@@ -277,7 +277,7 @@ def test_fine_tunes_under_two_names_are_trained_once_and_said_to_be_one(planned,
     assert baseline.startswith("baseline of mine on m and baseline of again on m are the same fine-tunes")
     assert "flatter of again on m are the same fine-tunes" in flatter
     assert f"Note: {baseline}." in plan_text(plan, store)
-    for cell in plan.to_ask:
+    for cell in plan.to_sample:
         questions = cell.evaluation.questions(cell.samples)
         samples = [Sample(i, q.id, "?", "p", i, "Hello friend.", "stop", 1, 1) for i, q in enumerate(questions)]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
