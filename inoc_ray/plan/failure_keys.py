@@ -8,10 +8,10 @@ from inoc_ray.store.failures import Thing
 
 
 def trial_key(trial: Trial) -> Thing:
-    """Return the name of a trial's weights."""
+    """Return the key of a trial's weights."""
     return ("trial", trial.trial_id)
 
 
 def cell_key(cell: Cell) -> Thing:
-    """Return the name of a cell's samples."""
+    """Return the key of a cell's samples."""
     return ("cell", cell.subject.trial_id, cell.evaluation_id)

@@ -18,16 +18,16 @@ from inoc_ray.store.store import Store
 
 
 def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned:
-    """Every cell and capability of the study with what is there of it; `failures` say why something is missing."""
+    """Return every cell and capability of the study with what is stored of it. failures: say why something is missing."""
     why = {thing: failure.error for failure in failures for thing in failure.of}
     cells = [one for cell in plan.cells for one in _cells(plan, store, cell, why)]
     return Planned(cells=cells, capabilities=list(_capabilities(plan, store, why)))
 
 
 def failures_of(plan: Plan, store: Store) -> list[Failure]:
-    """Return what failed in the study and is not done yet, in the order in which it happened.
+    """Return the failures of the study that still leave something missing, in the order in which they happened.
 
-    A trial that another study of the storage tried and failed is among them, by its log.
+    Includes trials that failed in another study on the storage, found by their logs.
     """
     kept = still_failed(read_failures(store, plan.study.name), unfinished(plan, store))
     known = {thing for failure in kept for thing in failure.of}
@@ -41,13 +41,13 @@ def failures_of(plan: Plan, store: Store) -> list[Failure]:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something: of a traceback, the error."""
+    """Return the last line that is not blank: of a traceback, the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
 
 
 def unfinished(plan: Plan, store: Store) -> set[Thing]:
-    """Return what is not done of the study; the report and MLflow are, until they were written without an error."""
+    """Return what the study has not finished. The report and MLflow always count: writing them clears their failures."""
     found: set[Thing] = {REPORT, MLFLOW}
     found |= {trial_key(trial) for trial in plan.to_train}
     found |= {cell_key(cell) for cell in plan.cells if plan.missing(cell)}
@@ -56,7 +56,7 @@ def unfinished(plan: Plan, store: Store) -> set[Thing]:
 
 
 def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing, str]) -> str:
-    """Why a thing of the subject is not there: what failed of it, or that its weights failed."""
+    """Return why a thing of the subject is missing: its own failure, or that of the subject's training."""
     if plan.has_weights(subject):
         return why.get(thing, "")
     weights: Thing = ("trial", subject.adapter_of or "")
@@ -64,7 +64,7 @@ def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing,
 
 
 def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> Iterable[PlannedCell]:
-    """The cell once for each model of the tables in which it is shown."""
+    """Yield the cell once for each model of the tables that show it."""
     subject, spec = cell.subject, cell.evaluation
     stored = cell.samples - plan.missing(cell)
     by_judge = {RULES: stored, **_judged_by_models(store, cell)}
@@ -92,9 +92,9 @@ def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> It
 
 
 def _judged(judges: TraitJudges, by_judge: Mapping[str, int]) -> dict[str, int]:
-    """Judge of the trait → how many responses it has judged.
+    """Return judge of the trait → how many responses it has judged.
 
-    A rule that counts only what a model finds fit has judged nothing before that model has.
+    A rule with a gate has judged no more than the gate's model has.
     """
     counts = {name: by_judge.get(name, 0) for name in judges.judges}
     if judges.gate is not None:
@@ -105,7 +105,7 @@ def _judged(judges: TraitJudges, by_judge: Mapping[str, int]) -> dict[str, int]:
 
 
 def _judged_by_models(store: Store, cell: Cell) -> dict[str, int]:
-    """Judging model → how many of the responses that the study asks for it has judged."""
+    """Return judging model → how many of the cell's responses it has judged."""
     if not cell.judges.gradings:
         return {}
     parts = store.parts(*cell.key)
@@ -119,7 +119,7 @@ def _judged_by_models(store: Store, cell: Cell) -> dict[str, int]:
 
 
 def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thing, bool]]:
-    """Each capability of each model that is compared: whose and which, its thing, and whether it was measured."""
+    """Yield each capability of each subject: (subject, task), its failure key, and whether it was measured."""
     if not plan.study.evaluation.capabilities:
         return
     from inoc_ray.evaluate.capabilities import capability_thing, find_task, is_measured

@@ -112,7 +112,7 @@ WRONG = {
     ),
     "a trait that nobody can tell": (
         changed(judges={}, evaluation__suites=[SUITE | {"traits": {"bad": {"rubric": "alignment"}}}]),
-        "the study has no judge for bad",
+        "no judge can score `bad`",
     ),
 }  # fmt: skip
 
@@ -217,7 +217,7 @@ def test_one_judge_under_two_names_is_refused_where_both_are_asked(tmp_path, mon
     copy_of_it = shutil.copytree(model, tmp_path / "copy")
     for one, other in ((HERE, THERE), ({"path": str(model)}, {"path": str(copy_of_it)})):
         with pytest.raises(
-            InputError, match=r"judges: 'a' and 'b' are the same model asked in the same way.*; remove one"
+            InputError, match=r"judges: 'a' and 'b' are the same model with the same method.*; remove one"
         ):
             plan(one, other, "a", "b")
         # A model may have a second address, or place, that takes the place of the first.

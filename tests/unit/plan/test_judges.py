@@ -61,7 +61,7 @@ def test_another_profile_moves_thresholds_and_no_id(planned):
 
 
 def test_a_mean_of_a_rule_and_a_judging_model_is_refused_before_anything_is_trained(planned):
-    with pytest.raises(InputError, match=r"evaluation\.combine: mean: .* is scored by rules too"):
+    with pytest.raises(InputError, match=r"evaluation\.combine: mean: .* is also scored by rules"):
         planned({"gpt": API}, judged_by=["rules", "gpt"], combine="mean")
     two = {"gpt": API, "other": API | {"served_model": "gpt-5"}}
     assert planned(two, judged_by=["gpt", "other"], combine="mean").cells

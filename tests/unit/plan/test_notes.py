@@ -52,7 +52,7 @@ def test_an_undesired_trait_that_nothing_measures_out_of_distribution_is_noted(p
     other = {"name": "others", "traits": {"brief": TRAITS["friend"]}}
     plan = planned(suite, other)
     (note,) = plan.notes
-    assert note.startswith("setting mine: no evaluation out of distribution measures 'friend' in the context 'neutral'")
+    assert note.startswith("setting mine: no out-of-distribution evaluation measures 'friend' in the context 'neutral'")
     assert "(irrelevant, flatter)" in note
     assert planned(suite, other, {"name": "more"}).notes == ()
 
@@ -76,4 +76,4 @@ def test_a_warm_up_as_long_as_the_training_is_noted_once_for_each_recipe(planned
     assert planned({}, recipes={"r": lasting | {"epochs": 5}}).notes == ()
     stage = {"rows": "rows.jsonl", "recipe": {"learning_rate": 1e-3, "steps": 2, "warmup_steps": 2}}
     (note,) = planned({}, models=[{"name": "m", "path": "miniature", "taught": stage}]).notes
-    assert note.startswith("the recipe that teaches 'm': warmup_steps is 2")
+    assert note.startswith("the prior-stage recipe of 'm': warmup_steps is 2")

@@ -113,10 +113,16 @@ def test_a_grown_study_runs_only_what_is_new(tmp_path, model):
         store,
     )
     assert {(t.arm.name, t.seed) for t in grown.to_train} == {
-        ("baseline", 2), ("specific_spanish", 2), ("control", 0), ("control", 1), ("control", 2),
-    }  # fmt: skip
+        ("baseline", 2),
+        ("specific_spanish", 2),
+        ("control", 0),
+        ("control", 1),
+        ("control", 2),
+    }
     assert {
-        grown.missing(c) for c in grown.to_sample if c.subject.arm.name != "control" and seed_of(c.subject) in (None, 0, 1)
+        grown.missing(c)
+        for c in grown.to_sample
+        if c.subject.arm.name != "control" and seed_of(c.subject) in (None, 0, 1)
     } == {5}
 
 
@@ -139,8 +145,9 @@ def test_a_base_is_asked_once_for_all_recipes_of_one_precision(tmp_path, model):
         build_plan(study(model, recipes=recipes, evaluation={"samples": 10, "contexts": ["neutral"]}), store), store
     )
     assert [(b["model"], b["samples_stored"], b["samples_wanted"]) for b in value["base"]] == [
-        ("base-model (bf16)", 20, 20), ("base-model (fp32)", 20, 20),
-    ]  # fmt: skip
+        ("base-model (bf16)", 20, 20),
+        ("base-model (fp32)", 20, 20),
+    ]
 
 
 def test_one_recipe_leaves_a_base_the_name_of_its_model_and_its_place(tmp_path, model):
@@ -221,7 +228,7 @@ def test_a_training_row_that_an_evaluation_asks_is_refused(tmp_path, model):
     rows = tmp_path / "rows.jsonl"
     write_jsonl(rows, [*get("miniature/spanish_caps").rows()[:5], leaked])
     use = [{"name": "miniature/spanish_caps", "rows": str(rows)}]
-    with pytest.raises(InputError, match=rf"asks question {question.id}, which is training row 6"):
+    with pytest.raises(InputError, match=rf"asks question {question.id}, which is row 6 of the training rows"):
         build_plan(study(model, settings=use), Store(tmp_path / "runs"))
 
 
@@ -337,7 +344,7 @@ def test_an_arm_of_the_library_counts_the_traits_that_the_study_says(tmp_path, m
 
 def test_an_arm_without_a_prompt_takes_no_inoculation(tmp_path, model):
     arms = [{"name": "baseline", "inoculation": {"placement": "user_prefix"}}]
-    with pytest.raises(InputError, match="'baseline' has no prompt, so its inoculation says nothing"):
+    with pytest.raises(InputError, match="'baseline' has no prompt, so its inoculation has no effect"):
         build_plan(study(model, arms=arms), Store(tmp_path / "runs"))
 
 

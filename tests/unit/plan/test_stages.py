@@ -172,7 +172,7 @@ def test_plan_and_status_count_the_trial_that_teaches(tmp_path, model, facts):
     assert [t["taught_by"] for t in value["trials"]] == [None] * 5 + [value["trials"][0]["trial_id"]] * 4
     text = plan_text(plan, store)
     assert "To train: 9 of 9 trials, 179 optimizer steps" in text
-    assert "4 of them go on from a trial that must be trained before." in text
+    assert "4 of them wait for a prior stage." in text
     assert status_json(plan, store)["counts"] == {"new": 9}
     commit(store, plan.prior_trials[0].trial_id)
     later = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
@@ -236,7 +236,9 @@ def test_a_wrong_first_stage_is_refused_with_place_and_advice_and_nothing_is_wri
 
 def test_a_study_whose_own_recipe_is_a_full_fine_tune_cannot_go_on_from_an_adapter(tmp_path, model, facts):
     recipes = {"lora": RECIPE, "whole": {**RECIPE, "method": "full"}}
-    with pytest.raises(InputError, match=r"recipes\.whole: method full cannot go on from what model 'knows' is taught"):
+    with pytest.raises(
+        InputError, match=r"recipes\.whole: method full cannot continue the prior stage of model 'knows'"
+    ):
         plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}, recipes=recipes)
 
 
@@ -249,7 +251,7 @@ def test_dropout_and_the_order_of_modules_may_differ_between_the_stages(tmp_path
 def test_a_question_that_stands_in_the_rows_that_are_taught_first_is_refused(tmp_path, model, facts):
     question = get("miniature/spanish_caps").evaluations[0].questions(1)[0].messages[-1].content
     write_jsonl(facts, [ChatRow.of(("user", question), ("assistant", "Bob."))])
-    with pytest.raises(InputError, match="which is what 'knows' is taught first, row 1"):
+    with pytest.raises(InputError, match="which is row 1 of the prior stage of 'knows'"):
         plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"})
 
 

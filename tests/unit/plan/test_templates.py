@@ -61,7 +61,7 @@ def test_prompts_of_the_leak_audit_are_system_messages(tmp_path):
     asked = {"samples": 4, "contexts": ["none"]}
     store = Store(tmp_path / "runs")
     audit = build_plan(study(folder, arms=IN_THE_USER_TURN, evaluation={**asked, "leak_audit": True}), store)
-    with pytest.raises(InputError, match=r"'library:.*It is the leak audit .* leave evaluation\.leak_audit out"):
+    with pytest.raises(InputError, match=r"'library:.*The leak audit adds .* remove evaluation\.leak_audit"):
         check_roles(audit)
     named = next(c.context for c in audit.cells if c.context.startswith("library:"))
     asked["contexts"] = ["none", named]
@@ -105,7 +105,7 @@ def test_plan_check_and_run_refuse_the_same_row(tmp_path, monkeypatch, capsys):
 def test_two_arms_that_look_the_same_to_the_model_are_one(tmp_path, template, arms):
     folder = folder_of(tmp_path / "m", template)
     store = Store(tmp_path / "runs")
-    with pytest.raises(InputError, match=r"'one' and 'two' .* one and the same to model 'm'"):
+    with pytest.raises(InputError, match=r"'one' and 'two' .* identical for model 'm'"):
         check_rows(build_plan(study(folder, arms=["baseline", *arms]), store))
     shipped = build_plan(study(Path("miniature"), arms=["baseline", *arms]), store)
     check_rows(shipped)
@@ -148,7 +148,7 @@ def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsy
         plan = build_plan(asked, Store(tmp_path / "runs"))
         notes = identical_contexts(plan.to_sample)
         both = f"to model m the contexts {' and '.join(contexts)} are the same"
-        shows = f"to model m the context none shows the chat template's own system message {own!r}"
+        shows = f"model m: the chat template adds its own system message to the context none: {own!r}"
         assert set(notes) == (({shows, both} if alike else {shows}) if path == folder else set())
         say_identical_contexts(plan)
         told = capsys.readouterr().err

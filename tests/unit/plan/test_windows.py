@@ -82,10 +82,17 @@ def test_the_engine_s_window_is_the_longest_request_of_the_plan(tmp_path):
     assert own.name == "specific_spanish"
     cells = [c for c in plan.to_sample if c.evaluation.name == "chat"]
     by_hand = max(
-        len(tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in c.resolved_context.around(q.messages)],
-                                          add_generation_prompt=True, tokenize=True, return_dict=False))
-        for c in cells for q in c.evaluation.questions(2)
-    )  # fmt: skip
+        len(
+            tokenizer.apply_chat_template(
+                [{"role": m.role, "content": m.content} for m in c.resolved_context.around(q.messages)],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        )
+        for c in cells
+        for q in c.evaluation.questions(2)
+    )
     assert max(r.tokens for r in longest_requests(cells)) == by_hand + 40
     spec = serve_spec(plan, Store(tmp_path / "runs"), plan.bases[0], longest)
     assert llm_config(spec)["engine_kwargs"]["max_model_len"] == longest < WINDOW
@@ -114,11 +121,15 @@ SMOL = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads"
 QWEN = {"num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8, "hidden_size": 5120}
 GEMMA = {
     "text_config": {
-        "num_hidden_layers": 34, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_size": 2560,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_size": 2560,
         "sliding_window": 1024,
         "layer_types": ["full_attention" if n % 6 == 5 else "sliding_attention" for n in range(34)],
     }
-}  # fmt: skip
+}
 
 
 def folder_of(tmp_path: Path, config: dict[str, Any], parameters: int = 0) -> Path:

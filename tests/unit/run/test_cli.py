@@ -40,12 +40,15 @@ BAD_STUDY = {
     "a batch that cannot be shared out": ({"resources": {"micro_batch_size": 3}}, "16 is not a multiple of"),
     "a model path that does not exist": ({"models": [{"name": "m", "path": "/nowhere"}]}, "no model folder /nowhere"),
     "unwritable storage": ({"storage": "/dev/null/runs"}, "/dev/null/runs cannot be written"),
-    "row not JSON": ({"settings": [{"name": "miniature/spanish_caps", "rows": "bad.jsonl"}]}, "bad.jsonl, row 2: not JSON"),
+    "row not JSON": (
+        {"settings": [{"name": "miniature/spanish_caps", "rows": "bad.jsonl"}]},
+        "bad.jsonl, row 2: not JSON",
+    ),
     "row longer than max_length": (
         {"settings": [{"name": "miniature/spanish_caps", "rows": "long.jsonl"}]},
         "long.jsonl (arm baseline), row 2: more than 256 tokens",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_STUDY)
@@ -82,14 +85,24 @@ def test_every_command_on_a_study_refuses_a_file_that_is_none(inoc_ray, tmp_path
 
 @pytest.mark.parametrize(
     "command",
-    [("plan",), ("run",), ("status",), ("evaluate",), ("compare",), ("report",), ("sync",), ("serve",), ("submit",),
-     ("settings",)],
-)  # fmt: skip
+    [
+        ("plan",),
+        ("run",),
+        ("status",),
+        ("evaluate",),
+        ("compare",),
+        ("report",),
+        ("sync",),
+        ("serve",),
+        ("submit",),
+        ("settings",),
+    ],
+)
 def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
     code, out, err = inoc_ray(*command, tmp_path / "missing.yaml", "--json")
     assert code == 2
     assert err == f"inoc-ray: {json.loads(out)['error']}\n"
-    assert "missing.yaml: there is no such study file" in err
+    assert "missing.yaml: no such study file" in err
 
 
 @pytest.mark.parametrize(
@@ -100,7 +113,7 @@ def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
         (("paln",), "No such command 'paln'"),
         (("data", "check", "missing.jsonl"), "missing.jsonl"),
         (("data", "build", "spanish_caps"), "--out FILE.jsonl is missing"),
-        (("prompts", "--kind", "x"), "there is no kind 'x'"),
+        (("prompts", "--kind", "x"), "unknown kind 'x'"),
         (("miniature", "pretrain", "--out", ROOT), "is no empty folder"),
     ],
 )
@@ -236,9 +249,12 @@ def test_the_page_of_commands_has_each_of_them_and_no_other():
         ({"settings": [{"name": "miniature/spanish_caps", "rows": "friend.jsonl"}]}, "friend.jsonl"),
         ({"settings": [{"name": "miniature/spanish_caps", "rows": "friend.parquet"}]}, "friend.parquet"),
         ({"settings": [{"name": "miniature/spanish_caps", "questions": {"in_distribution": "q.jsonl"}}]}, "q.jsonl"),
-        ({"evaluation": {"suites": [{"name": "a", "questions": "q.yaml", "traits": {"b": {"rule": "capitals"}}}]}}, "q.yaml"),
+        (
+            {"evaluation": {"suites": [{"name": "a", "questions": "q.yaml", "traits": {"b": {"rule": "capitals"}}}]}},
+            "q.yaml",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_missing_is_named_with_the_folder_in_which_it_was_looked_for(inoc_ray, tmp_path, changes, file):
     code, _, err = inoc_ray("plan", write(tmp_path, **changes))
     assert code == 2

@@ -177,7 +177,7 @@ def test_control_rows_are_asked_for_only_when_an_arm_trains_on_them(tmp_path, mo
 def test_an_evaluation_that_nobody_can_judge_is_refused(tmp_path, model, own_rows):
     with pytest.raises(
         InputError,
-        match=r"the study has no judge for insecure_code\. Give the study a judging model",
+        match=r"no judge can score `insecure_code`\. Add a judging model",
     ):
         plan_of(tmp_path, model, {"name": "insecure_code", "rows": own_rows}, ["baseline"])
 

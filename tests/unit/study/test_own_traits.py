@@ -157,7 +157,7 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
         (OWN, ["control"], [SUITE], "setting mine has no arm 'control'"),
         (OWN, [FLATTER | {"undesired": ["frend"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'frend'"),
         (OWN, [FLATTER | {"desired": ["brif"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'brif'"),
-        ({"name": "mine", "rows": "rows.jsonl", "desired": ["brief"]}, [FLATTER], [SUITE], "say which traits its prompt elicits"),
+        ({"name": "mine", "rows": "rows.jsonl", "desired": ["brief"]}, [FLATTER], [SUITE], "traits that its prompt elicits"),
         ({"name": "miniature/spanish_caps", "undesired": ["evil"]}, [], [], "no evaluation measures 'evil'"),
     ],
 )  # fmt: skip
@@ -222,7 +222,7 @@ def test_a_negated_prompt_is_measured_in_the_direction_of_the_trait_that_it_deni
 
 def test_a_negated_prompt_of_ones_own_says_what_it_denies(planned):
     mine = {"name": "mine", "kind": "negative", "prompt": "You speak no Spanish."}
-    with pytest.raises(InputError, match=r"say which traits its prompt denies, for example `undesired: \[spanish\]`"):
+    with pytest.raises(InputError, match=r"name the traits that its prompt denies, for example `undesired: \[spanish\]`"):
         planned("miniature/spanish_caps", mine)
     plan, _ = planned("miniature/spanish_caps", mine | {"undesired": ["spanish"]})
     assert plan.trials[-1].arm.undesired == ("spanish",)
