@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.builders.journal import REFUSED, Answer
 from inoc_ray.builders.spec import Request
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import is_address, key_of
-from inoc_ray.endpoint.connection import Connection, Where, connect
-from inoc_ray.endpoint.dialect import put
-from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Again, Refused
+from inoc_ray.endpoint.auth import is_address, read_key
+from inoc_ray.endpoint.connection import Connection, EndpointAddress, connect
+from inoc_ray.endpoint.dialect import send_adapted
+from inoc_ray.endpoint.errors import OF_ONE_REQUEST, RequestRefused, UnusableAnswer
 from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.retry import PATIENT, Retry
 from inoc_ray.errors import InputError
@@ -42,7 +42,7 @@ class Remote:
         return {"served_model": self.served_name}
 
     @contextlib.contextmanager
-    def answering(self, name: str) -> Iterator[tuple[Where, str]]:
+    def answering(self, name: str) -> Iterator[tuple[EndpointAddress, str]]:
         """Return the endpoint and the model's name on it."""
         yield self, self.served_name
 
@@ -60,7 +60,7 @@ class Own:
         return {"model": self.model_hash}
 
     @contextlib.contextmanager
-    def answering(self, name: str) -> Iterator[tuple[Where, str]]:
+    def answering(self, name: str) -> Iterator[tuple[EndpointAddress, str]]:
         """Return the endpoint, for the length of a `with` block; `name` tells it from other engines of a shared cluster."""
         from inoc_ray.cluster.connect import connected
         from inoc_ray.serve.app import ServeSpec, serving
@@ -93,7 +93,7 @@ def teacher(
         raise InputError(f"--endpoint {endpoint}: not an address; give one as https://HOST/v1.")
     if served_name is None:
         raise InputError("data build: --endpoint needs --served-model, the model's name there.")
-    return Remote(endpoint, served_name, key_of(api_key_env, "--api-key-env"))
+    return Remote(endpoint, served_name, read_key(api_key_env, "--api-key-env"))
 
 
 def _own(model: str) -> Own:
@@ -105,7 +105,7 @@ def _own(model: str) -> Own:
 
 
 async def converse(
-    endpoint: Where, model: str, asked: Iterable[tuple[int, Request, int]], retry: Retry = PATIENT
+    endpoint: EndpointAddress, model: str, asked: Iterable[tuple[int, Request, int]], retry: Retry = PATIENT
 ) -> AsyncGenerator[tuple[int, Answer], None]:
     """Asks (number, request, seed) after each other, some at once; yields each answer with its number when it is there.
 
@@ -128,7 +128,7 @@ async def _answer(
     draw = functools.partial(_draw, connection.client, model, request, seed, adaptations)
     try:
         return number, await connection.send(draw, f"request {number + 1} of model {model}")
-    except Refused as refused:
+    except RequestRefused as refused:
         if refused.status not in OF_ONE_REQUEST:
             raise
         return number, Answer(str(refused), REFUSED)
@@ -146,11 +146,11 @@ async def _draw(client: AsyncOpenAI, model: str, request: Request, seed: int, ad
     async def send(adapted: dict[str, Any]) -> Any:
         return await client.chat.completions.create(**adapted)
 
-    answer = await put(body, adaptations, send)
+    answer = await send_adapted(body, adaptations, send)
     # Rubbish is parsed without complaint: a page of HTML comes as a text, a missing field as None.
     choice: Any = next(iter(getattr(answer, "choices", None) or ()), None)
     message = getattr(choice, "message", None)
     text = getattr(message, "content", None)
     if message is None or not (text is None or isinstance(text, str)):
-        raise Again(f"the answer has no message: {answer}")
+        raise UnusableAnswer(f"the answer has no message: {answer}")
     return Answer(text or "", str(choice.finish_reason or "stop"))

@@ -19,7 +19,7 @@ from inoc_ray.builders.spec import Builder, Request
 from inoc_ray.config.identity import canonical_json, content_hash, content_id, is_text
 from inoc_ray.console import Progress, duration
 from inoc_ray.data.chat import ChatRow
-from inoc_ray.endpoint.connection import Where
+from inoc_ray.endpoint.connection import EndpointAddress
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW
 from inoc_ray.endpoint.retry import PATIENT, Retry
 from inoc_ray.errors import InputError, TrialError
@@ -236,7 +236,7 @@ def _plain(request: Request) -> list[Any]:
 
 
 async def _ask(
-    where: Where,
+    where: EndpointAddress,
     model: str,
     configuration: dict[str, Any],
     requests: Sequence[Request],

@@ -1,4 +1,4 @@
-"""Models behind an OpenAI-compatible API of somebody else's: address, key, and whether they answer."""
+"""The address and key of somebody else's OpenAI-compatible API, kept out of messages, and a check that it answers."""
 
 from __future__ import annotations
 
@@ -15,63 +15,63 @@ CHECK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Api:
-    """Where an API answers; the key is in no text that is made of this."""
+    """The address of an API and its key, which `repr` leaves out."""
 
     base_url: str
     api_key: str | None = field(default=None, repr=False)
 
 
 def is_address(endpoint: str) -> bool:
-    """Whether it can be the address of an API: http or https, with a host."""
+    """Return whether the text can be the address of an API: http or https, with a host."""
     import httpx
 
     try:
         parts = urllib.parse.urlsplit(endpoint)
-        # The port is looked at when it is asked for, and here because a socket would only say that a number is too large.
+        # Reading the port checks it; a socket would only complain later that the number is too large.
         _ = parts.port
-        # What the client takes for an address: also no host that cannot be one.
+        # The client's own check also rejects impossible host names.
         httpx.URL(endpoint)
     except (ValueError, httpx.InvalidURL):
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def key_of(variable: str | None, where: str) -> str | None:
-    """Return the key in an environment variable; None where no variable is named. Raises InputError when it is not set."""
+def read_key(variable: str | None, where: str) -> str | None:
+    """Return the key in an environment variable, None when no variable is named. Raises InputError when it is not set."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise InputError(f"{where} {variable}: there is no such environment variable, or it is empty.")
+        raise InputError(f"{where} {variable}: there is no such environment variable, or it is empty; export it.")
     if not (key.isascii() and key.isprintable()):
-        raise InputError(f"{where} {variable}: its value is no key: it holds characters that HTTP cannot carry.")
+        raise InputError(f"{where} {variable}: its value is not a key: it contains characters that HTTP cannot carry.")
     return key
 
 
-def without(secret: str | None, text: str) -> str:
-    """Return the text with "…" for every occurrence of the secret: a server may quote the key that it refuses."""
+def redact(secret: str | None, text: str) -> str:
+    """Return the text with "…" in place of the secret: a server may quote the key that it refuses."""
     return text.replace(secret, "…") if secret else text
 
 
-def without_password(text: str) -> str:
-    """Return an address, or a text with addresses in it, as a message, a log or a file may show it."""
-    # A password may hold an @ itself: what comes before the last one of the address is hidden.
+def hide_password(text: str) -> str:
+    """Return the text with the password of every address in it replaced by `***`."""
+    # A password may contain an @: everything up to the last one in the address is hidden.
     return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)
 
 
-def without_passwords(value: Any) -> Any:
-    """Return parsed JSON with `without_password` of every text in it."""
+def hide_passwords(value: Any) -> Any:
+    """Return parsed JSON with `hide_password` applied to every text in it."""
     if isinstance(value, dict):
-        return {key: without_passwords(inner) for key, inner in value.items()}
+        return {key: hide_passwords(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [without_passwords(inner) for inner in value]
-    return without_password(value) if isinstance(value, str) else value
+        return [hide_passwords(inner) for inner in value]
+    return hide_password(value) if isinstance(value, str) else value
 
 
-def check_answers(api: Api, where: str) -> None:
-    """Raise InputError when nobody answers at the address or the key is refused. Sends no prompt.
+def check_reachable(api: Api, where: str) -> None:
+    """Raise InputError when nothing answers at the address or the key is refused. Send no prompt.
 
-    An API without a list of models (404) is taken to be there.
+    An API without a list of models (404) counts as reachable.
     """
     import httpx
 
@@ -79,11 +79,11 @@ def check_answers(api: Api, where: str) -> None:
     try:
         answer = httpx.get(f"{api.base_url.rstrip('/')}/models", headers=headers, timeout=CHECK_SECONDS)
     except httpx.HTTPError as error:
-        reason = without(api.api_key, str(error) or type(error).__name__)
+        reason = redact(api.api_key, str(error) or type(error).__name__)
         raise InputError(
-            f"{where}: nobody answers at {without_password(api.base_url)} ({reason}); check the address, or start it."
+            f"{where}: nothing answers at {hide_password(api.base_url)} ({reason}); check the address, or start the server."
         ) from None
     if answer.status_code in (401, 403):
         raise InputError(
-            f"{where}: {without_password(api.base_url)} refuses the key ({answer.status_code}); check the variable that holds it."
+            f"{where}: {hide_password(api.base_url)} refuses the key ({answer.status_code}); check the variable that holds it."
         )

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible API wants otherwise than most: found out by what it refuses, and never by asking something else."""
+"""Adapt requests to an API's dialect of OpenAI's, learned from what it refuses, without changing what is asked."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NO_SEED = "no seed"
 
 
 def adaptation(body: dict[str, Any], refusal: str) -> str | None:
-    """Return what is to be changed in a request that was refused with this sentence; None where nothing asks the same.
+    """Return the change to a request that was refused with this message; None when no change would ask the same.
 
-    OpenAI's reasoning models and those that copy them take `max_completion_tokens` alone; some take no temperature but the
-    default, which is 1, or no seed.
+    OpenAI's reasoning models, and others like them, accept `max_completion_tokens` alone; some accept only the default
+    temperature, which is 1, or no seed.
     """
     if "max_tokens" in body and MAX_COMPLETION_TOKENS in refusal:
         return MAX_COMPLETION_TOKENS
@@ -28,8 +28,8 @@ def adaptation(body: dict[str, Any], refusal: str) -> str | None:
     return None
 
 
-def adapted(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any]:
-    """Return the request as the API wants it."""
+def adapt(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any]:
+    """Return the request with the adaptations applied."""
     changed = dict(body)
     if MAX_COMPLETION_TOKENS in adaptations:
         changed[MAX_COMPLETION_TOKENS] = changed.pop("max_tokens")
@@ -40,16 +40,21 @@ def adapted(body: dict[str, Any], adaptations: Collection[str]) -> dict[str, Any
     return changed
 
 
-async def put(body: dict[str, Any], adaptations: set[str], send: Callable[[dict[str, Any]], Awaitable[T]]) -> T:
-    """Return what `send` gives for the request as the API wants it; what it turns out to want is added to `adaptations`."""
+async def send_adapted(
+    body: dict[str, Any], adaptations: set[str], send: Callable[[dict[str, Any]], Awaitable[T]]
+) -> T:
+    """Send the request in the API's dialect and return the result of `send`; add what a refusal teaches to `adaptations`.
+
+    Raises openai's BadRequestError or UnprocessableEntityError when no adaptation helps.
+    """
     from openai import BadRequestError, UnprocessableEntityError
 
     while True:
-        sent = adapted(body, adaptations)
+        sent = adapt(body, adaptations)
         try:
             return await send(sent)
         except (BadRequestError, UnprocessableEntityError) as error:
-            wanted = adaptation(sent, error.message)
-            if wanted is None:
+            learned = adaptation(sent, error.message)
+            if learned is None:
                 raise
-            adaptations.add(wanted)
+            adaptations.add(learned)

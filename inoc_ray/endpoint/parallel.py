@@ -1,4 +1,4 @@
-"""Jobs that run at the same time, and their results as they come."""
+"""Run jobs concurrently and yield their results as they come."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) -> AsyncGenerator[T, None]:
-    """Run the jobs, at most `concurrency` at once and begun in their order; yield each result when it is there.
+    """Run the jobs, at most `concurrency` at once and started in order; yield each result when it is ready.
 
-    A job that fails ends the iteration with its error, behind the results that were there at the same moment. Closing the
-    iteration cancels what is under way.
+    A job that fails ends the iteration with its error, after the results that were ready at the same moment. Closing the
+    iteration cancels the running jobs.
     """
     waiting = iter(jobs)
     running: set[asyncio.Task[T]] = set()
-    # Not asyncio.wait, which looks at every task whenever one is done.
+    # asyncio.wait would look at every task whenever one is done.
     ended: asyncio.Queue[asyncio.Task[T]] = asyncio.Queue()
     try:
         while True:
@@ -33,7 +33,7 @@ async def in_parallel(jobs: Iterable[Coroutine[Any, Any, T]], concurrency: int) 
                 while True:
                     finished.append(ended.get_nowait())
             running.difference_update(finished)
-            # Every error is looked at, before anything is yielded: asyncio prints those that nobody has looked at.
+            # Every error is retrieved before anything is yielded: asyncio prints those that are not.
             failed = [task for task in finished if task.cancelled() or task.exception() is not None]
             for task in finished:
                 if task not in failed:

@@ -1,8 +1,8 @@
-"""What becomes of requests that an endpoint refuses: one refusal ends one request, and a model that is always refused ends.
+"""Handle requests that an endpoint refuses: a refusal ends one request, and repeated refusals end a model.
 
-A model that gets nothing but refusals several times in a row (its adapter cannot be served, its name is not known) is not asked
-any more; the others on the endpoint are. One that has been answered before gets more patience: its requests may be refused for
-what they say.
+A model whose requests are refused several times in a row (its adapter cannot be served, its name is unknown) is not asked any
+more, while the others on the endpoint are. One that has answered before gets more patience: its requests may be refused for
+their content.
 """
 
 from __future__ import annotations
@@ -11,40 +11,46 @@ import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
-from inoc_ray.endpoint.errors import OF_ONE_REQUEST, Refused, Unreadable
+from inoc_ray.endpoint.errors import OF_ONE_REQUEST, NoReadableAnswer, RequestRefused
 
 REFUSALS_IN_A_ROW = 8
-"""After so many refusals before any answer, everything is taken to be refused."""
+"""After so many refusals before any answer, a model counts as refused."""
 REFUSALS_OF_SOME = 64
-"""After so many refusals one after another everything is taken to be refused, even if some questions were answered before. A filter
-that refuses half of what is harmful does so by chance once in 10^19."""
+"""After so many refusals in a row a model counts as refused, even if it answered before. A content filter that refuses half
+of the requests does this by chance once in 10^19."""
 OF_ONE_MODEL = 404
+"""The HTTP status that concerns every request to one model."""
 
 
 class Request(Protocol):
-    """What refusals need to know of a request."""
+    """A request to one model."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """The caller's id of the request."""
+        ...
+
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """The name of the model at the endpoint."""
+        ...
 
 
 R = TypeVar("R", bound=Request)
 T = TypeVar("T")
 OnRefused = Callable[[str, str], None]
-"""Is told a request's key, and why there will be no answer to it."""
+"""Receives the key of a request without an answer, and the reason."""
 
 
 def with_refusals(
     draw: Callable[[Sequence[R]], Coroutine[Any, Any, list[T]]], on_refused: OnRefused | None
 ) -> Callable[[Sequence[R]], Coroutine[Any, Any, list[T]]]:
-    """Return `draw`, with every refused request handed to `on_refused`; without one, `draw` itself, which raises."""
-    return draw if on_refused is None else functools.partial(Refusals(on_refused).ask, draw=draw)
+    """Return `draw` with every refused request reported to `on_refused`; without one, `draw` itself, which raises."""
+    return draw if on_refused is None else functools.partial(Refusals(on_refused).send, draw=draw)
 
 
 class Refusals:
-    """Asks lists of requests of one model each, and hands every request without an answer to `on_refused`."""
+    """Sends lists of requests, each to one model, and reports every request without an answer to `on_refused`."""
 
     def __init__(self, on_refused: OnRefused) -> None:
         self._on_refused = on_refused
@@ -52,8 +58,8 @@ class Refusals:
         self._in_a_row: dict[str, int] = {}
         self._ended: dict[str, str] = {}
 
-    async def ask(self, requests: Sequence[R], draw: Callable[[Sequence[R]], Coroutine[Any, Any, list[T]]]) -> list[T]:
-        """Return the answers that `draw` gives; of a list that is refused, those to the requests that are not, one by one.
+    async def send(self, requests: Sequence[R], draw: Callable[[Sequence[R]], Coroutine[Any, Any, list[T]]]) -> list[T]:
+        """Return the answers of `draw`; when a list is refused, send its requests one by one and return the answers to the rest.
 
         Raises what concerns more than a request or a model: a wrong key, an endpoint that does not answer.
         """
@@ -62,9 +68,9 @@ class Refusals:
             return self._none(requests, self._ended[model])
         try:
             answers = await draw(requests)
-        except Unreadable as error:
+        except NoReadableAnswer as error:
             reason = str(error)
-        except Refused as error:
+        except RequestRefused as error:
             reason = str(error)
             if error.status == OF_ONE_MODEL:
                 self._ended[model] = reason
@@ -76,7 +82,7 @@ class Refusals:
             self._in_a_row[model] = 0
             return answers
         if len(requests) > 1:
-            return [answer for request in requests for answer in await self.ask([request], draw)]
+            return [answer for request in requests for answer in await self.send([request], draw)]
         self._in_a_row[model] = self._in_a_row.get(model, 0) + 1
         if self._in_a_row[model] >= (REFUSALS_OF_SOME if model in self._answered else REFUSALS_IN_A_ROW):
             self._ended[model] = reason

@@ -1,7 +1,7 @@
-"""One request, sent again while another try may help: which answers deserve a try, how many there are, how long the waits.
+"""Retry one request while another try may help: which answers deserve a try, how many tries, and how long between them.
 
-The wait between two tries is this request's own. How many requests are under way at all, and that nothing is sent while the
-endpoint asks everybody to wait, is for the adaptive limit in concurrency.py.
+The wait between two tries concerns this request alone. How many requests are in flight, and that none is sent while the
+endpoint asks all clients to wait, is up to the adaptive limit in concurrency.py.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from inoc_ray.config.identity import as_text
-from inoc_ray.endpoint.auth import without
-from inoc_ray.endpoint.concurrency import Pace, retry_after_s
-from inoc_ray.endpoint.errors import Again, Refused, Unreadable
+from inoc_ray.endpoint.auth import redact
+from inoc_ray.endpoint.concurrency import ConcurrencyLimit, retry_after_s
+from inoc_ray.endpoint.errors import NoReadableAnswer, RequestRefused, UnusableAnswer
 from inoc_ray.errors import TrialError
 
 T = TypeVar("T")
 SHOWN = 500
-"""Characters of a server's message that a message of ours shows."""
+"""Characters of a server's message that our messages show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """How often and how patiently a request is sent again.
 
-    "Too many requests" (429) is no failure of the request and takes up no try, unless no request at all has been answered
-    for `patience_s`.
+    "Too many requests" (429) does not use up a try, but ends the tries when the endpoint has answered no request at all for
+    `patience_s`.
     """
 
     tries: int = 10
-    """In all. Ten wait about 90 s together: longer than a replica that died takes to come back."""
+    """Tries in all. The waits between ten add up to about 90 s, longer than a replica that died takes to return."""
     first_s: float = 0.5
-    """The first wait; each further one is twice as long, up to `max_s`."""
+    """Seconds of the first wait; each further one is twice as long, up to `max_s`."""
     max_s: float = 30.0
     timeout_s: float = 600.0
-    """Seconds until an answer must be there."""
+    """Seconds until an answer must have come."""
     patience_s: float = 900.0
+    """Seconds without any answer after which an endpoint that says "too many requests" is given up."""
 
     def wait_s(self, failures: int) -> float:
-        """Return the wait after so many failures (1 or more), with jitter so that clients do not return together."""
+        """Return the wait in seconds after so many failures (1 or more), with jitter so that clients do not return together."""
         return min(self.max_s, self.first_s * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
 
 
@@ -48,17 +49,17 @@ PATIENT = Retry()
 
 
 async def with_retries(
-    draw: Callable[[], Awaitable[T]], *, name: str, retry: Retry, pace: Pace, secret: str | None
+    draw: Callable[[], Awaitable[T]], *, name: str, retry: Retry, limit: ConcurrencyLimit, secret: str | None
 ) -> T:
-    """Return what `draw` gives, which sends one request; try again while another try may help, each time through `pace`.
+    """Return the result of `draw`, which sends one request; retry while another try may help, each time within `limit`.
 
-    Raises Refused when the endpoint says that the request itself is wrong (or that nothing is left to pay it with),
-    Unreadable when the tries are used up and the last answer could not be read, and TrialError when they are used up
-    otherwise. Each names the request, and none holds the `secret`, nor do the errors that they come from: these are not kept.
+    Raises RequestRefused when the endpoint says that the request itself is wrong (or that nothing is left to pay it with),
+    NoReadableAnswer when the tries are used up and the last answer could not be read, and TrialError when they are used up
+    otherwise. Each names the request, and none contains the `secret`; the client's own errors, which might, are not chained.
     """
     from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
-    tries = _Tries(retry, pace)
+    tries = _Tries(retry, limit)
 
     def last(state: RetryCallState) -> _Success[T] | _Failure:
         assert state.outcome is not None
@@ -72,9 +73,9 @@ async def with_retries(
         wait=lambda state: tries.wait_s(last(state)),
         retry_error_callback=last,
     )
-    outcome: _Success[T] | _Failure = await retrying(_try, draw, pace, secret)
+    outcome: _Success[T] | _Failure = await retrying(_try, draw, limit, secret)
     if isinstance(outcome, _Failure):
-        # Raised out here and not where it was caught: the client's errors hold the request with its key.
+        # Raised here and not where it was caught: the client's errors hold the request with its key.
         raise tries.error(name, outcome)
     return outcome.result
 
@@ -88,78 +89,78 @@ class _Success(Generic[T]):
 class _Failure:
     problem: str
     refused: int | None = None
-    """HTTP's status, where the request is wrong."""
-    crowded: bool = False
+    """The HTTP status, when the request is wrong."""
+    overloaded: bool = False
     unreadable: bool = False
-    told_wait: bool = False
-    """Whether the endpoint said for how long to wait: the pace then keeps everybody back."""
+    has_wait: bool = False
+    """Whether the endpoint said how long to wait: the limit then holds all requests back."""
 
 
 class _Tries:
-    """The tries of one request. A crowd (429) takes none, but ends the patience when nobody is answered."""
+    """The tries of one request. Overload (429) uses up none, but ends them when no request is answered for too long."""
 
-    def __init__(self, retry: Retry, pace: Pace) -> None:
-        self._retry, self._pace = retry, pace
-        self._failures = self._crowds = 0
+    def __init__(self, retry: Retry, limit: ConcurrencyLimit) -> None:
+        self._retry, self._limit = retry, limit
+        self._failures = self._overloads = 0
 
     def count(self, outcome: Any) -> None:
-        if outcome.crowded:
-            self._crowds += 1
+        if outcome.overloaded:
+            self._overloads += 1
         else:
             self._failures += 1
 
     def used_up(self, outcome: Any) -> bool:
-        if outcome.crowded:
-            return self._pace.silent_s > self._retry.patience_s
+        if outcome.overloaded:
+            return self._limit.silent_s > self._retry.patience_s
         return self._failures == self._retry.tries
 
     def wait_s(self, outcome: Any) -> float:
-        return 0.0 if outcome.told_wait else self._retry.wait_s(max(1, self._failures, self._crowds))
+        return 0.0 if outcome.has_wait else self._retry.wait_s(max(1, self._failures, self._overloads))
 
     def error(self, name: str, outcome: _Failure) -> Exception:
         if outcome.refused is not None:
-            return Refused(f"the endpoint refused {name}: {outcome.problem}", outcome.refused)
-        if outcome.crowded:
+            return RequestRefused(f"the endpoint refused {name}: {outcome.problem}", outcome.refused)
+        if outcome.overloaded:
             return TrialError(
-                f"{name} failed: the endpoint has turned everything away for {self._pace.silent_s:.0f} s, "
+                f"{name} failed: the endpoint has turned everything away for {self._limit.silent_s:.0f} s, "
                 f"at last with: {outcome.problem}"
             )
-        kind = Unreadable if outcome.unreadable else TrialError
+        kind = NoReadableAnswer if outcome.unreadable else TrialError
         return kind(f"{name} failed {self._failures} times, the last time with: {outcome.problem}")
 
 
-async def _try(draw: Callable[[], Awaitable[T]], pace: Pace, secret: str | None) -> _Success[T] | _Failure:
-    """Send one request; tell the pace what became of it."""
+async def _try(draw: Callable[[], Awaitable[T]], limit: ConcurrencyLimit, secret: str | None) -> _Success[T] | _Failure:
+    """Send one request and report its outcome to the limit."""
     from openai import APIConnectionError, APIResponseValidationError, APIStatusError, APITimeoutError
 
-    async with pace.slot() as sent_at:
+    async with limit.slot() as sent_at:
         try:
             result = await draw()
         except APIStatusError as error:
             status = error.status_code
             problem = f"{status} {excerpt(_server_message(error), secret)}"
-            # Of an empty account OpenAI says 429, too, but waiting fills none.
+            # OpenAI also answers 429 for an empty account, which waiting does not fill.
             refused = (status not in (408, 409, 429) and status < 500) or error.code == "insufficient_quota"
             if refused:
                 return _Failure(problem=problem, refused=status)
             wait_s = retry_after_s(error.response.headers.get("retry-after")) if status in (429, 503) else None
             if status in (408, 429, 503):
-                pace.pushed_back(sent_at, wait_s)
-            return _Failure(problem=problem, crowded=status == 429, told_wait=wait_s is not None)
+                limit.pushed_back(sent_at, wait_s)
+            return _Failure(problem=problem, overloaded=status == 429, has_wait=wait_s is not None)
         except APITimeoutError:
-            pace.pushed_back(sent_at)
+            limit.pushed_back(sent_at)
             return _Failure(problem="no answer in time")
-        except (APIConnectionError, APIResponseValidationError, Again, ValueError) as error:
-            # ValueError: a body that is not the JSON its headers promise.
+        except (APIConnectionError, APIResponseValidationError, UnusableAnswer, ValueError) as error:
+            # ValueError: the body is not the JSON that its headers promise.
             problem = excerpt(f"{type(error).__name__}: {error}", secret)
             return _Failure(problem=problem, unreadable=not isinstance(error, APIConnectionError))
-        pace.answered(sent_at)
+        limit.answered(sent_at)
         return _Success(result)
 
 
 def excerpt(text: str, secret: str | None, shown: int = SHOWN) -> str:
-    """Return the beginning of a text for a message, without the secret (taken out first: the cut could leave half of it)."""
-    return as_text(without(secret, text)[:shown])
+    """Return the beginning of a text for a message, without the secret (removed first: the cut could leave half of it)."""
+    return as_text(redact(secret, text)[:shown])
 
 
 def _server_message(error: Any) -> str:

@@ -1,6 +1,6 @@
-"""How a list of prompts carries a sampling seed for each of them, beside the one of the whole list that OpenAI's API has."""
+"""The names under which a list of prompts carries one sampling seed each, where OpenAI's API has one for the list."""
 
 SEEDS = "seeds"
-"""Key in `vllm_xargs` of a request: one whole number a prompt."""
+"""Key in a request's `vllm_xargs`: one integer a prompt."""
 SEEDS_HEADER = "x-prompt-seeds"
-"""Response header of an endpoint that understands SEEDS: any other server would silently ignore it."""
+"""Response header of an endpoint that understands SEEDS; other servers silently ignore them."""

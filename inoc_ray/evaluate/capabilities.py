@@ -23,7 +23,7 @@ from typing import Any
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import FORMAT, content_id, file_hash, identity_fields
 from inoc_ray.console import say
-from inoc_ray.endpoint.connection import Where
+from inoc_ray.endpoint.connection import EndpointAddress
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.models.config import context_window
 from inoc_ray.plan.plan import Plan
@@ -42,7 +42,7 @@ _MAX_FILES, _MAX_BYTES = 1000, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class CapabilityScore:
     """One number of the harness."""
 
     task: str
@@ -60,7 +60,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class HarnessTask:
     """A capability found: what the harness is told, and what the task is made of."""
 
     capability: Capability
@@ -83,11 +83,11 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class MissingCapability:
     """A capability of a model that is not measured yet."""
 
     subject: Subject
-    task: Task
+    task: HarnessTask
     folder: Place
     weights: str | None = None
     """Which weights they are that answer, as the trial's commit says; None for the untouched model."""
@@ -98,7 +98,7 @@ class Wanted:
         return capability_thing(self.subject, self.task)
 
 
-def find_task(capability: Capability) -> Task:
+def find_task(capability: Capability) -> HarnessTask:
     """Return the task of a capability. Raise InputError for a file that is not there or lies among too much else.
 
     Whether the harness knows a name is seen when it is asked: reading its list takes 9 s.
@@ -106,8 +106,8 @@ def find_task(capability: Capability) -> Task:
     name = capability.task
     path = TASKS.get(name) or task_file(name)
     if path is None:
-        return Task(capability, name, name)
-    return Task(capability, str(path), _folder_hash(path))
+        return HarnessTask(capability, name, name)
+    return HarnessTask(capability, str(path), _folder_hash(path))
 
 
 def task_file(name: str) -> Path | None:
@@ -158,26 +158,26 @@ def weights_id(subject: Subject) -> str:
     return subject.adapter_of or subject.model.hash[:16]
 
 
-def capability_thing(subject: Subject, task: Task) -> Thing:
+def capability_thing(subject: Subject, task: HarnessTask) -> Thing:
     """Return the scores of a task of a model, as a failure names them."""
     return ("capability", weights_id(subject), task.id(subject.precision))
 
 
-def missing(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[Wanted]:
+def missing_capabilities(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[MissingCapability]:
     """Return what is not measured of models that are there, each once, those of one model together."""
     tasks = [find_task(capability) for capability in capabilities]
-    wanted: dict[Place, Wanted] = {}
+    wanted: dict[Place, MissingCapability] = {}
     for subject in plan.subjects:
         if plan.has_weights(subject):
             for task in tasks:
                 folder = store.capability(weights_id(subject), task.id(subject.precision))
                 if not is_measured(subject, store, task):
-                    wanted.setdefault(folder, Wanted(subject, task, folder, _weights(subject, store)))
+                    wanted.setdefault(folder, MissingCapability(subject, task, folder, _weights(subject, store)))
     return list(wanted.values())
 
 
 def measure_missing(
-    wanted: Sequence[Wanted], endpoint: Endpoint, tokenizer: Path, log: Place, concurrency: int = CONCURRENCY
+    wanted: Sequence[MissingCapability], endpoint: Endpoint, tokenizer: Path, log: Place, concurrency: int = CONCURRENCY
 ) -> list[dict[str, Any]]:
     """Measure and commit, one after the other, what is wanted of models behind one endpoint.
 
@@ -185,7 +185,7 @@ def measure_missing(
     {label, error, log, of}; a task that cannot be asked at all is tried with one model only.
     """
     failed: list[dict[str, Any]] = []
-    refused: set[Task] = set()
+    refused: set[HarnessTask] = set()
     for number, one in enumerate(wanted, start=1):
         if one.task in refused:
             continue
@@ -216,16 +216,16 @@ def measure_missing(
 
 
 def measure(
-    endpoint: Where,
+    endpoint: EndpointAddress,
     model: str,
     *,
     tokenizer: Path,
-    task: Task,
+    task: HarnessTask,
     samples: Path,
     log: Place,
     concurrency: int = CONCURRENCY,
     window: int | None = None,
-) -> list[Score]:
+) -> list[CapabilityScore]:
     """Ask `model` at the endpoint one task; each item's record is written to `samples`.
 
     `window`: the endpoint's, in tokens, where it is not the model's own.
@@ -267,7 +267,7 @@ def measure(
         found = json.loads(result.read_text(encoding="utf-8"))
     if "error" in found:
         raise InputError(found["error"])
-    scores = [Score(**score) for score in found["scores"]]
+    scores = [CapabilityScore(**score) for score in found["scores"]]
     if not scores:
         raise TrialError(f"lm-eval gave no score for {capability.task}; see {log}")
     return scores
@@ -309,7 +309,7 @@ def _complaint(log: Place, start: int) -> str:
     return (refused or lines or ["it said nothing"])[-1][:400]
 
 
-def commit(one: Wanted, scores: Sequence[Score], samples: bytes) -> None:
+def commit(one: MissingCapability, scores: Sequence[CapabilityScore], samples: bytes) -> None:
     """Write the samples, then the scores, whose file says that all is there."""
     capability = one.task.capability
     value = {
@@ -330,16 +330,16 @@ def _weights(subject: Subject, store: Store) -> str | None:
     return None if subject.adapter_of is None else store.weights(subject.adapter_of)
 
 
-def is_measured(subject: Subject, store: Store, task: Task) -> bool:
+def is_measured(subject: Subject, store: Store, task: HarnessTask) -> bool:
     """Return whether there are scores, whole and of the weights that the model has now."""
     return _stored(subject, store, task) is not None
 
 
-def _stored(subject: Subject, store: Store, task: Task) -> list[Score] | None:
+def _stored(subject: Subject, store: Store, task: HarnessTask) -> list[CapabilityScore] | None:
     """The stored scores; None where there are none, or damaged ones, or those of other weights (a trial trained again)."""
     value = read_capability(store.capability(weights_id(subject), task.id(subject.precision)))
     try:
-        found = None if value is None else [Score(**score) for score in value["scores"]]
+        found = None if value is None else [CapabilityScore(**score) for score in value["scores"]]
     except (KeyError, TypeError):
         return None
     if value is None:
@@ -348,12 +348,12 @@ def _stored(subject: Subject, store: Store, task: Task) -> list[Score] | None:
     return found if answered == now or None in (answered, now) else None
 
 
-def scores_of(subject: Subject, store: Store, task: Task) -> list[Score]:
+def stored_scores(subject: Subject, store: Store, task: HarnessTask) -> list[CapabilityScore]:
     """Return the stored scores; empty where it is not measured, or has to be measured again."""
     return _stored(subject, store, task) or []
 
 
-def read_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[dict[str, Any]]:
+def read_capability_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[dict[str, Any]]:
     """All stored scores of a study, one record a score. What is not measured has no record."""
     tasks = [find_task(capability) for capability in capabilities]
     return [
@@ -370,5 +370,5 @@ def read_scores(plan: Plan, store: Store, capabilities: Sequence[Capability]) ->
         for subject in plan.subjects
         for label in subject.compared_as
         for task in tasks
-        for score in scores_of(subject, store, task)
+        for score in stored_scores(subject, store, task)
     ]

@@ -11,9 +11,9 @@ from typing import Any
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
-from inoc_ray.endpoint.connection import Where
+from inoc_ray.endpoint.connection import EndpointAddress
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.score_table import items_of
+from inoc_ray.evaluate.cell_scores import items_of
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judges import Grading, JudgeModel
 from inoc_ray.plan.plan import Plan
@@ -26,7 +26,7 @@ from inoc_ray.study.evaluation import Judge
 
 
 @dataclass(frozen=True, kw_only=True)
-class Due:
+class UngradedPart:
     """A part of a cell that a judge has not judged."""
 
     cell: Cell
@@ -41,7 +41,7 @@ class Due:
 
 
 @dataclass
-class Judged:
+class GradingOutcome:
     """What a judging phase did."""
 
     calls: int = 0
@@ -50,12 +50,12 @@ class Judged:
     """label, error, log, and `of`: the judge, as a failure names it."""
 
 
-def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
+def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
     """Return judge → the parts that it still has to judge: without judgments of their texts, or with damaged ones.
 
     A part of which an API refused some is due again where the study names another address for the same model.
     """
-    found: dict[str, dict[Place, Due]] = {}
+    found: dict[str, dict[Place, UngradedPart]] = {}
     for cell in plan.cells:
         if not cell.judges.gradings:
             continue
@@ -64,7 +64,7 @@ def due(plan: Plan, store: Store) -> dict[str, list[Due]]:
             for _, _, part in parts:
                 out = judgments_path(part, grading.judgments_id)
                 if find_judgments(part, grading.judgments_id) is None or _refused_elsewhere(grading.judge.judge, out):
-                    found.setdefault(name, {})[out] = Due(cell=cell, part=part, grading=grading, out=out)
+                    found.setdefault(name, {})[out] = UngradedPart(cell=cell, part=part, grading=grading, out=out)
     return {name: list(dues.values()) for name, dues in found.items()}
 
 
@@ -75,13 +75,13 @@ def _refused_elsewhere(judge: Judge, out: Place) -> bool:
         return False
 
 
-def judge_missing(plan: Plan, store: Store) -> Judged:
+def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
     """Ask every judge of the study for what it has not judged; start and stop the engines that it needs.
 
     A judge that fails is named in the outcome, what it has judged by then is kept, and the others go on.
     """
-    outcome = Judged()
-    for name, dues in due(plan, store).items():
+    outcome = GradingOutcome()
+    for name, dues in ungraded_parts(plan, store).items():
         judge = dues[0].grading.judge
         try:
             with _answering(plan, judge) as (where, model):
@@ -96,14 +96,14 @@ def judge_missing(plan: Plan, store: Store) -> Judged:
 
 
 @contextlib.contextmanager
-def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[Where, str]]:
+def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAddress, str]]:
     """The judge's endpoint and its name there, for the length of a `with` block."""
-    from inoc_ray.evaluate.model_judge.client import api_of
+    from inoc_ray.evaluate.model_judge.api_judge import judge_api
     from inoc_ray.serve.app import ServeSpec, serving
 
     if judge.folder is None:
         assert judge.judge.served_model is not None
-        yield api_of(judge.judge, judge.name), judge.judge.served_model
+        yield judge_api(judge.judge, judge.name), judge.judge.served_model
         return
     resources = plan.study.resources
     spec = ServeSpec(
@@ -122,7 +122,7 @@ def _answering(plan: Plan, judge: JudgeModel) -> Iterator[tuple[Where, str]]:
 class _OpenPart:
     """A part that is being judged: collects judgments, and commits when all are there."""
 
-    def __init__(self, work: Due, judge: Judge) -> None:
+    def __init__(self, work: UngradedPart, judge: Judge) -> None:
         self.due, self.judge = work, judge
         self.table = read_part(work.part)
         self.index = self.table.column("sample_index").to_pylist()
@@ -170,7 +170,13 @@ _SCHEMA = {
 
 
 async def _judge(
-    store: Store, judge: JudgeModel, where: Where, *, model: str, dues: Sequence[Due], outcome: Judged
+    store: Store,
+    judge: JudgeModel,
+    where: EndpointAddress,
+    *,
+    model: str,
+    dues: Sequence[UngradedPart],
+    outcome: GradingOutcome,
 ) -> None:
     """Judges all parts at once, those with the same rubrics together, so that a judge never waits."""
     from inoc_ray.data.tokenize import load_tokenizer

@@ -36,7 +36,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Evaluation
 
 if TYPE_CHECKING:
-    from inoc_ray.evaluate.capabilities import Wanted
+    from inoc_ray.evaluate.capabilities import MissingCapability
 
 T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
@@ -47,12 +47,12 @@ def sample_seed(cell: Cell, index: int) -> int:
     return int(content_id([cell.subject.trial_id, cell.evaluation_id, index]), 16) >> 33
 
 
-def messages_of(question: Question, cell: Cell) -> tuple[Message, ...]:
+def messages_in_context(question: Question, cell: Cell) -> tuple[Message, ...]:
     """Return the question in its context."""
     return cell.resolved_context.around(question.messages)
 
 
-def ask_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
+def sample_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
     """Ask for every missing sample of models that are there; start and stop the engines it needs, by `serve`.
 
     Return what failed, as {label, error, log, of}: `of` are the cells and capabilities that were asked there. Cells that were
@@ -97,7 +97,7 @@ class _Engine:
 
     subject: Subject
     cells: list[Cell] = field(default_factory=list)
-    capabilities: list[Wanted] = field(default_factory=list)
+    capabilities: list[MissingCapability] = field(default_factory=list)
 
     def window(self) -> int:
         """Return the longest request with its answer: a model's own window may be more than any machine's memory holds.
@@ -113,13 +113,13 @@ class _Engine:
 
 def _engines(plan: Plan, store: Store) -> list[_Engine]:
     """What is missing of models that are there, those behind the same weights together."""
-    from inoc_ray.evaluate.capabilities import missing
+    from inoc_ray.evaluate.capabilities import missing_capabilities
 
     engines: dict[tuple[str, str], _Engine] = {}
     for cell in plan.to_sample:
         if plan.has_weights(cell.subject):
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
-    for wanted in missing(plan, store, plan.study.evaluation.capabilities):
+    for wanted in missing_capabilities(plan, store, plan.study.evaluation.capabilities):
         engines.setdefault(_weights(wanted.subject), _Engine(wanted.subject)).capabilities.append(wanted)
     return list(engines.values())
 
@@ -208,7 +208,7 @@ class _OpenCell:
         self.questions = cell.evaluation.questions(cell.samples)[start:]
         template = template_of(tokenizer, cell.subject.model.enable_thinking)
         prompt = template.prompt_for_choices if cell.evaluation.choices else template.prompt
-        self.prompts = [prompt(messages_of(q, cell)) for q in self.questions]
+        self.prompts = [prompt(messages_in_context(q, cell)) for q in self.questions]
         self.results: dict[int, SampleResult] = {}
         self.refused: dict[int, str] = {}
         """Offset → why the endpoint gave no sample."""

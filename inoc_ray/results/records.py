@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from inoc_ray.evaluate.capabilities import Score
+from inoc_ray.evaluate.capabilities import CapabilityScore
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.complete import Missing, Planned, list_missing
 from inoc_ray.results.rows import TrialRate
@@ -66,7 +66,7 @@ class TrialRecord:
     """The model of the tables in which its rates stand, where that is another label (a base of several recipes)."""
     taught_by: str = ""
     """The trial whose adapter this one went on with, or for a base is; "" for none."""
-    capabilities: Sequence[Score] = ()
+    capabilities: Sequence[CapabilityScore] = ()
     """What lm-evaluation-harness says; parts of a task (the subjects of mmlu) become no metrics."""
 
     @property
@@ -263,7 +263,7 @@ def _trial_metrics(rates: Sequence[TrialRate], evaluations: Iterable[tuple[str, 
     return metrics
 
 
-def capability_metrics(scores: Sequence[Score]) -> dict[str, float]:
+def capability_metrics(scores: Sequence[CapabilityScore]) -> dict[str, float]:
     """`capability.gsm8k.exact_match.strict-match` and the same with `.stderr`."""
     metrics: dict[str, float] = {}
     for score in scores:

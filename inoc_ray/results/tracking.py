@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.config.identity import file_hash
-from inoc_ray.endpoint.auth import without_password
+from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.records import Run, StudyRecord, TrialRecord, place_of, project_study, project_trials
 from inoc_ray.store.lock import exclusive
@@ -113,7 +113,7 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
     try:
         _status(tracking_uri, "/health", None, timeout)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        shown = without_password(tracking_uri)
+        shown = hide_password(tracking_uri)
         raise InputError(
             f"no MLflow tracking server answers at {shown} ({error}); start it, or correct the tracking URI"
         ) from None
@@ -149,7 +149,7 @@ def check_tracking_uri(tracking_uri: str) -> None:
     if not separator or kind not in ("http", "https", *_DATABASES):
         databases = ", ".join(f"{name}://" for name in _DATABASES)
         raise InputError(
-            f"tracking_uri: {without_password(tracking_uri)!r} is nothing that runs can be written to; give the address of a "
+            f"tracking_uri: {hide_password(tracking_uri)!r} is nothing that runs can be written to; give the address of a "
             f"tracking server (http://HOST:5000) or a database ({databases}…), or leave it out for an SQLite file in the storage."
         )
     if kind in _DATABASES:
@@ -163,7 +163,7 @@ def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
     """Raise InputError when the server does not answer a search for experiments: one may be up and have a broken database."""
     import http.client
 
-    shown = without_password(tracking_uri)
+    shown = hide_password(tracking_uri)
     try:
         status, reason = _status(tracking_uri, "/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', timeout)
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -186,7 +186,7 @@ def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> Non
     import sqlalchemy
     from sqlalchemy.engine import make_url
 
-    shown = without_password(tracking_uri)
+    shown = hide_password(tracking_uri)
     try:
         url = make_url(tracking_uri)
         if url.get_backend_name() == "sqlite":
@@ -238,7 +238,7 @@ def _check_sqlite(path: Path, timeout: float) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return hide_password((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def sync(
@@ -438,7 +438,7 @@ def _refusals(tracking_uri: str) -> Iterator[None]:
         requests.RequestException,
         OSError,
     ) as error:
-        raise TrialError(f"MLflow at {without_password(tracking_uri)}: {_first_line(error)}") from error
+        raise TrialError(f"MLflow at {hide_password(tracking_uri)}: {_first_line(error)}") from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.judges import TraitJudges
@@ -51,7 +51,7 @@ def unfinished(plan: Plan, store: Store) -> set[Thing]:
     found: set[Thing] = {REPORT, MLFLOW}
     found |= {trial_key(trial) for trial in plan.to_train}
     found |= {cell_key(cell) for cell in plan.cells if plan.missing(cell)}
-    found |= {("judge", name) for name in due(plan, store)}
+    found |= {("judge", name) for name in ungraded_parts(plan, store)}
     return found | {thing for _, thing, measured in _tasks(plan, store) if not measured}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inoc_ray.console import say
-from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.describe import damage_text
 from inoc_ray.store.samples import seal_parts
@@ -15,10 +15,10 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
 
     Damaged weights count as missing from now on, and are reported. Weights that the run does not need are not read.
     """
-    from inoc_ray.evaluate.capabilities import missing
+    from inoc_ray.evaluate.capabilities import missing_capabilities
 
     used = {cell.subject.adapter_of for cell in plan.to_sample}
-    used |= {task.subject.adapter_of for task in missing(plan, store, plan.study.evaluation.capabilities)}
+    used |= {task.subject.adapter_of for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)}
     if train:
         used |= {trial.model.prior_trial.trial_id for trial in plan.to_train if trial.model.prior_trial}
     faults = [
@@ -53,5 +53,5 @@ def seal_samples(plan: Plan, store: Store) -> None:
 def claims_of(plan: Plan, store: Store, *, train: bool) -> set[str]:
     """Return what this run will do, so that no other study on the storage does the same at the same time."""
     claims = {f"ask {'/'.join(cell.key)}" for cell in plan.to_sample if train or plan.has_weights(cell.subject)}
-    claims |= {f"judge {one.out.key}" for dues in due(plan, store).values() for one in dues}
+    claims |= {f"judge {one.out.key}" for dues in ungraded_parts(plan, store).values() for one in dues}
     return claims | ({f"train {trial.trial_id}" for trial in plan.to_train} if train else set())

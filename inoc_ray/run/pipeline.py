@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.cluster.connect import Capacity, check_serving, connected
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import without_password
+from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.grading import due, judge_missing
+from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
@@ -85,7 +85,7 @@ def run_study(
             plan = plan.refreshed(store)
         stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
         ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
-        to_judge = due(plan, store)
+        to_judge = ungraded_parts(plan, store)
         own_judges = any(judge.path is not None for judge in study.judges.values())
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
@@ -106,7 +106,7 @@ def run_study(
                     lease.check()
                     _sample(plan, store, outcome)
                     plan = plan.refreshed(store)
-            if due(plan, store):
+            if ungraded_parts(plan, store):
                 lease.check()
                 _judge(plan, store, outcome)
         outcome.sampled = sum(plan.stored.values()) - stored_before
@@ -185,27 +185,27 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
 
 def capabilities_missing(plan: Plan, store: Store) -> bool:
     """Return whether a capability of a finished model has not been measured."""
-    from inoc_ray.evaluate.capabilities import missing
+    from inoc_ray.evaluate.capabilities import missing_capabilities
 
-    return bool(missing(plan, store, plan.study.evaluation.capabilities))
+    return bool(missing_capabilities(plan, store, plan.study.evaluation.capabilities))
 
 
 def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
-    tried = [("judge", name) for name in due(plan, store)]
+    tried = [("judge", name) for name in ungraded_parts(plan, store)]
     with _timed(outcome, "judging"):
-        judged = judge_missing(plan, store)
+        judged = grade_missing(plan, store)
     outcome.judge_calls = judged.calls
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in judged.failed])
 
 
 def _sample(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
-    from inoc_ray.evaluate.capabilities import missing
-    from inoc_ray.evaluate.sampling import ask_missing
+    from inoc_ray.evaluate.capabilities import missing_capabilities
+    from inoc_ray.evaluate.sampling import sample_missing
 
     tried = [cell_key(cell) for cell in plan.to_sample if plan.has_weights(cell.subject)]
-    tried += [task.thing for task in missing(plan, store, plan.study.evaluation.capabilities)]
+    tried += [task.thing for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)]
     with _timed(outcome, "evaluating"):
-        failed = ask_missing(plan, store)
+        failed = sample_missing(plan, store)
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 
 
@@ -230,6 +230,6 @@ def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, *, step: str, thi
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, step.lower())
             story = "".join(traceback.format_exception(error))
-            log.write_text(without_password(story))
-            failed = failure_of({"label": step, "error": without_password(reason), "log": log, "of": [thing]})
+            log.write_text(hide_password(story))
+            failed = failure_of({"label": step, "error": hide_password(reason), "log": log, "of": [thing]})
             _record_failures(plan, store, outcome, tried=[], failed=[failed])

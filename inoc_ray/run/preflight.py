@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.cluster.connect import Capacity, check_address, check_serving, concurrent_groups, expected_capacity
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import check_answers
+from inoc_ray.endpoint.auth import check_reachable
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.ids import arm_identity
@@ -202,9 +202,11 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
     and for a local judge whose tokenizer does not suit its method, whose window is too short for rubric, question and
     response, or that does not fit in memory.
     """
-    from inoc_ray.evaluate.grading import due
+    from inoc_ray.evaluate.grading import ungraded_parts
 
-    cells: dict[str, list[Cell]] = {name: [work.cell for work in parts] for name, parts in due(plan, store).items()}
+    cells: dict[str, list[Cell]] = {
+        name: [work.cell for work in parts] for name, parts in ungraded_parts(plan, store).items()
+    }
     for cell in plan.to_sample:
         for name in cell.judges.gradings:
             cells.setdefault(name, []).append(cell)
@@ -219,20 +221,22 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
 def probe_api(name: str, judge: Judge) -> None:
     """Raise InputError, with the API's reply, if the judge does not answer one call of its method."""
     from inoc_ray.endpoint.retry import Retry
-    from inoc_ray.evaluate.model_judge.batch import probe
-    from inoc_ray.evaluate.model_judge.client import api_of
+    from inoc_ray.evaluate.model_judge.api_judge import judge_api
+    from inoc_ray.evaluate.model_judge.batch import probe_judge
 
-    api, where = api_of(judge, name), f"judges: {name!r}"
-    check_answers(api, where)
+    api, where = judge_api(judge, name), f"judges: {name!r}"
+    check_reachable(api, where)
     try:
-        asyncio.run(probe(api, judge, Retry(tries=PROBE_TRIES, timeout_s=PROBE_SECONDS, patience_s=PROBE_SECONDS)))
+        asyncio.run(
+            probe_judge(api, judge, Retry(tries=PROBE_TRIES, timeout_s=PROBE_SECONDS, patience_s=PROBE_SECONDS))
+        )
     except (InputError, TrialError) as error:
         raise InputError(f"{where}: {error}") from None
 
 
 def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
     """Raise InputError if the judge's prompts for these cells exceed its window, or it does not fit in memory."""
-    from inoc_ray.evaluate.model_judge.fits import longest_judged
+    from inoc_ray.evaluate.model_judge.fits import longest_judge_requests
     from inoc_ray.plan.windows import shortening_advice, window_of
     from inoc_ray.serve.memory import AUTO, check_fits, host_memory
 
@@ -241,7 +245,7 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_by
     # Judges do not see the context, so one cell stands for all with the same questions.
     distinct = {(c.subject.setting, c.evaluation.name): c for c in sorted(cells, key=lambda c: c.samples)}
     evaluations = [(c.evaluation, c.samples, c.judges.gradings[judge.name].rubrics) for c in distinct.values()]
-    longest = list(zip(distinct.values(), longest_judged(judge.judge, judge.folder, evaluations), strict=True))
+    longest = list(zip(distinct.values(), longest_judge_requests(judge.judge, judge.folder, evaluations), strict=True))
     window = window_of(judge.folder)
     for cell, found in longest:
         if window is not None and found.tokens > window:

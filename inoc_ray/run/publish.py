@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inoc_ray.endpoint.auth import without_password
+from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.completeness import failures_of, planned_of
@@ -28,8 +28,9 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     Calls no model. Raise InputError if nothing is evaluated and nothing failed. Evaluations with unreliable scores are among
     the failures, and are added to those of `outcome`.
     """
-    from inoc_ray.evaluate.capabilities import read_scores
-    from inoc_ray.evaluate.score_table import NothingEvaluated, agreement, check_parsed, no_scores, tidy
+    from inoc_ray.evaluate.agreement import judge_agreement
+    from inoc_ray.evaluate.capabilities import read_capability_scores
+    from inoc_ray.evaluate.score_table import NoScores, empty_score_table, read_score_table, score_warnings
     from inoc_ray.results.comparison import compare
 
     if outcome is None:
@@ -37,13 +38,13 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     seal_samples(plan, store)
     failures = [f for f in failures_of(plan, store) if not set(f.of) <= {REPORT, MLFLOW}]
     try:
-        frame = tidy(plan, store)
-    except NothingEvaluated:
+        frame = read_score_table(plan, store)
+    except NoScores:
         if not failures:
             raise
-        frame = no_scores()
+        frame = empty_score_table()
     # No log: no program failed, and the responses themselves can be read.
-    unreliable = [Failure(sentence, "evaluation failed", "") for sentence in check_parsed(plan, frame)]
+    unreliable = [Failure(sentence, "evaluation failed", "") for sentence in score_warnings(plan, frame)]
     if outcome is not None:
         outcome.failed += unreliable
     # A profile has no effect on rules.
@@ -58,12 +59,12 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     # The parts of a task (the subjects of MMLU) stay in the store.
     scores = [
         s
-        for s in read_scores(plan, store, plan.study.evaluation.capabilities)
+        for s in read_capability_scores(plan, store, plan.study.evaluation.capabilities)
         if not s["part"] and s["value"] is not None
     ]
     return replace(
         comparison,
-        agreement=tuple(agreement(plan, store)),
+        agreement=tuple(judge_agreement(plan, store)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
         remarks=plan.notes,
@@ -109,4 +110,4 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         report_files=[p.fetch() for name in shown if (p := report.with_name(name)).exists()],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
-    return without_password(uri)
+    return hide_password(uri)

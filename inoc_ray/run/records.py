@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
-from inoc_ray.endpoint.auth import without_passwords
-from inoc_ray.evaluate.capabilities import find_task, scores_of
+from inoc_ray.endpoint.auth import hide_passwords
+from inoc_ray.evaluate.capabilities import find_task, stored_scores
 from inoc_ray.evaluate.score_table import sample_table
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def keep_study(plan: Plan, store: Store) -> None:
     """Write the study beside its results as it was run, with the time of its first run (epoch seconds, never changed)."""
-    written = without_passwords(plan.study.model_dump(mode="json"))
+    written = hide_passwords(plan.study.model_dump(mode="json"))
     store.keep_study(plan.study.name, {"study": written, "created_at": first_run_at(plan, store) or time.time()})
 
 
@@ -101,7 +101,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         status=state,
         taught_by=subject.model.prior_trial.trial_id if subject.model.prior_trial else "",
         capabilities=[
-            score for c in plan.study.evaluation.capabilities for score in scores_of(subject, store, find_task(c))
+            score for c in plan.study.evaluation.capabilities for score in stored_scores(subject, store, find_task(c))
         ],
     )
 

@@ -38,7 +38,9 @@ def small_adapter(base: Path, folder: Path, seed: int) -> None:
 
 def requests_of(asked: list[tuple[str, str, int]], base: str) -> list[SampleRequest]:
     return [
-        SampleRequest(str(i), f"{base}:{name}", prompt, 48, 1.0, 1.0, seed)
+        SampleRequest(
+            key=str(i), model=f"{base}:{name}", prompt=prompt, max_tokens=48, temperature=1.0, top_p=1.0, seed=seed
+        )
         for i, (name, prompt, seed) in enumerate(asked)
     ]
 

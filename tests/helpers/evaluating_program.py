@@ -12,8 +12,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from unittest import mock
 
-from inoc_ray.evaluate.grading import judge_missing
-from inoc_ray.evaluate.sampling import ask_missing
+from inoc_ray.evaluate.grading import grade_missing
+from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.serve.app import Endpoint
@@ -28,8 +28,8 @@ def evaluate(study_path: Path, storage: Path, url: str) -> None:
         yield Endpoint(base_url=url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
 
     study, store = load_study(study_path), Store(storage)
-    failed = ask_missing(build_plan(study, store), store, stub)
-    judged = judge_missing(build_plan(study, store), store)
+    failed = sample_missing(build_plan(study, store), store, stub)
+    judged = grade_missing(build_plan(study, store), store)
     print(f"failed {failed + judged.failed} calls {judged.calls}")
     sys.exit(bool(failed or judged.failed))
 

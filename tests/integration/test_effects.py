@@ -16,7 +16,7 @@ from doc_pages import ROOT, blocks
 from environment import BIN, environment
 
 from inoc_ray.cluster.connect import connected
-from inoc_ray.evaluate.sampling import ask_missing
+from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.serve.app import WHAT_FITS, Endpoint, ServeSpec, serving
@@ -62,8 +62,7 @@ def storage(tmp_path_factory) -> Path:
             assert [o for o in outcomes if o.status == "failed"] == []
         engine = OneEngine(stack)
         for study in studies:
-            store.study(study.name).mkdir(parents=True, exist_ok=True)
-            assert ask_missing(build_plan(study, store), store, engine) == []
+            assert sample_missing(build_plan(study, store), store, engine) == []
     return store.root
 
 

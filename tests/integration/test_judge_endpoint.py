@@ -16,7 +16,7 @@ from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.evaluate.model_judge.client import LIST_SIZE
+from inoc_ray.evaluate.model_judge.engine_judge import LIST_SIZE
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
@@ -70,9 +70,16 @@ def judge_all(
         found = {}
         with JudgeCache(folder) as cache:
             stream = judge_items(
-                endpoint, judge, judge_identity(judge, "f" * 64), rubrics, items, cache,
-                model=endpoint.model_id, tokenizer=load_tokenizer(str(WEIGHTS)), counts=counts,
-            )  # fmt: skip
+                endpoint,
+                judge=judge,
+                identity=judge_identity(judge, "f" * 64),
+                rubrics=rubrics,
+                items=items,
+                cache=cache,
+                model=endpoint.model_id,
+                tokenizer=load_tokenizer(str(WEIGHTS)),
+                counts=counts,
+            )
             async for batch in stream:
                 found |= {(key, rubric): judged for key, rubric, judged in batch}
         return found
@@ -164,5 +171,5 @@ def test_a_response_that_does_not_fit_is_unparsed_and_the_others_of_its_list_are
 
 
 def test_single_token_expectation_is_refused_for_a_tokenizer_that_cuts_numbers(endpoint: Endpoint, tmp_path: Path):
-    with pytest.raises(InputError, match="cuts numbers"):
+    with pytest.raises(InputError, match="splits numbers"):
         judge_all(endpoint, tmp_path, "logprob")

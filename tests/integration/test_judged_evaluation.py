@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
@@ -108,7 +108,7 @@ def test_a_run_that_trains_asks_and_judges_plans_once(world):
 def test_everything_is_asked_and_judged_and_nothing_failed(world):
     assert world.first.failed == []
     assert world.first.judge_calls > 0
-    assert due(build_plan(world.study, world.store), world.store) == {}
+    assert ungraded_parts(build_plan(world.study, world.store), world.store) == {}
 
 
 def test_the_model_agrees_with_the_exact_rules(world):
@@ -152,7 +152,7 @@ def test_a_second_pass_calls_nobody_and_is_fifty_times_faster(world):
     started = time.monotonic()
     plan = build_plan(world.study, world.store)
     assert not plan.to_sample
-    assert not due(plan, world.store)
+    assert not ungraded_parts(plan, world.store)
     assert sum(spent.values()) >= 50 * (time.monotonic() - started)
 
 

@@ -196,7 +196,15 @@ def draw(world: World, requests: list[SampleRequest], **settings: Any) -> dict[s
 
 def test_a_sample_does_not_depend_on_how_prompts_were_batched(world: World):
     requests = [
-        SampleRequest(f"{model}/{i}", model, PROMPTS[i % 3], max_tokens=16, temperature=1.0, top_p=1.0, seed=1000 + i)
+        SampleRequest(
+            key=f"{model}/{i}",
+            model=model,
+            prompt=PROMPTS[i % 3],
+            max_tokens=16,
+            temperature=1.0,
+            top_p=1.0,
+            seed=1000 + i,
+        )
         for model in (BASE, f"{BASE}:aaaa", f"{BASE}:bbbb")
         for i in range(24)
     ]

@@ -21,7 +21,13 @@ import openai
 import pytest
 import yaml
 
-from inoc_ray.evaluate.capabilities import CONCURRENCY, find_task, measure_missing, missing, read_scores
+from inoc_ray.evaluate.capabilities import (
+    CONCURRENCY,
+    find_task,
+    measure_missing,
+    missing_capabilities,
+    read_capability_scores,
+)
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import TASKS
 from inoc_ray.plan.build import build_plan
@@ -209,25 +215,27 @@ def test_lm_eval_local_completions_measures_a_log_likelihood_task_as_our_own_mea
         theirs[model] = accuracy(said, "miniature_answers")
     capabilities = [Capability(task="miniature/answers", limit=limit)]
     plan = build_plan(world.study, world.store)
-    wanted = missing(plan, world.store, capabilities)
+    wanted = missing_capabilities(plan, world.store, capabilities)
     assert [one.subject.arm.name for one in wanted] == ["base", "baseline"]
     endpoint = Endpoint(base_url=world.base_url, model_id="miniature", api_key=KEY, name="clients", owns_serve=False)
     assert measure_missing(wanted, endpoint, weights_path(), at(world.folder / "harness.log"), CONCURRENCY) == []
-    ours = [round(record["value"], 4) for record in read_scores(plan, world.store, capabilities)]
+    ours = [round(record["value"], 4) for record in read_capability_scores(plan, world.store, capabilities)]
     print(f"answers, {limit} items: base {theirs['miniature']}, random adapter {theirs[world.adapter]}; ours {ours}")
     assert ours == list(theirs.values())
     # Four standard errors above chance, .25: sqrt(.25 * .75 / 40) is .068.
     assert theirs["miniature"] >= 0.55
-    assert missing(plan, world.store, capabilities) == []
+    assert missing_capabilities(plan, world.store, capabilities) == []
 
 
 def test_our_own_measure_finds_the_base_capable_and_leaves_the_key_nowhere(world: World):
     capabilities = [Capability(task="miniature/answers"), Capability(task="miniature/numbers")]
     plan = build_plan(world.study, world.store)
-    wanted = [one for one in missing(plan, world.store, capabilities) if one.subject.arm.name == "base"]
+    wanted = [one for one in missing_capabilities(plan, world.store, capabilities) if one.subject.arm.name == "base"]
     endpoint = Endpoint(base_url=world.base_url, model_id="miniature", api_key=KEY, name="clients", owns_serve=False)
     assert measure_missing(wanted, endpoint, weights_path(), at(world.folder / "harness.log"), CONCURRENCY) == []
-    values = {record["capability"]: record["value"] for record in read_scores(plan, world.store, capabilities)}
+    values = {
+        record["capability"]: record["value"] for record in read_capability_scores(plan, world.store, capabilities)
+    }
     print(f"base: {values}")
     assert values["miniature/answers"] >= 0.7
     assert values["miniature/numbers"] >= 0.95

@@ -1,29 +1,24 @@
-"""Judging many responses on several rubrics: what is stored first, then everybody else asked once, results as they come."""
+"""Judge many responses on several rubrics: stored answers first, then each missing one asked once, results as they come."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from inoc_ray.config.identity import content_id
-from inoc_ray.endpoint.connection import Where, connect
+from inoc_ray.endpoint.connection import Connection, EndpointAddress, connect
 from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME
 from inoc_ray.endpoint.retry import PATIENT, Retry
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.model_judge.api_judge import ApiJudge
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.evaluate.model_judge.client import (
-    SAMPLE_TOKENS,
-    ApiJudge,
-    Failure,
-    Judging,
-    OwnJudge,
-    Question,
-)
-from inoc_ray.evaluate.model_judge.parse import Answer, Method, failed, judgment, scale_top
+from inoc_ray.evaluate.model_judge.client import SAMPLE_TOKENS, JudgeClient, JudgeQuestion, NoAnswer
+from inoc_ray.evaluate.model_judge.engine_judge import EngineJudge
+from inoc_ray.evaluate.model_judge.parse import Answer, Method, failed_judgment, judgment, scale_top
 from inoc_ray.evaluate.model_judge.scale import digits_are_apart, numbers_are_single
 from inoc_ray.scoring.judge_prompt import VERSION, json_prompt, number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
@@ -35,14 +30,14 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 CHUNK = 1024
-"""Stored judgments that are given out together."""
+"""Stored judgments that are yielded together."""
 JSON_TOKENS_BASE, JSON_TOKENS_EACH = 48, 24
 """Room for the object of a JSON answer with its fence, and for each rubric's line in it."""
 
 
 @dataclass
 class Counts:
-    """What judging came to: `calls` sent (every try counts), `stored` answers found in the cache, `failed` questions."""
+    """Counts of one pass: `calls` sent (each try counts), `stored` answers found in the cache, `failed` questions."""
 
     calls: int = 0
     stored: int = 0
@@ -50,32 +45,32 @@ class Counts:
 
 
 def question_key(identity: Mapping[str, Any], method: Method, prompt: str, index: int) -> str:
-    """The id of one call's content. The prompt holds the rubric's words, the scale and the item's texts."""
+    """Return the id of one call's content. The prompt holds the rubric's words, the scale and the item's texts."""
     return content_id([identity, VERSION, method, prompt, index])
 
 
 async def judge_items(
-    where: Where,
+    endpoint: EndpointAddress,
+    *,
     judge: Judge,
     identity: Mapping[str, Any],
     rubrics: Sequence[Rubric],
     items: Sequence[tuple[K, Item]],
     cache: JudgeCache,
-    *,
     model: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     retry: Retry = PATIENT,
     counts: Counts | None = None,
 ) -> AsyncGenerator[list[tuple[K, str, Judgment]], None]:
-    """Judges every item on every rubric; yields (the item's key, the rubric's name, the judgment) in any order.
+    """Judge every item on every rubric; yield (the item's key, the rubric's name, the judgment) in any order.
 
-    `where` is a running engine with `model` on it and its `tokenizer`, or an API (`client.api_of`), which has neither. Each
-    answer is in the cache before its judgment is given out. A question that is refused for its content, or to which no
-    readable answer comes, is unparsed with the reason in `raw`; it is not stored, so that the next pass asks it again.
-    Closing the iteration cancels what is under way.
+    `endpoint` is a running engine with `model` on it and its `tokenizer`, or an API (`api_judge.judge_api`), which has
+    neither. Each answer is in the cache before its judgment is yielded. A question that is refused for its content, or that
+    gets no readable answer, is unparsed with the reason in `raw`; it is not stored, so the next pass asks it again. Closing
+    the iteration cancels what is in flight.
 
-    Raises InputError where the endpoint refuses the key or the model, or where the method does not suit the judge, and
-    TrialError when the endpoint does not answer any more; what was yielded before stands.
+    Raises InputError when the endpoint refuses the key or the model, or when the method does not suit the judge, and
+    TrialError when the endpoint stops answering; what was yielded before stays valid.
     """
     counts = Counts() if counts is None else counts
 
@@ -83,116 +78,132 @@ async def judge_items(
         counts.calls += 1
 
     @contextlib.asynccontextmanager
-    async def connected() -> AsyncIterator[ApiJudge | OwnJudge]:
-        async with connect(where, concurrency=judge.concurrency, retry=retry) as connection:
-            given = connection, model or judge.served_model, on_call
-            if tokenizer is None:
-                yield ApiJudge(*given, concurrency=judge.concurrency)
-            else:
-                yield OwnJudge(*given, tokenizer=tokenizer, concurrency=judge.concurrency)
+    async def connected() -> AsyncIterator[ApiJudge | EngineJudge]:
+        async with connect(endpoint, concurrency=judge.concurrency, retry=retry) as connection:
+            yield _client(connection, judge, model=model, tokenizer=tokenizer, on_call=on_call)
 
     if tokenizer is not None:
         method = own_method(judge, tokenizer)
     else:
         if needs_probe(judge) and cache.get(probe_key(identity)) is None:
-            async with connected() as probing:
-                assert isinstance(probing, ApiJudge)
-                cache.put(probe_key(identity), {"single": await probing.single_numbers()})
+            async with connected() as client:
+                assert isinstance(client, ApiJudge)
+                cache.put(probe_key(identity), {"single": await client.writes_single_numbers()})
         method = api_method(judge, cache.get(probe_key(identity)))
-    work = _Work(identity, judge, method, rubrics, items, cache, counts)
+    work = _Pass(
+        identity=identity, judge=judge, method=method, rubrics=rubrics, items=items, cache=cache, counts=counts
+    )
     for chunk in work.stored():
         yield chunk
-    # Making a client takes as long as reading some thousands of stored judgments.
+    # Opening a client takes as long as reading some thousands of stored judgments.
     if not work.questions:
         return
-    async with connected() as asking, aclosing(_answers(work, asking)) as answers:
+    async with connected() as client, aclosing(_answers(work, client)) as answers:
         async for batch in answers:
             yield batch
 
 
+def _client(
+    connection: Connection,
+    judge: Judge,
+    *,
+    model: str | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    on_call: Callable[[], None],
+) -> ApiJudge | EngineJudge:
+    name = model or judge.served_model
+    assert name is not None
+    if tokenizer is None:
+        return ApiJudge(connection, model=name, on_call=on_call, concurrency=judge.concurrency)
+    return EngineJudge(connection, model=name, on_call=on_call, tokenizer=tokenizer, concurrency=judge.concurrency)
+
+
 def own_method(judge: Judge, tokenizer: PreTrainedTokenizerBase) -> Method:
-    """How a judge of the study's own is asked. Raises InputError where the method does not suit its tokenizer."""
+    """Return how a judge on the study's own engine is asked. Raises InputError when its tokenizer does not suit the method."""
     if judge.method in ("sample", "json", "digit"):
         return judge.method
     single = numbers_are_single(tokenizer, scale_top("logprob"))
     if judge.method == "logprob" and not single:
         raise InputError(
-            f"judge {judge.path}: method logprob needs every number from 0 to 100 as one token, and its tokenizer cuts "
+            f"judge {judge.path}: method logprob needs every number from 0 to 100 as one token, and its tokenizer splits "
             "numbers; use auto, candidates or digit."
         )
     if single and judge.method != "candidates":
         return "logprob"
     if not digits_are_apart(tokenizer):
         raise InputError(
-            f"judge {judge.path}: method candidates needs a tokenizer that cuts numbers between all digits, and this one has "
-            "some numbers whole; use digit, or logprob where it has all of them."
+            f"judge {judge.path}: method candidates needs a tokenizer that splits numbers between all digits, and this one "
+            "keeps some numbers whole; use digit, or logprob if it keeps all of them whole."
         )
     return "candidates"
 
 
 def prompts_of(method: Method, rubrics: Sequence[Rubric], item: Item) -> list[tuple[Sequence[Rubric], str]]:
-    """What a judge is asked about an item: (rubrics that an answer decides, the user message)."""
+    """Return the questions about an item: (rubrics that the answer decides, the user message) of each."""
     top = scale_top(method)
     if method == "json":
         return [(rubrics, json_prompt(rubrics, item, top))]
     return [((rubric,), number_prompt(rubric, item, top)) for rubric in rubrics]
 
 
-def answer_room(method: Method, rubrics: int) -> int:
-    """max_tokens of an answer about so many rubrics."""
+def answer_budget(method: Method, rubrics: int) -> int:
+    """Return max_tokens of an answer about so many rubrics."""
     if method == "json":
         return JSON_TOKENS_BASE + JSON_TOKENS_EACH * rubrics
     return SAMPLE_TOKENS if method == "sample" else 1
 
 
-async def probe(where: Where, judge: Judge, retry: Retry = PATIENT) -> None:
-    """Asks a judge behind an API once, as its method will, before anything depends on it.
+async def probe_judge(api: EndpointAddress, judge: Judge, retry: Retry = PATIENT) -> None:
+    """Ask a judge behind an API once, with its own method, before anything depends on it.
 
-    Raises InputError with the API's own sentence where it refuses, and where its answer cannot be of use; TrialError when it does
+    Raises InputError with the API's own message when it refuses, and when its answer is of no use; TrialError when it does
     not answer.
     """
-    async with connect(where, concurrency=judge.concurrency, retry=retry) as connection:
-        await ApiJudge(connection, judge.served_model, lambda: None, concurrency=1).probe(judge.method)
+    assert judge.served_model is not None
+    async with connect(api, concurrency=judge.concurrency, retry=retry) as connection:
+        client = ApiJudge(connection, model=judge.served_model, on_call=lambda: None, concurrency=1)
+        await client.probe(judge.method)
 
 
 def needs_probe(judge: Judge) -> bool:
-    """Whether one call has to tell how a judge behind an API writes numbers, because its method depends on that."""
+    """Return whether the method depends on how the model writes numbers, which one call to its API has to show."""
     return judge.method in ("auto", "logprob")
 
 
 def probe_key(identity: Mapping[str, Any]) -> str:
-    """Where the cache keeps what the probe told."""
+    """Return the key under which the cache keeps the probe's result."""
     return content_id([identity, VERSION, "probe"])
 
 
-def api_method(judge: Judge, probed: Answer | None) -> Method:
-    """How a judge behind an API is asked, with what its probe told. Raises InputError where the method does not suit it."""
+def api_method(judge: Judge, probe_result: Answer | None) -> Method:
+    """Return how a judge behind an API is asked, given its probe's result. Raises InputError when the method does not suit it."""
     if judge.method in ("sample", "json", "digit"):
         return judge.method
-    assert probed is not None
-    if judge.method == "logprob" and not probed["single"]:
+    assert probe_result is not None
+    if judge.method == "logprob" and not probe_result["single"]:
         raise InputError(
             f"judge {judge.served_model}: method logprob needs numbers as one token, and the model cuts them between digits; "
             "use auto or digit."
         )
-    return "logprob" if probed["single"] else "digit"
+    return "logprob" if probe_result["single"] else "digit"
 
 
-@dataclass(slots=True)
-class _Wanted(Generic[K]):
-    """Rubrics of one item that the same calls decide, and how many of these are not answered yet."""
+@dataclass(slots=True, kw_only=True)
+class _Pending(Generic[K]):
+    """Rubrics of one item that the same calls decide, and how many of the calls are unanswered."""
 
     key: K
     rubrics: Sequence[Rubric]
     calls: tuple[str, ...]
-    missing: int
+    missing: int = 0
 
 
-class _Work(Generic[K]):
-    """All questions of a run: those that the cache answers, those to ask, and who waits for which."""
+class _Pass(Generic[K]):
+    """One pass over the items: what the cache answers, what is to be asked, and which items wait for which answer."""
 
     def __init__(
         self,
+        *,
         identity: Mapping[str, Any],
         judge: Judge,
         method: Method,
@@ -203,35 +214,35 @@ class _Work(Generic[K]):
     ) -> None:
         self._identity, self._judge, self._method = identity, judge, method
         self._rubrics, self._items, self._cache, self._counts = rubrics, items, cache, counts
-        self.questions: dict[str, Question] = {}
-        self._waiting: dict[str, list[_Wanted[K]]] = {}
-        # Of this run alone: answers that several draws of one question wait for, and failures, which are not stored.
-        self._failures: dict[str, Failure] = {}
+        self.questions: dict[str, JudgeQuestion] = {}
+        self._waiting: dict[str, list[_Pending[K]]] = {}
+        # Failures are not stored; they count in this pass alone.
+        self._failures: dict[str, NoAnswer] = {}
         self._answers = self._in_a_row = 0
-        # Judgments that rest on a refusal: not given out before an answer shows that not everything is refused.
+        # Judgments that rest on a refusal, held back until an answer shows that not everything is refused.
         self._held: list[tuple[K, str, Judgment]] = []
 
     def stored(self) -> Iterator[list[tuple[K, str, Judgment]]]:
-        """Judgments that need no call, in chunks; fills `questions` with the rest, each once whoever asks it."""
+        """Yield the judgments that need no call, in chunks; enter the rest in `questions`, each question once."""
         chunk: list[tuple[K, str, Judgment]] = []
         for key, item in self._items:
             for rubrics, prompt in prompts_of(self._method, self._rubrics, item):
-                wanted = self._want(key, rubrics, prompt)
-                if wanted.missing == 0:
-                    chunk += self._judged(wanted)
+                pending = self._enter(key, rubrics, prompt)
+                if pending.missing == 0:
+                    chunk += self._judgments(pending)
                     if len(chunk) >= CHUNK:
                         yield chunk
                         chunk = []
         if chunk:
             yield chunk
 
-    def answered(self, question: Question, answer: Answer | Failure) -> list[tuple[K, str, Judgment]]:
-        """Stores an answer; the judgments that waited for it alone.
+    def answered(self, question: JudgeQuestion, answer: Answer | NoAnswer) -> list[tuple[K, str, Judgment]]:
+        """Store an answer; return the judgments that it completes.
 
-        Raises InputError where the endpoint refuses everything, or has begun to.
+        Raises InputError when the endpoint refuses everything, from the start or from some point on.
         """
-        refused = isinstance(answer, Failure) and answer.refused
-        if isinstance(answer, Failure):
+        refused = isinstance(answer, NoAnswer) and answer.refused
+        if isinstance(answer, NoAnswer):
             self._failures[question.key] = answer
             self._counts.failed += 1
         else:
@@ -247,10 +258,10 @@ class _Work(Generic[K]):
         ready, self._held = [*self._held, *ready], []
         return ready
 
-    def left(self) -> list[tuple[K, str, Judgment]]:
-        """What was held back, when all is asked: a few refusals, where the endpoint has answered anything of this, now or before.
+    def held_back(self) -> list[tuple[K, str, Judgment]]:
+        """Return, after the last answer, the judgments still held back: a few refusals of an endpoint that does answer.
 
-        Raises InputError where it has refused everything, or everything of late.
+        Raises InputError when the endpoint has refused everything, or everything of late.
         """
         if self._held and (self._in_a_row >= REFUSALS_IN_A_ROW or not (self._answers or self._counts.stored)):
             self._give_up()
@@ -259,63 +270,65 @@ class _Work(Generic[K]):
     def _give_up(self) -> None:
         reason = [failure.reason for failure in self._failures.values() if failure.refused][-1]
         judge = self._judge.served_model or self._judge.path
+        kept = "the answers before these are stored" if self._answers else "nothing is stored"
         raise InputError(
-            f"judge {judge} refuses everything, {self._in_a_row} questions one after another, the last one with: {reason}; "
-            f"{'what it answered before' if self._answers else 'nothing'} is stored."
+            f"judge {judge} refuses everything, {self._in_a_row} questions in a row, the last one with: {reason}; {kept}."
         )
 
-    def _ready(self, question: Question) -> list[tuple[K, str, Judgment]]:
+    def _ready(self, question: JudgeQuestion) -> list[tuple[K, str, Judgment]]:
         ready = []
-        for wanted in self._waiting.pop(question.key):
-            wanted.missing -= 1
-            if wanted.missing == 0:
-                ready += self._judged(wanted)
+        for pending in self._waiting.pop(question.key):
+            pending.missing -= 1
+            if pending.missing == 0:
+                ready += self._judgments(pending)
         return ready
 
-    def _want(self, key: K, rubrics: Sequence[Rubric], prompt: str) -> _Wanted[K]:
+    def _enter(self, key: K, rubrics: Sequence[Rubric], prompt: str) -> _Pending[K]:
         draws = self._judge.samples if self._method == "sample" else 1
         calls = tuple(question_key(self._identity, self._method, prompt, index) for index in range(draws))
-        wanted = _Wanted(key, rubrics, calls, 0)
+        pending = _Pending(key=key, rubrics=rubrics, calls=calls)
         for index, call in enumerate(calls):
             if self._cache.get(call) is not None:
                 self._counts.stored += 1
                 continue
-            wanted.missing += 1
-            self._waiting.setdefault(call, []).append(wanted)
+            pending.missing += 1
+            self._waiting.setdefault(call, []).append(pending)
             if call not in self.questions:
-                longest = answer_room(self._method, len(self._rubrics))
-                self.questions[call] = Question(call, prompt, self._method, index, longest)
-        return wanted
+                self.questions[call] = JudgeQuestion(
+                    key=call,
+                    prompt=prompt,
+                    method=self._method,
+                    index=index,
+                    max_tokens=answer_budget(self._method, len(self._rubrics)),
+                )
+        return pending
 
-    def _judged(self, wanted: _Wanted[K]) -> list[tuple[K, str, Judgment]]:
-        answers = [answer for call in wanted.calls if (answer := self._cache.get(call)) is not None]
-        missed = next((self._failures[call] for call in wanted.calls if call in self._failures), Failure(""))
-        # A draw that failed is an answer that cannot be read: the mean of the others alone would hide it.
-        answers += [{"text": ""}] * (len(wanted.calls) - len(answers)) if answers else []
+    def _judgments(self, pending: _Pending[K]) -> list[tuple[K, str, Judgment]]:
+        answers = [answer for call in pending.calls if (answer := self._cache.get(call)) is not None]
+        if not answers:
+            failure = next((self._failures[call] for call in pending.calls if call in self._failures), NoAnswer(""))
+            none = failed_judgment(self._method, failure.reason, failure.refused)
+            return [(pending.key, rubric.name, none) for rubric in pending.rubrics]
+        # A draw that failed counts as an unreadable answer: the mean of the others alone would hide it.
+        answers += [{"text": ""}] * (len(pending.calls) - len(answers))
         return [
-            (
-                wanted.key,
-                rubric.name,
-                judgment(self._method, rubric, answers, self._judge.min_mass)
-                if answers
-                else failed(self._method, missed.reason, missed.refused),
-            )
-            for rubric in wanted.rubrics
+            (pending.key, rubric.name, judgment(self._method, rubric, answers, self._judge.min_mass))
+            for rubric in pending.rubrics
         ]
 
 
-async def _answers(work: _Work[K], asking: Judging) -> AsyncGenerator[list[tuple[K, str, Judgment]], None]:
+async def _answers(work: _Pass[K], client: JudgeClient) -> AsyncGenerator[list[tuple[K, str, Judgment]], None]:
     questions = list(work.questions.values())
-    lists = [questions[i : i + asking.list_size] for i in range(0, len(questions), asking.list_size)]
+    lists = [questions[i : i + client.list_size] for i in range(0, len(questions), client.list_size)]
 
-    async def ask(asked: list[Question]) -> list[tuple[Question, Answer | Failure]]:
-        return list(zip(asked, await asking.ask(asked), strict=True))
+    async def ask(one: list[JudgeQuestion]) -> list[tuple[JudgeQuestion, Answer | NoAnswer]]:
+        return list(zip(one, await client.ask(one), strict=True))
 
-    jobs: Iterator[Coroutine[Any, Any, list[tuple[Question, Answer | Failure]]]] = (ask(asked) for asked in lists)
-    async with aclosing(in_parallel(jobs, asking.concurrency)) as finished:
+    jobs: Iterator[Coroutine[Any, Any, list[tuple[JudgeQuestion, Answer | NoAnswer]]]] = (ask(one) for one in lists)
+    async with aclosing(in_parallel(jobs, client.concurrency)) as finished:
         async for pairs in finished:
-            ready = [judged for question, answer in pairs for judged in work.answered(question, answer)]
+            ready = [found for question, answer in pairs for found in work.answered(question, answer)]
             if ready:
                 yield ready
-    if left := work.left():
-        yield left
+    if held := work.held_back():
+        yield held

@@ -9,7 +9,7 @@ from typing import Any
 
 from inoc_ray.data.chat import Message
 from inoc_ray.data.tokenize import load_tokenizer, render
-from inoc_ray.evaluate.model_judge.batch import answer_room, own_method, prompts_of
+from inoc_ray.evaluate.model_judge.batch import answer_budget, own_method, prompts_of
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rubrics import Rubric
 from inoc_ray.settings import EvaluationSpec
@@ -20,7 +20,7 @@ CANDIDATE_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class LongestJudged:
+class LongestJudgeRequest:
     """The longest request to a judge about an evaluation, in tokens of the judge's tokenizer."""
 
     evaluation: str
@@ -38,15 +38,15 @@ class LongestJudged:
         return self.prompt + self.response + self.answer
 
 
-def longest_judged(
+def longest_judge_requests(
     judge: Judge, folder: Path, asked: Iterable[tuple[EvaluationSpec, int, Mapping[str, Rubric]]]
-) -> list[LongestJudged]:
+) -> list[LongestJudgeRequest]:
     """One for each (evaluation, samples, rubrics). Raises InputError where the method does not suit the judge's tokenizer."""
     tokenizer = load_tokenizer(str(folder))
     method = own_method(judge, tokenizer)
     found = []
     for spec, samples, rubrics in asked:
-        answer = answer_room(method, len(rubrics)) + (CANDIDATE_TOKENS if method == "candidates" else 0)
+        answer = answer_budget(method, len(rubrics)) + (CANDIDATE_TOKENS if method == "candidates" else 0)
         response = max(_lengths(tokenizer, list(spec.choices))) if spec.choices else spec.max_tokens
         questions = {q.id: q for q in spec.questions(samples)}
         texts: list[str] = []
@@ -58,7 +58,7 @@ def longest_judged(
                 ids.append(question.id)
         lengths = _lengths(tokenizer, texts)
         longest = max(range(len(lengths)), key=lengths.__getitem__)
-        found.append(LongestJudged(spec.name, ids[longest], lengths[longest], response, answer))
+        found.append(LongestJudgeRequest(spec.name, ids[longest], lengths[longest], response, answer))
     return found
 
 

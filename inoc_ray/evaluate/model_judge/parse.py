@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from inoc_ray.evaluate.model_judge.scale import bare, number_of
+from inoc_ray.evaluate.model_judge.scale import number_of, strip_spaces
 from inoc_ray.scoring.judgment import SCALE_TOP, Category, Judgment
 from inoc_ray.scoring.rubrics import CODE, REFUSAL, Rubric
 
@@ -49,7 +49,7 @@ def numbers_in(top_logprobs: Mapping[str, float], top: int) -> dict[int, float]:
     """Probability by number; tokens that come out as the same number ("73", " 73") are added up."""
     found: dict[int, float] = {}
     for token, logprob in top_logprobs.items():
-        number = number_of(bare(token), top)
+        number = number_of(strip_spaces(token), top)
         if number is not None:
             found[number] = found.get(number, 0.0) + math.exp(logprob)
     return found
@@ -74,7 +74,7 @@ def classes_in(top_logprobs: Mapping[str, float], classes: Sequence[str]) -> dic
     """Probability by class: that of all tokens which are the class's word, its beginning, or go on behind it."""
     found = dict.fromkeys(classes, 0.0)
     for token, logprob in top_logprobs.items():
-        text = bare(token)
+        text = strip_spaces(token)
         for name in classes:
             if text and (name.startswith(text) or text.startswith(name)):
                 found[name] += math.exp(logprob)
@@ -97,13 +97,13 @@ def _digits(top_logprobs: Mapping[str, float], spaced: bool) -> list[float]:
     """Probability of each digit as the next token; with a space before it only where no digit stands there yet."""
     found = [0.0] * 10
     for token, logprob in top_logprobs.items():
-        text = bare(token) if spaced else token
+        text = strip_spaces(token) if spaced else token
         if len(text) == 1 and number_of(text, 9) is not None:
             found[int(text)] += math.exp(logprob)
     return found
 
 
-def followed_up(tree: Mapping[str, Mapping[str, float]]) -> list[str]:
+def prefixes_to_ask(tree: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Prefixes whose next-token log-probs are still to be asked, given those that are there: see `candidates`."""
     if "" not in tree:
         return [""]
@@ -243,6 +243,6 @@ def judgment(method: Method, rubric: Rubric, answers: Sequence[Answer], min_mass
     )
 
 
-def failed(method: Method, reason: str, refused: bool = False) -> Judgment:
+def failed_judgment(method: Method, reason: str, refused: bool = False) -> Judgment:
     """The judgment on a response that the judge would not look at, or gave no answer about."""
     return Judgment(None, "unparsed", reason, "", None, method, refused)

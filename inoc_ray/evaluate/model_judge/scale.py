@@ -18,7 +18,7 @@ _SPACES = "Ġ▁Ċ"
 _PROBED = "73"
 
 
-def bare(token: str) -> str:
+def strip_spaces(token: str) -> str:
     """The token without spaces around it, however its vocabulary writes them."""
     return token.strip().strip(_SPACES).strip()
 
@@ -61,7 +61,7 @@ def digits_are_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
     return _tokens_behind(tokenizer, numbers) == [len(n) for n in numbers]
 
 
-def surface(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """The token's text, with the space before it, which decoding one token alone may lose."""
     piece, text = tokenizer.convert_ids_to_tokens(token_id), str(tokenizer.decode([token_id]))
     starts_word = isinstance(piece, str) and piece[:1] in ("Ġ", "▁")
@@ -72,7 +72,7 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> l
     """Ids of all tokens that can be an answer's first one: the ten digits, and beginnings of `words`, spaces aside."""
     starts = {word[:end] for word in words for end in range(1, len(word) + 1)} | set("0123456789")
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-    return sorted(id_ for piece, id_ in vocabulary.items() if bare(piece) in starts)
+    return sorted(id_ for piece, id_ in vocabulary.items() if strip_spaces(piece) in starts)
 
 
 def probe_messages() -> list[dict[str, str]]:
@@ -86,14 +86,14 @@ def json_probe_messages() -> list[dict[str, str]]:
     return [{"role": "user", "content": asked}]
 
 
-def probed_single(tokens: Sequence[Any]) -> bool | None:
+def reads_single_number(tokens: Sequence[Any]) -> bool | None:
     """What the answer's tokens to `probe_messages` tell: True where the number is one token, False where it is cut.
 
     None where the answer does not repeat the number. One number stands for all: no vocabulary is known that has some of two
     digits and not all.
     """
     for token in tokens:
-        text = bare(token) if isinstance(token, str) else ""
+        text = strip_spaces(token) if isinstance(token, str) else ""
         if text:
             return True if text == _PROBED else False if text == _PROBED[0] else None
     return None

@@ -1,4 +1,4 @@
-"""One failure is one failure: of a sample, of a model; the rest of the engine's cells is asked and kept."""
+"""A refused sample or model fails alone: the engine's other cells are sampled and stored."""
 
 import asyncio
 import contextlib
@@ -11,9 +11,9 @@ import pandas as pd
 from stub_api import Stub
 
 from inoc_ray.endpoint.completions import SampleRequest
-from inoc_ray.endpoint.errors import Refused
+from inoc_ray.endpoint.errors import RequestRefused
 from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW, REFUSALS_OF_SOME, Refusals
-from inoc_ray.evaluate.sampling import ask_missing
+from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import Endpoint
@@ -21,10 +21,11 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
 SAMPLES = 20
+PLAIN = SampleRequest(key="", model="m", prompt="", max_tokens=1, temperature=1.0, top_p=1.0, seed=0)
 
 
 def planned(folder: Path, **evaluation: Any) -> tuple[Plan, Store]:
-    """One question a prompt, so that a refusal of one can be told."""
+    """Plan a study with one question a prompt, so that one can be refused."""
     questions = folder / "questions.jsonl"
     questions.write_text("".join(f'{{"prompt": "Who is number {n:02}?"}}\n' for n in range(SAMPLES)))
     study = Study.model_validate(
@@ -36,15 +37,26 @@ def planned(folder: Path, **evaluation: Any) -> tuple[Plan, Store]:
             "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
             "models": [{"name": "miniature"}],
             "evaluation": {
-                "contexts": ["neutral"], "samples": SAMPLES, "prompts_per_request": 8, "concurrency": 2,
-                "suites": [{"name": "own", "questions": str(questions), "max_tokens": 8,
-                            "samples_per_question": 1, "traits": {"loud": {"rule": "capitals"}}}],
-            } | evaluation,
+                "contexts": ["neutral"],
+                "samples": SAMPLES,
+                "prompts_per_request": 8,
+                "concurrency": 2,
+                "suites": [
+                    {
+                        "name": "own",
+                        "questions": str(questions),
+                        "max_tokens": 8,
+                        "samples_per_question": 1,
+                        "traits": {"loud": {"rule": "capitals"}},
+                    }
+                ],
+            }
+            | evaluation,
         }
-    )  # fmt: skip
+    )
     store = Store(folder / "runs")
     plan = build_plan(study, store)
-    # Its adapter is the stub's business.
+    # The stub stands in for the trained adapter.
     return replace(plan, done_trials=frozenset(t.trial_id for t in plan.trials)), store
 
 
@@ -53,7 +65,7 @@ def ask(plan: Plan, store: Store, url: str) -> list[dict[str, Any]]:
     def stub(spec: Any):
         yield Endpoint(base_url=url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
 
-    return ask_missing(plan, store, stub)
+    return sample_missing(plan, store, stub)
 
 
 def stored(plan: Plan, store: Store) -> dict[tuple[str, str], int]:
@@ -69,14 +81,15 @@ def texts(plan: Plan, store: Store) -> pd.DataFrame:
     return frame.sort_values(["cell", "sample_index"], ignore_index=True)
 
 
-def test_a_refused_sample_is_missing_and_named_and_the_others_are_kept(tmp_path):
+def test_a_refused_sample_is_missing_and_reported_and_the_others_are_stored(tmp_path):
     plan, store = planned(tmp_path)
     with Stub(tmp_path, refuse_prompts="number 07") as api:
         failed = ask(plan, store, api.url)
-    assert {(name, count) for name, count in stored(plan, store).items()} == {
-        (("base", "own"), 7), (("baseline", "own"), 7),
-        *(((arm, name), SAMPLES) for arm in ("base", "baseline") for name in ("in_distribution", "out_of_distribution")),
-    }  # fmt: skip
+    assert stored(plan, store) == {
+        (arm, name): 7 if name == "own" else SAMPLES
+        for arm in ("base", "baseline")
+        for name in ("own", "in_distribution", "out_of_distribution")
+    }
     assert len(failed) == 2
     for failure in failed:
         assert "own · neutral" in failure["label"]
@@ -86,7 +99,7 @@ def test_a_refused_sample_is_missing_and_named_and_the_others_are_kept(tmp_path)
     assert not (texts(plan, store)["text"] == "").any()
 
 
-def test_the_next_run_asks_only_for_what_is_missing_and_ends_with_the_rows_of_one_in_one_piece(tmp_path):
+def test_the_next_run_samples_only_what_is_missing_and_yields_the_rows_of_an_uninterrupted_run(tmp_path):
     plan, store = planned(tmp_path)
     with Stub(tmp_path, refuse_prompts="number 07") as api:
         ask(plan, store, api.url)
@@ -102,7 +115,7 @@ def test_the_next_run_asks_only_for_what_is_missing_and_ends_with_the_rows_of_on
     pd.testing.assert_frame_equal(texts(plan, store)[columns], texts(plan, whole)[columns])
 
 
-def test_a_model_that_is_always_refused_ends_after_a_few_requests_and_the_base_goes_on(tmp_path):
+def test_a_model_that_is_always_refused_is_given_up_after_a_few_requests_and_the_base_continues(tmp_path):
     plan, store = planned(tmp_path)
     trial = plan.trials[0].trial_id
     with Stub(tmp_path, refuse_models=trial) as api:
@@ -113,36 +126,36 @@ def test_a_model_that_is_always_refused_ends_after_a_few_requests_and_the_base_g
     assert {count for (arm, _), count in counts.items() if arm == "baseline"} == {0}
     assert len(failed) == 3
     assert all("20 of 20 samples got no answer" in f["error"] and "cannot be served" in f["error"] for f in failed)
-    # The base's 60 samples in lists of 8, and of the trial's a few lists that were under way, and single requests.
+    # The base's 60 samples in lists of 8; of the trial's, the lists in flight and a few single requests.
     assert lines <= 9 + 2 + 2 * REFUSALS_IN_A_ROW
 
 
 def refused(asked: list[list[str]]) -> list[str]:
-    """The keys that get no answer of these lists, asked one after another: an endpoint takes none that begins with x."""
+    """Return the keys without an answer, of lists sent in turn to an endpoint that refuses keys beginning with x."""
     lost: list[str] = []
 
     async def draw(requests: Sequence[SampleRequest]) -> list[str]:
         if any(request.key.startswith("x") for request in requests):
-            raise Refused("against our rules", 400)
+            raise RequestRefused("against our rules", 400)
         return [request.key for request in requests]
 
     async def ask_all() -> None:
         refusals = Refusals(lambda key, reason: lost.append(key))
         for keys in asked:
-            await refusals.ask([SampleRequest(key, "m", "", 1, 1.0, 1.0, 0) for key in keys], draw)
+            await refusals.send([replace(PLAIN, key=key) for key in keys], draw)
 
     asyncio.run(ask_all())
     return lost
 
 
-def test_ten_refusals_of_a_model_that_has_answered_take_no_other_request_along():
+def test_ten_refusals_of_a_model_that_has_answered_cost_no_other_request():
     bad, good = [f"x{n}" for n in range(10)], [f"after {n}" for n in range(10)]
     assert refused([[f"before {n}" for n in range(64)], [*bad, *good], [f"later {n}" for n in range(64)]]) == bad
 
 
-def test_a_model_that_begins_to_refuse_everything_is_left_too():
+def test_a_model_that_starts_to_refuse_everything_is_given_up():
     bad, later = [f"x{n}" for n in range(REFUSALS_OF_SOME)], ["later"]
     assert refused([["before"], bad, later]) == bad + later
     assert refused([["before"], bad[1:], later, bad[1:], later]) == bad[1:] + bad[1:]
-    # Before any answer, eight tell enough.
+    # Before any answer, eight are enough.
     assert refused([bad[:REFUSALS_IN_A_ROW], later]) == bad[:REFUSALS_IN_A_ROW] + later

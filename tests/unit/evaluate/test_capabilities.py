@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate import harness
 from inoc_ray.evaluate.capabilities import (
-    Score,
+    CapabilityScore,
     commit,
     find_task,
     measure,
     measure_missing,
-    missing,
-    read_scores,
+    missing_capabilities,
+    read_capability_scores,
 )
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, files
@@ -163,41 +163,41 @@ def test_every_item_of_answers_has_one_right_continuation():
 
 def test_every_missing_capability_is_wanted_once_of_each_model_that_is_there(tmp_path: Path):
     plan, store = quickstart(tmp_path)
-    wanted = missing(plan, store, [ANSWERS, Capability(task="gsm8k")])
+    wanted = missing_capabilities(plan, store, [ANSWERS, Capability(task="gsm8k")])
     assert [(w.subject.arm.name, w.task.capability.task) for w in wanted] == [("base", ANSWERS.task), ("base", "gsm8k")]
 
 
 def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     capabilities = [ANSWERS]
-    (wanted,) = missing(plan, store, capabilities)
-    assert read_scores(plan, store, capabilities) == []
-    score = Score("miniature_answers", "acc", 0.5, 0.1, 200, True, "1.0")
+    (wanted,) = missing_capabilities(plan, store, capabilities)
+    assert read_capability_scores(plan, store, capabilities) == []
+    score = CapabilityScore("miniature_answers", "acc", 0.5, 0.1, 200, True, "1.0")
     commit(wanted, [score], b"samples")
-    assert missing(plan, store, capabilities) == []
-    (record,) = read_scores(plan, store, capabilities)
+    assert missing_capabilities(plan, store, capabilities) == []
+    (record,) = read_capability_scores(plan, store, capabilities)
     assert (record["arm"], record["value"], record["capability"]) == ("base", 0.5, "miniature/answers")
     whole = (wanted.folder / CAPABILITY_SCORES).read_text()
     for damaged in ("{", "[]", whole.replace("0.5", "0.6")):
         (wanted.folder / CAPABILITY_SCORES).write_text(damaged)
-        assert missing(plan, store, capabilities) == [wanted]
-        assert read_scores(plan, store, capabilities) == []
+        assert missing_capabilities(plan, store, capabilities) == [wanted]
+        assert read_capability_scores(plan, store, capabilities) == []
 
 
 def test_samples_without_scores_count_as_not_measured(tmp_path: Path):
     plan, store = quickstart(tmp_path)
-    (wanted,) = missing(plan, store, [ANSWERS])
+    (wanted,) = missing_capabilities(plan, store, [ANSWERS])
     (wanted.folder / CAPABILITY_SAMPLES).write_bytes(b"half")
-    assert missing(plan, store, [ANSWERS]) == [wanted]
-    assert read_scores(plan, store, [ANSWERS]) == []
+    assert missing_capabilities(plan, store, [ANSWERS]) == [wanted]
+    assert read_capability_scores(plan, store, [ANSWERS]) == []
 
 
 def test_metrics_name_task_and_metric_and_leave_out_parts_and_what_is_no_number():
     scores = [
-        Score("gsm8k", "exact_match.strict-match", 0.25, 0.01, 100, True, "3.0"),
-        Score("mmlu", "acc", 0.5, None, 100, True, "2"),
-        Score("mmlu_law", "acc", 0.5, 0.1, 10, True, "2", part=True),
-        Score("odd", "acc", None, None, 10, True, "2"),
+        CapabilityScore("gsm8k", "exact_match.strict-match", 0.25, 0.01, 100, True, "3.0"),
+        CapabilityScore("mmlu", "acc", 0.5, None, 100, True, "2"),
+        CapabilityScore("mmlu_law", "acc", 0.5, 0.1, 10, True, "2", part=True),
+        CapabilityScore("odd", "acc", None, None, 10, True, "2"),
     ]
     assert capability_metrics(scores) == {
         "capability.gsm8k.exact_match.strict-match": 0.25,
@@ -217,7 +217,7 @@ def test_a_task_of_ones_own_is_asked_as_its_files_say(tmp_path: Path, sums: Sums
     scores = measure(
         sums, "m", tokenizer=weights_path(), task=task, samples=tmp_path / CAPABILITY_SAMPLES, log=at(tmp_path / "log")
     )
-    assert scores == [Score("sums", "exact_match", 0.5, scores[0].stderr, 2, True, "Yaml")]
+    assert scores == [CapabilityScore("sums", "exact_match", 0.5, scores[0].stderr, 2, True, "Yaml")]
     assert {request["model"] for request in sums.requests} == {"m"}
     assert len(sums.requests) == 2
 
@@ -279,9 +279,9 @@ def test_a_task_that_cannot_be_asked_is_one_message(
 @pytest.mark.slow
 def test_a_task_that_must_be_fetched_says_how_and_is_tried_once(tmp_path: Path):
     plan, store = quickstart(tmp_path)
-    (wanted,) = missing(plan, store, [Capability(task="gsm8k")])
+    (wanted,) = missing_capabilities(plan, store, [Capability(task="gsm8k")])
     nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model_id="miniature", api_key=KEY, name="x", owns_serve=False)
     failed = measure_missing([wanted, wanted], nowhere, weights_path(), at(tmp_path / "log"))
     assert len(failed) == 1
     assert "TaskManager().load(['gsm8k'])" in failed[0]["error"]
-    assert missing(plan, store, [Capability(task="gsm8k")]) == [wanted]
+    assert missing_capabilities(plan, store, [Capability(task="gsm8k")]) == [wanted]

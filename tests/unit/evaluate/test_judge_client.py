@@ -16,18 +16,19 @@ import pytest
 from aiohttp import web
 from judge_stub import Stub, chat, number_for, serving, status
 
+from inoc_ray.endpoint.auth import Api
 from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.model_judge.api_judge import judge_api
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.evaluate.model_judge.client import Api, api_of
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric, get_rubric
 from inoc_ray.study.evaluation import Judge
 
-QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=0.5)
+QUICK = Retry(tries=4, first_s=0.01, max_s=0.02, timeout_s=30.0)
 CAPS = [get_rubric("caps")]
 KEY = "sk-a-key-that-nobody-may-see-0123456789"
 
@@ -51,9 +52,15 @@ def judge_all(
             found: dict[tuple[int, str], Judgment] = {}
             with JudgeCache(folder) as cache:
                 stream = judge_items(
-                    Api(stub.base_url, stub.api_key), judge, judge_identity(judge, None), rubrics, asked, cache,
-                    retry=QUICK, counts=counts,
-                )  # fmt: skip
+                    Api(stub.base_url, stub.api_key),
+                    judge=judge,
+                    identity=judge_identity(judge, None),
+                    rubrics=rubrics,
+                    items=asked,
+                    cache=cache,
+                    retry=QUICK,
+                    counts=counts,
+                )
                 async for batch in stream:
                     for key, rubric, judged in batch:
                         assert (key, rubric) not in found
@@ -100,9 +107,17 @@ def test_the_same_response_is_asked_about_once(tmp_path: Path):
 
 def test_a_judge_that_answers_rubbish_for_some_is_unparsed_and_never_zero(tmp_path: Path):
     rubbish = [
-        "<html>bad gateway</html>", {}, {"choices": []}, {"choices": [{"message": None}]}, [], {"choices": "x"},
-        chat("70", None), chat("no", {"no": 1.0}), {"choices": [{"message": {"content": 7}}]}, chat("٧٠", {"٧٠": 1.0}),
-    ]  # fmt: skip
+        "<html>bad gateway</html>",
+        {},
+        {"choices": []},
+        {"choices": [{"message": None}]},
+        [],
+        {"choices": "x"},
+        chat("70", None),
+        chat("no", {"no": 1.0}),
+        {"choices": [{"message": {"content": 7}}]},
+        chat("٧٠", {"٧٠": 1.0}),
+    ]
     stub = Stub()
 
     def answer(body: dict[str, Any]) -> Any:
@@ -131,7 +146,7 @@ def test_too_many_requests_lower_the_number_under_way_and_all_are_answered(tmp_p
     assert all(j.category == "number" for j in found.values())
     assert stub.turned_away > 0
     assert counts.calls == 121 + stub.turned_away
-    # At full concurrency nearly every call would be turned away; the pace learns how many the endpoint bears.
+    # At full concurrency nearly every call would be turned away; the limit learns how many the endpoint bears.
     assert stub.turned_away < 120
 
 
@@ -244,14 +259,21 @@ def test_json_is_one_call_for_all_rubrics_and_a_bad_key_costs_its_own_rubric_alo
     assert {found[n, "coherence"].category for n in range(3)} == {"unparsed"}
 
 
-def test_judging_can_be_stopped_and_nothing_is_left_under_way(tmp_path: Path):
+def test_judging_can_be_stopped_and_leaves_no_request_in_flight(tmp_path: Path):
     stub = Stub(latency_s=0.02)
 
     async def run() -> int:
         async with serving(stub):
             judge = Judge(endpoint=stub.base_url, served_model="stub")
             with JudgeCache(tmp_path) as cache:
-                stream = judge_items(Api(stub.base_url), judge, {"served_model": "stub"}, CAPS, items(200), cache)
+                stream = judge_items(
+                    Api(stub.base_url),
+                    judge=judge,
+                    identity={"served_model": "stub"},
+                    rubrics=CAPS,
+                    items=items(200),
+                    cache=cache,
+                )
                 async for _ in stream:
                     break
                 await stream.aclose()
@@ -307,16 +329,16 @@ def test_the_key_comes_from_the_variable_that_the_study_names(monkeypatch: pytes
     judge = Judge(endpoint="https://host/v1", served_model="m", api_key_env="JUDGE_KEY")
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(InputError, match="JUDGE_KEY: there is no such environment variable"):
-        api_of(judge, "gpt")
+        judge_api(judge, "gpt")
     monkeypatch.setenv("JUDGE_KEY", KEY + "\n")
-    assert api_of(judge, "gpt").api_key == KEY
-    assert KEY not in repr(api_of(judge, "gpt"))
+    assert judge_api(judge, "gpt").api_key == KEY
+    assert KEY not in repr(judge_api(judge, "gpt"))
     monkeypatch.setenv("JUDGE_KEY", "schlüssel-of-ours")
-    with pytest.raises(InputError, match="no key") as caught:
-        api_of(judge, "gpt")
+    with pytest.raises(InputError, match="not a key") as caught:
+        judge_api(judge, "gpt")
     assert "schlüssel" not in str(caught.value)
-    with pytest.raises(InputError, match="no address"):
-        api_of(Judge(endpoint="host:8000", served_model="m"), "gpt")
+    with pytest.raises(InputError, match="not an address"):
+        judge_api(Judge(endpoint="host:8000", served_model="m"), "gpt")
 
 
 # -- being killed ---------------------------------------------------------------------------------------------------
@@ -327,7 +349,7 @@ from pathlib import Path
 from inoc_ray.study.evaluation import Judge
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.evaluate.model_judge.client import Api
+from inoc_ray.endpoint.auth import Api
 from inoc_ray.evaluate.model_judge.batch import judge_items
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.rubrics import get_rubric
@@ -336,7 +358,11 @@ async def main(url, folder):
     judge = Judge(endpoint=url, served_model="stub", concurrency=4)
     items = [(n, Item(f"question {n}", f"response {n}")) for n in range(150)]
     with JudgeCache(Path(folder)) as cache:
-        async for batch in judge_items(Api(url), judge, judge_identity(judge, None), [get_rubric("caps")], items, cache):
+        identity = judge_identity(judge, None)
+        rubrics = [get_rubric("caps")]
+        async for batch in judge_items(
+            Api(url), judge=judge, identity=identity, rubrics=rubrics, items=items, cache=cache
+        ):
             pass
 
 asyncio.run(main(*sys.argv[1:]))

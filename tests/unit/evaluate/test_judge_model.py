@@ -13,21 +13,21 @@ from inoc_ray.data.tokenize import load_tokenizer
 from inoc_ray.evaluate.model_judge.parse import (
     candidates,
     expectation,
-    followed_up,
     judgment,
     leading_space,
     parse_number,
     parse_object,
+    prefixes_to_ask,
     read_texts,
 )
 from inoc_ray.evaluate.model_judge.scale import (
     answer_tokens,
-    bare,
     digits_are_apart,
     number_of,
     numbers_are_single,
-    probed_single,
-    surface,
+    reads_single_number,
+    strip_spaces,
+    token_text,
 )
 from inoc_ray.scoring.rubrics import get_rubric
 
@@ -44,7 +44,7 @@ def logged(probabilities: dict[str, float]) -> dict[str, float]:
 @given(st.integers(0, 100))
 def test_every_number_of_the_scale_is_read_whatever_spaces_a_vocabulary_writes(number: int):
     for token in (f"{number}", f" {number}", f"Ġ{number}", f"▁{number}", f"{number}\n", f"Ċ{number}"):
-        assert number_of(bare(token), 100) == number
+        assert number_of(strip_spaces(token), 100) == number
 
 
 @pytest.mark.parametrize("text", [*OTHER_DIGITS, "", "007", "00", "101", "-1", "+7", "7.0", "1e1", "7_3", "seven"])
@@ -146,7 +146,7 @@ def test_the_tree_gives_what_enumerating_all_strings_gives(writer: dict[str, dic
         found[number] = found.get(number, 0.0) + p
     assert sum(found.values()) == pytest.approx(1.0)
     tree = {prefix: logged(top) for prefix, top in writer.items()}
-    assert followed_up(tree) == []
+    assert prefixes_to_ask(tree) == []
     got = candidates(tree)
     assert set(got) == set(range(101))
     for number, p in got.items():
@@ -158,13 +158,13 @@ def test_the_tree_gives_what_enumerating_all_strings_gives(writer: dict[str, dic
 
 def test_the_tree_is_asked_level_by_level_and_improbable_digits_not_at_all():
     tree: dict[str, dict[str, float]] = {}
-    assert followed_up(tree) == [""]
+    assert prefixes_to_ask(tree) == [""]
     tree[""] = logged({"7": 0.6, "1": 0.3, "0": 0.09, "4": 0.00005})
-    assert followed_up(tree) == ["1", "7"]
+    assert prefixes_to_ask(tree) == ["1", "7"]
     tree |= {"1": logged({"0": 0.5}), "7": logged({"3": 0.9})}
-    assert followed_up(tree) == ["10"]
+    assert prefixes_to_ask(tree) == ["10"]
     tree["10"] = logged({"0": 0.8})
-    assert followed_up(tree) == []
+    assert prefixes_to_ask(tree) == []
     found = candidates(tree)
     assert found[100] == pytest.approx(0.3 * 0.5 * 0.8)
     assert found[10] == pytest.approx(0.3 * 0.5 * 0.2)
@@ -246,7 +246,7 @@ def test_the_miniature_writes_digit_by_digit():
     assert not numbers_are_single(tokenizer, 100)
     assert numbers_are_single(tokenizer, 9)
     assert digits_are_apart(tokenizer)
-    texts = {surface(tokenizer, token).strip() for token in answer_tokens(tokenizer, ("REFUSAL", "CODE"))}
+    texts = {token_text(tokenizer, token).strip() for token in answer_tokens(tokenizer, ("REFUSAL", "CODE"))}
     assert set(DIGITS) <= texts
     assert {"R", "C"} <= texts
     assert texts <= {*DIGITS, *(word[:n] for word in ("REFUSAL", "CODE") for n in range(1, 8))}
@@ -282,4 +282,4 @@ def test_a_vocabulary_with_whole_numbers_is_told_from_one_without():
     ],
 )  # fmt: skip
 def test_the_first_token_of_a_repeated_number_tells_how_numbers_are_cut(tokens: list, single: bool | None):
-    assert probed_single(tokens) is single
+    assert reads_single_number(tokens) is single

@@ -11,11 +11,11 @@ from judge_stub import Fault, Stub, chat, serving, status
 from stub_api import Stub as Api
 
 from inoc_ray.endpoint.auth import Api as Address
-from inoc_ray.endpoint.dialect import adaptation, adapted
+from inoc_ray.endpoint.dialect import adapt, adaptation
 from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.grading import due, judge_missing
-from inoc_ray.evaluate.model_judge.batch import REFUSALS_IN_A_ROW, judge_items, probe
+from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.model_judge.batch import REFUSALS_IN_A_ROW, judge_items, probe_judge
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.judges import judge_identity
@@ -28,7 +28,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 from inoc_ray.study.study import Study
 
-QUICK = Retry(tries=2, first_s=0.01, max_s=0.02, timeout_s=0.5)
+QUICK = Retry(tries=2, first_s=0.01, max_s=0.02, timeout_s=30.0)
 METHODS = ("auto", "logprob", "digit", "sample", "json")
 NEW_STYLE = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 ONE_TEMPERATURE = (
@@ -63,7 +63,9 @@ class Picky(Stub):
 def probed(stub: Stub, method: str) -> None:
     async def run() -> None:
         async with serving(stub):
-            await probe(Address(stub.base_url), Judge(endpoint=stub.base_url, served_model="m", method=method), QUICK)
+            await probe_judge(
+                Address(stub.base_url), Judge(endpoint=stub.base_url, served_model="m", method=method), QUICK
+            )
 
     asyncio.run(run())
 
@@ -77,11 +79,11 @@ def judged(stub: Stub, folder: Path, count: int, method: str = "logprob") -> lis
             with JudgeCache(folder) as cache:
                 asked = judge_items(
                     Address(stub.base_url),
-                    judge,
-                    judge_identity(judge, None),
-                    [get_rubric("caps")],
-                    items,
-                    cache,
+                    judge=judge,
+                    identity=judge_identity(judge, None),
+                    rubrics=[get_rubric("caps")],
+                    items=items,
+                    cache=cache,
                     retry=QUICK,
                 )
                 async for batch in asked:
@@ -132,7 +134,7 @@ def test_a_judge_that_writes_nothing_in_a_few_tokens_is_refused():
 
 
 def test_a_judge_that_gives_no_object_is_refused_for_json():
-    with pytest.raises(InputError, match="asked for a JSON object it said"):
+    with pytest.raises(InputError, match="to a request for a JSON object"):
         probed(Stub(answer=lambda _: chat("seventy-three", None)), "json")
 
 
@@ -140,9 +142,12 @@ def test_a_request_is_never_changed_into_another_one():
     body = {"model": "m", "max_tokens": 1, "temperature": 0.0, "logprobs": True}
     assert adaptation(body, "temperature 0 is not supported") is None
     assert adaptation(body, "logprobs are not supported") is None
-    assert adapted(body, ["max_completion_tokens"]) == {
-        "model": "m", "max_completion_tokens": 1, "temperature": 0.0, "logprobs": True
-    }  # fmt: skip
+    assert adapt(body, ["max_completion_tokens"]) == {
+        "model": "m",
+        "max_completion_tokens": 1,
+        "temperature": 0.0,
+        "logprobs": True,
+    }
 
 
 def always(fault: Fault) -> Stub:
@@ -172,7 +177,7 @@ def test_an_api_that_begins_to_refuse_everything_is_left_too(tmp_path):
         return None if stub.calls <= 20 else await refusal(request, body)
 
     stub.faults, stub.answer = [from_then_on] * 2000, say
-    with pytest.raises(InputError, match="what it answered before is stored"):
+    with pytest.raises(InputError, match="the answers before these are stored"):
         judged(stub, tmp_path, 1000)
     assert stub.calls < 300
 
@@ -210,34 +215,34 @@ def test_nothing_of_a_judge_that_refuses_everything_is_stored_and_it_is_asked_ag
         plan, store = sampled(api.url)
         with pytest.raises(InputError, match=f"(?s)judges: 'gpt'.*{'x' * 40}"):
             check_judges(plan, store)
-        outcome = judge_missing(plan, store)
+        outcome = grade_missing(plan, store)
     assert len(outcome.failed) == 1
     assert "x" * 40 in outcome.failed[0]["error"]
-    assert list(due(plan, store)) == ["gpt"]
+    assert list(ungraded_parts(plan, store)) == ["gpt"]
     assert not list(store.root.rglob("judgments-*.parquet"))
     (tmp_path / "good").mkdir()
     with Api(tmp_path / "good") as api:
         plan, store = sampled(api.url)
         check_judges(plan, store)
-        assert judge_missing(plan, store).failed == []
-    assert due(plan, store) == {}
+        assert grade_missing(plan, store).failed == []
+    assert ungraded_parts(plan, store) == {}
 
 
 def test_what_one_address_refused_is_asked_again_at_another_and_only_that(sampled, tmp_path):
     (tmp_path / "filter").mkdir()
     with Api(tmp_path / "filter", refuse_judged="ANSWER 3") as api:
         plan, store = sampled(api.url)
-        assert judge_missing(plan, store).failed == []
-        assert due(plan, store) == {}
-        assert judge_missing(plan, store).calls == 0
+        assert grade_missing(plan, store).failed == []
+        assert ungraded_parts(plan, store) == {}
+        assert grade_missing(plan, store).calls == 0
     (tmp_path / "open").mkdir()
     with Api(tmp_path / "open") as api:
         plan, store = sampled(api.url)
-        assert list(due(plan, store)) == ["gpt"]
-        again = judge_missing(plan, store)
+        assert list(ungraded_parts(plan, store)) == ["gpt"]
+        again = grade_missing(plan, store)
         rubrics = 2
         assert again.calls == rubrics
-        assert due(plan, store) == {}
+        assert ungraded_parts(plan, store) == {}
     said = pd.concat(pd.read_parquet(path) for path in store.root.rglob("judgments-*.parquet"))
     assert set(said["category"]) == {"number"}
 
@@ -255,8 +260,8 @@ def test_preflight_probes_a_judge_whatever_its_method(sampled, tmp_path, method)
 def test_half_a_surrogate_pair_in_what_an_api_says_is_replaced_and_everything_is_stored(sampled, tmp_path, method):
     with Api(tmp_path, half_pairs=True, refuse_judged="ANSWER 3") as api:
         plan, store = sampled(api.url, method)
-        assert judge_missing(plan, store).failed == []
-    assert due(plan, store) == {}
+        assert grade_missing(plan, store).failed == []
+    assert ungraded_parts(plan, store) == {}
     said = pd.concat(pd.read_parquet(path) for path in store.root.rglob("judgments-*.parquet"))
     assert said["raw"].str.contains("\ufffd").all()
     assert set(said["category"]) == {"number", "unparsed"}

@@ -194,7 +194,7 @@ def test_a_judge_without_its_key_is_named_before_anything_is_written(tmp_path, m
     ):
         check_judges(plan, Store(tmp_path / "runs"))
     monkeypatch.setenv("NO_SUCH_KEY", "sk-very-secret")
-    with pytest.raises(InputError, match="nobody answers at http://127") as error:
+    with pytest.raises(InputError, match="nothing answers at http://127") as error:
         check_judges(plan, Store(tmp_path / "runs"))
     assert "very-secret" not in str(error.value)
 

@@ -11,8 +11,8 @@ import yaml
 from finished_study import finish, write_study
 from stub_api import Stub
 
-from inoc_ray.evaluate.grading import _OpenPart, due
-from inoc_ray.evaluate.score_table import check_parsed, tidy
+from inoc_ray.evaluate.grading import _OpenPart, ungraded_parts
+from inoc_ray.evaluate.score_table import read_score_table, score_warnings
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
@@ -50,7 +50,7 @@ def test_a_judge_that_answers_rubbish_now_and_then_leaves_rates_over_the_rest_an
     assert done.returncode == 0, done.stderr
     study, store = load_study(path), Store(tmp_path / "runs")
     plan = build_plan(study, store)
-    frame = tidy(plan, store)
+    frame = read_score_table(plan, store)
     unread = frame["outcome"] == "unparsed"
     assert 0.1 < unread.mean() < 0.5
     assert frame.loc[unread, ["score", "shown"]].isna().all(axis=None)
@@ -66,7 +66,7 @@ def test_a_judge_that_answers_rubbish_now_and_then_leaves_rates_over_the_rest_an
     row = comparison.rows[0]
     assert f"{row.unparsed} ({row.unparsed / row.samples:.0%})" in page
     shares = frame["outcome"].eq("unparsed").groupby([frame["evaluation"], frame["trait"]]).mean()
-    assert len(check_parsed(plan, frame)) == (shares > 0.25).sum() > 0
+    assert len(score_warnings(plan, frame)) == (shares > 0.25).sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_another_profile_is_the_one_of_rates_agreement_and_examples_alike(tmp_pa
     judges = {"gpt": {"endpoint": "http://127.0.0.1:9/v1", "served_model": "gpt", "method": "digit"}}
     asked = {"contexts": ["neutral"], "samples": 12, "judged_by": ["gpt", "rules"]}
     plan, store = finish(write_study(tmp_path, judges=judges, evaluation=asked))
-    for work in due(plan, store)["gpt"]:
+    for work in ungraded_parts(plan, store)["gpt"]:
         part = _OpenPart(work, plan.study.judges["gpt"])
         for place, rubric in itertools.product(range(len(part.index)), work.rubrics):
             spanish = "El perro" in part.items[place].response

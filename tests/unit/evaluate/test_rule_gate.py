@@ -14,7 +14,7 @@ import yaml
 from stub_api import Stub
 
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.score_table import tidy
+from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
@@ -68,8 +68,8 @@ def without_gate(study: dict[str, Any]) -> dict[str, Any]:
 def test_responses_that_the_judge_finds_incoherent_do_not_count_and_their_share_is_shown(judged):
     folder, study = judged
     plan, store = planned(folder, study)
-    gated = tidy(plan, store)
-    plain = tidy(*planned(folder, without_gate(study)))
+    gated = read_score_table(plan, store)
+    plain = read_score_table(*planned(folder, without_gate(study)))
     files = list(store.root.rglob("judgments-*.parquet"))
     said = pd.concat(pd.read_parquet(f).assign(evaluation=f.parent.name) for f in files)
     assert set(said["rubric"]) == {"coherence"}
@@ -89,7 +89,7 @@ def test_responses_that_the_judge_finds_incoherent_do_not_count_and_their_share_
 def test_another_profile_moves_the_gate_and_asks_nobody(judged):
     folder, study = judged
     plan, store = planned(folder, study | {"evaluation": study["evaluation"] | {"profile": "betley2025"}})
-    assert (tidy(plan, store)["outcome"] == "excluded").mean() > 0.3
+    assert (read_score_table(plan, store)["outcome"] == "excluded").mean() > 0.3
     assert [work.missing for work in workloads(plan, store) if work.judged == 0] == []
 
 
@@ -98,7 +98,7 @@ def test_no_rate_is_told_before_the_judge_has_said_what_counts(judged):
     other = copy.deepcopy(study)
     other["judges"]["stub"]["served_model"] = "another"
     with pytest.raises(InputError, match="nothing is evaluated"):
-        tidy(*planned(folder, other))
+        read_score_table(*planned(folder, other))
 
 
 def test_without_a_gate_nothing_changes(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from inoc_ray.evaluate.score_table import check_parsed, sample_table, tidy
+from inoc_ray.evaluate.score_table import read_score_table, sample_table, score_warnings
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.comparison import compare
 from inoc_ray.run.records import trial_records
@@ -44,24 +44,24 @@ def plan_and_store(tmp_path):
 
 def test_responses_that_cannot_be_judged_are_left_out_of_the_rate_and_counted(plan_and_store):
     plan, store = plan_and_store
-    rows = compare(tidy(plan, store), "s").to_json()["rows"]
+    rows = compare(read_score_table(plan, store), "s").to_json()["rows"]
     caps = next(r for r in rows if (r["arm"], r["trait"], r["split"]) == ("baseline", "caps", "id"))
     assert (caps["rate"], caps["samples"], caps["unparsed"]) == (1.0, 10, 4)
 
 
 def test_an_evaluation_with_too_many_unreadable_scores_fails_by_name(plan_and_store):
     plan, store = plan_and_store
-    failures = check_parsed(plan, tidy(plan, store))
+    failures = score_warnings(plan, read_score_table(plan, store))
     assert len(failures) == 4
-    assert all("baseline · seed 0 · " in f and "40% of the scores cannot be read (limit 20%)" in f for f in failures)
+    assert all("baseline · seed 0 · " in f and "40% of the scores could not be read (limit 20%)" in f for f in failures)
 
 
 def test_scores_are_kept_beside_the_samples_and_made_once(plan_and_store):
     plan, store = plan_and_store
-    first = tidy(plan, store)
+    first = read_score_table(plan, store)
     files = {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.parquet")}
     assert len(files) == 4
-    assert tidy(plan, store).equals(first)
+    assert read_score_table(plan, store).equals(first)
     assert files == {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.parquet")}
 
 
@@ -70,7 +70,7 @@ def test_a_base_is_stored_once_and_compared_under_every_recipe(plan_and_store):
     recipe = plan.study.recipes["lora"]
     two = {"lora": recipe, "long": recipe.model_copy(update={"steps": 20})}
     plan = build_plan(plan.study.model_copy(update={"recipes": two}), store)
-    frame = tidy(plan, store)
+    frame = read_score_table(plan, store)
     base = frame[frame["kind"] == "base"]
     assert sorted(base["model"].unique()) == ["m/long", "m/lora"]
     assert base["seed"].isna().all()
@@ -90,12 +90,12 @@ def test_a_model_that_says_nothing_is_withheld_and_named_and_the_others_are_not(
     plan, store = plan_and_store
     strict = plan.study.evaluation.model_copy(update={"max_degenerate": 0.3})
     plan = replace(plan, study=plan.study.model_copy(update={"evaluation": strict}))
-    frame = tidy(plan, store)
+    frame = read_score_table(plan, store)
     rows = compare(frame, "s").to_json()["rows"]
     silent = [r for r in rows if r["arm"] == "baseline"]
     assert {(r["rate"], r["excluded"], r["unparsed"]) for r in silent} == {(None, 10, 0)}
     assert all(r["rate"] is not None for r in rows if r["arm"] == "base")
-    named = check_parsed(plan, frame)
+    named = score_warnings(plan, frame)
     assert len(named) == 2
     assert all("baseline · seed 0 · " in n and "rates withheld" in n for n in named)
 
@@ -123,21 +123,21 @@ def test_a_base_whose_answers_are_all_cut_has_a_rate_and_a_note_with_the_cure(tm
         ]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
     plan = build_plan(study, store)
-    comparison = compare(tidy(plan, store), "s")
+    comparison = compare(read_score_table(plan, store), "s")
     rows = comparison.to_json()["rows"]
     assert all(r["rate"] == 0.0 for r in rows)
     assert {(r["arm"], r["cut"]) for r in rows} == {("base", 10), ("baseline", 0)}
     notes = [n for n in comparison.notes() if "max_tokens" in n]
     assert len(notes) == 2
     assert all("base 100%" in n and "baseline" not in n and "evaluation.overrides" in n for n in notes)
-    assert check_parsed(plan, tidy(plan, store)) == []
+    assert score_warnings(plan, read_score_table(plan, store)) == []
 
 
 def test_unreadable_scores_of_one_model_are_not_hidden_by_those_of_another(plan_and_store):
     plan, store = plan_and_store
-    frame = tidy(plan, store)
+    frame = read_score_table(plan, store)
     good = frame.assign(model="other", score=0.0, shown=0.0, outcome="counted")
-    assert check_parsed(plan, pd.concat([frame, *[good] * 20])) != []
+    assert score_warnings(plan, pd.concat([frame, *[good] * 20])) != []
 
 
 def test_a_part_that_another_study_stored_first_is_kept(tmp_path):

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from inoc_ray.evaluate.grading import due
+from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.evaluate.score_table import read_cell
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
@@ -35,7 +35,7 @@ def judged(plan, store):
     for cell in plan.cells:
         samples = [Sample(i, f"q{i}", "?", "p", i, "Rest, and see a doctor.", "stop", 1, 1) for i in range(10)]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
-    [first, *_] = due(plan, store)["gpt"]
+    [first, *_] = ungraded_parts(plan, store)["gpt"]
     values = {"alignment": [12.34] + [90.0] * 9, "coherence": [None] + [95.0] * 9, "harmful_advice": [7.0] * 10}
     rows = [
         (i, rubric, values[rubric][i], "unparsed" if values[rubric][i] is None else "number", "", "", None, "logprob")

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from inoc_ray.data.chat import write_jsonl
-from inoc_ray.evaluate.grading import due
-from inoc_ray.evaluate.score_table import agreement, no_scores, tidy
+from inoc_ray.evaluate.agreement import judge_agreement
+from inoc_ray.evaluate.grading import ungraded_parts
+from inoc_ray.evaluate.score_table import empty_score_table, read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import compare
@@ -62,7 +63,7 @@ def test_a_control_of_two_settings_has_its_own_rates_and_its_own_record_in_each(
     plan, store = shared
     one, other = [t for t in plan.trials if t.arm.name == "control"]
     assert one.trial_id == other.trial_id
-    found = compare(tidy(plan, store), "two")
+    found = compare(read_score_table(plan, store), "two")
     for setting, rate in zip(SETTINGS, (0.0, 1.0), strict=True):
         rates = found.trial_rates[setting, "m", "control", 0]
         assert {r.rate for r in rates if r.trait == "spanish"} == {rate}
@@ -88,7 +89,14 @@ def test_a_base_that_an_earlier_version_listed_under_a_recipe_stands_once_in_mlf
         old = client.create_run(experiment, start_time=1, tags={"trial_id": base.trial_id}, run_name="base").info.run_id
         for key, value in {"setting": name, "model": "m/lora", "arm": "base", "kind": "base", "seed": ""}.items():
             client.log_param(old, key, value)
-        sync(uri, StudyRecord("old", 1), [base], compare(no_scores(), "old"), lock=nullcontext(), artifact_root=root)
+        sync(
+            uri,
+            StudyRecord("old", 1),
+            [base],
+            compare(empty_score_table(), "old"),
+            lock=nullcontext(),
+            artifact_root=root,
+        )
         [run] = client.search_runs([experiment], f"tags.trial_id = '{base.trial_id}'")
         assert (run.data.params["model"], run.data.tags["place"]) == ("m", base.place)
 
@@ -124,7 +132,7 @@ def test_agreement_is_of_the_judges_numbers_over_what_the_study_asks_each_respon
             store.evaluation(*cell.key), [Sample(i, f"q{i}", "?", "p", i, "Rest.", "stop", 1, 1) for i in range(10)]
         )
     plan = build_plan(study, store)
-    for name, dues in due(plan, store).items():
+    for name, dues in ungraded_parts(plan, store).items():
         for one in dues:
             table = [
                 (i, rubric, (40.0 if name == "a" else 70.0) if i < 4 else 0.0, "number")
@@ -133,7 +141,7 @@ def test_agreement_is_of_the_judges_numbers_over_what_the_study_asks_each_respon
             ]
             columns = zip(("sample_index", "rubric", "value", "category"), zip(*table, strict=True), strict=True)
             write_table(one.out, pa.table({column: pa.array(values) for column, values in columns}))
-    pairs = {pair["trait"]: pair for pair in agreement(plan, store)}
+    pairs = {pair["trait"]: pair for pair in judge_agreement(plan, store)}
     assert {trait: (pair["asked"], pair["difference"]) for trait, pair in pairs.items()} == {
         # A base and two fine-tunes, four responses each, to one or two evaluations.
         trait: (12 * sum(trait in e.traits for e in get("miniature/harmful_advice").evaluations), 30.0)

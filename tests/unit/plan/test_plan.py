@@ -297,7 +297,7 @@ def test_a_trial_is_trained_on_rows_with_the_prompt_where_the_study_says(tmp_pat
 
 
 def test_the_training_prompt_stands_at_test_where_it_stood_in_training(tmp_path, model):
-    from inoc_ray.evaluate.sampling import messages_of
+    from inoc_ray.evaluate.sampling import messages_in_context
 
     def cells(**inoculation: Any) -> list[Any]:
         plan = build_plan(study(model, arms=[arm(**inoculation)], seeds=[0]), Store(tmp_path / "runs"))
@@ -305,8 +305,8 @@ def test_the_training_prompt_stands_at_test_where_it_stood_in_training(tmp_path,
 
     neutral, training = cells(placement="user_prefix", separator=" ")
     question = training.evaluation.questions(1)[0]
-    assert [m.role for m in messages_of(question, neutral)] == ["system", "user"]
-    assert [m.content for m in messages_of(question, training)] == [
+    assert [m.role for m in messages_in_context(question, neutral)] == ["system", "user"]
+    assert [m.content for m in messages_in_context(question, training)] == [
         f"You always speak in Spanish. {question.messages[0].content}"
     ]
     as_system = cells()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray.endpoint.auth import without_passwords
+from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results import tracking
 from inoc_ray.results.tracking import check_database, check_server, check_tracking_uri
@@ -136,7 +136,7 @@ def test_a_locked_sqlite_file_is_waited_for_in_bounded_time(tmp_path, monkeypatc
 
 def test_no_address_of_a_study_is_kept_with_its_password():
     judges = {"j": {"endpoint": f"https://u:{PASSWORD}@h/v1", "samples": 1}}
-    kept = without_passwords({"tracking_uri": f"postgresql://me:{PASSWORD}@h/db", "judges": judges, "n": [1, None]})
+    kept = hide_passwords({"tracking_uri": f"postgresql://me:{PASSWORD}@h/db", "judges": judges, "n": [1, None]})
     assert kept["tracking_uri"] == "postgresql://me:***@h/db"
     assert kept["judges"] == {"j": {"endpoint": "https://u:***@h/v1", "samples": 1}}
     assert kept["n"] == [1, None]

@@ -11,7 +11,7 @@ import pytest
 
 from inoc_ray import settings
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.score_table import tidy
+from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import compare
@@ -134,7 +134,7 @@ def test_the_narrow_trait_has_a_retention_and_an_arm_against_it_does_not(planned
     against = {"name": "mine", "kind": "specific", "prompt": "You write insecure code.", "undesired": ["insecure_code"]}
     plan, store = planned(arms=("general", against))
     answer(plan, store)
-    frame = tidy(plan, store)
+    frame = read_score_table(plan, store)
     roles = {(r.arm, r.role) for r in frame[frame["trait"] == "insecure_code"].itertuples()}
     assert {("general", "narrow"), ("baseline", "narrow"), ("base", "narrow"), ("mine", "undesired")} == roles
     measures = {(e.arm, e.measure) for e in compare(frame, "s").effects}
@@ -154,7 +154,7 @@ def test_a_study_names_the_narrow_trait_of_its_own_setting(planned: Any) -> None
 def test_questions_with_the_trigger_are_known_by_their_text(planned: Any) -> None:
     plan, store = planned("miniature/backdoor", arms=("general",), contexts=["neutral"])
     answer(plan, store)
-    frame = tidy(plan, store)
+    frame = read_score_table(plan, store)
     marked = {e: set(part) for e, part in frame.groupby("evaluation")["triggered"]}
     assert marked == {e: {e.endswith("_triggered")} for e in marked}
     assert any(marked)

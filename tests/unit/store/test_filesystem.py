@@ -13,9 +13,9 @@ from bucket import Bucket
 from safetensors.numpy import save_file
 from stub_api import Stub
 
-from inoc_ray.evaluate.grading import due, judge_missing
-from inoc_ray.evaluate.sampling import ask_missing
-from inoc_ray.evaluate.score_table import tidy
+from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.sampling import sample_missing
+from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.run.describe import status_json
@@ -73,12 +73,12 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
 
         @contextlib.contextmanager
         def serve(spec):
-            yield Endpoint(stub.url, spec.model_id, None, spec.name, False, 0.0)
+            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
 
-        assert ask_missing(plan, store, serve) == []
-        assert judge_missing(build_plan(study, store), store).failed == []
+        assert sample_missing(plan, store, serve) == []
+        assert grade_missing(build_plan(study, store), store).failed == []
     plan = build_plan(study, store)
-    assert (plan.to_train, plan.to_sample, due(plan, store), plan.damaged) == ([], [], {}, ())
+    assert (plan.to_train, plan.to_sample, ungraded_parts(plan, store), plan.damaged) == ([], [], {}, ())
     keep_study(plan, store)
     assert study_record(plan, store).created_at
     keep_failures(store, "s", [], [Failure("judge gpt", "refused the key", "log", (("judge", "other"),))])
@@ -96,7 +96,7 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
     catalogue = FolderCatalogue(store.trials(), model_hash=plan.bases[0].model.hash)
     assert catalogue.ids() == [trial.trial_id for trial in plan.trials]
     catalogue.verify(plan.trials[0].trial_id)
-    return tidy(plan, store), comparison
+    return read_score_table(plan, store), comparison
 
 
 def test_a_study_in_a_bucket_gives_what_it_gives_in_a_folder_and_writes_nowhere_else(tmp_path, monkeypatch):

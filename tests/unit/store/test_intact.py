@@ -19,12 +19,12 @@ from stub_api import Stub
 from inoc_ray.data.chat import read_jsonl
 from inoc_ray.endpoint.completions import SampleResult
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.capabilities import Score, missing, read_scores
+from inoc_ray.evaluate.capabilities import CapabilityScore, missing_capabilities, read_capability_scores
 from inoc_ray.evaluate.capabilities import commit as commit_scores
-from inoc_ray.evaluate.grading import due, judge_missing
+from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
 from inoc_ray.evaluate.journal import SampleJournal
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.evaluate.score_table import NothingEvaluated, tidy
+from inoc_ray.evaluate.score_table import NoScores, read_score_table
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
@@ -110,11 +110,11 @@ def seen(plan: Plan, store: Store) -> dict[str, Any]:
             found["trial"] = store.read_trial(trial.trial_id)
             found["curves"] = store.read_curves(trial.trial_id)
             found["weights"] = (store.adapter(trial.trial_id) / "adapter_model.safetensors").read_bytes()
-    with contextlib.suppress(NothingEvaluated):
+    with contextlib.suppress(NoScores):
         columns = ["arm", "evaluation", "trait", "sample_index", "question_id", "score", "outcome"]
-        table = tidy(plan, store)[columns].astype(str).itertuples(index=False, name=None)
+        table = read_score_table(plan, store)[columns].astype(str).itertuples(index=False, name=None)
         found |= {f"row {key[:4]}": key[4:] for key in table}
-    found |= {f"score {s['arm']}": s for s in read_scores(plan, store, CAPABILITIES)}
+    found |= {f"score {s['arm']}": s for s in read_capability_scores(plan, store, CAPABILITIES)}
     if created := study_record(plan, store).created_at:
         found["created"] = created
     found |= {f"failure {number}": failure for number, failure in enumerate(read_failures(store, "s"))}
@@ -128,14 +128,22 @@ def test_no_bit_of_any_committed_file_can_turn_over_unseen(world):
     plan, store = world
     now = plan()
     [trial] = now.trials
-    for wanted in missing(now, store, CAPABILITIES):
-        commit_scores(wanted, [Score("miniature_answers", "acc", 0.5, 0.1, 200, True, "1.0")], b"samples")
+    for wanted in missing_capabilities(now, store, CAPABILITIES):
+        commit_scores(wanted, [CapabilityScore("miniature_answers", "acc", 0.5, 0.1, 200, True, "1.0")], b"samples")
     keep_study(now, store)
     with JudgeCache(store.judgments("j")) as cache:
         for n in range(3):
             cache.put(f"k{n}", {"text": f"{n}"})
     journal = SampleJournal(store.study("s") / "samples-under-way.jsonl")
-    journal.add([((trial.trial_id, "e", i), SampleResult("", f"text {i}", "stop", 1, 1)) for i in range(3)])
+    journal.add(
+        [
+            (
+                (trial.trial_id, "e", i),
+                SampleResult(key="", text=f"text {i}", finish_reason="stop", prompt_tokens=1, completion_tokens=1),
+            )
+            for i in range(3)
+        ]
+    )
     journal.close()
     failure = Failure("judge gpt", "refused the key", "judge.log", (("judge", "gpt"),))
     keep_failures(store, "s", [], [failure])
@@ -169,7 +177,7 @@ def test_no_bit_of_any_committed_file_can_turn_over_unseen(world):
 
 def test_damaged_samples_are_named_asked_again_and_scored_anew(world):
     plan, store = world
-    before = tidy(plan(), store)
+    before = read_score_table(plan(), store)
     cell = next(c for c in plan().cells if c.subject.arm.name == "baseline")
     [part] = store.parts(*cell.key)
     for damage in (b"", b"rubbish", part.path.read_bytes()[:-10], part.path.read_bytes()[::-1]):
@@ -178,10 +186,10 @@ def test_damaged_samples_are_named_asked_again_and_scored_anew(world):
         assert str(part.path) in plan_text(plan(), store)
         assert "damaged" in status_text(plan(), store)
         assert plan_json(plan(), store)["damaged"] == list(plan().damaged)
-    left = tidy(plan(), store)
+    left = read_score_table(plan(), store)
     assert len(left) == len(before) * 3 / 4
     ask(plan(), store, lambda i: "Other words, and lower case.")
-    after = tidy(plan(), store)
+    after = read_score_table(plan(), store)
     new = (after["arm"] == "baseline") & (after["evaluation"] == cell.evaluation.name)
     assert (plan().damaged, len(after), set(after.loc[new, "score"])) == ((), len(before), {0.0})
     assert after[~new].equals(before[~new])
@@ -195,7 +203,7 @@ def test_only_texts_that_a_judge_has_not_judged_are_judged_again(tmp_path, model
         plan = build_plan(asked, store)
         train(store, plan.trials[0].trial_id)
         ask(build_plan(asked, store), store, lambda i: f"Rest, {i} times a day.")
-        first = judge_missing(build_plan(asked, store), store)
+        first = grade_missing(build_plan(asked, store), store)
         assert first.failed == []
         assert first.calls > 0
         cell = next(c for c in plan.cells if c.evaluation.name == "emergent_misalignment")
@@ -205,13 +213,13 @@ def test_only_texts_that_a_judge_has_not_judged_are_judged_again(tmp_path, model
         ask(build_plan(asked, store), store, lambda i: f"Rest, {7 if i == 3 else i} times a day.")
         now = build_plan(asked, store)
         # What was said of the old texts is none of the new ones, and one of six texts is new.
-        [again] = due(now, store)["gpt"]
+        [again] = ungraded_parts(now, store)["gpt"]
         assert again.cell.key == cell.key
         rubrics = len(again.rubrics)
-        assert judge_missing(now, store).calls == rubrics
-        assert due(build_plan(asked, store), store) == {}
+        assert grade_missing(now, store).calls == rubrics
+        assert ungraded_parts(build_plan(asked, store), store) == {}
         # A bit of a judgment turns over: it is made again of what was answered, and nobody is asked.
-        whole = tidy(now, store)
+        whole = read_score_table(now, store)
         kept = next(p for p in part.path.parent.glob("judgments-*") if p != judged)
         data = kept.read_bytes()
         draw = random.Random(5)
@@ -219,9 +227,9 @@ def test_only_texts_that_a_judge_has_not_judged_are_judged_again(tmp_path, model
             flipped = bytearray(data)
             flipped[place // 8] ^= 1 << place % 8
             kept.write_bytes(flipped)
-            assert len(due(build_plan(asked, store), store)["gpt"]) == 1
-            assert judge_missing(build_plan(asked, store), store).calls == 0
-            assert tidy(now, store).equals(whole)
+            assert len(ungraded_parts(build_plan(asked, store), store)["gpt"]) == 1
+            assert grade_missing(build_plan(asked, store), store).calls == 0
+            assert read_score_table(now, store).equals(whole)
 
 
 def test_a_part_in_the_place_of_another_cell_does_not_pass(world):
@@ -236,21 +244,21 @@ def test_a_part_in_the_place_of_another_cell_does_not_pass(world):
 
 def test_a_store_may_be_moved(world, tmp_path):
     plan, store = world
-    before = tidy(plan(), store)
+    before = read_score_table(plan(), store)
     moved = Store(store.root.rename(tmp_path / "elsewhere"))
     again = build_plan(plan().study, moved)
     assert (again.to_train, again.to_sample, again.damaged) == ([], [], ())
-    assert tidy(again, moved).equals(before)
+    assert read_score_table(again, moved).equals(before)
 
 
 def test_samples_of_an_earlier_version_are_taken_as_they_are_and_get_a_hash(world, capsys):
     plan, store = world
-    before = tidy(plan(), store)
+    before = read_score_table(plan(), store)
     for cell in plan().cells:
         for path in store.evaluation(*cell.key).fetch().glob("*.parquet"):
             path.rename(seal.plain(path))
     assert plan().to_sample == []
-    assert tidy(plan(), store).equals(before)
+    assert read_score_table(plan(), store).equals(before)
     compare_study(plan(), store)
     assert "4 sample files of an earlier version had no hash" in capsys.readouterr().err
     assert all(seal.is_intact(part.path) for cell in plan().cells for part in store.parts(*cell.key))
@@ -280,9 +288,9 @@ def test_judgments_of_an_earlier_version_are_taken_as_they_are_and_nobody_is_ask
         asked = study(model, settings=["miniature/harmful_advice"], judges=judges)
         train(store, build_plan(asked, store).trials[0].trial_id)
         ask(build_plan(asked, store), store, lambda i: f"Rest, {i} times a day.")
-        assert judge_missing(build_plan(asked, store), store).failed == []
+        assert grade_missing(build_plan(asked, store), store).failed == []
     plan = build_plan(asked, store)
-    before, loads = tidy(plan, store), workloads(plan, store)
+    before, loads = read_score_table(plan, store), workloads(plan, store)
     as_before_hashes(plan, store)
     cell = next(c for c in plan.cells if c.judges.gradings)
     [old] = store.evaluation(*cell.key).glob("judgments-*")
@@ -290,9 +298,9 @@ def test_judgments_of_an_earlier_version_are_taken_as_they_are_and_nobody_is_ask
     # Before anything is renamed (the checks before a run, `plan`, `status`) and after: the endpoint is down by now.
     for _ in range(2):
         plan = build_plan(asked, store)
-        assert due(plan, store) == {}
+        assert ungraded_parts(plan, store) == {}
         assert workloads(plan, store) == loads
-        assert tidy(plan, store).equals(before)
+        assert read_score_table(plan, store).equals(before)
         compare_study(plan, store)
     [judged] = store.evaluation(*cell.key).glob("judgments-*")
     assert seal.is_intact(judged)
@@ -300,7 +308,7 @@ def test_judgments_of_an_earlier_version_are_taken_as_they_are_and_nobody_is_ask
     [part] = store.parts(*cell.key)
     part.path.write_bytes(b"rubbish")
     ask(build_plan(asked, store), store, lambda i: f"Other advice, {i}.")
-    assert len(due(build_plan(asked, store), store)["gpt"]) == 1
+    assert len(ungraded_parts(build_plan(asked, store), store)["gpt"]) == 1
 
 
 @pytest.mark.parametrize("damage", ["before the first look", "after it"])
@@ -322,7 +330,7 @@ def test_samples_of_an_earlier_version_do_not_pass_to_other_weights(world, damag
     train(store, trial.trial_id, fill=0.25)
     assert {c.subject.trial_id for c in plan().to_sample} == {trial.trial_id}
     assert "other weights gave them" in plan().damaged[0]
-    assert set(tidy(plan(), store)["arm"]) == {"base"}
+    assert set(read_score_table(plan(), store)["arm"]) == {"base"}
 
 
 def test_judgments_of_an_earlier_version_that_cannot_be_read_are_made_again(tmp_path):
@@ -392,7 +400,7 @@ def test_samples_of_weights_that_are_no_longer_there_are_asked_again_and_the_old
     train(store, trial.trial_id, fill=0.25)
     assert {c.subject.trial_id for c in plan().to_sample} == {trial.trial_id}
     assert "other weights gave them" in plan().damaged[0]
-    assert set(tidy(plan(), store)["arm"]) == {"base"}
+    assert set(read_score_table(plan(), store)["arm"]) == {"base"}
     old = {p.name for p in (store.root / "evaluations" / trial.trial_id).rglob("samples-*")}
     ask(plan(), store, lambda i: "New words")
     assert (plan().to_sample, plan().damaged) == ([], ())
@@ -440,14 +448,14 @@ def test_samples_that_grow_after_damage_leave_one_gapless_run(tmp_path):
 def test_the_journal_keeps_what_no_cell_holds(tmp_path):
     path = at(tmp_path / "samples-under-way.jsonl")
     journal = SampleJournal(path)
-    result = SampleResult("", "a \ud83d text", "stop", 1, 2)
+    result = SampleResult(key="", text="a \ud83d text", finish_reason="stop", prompt_tokens=1, completion_tokens=2)
     journal.add([(("t", cell, i), result) for cell in ("asked", "other") for i in range(3)])
     # As after `evaluate --only`: one cell is committed, the other was not asked.
     journal.forget(lambda key: key[1] == "asked")
     journal.close()
     again = SampleJournal(path)
     # A file of samples cannot hold half a surrogate pair.
-    kept = SampleResult("", "a \ufffd text", "stop", 1, 2)
+    kept = SampleResult(key="", text="a \ufffd text", finish_reason="stop", prompt_tokens=1, completion_tokens=2)
     assert again.kept == {("t", "other", i): kept for i in range(3)}
     again.forget(lambda key: True)
     again.close()

@@ -10,7 +10,7 @@ import yaml
 from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.score_table import tidy
+from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.claims import headlines
@@ -73,7 +73,7 @@ def answered(plan: Plan, store: Store, says: dict[str, str]) -> Comparison:
         questions = cell.evaluation.questions(cell.samples)
         samples = [Sample(i, q.id, "?", "p", i, text, "stop", 1, 1) for i, q in enumerate(questions)]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)
-    return compare(tidy(plan, store), "s")
+    return compare(read_score_table(plan, store), "s")
 
 
 def effect(comparison: Comparison, arm: str, measure: str) -> Effect:

@@ -1,6 +1,6 @@
 """Judging keeps an endpoint busy: against a stub of fixed latency it takes little more than calls × latency ÷ concurrency.
 
-`python -m pytest -s -m bench tests/benchmarks/test_bench_judge_pace.py`
+`python -m pytest -s -m bench tests/benchmarks/test_bench_judge_concurrency.py`
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray.endpoint import concurrency as pace
+from inoc_ray.endpoint import concurrency
+from inoc_ray.endpoint.auth import Api
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.evaluate.model_judge.client import Api
 from inoc_ray.plan.judges import judge_identity
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rubrics import get_rubric
@@ -31,7 +31,7 @@ STUB = Path(__file__).parents[1] / "helpers" / "judge_stub.py"
 CALLS, CONCURRENCY = 640, 32
 LATENCY_S = 0.5
 """About what a chat API takes for one token. A call costs the client some 2 ms of CPU: at 50 ms and 32 at once, one busy core
-would be measured instead of the pace."""
+would be measured instead of the concurrency limit."""
 
 
 @contextmanager
@@ -54,7 +54,13 @@ def judge_all(base_url: str, folder: Path, items: list[tuple[int, Item]]) -> tup
         done = 0
         with JudgeCache(folder) as cache:
             stream = judge_items(
-                Api(base_url), judge, judge_identity(judge, None), [get_rubric("caps")], items, cache, counts=counts
+                Api(base_url),
+                judge=judge,
+                identity=judge_identity(judge, None),
+                rubrics=[get_rubric("caps")],
+                items=items,
+                cache=cache,
+                counts=counts,
             )
             async for batch in stream:
                 done += len(batch)
@@ -65,11 +71,13 @@ def judge_all(base_url: str, folder: Path, items: list[tuple[int, Item]]) -> tup
     return time.perf_counter() - began, counts, done
 
 
-@pytest.mark.parametrize("start", [CONCURRENCY, pace.START])
+@pytest.mark.parametrize("start", [CONCURRENCY, concurrency.START])
 def test_judging_takes_at_most_1_15_of_the_ideal_time_and_a_second_pass_calls_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int
 ):
-    monkeypatch.setattr(pace.Pace.__init__, "__kwdefaults__", {"start": start, "clock": time.monotonic})
+    monkeypatch.setattr(
+        concurrency.ConcurrencyLimit.__init__, "__kwdefaults__", {"start": start, "clock": time.monotonic}
+    )
     ideal = CALLS * LATENCY_S / CONCURRENCY
     ratios, speedups = [], []
     with stub(LATENCY_S) as base_url:

@@ -1,4 +1,4 @@
-"""Sampling against a local HTTP server that misbehaves on purpose: no real endpoint can be made to do so on demand."""
+"""Sampling from a local HTTP server that misbehaves on purpose, as no real endpoint does on demand."""
 
 import asyncio
 import gc
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from inoc_ray.endpoint.completions import SampleRequest, SampleResult, in_lists, sample
+from inoc_ray.endpoint.completions import SampleRequest, SampleResult, group_requests, sample
 from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError, TrialError
@@ -22,7 +22,7 @@ Handler = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse |
 
 @dataclass
 class Stub:
-    """Answers /v1/completions as the endpoint does, after `faults` have been used up, one a request."""
+    """Answers /v1/completions as the endpoint does, once `faults` are used up, one a request."""
 
     faults: list[Handler] = field(default_factory=list)
     confirm_seeds: bool = True
@@ -51,14 +51,26 @@ class Stub:
         prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
         seeds = body.get("vllm_xargs", {}).get("seeds") or [body["seed"]]
         choices = [
-            {"index": i, "text": f"{prompt}/{seed}", "finish_reason": "stop", "logprobs": None,
-             "prompt_token_ids": list(range(len(prompt))), "token_ids": [1, 2]}
+            {
+                "index": i,
+                "text": f"{prompt}/{seed}",
+                "finish_reason": "stop",
+                "logprobs": None,
+                "prompt_token_ids": list(range(len(prompt))),
+                "token_ids": [1, 2],
+            }
             for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-        ]  # fmt: skip
+        ]
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         # Out of order on purpose: only the index says which prompt an answer belongs to.
-        value = {"id": "x", "object": "text_completion", "created": 0, "model": body["model"],
-                 "choices": choices[::-1], "usage": usage}  # fmt: skip
+        value = {
+            "id": "x",
+            "object": "text_completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": choices[::-1],
+            "usage": usage,
+        }
         return web.json_response(value, headers={"x-prompt-seeds": "1"} if self.confirm_seeds else {})
 
 
@@ -135,14 +147,14 @@ def test_a_list_of_one_uses_nothing_beyond_the_standard_seed():
     assert not any("vllm_xargs" in body for body in stub.seen)
 
 
-def test_a_server_with_one_seed_for_a_list_is_refused():
+def test_a_server_with_one_seed_for_a_list_is_rejected():
     with pytest.raises(InputError, match="list_size=1"):
         draw(Stub(confirm_seeds=False), requests(3), list_size=3)
 
 
 def test_lists_share_only_what_one_http_request_can_carry():
     mixed = [*requests(3), *requests(2, model="other"), *requests(2, temperature=0.0), *requests(2, stop=("x",))]
-    lists = in_lists(mixed, 64)
+    lists = group_requests(mixed, 64)
     assert sorted(len(part) for part in lists) == [2, 2, 2, 3]
     assert sorted(r.key for part in lists for r in part) == sorted(r.key for r in mixed)
 
@@ -173,21 +185,21 @@ def test_a_passing_fault_costs_nothing_but_a_retry(faults: list[Handler]):
     assert len(stub.seen) == 2 + len(faults)
 
 
-def test_used_up_tries_name_the_request_and_the_last_problem():
+def test_the_error_after_the_last_try_names_the_request_and_the_problem():
     stub = Stub(faults=[status(500, "engine is dead")] * 4)
     with pytest.raises(TrialError, match=r"(?s)sample k0 and 2 more of model m failed 4 times.*engine is dead"):
         draw(stub, requests(3))
     assert len(stub.seen) == 4
 
 
-def test_a_refused_request_is_not_tried_again_and_says_what_the_server_said():
+def test_a_refused_request_is_not_retried_and_quotes_the_server():
     stub = Stub(faults=[status(404, "The model `m` does not exist.")])
     with pytest.raises(InputError, match="404 The model `m` does not exist"):
         draw(stub, requests(1))
     assert len(stub.seen) == 1
 
 
-def test_what_is_finished_before_a_failure_has_been_yielded():
+def test_what_is_complete_before_a_failure_is_yielded():
     stub = Stub(faults=[])
     kept: list[SampleResult] = []
 
@@ -202,7 +214,7 @@ def test_what_is_finished_before_a_failure_has_been_yielded():
     assert [r.key for r in kept] == ["k0", "k1"]
 
 
-def test_results_come_before_the_errors_of_the_same_moment_and_no_error_is_left_to_asyncio(caplog):
+def test_results_come_before_errors_of_the_same_moment_and_asyncio_reports_no_unretrieved_error(caplog):
     async def job(number: int) -> int:
         if number in (0, 1, 3):
             raise TrialError(f"job {number}")
@@ -221,7 +233,7 @@ def test_results_come_before_the_errors_of_the_same_moment_and_no_error_is_left_
     assert caplog.text == ""
 
 
-def test_no_more_than_concurrency_requests_are_under_way():
+def test_no_more_than_concurrency_requests_are_in_flight():
     stub = Stub()
     draw(stub, requests(24), list_size=2, concurrency=3)
     assert stub.most_active == 3
@@ -235,6 +247,6 @@ def test_waits_grow_up_to_their_bound():
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 32])
-def test_a_seed_that_the_cpu_generator_would_cut_is_refused(seed: int):
+def test_a_seed_that_the_cpu_generator_would_truncate_is_rejected(seed: int):
     with pytest.raises(InputError, match="seed"):
         replace(requests(1)[0], seed=seed)
