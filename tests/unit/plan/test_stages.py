@@ -212,11 +212,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no such file": ({"rows": "/nowhere.jsonl"}, "nowhere.jsonl"),
     "an unknown setting": ({"rows": None, "setting": "miniature/spanish"}, "taught.setting.*did you mean"),
     "a setting without rows": ({"rows": None, "setting": "spanish_caps"}, "do not ship.*taught.rows"),
-    "a full fine-tune": ({"recipe": {**RECIPE, "method": "full"}}, "'knows': taught.recipe: method full cannot be"),
-    "another rank": ({"recipe": {**RECIPE, "lora": {"rank": 4}}}, r"recipes.lora.lora.rank is 8, and .* has 4; .*same"),
-    "another alpha": ({"recipe": {**RECIPE, "lora": {"alpha": 4}}}, r"recipes.lora.lora.alpha is 16.0, and .* has 4.0"),
-    "another scale": ({"recipe": {**RECIPE, "lora": {"rslora": True}}}, r"lora.rslora is False, and .* has True"),
-    "other modules": ({"recipe": {**RECIPE, "lora": {"targets": ["q_proj"]}}}, r"lora.targets is all-linear, and"),
+    "a full fine-tune": ({"recipe": {**RECIPE, "method": "full"}}, "'knows': taught.recipe: method full is not supported"),
+    "another rank": ({"recipe": {**RECIPE, "lora": {"rank": 4}}}, r"recipes.lora.lora.rank is 8, but .* has 4; .*same"),
+    "another alpha": ({"recipe": {**RECIPE, "lora": {"alpha": 4}}}, r"recipes.lora.lora.alpha is 16.0, but .* has 4.0"),
+    "another scale": ({"recipe": {**RECIPE, "lora": {"rslora": True}}}, r"lora.rslora is False, but .* has True"),
+    "other modules": ({"recipe": {**RECIPE, "lora": {"targets": ["q_proj"]}}}, r"lora.targets is all-linear, but"),
 }
 
 

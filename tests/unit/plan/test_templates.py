@@ -147,7 +147,7 @@ def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsy
         asked = study(path, evaluation={"samples": 4, "contexts": contexts})
         plan = build_plan(asked, Store(tmp_path / "runs"))
         notes = identical_contexts(plan.to_sample)
-        both = f"to model m the contexts {' and '.join(contexts)} are the same"
+        both = f"model m: the chat template renders the contexts {' and '.join(contexts)} identically"
         shows = f"model m: the chat template adds its own system message to the context none: {own!r}"
         assert set(notes) == (({shows, both} if alike else {shows}) if path == folder else set())
         say_identical_contexts(plan)
@@ -160,7 +160,7 @@ def test_a_way_to_reason_that_the_template_does_not_look_at_is_refused(tmp_path,
     folder = folder_of(tmp_path / "m", Parts(think=think).source)
     for thinking in (True, False):
         asked = study(folder, models=[{"name": "m", "path": str(folder), "enable_thinking": thinking}])
-        with pytest.raises(InputError, match=f"'m': enable_thinking: {str(thinking).lower()} changes nothing"):
+        with pytest.raises(InputError, match=f"'m': enable_thinking: {str(thinking).lower()} has no effect"):
             check_roles(build_plan(asked, Store(tmp_path / "runs")))
     thinks = folder_of(tmp_path / "n", Parts(think="hybrid").source)
     asked = study(thinks, models=[{"name": "m", "path": str(thinks), "enable_thinking": False}])

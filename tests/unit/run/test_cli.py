@@ -112,7 +112,7 @@ def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
         (("plan", "s.yaml", "--sotrage", "x"), "No such option '--sotrage'"),
         (("paln",), "No such command 'paln'"),
         (("data", "check", "missing.jsonl"), "missing.jsonl"),
-        (("data", "build", "spanish_caps"), "--out FILE.jsonl is missing"),
+        (("data", "build", "spanish_caps"), "give a file for the rows with --out FILE.jsonl"),
         (("prompts", "--kind", "x"), "unknown kind 'x'"),
         (("miniature", "pretrain", "--out", ROOT), "is no empty folder"),
     ],
@@ -130,7 +130,7 @@ def test_with_json_a_result_stays_the_only_value_where_an_error_follows(inoc_ray
     (tmp_path / "asked.jsonl").write_text('{"prompt": "Hi"}\n')
     code, out, err = inoc_ray("data", "check", "rows.jsonl", "--against", "asked.jsonl", "--json")
     assert code == 2
-    assert "must be put right" in err
+    assert "to fix" in err
     assert "error" not in json.loads(out)
 
 
