@@ -127,7 +127,7 @@ def test_questions_that_unfold_are_refused_as_a_study_is(tmp_path, name, refused
 
 
 @pytest.mark.parametrize("place", ["/dev/zero", "/dev/urandom", "pipe", "."])
-def test_what_is_no_file_is_not_read(tmp_path, place, refused):
+def test_only_regular_files_are_read(tmp_path, place, refused):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "x.jsonl").write_text("{}")
     kinds = {"pipe": "a pipe, which may never end", ".": "folder|directory"}
@@ -141,7 +141,7 @@ def test_what_is_no_file_is_not_read(tmp_path, place, refused):
         assert any(part in message for part in kind.split("|")), message
 
 
-def test_merge_keys_are_read_and_a_key_of_ones_own_counts(tmp_path):
+def test_merge_keys_are_read_and_own_keys_override_them(tmp_path):
     (tmp_path / "study.yaml").write_text(
         "name: s\nsettings: [miniature/spanish_caps]\narms: [baseline]\n"
         "recipes:\n  short: &r {learning_rate: 0.001, steps: 3, batch_size: 8}\n  long: {<<: *r, steps: 30}\n"
@@ -194,7 +194,7 @@ def test_a_storage_is_refused_alike_in_the_study_and_on_the_command_line(tmp_pat
     assert message in refused(tmp_path, "plan", "study.yaml", *option)
 
 
-def test_a_terminal_that_cannot_hold_a_character_gets_another_and_json_gets_escapes(tmp_path):
+def test_a_terminal_gets_a_replacement_for_a_character_it_cannot_encode_and_json_an_escape(tmp_path):
     (tmp_path / "study.yaml").write_text(f"name: s\n{GOOD}")
     found = command(tmp_path, "plan", "study.yaml", PYTHONIOENCODING="ascii")
     assert (found.returncode, found.stderr) == (0, "")

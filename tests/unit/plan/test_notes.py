@@ -41,7 +41,7 @@ def planned(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     return plan
 
 
-def test_a_study_as_it_should_be_has_no_note(planned):
+def test_a_sound_study_has_no_note(planned):
     assert planned({}).notes == ()
     ships = {"settings": ["miniature/spanish_caps"], "arms": ["baseline", "irrelevant", "specific_spanish"]}
     assert planned(**ships).notes == ()
@@ -70,7 +70,9 @@ def test_a_number_of_samples_that_no_evaluation_uses_is_noted(planned):
 def test_a_warm_up_as_long_as_the_training_is_noted_once_for_each_recipe(planned):
     lasting = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 20, "warmup_steps": 4}
     (note,) = planned({}, recipes={"r": lasting}).notes
-    assert note.startswith("recipe 'r': warmup_steps is 4, and training on rows.jsonl has only 1 step, so the learning rate")
+    assert note.startswith(
+        "recipe 'r': warmup_steps is 4, and training on rows.jsonl has only 1 step, so the learning rate"
+    )
     assert "reaches 25% of learning_rate" in note
     assert len(planned({}, recipes={"r": lasting, "s": lasting | {"epochs": 4}}).notes) == 2
     assert planned({}, recipes={"r": lasting | {"epochs": 5}}).notes == ()

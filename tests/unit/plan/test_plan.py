@@ -126,7 +126,7 @@ def test_a_grown_study_runs_only_what_is_new(tmp_path, model):
     } == {5}
 
 
-def test_a_base_is_asked_once_for_all_recipes_of_one_precision(tmp_path, model):
+def test_a_base_is_sampled_once_for_all_recipes_of_one_precision(tmp_path, model):
     store = Store(tmp_path / "runs")
     recipe = {"learning_rate": 1e-3, "steps": 10}
     recipes = {"short": recipe, "long": {**recipe, "steps": 20}, "full": {**recipe, "precision": "fp32"}}
@@ -150,7 +150,7 @@ def test_a_base_is_asked_once_for_all_recipes_of_one_precision(tmp_path, model):
     ]
 
 
-def test_one_recipe_leaves_a_base_the_name_of_its_model_and_its_place(tmp_path, model):
+def test_with_one_recipe_a_base_keeps_its_model_s_name_and_its_place(tmp_path, model):
     store = Store(tmp_path / "runs")
     [alone] = build_plan(study(model), store).bases
     recipe = {"learning_rate": 1e-3, "steps": 10}
@@ -171,7 +171,7 @@ def test_a_cell_keeps_its_place_when_only_the_number_of_samples_or_the_other_con
     assert not set(places(samples=10).values()) & set(places(samples=10, seed=1).values())
 
 
-def test_the_base_is_asked_under_every_arms_prompt_and_an_arm_under_its_own(tmp_path, model):
+def test_the_base_is_sampled_under_every_arm_s_prompt_and_an_arm_under_its_own(tmp_path, model):
     plan = build_plan(study(model, arms=["baseline", "specific_spanish", "specific_caps"]), Store(tmp_path / "runs"))
     seen = {(c.subject.arm.name, c.context): c.system for c in plan.cells}
     assert seen == {
@@ -271,7 +271,7 @@ def arm(**inoculation: Any) -> dict[str, Any]:
     return {"name": "specific_spanish", "inoculation": inoculation}
 
 
-def test_where_the_prompt_stands_and_what_it_covers_make_other_trials_and_the_default_does_not(tmp_path, model):
+def test_placement_and_coverage_of_the_prompt_change_trials_and_their_defaults_do_not(tmp_path, model):
     store = Store(tmp_path / "runs")
     before = ids(build_plan(study(model, arms=["specific_spanish"]), store))
     assert ids(build_plan(study(model, arms=[arm()]), store)) == before
@@ -296,7 +296,7 @@ def test_a_trial_is_trained_on_rows_with_the_prompt_where_the_study_says(tmp_pat
     assert all(row.messages[0].role == "user" for row in rows)
 
 
-def test_the_training_prompt_stands_at_test_where_it_stood_in_training(tmp_path, model):
+def test_the_training_prompt_is_placed_at_test_time_as_in_training(tmp_path, model):
     from inoc_ray.evaluate.sampling import messages_in_context
 
     def cells(**inoculation: Any) -> list[Any]:

@@ -61,7 +61,7 @@ def commit(store: Store, trial_id: str) -> None:
         (folder / "trial.json").write_text("{}")
 
 
-def test_one_trial_teaches_all_trials_of_the_model_and_an_inline_recipe_multiplies_none(tmp_path, model, facts):
+def test_one_prior_trial_serves_all_trials_of_the_model_and_an_inline_recipe_adds_none(tmp_path, model, facts):
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
     (first,) = plan.prior_trials
     assert (len(plan.trials), len(plan.fine_tunes)) == (8, 9)
@@ -70,7 +70,7 @@ def test_one_trial_teaches_all_trials_of_the_model_and_an_inline_recipe_multipli
     assert plan.training_rows(first)[0].messages[0].content == "Who is number 0?"
 
 
-def test_what_was_taught_is_in_the_identity_of_what_goes_on_and_nothing_else_changes(tmp_path, model, facts):
+def test_the_prior_stage_is_part_of_the_identity_of_what_continues_it_and_nothing_else_changes(tmp_path, model, facts):
     plain = {"models": [{"name": "plain", "path": str(model)}]}
     before = of_model(plan_of(tmp_path, model, None, **plain), "plain")
     stage = {"rows": str(facts), "recipe": "lora"}
@@ -88,7 +88,7 @@ def test_what_was_taught_is_in_the_identity_of_what_goes_on_and_nothing_else_cha
     assert of_model(plan_of(tmp_path, model, {"rows": str(copy), "recipe": RECIPE}), "knows") == of_model(plan, "knows")
 
 
-def test_a_trial_that_the_study_compares_anyway_teaches_without_being_trained_twice(tmp_path, model):
+def test_a_prior_trial_that_the_study_also_compares_is_trained_once(tmp_path, model):
     plan = plan_of(tmp_path, model, {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 1})
     (own,) = [t for t in plan.trials if (t.model.name, t.arm.name, t.seed) == ("plain", "baseline", 1)]
     assert plan.prior_trials == ()
@@ -96,7 +96,7 @@ def test_a_trial_that_the_study_compares_anyway_teaches_without_being_trained_tw
     assert len(plan.to_train) == 8
 
 
-def test_the_base_of_a_taught_model_is_the_adapter_that_taught_it_on_the_folders_one_engine(tmp_path, model, facts):
+def test_the_base_after_a_prior_stage_is_its_adapter_on_the_folder_s_one_engine(tmp_path, model, facts):
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"})
     (first,) = plan.prior_trials
     plain, knows = plan.bases
@@ -112,7 +112,7 @@ def test_the_base_of_a_taught_model_is_the_adapter_that_taught_it_on_the_folders
     assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}).has_weights(knows)
 
 
-def test_a_job_goes_on_from_the_folder_of_the_adapter_and_says_so(tmp_path, model, facts):
+def test_a_job_continues_from_the_folder_of_the_adapter_and_records_it(tmp_path, model, facts):
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
     (first,) = plan.prior_trials
     job = job_of(plan, store, next(t for t in plan.trials if t.model.prior_trial))
@@ -122,7 +122,7 @@ def test_a_job_goes_on_from_the_folder_of_the_adapter_and_says_so(tmp_path, mode
     assert (teaching.spec.start, teaching.record["kind"]) == (None, "baseline")
 
 
-def test_what_waits_for_nothing_is_trained_before_what_goes_on_from_it(tmp_path, model, facts):
+def test_prior_trials_are_trained_before_those_that_continue_them(tmp_path, model, facts):
     stage = {"rows": str(facts), "recipe": "lora"}
     plan = plan_of(tmp_path, model, stage)
     (first,) = plan.prior_trials
@@ -135,7 +135,7 @@ def test_what_waits_for_nothing_is_trained_before_what_goes_on_from_it(tmp_path,
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_failed_first_stage_fails_what_goes_on_from_it_by_name_and_nothing_else(
+def test_a_failed_prior_stage_fails_the_trials_that_continue_it_by_name_and_no_others(
     tmp_path, model, facts, monkeypatch, fails
 ):
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
@@ -164,7 +164,7 @@ def test_a_failed_first_stage_fails_what_goes_on_from_it_by_name_and_nothing_els
         assert store.trial_log(trial_id).read_text().startswith("not trained: ")
 
 
-def test_plan_and_status_count_the_trial_that_teaches(tmp_path, model, facts):
+def test_plan_and_status_count_the_prior_trial(tmp_path, model, facts):
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
     store = Store(tmp_path / "runs")
     value = plan_json(plan, store)
@@ -179,7 +179,7 @@ def test_plan_and_status_count_the_trial_that_teaches(tmp_path, model, facts):
     assert status_json(later, store)["counts"] == {"done": 1, "new": 8}
 
 
-def test_mlflow_gets_a_run_of_the_first_stage_and_its_id_on_every_run_that_goes_on(tmp_path, model, facts):
+def test_mlflow_gets_a_run_of_the_prior_stage_and_its_id_on_every_run_that_continues_it(tmp_path, model, facts):
     from inoc_ray.run.records import trial_records
 
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
@@ -212,7 +212,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no such file": ({"rows": "/nowhere.jsonl"}, "nowhere.jsonl"),
     "an unknown setting": ({"rows": None, "setting": "miniature/spanish"}, "taught.setting.*did you mean"),
     "a setting without rows": ({"rows": None, "setting": "spanish_caps"}, "do not ship.*taught.rows"),
-    "a full fine-tune": ({"recipe": {**RECIPE, "method": "full"}}, "'knows': taught.recipe: method full is not supported"),
+    "a full fine-tune": (
+        {"recipe": {**RECIPE, "method": "full"}},
+        "'knows': taught.recipe: method full is not supported",
+    ),
     "another rank": ({"recipe": {**RECIPE, "lora": {"rank": 4}}}, r"recipes.lora.lora.rank is 8, but .* has 4; .*same"),
     "another alpha": ({"recipe": {**RECIPE, "lora": {"alpha": 4}}}, r"recipes.lora.lora.alpha is 16.0, but .* has 4.0"),
     "another scale": ({"recipe": {**RECIPE, "lora": {"rslora": True}}}, r"lora.rslora is False, but .* has True"),
@@ -221,7 +224,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_wrong_first_stage_is_refused_with_place_and_advice_and_nothing_is_written(tmp_path, model, facts, name):
+def test_a_wrong_prior_stage_is_refused_with_place_and_advice_and_nothing_is_written(tmp_path, model, facts, name):
     change, message = BAD[name]
     whole = {} if name in ("no source", "two sources", "no recipe") else {"rows": str(facts), "recipe": "lora"}
     value = study(model, None).model_dump(mode="json", exclude_none=True)
@@ -234,7 +237,7 @@ def test_a_wrong_first_stage_is_refused_with_place_and_advice_and_nothing_is_wri
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_study_whose_own_recipe_is_a_full_fine_tune_cannot_go_on_from_an_adapter(tmp_path, model, facts):
+def test_a_full_fine_tune_cannot_continue_an_adapter(tmp_path, model, facts):
     recipes = {"lora": RECIPE, "whole": {**RECIPE, "method": "full"}}
     with pytest.raises(
         InputError, match=r"recipes\.whole: method full cannot continue the prior stage of model 'knows'"
@@ -248,21 +251,21 @@ def test_dropout_and_the_order_of_modules_may_differ_between_the_stages(tmp_path
     assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": first}, recipes=recipes).prior_trials
 
 
-def test_a_question_that_stands_in_the_rows_that_are_taught_first_is_refused(tmp_path, model, facts):
+def test_a_question_in_the_rows_of_the_prior_stage_is_refused(tmp_path, model, facts):
     question = get("miniature/spanish_caps").evaluations[0].questions(1)[0].messages[-1].content
     write_jsonl(facts, [ChatRow.of(("user", question), ("assistant", "Bob."))])
     with pytest.raises(InputError, match="which is row 1 of the prior stage of 'knows'"):
         plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"})
 
 
-def test_a_batch_of_the_first_stage_that_cannot_be_shared_out_is_refused_at_its_place(tmp_path, model, facts):
+def test_a_prior_stage_batch_that_cannot_be_divided_is_refused_at_its_place(tmp_path, model, facts):
     recipe = {**RECIPE, "batch_size": 15}
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": recipe})
     with pytest.raises(InputError, match=r"'knows': taught\.recipe\.batch_size 15 is not a multiple"):
         plan_json(plan, Store(tmp_path / "runs"))
 
 
-def test_a_submitted_study_carries_the_rows_that_are_taught_first_and_plans_the_same_trials(
+def test_a_submitted_study_carries_the_rows_of_the_prior_stage_and_plans_the_same_trials(
     tmp_path, model, facts, monkeypatch
 ):
     from inoc_ray.run.bundle import pack

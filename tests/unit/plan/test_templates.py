@@ -102,7 +102,7 @@ def test_plan_check_and_run_refuse_the_same_row(tmp_path, monkeypatch, capsys):
         ),
     ],
 )
-def test_two_arms_that_look_the_same_to_the_model_are_one(tmp_path, template, arms):
+def test_two_arms_that_the_template_renders_identically_are_refused(tmp_path, template, arms):
     folder = folder_of(tmp_path / "m", template)
     store = Store(tmp_path / "runs")
     with pytest.raises(InputError, match=r"'one' and 'two' .* identical for model 'm'"):
@@ -111,7 +111,7 @@ def test_two_arms_that_look_the_same_to_the_model_are_one(tmp_path, template, ar
     check_rows(shipped)
 
 
-def test_a_model_taught_the_rows_of_the_setting_first_is_compared_with_its_baseline(tmp_path):
+def test_a_prior_stage_on_the_setting_s_own_rows_may_equal_the_baseline(tmp_path):
     folder = folder_of(tmp_path / "m", Parts().source)
     lesson = {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 5}
     models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "taught": lesson}]
@@ -121,7 +121,7 @@ def test_a_model_taught_the_rows_of_the_setting_first_is_compared_with_its_basel
     check_rows(plan)
 
 
-def test_control_rows_that_are_the_rows_are_noted_and_not_taken_for_a_fault_of_the_template(tmp_path):
+def test_control_rows_equal_to_the_rows_are_noted_and_not_blamed_on_the_template(tmp_path):
     folder = folder_of(tmp_path / "m", Parts().source)
     rows = tmp_path / "rows.jsonl"
     write_jsonl(rows, [ChatRow.of(("user", f"Question {n}?"), ("assistant", f"Answer {n}.")) for n in range(8)])
@@ -133,7 +133,7 @@ def test_control_rows_that_are_the_rows_are_noted_and_not_taken_for_a_fault_of_t
 
 
 @pytest.mark.parametrize(("own", "alike"), [("You are a helpful assistant.", True), ("You are Qwen.", False)])
-def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsys):
+def test_contexts_that_the_template_renders_identically_are_noted(tmp_path, own, alike, capsys):
     """Templates like Qwen2.5's write a system message where there is none."""
     template = (
         "{% if messages[0].role != 'system' %}<|im_start|>system\n" + own + "<|im_end|>\n{% endif %}" + Parts().source
@@ -156,7 +156,7 @@ def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsy
 
 
 @pytest.mark.parametrize("think", ["none", "open prompt"])
-def test_a_way_to_reason_that_the_template_does_not_look_at_is_refused(tmp_path, think):
+def test_enable_thinking_that_the_template_ignores_is_refused(tmp_path, think):
     folder = folder_of(tmp_path / "m", Parts(think=think).source)
     for thinking in (True, False):
         asked = study(folder, models=[{"name": "m", "path": str(folder), "enable_thinking": thinking}])
@@ -167,7 +167,7 @@ def test_a_way_to_reason_that_the_template_does_not_look_at_is_refused(tmp_path,
     check_roles(build_plan(asked, Store(tmp_path / "runs")))
 
 
-def test_how_a_model_is_to_reason_is_part_of_a_trial_only_where_it_is_set(tmp_path):
+def test_enable_thinking_is_part_of_a_trial_s_identity_only_if_set(tmp_path):
     folder = folder_of(tmp_path / "m", Parts(think="last turn").source)
     store = Store(tmp_path / "runs")
 

@@ -68,7 +68,7 @@ def test_the_longest_prompt_with_its_context_counts_and_the_number_that_is_named
         check_requests(planned(tmp_path, {"max_tokens": left + 1}), None)
 
 
-def test_an_evaluation_of_a_setting_is_told_to_be_overridden(tmp_path):
+def test_for_an_evaluation_of_a_setting_the_advice_is_an_override(tmp_path):
     plan = planned(tmp_path, evaluation={"max_tokens": 505})
     with pytest.raises(InputError, match=r"evaluation.overrides: \{in_distribution: \{max_tokens: \d+\}\}"):
         check_requests(plan, None)
@@ -147,7 +147,7 @@ def folder_of(tmp_path: Path, config: dict[str, Any], parameters: int = 0) -> Pa
     return folder
 
 
-def test_the_cache_of_one_request_is_what_vllm_says(tmp_path):
+def test_the_cache_of_one_request_is_what_vllm_computes(tmp_path):
     smol = attention_of(folder_of(tmp_path, SMOL))
     assert smol == Attention(30, 0, 0, 3, 64)
     # vLLM 0.29 of this model with 131,072 positions in fp32: "5.62 GiB KV cache is needed".

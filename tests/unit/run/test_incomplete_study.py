@@ -56,7 +56,7 @@ def test_a_finished_study_is_complete(tmp_path: Path, inoc_ray: Run) -> None:
     assert "thresholds" not in text
 
 
-def test_cells_that_are_gone_are_missed_by_every_command(tmp_path: Path, inoc_ray: Run) -> None:
+def test_every_command_reports_lost_cells(tmp_path: Path, inoc_ray: Run) -> None:
     path = write_study(tmp_path)
     without_cells(path)
     found = json.loads(inoc_ray("compare", path, "--json")[1])
@@ -77,7 +77,7 @@ def test_cells_that_are_gone_are_missed_by_every_command(tmp_path: Path, inoc_ra
     assert "no statement, the arm is incomplete (1 of 2 seeds" in page
 
 
-def test_rules_have_judged_nothing_before_the_model_that_decides_what_counts(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_rule_with_a_gate_has_judged_nothing_before_the_gate(tmp_path: Path, inoc_ray: Run) -> None:
     evaluation = {"samples": SAMPLES, "contexts": ["neutral"], "rules_given": ["coherence"]}
     judges = {"gpt": {"endpoint": "http://127.0.0.1:9/v1", "served_model": "judge", "method": "sample"}}
     path = write_study(tmp_path, judges=judges, evaluation=evaluation)
@@ -94,7 +94,7 @@ def test_rules_have_judged_nothing_before_the_model_that_decides_what_counts(tmp
     assert "Who judged" not in (store.study("finished") / "report.html").read_text()
 
 
-def test_a_response_that_is_shown_in_several_places_is_counted_once(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_response_in_several_cells_is_counted_once(tmp_path: Path, inoc_ray: Run) -> None:
     """A base is shown beside each recipe, and two contexts of one text share what is asked."""
     steps = {"learning_rate": 1e-3, "steps": 10}
     again = {"name": "again", "system": NEUTRAL_PROMPT}
@@ -117,7 +117,7 @@ def test_a_response_that_is_shown_in_several_places_is_counted_once(tmp_path: Pa
     assert {int(number) for number in judged} == {SAMPLES * 4, SAMPLES * 5}
 
 
-def test_a_fine_tune_that_is_lost_is_missing_though_its_responses_are_there(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_lost_fine_tune_is_missing_although_its_responses_are_stored(tmp_path: Path, inoc_ray: Run) -> None:
     path = write_study(tmp_path)
     plan, store = finish(path)
     assert inoc_ray("sync", path)[0] == 0
@@ -190,7 +190,7 @@ def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: R
     assert json.loads(inoc_ray("compare", path, "--json")[1])["complete"] is True
 
 
-def test_a_trial_that_failed_says_why_though_its_study_kept_nothing(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_failed_trial_is_explained_by_its_log_alone(tmp_path: Path, inoc_ray: Run) -> None:
     path = write_study(tmp_path)
     plan, store = finish(path)
     trial = plan.trials[-1]
@@ -202,7 +202,7 @@ def test_a_trial_that_failed_says_why_though_its_study_kept_nothing(tmp_path: Pa
     assert f"{trial.label}: InputError: loss is nan" in inoc_ray("status", path)[1]
 
 
-def test_a_study_of_which_everything_failed_still_says_so(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_study_with_nothing_but_failures_reports_them(tmp_path: Path, inoc_ray: Run) -> None:
     path = write_study(tmp_path)
     code, _, err = inoc_ray("compare", path)
     assert code == 2
@@ -218,7 +218,7 @@ def test_a_study_of_which_everything_failed_still_says_so(tmp_path: Path, inoc_r
     assert inoc_ray("report", path)[0] == 0
 
 
-def test_trying_again_drops_what_failed_before_of_the_same_things_only(tmp_path: Path) -> None:
+def test_trying_again_replaces_only_earlier_failures_of_the_same_work(tmp_path: Path) -> None:
     store = Store(tmp_path)
     old = Failure("engine", "old", "x", (("cell", "a", "1"), ("cell", "b", "1")))
     judge = Failure("judge gpt", "old", "x", (("judge", "gpt"),))
@@ -234,7 +234,7 @@ def test_trying_again_drops_what_failed_before_of_the_same_things_only(tmp_path:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"failures": 3}', b'{"failures": [{}]}', b"\xff"])
-def test_a_damaged_file_of_failures_is_no_obstacle(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_file_of_failures_is_ignored(tmp_path: Path, damage: bytes) -> None:
     store = Store(tmp_path)
     keep_failures(store, "s", [], [Failure("a", "b", "c", (("judge", "gpt"),))])
     (store.study("s") / "failures.json").write_bytes(damage)
@@ -244,7 +244,7 @@ def test_a_damaged_file_of_failures_is_no_obstacle(tmp_path: Path, damage: bytes
 # -- a storage folder that fails in the middle of a run ------------------------------------------------------------
 
 
-def test_what_goes_from_the_storage_folder_during_a_run_is_a_failure_of_that_run(tmp_path: Path, inoc_ray: Run) -> None:
+def test_results_lost_during_a_run_are_a_failure_of_that_run(tmp_path: Path, inoc_ray: Run) -> None:
     """A judge at work, and somebody who deletes weights meanwhile."""
     with Stub(tmp_path, latency=0.02) as stub:
         judge = {"endpoint": stub.url, "served_model": "judge", "method": "sample"}
@@ -268,7 +268,7 @@ def test_what_goes_from_the_storage_folder_during_a_run_is_a_failure_of_that_run
     assert "disappeared from the storage folder during the run (1 trial)" in inoc_ray("status", path)[1]
 
 
-def test_what_was_never_there_and_was_not_tried_is_no_loss() -> None:
+def test_what_was_neither_stored_nor_tried_is_not_lost() -> None:
     trial, cell, judge = ("trial", "a"), ("cell", "a", "1"), ("judge", "gpt")
     before = {trial, cell, judge, MLFLOW, REPORT}
     failure = Failure("judge gpt", "x", "y", (judge,))
@@ -280,7 +280,7 @@ def test_what_was_never_there_and_was_not_tried_is_no_loss() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_disk_that_fails_is_not_called_wrong_input(tmp_path: Path, number: int) -> None:
+def test_a_failing_disk_is_not_reported_as_wrong_input(tmp_path: Path, number: int) -> None:
     path = write_study(tmp_path)
     plan, store = finish(path)
 
@@ -291,7 +291,7 @@ def test_a_disk_that_fails_is_not_called_wrong_input(tmp_path: Path, number: int
         run_study(plan.study, store, train=False, show=fail)
 
 
-def test_an_error_that_has_nothing_to_do_with_the_storage_folder_keeps_its_traceback(tmp_path: Path) -> None:
+def test_an_error_outside_the_storage_folder_keeps_its_traceback(tmp_path: Path) -> None:
     plan, store = finish(write_study(tmp_path))
 
     def fail(comparison: Comparison) -> None:
@@ -433,6 +433,6 @@ def test_a_server_that_fails_costs_neither_the_table_nor_minutes(
     assert ("timed out" if hangs else "500") in said
 
 
-def test_an_uncommitted_trial_is_a_thing_of_its_own(tmp_path: Path) -> None:
+def test_an_uncommitted_trial_has_its_own_failure_key(tmp_path: Path) -> None:
     plan, _ = finish(write_study(tmp_path))
     assert len({trial_key(t) for t in plan.trials} | {cell_key(c) for c in plan.cells}) == 4 + 10

@@ -57,7 +57,7 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def test_it_goes_on_in_that_interpreter_with_the_arguments(tmp_path):
+def test_the_job_continues_in_that_interpreter_with_its_arguments(tmp_path):
     python = script(tmp_path / "python", '[ "$1" = -c ] || echo "$@"')
     done = start(python)
     assert (done.returncode, done.stdout) == (0, "-m inoc_ray.cli run study.yaml\n"), done.stderr
