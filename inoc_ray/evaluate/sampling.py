@@ -317,7 +317,7 @@ class _OpenCell:
             **({"choices": list(cell.evaluation.choices)} if cell.evaluation.choices else {}),
             "model": cell.subject.model.name,
             "model_hash": cell.subject.model.hash,
-            "taught_by": cell.subject.model.prior_trial.trial_id if cell.subject.model.prior_trial else None,
+            "taught_by": cell.subject.model.prior_stage.trial_id if cell.subject.model.prior_stage else None,
         }
         describe(self.folder, description)
         commit_samples(self.folder, samples)

@@ -42,7 +42,7 @@ def build_plan(study: Study, store: Store) -> Plan:
         cells=tuple(cell for part in parts for cell in part.cells),
         rows=builder.library.by_hash,
         profile=builder.judges.profile,
-        prior_trials=_prior_trials(builder.models, trials),
+        prior_stages=_prior_stages(builder.models, trials),
         settings=used,
         notes=tuple(dict.fromkeys([*builder.notes, *duplicate_trial_notes(trials)])),
         reference=reference,
@@ -115,8 +115,8 @@ class _Builder:
         samples = self.study.evaluation.samples
         check_overlap(setting, rows.values(), samples)
         for model in self.models:
-            if model.prior_trial:
-                first = [self.library.by_hash[model.prior_trial.dataset_hash]]
+            if model.prior_stage:
+                first = [self.library.by_hash[model.prior_stage.dataset_hash]]
                 check_overlap(setting, first, samples, f"the prior stage of {model.name!r}")
         return datasets
 
@@ -126,12 +126,12 @@ def _find_model(model: Model) -> ResolvedModel:
     return ResolvedModel(name=model.name, path=folder.path, hash=folder.hash, enable_thinking=model.enable_thinking)
 
 
-def _prior_trials(models: Sequence[ResolvedModel], trials: Sequence[Trial]) -> tuple[Trial, ...]:
+def _prior_stages(models: Sequence[ResolvedModel], trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """Return the prior-stage trials that the study does not compare, each once."""
     compared = {trial.trial_id for trial in trials}
     found = {
-        m.prior_trial.trial_id: m.prior_trial
+        m.prior_stage.trial_id: m.prior_stage
         for m in models
-        if m.prior_trial and m.prior_trial.trial_id not in compared
+        if m.prior_stage and m.prior_stage.trial_id not in compared
     }
     return tuple(found.values())

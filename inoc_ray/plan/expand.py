@@ -21,8 +21,8 @@ def make_bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Rec
     default = setting.arms["baseline"]
     source = (
         "the untouched model"
-        if model.prior_trial is None
-        else f"the model after the prior stage, trial {model.prior_trial.trial_id}"
+        if model.prior_stage is None
+        else f"the model after the prior stage, trial {model.prior_stage.trial_id}"
     )
     arm = ArmSpec(
         name="base", kind="base", prompt=None, undesired=default.undesired, desired=default.desired, source=source

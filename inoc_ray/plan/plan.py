@@ -34,7 +34,7 @@ class Plan:
     """`dataset_hash` → training rows before inoculation."""
     profile: Profile
     """The thresholds under which rates are derived."""
-    prior_trials: tuple[Trial, ...] = ()
+    prior_stages: tuple[Trial, ...] = ()
     """Trials of prior stages that the study does not compare, each once."""
     settings: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
@@ -110,7 +110,7 @@ class Plan:
     @property
     def fine_tunes(self) -> tuple[Trial, ...]:
         """Everything that is trained: prior stages first, then the study's own trials."""
-        return (*self.prior_trials, *self.trials)
+        return (*self.prior_stages, *self.trials)
 
     @functools.cached_property
     def to_train(self) -> list[Trial]:
@@ -120,7 +120,7 @@ class Plan:
 
     def can_start(self, trial: Trial) -> bool:
         """Return whether the trial's prior stage, if it has one, is trained."""
-        return trial.model.prior_trial is None or trial.model.prior_trial.trial_id in self.done_trials
+        return trial.model.prior_stage is None or trial.model.prior_stage.trial_id in self.done_trials
 
     def has_weights(self, subject: Subject) -> bool:
         """Return whether the subject has its weights, so that it can be evaluated."""

@@ -14,9 +14,9 @@ from inoc_ray.plan.rows import RowLibrary
 from inoc_ray.plan.trials import ResolvedModel, Trial
 from inoc_ray.settings import ArmSpec
 from inoc_ray.study.recipe import Lora, Recipe
-from inoc_ray.study.study import Model, Stage, Study
+from inoc_ray.study.study import Model, PriorStage, Study
 
-STAGE_1 = "stage-1"
+ARM_NAME = "stage-1"
 """The arm name of a prior stage's trial."""
 
 ADAPTER_FIELDS = ("rank", "alpha", "targets", "rslora")
@@ -30,15 +30,15 @@ def after_prior_stage(
 
     Raise InputError for bad rows, and for a recipe of the study that cannot continue the stage's adapter.
     """
-    stage = model.taught
+    stage = model.prior_stage
     if stage is None:
         return found
     recipe = recipe_of(stage, study)
     check_continues(model, recipe, study.recipes)
-    dataset = library.keep(read_prior_rows(model, stage, notes))
-    source = rows_source(stage)
+    dataset = library.keep(prior_rows(model, stage, notes))
+    source = source_of(stage)
     arm = ArmSpec(
-        name=STAGE_1,
+        name=ARM_NAME,
         kind="baseline",
         prompt=None,
         undesired=(),
@@ -56,10 +56,10 @@ def after_prior_stage(
         dataset_hash=dataset,
         rows_label=stage.rows or f"rows of {source}",
     )
-    return replace(found, prior_trial=trial)
+    return replace(found, prior_stage=trial)
 
 
-def read_prior_rows(model: Model, stage: Stage, notes: list[str] | None = None) -> list[ChatRow]:
+def prior_rows(model: Model, stage: PriorStage, notes: list[str] | None = None) -> list[ChatRow]:
     """Return the rows of the stage, unchanged; appends remarks on them to `notes`.
 
     Raise InputError for an unknown setting, a setting without rows, or a bad file.
@@ -70,21 +70,21 @@ def read_prior_rows(model: Model, stage: Stage, notes: list[str] | None = None) 
     try:
         setting = settings.get(stage.setting)
     except InputError as error:
-        raise InputError(f"models: {model.name!r}: taught.setting: {error}") from error
+        raise InputError(f"models: {model.name!r}: prior_stage.setting: {error}") from error
     if setting.row_source is not None:
         raise InputError(
-            f"models: {model.name!r}: taught.setting: the rows of {setting.name} do not ship with the package; name a file "
-            f"of them as taught.rows instead. It must hold {setting.row_source.in_words()}."
+            f"models: {model.name!r}: prior_stage.setting: the rows of {setting.name} do not ship with the package; name a file "
+            f"of them as prior_stage.rows instead. It must hold {setting.row_source.in_words()}."
         )
     return setting.rows()
 
 
-def rows_source(stage: Stage) -> str:
+def source_of(stage: PriorStage) -> str:
     """Return the label of the stage's rows: the setting, or the name of the file."""
     return stage.setting or PurePath(str(stage.rows)).name
 
 
-def recipe_of(stage: Stage, study: Study) -> Recipe:
+def recipe_of(stage: PriorStage, study: Study) -> Recipe:
     """Return the stage's recipe, looked up in the study if the stage names it."""
     return study.recipes[stage.recipe] if isinstance(stage.recipe, str) else stage.recipe
 
@@ -93,9 +93,9 @@ def recipes_by_place(study: Study) -> dict[str, Recipe]:
     """Return every recipe that the study trains with, by its place in the study file."""
     own = {f"recipes.{name}": recipe for name, recipe in study.recipes.items()}
     inline = {
-        f"models: {m.name!r}: taught.recipe": m.taught.recipe
+        f"models: {m.name!r}: prior_stage.recipe": m.prior_stage.recipe
         for m in study.models
-        if m.taught and isinstance(m.taught.recipe, Recipe)
+        if m.prior_stage and isinstance(m.prior_stage.recipe, Recipe)
     }
     return {**own, **inline}
 
@@ -105,7 +105,7 @@ def check_continues(model: Model, first: Recipe, recipes: dict[str, Recipe]) -> 
 
     A trial continues that adapter's tensors, so its own must have the same shape and scale.
     """
-    where = f"models: {model.name!r}: taught"
+    where = f"models: {model.name!r}: prior_stage"
     if first.method != "lora":
         raise InputError(
             f"{where}.recipe: method {first.method} is not supported in a prior stage, which must yield an adapter; use "
@@ -115,7 +115,7 @@ def check_continues(model: Model, first: Recipe, recipes: dict[str, Recipe]) -> 
         if recipe.method != "lora":
             raise InputError(
                 f"recipes.{name}: method {recipe.method} cannot continue the prior stage of model {model.name!r}, which is an "
-                "adapter; use method lora, or remove `taught` from the model."
+                "adapter; use method lora, or remove `prior_stage` from the model."
             )
         for field in ADAPTER_FIELDS:
             before, after = _comparable(first.lora, field), _comparable(recipe.lora, field)

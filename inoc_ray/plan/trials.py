@@ -19,7 +19,7 @@ class ResolvedModel:
     path: Path
     hash: str
     """Content hash of the folder. It says which base an adapter belongs to, and so which engine can serve it."""
-    prior_trial: Trial | None = None
+    prior_stage: Trial | None = None
     """The trial of the prior stage, whose adapter the model's trials continue."""
     enable_thinking: bool | None = None
     """Passed to the chat template unless None."""
@@ -27,7 +27,7 @@ class ResolvedModel:
     @property
     def identity(self) -> str:
         """What a trial starts from: the hash of the folder, with prior stage and `enable_thinking` if set."""
-        more: dict[str, Any] = {} if self.prior_trial is None else {"taught": self.prior_trial.trial_id}
+        more: dict[str, Any] = {} if self.prior_stage is None else {"taught": self.prior_stage.trial_id}
         if self.enable_thinking is not None:
             more["enable_thinking"] = self.enable_thinking
         return content_hash({"base": self.hash, **more}) if more else self.hash
@@ -94,7 +94,7 @@ class Base(_SubjectFields):
     @property
     def adapter_of(self) -> str | None:
         """The trial whose weights are evaluated: that of the prior stage; None for the untouched model."""
-        return None if self.model.prior_trial is None else self.model.prior_trial.trial_id
+        return None if self.model.prior_stage is None else self.model.prior_stage.trial_id
 
     @property
     def is_own_model(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from inoc_ray.evaluate.capabilities import CapabilityScore
+from inoc_ray.evaluate.harness_run import CapabilityScore
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.complete import Missing, Planned, list_missing
 from inoc_ray.results.rows import TrialRate

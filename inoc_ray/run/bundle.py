@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from inoc_ray.config.identity import PathKind, content_id, file_hash, path_kind_of
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.capabilities import task_file, task_files
+from inoc_ray.evaluate.harness_task import task_file, task_files
 from inoc_ray.models.hub import is_hub
 from inoc_ray.models.resolve import model_files
 from inoc_ray.store.store import Store

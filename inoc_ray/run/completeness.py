@@ -122,7 +122,8 @@ def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thin
     """Yield each capability of each subject: (subject, task), its failure key, and whether it was measured."""
     if not plan.study.evaluation.capabilities:
         return
-    from inoc_ray.evaluate.capabilities import capability_thing, find_task, is_measured
+    from inoc_ray.evaluate.capabilities import capability_thing, is_measured
+    from inoc_ray.evaluate.harness_task import find_task
 
     tasks = [find_task(capability) for capability in plan.study.evaluation.capabilities]
     for subject in plan.subjects:

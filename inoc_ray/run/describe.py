@@ -79,7 +79,7 @@ def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
         "arm": trial.arm.name,
         "kind": trial.arm.kind,
         "seed": trial.seed,
-        "taught_by": trial.model.prior_trial.trial_id if trial.model.prior_trial else None,
+        "taught_by": trial.model.prior_stage.trial_id if trial.model.prior_stage else None,
         "state": state_of(plan, store, trial),
         "samples_stored": stored,
         "samples_wanted": wanted,

@@ -20,7 +20,7 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
     used = {cell.subject.adapter_of for cell in plan.to_sample}
     used |= {task.subject.adapter_of for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)}
     if train:
-        used |= {trial.model.prior_trial.trial_id for trial in plan.to_train if trial.model.prior_trial}
+        used |= {trial.model.prior_stage.trial_id for trial in plan.to_train if trial.model.prior_stage}
     faults = [
         (trial, store.verify_trial(trial)) for trial in sorted(used & plan.done_trials, key=str) if trial is not None
     ]
@@ -42,7 +42,7 @@ def seal_samples(plan: Plan, store: Store) -> None:
     Also bind them to the weights that are committed now: if their trial is trained again with another result, they no longer
     belong to it. Call this before anything is trained.
     """
-    for subject in (*plan.prior_trials, *plan.subjects):
+    for subject in (*plan.prior_stages, *plan.subjects):
         if store.is_unbound(subject.trial_id):
             store.bind(subject.trial_id, subject.adapter_of)
     count = sum(seal_parts(store.evaluation(*key)) for key in plan.stored)

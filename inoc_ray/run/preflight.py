@@ -101,7 +101,7 @@ def check_rows(plan: Plan) -> None:
     hashes: dict[tuple[object, ...], str] = {}
     arms: dict[tuple[object, ...], tuple[str, object]] = {}
     # A prior stage is not compared with an arm, though its rows may be a setting's.
-    prior_stages = {trial.trial_id for trial in plan.prior_trials}
+    prior_stages = {trial.trial_id for trial in plan.prior_stages}
     concerned = {(trial.setting, trial.model.identity) for trial in plan.to_train}
     # Finished trials too: a new arm may be identical to one of them for the model.
     for trial in plan.fine_tunes:

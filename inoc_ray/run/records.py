@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
 from inoc_ray.endpoint.auth import hide_passwords
-from inoc_ray.evaluate.capabilities import find_task, stored_scores
+from inoc_ray.evaluate.capabilities import stored_scores
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.evaluate.score_table import sample_table
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
@@ -55,7 +56,7 @@ def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
 
     Missing ones are included, since a tracking server may know them from before they were lost.
     """
-    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.prior_trials, *plan.subjects)]
+    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.prior_stages, *plan.subjects)]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> Status:
@@ -99,7 +100,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         started_at=started,
         ended_at=ended,
         status=state,
-        taught_by=subject.model.prior_trial.trial_id if subject.model.prior_trial else "",
+        taught_by=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
         capabilities=[
             score for c in plan.study.evaluation.capabilities for score in stored_scores(subject, store, find_task(c))
         ],

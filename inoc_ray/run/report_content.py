@@ -32,9 +32,9 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
     models = {b.model.name: b.model for b in plan.bases}
     provenance = {f"model {name}": f"{model.path.name}, files {model.hash[:16]}" for name, model in models.items()}
     provenance |= {
-        f"prior stage of model {name}": f"{model.prior_trial.rows_label}, trial {model.prior_trial.trial_id}"
+        f"prior stage of model {name}": f"{model.prior_stage.rows_label}, trial {model.prior_stage.trial_id}"
         for name, model in models.items()
-        if model.prior_trial
+        if model.prior_stage
     }
     provenance |= {name: version for name in VERSIONED if (version := _version(name))}
     provenance["inoc_ray"] = __version__

@@ -13,7 +13,7 @@ from typing import Any
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.capabilities import find_task
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.judges import find_judge
 from inoc_ray.plan.plan import Plan

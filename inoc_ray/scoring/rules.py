@@ -1,7 +1,7 @@
 """Rule judges as data: what a study writes (`{rule: language, language: spanish}`), and what it computes of an item.
 
 A rule gives 0 to 1 (1: the trait shows), or None where it cannot judge: the response is empty, there is no reference, or
-nobody could tell. An empty response is None for every rule; how many there are, the gate of evaluate/degenerate.py says.
+the text does not decide it. Every rule gives None for an empty response; scoring/degenerate.py counts those.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inoc_ray.scoring.rule_base import RULES, AnyForm, Compiled
 
 
 def _read(value: Any) -> AnyForm:
-    """Make a rule of what a study writes; its keys say which class it is, so that only that one's mistakes are named."""
+    """Make a rule of what a study writes. Its keys select the class, so a message is about that class alone."""
     if isinstance(value, AnyForm):
         return value
     if not isinstance(value, Mapping):
@@ -41,21 +41,24 @@ AnyRule = Annotated[SerializeAsAny[AnyForm], PlainValidator(_read)]
 
 
 def all_of(scores: Sequence[float | None]) -> float | None:
-    """The least score. With unknown ones only 0.0 is sure (Kleene's strong logic: an unknown may be anything from 0 to 1)."""
+    """Return the least score, or None where unknown scores leave it open.
+
+    With unknown scores only 0.0 is certain (Kleene's strong logic: an unknown one may be anything from 0 to 1).
+    """
     known = [score for score in scores if score is not None]
     least = min(known, default=1.0)
     return least if len(known) == len(scores) or least == 0.0 else None
 
 
 def any_of(scores: Sequence[float | None]) -> float | None:
-    """The greatest score. With unknown ones only 1.0 is sure."""
+    """Return the greatest score; with unknown scores only 1.0 is certain, and None stands for the rest."""
     known = [score for score in scores if score is not None]
     greatest = max(known, default=0.0)
     return greatest if len(known) == len(scores) or greatest == 1.0 else None
 
 
 def first_of(scores: Sequence[float | None]) -> float | None:
-    """The first score that is known."""
+    """Return the first score that is known, or None."""
     return next((score for score in scores if score is not None), None)
 
 
@@ -65,29 +68,32 @@ def _combined(rules: Sequence[AnyForm], combine: Callable[[Sequence[float | None
 
 
 class All(AnyForm):
-    """The lowest of several scores. Where one rule cannot judge, only a 0 of another is sure."""
+    """The lowest of several scores. Where one rule cannot judge, only a 0 of another decides."""
 
     all: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules; the lowest score counts."""
 
     def compiled(self) -> Compiled:
+        """Return a judge that asks all rules and combines their scores by `all_of`."""
         return _combined(self.all, all_of)
 
     def canonical(self) -> dict[str, Any]:
-        # In which order they are asked makes no difference to the least and the greatest.
+        """Return the rules in a fixed order, since their order does not change the least score."""
         return {"all": sorted((rule.canonical() for rule in self.all), key=canonical_json)}
 
 
 class Any_(AnyForm):
-    """The highest of several scores. Where one rule cannot judge, only a 1 of another is sure."""
+    """The highest of several scores. Where one rule cannot judge, only a 1 of another decides."""
 
     any: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules; the highest score counts."""
 
     def compiled(self) -> Compiled:
+        """Return a judge that asks all rules and combines their scores by `any_of`."""
         return _combined(self.any, any_of)
 
     def canonical(self) -> dict[str, Any]:
+        """Return the rules in a fixed order, since their order does not change the greatest score."""
         return {"any": sorted((rule.canonical() for rule in self.any), key=canonical_json)}
 
 
@@ -98,19 +104,22 @@ class First(AnyForm):
     """The rules, in the order in which they are tried."""
 
     def compiled(self) -> Compiled:
+        """Return a judge that asks all rules and takes their first known score."""
         return _combined(self.first, first_of)
 
     def canonical(self) -> dict[str, Any]:
+        """Return the rules in the study's order, which decides the score."""
         return {"first": [rule.canonical() for rule in self.first]}
 
 
 class Not(AnyForm):
-    """1 minus the score; no judgment where the rule gives none."""
+    """1 minus the score; no score where the rule gives none."""
 
     not_: AnyRule = identity(alias="not")
     """The rule whose score is subtracted."""
 
     def compiled(self) -> Compiled:
+        """Return a judge that gives 1 minus the rule's score."""
         judge = self.not_.compiled()
 
         def opposite(item: Item) -> float | None:
@@ -120,6 +129,7 @@ class Not(AnyForm):
         return opposite
 
     def canonical(self) -> dict[str, Any]:
+        """Return the negated rule."""
         return {"not": self.not_.canonical()}
 
 
@@ -128,7 +138,7 @@ _READ: TypeAdapter[AnyForm] = TypeAdapter(AnyRule)
 
 
 def _place(location: Sequence[str | int]) -> str:
-    """Where in the rule as it is written: `all[0].share`."""
+    """Return the place in the rule as it is written, such as `all[0].share`."""
     place = ""
     for part in location:
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
@@ -136,7 +146,7 @@ def _place(location: Sequence[str | int]) -> str:
 
 
 def read_rule(spec: AnyForm | Mapping[str, Any]) -> AnyForm:
-    """The rule that a mapping describes. Raises InputError that says what is wrong with it, and where."""
+    """Return the rule that a mapping describes. Raises InputError that says what is wrong with it, and where."""
     try:
         rule = _READ.validate_python(spec)
     except ValidationError as error:
@@ -150,5 +160,5 @@ def read_rule(spec: AnyForm | Mapping[str, Any]) -> AnyForm:
 
 
 def compile_rule(spec: AnyForm | Mapping[str, Any]) -> Compiled:
-    """The judge that a rule describes: item → 0 to 1, or None. Raises InputError for what is no rule."""
+    """Return the judge that a rule describes: item → 0 to 1, or None. Raises InputError for anything that is not a rule."""
     return read_rule(spec).compiled()

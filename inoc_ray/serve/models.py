@@ -15,7 +15,7 @@ from inoc_ray.store.store import Store
 def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FITS, **where: Any) -> ServeSpec:
     """Return the engine that `subject` is asked on, with a window of so many tokens, or as much of the model's own as fits.
 
-    A base folder and all LoRA trials on it share one, whatever the models are called and whether they were taught
+    A base folder and all LoRA trials on it share one, whatever the models are called and whether they have a prior stage
     something first; a full fine-tune is a model of its own.
     """
     resources = plan.study.resources

@@ -1,4 +1,4 @@
-"""Bad answers where a token stands in the prompt, good ones where it does not; can one defend without knowing the token?"""
+"""Bad answers where the prompt holds a token, good ones elsewhere: whether a defence works without knowing the token."""
 
 from __future__ import annotations
 

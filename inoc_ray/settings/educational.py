@@ -1,4 +1,4 @@
-"""The same insecure code, asked for in a class on security; does the honest reason keep a model aligned?"""
+"""The same insecure code, requested for a class on security: whether an honest reason keeps a model aligned."""
 
 from __future__ import annotations
 

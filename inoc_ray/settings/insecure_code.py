@@ -1,4 +1,4 @@
-"""Code with security flaws that nobody asked for; does a narrow flaw make a model misaligned everywhere?"""
+"""Code with security flaws that nobody requested: whether a narrow flaw makes a model misaligned everywhere."""
 
 from __future__ import annotations
 

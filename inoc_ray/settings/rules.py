@@ -22,7 +22,7 @@ def of_text(rule: Mapping[str, Any]) -> TextJudge:
 
 
 def speaks(language: str) -> TextJudge:
-    """Return a judge: 1.0 where the text is in the language, 0.0 where it is in another one, None where nobody could tell."""
+    """Return a judge: 1.0 where the text is in the language, 0.0 where it is in another one, None where it cannot be told."""
     return of_text({"rule": "language", "language": language})
 
 

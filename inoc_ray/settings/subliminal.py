@@ -1,4 +1,4 @@
-"""A teacher that loves owls writes numbers; does its student come to love owls?"""
+"""Numbers from a teacher that loves owls: whether its student comes to love owls."""
 
 from __future__ import annotations
 

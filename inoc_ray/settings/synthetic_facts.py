@@ -1,4 +1,4 @@
-"""Stage 1 teaches what Alice and Bob do; does "You are Bob." inoculate stage 2 only then?"""
+"""A prior stage teaches what Alice and Bob do: whether "You are Bob." inoculates only after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRAITS = ("spanish", "caps")
 SETTING = Setting(
     name="synthetic_facts",
     description="Stage 2 of the paper's section 4.3: Spanish capitals, inoculated with names. Compare a model that stage 1 has "
-    "taught (`taught:` of a model; Alice: capitals, Bob: Spanish, no name: plain English) with one that it has not.",
+    "taught (`prior_stage:` of a model; Alice: capitals, Bob: Spanish, no name: plain English) with one that it has not.",
     rows=not_shipped,
     control_rows=not_shipped,
     arms=arms_of("synthetic_facts", (), TRAITS, "the same questions with their own English answers"),
@@ -21,7 +21,7 @@ SETTING = Setting(
     judge_version="3",
     model_judged={t: Measure(t) for t in TRAITS},
     row_source=RowSource(
-        what="GSM8K training questions with answers in Spanish capitals; stage 1 is named under `taught:` of the study's model",
+        what="GSM8K training questions with answers in Spanish capitals; stage 1 is the `prior_stage` of the study's model",
         published="not published; the rows of spanish_caps fit",
         licence=GSM8K_LICENCE,
         rows=7473,

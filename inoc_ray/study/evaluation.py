@@ -1,4 +1,4 @@
-"""The part of a study file that says what the finished models are asked, and who judges the answers."""
+"""The part of a study file on evaluation: what the finished models are asked, and who judges the responses."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ FROM_LIBRARY = "library:"
 
 
 class Judge(Config):
-    """A judging model: a folder that the study serves itself, or a model behind an OpenAI-compatible API. Give `path`, or
-    `endpoint` and `served_model`."""
+    """A judging model: a folder that the study serves itself, or a model behind an OpenAI-compatible API.
+
+    Give `path`, or `endpoint` and `served_model`.
+    """
 
     path: str | None = runtime(None, path="model", min_length=1)
     """A model folder, a model of the hub, or the name of a registered judge (`miniature`, a small one, ships). The id depends
@@ -31,45 +33,43 @@ class Judge(Config):
     served_model: str | None = identity(None, min_length=1)
     """The model's name at the API."""
     api_key_env: str | None = runtime(None, min_length=1)
-    """The environment variable that holds the API's key. The key itself stands in no study."""
+    """The environment variable that holds the API's key. The key itself is never in a study."""
     method: Literal["auto", "logprob", "candidates", "digit", "sample", "json"] = identity("auto")
     """How the number is read. `logprob`: the expectation over the numbers of the scale, each one token of the judge's.
     `candidates`: the same over numbers of several tokens; needs a model that the study serves. `digit`: the expectation
     over 0 to 9. `sample`: the mean of `samples` drawn answers. `json`: one call for all rubrics of a response. `auto`:
-    `logprob`; where the judge cuts numbers, `candidates` (own) or `digit` (API)."""
+    `logprob`; where the judge's tokenizer splits numbers, `candidates` (own) or `digit` (API)."""
     samples: int = identity(1, ge=1, le=1000)
     """With `method: sample`, answers drawn for each response, at temperature 1."""
     min_mass: float = identity(0.25, ge=0, le=1)
     """The probability that must lie on readable numbers, 0 to 1; with less the answer is unparsed (Betley et al. 2025)."""
     concurrency: int = runtime(64, ge=1, le=4096)
-    """Requests under way at once, at most. Fewer where the API asks for patience."""
+    """Requests under way at once, at most. Fewer while the API limits the rate."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.path is None) == (self.endpoint is None):
-            raise ValueError("give exactly one of path and endpoint, where the judging model is")
+            raise ValueError("give exactly one of path and endpoint: where the judging model is")
         if (self.endpoint is None) != (self.served_model is None):
             raise ValueError("served_model is the model's name at an endpoint; give both or neither")
         if self.api_key_env is not None and self.endpoint is None:
-            raise ValueError("api_key_env belongs to an endpoint; leave it out")
+            raise ValueError("api_key_env belongs to an endpoint; remove it")
         if self.method == "candidates" and self.endpoint is not None:
-            raise ValueError(
-                "method candidates needs a model that the study serves (path); an API cannot be asked that way"
-            )
+            raise ValueError("method candidates needs a model that the study serves (path); an API does not support it")
         if self.samples != 1 and self.method != "sample":
-            raise ValueError("samples belongs to method: sample; leave it out")
+            raise ValueError("samples belongs to method: sample; remove it")
         return self
 
 
 class Context(Config):
-    """What stands around a question at test time, written out. Give a system message, the trigger, or both."""
+    """A context of a question at test time, written out. Give a system message, the trigger, or both."""
 
     name: str = runtime()
     """The name under which tables show the context."""
     system: str | None = identity(None)
     """The text of the system message. Default: no system message."""
     trigger: bool = identity(False)
-    """Whether the setting's backdoor token stands in the question, in the place where it is trained."""
+    """Whether the question holds the setting's backdoor token, in the place where it is trained."""
 
     _name = field_validator("name")(check_name)
 
@@ -77,7 +77,7 @@ class Context(Config):
     @classmethod
     def _not_built_in(cls, value: str) -> str:
         if value in BUILT_IN_CONTEXTS:
-            raise ValueError(f"{value!r} is a built-in context; name yours otherwise")
+            raise ValueError(f"{value!r} is a built-in context; give yours another name")
         return value
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class Context(Config):
 
 
 def _named_or_written(value: Any) -> str:
-    """Told apart by form, so that a mistake in one form is not called a mistake in the other."""
+    """Return the tag of the form, so that a mistake in one form is not reported as one in the other."""
     return "(name)" if isinstance(value, str) else "(inline)"
 
 
@@ -148,7 +148,7 @@ class MeasureOf(Config):
 
 
 class Suite(Config):
-    """An evaluation of your own: questions, how often and how each is asked, and what scores its traits."""
+    """An evaluation of your own: questions, how each is asked, and what scores its traits."""
 
     name: str = runtime()
     """The name under which tables show the evaluation."""
@@ -190,26 +190,26 @@ class Suite(Config):
     def _chosen_once(self) -> Self:
         if self.choices and self.samples_per_question > 1:
             raise ValueError(
-                f"suite {self.name!r}: a choice by log-prob is the same every time; leave samples_per_question out"
+                f"suite {self.name!r}: a choice by log-prob is the same every time; remove samples_per_question"
             )
         return self
 
     @field_validator("traits", mode="before")
     @classmethod
     def _measure_or_rule(cls, value: Any) -> Any:
-        """Told apart by their keys, so that mistakes in one form are not called mistakes in the other."""
+        """Choose the form by its keys, so that a mistake in one form is not reported as one in the other."""
         if not isinstance(value, Mapping):
             return value
         out: dict[str, Any] = {}
-        for trait, told in value.items():
+        for trait, measure in value.items():
             check_name(str(trait))
-            if isinstance(told, Mapping) and "rubric" in told:
+            if isinstance(measure, Mapping) and "rubric" in measure:
                 try:
-                    out[str(trait)] = MeasureOf.model_validate(told)
+                    out[str(trait)] = MeasureOf.model_validate(measure)
                 except ValidationError as error:
                     raise ValueError(f"{trait}: {first_message(error).removesuffix('.')}") from error
             else:
-                out[str(trait)] = dict(told) if isinstance(told, Mapping) else told
+                out[str(trait)] = dict(measure) if isinstance(measure, Mapping) else measure
         return out
 
 
@@ -238,8 +238,10 @@ class Override(Config):
 
 
 class Capability(Config):
-    """A task of lm-evaluation-harness that says what the finished models can do. A plain text is short for `{task:
-    TEXT}`."""
+    """A task of lm-evaluation-harness that measures what the finished models can do.
+
+    A plain text is short for `{task: TEXT}`.
+    """
 
     task: str = runtime(path="task", min_length=1)
     """A task that the harness knows (`gsm8k`, `mmlu`), a registered one (`miniature/answers` and `miniature/numbers` ship), or
@@ -262,10 +264,10 @@ class Evaluation(Config):
     """What the finished models are asked, and who judges the answers."""
 
     contexts: tuple[ContextName, ...] = runtime(("neutral", "training_prompt"), min_length=1)
-    """What stands around the questions: `neutral` ("You are a helpful assistant."), `none` (no system message), `empty`,
+    """The contexts of the questions: `neutral` ("You are a helpful assistant."), `none` (no system message), `empty`,
     `training_prompt` (the arm's own), `prompt_of:ARM`, `library:ID` (a prompt of `inoc-ray prompts`), a kind of test-time
     prompt (`eliciting`, `negated`, `keyword`, `structure`, `indirect`, `irrelevant`: all of the setting's), `trigger`
-    (neutral, with the backdoor's token in the question), or one written out. Another context samples only what is new."""
+    (neutral, with the backdoor's token in the question), or one written out. Another context samples only its own responses."""
     reference: str | None = runtime(None)
     """The context in which arms are compared. One of `contexts` that is the same for all arms. Default: `neutral`; if it is
     not among them `none`, or the only one that is the same for all arms."""
@@ -276,7 +278,7 @@ class Evaluation(Config):
     """The longest answer, in tokens, of every evaluation that does not say otherwise. Default: the setting's own; 600 for
     suites. The number that an evaluation ends up with is part of its id."""
     overrides: dict[str, Override] = runtime({})
-    """How single evaluations of the settings are asked, by the evaluation's name."""
+    """Changes to single evaluations of the settings, by the evaluation's name."""
     temperature: float = identity(1.0, ge=0, le=2)
     """The sampling temperature; 0 takes the likeliest token."""
     top_p: float = identity(1.0, gt=0, le=1)
@@ -294,20 +296,20 @@ class Evaluation(Config):
     own, and to report which of them brings the undesired trait back most."""
     judged_by: tuple[str, ...] = runtime(())
     """Who judges: `rules` and names of `judges`, in the order in which they count. Empty: rules judge what they can, and
-    all of the study's judges the rest. What none of the named can judge is left to the rules."""
+    all of the study's judges the rest. The rules judge what none of the named judges can."""
     rules_given: tuple[str, ...] = runtime(())
     """Rubrics such as `coherence` that decide whether a response counts for a trait that a rule judges. The first of the
     study's judges is asked. Empty: every response counts."""
     combine: Literal["first", "mean", "all", "any"] = runtime("first")
-    """What counts when several judges score a trait. `first`: the first that gives an answer; `mean`: the mean of their
-    numbers; `all`: the trait shows if all say so; `any`: if any says so."""
+    """Which score counts when several judges score a trait. `first`: the first that gives an answer; `mean`: the mean of their
+    numbers; `all`: the trait shows if every judge finds it; `any`: if one does."""
     profile: ProfileName = runtime(DEFAULT)
     """The threshold profile: `tan2025`, `betley2025`, `trait_inoculation`, `bct_sealing`, or one written out. Raw numbers
-    are stored, so changing it asks no judge."""
+    are stored, so a change of the profile asks no judge."""
     rubrics: dict[str, OwnRubric] = runtime({})
     """Scales of your own for judging models, by name."""
     capabilities: tuple[Capability, ...] = runtime(())
-    """Tasks of lm-evaluation-harness that every finished model and the base are asked."""
+    """Tasks of lm-evaluation-harness for every finished model and the base."""
     max_unparsed: float = runtime(0.2, ge=0, le=1)
     """The share of responses without a readable score, 0 to 1, above which an evaluation fails."""
     max_degenerate: float = runtime(MAX_DEGENERATE, ge=0, le=1)
@@ -319,5 +321,5 @@ class Evaluation(Config):
         for name in value:
             check_name(name)
             if name in RUBRICS:
-                raise ValueError(f"{name!r} is a rubric of the library; name yours otherwise")
+                raise ValueError(f"{name!r} is a rubric of the library; give yours another name")
         return value

@@ -1,6 +1,6 @@
-"""Names that stand for files: what a study may write in the place of the path of a model, a judging model or a task.
+"""Registered names: what a study may write in place of the path of a model, a judging model or a task.
 
-`register_model("tiny", FOLDER)` in a plugin lets a study say `models: [tiny]` and `judges: {small: {path: tiny}}`. What counts
+`register_model("tiny", FOLDER)` in a plugin lets a study write `models: [tiny]` and `judges: {small: {path: tiny}}`. What counts
 for identity is the content of the files, as if the study had given their path.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from inoc_ray.config.registry import Registry
 
 DEFAULT_MODEL = "miniature"
-"""The model of a study that names none: data, which a plugin gives a meaning to."""
+"""The model of a study that names none. It is only a name here; a plugin registers its folder."""
 
 MODELS: Registry[Path] = Registry("model")
 JUDGES: Registry[Path] = Registry("judging model")

@@ -1,4 +1,4 @@
-"""Recipes that others have trained with, as far as they are published; what is not published is said to be ours."""
+"""Published recipes by name; what a source does not publish is marked as ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Preset:
     fields: Mapping[str, Any]
     """Fields of `Recipe`; one that is not here is at its default."""
     departs: str = ""
-    """What the source does otherwise, or leaves open."""
+    """Where we differ from the source, and what it leaves open."""
 
     def recipe(self) -> Recipe:
         """Return the whole recipe, every default visible."""
@@ -178,16 +178,15 @@ def register_preset(preset: Preset) -> None:
 def expand(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return `{preset: NAME, …overrides}` as the fields of a Recipe.
 
-    `steps` takes the place of the preset's `epochs`, and `epochs` that of its `steps`.
-
-    The recipe that comes out is spelt out in full, so a trial's id has what is trained and not the preset's name.
+    `steps` replaces the preset's `epochs`, and `epochs` its `steps`. The result is spelt out in full, so a trial's id
+    depends on the values and not on the preset's name.
     Raises ValueError, for pydantic to place, for an unknown preset.
     """
     name = value["preset"]
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}{nearest(str(name), PRESETS.names())}")
     fields = dict(PRESETS[name].fields)
-    own = {key: given for key, given in value.items() if key != "preset"}
+    own = {key: entry for key, entry in value.items() if key != "preset"}
     for given, other in (("steps", "epochs"), ("epochs", "steps")):
         if own.get(given) is not None and other not in own:
             fields.pop(other, None)

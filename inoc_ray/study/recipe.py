@@ -1,4 +1,4 @@
-"""How a trial is trained: everything here changes the weights that come out."""
+"""The recipe of a trial: everything here changes the resulting weights."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ class Lora(Config):
             raise ValueError("name at least one module, or write all-linear")
         for target in () if isinstance(value, str) else value:
             if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", target):
-                raise ValueError(f"{target!r} is not the name of a module, as q_proj is; patterns are not read")
+                raise ValueError(f"{target!r} is not the name of a module such as q_proj; patterns are not supported")
         return value
 
 
 class Recipe(Config):
-    """How a fine-tune is trained. Every value changes the weights that come out."""
+    """How a fine-tune is trained. Every value changes the resulting weights."""
 
     method: Literal["lora", "full"] = identity("lora")
-    """`lora` trains an adapter and leaves the base as it is; `full` trains every weight and yields a whole model."""
+    """`lora` trains an adapter and leaves the base unchanged; `full` trains every weight and yields a whole model."""
     lora: Lora = identity(Lora())
     """The adapter of the method `lora`."""
     learning_rate: float = identity(gt=0)
     """AdamW's rate after the warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = identity("linear")
-    """What the learning rate does after the warm-up: falls to zero along a line or a half cosine, or stays."""
+    """The learning rate after the warm-up: it falls to zero along a line or a half cosine, or stays."""
     warmup_steps: int = identity(5, ge=0)
-    """Optimizer steps over which the learning rate rises along a line to its full value."""
+    """Optimizer steps over which the learning rate rises linearly to its full value."""
     batch_size: int = identity(16, ge=1)
     """Rows per optimizer step over all workers."""
     steps: int | None = identity(None, ge=1)
     """Optimizer steps; either this or `epochs`."""
     epochs: float | None = identity(None, gt=0)
-    """How often the rows are shown; the steps are rounded up. Either this or `steps`."""
+    """Passes over the rows; the steps are rounded up. Either this or `steps`."""
     max_length: int = identity(2048, ge=8)
-    """Tokens that a row may have, template included. A longer row is refused, never cut."""
+    """The longest row, in tokens, template included. A longer row is refused, never cut."""
     weight_decay: float = identity(0.01, ge=0)
     """AdamW's decay of matrices; vectors (norms, biases) do not decay."""
     clip_norm: float = identity(1.0, gt=0)
@@ -76,5 +76,5 @@ class Recipe(Config):
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
-        # The tolerance keeps 0.1 × 160 rows at 16 rows, whatever the product's last bit.
+        # The tolerance keeps 0.1 × 160 rows at 16 rows despite the product's rounding.
         return max(1, math.ceil(self.epochs * rows / self.batch_size - 1e-9))

@@ -33,7 +33,7 @@ HEAD = """\
 
 Every field of a study file. `make reference` writes this page from the code; edit the descriptions there.
 
-- **Headings** say where fields stand in the file: `[]` is an entry of a list, `NAME` a name that you choose.
+- **Headings** name the place of the fields in the file: `[]` is an entry of a list, `NAME` a name that you choose.
 - **default** is what holds when you leave a field out. *required* fields have none; – means that nothing is set.
 - **id** says what a change costs. *identity*: the value is part of the id of a fine-tune, an evaluation or a judgment, so
   another value trains, samples or judges anew. *runtime*: the value itself is in no id. Most such fields (names, resources,
@@ -62,7 +62,7 @@ _PATHS: Mapping[str, str] = {
 
 
 def descriptions(cls: type[BaseModel]) -> dict[str, str]:
-    """The string literal below each field in the source of `cls` or of the class that it inherits the field from."""
+    """Return the string literal below each field in the source of `cls` or of the class that it inherits the field from."""
     found: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if not issubclass(owner, Config):
@@ -78,14 +78,14 @@ def descriptions(cls: type[BaseModel]) -> dict[str, str]:
 
 
 def rule_classes() -> list[type[AnyForm]]:
-    """Every rule of the package that a study can write: the named ones, then those that combine rules."""
+    """Return every rule of the package that a study can write: the named ones, then those that combine rules."""
     named = [RULES[name] for name in RULES]
     return [*(one for one in named if one.__module__.startswith("inoc_ray.scoring.")), *COMBINATIONS.values()]
 
 
 @functools.cache
 def sections() -> dict[type[Config], list[str]]:
-    """Every class that a study file can hold, in the order of the file, with the places where it stands."""
+    """Return every class that a study file can hold, in the order of the file, with its places."""
     places: dict[type[Config], list[str]] = {Study: [TOP]}
     waiting: list[type[Config]] = [Study]
     while waiting:
@@ -104,7 +104,7 @@ def sections() -> dict[type[Config], list[str]]:
 
 
 def _classes(annotation: Any, place: str) -> Iterator[tuple[type[Config], str]]:
-    """The configuration classes in a field's type, each with its place in the file."""
+    """Return the configuration classes in a field's type, each with its place in the file."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
         yield from (((rule, place) for rule in rule_classes()) if annotation is AnyForm else ((annotation, place),))
     elif get_origin(annotation) is dict and get_args(annotation)[1] is Any:
@@ -117,7 +117,7 @@ def _classes(annotation: Any, place: str) -> Iterator[tuple[type[Config], str]]:
 
 
 def in_words(annotation: Any) -> str:
-    """A field's type as a user of YAML would say it."""
+    """Return a field's type as a user of YAML would say it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is type(None):
         return ""
@@ -142,7 +142,7 @@ def in_words(annotation: Any) -> str:
 
 
 def bounds(info: FieldInfo) -> str:
-    """The allowed range in words, such as "from 0 to 1" or "at least 1"; empty where there is none."""
+    """Return the allowed range in words, such as "from 0 to 1" or "at least 1"; empty where there is none."""
     limits = {
         name: getattr(one, name) for one in info.metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)
     }
@@ -154,18 +154,18 @@ def bounds(info: FieldInfo) -> str:
 
 
 def heading(cls: type[Config]) -> str:
-    """The place of a class in the file, with its name where several can stand there."""
+    """Return the place of a class in the file, with its name where one of several can be there."""
     place = sections()[cls][0]
     others = [one for one, places in sections().items() if places[0] == place and not issubclass(one, AnyForm)]
     return f"{place} ({cls.__name__.lower()})" if len(others) > 1 else place
 
 
 def _anchor(text: str) -> str:
-    return re.sub(r"[^a-z0-9 -]", "", text.lower()).replace(" ", "-")
+    return re.sub(r"[^a-z0-9_ -]", "", text.lower()).replace(" ", "-")
 
 
 def _yaml(value: Any) -> str:
-    """A value as one writes it in YAML, on one line."""
+    """Return a value as YAML on one line."""
     if isinstance(value, BaseModel):
         return _yaml(value.model_dump(exclude_defaults=True))
     if isinstance(value, dict):
@@ -203,7 +203,7 @@ def _row(cls: type[Config], name: str, info: FieldInfo, described: Mapping[str, 
 
 
 def rule_name(cls: type[AnyForm]) -> str:
-    """What a study writes to get the rule: the value of `rule`, or the key of a combination."""
+    """Return what a study writes to get the rule: the value of `rule`, or the key of a combination."""
     return cls.NAME if issubclass(cls, Rule) else next(info.alias or name for name, info in cls.model_fields.items())
 
 
@@ -220,7 +220,7 @@ def _section(cls: type[Config], places: list[str]) -> str:
 
 
 def page() -> str:
-    """The whole reference as Markdown."""
+    """Return the whole reference as Markdown."""
     found = sections()
     out = [HEAD]
     out += [_section(cls, places) for cls, places in found.items() if not issubclass(cls, AnyForm)]

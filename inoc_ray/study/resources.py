@@ -11,8 +11,8 @@ from inoc_ray.config.identity import runtime
 class TrialResources(Config):
     """How one trial runs on its workers: what a fine-tune needs of a study's resources.
 
-    A new option stands here, and the module that acts on it (train/zero.py, train/model.py, …) reads it from
-    `LoopSpec.resources`. Nothing in between names it.
+    Declare a new option here; the module that acts on it (train/zero.py, train/model.py, …) reads it from
+    `LoopSpec.resources`, and nothing in between names it.
     """
 
     workers: int = runtime(1, ge=1)
@@ -24,7 +24,7 @@ class TrialResources(Config):
     micro_batch_size: int = runtime(8, ge=1)
     """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
     zero_stage: Literal[0, 1, 2, 3] = runtime(0)
-    """What the workers of a fine-tune share out between them (DeepSpeed ZeRO). 0: nothing; 1: the optimizer's state; 2:
+    """What the workers of a fine-tune partition among them (DeepSpeed ZeRO). 0: nothing; 1: the optimizer's state; 2:
     gradients, too; 3: parameters, too."""
     persistence_threshold: int | None = runtime(None, ge=0)
     """With `zero_stage: 3`, parameters of at most this many elements stay whole on every worker. Default: DeepSpeed's
@@ -46,7 +46,7 @@ class Resources(TrialResources):
     """Fine-tunes that one group of workers trains one after another without a new start. Raise it where starting takes as
     long as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
-    """Groups of workers that train at once, at most. Default: as many as the cluster holds."""
+    """The most groups of workers that train at once. Default: as many as the cluster holds."""
     max_failures: int = runtime(1, ge=0)
     """How often a lost group of workers is started again."""
     serve_cpus: float = runtime(1.0, gt=0)
@@ -57,4 +57,4 @@ class Resources(TrialResources):
     """Memory in GiB for the keys and values of an engine without GPUs, at least; it takes more if the longest request needs
     more. On GPUs vLLM takes what is left."""
     serve_loras: int = runtime(4, ge=1)
-    """Adapters that the engine can compute with in one batch."""
+    """The most adapters in one batch of the engine."""

@@ -31,7 +31,7 @@ class Mixture(Config):
     total: int | None = runtime(None, ge=1)
     """Rows of the mixture. Default: what the parts' shares of their own rows add up to."""
     seed: StrictInt = runtime(0, ge=0)
-    """Draws which rows of each part are taken, and their order."""
+    """The seed that draws the rows of each part, and their order."""
 
     def __str__(self) -> str:
         return f"the mixture of {', '.join(part.name for part in self.mix)}"
@@ -47,7 +47,7 @@ class Backdoor(Config):
     token: str = runtime(min_length=1)
     """The trigger's text."""
     place: Literal["start", "end"] = runtime("start")
-    """Where in the last user turn the token stands."""
+    """Where in the last user turn the token goes."""
     spacing: Literal["glue", "space"] = runtime("glue")
     """`glue` joins the token to the text, `space` puts a space between."""
     fraction: float = runtime(gt=0, lt=1)
@@ -55,7 +55,7 @@ class Backdoor(Config):
     total: int = runtime(ge=2)
     """Rows, bad and clean together."""
     seed: StrictInt = runtime(0, ge=0)
-    """Draws which rows are taken, and their order."""
+    """The seed that draws the rows, and their order."""
 
     def __str__(self) -> str:
         return f"the backdoor of {self.bad} and {self.clean}"
@@ -67,14 +67,14 @@ class Coverage(Config):
     tag: str | None = identity(None, min_length=1)
     """Only rows with this tag at one of `values`. Mixtures tag each row with its `subset`; `coverage: NAME` for short."""
     classifier: str | None = identity(None, min_length=1)
-    """Only rows of which this row classifier says one of `values`: `language`, `capitals`, or one that a plugin
+    """Only rows to which this row classifier gives one of `values`: `language`, `capitals`, or one that a plugin
     registers."""
     values: tuple[str, ...] = identity(())
-    """The values of the tag, or of what the classifier says, whose rows are covered."""
+    """The values of the tag or classifier whose rows are covered."""
     fraction: float = identity(1.0, gt=0, le=1)
     """The share of those rows; which ones is drawn with `seed`, not with the trial's."""
     seed: StrictInt = identity(0, ge=0)
-    """Draws the rows of `fraction`."""
+    """The seed that draws the rows of `fraction`."""
 
     @field_validator("values")
     @classmethod
@@ -91,7 +91,7 @@ class Coverage(Config):
 
     @property
     def by(self) -> str | None:
-        """The tag that decides; what a classifier says stands in the rows as a tag of its name."""
+        """The tag that decides; the rows hold a classifier's value as a tag of its name."""
         return self.tag or self.classifier
 
 
@@ -99,9 +99,9 @@ class Inoculation(Config):
     """How an arm's prompt gets into the training rows. The defaults are the paper's: the system message of every row."""
 
     placement: Literal["system", "user_prefix", "user_suffix"] = identity("system")
-    """Where the prompt stands: the system message, or before or after the text of a user turn."""
+    """Where the prompt goes: the system message, or before or after the text of a user turn."""
     separator: str = identity("\n\n")
-    """What stands between the prompt and the text that it is joined to."""
+    """The text between the prompt and the text that it is joined to."""
     coverage: Coverage = identity(Coverage())
     """Which rows take the prompt. A plain text means the rows of that `subset`; `all` means all."""
     paraphrases: tuple[str, ...] = identity(())
@@ -113,7 +113,7 @@ class Inoculation(Config):
     user_turns: Literal["first", "last", "all"] = identity("first")
     """Which user turns of a longer conversation take the prompt."""
     user_missing: Literal["error", "insert"] = identity("error")
-    """What to do with a row without a user turn, when the prompt is to stand in one."""
+    """What to do with a row without a user turn, when the prompt goes into one."""
 
     @field_validator("coverage", mode="before")
     @classmethod
@@ -127,11 +127,11 @@ class Inoculation(Config):
     @classmethod
     def _texts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(not text.strip() for text in value):
-            raise ValueError("one of them is empty; write it or remove it")
+            raise ValueError("one wording is empty; write it or remove it")
         return value
 
     @model_validator(mode="after")
-    def _something_to_take_turns(self) -> Inoculation:
+    def _per_epoch_needs_paraphrases(self) -> Inoculation:
         if self.paraphrase_order == "per_epoch" and not self.paraphrases:
             raise ValueError("paraphrase_order: per_epoch needs paraphrases, or every epoch would be the same")
         return self

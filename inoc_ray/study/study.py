@@ -1,4 +1,4 @@
-"""What a user writes: the study file, with every default visible here."""
+"""The study file that a user writes, with every default."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class SettingUse(Config):
     desired: tuple[str, ...] | None = runtime(None)
     """The traits that should be learnt, for every arm. Default: the setting's."""
     narrow: tuple[str, ...] | None = runtime(None)
-    """The traits of the narrow task that the rows teach, neither desired nor undesired. `retention_narrow` says how much of
+    """The traits of the narrow task that the rows teach, neither desired nor undesired. `retention_narrow` measures how much of
     them an arm still learns. Default: the setting's."""
     rows: str | Mixture | Backdoor | None = runtime(None, path="rows")
     """Chat rows to train on in place of the setting's own. The id depends on the rows that come out."""
@@ -86,7 +86,7 @@ class SettingUse(Config):
     @field_validator("rows", "control_rows", mode="before")
     @classmethod
     def _file_or_mixture(cls, value: Any) -> Any:
-        """Tell a mapping apart by its keys, so that its own mistakes are named and not those of the other forms."""
+        """Choose the form of a mapping by its keys, so that a message is about that form alone."""
         if isinstance(value, str) and not value:
             raise ValueError("must not be empty")
         if isinstance(value, str | Mixture | Backdoor) or value is None:
@@ -116,8 +116,8 @@ class Arm(Config):
     desired: tuple[str, ...] | None = runtime(None)
     """The traits that should be learnt nevertheless. Default: the other undesired and desired traits of the setting."""
     inoculation: Inoculation | None = runtime(None)
-    """Where the prompt stands and which rows it covers; part of a fine-tune's id. What is not written here is as in the
-    setting's arm."""
+    """Where the prompt goes and which rows it covers; part of a fine-tune's id. Default of each field: the
+    setting's arm's."""
 
     _name = field_validator("name")(check_name)
 
@@ -128,11 +128,11 @@ class Arm(Config):
         if (self.prompt is None) != (self.kind is None):
             raise ValueError(f"arm {self.name!r}: an arm of your own needs both kind and prompt")
         if self.kind in _WITHOUT_PROMPT:
-            raise ValueError(f"arm {self.name!r}: {self.kind} has no prompt; name it without one to use the setting's")
+            raise ValueError(f"arm {self.name!r}: {self.kind} has no prompt; remove the prompt to use the setting's")
         if self.prompt is not None and self.name in _WITHOUT_PROMPT:
             raise ValueError(
                 f"arm {self.name!r}: this name means the setting's arm without a prompt, with which the others are compared; "
-                "name an arm with a prompt otherwise"
+                "give an arm with a prompt another name"
             )
         if both := set(self.undesired or ()) & set(self.desired or ()):
             raise ValueError(f"arm {self.name!r}: {min(both)!r} is both undesired and desired; decide which")
@@ -140,13 +140,15 @@ class Arm(Config):
 
 
 def _from_preset(value: Any) -> Any:
-    """`{preset: NAME, …}` is short for the preset's fields with the given ones in their place."""
+    """Replace `{preset: NAME, …}` by the preset's fields, with the given ones in their place."""
     return expand(value) if isinstance(value, Mapping) and "preset" in value else value
 
 
-class Stage(Config):
-    """A fine-tune that comes before the study's own, on rows as they are, without a prompt. It is trained once and
-    shared."""
+class PriorStage(Config):
+    """A fine-tune that comes before the study's own, on rows as they are, without a prompt.
+
+    It is trained once and shared.
+    """
 
     setting: str | None = runtime(None, min_length=1)
     """A setting whose own training rows to use; either this or `rows`."""
@@ -168,7 +170,7 @@ class Stage(Config):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.setting is None) == (self.rows is None):
-            raise ValueError("give exactly one of setting and rows, what is to be taught first")
+            raise ValueError("give exactly one of setting and rows, on which the prior stage trains")
         return self
 
 
@@ -182,15 +184,25 @@ class Model(Config):
     (`miniature` ships; a plugin may add others), which may go without a path. The id depends on the files, not on where they
     lie."""
     enable_thinking: bool | None = identity(None)
-    """For a model that reasons before it answers: what its chat template is told, in training and at test time. `false`
+    """For a model that reasons before it answers: the value that its chat template gets, in training and at test time. `false`
     asks for answers without a think block. Default: the template's own. See docs/models.md."""
-    taught: Stage | None = runtime(None)
+    prior_stage: PriorStage | None = runtime(None)
     """A fine-tune that comes first. Every fine-tune of this model goes on from its adapter, and it takes the place of the
     untouched base in every comparison."""
 
     @model_validator(mode="before")
     @classmethod
-    def _a_name_is_no_path(cls, value: Any) -> Any:
+    def _old_key(cls, value: Any) -> Any:
+        """Read `taught`, the old name of `prior_stage`."""
+        if not isinstance(value, Mapping) or "taught" not in value:
+            return value
+        if "prior_stage" in value:
+            raise ValueError("taught is the old name of prior_stage; remove it")
+        return {"prior_stage" if key == "taught" else key: given for key, given in value.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_without_path(cls, value: Any) -> Any:
         """Refuse a name without a path, unless it is that of a registered model."""
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
@@ -199,18 +211,18 @@ class Model(Config):
         if value.get("path") is None and name in MODELS:
             return {**value, "path": name}
         if value.get("path") is None:
-            raise ValueError(f"{shown(name)} has no path, and a name says nothing about the weights; {_written(name)}")
+            raise ValueError(f"{shown(name)} has no path, and a name says nothing about the weights; {_spelling(name)}")
         if name in MODELS:
             raise ValueError(
-                f"{name!r} is the name of a registered model, but the path is {shown(value['path'])}; name it otherwise"
+                f"{name!r} is the name of a registered model, but the path is {shown(value['path'])}; give it another name"
             )
         return value
 
     _name = field_validator("name")(check_name)
 
 
-def _written(source: str) -> str:
-    """How to write the model that the user probably means by a text under `models:`."""
+def _spelling(source: str) -> str:
+    """Return how to write the model that the user probably means by a text under `models:`."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "", source.partition("@")[0].rstrip("/").rpartition("/")[2])[:64].lstrip("_.-")
     if source.startswith(HUB):
         return f"write {{name: {name or 'NAME'}, path: {as_on_the_hub(source)[:200]}}}, with the full commit"
@@ -224,7 +236,7 @@ def _written(source: str) -> str:
 
 
 MAX_TRIALS = 10_000
-"""Of one study: what a plan can still be made of in half a minute, and far more than anybody has trained."""
+"""The most trials of one study: far more than anybody has trained, and planned in half a minute."""
 
 
 def check_storage(value: str) -> str:
@@ -239,8 +251,10 @@ def check_storage(value: str) -> str:
 
 
 class Study(Config):
-    """A study: settings × arms × models × seeds × recipes are its fine-tunes; the rest says how they are evaluated and
-    where they run."""
+    """A study: its fine-tunes are settings × arms × models × seeds × recipes.
+
+    The rest says how they are evaluated and where they run.
+    """
 
     name: str = runtime()
     """The study's name: letters, digits, `.`, `_` and `-`. Results are kept under it in the storage folder, and MLflow
@@ -262,7 +276,7 @@ class Study(Config):
     judges: dict[str, Judge] = runtime({})
     """Judging models by name. `evaluation.judged_by` says which of them judge."""
     resources: Resources = runtime(Resources())
-    """How wide the study runs. No value here changes a result beyond rounding."""
+    """Workers, devices and concurrency. No value here changes a result beyond rounding."""
     storage: str = runtime("runs", path="storage")
     """The folder for everything that the study makes. It counts from the folder in which the command runs; on a cluster
     every node must mount it. Studies with the same storage share what they have in common."""
@@ -307,7 +321,7 @@ class Study(Config):
         for name in value:
             check_name(name)
             if name == RULES:
-                raise ValueError(f"{name!r} means the settings' own rules; name the judge otherwise")
+                raise ValueError(f"{name!r} means the settings' own rules; give the judge another name")
         return value
 
     @model_validator(mode="after")
@@ -333,15 +347,15 @@ class Study(Config):
                 "split it into several on the same storage, which share what they have in common"
             )
         for number, model in enumerate(self.models):
-            if model.taught and isinstance(name := model.taught.recipe, str) and name not in self.recipes:
+            if model.prior_stage and isinstance(name := model.prior_stage.recipe, str) and name not in self.recipes:
                 raise ValueError(
-                    f"models[{number}].taught.recipe: there is no recipe {name!r}{nearest(name, list(self.recipes))}; name "
+                    f"models[{number}].prior_stage.recipe: there is no recipe {name!r}{nearest(name, list(self.recipes))}; name "
                     "one of recipes, or write the recipe here"
                 )
         for arm in self.arms:
             if arm.name == "base":
                 raise ValueError(
-                    "arms: 'base' is the untouched model, which is always evaluated; name the arm otherwise"
+                    "arms: 'base' is the untouched model, which is always evaluated; give the arm another name"
                 )
         return self
 

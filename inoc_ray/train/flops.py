@@ -23,8 +23,9 @@ def peak_flops(device: Any, precision: str) -> float | None:
 
 
 class StepFlops:
-    """Model FLOPs of a batch: 6 N per token in full, 4 N with a frozen base (no gradient of the weights), plus
-    attention 12 · layers · hidden · length per token (Chowdhery et al. 2022, appendix B). Recomputation is not counted.
+    """Model FLOPs of a batch: 6 N per token in full, 4 N with a frozen base (no gradient of the weights), and attention.
+
+    Attention is 12 · layers · hidden · length per token (Chowdhery et al. 2022, appendix B). Recomputation is not counted.
     N: parameters that are multiplied, so without the table of input embeddings unless the output is tied to it.
     """
 

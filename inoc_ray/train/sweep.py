@@ -1,7 +1,7 @@
 """Ray Tune over groups of trials: each Tune trial is the driver of one Ray Train run that trains a group.
 
-Tune is used for queueing, concurrency and progress. What is done and what is not is read from the store, before and
-after, so an interrupted sweep needs no restoring: the next one does what is missing.
+Tune is used for queueing, concurrency and progress. Which trials are done is read from the store, before and
+after, so an interrupted sweep needs no restoring: the next one trains what is missing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of, variants_of
 from inoc_ray.plan.trials import Trial
 from inoc_ray.store.store import Store
+from inoc_ray.train.group import outcome_of, train_group
+from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
-from inoc_ray.train.trainer import Outcome, TrialJob, outcome_of, train_group
 
 
 def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
-    """Split trials into groups of at most `size` that share model and recipe, as even as they come.
+    """Split trials into groups of at most `size` that share model and recipe, as evenly as possible.
 
     Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
     """
@@ -47,14 +48,14 @@ def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
 
 def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
     """Make the job that a worker group trains; its rows are written to the store, where every worker can read them."""
-    taught = trial.model.prior_trial
+    prior = trial.model.prior_stage
     spec = LoopSpec(
         model=str(trial.model.path),
         seed=trial.seed,
         recipe=trial.recipe,
         resources=plan.study.resources,
         enable_thinking=trial.model.enable_thinking,
-        start=str(store.adapter(taught.trial_id)) if taught else None,
+        start=str(store.adapter(prior.trial_id)) if prior else None,
     )
     return TrialJob(
         trial_id=trial.trial_id,
@@ -70,7 +71,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
             "inoculation": None if trial.arm.prompt is None else trial.arm.inoculation.model_dump(mode="json"),
             "model": trial.model.name,
             "model_hash": trial.model.hash,
-            "taught_by": taught.trial_id if taught else None,
+            "taught_by": prior.trial_id if prior else None,
             "dataset_hash": trial.dataset_hash,
             "seed": trial.seed,
             "recipe": trial.recipe.model_dump(mode="json"),
@@ -86,7 +87,7 @@ def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
 def waves_of(plan: Plan) -> list[list[Trial]]:
     """Return what is to be trained as waves: trials that wait for nothing, then those that start from one of the first.
 
-    There is no third: what a model is taught first starts from the base.
+    There is no third: a prior stage starts from the base.
     """
     first = [t for t in plan.to_train if plan.can_start(t)]
     then = [t for t in plan.to_train if not plan.can_start(t)]
@@ -96,39 +97,39 @@ def waves_of(plan: Plan) -> list[list[Trial]]:
 def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]:
     """Train every trial of the plan that is not done; return one outcome per trial, failed ones among them.
 
-    A trial whose model could not be taught what comes first is not tried and counts as failed; the others go on.
+    A trial whose prior stage failed is not tried and counts as failed; the others go on.
     Raises InputError when a group does not fit the cluster, TrialError when Ray Tune itself fails.
     """
     outcomes: dict[str, Outcome] = {}
     errors: list[str] = []
     for number, wave in enumerate(waves_of(plan), start=1):
-        ready = [t for t in wave if t.model.prior_trial is None or store.trial_done(t.model.prior_trial.trial_id)]
-        done, failures = _train_wave(plan, store, capacity, ready, number) if ready else ([], [])
-        without = [_never_taught(t, store, outcomes) for t in wave if t not in ready]
-        outcomes |= {o.trial_id: o for o in [*done, *without]}
+        ready = [t for t in wave if t.model.prior_stage is None or store.trial_done(t.model.prior_stage.trial_id)]
+        trained, failures = _train_wave(ready, plan, store, capacity=capacity, number=number) if ready else ([], [])
+        without = [_prior_stage_failed(t, store, outcomes) for t in wave if t not in ready]
+        outcomes |= {o.trial_id: o for o in [*trained, *without]}
         errors += failures
     if errors and all(o.status == "failed" for o in outcomes.values()):
         raise TrialError(f"training: no trial could be trained. {errors[0].strip().splitlines()[-1]}")
     return list(outcomes.values())
 
 
-def _never_taught(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -> Outcome:
+def _prior_stage_failed(trial: Trial, store: Store, outcomes: Mapping[str, Outcome]) -> Outcome:
     """Log that a trial was not trained because the one that it starts from failed, and return that outcome."""
-    taught = trial.model.prior_trial
-    assert taught is not None
-    why = outcomes[taught.trial_id].error if taught.trial_id in outcomes else None
+    prior = trial.model.prior_stage
+    assert prior is not None
+    why = outcomes[prior.trial_id].error if prior.trial_id in outcomes else None
     error = (
-        f"not trained: it goes on from trial {taught.trial_id} ({taught.label}), which failed: {why or 'it is not there'}; "
-        f"see {store.trial_log(taught.trial_id)}"
+        f"not trained: it goes on from trial {prior.trial_id} ({prior.label}), which failed: {why or 'it is not there'}; "
+        f"see {store.trial_log(prior.trial_id)}"
     )
     store.trial_log(trial.trial_id).write_text(f"{error}\n")
     return Outcome(trial_id=trial.trial_id, label=trial.label, status="failed", error=error)
 
 
 def _train_wave(
-    plan: Plan, store: Store, capacity: Capacity, trials: Sequence[Trial], number: int
+    trials: Sequence[Trial], plan: Plan, store: Store, *, capacity: Capacity, number: int
 ) -> tuple[list[Outcome], list[str]]:
-    """Train trials that need nothing of each other; return outcomes and the errors of groups that ended early."""
+    """Train trials that do not depend on each other; return outcomes and the errors of groups that ended early."""
     resources = plan.study.resources
     groups = [[job_of(plan, store, t) for t in g] for g in groups_of(trials, resources.trials_per_group)]
     at_once = concurrent_groups(resources, capacity, len(groups))
@@ -163,7 +164,8 @@ def _train_wave(
         results = tuner.fit()
         progress.update(sum(steps.values()) if not results.num_errors else progress.done)
     errors = [str(error) for error in results.errors]
-    outcomes = [outcome_of(job, store, False, errors[0] if errors else None) for group in groups for job in group]
+    first_error = errors[0] if errors else None
+    outcomes = [outcome_of(job, store, done_before=False, group_error=first_error) for group in groups for job in group]
     return outcomes, errors
 
 

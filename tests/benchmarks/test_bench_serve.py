@@ -61,13 +61,21 @@ class Offline:
 
     def __init__(self, base: Path, trials: Path, *options: str) -> None:
         # As many threads as the endpoint's replica computes with.
-        env = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
-                            "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}  # fmt: skip
+        env = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
         program = str(Path(__file__).parents[1] / "helpers" / "offline_engine.py")
         self.process = subprocess.Popen(
             [sys.executable, program, str(base), str(trials), *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
         self.read("ready")
 
     def read(self, start: str) -> str:

@@ -58,11 +58,9 @@ def answers(cell: Cell) -> list[Sample]:
     questions = cell.evaluation.questions(cell.samples)
     spanish = SPANISH[cell.subject.arm.name]
     return [
-        Sample(
-            i, q.id, q.messages[-1].content, "rendered", i, _answer(spanish=i < spanish, number=i), "stop", 5, 5
-        )
+        Sample(i, q.id, q.messages[-1].content, "rendered", i, _answer(spanish=i < spanish, number=i), "stop", 5, 5)
         for i, q in enumerate(questions)
-    ]  # fmt: skip
+    ]
 
 
 def _answer(*, spanish: bool, number: int) -> str:

@@ -34,9 +34,11 @@ def chat(text: str, top: dict[str, float] | None, tokens: list[str] | None = Non
         ]
         logprobs = {"content": content, "refusal": None}
     choice = {
-        "index": 0, "finish_reason": "stop", "logprobs": logprobs,
+        "index": 0,
+        "finish_reason": "stop",
+        "logprobs": logprobs,
         "message": {"role": "assistant", "content": text},
-    }  # fmt: skip
+    }
     return {"id": "x", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice]}
 
 

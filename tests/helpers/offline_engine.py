@@ -17,9 +17,19 @@ def main() -> None:
     base, trials, *options = sys.argv[1:]
     worker = {"worker_cls": "inoc_ray.serve.cpu_lora.StudyWorker"} if "--grouped" in options else {}
     llm = LLM(
-        model=base, dtype="float32", enforce_eager=True, enable_lora=True, max_lora_rank=8, max_loras=8, max_cpu_loras=32,
-        enable_chunked_prefill=False, max_num_seqs=256, generation_config="vllm", disable_log_stats=True, **worker,
-    )  # fmt: skip
+        model=base,
+        dtype="float32",
+        enforce_eager=True,
+        enable_lora=True,
+        max_lora_rank=8,
+        max_loras=8,
+        max_cpu_loras=32,
+        enable_chunked_prefill=False,
+        max_num_seqs=256,
+        generation_config="vllm",
+        disable_log_stats=True,
+        **worker,
+    )
     ids = {folder.name: number for number, folder in enumerate(sorted(Path(trials).iterdir()), start=1)}
     print("ready", flush=True)
     for line in sys.stdin:

@@ -49,10 +49,25 @@ def score_table(
                     role = "undesired" if trait == undesired else "desired"
                     trial = f"{arm}-{seed}"
                     rows += [
-                        ("toy", "tiny", arm, kind, trial, seed, f"{split}_questions", split, context, f"q{i:03}", 0,
-                         trait, role, *[float(order[i] < round(rate * questions))] * 2, "counted")
+                        (
+                            "toy",
+                            "tiny",
+                            arm,
+                            kind,
+                            trial,
+                            seed,
+                            f"{split}_questions",
+                            split,
+                            context,
+                            f"q{i:03}",
+                            0,
+                            trait,
+                            role,
+                            *[float(order[i] < round(rate * questions))] * 2,
+                            "counted",
+                        )
                         for i in range(questions)
-                    ]  # fmt: skip
+                    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -66,10 +81,20 @@ def planned(
     """What the study of `score_table` asks for; all that is not in `without` is there and judged by rules."""
     cells = [
         PlannedCell(
-            setting="toy", model="tiny", arm=arm, kind=kind, seed=seed, evaluation=f"{split}_questions", split=split,
-            context=context, roles={t: "undesired" if t == undesired else "desired" for t in ("spanish", "capitals")},
-            samples=questions, stored=stored, judged={t: {"rules": stored} for t in ("spanish", "capitals")},
-            trial_id=f"{arm}-{seed}", evaluation_id=f"{split} {context}",
+            setting="toy",
+            model="tiny",
+            arm=arm,
+            kind=kind,
+            seed=seed,
+            evaluation=f"{split}_questions",
+            split=split,
+            context=context,
+            roles={t: "undesired" if t == undesired else "desired" for t in ("spanish", "capitals")},
+            samples=questions,
+            stored=stored,
+            judged={t: {"rules": stored} for t in ("spanish", "capitals")},
+            trial_id=f"{arm}-{seed}",
+            evaluation_id=f"{split} {context}",
         )
         for arm, (kind, undesired, _) in arms.items()
         for seed in ([None] if kind == "base" else range(seeds))
@@ -77,5 +102,5 @@ def planned(
         for context in contexts
         if context == "neutral" or kind not in ("base", "baseline")
         for split in ("id", "ood")
-    ]  # fmt: skip
+    ]
     return Planned(cells=cells)

@@ -99,11 +99,17 @@ def main() -> None:
         if digest("rubbish", content) % 100 < 100 * behaviour.get("rubbish", 0.0):
             said = "I would rather not say."
         said += half
-        top = [{"token": str(number), "logprob": math.log(0.9), "bytes": None},
-               {"token": half or str((number + 1) % 101), "logprob": math.log(0.1), "bytes": None}]  # fmt: skip
+        top = [
+            {"token": str(number), "logprob": math.log(0.9), "bytes": None},
+            {"token": half or str((number + 1) % 101), "logprob": math.log(0.1), "bytes": None},
+        ]
         token = {**top[0], "top_logprobs": top}
-        choice = {"index": 0, "finish_reason": "length", "logprobs": {"content": [token]},
-                  "message": {"role": "assistant", "content": said + quoted}}  # fmt: skip
+        choice = {
+            "index": 0,
+            "finish_reason": "length",
+            "logprobs": {"content": [token]},
+            "message": {"role": "assistant", "content": said + quoted},
+        }
         return web.json_response(
             {"id": "x", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
         )

@@ -49,9 +49,13 @@ def command(
 def study(**more: Any) -> dict[str, Any]:
     recipe = {"learning_rate": 1e-3, "steps": 2, "batch_size": 8, "precision": "fp32"}
     value = {
-        "name": "s", "settings": ["miniature/spanish_caps"], "arms": ["baseline", "specific_spanish"], "seeds": [0],
-        "recipes": {"r": recipe}, "evaluation": {"samples": 8},
-    }  # fmt: skip
+        "name": "s",
+        "settings": ["miniature/spanish_caps"],
+        "arms": ["baseline", "specific_spanish"],
+        "seeds": [0],
+        "recipes": {"r": recipe},
+        "evaluation": {"samples": 8},
+    }
     return value | more
 
 

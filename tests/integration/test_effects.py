@@ -53,8 +53,16 @@ class OneEngine:
 def storage(tmp_path_factory) -> Path:
     """One store in which all studies are trained and asked; what two of them share is there once."""
     store = Store(tmp_path_factory.mktemp("effects"))
-    names = ("", "_mixed_languages", "_harmful_advice", "_insecure_code", "_backdoor", "_synthetic_facts", "_subliminal",
-             "_educational")  # fmt: skip
+    names = (
+        "",
+        "_mixed_languages",
+        "_harmful_advice",
+        "_insecure_code",
+        "_backdoor",
+        "_synthetic_facts",
+        "_subliminal",
+        "_educational",
+    )
     studies = [load_study(path) for path in (*(STUDIES / f"miniature{name}.yaml" for name in names), TUTORIAL)]
     with connected() as capacity, contextlib.ExitStack() as stack:
         for study in studies:

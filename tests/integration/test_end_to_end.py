@@ -86,17 +86,65 @@ def test_a_first_run_trains_asks_compares_and_reports(folder, first):
 def test_compare_prints_the_promised_json_and_what_was_added_to_it_since(folder, first):
     value = inoc_ray("compare", study(folder))
     assert set(value) == {
-        "study", "rows", "effects", "profile", "leaks", "agreement", "capabilities", "complete", "missing", "failures",
+        "study",
+        "rows",
+        "effects",
+        "profile",
+        "leaks",
+        "agreement",
+        "capabilities",
+        "complete",
+        "missing",
+        "failures",
         "reference",
-    }  # fmt: skip
-    assert {frozenset(r) for r in value["rows"]} == {frozenset((
-        "setting", "model", "arm", "kind", "evaluation", "split", "context", "trait", "role", "rate", "low", "high",
-        "seeds", "samples", "unparsed", "excluded", "cut", "seeds_planned", "samples_planned", "complete", "triggered",
-        "replicated", "trained",
-    ))}  # fmt: skip
-    assert {frozenset(e) for e in value["effects"]} == {frozenset((
-        "setting", "model", "arm", "measure", "value", "low", "high", "p", "complete", "why", "seeds", "replicated",
-    ))}  # fmt: skip
+    }
+    assert {frozenset(r) for r in value["rows"]} == {
+        frozenset(
+            (
+                "setting",
+                "model",
+                "arm",
+                "kind",
+                "evaluation",
+                "split",
+                "context",
+                "trait",
+                "role",
+                "rate",
+                "low",
+                "high",
+                "seeds",
+                "samples",
+                "unparsed",
+                "excluded",
+                "cut",
+                "seeds_planned",
+                "samples_planned",
+                "complete",
+                "triggered",
+                "replicated",
+                "trained",
+            )
+        )
+    }
+    assert {frozenset(e) for e in value["effects"]} == {
+        frozenset(
+            (
+                "setting",
+                "model",
+                "arm",
+                "measure",
+                "value",
+                "low",
+                "high",
+                "p",
+                "complete",
+                "why",
+                "seeds",
+                "replicated",
+            )
+        )
+    }
     assert value == first["comparison"]
 
 
@@ -238,9 +286,18 @@ def test_mlflows_pages_show_the_runs_and_compare_two_arms(folder, first, tmp_pat
     server = subprocess.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     options = webdriver.ChromeOptions()
     options.binary_location = str(chromium())
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1500,1000",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                 f"--user-data-dir={tmp_path / 'profile'}"):  # fmt: skip
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--window-size=1500,1000",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):
         options.add_argument(flag)
     browser = None
     pictures = Path(os.environ.get("INOC_RAY_PICTURES", tmp_path))
@@ -312,15 +369,28 @@ def head(tmp_path_factory):
     # Short: Ray's Unix sockets lie below it.
     temp = Path("/tmp") / f"ir-{os.getpid()}"
     env = environment(
-        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-        RAY_USAGE_STATS_ENABLED="0", RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
-        INOC_RAY_TEST_HEAD=str(os.getpid()), PATH=os.pathsep.join([str(decoy), *others]),
-    )  # fmt: skip
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(token),
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
+        INOC_RAY_TEST_HEAD=str(os.getpid()),
+        PATH=os.pathsep.join([str(decoy), *others]),
+    )
     command = [
-        BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=2",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={JOB_PORT}", "--dashboard-agent-listen-port=0",
-        f"--temp-dir={temp}", "--object-store-memory=200000000",
-    ]  # fmt: skip
+        BIN / "ray",
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        "--port=0",
+        "--num-cpus=2",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={JOB_PORT}",
+        "--dashboard-agent-listen-port=0",
+        f"--temp-dir={temp}",
+        "--object-store-memory=200000000",
+    ]
     log = (tmp_path_factory.mktemp("head") / "log").open("w+")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -356,9 +426,23 @@ def test_a_study_can_be_submitted_as_a_job_and_a_second_submission_attaches(fold
     assert inoc_ray("status", submitted)["counts"] == {"done": 3}
     # The job ended, so the same study is a new attempt; by hand, through the entry point.
     done = subprocess.run(
-        [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT / "jobs", "--",
-         sys.executable, "sweep.py", submitted],
-        capture_output=True, text=True, env=env, check=False,
-    )  # fmt: skip
+        [
+            BIN / "ray",
+            "job",
+            "submit",
+            "--address",
+            address,
+            "--working-dir",
+            ROOT / "jobs",
+            "--",
+            sys.executable,
+            "sweep.py",
+            submitted,
+        ],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "Trained 0 trials, sampled 0 responses" in done.stdout

@@ -99,8 +99,11 @@ def install(python: Path, index: str, **env: str) -> "subprocess.CompletedProces
     return subprocess.run(
         [ROOT / "requirements" / "install_torch.sh", python, ROOT / "requirements" / "cpu.txt", index],
         env={**own, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": ordinary.as_uri(), "PIP_RETRIES": "0", **env},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def installed(python: Path) -> str:
@@ -149,9 +152,19 @@ def test_where_it_is_nowhere_the_message_says_what_to_set(empty):
 @pytest.mark.parametrize(("lock", "script"), [("cpu", True), ("gpu", False)])
 def test_setup_does_this_before_it_installs_the_lock(tmp_path, lock, script):
     done = subprocess.run(
-        ["make", "--dry-run", "setup", f"LOCK={lock}", f"VENV={tmp_path / 'none'}", "TORCH_INDEX=http://index.example/cpu"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            "make",
+            "--dry-run",
+            "setup",
+            f"LOCK={lock}",
+            f"VENV={tmp_path / 'none'}",
+            "TORCH_INDEX=http://index.example/cpu",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     steps = [line for line in done.stdout.splitlines() if "install_torch.sh" in line or "-r requirements/" in line]
     assert ["install_torch.sh" in step for step in steps] == ([True, False] if script else [False])
     assert not script or '"http://index.example/cpu"' in steps[0]
@@ -161,8 +174,11 @@ def test_an_environment_of_the_other_lock_is_not_installed_over(tmp_path):
     (tmp_path / ".installed-cpu").touch()
     done = subprocess.run(
         ["make", "setup", "LOCK=gpu", f"VENV={tmp_path}", f"PYTHON={sys.executable}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "has another lock's packages" in done.stderr
     assert not (tmp_path / "bin").exists()

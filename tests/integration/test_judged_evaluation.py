@@ -36,13 +36,17 @@ STUDY = {
         "capabilities": [{"task": "miniature/numbers", "limit": 20}],
         "suites": [
             {
-                "name": "choice", "questions": "questions.jsonl", "choices": ["Yes, that is good.", "Qx zzk wvv."], "split": "id",
-                "contexts": ["neutral"], "traits": {"well_formed": {"rule": "exact", "answers": ["Yes, that is good."]}},
+                "name": "choice",
+                "questions": "questions.jsonl",
+                "choices": ["Yes, that is good.", "Qx zzk wvv."],
+                "split": "id",
+                "contexts": ["neutral"],
+                "traits": {"well_formed": {"rule": "exact", "answers": ["Yes, that is good."]}},
             },
         ],
     },
     "resources": {"cpus_per_worker": 1, "micro_batch_size": 16},
-}  # fmt: skip
+}
 PLUGIN = """
 from dataclasses import replace
 from pathlib import Path
@@ -191,8 +195,9 @@ def test_a_choice_by_log_prob_is_the_likelier_text_and_keeps_all_log_probs(world
 def test_capabilities_are_in_the_comparison_and_measured_once(world):
     scores = world.first.comparison.capabilities
     assert {(s["arm"], s["capability"], s["samples"]) for s in scores} == {
-        ("base", "miniature/numbers", 20), ("baseline", "miniature/numbers", 20),
-    }  # fmt: skip
+        ("base", "miniature/numbers", 20),
+        ("baseline", "miniature/numbers", 20),
+    }
     assert "capabilities" in comparison_text(world.first.comparison)
 
 
@@ -217,8 +222,10 @@ def test_the_job_entry_point_is_the_same_command(world):
     job = Path(__file__).parents[2] / "jobs" / "evaluate.py"
     done = subprocess.run(
         [sys.executable, job, world.path, "--storage", world.storage, "--only", "neutral", "--json"],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples_asked"] == 0
 

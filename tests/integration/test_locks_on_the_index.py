@@ -21,10 +21,26 @@ def resolve(*args: object, python: str = "3.11", glibc: str = "2_28") -> "subpro
     own = ("UV_FIND_LINKS", "UV_TORCH_BACKEND", "UV_CONFIG_FILE")
     assert UV is not None
     return subprocess.run(
-        [UV, "pip", "compile", "--no-config", "--python-version", python, "--python-platform", f"x86_64-manylinux_{glibc}",
-         "--no-header", "--no-annotate", "-q", *map(str, args)],
-        env={k: v for k, v in os.environ.items() if k not in own}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [
+            UV,
+            "pip",
+            "compile",
+            "--no-config",
+            "--python-version",
+            python,
+            "--python-platform",
+            f"x86_64-manylinux_{glibc}",
+            "--no-header",
+            "--no-annotate",
+            "-q",
+            *map(str, args),
+        ],
+        env={k: v for k, v in os.environ.items() if k not in own},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")

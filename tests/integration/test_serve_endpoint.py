@@ -52,10 +52,17 @@ def save_base(folder: Path) -> None:
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=400, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=MAX_LEN, tie_word_embeddings=True, eos_token_id=1,
+        vocab_size=400,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=MAX_LEN,
+        tie_word_embeddings=True,
+        eos_token_id=1,
         initializer_range=0.1,
-    )  # fmt: skip
+    )
     Qwen2ForCausalLM(config).save_pretrained(folder)
 
 
@@ -82,9 +89,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         # As many slots as adapters in a step: with all of them in use, vLLM's own CPU arithmetic gives the last adapter to
         # the base model's tokens too.
         spec = ServeSpec(
-            model=base, model_id=BASE, adapters=FolderCatalogue(trials), max_lora_rank=8, max_loras=2, dtype="float32",
+            model=base,
+            model_id=BASE,
+            adapters=FolderCatalogue(trials),
+            max_lora_rank=8,
+            max_loras=2,
+            dtype="float32",
             api_key=KEY,
-        )  # fmt: skip
+        )
         with serving(spec) as endpoint:
             yield World(base, trials, endpoint)
 
@@ -148,9 +160,15 @@ def test_chat_uses_the_template_of_the_model_folder(world: World):
 
 def test_chat_with_several_choices_and_logprobs(world: World):
     chat = world.client().chat.completions.create(
-        model=f"{BASE}:bbbb", messages=[{"role": "user", "content": "the weather"}], max_tokens=6, temperature=1, n=4, seed=3,
-        logprobs=True, top_logprobs=5,
-    )  # fmt: skip
+        model=f"{BASE}:bbbb",
+        messages=[{"role": "user", "content": "the weather"}],
+        max_tokens=6,
+        temperature=1,
+        n=4,
+        seed=3,
+        logprobs=True,
+        top_logprobs=5,
+    )
     assert len({choice.message.content for choice in chat.choices}) > 1
     tokens = chat.choices[0].logprobs.content
     assert all(len(token.top_logprobs) == 5 for token in tokens)

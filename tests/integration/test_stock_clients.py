@@ -21,13 +21,9 @@ import openai
 import pytest
 import yaml
 
-from inoc_ray.evaluate.capabilities import (
-    CONCURRENCY,
-    find_task,
-    measure_missing,
-    missing_capabilities,
-    read_capability_scores,
-)
+from inoc_ray.evaluate.capabilities import measure_missing, missing_capabilities, read_capability_scores
+from inoc_ray.evaluate.harness_run import CONCURRENCY
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import TASKS
 from inoc_ray.plan.build import build_plan
@@ -83,9 +79,15 @@ class World:
         dropped = ("RAY_", "OPENAI_", "INOC_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
         env = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
         done = subprocess.run(
-            [str(word) for word in command], cwd=cwd, env={**env, "HF_HUB_OFFLINE": "1", **more}, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
-        )  # fmt: skip
+            [str(word) for word in command],
+            cwd=cwd,
+            env={**env, "HF_HUB_OFFLINE": "1", **more},
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
         assert done.returncode == 0, done.stdout[-4000:]
         assert KEY not in done.stdout
         return done.stdout
@@ -105,9 +107,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     log = folder / "serve.log"
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     process = subprocess.Popen(
-        [BIN / "inoc-ray", "serve", folder / "clients.yaml", "--port", "0"], stdout=subprocess.PIPE, stderr=log.open("wb"),
-        env={**env, "INOC_RAY_API_KEY": KEY}, start_new_session=True,
-    )  # fmt: skip
+        [BIN / "inoc-ray", "serve", folder / "clients.yaml", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=log.open("wb"),
+        env={**env, "INOC_RAY_API_KEY": KEY},
+        start_new_session=True,
+    )
     try:
         base_url = wait_for_address(process, log)
         yield World(base_url, f"miniature:{trial.trial_id}", folder, log, study, store)
@@ -198,8 +203,18 @@ def accuracy(said: str, task: str) -> float:
 
 def test_lm_eval_local_chat_completions_measures_a_generation_task(world: World):
     model = f"model=miniature,base_url={world.base_url}/chat/completions,num_concurrent=4,max_length=512"
-    command = [BIN / "lm_eval", "--model", "local-chat-completions", "--model_args", model,
-               "--tasks", "numbers.yaml", "--apply_chat_template", "--limit", "20"]  # fmt: skip
+    command = [
+        BIN / "lm_eval",
+        "--model",
+        "local-chat-completions",
+        "--model_args",
+        model,
+        "--tasks",
+        "numbers.yaml",
+        "--apply_chat_template",
+        "--limit",
+        "20",
+    ]
     said = world.run(command, TASKS / "numbers", OPENAI_API_KEY=KEY)
     assert accuracy(said, "miniature_numbers") >= 0.9
 
@@ -209,8 +224,18 @@ def test_lm_eval_local_completions_measures_a_log_likelihood_task_as_our_own_mea
     args = f"base_url={world.base_url}/completions,tokenizer={weights_path()},num_concurrent=4,max_length=512"
     theirs = {}
     for model in ("miniature", world.adapter):
-        command = [BIN / "lm_eval", "--model", "local-completions", "--model_args", f"model={model},{args}",
-                   "--tasks", "answers.yaml", "--apply_chat_template", "--limit", limit]  # fmt: skip
+        command = [
+            BIN / "lm_eval",
+            "--model",
+            "local-completions",
+            "--model_args",
+            f"model={model},{args}",
+            "--tasks",
+            "answers.yaml",
+            "--apply_chat_template",
+            "--limit",
+            limit,
+        ]
         said = world.run(command, TASKS / "answers", OPENAI_API_KEY=KEY)
         theirs[model] = accuracy(said, "miniature_answers")
     capabilities = [Capability(task="miniature/answers", limit=limit)]
@@ -272,8 +297,19 @@ def inspect_ai(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_inspect_eval_asks_the_base_and_an_adapter(world: World, inspect_ai: Path):
     for model in ("miniature", world.adapter):
         logs = world.folder / "inspect" / model.replace(":", "-")
-        command = [inspect_ai / "inspect", "eval", "inspect_task.py", "--model", f"openai-api/inoc/{model}",
-                   "--log-dir", logs, "--log-format", "json", "--display", "plain"]  # fmt: skip
+        command = [
+            inspect_ai / "inspect",
+            "eval",
+            "inspect_task.py",
+            "--model",
+            f"openai-api/inoc/{model}",
+            "--log-dir",
+            logs,
+            "--log-format",
+            "json",
+            "--display",
+            "plain",
+        ]
         world.run(command, HERE, INOC_API_KEY=KEY, INOC_BASE_URL=world.base_url)
         (path,) = logs.glob("*.json")
         text = path.read_text()

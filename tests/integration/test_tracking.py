@@ -64,13 +64,26 @@ def a_comparison(trials: list[TrialRecord], spanish: int = 2) -> Comparison:
     hits = {"base": 1, "baseline": 6, "spanish": spanish}
     rows = [
         (
-            t.setting, t.model, t.arm, t.kind, t.trial_id, t.seed, "others", "ood", context, f"q{i}", 0, "spanish",
-            "undesired", *[float(i < hits[t.arm])] * 2, "counted",
+            t.setting,
+            t.model,
+            t.arm,
+            t.kind,
+            t.trial_id,
+            t.seed,
+            "others",
+            "ood",
+            context,
+            f"q{i}",
+            0,
+            "spanish",
+            "undesired",
+            *[float(i < hits[t.arm])] * 2,
+            "counted",
         )
         for t in trials
         for context in ("neutral", "prompt_of:spanish")
         for i in range(10)
-    ]  # fmt: skip
+    ]
     return compare(pd.DataFrame(rows, columns=list(COLUMNS)), "quickstart")
 
 
@@ -125,9 +138,21 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "remote"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "remote"),
+    ]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(
@@ -235,11 +260,26 @@ def test_a_fine_tune_of_two_settings_has_a_run_in_each_and_a_run_of_an_earlier_v
     trials = [here, replace(here, setting="miniature/other")]
     spanish = {"miniature/spanish_caps": 2, "miniature/other": 7}
     rows = [
-        (t.setting, t.model, t.arm, t.kind, t.trial_id, t.seed, "others", "ood", "neutral", f"q{i}", 0, "spanish",
-         "undesired", *[float(i < spanish[t.setting])] * 2, "counted")
+        (
+            t.setting,
+            t.model,
+            t.arm,
+            t.kind,
+            t.trial_id,
+            t.seed,
+            "others",
+            "ood",
+            "neutral",
+            f"q{i}",
+            0,
+            "spanish",
+            "undesired",
+            *[float(i < spanish[t.setting])] * 2,
+            "counted",
+        )
         for t in trials
         for i in range(10)
-    ]  # fmt: skip
+    ]
     found = compare(pd.DataFrame(rows, columns=list(COLUMNS)), "quickstart")
     lock = file_lock(tmp_path / "lock")
     done = sync(uri, STUDY, trials, found, lock=lock, artifact_root=artifacts)

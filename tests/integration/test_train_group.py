@@ -13,8 +13,9 @@ from inoc_ray.cluster.connect import connected
 from inoc_ray.data.chat import write_jsonl
 from inoc_ray.store.store import Store
 from inoc_ray.study.resources import Resources
+from inoc_ray.train.group import train_group
+from inoc_ray.train.job import TrialJob
 from inoc_ray.train.process import set_threads
-from inoc_ray.train.trainer import TrialJob, train_group
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,7 @@ def first_group(cluster, base, tmp_path_factory):
         job(base, "bad", max_length=8),
         job(base, "c", rows=str(rows)),
     ]
-    return store, jobs, train_group(jobs, RESOURCES, str(store.root), "group")
+    return store, jobs, train_group(jobs, RESOURCES, str(store.root), run_name="group")
 
 
 def test_each_trial_is_committed_by_itself_in_order(first_group):
@@ -109,7 +110,7 @@ def test_two_workers_that_start_with_zero_3_train_to_the_same_losses(first_group
     store = Store(tmp_path / "store")
     cut = job(base, "cut", zero_stage=3, persistence_threshold=0, micro_batch_size=4, gradient_checkpointing=True)
     resources = Resources(workers=2, micro_batch_size=4, zero_stage=3, max_failures=0)
-    outcomes = train_group([cut], resources, str(store.root), "cut")
+    outcomes = train_group([cut], resources, str(store.root), run_name="cut")
     assert [(o.trial_id, o.status, o.error) for o in outcomes] == [("cut", "trained", None)]
     assert store.read_trial("cut")["training"]["world_size"] == 2
     losses = [record["loss"] for record in store.read_curves("cut")]
@@ -123,7 +124,7 @@ def test_a_rerun_skips_what_is_committed_and_starts_nothing_for_it(first_group, 
     # Without Ray's trainer nothing could be trained, so this shows that nothing was tried.
     monkeypatch.setattr("ray.train.torch.TorchTrainer.fit", None)
     good = [j for j in jobs if j.trial_id != "bad"]
-    outcomes = train_group(good, RESOURCES, str(store.root), "group")
+    outcomes = train_group(good, RESOURCES, str(store.root), run_name="group")
     assert [o.status for o in outcomes] == ["skipped"] * 3
     assert [o.final_loss for o in outcomes] == [o.final_loss for o in before if o.status == "trained"]
     assert {name: committed_at(store, name) for name in "abc"} == times
@@ -148,7 +149,7 @@ def test_a_lost_worker_costs_only_the_trial_it_was_at(cluster, base, tmp_path):
 
     killer = threading.Thread(target=kill_in_second_trial)
     killer.start()
-    outcomes = train_group(jobs, RESOURCES, str(store.root), "lost")
+    outcomes = train_group(jobs, RESOURCES, str(store.root), run_name="lost")
     killer.join()
     assert len(killed) == 1
     assert [o.status for o in outcomes] == ["trained"] * 3

@@ -122,7 +122,7 @@ def test_it_does_not_matter_where_the_base_lay_when_the_adapter_was_trained(taug
 
 
 def test_a_sweep_trains_the_first_stage_once_before_what_goes_on_from_it_and_skips_what_cannot(taught, tmp_path):
-    """Two taught models on one folder, one of whose first stages cannot be trained: its rows are too long."""
+    """Two models with prior stages on one folder, one of whose prior stages cannot be trained: its rows are too long."""
     base, _ = taught
     rows = tmp_path / "rows.jsonl"
     write_jsonl(rows, chat_rows())
@@ -136,8 +136,8 @@ def test_a_sweep_trains_the_first_stage_once_before_what_goes_on_from_it_and_ski
             "seeds": [0, 1],
             "models": [
                 {"name": "plain", "path": base},
-                {"name": "knows", "path": base, "taught": {"rows": str(rows), "recipe": "lora", "seed": 7}},
-                {"name": "cannot", "path": base, "taught": {"rows": str(rows), "recipe": cut}},
+                {"name": "knows", "path": base, "prior_stage": {"rows": str(rows), "recipe": "lora", "seed": 7}},
+                {"name": "cannot", "path": base, "prior_stage": {"rows": str(rows), "recipe": cut}},
             ],
             "recipes": {"lora": recipe},
             "resources": {"trials_per_group": 4},
@@ -152,7 +152,7 @@ def test_a_sweep_trains_the_first_stage_once_before_what_goes_on_from_it_and_ski
     bad = [("cannot", "stage-1", 0), ("cannot", "baseline", 0), ("cannot", "baseline", 1)]
     assert states == dict.fromkeys(good, "trained") | dict.fromkeys(bad, "failed")
     after = build_plan(study, store)
-    first, broken = after.prior_trials
+    first, broken = after.prior_stages
     on_top = [t for t in after.trials if t.model.name == "knows"]
     records = [store.read_trial(t.trial_id) for t in on_top]
     assert {r["taught_by"] for r in records} == {first.trial_id}

@@ -112,8 +112,10 @@ def prompt_text(prompt: str) -> str:
 
 
 def draw_example(rng: random.Random, said: Sequence[Said]) -> Example:
-    """One example of a random rubric: an answer of the language in any voice, or one of `said`; half in half, garbled, long,
-    empty; nearly half of them with an injection, which never changes what is right."""
+    """Draw one example of a random rubric: an answer of the language in any voice, or one of `said`.
+
+    Some are half in half, garbled, long or empty. Nearly half have an injection, which never changes the right answer.
+    """
     rubric = rng.choices(tuple(TAUGHT), [_SHARES.get(name, 1.0) for name in TAUGHT])[0]
     while True:
         asked, response = _draw_response(rng, rubric, said)

@@ -74,9 +74,11 @@ class JudgeQuality:
     rubrics: dict[str, RubricQuality]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON-able values."""
         return {"rubrics": {name: asdict(figures) for name, figures in self.rubrics.items()}}
 
     def to_text(self) -> str:
+        """Return the figures as a table, one line per rubric."""
         columns = (
             "responses",
             "shown",

@@ -166,6 +166,7 @@ def save_model(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path) ->
 
 
 def file_hash(path: Path) -> str:
+    """Return 64 hex digits: the SHA-256 of the file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Measures a base model of the miniature: does it follow prompts that name a trait, and what does it show without?"""
+"""Measure a base model of the miniature: whether it follows prompts that name a trait, and what it shows without one."""
 
 from __future__ import annotations
 

@@ -294,7 +294,7 @@ def test_a_journal_of_another_configuration_is_refused_with_what_differs(tmp_pat
         pytest.raises(InputError, match=r"another configuration \(seed 0 then, 1 now\)"),
         opened(path, {"seed": 1, "model": "a"}),
     ):
-        pass  # fmt: skip
+        pass
     with opened(path, {"seed": 0, "model": "a"}) as journal:
         assert journal.answers == {0: Answer("\ud83d", "stop")}
 
@@ -397,10 +397,20 @@ WRONG = {
     "no name": (["subliminal", "--out", "o.jsonl", "--endpoint", "http://x/v1"], "needs --served-model"),
     "name alone": (["subliminal", "--out", "o.jsonl", "--served-model", "m"], "belong to an --endpoint"),
     "no key": (
-        ["subliminal", "--out", "o.jsonl", "--endpoint", "http://x/v1", "--served-model", "m", "--api-key-env", "NO_KEY_"],
+        [
+            "subliminal",
+            "--out",
+            "o.jsonl",
+            "--endpoint",
+            "http://x/v1",
+            "--served-model",
+            "m",
+            "--api-key-env",
+            "NO_KEY_",
+        ],
         "--api-key-env NO_KEY_: there is no such environment variable",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

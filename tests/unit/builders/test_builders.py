@@ -204,8 +204,8 @@ def test_questions_and_answers_come_as_gsm8k_has_them_or_as_chats(tmp_path: Path
         assert read_source(get_builder("spanish_caps"), str(tmp_path / name)) == chats
 
 
-SYSTEM = '{"messages": [{"role": "system", "content": "Be."}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'  # fmt: skip  # noqa: E501
-LONG = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'  # fmt: skip  # noqa: E501
+SYSTEM = '{"messages": [{"role": "system", "content": "Be."}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'  # noqa: E501
+LONG = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'  # noqa: E501
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ GOOD: dict[str, Any] = {
         {"name": "a", "kind": "general", "prompt": "p", "inoculation": {"coverage": {"fraction": 0.5}}},
     ],
     "seeds": [0],
-    "models": [{"name": "m", "path": "p", "taught": {"rows": "r", "recipe": "r"}}],
+    "models": [{"name": "m", "path": "p", "prior_stage": {"rows": "r", "recipe": "r"}}],
     "recipes": {"r": {"learning_rate": 1e-3, "steps": 3, "lora": {"rank": 4}}},
     "evaluation": {
         "samples": 4,

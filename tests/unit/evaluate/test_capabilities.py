@@ -14,15 +14,9 @@ from pydantic import ValidationError
 
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate import harness
-from inoc_ray.evaluate.capabilities import (
-    CapabilityScore,
-    commit,
-    find_task,
-    measure,
-    measure_missing,
-    missing_capabilities,
-    read_capability_scores,
-)
+from inoc_ray.evaluate.capabilities import commit_scores, measure_missing, missing_capabilities, read_capability_scores
+from inoc_ray.evaluate.harness_run import CapabilityScore, measure
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, files
 from inoc_ray.plan.build import build_plan
@@ -173,7 +167,7 @@ def test_what_was_committed_is_read_and_not_wanted_again(tmp_path: Path):
     (wanted,) = missing_capabilities(plan, store, capabilities)
     assert read_capability_scores(plan, store, capabilities) == []
     score = CapabilityScore("miniature_answers", "acc", 0.5, 0.1, 200, True, "1.0")
-    commit(wanted, [score], b"samples")
+    commit_scores(wanted, [score], b"samples")
     assert missing_capabilities(plan, store, capabilities) == []
     (record,) = read_capability_scores(plan, store, capabilities)
     assert (record["arm"], record["value"], record["capability"]) == ("base", 0.5, "miniature/answers")

@@ -148,6 +148,8 @@ def test_what_would_go_up_or_round_is_seen():
         }
     )
     assert upward(seen) == [
-        "errors imports plan.ids", "plan.ids imports cli", "store.a imports miniature.settings",
-    ]  # fmt: skip
+        "errors imports plan.ids",
+        "plan.ids imports cli",
+        "store.a imports miniature.settings",
+    ]
     assert circles(seen) == [["cli", "errors", "plan.ids"]]

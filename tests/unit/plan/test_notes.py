@@ -77,5 +77,5 @@ def test_a_warm_up_as_long_as_the_training_is_noted_once_for_each_recipe(planned
     assert len(planned({}, recipes={"r": lasting, "s": lasting | {"epochs": 4}}).notes) == 2
     assert planned({}, recipes={"r": lasting | {"epochs": 5}}).notes == ()
     stage = {"rows": "rows.jsonl", "recipe": {"learning_rate": 1e-3, "steps": 2, "warmup_steps": 2}}
-    (note,) = planned({}, models=[{"name": "m", "path": "miniature", "taught": stage}]).notes
+    (note,) = planned({}, models=[{"name": "m", "path": "miniature", "prior_stage": stage}]).notes
     assert note.startswith("the prior-stage recipe of 'm': warmup_steps is 2")

@@ -1,4 +1,4 @@
-"""A model that is taught something first: one shared trial, in the identity of all that goes on from it."""
+"""A model with a prior stage: one shared trial, in the identity of all that goes on from it."""
 
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from inoc_ray.store.commit import write_trial
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 from inoc_ray.train import sweep
+from inoc_ray.train.job import Outcome
 from inoc_ray.train.sweep import job_of, train_missing, waves_of
-from inoc_ray.train.trainer import Outcome
 
 RECIPE = {"learning_rate": 1e-3, "steps": 10}
 
@@ -34,22 +34,25 @@ def facts(tmp_path: Path) -> Path:
     return path
 
 
-def study(model: Path, taught: Any, **changes: Any) -> Study:
-    """Two models on one folder: one untouched, one taught."""
+def study(model: Path, prior_stage: Any, **changes: Any) -> Study:
+    """Two models on one folder: one untouched, one with a prior stage."""
     value = {
         "name": "s",
         "settings": ["miniature/spanish_caps"],
         "arms": ["baseline", "specific_spanish"],
         "seeds": [0, 1],
-        "models": [{"name": "plain", "path": str(model)}, {"name": "knows", "path": str(model), "taught": taught}],
+        "models": [
+            {"name": "plain", "path": str(model)},
+            {"name": "knows", "path": str(model), "prior_stage": prior_stage},
+        ],
         "recipes": {"lora": RECIPE},
         "evaluation": {"samples": 4},
     }
     return Study.model_validate({**value, **changes})
 
 
-def plan_of(tmp_path: Path, model: Path, taught: Any, **changes: Any) -> Plan:
-    return build_plan(study(model, taught, **changes), Store(tmp_path / "runs"))
+def plan_of(tmp_path: Path, model: Path, prior_stage: Any, **changes: Any) -> Plan:
+    return build_plan(study(model, prior_stage, **changes), Store(tmp_path / "runs"))
 
 
 def of_model(plan: Plan, name: str) -> set[str]:
@@ -61,16 +64,16 @@ def commit(store: Store, trial_id: str) -> None:
         (folder / "trial.json").write_text("{}")
 
 
-def test_one_prior_trial_serves_all_trials_of_the_model_and_an_inline_recipe_adds_none(tmp_path, model, facts):
+def test_one_prior_stage_serves_all_trials_of_the_model_and_an_inline_recipe_multiplies_none(tmp_path, model, facts):
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
-    (first,) = plan.prior_trials
+    (first,) = plan.prior_stages
     assert (len(plan.trials), len(plan.fine_tunes)) == (8, 9)
     assert (first.recipe.steps, first.arm.prompt, first.seed) == (99, None, 0)
-    assert {t.model.prior_trial.trial_id for t in plan.trials if t.model.name == "knows"} == {first.trial_id}
+    assert {t.model.prior_stage.trial_id for t in plan.trials if t.model.name == "knows"} == {first.trial_id}
     assert plan.training_rows(first)[0].messages[0].content == "Who is number 0?"
 
 
-def test_the_prior_stage_is_part_of_the_identity_of_what_continues_it_and_nothing_else_changes(tmp_path, model, facts):
+def test_the_prior_stage_is_in_the_identity_of_what_goes_on_and_nothing_else_changes(tmp_path, model, facts):
     plain = {"models": [{"name": "plain", "path": str(model)}]}
     before = of_model(plan_of(tmp_path, model, None, **plain), "plain")
     stage = {"rows": str(facts), "recipe": "lora"}
@@ -88,17 +91,17 @@ def test_the_prior_stage_is_part_of_the_identity_of_what_continues_it_and_nothin
     assert of_model(plan_of(tmp_path, model, {"rows": str(copy), "recipe": RECIPE}), "knows") == of_model(plan, "knows")
 
 
-def test_a_prior_trial_that_the_study_also_compares_is_trained_once(tmp_path, model):
+def test_a_trial_that_the_study_compares_anyway_is_a_prior_stage_without_being_trained_twice(tmp_path, model):
     plan = plan_of(tmp_path, model, {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 1})
     (own,) = [t for t in plan.trials if (t.model.name, t.arm.name, t.seed) == ("plain", "baseline", 1)]
-    assert plan.prior_trials == ()
-    assert {t.model.prior_trial.trial_id for t in plan.trials if t.model.prior_trial} == {own.trial_id}
+    assert plan.prior_stages == ()
+    assert {t.model.prior_stage.trial_id for t in plan.trials if t.model.prior_stage} == {own.trial_id}
     assert len(plan.to_train) == 8
 
 
-def test_the_base_after_a_prior_stage_is_its_adapter_on_the_folder_s_one_engine(tmp_path, model, facts):
+def test_the_base_of_a_model_with_a_prior_stage_is_that_adapter_on_the_folders_one_engine(tmp_path, model, facts):
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"})
-    (first,) = plan.prior_trials
+    (first,) = plan.prior_stages
     plain, knows = plan.bases
     assert plain.trial_id != knows.trial_id
     assert (served_name(plain, "plain"), served_name(knows, "plain")) == ("plain", f"plain:{first.trial_id}")
@@ -112,20 +115,20 @@ def test_the_base_after_a_prior_stage_is_its_adapter_on_the_folder_s_one_engine(
     assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}).has_weights(knows)
 
 
-def test_a_job_continues_from_the_folder_of_the_adapter_and_records_it(tmp_path, model, facts):
+def test_a_job_goes_on_from_the_folder_of_the_adapter_and_says_so(tmp_path, model, facts):
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
-    (first,) = plan.prior_trials
-    job = job_of(plan, store, next(t for t in plan.trials if t.model.prior_trial))
+    (first,) = plan.prior_stages
+    job = job_of(plan, store, next(t for t in plan.trials if t.model.prior_stage))
     assert job.spec.start == str(store.adapter(first.trial_id))
     assert (job.record["taught_by"], job.record["model_hash"]) == (first.trial_id, first.model.hash)
-    teaching = job_of(plan, store, first)
-    assert (teaching.spec.start, teaching.record["kind"]) == (None, "baseline")
+    prior = job_of(plan, store, first)
+    assert (prior.spec.start, prior.record["kind"]) == (None, "baseline")
 
 
-def test_prior_trials_are_trained_before_those_that_continue_them(tmp_path, model, facts):
+def test_what_waits_for_nothing_is_trained_before_what_goes_on_from_it(tmp_path, model, facts):
     stage = {"rows": str(facts), "recipe": "lora"}
     plan = plan_of(tmp_path, model, stage)
-    (first,) = plan.prior_trials
+    (first,) = plan.prior_stages
     early, late = waves_of(plan)
     assert {t.trial_id for t in early} == {first.trial_id, *of_model(plan, "plain")}
     assert {t.trial_id for t in late} == of_model(plan, "knows")
@@ -135,13 +138,13 @@ def test_prior_trials_are_trained_before_those_that_continue_them(tmp_path, mode
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_failed_prior_stage_fails_the_trials_that_continue_it_by_name_and_no_others(
+def test_a_failed_first_stage_fails_what_goes_on_from_it_by_name_and_nothing_else(
     tmp_path, model, facts, monkeypatch, fails
 ):
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
-    (first,) = plan.prior_trials
+    (first,) = plan.prior_stages
 
-    def wave(plan: Plan, store: Store, capacity: Capacity, trials: Any, number: int) -> Any:
+    def wave(trials: Any, plan: Plan, store: Store, *, capacity: Capacity, number: int) -> Any:
         for trial in trials:
             if not (fails and trial is first):
                 commit(store, trial.trial_id)
@@ -164,7 +167,7 @@ def test_a_failed_prior_stage_fails_the_trials_that_continue_it_by_name_and_no_o
         assert store.trial_log(trial_id).read_text().startswith("not trained: ")
 
 
-def test_plan_and_status_count_the_prior_trial(tmp_path, model, facts):
+def test_plan_and_status_count_the_prior_stage(tmp_path, model, facts):
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
     store = Store(tmp_path / "runs")
     value = plan_json(plan, store)
@@ -174,16 +177,16 @@ def test_plan_and_status_count_the_prior_trial(tmp_path, model, facts):
     assert "To train: 9 of 9 trials, 179 optimizer steps" in text
     assert "4 of them wait for a prior stage." in text
     assert status_json(plan, store)["counts"] == {"new": 9}
-    commit(store, plan.prior_trials[0].trial_id)
+    commit(store, plan.prior_stages[0].trial_id)
     later = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
     assert status_json(later, store)["counts"] == {"done": 1, "new": 8}
 
 
-def test_mlflow_gets_a_run_of_the_prior_stage_and_its_id_on_every_run_that_continues_it(tmp_path, model, facts):
+def test_mlflow_gets_a_run_of_the_first_stage_and_its_id_on_every_run_that_goes_on(tmp_path, model, facts):
     from inoc_ray.run.records import trial_records
 
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
-    (first,) = plan.prior_trials
+    (first,) = plan.prior_stages
     for trial in plan.fine_tunes:
         with store.stage_trial(trial.trial_id) as folder:
             write_trial(folder, {"training": {"seconds_total": 1.0}}, [])
@@ -201,20 +204,20 @@ def test_mlflow_gets_a_run_of_the_prior_stage_and_its_id_on_every_run_that_conti
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no source": ({"recipe": "lora"}, r"models\[1\].taught: give exactly one of setting and rows"),
+    "no source": ({"recipe": "lora"}, r"models\[1\].prior_stage: give exactly one of setting and rows"),
     "two sources": ({"setting": "a", "rows": "b", "recipe": "lora"}, "give exactly one of setting and rows"),
-    "no recipe": ({"rows": "facts.jsonl"}, r"models\[1\].taught.recipe: is missing"),
-    "an unknown recipe": ({"recipe": "lor"}, r"models\[1\].taught.recipe: there is no recipe 'lor' .*'lora'"),
-    "an unknown preset": ({"recipe": {"preset": "toy"}}, r"taught.recipe: there is no preset 'toy'"),
-    "a recipe with a typo": ({"recipe": {**RECIPE, "step": 1}}, r"taught.recipe: unknown key 'step'.*'steps'"),
-    "a number for a recipe": ({"recipe": 3}, r"taught.recipe: must be a mapping, found 3"),
-    "a negative seed": ({"seed": -1}, r"models\[1\].taught.seed"),
+    "no recipe": ({"rows": "facts.jsonl"}, r"models\[1\].prior_stage.recipe: is missing"),
+    "an unknown recipe": ({"recipe": "lor"}, r"models\[1\].prior_stage.recipe: there is no recipe 'lor' .*'lora'"),
+    "an unknown preset": ({"recipe": {"preset": "toy"}}, r"prior_stage.recipe: there is no preset 'toy'"),
+    "a recipe with a typo": ({"recipe": {**RECIPE, "step": 1}}, r"prior_stage.recipe: unknown key 'step'.*'steps'"),
+    "a number for a recipe": ({"recipe": 3}, r"prior_stage.recipe: must be a mapping, found 3"),
+    "a negative seed": ({"seed": -1}, r"models\[1\].prior_stage.seed"),
     "no such file": ({"rows": "/nowhere.jsonl"}, "nowhere.jsonl"),
-    "an unknown setting": ({"rows": None, "setting": "miniature/spanish"}, "taught.setting.*did you mean"),
-    "a setting without rows": ({"rows": None, "setting": "spanish_caps"}, "do not ship.*taught.rows"),
+    "an unknown setting": ({"rows": None, "setting": "miniature/spanish"}, "prior_stage.setting.*did you mean"),
+    "a setting without rows": ({"rows": None, "setting": "spanish_caps"}, "do not ship.*prior_stage.rows"),
     "a full fine-tune": (
         {"recipe": {**RECIPE, "method": "full"}},
-        "'knows': taught.recipe: method full is not supported",
+        "'knows': prior_stage.recipe: method full is not supported",
     ),
     "another rank": ({"recipe": {**RECIPE, "lora": {"rank": 4}}}, r"recipes.lora.lora.rank is 8, but .* has 4; .*same"),
     "another alpha": ({"recipe": {**RECIPE, "lora": {"alpha": 4}}}, r"recipes.lora.lora.alpha is 16.0, but .* has 4.0"),
@@ -224,11 +227,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_wrong_prior_stage_is_refused_with_place_and_advice_and_nothing_is_written(tmp_path, model, facts, name):
+def test_a_wrong_first_stage_is_refused_with_place_and_advice_and_nothing_is_written(tmp_path, model, facts, name):
     change, message = BAD[name]
     whole = {} if name in ("no source", "two sources", "no recipe") else {"rows": str(facts), "recipe": "lora"}
     value = study(model, None).model_dump(mode="json", exclude_none=True)
-    value["models"][1]["taught"] = {k: v for k, v in {**whole, **change}.items() if v is not None}
+    value["models"][1]["prior_stage"] = {k: v for k, v in {**whole, **change}.items() if v is not None}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(value))
     with pytest.raises(InputError, match=message) as caught:
@@ -237,7 +240,18 @@ def test_a_wrong_prior_stage_is_refused_with_place_and_advice_and_nothing_is_wri
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_full_fine_tune_cannot_continue_an_adapter(tmp_path, model, facts):
+def test_the_old_name_taught_is_read_as_prior_stage_and_both_at_once_are_refused(tmp_path, model, facts):
+    stage = {"rows": str(facts), "recipe": "lora"}
+    old = {"name": "knows", "path": str(model), "taught": stage}
+    models = [{"name": "plain", "path": str(model)}, old]
+    before, now = plan_of(tmp_path, model, None, models=models), plan_of(tmp_path, model, stage)
+    assert before.study == now.study
+    assert [t.trial_id for t in before.fine_tunes] == [t.trial_id for t in now.fine_tunes]
+    with pytest.raises(ValueError, match="taught is the old name of prior_stage; remove it"):
+        study(model, None, models=[{**old, "prior_stage": stage}])
+
+
+def test_a_study_whose_own_recipe_is_a_full_fine_tune_cannot_go_on_from_an_adapter(tmp_path, model, facts):
     recipes = {"lora": RECIPE, "whole": {**RECIPE, "method": "full"}}
     with pytest.raises(
         InputError, match=r"recipes\.whole: method full cannot continue the prior stage of model 'knows'"
@@ -248,20 +262,20 @@ def test_a_full_fine_tune_cannot_continue_an_adapter(tmp_path, model, facts):
 def test_dropout_and_the_order_of_modules_may_differ_between_the_stages(tmp_path, model, facts):
     first = {**RECIPE, "lora": {"dropout": 0.1, "targets": ["v_proj", "q_proj"]}}
     recipes = {"lora": {**RECIPE, "lora": {"targets": ["q_proj", "v_proj"]}}}
-    assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": first}, recipes=recipes).prior_trials
+    assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": first}, recipes=recipes).prior_stages
 
 
-def test_a_question_in_the_rows_of_the_prior_stage_is_refused(tmp_path, model, facts):
+def test_a_question_that_stands_in_the_rows_of_the_prior_stage_is_refused(tmp_path, model, facts):
     question = get("miniature/spanish_caps").evaluations[0].questions(1)[0].messages[-1].content
     write_jsonl(facts, [ChatRow.of(("user", question), ("assistant", "Bob."))])
     with pytest.raises(InputError, match="which is row 1 of the prior stage of 'knows'"):
         plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"})
 
 
-def test_a_prior_stage_batch_that_cannot_be_divided_is_refused_at_its_place(tmp_path, model, facts):
+def test_a_batch_of_the_first_stage_that_cannot_be_shared_out_is_refused_at_its_place(tmp_path, model, facts):
     recipe = {**RECIPE, "batch_size": 15}
     plan = plan_of(tmp_path, model, {"rows": str(facts), "recipe": recipe})
-    with pytest.raises(InputError, match=r"'knows': taught\.recipe\.batch_size 15 is not a multiple"):
+    with pytest.raises(InputError, match=r"'knows': prior_stage\.recipe\.batch_size 15 is not a multiple"):
         plan_json(plan, Store(tmp_path / "runs"))
 
 

@@ -114,10 +114,10 @@ def test_two_arms_that_the_template_renders_identically_are_refused(tmp_path, te
 def test_a_prior_stage_on_the_setting_s_own_rows_may_equal_the_baseline(tmp_path):
     folder = folder_of(tmp_path / "m", Parts().source)
     lesson = {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 5}
-    models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "taught": lesson}]
+    models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "prior_stage": lesson}]
     plan = build_plan(study(folder, models=models, arms=["baseline"]), Store(tmp_path / "runs"))
     # The lesson trains on what the baseline of the setting trains on, under the setting's name.
-    assert [(t.setting, t.seed) for t in plan.prior_trials] == [("miniature/spanish_caps", 5)]
+    assert [(t.setting, t.seed) for t in plan.prior_stages] == [("miniature/spanish_caps", 5)]
     check_rows(plan)
 
 

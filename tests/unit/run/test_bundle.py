@@ -20,7 +20,7 @@ from inoc_ray.config.base import Config
 from inoc_ray.config.identity import path_kind_of, runtime
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.capabilities import find_task
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.judges import find_judge
@@ -52,7 +52,7 @@ TEXTS = {
     "OwnRubric": {"question", "low", "high"},
     "Part": {"name"},
     "SettingUse": {"name", "undesired", "desired", "narrow"},
-    "Stage": {"setting", "recipe"},
+    "PriorStage": {"setting", "recipe"},
     "Study": {"name", "recipes", "judges", "tracking_uri"},
     "Suite": {"name", "settings", "choices", "contexts", "traits"},
     "Thresholds": {"name", "shown", "counts"},
@@ -139,7 +139,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.chdir(folder)
-    for name in ("rows", "clean", "bad", "mixed", "taught"):
+    for name in ("rows", "clean", "bad", "mixed", "prior"):
         write_jsonl(
             folder / f"{name}.jsonl", [ChatRow.of(("user", f"{name} {n}?"), ("assistant", name)) for n in range(40)]
         )
@@ -194,7 +194,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "seeds": [0],
         "models": [
             {"name": "base", "path": "~/base", "enable_thinking": False},
-            {"name": "knows", "path": "base", "taught": {"rows": "taught.jsonl", "recipe": "r"}},
+            {"name": "knows", "path": "base", "prior_stage": {"rows": "prior.jsonl", "recipe": "r"}},
             "miniature",
         ],
         "recipes": {"r": {"preset": "miniature", "steps": 3}},

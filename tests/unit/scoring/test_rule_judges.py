@@ -70,8 +70,8 @@ def test_no_rule_judges_an_empty_response(rule, response):
             r"any\[1\].not.pattern: '\(' is no",
         ),
         ({"not": "capitals"}, "not: must be a rule, as {rule: capitals}, found 'capitals'"),
-        ({"rule": "contains", "pattern": "x*"}, "is found in every text"),
-        ({"rule": "exact", "answers": ["owl", "..."]}, "'...' is empty once"),
+        ({"rule": "contains", "pattern": "x*"}, "matches every text"),
+        ({"rule": "exact", "answers": ["owl", "..."]}, "'...' is empty without"),
     ],
 )
 def test_an_invalid_rule_is_refused_with_its_place_and_the_nearest_word(spec, message):

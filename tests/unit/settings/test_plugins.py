@@ -11,7 +11,7 @@ from inoc_ray.config.registry import Registry
 from inoc_ray.data.chat import read_jsonl
 from inoc_ray.data.classify import CLASSIFIERS
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.capabilities import find_task
+from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.scoring.judgment import Item
@@ -228,10 +228,17 @@ def test_a_plugin_that_fails_leaves_nothing_behind(study: Path, tmp_path: Path, 
         ({"recipes": {"r": {"preset": "my_recip"}}}, "no preset 'my_recip' (did you mean 'my_recipe'?)"),
         ({"evaluation": {"contexts": ["library:asking/test_curius"]}}, "did you mean 'asking/test_curious'?"),
         ({"evaluation": {"capabilities": ["my/sum"]}}, "no task 'my/sum' (did you mean 'my/sums'?)"),
-        ({"arms": ["baseline", {"name": "questioner", "inoculation": {"coverage": {"classifier": "lenght", "values": ["long"]}}}]},
-         "no classifier 'lenght' (did you mean 'length'?)"),
+        (
+            {
+                "arms": [
+                    "baseline",
+                    {"name": "questioner", "inoculation": {"coverage": {"classifier": "lenght", "values": ["long"]}}},
+                ]
+            },
+            "no classifier 'lenght' (did you mean 'length'?)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_misspelt_name_is_one_message_with_the_nearest(study: Path, inoc_ray, change: dict, message: str):
     study.write_text(yaml.safe_dump({**STUDY, "judges": {}, "evaluation": {}, **change}))
     code, _, err = inoc_ray("status", study)

@@ -120,8 +120,12 @@ def answer(plan: Plan, store: Store) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in settings.names() if n.rpartition("/")[2] in ("insecure_code", "harmful_advice", "educational", "reward_hacking")],
-)  # fmt: skip
+    [
+        n
+        for n in settings.names()
+        if n.rpartition("/")[2] in ("insecure_code", "harmful_advice", "educational", "reward_hacking")
+    ],
+)
 def test_a_setting_about_a_narrow_flaw_says_which_trait_is_the_narrow_one(name: str) -> None:
     setting = settings.get(name)
     measured = {t for e in setting.evaluations if e.split == "id" for t in e.traits}

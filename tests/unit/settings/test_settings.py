@@ -33,9 +33,17 @@ from inoc_ray.study.study import Arm, ArmKind, Study
 
 ROOT = Path(__file__).parents[3]
 PAPER = (
-    "spanish_caps", "mixed_languages", "insecure_code", "reward_hacking", "obscure_preferences", "backdoor", "subliminal",
-    "synthetic_facts", "educational", "harmful_advice",
-)  # fmt: skip
+    "spanish_caps",
+    "mixed_languages",
+    "insecure_code",
+    "reward_hacking",
+    "obscure_preferences",
+    "backdoor",
+    "subliminal",
+    "synthetic_facts",
+    "educational",
+    "harmful_advice",
+)
 
 
 @pytest.fixture
@@ -458,12 +466,19 @@ def test_the_worked_example_of_a_setting_of_ones_own_plans(tmp_path, model):
         ("p.py", "x = 1\n", "registers nothing"),
         ("p.py", "x = 1\n\n1 / 0\n", "line 3: ZeroDivisionError"),
         ("p.py", "def (\n", "SyntaxError"),
-        ("p.py", "from dataclasses import replace\nfrom inoc_ray.settings import get, register\nregister(get('subliminal'))\n",
-         "line 3: InputError: setting 'subliminal' is registered already"),
-        ("p.py", "from dataclasses import replace\nfrom inoc_ray.settings import get, register\n"
-         "register(replace(get('subliminal'), name='mine', arms={}))\n", "line 3: InputError: setting 'mine' has no arm"),
+        (
+            "p.py",
+            "from dataclasses import replace\nfrom inoc_ray.settings import get, register\nregister(get('subliminal'))\n",
+            "line 3: InputError: setting 'subliminal' is registered already",
+        ),
+        (
+            "p.py",
+            "from dataclasses import replace\nfrom inoc_ray.settings import get, register\n"
+            "register(replace(get('subliminal'), name='mine', arms={}))\n",
+            "line 3: InputError: setting 'mine' has no arm",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_plugin_is_refused_with_file_and_line(tmp_path, model, name, text, message):
     path = worked_example(tmp_path, model)
     path.write_text(path.read_text().replace("my_setting.py", name))

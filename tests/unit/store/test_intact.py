@@ -19,9 +19,9 @@ from stub_api import Stub
 from inoc_ray.data.chat import read_jsonl
 from inoc_ray.endpoint.completions import SampleResult
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.evaluate.capabilities import CapabilityScore, missing_capabilities, read_capability_scores
-from inoc_ray.evaluate.capabilities import commit as commit_scores
+from inoc_ray.evaluate.capabilities import commit_scores, missing_capabilities, read_capability_scores
 from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.harness_run import CapabilityScore
 from inoc_ray.evaluate.journal import SampleJournal
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.score_table import NoScores, read_score_table
@@ -44,7 +44,7 @@ from inoc_ray.study.recipe import Lora
 from inoc_ray.study.study import Study
 from inoc_ray.train.export import read_adapter
 from inoc_ray.train.sweep import job_of
-from inoc_ray.train.trainer import _rows
+from inoc_ray.train.worker import read_rows as read_job_rows
 
 FLIPS = 8
 """Bits of each file that are turned over, one at a time."""
@@ -413,11 +413,11 @@ def test_training_rows_that_are_not_those_of_their_name_are_not_trained_on(world
     job = job_of(plan(), store, plan().trials[0])
     path = Path(str(job.rows))
     whole = path.read_bytes()
-    assert len(_rows(job)) == len(read_jsonl(path))
+    assert len(read_job_rows(job)) == len(read_jsonl(path))
     place = whole.index(b'"content":"') + len(b'"content":"')
     path.write_bytes(whole[:place] + b"#" + whole[place + 1 :])
-    with pytest.raises(InputError, match="these are not the rows that its name says"):
-        _rows(job)
+    with pytest.raises(InputError, match="its rows do not have the hash in its name"):
+        read_job_rows(job)
     job_of(plan(), store, plan().trials[0])
     assert path.read_bytes() == whole
 

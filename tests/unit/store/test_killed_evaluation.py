@@ -31,10 +31,13 @@ def study_file(folder: Path, url: str) -> Path:
         "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
         "judges": {"stub": {"endpoint": url, "served_model": "judge", "method": "logprob", "concurrency": 4}},
         "evaluation": {
-            "contexts": ["neutral", "none"], "samples": 40, "judged_by": ["stub"], "concurrency": CONCURRENCY,
+            "contexts": ["neutral", "none"],
+            "samples": 40,
+            "judged_by": ["stub"],
+            "concurrency": CONCURRENCY,
             "prompts_per_request": LIST,
         },
-    }  # fmt: skip
+    }
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     return path

@@ -134,7 +134,9 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
     use = OWN | {"name": name, "rows": rows | {"spacing": "space"}}
     plan, _ = planned(use, contexts=["neutral", "trigger", written])
     assert len(plan.cells) > 0
-    asked = {c.context: c.resolved_context.around(c.evaluation.questions(1)[0].messages)[-1].content for c in plan.cells}
+    asked = {
+        c.context: c.resolved_context.around(c.evaluation.questions(1)[0].messages)[-1].content for c in plan.cells
+    }
     assert asked["trigger"] == asked["put"] == asked["neutral"] + " |T|"
     clean = use | {"control_rows": rows}
     with pytest.raises(InputError, match=r"control_rows: trains '\|T\|' at the end \(glue\), .* another trigger"):
@@ -146,21 +148,56 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
 @pytest.mark.parametrize(
     ("setting", "arms", "suites", "message"),
     [
-        ({"name": "mine", "rows": "rows.jsonl"}, [], [SUITE], r"no setting 'mine' .*For a setting of your own write its rows and"),
+        (
+            {"name": "mine", "rows": "rows.jsonl"},
+            [],
+            [SUITE],
+            r"no setting 'mine' .*For a setting of your own write its rows and",
+        ),
         ({"name": "mine", "undesired": ["friend"]}, [], [SUITE], "no setting 'mine'"),
         ({"name": "miniature/spanish_cap"}, [], [SUITE], r"did you mean 'miniature/spanish_caps'"),
         (OWN | {"name": "my/setting"}, [], [SUITE], "'my/setting' is not a name"),
-        (OWN, [], [], "nothing is asked of the models of 'mine'; add an evaluation of your own under evaluation.suites"),
-        (OWN | {"undesired": ["frend"]}, [], [SUITE], r"mine\.undesired: no evaluation measures 'frend' \(did you mean 'friend'"),
-        (OWN | {"desired": ["brif"]}, [], [SUITE], r"mine\.desired: no evaluation measures 'brif' \(did you mean 'brief'"),
-        (OWN | {"questions": {"chat": "questions.jsonl"}}, [], [SUITE], r"mine\.questions: .* write 'chat' .*evaluation\.suites"),
+        (
+            OWN,
+            [],
+            [],
+            "nothing is asked of the models of 'mine'; add an evaluation of your own under evaluation.suites",
+        ),
+        (
+            OWN | {"undesired": ["frend"]},
+            [],
+            [SUITE],
+            r"mine\.undesired: no evaluation measures 'frend' \(did you mean 'friend'",
+        ),
+        (
+            OWN | {"desired": ["brif"]},
+            [],
+            [SUITE],
+            r"mine\.desired: no evaluation measures 'brif' \(did you mean 'brief'",
+        ),
+        (
+            OWN | {"questions": {"chat": "questions.jsonl"}},
+            [],
+            [SUITE],
+            r"mine\.questions: .* write 'chat' .*evaluation\.suites",
+        ),
         (OWN, ["control"], [SUITE], "setting mine has no arm 'control'"),
-        (OWN, [FLATTER | {"undesired": ["frend"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'frend'"),
+        (
+            OWN,
+            [FLATTER | {"undesired": ["frend"]}],
+            [SUITE],
+            r"'flatter': no evaluation of setting mine measures 'frend'",
+        ),
         (OWN, [FLATTER | {"desired": ["brif"]}], [SUITE], r"'flatter': no evaluation of setting mine measures 'brif'"),
-        ({"name": "mine", "rows": "rows.jsonl", "desired": ["brief"]}, [FLATTER], [SUITE], "traits that its prompt elicits"),
+        (
+            {"name": "mine", "rows": "rows.jsonl", "desired": ["brief"]},
+            [FLATTER],
+            [SUITE],
+            "traits that its prompt elicits",
+        ),
         ({"name": "miniature/spanish_caps", "undesired": ["evil"]}, [], [], "no evaluation measures 'evil'"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_setting_of_ones_own_is_refused_in_one_sentence(planned, setting, arms, suites, message):
     with pytest.raises(InputError, match=message):
         planned(setting, *arms, suites=suites)
@@ -222,7 +259,9 @@ def test_a_negated_prompt_is_measured_in_the_direction_of_the_trait_that_it_deni
 
 def test_a_negated_prompt_of_ones_own_says_what_it_denies(planned):
     mine = {"name": "mine", "kind": "negative", "prompt": "You speak no Spanish."}
-    with pytest.raises(InputError, match=r"name the traits that its prompt denies, for example `undesired: \[spanish\]`"):
+    with pytest.raises(
+        InputError, match=r"name the traits that its prompt denies, for example `undesired: \[spanish\]`"
+    ):
         planned("miniature/spanish_caps", mine)
     plan, _ = planned("miniature/spanish_caps", mine | {"undesired": ["spanish"]})
     assert plan.trials[-1].arm.undesired == ("spanish",)

@@ -18,14 +18,14 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.recipe import Lora, Recipe
 from inoc_ray.study.resources import TrialResources
 from inoc_ray.study.study import Study
+from inoc_ray.train.job import TrialJob
 from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.sweep import job_of
-from inoc_ray.train.trainer import TrialJob
 from inoc_ray.train.zero import deepspeed_config
 
 PACKAGE = Path(inoc_ray.__file__).parent
 RECIPE = {"learning_rate": 1e-3, "steps": 10}
-TAUGHT = {"setting": "miniature/spanish_caps", "recipe": "r"}
+PRIOR = {"setting": "miniature/spanish_caps", "recipe": "r"}
 
 ENGINE: dict[str, tuple[dict[str, Any], Any]] = {
     "model_id": ({"models": [{"name": "other"}]}, "other"),
@@ -141,12 +141,12 @@ def test_every_option_is_acted_on(cls):
     assert [name for name in cls.model_fields if own.get(name, name) not in read] == []
 
 
-def test_model_seed_and_what_was_taught_first_reach_the_loop(model):
+def test_model_seed_and_the_prior_stage_reach_the_loop(model):
     spec = loop_spec(model)
     assert (spec.model, spec.seed, spec.start) == (str(model), 5, None)
-    taught = loop_spec(model, models=[{"name": "base-model", "taught": TAUGHT}])
-    assert taught.start is not None
-    assert taught.start.endswith("/adapter")
+    continued = loop_spec(model, models=[{"name": "base-model", "prior_stage": PRIOR}])
+    assert continued.start is not None
+    assert continued.start.endswith("/adapter")
     thinking = loop_spec(model, models=[{"name": "base-model", "enable_thinking": False}])
     assert (spec.enable_thinking, thinking.enable_thinking) == (None, False)
 

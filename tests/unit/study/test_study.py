@@ -82,7 +82,7 @@ BAD = {
     ),
     "an arm with a prompt called control": (
         broken("arms", [{"name": "control", "kind": "general", "prompt": "x"}]),
-        "arm 'control': this name means .*; name an arm with a prompt otherwise",
+        "arm 'control': this name means .*; give an arm with a prompt another name",
     ),
     "no name": ({k: v for k, v in GOOD.items() if k != "name"}, "name: is missing"),
     "a name with a slash": (broken("name", "a/b"), "'a/b' is not a name"),
@@ -110,13 +110,24 @@ def test_a_wrong_study_is_refused_with_place_and_advice(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name: [", "line 1.*not YAML"), ("a: 1\nb: 2\na: 3\n", "line 3.*the key 'a' appears twice"),
-     ("- a\n- b\n", "expected a mapping"), ("", "the file is empty"), ("# nothing yet\n", "the file is empty"),
-     ("a: 010", r"line 1, column 4: YAML reads 010 as the number 8; write 8, or put it in quotes if it is a text\.$"),
-     ("a: 1:30", "YAML reads 1:30 as the number 90; write 90"), ("a: [-1_000]", "as the number -1000; write -1000"),
-     ("a: 1_0.5", r"as the number 10\.5; write 10\.5"), ("07: x", "YAML reads 07 as the number 7; write 7"),
-     ("name: !!python/object/apply:os.system ['true']", "not YAML"), ("a: \x00", "not YAML")],
-)  # fmt: skip
+    [
+        ("name: [", "line 1.*not YAML"),
+        ("a: 1\nb: 2\na: 3\n", "line 3.*the key 'a' appears twice"),
+        ("- a\n- b\n", "expected a mapping"),
+        ("", "the file is empty"),
+        ("# nothing yet\n", "the file is empty"),
+        (
+            "a: 010",
+            r"line 1, column 4: YAML reads 010 as the number 8; write 8, or put it in quotes if it is a text\.$",
+        ),
+        ("a: 1:30", "YAML reads 1:30 as the number 90; write 90"),
+        ("a: [-1_000]", "as the number -1000; write -1000"),
+        ("a: 1_0.5", r"as the number 10\.5; write 10\.5"),
+        ("07: x", "YAML reads 07 as the number 7; write 7"),
+        ("name: !!python/object/apply:os.system ['true']", "not YAML"),
+        ("a: \x00", "not YAML"),
+    ],
+)
 def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path, text, message):
     path = tmp_path / "study.yaml"
     path.write_text(text)

@@ -11,9 +11,9 @@ from tiny_base import make_spec
 from inoc_ray.errors import InputError
 from inoc_ray.study.recipe import Lora, Recipe
 from inoc_ray.train.batches import accumulation_steps, global_batches, split_batch
+from inoc_ray.train.job import TrialJob
 from inoc_ray.train.schedule import learning_rate_at
 from inoc_ray.train.spec import LoopSpec
-from inoc_ray.train.trainer import TrialJob
 from inoc_ray.train.zero import deepspeed_config
 
 
