@@ -315,7 +315,7 @@ def tiny(tmp_path: Path, **more: Any) -> tuple[Path, Study, Store]:
 
 
 def test_a_large_file_stays_if_its_path_is_absolute_and_is_refused_otherwise(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bundle, "MAX_ONE", 1 << 20)
+    monkeypatch.setattr(bundle, "MAX_FIELD_BYTES", 1 << 20)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(weights_path(), tmp_path / "base")
     path, study, store = tiny(tmp_path, models=[{"name": "b", "path": "base"}])
@@ -351,9 +351,9 @@ def test_a_missing_file_and_a_plugin_beside_too_many_files_are_refused(tmp_path,
         pack(tmp_path / "packed", path, study, store)
     (tmp_path / "p.py").write_text("")
     (tmp_path / "large.bin").write_bytes(b"x" * 2000)
-    monkeypatch.setattr(bundle, "MAX_ONE", 1000)
+    monkeypatch.setattr(bundle, "MAX_FIELD_BYTES", 1000)
     study = study.model_validate(
         {**study.model_dump(exclude_unset=True), "settings": ["miniature/spanish_caps"], "plugins": ["p.py"]}
     )
-    with pytest.raises(InputError, match=r"^plugins\[0\]: beside .*/p\.py lie more than .*in a folder of their own"):
+    with pytest.raises(InputError, match=r"^plugins\[0\]: beside .*/p\.py are more than .*to a folder of their own"):
         pack(tmp_path / "packed", path, study, store)
