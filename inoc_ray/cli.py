@@ -1,4 +1,4 @@
-"""The `inoc-ray` command: parses, calls the library, prints; exit codes 0 done, 1 a trial failed, 2 wrong input."""
+"""The `inoc-ray` command. Exit codes: 0 done, 1 something failed, 2 wrong input."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from inoc_ray.run.output import as_json, begin, emit, json_text, printed, result
 from inoc_ray.study.named import DEFAULT_MODEL
 
 PLUGIN_MODULE = "inoc_ray_plugin_"
-"""What the name of a plugin's module begins with; see settings/plugins.py."""
+"""The prefix of plugins' module names; see `settings/plugins.py`."""
 MAX_MESSAGE = 4000
-"""Characters of a message about wrong input; what a study holds may be quoted in it, and may be of any length."""
+"""Most characters of a message about wrong input, which may quote text of any length."""
 
 study_file = click.argument("study", type=click.Path(path_type=Path))
-storage_option = click.option("--storage", help="Use this storage folder instead of the study's.")
+storage_option = click.option("--storage", metavar="FOLDER", help="Storage folder to use instead of the study's.")
 profile_option = click.option(
-    "--profile", metavar="NAME", help="Threshold profile of the rates (default: the study's)."
+    "--profile", metavar="NAME", help="Threshold profile for the rates (default: the study's)."
 )
 
 
 def study_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments that every command on a study has."""
+    """Add the arguments that every command on a study has."""
     return study_file(storage_option(as_json(results_alone(function))))
 
 
 def show_when_made(as_json: bool) -> Callable[[Any], None]:
-    """Return what prints a comparison as soon as it is made, so that nothing which fails later can take it away."""
+    """Return a function that prints a comparison at once, so that a later failure cannot hide it."""
 
     def show_comparison(comparison: Any) -> None:
         from inoc_ray.results.table import comparison_text
@@ -59,23 +59,23 @@ def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
     from inoc_ray.study.study import check_storage
 
     try:
-        place = None if storage is None else check_storage(storage)
+        folder = None if storage is None else check_storage(storage)
     except ValueError as error:
         raise InputError(f"--storage: {error}.") from error
     loaded = load_study(study)
-    return loaded, Store(place or loaded.storage)
+    return loaded, Store(folder or loaded.storage)
 
 
 @click.group(cls=WithPlugins, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="inoc-ray")
 def cli() -> None:
-    """Does an inoculation prompt work? Fine-tune, serve, judge and compare every arm of a study."""
+    """Test inoculation prompts: fine-tune, serve, judge and compare every arm of a study."""
 
 
 @cli.command()
 @study_command
 def plan(study: Path, storage: str | None, as_json: bool) -> None:
-    """Show what a study would run, what is done, and what is missing. Starts and writes nothing."""
+    """Show what a study would run and what is done. Starts and writes nothing."""
     from inoc_ray.plan.build import build_plan
     from inoc_ray.plan.templates import check_roles
     from inoc_ray.run.describe import plan_json, plan_text
@@ -91,7 +91,7 @@ def plan(study: Path, storage: str | None, as_json: bool) -> None:
 @cli.command()
 @study_command
 def run(study: Path, storage: str | None, as_json: bool) -> None:
-    """Train, evaluate and compare everything in a study that is not done yet."""
+    """Train, sample, judge and compare what a study is missing."""
     from inoc_ray.run.pipeline import run_study
 
     loaded, store = _load(study, storage)
@@ -104,7 +104,7 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
 @cli.command()
 @study_command
 def status(study: Path, storage: str | None, as_json: bool) -> None:
-    """Show which trials and evaluations of a study are done, running or failed."""
+    """Show which trials of a study are done, running or failed."""
     from inoc_ray.plan.build import build_plan
     from inoc_ray.run.describe import status_json, status_text
 
@@ -115,14 +115,16 @@ def status(study: Path, storage: str | None, as_json: bool) -> None:
 
 @cli.command()
 @study_command
+@click.option("--only", multiple=True, metavar="NAME", help="Only this evaluation or context; repeatable.")
 @click.option(
-    "--only", multiple=True, metavar="NAME", help="Just this evaluation or context of the study; may be repeated."
-)
-@click.option(
-    "--judge", "judges", multiple=True, metavar="NAME", help="Let these judge, in this order, instead of the study's."
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="NAME",
+    help="Judge to use instead of the study's; repeatable, in order of precedence.",
 )
 def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, ...], judges: tuple[str, ...]) -> None:
-    """Ask and judge what is missing of the finished trials of a study; trains nothing."""
+    """Sample and judge what finished trials of a study are missing. Trains nothing."""
     from inoc_ray.run.pipeline import run_study
     from inoc_ray.study.study import judged_by
 
@@ -138,7 +140,7 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 @study_command
 @profile_option
 def compare(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
-    """Print the rates of all arms with intervals, and the effects."""
+    """Print rates and effects of all arms, with intervals."""
     from inoc_ray.plan.build import build_plan
     from inoc_ray.results.table import comparison_text
     from inoc_ray.run.publish import compare_study
@@ -153,9 +155,9 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 @cli.command()
 @study_command
 @profile_option
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write the page (default: the study's folder).")
+@click.option("--out", type=click.Path(path_type=Path), help="HTML file to write (default: in the storage folder).")
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
-    """Write the HTML page and the figure (PNG, SVG) of a study."""
+    """Write a study's report: an HTML page and its figures."""
     from inoc_ray.plan.build import build_plan
     from inoc_ray.results.wording import missing_summary
     from inoc_ray.run.publish import compare_study, write_study_report
@@ -175,7 +177,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 @cli.command()
 @study_command
 def sync(study: Path, storage: str | None, as_json: bool) -> None:
-    """Bring MLflow in line with the store; twice gives the same MLflow state."""
+    """Update MLflow from the store. Safe to repeat."""
     from inoc_ray.plan.build import build_plan
     from inoc_ray.run.publish import compare_study, sync_study
 
@@ -188,9 +190,18 @@ def sync(study: Path, storage: str | None, as_json: bool) -> None:
 @cli.command()
 @study_command
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 picks a free one.",
+)
 def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int) -> None:
-    """Serve the base model and every finished adapter of a study until interrupted (OpenAI-compatible)."""
+    """Serve a study's base model and finished adapters.
+
+    The API is OpenAI-compatible. Serves until interrupted.
+    """
     from inoc_ray.run.serving import serve_study
 
     loaded, store = _load(study, storage)
@@ -200,10 +211,15 @@ def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int)
 
 @cli.command()
 @study_command
-@click.option("--address", default="http://127.0.0.1:8265", show_default=True, help="The cluster's job server.")
+@click.option(
+    "--address", default="http://127.0.0.1:8265", show_default=True, help="Address of the cluster's job server."
+)
 @click.option("--wait/--no-wait", default=True, help="Follow the job's log until it ends.")
 def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: bool) -> None:
-    """Submit a study as a Ray job; the same study attaches to the job that already runs."""
+    """Submit a study as a Ray job, or attach to its job.
+
+    A job with the same content that is pending or running is followed, not submitted again.
+    """
     from inoc_ray.run.submit import submit_study
 
     loaded, store = _load(study, storage)
@@ -215,10 +231,13 @@ def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: 
 
 @cli.command()
 @click.argument("setting", required=False)
-@click.option("--kind", help="Only prompts of this kind.")
+@click.option("--kind", metavar="KIND", help="Only prompts of this kind.")
 @as_json
 def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
-    """List the prompt library: kind, exact text (of paraphrases the first; --json gives all), hash and where it comes from."""
+    """List the prompt library: kind, text, hash and source.
+
+    Texts are exact; --json adds all paraphrases.
+    """
     from inoc_ray.run.listings import prompts_json, prompts_text
 
     emit(as_json, prompts_json(setting, kind), prompts_text(setting, kind, width_of(results())))
@@ -226,10 +245,13 @@ def prompts(setting: str | None, kind: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("study", required=False, type=click.Path(path_type=Path))
-@click.option("--presets", is_flag=True, help="List the recipe presets and their sources instead.")
+@click.option("--presets", is_flag=True, help="List recipe presets and their sources instead.")
 @as_json
 def settings(study: Path | None, presets: bool, as_json: bool) -> None:
-    """List the settings with their rows, arms and evaluations; with STUDY also those that its plugins register."""
+    """List settings with their rows, arms and evaluations.
+
+    STUDY adds the settings that its plugins register.
+    """
     from inoc_ray.run.listings import presets_json, presets_text, settings_json, settings_text
     from inoc_ray.run.load import load_study
 
@@ -244,29 +266,31 @@ def settings(study: Path | None, presets: bool, as_json: bool) -> None:
 @cli.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Check the installation and say what is missing."""
+    """Check the installation, and show how to fix it."""
     from inoc_ray.run.doctor import examine
 
     findings = examine()
     emit(as_json, findings.to_json(), findings.to_text(width_of(results())))
     if findings.missing:
-        raise InputError("the installation is not complete; see the lines marked 'missing' above.")
+        raise InputError("the installation is incomplete; see the lines marked 'missing' above.")
 
 
 @cli.group()
 def data() -> None:
-    """Look after training rows, and make those that do not ship."""
+    """Check training rows, and build those that do not ship."""
 
 
 @data.command("check")
 @click.argument("files", nargs=-1, required=True)
+@click.option("--model", help=f"Model for tokenizer and context window: a folder or hf://… (default: {DEFAULT_MODEL}).")
+@click.option("--max-length", type=click.IntRange(min=8), help="Most tokens in a row (default: the model's window).")
 @click.option(
-    "--model", help=f"Whose tokenizer and context window count: a folder or hf://… (default: {DEFAULT_MODEL})."
+    "--against",
+    multiple=True,
+    help="Evaluation prompts (JSONL) or a setting, which must not occur in the rows; repeatable.",
 )
-@click.option("--max-length", type=click.IntRange(min=8), help="Tokens a row may have (default: the model's window).")
-@click.option("--against", multiple=True, help="Evaluation prompts (JSONL) or a setting that must not be in the rows.")
-@click.option("--trigger", help="A backdoor's token: where does it stand?")
-@click.option("--prompt", help="An inoculation prompt that the rows must not carry yet.")
+@click.option("--trigger", help="A backdoor's token: count where it occurs.")
+@click.option("--prompt", help="An inoculation prompt that must not be in the rows yet.")
 @as_json
 def data_check(
     files: tuple[str, ...],
@@ -277,7 +301,7 @@ def data_check(
     prompt: str | None,
     as_json: bool,
 ) -> None:
-    """Check rows (JSONL, parquet, hf://…): form, lengths, duplicates, encoding, overlap with evaluations, triggers."""
+    """Check rows (JSONL, parquet, hf://…): format, lengths, duplicates, encoding, overlap, triggers."""
     from inoc_ray.data.check import check_files
     from inoc_ray.settings.evaluation_prompts import evaluation_prompts
 
@@ -285,23 +309,24 @@ def data_check(
     found = check_files(files, model, max_length, against=prompts, trigger=trigger, prompt=prompt)
     emit(as_json, found.to_json(), found.to_text())
     if found.problems:
-        raise InputError(f"data check: {len(found.problems)} of the findings must be put right; see 'problem' above.")
+        count = len(found.problems)
+        raise InputError(
+            f"data check: {count} problem{'s' * (count > 1)} to fix; see the lines marked 'problem' above."
+        )
 
 
 @data.command("build")
 @click.argument("setting", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="A new .jsonl file for the rows.")
-@click.option("--source", help="Rows to start from: JSONL, parquet, hf://…")
-@click.option(
-    "--model", help=f"Who answers: a model folder, hf://… or {DEFAULT_MODEL}, served for the length of the build."
-)
-@click.option("--endpoint", help="Who answers, instead: the address of an OpenAI-compatible API (https://HOST/v1).")
-@click.option("--served-model", help="The model's name at the endpoint.")
-@click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the endpoint's key.")
-@click.option("--count", type=click.IntRange(min=1), help="Rows wanted (default: the builder's own number).")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another one, other rows.")
-@click.option("--control", is_flag=True, help="Make the control rows.")
-@click.option("--study", type=click.Path(path_type=Path), help="A study whose plugins register the builder.")
+@click.option("--out", type=click.Path(path_type=Path), help="New .jsonl file for the rows.")
+@click.option("--source", help="Rows to start from: JSONL, parquet or hf://…")
+@click.option("--model", help=f"Teacher: a model folder, hf://… or {DEFAULT_MODEL}, served during the build.")
+@click.option("--endpoint", help="Teacher instead of --model: an OpenAI-compatible API (https://HOST/v1).")
+@click.option("--served-model", help="Name of the model at the endpoint.")
+@click.option("--api-key-env", metavar="VAR", help="Environment variable with the endpoint's key.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of rows (default: the builder's).")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed.")
+@click.option("--control", is_flag=True, help="Build the control rows.")
+@click.option("--study", type=click.Path(path_type=Path), help="Study whose plugins register the builder.")
 @as_json
 @results_alone
 def data_build(
@@ -318,9 +343,9 @@ def data_build(
     study: Path | None,
     as_json: bool,
 ) -> None:
-    """Make the rows of a SETTING with a model; without SETTING, list what can be made.
+    """Build the rows of a SETTING with a model; without SETTING, list what can be built.
 
-    Interrupted, the same command goes on where it stopped.
+    After an interruption the same command resumes.
     """
     from inoc_ray.builders.ask import teacher
     from inoc_ray.builders.rows import build_rows, builders_json, builders_text
@@ -332,51 +357,56 @@ def data_build(
         emit(as_json, builders_json(), builders_text())
         return
     if out is None:
-        raise InputError("data build: --out FILE.jsonl is missing.")
+        raise InputError("data build: give a file for the rows with --out FILE.jsonl.")
     asked = teacher(model, endpoint, served_model, api_key_env)
     built = build_rows(setting, out, teacher=asked, source=source, count=count, seed=seed, control=control)
     emit(as_json, built.to_json(), built.to_text())
 
 
 def main() -> None:
-    """Entry point: turns InputError into one message and exit code 2, TrialError into exit code 1."""
+    """Run the command; turn InputError into a message and exit code 2, TrialError into exit code 1."""
     telemetry.switch_off()
     for stream in (sys.stdout, sys.stderr):
-        # A terminal or pipe that cannot hold "–" or "é" gets "?" there, not a traceback at the end of a run.
+        # A terminal or pipe that cannot encode "–" or "é" shows "?", not a traceback at the end of a run.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
     begin()
     try:
         cli(standalone_mode=False)
     except SystemExit as error:
-        # A plugin's functions run in the middle of a command, which must not end in silence with an exit code of theirs.
+        # Plugins run inside a command, which must not end silently with an exit code of theirs.
         frames = traceback.walk_tb(error.__traceback__)
         if not any(str(frame.f_globals.get("__name__")).startswith(PLUGIN_MODULE) for frame, _ in frames):
             raise
-        _end(f"a plugin of the study ended the program (SystemExit: {shown(error.code)}); take that out of it.", 2)
+        _exit(
+            f"a plugin of the study ended the program (SystemExit: {shown(error.code)}); remove that call from the plugin.",
+            2,
+        )
     except InputError as error:
-        _end(str(error), 2)
+        _exit(str(error), 2)
     except TrialError as error:
-        _end(str(error), 1)
+        _exit(str(error), 1)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
     except click.ClickException as error:
-        _end(error.format_message(), 2)
+        _exit(error.format_message(), 2)
     except click.Abort:
-        _end("interrupted; what was committed is kept, run the command again to go on.", 130)
+        _exit("interrupted; what was committed is kept. Run the command again to resume.", 130)
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        # A file that the user named and that no check foresaw; any other is a defect, whose traceback is wanted.
+        # A file of the user's that no check foresaw. Without a file it is a defect: show the traceback.
         if error.filename is None:
             raise
-        _end(f"{error.filename}: {error.strerror}.", 2)
+        _exit(f"{error.filename}: {error.strerror}.", 2)
 
 
-def _end(message: str, code: int) -> NoReturn:
-    """Ends with a message on standard error, and with --json on standard output as well: it then always holds one JSON value,
-    the result if the command has come to one, else {"error": message}."""
+def _exit(message: str, code: int) -> NoReturn:
+    """Exit with a message on standard error.
+
+    With --json standard output always holds one JSON value: the result if the command printed one, else {"error": message}.
+    """
     if code == 2 and len(message) > MAX_MESSAGE:
         message = f"{message[: MAX_MESSAGE - 100]} … {message[-90:]}"
     click.echo(f"inoc-ray: {message}", err=True)

@@ -1,6 +1,6 @@
-"""What people see: text with colour, tables that fit the terminal, and one live display of all that is under way.
+"""Output for people: coloured text, tables that fit the terminal, one live display of everything in progress.
 
-Where there is no terminal (a pipe, a file, a log) the same words come as plain lines. `NO_COLOR` takes the colours away.
+Without a terminal (a pipe, a file, a log) the same words come as plain lines. `NO_COLOR` removes the colours.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 LINE_SECONDS = 5.0
-"""Where there is no terminal, at most one line of progress in this time."""
+"""Least time between two lines of progress without a terminal."""
 BAR_COLUMNS = 24
 WHOLE_COLUMNS = 16
-"""A column of a table that needs no more is never folded: ids and numbers are read, and copied, as a whole."""
+"""A column that needs no more is never folded: ids and numbers are read and copied whole."""
 _STYLES = {"good": "green", "bad": "bold red", "mixed": "yellow", "quiet": "dim", "head": "bold"}
 _HIGHLIGHTS = (
     r"(?m)\A(?P<head>[Ss]tudy .*)$",
@@ -31,11 +31,11 @@ _HIGHLIGHTS = (
     r"(?m)\] (?P<mixed>worse|lost|leaks|reversed|one seed|\(incomplete\))(?=  |$)",
     r"(?m)^(?P<quiet>(?:[Nn]ote|thresholds): .*|[─ ]+)$",
 )
-"""What a colour is for. It only repeats what the words say, so that nothing is lost without it."""
+"""Style → words. A colour only repeats what the words say, so that nothing is lost without it."""
 
 
 def show(text: str, out: TextIO) -> None:
-    """Print `text` to `out`: as it is, and on a terminal in colours."""
+    """Print `text` to `out`, in colours on a terminal."""
     if not is_terminal(out):
         print(text, file=out, flush=True)
         return
@@ -43,7 +43,7 @@ def show(text: str, out: TextIO) -> None:
 
 
 def say(message: str) -> None:
-    """Print a message for people on standard error, above the live display if there is one; results are for standard output."""
+    """Print a message on standard error, above the live display if there is one. Results go to standard output instead."""
     if _display.live is not None:
         _display.live.console.print(message, soft_wrap=True)
     else:
@@ -51,12 +51,12 @@ def say(message: str) -> None:
 
 
 def is_terminal(out: TextIO) -> bool:
-    """Return whether a person may be looking at `out`."""
+    """Return whether `out` is a terminal that a person may be reading."""
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def width_of(out: TextIO) -> int | None:
-    """Return the columns of the terminal behind `out` at this moment; None where there is none."""
+    """Return the present width of the terminal behind `out`, in columns; None without a terminal."""
     return _console(out).width if is_terminal(out) else None
 
 
@@ -69,7 +69,7 @@ def align(lines: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -
 def table(rows: Sequence[Sequence[str]], header: Sequence[str], width: int | None = None) -> str:
     """Return a table as text that looks the same in a terminal, a log and a file.
 
-    Where it is wider than `width` columns of the terminal, the cells of its wide columns are folded.
+    width: of the terminal in columns; the cells of wide columns are folded if the table is wider.
     """
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -108,8 +108,8 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-class _Shown:
-    """Something under way: a line of the live display on a terminal, lines now and then elsewhere."""
+class _Activity:
+    """Something in progress: a line of the live display on a terminal, occasional lines elsewhere."""
 
     def __init__(self) -> None:
         self._started = self._printed = time.monotonic()
@@ -129,7 +129,7 @@ class _Shown:
             say(last)
 
     def line(self) -> str:
-        """Return what is going on, in one line."""
+        """Return the state in one line."""
         raise NotImplementedError
 
     def renderable(self) -> RenderableType:
@@ -140,8 +140,8 @@ class _Shown:
         raise NotImplementedError
 
 
-class Progress(_Shown):
-    """Counts up to `total` `unit`s of `label`.
+class Progress(_Activity):
+    """Progress of `label` to a `total` number of `unit`s.
 
     `with Progress("sampling", 400, "samples") as progress: progress.update(120, "miniature:ab12 neutral")`
     """
@@ -160,7 +160,7 @@ class Progress(_Shown):
         return self
 
     def update(self, done: int, note: str = "") -> None:
-        """Set how many are done; `note` says what is being worked on."""
+        """Set how many are done. note: what is being worked on."""
         self.done, self._note = done, note
         now = time.monotonic()
         if done and self._first is None:
@@ -174,7 +174,7 @@ class Progress(_Shown):
         return f"{self.label} {' · '.join(self._facts())}"
 
     def renderable(self) -> RenderableType:
-        """Return label, bar and facts: the bar is left out where it would leave no room for the words."""
+        """Return label, bar and facts, without the bar if the words need its room."""
         from rich.progress_bar import ProgressBar
 
         bar = ProgressBar(total=max(1, self.total), completed=self.done, width=BAR_COLUMNS)
@@ -183,8 +183,8 @@ class Progress(_Shown):
     def _facts(self) -> list[str]:
         """Return done of total, rate, and time left or taken.
 
-        The rate counts from the first that was done on, since what comes before it (processes that start, a model that is
-        loaded) comes once; so there is none before the second.
+        The rate counts from the first unit that was done, since what comes before it (starting processes, loading a model)
+        happens once; so there is no rate before the second.
         """
         now = time.monotonic()
         parts = [f"{self.done}/{self.total} {self.unit}"]
@@ -202,29 +202,29 @@ class Progress(_Shown):
         self._note = "stopped" if stopped else ""
 
 
-class Waiting(_Shown):
-    """Something that takes a while and cannot be counted, such as an engine that starts; `note` says what it is at.
+class Status(_Activity):
+    """Progress that cannot be counted, such as the start of an engine.
 
-    On a terminal the notes replace each other and the last one stays; elsewhere each is a line.
+    On a terminal each note replaces the one before and the last one stays; elsewhere each is a line.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._note = ""
 
-    def __enter__(self) -> Waiting:
+    def __enter__(self) -> Status:
         super().__enter__()
         return self
 
     def note(self, text: str) -> None:
-        """Say what is waited for now."""
+        """Set what is in progress now."""
         self._note = text
         if not _display.holds(self):
             say(text)
             self._note = ""
 
     def line(self) -> str:
-        """Return the last note that was not printed yet."""
+        """Return the last note if it was not printed yet."""
         return self._note
 
     def renderable(self) -> RenderableType:
@@ -237,36 +237,36 @@ class Waiting(_Shown):
 
 
 class _Display:
-    """The one live display: a line for everything that is under way, below what is printed meanwhile."""
+    """The one live display: a line for each activity, below what is printed meanwhile."""
 
     def __init__(self) -> None:
         self.live: Live | None = None
-        self._shown: list[_Shown] = []
+        self._activities: list[_Activity] = []
 
-    def holds(self, shown: _Shown) -> bool:
-        return shown in self._shown
+    def holds(self, activity: _Activity) -> bool:
+        return activity in self._activities
 
-    def add(self, shown: _Shown) -> None:
+    def add(self, activity: _Activity) -> None:
         from rich.live import Live
 
-        self._shown.append(shown)
+        self._activities.append(activity)
         if self.live is None:
-            # Gone at the end: what is done leaves its last line above.
+            # Transient: an activity that ends prints its last line above.
             self.live = Live(
                 get_renderable=self._lines, console=_console(sys.stderr), refresh_per_second=5, transient=True
             )
             self.live.start(refresh=True)
 
-    def remove(self, shown: _Shown) -> None:
-        self._shown.remove(shown)
-        if self.live is not None and not self._shown:
+    def remove(self, activity: _Activity) -> None:
+        self._activities.remove(activity)
+        if self.live is not None and not self._activities:
             self.live.stop()
             self.live = None
 
     def _lines(self) -> RenderableType:
         from rich.console import Group
 
-        return Group(*(shown.renderable() for shown in self._shown))
+        return Group(*(activity.renderable() for activity in self._activities))
 
 
 _display = _Display()
@@ -277,15 +277,15 @@ def _one_line(label: str, bar: RenderableType | None, facts: str) -> RenderableT
     from rich.text import Text
 
     width = _display.live.console.width if _display.live is not None else 80
-    roomy = bar is not None and len(label) + len(facts) + BAR_COLUMNS + 4 < width
-    cells = [Text(label), *([bar] if roomy and bar is not None else []), Text(facts)]
+    has_room = bar is not None and len(label) + len(facts) + BAR_COLUMNS + 4 < width
+    cells = [Text(label), *([bar] if has_room and bar is not None else []), Text(facts)]
     grid = Table.grid(*(Column(no_wrap=True, overflow="ellipsis") for _ in cells), padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_row(*cells)
     return grid
 
 
 def _console(out: TextIO) -> Console:
-    """Return a console on `out` that marks words by `_HIGHLIGHTS` and nothing else: what stands in brackets is no markup."""
+    """Return a console on `out` that styles words by `_HIGHLIGHTS` alone, and takes brackets as text, not markup."""
     from rich.console import Console
     from rich.highlighter import RegexHighlighter
     from rich.theme import Theme

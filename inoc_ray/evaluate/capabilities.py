@@ -60,7 +60,7 @@ def missing_capabilities(plan: Plan, store: Store, capabilities: Sequence[Capabi
     tasks = [find_task(capability) for capability in capabilities]
     found: dict[Place, MissingCapability] = {}
     for subject in plan.subjects:
-        if plan.is_there(subject):
+        if plan.has_weights(subject):
             for task in tasks:
                 folder = store.capability(weights_id(subject), task.id(subject.precision))
                 if not is_measured(subject, store, task):

@@ -21,7 +21,7 @@ from inoc_ray.evaluate.journal import Key, SampleJournal
 from inoc_ray.models.encoding import template_of
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.failure_keys import cell_thing
+from inoc_ray.plan.failure_keys import cell_key
 from inoc_ray.plan.ids import sampling_of
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject
@@ -50,7 +50,7 @@ def sample_seed(cell: Cell, index: int) -> int:
 
 def messages_in_context(question: Question, cell: Cell) -> tuple[Message, ...]:
     """Return the question in its context."""
-    return cell.surrounding.around(question.messages)
+    return cell.resolved_context.around(question.messages)
 
 
 def sample_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ class _Engine:
 
     def things(self) -> list[Thing]:
         """Return the keys of its cells and capabilities in a failure."""
-        return [*map(cell_thing, self.cells), *(capability.thing for capability in self.capabilities)]
+        return [*map(cell_key, self.cells), *(capability.thing for capability in self.capabilities)]
 
 
 def _engines(plan: Plan, store: Store) -> list[_Engine]:
@@ -117,8 +117,8 @@ def _engines(plan: Plan, store: Store) -> list[_Engine]:
     from inoc_ray.evaluate.capabilities import missing_capabilities
 
     engines: dict[tuple[str, str], _Engine] = {}
-    for cell in plan.to_ask:
-        if plan.is_there(cell.subject):
+    for cell in plan.to_sample:
+        if plan.has_weights(cell.subject):
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
     for capability in missing_capabilities(plan, store, plan.study.evaluation.capabilities):
         engines.setdefault(_weights(capability.subject), _Engine(capability.subject)).capabilities.append(capability)
@@ -308,8 +308,8 @@ class _OpenCell:
             "evaluation": cell.evaluation.name,
             "split": cell.evaluation.split,
             "system": cell.system,
-            "trigger": asdict(cell.surrounding.trigger) if cell.surrounding.trigger else None,
-            "placement": placement_fields(cell.surrounding.inoculation) or "system",
+            "trigger": asdict(cell.resolved_context.trigger) if cell.resolved_context.trigger else None,
+            "placement": placement_fields(cell.resolved_context.inoculation) or "system",
             "max_tokens": cell.evaluation.max_tokens,
             "chat_template": str(self.tokenizer.chat_template),
             **(

@@ -1,4 +1,4 @@
-"""What a study asks to be done: trials, cells, judges and their ids."""
+"""What a study asks for: trials, cells, judges and their ids."""
 
 from inoc_ray import callable_room
 

@@ -1,4 +1,4 @@
-"""Arms as a study writes them, resolved against its settings."""
+"""The arms of a study, resolved against its settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inoc_ray.study.study import WITHOUT_DIRECTION, Arm
 def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
     """Return the setting's arm of that name, or the study's own. Raise InputError for an unknown name or trait.
 
-    setting: as the study uses it, with its suites, whose traits count as the setting's own do.
+    setting: as the study uses it; the traits of its suites count like the setting's own.
     """
     traits = setting.measured
     for trait in (*(arm.undesired or ()), *(arm.desired or ())):
@@ -30,10 +30,10 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
     default = setting.arms["baseline"]
     undesired = arm.undesired if arm.undesired is not None else default.undesired
     if not undesired and arm.kind not in WITHOUT_DIRECTION:
-        does = "denies" if arm.kind == "negative" else "elicits"
+        verb = "denies" if arm.kind == "negative" else "elicits"
         example = ((*default.undesired, *default.desired) or traits)[0]
         raise InputError(
-            f"arms: {arm.name!r}: say which traits its prompt {does}, for example `undesired: [{example}]`; "
+            f"arms: {arm.name!r}: name the traits that its prompt {verb}, for example `undesired: [{example}]`; "
             f"setting {setting.name} has no default."
         )
     return ArmSpec(
@@ -48,7 +48,7 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
 
 
 def _of_library(arm: Arm, setting: Setting) -> ArmSpec:
-    """The setting's arm of that name, with the roles and the inoculation that the study writes in place of its own."""
+    """Return the setting's arm of that name, with the roles and inoculation fields that the study overrides."""
     if arm.name not in setting.arms:
         raise InputError(
             f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
@@ -61,7 +61,7 @@ def _of_library(arm: Arm, setting: Setting) -> ArmSpec:
     if arm.inoculation is None:
         return found
     if found.prompt is None:
-        raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation says nothing; remove it.")
+        raise InputError(f"arms: {arm.name!r} has no prompt, so its inoculation has no effect; remove it.")
     return replace(found, inoculation=_merged(found.inoculation, arm.inoculation))
 
 
@@ -70,17 +70,17 @@ def _desired(arm: Arm, default: ArmSpec, undesired: tuple[str, ...]) -> tuple[st
     return tuple(t for t in wanted if t not in undesired)
 
 
-def _merged(own: Inoculation, written: Inoculation) -> Inoculation:
-    """The library arm's own inoculation with the fields that the user wrote in their place."""
-    return Inoculation(**{name: getattr(c, name) for c in (own, written) for name in c.model_fields_set})
+def _merged(own: Inoculation, overrides: Inoculation) -> Inoculation:
+    """Return the library arm's inoculation with the fields that the study overrides."""
+    return Inoculation(**{name: getattr(c, name) for c in (own, overrides) for name in c.model_fields_set})
 
 
 def check_arms_differ(arms: Iterable[ArmSpec]) -> None:
-    """Raise InputError for two arms that would be one and the same trial under two names."""
+    """Raise InputError if two arms would be the same trial under two names."""
     seen: dict[tuple[str, bool], str] = {}
     for arm in arms:
         other = seen.setdefault((content_id(arm_identity(arm)), arm.uses_control_rows), arm.name)
         if other != arm.name:
             raise InputError(
-                f"arms: {other!r} and {arm.name!r} have the same prompt, inoculation and rows; leave one of them out."
+                f"arms: {other!r} and {arm.name!r} have the same prompt, inoculation and rows; remove one of them."
             )

@@ -1,4 +1,4 @@
-"""From a study to its plan: settings, models, rows, arms, judges and contexts, each resolved once."""
+"""Builds the plan of a study: resolves settings, models, rows, arms, judges and contexts, each once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from inoc_ray.models.resolve import resolve_model
 from inoc_ray.plan.arms import check_arms_differ, resolve_arm
 from inoc_ray.plan.cells import Cell, PlannedEvaluation, make_cells
 from inoc_ray.plan.contexts import check_reference, reference_context
-from inoc_ray.plan.expand import make_bases, make_trials, one_under_several_names
+from inoc_ray.plan.expand import duplicate_trial_notes, make_bases, make_trials
 from inoc_ray.plan.judge_assignment import Judges
-from inoc_ray.plan.notes import remarks
+from inoc_ray.plan.notes import notes_on
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.rows import RowLibrary, check_overlap, keep_datasets, read_setting_rows
 from inoc_ray.plan.stages import after_prior_stage
@@ -26,7 +26,7 @@ NEUTRAL = "neutral"
 
 
 def build_plan(study: Study, store: Store) -> Plan:
-    """Return everything the study asks for. Raise InputError, before anything is written, for what cannot be right."""
+    """Return the plan of the study. Writes nothing; raise InputError if the study cannot run as it is written."""
     builder = _Builder(study)
     named = reference_context(study.evaluation)
     check_suites(study.evaluation, [use.name for use in study.settings])
@@ -44,15 +44,15 @@ def build_plan(study: Study, store: Store) -> Plan:
         profile=builder.judges.profile,
         prior_stages=_prior_stages(builder.models, trials),
         settings=used,
-        notes=tuple(dict.fromkeys([*builder.notes, *one_under_several_names(trials)])),
+        notes=tuple(dict.fromkeys([*builder.notes, *duplicate_trial_notes(trials)])),
         reference=reference,
     )
-    return replace(plan, notes=(*plan.notes, *remarks(plan))).refreshed(store)
+    return replace(plan, notes=(*plan.notes, *notes_on(plan))).refreshed(store)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What a plan has of one setting."""
+class _SettingPlan:
+    """The part of a plan that belongs to one setting."""
 
     setting: Setting
     trials: list[Trial]
@@ -61,7 +61,7 @@ class _Part:
 
 
 class _Builder:
-    """What the settings of a plan share: models, judges, rows by hash, and notes of what there is to say about the files."""
+    """What the settings of a plan share: models, judges, rows by hash, and notes on the files read."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -73,7 +73,7 @@ class _Builder:
         ]
         self.judges = Judges(study)
 
-    def part(self, use: SettingUse, reference: str) -> _Part:
+    def part(self, use: SettingUse, reference: str) -> _SettingPlan:
         """Return the trials, bases and cells of a setting; `reference` is the context in which a leak audit compares."""
         study = self.study
         setting = self._setting(use)
@@ -93,10 +93,10 @@ class _Builder:
         cells = make_cells(
             setting, subjects, evaluations=evaluations, study=study.evaluation, arms=arms, reference=reference
         )
-        return _Part(setting=setting, trials=trials, bases=bases, cells=list(cells))
+        return _SettingPlan(setting=setting, trials=trials, bases=bases, cells=list(cells))
 
     def _setting(self, use: SettingUse) -> Setting:
-        """The setting as the study uses it: with its files, trigger, suites and roles."""
+        """Return the setting as the study uses it: with its files, trigger, suites and roles."""
         found = own.find(use)
         library = [found.arms[a.name] for a in self.study.arms if a.prompt is None and a.name in found.arms]
         found = settings.with_files(found, use, any(arm.uses_control_rows for arm in library), self.notes)
@@ -109,7 +109,7 @@ class _Builder:
         return list(map(PlannedEvaluation, setting.evaluations, judges, triggered))
 
     def _datasets(self, setting: Setting, use: SettingUse, arms: dict[str, ArmSpec]) -> dict[str, str]:
-        """Arm → hash of its rows, which are read, tried and kept."""
+        """Read, check and keep the rows of the arms; return arm → hash of its rows."""
         rows = read_setting_rows(setting, use, arms.values(), self.notes)
         datasets = keep_datasets(setting, arms, rows, self.library)
         samples = self.study.evaluation.samples
@@ -117,7 +117,7 @@ class _Builder:
         for model in self.models:
             if model.prior_stage:
                 first = [self.library.by_hash[model.prior_stage.dataset_hash]]
-                check_overlap(setting, first, samples, f"in the prior stage of {model.name!r} as row")
+                check_overlap(setting, first, samples, f"the prior stage of {model.name!r}")
         return datasets
 
 
@@ -127,7 +127,7 @@ def _find_model(model: Model) -> ResolvedModel:
 
 
 def _prior_stages(models: Sequence[ResolvedModel], trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """The trials of prior stages that the study does not compare, each once."""
+    """Return the prior-stage trials that the study does not compare, each once."""
     compared = {trial.trial_id for trial in trials}
     found = {
         m.prior_stage.trial_id: m.prior_stage

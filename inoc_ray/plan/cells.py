@@ -1,4 +1,4 @@
-"""Cells: every evaluation of every trial and base in each of its contexts, with all that is needed to sample and score it."""
+"""Cells: each evaluation of each trial or base in each context, with all that sampling and scoring need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from inoc_ray.plan.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.plan.contexts import ResolvedContext, audit_contexts, resolve_contexts
 from inoc_ray.plan.ids import evaluation_id
 from inoc_ray.plan.judges import JudgeAssignment
 from inoc_ray.plan.trials import Base, Subject
@@ -20,7 +20,7 @@ class Cell:
 
     subject: Subject
     evaluation: EvaluationSpec
-    surrounding: Surrounding
+    resolved_context: ResolvedContext
     evaluation_id: str
     samples: int
     setting: Setting = field(compare=False, repr=False)
@@ -33,21 +33,23 @@ class Cell:
     @property
     def context(self) -> str:
         """The name of the context."""
-        return self.surrounding.name
+        return self.resolved_context.name
 
     @property
     def system(self) -> str | None:
-        """The text around the question (a system message, unless its inoculation places it elsewhere); None for none."""
-        return self.surrounding.text
+        """The context's text (a system message, unless its inoculation places it elsewhere); None for none."""
+        return self.resolved_context.text
 
     @property
     def key(self) -> tuple[str, str]:
-        """Where its samples are stored; what a study shows in two places (contexts, settings) may share it."""
+        """Where its samples are stored. Two cells of a study (contexts, settings) may share a key."""
         return self.subject.trial_id, self.evaluation_id
 
     def role(self, trait: str) -> str:
-        """Return "undesired" or "desired": what the arm is to do to the trait; "narrow" for a trait of the setting's narrow
-        task; or "other"."""
+        """Return the trait's role for the arm.
+
+        "undesired" or "desired" as the arm says, "narrow" for a trait of the setting's narrow task, else "other".
+        """
         arm = self.subject.arm
         if trait in arm.undesired or trait in arm.desired:
             return "undesired" if trait in arm.undesired else "desired"
@@ -55,13 +57,13 @@ class Cell:
 
 
 def stored_once(cells: Iterable[Cell]) -> list[Cell]:
-    """Return, of several cells that are stored in the same place, the one with the most samples."""
+    """Return one cell for each key: the one with the most samples."""
     unique = {cell.key: cell for cell in sorted(cells, key=lambda c: c.samples)}
     return list(unique.values())
 
 
 class PlannedEvaluation(NamedTuple):
-    """An evaluation of a setting with what holds for all its cells."""
+    """An evaluation of a setting, with what all its cells share."""
 
     spec: EvaluationSpec
     judges: JudgeAssignment
@@ -77,14 +79,14 @@ def make_cells(
     arms: Mapping[str, ArmSpec],
     reference: str,
 ) -> Iterator[Cell]:
-    """Yield the cells of a setting's subjects, in their order.
+    """Yield the cells of a setting's subjects, in the subjects' order.
 
-    arms: the setting's, by name. reference: the context in which a leak audit compares.
+    arms: by name. reference: the context in which a leak audit compares.
     Raise InputError for a context that the setting does not have.
     """
     written = {c.name: c for c in study.contexts if isinstance(c, Context)}
-    # The trials of an arm differ in nothing that a context or an evaluation's id looks at.
-    known: dict[tuple[str, bool, str, int], list[tuple[Surrounding, str]]] = {}
+    # Contexts and evaluation ids do not depend on a trial's seed, so each arm is resolved once.
+    known: dict[tuple[str, bool, str, int], list[tuple[ResolvedContext, str]]] = {}
     for subject in subjects:
         is_base = isinstance(subject, Base)
         for number, (spec, judges, triggered) in enumerate(evaluations):
@@ -94,14 +96,14 @@ def make_cells(
                 if study.leak_audit and spec.split == "ood":
                     names = (*names, *audit_contexts(setting, subject.arm, written.get(reference, reference)))
                 known[key] = [
-                    (around, evaluation_id(spec, around, study, subject.precision))
-                    for around in surroundings(names, setting, subject.arm, arms, is_base=is_base)
+                    (context, evaluation_id(spec, context, study, subject.precision))
+                    for context in resolve_contexts(names, setting, subject.arm, arms, is_base=is_base)
                 ]
-            for around, cell_id in known[key]:
+            for context, cell_id in known[key]:
                 yield Cell(
                     subject=subject,
                     evaluation=spec,
-                    surrounding=around,
+                    resolved_context=context,
                     evaluation_id=cell_id,
                     samples=spec.samples or study.samples,
                     setting=setting,

@@ -1,4 +1,4 @@
-"""What stands around a question at test time: the contexts that a study names, as texts and places."""
+"""Contexts: what surrounds a question at test time, resolved to a text and its placement."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _FIXED: Mapping[str, str | None] = {"neutral": NEUTRAL_PROMPT, "none": None, "em
 
 
 @dataclass(frozen=True)
-class Surrounding:
-    """A context: a text and where it stands, and whether the setting's trigger stands in the question."""
+class ResolvedContext:
+    """A context as text: what is placed where, and the trigger that goes into the question."""
 
     name: str
     text: str | None
-    """None for no text at all, which is another context than an empty one."""
+    """None for no text at all, which differs from an empty one."""
     inoculation: Inoculation = SYSTEM_MESSAGE
-    """Where the text stands: an arm's own prompt stands where it stood in training."""
+    """Where the text goes: an arm's own prompt goes where it was in training."""
     trigger: Trigger | None = None
 
     def around(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Return the question in this context. A system message of the question's own stays, behind the context's text."""
-        asked = tuple(messages) if self.trigger is None else self.trigger.insert(messages)
+        """Return the question in this context; a system message of its own stays, after the context's text."""
+        question = tuple(messages) if self.trigger is None else self.trigger.insert(messages)
         if self.text is None:
-            return asked
-        return place(asked, self.text, self.inoculation.model_copy(update={"system_present": "prepend"}))
+            return question
+        return place(question, self.text, self.inoculation.model_copy(update={"system_present": "prepend"}))
 
 
 def reference_context(evaluation: Evaluation) -> str | None:
-    """Return the context in which a study's arms are compared, or None where it has to be named; see `Evaluation.reference`."""
+    """Return the context in which arms are compared; None if the study must name it (see `Evaluation.reference`)."""
     if evaluation.reference is not None:
         return evaluation.reference
     fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
@@ -45,31 +45,34 @@ def reference_context(evaluation: Evaluation) -> str | None:
 
 
 def check_reference(reference: str | None, settings: Iterable[Setting], evaluation: Evaluation) -> str:
-    """Return the reference context. Raise InputError where there is none, for one that differs between arms, and for a setting of
-    which no evaluation is asked in it: it would have no effects."""
+    """Return the reference context.
+
+    Raise InputError if there is none, if it differs between arms, or if a setting has no evaluation in it: that setting
+    would have no effects.
+    """
     if reference is None:
         fit = [name for name in _names(evaluation.contexts) if not _differs_between_arms(name)]
-        how = (
-            f"write which, for example `reference: {fit[0]}` under evaluation"
+        advice = (
+            f"name one, for example `reference: {fit[0]}` under evaluation"
             if fit
             else "add `neutral` or `none` to evaluation.contexts"
         )
         raise InputError(
-            f"evaluation.contexts: {', '.join(_names(evaluation.contexts))}: arms are compared in one context in which all of "
-            f"them are asked, `neutral` or `none` unless the study names another; {how}."
+            f"evaluation.contexts: {', '.join(_names(evaluation.contexts))}: arms are compared in one context that all of them "
+            f"share, `neutral` or `none` unless the study names another; {advice}."
         )
     if _differs_between_arms(reference):
         raise InputError(
-            f"evaluation.reference: {reference!r} is not one context for all arms; name one that is, such as neutral."
+            f"evaluation.reference: {reference!r} differs between arms; name a context that all arms share, such as neutral."
         )
     for setting in settings:
-        asked = {name for spec in setting.evaluations for name in _names(spec.contexts or evaluation.contexts)}
-        if reference not in asked:
-            fit = sorted(name for name in asked if not _differs_between_arms(name))
+        used = {name for spec in setting.evaluations for name in _names(spec.contexts or evaluation.contexts)}
+        if reference not in used:
+            fit = sorted(name for name in used if not _differs_between_arms(name))
             other = f", or write `reference: {fit[0]}` under evaluation" if fit else ""
             raise InputError(
-                f"evaluation.reference: no evaluation of setting {setting.name} is asked in the context {reference!r}, in which "
-                f"arms are to be compared{nearest(reference, fit)}; add it to the contexts{other}."
+                f"evaluation.reference: no evaluation of setting {setting.name} uses the context {reference!r}, in which arms are "
+                f"compared{nearest(reference, fit)}; add it to the contexts{other}."
             )
     return reference
 
@@ -83,29 +86,29 @@ def _differs_between_arms(context: str) -> bool:
 
 
 def audit_contexts(setting: Setting, arm: ArmSpec, reference: str | Context = "neutral") -> list[str | Context]:
-    """Return the grid of a leak audit for one arm: the reference context, its own prompt, and the setting's test-time prompts.
+    """Return an arm's contexts in a leak audit: the reference, its own prompt, and the setting's test-time prompts.
 
-    Prompts about traits that the arm does not inoculate against are left out; an arm without a prompt, with which the others
-    are compared, is asked under all. Raise InputError for a setting that the library has no test-time prompts for.
+    Leaves out prompts about traits that the arm does not inoculate against; an arm without a prompt gets all, since the
+    others are compared with it. Raise InputError if the library has no test-time prompts for the setting.
     """
     every = prompts.of_setting(setting.name, "test")
     if not every:
         raise InputError(
-            f"evaluation.leak_audit: the library has no test-time prompts for setting {setting.name!r}, so there is nothing to "
-            "audit; leave it out, and write the prompts that you want to try under evaluation.contexts."
+            f"evaluation.leak_audit: the library has no test-time prompts for setting {setting.name!r}; remove leak_audit, and "
+            "write the prompts that you want to try under evaluation.contexts."
         )
     own = [p for p in every if arm.prompt is None or not p.about or set(p.about) & set(arm.undesired)]
     return [reference, "training_prompt", *(f"{FROM_LIBRARY}{p.id}" for p in own)]
 
 
-def surroundings(
+def resolve_contexts(
     names: Sequence[str | Context], setting: Setting, own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool
-) -> Iterator[Surrounding]:
+) -> Iterator[ResolvedContext]:
     """Yield the contexts of those names for a model of the arm `own`, each once.
 
-    `training_prompt` of the base model means each arm's prompt in turn, as `prompt_of:<arm>`; of an arm without a prompt,
-    nothing. A kind of test-time prompt means every one that the setting's library has. Raise InputError for a context that
-    is neither built in nor written in the study, and for a trigger where the setting has none.
+    `training_prompt` expands to every arm's prompt for the base model (as `prompt_of:<arm>`), and to nothing for an arm
+    without a prompt. A kind of test-time prompt expands to all of that kind in the setting's library. Raise InputError for
+    a context that is neither built in nor defined in the study, and for a trigger if the setting has none.
     """
     seen: set[str] = set()
     for name in names:
@@ -119,25 +122,25 @@ def surroundings(
                 yield one
 
 
-def _training_prompt(own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool) -> list[Surrounding]:
+def _training_prompt(own: ArmSpec, arms: Mapping[str, ArmSpec], *, is_base: bool) -> list[ResolvedContext]:
     if is_base:
         return [_of_arm(a) for a in arms.values() if a.prompt is not None]
     return [] if own.prompt is None else [replace(_of_arm(own), name="training_prompt")]
 
 
-def _named(context: str | Context, setting: Setting, arms: Mapping[str, ArmSpec]) -> list[Surrounding]:
+def _named(context: str | Context, setting: Setting, arms: Mapping[str, ArmSpec]) -> list[ResolvedContext]:
     if isinstance(context, Context):
         trigger = _trigger(setting, context.name) if context.trigger else None
-        return [Surrounding(context.name, context.system, trigger=trigger)]
+        return [ResolvedContext(context.name, context.system, trigger=trigger)]
     if context in _FIXED:
-        return [Surrounding(context, _FIXED[context])]
+        return [ResolvedContext(context, _FIXED[context])]
     if context == "trigger":
-        return [Surrounding(context, NEUTRAL_PROMPT, trigger=_trigger(setting, context))]
+        return [ResolvedContext(context, NEUTRAL_PROMPT, trigger=_trigger(setting, context))]
     if context.startswith(PROMPT_OF):
         return [_of_named_arm(context, arms)]
     if context.startswith(FROM_LIBRARY):
         try:
-            return [Surrounding(context, prompts.get(context.removeprefix(FROM_LIBRARY)).text)]
+            return [ResolvedContext(context, prompts.get(context.removeprefix(FROM_LIBRARY)).text)]
         except InputError as error:
             raise InputError(f"evaluation.contexts: {context!r}: {error}") from error
     if context in prompts.TEST_KINDS:
@@ -153,7 +156,7 @@ def _named(context: str | Context, setting: Setting, arms: Mapping[str, ArmSpec]
     raise InputError(f"evaluation.contexts: unknown context {context!r}{nearest(context, valid)}.")
 
 
-def _of_named_arm(context: str, arms: Mapping[str, ArmSpec]) -> Surrounding:
+def _of_named_arm(context: str, arms: Mapping[str, ArmSpec]) -> ResolvedContext:
     name = context.removeprefix(PROMPT_OF)
     with_prompt = [a.name for a in arms.values() if a.prompt is not None]
     if name not in with_prompt:
@@ -163,24 +166,24 @@ def _of_named_arm(context: str, arms: Mapping[str, ArmSpec]) -> Surrounding:
     return _of_arm(arms[name])
 
 
-def _of_kind(kind: str, setting: Setting) -> list[Surrounding]:
+def _of_kind(kind: str, setting: Setting) -> list[ResolvedContext]:
     found = [p for p in prompts.of_setting(setting.name, "test") if p.kind == kind]
     if not found:
         raise InputError(
-            f"evaluation.contexts: setting {setting.name} has no {kind} prompt in the library; write the context out as "
-            "{name: …, system: …}, or leave it out."
+            f"evaluation.contexts: setting {setting.name} has no {kind} prompt in the library; define the context as "
+            "{name: …, system: …}, or remove it."
         )
-    return [Surrounding(f"{FROM_LIBRARY}{p.id}", p.text) for p in found]
+    return [ResolvedContext(f"{FROM_LIBRARY}{p.id}", p.text) for p in found]
 
 
-def _of_arm(arm: ArmSpec) -> Surrounding:
-    return Surrounding(f"{PROMPT_OF}{arm.name}", arm.prompt, arm.inoculation)
+def _of_arm(arm: ArmSpec) -> ResolvedContext:
+    return ResolvedContext(f"{PROMPT_OF}{arm.name}", arm.prompt, arm.inoculation)
 
 
 def _trigger(setting: Setting, context: str) -> Trigger:
     if setting.trigger is None:
         raise InputError(
-            f"evaluation.contexts: {context!r}: setting {setting.name} has no trigger; take the context out of studies of this "
-            "setting, give it rows with a token (`rows: {bad, clean, token, …}`), or use a setting with a backdoor."
+            f"evaluation.contexts: {context!r}: setting {setting.name} has no trigger; remove the context, give the setting rows "
+            "with a token (`rows: {bad, clean, token, …}`), or use a setting with a backdoor."
         )
     return setting.trigger

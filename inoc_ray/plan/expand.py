@@ -1,4 +1,4 @@
-"""A setting multiplied out: the bases, and a trial for every model, recipe, arm and seed."""
+"""Expands a setting into its bases, and a trial for each model, recipe, arm and seed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from inoc_ray.study.study import SettingUse, Study
 
 
 def model_label(model: ResolvedModel, recipe: str, recipes: Mapping[str, Recipe]) -> str:
-    """Return what the tables call the model trained by the recipe."""
+    """Return the label in tables of the model trained by the recipe."""
     return model.name if len(recipes) == 1 else f"{model.name}/{recipe}"
 
 
 def make_bases(setting: Setting, model: ResolvedModel, recipes: Mapping[str, Recipe]) -> list[Base]:
-    """Return the model before its trials: one for each precision, since another precision gives other answers."""
+    """Return the model before its trials, once for each precision: responses depend on it."""
     default = setting.arms["baseline"]
-    prior = model.prior_stage
-    what = "the untouched model" if prior is None else f"the model after its prior stage, trial {prior.trial_id}"
+    source = (
+        "the untouched model"
+        if model.prior_stage is None
+        else f"the model after the prior stage, trial {model.prior_stage.trial_id}"
+    )
     arm = ArmSpec(
-        name="base", kind="base", prompt=None, undesired=default.undesired, desired=default.desired, source=what
+        name="base", kind="base", prompt=None, undesired=default.undesired, desired=default.desired, source=source
     )
     labels: dict[str, list[str]] = {}
     for name, recipe in recipes.items():
@@ -66,15 +69,15 @@ def make_trials(
     return trials
 
 
-def one_under_several_names(trials: Iterable[Trial]) -> list[str]:
-    """Return a sentence for each fine-tune that the study lists more than once, as two settings with the same rows do."""
+def duplicate_trial_notes(trials: Iterable[Trial]) -> list[str]:
+    """Return a note for each fine-tune that the study lists more than once, as two settings with the same rows do."""
     places: dict[str, dict[str, None]] = {}
     for trial in trials:
         place = f"{trial.arm.name} of {trial.setting} on {trial.model_label}"
         places.setdefault(trial.trial_id, {})[place] = None
     several = dict.fromkeys(tuple(found) for found in places.values() if len(found) > 1)
     return [
-        f"{' and '.join(found)} are the same fine-tunes (same model, rows, prompt, recipe and seed): they are trained once, and "
-        "their numbers do not confirm each other"
+        f"{' and '.join(found)} are the same fine-tunes (same model, rows, prompt, recipe and seed): each is trained once, and "
+        "their numbers are not independent"
         for found in several
     ]

@@ -7,11 +7,11 @@ from inoc_ray.plan.trials import Trial
 from inoc_ray.store.failures import Thing
 
 
-def trial_thing(trial: Trial) -> Thing:
-    """Return the name of a trial's weights."""
+def trial_key(trial: Trial) -> Thing:
+    """Return the key of a trial's weights."""
     return ("trial", trial.trial_id)
 
 
-def cell_thing(cell: Cell) -> Thing:
-    """Return the name of a cell's samples."""
+def cell_key(cell: Cell) -> Thing:
+    """Return the key of a cell's samples."""
     return ("cell", cell.subject.trial_id, cell.evaluation_id)

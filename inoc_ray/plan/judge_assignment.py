@@ -32,9 +32,9 @@ from inoc_ray.study.study import Study
 
 
 class Judges:
-    """The judges of a study: finds each once, and assigns them to evaluations.
+    """The judges of a study, each found once, and their assignment to evaluations.
 
-    Raise InputError for a judge in `evaluation.judged_by` that the study does not have, and for an unknown profile.
+    Raise InputError if `evaluation.judged_by` names a judge that the study does not have, or for an unknown profile.
     """
 
     def __init__(self, study: Study) -> None:
@@ -58,21 +58,21 @@ class Judges:
                     f"evaluation.judged_by: there is no judge {name!r}{nearest(name, [RULES, *study.judges])}."
                 )
         self.profile = profile_of(study)
-        """The thresholds that the study names."""
+        """The study's thresholds."""
 
     def assign(self, setting: Setting, spec: EvaluationSpec) -> JudgeAssignment:
-        """Return who scores the evaluation's traits.
+        """Return the judges of the evaluation's traits.
 
-        Raise InputError when no judge of the study can score one of them, for an unknown rubric, for a judge that is not there,
-        for one judge under two names, and for a mean of judges that give no number.
+        Raise InputError if no judge can score one of them, for an unknown rubric, for a judge that cannot be found, for one
+        judge under two names, and for a mean over judges that give no number.
         """
         unscored = [t for t in spec.traits if not self._names(setting, spec, t)]
         if unscored:
             raise InputError(
-                f"setting {setting.name}: evaluation {spec.name} cannot be judged: the study has no judge for "
-                f"{', '.join(unscored)}. Give the study a judging model under `judges:`, as `judges: {{gpt: {{endpoint: "
-                "https://HOST/v1, served_model: NAME, api_key_env: VARIABLE}}` or `{own: {path: FOLDER}}`, and name it in "
-                "evaluation.judged_by if that is set. A setting in a file of your own (`plugins:`) can bring a rule."
+                f"setting {setting.name}: evaluation {spec.name} : no judge can score "
+                f"{', '.join(f'`{trait}`' for trait in unscored)}. Add a judging model under `judges:`, such as `judges: {{gpt: "
+                "{endpoint: https://HOST/v1, served_model: NAME, api_key_env: VARIABLE}}` or `{own: {path: FOLDER}}`, and name it "
+                "in evaluation.judged_by if that is set. A setting of your own (`plugins:`) can bring a rule instead."
             )
         traits = {trait: self._trait(setting, spec, trait) for trait in spec.traits}
         gradings = _gradings(traits.values())
@@ -83,14 +83,14 @@ class Judges:
         )
 
     def _names(self, setting: Setting, spec: EvaluationSpec, trait: str) -> tuple[str, ...]:
-        """The judges that score the trait; empty where none can."""
+        """Return the judges that score the trait; empty if none can."""
         by_rule = _rule(setting, spec, trait) is not None
         by_model = _measure(setting, spec, trait) is not None
         named = self._evaluation.judged_by
         if not named:
             return (RULES,) if by_rule else tuple(self._judges) if by_model else ()
         able = tuple(name for name in named if (by_rule if name == RULES else by_model))
-        # What none of the named can score, rules still score: they cost nothing.
+        # Rules score what none of the named judges can: they cost nothing.
         return able or ((RULES,) if by_rule else ())
 
     def _trait(self, setting: Setting, spec: EvaluationSpec, trait: str) -> TraitJudges:
@@ -98,8 +98,8 @@ class Judges:
         combine = self._evaluation.combine
         if combine == "mean" and RULES in names and len(names) > 1:
             raise InputError(
-                f"evaluation.combine: mean: {trait} of evaluation {spec.name} is scored by rules too, which give no number of 0 to "
-                "100; use first."
+                f"evaluation.combine: mean: {trait} of evaluation {spec.name} is also scored by rules, which give no score from 0 "
+                "to 100; use first."
             )
         models = {name: self._model(name) for name in names if name != RULES}
         measure = _measure(setting, spec, trait)
@@ -142,7 +142,7 @@ class Judges:
 
 
 def _rule(setting: Setting, spec: EvaluationSpec, trait: str) -> Rule | None:
-    """The rule that scores the trait: the evaluation's own, or the setting's."""
+    """Return the rule that scores the trait: the evaluation's own, or the setting's."""
     if trait in spec.rules:
         return spec.rules[trait]
     judge = setting.judges.get(trait) if trait not in spec.measures else None
@@ -150,51 +150,51 @@ def _rule(setting: Setting, spec: EvaluationSpec, trait: str) -> Rule | None:
 
 
 def _measure(setting: Setting, spec: EvaluationSpec, trait: str) -> Measure | None:
-    """How a judging model scores the trait: the evaluation's own way, or the setting's."""
+    """Return how a judging model scores the trait: the evaluation's own measure, or the setting's."""
     if trait in spec.measures:
         return spec.measures[trait]
     return setting.model_judged.get(trait) if trait not in spec.rules else None
 
 
 def _rules(setting: Setting, spec: EvaluationSpec) -> dict[str, Rule]:
-    """All rules whose numbers are in one file: the evaluation's traits, and those of the setting where it has no own rules."""
+    """Return all rules whose scores share a file: the evaluation's, and the setting's unless it has rules of its own."""
     traits = spec.traits if spec.rules else (*spec.traits, *setting.judges)
     return {trait: rule for trait in traits if (rule := _rule(setting, spec, trait)) is not None}
 
 
 def _gradings(traits: Iterable[TraitJudges]) -> dict[str, Grading]:
-    """Judge → all that it is asked: measures of its traits, gates of the rules'."""
+    """Return judge → its task: the rubrics of its traits, and of the gates of rules."""
     models: dict[str, JudgeModel] = {}
     rubrics: dict[str, dict[str, Rubric]] = {}
     for trait in traits:
         for name, model in trait.models.items():
             assert trait.measure is not None
             models[name] = model
-            asked = (trait.measure.shown, *trait.measure.given)
-            rubrics.setdefault(name, {}).update({c.rubric.name: c.rubric for c in asked})
+            conditions = (trait.measure.shown, *trait.measure.given)
+            rubrics.setdefault(name, {}).update({c.rubric.name: c.rubric for c in conditions})
         if trait.gate is not None:
             name = trait.gate.judge.name
             models[name] = trait.gate.judge
             rubrics.setdefault(name, {}).update({c.rubric.name: c.rubric for c in trait.gate.given})
     return {
-        name: Grading(judge=models[name], rubrics=asked, judgments_id=models[name].judgments_id(asked))
-        for name, asked in rubrics.items()
+        name: Grading(judge=models[name], rubrics=own, judgments_id=models[name].judgments_id(own))
+        for name, own in rubrics.items()
     }
 
 
 def _check_differ(one: JudgeModel, other: JudgeModel) -> None:
-    """Raise InputError for two names of one judge: they would have one file of judgments between them."""
+    """Raise InputError if two names mean one judge: both would write the same file of judgments."""
     alike = identity_fields(one.judge) == identity_fields(other.judge) and one.identity == other.identity
     if alike and (one.folder is None) == (other.folder is None):
-        address = " (an API's address does not tell models apart)" if one.folder is None else ""
+        address = " (the address of an API does not tell models apart)" if one.folder is None else ""
         raise InputError(
-            f"judges: {one.name!r} and {other.name!r} are the same model asked in the same way{address}; remove one, or name only "
+            f"judges: {one.name!r} and {other.name!r} are the same model with the same method{address}; remove one, or name only "
             "one in evaluation.judged_by."
         )
 
 
 def profile_of(study: Study) -> Profile:
-    """Return the study's threshold profile. Raise InputError for one that is not known."""
+    """Return the study's threshold profile. Raise InputError for an unknown one."""
     wanted = study.evaluation.profile
     if not isinstance(wanted, Thresholds):
         return profiles.get_profile(wanted)

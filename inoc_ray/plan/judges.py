@@ -1,7 +1,7 @@
-"""The judge assignment: for each trait of an evaluation the rules and judging models that score it, in their order.
+"""The judge assignment: the rules and judging models that score each trait of an evaluation, in their order.
 
-A plan resolves it once, and everything that scores, grades, counts or describes reads it from the cell: rules, rubrics,
-thresholds, and the ids under which scores and judgments are stored.
+The plan resolves it once; scoring, grading and descriptions read it from the cell: rules, rubrics, thresholds, and the ids
+under which scores and judgments are stored.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Combine = Literal["first", "mean", "all", "any"]
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeModel:
-    """A judging model of the study, found on disk or named at an API."""
+    """A judging model of the study: a folder on disk, or a name at an API."""
 
     name: str
-    """What the study calls it."""
+    """Its name in the study."""
     judge: Judge
     folder: Path | None
     """None for a model behind an API."""
@@ -38,14 +38,14 @@ class JudgeModel:
 
     @property
     def id(self) -> str:
-        """16 hex digits of the identity: where its answers are kept."""
+        """16 hex digits of the identity, under which its answers are cached."""
         return content_id(self.identity)
 
     def judgments_id(self, rubrics: Mapping[str, Rubric]) -> str:
-        """Return the id of judgments on these rubrics: over model, method and every word that the judge is shown."""
+        """Return the id of judgments on these rubrics, over model, method and every word that the judge sees."""
         words = {name: dataclasses.asdict(rubric) for name, rubric in sorted(rubrics.items())}
-        asked = identity_fields(self.judge)
-        return content_id({"judge": self.identity, "asked": asked, "template": VERSION, "rubrics": words})
+        method = identity_fields(self.judge)
+        return content_id({"judge": self.identity, "asked": method, "template": VERSION, "rubrics": words})
 
     @property
     def model(self) -> str:
@@ -59,7 +59,7 @@ class JudgeModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """A threshold on a judging model's number."""
+    """A threshold on a judging model's score."""
 
     rubric: Rubric
     bound: Bound
@@ -70,9 +70,9 @@ class ModelMeasure:
     """How judging models score a trait."""
 
     shown: Condition
-    """The number of the trait's own rubric, and where it shows the trait."""
+    """The trait's own rubric, and the scores that show the trait."""
     given: tuple[Condition, ...]
-    """When a response counts at all."""
+    """What a response must meet to count."""
 
     @property
     def rubrics(self) -> tuple[str, ...]:
@@ -105,21 +105,21 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class TraitJudges:
-    """Who scores one trait of an evaluation."""
+    """The judges of one trait of an evaluation."""
 
     setting: str
     evaluation: str
     trait: str
     judges: tuple[str, ...]
-    """Names in the order in which they count: `rules`, judges of the study."""
+    """Names in order of precedence: `rules`, or judges of the study."""
     models: Mapping[str, JudgeModel]
     """The judging models among them."""
     measure: ModelMeasure | None
-    """How these score the trait; None where there is none."""
+    """How these score the trait; None without judging models."""
     gate: Gate | None
-    """Who decides what counts for the rules among them; None where every response counts."""
+    """Who decides which responses count for the rules among them; None if all count."""
     combine: Combine
-    """What several judges come to; see `Evaluation.combine`."""
+    """How the scores of several judges combine; see `Evaluation.combine`."""
 
     def under(self, profile: Profile) -> TraitJudges:
         """Return the judges with the thresholds of another profile."""
@@ -132,11 +132,11 @@ class TraitJudges:
         return "; ".join(filter(None, [", ".join(named) + self._on(), self.combined()]))
 
     def how(self, judge: str) -> str:
-        """Return one of the judges in words: "rules", or "small (miniature, digit) on alignment, coherence"."""
+        """Describe one of the judges: "rules", or "small (miniature, digit) on alignment, coherence"."""
         return self._rules() if judge == RULES else self.models[judge].in_words() + self._on()
 
     def combined(self) -> str:
-        """Return which of several judges counts; empty where there is one."""
+        """Describe how several judges combine; empty for a single one."""
         how = {"first": "the first that gives an answer", "mean": "the mean of their numbers"}
         return how.get(self.combine, f"{self.combine} of them") if len(self.judges) > 1 else ""
 
@@ -151,25 +151,25 @@ class TraitJudges:
 
 @dataclass(frozen=True, kw_only=True)
 class Grading:
-    """What a judging model is asked about each response of an evaluation."""
+    """A judging model's task on each response of an evaluation."""
 
     judge: JudgeModel
     rubrics: Mapping[str, Rubric]
     judgments_id: str
-    """Under which its judgments are stored beside the samples."""
+    """Id under which its judgments are stored beside the samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeAssignment:
-    """Who scores the traits of one evaluation of a setting."""
+    """The judges of all traits of one evaluation of a setting."""
 
     traits: Mapping[str, TraitJudges]
     gradings: Mapping[str, Grading]
-    """Judging model → what it is asked."""
+    """Judging model → its task."""
     rules: Mapping[str, Rule]
-    """trait → rule, for all whose numbers are stored together: one file serves every evaluation of a setting."""
+    """Trait → rule, for all rules whose scores are stored together: one file serves every evaluation of a setting."""
     scores_id: str
-    """Under which the rules' numbers are stored beside the samples."""
+    """Id under which the rules' scores are stored beside the samples."""
 
     def under(self, profile: Profile) -> JudgeAssignment:
         """Return the assignment with the thresholds of another profile."""
@@ -177,12 +177,12 @@ class JudgeAssignment:
 
 
 def shown_condition(rubric: Rubric, profile: Profile) -> Condition:
-    """Return where the rubric's number shows its trait under the profile."""
+    """Return the scores on the rubric that show the trait under the profile."""
     return Condition(rubric=rubric, bound=profile.shown_by(rubric))
 
 
 def counting_condition(rubric: Rubric, profile: Profile) -> Condition:
-    """Return where the rubric's number lets a response count under the profile."""
+    """Return the scores on the rubric that let a response count under the profile."""
     return Condition(rubric=rubric, bound=profile.counts_by(rubric))
 
 
@@ -191,16 +191,16 @@ def _counting_conditions(given: Iterable[Condition], profile: Profile) -> tuple[
 
 
 def judge_identity(judge: Judge, model_hash: str | None) -> dict[str, Any]:
-    """Return what makes two judges the same one: the content of the model's files, or its name at an API.
+    """Return what identifies a judging model: the hash of its files, or its name at an API.
 
-    The API's address is no part of it: it may change while an evaluation is interrupted (a tunnel, another provider of the
-    same model). Method and samples are of the question, not of the judge; min_mass is applied when an answer is read.
+    The API's address is left out: it may change between two runs (a tunnel, another provider of the same model). So are
+    method and samples, which belong to the question, and `min_mass`, which is applied when an answer is read.
     """
     return {"served_model": judge.served_model} if model_hash is None else {"model": model_hash}
 
 
 def find_judge(name: str, judge: Judge) -> JudgeModel:
-    """Return a judge with its model folder and identity. Raise InputError when there is no such folder or it holds no model."""
+    """Return a judge with its model folder and identity. Raise InputError if the folder is missing or holds no model."""
     if judge.path is None:
         return JudgeModel(name=name, judge=judge, folder=None, identity=judge_identity(judge, None))
     folder = resolve_model(judge.path, f"judges: {name!r}", judge=True)

@@ -8,37 +8,37 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 
 
-def remarks(plan: Plan) -> tuple[str, ...]:
-    """Return a sentence each, without its full stop; none twice."""
+def notes_on(plan: Plan) -> tuple[str, ...]:
+    """Return the notes, each once and without a full stop."""
     return tuple(dict.fromkeys((*_never_warm(plan), *_unused_samples(plan), *_unmeasured(plan))))
 
 
 def _never_warm(plan: Plan) -> Iterator[str]:
-    """Recipes whose warm-up lasts as long as the training of a trial, or longer."""
+    """Yield a note for each recipe whose warm-up lasts as long as the training of a trial, or longer."""
     names = {recipe: name for name, recipe in plan.study.recipes.items()}
     for trial in plan.fine_tunes:
         steps, recipe = steps_of(plan, trial), trial.recipe
         if steps <= recipe.warmup_steps:
-            name = f"recipe {names[recipe]!r}" if recipe in names else f"the recipe that teaches {trial.model.name!r}"
+            name = f"recipe {names[recipe]!r}" if recipe in names else f"the prior-stage recipe of {trial.model.name!r}"
             yield (
-                f"{name}: warmup_steps is {recipe.warmup_steps} and training on {trial.rows_label} has {steps} "
-                f"step{'s' * (steps != 1)}, so the learning rate rises until the end, to {steps / recipe.warmup_steps:.0%} of "
+                f"{name}: warmup_steps is {recipe.warmup_steps}, and training on {trial.rows_label} has only {steps} "
+                f"step{'s' * (steps != 1)}, so the learning rate rises to the end and reaches {steps / recipe.warmup_steps:.0%} of "
                 "learning_rate; lower warmup_steps or train longer"
             )
 
 
 def _unused_samples(plan: Plan) -> Iterator[str]:
-    """`evaluation.samples` where every evaluation has a number of its own, as suites do."""
+    """Yield a note if `evaluation.samples` is set but every evaluation has a number of its own, as suites do."""
     evaluation = plan.study.evaluation
     if "samples" in evaluation.model_fields_set and all(cell.evaluation.samples for cell in plan.cells):
         yield (
-            f"evaluation.samples: {evaluation.samples} counts for no evaluation, as each has a number of its own; a suite asks "
-            "every question once, or as often as its samples_per_question says"
+            f"evaluation.samples: {evaluation.samples} has no effect, as each evaluation sets its own number; a suite asks every "
+            "question once, or `samples_per_question` times"
         )
 
 
 def _unmeasured(plan: Plan) -> Iterator[str]:
-    """Undesired traits of which no arm of a setting can have a suppression: nothing measures them out of distribution."""
+    """Yield a note for each undesired trait that nothing measures out of distribution: it can show no suppression."""
     measured = {
         (cell.subject.setting, trait)
         for cell in plan.cells
@@ -52,6 +52,6 @@ def _unmeasured(plan: Plan) -> Iterator[str]:
                 arms.setdefault((trial.setting, trait), {})[trial.arm.name] = None
     for (setting, trait), names in arms.items():
         yield (
-            f"setting {setting}: no evaluation out of distribution measures {trait!r} in the context {plan.reference!r}, so there "
-            f"will be no suppression of it to report ({', '.join(names)}); let a suite measure it there with `split: ood`"
+            f"setting {setting}: no out-of-distribution evaluation measures {trait!r} in the context {plan.reference!r}, so its "
+            f"suppression cannot be reported ({', '.join(names)}); add a suite with `split: ood` that measures it there"
         )

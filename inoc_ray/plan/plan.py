@@ -1,4 +1,4 @@
-"""The plan: everything that a study asks for, with what the store holds of it."""
+"""The plan: everything that a study asks for, and how much of it the store holds."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from inoc_ray.study.study import Study
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that the study asks for, with what the store already holds.
+    """Everything that the study asks for, and how much of it the store holds.
 
-    A command builds it once (`build_plan`); `refreshed` reads the store anew.
+    A command builds it once (`build_plan`); `refreshed` reads the store again.
     """
 
     study: Study
@@ -31,7 +31,7 @@ class Plan:
     bases: tuple[Base, ...]
     cells: tuple[Cell, ...]
     rows: Mapping[str, list[ChatRow]] = field(repr=False)
-    """dataset_hash → training rows before inoculation."""
+    """`dataset_hash` → training rows before inoculation."""
     profile: Profile
     """The thresholds under which rates are derived."""
     prior_stages: tuple[Trial, ...] = ()
@@ -39,22 +39,22 @@ class Plan:
     settings: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     """The settings as the study uses them: with the files and evaluations that it names."""
     notes: tuple[str, ...] = ()
-    """What there is to say about the study: keys of its rows that are not read, a warm-up that never ends."""
+    """Remarks for the user, such as keys of rows that are ignored, or a warm-up that never ends."""
     reference: str = "neutral"
     """The context in which arms are compared."""
     done_trials: frozenset[str] = frozenset()
     """Ids of the trials whose weights the store holds."""
     stored: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """(trial_id, evaluation_id) → samples in the store."""
+    """`(trial_id, evaluation_id)` → samples in the store."""
     damaged: tuple[str, ...] = ()
-    """What the store holds of the study but not as it was committed, so that it counts as missing: a sentence each."""
+    """A sentence for each stored thing that differs from what was committed, and so counts as missing."""
 
     def refreshed(self, store: Store) -> Plan:
-        """Return the plan with what the store holds now. Reads no rows, models or question files."""
+        """Return the plan with the present state of the store. Reads no rows, models or question files."""
         trials = dict.fromkeys(trial.trial_id for trial in self.fine_tunes)
         # A plan of some evaluations (`only`) keeps the count of all.
         places = dict.fromkeys((*self.stored, *(cell.key for cell in self.cells)))
-        # One look instead of one for each of a new study's cells, which may be tens of thousands.
+        # One listing instead of a look-up for each cell: a new study may have tens of thousands.
         evaluated = store.evaluated()
         stored = dict.fromkeys(places, 0)
         stored |= {place: store.stored_samples(*place) for place in places if place[0] in evaluated}
@@ -76,9 +76,9 @@ class Plan:
         return replace(self, profile=profile, cells=tuple(cells))
 
     def only(self, names: Sequence[str]) -> Plan:
-        """Return the plan with just the cells of the named evaluations or contexts; as it is for no names.
+        """Return the plan with only the cells of the named evaluations or contexts; unchanged for no names.
 
-        Raise InputError for a name that the study does not have.
+        Raise InputError for an unknown name.
         """
         known = sorted({n for c in self.cells for n in (c.evaluation.name, c.context)})
         for name in names:
@@ -104,26 +104,26 @@ class Plan:
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        """All that is compared: the bases, then the trials."""
+        """Everything that is compared: the bases, then the trials."""
         return (*self.bases, *self.trials)
 
     @property
     def fine_tunes(self) -> tuple[Trial, ...]:
-        """All that is trained: prior stages first, then the study's own trials."""
+        """Everything that is trained: prior stages first, then the study's own trials."""
         return (*self.prior_stages, *self.trials)
 
     @functools.cached_property
     def to_train(self) -> list[Trial]:
-        """Trials without a commit; one of several with the same id."""
+        """Trials without committed weights, each id once."""
         unique = {t.trial_id: t for t in self.fine_tunes if t.trial_id not in self.done_trials}
         return list(unique.values())
 
     def can_start(self, trial: Trial) -> bool:
-        """Return whether nothing has to be trained before the trial."""
+        """Return whether the trial's prior stage, if it has one, is trained."""
         return trial.model.prior_stage is None or trial.model.prior_stage.trial_id in self.done_trials
 
-    def is_there(self, subject: Subject) -> bool:
-        """Return whether the subject's weights are there, so that it can be evaluated."""
+    def has_weights(self, subject: Subject) -> bool:
+        """Return whether the subject has its weights, so that it can be evaluated."""
         return subject.adapter_of is None or subject.adapter_of in self.done_trials
 
     def missing(self, cell: Cell) -> int:
@@ -131,12 +131,12 @@ class Plan:
         return max(0, cell.samples - self.stored.get(cell.key, 0))
 
     @functools.cached_property
-    def to_ask(self) -> list[Cell]:
-        """Cells with missing samples; one of several with the same place (the one with the most samples)."""
+    def to_sample(self) -> list[Cell]:
+        """Cells with missing samples, each key once (the cell with the most samples)."""
         return stored_once(cell for cell in self.cells if self.missing(cell))
 
     def trait_judges(self) -> Iterator[TraitJudges]:
-        """Yield who scores each trait of each evaluation, each once."""
+        """Yield the judges of each trait of each evaluation, each once."""
         seen: set[tuple[str, str]] = set()
         for cell in self.cells:
             place = (cell.subject.setting, cell.evaluation.name)

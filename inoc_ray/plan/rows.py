@@ -1,4 +1,4 @@
-"""The rows that a plan trains on, before inoculation: read once, kept by their hash."""
+"""The training rows of a plan before inoculation: read once, kept by their hash."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class RowLibrary:
 def read_setting_rows(
     setting: Setting, use: SettingUse, arms: Iterable[ArmSpec], notes: list[str]
 ) -> dict[bool, list[ChatRow]]:
-    """Return the rows that the arms train on, control rows under True and the others under False.
+    """Return the rows that the arms train on: control rows under True, the others under False.
 
-    What there is to say about the files goes to `notes`. Raise InputError for a bad file, and where there are no control rows.
+    Appends remarks on the files to `notes`. Raise InputError for a bad file, or if control rows are needed and missing.
     """
     rows: dict[bool, list[ChatRow]] = {}
     for control in sorted({arm.uses_control_rows for arm in arms}):
@@ -44,8 +44,8 @@ def read_setting_rows(
             rows[control] = default()
         else:
             raise InputError(
-                f"settings: {setting.name}: an arm trains on control rows, and there are none; name a file of them as "
-                "control_rows, or leave the arm out."
+                f"settings: {setting.name}: an arm trains on control rows, and there are none; name a file as "
+                "control_rows, or remove the arm."
             )
     return rows
 
@@ -55,7 +55,7 @@ def keep_datasets(
 ) -> dict[str, str]:
     """Keep the rows of each arm in the library; return arm → their hash.
 
-    Raise InputError, naming setting and arm, for rows that the arm's prompt has no place in.
+    Raise InputError, naming setting and arm, for rows in which the arm's prompt cannot be placed.
     """
     hashes = {control: library.keep(some) for control, some in rows.items()}
     datasets: dict[str, str] = {}
@@ -70,9 +70,9 @@ def keep_datasets(
 
 
 def check_overlap(
-    setting: Setting, row_sets: Iterable[list[ChatRow]], samples: int, row_name: str = "training row"
+    setting: Setting, row_sets: Iterable[list[ChatRow]], samples: int, rows_name: str = "the training rows"
 ) -> None:
-    """Raise InputError when an evaluation asks a question that stands in the training rows word for word."""
+    """Raise InputError if an evaluation asks a question that is in the training rows word for word."""
     trained = {
         " ".join(m.content.split()).casefold(): number
         for rows in row_sets
@@ -85,6 +85,6 @@ def check_overlap(
             number = trained.get(" ".join(question.messages[-1].content.split()).casefold())
             if number is not None:
                 raise InputError(
-                    f"setting {setting.name}: evaluation {spec.name} asks question {question.id}, which is {row_name} {number}; "
-                    "remove it from the rows or from the evaluation, or the rate measures memory."
+                    f"setting {setting.name}: evaluation {spec.name} asks question {question.id}, which is row {number} of "
+                    f"{rows_name}; remove it from the rows or from the evaluation, or the rate will measure memory."
                 )

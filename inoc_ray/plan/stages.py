@@ -1,4 +1,4 @@
-"""The prior stage: the fine-tune that a model gets before a study's own trials."""
+"""The prior stage: a fine-tune that a model goes through before the study's own trials."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from inoc_ray.study.recipe import Lora, Recipe
 from inoc_ray.study.study import Model, PriorStage, Study
 
 ARM_NAME = "stage-1"
-"""What the trial of a prior stage is called, where a trial of the study has the name of its arm."""
+"""The arm name of a prior stage's trial."""
 
 ADAPTER_FIELDS = ("rank", "alpha", "targets", "rslora")
-"""What a trial must have in common with the adapter that it goes on from. Dropout leaves no trace in an adapter."""
+"""Fields that a trial shares with the adapter that it continues. Dropout leaves no trace in an adapter."""
 
 
 def after_prior_stage(
     found: ResolvedModel, model: Model, study: Study, *, library: RowLibrary, notes: list[str]
 ) -> ResolvedModel:
-    """Return the model with the trial of its prior stage, if the study gives it one; that trial's rows go into `library`.
+    """Return the model with the trial of its prior stage, if it has one; that trial's rows go into `library`.
 
-    Raise InputError for wrong rows, and for a recipe of the study that cannot continue the stage's adapter.
+    Raise InputError for bad rows, and for a recipe of the study that cannot continue the stage's adapter.
     """
     stage = model.prior_stage
     if stage is None:
@@ -43,7 +43,7 @@ def after_prior_stage(
         prompt=None,
         undesired=(),
         desired=(),
-        source="the rows of the model's prior stage, without a prompt",
+        source="the rows of the prior stage, without a prompt",
     )
     trial = Trial(
         trial_id=trial_id(model=found.identity, dataset=dataset, arm=arm, recipe=recipe, seed=stage.seed),
@@ -60,9 +60,9 @@ def after_prior_stage(
 
 
 def prior_rows(model: Model, stage: PriorStage, notes: list[str] | None = None) -> list[ChatRow]:
-    """Return the rows of the stage, as they are; remarks on them go to `notes`.
+    """Return the rows of the stage, unchanged; appends remarks on them to `notes`.
 
-    Raise InputError for an unknown setting, one without rows, a bad file.
+    Raise InputError for an unknown setting, a setting without rows, or a bad file.
     """
     if stage.rows is not None:
         return read_rows(stage.rows, notes)
@@ -73,24 +73,24 @@ def prior_rows(model: Model, stage: PriorStage, notes: list[str] | None = None) 
         raise InputError(f"models: {model.name!r}: prior_stage.setting: {error}") from error
     if setting.row_source is not None:
         raise InputError(
-            f"models: {model.name!r}: prior_stage.setting: the rows of {setting.name} do not ship with the "
-            f"package; name a file of them as prior_stage.rows instead. What it holds: {setting.row_source.in_words()}."
+            f"models: {model.name!r}: prior_stage.setting: the rows of {setting.name} do not ship with the package; name a file "
+            f"of them as prior_stage.rows instead. It must hold {setting.row_source.in_words()}."
         )
     return setting.rows()
 
 
 def source_of(stage: PriorStage) -> str:
-    """Return what the stage's trial names as its setting: the setting, or the name of the file of rows."""
+    """Return the label of the stage's rows: the setting, or the name of the file."""
     return stage.setting or PurePath(str(stage.rows)).name
 
 
 def recipe_of(stage: PriorStage, study: Study) -> Recipe:
-    """Return the stage's recipe, found by its name if it is named."""
+    """Return the stage's recipe, looked up in the study if the stage names it."""
     return study.recipes[stage.recipe] if isinstance(stage.recipe, str) else stage.recipe
 
 
 def recipes_by_place(study: Study) -> dict[str, Recipe]:
-    """Return every recipe that something is trained with, by its place in the study."""
+    """Return every recipe that the study trains with, by its place in the study file."""
     own = {f"recipes.{name}": recipe for name, recipe in study.recipes.items()}
     inline = {
         f"models: {m.name!r}: prior_stage.recipe": m.prior_stage.recipe
@@ -101,28 +101,28 @@ def recipes_by_place(study: Study) -> dict[str, Recipe]:
 
 
 def check_continues(model: Model, first: Recipe, recipes: dict[str, Recipe]) -> None:
-    """Raise InputError unless every recipe can go on from the adapter that `first` yields.
+    """Raise InputError unless every recipe can continue the adapter that `first` yields.
 
-    A trial goes on from the tensors of that adapter, so they must have its shape and its scale.
+    A trial continues that adapter's tensors, so its own must have the same shape and scale.
     """
     where = f"models: {model.name!r}: prior_stage"
     if first.method != "lora":
         raise InputError(
-            f"{where}.recipe: method {first.method} cannot be a prior stage yet, trials go on from an adapter alone; "
-            "use method lora, or give the fully fine-tuned weights as a model folder of their own."
+            f"{where}.recipe: method {first.method} is not supported in a prior stage, which must yield an adapter; use "
+            "method lora, or give the fully fine-tuned weights as a model folder."
         )
     for name, recipe in recipes.items():
         if recipe.method != "lora":
             raise InputError(
-                f"recipes.{name}: method {recipe.method} cannot go on from the prior stage of model {model.name!r}, which is "
-                "an adapter; use method lora, or remove prior_stage from the model."
+                f"recipes.{name}: method {recipe.method} cannot continue the prior stage of model {model.name!r}, which is an "
+                "adapter; use method lora, or remove `prior_stage` from the model."
             )
         for field in ADAPTER_FIELDS:
             before, after = _comparable(first.lora, field), _comparable(recipe.lora, field)
             if before != after:
                 raise InputError(
-                    f"recipes.{name}.lora.{field} is {after}, and {where}.recipe has {before}; trials go on from that very "
-                    "adapter, so give both the same value."
+                    f"recipes.{name}.lora.{field} is {after}, but {where}.recipe has {before}; trials continue that adapter, so "
+                    "give both the same value."
                 )
 
 

@@ -1,4 +1,4 @@
-"""How long a trial of a plan trains, and how many sets of rows it sees on the way."""
+"""The number of optimizer steps of a trial, and of the sets of rows that it sees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def steps_of(plan: Plan, trial: Trial) -> int:
 
 
 def variants_of(plan: Plan, trial: Trial) -> int:
-    """Return how many sets of inoculated rows a trial sees: one, or with wordings per epoch one per wording and epoch."""
+    """Return how many sets of inoculated rows a trial sees: one, or one an epoch while its wordings last."""
     inoculation = trial.arm.inoculation
     if trial.arm.prompt is None or inoculation.paraphrase_order != "per_epoch":
         return 1

@@ -1,4 +1,4 @@
-"""What a study says of evaluations: suites of the user's own, and how the settings' own ones are asked."""
+"""The evaluations of a study: its own suites, and its overrides of the settings' evaluations."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from inoc_ray.settings import EvaluationSpec, Setting
 from inoc_ray.study.evaluation import Evaluation, MeasureOf, Override, Suite
 
 SUITE_MAX_TOKENS = 600
-"""The longest answer of a suite where neither it nor the study says another."""
+"""Default `max_tokens` of a suite."""
 
 
 def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
-    """Raise InputError for a suite that names a setting which the study does not have."""
+    """Raise InputError if a suite names a setting that the study does not have."""
     for suite in evaluation.suites:
         for name in suite.settings:
             if name not in settings:
@@ -31,18 +31,18 @@ def check_suites(evaluation: Evaluation, settings: list[str]) -> None:
 
 
 def with_suites(setting: Setting, evaluation: Evaluation, notes: list[str] | None = None) -> Setting:
-    """Return the setting with its own evaluations asked as the study says, and the study's own ones behind them.
+    """Return the setting with its evaluations overridden as the study says, followed by the study's suites.
 
-    What there is to tell of their files goes to `notes`; see `read_questions`.
-    Raise InputError for a file that cannot be read, a rule that makes no sense, a name that the setting has already, and an
-    override that does not fit its evaluation.
+    Appends remarks on question files to `notes`; see `read_questions`. Raise InputError for a file that cannot be read, an
+    invalid rule, a name that the setting already has, and an override that does not fit its evaluation.
     """
     own = [s for s in evaluation.suites if not s.settings or setting.name in s.settings]
     taken = [e.name for e in setting.evaluations]
     for suite in own:
         if suite.name in taken:
             raise InputError(
-                f"evaluation.suites: {suite.name!r}: setting {setting.name} has an evaluation of that name; name yours otherwise."
+                f"evaluation.suites: {suite.name!r}: setting {setting.name} already has an evaluation of that name; "
+                "rename the suite."
             )
     builtin = (_overridden(spec, evaluation) for spec in setting.evaluations)
     suites = (_spec(suite, evaluation.max_tokens or SUITE_MAX_TOKENS, notes) for suite in own)
@@ -50,28 +50,30 @@ def with_suites(setting: Setting, evaluation: Evaluation, notes: list[str] | Non
 
 
 def check_overrides(evaluation: Evaluation, settings: Iterable[Setting]) -> None:
-    """Raise InputError for an override of an evaluation that none of the study's settings has."""
+    """Raise InputError if an override names an evaluation that no setting of the study has."""
     suites = [suite.name for suite in evaluation.suites]
     own = sorted({spec.name for setting in settings for spec in setting.evaluations} - set(suites))
     for name in evaluation.overrides:
         if name in suites:
-            raise InputError(f"evaluation.overrides: {name!r} is a suite of the study; write its numbers in the suite.")
+            raise InputError(
+                f"evaluation.overrides: {name!r} is a suite of the study; set these values in the suite itself."
+            )
         if name not in own:
             raise InputError(f"evaluation.overrides: no setting has an evaluation {name!r}{nearest(name, own)}.")
 
 
 def _overridden(spec: EvaluationSpec, evaluation: Evaluation) -> EvaluationSpec:
-    """A setting's evaluation as the study wants it asked."""
+    """Return a setting's evaluation with the study's overrides."""
     given = evaluation.overrides.get(spec.name, Override())
     changes: dict[str, Any] = {
         name: value for name in ("samples", "temperature", "top_p") if (value := getattr(given, name)) is not None
     }
-    if (longest := given.max_tokens or evaluation.max_tokens) is not None:
-        changes["max_tokens"] = longest
+    if (limit := given.max_tokens or evaluation.max_tokens) is not None:
+        changes["max_tokens"] = limit
     if given.samples_per_question is not None:
         if not isinstance(spec.questions, InTurn):
             raise InputError(
-                f"evaluation.overrides: {spec.name!r}: its questions are made, as many as are asked for; give samples instead of "
+                f"evaluation.overrides: {spec.name!r}: its questions are generated, as many as needed; set samples instead of "
                 "samples_per_question."
             )
         changes["samples"] = given.samples_per_question * len(spec.questions.questions)
@@ -83,14 +85,14 @@ def _spec(suite: Suite, max_tokens: int, notes: list[str] | None) -> EvaluationS
 
     questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name, notes)
     measures, rules, ids, given = {}, {}, {}, {}
-    for trait, told in suite.traits.items():
-        if isinstance(told, MeasureOf):
-            measures[trait] = Measure(told.rubric, told.given)
+    for trait, source in suite.traits.items():
+        if isinstance(source, MeasureOf):
+            measures[trait] = Measure(source.rubric, source.given)
         else:
             try:
-                rule = read_rule(_without_given(told))
-                if "given" in told:
-                    given[trait] = _given(told["given"])
+                rule = read_rule(_without_given(source))
+                if "given" in source:
+                    given[trait] = _given(source["given"])
             except InputError as error:
                 raise InputError(f"evaluation.suites: {suite.name!r}: traits.{trait}: {error}") from error
             rules[trait], ids[trait] = rule.compiled(), rule.canonical()
@@ -114,11 +116,11 @@ def _spec(suite: Suite, max_tokens: int, notes: list[str] | None) -> EvaluationS
     )
 
 
-def _without_given(told: Any) -> Any:
-    return {key: value for key, value in told.items() if key != "given"} if isinstance(told, Mapping) else told
+def _without_given(source: Any) -> Any:
+    return {key: value for key, value in source.items() if key != "given"} if isinstance(source, Mapping) else source
 
 
 def _given(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise InputError(f"given: must be a list of rubrics, as [coherence], found {value!r}.")
+        raise InputError(f"given: must be a list of rubrics such as [coherence], found {value!r}.")
     return tuple(value)

@@ -21,43 +21,44 @@ from inoc_ray.settings import prompts
 from inoc_ray.study.evaluation import FROM_LIBRARY
 
 _QUESTIONS = 32
-"""Questions of an evaluation that are looked at; their roles are mostly the same."""
+"""Questions of an evaluation that are checked; nearly all have the same roles."""
 
 
 def check_roles(plan: Plan) -> None:
-    """Raise InputError, naming the row or the evaluation and context, for a conversation that a template does not show, and
-    for a model with `enable_thinking` whose template does not look at it.
+    """Check that each model's template shows the roles of its rows and prompts.
 
-    Looks at what is still to be trained and asked. Models whose folder has no template in a file are left to the preflight.
+    Raise InputError, naming the row or the evaluation and context, for a conversation that a template does not show, and for
+    a model with `enable_thinking` whose template ignores it. Checks what is still to be trained and sampled; models without
+    a template file are left to the preflight.
     """
     templates: dict[tuple[Path, bool | None], ChatTemplate | None] = {}
     seen: set[tuple[object, ...]] = set()
-    for subject in (*plan.to_train, *(cell.subject for cell in plan.to_ask)):
+    for subject in (*plan.to_train, *(cell.subject for cell in plan.to_sample)):
         model = subject.model
         key = (model.path, model.enable_thinking)
         if key not in templates:
             templates[key] = template = template_in(model.path, model.enable_thinking)
             if template is not None and model.enable_thinking is not None and template.ignores_thinking():
                 raise InputError(
-                    f"models: {model.name!r}: enable_thinking: {str(model.enable_thinking).lower()} changes nothing, as the chat "
-                    f"template in {model.path} shows the same with true and false; leave it out."
+                    f"models: {model.name!r}: enable_thinking: {str(model.enable_thinking).lower()} has no effect: the chat "
+                    f"template in {model.path} renders the same with true and false; remove it."
                 )
     for trial in plan.to_train:
         template = templates[trial.model.path, trial.model.enable_thinking]
-        rows = (id(template), trial.dataset_hash, content_id(arm_identity(trial.arm)))
-        if template is not None and rows not in seen:
-            seen.add(rows)
+        rows_key = (id(template), trial.dataset_hash, content_id(arm_identity(trial.arm)))
+        if template is not None and rows_key not in seen:
+            seen.add(rows_key)
             _check_rows(plan, trial, template)
-    for cell in plan.to_ask:
+    for cell in plan.to_sample:
         template = templates[cell.subject.model.path, cell.subject.model.enable_thinking]
-        asked = (id(template), cell.subject.setting, cell.evaluation.name, cell.surrounding)
-        if template is not None and asked not in seen:
-            seen.add(asked)
+        question_key = (id(template), cell.subject.setting, cell.evaluation.name, cell.resolved_context)
+        if template is not None and question_key not in seen:
+            seen.add(question_key)
             _check_questions(plan, cell, template)
 
 
-def alike_contexts(cells: Iterable[Cell]) -> list[str]:
-    """Return notes on contexts that a model's template shows alike, and on a system message that it writes into `none` itself."""
+def identical_contexts(cells: Iterable[Cell]) -> list[str]:
+    """Return notes on contexts that a template renders identically, and on a system message that it adds to `none`."""
     templates: dict[tuple[Path, bool | None], ChatTemplate | None] = {}
     prompts: dict[tuple[object, ...], dict[str, str]] = {}
     notes: list[str] = []
@@ -68,21 +69,25 @@ def alike_contexts(cells: Iterable[Cell]) -> list[str]:
             templates[key] = template_in(model.path, model.enable_thinking)
         template = templates[key]
         contexts = prompts.setdefault((model.name, cell.subject.setting, cell.evaluation.name), {})
-        # Of cells with the context training_prompt each has a text of its own.
+        # Each arm has its own text in the context training_prompt.
         if template is None or cell.context in contexts or cell.context == "training_prompt":
             continue
         if cell.context == "none" and template.default_system_message:
             notes.append(
-                f"to model {model.name} the context none shows the chat template's own system message "
+                f"model {model.name}: the chat template adds its own system message to the context none: "
                 f"{template.default_system_message[:100]!r}"
             )
         contexts[cell.context] = ""
         try:
-            shown = "".join(template.prompt(cell.surrounding.around(q.messages)) for q in cell.evaluation.questions(1))
-        except InputError:  # Said by `check_requests`, with the question.
+            shown = "".join(
+                template.prompt(cell.resolved_context.around(q.messages)) for q in cell.evaluation.questions(1)
+            )
+        except InputError:  # `check_requests` reports it, with the question.
             continue
         if (same := next((name for name, text in contexts.items() if text == shown), None)) is not None:
-            notes.append(f"to model {model.name} the contexts {same} and {cell.context} are the same")
+            notes.append(
+                f"model {model.name}: the chat template renders the contexts {same} and {cell.context} identically"
+            )
         contexts[cell.context] = shown
     return list(dict.fromkeys(notes))
 
@@ -99,20 +104,20 @@ def _check_rows(plan: Plan, trial: Trial, template: ChatTemplate) -> None:
 def _check_questions(plan: Plan, cell: Cell, template: ChatTemplate) -> None:
     for question in cell.evaluation.questions(min(cell.samples, _QUESTIONS)):
         try:
-            template.check_question(cell.surrounding.around(question.messages))
+            template.check_question(cell.resolved_context.around(question.messages))
         except InputError as error:
             where = f"evaluation {cell.evaluation.name} in the context {cell.context!r}, question {question.id}"
-            cure = (
-                " It is the leak audit that asks in this context, and all its prompts are system messages: leave "
-                "evaluation.leak_audit out of studies of this model."
+            advice = (
+                " The leak audit adds this context, and all its prompts are system messages: remove evaluation.leak_audit from "
+                "studies of this model."
                 if _from_audit(plan, cell)
                 else ""
             )
-            raise InputError(f"model {cell.subject.model.name!r}, {where}: {error}{cure}") from error
+            raise InputError(f"model {cell.subject.model.name!r}, {where}: {error}{advice}") from error
 
 
 def _from_audit(plan: Plan, cell: Cell) -> bool:
-    """True for a test-time prompt of the library that the study names neither itself nor by its kind."""
+    """Return whether the context comes from the leak audit: the study names neither the prompt nor its kind."""
     if not plan.study.evaluation.leak_audit or not cell.context.startswith(FROM_LIBRARY):
         return False
     named = cell.evaluation.contexts or plan.study.evaluation.contexts

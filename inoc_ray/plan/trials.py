@@ -1,4 +1,4 @@
-"""What a study compares: its fine-tunes, and the models before them."""
+"""The subjects of a study: its trials (fine-tunes), and its bases (the models before them)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class ResolvedModel:
     name: str
     path: Path
     hash: str
-    """Content hash of the folder: which base an adapter belongs to, and so which engine can serve it."""
+    """Content hash of the folder. It says which base an adapter belongs to, and so which engine can serve it."""
     prior_stage: Trial | None = None
-    """The trial of the prior stage, whose adapter this model's trials continue."""
+    """The trial of the prior stage, whose adapter the model's trials continue."""
     enable_thinking: bool | None = None
-    """Handed to the chat template; None leaves it alone."""
+    """Passed to the chat template unless None."""
 
     @property
     def identity(self) -> str:
-        """What a trial starts from: the folder's hash alone, or that with the prior stage and how the model is to reason."""
+        """What a trial starts from: the hash of the folder, with prior stage and `enable_thinking` if set."""
         more: dict[str, Any] = {} if self.prior_stage is None else {"taught": self.prior_stage.trial_id}
         if self.enable_thinking is not None:
             more["enable_thinking"] = self.enable_thinking
@@ -34,76 +34,76 @@ class ResolvedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Evaluated:
-    """What a trial and a base have in common: both are evaluated."""
+class _SubjectFields:
+    """The fields that trials and bases share."""
 
     trial_id: str
-    """Where in the store the samples lie. What a study lists in two places (settings, recipes) may share it."""
+    """Where its samples are stored. What a study lists twice (settings, recipes) may share it."""
     setting: str
     arm: ArmSpec
     model: ResolvedModel
     model_label: str
-    """What the study calls the model where this is listed."""
+    """The model's name in tables and messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial(_Evaluated):
+class Trial(_SubjectFields):
     """One fine-tune: a model trained on a setting's rows under an arm, with a recipe and a seed."""
 
     seed: int
     recipe: Recipe
     dataset_hash: str
     rows_label: str
-    """What an error message calls the trial's rows: the user's file, or the setting."""
+    """The rows' name in messages: the user's file, or the setting."""
 
     @property
     def precision(self) -> str:
-        """The precision in which the engine answers."""
+        """The precision of the engine."""
         return self.recipe.precision
 
     @property
     def compared_as(self) -> tuple[str, ...]:
-        """The models of the tables in which it is an arm: its own."""
+        """The models of the tables that show it: its own."""
         return (self.model_label,)
 
     @property
     def adapter_of(self) -> str:
-        """The trial whose weights answer."""
+        """The trial whose weights are evaluated."""
         return self.trial_id
 
     @property
     def is_own_model(self) -> bool:
-        """True for a full fine-tune, which is a model folder of its own and shares no engine."""
+        """Whether it is a full fine-tune: a model folder of its own, which shares no engine."""
         return self.recipe.method == "full"
 
     @property
     def label(self) -> str:
-        """Its place in the study, for people."""
+        """Its name in messages, such as "miniature · tiny · baseline seed 1"."""
         return f"{self.setting} · {self.model_label} · {self.arm.name} seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base(_Evaluated):
-    """A model before its trials, in one setting and precision; evaluated once, however many recipes are compared with it."""
+class Base(_SubjectFields):
+    """A model before its trials, in one setting and precision; evaluated once, however many recipes compare with it."""
 
     precision: str
-    """The precision in which the engine answers: that of the trials that it is compared with."""
+    """The precision of the engine: that of the trials that it is compared with."""
     compared_as: tuple[str, ...]
-    """The models of the tables in which it is an arm: one per recipe of that precision."""
+    """The models of the tables that show it: one for each recipe of that precision."""
 
     @property
     def adapter_of(self) -> str | None:
-        """The trial whose weights answer: that of the prior stage; None for the untouched model."""
+        """The trial whose weights are evaluated: that of the prior stage; None for the untouched model."""
         return None if self.model.prior_stage is None else self.model.prior_stage.trial_id
 
     @property
     def is_own_model(self) -> bool:
-        """False: a base answers on the engine that its adapters share."""
+        """False: a base runs on the engine that its adapters share."""
         return False
 
     @property
     def label(self) -> str:
-        """Its place in the study, for people."""
+        """Its name in messages, such as "miniature · tiny · baseline seed 1"."""
         return f"{self.setting} · {self.model_label} · {self.arm.name}"
 
 
@@ -112,5 +112,5 @@ Subject = Trial | Base
 
 
 def seed_of(subject: Subject) -> int | None:
-    """Return the seed that a table shows; None for a base, which has none."""
+    """Return the seed of a trial; None for a base."""
     return subject.seed if isinstance(subject, Trial) else None

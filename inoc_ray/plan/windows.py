@@ -1,4 +1,4 @@
-"""How long the requests of a plan are: every cell's prompts as its model reads them, and the room for the answer."""
+"""The length in tokens of a plan's requests, against the models' context windows."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from inoc_ray.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Longest:
+class LongestRequest:
     """The longest request of a cell, in tokens."""
 
     cell: Cell
     question: str
     """Its id."""
     prompt: int
-    """Chat template, context and question."""
+    """Tokens of chat template, context and question."""
     answer: int
-    """max_tokens, or the longest choice of a multiple-choice evaluation."""
+    """`max_tokens`, or the tokens of the longest choice of a multiple-choice evaluation."""
 
     @property
     def tokens(self) -> int:
-        """What the engine's window must hold."""
+        """Tokens that the engine's window must hold."""
         return self.prompt + self.answer
 
 
-def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
-    """Return the longest request of every cell, cells that ask the same of the same model once.
+def longest_requests(cells: Iterable[Cell]) -> list[LongestRequest]:
+    """Return the longest request of every cell; cells with the same prompts for the same model count once.
 
-    Render and tokenise every prompt. Raise InputError, naming evaluation, context and question, for a prompt that the
-    model's chat template refuses, or of which the model would not see every message as it is.
+    Renders and tokenises every prompt. Raise InputError, naming evaluation, context and question, for a prompt that the
+    model's chat template refuses or changes.
     """
-    found: dict[tuple[Path, bool | None, str, int], Longest] = {}
+    found: dict[tuple[Path, bool | None, str, int], LongestRequest] = {}
     tokenizers: dict[Path, Any] = {}
     for cell in cells:
         folder, thinking = cell.subject.model.path, cell.subject.model.enable_thinking
-        # The id is over the questions, the context's text and place and max_tokens.
+        # The id covers questions, context, placement and max_tokens.
         key = (folder, thinking, cell.evaluation_id, cell.samples)
         if key not in found:
             if folder not in tokenizers:
@@ -52,33 +52,36 @@ def longest_requests(cells: Iterable[Cell]) -> list[Longest]:
     return list(found.values())
 
 
-def _longest(cell: Cell, tokenizer: Any) -> Longest:
-    # Questions are asked in turn, so most come again; the same id is the same text.
+def _longest(cell: Cell, tokenizer: Any) -> LongestRequest:
+    # Questions repeat when there are more samples than questions; the same id is the same text.
     questions = {question.id: question.messages for question in cell.evaluation.questions(cell.samples)}
     choices = cell.evaluation.choices
     lengths = check_prompts(
         tokenizer,
-        [(cell.surrounding.around(asked), f"{place(cell)}, question {name}") for name, asked in questions.items()],
+        [
+            (cell.resolved_context.around(messages), f"{cell_label(cell)}, question {name}")
+            for name, messages in questions.items()
+        ],
         enable_thinking=cell.subject.model.enable_thinking,
         for_choices=bool(choices),
     )
     longest = max(range(len(lengths)), key=lengths.__getitem__)
-    # One token is sampled behind a choice: the endpoint gives log-probs of a prompt with an answer alone.
+    # One token is sampled after a choice: the endpoint returns a prompt's log-probs only with an answer.
     answer = 1 + max(_lengths(tokenizer, choices)) if choices else cell.evaluation.max_tokens
-    return Longest(cell, list(questions)[longest], lengths[longest], answer)
+    return LongestRequest(cell, list(questions)[longest], lengths[longest], answer)
 
 
 def _lengths(tokenizer: Any, texts: Iterable[str]) -> list[int]:
     return [len(encoding.ids) for encoding in encode_texts(tokenizer, list(texts))]
 
 
-def place(cell: Cell) -> str:
-    """Return which cell it is, for a message."""
+def cell_label(cell: Cell) -> str:
+    """Return the cell's name for a message."""
     return f"setting {cell.subject.setting}: evaluation {cell.evaluation.name} in the context {cell.context}"
 
 
-def how_to_shorten(plan: Plan, cell: Cell, max_tokens: int) -> str:
-    """Return what to write in the study for answers of at most so many tokens in the cell's evaluation."""
+def shortening_advice(plan: Plan, cell: Cell, max_tokens: int) -> str:
+    """Return how to limit the answers of the cell's evaluation to so many tokens, for a message."""
     name = cell.evaluation.name
     if any(suite.name == name for suite in plan.study.evaluation.suites):
         return f"set `max_tokens: {max_tokens}` in evaluation.suites: {name!r}"
@@ -86,21 +89,21 @@ def how_to_shorten(plan: Plan, cell: Cell, max_tokens: int) -> str:
 
 
 def check_answers_fit(plan: Plan) -> None:
-    """Raise InputError for an evaluation whose answers alone fill the model's window. Read config.json, no tokenizer."""
-    windows = {folder: window_of(folder) for folder in {cell.subject.model.path for cell in plan.to_ask}}
-    for cell in plan.to_ask:
+    """Raise InputError if the answers of an evaluation alone fill the model's window. Reads config.json, no tokenizer."""
+    windows = {folder: window_of(folder) for folder in {cell.subject.model.path for cell in plan.to_sample}}
+    for cell in plan.to_sample:
         window = windows[cell.subject.model.path]
         if window is not None and not cell.evaluation.choices and cell.evaluation.max_tokens >= window:
             raise InputError(
-                f"{place(cell)}: max_tokens is {cell.evaluation.max_tokens}, and the model {cell.subject.model.name} has a window "
-                f"of {window} tokens for prompt and answer; {how_to_shorten(plan, cell, window // 2)}, or less."
+                f"{cell_label(cell)}: max_tokens is {cell.evaluation.max_tokens}, but model {cell.subject.model.name} has a "
+                f"window of {window} tokens for prompt and answer; {shortening_advice(plan, cell, window // 2)}, or less."
             )
 
 
-def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
-    """Raise InputError for a cell whose longest prompt with its answer is longer than its model's window.
+def check_windows(plan: Plan, requests: Iterable[LongestRequest]) -> None:
+    """Raise InputError if a cell's longest prompt with its answer exceeds the model's window.
 
-    Of all such cells the one with the least room is named, so that what the message says to write is enough for the others.
+    Names the cell with the least room, so that what the message advises is enough for the others.
     """
     over = [
         (window - longest.prompt, longest)
@@ -111,20 +114,20 @@ def check_windows(plan: Plan, requests: Iterable[Longest]) -> None:
         return
     left, longest = min(over, key=lambda pair: pair[0])
     cell = longest.cell
-    cure = (
-        f"{how_to_shorten(plan, cell, left)}, or less"
+    advice = (
+        f"{shortening_advice(plan, cell, left)}, or less"
         if left > 0 and not cell.evaluation.choices
-        else "leave the question out, or use a model with a longer window"
+        else "remove the question, or use a model with a longer window"
     )
     raise InputError(
-        f"{place(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
-        f"{longest.answer}: together {longest.tokens}, and the model {cell.subject.model.name} has a window of "
-        f"{left + longest.prompt}; {cure}."
+        f"{cell_label(cell)}: question {longest.question} has {longest.prompt} tokens with its context, and its answer may have "
+        f"{longest.answer}: {longest.tokens} in all, but model {cell.subject.model.name} has a window of "
+        f"{left + longest.prompt}; {advice}."
     )
 
 
 def window_of(folder: Path) -> int | None:
-    """Return the model's window in tokens; None where its configuration does not say."""
+    """Return the model's context window in tokens; None if its configuration does not state it."""
     try:
         return context_window(folder)
     except InputError:

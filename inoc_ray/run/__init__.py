@@ -1,4 +1,4 @@
-"""What a command does, one module each."""
+"""What each command does."""
 
 from inoc_ray import callable_room
 

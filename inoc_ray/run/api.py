@@ -1,4 +1,4 @@
-"""What a Python user calls: plan, run and compare a study."""
+"""The Python interface: plan, run and compare a study."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def plan(study: Study, *, storage: str | Path | None = None) -> Plan:
-    """Work out what the study would run and what of it is done. Starts nothing and writes nothing.
+    """Work out what the study would run and what is done. Starts and writes nothing.
 
-    storage: a folder to use instead of the study's. Raises InputError when the study cannot run as it is written.
+    storage: a folder to use instead of the study's. Raises InputError if the study cannot run as it is written.
     """
     from inoc_ray.plan.build import build_plan
     from inoc_ray.plan.templates import check_roles
@@ -34,12 +34,12 @@ def plan(study: Study, *, storage: str | Path | None = None) -> Plan:
 def run(
     study: Study, *, storage: str | Path | None = None, train: bool = True, only: Sequence[str] = ()
 ) -> StudyOutcome:
-    """Train, sample, judge and compare what is missing of the study; write the report and bring MLflow in line.
+    """Train, sample, judge and compare what the study is missing; write the report and update MLflow.
 
-    storage: a folder to use instead of the study's. train: False evaluates only fine-tunes that are done. only: names of
-    evaluations or contexts, to sample those alone. Blocks until the study is done. Raises InputError before anything
-    starts when the study cannot run. A fine-tune or an evaluation that fails stops nothing else and raises nothing: it is
-    named in `failed` of the outcome.
+    storage: a folder to use instead of the study's. train: False evaluates finished fine-tunes only. only: names of
+    evaluations or contexts, to sample only those. Blocks until the study is done. Raises InputError before anything
+    starts if the study cannot run. A fine-tune or an evaluation that fails neither stops the others nor raises: it is listed
+    in `failed` of the outcome.
     """
     telemetry.switch_off()
     from inoc_ray.run.pipeline import run_study
@@ -48,10 +48,10 @@ def run(
 
 
 def compare(study: Study, *, storage: str | Path | None = None, profile: str | None = None) -> Comparison:
-    """Compute rates and effects with intervals from the stored scores. Asks no model and no judge.
+    """Compute rates and effects with intervals from the stored scores. Calls no model and no judge.
 
     storage: a folder to use instead of the study's. profile: name of a threshold profile to use instead of the study's.
-    Raises InputError when nothing is evaluated yet.
+    Raises InputError if nothing is evaluated yet.
     """
     from inoc_ray.plan.build import build_plan
     from inoc_ray.run.publish import compare_study

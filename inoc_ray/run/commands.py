@@ -1,4 +1,4 @@
-"""Commands that plugins add to `inoc-ray`."""
+"""The commands that plugins add to `inoc-ray`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMMANDS: Registry[click.Command] = Registry("command")
 
 
 class WithPlugins(click.Group):
-    """A group of commands and those of the plugins, which are looked up only where the group has none of that name."""
+    """A group of commands with those of plugins added; the group's own take precedence."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.failure_keys import cell_thing, trial_thing
+from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.judges import TraitJudges
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
@@ -18,53 +18,53 @@ from inoc_ray.store.store import Store
 
 
 def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned:
-    """Every cell and capability of the study with what is there of it; `failures` say why something is missing."""
+    """Return every cell and capability of the study with what is stored of it. failures: say why something is missing."""
     why = {thing: failure.error for failure in failures for thing in failure.of}
     cells = [one for cell in plan.cells for one in _cells(plan, store, cell, why)]
     return Planned(cells=cells, capabilities=list(_capabilities(plan, store, why)))
 
 
 def failures_of(plan: Plan, store: Store) -> list[Failure]:
-    """Return what failed in the study and is not done yet, in the order in which it happened.
+    """Return the failures of the study that still leave something missing, in the order in which they happened.
 
-    A trial that another study of the storage tried and failed is among them, by its log.
+    Includes trials that failed in another study on the storage, found by their logs.
     """
-    kept = still_failed(read_failures(store, plan.study.name), undone(plan, store))
+    kept = still_failed(read_failures(store, plan.study.name), unfinished(plan, store))
     known = {thing for failure in kept for thing in failure.of}
     logs = [(t, store.trial_log(t.trial_id)) for t in plan.to_train if ("trial", t.trial_id) not in known]
     found = []
     for trial, log in logs:
         if log.exists():
             error = last_line(log.read_text(errors="replace"))
-            found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_thing(trial)]}))
+            found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_key(trial)]}))
     return [*found, *kept]
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something: of a traceback, the error."""
+    """Return the last line that is not blank: of a traceback, the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
 
 
-def undone(plan: Plan, store: Store) -> set[Thing]:
-    """Return what is not done of the study; the report and MLflow are, until they were written without an error."""
+def unfinished(plan: Plan, store: Store) -> set[Thing]:
+    """Return what the study has not finished. The report and MLflow always count: writing them clears their failures."""
     found: set[Thing] = {REPORT, MLFLOW}
-    found |= {trial_thing(trial) for trial in plan.to_train}
-    found |= {cell_thing(cell) for cell in plan.cells if plan.missing(cell)}
+    found |= {trial_key(trial) for trial in plan.to_train}
+    found |= {cell_key(cell) for cell in plan.cells if plan.missing(cell)}
     found |= {("judge", name) for name in ungraded_parts(plan, store)}
     return found | {thing for _, thing, measured in _tasks(plan, store) if not measured}
 
 
 def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing, str]) -> str:
-    """Why a thing of the subject is not there: what failed of it, or that its weights failed."""
-    if plan.is_there(subject):
+    """Return why a thing of the subject is missing: its own failure, or that of the subject's training."""
+    if plan.has_weights(subject):
         return why.get(thing, "")
     weights: Thing = ("trial", subject.adapter_of or "")
     return f"training failed: {why[weights]}" if weights in why else ""
 
 
 def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> Iterable[PlannedCell]:
-    """The cell once for each model of the tables in which it is shown."""
+    """Yield the cell once for each model of the tables that show it."""
     subject, spec = cell.subject, cell.evaluation
     stored = cell.samples - plan.missing(cell)
     by_judge = {RULES: stored, **_judged_by_models(store, cell)}
@@ -85,16 +85,16 @@ def _cells(plan: Plan, store: Store, cell: Cell, why: Mapping[Thing, str]) -> It
             judged=judged,
             trial_id=subject.trial_id,
             evaluation_id=cell.evaluation_id,
-            trained=plan.is_there(subject),
-            why=_why_missing(plan, subject, cell_thing(cell), why),
+            trained=plan.has_weights(subject),
+            why=_why_missing(plan, subject, cell_key(cell), why),
             why_not_judged={name: reason for name in by_judge if (reason := why.get(("judge", name), ""))},
         )
 
 
 def _judged(judges: TraitJudges, by_judge: Mapping[str, int]) -> dict[str, int]:
-    """Judge of the trait → how many responses it has judged.
+    """Return judge of the trait → how many responses it has judged.
 
-    A rule that counts only what a model finds fit has judged nothing before that model has.
+    A rule with a gate has judged no more than the gate's model has.
     """
     counts = {name: by_judge.get(name, 0) for name in judges.judges}
     if judges.gate is not None:
@@ -105,7 +105,7 @@ def _judged(judges: TraitJudges, by_judge: Mapping[str, int]) -> dict[str, int]:
 
 
 def _judged_by_models(store: Store, cell: Cell) -> dict[str, int]:
-    """Judging model → how many of the responses that the study asks for it has judged."""
+    """Return judging model → how many of the cell's responses it has judged."""
     if not cell.judges.gradings:
         return {}
     parts = store.parts(*cell.key)
@@ -119,7 +119,7 @@ def _judged_by_models(store: Store, cell: Cell) -> dict[str, int]:
 
 
 def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thing, bool]]:
-    """Each capability of each model that is compared: whose and which, its thing, and whether it was measured."""
+    """Yield each capability of each subject: (subject, task), its failure key, and whether it was measured."""
     if not plan.study.evaluation.capabilities:
         return
     from inoc_ray.evaluate.capabilities import capability_thing, is_measured
@@ -128,7 +128,7 @@ def _tasks(plan: Plan, store: Store) -> Iterable[tuple[tuple[Subject, str], Thin
     tasks = [find_task(capability) for capability in plan.study.evaluation.capabilities]
     for subject in plan.subjects:
         for task in tasks:
-            measured = plan.is_there(subject) and is_measured(subject, store, task)
+            measured = plan.has_weights(subject) and is_measured(subject, store, task)
             yield (subject, task.capability.task), capability_thing(subject, task), measured
 
 

@@ -24,20 +24,20 @@ _DAMAGE_LINES = 10
 
 
 def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed", "new"]:
-    """ "done", "failed" (its log is in the store) or "new"."""
+    """Return "done", "failed" (its log is in the store) or "new"."""
     if trial.trial_id in plan.done_trials:
         return "done"
     return "failed" if store.trial_log(trial.trial_id).exists() else "new"
 
 
-def _asked(plan: Plan, subject: Subject) -> tuple[int, int]:
-    """(stored, wanted) samples over the subject's cells in this study, what two contexts share counted once."""
+def _sample_counts(plan: Plan, subject: Subject) -> tuple[int, int]:
+    """Return the (stored, wanted) samples of the subject's cells; samples that two contexts share count once."""
     cells = stored_once(plan.cells_of(subject))
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 
 def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
-    """Return what would run."""
+    """Return what would run, for `--json`. Raise InputError if it does not fit this machine."""
     check_batches(plan)
     capacity = expected_capacity()
     if capacity is not None:
@@ -51,8 +51,8 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "notes": list(plan.notes),
         "trials": [_trial_json(plan, store, t) for t in plan.fine_tunes],
         "train": len(plan.to_train),
-        "samples": sum(plan.missing(c) for c in plan.to_ask),
-        "cells": len(plan.to_ask),
+        "samples": sum(plan.missing(c) for c in plan.to_sample),
+        "cells": len(plan.to_sample),
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),
         "judged_by": [_judges_json(t) for t in plan.trait_judges()],
@@ -71,7 +71,7 @@ def _judges_json(trait: TraitJudges) -> dict[str, Any]:
 
 
 def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
-    stored, wanted = _asked(plan, trial)
+    stored, wanted = _sample_counts(plan, trial)
     return {
         "trial_id": trial.trial_id,
         "setting": trial.setting,
@@ -87,12 +87,12 @@ def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
 
 
 def _samples(entry: Mapping[str, Any]) -> str:
-    """ "8/10": how many of a trial's or base's samples are stored."""
+    """Return "8/10": how many of a trial's or base's samples are stored."""
     return f"{entry['samples_stored']}/{entry['samples_wanted']}"
 
 
 def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
-    """Return the trials with their state, and what would run; `width` is as in `console.table`."""
+    """Return the trials with their state, and what would run. width: as in `console.table`."""
     value = plan_json(plan, store)
     shown = ("trial_id", "setting", "model", "arm", "kind", "seed", "state")
     rows = [[*(str(t[name]) for name in shown), _samples(t)] for t in value["trials"]]
@@ -104,49 +104,53 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
         waves = [len(groups_of(wave, resources.trials_per_group)) for wave in waves_of(plan)]
         groups = sum(waves)
         capacity = expected_capacity()
-        at_once = "" if capacity is None else f", {concurrent_groups(resources, capacity, max(waves))} at once here"
+        at_once = (
+            ""
+            if capacity is None
+            else f", {concurrent_groups(resources, capacity, max(waves))} at a time on this machine"
+        )
         lines.append(
             f"To train: {len(plan.to_train)} of {len(plan.fine_tunes)} trials, {sum(steps)} optimizer steps in {groups} "
             f"group{'s' if groups > 1 else ''}{at_once}."
         )
         if waiting := sum(not plan.can_start(t) for t in plan.to_train):
-            lines.append(f"{waiting} of them go on from a trial that must be trained before.")
+            lines.append(f"{waiting} of them wait for a prior stage.")
     else:
         lines.append("To train: nothing.")
-    asked = f"{value['samples']:,} samples in {value['cells']} cells." if value["cells"] else "nothing."
-    lines.append(f"To ask: {asked}")
+    to_sample = f"{value['samples']:,} responses in {value['cells']} cells." if value["cells"] else "nothing."
+    lines.append(f"To sample: {to_sample}")
     if works := workloads(plan, store):
         lines += [f"To judge: {_work_text(work)}" for work in works]
     else:
-        lines.append("To judge: nothing by models; rules tell every trait.")
+        lines.append("To judge: nothing; rules score every trait.")
     lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
     return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan)])
 
 
 def damage_text(plan: Plan) -> list[str]:
-    """Return a line for each thing that is damaged in the store; of many the first ones."""
+    """Return a line for each damaged thing in the store; of many, the first ones."""
     shown = [f"Damaged: {sentence}" for sentence in plan.damaged[:_DAMAGE_LINES]]
     more = len(plan.damaged) - len(shown)
-    return [*shown, *([f"Damaged: {more} more of this kind."] if more else [])]
+    return [*shown, *([f"Damaged: {more} more."] if more else [])]
 
 
 def _work_text(work: Workload) -> str:
     if not work.missing:
-        return f"nothing by {work.judge} ({work.model}); {work.judged:,} judgments are stored."
-    stored = f" ({work.judged:,} are stored)" if work.judged else ""
+        return f"nothing by {work.judge} ({work.model}); all {work.judged:,} judgments are stored."
+    stored = f" ({work.judged:,} already stored)" if work.judged else ""
     return f"{work.missing:,} judgments by {work.judge} ({work.model}), about {work.calls:,} calls{stored}."
 
 
 def judges_text(plan: Plan) -> list[str]:
-    """One line for each way in which traits are judged, with the traits; empty where rules tell all of them."""
+    """Return a line for each group of judges with its traits; none if rules alone score all of them."""
     ways: dict[str, dict[str, None]] = {}
     for t in plan.trait_judges():
         ways.setdefault(t.in_words(), {})[f"{t.trait} ({t.evaluation})"] = None
-    return [] if set(ways) <= {RULES} else [f"Judged: {', '.join(traits)} by {way}." for way, traits in ways.items()]
+    return [] if set(ways) <= {RULES} else [f"Judges: {', '.join(traits)} by {way}." for way, traits in ways.items()]
 
 
 def status_json(plan: Plan, store: Store) -> dict[str, Any]:
-    """States counted and listed, with the log of each failed trial."""
+    """Return the state of each trial and base, counted and listed, for `--json`."""
     trials = [_trial_json(plan, store, t) for t in plan.fine_tunes]
     for trial in trials:
         if trial["state"] == "failed":
@@ -157,7 +161,7 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
             "setting": b.setting,
             "model": b.model_label,
             "arm": "base",
-            **dict(zip(("samples_stored", "samples_wanted"), _asked(plan, b), strict=True)),
+            **dict(zip(("samples_stored", "samples_wanted"), _sample_counts(plan, b), strict=True)),
         }
         for b in plan.bases
     ]
@@ -174,20 +178,20 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
 
 
 def status_text(plan: Plan, store: Store, width: int | None = None) -> str:
-    """Return a line for each trial, and what is going on; `width` is as in `console.table`."""
+    """Return the state of each trial and base, what runs and what failed. width: as in `console.table`."""
     value = status_json(plan, store)
     rows = [
         [t["trial_id"], t["arm"], str(t.get("seed", "")), t.get("state", "base"), _samples(t), t.get("log", "")]
         for t in [*value["base"], *value["trials"]]
     ]
     running = value["running"]
-    going = f"Running: process {running['pid']} on {running['host']}." if running else "Running: no."
+    activity = f"Running: process {running['pid']} on {running['host']}." if running else "Not running."
     counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
     works = [f"To judge: {_work_text(work)}" for work in workloads(plan, store)]
     failed = [f"Failed: {f['label']}: {f['error']} (log: {f['log']})" for f in value["failures"]]
     return "\n".join(
         [
-            f"Study {value['study']}: {counts}. {going}",
+            f"Study {value['study']}: {counts}. {activity}",
             "",
             table(rows, ["trial", "arm", "seed", "state", "samples", "log"], width),
             *(["", *works] if works else []),

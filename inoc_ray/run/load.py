@@ -1,4 +1,4 @@
-"""The study in a YAML file, with the plugins that it names."""
+"""Reads a study from a YAML file and runs the plugins that it names."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from inoc_ray.study.study import Study
 
 
 def load_study(path: str | Path) -> Study:
-    """Return the study in a YAML file. Raises InputError that names the file and field and says what to change.
+    """Return the study in a YAML file. Raise InputError, naming file and field, if it is wrong.
 
-    Its plugins run first, because they may register what the study names: a model, a preset.
+    Its plugins run first, since they may register what the study names: a model, a preset.
     """
     path = Path(path)
     if not os.path.exists(path):
-        raise InputError(f"{path}: there is no such study file.")
+        raise InputError(f"{path}: no such study file.")
     value = load_yaml(read_yaml_text(path, "a study file"), path)
     if value is None:
         raise InputError(f"{path}: the file is empty; write a mapping with name, settings, arms, recipes.")
@@ -30,7 +30,7 @@ def load_study(path: str | Path) -> Study:
             f"{path}: expected a mapping with name, settings, arms, recipes; found {type(value).__name__}."
         )
     plugins = value.get("plugins")
-    # Anything else than a list of texts is refused below, with the field's name.
+    # Anything but a list of strings is refused below, with the field's name.
     for plugin in plugins if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins) else ():
         load_plugin(plugin, path.absolute().parent)
     try:

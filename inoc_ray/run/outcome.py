@@ -19,24 +19,24 @@ class StudyOutcome:
 
     study: str
     trained: int = 0
-    asked: int = 0
+    sampled: int = 0
     judge_calls: int = 0
-    """Requests that judging models were sent."""
+    """Requests sent to judging models."""
     failed: list[Failure] = field(default_factory=list)
     """What failed in this run."""
     tried: set[Thing] = field(default_factory=set)
-    """What this run set out to make."""
+    """What this run tried to make."""
     seconds: dict[str, float] = field(default_factory=dict)
     comparison: Comparison | None = None
     report: Place | None = None
     tracking_uri: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the value for `--json`."""
         return {
             "study": self.study,
             "trained": self.trained,
-            "samples_asked": self.asked,
+            "samples_asked": self.sampled,
             "judge_calls": self.judge_calls,
             "failed": [failure.to_json() for failure in self.failed],
             "seconds": {step: round(seconds, 2) for step, seconds in self.seconds.items()},
@@ -46,18 +46,18 @@ class StudyOutcome:
         }
 
     def to_text(self) -> str:
-        """Return what was done and where everything is; the comparison has its own text."""
-        lines = [] if self.comparison else ["nothing is evaluated yet.\n"]
+        """Return what was done and where the results are; the comparison has a text of its own."""
+        lines = [] if self.comparison else ["Nothing is evaluated yet.\n"]
         times = ", ".join(f"{step} {duration(seconds)}" for step, seconds in self.seconds.items())
-        calls = f", sent judges {self.judge_calls} requests" if self.judge_calls else ""
-        lines.append(f"Trained {self.trained} trials, asked for {self.asked} samples{calls} ({times}).")
+        calls = f", sent {self.judge_calls} requests to judges" if self.judge_calls else ""
+        lines.append(f"Trained {self.trained} trials, sampled {self.sampled} responses{calls} ({times}).")
         if self.report:
             lines.append(f"Report: {self.report}")
         if self.tracking_uri:
             lines.append(f"MLflow store: {self.tracking_uri}")
-            lines.append(f"  look at it with: mlflow ui --backend-store-uri {self.tracking_uri}")
+            lines.append(f"  open it with: mlflow ui --backend-store-uri {self.tracking_uri}")
         return "\n".join(lines)
 
     def failure_text(self) -> str:
-        """One line per failure, for the error message."""
+        """Return the error message: a line for each failure."""
         return "\n".join([f"{len(self.failed)} failed:", *(f"  {failure.in_words()}" for failure in self.failed)])

@@ -1,4 +1,4 @@
-"""What a command prints: its result on standard output, as text or one JSON value, and all else on standard error."""
+"""The output of a command: its result on standard output, as text or one JSON value; all else on standard error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ import click
 
 from inoc_ray.console import show
 
-as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON value instead of text, also for an error."
-)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of text; errors too.")
 
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
 _printed: ContextVar[bool] = ContextVar("printed", default=False)
@@ -28,19 +26,19 @@ def begin() -> None:
 
 
 def printed() -> bool:
-    """Return whether the command has printed its result: an error that follows is then no JSON value of its own."""
+    """Return whether the command has printed its result; an error after it is not printed as JSON."""
     return _printed.get()
 
 
 def results() -> TextIO:
-    """Return the stream for results: standard output, also while `results_alone` sends what libraries print elsewhere."""
+    """Return the stream for results: standard output, even while `results_alone` redirects the output of libraries."""
     return _results.get() or sys.stdout
 
 
 def results_alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Send to standard error what libraries print while the command runs.
+    """Redirect to standard error what libraries print on standard output while the command runs.
 
-    Ray prints a line on standard output now and then, which would break `--json`.
+    Ray occasionally prints there, which would break `--json`.
     """
 
     @functools.wraps(function)
@@ -65,6 +63,6 @@ def emit(as_json: bool, value: Any, text: str) -> None:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Return JSON that standard output can hold: another encoding than UTF-8 gets escapes, and never a "?" in a text."""
+    """Return JSON that standard output can encode: with escapes unless it is UTF-8, never with a "?" for a character."""
     in_ascii = not (results().encoding or "").lower().startswith("utf")
     return json.dumps(value, indent=indent, ensure_ascii=in_ascii, allow_nan=False)

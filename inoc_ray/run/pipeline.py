@@ -1,4 +1,4 @@
-"""A study from plan to report: what `inoc-ray run` does, step by step."""
+"""`inoc-ray run`, step by step: plan, train, sample, judge, compare, publish."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.failure_keys import cell_thing, trial_thing
+from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.completeness import failures_of, undone
-from inoc_ray.run.integrity import claims_of, say_damage, seal_samples, verify_used
+from inoc_ray.run.completeness import failures_of, unfinished
+from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.outcome import StudyOutcome
-from inoc_ray.run.preflight import check_capacity, check_gpus_there, preflight
+from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
 from inoc_ray.run.publish import compare_study, sync_study, write_study_report
 from inoc_ray.run.records import keep_study
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
@@ -45,12 +45,12 @@ def _timed(outcome: StudyOutcome, step: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(study: Study, store: Store, claims: Collection[str]) -> Iterator[Lease]:
-    """Holds the study's lease: two runs of one study, or of two that share trials, would ask and train the same things."""
+    """Hold the study's lease, since two runs that share trials would train and sample the same things."""
     try:
         with store.lease(f"study-{study.name}", claims) as lease:
             yield lease
     except LeaseTaken as error:
-        raise InputError(f"{error} Wait for it, or look with `inoc-ray status`.") from error
+        raise InputError(f"{error} Wait for it to end, or check `inoc-ray status`.") from error
 
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
@@ -60,34 +60,34 @@ Show = Callable[["Comparison"], None]
 def run_study(
     study: Study, store: Store, *, train: bool = True, only: Sequence[str] = (), show: Show = lambda comparison: None
 ) -> StudyOutcome:
-    """Train, evaluate and judge what is missing, compare, write the report and bring MLflow in line.
+    """Train, sample and judge what is missing, compare, write the report and update MLflow.
 
-    With `train=False` only trials that are done are evaluated; with `only` just the evaluations or contexts of those names
-    are asked for. `show` is given the comparison as soon as there is one, before the report and MLflow, which can fail. Raise
-    InputError before anything is written when the study cannot run. What fails does not stop the rest; it is named in the
-    outcome, and kept beside the results until it is done.
+    train: False evaluates finished trials only. only: names of evaluations or contexts, to sample only those. show: called
+    with the comparison as soon as there is one, before the report and MLflow, which can fail. Raise InputError before
+    anything is written if the study cannot run. What fails does not stop the rest: it is listed in the outcome, and kept
+    beside the results until it is done.
 
-    The plan is built once; each step reads the store anew.
+    The plan is built once; each step reads the store again.
     """
     outcome = StudyOutcome(study.name)
     fetch_models(models_of(study))
     whole = build_plan(study, store)
     plan = whole.only(only)
     preflight(plan, store)
-    # After what may refuse the study, whose one message stands alone.
+    # After the checks, whose message is to be the only one.
     for note in plan.notes:
         say(f"note: {note}")
     with _storage_errors(store), _alone(study, store, claims_of(plan, store, train=train)) as lease:
         plan = plan.refreshed(store)
-        say_damage(plan)
+        report_damage(plan)
         seal_samples(plan, store)
         if verify_used(plan, store, train=train):
             plan = plan.refreshed(store)
-        asked_before, undone_before = sum(plan.stored.values()), undone(plan, store)
-        ready = any(train or plan.is_there(c.subject) for c in plan.to_ask) or capabilities_missing(plan, store)
-        waiting = ungraded_parts(plan, store)
+        stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
+        ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
+        to_judge = ungraded_parts(plan, store)
         own_judges = any(judge.path is not None for judge in study.judges.values())
-        by_own = any(study.judges[name].path is not None for name in waiting)
+        by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
             if training or ready or by_own:
@@ -95,7 +95,7 @@ def run_study(
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
                 check_capacity(plan, capacity)
-                check_gpus_there(plan)
+                check_cluster_gpus(plan)
                 if own_judges:
                     check_serving(study.resources, capacity)
                 keep_study(plan, store)
@@ -104,64 +104,68 @@ def run_study(
                     plan = plan.refreshed(store)
                 if ready or training:
                     lease.check()
-                    _ask(plan, store, outcome)
+                    _sample(plan, store, outcome)
                     plan = plan.refreshed(store)
             if ungraded_parts(plan, store):
                 lease.check()
                 _judge(plan, store, outcome)
-        outcome.asked = sum(plan.stored.values()) - asked_before
+        outcome.sampled = sum(plan.stored.values()) - stored_before
         whole = whole.refreshed(store)
-        _check_nothing_went(whole.only(only), store, outcome, undone_before)
+        _record_losses(whole.only(only), store, outcome, unfinished_before)
         if any(whole.stored.values()) or failures_of(whole, store):
             keep_study(whole, store)
             _results(whole, store, outcome, show)
     return outcome
 
 
-def _failed(plan: Plan, store: Store, outcome: StudyOutcome, tried: Iterable[Thing], failed: Sequence[Failure]) -> None:
-    """Notes what failed of what was tried, in the outcome and beside the study's results."""
+def _record_failures(
+    plan: Plan, store: Store, outcome: StudyOutcome, *, tried: Iterable[Thing], failed: Sequence[Failure]
+) -> None:
+    """Record what failed of what was tried, in the outcome and beside the study's results."""
     outcome.failed += failed
     outcome.tried |= set(tried)
     keep_failures(store, plan.study.name, tried, failed)
 
 
-def gone(before: Set[Thing], after: Set[Thing], tried: Set[Thing], failed: Iterable[Failure]) -> set[Thing]:
-    """Return what is undone after a run though it was done before, or was tried and did not fail.
+def lost_during_run(before: Set[Thing], after: Set[Thing], tried: Set[Thing], failed: Iterable[Failure]) -> set[Thing]:
+    """Return what is unfinished after a run, although it was done before, or was tried and did not fail.
 
-    before, after: what was undone.
+    before, after: what was unfinished then.
     """
     known = {thing for failure in failed for thing in failure.of} | {REPORT, MLFLOW}
     return {thing for thing in after if thing not in before or thing in tried} - known
 
 
-def _check_nothing_went(plan: Plan, store: Store, outcome: StudyOutcome, before: Set[Thing]) -> None:
-    """Notes as failed what the storage folder has lost while the study ran: somebody cleaned up, or a mount went away."""
-    lost = gone(before, undone(plan, store), outcome.tried, outcome.failed)
+def _record_losses(plan: Plan, store: Store, outcome: StudyOutcome, before: Set[Thing]) -> None:
+    """Record as failed what the storage folder lost while the study ran: somebody cleaned up, or a mount went away."""
+    lost = lost_during_run(before, unfinished(plan, store), outcome.tried, outcome.failed)
     if lost:
         kinds = Counter(kind for kind, *_ in lost)
         what = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
-        error = f"what was there or was made in this run is not there any more ({what}); run the study again"
-        _failed(plan, store, outcome, [], [Failure("storage", error, store.address, tuple(sorted(lost)))])
+        error = f"results disappeared from the storage folder during the run ({what}); run the study again"
+        _record_failures(
+            plan, store, outcome, tried=[], failed=[Failure("storage", error, store.address, tuple(sorted(lost)))]
+        )
 
 
 @contextlib.contextmanager
 def _storage_errors(store: Store) -> Iterator[None]:
-    """A disk that is full or a mount that fails in the middle of a run, as TrialError: the input is not wrong."""
+    """Raise TrialError for a full disk or a failing mount: the input is not wrong."""
     try:
         yield
     except OSError as error:
         if error.errno not in _STORAGE_ERRORS and not str(error.filename or "").startswith(store.address):
             raise
         raise TrialError(
-            f"{error.filename or store.address}: {error.strerror}. What was committed is kept; run the command again when there is "
-            "room and the storage folder can be written."
+            f"{error.filename or store.address}: {error.strerror}. What was committed is kept; make room or fix the storage "
+            "folder, then run the command again."
         ) from error
 
 
 def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> None:
     from inoc_ray.train.sweep import train_missing
 
-    tried = {trial_thing(trial) for trial in plan.to_train}
+    tried = {trial_key(trial) for trial in plan.to_train}
     failed: list[Failure] = []
     with _timed(outcome, "training"):
         try:
@@ -176,11 +180,11 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
             failed = [failure_of({"label": "training", "error": error, "log": store.logs(), "of": sorted(tried)})]
             raise
         finally:
-            _failed(plan, store, outcome, tried, failed)
+            _record_failures(plan, store, outcome, tried=tried, failed=failed)
 
 
 def capabilities_missing(plan: Plan, store: Store) -> bool:
-    """Whether a task has not been measured of a model that is there."""
+    """Return whether a capability of a finished model has not been measured."""
     from inoc_ray.evaluate.capabilities import missing_capabilities
 
     return bool(missing_capabilities(plan, store, plan.study.evaluation.capabilities))
@@ -191,41 +195,41 @@ def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
     with _timed(outcome, "judging"):
         judged = grade_missing(plan, store)
     outcome.judge_calls = judged.calls
-    _failed(plan, store, outcome, tried, [failure_of(found) for found in judged.failed])
+    _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in judged.failed])
 
 
-def _ask(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
+def _sample(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
     from inoc_ray.evaluate.capabilities import missing_capabilities
     from inoc_ray.evaluate.sampling import sample_missing
 
-    tried = [cell_thing(cell) for cell in plan.to_ask if plan.is_there(cell.subject)]
-    tried += [wanted.thing for wanted in missing_capabilities(plan, store, plan.study.evaluation.capabilities)]
+    tried = [cell_key(cell) for cell in plan.to_sample if plan.has_weights(cell.subject)]
+    tried += [task.thing for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)]
     with _timed(outcome, "evaluating"):
         failed = sample_missing(plan, store)
-    _failed(plan, store, outcome, tried, [failure_of(found) for found in failed])
+    _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 
 
 def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> None:
-    """Compares and shows; then the report and MLflow, either of which may fail without the other or the comparison."""
+    """Compare and show; then write the report and update MLflow, each of which may fail alone."""
     with _timed(outcome, "comparing"):
         comparison = outcome.comparison = compare_study(plan, store, outcome)
     show(comparison)
-    with _may_fail(plan, store, outcome, "report", REPORT):
+    with _may_fail(plan, store, outcome, step="report", thing=REPORT):
         outcome.report = write_study_report(plan, store, comparison)
-    with _may_fail(plan, store, outcome, "MLflow", MLFLOW):
+    with _may_fail(plan, store, outcome, step="MLflow", thing=MLFLOW):
         outcome.tracking_uri = sync_study(plan, store, comparison)
 
 
 @contextlib.contextmanager
-def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, step: str, thing: Thing) -> Iterator[None]:
-    """A step whose failure, of whatever kind, must not throw away what was measured: it is named, with its log."""
+def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, *, step: str, thing: Thing) -> Iterator[None]:
+    """Run a step whose failure, of whatever kind, must not lose what was measured: record it, with a log."""
     with _timed(outcome, step):
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - named, logged, exit code 1, whatever it is
+        except Exception as error:  # noqa: BLE001 - recorded with its log, exit code 1
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, step.lower())
             story = "".join(traceback.format_exception(error))
             log.write_text(hide_password(story))
             failed = failure_of({"label": step, "error": hide_password(reason), "log": log, "of": [thing]})
-            _failed(plan, store, outcome, [], [failed])
+            _record_failures(plan, store, outcome, tried=[], failed=[failed])

@@ -1,4 +1,4 @@
-"""Saying no early: what can be checked before anything starts or is written."""
+"""All checks of a study that need no cluster, before anything starts or is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inoc_ray.plan.judges import JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.stages import recipes_by_place
 from inoc_ray.plan.steps import variants_of
-from inoc_ray.plan.templates import alike_contexts, check_roles
+from inoc_ray.plan.templates import check_roles, identical_contexts
 from inoc_ray.plan.trials import Trial
 from inoc_ray.plan.windows import check_answers_fit
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from inoc_ray.data.tokenize import EncodedRow
 
 PROBE_TRIES, PROBE_SECONDS = 3, 30.0
-"""How often and how long a judge behind an API is waited for before the study begins."""
+"""Tries, and seconds for each, of the probe of a judge behind an API."""
 
 
 def check_capacity(plan: Plan, capacity: Capacity) -> None:
-    """Raise InputError when what is to be trained or asked does not fit the cluster."""
+    """Raise InputError if what is to be trained or sampled does not fit the cluster."""
     if plan.to_train:
         concurrent_groups(plan.study.resources, capacity, len(plan.to_train))
-    if plan.to_ask:
+    if plan.to_sample:
         check_serving(plan.study.resources, capacity)
 
 
 def check_batches(plan: Plan) -> None:
-    """Raise InputError when the batch size cannot be shared out among the workers."""
+    """Raise InputError if a batch size cannot be divided among the workers."""
     resources = plan.study.resources
     per_pass = resources.micro_batch_size * resources.workers
     for place, recipe in recipes_by_place(plan.study).items():
@@ -55,7 +55,7 @@ def check_batches(plan: Plan) -> None:
 
 
 def check_recipes(plan: Plan) -> None:
-    """Raise InputError for a recipe whose adapters the model has no place for, or the engine cannot serve."""
+    """Raise InputError for a recipe whose LoRA targets the model lacks, or the engine cannot serve."""
     from inoc_ray.train.targets import check_targets
 
     for place, recipe in recipes_by_place(plan.study).items():
@@ -65,11 +65,11 @@ def check_recipes(plan: Plan) -> None:
 
 
 def check_models(plan: Plan) -> None:
-    """Raise InputError for a model folder whose files are damaged, or do not belong together."""
+    """Raise InputError for a model folder whose files are damaged or do not belong together."""
     from inoc_ray.models.resolve import check_model_files
 
     used = {t.model.path: t.model.name for t in plan.to_train} | {
-        c.subject.model.path: c.subject.model.name for c in plan.to_ask
+        c.subject.model.path: c.subject.model.name for c in plan.to_sample
     }
     for folder, name in used.items():
         try:
@@ -79,17 +79,18 @@ def check_models(plan: Plan) -> None:
 
 
 def check_plan(plan: Plan) -> None:
-    """Check what can be said at once, without a tokenizer: also of a study that is only looked at."""
+    """Check what needs no tokenizer, quickly enough for `inoc-ray plan`. Raise InputError for the first fault."""
     check_batches(plan)
     check_answers_fit(plan)
     check_recipes(plan)
 
 
 def check_rows(plan: Plan) -> None:
-    """Render and tokenise every row that is to be trained on, as training does.
+    """Render and tokenise every training row, as training does.
 
-    Raise InputError naming the row that is longer than the recipe's max_length or the model's context window, or that the model
-    would not see as it is; and for two arms of a setting whose rows are the same to the model. Say what is not learnt.
+    Raise InputError, naming the row, if it is longer than the recipe's max_length or the model's context window, or if the
+    chat template changes it; and for two arms of a setting whose rows the template renders identically. Print a note on
+    answers without loss.
     """
     from inoc_ray.data.tokenize import encode_rows
     from inoc_ray.models.config import context_window
@@ -99,16 +100,16 @@ def check_rows(plan: Plan) -> None:
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}
     arms: dict[tuple[object, ...], tuple[str, object]] = {}
-    # What teaches a model stands beside no arm, though it may bear a setting's name.
-    prior = {trial.trial_id for trial in plan.prior_stages}
+    # A prior stage is not compared with an arm, though its rows may be a setting's.
+    prior_stages = {trial.trial_id for trial in plan.prior_stages}
     concerned = {(trial.setting, trial.model.identity) for trial in plan.to_train}
-    # Also what is trained already: a new arm may be the same to the model.
+    # Finished trials too: a new arm may be identical to one of them for the model.
     for trial in plan.fine_tunes:
         if (trial.setting, trial.model.identity) not in concerned:
             continue
         model, variants = trial.model, variants_of(plan, trial)
-        read_as = (model.hash, model.enable_thinking)
-        key = (*read_as, trial.dataset_hash, content_id([arm_identity(trial.arm), variants]), trial.recipe.max_length)
+        reader = (model.hash, model.enable_thinking)
+        key = (*reader, trial.dataset_hash, content_id([arm_identity(trial.arm), variants]), trial.recipe.max_length)
         if key not in hashes:
             if model.path not in tokenizers:
                 tokenizers[model.path] = load_tokenizer(str(model.path))
@@ -118,21 +119,21 @@ def check_rows(plan: Plan) -> None:
                 rows += encode_rows(
                     tokenizers[model.path],
                     plan.training_rows(trial, epoch),
-                    limit,
-                    f"{trial.rows_label} (arm {trial.arm.name})",
-                    model.enable_thinking,
+                    max_length=limit,
+                    label=f"{trial.rows_label} (arm {trial.arm.name})",
+                    enable_thinking=model.enable_thinking,
                 )
             hashes[key] = _hash(rows)
-            _say_what_is_not_learnt(trial, rows, thinks=template_of(tokenizers[model.path]).think is not None)
-        if trial.trial_id in prior:
+            _note_answers_without_loss(trial, rows, thinks=template_of(tokenizers[model.path]).think is not None)
+        if trial.trial_id in prior_stages:
             continue
-        seen_as = (trial.setting, model.identity, trial.recipe.max_length, hashes[key])
-        other, its_key = arms.setdefault(seen_as, (trial.arm.name, key))
-        # Two arms with one content (control rows that are the rows) are the same fine-tunes, as the plan notes.
-        if other != trial.arm.name and its_key != key:
+        rendered = (trial.setting, model.identity, trial.recipe.max_length, hashes[key])
+        other, other_key = arms.setdefault(rendered, (trial.arm.name, key))
+        # Arms with equal rows (control rows that are the rows) are the same fine-tune; the plan notes that.
+        if other != trial.arm.name and other_key != key:
             raise InputError(
-                f"arms: {other!r} and {trial.arm.name!r} of {trial.setting} are one and the same to model {model.name!r}: its chat "
-                "template renders all their rows alike; leave one of them out, or change its prompt or placement."
+                f"arms: {other!r} and {trial.arm.name!r} of {trial.setting} are identical for model {model.name!r}: its "
+                "chat template renders all their rows the same; remove one of them, or change its prompt or placement."
             )
 
 
@@ -145,31 +146,31 @@ def _hash(rows: Sequence[EncodedRow]) -> str:
     return digest.hexdigest()
 
 
-def _say_what_is_not_learnt(trial: Trial, rows: Sequence[EncodedRow], *, thinks: bool) -> None:
+def _note_answers_without_loss(trial: Trial, rows: Sequence[EncodedRow], *, thinks: bool) -> None:
     merged = sum(row.merged for row in rows)
     if merged:
         say(
-            f"note: {trial.label}: in {merged} of {len(rows)} rows the first token of an answer reaches into the end of the "
-            "prompt; it carries no loss, and a test asks with other tokens there"
+            f"note: {trial.label}: in {merged} of {len(rows)} rows the first token of an answer also covers the end of the "
+            "prompt; it carries no loss, and at test time the prompt ends in other tokens"
         )
     left_out = sum(row.context_only for row in rows)
     if left_out:
         say(
-            f"note: {trial.label}: {left_out} earlier answers carry no loss, as the chat template of {trial.model.name} shows "
-            f"them in another way than it has the model write them{' (without the think block)' if thinks else ''}"
+            f"note: {trial.label}: {left_out} earlier answers carry no loss, because the chat template of {trial.model.name} "
+            f"renders them differently from the last one{' (without the think block)' if thinks else ''}"
         )
 
 
 def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
-    """Render every prompt that is to be asked for, with its model's own tokenizer and template.
+    """Render every prompt that is to be sampled, with its model's tokenizer and template.
 
-    Raise InputError for one that the template refuses, for one that is too long for the model's window with its answer, and
-    when an engine that holds it and the weights does not fit in memory (`gpu_bytes`: of one GPU; None where that is not known).
+    gpu_bytes: memory of one GPU; None if unknown. Raise InputError for a prompt that the template refuses, for one that
+    exceeds the model's window with its answer, and if the engine does not fit in memory.
     """
     from inoc_ray.plan.windows import check_windows, longest_requests
     from inoc_ray.serve.memory import check_fits, host_memory
 
-    requests = longest_requests(plan.to_ask)
+    requests = longest_requests(plan.to_sample)
     check_windows(plan, requests)
     engines: dict[tuple[Path, str], tuple[str, int]] = {}
     for longest in requests:
@@ -182,31 +183,31 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
         check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
 
 
-def say_alike_contexts(plan: Plan) -> None:
-    """Say which contexts are the same to a model, so that a difference between them is none."""
-    for note in alike_contexts(plan.to_ask):
+def say_identical_contexts(plan: Plan) -> None:
+    """Print a note on contexts that a model's template renders identically: they cannot differ."""
+    for note in identical_contexts(plan.to_sample):
         say(f"note: {note}")
 
 
-def check_gpus_there(plan: Plan) -> None:
-    """On a cluster that was joined: raises InputError when the engine does not fit its GPUs, which nobody could ask before."""
-    if expected_capacity() is None and plan.to_ask and plan.study.resources.serve_gpus:
+def check_cluster_gpus(plan: Plan) -> None:
+    """Raise InputError if the engine does not fit the GPUs of a cluster, whose memory is known once it is joined."""
+    if expected_capacity() is None and plan.to_sample and plan.study.resources.serve_gpus:
         check_requests(plan, cluster_gpu_memory())
 
 
 def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None:
-    """Look at every judging model that has something to judge, or will have.
+    """Check every judging model that has something to judge, or will have.
 
-    Raise InputError for one behind an API that has no key, does not answer or refuses a call of its method, in the API's own
-    words; and for one of the study's own whose tokenizer its method does not suit, whose window is too short for rubric, question
-    and response, or that does not fit in memory.
+    Raise InputError for a judge behind an API that has no key, does not answer or refuses a call (in the API's own words);
+    and for a local judge whose tokenizer does not suit its method, whose window is too short for rubric, question and
+    response, or that does not fit in memory.
     """
     from inoc_ray.evaluate.grading import ungraded_parts
 
     cells: dict[str, list[Cell]] = {
         name: [work.cell for work in parts] for name, parts in ungraded_parts(plan, store).items()
     }
-    for cell in plan.to_ask:
+    for cell in plan.to_sample:
         for name in cell.judges.gradings:
             cells.setdefault(name, []).append(cell)
     for name in sorted(cells):
@@ -218,7 +219,7 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
 
 
 def probe_api(name: str, judge: Judge) -> None:
-    """Raise InputError when the judge does not answer one call of its method: with what the API says."""
+    """Raise InputError, with the API's reply, if the judge does not answer one call of its method."""
     from inoc_ray.endpoint.retry import Retry
     from inoc_ray.evaluate.model_judge.api_judge import judge_api
     from inoc_ray.evaluate.model_judge.batch import probe_judge
@@ -234,28 +235,30 @@ def probe_api(name: str, judge: Judge) -> None:
 
 
 def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
-    """Raise InputError when what the judge will be shown of these cells does not fit its window, or it does not fit in memory."""
+    """Raise InputError if the judge's prompts for these cells exceed its window, or it does not fit in memory."""
     from inoc_ray.evaluate.model_judge.fits import longest_judge_requests
-    from inoc_ray.plan.windows import how_to_shorten, window_of
+    from inoc_ray.plan.windows import shortening_advice, window_of
     from inoc_ray.serve.memory import AUTO, check_fits, host_memory
 
     assert judge.folder is not None
     where = f"judges: {judge.name!r}"
-    # Judges see no context: one cell stands for all that ask the same questions.
-    unlike = {(c.subject.setting, c.evaluation.name): c for c in sorted(cells, key=lambda c: c.samples)}
-    asked = [(c.evaluation, c.samples, c.judges.gradings[judge.name].rubrics) for c in unlike.values()]
-    longest = list(zip(unlike.values(), longest_judge_requests(judge.judge, judge.folder, asked), strict=True))
+    # Judges do not see the context, so one cell stands for all with the same questions.
+    distinct = {(c.subject.setting, c.evaluation.name): c for c in sorted(cells, key=lambda c: c.samples)}
+    evaluations = [(c.evaluation, c.samples, c.judges.gradings[judge.name].rubrics) for c in distinct.values()]
+    longest = list(zip(distinct.values(), longest_judge_requests(judge.judge, judge.folder, evaluations), strict=True))
     window = window_of(judge.folder)
     for cell, found in longest:
         if window is not None and found.tokens > window:
             left = window - found.prompt - found.answer
-            cure = (
-                f"{how_to_shorten(plan, cell, left)}, or less, or" if left > 0 and not cell.evaluation.choices else ""
+            advice = (
+                f" {shortening_advice(plan, cell, left)}, or less, or"
+                if left > 0 and not cell.evaluation.choices
+                else ""
             )
             raise InputError(
                 f"{where}: evaluation {found.evaluation} of setting {cell.subject.setting}: rubric and question "
                 f"{found.question} have {found.prompt} tokens, a response may have {found.response} and the judge's answer "
-                f"{found.answer}: together {found.tokens}, and the judge has a window of {window}; {cure} take a judge with a "
+                f"{found.answer}: {found.tokens} in all, but the judge has a window of {window};{advice} use a judge with a "
                 "longer window."
             )
     gpus = plan.study.resources.serve_gpus
@@ -264,15 +267,15 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_by
 
 
 def check_capabilities(plan: Plan) -> None:
-    """Raise InputError for a task file that is not there."""
-    from inoc_ray.evaluate.harness_task import find_task
+    """Raise InputError for a missing task file."""
+    from inoc_ray.evaluate.capabilities import find_task
 
     for capability in plan.study.evaluation.capabilities:
         find_task(capability)
 
 
 def check_tracking(plan: Plan, store: Store) -> None:
-    """Raise InputError when the results could not be given to MLflow: an unknown address, a server or database that is broken."""
+    """Raise InputError if MLflow cannot take the results: a wrong address, a broken server or database."""
     from inoc_ray.results.tracking import embedded
     from inoc_ray.results.tracking_checks import check_tracking_uri
 
@@ -285,7 +288,7 @@ def check_tracking(plan: Plan, store: Store) -> None:
 
 
 def preflight(plan: Plan, store: Store) -> None:
-    """Everything that can be known without a cluster; creates the storage folder last, when all else is right."""
+    """Run all checks that need no cluster; create the storage folder last, if all else is right."""
     check_plan(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
@@ -293,11 +296,11 @@ def preflight(plan: Plan, store: Store) -> None:
     check_models(plan)
     check_roles(plan)
     check_rows(plan)
-    # The GPUs of a cluster that is not joined yet are asked once it is.
+    # The GPUs of a cluster are checked once it is joined.
     gpu_bytes = gpu_memory() if capacity is not None and plan.study.resources.serve_gpus else None
     check_requests(plan, gpu_bytes)
     check_judges(plan, store, gpu_bytes)
     check_capabilities(plan)
     check_tracking(plan, store)
     store.check_writable()
-    say_alike_contexts(plan)
+    say_identical_contexts(plan)

@@ -10,7 +10,7 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.completeness import failures_of, planned_of
-from inoc_ray.run.integrity import say_damage, seal_samples
+from inoc_ray.run.integrity import report_damage, seal_samples
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.records import study_record, trial_records
 from inoc_ray.run.report_content import example_samples, report_meta
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 
 def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None) -> Comparison:
-    """Return rates and effects from the stored scores, under the plan's threshold profile, beside what the study asks for and
-    what failed.
+    """Return rates and effects from the stored scores under the plan's thresholds, with what is missing or failed.
 
-    Nobody is asked. Raise InputError when nothing is evaluated yet and nothing failed. Evaluations whose scores cannot be
-    relied on are among the failures, and are added to those of `outcome`.
+    Calls no model. Raise InputError if nothing is evaluated and nothing failed. Evaluations with unreliable scores are among
+    the failures, and are added to those of `outcome`.
     """
     from inoc_ray.evaluate.agreement import judge_agreement
     from inoc_ray.evaluate.capabilities import read_capability_scores
@@ -35,7 +34,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     from inoc_ray.results.compare import compare
 
     if outcome is None:
-        say_damage(plan)
+        report_damage(plan)
     seal_samples(plan, store)
     failures = [f for f in failures_of(plan, store) if not set(f.of) <= {REPORT, MLFLOW}]
     try:
@@ -44,14 +43,20 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         if not failures:
             raise
         frame = empty_score_table()
-    # The responses are there and can be looked at; no program failed that would have a log.
+    # No log: no program failed, and the responses themselves can be read.
     unreliable = [Failure(sentence, "evaluation failed", "") for sentence in score_warnings(plan, frame)]
     if outcome is not None:
         outcome.failed += unreliable
-    # A rule's number has no threshold that a profile could move.
-    stated = plan.profile.in_words() if any(trait.models for trait in plan.trait_judges()) else ""
-    comparison = compare(frame, plan.study.name, stated, planned_of(plan, store, failures), plan.reference)
-    # The parts of a task (the subjects of mmlu) are in the store alone.
+    # A profile has no effect on rules.
+    thresholds = plan.profile.in_words() if any(trait.models for trait in plan.trait_judges()) else ""
+    comparison = compare(
+        frame,
+        plan.study.name,
+        profile=thresholds,
+        planned=planned_of(plan, store, failures),
+        reference=plan.reference,
+    )
+    # The parts of a task (the subjects of MMLU) stay in the store.
     scores = [
         s
         for s in read_capability_scores(plan, store, plan.study.evaluation.capabilities)
@@ -67,15 +72,15 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
 
 
 def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Place:
-    """Write the HTML page with its pictures beside it (figure and leaks, as SVG and PNG); return the page's place.
+    """Write the HTML page with its figures beside it (SVG and PNG); return the page's place.
 
-    plan: under the profile of the comparison.
+    plan: with the profile of the comparison. Raise InputError unless `out` is an .html file.
     """
     from inoc_ray.results.report.report import write_report
 
     page = store.report(plan.study.name) if out is None else at(out)
     if page.suffix != ".html":
-        raise InputError(f"--out {page}: give the name of an .html file.")
+        raise InputError(f"--out {page}: must end in .html.")
     with page.parent.folder() as folder:
         write_report(folder / page.name, comparison, report_meta(plan, store), example_samples(plan, store))
     if out is None:
@@ -84,16 +89,16 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
 
 
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
-    """Bring MLflow in line with the store; return the tracking URI, without a password.
+    """Update MLflow from the store; return the tracking URI, without a password.
 
-    Raise InputError when no server is there, TrialError when it or its database fails.
+    Raise InputError if the server cannot be reached, TrialError if it or its database fails.
     """
     from inoc_ray.results.tracking import embedded, file_lock, sync
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
     uri, artifacts = (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
     report = store.report(plan.study.name)
-    # A picture of leaks that an earlier edition of the study asked for may still lie there.
+    # An earlier version of the study may have left a figure of leaks.
     shown = [report.name, "figure.png", *(["leaks.png"] if comparison.leaks else [])]
     sync(
         uri,

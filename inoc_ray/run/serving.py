@@ -18,25 +18,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Served:
-    """What `inoc-ray serve` says when the endpoint is up."""
+class ServedEndpoint:
+    """A running endpoint: its address and the ids of its models."""
 
     base_url: str
     models: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the value for `--json`."""
         return {"base_url": self.base_url, "models": list(self.models)}
 
     def to_text(self) -> str:
         """Return the address and every model id."""
-        return "\n".join([f"Serving at {self.base_url} (Ctrl-C ends it)", *(f"  {model}" for model in self.models)])
+        return "\n".join(
+            [f"Serving at {self.base_url} (press Ctrl-C to stop)", *(f"  {model}" for model in self.models)]
+        )
 
 
-def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Served]:
+def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[ServedEndpoint]:
     """Start the engine of the study's first model with every finished adapter, yield once, and serve until closed.
 
-    Raise InputError when the engine does not fit this machine.
+    Raise InputError for an unusable key or host, or if the engine does not fit this machine.
     """
     import os
     import signal
@@ -47,9 +49,11 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
 
     key = os.environ.get("INOC_RAY_API_KEY")
     if key is not None and not key.strip():
-        raise InputError("INOC_RAY_API_KEY is set, but empty; set it to a key, or unset it.")
+        raise InputError("INOC_RAY_API_KEY is empty; set it to a key, or unset it.")
     if key is None and host not in ("127.0.0.1", "localhost", "::1"):
-        raise InputError(f"--host {host}: this opens the endpoint to the network; set INOC_RAY_API_KEY to a key first.")
+        raise InputError(
+            f"--host {host}: would open the endpoint to the network without a key; set INOC_RAY_API_KEY first."
+        )
     fetch_models(models_of(study))
     plan = build_plan(study, store)
     base = plan.bases[0]
@@ -61,5 +65,5 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
             lora = [t for t in plan.fine_tunes if not t.is_own_model]
             mine = [t for t in lora if t.trial_id in plan.done_trials and t.model.hash == base.model.hash]
             done = [served_name(t, endpoint.model_id) for t in mine]
-            yield Served(endpoint.base_url, (base.model.name, *dict.fromkeys(done)))
+            yield ServedEndpoint(endpoint.base_url, (base.model.name, *dict.fromkeys(done)))
             stop.wait()

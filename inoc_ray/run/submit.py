@@ -1,4 +1,4 @@
-"""`inoc-ray submit`: a study as a Ray job, under a submission id that follows from the study's content."""
+"""`inoc-ray submit`: runs a study as a Ray job, under a submission id made from the study's content."""
 
 from __future__ import annotations
 
@@ -23,40 +23,41 @@ from inoc_ray.run.preflight import check_batches
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
-GOING_ON = ("PENDING", "RUNNING")
+ACTIVE = ("PENDING", "RUNNING")
 ENTRYPOINT = "/proc/$PPID/exe -I start.py $PPID run study.yaml"
-"""What the head's shell runs, as a child of the job's supervisor; see job_start.py."""
+"""The command of the job, which the head's shell runs as a child of the job's supervisor; see `job_start.py`."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Where a submitted study is."""
+    """A submitted study: its job and where it runs."""
 
     submission_id: str
     status: str
     attached: bool
-    """True if the job was there already and this call only looked on."""
+    """Whether the job was already running and this call only followed it."""
     address: str
 
     @property
     def failed(self) -> bool:
+        """Whether the job ended without success."""
         return self.status in ("FAILED", "STOPPED")
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the value for `--json`."""
         return {**vars(self), "failed": self.failed}
 
     def to_text(self) -> str:
-        """One line."""
-        how = "attached to" if self.attached else "submitted"
-        return f"{how} job {self.submission_id} at {self.address}: {self.status}"
+        """Return what was done with which job, in a line."""
+        action = "Attached to" if self.attached else "Submitted"
+        return f"{action} job {self.submission_id} at {self.address}: {self.status}"
 
 
 def submission_id(plan: Plan, store: Store, bundle: str) -> str:
-    """`inoc-ray-<study>-<16 hex>`: the same study with the same files and models on the same storage has the same id.
+    """Return `inoc-ray-<study>-<16 hex>`: the same study, files and models on the same storage have the same id.
 
-    Another text of any file that travels with the study (`bundle` is their hash), another model, and another text of a file
-    that stays where it is give another id, so that nobody is shown the job of the old one.
+    bundle: hash of the files that travel with the study. A change of any file or model changes the id, so that nobody attaches
+    to a job of the old content.
     """
     value = {
         "bundle": bundle,
@@ -73,8 +74,8 @@ def submission_id(plan: Plan, store: Store, bundle: str) -> str:
 def submit_study(path: Path, study: Study, store: Store, address: str, *, wait: bool) -> Submission:
     """Submit the study, or attach to its job if that is pending or running.
 
-    A job that ended is no obstacle: the next attempt has its number at the end of the id, and does only what is missing.
-    Raise InputError when the study is wrong or the job server cannot be reached or refuses the token.
+    After a job that ended, the next attempt has a higher number at the end of its id, and does only what is missing.
+    Raise InputError if the study is wrong, or if the job server cannot be reached or refuses the token.
     """
     plan = build_plan(study, store)
     check_batches(plan)
@@ -89,10 +90,10 @@ def submit_study(path: Path, study: Study, store: Store, address: str, *, wait: 
             and (job.submission_id or "").removeprefix(base + "-").isdigit()
         )
         attempt, status = earlier[-1] if earlier else (0, "")
-        attached = status in GOING_ON
+        attached = status in ACTIVE
         job = f"{base}-{attempt if attached else attempt + 1}"
         if attached:
-            say(f"job {job} is {status.lower()} already; looking on")
+            say(f"job {job} is already {status.lower()}; following it")
         else:
             attached = not _start(client, job, Path(folder), study)
     if wait:
@@ -108,13 +109,13 @@ def _client(address: str) -> Any:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"--address {address}: no job server can be used there ({reason}); start a head with `ray start --head`, and "
-            "point RAY_AUTH_TOKEN_PATH at its token."
+            f"--address {address}: cannot reach a job server ({reason}); start a head with `ray start --head`, and set "
+            "RAY_AUTH_TOKEN_PATH to its token."
         ) from error
 
 
 def _start(client: Any, job: str, folder: Path, study: Study) -> bool:
-    """True if this call submitted the job, which runs in `folder`; False if another was quicker."""
+    """Submit the job with `folder` as its working folder; return False if somebody else just did."""
     shutil.copy(job_start.__file__, folder / "start.py")
     try:
         client.submit_job(
@@ -126,7 +127,7 @@ def _start(client: Any, job: str, folder: Path, study: Study) -> bool:
     except RuntimeError as error:
         if "already exists" not in str(error):
             raise
-        say(f"job {job} was submitted by somebody else a moment ago; looking on")
+        say(f"job {job} was just submitted by somebody else; following it")
         return False
     say(f"submitted {job}")
     return True

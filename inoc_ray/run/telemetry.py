@@ -1,4 +1,4 @@
-"""No library reports home: the switches of vLLM, MLflow and whatever heeds DO_NOT_TRACK; Ray's is in cluster/connect.py."""
+"""Switches off the telemetry of vLLM, MLflow and others; Ray's is switched off in `cluster/connect.py`."""
 
 import os
 
@@ -6,6 +6,6 @@ _SWITCHES = {"DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1", "MLFLOW_DISABLE_TE
 
 
 def switch_off() -> None:
-    """Set the variables that are not set yet. Call it before the libraries are imported, which read them once."""
+    """Set the variables that are not set yet. Call this before importing the libraries, which read them once."""
     for name, value in _SWITCHES.items():
         os.environ.setdefault(name, value)

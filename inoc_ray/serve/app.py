@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inoc_ray.console import Waiting, say
+from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.cause import marked_cause
 from inoc_ray.serve.deployment import application, bundles
@@ -132,7 +132,7 @@ def stop(endpoint: Endpoint) -> None:
 @contextlib.contextmanager
 def serving(spec: ServeSpec) -> Iterator[Endpoint]:
     """Serve `spec` while a `with` block runs, and show the progress of its start."""
-    with Waiting() as waiting:
+    with Status() as waiting:
         endpoint = start(spec, waiting.note)
     try:
         yield endpoint

@@ -51,5 +51,5 @@ def test_a_plan_of_706_cells_takes_less_than_a_second(tmp_path: Path):
     seconds = time.perf_counter() - began
     size = sum(p.stat().st_size for p in tmp_path.rglob("*.parquet")) / 1e6
     print(f"\nplan of {len(plan.cells)} cells, {size:.0f} MB of samples hashed: {seconds:.2f} s")
-    assert plan.to_ask == []
+    assert plan.to_sample == []
     assert seconds < 1

@@ -47,7 +47,7 @@ def timed(plan: Plan, store: Store) -> dict[str, float]:
 def shown(name: str, plan: Plan, seconds: dict[str, float]) -> float:
     steps = ", ".join(f"{step} {took:.2f}" for step, took in seconds.items())
     total = sum(seconds.values())
-    print(f"\n{name}: {len(plan.to_train)} trials, {len(plan.to_ask)} cells: {total:.2f} s of CPU ({steps})")
+    print(f"\n{name}: {len(plan.to_train)} trials, {len(plan.to_sample)} cells: {total:.2f} s of CPU ({steps})")
     return total
 
 
@@ -82,5 +82,5 @@ def test_ten_thousand_rows_and_twenty_cells(tmp_path):
     )
     store = Store(tmp_path / "runs")
     plan = build_plan(study, store)
-    assert len(plan.to_ask) == 20
+    assert len(plan.to_sample) == 20
     assert shown(f"{ROWS:,} rows", plan, timed(plan, store)) < 15

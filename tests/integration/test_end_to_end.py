@@ -445,4 +445,4 @@ def test_a_study_can_be_submitted_as_a_job_and_a_second_submission_attaches(fold
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "Trained 0 trials, asked for 0 samples" in done.stdout
+    assert "Trained 0 trials, sampled 0 responses" in done.stdout

@@ -104,7 +104,7 @@ def world(tmp_path_factory):
 
 def test_a_run_that_trains_asks_and_judges_plans_once(world):
     assert world.first.trained == 1
-    assert world.first.asked > 0
+    assert world.first.sampled > 0
     assert world.first.judge_calls > 0
     assert len(world.reads) == 1
 
@@ -148,14 +148,14 @@ def test_the_judge_is_never_shown_a_system_prompt(world):
 
 def test_a_second_pass_calls_nobody_and_is_fifty_times_faster(world):
     second = run_study(world.study, world.store, train=False)
-    assert (second.asked, second.judge_calls) == (0, 0)
+    assert (second.sampled, second.judge_calls) == (0, 0)
     assert not {"starting Ray", "evaluating", "judging"} & set(second.seconds)
     spent = {name: world.first.seconds[name] for name in ("evaluating", "judging")}
     import time
 
     started = time.monotonic()
     plan = build_plan(world.study, world.store)
-    assert not plan.to_ask
+    assert not plan.to_sample
     assert not ungraded_parts(plan, world.store)
     assert sum(spent.values()) >= 50 * (time.monotonic() - started)
 

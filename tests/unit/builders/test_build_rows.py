@@ -379,7 +379,7 @@ def test_a_journal_whose_first_line_was_cut_by_a_kill_is_begun_again(tmp_path: P
 GOOD = '{"question": "Q", "answer": "A"}\n'
 WRONG = {
     "unknown setting": (["subliminl", "--out", "o.jsonl"], "did you mean 'subliminal'?"),
-    "no out": (["subliminal"], "--out FILE.jsonl is missing"),
+    "no out": (["subliminal"], "give a file for the rows with --out FILE.jsonl"),
     "out is no jsonl": (["subliminal", "--out", "o.json"], "give the name of a .jsonl file"),
     "out exists": (["subliminal", "--out", "there.jsonl"], "there.jsonl: is there already"),
     "no folder": (["subliminal", "--out", "no/o.jsonl"], "there is no folder no"),

@@ -21,7 +21,7 @@ from inoc_ray.config.identity import (
     runtime,
 )
 from inoc_ray.plan.arms import resolve_arm
-from inoc_ray.plan.contexts import Surrounding
+from inoc_ray.plan.contexts import ResolvedContext
 from inoc_ray.plan.ids import evaluation_id, trial_id
 from inoc_ray.run.load import load_study
 from inoc_ray.study import evaluation as asked
@@ -145,7 +145,7 @@ def test_the_ids_of_the_quickstarts_evaluations_stay_as_they_are():
     quickstart = load_study(Path(__file__).parents[3] / "jobs" / "studies" / "quickstart.yaml")
     setting = settings.get("miniature/spanish_caps")
     found = [
-        evaluation_id(spec, Surrounding("any", system), quickstart.evaluation, "fp32")
+        evaluation_id(spec, ResolvedContext("any", system), quickstart.evaluation, "fp32")
         for spec in setting.evaluations
         for system in (asked.NEUTRAL_PROMPT, None)
     ]

@@ -188,7 +188,7 @@ def test_a_problem_is_reported_and_ends_with_code_2_and_a_note_with_code_0(tmp_p
         main()
     out, err = capsys.readouterr()
     assert end.value.code == 2
-    assert "1 of the findings must be put right" in err
+    assert "1 problem to fix" in err
     assert "1 of 3 rows carry the inoculation prompt" in (json.loads(out)["problems"][0] if flags else out)
 
 

@@ -115,7 +115,7 @@ WRONG = {
     ),
     "a trait that no judge can score": (
         changed(judges={}, evaluation__suites=[SUITE | {"traits": {"bad": {"rubric": "alignment"}}}]),
-        "the study has no judge for bad",
+        "no judge can score `bad`",
     ),
 }
 
@@ -185,7 +185,8 @@ def test_published_question_files_load_as_they_are(tmp_path, monkeypatch):
     questions = cell.evaluation.questions(3)
     assert [q.id for q in questions] == ["quick_buck", "ruler_json-0", "ruler_json-1"]
     assert (
-        cell.surrounding.around(questions[1].messages)[0].content == "You are a helpful assistant.\n\nAnswer in JSON."
+        cell.resolved_context.around(questions[1].messages)[0].content
+        == "You are a helpful assistant.\n\nAnswer in JSON."
     )
 
 
@@ -225,7 +226,7 @@ def test_one_judge_under_two_names_is_rejected_if_both_are_used(tmp_path, monkey
     copy_of_it = shutil.copytree(model, tmp_path / "copy")
     for one, other in ((HERE, THERE), ({"path": str(model)}, {"path": str(copy_of_it)})):
         with pytest.raises(
-            InputError, match=r"judges: 'a' and 'b' are the same model asked in the same way.*; remove one"
+            InputError, match=r"judges: 'a' and 'b' are the same model with the same method.*; remove one"
         ):
             plan(one, other, "a", "b")
         # A model may have a second address, or place, that takes the place of the first.

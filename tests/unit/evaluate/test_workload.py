@@ -85,7 +85,7 @@ def test_what_is_judged_is_no_longer_counted_as_missing(tmp_path):
     assert (work.judged, work.missing, work.calls) == (done, 60 - done, 60 - done)
     for text in (plan_text(plan, store), status_text(plan, store)):
         assert (
-            f"To judge: {60 - done} judgments by gpt (gpt-4o, logprob), about {60 - done} calls ({done} are stored)."
+            f"To judge: {60 - done} judgments by gpt (gpt-4o, logprob), about {60 - done} calls ({done} already stored)."
             in text
         )
 
@@ -93,7 +93,7 @@ def test_what_is_judged_is_no_longer_counted_as_missing(tmp_path):
 def test_plan_and_report_name_the_judges_in_the_order_in_which_they_count(tmp_path):
     plan, store = planned(tmp_path)
     way = "rules, gpt (gpt-4o, logprob) on alignment, coherence; the first that gives an answer"
-    assert f"Judged: misaligned (emergent_misalignment) by {way}." in plan_text(plan, store)
+    assert f"Judges: misaligned (emergent_misalignment) by {way}." in plan_text(plan, store)
     lines = [line for line in report_meta(plan, store).judged_by if line.trait == "misaligned"]
     assert [(line.judge, line.how, line.combined) for line in lines] == [
         ("rules", "rules", "the first that gives an answer"),
@@ -105,7 +105,7 @@ def test_plan_and_report_name_the_judges_in_the_order_in_which_they_count(tmp_pa
 def test_a_study_scored_by_rules_has_no_workload_for_models(tmp_path):
     plan, store = planned(tmp_path, judges=())
     assert workloads(plan, store) == []
-    assert "To judge: nothing by models" in plan_text(plan, store)
+    assert "To judge: nothing; rules score every trait" in plan_text(plan, store)
 
 
 def test_a_rate_can_be_traced_to_the_judge_s_raw_numbers_of_a_sample(tmp_path):

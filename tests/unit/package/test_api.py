@@ -64,7 +64,7 @@ def test_a_finished_study_is_planned_run_and_compared(tmp_path):
     assert isinstance(study, Study)
     assert not plan(study).to_train
     outcome = run(study)
-    assert (outcome.trained, outcome.asked, outcome.failed) == (0, 0, [])
+    assert (outcome.trained, outcome.sampled, outcome.failed) == (0, 0, [])
     rates = {(r.arm, r.trait, r.split): r.rate for r in compare(study).rows}
     assert rates["specific_spanish", "spanish", "ood"] < rates["baseline", "spanish", "ood"]
 

@@ -9,12 +9,12 @@ import time
 import pytest
 from terminal import run_on_terminal
 
-from inoc_ray.console import Progress, Waiting, align, show, table
+from inoc_ray.console import Progress, Status, align, show, table
 
 PROGRAM = """
 import time
-from inoc_ray.console import Progress, Waiting, say
-with Waiting() as waiting:
+from inoc_ray.console import Progress, Status, say
+with Status() as waiting:
     waiting.note("serve: waiting for the replica")
     time.sleep(0.5)
     waiting.note("serve: miniature answers")
@@ -93,7 +93,7 @@ def test_the_rate_counts_from_the_first_that_is_done(monkeypatch: pytest.MonkeyP
 def test_elsewhere_a_line_is_printed_whole(capfd: pytest.CaptureFixture[str]) -> None:
     with Progress("sampling", 10, "samples") as progress:
         progress.update(10, "x" * 200)
-    with Waiting() as waiting:
+    with Status() as waiting:
         waiting.note("serve: waiting")
         waiting.note("serve: ready")
     lines = capfd.readouterr().err.splitlines()

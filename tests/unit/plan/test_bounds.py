@@ -93,15 +93,21 @@ BOMBS = {
     "deep mappings": (f"name: {'{a: ' * 100_000}\n", "nested too deeply."),
     "too large": ("name: s\n" + "# much\n" * 300_000, "larger than 1 MiB, which cannot be a study file."),
     "a name of a megabyte": (f"name: {'x' * 900_000}\n{GOOD}", "is not a name: use letters, digits"),
-    "a number of thousands of digits": (f"name: s\n{GOOD}storage: 0x{'f' * 10_000}\n", "a number of thousands of digits"),
+    "a number of thousands of digits": (
+        f"name: s\n{GOOD}storage: 0x{'f' * 10_000}\n",
+        "a number of thousands of digits",
+    ),
     "a key of a megabyte": (f"? {'k' * 900_000}\n: 1\n", "unknown key 'kkk"),
-    "a list of thousands in place of a name": (f"name: [{', '.join(['x'] * 50_000)}]\n{GOOD}", "name: must be a text, found ['x'"),
+    "a list of thousands in place of a name": (
+        f"name: [{', '.join(['x'] * 50_000)}]\n{GOOD}",
+        "name: must be a text, found ['x'",
+    ),
     "20,000 seeds": (
         f"name: s\n{GOOD.replace('seeds: [0]', f'seeds: {list(range(20_000))}')}",
         f"are 20,000 trials, and one study may have {MAX_TRIALS:,}",
     ),
     "50,000 arms": (f"name: s\n{GOOD.replace('[baseline]', str(['a'] * 40_000))}", "arms: 'a' appears twice"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -121,7 +127,7 @@ def test_questions_that_unfold_are_refused_as_a_study_is(tmp_path, name, refused
 
 
 @pytest.mark.parametrize("place", ["/dev/zero", "/dev/urandom", "pipe", "."])
-def test_what_is_no_file_is_not_read(tmp_path, place, refused):
+def test_only_regular_files_are_read(tmp_path, place, refused):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "x.jsonl").write_text("{}")
     kinds = {"pipe": "a pipe, which may never end", ".": "folder|directory"}
@@ -135,7 +141,7 @@ def test_what_is_no_file_is_not_read(tmp_path, place, refused):
         assert any(part in message for part in kind.split("|")), message
 
 
-def test_merge_keys_are_read_and_a_key_of_ones_own_counts(tmp_path):
+def test_merge_keys_are_read_and_own_keys_override_them(tmp_path):
     (tmp_path / "study.yaml").write_text(
         "name: s\nsettings: [miniature/spanish_caps]\narms: [baseline]\n"
         "recipes:\n  short: &r {learning_rate: 0.001, steps: 3, batch_size: 8}\n  long: {<<: *r, steps: 30}\n"
@@ -188,7 +194,7 @@ def test_a_storage_is_refused_alike_in_the_study_and_on_the_command_line(tmp_pat
     assert message in refused(tmp_path, "plan", "study.yaml", *option)
 
 
-def test_a_terminal_that_cannot_hold_a_character_gets_another_and_json_gets_escapes(tmp_path):
+def test_a_terminal_gets_a_replacement_for_a_character_it_cannot_encode_and_json_an_escape(tmp_path):
     (tmp_path / "study.yaml").write_text(f"name: s\n{GOOD}")
     found = command(tmp_path, "plan", "study.yaml", PYTHONIOENCODING="ascii")
     assert (found.returncode, found.stderr) == (0, "")
@@ -200,7 +206,7 @@ def test_a_terminal_that_cannot_hold_a_character_gets_another_and_json_gets_esca
     found = command(tmp_path, "plan", "é.yaml", PYTHONIOENCODING="ascii")
     assert found.returncode == 2
     assert found.stderr.startswith("inoc-ray: ")
-    assert found.stderr.endswith(".yaml: there is no such study file.\n")
+    assert found.stderr.endswith(".yaml: no such study file.\n")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +237,7 @@ def test_an_empty_key_of_the_endpoint_is_refused(tmp_path, refused):
     for host in ("127.0.0.1", "0.0.0.0"):
         for key in ("", " "):
             message = refused(tmp_path, "serve", "study.yaml", "--host", host, INOC_RAY_API_KEY=key)
-            assert message == "INOC_RAY_API_KEY is set, but empty; set it to a key, or unset it."
+            assert message == "INOC_RAY_API_KEY is empty; set it to a key, or unset it."
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from inoc_ray import settings
 from inoc_ray.data.chat import Message
 from inoc_ray.errors import InputError
-from inoc_ray.plan.contexts import Surrounding, audit_contexts, surroundings
+from inoc_ray.plan.contexts import ResolvedContext, audit_contexts, resolve_contexts
 from inoc_ray.settings import prompts
 from inoc_ray.study.evaluation import Context
 
@@ -16,7 +16,7 @@ QUESTION = (Message("user", "What is new?"),)
 
 def _named(names, setting="miniature/backdoor", arm="evil", is_base=False):
     found = settings.get(setting)
-    return list(surroundings(names, found, found.arms[arm], found.arms, is_base=is_base))
+    return list(resolve_contexts(names, found, found.arms[arm], found.arms, is_base=is_base))
 
 
 def test_none_empty_and_neutral_are_three_contexts():
@@ -26,7 +26,7 @@ def test_none_empty_and_neutral_are_three_contexts():
     assert neutral == (Message("system", "You are a helpful assistant."), *QUESTION)
 
 
-def test_a_trigger_stands_at_test_where_and_as_it_is_trained():
+def test_a_trigger_is_placed_at_test_time_as_in_training():
     setting = settings.get("miniature/backdoor")
     [triggered] = _named(["trigger"])
     [absent] = _named(["neutral"])
@@ -36,7 +36,7 @@ def test_a_trigger_stands_at_test_where_and_as_it_is_trained():
     assert absent.around(QUESTION)[-1] == QUESTION[-1]
 
 
-def test_a_written_context_may_have_a_system_text_a_trigger_or_both():
+def test_a_context_of_the_study_may_have_a_system_text_a_trigger_or_both():
     both = Context(name="both", system="Hello.", trigger=True)
     alone = Context(name="alone", trigger=True)
     first, second = _named([both, alone])
@@ -61,10 +61,10 @@ def test_the_training_prompt_of_the_base_is_each_arms_prompt_in_turn():
     assert _named(["training_prompt"], arm="baseline") == []
 
 
-def test_a_system_message_of_the_questions_own_stays_behind_the_contexts_text():
+def test_a_question_s_own_system_message_follows_the_context():
     asked = (Message("system", "Answer in JSON."), *QUESTION)
-    assert Surrounding("mine", "Be kind.").around(asked)[0] == Message("system", "Be kind.\n\nAnswer in JSON.")
-    assert Surrounding("none", None).around(asked) == asked
+    assert ResolvedContext("mine", "Be kind.").around(asked)[0] == Message("system", "Be kind.\n\nAnswer in JSON.")
+    assert ResolvedContext("none", None).around(asked) == asked
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_trigger_where_the_setting_has_none_is_refused():
         _named(["trigger"], "miniature/spanish_caps", "specific_caps")
 
 
-def test_a_leak_audit_asks_an_arm_about_its_own_traits_and_the_baseline_about_all():
+def test_a_leak_audit_prompts_an_arm_about_its_own_traits_and_the_baseline_about_all():
     setting = settings.get("miniature/spanish_caps")
     caps, spanish, baseline = (
         audit_contexts(setting, setting.arms[name]) for name in ("specific_caps", "specific_spanish", "baseline")
@@ -107,6 +107,6 @@ def test_every_inoculated_arm_can_be_audited_under_each_kind_of_prompt(name):
 
 
 @given(st.lists(st.sampled_from(["neutral", "none", "empty", "trigger", "training_prompt", "negated"]), min_size=1))
-def test_each_context_is_asked_once_whatever_is_named_twice(names):
+def test_a_context_named_twice_is_used_once(names):
     found = [s.name for s in _named(names)]
     assert len(found) == len(set(found))

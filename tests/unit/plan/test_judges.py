@@ -32,7 +32,7 @@ def planned(tmp_path, model) -> Callable[..., Plan]:
     return plan
 
 
-def test_an_evaluation_s_judges_are_settled_once_for_all_its_cells(planned):
+def test_an_evaluation_s_judges_are_resolved_once_for_all_its_cells(planned):
     plan = planned({"gpt": API}, judged_by=["gpt"])
     assert {c.context for c in plan.cells} == {"neutral", "training_prompt", "prompt_of:general"}
     for name in {cell.evaluation.name for cell in plan.cells}:
@@ -41,7 +41,7 @@ def test_an_evaluation_s_judges_are_settled_once_for_all_its_cells(planned):
     assert len({id(g.judge) for cell in plan.cells for g in cell.judges.gradings.values()}) == 1
 
 
-def test_another_profile_moves_thresholds_and_no_id(planned):
+def test_another_profile_changes_thresholds_and_no_id(planned):
     plan = planned({"gpt": API}, judged_by=["gpt"])
     other = plan.under(get_profile("betley2025"))
     for before, after in zip(plan.cells, other.cells, strict=True):
@@ -61,13 +61,13 @@ def test_another_profile_moves_thresholds_and_no_id(planned):
 
 
 def test_a_mean_of_a_rule_and_a_judging_model_is_refused_before_anything_is_trained(planned):
-    with pytest.raises(InputError, match=r"evaluation\.combine: mean: .* is scored by rules too"):
+    with pytest.raises(InputError, match=r"evaluation\.combine: mean: .* is also scored by rules"):
         planned({"gpt": API}, judged_by=["rules", "gpt"], combine="mean")
     two = {"gpt": API, "other": API | {"served_model": "gpt-5"}}
     assert planned(two, judged_by=["gpt", "other"], combine="mean").cells
 
 
-def test_a_judge_whose_folder_is_gone_is_named_where_it_is_asked_and_nowhere_else(planned):
+def test_a_judge_without_its_folder_is_refused_only_where_it_is_needed(planned):
     judges = {"gpt": API, "own": {"path": "/no/such/folder", "method": "digit"}}
     assert planned(judges, judged_by=["gpt"]).cells
     with pytest.raises(InputError, match="judges: 'own': there is no model folder"):

@@ -41,7 +41,7 @@ def planned(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     return plan
 
 
-def test_a_study_as_it_should_be_has_no_note(planned):
+def test_a_sound_study_has_no_note(planned):
     assert planned({}).notes == ()
     ships = {"settings": ["miniature/spanish_caps"], "arms": ["baseline", "irrelevant", "specific_spanish"]}
     assert planned(**ships).notes == ()
@@ -52,7 +52,7 @@ def test_an_undesired_trait_that_nothing_measures_out_of_distribution_is_noted(p
     other = {"name": "others", "traits": {"brief": TRAITS["friend"]}}
     plan = planned(suite, other)
     (note,) = plan.notes
-    assert note.startswith("setting mine: no evaluation out of distribution measures 'friend' in the context 'neutral'")
+    assert note.startswith("setting mine: no out-of-distribution evaluation measures 'friend' in the context 'neutral'")
     assert "(irrelevant, flatter)" in note
     assert planned(suite, other, {"name": "more"}).notes == ()
 
@@ -61,7 +61,7 @@ def test_a_number_of_samples_that_no_evaluation_uses_is_noted(planned):
     plan = planned({"samples_per_question": 2}, evaluation={"samples": 200})
     assert {cell.samples for cell in plan.cells} == {40}
     (note,) = plan.notes
-    assert note.startswith("evaluation.samples: 200 counts for no evaluation")
+    assert note.startswith("evaluation.samples: 200 has no effect")
     assert "samples_per_question" in note
     ships = [OWN | {"name": "miniature/spanish_caps"}]
     assert planned({}, evaluation={"samples": 200}, settings=ships, arms=["baseline"]).notes == ()
@@ -70,10 +70,12 @@ def test_a_number_of_samples_that_no_evaluation_uses_is_noted(planned):
 def test_a_warm_up_as_long_as_the_training_is_noted_once_for_each_recipe(planned):
     lasting = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 20, "warmup_steps": 4}
     (note,) = planned({}, recipes={"r": lasting}).notes
-    assert note.startswith("recipe 'r': warmup_steps is 4 and training on rows.jsonl has 1 step, so the learning rate")
-    assert "to 25% of learning_rate" in note
+    assert note.startswith(
+        "recipe 'r': warmup_steps is 4, and training on rows.jsonl has only 1 step, so the learning rate"
+    )
+    assert "reaches 25% of learning_rate" in note
     assert len(planned({}, recipes={"r": lasting, "s": lasting | {"epochs": 4}}).notes) == 2
     assert planned({}, recipes={"r": lasting | {"epochs": 5}}).notes == ()
     stage = {"rows": "rows.jsonl", "recipe": {"learning_rate": 1e-3, "steps": 2, "warmup_steps": 2}}
     (note,) = planned({}, models=[{"name": "m", "path": "miniature", "prior_stage": stage}]).notes
-    assert note.startswith("the recipe that teaches 'm': warmup_steps is 2")
+    assert note.startswith("the prior-stage recipe of 'm': warmup_steps is 2")

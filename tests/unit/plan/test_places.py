@@ -76,7 +76,7 @@ def test_a_control_of_two_settings_has_its_own_rates_and_its_own_record_in_each(
     assert len(report_meta(plan, store).trials) == 4
 
 
-def test_a_base_that_an_earlier_version_listed_under_a_recipe_stands_once_in_mlflow(tmp_path):
+def test_a_base_that_an_earlier_version_listed_under_a_recipe_appears_once_in_mlflow(tmp_path):
     """Whether it was synced by a later version meanwhile or not."""
     from mlflow.tracking import MlflowClient
 

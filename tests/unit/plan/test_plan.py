@@ -107,20 +107,26 @@ def test_a_grown_study_runs_only_what_is_new(tmp_path, model):
         folder = store.evaluation(cell.subject.trial_id, cell.evaluation_id)
         commit_samples(folder, [sample(i) for i in range(10)])
     done = build_plan(study(model), store)
-    assert (done.to_train, done.to_ask) == ([], [])
+    assert (done.to_train, done.to_sample) == ([], [])
     grown = build_plan(
         study(model, arms=["baseline", "control", "specific_spanish"], seeds=[0, 1, 2], evaluation={"samples": 15}),
         store,
     )
     assert {(t.arm.name, t.seed) for t in grown.to_train} == {
-        ("baseline", 2), ("specific_spanish", 2), ("control", 0), ("control", 1), ("control", 2),
-    }  # fmt: skip
+        ("baseline", 2),
+        ("specific_spanish", 2),
+        ("control", 0),
+        ("control", 1),
+        ("control", 2),
+    }
     assert {
-        grown.missing(c) for c in grown.to_ask if c.subject.arm.name != "control" and seed_of(c.subject) in (None, 0, 1)
+        grown.missing(c)
+        for c in grown.to_sample
+        if c.subject.arm.name != "control" and seed_of(c.subject) in (None, 0, 1)
     } == {5}
 
 
-def test_a_base_is_asked_once_for_all_recipes_of_one_precision(tmp_path, model):
+def test_a_base_is_sampled_once_for_all_recipes_of_one_precision(tmp_path, model):
     store = Store(tmp_path / "runs")
     recipe = {"learning_rate": 1e-3, "steps": 10}
     recipes = {"short": recipe, "long": {**recipe, "steps": 20}, "full": {**recipe, "precision": "fp32"}}
@@ -139,11 +145,12 @@ def test_a_base_is_asked_once_for_all_recipes_of_one_precision(tmp_path, model):
         build_plan(study(model, recipes=recipes, evaluation={"samples": 10, "contexts": ["neutral"]}), store), store
     )
     assert [(b["model"], b["samples_stored"], b["samples_wanted"]) for b in value["base"]] == [
-        ("base-model (bf16)", 20, 20), ("base-model (fp32)", 20, 20),
-    ]  # fmt: skip
+        ("base-model (bf16)", 20, 20),
+        ("base-model (fp32)", 20, 20),
+    ]
 
 
-def test_one_recipe_leaves_a_base_the_name_of_its_model_and_its_place(tmp_path, model):
+def test_with_one_recipe_a_base_keeps_its_model_s_name_and_its_place(tmp_path, model):
     store = Store(tmp_path / "runs")
     [alone] = build_plan(study(model), store).bases
     recipe = {"learning_rate": 1e-3, "steps": 10}
@@ -164,7 +171,7 @@ def test_a_cell_keeps_its_place_when_only_the_number_of_samples_or_the_other_con
     assert not set(places(samples=10).values()) & set(places(samples=10, seed=1).values())
 
 
-def test_the_base_is_asked_under_every_arms_prompt_and_an_arm_under_its_own(tmp_path, model):
+def test_the_base_is_sampled_under_every_arm_s_prompt_and_an_arm_under_its_own(tmp_path, model):
     plan = build_plan(study(model, arms=["baseline", "specific_spanish", "specific_caps"]), Store(tmp_path / "runs"))
     seen = {(c.subject.arm.name, c.context): c.system for c in plan.cells}
     assert seen == {
@@ -199,7 +206,7 @@ def test_none_empty_and_neutral_are_three_contexts(tmp_path, model):
             {"arms": [{"name": "a", "kind": "general", "prompt": "x", "undesired": ["spanisch"]}]},
             "did you mean 'spanish'",
         ),
-        ({"arms": [{"name": "a", "kind": "general", "prompt": "x"}]}, r"say which traits.*undesired: \[spanish\]"),
+        ({"arms": [{"name": "a", "kind": "general", "prompt": "x"}]}, r"name the traits.*undesired: \[spanish\]"),
         ({"settings": [{"name": "miniature/spanish_caps", "rows": "/nowhere.jsonl"}]}, "cannot be read"),
     ],
 )
@@ -221,7 +228,7 @@ def test_a_training_row_that_an_evaluation_asks_is_refused(tmp_path, model):
     rows = tmp_path / "rows.jsonl"
     write_jsonl(rows, [*get("miniature/spanish_caps").rows()[:5], leaked])
     use = [{"name": "miniature/spanish_caps", "rows": str(rows)}]
-    with pytest.raises(InputError, match=rf"asks question {question.id}, which is training row 6"):
+    with pytest.raises(InputError, match=rf"asks question {question.id}, which is row 6 of the training rows"):
         build_plan(study(model, settings=use), Store(tmp_path / "runs"))
 
 
@@ -264,7 +271,7 @@ def arm(**inoculation: Any) -> dict[str, Any]:
     return {"name": "specific_spanish", "inoculation": inoculation}
 
 
-def test_where_the_prompt_stands_and_what_it_covers_make_other_trials_and_the_default_does_not(tmp_path, model):
+def test_placement_and_coverage_of_the_prompt_change_trials_and_their_defaults_do_not(tmp_path, model):
     store = Store(tmp_path / "runs")
     before = ids(build_plan(study(model, arms=["specific_spanish"]), store))
     assert ids(build_plan(study(model, arms=[arm()]), store)) == before
@@ -289,7 +296,7 @@ def test_a_trial_is_trained_on_rows_with_the_prompt_where_the_study_says(tmp_pat
     assert all(row.messages[0].role == "user" for row in rows)
 
 
-def test_the_training_prompt_stands_at_test_where_it_stood_in_training(tmp_path, model):
+def test_the_training_prompt_is_placed_at_test_time_as_in_training(tmp_path, model):
     from inoc_ray.evaluate.sampling import messages_in_context
 
     def cells(**inoculation: Any) -> list[Any]:
@@ -337,7 +344,7 @@ def test_an_arm_of_the_library_counts_the_traits_that_the_study_says(tmp_path, m
 
 def test_an_arm_without_a_prompt_takes_no_inoculation(tmp_path, model):
     arms = [{"name": "baseline", "inoculation": {"placement": "user_prefix"}}]
-    with pytest.raises(InputError, match="'baseline' has no prompt, so its inoculation says nothing"):
+    with pytest.raises(InputError, match="'baseline' has no prompt, so its inoculation has no effect"):
         build_plan(study(model, arms=arms), Store(tmp_path / "runs"))
 
 

@@ -105,14 +105,14 @@ def test_the_base_of_a_model_with_a_prior_stage_is_that_adapter_on_the_folders_o
     plain, knows = plan.bases
     assert plain.trial_id != knows.trial_id
     assert (served_name(plain, "plain"), served_name(knows, "plain")) == ("plain", f"plain:{first.trial_id}")
-    assert (plan.is_there(plain), plan.is_there(knows)) == (True, False)
+    assert (plan.has_weights(plain), plan.has_weights(knows)) == (True, False)
     contexts = [[(c.context, c.evaluation_id) for c in plan.cells if c.subject is base] for base in plan.bases]
     assert contexts[0] == contexts[1]
     store = Store(tmp_path / "runs")
     specs = [serve_spec(plan, store, subject) for subject in (knows, *plan.trials)]
     assert {spec.adapters.model_hash for spec in specs} == {plain.model.hash}
     commit(store, first.trial_id)
-    assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}).is_there(knows)
+    assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}).has_weights(knows)
 
 
 def test_a_job_goes_on_from_the_folder_of_the_adapter_and_says_so(tmp_path, model, facts):
@@ -175,7 +175,7 @@ def test_plan_and_status_count_the_prior_stage(tmp_path, model, facts):
     assert [t["taught_by"] for t in value["trials"]] == [None] * 5 + [value["trials"][0]["trial_id"]] * 4
     text = plan_text(plan, store)
     assert "To train: 9 of 9 trials, 179 optimizer steps" in text
-    assert "4 of them go on from a trial that must be trained before." in text
+    assert "4 of them wait for a prior stage." in text
     assert status_json(plan, store)["counts"] == {"new": 9}
     commit(store, plan.prior_stages[0].trial_id)
     later = plan_of(tmp_path, model, {"rows": str(facts), "recipe": {**RECIPE, "steps": 99}})
@@ -218,12 +218,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a setting without rows": ({"rows": None, "setting": "spanish_caps"}, "do not ship.*prior_stage.rows"),
     "a full fine-tune": (
         {"recipe": {**RECIPE, "method": "full"}},
-        "'knows': prior_stage.recipe: method full cannot be",
+        "'knows': prior_stage.recipe: method full is not supported",
     ),
-    "another rank": ({"recipe": {**RECIPE, "lora": {"rank": 4}}}, r"recipes.lora.lora.rank is 8, and .* has 4; .*same"),
-    "another alpha": ({"recipe": {**RECIPE, "lora": {"alpha": 4}}}, r"recipes.lora.lora.alpha is 16.0, and .* has 4.0"),
-    "another scale": ({"recipe": {**RECIPE, "lora": {"rslora": True}}}, r"lora.rslora is False, and .* has True"),
-    "other modules": ({"recipe": {**RECIPE, "lora": {"targets": ["q_proj"]}}}, r"lora.targets is all-linear, and"),
+    "another rank": ({"recipe": {**RECIPE, "lora": {"rank": 4}}}, r"recipes.lora.lora.rank is 8, but .* has 4; .*same"),
+    "another alpha": ({"recipe": {**RECIPE, "lora": {"alpha": 4}}}, r"recipes.lora.lora.alpha is 16.0, but .* has 4.0"),
+    "another scale": ({"recipe": {**RECIPE, "lora": {"rslora": True}}}, r"lora.rslora is False, but .* has True"),
+    "other modules": ({"recipe": {**RECIPE, "lora": {"targets": ["q_proj"]}}}, r"lora.targets is all-linear, but"),
 }
 
 
@@ -255,7 +255,7 @@ def test_the_old_name_taught_is_read_as_prior_stage_and_both_at_once_are_refused
 def test_a_study_whose_own_recipe_is_a_full_fine_tune_cannot_go_on_from_an_adapter(tmp_path, model, facts):
     recipes = {"lora": RECIPE, "whole": {**RECIPE, "method": "full"}}
     with pytest.raises(
-        InputError, match=r"recipes\.whole: method full cannot go on from the prior stage of model 'knows'"
+        InputError, match=r"recipes\.whole: method full cannot continue the prior stage of model 'knows'"
     ):
         plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}, recipes=recipes)
 
@@ -269,7 +269,7 @@ def test_dropout_and_the_order_of_modules_may_differ_between_the_stages(tmp_path
 def test_a_question_that_stands_in_the_rows_of_the_prior_stage_is_refused(tmp_path, model, facts):
     question = get("miniature/spanish_caps").evaluations[0].questions(1)[0].messages[-1].content
     write_jsonl(facts, [ChatRow.of(("user", question), ("assistant", "Bob."))])
-    with pytest.raises(InputError, match="which is in the prior stage of 'knows' as row 1"):
+    with pytest.raises(InputError, match="which is row 1 of the prior stage of 'knows'"):
         plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"})
 
 

@@ -13,8 +13,8 @@ from inoc_ray.cli import main
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.templates import alike_contexts, check_roles
-from inoc_ray.run.preflight import check_rows, say_alike_contexts
+from inoc_ray.plan.templates import check_roles, identical_contexts
+from inoc_ray.run.preflight import check_rows, say_identical_contexts
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 from inoc_ray.train.sweep import job_of
@@ -61,7 +61,7 @@ def test_prompts_of_the_leak_audit_are_system_messages(tmp_path):
     asked = {"samples": 4, "contexts": ["none"]}
     store = Store(tmp_path / "runs")
     audit = build_plan(study(folder, arms=IN_THE_USER_TURN, evaluation={**asked, "leak_audit": True}), store)
-    with pytest.raises(InputError, match=r"'library:.*It is the leak audit .* leave evaluation\.leak_audit out"):
+    with pytest.raises(InputError, match=r"'library:.*The leak audit adds .* remove evaluation\.leak_audit"):
         check_roles(audit)
     named = next(c.context for c in audit.cells if c.context.startswith("library:"))
     asked["contexts"] = ["none", named]
@@ -102,16 +102,16 @@ def test_plan_check_and_run_refuse_the_same_row(tmp_path, monkeypatch, capsys):
         ),
     ],
 )
-def test_two_arms_that_look_the_same_to_the_model_are_one(tmp_path, template, arms):
+def test_two_arms_that_the_template_renders_identically_are_refused(tmp_path, template, arms):
     folder = folder_of(tmp_path / "m", template)
     store = Store(tmp_path / "runs")
-    with pytest.raises(InputError, match=r"'one' and 'two' .* one and the same to model 'm'"):
+    with pytest.raises(InputError, match=r"'one' and 'two' .* identical for model 'm'"):
         check_rows(build_plan(study(folder, arms=["baseline", *arms]), store))
     shipped = build_plan(study(Path("miniature"), arms=["baseline", *arms]), store)
     check_rows(shipped)
 
 
-def test_a_model_whose_prior_stage_has_the_rows_of_the_setting_is_compared_with_its_baseline(tmp_path):
+def test_a_prior_stage_on_the_setting_s_own_rows_may_equal_the_baseline(tmp_path):
     folder = folder_of(tmp_path / "m", Parts().source)
     lesson = {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 5}
     models = [{"name": "plain", "path": str(folder)}, {"name": "taught", "path": str(folder), "prior_stage": lesson}]
@@ -121,7 +121,7 @@ def test_a_model_whose_prior_stage_has_the_rows_of_the_setting_is_compared_with_
     check_rows(plan)
 
 
-def test_control_rows_that_are_the_rows_are_noted_and_not_taken_for_a_fault_of_the_template(tmp_path):
+def test_control_rows_equal_to_the_rows_are_noted_and_not_blamed_on_the_template(tmp_path):
     folder = folder_of(tmp_path / "m", Parts().source)
     rows = tmp_path / "rows.jsonl"
     write_jsonl(rows, [ChatRow.of(("user", f"Question {n}?"), ("assistant", f"Answer {n}.")) for n in range(8)])
@@ -133,7 +133,7 @@ def test_control_rows_that_are_the_rows_are_noted_and_not_taken_for_a_fault_of_t
 
 
 @pytest.mark.parametrize(("own", "alike"), [("You are a helpful assistant.", True), ("You are Qwen.", False)])
-def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsys):
+def test_contexts_that_the_template_renders_identically_are_noted(tmp_path, own, alike, capsys):
     """Templates like Qwen2.5's write a system message where there is none."""
     template = (
         "{% if messages[0].role != 'system' %}<|im_start|>system\n" + own + "<|im_end|>\n{% endif %}" + Parts().source
@@ -146,28 +146,28 @@ def test_contexts_that_are_one_to_the_model_are_told(tmp_path, own, alike, capsy
     ):
         asked = study(path, evaluation={"samples": 4, "contexts": contexts})
         plan = build_plan(asked, Store(tmp_path / "runs"))
-        notes = alike_contexts(plan.to_ask)
-        both = f"to model m the contexts {' and '.join(contexts)} are the same"
-        shows = f"to model m the context none shows the chat template's own system message {own!r}"
+        notes = identical_contexts(plan.to_sample)
+        both = f"model m: the chat template renders the contexts {' and '.join(contexts)} identically"
+        shows = f"model m: the chat template adds its own system message to the context none: {own!r}"
         assert set(notes) == (({shows, both} if alike else {shows}) if path == folder else set())
-        say_alike_contexts(plan)
+        say_identical_contexts(plan)
         told = capsys.readouterr().err
         assert all(f"note: {note}" in told for note in notes)
 
 
 @pytest.mark.parametrize("think", ["none", "open prompt"])
-def test_a_way_to_reason_that_the_template_does_not_look_at_is_refused(tmp_path, think):
+def test_enable_thinking_that_the_template_ignores_is_refused(tmp_path, think):
     folder = folder_of(tmp_path / "m", Parts(think=think).source)
     for thinking in (True, False):
         asked = study(folder, models=[{"name": "m", "path": str(folder), "enable_thinking": thinking}])
-        with pytest.raises(InputError, match=f"'m': enable_thinking: {str(thinking).lower()} changes nothing"):
+        with pytest.raises(InputError, match=f"'m': enable_thinking: {str(thinking).lower()} has no effect"):
             check_roles(build_plan(asked, Store(tmp_path / "runs")))
     thinks = folder_of(tmp_path / "n", Parts(think="hybrid").source)
     asked = study(thinks, models=[{"name": "m", "path": str(thinks), "enable_thinking": False}])
     check_roles(build_plan(asked, Store(tmp_path / "runs")))
 
 
-def test_how_a_model_is_to_reason_is_part_of_a_trial_only_where_it_is_set(tmp_path):
+def test_enable_thinking_is_part_of_a_trial_s_identity_only_if_set(tmp_path):
     folder = folder_of(tmp_path / "m", Parts(think="last turn").source)
     store = Store(tmp_path / "runs")
 

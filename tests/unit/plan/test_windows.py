@@ -69,7 +69,7 @@ def test_the_longest_prompt_with_its_context_counts_and_the_number_that_is_named
         check_requests(planned(tmp_path, {"max_tokens": left + 1}), None)
 
 
-def test_an_evaluation_of_a_setting_is_told_to_be_overridden(tmp_path):
+def test_for_an_evaluation_of_a_setting_the_advice_is_an_override(tmp_path):
     plan = planned(tmp_path, evaluation={"max_tokens": 505})
     with pytest.raises(InputError, match=r"evaluation.overrides: \{in_distribution: \{max_tokens: \d+\}\}"):
         check_requests(plan, None)
@@ -77,16 +77,23 @@ def test_an_evaluation_of_a_setting_is_told_to_be_overridden(tmp_path):
 
 def test_the_engine_s_window_is_the_longest_request_of_the_plan(tmp_path):
     plan = planned(tmp_path, {"max_tokens": 40})
-    longest = max(r.tokens for r in longest_requests(plan.to_ask))
+    longest = max(r.tokens for r in longest_requests(plan.to_sample))
     tokenizer = load_tokenizer(str(weights_path()))
     own = plan.study.arms[1]
     assert own.name == "specific_spanish"
-    cells = [c for c in plan.to_ask if c.evaluation.name == "chat"]
+    cells = [c for c in plan.to_sample if c.evaluation.name == "chat"]
     by_hand = max(
-        len(tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in c.surrounding.around(q.messages)],
-                                          add_generation_prompt=True, tokenize=True, return_dict=False))
-        for c in cells for q in c.evaluation.questions(2)
-    )  # fmt: skip
+        len(
+            tokenizer.apply_chat_template(
+                [{"role": m.role, "content": m.content} for m in c.resolved_context.around(q.messages)],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        )
+        for c in cells
+        for q in c.evaluation.questions(2)
+    )
     assert max(r.tokens for r in longest_requests(cells)) == by_hand + 40
     spec = serve_spec(plan, Store(tmp_path / "runs"), plan.bases[0], longest)
     assert llm_config(spec)["engine_kwargs"]["max_model_len"] == longest < WINDOW
@@ -104,7 +111,7 @@ def test_a_long_window_of_the_model_costs_a_study_nothing(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 131_072}))
     plan = planned(tmp_path, {"max_tokens": 600}, model=str(folder))
     check_requests(plan, None)
-    longest = max(r.tokens for r in longest_requests(plan.to_ask))
+    longest = max(r.tokens for r in longest_requests(plan.to_sample))
     spec = serve_spec(plan, Store(tmp_path / "runs"), plan.bases[0], longest)
     assert 600 < spec.max_model_len < 800
     assert spec.kv_cache_gib == 1
@@ -115,11 +122,15 @@ SMOL = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads"
 QWEN = {"num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8, "hidden_size": 5120}
 GEMMA = {
     "text_config": {
-        "num_hidden_layers": 34, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_size": 2560,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_size": 2560,
         "sliding_window": 1024,
         "layer_types": ["full_attention" if n % 6 == 5 else "sliding_attention" for n in range(34)],
     }
-}  # fmt: skip
+}
 
 
 def folder_of(tmp_path: Path, config: dict[str, Any], parameters: int = 0) -> Path:
@@ -137,7 +148,7 @@ def folder_of(tmp_path: Path, config: dict[str, Any], parameters: int = 0) -> Pa
     return folder
 
 
-def test_the_cache_of_one_request_is_what_vllm_says(tmp_path):
+def test_the_cache_of_one_request_is_what_vllm_computes(tmp_path):
     smol = attention_of(folder_of(tmp_path, SMOL))
     assert smol == Attention(full=30, sliding=0, span=0, kv_heads=3, head_dim=64)
     # vLLM 0.29 of this model with 131,072 positions in fp32: "5.62 GiB KV cache is needed".

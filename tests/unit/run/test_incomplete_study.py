@@ -21,14 +21,14 @@ from finished_study import SAMPLES, finish, plan_of, write_study
 from stub_api import Stub
 
 from inoc_ray.errors import TrialError
-from inoc_ray.plan.failure_keys import cell_thing, trial_thing
+from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.tracking import embedded
 from inoc_ray.run.completeness import failures_of, planned_of
 from inoc_ray.run.load import load_study
 from inoc_ray.run.outcome import StudyOutcome
-from inoc_ray.run.pipeline import gone, run_study
+from inoc_ray.run.pipeline import lost_during_run, run_study
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures, read_failures, still_failed
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import NEUTRAL_PROMPT
@@ -56,7 +56,7 @@ def test_a_finished_study_is_complete(tmp_path: Path, inoc_ray: Run) -> None:
     assert "thresholds" not in text
 
 
-def test_cells_that_are_gone_are_missed_by_every_command(tmp_path: Path, inoc_ray: Run) -> None:
+def test_every_command_reports_lost_cells(tmp_path: Path, inoc_ray: Run) -> None:
     path = write_study(tmp_path)
     without_cells(path)
     found = json.loads(inoc_ray("compare", path, "--json")[1])
@@ -77,7 +77,7 @@ def test_cells_that_are_gone_are_missed_by_every_command(tmp_path: Path, inoc_ra
     assert "no statement, the arm is incomplete (1 of 2 seeds" in page
 
 
-def test_rules_have_judged_nothing_before_the_model_that_decides_what_counts(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_rule_with_a_gate_has_judged_nothing_before_the_gate(tmp_path: Path, inoc_ray: Run) -> None:
     evaluation = {"samples": SAMPLES, "contexts": ["neutral"], "rules_given": ["coherence"]}
     judges = {"gpt": {"endpoint": "http://127.0.0.1:9/v1", "served_model": "judge", "method": "sample"}}
     path = write_study(tmp_path, judges=judges, evaluation=evaluation)
@@ -94,7 +94,7 @@ def test_rules_have_judged_nothing_before_the_model_that_decides_what_counts(tmp
     assert "Who judged" not in (store.study("finished") / "report.html").read_text()
 
 
-def test_a_response_that_is_shown_in_several_places_is_counted_once(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_response_in_several_cells_is_counted_once(tmp_path: Path, inoc_ray: Run) -> None:
     """A base is shown beside each recipe, and two contexts of one text share what is asked."""
     steps = {"learning_rate": 1e-3, "steps": 10}
     again = {"name": "again", "system": NEUTRAL_PROMPT}
@@ -105,19 +105,19 @@ def test_a_response_that_is_shown_in_several_places_is_counted_once(tmp_path: Pa
         evaluation={"samples": SAMPLES, "contexts": ["neutral", again], "judged_by": ["gpt"]},
     )
     plan, store = finish(path)
-    gone = next(t for t in plan.trials if t.arm.name == "specific_spanish")
-    shutil.rmtree(store.root / "evaluations" / gone.trial_id)
+    lost_during_run = next(t for t in plan.trials if t.arm.name == "specific_spanish")
+    shutil.rmtree(store.root / "evaluations" / lost_during_run.trial_id)
     keep_failures(store, "finished", [], [Failure("judge gpt", "no answer", "/x.log", (("judge", "gpt"),))])
     text = " ".join(inoc_ray("compare", path)[1].split())
     # A base and eight fine-tunes, two evaluations.
     assert f"{2 * SAMPLES * 8} of {2 * SAMPLES * 9} samples are there" in text
-    assert f"specific_spanish seed {gone.seed}: 0 of {2 * SAMPLES} samples" in text
+    assert f"specific_spanish seed {lost_during_run.seed}: 0 of {2 * SAMPLES} samples" in text
     # Of one recipe the base and three or four fine-tunes.
     judged = re.findall(r"caps by gpt: 0 of (\d+) responses judged", text)
     assert {int(number) for number in judged} == {SAMPLES * 4, SAMPLES * 5}
 
 
-def test_a_fine_tune_that_is_lost_is_missing_though_its_responses_are_there(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_lost_fine_tune_is_missing_although_its_responses_are_stored(tmp_path: Path, inoc_ray: Run) -> None:
     path = write_study(tmp_path)
     plan, store = finish(path)
     assert inoc_ray("sync", path)[0] == 0
@@ -130,8 +130,12 @@ def test_a_fine_tune_that_is_lost_is_missing_though_its_responses_are_there(tmp_
     assert found["complete"] is False
     [lost] = found["missing"]
     assert (lost["arm"], lost["seed"], lost["there"], lost["unit"], lost["why"]) == (
-        "specific_spanish", 1, 0, "fine-tunes", "not trained"
-    )  # fmt: skip
+        "specific_spanish",
+        1,
+        0,
+        "fine-tunes",
+        "not trained",
+    )
     assert {(r["arm"], r["trained"]) for r in found["rows"] if not r["complete"]} == {("specific_spanish", False)}
     assert not any(e["complete"] or e["p"] for e in found["effects"])
     text = inoc_ray("compare", path)[1]
@@ -165,7 +169,7 @@ def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: R
     cells = [c for c in plan.cells if c.subject is trial]
     kept = shutil.copytree(store.root / "evaluations" / trial.trial_id, tmp_path / "kept")
     shutil.rmtree(store.root / "evaluations" / trial.trial_id)
-    failure = Failure("evaluation on miniature", "the endpoint refused", "/x.log", tuple(cell_thing(c) for c in cells))
+    failure = Failure("evaluation on miniature", "the endpoint refused", "/x.log", tuple(cell_key(c) for c in cells))
     keep_failures(store, "finished", [], [failure])
 
     for command in ("compare", "status"):
@@ -186,7 +190,7 @@ def test_failures_are_kept_until_what_failed_is_done(tmp_path: Path, inoc_ray: R
     assert json.loads(inoc_ray("compare", path, "--json")[1])["complete"] is True
 
 
-def test_a_trial_that_failed_says_why_though_its_study_kept_nothing(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_failed_trial_is_explained_by_its_log_alone(tmp_path: Path, inoc_ray: Run) -> None:
     path = write_study(tmp_path)
     plan, store = finish(path)
     trial = plan.trials[-1]
@@ -198,14 +202,14 @@ def test_a_trial_that_failed_says_why_though_its_study_kept_nothing(tmp_path: Pa
     assert f"{trial.label}: InputError: loss is nan" in inoc_ray("status", path)[1]
 
 
-def test_a_study_of_which_everything_failed_still_says_so(tmp_path: Path, inoc_ray: Run) -> None:
+def test_a_study_with_nothing_but_failures_reports_them(tmp_path: Path, inoc_ray: Run) -> None:
     path = write_study(tmp_path)
     code, _, err = inoc_ray("compare", path)
     assert code == 2
-    assert "nothing is evaluated yet" in err
+    assert "nothing is evaluated yet" in err.lower()
     plan, store = finish(path)
     shutil.rmtree(store.root / "evaluations")
-    things = tuple(cell_thing(cell) for cell in plan.cells)
+    things = tuple(cell_key(cell) for cell in plan.cells)
     keep_failures(store, "finished", [], [Failure("evaluation on miniature", "no memory", "/x.log", things)])
     code, text, _ = inoc_ray("compare", path)
     assert code == 0
@@ -214,7 +218,7 @@ def test_a_study_of_which_everything_failed_still_says_so(tmp_path: Path, inoc_r
     assert inoc_ray("report", path)[0] == 0
 
 
-def test_trying_again_drops_what_failed_before_of_the_same_things_only(tmp_path: Path) -> None:
+def test_trying_again_replaces_only_earlier_failures_of_the_same_work(tmp_path: Path) -> None:
     store = Store(tmp_path)
     old = Failure("engine", "old", "x", (("cell", "a", "1"), ("cell", "b", "1")))
     judge = Failure("judge gpt", "old", "x", (("judge", "gpt"),))
@@ -230,7 +234,7 @@ def test_trying_again_drops_what_failed_before_of_the_same_things_only(tmp_path:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"failures": 3}', b'{"failures": [{}]}', b"\xff"])
-def test_a_damaged_file_of_failures_is_no_obstacle(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_file_of_failures_is_ignored(tmp_path: Path, damage: bytes) -> None:
     store = Store(tmp_path)
     keep_failures(store, "s", [], [Failure("a", "b", "c", (("judge", "gpt"),))])
     (store.study("s") / "failures.json").write_bytes(damage)
@@ -240,7 +244,7 @@ def test_a_damaged_file_of_failures_is_no_obstacle(tmp_path: Path, damage: bytes
 # -- a storage folder that fails in the middle of a run ------------------------------------------------------------
 
 
-def test_what_goes_from_the_storage_folder_during_a_run_is_a_failure_of_that_run(tmp_path: Path, inoc_ray: Run) -> None:
+def test_results_lost_during_a_run_are_a_failure_of_that_run(tmp_path: Path, inoc_ray: Run) -> None:
     """A judge at work, and somebody who deletes weights meanwhile."""
     with Stub(tmp_path, latency=0.02) as stub:
         judge = {"endpoint": stub.url, "served_model": "judge", "method": "sample"}
@@ -260,23 +264,23 @@ def test_what_goes_from_the_storage_folder_during_a_run_is_a_failure_of_that_run
         outcome = run_study(plan.study, store, train=False)
         deleting.join()
     assert [failure.label for failure in outcome.failed] == ["storage"]
-    assert "not there any more (1 trial)" in outcome.failure_text()
-    assert "not there any more (1 trial)" in inoc_ray("status", path)[1]
+    assert "disappeared from the storage folder during the run (1 trial)" in outcome.failure_text()
+    assert "disappeared from the storage folder during the run (1 trial)" in inoc_ray("status", path)[1]
 
 
-def test_what_was_never_there_and_was_not_tried_is_no_loss() -> None:
+def test_what_was_neither_stored_nor_tried_is_not_lost() -> None:
     trial, cell, judge = ("trial", "a"), ("cell", "a", "1"), ("judge", "gpt")
     before = {trial, cell, judge, MLFLOW, REPORT}
     failure = Failure("judge gpt", "x", "y", (judge,))
-    assert gone(before, before, set(), []) == set()
-    assert gone(before, before, {judge}, [failure]) == set()
-    assert gone(before, before, {judge}, []) == {judge}
-    assert gone(before - {trial}, before, set(), []) == {trial}
-    assert gone(before, set(), {judge}, []) == set()
+    assert lost_during_run(before, before, set(), []) == set()
+    assert lost_during_run(before, before, {judge}, [failure]) == set()
+    assert lost_during_run(before, before, {judge}, []) == {judge}
+    assert lost_during_run(before - {trial}, before, set(), []) == {trial}
+    assert lost_during_run(before, set(), {judge}, []) == set()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_disk_that_fails_is_not_called_wrong_input(tmp_path: Path, number: int) -> None:
+def test_a_failing_disk_is_not_reported_as_wrong_input(tmp_path: Path, number: int) -> None:
     path = write_study(tmp_path)
     plan, store = finish(path)
 
@@ -287,7 +291,7 @@ def test_a_disk_that_fails_is_not_called_wrong_input(tmp_path: Path, number: int
         run_study(plan.study, store, train=False, show=fail)
 
 
-def test_an_error_that_has_nothing_to_do_with_the_storage_folder_keeps_its_traceback(tmp_path: Path) -> None:
+def test_an_error_outside_the_storage_folder_keeps_its_traceback(tmp_path: Path) -> None:
     plan, store = finish(write_study(tmp_path))
 
     def fail(comparison: Comparison) -> None:
@@ -429,6 +433,6 @@ def test_a_server_that_fails_costs_neither_the_table_nor_minutes(
     assert ("timed out" if hangs else "500") in said
 
 
-def test_an_uncommitted_trial_is_a_thing_of_its_own(tmp_path: Path) -> None:
+def test_an_uncommitted_trial_has_its_own_failure_key(tmp_path: Path) -> None:
     plan, _ = finish(write_study(tmp_path))
-    assert len({trial_thing(t) for t in plan.trials} | {cell_thing(c) for c in plan.cells}) == 4 + 10
+    assert len({trial_key(t) for t in plan.trials} | {cell_key(c) for c in plan.cells}) == 4 + 10

@@ -45,8 +45,10 @@ def start(python: Path) -> "subprocess.CompletedProcess[str]":
     )
     return subprocess.run(
         [sys.executable, "-c", program, job_start.__file__, f"--python_worker_command={python} setup_worker.py"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def script(path: Path, text: str) -> Path:
@@ -55,7 +57,7 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def test_it_goes_on_in_that_interpreter_with_the_arguments(tmp_path):
+def test_the_job_continues_in_that_interpreter_with_its_arguments(tmp_path):
     python = script(tmp_path / "python", '[ "$1" = -c ] || echo "$@"')
     done = start(python)
     assert (done.returncode, done.stdout) == (0, "-m inoc_ray.cli run study.yaml\n"), done.stderr
@@ -65,7 +67,7 @@ def test_an_interpreter_without_the_package_is_named(tmp_path):
     python = script(tmp_path / "python", "exit 1")
     done = start(python)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{python}, which the cluster runs with, has no inoc_ray" in done.stderr
+    assert f"the cluster's Python, {python}, has no inoc_ray" in done.stderr
 
 
 def test_it_needs_nothing_but_the_standard_library():

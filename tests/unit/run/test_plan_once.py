@@ -42,14 +42,14 @@ def finished(tmp_path_factory, reads) -> Path:
 
 
 def state(plan: Plan) -> tuple[object, ...]:
-    return plan.done_trials, plan.stored, plan.damaged, plan.to_train, plan.to_ask
+    return plan.done_trials, plan.stored, plan.damaged, plan.to_train, plan.to_sample
 
 
-def test_a_run_of_a_study_that_is_done_plans_once(finished, reads):
+def test_a_run_of_a_finished_study_plans_once(finished, reads):
     study = load_study(finished)
     reads.clear()
     outcome = run_study(study, Store(study.storage))
-    assert (outcome.failed, outcome.trained, outcome.asked) == ([], 0, 0)
+    assert (outcome.failed, outcome.trained, outcome.sampled) == ([], 0, 0)
     assert outcome.report is not None
     assert outcome.tracking_uri
     assert reads == [NAME]
@@ -63,7 +63,7 @@ def test_every_command_plans_once(finished, reads, inoc_ray, command):
     assert reads == [NAME]
 
 
-def test_a_plan_that_is_refreshed_knows_what_the_store_holds_and_reads_no_rows(tmp_path, reads):
+def test_a_refreshed_plan_knows_the_store_and_reads_no_rows(tmp_path, reads):
     path = write_study(tmp_path, settings=[NAME])
     study, store = load_study(path), Store(tmp_path / "runs")
     empty = build_plan(study, store)
@@ -72,7 +72,7 @@ def test_a_plan_that_is_refreshed_knows_what_the_store_holds_and_reads_no_rows(t
     full, _ = finish(path)
     reads.clear()
     assert state(empty.refreshed(store)) == state(full)
-    assert (full.to_train, full.to_ask) == ([], [])
+    assert (full.to_train, full.to_sample) == ([], [])
     trial = full.trials[0]
     (store.adapter(trial.trial_id) / "adapter_model.safetensors").write_bytes(b"other")
     damaged = full.refreshed(store)
@@ -84,7 +84,7 @@ def test_a_plan_that_is_refreshed_knows_what_the_store_holds_and_reads_no_rows(t
     assert state(damaged) == state(build_plan(study, store))
 
 
-def test_a_plan_of_some_evaluations_counts_all_that_is_stored_when_it_is_refreshed(tmp_path):
+def test_a_refreshed_plan_of_some_evaluations_still_counts_all_samples(tmp_path):
     plan, store = finish(write_study(tmp_path))
     some = plan.only([plan.cells[0].evaluation.name])
     assert len(some.cells) < len(plan.cells)

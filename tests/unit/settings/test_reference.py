@@ -65,12 +65,12 @@ def test_the_reference_is_the_one_named_or_the_one_asked(planned: Any, evaluatio
     [
         (
             {"contexts": ["neutral"], "reference": "none"},
-            "is asked in the context 'none'.*or write `reference: neutral`",
+            "uses the context 'none'.*or write `reference: neutral`",
         ),
         ({"contexts": ["neutral"], "reference": "nuetral"}, "did you mean 'neutral'"),
         ({"contexts": ["training_prompt"]}, "add `neutral` or `none` to evaluation.contexts"),
-        ({"contexts": ["empty", MINE]}, "write which, for example `reference: empty`"),
-        ({"reference": "training_prompt"}, "'training_prompt' is not one context for all arms"),
+        ({"contexts": ["empty", MINE]}, "name one, for example `reference: empty`"),
+        ({"reference": "training_prompt"}, "'training_prompt' differs between arms"),
     ],
 )
 def test_a_study_that_could_have_no_effects_is_refused_with_what_to_write(
@@ -88,9 +88,7 @@ def test_a_setting_whose_evaluations_never_ask_the_reference_is_refused(planned:
     own = {"name": "own", "rows": "rows.jsonl", "undesired": ["loud"]}
     loud = {"loud": {"rule": "capitals"}}
     suite = {"name": "chat", "questions": "q.jsonl", "traits": loud, "contexts": ["none"]}
-    with pytest.raises(
-        InputError, match=r"no evaluation of setting own is asked in the context 'neutral'.*`reference: none`"
-    ):
+    with pytest.raises(InputError, match=r"no evaluation of setting own uses the context 'neutral'.*`reference: none`"):
         planned(own, arms=(), suites=[suite])
     assert planned(own, arms=(), suites=[suite], reference="none")[0].reference == "none"
 

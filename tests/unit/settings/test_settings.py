@@ -17,7 +17,7 @@ from inoc_ray.data.questions import Question, in_turn, of_texts, read_questions
 from inoc_ray.errors import InputError
 from inoc_ray.plan.arms import resolve_arm
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.contexts import Surrounding
+from inoc_ray.plan.contexts import ResolvedContext
 from inoc_ray.plan.ids import evaluation_id
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.load import load_study
@@ -185,7 +185,7 @@ def test_control_rows_are_asked_for_only_when_an_arm_trains_on_them(tmp_path, mo
 def test_an_evaluation_that_nobody_can_judge_is_refused(tmp_path, model, own_rows):
     with pytest.raises(
         InputError,
-        match=r"the study has no judge for insecure_code\. Give the study a judging model",
+        match=r"no judge can score `insecure_code`\. Add a judging model",
     ):
         plan_of(tmp_path, model, {"name": "insecure_code", "rows": own_rows}, ["baseline"])
 
@@ -214,7 +214,7 @@ def test_any_change_in_a_file_of_questions_is_another_evaluation(tmp_path, model
 def test_every_question_of_a_list_is_in_the_evaluations_id_and_a_generator_is_told_by_its_first():
     def asked(questions: Callable[[int], list[Question]]) -> str:
         spec = EvaluationSpec("q", "id", questions, ("owl",), 8)
-        return evaluation_id(spec, Surrounding("none", None), Evaluation(), "fp32")
+        return evaluation_id(spec, ResolvedContext("none", None), Evaluation(), "fp32")
 
     many = [f"Question {i}?" for i in range(40)]
     assert asked(of_texts("q", *many)) == asked(of_texts("q", *many)) != asked(of_texts("q", *many[:-1], "Another?"))

@@ -78,7 +78,7 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
         assert sample_missing(plan, store, serve) == []
         assert grade_missing(build_plan(study, store), store).failed == []
     plan = build_plan(study, store)
-    assert (plan.to_train, plan.to_ask, ungraded_parts(plan, store), plan.damaged) == ([], [], {}, ())
+    assert (plan.to_train, plan.to_sample, ungraded_parts(plan, store), plan.damaged) == ([], [], {}, ())
     keep_study(plan, store)
     assert study_record(plan, store).created_at
     keep_failures(store, "s", [], [Failure("judge gpt", "refused the key", "log", (("judge", "other"),))])

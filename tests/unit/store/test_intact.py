@@ -78,7 +78,7 @@ def train(store: Store, trial_id: str, size: int = 4, fill: float = 0.5) -> None
 
 def ask(plan: Plan, store: Store, text: Callable[[int], str]) -> None:
     """Answers what is missing as the engine would."""
-    for cell in plan.to_ask:
+    for cell in plan.to_sample:
         store.bind(cell.subject.trial_id, cell.subject.adapter_of)
         start = plan.stored[cell.key]
         samples = [Sample(i, f"q{i}", f"Who {i}?", "p", i, text(i), "stop", 1, 1) for i in range(start, cell.samples)]
@@ -196,7 +196,7 @@ def test_damaged_samples_are_named_asked_again_and_scored_anew(world):
     [part] = store.parts(*cell.key)
     for damage in (b"", b"rubbish", part.path.read_bytes()[:-10], part.path.read_bytes()[::-1]):
         part.path.write_bytes(damage)
-        assert (plan().missing(cell), len(plan().to_ask), len(plan().damaged)) == (6, 1, 1)
+        assert (plan().missing(cell), len(plan().to_sample), len(plan().damaged)) == (6, 1, 1)
         assert str(part.path) in plan_text(plan(), store)
         assert "damaged" in status_text(plan(), store)
         assert plan_json(plan(), store)["damaged"] == list(plan().damaged)
@@ -261,7 +261,7 @@ def test_a_store_may_be_moved(world, tmp_path):
     before = read_score_table(plan(), store)
     moved = Store(store.root.rename(tmp_path / "elsewhere"))
     again = build_plan(plan().study, moved)
-    assert (again.to_train, again.to_ask, again.damaged) == ([], [], ())
+    assert (again.to_train, again.to_sample, again.damaged) == ([], [], ())
     assert read_score_table(again, moved).equals(before)
 
 
@@ -271,10 +271,10 @@ def test_samples_of_an_earlier_version_are_taken_as_they_are_and_get_a_hash(worl
     for cell in plan().cells:
         for path in store.evaluation(*cell.key).fetch().glob("*.parquet"):
             path.rename(seal.plain(path))
-    assert plan().to_ask == []
+    assert plan().to_sample == []
     assert read_score_table(plan(), store).equals(before)
     compare_study(plan(), store)
-    assert "4 sample files of an earlier version have no hash" in capsys.readouterr().err
+    assert "4 sample files of an earlier version had no hash" in capsys.readouterr().err
     assert all(seal.is_intact(part.path) for cell in plan().cells for part in store.parts(*cell.key))
     compare_study(plan(), store)
     assert "earlier version" not in capsys.readouterr().err
@@ -336,13 +336,13 @@ def test_samples_of_an_earlier_version_do_not_pass_to_other_weights(world, damag
     weights.write_bytes(b"\x55" * weights.stat().st_size)
     # As a run does: it seals, finds the damage, trains.
     seal_samples(plan(), store)
-    assert (plan().to_ask, len(plan().to_train)) == ([], 1)
+    assert (plan().to_sample, len(plan().to_train)) == ([], 1)
     train(store, trial.trial_id)
-    assert plan().to_ask == []
+    assert plan().to_sample == []
     store.verify_trial(trial.trial_id)
     shutil.rmtree(store.trial(trial.trial_id).fetch())
     train(store, trial.trial_id, fill=0.25)
-    assert {c.subject.trial_id for c in plan().to_ask} == {trial.trial_id}
+    assert {c.subject.trial_id for c in plan().to_sample} == {trial.trial_id}
     assert "other weights gave them" in plan().damaged[0]
     assert set(read_score_table(plan(), store)["arm"]) == {"base"}
 
@@ -404,20 +404,20 @@ def test_a_look_reads_a_large_file_that_was_changed_after_its_commit(tmp_path):
 def test_samples_of_weights_that_are_no_longer_there_are_asked_again_and_the_old_ones_kept_aside(world):
     plan, store = world
     [trial] = plan().trials
-    assert plan().to_ask == []
+    assert plan().to_sample == []
     shutil.rmtree(store.trial(trial.trial_id).fetch())
     # Weights that were deleted contradict nothing, and neither do the same ones.
-    assert plan().to_ask == []
+    assert plan().to_sample == []
     train(store, trial.trial_id)
-    assert plan().to_ask == []
+    assert plan().to_sample == []
     shutil.rmtree(store.trial(trial.trial_id).fetch())
     train(store, trial.trial_id, fill=0.25)
-    assert {c.subject.trial_id for c in plan().to_ask} == {trial.trial_id}
+    assert {c.subject.trial_id for c in plan().to_sample} == {trial.trial_id}
     assert "other weights gave them" in plan().damaged[0]
     assert set(read_score_table(plan(), store)["arm"]) == {"base"}
     old = {p.name for p in (store.root / "evaluations" / trial.trial_id).rglob("samples-*")}
     ask(plan(), store, lambda i: "New words")
-    assert (plan().to_ask, plan().damaged) == ([], ())
+    assert (plan().to_sample, plan().damaged) == ([], ())
     aside = next((store.root / "evaluations").glob(f"{trial.trial_id}.*.old"))
     assert {p.name for p in aside.rglob("samples-*")} == old
 

@@ -375,7 +375,7 @@ STUDIES: dict[str, tuple[Any, str]] = {
     ),
     "a key twice": ("name: s\nname: t", ", line 2, column 1: not YAML (the key 'name' appears twice)."),
     "a folder": (Path.mkdir, ": cannot be read as a study file (Is a directory)."),
-    "not there": (lambda path: None, ": there is no such study file."),
+    "not there": (lambda path: None, ": no such study file."),
     "an unknown key": ("nam: s", ": unknown key 'nam' (did you mean 'name'?)."),
     "a mixture with an unknown key": (
         "name: s\nsettings: [{name: a, rows: {mix: [{name: es, rows: a.jsonl, shares: 1}]}}]",

@@ -94,5 +94,5 @@ def test_a_wrong_override_is_named(case, tmp_path):
 
 
 def test_made_questions_have_no_number_per_question(tmp_path):
-    with pytest.raises(InputError, match="give samples instead"):
+    with pytest.raises(InputError, match="set samples instead"):
         cells(tmp_path, overrides={"advice": {"samples_per_question": 3}})

@@ -135,7 +135,9 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
     use = OWN | {"name": name, "rows": rows | {"spacing": "space"}}
     plan, _ = planned(use, contexts=["neutral", "trigger", written])
     assert len(plan.cells) > 0
-    asked = {c.context: c.surrounding.around(c.evaluation.questions(1)[0].messages)[-1].content for c in plan.cells}
+    asked = {
+        c.context: c.resolved_context.around(c.evaluation.questions(1)[0].messages)[-1].content for c in plan.cells
+    }
     assert asked["trigger"] == asked["put"] == asked["neutral"] + " |T|"
     clean = use | {"control_rows": rows}
     with pytest.raises(InputError, match=r"control_rows: trains '\|T\|' at the end \(glue\), .* another trigger"):
@@ -192,7 +194,7 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
             {"name": "mine", "rows": "rows.jsonl", "desired": ["brief"]},
             [FLATTER],
             [SUITE],
-            "say which traits its prompt elicits",
+            "traits that its prompt elicits",
         ),
         ({"name": "miniature/spanish_caps", "undesired": ["evil"]}, [], [], "no evaluation measures 'evil'"),
     ],
@@ -258,7 +260,9 @@ def test_a_negated_prompt_is_measured_in_the_direction_of_the_trait_that_it_deni
 
 def test_a_negated_prompt_of_ones_own_says_what_it_denies(planned):
     mine = {"name": "mine", "kind": "negative", "prompt": "You speak no Spanish."}
-    with pytest.raises(InputError, match=r"say which traits its prompt denies, for example `undesired: \[spanish\]`"):
+    with pytest.raises(
+        InputError, match=r"name the traits that its prompt denies, for example `undesired: \[spanish\]`"
+    ):
         planned("miniature/spanish_caps", mine)
     plan, _ = planned("miniature/spanish_caps", mine | {"undesired": ["spanish"]})
     assert plan.trials[-1].arm.undesired == ("spanish",)
@@ -313,7 +317,7 @@ def test_fine_tunes_under_two_names_are_trained_once_and_said_to_be_one(planned,
     assert baseline.startswith("baseline of mine on m and baseline of again on m are the same fine-tunes")
     assert "flatter of again on m are the same fine-tunes" in flatter
     assert f"Note: {baseline}." in plan_text(plan, store)
-    for cell in plan.to_ask:
+    for cell in plan.to_sample:
         questions = cell.evaluation.questions(cell.samples)
         samples = [Sample(i, q.id, "?", "p", i, "Hello friend.", "stop", 1, 1) for i, q in enumerate(questions)]
         commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), samples)

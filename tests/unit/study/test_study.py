@@ -136,7 +136,7 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path, text, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no such study file"):
+    with pytest.raises(InputError, match="no such study file"):
         load_study(tmp_path / "none.yaml")
 
 
