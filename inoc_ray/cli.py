@@ -382,24 +382,31 @@ def main() -> None:
             f"a plugin of the study ended the program (SystemExit: {shown(error.code)}); remove that call from the plugin.",
             2,
         )
-    except InputError as error:
-        _exit(str(error), 2)
-    except TrialError as error:
-        _exit(str(error), 1)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        _exit(error.format_message(), 2)
-    except click.Abort:
-        _exit("interrupted; what was committed is kept. Run the command again to resume.", 130)
-    except BrokenPipeError:
-        sys.exit(0)
-    except OSError as error:
-        # A file of the user's that no check foresaw. Without a file it is a defect: show the traceback.
-        if error.filename is None:
-            raise
-        _exit(f"{error.filename}: {error.strerror}.", 2)
+    except (InputError, TrialError, click.ClickException, click.Abort, BrokenPipeError, OSError) as error:
+        _end(error)
+
+
+def _end(error: Exception) -> NoReturn:
+    """Exit with the message and the code of an error that a command may end with; raise it again if it is a defect."""
+    match error:
+        case InputError():
+            _exit(str(error), 2)
+        case TrialError():
+            _exit(str(error), 1)
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            sys.exit(2)
+        case click.ClickException():
+            _exit(error.format_message(), 2)
+        case click.Abort():
+            _exit("interrupted; what was committed is kept. Run the command again to resume.", 130)
+        case BrokenPipeError():
+            sys.exit(0)
+        case OSError(filename=name) if name is not None:
+            # A file of the user's that no check foresaw. Without a file it is a defect: show the traceback.
+            _exit(f"{name}: {error.strerror}.", 2)
+        case _:
+            raise error
 
 
 def _exit(message: str, code: int) -> NoReturn:

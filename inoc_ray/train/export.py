@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,16 +115,7 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
         raise TrialError(f"{folder}: the adapter is for {config.get('base_model_name_or_path')}, not for {base}.")
     if config.get("r") != rank:
         raise TrialError(f"{folder}: the adapter has rank {config.get('r')}, not {rank}.")
-    factors: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in weights.items():
-        match = _ADAPTER_TENSOR.fullmatch(name)
-        if match is None:
-            raise TrialError(f"{folder}: {name} is not a factor of an adapter.")
-        # LoRA's A is (rank, in), its B (out, rank).
-        expected = 0 if match["side"] == "A" else 1
-        if tensor.ndim != 2 or tensor.numel() == 0 or tensor.shape[expected] != rank:
-            raise TrialError(f"{folder}: {name} has the shape {tuple(tensor.shape)}, expected one of rank {rank}.")
-        factors.setdefault(match["module"], {})[match["side"]] = tensor
+    factors = _factors(weights, rank, folder)
     _check_finite(weights, folder)
     if not factors:
         raise TrialError(f"{folder}: the adapter is empty.")
@@ -135,6 +127,21 @@ def validate_adapter(folder: Path, base: str, rank: int) -> None:
             raise TrialError(f"{folder}: the target module {target} has no weights.")
     if not any(sides["B"].any() for sides in factors.values()):
         raise TrialError(f"{folder}: every second factor is zero, so training changed nothing.")
+
+
+def _factors(weights: Mapping[str, torch.Tensor], rank: int, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Return module → side (A, B) → factor. Raises TrialError for another tensor, and for one of another shape."""
+    factors: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in weights.items():
+        match = _ADAPTER_TENSOR.fullmatch(name)
+        if match is None:
+            raise TrialError(f"{folder}: {name} is not a factor of an adapter.")
+        # LoRA's A is (rank, in), its B (out, rank).
+        expected = 0 if match["side"] == "A" else 1
+        if tensor.ndim != 2 or tensor.numel() == 0 or tensor.shape[expected] != rank:
+            raise TrialError(f"{folder}: {name} has the shape {tuple(tensor.shape)}, expected one of rank {rank}.")
+        factors.setdefault(match["module"], {})[match["side"]] = tensor
+    return factors
 
 
 def read_adapter(folder: Path, lora: Lora) -> dict[str, torch.Tensor]:
