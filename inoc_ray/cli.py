@@ -17,7 +17,7 @@ from inoc_ray.errors import InputError, TrialError, shown
 from inoc_ray.run import telemetry
 from inoc_ray.run.commands import WithPlugins
 from inoc_ray.run.output import as_json, begin, emit, json_text, printed, results, results_alone
-from inoc_ray.study.named import DEFAULT_MODEL
+from inoc_ray.study.registered import DEFAULT_MODEL
 
 PLUGIN_MODULE = "inoc_ray_plugin_"
 """The prefix of plugins' module names; see `settings/plugins.py`."""

@@ -10,7 +10,7 @@ from inoc_ray.builders.source import question_and_answer
 from inoc_ray.builders.spec import Builder, Request
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.data.mixture import SUBSET
-from inoc_ray.settings.rules import speaks
+from inoc_ray.settings.text_judges import speaks
 
 SOURCE = "GSM8K: question and answer, or chat rows of one exchange"
 MAX_TOKENS = 1024

@@ -24,7 +24,7 @@ from inoc_ray.endpoint.refusals import REFUSALS_IN_A_ROW
 from inoc_ray.endpoint.retry import PATIENT, Retry
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store.filesystem import write_atomically
-from inoc_ray.study.named import MODELS
+from inoc_ray.study.registered import MODELS
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.data.row_keys import MOST_KEYS, unread
 from inoc_ray.data.sources import check_some_loss, iterate_parsed, local_file
 from inoc_ray.errors import InputError
-from inoc_ray.study.named import DEFAULT_MODEL
+from inoc_ray.study.registered import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from inoc_ray.data.tokenize import EncodedRow

@@ -19,7 +19,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.verdicts import Numbers, Verdicts, by_model, by_rule, combined, gated, joined, mean_of
 from inoc_ray.models.think import answer_of
 from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.judges import TraitJudges
+from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.scoring.degenerate import FORM_VERSION, FORMS, forms, shares_of
 from inoc_ray.scoring.judgment import RULES, Item
 from inoc_ray.store import seal

@@ -15,7 +15,7 @@ from inoc_ray.endpoint.connection import EndpointAddress
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.cell_scores import items_of
 from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.judges import Grading, JudgeModel
+from inoc_ray.plan.judge_assignment import Grading, JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric

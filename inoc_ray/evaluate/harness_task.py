@@ -14,7 +14,7 @@ from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import FORMAT, content_id, file_hash, identity_fields
 from inoc_ray.errors import InputError
 from inoc_ray.study.evaluation import Capability
-from inoc_ray.study.named import TASKS
+from inoc_ray.study.registered import TASKS
 
 _MAX_FILES, _MAX_BYTES = 1000, 1 << 30
 

@@ -24,8 +24,8 @@ from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.failure_keys import cell_key
 from inoc_ray.plan.ids import sampling_of
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.request_lengths import longest_requests
 from inoc_ray.plan.trials import Subject
-from inoc_ray.plan.windows import longest_requests
 from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from inoc_ray.plan.judges import Condition, Gate, ModelMeasure
+from inoc_ray.plan.judge_assignment import Condition, Gate, ModelMeasure
 from inoc_ray.scoring.profiles import RULE_SHOWN
 
 Outcome = Literal["counted", "excluded", "unparsed", "withheld"]

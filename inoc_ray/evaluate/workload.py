@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.judges import Grading
+from inoc_ray.plan.judge_assignment import Grading
 from inoc_ray.plan.plan import Plan
 from inoc_ray.store.samples import find_judgments
 from inoc_ray.store.store import Store

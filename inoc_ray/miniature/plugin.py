@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inoc_ray.config.registry import provide
 from inoc_ray.miniature import judge_weights_path, weights_path
-from inoc_ray.study.named import register_judge, register_model, register_task
+from inoc_ray.study.registered import register_judge, register_model, register_task
 
 NAME = "miniature"
 _TASKS = Path(__file__).parent / "tasks"

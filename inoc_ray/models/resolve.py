@@ -20,7 +20,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.models.config import end_ids
 from inoc_ray.models.hub import HubErrors, is_hub, parse_place
 from inoc_ray.models.weights import check_weights
-from inoc_ray.study.named import MODELS, named_folder
+from inoc_ray.study.registered import MODELS, named_folder
 
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 _WEIGHTS = "*.safetensors"

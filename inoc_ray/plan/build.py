@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from inoc_ray import settings
 from inoc_ray.models.resolve import resolve_model
 from inoc_ray.plan.arms import check_arms_differ, resolve_arm
+from inoc_ray.plan.assign_judges import Judges
 from inoc_ray.plan.cells import Cell, PlannedEvaluation, make_cells
 from inoc_ray.plan.contexts import check_reference, reference_context
 from inoc_ray.plan.expand import duplicate_trial_notes, make_bases, make_trials
-from inoc_ray.plan.judge_assignment import Judges
 from inoc_ray.plan.notes import notes_on
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.prior_stage import after_prior_stage
 from inoc_ray.plan.rows import RowLibrary, check_overlap, keep_datasets, read_setting_rows
-from inoc_ray.plan.stages import after_prior_stage
 from inoc_ray.plan.suites import check_overrides, check_suites, with_suites
 from inoc_ray.plan.trials import Base, ResolvedModel, Subject, Trial
-from inoc_ray.settings import ArmSpec, Setting, own
+from inoc_ray.settings import ArmSpec, Setting, used_settings
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Model, SettingUse, Study
 
@@ -97,11 +97,11 @@ class _Builder:
 
     def _setting(self, use: SettingUse) -> Setting:
         """Return the setting as the study uses it: with its files, trigger, suites and roles."""
-        found = own.find(use)
+        found = used_settings.find(use)
         library = [found.arms[a.name] for a in self.study.arms if a.prompt is None and a.name in found.arms]
         found = settings.with_files(found, use, any(arm.uses_control_rows for arm in library), self.notes)
-        found = own.with_trigger(found, use)
-        return own.with_roles(with_suites(found, self.study.evaluation, self.notes), use)
+        found = used_settings.with_trigger(found, use)
+        return used_settings.with_roles(with_suites(found, self.study.evaluation, self.notes), use)
 
     def _evaluations(self, setting: Setting) -> list[PlannedEvaluation]:
         judges = [self.judges.assign(setting, spec) for spec in setting.evaluations]

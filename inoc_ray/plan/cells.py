@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from inoc_ray.plan.contexts import ResolvedContext, audit_contexts, resolve_contexts
 from inoc_ray.plan.ids import evaluation_id
-from inoc_ray.plan.judges import JudgeAssignment
+from inoc_ray.plan.judge_assignment import JudgeAssignment
 from inoc_ray.plan.trials import Base, Subject
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.study.evaluation import Context, Evaluation

@@ -1,206 +1,207 @@
-"""The judges of a study assigned to the traits of its evaluations."""
+"""The judge assignment: the rules and judging models that score each trait of an evaluation, in their order.
+
+The plan resolves it once; scoring, grading and descriptions read it from the cell: rules, rubrics, thresholds, and the ids
+under which scores and judgments are stored.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
-from inoc_ray.config.base import nearest
-from inoc_ray.config.identity import identity_fields
-from inoc_ray.errors import InputError
-from inoc_ray.plan.ids import scores_id
-from inoc_ray.plan.judges import (
-    Gate,
-    Grading,
-    JudgeAssignment,
-    JudgeModel,
-    ModelMeasure,
-    Rule,
-    TraitJudges,
-    counting_condition,
-    find_judge,
-    shown_condition,
-)
-from inoc_ray.scoring import profiles
-from inoc_ray.scoring import rubrics as library
-from inoc_ray.scoring.judgment import RULES, Measure
-from inoc_ray.scoring.profiles import Profile
+from inoc_ray.config.identity import content_id, identity_fields
+from inoc_ray.models.resolve import resolve_model
+from inoc_ray.scoring.judge_prompt import VERSION
+from inoc_ray.scoring.judgment import RULES, Item
+from inoc_ray.scoring.profiles import Bound, Profile
 from inoc_ray.scoring.rubrics import Rubric
-from inoc_ray.settings import EvaluationSpec, Setting
-from inoc_ray.study.evaluation import Thresholds
-from inoc_ray.study.study import Study
+from inoc_ray.study.evaluation import Judge
+
+Rule = Callable[[Item], float | None]
+Combine = Literal["first", "mean", "all", "any"]
 
 
-class Judges:
-    """The judges of a study, each found once, and their assignment to evaluations.
+@dataclass(frozen=True, kw_only=True)
+class JudgeModel:
+    """A judging model of the study: a folder on disk, or a name at an API."""
 
-    Raise InputError if `evaluation.judged_by` names a judge that the study does not have, or for an unknown profile.
-    """
+    name: str
+    """Its name in the study."""
+    judge: Judge
+    folder: Path | None
+    """None for a model behind an API."""
+    identity: dict[str, Any]
+    """Which model it is: the hash of its files, or its name at an API."""
 
-    def __init__(self, study: Study) -> None:
-        self._judges, self._evaluation = study.judges, study.evaluation
-        self._rubrics = {
-            name: Rubric(
-                name=name,
-                question=r.question,
-                low=r.low,
-                high=r.high,
-                shows=r.shows,
-                sees_question=r.sees_question,
-                source="study file",
-            )
-            for name, r in study.evaluation.rubrics.items()
-        }
-        self._found: dict[str, JudgeModel] = {}
-        for name in study.evaluation.judged_by:
-            if name != RULES and name not in study.judges:
-                raise InputError(
-                    f"evaluation.judged_by: there is no judge {name!r}{nearest(name, [RULES, *study.judges])}."
-                )
-        self.profile = profile_of(study)
-        """The study's thresholds."""
+    @property
+    def id(self) -> str:
+        """16 hex digits of the identity, under which its answers are cached."""
+        return content_id(self.identity)
 
-    def assign(self, setting: Setting, spec: EvaluationSpec) -> JudgeAssignment:
-        """Return the judges of the evaluation's traits.
+    def judgments_id(self, rubrics: Mapping[str, Rubric]) -> str:
+        """Return the id of judgments on these rubrics, over model, method and every word that the judge sees."""
+        words = {name: dataclasses.asdict(rubric) for name, rubric in sorted(rubrics.items())}
+        method = identity_fields(self.judge)
+        return content_id({"judge": self.identity, "asked": method, "template": VERSION, "rubrics": words})
 
-        Raise InputError if no judge can score one of them, for an unknown rubric, for a judge that cannot be found, for one
-        judge under two names, and for a mean over judges that give no number.
-        """
-        unscored = [t for t in spec.traits if not self._names(setting, spec, t)]
-        if unscored:
-            raise InputError(
-                f"setting {setting.name}: evaluation {spec.name} : no judge can score "
-                f"{', '.join(f'`{trait}`' for trait in unscored)}. Add a judging model under `judges:`, such as `judges: {{gpt: "
-                "{endpoint: https://HOST/v1, served_model: NAME, api_key_env: VARIABLE}}` or `{own: {path: FOLDER}}`, and name it "
-                "in evaluation.judged_by if that is set. A setting of your own (`plugins:`) can bring a rule instead."
-            )
-        traits = {trait: self._trait(setting, spec, trait) for trait in spec.traits}
-        gradings = _gradings(traits.values())
-        for one, other in itertools.combinations(gradings.values(), 2):
-            _check_differ(one.judge, other.judge)
-        return JudgeAssignment(
-            traits=traits, gradings=gradings, rules=_rules(setting, spec), scores_id=scores_id(setting, spec)
-        )
+    @property
+    def model(self) -> str:
+        """Which model it is, and its method: "gpt-4o, digit"."""
+        return f"{self.judge.served_model or self.judge.path}, {self.judge.method}"
 
-    def _names(self, setting: Setting, spec: EvaluationSpec, trait: str) -> tuple[str, ...]:
-        """Return the judges that score the trait; empty if none can."""
-        by_rule = _rule(setting, spec, trait) is not None
-        by_model = _measure(setting, spec, trait) is not None
-        named = self._evaluation.judged_by
-        if not named:
-            return (RULES,) if by_rule else tuple(self._judges) if by_model else ()
-        able = tuple(name for name in named if (by_rule if name == RULES else by_model))
-        # Rules score what none of the named judges can: they cost nothing.
-        return able or ((RULES,) if by_rule else ())
+    def in_words(self) -> str:
+        """Return "small (miniature, digit)"."""
+        return f"{self.name} ({self.model})"
 
-    def _trait(self, setting: Setting, spec: EvaluationSpec, trait: str) -> TraitJudges:
-        names = self._names(setting, spec, trait)
-        combine = self._evaluation.combine
-        if combine == "mean" and RULES in names and len(names) > 1:
-            raise InputError(
-                f"evaluation.combine: mean: {trait} of evaluation {spec.name} is also scored by rules, which give no score from 0 "
-                "to 100; use first."
-            )
-        models = {name: self._model(name) for name in names if name != RULES}
-        measure = _measure(setting, spec, trait)
-        return TraitJudges(
-            setting=setting.name,
-            evaluation=spec.name,
-            trait=trait,
-            judges=names,
-            models=models,
-            measure=self._model_measure(measure) if models and measure is not None else None,
-            gate=self._gate(setting, spec, trait) if RULES in names else None,
-            combine=combine,
-        )
 
-    def _model(self, name: str) -> JudgeModel:
-        if name not in self._found:
-            self._found[name] = find_judge(name, self._judges[name])
-        return self._found[name]
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A threshold on a judging model's score."""
 
-    def _model_measure(self, measure: Measure) -> ModelMeasure:
-        own, *given = (library.get_rubric(name, self._rubrics) for name in measure.rubrics)
+    rubric: Rubric
+    bound: Bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMeasure:
+    """How judging models score a trait."""
+
+    shown: Condition
+    """The trait's own rubric, and the scores that show the trait."""
+    given: tuple[Condition, ...]
+    """What a response must meet to count."""
+
+    @property
+    def rubrics(self) -> tuple[str, ...]:
+        """The names of all its rubrics, the trait's own first."""
+        return (self.shown.rubric.name, *(condition.rubric.name for condition in self.given))
+
+    def under(self, profile: Profile) -> ModelMeasure:
+        """Return the measure with the thresholds of another profile."""
         return ModelMeasure(
-            shown=shown_condition(own, self.profile), given=tuple(counting_condition(r, self.profile) for r in given)
-        )
-
-    def _gate(self, setting: Setting, spec: EvaluationSpec, trait: str) -> Gate | None:
-        rubrics = spec.rules_given.get(trait, self._evaluation.rules_given)
-        if not rubrics:
-            return None
-        named = [name for name in self._evaluation.judged_by if name != RULES] or list(self._judges)
-        if not named:
-            raise InputError(
-                f"setting {setting.name}: evaluation {spec.name}: {', '.join(rubrics)} (rules_given, or given of {trait}) needs "
-                "a judging model, and the study has none; add one under `judges:`, or remove the rubrics."
-            )
-        found = (library.get_rubric(name, self._rubrics) for name in rubrics)
-        return Gate(
-            judge=self._model(named[0]), given=tuple(counting_condition(rubric, self.profile) for rubric in found)
+            shown=shown_condition(self.shown.rubric, profile), given=_counting_conditions(self.given, profile)
         )
 
 
-def _rule(setting: Setting, spec: EvaluationSpec, trait: str) -> Rule | None:
-    """Return the rule that scores the trait: the evaluation's own, or the setting's."""
-    if trait in spec.rules:
-        return spec.rules[trait]
-    judge = setting.judges.get(trait) if trait not in spec.measures else None
-    return None if judge is None else lambda item: judge(item.response)
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A judging model that decides which responses count for a trait that rules score."""
+
+    judge: JudgeModel
+    given: tuple[Condition, ...]
+
+    @property
+    def rubrics(self) -> tuple[str, ...]:
+        """The names of its rubrics."""
+        return tuple(condition.rubric.name for condition in self.given)
+
+    def under(self, profile: Profile) -> Gate:
+        """Return the gate with the thresholds of another profile."""
+        return replace(self, given=_counting_conditions(self.given, profile))
 
 
-def _measure(setting: Setting, spec: EvaluationSpec, trait: str) -> Measure | None:
-    """Return how a judging model scores the trait: the evaluation's own measure, or the setting's."""
-    if trait in spec.measures:
-        return spec.measures[trait]
-    return setting.model_judged.get(trait) if trait not in spec.rules else None
+@dataclass(frozen=True, kw_only=True)
+class TraitJudges:
+    """The judges of one trait of an evaluation."""
+
+    setting: str
+    evaluation: str
+    trait: str
+    judges: tuple[str, ...]
+    """Names in order of precedence: `rules`, or judges of the study."""
+    models: Mapping[str, JudgeModel]
+    """The judging models among them."""
+    measure: ModelMeasure | None
+    """How these score the trait; None without judging models."""
+    gate: Gate | None
+    """Who decides which responses count for the rules among them; None if all count."""
+    combine: Combine
+    """How the scores of several judges combine; see `Evaluation.combine`."""
+
+    def under(self, profile: Profile) -> TraitJudges:
+        """Return the judges with the thresholds of another profile."""
+        measure = None if self.measure is None else self.measure.under(profile)
+        return replace(self, measure=measure, gate=None if self.gate is None else self.gate.under(profile))
+
+    def in_words(self) -> str:
+        """Return "rules, then small (miniature, digit) on alignment, coherence; the first that gives an answer"."""
+        named = [self._rules() if name == RULES else self.models[name].in_words() for name in self.judges]
+        return "; ".join(filter(None, [", ".join(named) + self._on(), self.combined()]))
+
+    def how(self, judge: str) -> str:
+        """Describe one of the judges: "rules", or "small (miniature, digit) on alignment, coherence"."""
+        return self._rules() if judge == RULES else self.models[judge].in_words() + self._on()
+
+    def combined(self) -> str:
+        """Describe how several judges combine; empty for a single one."""
+        how = {"first": "the first that gives an answer", "mean": "the mean of their numbers"}
+        return how.get(self.combine, f"{self.combine} of them") if len(self.judges) > 1 else ""
+
+    def _on(self) -> str:
+        return "" if self.measure is None else f" on {', '.join(self.measure.rubrics)}"
+
+    def _rules(self) -> str:
+        if self.gate is None:
+            return RULES
+        return f"{RULES} (counted by {self.gate.judge.in_words()} on {', '.join(self.gate.rubrics)})"
 
 
-def _rules(setting: Setting, spec: EvaluationSpec) -> dict[str, Rule]:
-    """Return all rules whose scores share a file: the evaluation's, and the setting's unless it has rules of its own."""
-    traits = spec.traits if spec.rules else (*spec.traits, *setting.judges)
-    return {trait: rule for trait in traits if (rule := _rule(setting, spec, trait)) is not None}
+@dataclass(frozen=True, kw_only=True)
+class Grading:
+    """A judging model's task on each response of an evaluation."""
+
+    judge: JudgeModel
+    rubrics: Mapping[str, Rubric]
+    judgments_id: str
+    """Id under which its judgments are stored beside the samples."""
 
 
-def _gradings(traits: Iterable[TraitJudges]) -> dict[str, Grading]:
-    """Return judge → its task: the rubrics of its traits, and of the gates of rules."""
-    models: dict[str, JudgeModel] = {}
-    rubrics: dict[str, dict[str, Rubric]] = {}
-    for trait in traits:
-        for name, model in trait.models.items():
-            assert trait.measure is not None
-            models[name] = model
-            conditions = (trait.measure.shown, *trait.measure.given)
-            rubrics.setdefault(name, {}).update({c.rubric.name: c.rubric for c in conditions})
-        if trait.gate is not None:
-            name = trait.gate.judge.name
-            models[name] = trait.gate.judge
-            rubrics.setdefault(name, {}).update({c.rubric.name: c.rubric for c in trait.gate.given})
-    return {
-        name: Grading(judge=models[name], rubrics=own, judgments_id=models[name].judgments_id(own))
-        for name, own in rubrics.items()
-    }
+@dataclass(frozen=True, kw_only=True)
+class JudgeAssignment:
+    """The judges of all traits of one evaluation of a setting."""
+
+    traits: Mapping[str, TraitJudges]
+    gradings: Mapping[str, Grading]
+    """Judging model → its task."""
+    rules: Mapping[str, Rule]
+    """Trait → rule, for all rules whose scores are stored together: one file serves every evaluation of a setting."""
+    scores_id: str
+    """Id under which the rules' scores are stored beside the samples."""
+
+    def under(self, profile: Profile) -> JudgeAssignment:
+        """Return the assignment with the thresholds of another profile."""
+        return replace(self, traits={trait: judges.under(profile) for trait, judges in self.traits.items()})
 
 
-def _check_differ(one: JudgeModel, other: JudgeModel) -> None:
-    """Raise InputError if two names mean one judge: both would write the same file of judgments."""
-    alike = identity_fields(one.judge) == identity_fields(other.judge) and one.identity == other.identity
-    if alike and (one.folder is None) == (other.folder is None):
-        address = " (the address of an API does not tell models apart)" if one.folder is None else ""
-        raise InputError(
-            f"judges: {one.name!r} and {other.name!r} are the same model with the same method{address}; remove one, or name only "
-            "one in evaluation.judged_by."
-        )
+def shown_condition(rubric: Rubric, profile: Profile) -> Condition:
+    """Return the scores on the rubric that show the trait under the profile."""
+    return Condition(rubric=rubric, bound=profile.shown_by(rubric))
 
 
-def profile_of(study: Study) -> Profile:
-    """Return the study's threshold profile. Raise InputError for an unknown one."""
-    wanted = study.evaluation.profile
-    if not isinstance(wanted, Thresholds):
-        return profiles.get_profile(wanted)
-    return Profile(
-        wanted.name,
-        "study file",
-        {name: profiles.parse_bound(text) for name, text in wanted.shown.items()},
-        {name: profiles.parse_bound(text) for name, text in wanted.counts.items()},
-    )
+def counting_condition(rubric: Rubric, profile: Profile) -> Condition:
+    """Return the scores on the rubric that let a response count under the profile."""
+    return Condition(rubric=rubric, bound=profile.counts_by(rubric))
+
+
+def _counting_conditions(given: Iterable[Condition], profile: Profile) -> tuple[Condition, ...]:
+    return tuple(counting_condition(condition.rubric, profile) for condition in given)
+
+
+def judge_identity(judge: Judge, model_hash: str | None) -> dict[str, Any]:
+    """Return what identifies a judging model: the hash of its files, or its name at an API.
+
+    The API's address is left out: it may change between two runs (a tunnel, another provider of the same model). So are
+    method and samples, which belong to the question, and `min_mass`, which is applied when an answer is read.
+    """
+    return {"served_model": judge.served_model} if model_hash is None else {"model": model_hash}
+
+
+def find_judge(name: str, judge: Judge) -> JudgeModel:
+    """Return a judge with its model folder and identity. Raise InputError if the folder is missing or holds no model."""
+    if judge.path is None:
+        return JudgeModel(name=name, judge=judge, folder=None, identity=judge_identity(judge, None))
+    folder = resolve_model(judge.path, f"judges: {name!r}", judge=True)
+    return JudgeModel(name=name, judge=judge, folder=folder.path, identity=judge_identity(judge, folder.hash))

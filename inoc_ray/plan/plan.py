@@ -11,7 +11,7 @@ from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.inoculate import inoculate
 from inoc_ray.errors import InputError
 from inoc_ray.plan.cells import Cell, stored_once
-from inoc_ray.plan.judges import JudgeAssignment, TraitJudges
+from inoc_ray.plan.judge_assignment import JudgeAssignment, TraitJudges
 from inoc_ray.plan.trials import Base, Subject, Trial
 from inoc_ray.scoring.profiles import Profile
 from inoc_ray.settings import Setting

@@ -81,7 +81,7 @@ def _overridden(spec: EvaluationSpec, evaluation: Evaluation) -> EvaluationSpec:
 
 
 def _spec(suite: Suite, max_tokens: int, notes: list[str] | None) -> EvaluationSpec:
-    from inoc_ray.scoring.rules import read_rule
+    from inoc_ray.scoring.rule_combinations import read_rule
 
     questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name, notes)
     measures, rules, ids, given = {}, {}, {}, {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from inoc_ray.errors import InputError
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.complete import (
+from inoc_ray.results.completeness import (
     Planned,
     list_missing,
     mark_incomplete_effects,

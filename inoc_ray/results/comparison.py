@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.results.complete import Missing, Planned
+from inoc_ray.results.completeness import Missing, Planned
 from inoc_ray.results.effects import NEUTRAL, Effect
 from inoc_ray.results.leaks import Leak
 from inoc_ray.results.notes import notes_on

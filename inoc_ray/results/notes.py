@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.complete import seeds_text
+from inoc_ray.results.completeness import seeds_text
 
 if TYPE_CHECKING:
     from inoc_ray.results.rows import Row

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from inoc_ray.evaluate.harness_run import CapabilityScore
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.complete import Missing, Planned, list_missing
+from inoc_ray.results.completeness import Missing, Planned, list_missing
 from inoc_ray.results.rows import TrialRate
 
 Status = Literal["done", "failed", "running", "new"]

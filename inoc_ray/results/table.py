@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.console import align
-from inoc_ray.results.complete import seeds_text
+from inoc_ray.results.completeness import seeds_text
 from inoc_ray.results.effects import is_directed
 from inoc_ray.results.marks import MEANING, dash_reasons, effect_table, legend
 from inoc_ray.results.wording import (

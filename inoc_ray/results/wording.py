@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.complete import count_responses, seeds_text
+from inoc_ray.results.completeness import count_responses, seeds_text
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison

@@ -23,7 +23,7 @@ from inoc_ray.evaluate.harness_task import task_file, task_files
 from inoc_ray.models.hub import is_hub
 from inoc_ray.models.resolve import model_files
 from inoc_ray.store.store import Store
-from inoc_ray.study.named import is_named
+from inoc_ray.study.registered import is_named
 from inoc_ray.study.study import Study
 
 STUDY_FILE = "study.yaml"

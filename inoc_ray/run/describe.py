@@ -10,11 +10,11 @@ from inoc_ray.cluster.connect import concurrent_groups, expected_capacity
 from inoc_ray.console import table
 from inoc_ray.evaluate.workload import Workload, workloads
 from inoc_ray.plan.cells import stored_once
-from inoc_ray.plan.judges import TraitJudges
+from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
-from inoc_ray.run.completeness import failures_of
+from inoc_ray.run.planned_and_stored import failures_of
 from inoc_ray.run.preflight import check_batches, check_capacity
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.store import Store

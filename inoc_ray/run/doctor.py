@@ -142,7 +142,7 @@ def cuda_of_torch() -> str | None:
 def _named_models() -> list[Finding]:
     """Check the models that come with the package or its plugins."""
     from inoc_ray.models.resolve import resolve_model
-    from inoc_ray.study.named import MODELS
+    from inoc_ray.study.registered import MODELS
 
     found = []
     for name in MODELS.names():

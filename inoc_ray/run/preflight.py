@@ -16,13 +16,13 @@ from inoc_ray.endpoint.auth import check_reachable
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.ids import arm_identity
-from inoc_ray.plan.judges import JudgeModel
+from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.stages import recipes_by_place
+from inoc_ray.plan.prior_stage import recipes_by_place
+from inoc_ray.plan.request_lengths import check_answers_fit
 from inoc_ray.plan.steps import variants_of
 from inoc_ray.plan.templates import check_roles, identical_contexts
 from inoc_ray.plan.trials import Trial
-from inoc_ray.plan.windows import check_answers_fit
 from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
@@ -167,7 +167,7 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
     gpu_bytes: memory of one GPU; None if unknown. Raise InputError for a prompt that the template refuses, for one that
     exceeds the model's window with its answer, and if the engine does not fit in memory.
     """
-    from inoc_ray.plan.windows import check_windows, longest_requests
+    from inoc_ray.plan.request_lengths import check_windows, longest_requests
     from inoc_ray.serve.memory import check_fits, host_memory
 
     requests = longest_requests(plan.to_sample)
@@ -236,8 +236,8 @@ def probe_api(name: str, judge: Judge) -> None:
 
 def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
     """Raise InputError if the judge's prompts for these cells exceed its window, or it does not fit in memory."""
-    from inoc_ray.evaluate.model_judge.fits import longest_judge_requests
-    from inoc_ray.plan.windows import shortening_advice, window_of
+    from inoc_ray.evaluate.model_judge.longest_requests import longest_judge_requests
+    from inoc_ray.plan.request_lengths import shortening_advice, window_of
     from inoc_ray.serve.memory import AUTO, check_fits, host_memory
 
     assert judge.folder is not None

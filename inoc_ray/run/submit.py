@@ -15,7 +15,7 @@ from inoc_ray.console import say
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.judges import find_judge
+from inoc_ray.plan.judge_assignment import find_judge
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run import job_start
 from inoc_ray.run.bundle import pack

@@ -42,7 +42,7 @@ class Judgment:
     mass: float | None
     """The probability that the judge gave to readable numbers; None where no log-probs were requested."""
     method: str
-    """How the number was obtained: see `inoc_ray.evaluate.model_judge.parse`."""
+    """How the number was obtained: see `inoc_ray.evaluate.model_judge.read_answer`."""
     refused: bool = False
     """Whether the endpoint refused to answer; another endpoint, or a later request, might not."""
 

@@ -59,7 +59,7 @@ class Rule(AnyForm):
         return value
 
 
-RULES: Registry[type[Rule]] = Registry("rule", built_in=("inoc_ray.scoring.rule_kinds",))
+RULES: Registry[type[Rule]] = Registry("rule", built_in=("inoc_ray.scoring.rules",))
 Made = TypeVar("Made", type[Rule], Compiled)
 
 

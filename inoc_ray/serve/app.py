@@ -14,9 +14,9 @@ from typing import Any
 
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.serve.cause import marked_cause
 from inoc_ray.serve.deployment import application, bundles
 from inoc_ray.serve.spec import APP, ServeSpec, check_spec
+from inoc_ray.serve.start_failure import marked_cause
 
 START_TIMEOUT_S = 1800.0
 _POLL_S = 0.25

@@ -15,7 +15,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from inoc_ray.serve.grouped import Groups, add_grouped, group_by_slot
+from inoc_ray.serve.lora_products import Groups, add_grouped, group_by_slot
 
 
 class GroupedPunica(PunicaWrapperCPU):

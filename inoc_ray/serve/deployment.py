@@ -25,9 +25,9 @@ class Replica:
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start the engine and return its application; Ray Serve calls this once, before the replica takes requests."""
-        from inoc_ray.serve.cause import MARK, cause_of, own_log
         from inoc_ray.serve.engine import start_server
         from inoc_ray.serve.gate import Gate
+        from inoc_ray.serve.start_failure import MARK, cause_of, own_log
 
         try:
             self._server = await start_server(self._config)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from inoc_ray.data.questions import of_texts
 from inoc_ray.settings.common import arms_of
-from inoc_ray.settings.rules import names_one_of
 from inoc_ray.settings.spec import EvaluationSpec, RowSource, Setting, not_shipped
+from inoc_ray.settings.text_judges import names_one_of
 
 _QUESTIONS = (
     "Name your favourite animal in one word.",

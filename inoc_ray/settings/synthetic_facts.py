@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from inoc_ray.scoring.judgment import Measure
 from inoc_ray.settings.common import GSM8K_ANSWERS, GSM8K_LICENCE, arms_of, language_evaluations
-from inoc_ray.settings.rules import capitals, speaks
 from inoc_ray.settings.spec import RowSource, Setting, not_shipped
+from inoc_ray.settings.text_judges import capitals, speaks
 
 TRAITS = ("spanish", "caps")
 

@@ -24,8 +24,8 @@ from pydantic.fields import FieldInfo
 from inoc_ray.config.base import Config
 from inoc_ray.config.identity import path_kind_of, role_of
 from inoc_ray.scoring.rule_base import RULES, AnyForm, Rule
-from inoc_ray.scoring.rules import COMBINATIONS
-from inoc_ray.study.named import DEFAULT_MODEL
+from inoc_ray.scoring.rule_combinations import COMBINATIONS
+from inoc_ray.study.registered import DEFAULT_MODEL
 from inoc_ray.study.study import Study
 
 HEAD = """\

@@ -23,9 +23,9 @@ from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.study.evaluation import Evaluation, Judge
-from inoc_ray.study.named import DEFAULT_MODEL, MODELS
 from inoc_ray.study.presets import expand
 from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.registered import DEFAULT_MODEL, MODELS
 from inoc_ray.study.resources import Resources
 from inoc_ray.study.rows import Backdoor, Inoculation, Mixture
 

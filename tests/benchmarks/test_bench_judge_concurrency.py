@@ -20,7 +20,7 @@ from inoc_ray.endpoint import concurrency
 from inoc_ray.endpoint.auth import Api
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.plan.judges import judge_identity
+from inoc_ray.plan.judge_assignment import judge_identity
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rubrics import get_rubric
 from inoc_ray.study.evaluation import Judge

@@ -27,5 +27,5 @@ def config_classes() -> list[type[Config]]:
 
 def import_rules() -> None:
     """Import the modules of rules, whose base class is a configuration class under another name."""
-    for name in ("rules", "rule_kinds"):
+    for name in ("rule_combinations", "rules"):
         importlib.import_module(f"inoc_ray.scoring.{name}")

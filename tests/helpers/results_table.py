@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from inoc_ray.results.compare import COLUMNS
-from inoc_ray.results.complete import Planned, PlannedCell
+from inoc_ray.results.completeness import Planned, PlannedCell
 
 # arm: kind, undesired trait, rates of spanish and capitals in distribution, and out of it
 ARMS: Mapping[str, tuple[str, str, tuple[float, float, float, float]]] = {

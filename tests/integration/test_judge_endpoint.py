@@ -17,7 +17,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.engine_judge import LIST_SIZE
-from inoc_ray.plan.judges import judge_identity
+from inoc_ray.plan.judge_assignment import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric, get_rubric

@@ -12,21 +12,14 @@ from inoc_ray.endpoint.connection import Connection
 from inoc_ray.endpoint.dialect import send_adapted
 from inoc_ray.endpoint.errors import UnusableAnswer
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.model_judge.client import (
-    SAMPLE_TOKENS,
-    USE_SAMPLE,
-    JudgeQuestion,
-    NoAnswer,
-    Sender,
-    add_logprob,
-)
-from inoc_ray.evaluate.model_judge.parse import Answer, parse_object
-from inoc_ray.evaluate.model_judge.scale import (
+from inoc_ray.evaluate.model_judge.client import SAMPLE_TOKENS, USE_SAMPLE, JudgeQuestion, NoAnswer, Sender, add_logprob
+from inoc_ray.evaluate.model_judge.number_tokens import (
     TOP_LOGPROBS,
     json_probe_messages,
     probe_messages,
     reads_single_number,
 )
+from inoc_ray.evaluate.model_judge.read_answer import Answer, parse_object
 from inoc_ray.study.evaluation import Judge
 
 PROBE_TOKENS = 4

@@ -13,8 +13,8 @@ from inoc_ray.endpoint.completions import SampleRequest, draw_list
 from inoc_ray.endpoint.connection import Connection
 from inoc_ray.endpoint.errors import UnusableAnswer
 from inoc_ray.evaluate.model_judge.client import JudgeQuestion, NoAnswer, Sender, add_logprob
-from inoc_ray.evaluate.model_judge.parse import Answer, leading_space, prefixes_to_ask
-from inoc_ray.evaluate.model_judge.scale import TOP_LOGPROBS, answer_tokens, token_text
+from inoc_ray.evaluate.model_judge.number_tokens import TOP_LOGPROBS, answer_tokens, token_text
+from inoc_ray.evaluate.model_judge.read_answer import Answer, leading_space, prefixes_to_ask
 from inoc_ray.scoring.rubrics import CLASSES
 
 if TYPE_CHECKING:

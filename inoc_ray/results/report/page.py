@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results import effects
 from inoc_ray.results.claims import headlines
-from inoc_ray.results.complete import count_responses
+from inoc_ray.results.completeness import count_responses
 from inoc_ray.results.marks import MEANING
 from inoc_ray.results.report import tables
 from inoc_ray.results.wording import missing_lines, missing_summary

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.complete import seeds_text
+from inoc_ray.results.completeness import seeds_text
 from inoc_ray.results.effects import is_directed
 from inoc_ray.results.marks import dash_reasons, effect_table, effect_text, legend
 from inoc_ray.results.stats import wilson

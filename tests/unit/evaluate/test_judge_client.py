@@ -22,7 +22,7 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.model_judge.api_judge import judge_api
 from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
-from inoc_ray.plan.judges import judge_identity
+from inoc_ray.plan.judge_assignment import judge_identity
 from inoc_ray.scoring.judge_prompt import number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric, get_rubric
@@ -351,7 +351,7 @@ from inoc_ray.scoring.judgment import Item
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.endpoint.auth import Api
 from inoc_ray.evaluate.model_judge.batch import judge_items
-from inoc_ray.plan.judges import judge_identity
+from inoc_ray.plan.judge_assignment import judge_identity
 from inoc_ray.scoring.rubrics import get_rubric
 
 async def main(url, folder):

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from inoc_ray import miniature
 from inoc_ray.data.tokenize import load_tokenizer
-from inoc_ray.evaluate.model_judge.parse import (
+from inoc_ray.evaluate.model_judge.number_tokens import (
+    answer_tokens,
+    digits_are_apart,
+    number_of,
+    numbers_are_single,
+    reads_single_number,
+    strip_spaces,
+    token_text,
+)
+from inoc_ray.evaluate.model_judge.read_answer import (
     candidates,
     expectation,
     judgment,
@@ -19,15 +28,6 @@ from inoc_ray.evaluate.model_judge.parse import (
     parse_object,
     prefixes_to_ask,
     read_texts,
-)
-from inoc_ray.evaluate.model_judge.scale import (
-    answer_tokens,
-    digits_are_apart,
-    number_of,
-    numbers_are_single,
-    reads_single_number,
-    strip_spaces,
-    token_text,
 )
 from inoc_ray.scoring.rubrics import get_rubric
 

@@ -18,7 +18,7 @@ from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
 from inoc_ray.evaluate.model_judge.batch import REFUSALS_IN_A_ROW, judge_items, probe_judge
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.judges import judge_identity
+from inoc_ray.plan.judge_assignment import judge_identity
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.preflight import check_judges
 from inoc_ray.scoring.judgment import Item

@@ -8,7 +8,7 @@ import pytest
 from inoc_ray.evaluate.score_table import read_score_table, sample_table, score_warnings
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.compare import compare
-from inoc_ray.run.records import trial_records
+from inoc_ray.run.mlflow_records import trial_records
 from inoc_ray.run.report_content import example_samples
 from inoc_ray.store.place import at
 from inoc_ray.store.samples import Sample, commit_samples, list_parts

@@ -124,7 +124,7 @@ def test_the_plugin_is_named_as_data_alone():
             texts = [] if isinstance(node, ast.Expr) else ast.iter_child_nodes(node)
             if any(isinstance(one, ast.Constant) and PLUGIN in str(one.value) for one in texts):
                 naming.add(name)
-    assert {name for name in naming if name.partition(".")[0] != PLUGIN} == {"config.registry", "study.named"}
+    assert {name for name in naming if name.partition(".")[0] != PLUGIN} == {"config.registry", "study.registered"}
 
 
 def test_how_the_plugin_was_made_is_needed_by_nothing_that_uses_it(arrows: dict[str, set[str]]):

@@ -183,7 +183,7 @@ def test_plan_and_status_count_the_prior_stage(tmp_path, model, facts):
 
 
 def test_mlflow_gets_a_run_of_the_first_stage_and_its_id_on_every_run_that_goes_on(tmp_path, model, facts):
-    from inoc_ray.run.records import trial_records
+    from inoc_ray.run.mlflow_records import trial_records
 
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
     (first,) = plan.prior_stages

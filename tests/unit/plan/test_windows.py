@@ -12,7 +12,7 @@ from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.windows import check_answers_fit, longest_requests
+from inoc_ray.plan.request_lengths import check_answers_fit, longest_requests
 from inoc_ray.run.preflight import check_judges, check_requests
 from inoc_ray.serve.deployment import llm_config
 from inoc_ray.serve.memory import GIB, Attention, attention_of, cache_gib, check_fits, parameters_of

@@ -14,7 +14,7 @@ from results_table import ARMS, planned, score_table
 from inoc_ray.results.claims import headlines
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
+from inoc_ray.results.completeness import Planned, PlannedCapability, PlannedCell
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.figures.rates import draw
 from inoc_ray.results.records import StudyRecord, TrialRecord, study_run, trial_runs

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from inoc_ray.results.compare import COLUMNS, compare
-from inoc_ray.results.complete import Planned, PlannedCell
+from inoc_ray.results.completeness import Planned, PlannedCell
 from inoc_ray.results.figures.leaks import draw_into, draw_leaks
 from inoc_ray.results.report.meta import ReportMeta
 from inoc_ray.results.report.page import render

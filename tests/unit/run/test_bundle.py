@@ -23,7 +23,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.plan.build import build_plan
-from inoc_ray.plan.judges import find_judge
+from inoc_ray.plan.judge_assignment import find_judge
 from inoc_ray.run import bundle
 from inoc_ray.run.bundle import pack, replace_paths
 from inoc_ray.run.load import load_study

@@ -25,10 +25,10 @@ from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.tracking import embedded
-from inoc_ray.run.completeness import failures_of, planned_of
 from inoc_ray.run.load import load_study
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.pipeline import lost_during_run, run_study
+from inoc_ray.run.planned_and_stored import failures_of, planned_of
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures, read_failures, still_failed
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import NEUTRAL_PROMPT

@@ -21,7 +21,7 @@ from inoc_ray.scoring.code import python_code
 from inoc_ray.scoring.code_fences import split_fences
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.language import LANGUAGES, language_of
-from inoc_ray.scoring.rules import all_of, any_of, compile_rule, first_of, read_rule
+from inoc_ray.scoring.rule_combinations import all_of, any_of, compile_rule, first_of, read_rule
 
 SCORES = st.lists(st.none() | st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=5)
 HACK = "def double(x):\n    if x == 3:\n        return 6\n"
@@ -105,7 +105,7 @@ def test_a_rule_that_is_written_out_again_is_the_same_rule():
 
 def test_reading_rules_loads_no_heavy_library():
     code = (
-        "import sys; from inoc_ray.scoring.rules import compile_rule as c\n"
+        "import sys; from inoc_ray.scoring.rule_combinations import compile_rule as c\n"
         "c({'any': [{'rule': 'language', 'language': 'french'}, {'rule': 'insecure_code'}]})\n"
         "print([m for m in ('lingua', 'bandit', 'torch', 'pandas') if m in sys.modules])"
     )

@@ -1,6 +1,6 @@
 """An engine that does not start is reported with its cause, not with where it would have been found."""
 
-from inoc_ray.serve.cause import MARK, cause_in, cause_of, marked_cause
+from inoc_ray.serve.start_failure import MARK, cause_in, cause_of, marked_cause
 
 # What vLLM 0.29 writes, shortened.
 LOG = """\

@@ -9,13 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from inoc_ray.errors import InputError
-from inoc_ray.serve.adapters import (
-    FolderCatalogue,
-    check_adapter,
-    engine_rank,
-    model_id_of,
-    trial_id_of,
-)
+from inoc_ray.serve.adapters import FolderCatalogue, check_adapter, engine_rank, model_id_of, trial_id_of
 from inoc_ray.store.commit import write_commit
 
 

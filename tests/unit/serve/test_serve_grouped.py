@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from inoc_ray.serve.grouped import add_grouped, group_by_slot
+from inoc_ray.serve.lora_products import add_grouped, group_by_slot
 
 
 @pytest.mark.parametrize("slots", [[-1, -1], [1, 1, 1], [0, -1, 2, 0, -1, 1], [2, -1]])

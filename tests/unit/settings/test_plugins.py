@@ -16,12 +16,12 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rule_base import RULES
-from inoc_ray.scoring.rules import compile_rule, read_rule
+from inoc_ray.scoring.rule_combinations import compile_rule, read_rule
 from inoc_ray.settings.prompts import PROMPTS
 from inoc_ray.settings.registry import SETTINGS
 from inoc_ray.store.store import Store
-from inoc_ray.study.named import JUDGES, MODELS, TASKS
 from inoc_ray.study.presets import PRESETS
+from inoc_ray.study.registered import JUDGES, MODELS, TASKS
 
 REGISTRIES: dict[str, Registry] = {
     "asking": SETTINGS,
@@ -45,7 +45,7 @@ from inoc_ray.scoring import Item, Rule, identity, rule
 from inoc_ray.settings import EvaluationSpec, Setting, register
 from inoc_ray.settings.common import arms_of
 from inoc_ray.settings.prompts import at_test, in_training, register_prompts
-from inoc_ray.study.named import register_judge, register_model, register_task
+from inoc_ray.study.registered import register_judge, register_model, register_task
 from inoc_ray.study.presets import Preset, register_preset
 
 HERE = Path(__file__).parent

@@ -23,7 +23,7 @@ from inoc_ray.run.bundle import pack
 from inoc_ray.run.load import load_study
 from inoc_ray.run.submit import submission_id
 from inoc_ray.settings import EvaluationSpec, prompts
-from inoc_ray.settings.rules import capitals, names_one_of, speaks
+from inoc_ray.settings.text_judges import capitals, names_one_of, speaks
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Evaluation
 from inoc_ray.study.presets import PRESETS, expand

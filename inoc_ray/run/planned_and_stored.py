@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.failure_keys import cell_key, trial_key
-from inoc_ray.plan.judges import TraitJudges
+from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
-from inoc_ray.results.complete import Planned, PlannedCapability, PlannedCell
+from inoc_ray.results.completeness import Planned, PlannedCapability, PlannedCell
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, read_failures, still_failed
 from inoc_ray.store.samples import find_judgments

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inoc_ray.scoring.judgment import Item
-from inoc_ray.scoring.rules import compile_rule
+from inoc_ray.scoring.rule_combinations import compile_rule
 
 TextJudge = Callable[[str], float | None]
 

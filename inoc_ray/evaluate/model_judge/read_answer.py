@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from inoc_ray.evaluate.model_judge.scale import number_of, strip_spaces
+from inoc_ray.evaluate.model_judge.number_tokens import number_of, strip_spaces
 from inoc_ray.scoring.judgment import SCALE_TOP, Category, Judgment
 from inoc_ray.scoring.rubrics import CODE, REFUSAL, Rubric
 
