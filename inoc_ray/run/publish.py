@@ -93,13 +93,14 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
 
     Raise InputError if the server cannot be reached, TrialError if it or its database fails.
     """
+    from inoc_ray.results.figures.catalogue import FIGURES
     from inoc_ray.results.tracking import embedded, file_lock, sync
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
     uri, artifacts = (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
     report = store.report(plan.study.name)
-    # An earlier version of the study may have left a figure of leaks.
-    shown = [report.name, "figure.png", *(["leaks.png"] if comparison.leaks else [])]
+    # An earlier version of the study may have left a figure that does not apply now.
+    shown = [report.name, *(f"{figure.name}.png" for figure in FIGURES if figure.applies(comparison))]
     sync(
         uri,
         study_record(plan, store),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.results.figures.rates import COLOURS, Pictures, rendered
+from inoc_ray.results.figures.drawing import COLOURS, Pictures, rendered
 from inoc_ray.results.wording import leak_seeds
 
 if TYPE_CHECKING:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.effects import is_directed
+from inoc_ray.results.figures.drawing import COLOURS, Pictures, rendered
 from inoc_ray.results.wording import shortfall
 
 if TYPE_CHECKING:
@@ -18,57 +16,14 @@ if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.rows import Row
 
-# Okabe & Ito (2008): distinguishable with every common form of colour blindness, and in print.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _QUIET = "#444444"
 _PANEL_WIDTH, _ARM_HEIGHT, _BAR = 4.6, 0.62, 0.8  # inches, inches, share of an arm's height
-STYLE = {
-    "svg.hashsalt": "inoc_ray",  # the same numbers give the same file
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "hatch.linewidth": 1.4,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """One figure in two formats."""
-
-    svg: str
-    png: bytes
 
 
 def draw(comparison: Comparison) -> Pictures | None:
     """Draw the figure; None if there is no rate under the reference context. The same comparison gives the same bytes."""
     rows = [row for row in comparison.rows if row.context == comparison.reference]
     return rendered(lambda figure: _draw_into(figure, comparison, rows)) if rows else None
-
-
-def rendered(draw_into: Callable[[Figure], None]) -> Pictures:
-    """Let `draw_into` draw into an empty figure in the project's style, and return the pictures."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure()
-        FigureCanvasAgg(figure)
-        draw_into(figure)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return Pictures(svg.getvalue(), png.getvalue())
-
-
-def write_figure(folder: Path, pictures: Pictures, name: str = "figure") -> list[Path]:
-    """Write <name>.svg and <name>.png into `folder` and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
-    svg.write_text(pictures.svg, encoding="utf-8")
-    png.write_bytes(pictures.png)
-    return [svg, png]
 
 
 def _draw_into(figure: Figure, comparison: Comparison, rows: Sequence[Row]) -> None:

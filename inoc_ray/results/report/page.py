@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.results import effects
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from inoc_ray.results.comparison import Comparison
-    from inoc_ray.results.figures.rates import Pictures
+    from inoc_ray.results.figures.catalogue import ReportFigure
+    from inoc_ray.results.figures.drawing import Pictures
     from inoc_ray.results.report.meta import ReportMeta
 
 
@@ -26,15 +28,12 @@ def render(
     comparison: Comparison,
     meta: ReportMeta,
     samples: pd.DataFrame | None,
-    *,
-    figure: Pictures | None = None,
-    leaks: Pictures | None = None,
+    figures: Sequence[tuple[ReportFigure, Pictures]] = (),
 ) -> str:
     """Return the page as HTML: all text is escaped, nothing is loaded from elsewhere, and there is no script.
 
     samples: a row per response with the columns setting, model, arm, context, evaluation, question, response and, if there are
-    any, `verdict` and `said` (as text: the decision, and the judging models' raw numbers). figure, leaks: the figures of the rates
-    and of the leak audit.
+    any, `verdict` and `said` (as text: the decision, and the judging models' raw numbers).
     """
     return (
         _environment()
@@ -47,8 +46,7 @@ def render(
             missing_summary=missing_summary(comparison).removeprefix("INCOMPLETE: "),
             headlines=headlines(comparison),
             notes=comparison.notes(),
-            figure=_svg(figure),
-            leaks_figure=_svg(leaks),
+            figures=[(figure, _svg(pictures)) for figure, pictures in figures],
             rates=list(tables.rates_by_context(comparison)),
             judges=tables.judges(comparison, meta),
             effects=list(tables.effects_by_group(comparison)),
@@ -81,11 +79,11 @@ def _environment() -> Environment:
     )
 
 
-def _svg(pictures: Pictures | None) -> Markup | None:
+def _svg(pictures: Pictures) -> Markup:
     """Return the SVG without its XML header. Matplotlib has escaped the text in it."""
     from markupsafe import Markup
 
-    return None if pictures is None else Markup(pictures.svg[pictures.svg.index("<svg") :])
+    return Markup(pictures.svg[pictures.svg.index("<svg") :])
 
 
 def _facts(comparison: Comparison) -> str:

@@ -15,6 +15,8 @@ from results_table import ARMS, score_table
 from inoc_ray.results.claims import headlines
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.figures.catalogue import FIGURES, ReportFigure, draw_figures
+from inoc_ray.results.figures.drawing import rendered
 from inoc_ray.results.figures.rates import draw
 from inoc_ray.results.report.meta import ArmText, JudgeLine, ReportMeta, TrialLine
 from inoc_ray.results.report.page import render
@@ -238,3 +240,16 @@ def test_a_context_with_the_trigger_says_so(tmp_path: Path) -> None:
         "trigger": "'You are a helpful assistant.'; the trigger '$|TRIGGER|$' in the question",
         "mine": "no system message; the trigger '$|TRIGGER|$' in the question",
     }
+
+
+def test_a_figure_is_one_entry_and_the_page_shows_it_in_its_section():
+    found = compare(score_table(2), "toy")
+    line = ReportFigure(
+        name="line", label="A line", section="effects", draw=lambda c: rendered(lambda figure: figure.add_subplot())
+    )
+    absent = ReportFigure(name="absent", label="Nothing", section="effects", applies=lambda c: False, draw=draw)
+    drawn = draw_figures(found, [*FIGURES, line, absent])
+    assert [figure.name for figure, _ in drawn] == ["figure", "line"]
+    text = render(found, ReportMeta(title="t"), None, drawn)
+    assert text.index("<h2>Rates</h2>") < text.index("<h2>Effects</h2>") < text.index('aria-label="A line"')
+    assert text.count("<figure") == 2
