@@ -30,6 +30,8 @@ def load_plugin(name: str, folder: Path) -> None:
     fails, and when it registers nothing.
     """
     where = f"plugins: {shown(name)}"
+    if "\0" in name:
+        raise InputError(f"{where}: contains a NUL character; remove it.")
     path = Path(name) if Path(name).is_absolute() else (folder / name).resolve()
     if not Path(name).is_absolute() and not path.is_relative_to(folder.resolve()):
         raise InputError(f"{where}: leads out of the study file's folder; give an absolute path for a file elsewhere.")

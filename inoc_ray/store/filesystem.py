@@ -22,6 +22,9 @@ from typing import BinaryIO, NamedTuple
 from inoc_ray.config.identity import fsync_folder
 from inoc_ray.store.lock import exclusive
 
+WRITE_SECONDS = 2.0
+"""How long a conditional write waits for another one of the same file before it fails with `TimeoutError`."""
+
 
 class Stat(NamedTuple):
     """Size, time and version of a file, known without reading it."""
@@ -187,8 +190,9 @@ class LocalFilesystem(Filesystem):
             finally:
                 staging.unlink(missing_ok=True)
             return True
-        # Of the processes that use this interface, one at a time compares and writes.
-        with exclusive(path.with_name(".write.lock")):
+        # Of the processes that use this interface, one at a time compares and writes this file. A process that is stopped in
+        # the middle must not hold up the others for ever: their heartbeats come through here.
+        with exclusive(path.with_name(f".{path.name}.lock"), timeout=WRITE_SECONDS):
             now = self.stat(key)
             if now is None or now.version != version:
                 return False

@@ -19,8 +19,9 @@ def exclusive(path: Path, timeout: float = FOREVER) -> Iterator[None]:
     """
     import filelock
 
-    # The file is kept: it may be a journal, and deleting a lock file would let two processes in.
-    lock = filelock.FileLock(path, timeout=timeout, mode=0o644, preserve_lock_file=True)
+    # The file is kept with its content and its rights (filelock before 4.2.2 empties it): it may be a journal, and deleting a
+    # lock file would let two processes in.
+    lock = filelock.FileLock(path, timeout=timeout, preserve_lock_file=True)
     try:
         lock.acquire()
     except filelock.Timeout as error:

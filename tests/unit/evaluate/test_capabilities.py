@@ -125,6 +125,12 @@ def test_the_id_depends_on_what_is_measured_and_nothing_else(tmp_path: Path):
     assert len({first, *different}) == 1 + len(different)
 
 
+@pytest.mark.parametrize(("task", "content"), [("answers", "b8ff7e23e48df935"), ("numbers", "399ba7ca5e045b79")])
+def test_the_shipped_tasks_are_those_whose_scores_stores_hold(task: str, content: str):
+    """Every byte of a task's folder counts, comments as well: another one would be measured again by every study."""
+    assert find_task(Capability(task=f"miniature/{task}")).content[:16] == content
+
+
 def test_a_missing_task_file_gives_one_message(tmp_path: Path):
     for name in ("nowhere/x.yaml", str(tmp_path)):
         with pytest.raises(InputError, match=r"there is no task .* and no task file"):

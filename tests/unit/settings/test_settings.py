@@ -461,6 +461,7 @@ def test_the_worked_example_of_a_setting_of_ones_own_plans(tmp_path, model):
     ("name", "text", "message"),
     [
         ("missing.py", None, "there is no Python file"),
+        (r'"a\0.py"', None, "contains a NUL character; remove it"),
         ("../other.py", "", "leads out of the study file's folder"),
         ("p.txt", "", "there is no Python file"),
         ("p.py", "x = 1\n", "registers nothing"),
