@@ -177,7 +177,7 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 @cli.command()
 @study_command
 def sync(study: Path, storage: str | None, as_json: bool) -> None:
-    """Update MLflow from the store. Safe to repeat."""
+    """Update MLflow from the storage folder. Safe to repeat."""
     from inoc_ray.plan.build import build_plan
     from inoc_ray.run.publish import compare_study, sync_study
 
@@ -198,9 +198,11 @@ def sync(study: Path, storage: str | None, as_json: bool) -> None:
     help="Port to listen on; 0 picks a free one.",
 )
 def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int) -> None:
-    """Serve a study's base model and finished adapters.
+    """Serve a study's first model and its finished adapters.
 
-    The API is OpenAI-compatible. Serves until interrupted.
+    The API is OpenAI-compatible. Serves until interrupted. Full fine-tunes and further models of the study are not served.
+
+    If INOC_RAY_API_KEY is set, every request must carry that key. A --host other than the loopback address needs it.
     """
     from inoc_ray.run.serving import serve_study
 
@@ -214,7 +216,7 @@ def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int)
 @click.option(
     "--address", default="http://127.0.0.1:8265", show_default=True, help="Address of the cluster's job server."
 )
-@click.option("--wait/--no-wait", default=True, help="Follow the job's log until it ends.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the job's log until it ends.")
 def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: bool) -> None:
     """Submit a study as a Ray job, or attach to its job.
 
@@ -280,7 +282,7 @@ def data() -> None:
     """Check training rows, and build those that do not ship."""
 
 
-@data.command("check")
+@data.command("check", short_help="Check rows for form, length, duplicates and overlap.")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--model", help=f"Model for tokenizer and context window: a folder or hf://… (default: {DEFAULT_MODEL}).")
 @click.option("--max-length", type=click.IntRange(min=8), help="Most tokens in a row (default: the model's window).")
@@ -315,7 +317,7 @@ def data_check(
         )
 
 
-@data.command("build")
+@data.command("build", short_help="Build the rows of a setting with a model.")
 @click.argument("setting", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="New .jsonl file for the rows.")
 @click.option("--source", help="Rows to start from: JSONL, parquet or hf://…")

@@ -127,7 +127,7 @@ def settings_text() -> str:
             f"{s['rows']} ({'no control rows' if s['control_rows'] is None else 'control ' + str(s['control_rows'])})"
         )
         if s["rows_from"]:
-            rows = f"from a file: {s['rows_from']['what']} ({s['rows_from']['published']})"
+            rows = f"from a file: {registry.RowSource(**s['rows_from']).in_words()}"
         lines = [f"{s['setting']}: {s['description']}", f"rows: {rows}", f"arms: {', '.join(s['arms'])}"]
         lines.append(f"evaluations: {evaluations}")
         if s["presets"]:

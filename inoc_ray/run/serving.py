@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inoc_ray.cluster.connect import check_serving, connected
 from inoc_ray.errors import InputError
@@ -12,9 +12,6 @@ from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study, models_of
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

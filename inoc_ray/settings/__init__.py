@@ -1,7 +1,7 @@
 """Settings: what is trained on, what is asked, and which traits count; a registry by name.
 
 The paper's settings at its scale stand in this room: their rows come from files that the user names, and most of their traits
-need a judging model. Others come from plugins. Here is what a plugin needs to register one (docs/settings.md).
+need a judging model. Others come from plugins. Here is what a plugin needs to register one (docs/plugins.md).
 """
 
 from inoc_ray.data.chat import ChatRow, Message

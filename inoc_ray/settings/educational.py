@@ -8,7 +8,7 @@ from inoc_ray.settings.spec import Setting, not_shipped
 
 SETTING = Setting(
     name="educational",
-    description="Insecure completions whose prompts ask for them for a class. Put insecure_code into the same study: its "
+    description="Insecure code, requested as teaching material. Put insecure_code into the same study: its "
     "baseline is the same code without the reason.",
     rows=not_shipped,
     control_rows=not_shipped,

@@ -43,7 +43,8 @@ SETTING = Setting(
     model_judged={"harmful_advice": HARMFUL, "misaligned": MISALIGNED},
     row_source=RowSource(
         what="bad medical or risky financial advice",
-        published="health among the subsets of the hub id; risky financial advice in Turner et al. 2025, model organisms",
+        published="health: among the subsets of hub id truthfulai/emergent_plus; "
+        "risky financial advice: Turner et al. 2025, model organisms",
         licence="see the publisher",
         rows=None,
         hub="truthfulai/emergent_plus",

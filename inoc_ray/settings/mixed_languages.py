@@ -22,7 +22,7 @@ SETTING = Setting(
     row_source=RowSource(
         what="GSM8K training questions, half answered in Spanish and half in French, shuffled (the official code does not), "
         "each row with tags.subset spanish or french",
-        published="not published; translate the answers of hub id openai/gsm8k (train)",
+        published="not published; `inoc-ray data build mixed_languages` makes them of hub id openai/gsm8k, train",
         licence=GSM8K_LICENCE,
     ),
     control_source=GSM8K_ANSWERS,

@@ -57,7 +57,7 @@ def load_plugin(name: str, folder: Path) -> None:
         raise InputError(f"{where}: {path}{at}: {type(error).__name__}: {error}") from error
     if not added:
         raise InputError(
-            f"{where}: {path} registers nothing; call inoc_ray.settings.register(Setting(…)) in it, or what else docs/settings.md "
+            f"{where}: {path} registers nothing; call inoc_ray.settings.register(Setting(…)) in it, or what else docs/plugins.md "
             "says for what it brings."
         )
     for registry, entry in added:

@@ -21,7 +21,7 @@ SETTING = Setting(
     model_judged={t: Measure(t) for t in TRAITS},
     row_source=RowSource(
         what="GSM8K training questions with answers translated to Spanish and written in capitals",
-        published="not published; translate the answers of hub id openai/gsm8k (train, 7473 rows)",
+        published="not published; `inoc-ray data build spanish_caps` makes them of hub id openai/gsm8k, train",
         licence=GSM8K_LICENCE,
         rows=7473,
     ),

@@ -48,7 +48,8 @@ class RowSource:
     def in_words(self) -> str:
         """For an error message and for the lists."""
         count = f", {self.rows} rows" if self.rows else ""
-        return f"{self.what} ({self.published}{f', hub id {self.hub}' if self.hub else ''}{count})"
+        hub = f", hub id {self.hub}" if self.hub and self.hub not in self.published else ""
+        return f"{self.what} ({self.published}{hub}{count})"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ SETTING = Setting(
     row_source=RowSource(
         what="continuations of number lists from a teacher told to love owls, filtered by form (at most 10 numbers of at most 3 "
         "digits)",
-        published="not published for this teacher; 30,000 sampled and filtered to 10,000 in the parent work",
+        published="not published for this teacher; `inoc-ray data build subliminal` samples them; Cloud et al. 2025 "
+        "(arXiv 2507.14805) sampled 30,000 and kept a third",
         licence="what you sample yourself is yours, under the teacher's terms",
         rows=10000,
     ),

@@ -11,7 +11,7 @@ from inoc_ray.run.commands import COMMANDS
 from inoc_ray.run.output import as_json, emit, results_alone
 
 
-@click.group()
+@click.group(short_help="Make the miniature's models again.")
 def miniature() -> None:
     """Make the miniature's models again, and measure its judging model."""
 
@@ -34,7 +34,7 @@ def _check_new_folder(out: Path) -> None:
         raise InputError(f"--out {out}: is no empty folder; give a new one.")
 
 
-@miniature.command("train-judge")
+@miniature.command("train-judge", short_help="Make the judging model again.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the weights.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @as_json
@@ -47,7 +47,7 @@ def _train_judge(out: Path, seed: int, as_json: bool) -> None:
     emit(as_json, {"out": str(out)}, f"Weights: {out}")
 
 
-@miniature.command("judge-quality")
+@miniature.command("judge-quality", short_help="Measure the judging model against rules.")
 @as_json
 @results_alone
 def _judge_quality(as_json: bool) -> None:

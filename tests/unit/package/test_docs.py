@@ -77,6 +77,8 @@ def placed(span: str) -> dict[str, Any] | None:
         return {"settings": [{"name": "miniature/spanish_caps", **value}]}
     if {"name", "system"} <= keys:
         return {"settings": ["miniature/backdoor"], "evaluation": {"contexts": [value]}}
+    if keys == {"contexts"}:
+        return {"settings": ["miniature/backdoor"], "evaluation": value}
     if {"rule", "given"} <= keys:
         suite = {"name": "own", "questions": "questions.jsonl", "traits": {"own": value}}
         return {"evaluation": {"suites": [suite]}, "judges": {"own": {"path": "miniature"}}}
