@@ -20,6 +20,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.judge_assignment import find_judge
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.load import load_study
 from inoc_ray.run.preflight import preflight
@@ -169,7 +170,7 @@ def test_40_every_file_that_the_study_names_travels_with_its_job(monkeypatch, tm
     monkeypatch.chdir(packed)
     again = build_plan(load_study(Path("study.yaml")), store)
     assert [c.evaluation_id for c in again.cells] == [c.evaluation_id for c in plan.cells]
-    assert all(cell.judges.gradings["j"].judge.folder is not None for cell in again.cells)
+    assert find_judge("j", again.study.judges["j"]).folder is not None
     assert {path.name for path in packed.rglob("*")} >= {"q.jsonl", "mine.yaml", "model.safetensors", "study.yaml"}
 
 

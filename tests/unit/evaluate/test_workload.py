@@ -94,7 +94,7 @@ def test_plan_and_report_name_the_judges_in_the_order_in_which_they_count(tmp_pa
     plan, store = planned(tmp_path)
     way = "rules, gpt (gpt-4o, logprob) on alignment, coherence; the first that gives an answer"
     assert f"Judges: misaligned (emergent_misalignment) by {way}." in plan_text(plan, store)
-    lines = [line for line in report_meta(plan, store).judged_by if line.trait == "misaligned"]
+    lines = [line for line in report_meta(plan, store).judges if line.trait == "misaligned"]
     assert [(line.judge, line.how, line.combined) for line in lines] == [
         ("rules", "rules", "the first that gives an answer"),
         ("gpt", "gpt (gpt-4o, logprob) on alignment, coherence", "the first that gives an answer"),
