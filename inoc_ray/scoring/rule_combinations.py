@@ -27,7 +27,8 @@ def _read(value: Any) -> AnyForm:
     given = [key for key in ("rule", *COMBINATIONS) if key in value]
     if len(given) != 1:
         found = ", ".join(map(str, value)) or "none"
-        raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(COMBINATIONS)}; found {found}")
+        advice = "" if given else "; for a judging model write {rubric: NAME}"
+        raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(COMBINATIONS)}; found {found}{advice}")
     if given != ["rule"]:
         return COMBINATIONS[given[0]].model_validate(value)
     name = value["rule"]

@@ -94,7 +94,7 @@ WRONG = {
     "a suite without a file": (changed(evaluation__suites=[SUITE | {"questions": "missing.jsonl"}]), "missing.jsonl"),
     "a suite of a setting's name": (
         changed(evaluation__suites=[SUITE | {"name": "emergent_misalignment"}]),
-        "setting miniature/harmful_advice has an evaluation of that name",
+        "setting miniature/harmful_advice already has an evaluation of that name",
     ),
     "a suite of another setting": (
         changed(evaluation__suites=[SUITE | {"settings": ["harmful"]}]),

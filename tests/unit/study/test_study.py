@@ -65,14 +65,20 @@ BAD = {
         r"recipes\.lora\.steps: must be an integer, found '1_0'",
     ),
     "seed is negative": (broken("seeds", [-1]), "seeds: a seed is a whole number from 0 to 2"),
-    "a seed twice": (broken("seeds", [1, 1]), "seeds: '1' appears twice"),
+    "a seed twice": (broken("seeds", [1, 1]), r"seeds: 1 appears twice; remove one\.$"),
     "no seeds": (broken("seeds", []), "seeds: must have at least one entry"),
-    "arms with one name": (broken("arms", ["baseline", "baseline"]), "arms: 'baseline' appears twice"),
+    "arms with one name": (broken("arms", ["baseline", "baseline"]), "arms: 'baseline' appears twice; remove one"),
+    "a setting twice, with questions": (
+        broken(
+            "settings", [{"name": "a", "questions": {"q": "a.jsonl"}}, {"name": "a", "questions": {"q": "b.jsonl"}}]
+        ),
+        r"settings: 'a' appears twice; give each its own name\.$",
+    ),
     "two own arms with one name": (
         broken(
             "arms", [{"name": "a", "kind": "general", "prompt": "x"}, {"name": "a", "kind": "placebo", "prompt": "y"}]
         ),
-        "arms: 'a' appears twice",
+        "arms: 'a' appears twice; give each its own name",
     ),
     "empty prompt": (
         broken("arms", [{"name": "a", "kind": "general", "prompt": "  "}]),
