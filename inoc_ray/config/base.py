@@ -6,16 +6,14 @@ import datetime
 import difflib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from inoc_ray.config.identity import is_text
 from inoc_ray.errors import shown
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 HUB = "hf://"
 """The prefix of a place on the Hugging Face hub; see models/hub.py."""
@@ -41,7 +39,14 @@ class Config(BaseModel):
             valid = tuple(info.alias or name for name, info in cls.model_fields.items())
             for key in value:
                 if key not in valid:
-                    raise ValueError(f"unknown key {shown(str(key))}{nearest(str(key)[:100], valid)}")
+                    near = nearest(str(key)[:100], valid)
+                    said = {
+                        "key": str(key)[:100],
+                        "what": f"unknown key {shown(str(key))}",
+                        "near": near,
+                        "valid": valid,
+                    }
+                    raise PydanticCustomError("unknown_key", "{what}{near}", said)
         return value
 
     @field_validator("*", mode="before")
@@ -118,8 +123,14 @@ _PLAIN = {
 }
 
 
-def first_message(error: ValidationError, whole: str = "the study: ") -> str:
+def first_message(
+    error: ValidationError,
+    whole: str = "the study: ",
+    places: Callable[[str], Sequence[str]] = lambda key: (),
+) -> str:
     """Return one sentence about the first error, with its place in the file; `whole` where that is all of it.
+
+    places: where in the file a key belongs, which an unknown key is told.
 
     Where a value may have several forms pydantic reports an error for each: the one deepest in the file is about the form that
     was meant, and several at one place together say what the value may be.
@@ -127,6 +138,11 @@ def first_message(error: ValidationError, whole: str = "the study: ") -> str:
     errors = error.errors(include_url=False)
     first, place = errors[0], _place(errors[0]["loc"])
     messages = [_in_words(first)]
+    if first["type"] == "unknown_key" and (known := places(first["ctx"]["key"])):
+        # Elsewhere the key is right as it is, so here only a word that is nearly the same is what was meant.
+        nearly = difflib.get_close_matches(first["ctx"]["key"], first["ctx"]["valid"], n=1, cutoff=0.8)
+        near = first["ctx"]["near"] if nearly else ""
+        messages = [f"{first['ctx']['what']}{near}; its place is {' or '.join(known[:3])}"]
     if any(_is_label(part) for part in first["loc"]):
         placed = [(_place(one["loc"]), one) for one in errors]
         within = [found for found, _ in placed if found == place or found.startswith((f"{place}.", f"{place}["))]
@@ -135,7 +151,9 @@ def first_message(error: ValidationError, whole: str = "the study: ") -> str:
     if len(messages) > 1 and all(", found " in message for message in messages):
         *others, last = messages
         messages = [" or ".join([*(message.partition(", found ")[0] for message in others), last])]
-    return f"{f'{place}: ' if place else '' if first['type'] == 'value_error' else whole}{messages[0]}."
+    return (
+        f"{f'{place}: ' if place else '' if first['type'] in ('value_error', 'unknown_key') else whole}{messages[0]}."
+    )
 
 
 def _is_label(part: str | int) -> bool:
@@ -169,6 +187,8 @@ def _in_words(found: ErrorDetails) -> str:
         *others, last = (word.strip().strip("'") for word in re.split(r", | or ", limits["expected"]))
         among = f"one of {', '.join(others)} or {last}" if others else last
         return f"must be {among}, found {shown(found.get('input'))}"
+    if kind == "unknown_key":
+        return found["msg"]
     template = _PLAIN.get(kind, found["msg"].replace("Input should", "must") + ", found {input}")
     limits = {
         name: int(limit) if isinstance(limit, float) and limit.is_integer() else limit for name, limit in limits.items()

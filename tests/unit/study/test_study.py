@@ -35,6 +35,18 @@ def broken(path: str, value: Any) -> dict[str, Any]:
 
 BAD = {
     "unknown key": (broken("sedes", [1]), r"unknown key 'sedes' \(did you mean 'seeds'\?\)"),
+    "a key of an arm beside the arms": (
+        broken("inoculation", {"placement": "user_prefix"}),
+        r"study\.yaml: unknown key 'inoculation'; its place is arms\[\]\.inoculation\.$",
+    ),
+    "a key that is nearly right, and right elsewhere": (
+        broken("evaluation.seeds", [1]),
+        r"evaluation: unknown key 'seeds' \(did you mean 'seed'\?\); its place is the top level\.$",
+    ),
+    "a key of the study inside": (
+        broken("evaluation.storage", "runs"),
+        r"study\.yaml: evaluation: unknown key 'storage'; its place is the top level\.$",
+    ),
     "unknown nested key": (broken("recipes.lora.learning_rat", 1), r"recipes\.lora: unknown key.*'learning_rate'"),
     "seed is a word": (broken("seeds", [0, "one"]), r"seeds\[1\]: must be an integer, found 'one'"),
     "seed is a fraction": (broken("seeds", [1.5]), r"seeds\[0\]: must be an integer, found 1.5"),
@@ -196,7 +208,7 @@ def test_no_message_has_the_words_of_pydantic(value):
         try:
             kind.model_validate({kind.model_fields[field].alias or field: value})
         except ValidationError as error:
-            at_fault = [e for e in error.errors() if e["type"] != "missing"]
+            at_fault = [e for e in error.errors() if e["type"] not in ("missing", "unknown_key")]
             said = first_message(ValidationError.from_exception_data("s", at_fault)) if at_fault else ""
             place = said.partition(": ")[0]
             assert not re.search(r"Input|should|[a-z]-?\[[a-z(]|function-|Config|\(", place), (name, field, said)
