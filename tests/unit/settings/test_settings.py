@@ -133,7 +133,7 @@ def test_rows_poisoned_with_another_trigger_than_is_asked_are_refused(tmp_path, 
     asked = r"ask '\$\|TRIGGER\|\$' at the start \(glue\)"
     with pytest.raises(InputError, match=asked):
         plan_of(tmp_path, model, {"name": "backdoor", "rows": rows | other}, ["baseline"])
-    with pytest.raises(InputError, match="cannot be judged"):
+    with pytest.raises(InputError, match="no judge can score"):
         plan_of(tmp_path, model, {"name": "backdoor", "rows": rows}, ["baseline"])
 
 
