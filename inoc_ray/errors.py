@@ -1,8 +1,10 @@
 """The two error classes with which a command ends, the exit code of each, and how a value appears in a message."""
 
+import contextlib
 import errno
 import os
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 
 SHOWN_CHARACTERS = 60
@@ -36,6 +38,15 @@ def shown(value: object) -> str:
         # Python does not write integers of more than 4300 digits.
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…"
+
+
+@contextlib.contextmanager
+def said_of(place: str) -> Iterator[None]:
+    """Put the place in the study (`settings: mine.rows`) before the message of an InputError that the block raises."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
 
 
 def unreadable(path: Path, error: OSError, what: str = "") -> InputError:

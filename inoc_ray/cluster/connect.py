@@ -71,7 +71,7 @@ def concurrent_groups(resources: Resources, capacity: Capacity, groups: int) -> 
             per_worker = resources.cpus_per_worker if name == "CPU" else resources.gpus_per_worker
             raise InputError(
                 f"resources: one trial needs {resources.workers} workers × {per_worker:g} {name} = {need:g} {name}, "
-                f"and the cluster has {has:g}; lower resources.workers or use a larger cluster."
+                f"and the cluster has {has:g}; {_smaller(name, per_worker, has)}."
             )
     fits = int((capacity.cpus + 1e-9) // (need_cpus + driver))
     if need_gpus > 0:
@@ -79,12 +79,25 @@ def concurrent_groups(resources: Resources, capacity: Capacity, groups: int) -> 
     return max(1, min(fits, groups, resources.max_concurrent_groups or groups))
 
 
+def _smaller(name: str, per_worker: float, has: float) -> str:
+    """Return what to change in `resources` so that a trial's CPUs or GPUs fit."""
+    if name == "GPU" and not has:
+        return "set resources.gpus_per_worker: 0 to train on CPUs, or use a cluster with GPUs"
+    field = "resources.workers" if per_worker <= has else f"resources.{name.lower()}s_per_worker"
+    return f"lower {field} or use a larger cluster"
+
+
 def check_serving(resources: Resources, capacity: Capacity) -> None:
     """Raise InputError when the engine does not fit the cluster."""
-    if resources.serve_cpus > capacity.cpus or resources.serve_gpus > capacity.gpus:
+    advice = []
+    if resources.serve_cpus > capacity.cpus:
+        advice.append("lower resources.serve_cpus")
+    if resources.serve_gpus > capacity.gpus:
+        advice.append("lower resources.serve_gpus" if capacity.gpus else "set resources.serve_gpus: 0 to serve on CPUs")
+    if advice:
         raise InputError(
             f"resources: serving needs {resources.serve_cpus:g} CPU and {resources.serve_gpus} GPU, and the cluster has "
-            f"{capacity.cpus:g} CPU and {capacity.gpus:g} GPU; lower resources.serve_cpus or serve_gpus."
+            f"{capacity.cpus:g} CPU and {capacity.gpus:g} GPU; {' and '.join(advice)}, or use a larger cluster."
         )
 
 

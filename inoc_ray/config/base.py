@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from inoc_ray.config.identity import is_text
 from inoc_ray.errors import shown
@@ -37,7 +39,14 @@ class Config(BaseModel):
             valid = tuple(info.alias or name for name, info in cls.model_fields.items())
             for key in value:
                 if key not in valid:
-                    raise ValueError(f"unknown key {shown(str(key))}{nearest(str(key)[:100], valid)}")
+                    near = nearest(str(key)[:100], valid)
+                    said = {
+                        "key": str(key)[:100],
+                        "what": f"unknown key {shown(str(key))}",
+                        "near": near,
+                        "valid": valid,
+                    }
+                    raise PydanticCustomError("unknown_key", "{what}{near}", said)
         return value
 
     @field_validator("*", mode="before")
@@ -79,41 +88,112 @@ def check_name(value: str) -> str:
 
 
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+")
+_TYPE_LABEL = re.compile(r"[a-z]+(-[a-z]+)*\[.*\]|\[key\]|\([a-z]+\)|constrained-[a-z]+", re.DOTALL)
+"""What pydantic adds to a place for the form that it tried (`function-after[…, Rule]`, `(name)`): no part of the file."""
 _PLAIN = {
     "missing": "is missing",
+    "none_required": "must be null, found {input}",
     "int_type": "must be an integer, found {input}",
     "int_parsing": "must be an integer, found {input}",
+    "int_parsing_size": "must be an integer of fewer digits, found {input}",
     "int_from_float": "must be an integer, found {input}",
     "float_parsing": "must be a number, found {input}",
     "float_type": "must be a number, found {input}",
+    "finite_number": "must be a finite number, found {input}",
+    "greater_than": "must be more than {gt}, found {input}",
+    "greater_than_equal": "must be at least {ge}, found {input}",
+    "less_than": "must be less than {lt}, found {input}",
+    "less_than_equal": "must be at most {le}, found {input}",
+    "multiple_of": "must be a multiple of {multiple_of}, found {input}",
     "bool_parsing": "must be true or false, found {input}",
     "bool_type": "must be true or false, found {input}",
     "string_type": "must be a text, found {input}",
-    "literal_error": "must be {expected}, found {input}",
-    "too_short": "must have at least one entry",
-    "string_too_short": "must not be empty",
+    "string_sub_type": "must be a text, found {input}",
+    "string_unicode": "must be a text, found {input}",
+    "string_too_long": "must have at most {max_length} characters, found {input}",
+    "string_pattern_mismatch": "must match {pattern}, found {input}",
+    "too_long": "must have at most {max_length} entries, found {actual_length}",
     "tuple_type": "must be a list, found {input}",
+    "list_type": "must be a list, found {input}",
+    "set_type": "must be a list, found {input}",
     "dict_type": "must be a mapping, found {input}",
+    "mapping_type": "must be a mapping, found {input}",
     "model_type": "must be a mapping, found {input}",
     "model_attributes_type": "must be a mapping, found {input}",
 }
 
 
-def first_message(error: ValidationError) -> str:
-    """Return one sentence about the first error, with its place in the file."""
-    first = error.errors(include_url=False)[0]
+def first_message(
+    error: ValidationError,
+    whole: str = "the study: ",
+    places: Callable[[str], Sequence[str]] = lambda key: (),
+) -> str:
+    """Return one sentence about the first error, with its place in the file; `whole` where that is all of it.
+
+    places: where in the file a key belongs, which an unknown key is told.
+
+    Where a value may have several forms pydantic reports an error for each: the one deepest in the file is about the form that
+    was meant, and several at one place together say what the value may be.
+    """
+    errors = error.errors(include_url=False)
+    first, place = errors[0], _place(errors[0]["loc"])
+    messages = [_in_words(first)]
+    if first["type"] == "unknown_key" and (known := places(first["ctx"]["key"])):
+        # Elsewhere the key is right as it is, so here only a word that is nearly the same is what was meant.
+        nearly = difflib.get_close_matches(first["ctx"]["key"], first["ctx"]["valid"], n=1, cutoff=0.8)
+        near = first["ctx"]["near"] if nearly else ""
+        messages = [f"{first['ctx']['what']}{near}; its place is {' or '.join(known[:3])}"]
+    if any(_is_label(part) for part in first["loc"]):
+        placed = [(_place(one["loc"]), one) for one in errors]
+        within = [found for found, _ in placed if found == place or found.startswith((f"{place}.", f"{place}["))]
+        place = max(within, key=lambda found: found.count(".") + found.count("["))
+        messages = list(dict.fromkeys(_in_words(one) for found, one in placed if found == place))
+    if len(messages) > 1 and all(", found " in message for message in messages):
+        *others, last = messages
+        messages = [" or ".join([*(message.partition(", found ")[0] for message in others), last])]
+    return (
+        f"{f'{place}: ' if place else '' if first['type'] in ('value_error', 'unknown_key') else whole}{messages[0]}."
+    )
+
+
+def _is_label(part: str | int) -> bool:
+    return isinstance(part, str) and _TYPE_LABEL.fullmatch(part) is not None
+
+
+def _place(location: Sequence[str | int]) -> str:
+    """Return the place as it is written in the file, such as `evaluation.suites[0].traits`."""
     place = ""
-    for part in first["loc"]:
-        if isinstance(part, int):
+    for part, following in itertools.zip_longest(location, location[1:]):
+        if isinstance(part, int) and following == "[key]":
+            place += f".{part}"
+        elif isinstance(part, int):
             place += f"[{part}]"
-        elif part not in ("Context", "str", "int", "tuple", "constrained-int", "(name)", "(inline)"):
-            place += f".{part[:60]}" if place else str(part)[:60]
-    if first["type"] == "value_error":
-        message = _cut(str(first["ctx"]["error"]))
-        return f"{place}: {message}." if place else f"{message}."
-    template = _PLAIN.get(first["type"], first["msg"])
-    message = template.format(input=_with_advice(first.get("input"), first["type"]), **first.get("ctx", {}))
-    return f"{place or 'the study'}: {message}."
+        elif not _is_label(part):
+            place += f".{part[:60]}" if place else part[:60]
+    return place
+
+
+def _in_words(found: ErrorDetails) -> str:
+    """Return what is wrong with a value, without its place."""
+    kind, limits = found["type"], found.get("ctx", {})
+    if kind == "value_error":
+        return _cut(str(limits["error"]))
+    if kind in ("too_short", "string_too_short"):
+        text = kind == "string_too_short"
+        if limits["min_length"] == 1:
+            return "must not be empty" if text else "must have at least one entry"
+        return f"must have at least {limits['min_length']} {'characters' if text else 'entries'}"
+    if kind == "literal_error":
+        *others, last = (word.strip().strip("'") for word in re.split(r", | or ", limits["expected"]))
+        among = f"one of {', '.join(others)} or {last}" if others else last
+        return f"must be {among}, found {shown(found.get('input'))}"
+    if kind == "unknown_key":
+        return found["msg"]
+    template = _PLAIN.get(kind, found["msg"].replace("Input should", "must") + ", found {input}")
+    limits = {
+        name: int(limit) if isinstance(limit, float) and limit.is_integer() else limit for name, limit in limits.items()
+    }
+    return template.format(input=_with_advice(found.get("input"), kind), **limits)
 
 
 def _cut(message: str) -> str:

@@ -77,8 +77,8 @@ def place(
             return (Message("system", text), *out)
         if inoculation.system_present == "error":
             raise InputError(
-                f"{where}: already has a system message; remove it before inoculating this set, or say what to do with "
-                "inoculation.system_present: prepend, replace or append."
+                f"{where}: already has a system message; remove it before inoculating this set, or set "
+                "`inoculation.system_present` to prepend, replace or append."
             )
         if inoculation.system_present == "replace":
             out[0] = Message("system", text)
@@ -122,9 +122,12 @@ def _texts(
                 f"{label}: {coverage.fraction} of these rows is less than one row; raise coverage.fraction."
             )
         counts = Counter(value for row in rows if (value := row.tag(coverage.by)) is not None)
-        found_values = (
-            ", ".join(f"{value!r} ({n} rows)" for value, n in sorted(counts.items())[:10]) or "no value in any row"
-        )
+        if not counts:
+            raise InputError(
+                f"{label}: no row has the tag {coverage.by!r}, so nothing would be inoculated; tag the rows, or change "
+                "`inoculation.coverage`."
+            )
+        found_values = ", ".join(f"{value!r} ({n} rows)" for value, n in sorted(counts.items())[:10])
         raise InputError(
             f"{label}: no row has the tag {coverage.by!r} with {' or '.join(map(repr, coverage.values))}, so nothing "
             f"would be inoculated; the tag has {found_values}."

@@ -31,10 +31,9 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
     undesired = arm.undesired if arm.undesired is not None else default.undesired
     if not undesired and arm.kind not in WITHOUT_DIRECTION:
         verb = "denies" if arm.kind == "negative" else "elicits"
-        example = ((*default.undesired, *default.desired) or traits)[0]
         raise InputError(
-            f"arms: {arm.name!r}: name the traits that its prompt {verb}, for example `undesired: [{example}]`; "
-            f"setting {setting.name} has no default."
+            f"arms: {arm.name!r}: name the traits that its prompt {verb}: add `undesired: […]` to the arm, or to setting "
+            f"{setting.name} for all its arms; the setting's evaluations measure {', '.join(traits)}."
         )
     return ArmSpec(
         name=arm.name,
@@ -50,9 +49,10 @@ def resolve_arm(arm: Arm, setting: Setting) -> ArmSpec:
 def _of_library(arm: Arm, setting: Setting) -> ArmSpec:
     """Return the setting's arm of that name, with the roles and inoculation fields that the study overrides."""
     if arm.name not in setting.arms:
-        raise InputError(
-            f"arms: setting {setting.name} has no arm {arm.name!r}{nearest(arm.name, list(setting.arms))}."
-        )
+        why = nearest(arm.name, list(setting.arms))
+        if arm.name == "control":
+            why = "; it trains on clean rows, so name a file of them as control_rows of the setting, or remove the arm"
+        raise InputError(f"arms: setting {setting.name} has no arm {arm.name!r}{why}.")
     found = setting.arms[arm.name]
     if arm.undesired is not None or arm.desired is not None:
         undesired = found.undesired if arm.undesired is None else arm.undesired

@@ -66,10 +66,11 @@ class Judges:
         Raise InputError if no judge can score one of them, for an unknown rubric, for a judge that cannot be found, for one
         judge under two names, and for a mean over judges that give no number.
         """
+        self._check_rubrics(setting, spec)
         unscored = [t for t in spec.traits if not self._names(setting, spec, t)]
         if unscored:
             raise InputError(
-                f"setting {setting.name}: evaluation {spec.name} : no judge can score "
+                f"setting {setting.name}: evaluation {spec.name}: no judge can score "
                 f"{', '.join(f'`{trait}`' for trait in unscored)}. Add a judging model under `judges:`, such as `judges: {{gpt: "
                 "{endpoint: https://HOST/v1, served_model: NAME, api_key_env: VARIABLE}}` or `{own: {path: FOLDER}}`, and name it "
                 "in evaluation.judged_by if that is set. A setting of your own (`plugins:`) can bring a rule instead."
@@ -81,6 +82,14 @@ class Judges:
         return JudgeAssignment(
             traits=traits, gradings=gradings, rules=_rules(setting, spec), scores_id=scores_id(setting, spec)
         )
+
+    def _check_rubrics(self, setting: Setting, spec: EvaluationSpec) -> None:
+        """Raise InputError for an unknown rubric, also of a trait that no judge could score anyway."""
+        for trait in spec.traits:
+            measure = _measure(setting, spec, trait)
+            gate = spec.rules_given.get(trait, self._evaluation.rules_given)
+            for name in (*(measure.rubrics if measure is not None else ()), *gate):
+                library.get_rubric(name, self._rubrics)
 
     def _names(self, setting: Setting, spec: EvaluationSpec, trait: str) -> tuple[str, ...]:
         """Return the judges that score the trait; empty if none can."""

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.sources import read_rows
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, said_of
 from inoc_ray.plan.ids import trial_id
 from inoc_ray.plan.rows import RowLibrary
 from inoc_ray.plan.trials import ResolvedModel, Trial
@@ -65,12 +65,11 @@ def prior_rows(model: Model, stage: PriorStage, notes: list[str] | None = None) 
     Raise InputError for an unknown setting, a setting without rows, or a bad file.
     """
     if stage.rows is not None:
-        return read_rows(stage.rows, notes)
+        with said_of(f"models: {model.name!r}: prior_stage.rows"):
+            return read_rows(stage.rows, notes)
     assert stage.setting is not None
-    try:
+    with said_of(f"models: {model.name!r}: prior_stage.setting"):
         setting = settings.get(stage.setting)
-    except InputError as error:
-        raise InputError(f"models: {model.name!r}: prior_stage.setting: {error}") from error
     if setting.row_source is not None:
         raise InputError(
             f"models: {model.name!r}: prior_stage.setting: the rows of {setting.name} do not ship with the package; name a file "

@@ -9,7 +9,7 @@ from inoc_ray.data.chat import ChatRow, rows_hash
 from inoc_ray.data.classify import classified
 from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.mixture import rows_of
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, said_of
 from inoc_ray.settings import ArmSpec, Setting
 from inoc_ray.study.study import SettingUse
 
@@ -39,7 +39,8 @@ def read_setting_rows(
         path = use.control_rows if control else use.rows
         default = setting.control_rows if control else setting.rows
         if path:
-            rows[control] = rows_of(path, notes)
+            with said_of(f"settings: {setting.name}.{'control_rows' if control else 'rows'}"):
+                rows[control] = rows_of(path, notes)
         elif default is not None:
             rows[control] = default()
         else:

@@ -11,7 +11,7 @@ from typing import Any
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import content_hash, content_id
 from inoc_ray.data.questions import InTurn, in_turn, read_questions
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, said_of
 from inoc_ray.scoring.judgment import Measure
 from inoc_ray.settings import EvaluationSpec, Setting
 from inoc_ray.study.evaluation import Evaluation, MeasureOf, Override, Suite
@@ -83,7 +83,8 @@ def _overridden(spec: EvaluationSpec, evaluation: Evaluation) -> EvaluationSpec:
 def _spec(suite: Suite, max_tokens: int, notes: list[str] | None) -> EvaluationSpec:
     from inoc_ray.scoring.rule_combinations import read_rule
 
-    questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name, notes)
+    with said_of(f"evaluation.suites: {suite.name!r}: questions"):
+        questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name, notes)
     measures, rules, ids, given = {}, {}, {}, {}
     for trait, source in suite.traits.items():
         if isinstance(source, MeasureOf):

@@ -11,6 +11,7 @@ from inoc_ray.config.base import first_message
 from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.errors import InputError
 from inoc_ray.settings.plugins import load_plugin
+from inoc_ray.study.reference import places_of_key
 from inoc_ray.study.study import Study
 
 
@@ -36,4 +37,4 @@ def load_study(path: str | Path) -> Study:
     try:
         return Study.model_validate(value)
     except ValidationError as error:
-        raise InputError(f"{path}: {first_message(error)}") from error
+        raise InputError(f"{path}: {first_message(error, places=places_of_key)}") from error

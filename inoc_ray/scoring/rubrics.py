@@ -110,5 +110,7 @@ def get_rubric(name: str, own: Mapping[str, Rubric] | None = None) -> Rubric:
     """Return the rubric of that name, from the study's `own` ones first. Raises InputError that names the nearest one."""
     known = {**RUBRICS, **(own or {})}
     if name not in known:
-        raise InputError(f"rubrics: there is no rubric {name!r}{nearest(name, list(known))}.")
+        raise InputError(
+            f"evaluation.rubrics: there is no rubric {name!r}{nearest(name, list(known))}; define it there, or name another."
+        )
     return known[name]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, SerializeAsAny, TypeAdapter, ValidationError
 
-from inoc_ray.config.base import nearest
+from inoc_ray.config.base import first_message, nearest
 from inoc_ray.config.identity import canonical_json, identity
 from inoc_ray.errors import InputError
 from inoc_ray.scoring.judgment import Item
@@ -27,7 +27,8 @@ def _read(value: Any) -> AnyForm:
     given = [key for key in ("rule", *COMBINATIONS) if key in value]
     if len(given) != 1:
         found = ", ".join(map(str, value)) or "none"
-        raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(COMBINATIONS)}; found {found}")
+        advice = "" if given else "; for a judging model write {rubric: NAME}"
+        raise ValueError(f"a rule has exactly one of the keys rule, {', '.join(COMBINATIONS)}; found {found}{advice}")
     if given != ["rule"]:
         return COMBINATIONS[given[0]].model_validate(value)
     name = value["rule"]
@@ -137,25 +138,12 @@ COMBINATIONS: dict[str, type[AnyForm]] = {"all": All, "any": Any_, "not": Not, "
 _READ: TypeAdapter[AnyForm] = TypeAdapter(AnyRule)
 
 
-def _place(location: Sequence[str | int]) -> str:
-    """Return the place in the rule as it is written, such as `all[0].share`."""
-    place = ""
-    for part in location:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
-    return place
-
-
 def read_rule(spec: AnyForm | Mapping[str, Any]) -> AnyForm:
     """Return the rule that a mapping describes. Raises InputError that says what is wrong with it, and where."""
     try:
         rule = _READ.validate_python(spec)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = _place(first["loc"])
-        message = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-        if first["type"] == "too_short":
-            message = "must have at least one entry"
-        raise InputError(f"rule {spec!r}: {f'{place}: ' if place else ''}{message}.") from error
+        raise InputError(f"rule {spec!r}: {first_message(error, '')}") from error
     return rule
 
 

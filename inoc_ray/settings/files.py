@@ -9,7 +9,7 @@ from pathlib import Path
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import content_hash
 from inoc_ray.data.questions import in_turn, read_questions
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, said_of
 from inoc_ray.settings.spec import EvaluationSpec, Setting
 from inoc_ray.settings.triggers import asks_with_trigger
 from inoc_ray.study.study import SettingUse
@@ -47,7 +47,7 @@ def with_files(setting: Setting, use: SettingUse, control: bool, notes: list[str
             f"setting {setting.name} needs files that do not ship with the package; name them in the study: "
             f"`settings: [{{{fields}}}]`. What they hold: {'; '.join(what for _, what in missing)}."
         )
-    evaluations = tuple(_from_file(e, use.questions.get(e.name), notes) for e in setting.evaluations)
+    evaluations = tuple(_from_file(setting.name, e, use.questions.get(e.name), notes) for e in setting.evaluations)
     for own, named in zip(setting.evaluations, evaluations, strict=True):
         if (
             setting.trigger
@@ -62,10 +62,11 @@ def with_files(setting: Setting, use: SettingUse, control: bool, notes: list[str
     return replace(setting, evaluations=evaluations)
 
 
-def _from_file(spec: EvaluationSpec, path: str | None, notes: list[str] | None) -> EvaluationSpec:
+def _from_file(setting: str, spec: EvaluationSpec, path: str | None, notes: list[str] | None) -> EvaluationSpec:
     if path is None:
         return spec
-    questions = read_questions(Path(os.path.expanduser(path)), spec.name, notes)
+    with said_of(f"settings: {setting}.questions.{spec.name}"):
+        questions = read_questions(Path(os.path.expanduser(path)), spec.name, notes)
     # Of a generator a few questions tell which it is; in a file any single one may have been edited.
     every = content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions])
     return replace(spec, questions=in_turn(questions), file_hash=every)

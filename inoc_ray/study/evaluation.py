@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, StrictInt, Tag, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, StrictInt, Tag, field_validator, model_validator
 
-from inoc_ray.config.base import Config, check_name, first_message
+from inoc_ray.config.base import Config, check_name
 from inoc_ray.config.identity import identity, runtime
+from inoc_ray.errors import shown
 from inoc_ray.scoring.degenerate import MAX_DEGENERATE
 from inoc_ray.scoring.profiles import DEFAULT, parse_bound
 from inoc_ray.scoring.rubrics import RUBRICS
@@ -147,6 +148,19 @@ class MeasureOf(Config):
     """Rubrics such as `coherence` that decide whether a response counts at all."""
 
 
+def _measure_or_rule(value: Any) -> Any:
+    """Choose the form by its keys, so that a mistake in one form is not reported as one in the other."""
+    if isinstance(value, MeasureOf):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a rule or a rubric, as {{rule: capitals}} or {{rubric: NAME}}, found {shown(value)}")
+    return MeasureOf.model_validate(value) if "rubric" in value else dict(value)
+
+
+TraitSource = Annotated[MeasureOf | dict[str, Any], BeforeValidator(_measure_or_rule)]
+"""What scores a trait: a rubric, or a rule, which is read with the rules that the study's plugins register."""
+
+
 class Suite(Config):
     """An evaluation of your own: questions, how each is asked, and what scores its traits."""
 
@@ -173,7 +187,7 @@ class Suite(Config):
     """The probability mass that responses are drawn from (nucleus sampling). Default: the study's."""
     contexts: tuple[ContextName, ...] = runtime(())
     """The contexts of this suite. Default: the study's."""
-    traits: dict[str, MeasureOf | dict[str, Any]] = runtime(min_length=1)
+    traits: dict[str, TraitSource] = runtime(min_length=1)
     """For each trait what scores it: `{rubric: alignment, given: [coherence]}` for a judging model, or a rule such as
     `{rule: language, language: spanish}`."""
 
@@ -194,23 +208,12 @@ class Suite(Config):
             )
         return self
 
-    @field_validator("traits", mode="before")
+    @field_validator("traits")
     @classmethod
-    def _measure_or_rule(cls, value: Any) -> Any:
-        """Choose the form by its keys, so that a mistake in one form is not reported as one in the other."""
-        if not isinstance(value, Mapping):
-            return value
-        out: dict[str, Any] = {}
-        for trait, measure in value.items():
-            check_name(str(trait))
-            if isinstance(measure, Mapping) and "rubric" in measure:
-                try:
-                    out[str(trait)] = MeasureOf.model_validate(measure)
-                except ValidationError as error:
-                    raise ValueError(f"{trait}: {first_message(error).removesuffix('.')}") from error
-            else:
-                out[str(trait)] = dict(measure) if isinstance(measure, Mapping) else measure
-        return out
+    def _trait_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            check_name(name)
+        return value
 
 
 class Override(Config):

@@ -103,6 +103,18 @@ def sections() -> dict[type[Config], list[str]]:
     return places
 
 
+def places_of_key(key: str) -> list[str]:
+    """Return where in a study file a field of that name belongs, such as `arms[].inoculation`."""
+    names = {cls: [info.alias or name for name, info in cls.model_fields.items()] for cls in sections()}
+    found = (
+        "the top level" if place == TOP else f"{place}.{key}"
+        for cls, places in sections().items()
+        if key in names[cls]
+        for place in places
+    )
+    return list(dict.fromkeys(found))
+
+
 def _classes(annotation: Any, place: str) -> Iterator[tuple[type[Config], str]]:
     """Return the configuration classes in a field's type, each with its place in the file."""
     if isinstance(annotation, type) and issubclass(annotation, Config):

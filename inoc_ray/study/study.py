@@ -326,18 +326,22 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _no_name_twice(self) -> Study:
-        for field, names in (
-            ("settings", [s.name for s in self.settings]),
-            ("arms", [a.name for a in self.arms]),
-            ("models", [m.name for m in self.models]),
-            ("seeds", [str(s) for s in self.seeds]),
-            ("evaluation.suites", [s.name for s in self.evaluation.suites]),
-            ("evaluation.judged_by", list(self.evaluation.judged_by)),
-            ("evaluation.contexts", [c if isinstance(c, str) else c.name for c in self.evaluation.contexts]),
-        ):
+        named: tuple[tuple[str, Sequence[Any]], ...] = (
+            ("settings", self.settings),
+            ("arms", self.arms),
+            ("models", self.models),
+            ("seeds", self.seeds),
+            ("evaluation.suites", self.evaluation.suites),
+            ("evaluation.judged_by", self.evaluation.judged_by),
+            ("evaluation.contexts", self.evaluation.contexts),
+        )
+        for field, entries in named:
+            names = [getattr(entry, "name", entry) for entry in entries]
             twice = sorted(name for name, count in Counter(names).items() if count > 1)
             if twice:
-                raise ValueError(f"{field}: {shown(twice[0])} appears twice; give each its own name")
+                first, *others = (entry for entry in entries if getattr(entry, "name", entry) == twice[0])
+                advice = "remove one" if all(other == first for other in others) else "give each its own name"
+                raise ValueError(f"{field}: {shown(twice[0])} appears twice; {advice}")
         if any(not 0 <= seed < 1 << 32 for seed in self.seeds):
             raise ValueError("seeds: a seed is a whole number from 0 to 2**32 - 1")
         trials = math.prod(map(len, (self.settings, self.arms, self.models, self.seeds, self.recipes)))

@@ -52,6 +52,36 @@ def test_a_shape_that_can_never_start_is_refused_with_the_arithmetic():
         check_serving(Resources(serve_gpus=4), Capacity(8.0, 1.0, True))
 
 
+@pytest.mark.parametrize(
+    ("resources", "capacity", "advice"),
+    [
+        (Resources(workers=8), (2.0, 0.0), "lower resources.workers or use a larger cluster"),
+        (Resources(cpus_per_worker=4), (2.0, 0.0), "lower resources.cpus_per_worker or use a larger cluster"),
+        (Resources(gpus_per_worker=2), (2.0, 1.0), "lower resources.gpus_per_worker or use a larger cluster"),
+        (
+            Resources(gpus_per_worker=1),
+            (2.0, 0.0),
+            "set resources.gpus_per_worker: 0 to train on CPUs, or use a cluster with GPUs",
+        ),
+    ],
+)
+def test_the_advice_names_the_field_that_makes_a_trial_fit(resources, capacity, advice):
+    with pytest.raises(InputError, match=f"; {advice}.$"):
+        concurrent_groups(resources, Capacity(*capacity, True), 1)
+
+
+@pytest.mark.parametrize(
+    ("resources", "advice"),
+    [
+        (Resources(serve_gpus=1), "GPU; set resources.serve_gpus: 0 to serve on CPUs, or use a larger cluster"),
+        (Resources(serve_cpus=4), "GPU; lower resources.serve_cpus, or use a larger cluster"),
+    ],
+)
+def test_the_advice_names_the_field_that_makes_the_engine_fit(resources, advice):
+    with pytest.raises(InputError, match=advice):
+        check_serving(resources, Capacity(2.0, 0.0, True))
+
+
 def test_max_concurrent_groups_is_kept():
     assert concurrent_groups(Resources(max_concurrent_groups=1), Capacity(64.0, 0.0, True), 8) == 1
 

@@ -167,10 +167,10 @@ def test_without_a_prompt_the_rows_stay_as_they_are():
 @pytest.mark.parametrize(
     ("rows", "prompt", "way", "message"),
     [
-        ([WITH_SYSTEM], "P", {}, r"mine\.jsonl, row 1: already has a system message.*prepend, replace or append"),
+        ([WITH_SYSTEM], "P", {}, r"mine\.jsonl, row 1: already has a system message.* to prepend, replace or append"),
         ([LONG, NO_USER], "P", {"placement": "user_prefix"}, r"mine\.jsonl, row 2: has no user turn.*user_missing"),
         ([LONG], " ", {}, r"mine\.jsonl: the inoculation prompt is empty"),
-        ([LONG], "P", {"coverage": "es"}, "no row has the tag 'subset' with 'es'.*no value in any row"),
+        ([LONG], "P", {"coverage": "es"}, r"no row has the tag 'subset', so .*inoculation\.coverage"),
         ([LONG.with_tags(subset="fr")], "P", {"coverage": "es"}, r"the tag has 'fr' \(1 rows\)"),
         ([LONG], "P", {"coverage": {"fraction": 0.1}}, "0.1 of these rows is less than one row"),
     ],
@@ -188,7 +188,7 @@ def test_rows_that_cannot_be_inoculated_are_refused_with_set_and_row(rows, promp
         ({"coverage": {"tag": "part"}}, "give tag and values together"),
         ({"coverage": {"values": ["a"]}}, "give tag and values together"),
         ({"coverage": {"tags": "part"}}, "did you mean 'tag'"),
-        ({"paraphrases": ["a", " "]}, "one of them is empty"),
+        ({"paraphrases": ["a", " "]}, "one wording is empty"),
         ({"paraphrase_order": "per_epoch"}, "needs paraphrases"),
         ({"seperator": " "}, "did you mean 'separator'"),
     ],

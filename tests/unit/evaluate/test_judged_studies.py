@@ -105,6 +105,10 @@ WRONG = {
         changed(evaluation__suites=[SUITE | {"traits": {"bad": {"rubric": "alignmnt"}}}]),
         "no rubric 'alignmnt' .did you mean 'alignment'",
     ),
+    "an unknown rubric without a judge": (
+        changed(judges={}, evaluation__suites=[SUITE | {"traits": {"rude": {"rubric": "rude"}}}]),
+        "^evaluation.rubrics: there is no rubric 'rude' .*; define it there, or name another",
+    ),
     "an unknown rule": (
         changed(evaluation__suites=[SUITE | {"traits": {"bad": {"rule": "langage"}}}]),
         "evaluation.suites: 'own': traits.bad",
@@ -115,7 +119,7 @@ WRONG = {
     ),
     "a trait that no judge can score": (
         changed(judges={}, evaluation__suites=[SUITE | {"traits": {"bad": {"rubric": "alignment"}}}]),
-        "no judge can score `bad`",
+        "evaluation own: no judge can score `bad`",
     ),
 }
 

@@ -206,7 +206,7 @@ def test_none_empty_and_neutral_are_three_contexts(tmp_path, model):
             {"arms": [{"name": "a", "kind": "general", "prompt": "x", "undesired": ["spanisch"]}]},
             "did you mean 'spanish'",
         ),
-        ({"arms": [{"name": "a", "kind": "general", "prompt": "x"}]}, r"name the traits.*undesired: \[spanish\]"),
+        ({"arms": [{"name": "a", "kind": "general", "prompt": "x"}]}, r"name the traits.*measure spanish, caps"),
         ({"settings": [{"name": "miniature/spanish_caps", "rows": "/nowhere.jsonl"}]}, "cannot be read"),
     ],
 )

@@ -59,10 +59,11 @@ def test_no_rule_judges_an_empty_response(rule, response):
     ("spec", "message"),
     [
         ({"rule": "langauge"}, r"there is no rule 'langauge' \(did you mean 'language'\?\)"),
-        ({"rule": "language", "language": "dutch"}, "language: Input should be 'english'"),
+        ({"rule": "language", "language": "dutch"}, "language: must be one of english, .*, found 'dutch'"),
         ({"rule": "capitals", "shar": 0.9}, r"unknown key 'shar' \(did you mean 'share'\?\)"),
-        ({"rule": "capitals", "share": 1.0}, "share: Input should be less than 1"),
+        ({"rule": "capitals", "share": 1.0}, "share: must be less than 1, found 1"),
         ({"rule": "capitals", "all": []}, "exactly one of the keys rule, all, any, not, first; found rule, all"),
+        ({"judge": "gpt"}, r"found judge; for a judging model write \{rubric: NAME\}"),
         ({}, "found none"),
         ({"all": []}, "all: must have at least one entry"),
         (

@@ -488,7 +488,7 @@ def test_a_plan_says_the_same_of_rows(tmp_path, model, refused, name):
     content, message = ROWS[name]
     make(tmp_path / "rows.jsonl", content)
     (tmp_path / "study.yaml").write_text(STUDY % ("rows: rows.jsonl", model))
-    assert refused("plan", "study.yaml") == f"rows.jsonl{message}"
+    assert refused("plan", "study.yaml") == f"settings: miniature/spanish_caps.rows: rows.jsonl{message}"
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -496,7 +496,18 @@ def test_questions_are_refused(tmp_path, model, refused, name):
     content, message = QUESTIONS[name]
     make(tmp_path / "q.jsonl", content)
     (tmp_path / "study.yaml").write_text(STUDY % ("questions: {in_distribution: q.jsonl}", model))
-    assert refused("plan", "study.yaml") == f"q.jsonl{message}"
+    place = "settings: miniature/spanish_caps.questions.in_distribution: "
+    assert refused("plan", "study.yaml") == f"{place}q.jsonl{message}"
+
+
+def test_questions_of_a_suite_and_rows_of_a_prior_stage_are_refused_with_their_place(tmp_path, model, refused):
+    suite = "{name: own, questions: q.jsonl, traits: {loud: {rule: capitals}}}"
+    text = STUDY % ("desired: [spanish]", model) + f"evaluation: {{suites: [{suite}]}}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    assert refused("plan", "study.yaml").startswith("evaluation.suites: 'own': questions: q.jsonl: cannot be read")
+    stage = "{name: m, prior_stage: {rows: no.jsonl, recipe: r},"
+    (tmp_path / "study.yaml").write_text(text.replace("{name: m,", stage))
+    assert refused("plan", "study.yaml").startswith("models: 'm': prior_stage.rows: no.jsonl: cannot be read")
 
 
 @pytest.mark.parametrize("name", STUDIES)

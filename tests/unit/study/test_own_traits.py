@@ -182,7 +182,12 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
             [SUITE],
             r"mine\.questions: .* write 'chat' .*evaluation\.suites",
         ),
-        (OWN, ["control"], [SUITE], "setting mine has no arm 'control'"),
+        (
+            OWN,
+            ["control"],
+            [SUITE],
+            "setting mine has no arm 'control'; .* name a file of them as control_rows of the setting",
+        ),
         (
             OWN,
             [FLATTER | {"undesired": ["frend"]}],
@@ -194,7 +199,8 @@ def test_poisoned_rows_give_a_setting_the_trigger_that_its_evaluations_ask_with(
             {"name": "mine", "rows": "rows.jsonl", "desired": ["brief"]},
             [FLATTER],
             [SUITE],
-            "traits that its prompt elicits",
+            r"that its prompt elicits: add `undesired: \[…\]` to the arm, or to setting mine for all its arms; the setting's "
+            r"evaluations measure friend, brief\.$",
         ),
         ({"name": "miniature/spanish_caps", "undesired": ["evil"]}, [], [], "no evaluation measures 'evil'"),
     ],
@@ -260,9 +266,7 @@ def test_a_negated_prompt_is_measured_in_the_direction_of_the_trait_that_it_deni
 
 def test_a_negated_prompt_of_ones_own_says_what_it_denies(planned):
     mine = {"name": "mine", "kind": "negative", "prompt": "You speak no Spanish."}
-    with pytest.raises(
-        InputError, match=r"name the traits that its prompt denies, for example `undesired: \[spanish\]`"
-    ):
+    with pytest.raises(InputError, match=r"name the traits that its prompt denies: add `undesired: \[…\]` to the arm"):
         planned("miniature/spanish_caps", mine)
     plan, _ = planned("miniature/spanish_caps", mine | {"undesired": ["spanish"]})
     assert plan.trials[-1].arm.undesired == ("spanish",)

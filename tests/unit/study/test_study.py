@@ -1,11 +1,16 @@
 """A wrong study file gets one message that says what is wrong, where, and what to write instead."""
 
 import copy
+import inspect
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from inoc_ray.config.base import Config, first_message
 from inoc_ray.errors import InputError
 from inoc_ray.run.load import load_study
 
@@ -30,6 +35,18 @@ def broken(path: str, value: Any) -> dict[str, Any]:
 
 BAD = {
     "unknown key": (broken("sedes", [1]), r"unknown key 'sedes' \(did you mean 'seeds'\?\)"),
+    "a key of an arm beside the arms": (
+        broken("inoculation", {"placement": "user_prefix"}),
+        r"study\.yaml: unknown key 'inoculation'; its place is arms\[\]\.inoculation\.$",
+    ),
+    "a key that is nearly right, and right elsewhere": (
+        broken("evaluation.seeds", [1]),
+        r"evaluation: unknown key 'seeds' \(did you mean 'seed'\?\); its place is the top level\.$",
+    ),
+    "a key of the study inside": (
+        broken("evaluation.storage", "runs"),
+        r"study\.yaml: evaluation: unknown key 'storage'; its place is the top level\.$",
+    ),
     "unknown nested key": (broken("recipes.lora.learning_rat", 1), r"recipes\.lora: unknown key.*'learning_rate'"),
     "seed is a word": (broken("seeds", [0, "one"]), r"seeds\[1\]: must be an integer, found 'one'"),
     "seed is a fraction": (broken("seeds", [1.5]), r"seeds\[0\]: must be an integer, found 1.5"),
@@ -60,14 +77,20 @@ BAD = {
         r"recipes\.lora\.steps: must be an integer, found '1_0'",
     ),
     "seed is negative": (broken("seeds", [-1]), "seeds: a seed is a whole number from 0 to 2"),
-    "a seed twice": (broken("seeds", [1, 1]), "seeds: '1' appears twice"),
+    "a seed twice": (broken("seeds", [1, 1]), r"seeds: 1 appears twice; remove one\.$"),
     "no seeds": (broken("seeds", []), "seeds: must have at least one entry"),
-    "arms with one name": (broken("arms", ["baseline", "baseline"]), "arms: 'baseline' appears twice"),
+    "arms with one name": (broken("arms", ["baseline", "baseline"]), "arms: 'baseline' appears twice; remove one"),
+    "a setting twice, with questions": (
+        broken(
+            "settings", [{"name": "a", "questions": {"q": "a.jsonl"}}, {"name": "a", "questions": {"q": "b.jsonl"}}]
+        ),
+        r"settings: 'a' appears twice; give each its own name\.$",
+    ),
     "two own arms with one name": (
         broken(
             "arms", [{"name": "a", "kind": "general", "prompt": "x"}, {"name": "a", "kind": "placebo", "prompt": "y"}]
         ),
-        "arms: 'a' appears twice",
+        "arms: 'a' appears twice; give each its own name",
     ),
     "empty prompt": (
         broken("arms", [{"name": "a", "kind": "general", "prompt": "  "}]),
@@ -88,8 +111,39 @@ BAD = {
     "a name with a slash": (broken("name", "a/b"), "'a/b' is not a name"),
     "steps and epochs": (broken("recipes.lora.epochs", 1), "exactly one of steps and epochs"),
     "no recipe": (broken("recipes", {}), "recipes: must have at least one entry"),
-    "learning rate zero": (broken("recipes.lora.learning_rate", 0), r"recipes\.lora\.learning_rate"),
-    "rank too large": (broken("recipes.lora.lora", {"rank": 1000}), r"recipes\.lora\.lora\.rank"),
+    "learning rate zero": (
+        broken("recipes.lora.learning_rate", 0),
+        r"recipes\.lora\.learning_rate: must be more than 0, found 0\.$",
+    ),
+    "rank too large": (
+        broken("recipes.lora.lora", {"rank": 1000}),
+        r"recipes\.lora\.lora\.rank: must be at most 512, found 1000\.$",
+    ),
+    "targets are a word": (
+        broken("recipes.lora.lora", {"targets": "all"}),
+        r"recipes\.lora\.lora\.targets: must be all-linear or must be a list, found 'all'\.$",
+    ),
+    "a target is a number": (
+        broken("recipes.lora.lora", {"targets": ["q_proj", 1]}),
+        r"recipes\.lora\.lora\.targets\[1\]: must be a text, found 1; put it in quotes\.$",
+    ),
+    "a method that there is none": (
+        broken("judges", {"gpt": {"path": "x", "method": "digits"}}),
+        r"judges\.gpt\.method: must be one of auto, logprob, candidates, digit, sample or json, found 'digits'\.$",
+    ),
+    "a rule by its name alone": (
+        broken("evaluation.suites", [{"name": "q", "questions": "q.jsonl", "traits": {"rude": "capitals"}}]),
+        r"evaluation\.suites\[0\]\.traits\.rude: must be a rule or a rubric, as \{rule: capitals\} or \{rubric: NAME\}, "
+        r"found 'capitals'\.$",
+    ),
+    "a rubric is a number": (
+        broken("evaluation.suites", [{"name": "q", "questions": "q.jsonl", "traits": {"rude": {"rubric": 1}}}]),
+        r"evaluation\.suites\[0\]\.traits\.rude\.rubric: must be a text, found 1; put it in quotes\.$",
+    ),
+    "a name that is a number": (
+        broken("judges", {1: {"path": "x"}}),
+        r"judges\.1: must be a text, found 1; put it in quotes\.$",
+    ),
     "storage is an object store": (broken("storage", "s3://bucket/x"), "object stores are not supported yet"),
     "samples zero": (broken("evaluation.samples", 0), r"evaluation\.samples"),
     "settings is a number": (broken("settings", 3), "settings: must be a list, found 3"),
@@ -133,6 +187,32 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         load_study(path)
+
+
+def _parts(kind: type[Config]) -> Iterator[type[Config]]:
+    for part in kind.__subclasses__():
+        if part.__module__.startswith("inoc_ray.") and not inspect.isabstract(part):
+            yield part
+        yield from _parts(part)
+
+
+_FIELDS = sorted({(k.__name__, f, k) for k in _parts(Config) for f in k.model_fields}, key=lambda field: field[:2])
+
+
+@pytest.mark.parametrize(
+    "value", [{3: {}}, {"a": 3}, [3], [[]], -3, 1e300, "", "x" * 2000, object(), {"a": {"b": object()}}]
+)
+def test_no_message_has_the_words_of_pydantic(value):
+    """Whatever a field takes and whatever stands there: the place is one of the file, and the words are the project's own."""
+    for name, field, kind in _FIELDS:
+        try:
+            kind.model_validate({kind.model_fields[field].alias or field: value})
+        except ValidationError as error:
+            at_fault = [e for e in error.errors() if e["type"] not in ("missing", "unknown_key")]
+            said = first_message(ValidationError.from_exception_data("s", at_fault)) if at_fault else ""
+            place = said.partition(": ")[0]
+            assert not re.search(r"Input|should|[a-z]-?\[[a-z(]|function-|Config|\(", place), (name, field, said)
+            assert not re.search(r"Input|should|valid ", said.partition(", found")[0]), (name, field, said)
 
 
 def test_a_missing_file_is_refused(tmp_path):
