@@ -11,7 +11,7 @@ from inoc_ray.store import layout
 
 PACKAGE = Path(inoc_ray.__file__).parent
 LIBRARIES_READ_PATHS = {
-    "run.records": "MLflow's client uploads sample tables by path",
+    "run.mlflow_records": "MLflow's client uploads sample tables by path",
     "run.publish": "MLflow's client uploads the report by path",
     "train.sweep": "a training worker reads its rows by path",
 }
