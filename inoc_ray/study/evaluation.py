@@ -20,6 +20,10 @@ PROMPT_OF = "prompt_of:"
 FROM_LIBRARY = "library:"
 
 
+Method = Literal["logprob", "candidates", "digit", "sample", "json"]
+"""The ways of reading a number from a judging model: see `Judge.method`."""
+
+
 class Judge(Config):
     """A judging model: a folder that the study serves itself, or a model behind an OpenAI-compatible API.
 
@@ -35,7 +39,7 @@ class Judge(Config):
     """The model's name at the API."""
     api_key_env: str | None = runtime(None, min_length=1)
     """The environment variable that holds the API's key. The key itself is never in a study."""
-    method: Literal["auto", "logprob", "candidates", "digit", "sample", "json"] = identity("auto")
+    method: Literal["auto", Method] = identity("auto")
     """How the number is read. `logprob`: the expectation over the numbers of the scale, each one token of the judge's.
     `candidates`: the same over numbers of several tokens; needs a model that the study serves. `digit`: the expectation
     over 0 to 9. `sample`: the mean of `samples` drawn answers. `json`: one call for all rubrics of a response. `auto`:

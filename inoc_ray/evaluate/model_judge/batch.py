@@ -19,11 +19,11 @@ from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.model_judge.client import SAMPLE_TOKENS, JudgeClient, JudgeQuestion, NoAnswer
 from inoc_ray.evaluate.model_judge.engine_judge import EngineJudge
 from inoc_ray.evaluate.model_judge.number_tokens import digits_are_apart, numbers_are_single
-from inoc_ray.evaluate.model_judge.read_answer import Answer, Method, failed_judgment, judgment, scale_top
+from inoc_ray.evaluate.model_judge.read_answer import Answer, failed_judgment, judgment, scale_top
 from inoc_ray.scoring.judge_prompt import VERSION, json_prompt, number_prompt
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric
-from inoc_ray.study.evaluation import Judge
+from inoc_ray.study.evaluation import Judge, Method
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

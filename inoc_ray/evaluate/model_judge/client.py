@@ -16,7 +16,8 @@ from inoc_ray.endpoint.auth import redact
 from inoc_ray.endpoint.connection import Connection
 from inoc_ray.endpoint.errors import OF_ONE_REQUEST, NoReadableAnswer, RequestRefused, UnusableAnswer
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.model_judge.read_answer import Answer, Method
+from inoc_ray.evaluate.model_judge.read_answer import Answer
+from inoc_ray.study.evaluation import Method
 
 T = TypeVar("T")
 SAMPLE_TOKENS = 16

@@ -12,13 +12,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from inoc_ray.evaluate.model_judge.number_tokens import number_of, strip_spaces
 from inoc_ray.scoring.judgment import SCALE_TOP, Category, Judgment
 from inoc_ray.scoring.rubrics import CODE, REFUSAL, Rubric
+from inoc_ray.study.evaluation import Method
 
-Method = Literal["logprob", "candidates", "digit", "sample", "json"]
 Answer = Mapping[str, Any]
 CATEGORIES: Mapping[str, Category] = {REFUSAL: "refusal", CODE: "code"}
 PREFIX_LIMIT = 1e-4
