@@ -38,7 +38,7 @@ test: setup check ## all tests (about 35 minutes on two cores)
 	@# In the order of tests/conftest.py, the longest file first; xdist's own order would begin it last.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=20 --durations-min=20
 
-test-fast: setup ## unit tests that start no part of the real stack (about 90 seconds on two cores)
+test-fast: setup ## unit tests that start no part of the real stack (about 3 minutes on two cores)
 	@# Random inputs a quarter as many as in `make test`.
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --durations=10 --durations-min=2 tests/unit
 
