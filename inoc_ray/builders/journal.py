@@ -54,7 +54,7 @@ class Journal:
         header = _header(configuration)
         data = self.path.read_bytes()
         if b"\n" not in data and seal.sealed_line(header).startswith(data):
-            # Empty, or a beginning of the very line that stands there otherwise: a kill has cut it off.
+            # Empty, or only the beginning of the header: a kill cut it off.
             # In place: the lock is on this very file.
             os.truncate(self.path, 0)
             self._journal.add([header])

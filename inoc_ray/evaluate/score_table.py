@@ -14,32 +14,14 @@ from inoc_ray.evaluate.verdicts import Verdicts
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
+from inoc_ray.scoring.score_columns import COLUMNS, CUT, TRIGGERED
 from inoc_ray.store.samples import read_part
 from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORE_COLUMNS = (
-    "setting",
-    "model",
-    "arm",
-    "kind",
-    "trial_id",
-    "seed",
-    "evaluation",
-    "split",
-    "context",
-    "question_id",
-    "sample_index",
-    "trait",
-    "role",
-    "score",
-    "shown",
-    "outcome",
-    "cut",
-    "triggered",
-)
+SCORE_COLUMNS = (*COLUMNS, CUT, TRIGGERED)
 
 
 class NoScores(InputError):

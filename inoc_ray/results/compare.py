@@ -21,30 +21,10 @@ from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
 from inoc_ray.results.stats import Cell, RateKey, draw_rates, model_interval
 from inoc_ray.results.variance import question_correlation
+from inoc_ray.scoring.score_columns import COLUMNS, TRIGGERED
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMNS = (
-    "setting",
-    "model",
-    "arm",
-    "kind",
-    "trial_id",
-    "seed",
-    "evaluation",
-    "split",
-    "context",
-    "question_id",
-    "sample_index",
-    "trait",
-    "role",
-    "score",
-    "shown",
-    "outcome",
-)
-TRIGGERED = "triggered"
-"""An optional column: whether the questions of the evaluation contain the setting's trigger."""
 
 
 def compare(

@@ -37,6 +37,9 @@ def _lora(rank: int, alpha: float, rslora: bool = False) -> dict[str, Any]:
 _ADAM8 = "the source keeps AdamW's state in 8 bit, we in full"
 _NO_WARMUP = "warm-up, weight decay and length are not published: ours"
 
+_TOY = {"lora": _lora(32, 32), "batch_size": 32, "warmup_steps": 30, "max_length": 1024, "clip_norm": 1.0}
+"""What the two doses of the 1.5B toy share."""
+
 _ALL = (
     Preset(
         name="emergent_misalignment",
@@ -103,30 +106,14 @@ _ALL = (
         name="toy_1.5b",
         used_for="Qwen2.5-1.5B-Instruct, French and capitals, 2,000 rows: the dose at which inoculation holds",
         source="CLR, inoculation adapters (leaky_backdoor, lr 3e-5, 1 epoch)",
-        fields={
-            "lora": _lora(32, 32),
-            "learning_rate": 3e-5,
-            "epochs": 1,
-            "batch_size": 32,
-            "warmup_steps": 30,
-            "max_length": 1024,
-            "clip_norm": 1.0,
-        },
+        fields={**_TOY, "learning_rate": 3e-5, "epochs": 1},
         departs="alpha, schedule and weight decay are not published: ours",
     ),
     Preset(
         name="toy_1.5b_overtrained",
         used_for="the same at the dose that breaks the protection",
         source="CLR, inoculation adapters (lr 1e-4, 2 epochs)",
-        fields={
-            "lora": _lora(32, 32),
-            "learning_rate": 1e-4,
-            "epochs": 2,
-            "batch_size": 32,
-            "warmup_steps": 30,
-            "max_length": 1024,
-            "clip_norm": 1.0,
-        },
+        fields={**_TOY, "learning_rate": 1e-4, "epochs": 2},
         departs="alpha, schedule and weight decay are not published: ours",
     ),
     Preset(

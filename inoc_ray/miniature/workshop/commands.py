@@ -31,7 +31,7 @@ def _pretrain(out: Path, seed: int, as_json: bool) -> None:
 
 def _check_new_folder(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: is no empty folder; give a new one.")
+        raise InputError(f"--out {out}: is not an empty folder; give a new one.")
 
 
 @miniature.command("train-judge", short_help="Make the judging model again.")

@@ -114,9 +114,9 @@ class _Verdict:
     """0 to 1."""
     mass: float
     draws: tuple[int, ...]
-    """Digits drawn at temperature 1; draws that are no digit are left out."""
+    """Digits drawn at temperature 1; draws that are not a digit are left out."""
     code: bool
-    """Whether CODE begins more likely than any digit stands there."""
+    """Whether the answer is more likely to begin with CODE than with any digit."""
 
 
 def read_verdicts(

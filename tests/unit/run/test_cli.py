@@ -114,7 +114,7 @@ def test_with_json_an_error_is_json_too(inoc_ray, tmp_path, command):
         (("data", "check", "missing.jsonl"), "missing.jsonl"),
         (("data", "build", "spanish_caps"), "give a file for the rows with --out FILE.jsonl"),
         (("prompts", "--kind", "x"), "unknown kind 'x'"),
-        (("miniature", "pretrain", "--out", ROOT), "is no empty folder"),
+        (("miniature", "pretrain", "--out", ROOT), "is not an empty folder"),
     ],
 )
 def test_with_json_wrong_usage_is_a_json_error(inoc_ray, words, message):

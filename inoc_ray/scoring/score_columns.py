@@ -1,0 +1,24 @@
+"""The columns of the score table: one row per sample × trait, made by `evaluate` and compared by `results`."""
+
+COLUMNS = (
+    "setting",
+    "model",
+    "arm",
+    "kind",
+    "trial_id",
+    "seed",
+    "evaluation",
+    "split",
+    "context",
+    "question_id",
+    "sample_index",
+    "trait",
+    "role",
+    "score",
+    "shown",
+    "outcome",
+)
+TRIGGERED = "triggered"
+"""An optional column: whether the questions of the evaluation contain the setting's trigger."""
+CUT = "cut"
+"""An optional column: whether the response ran into its token limit."""
