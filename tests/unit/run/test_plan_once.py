@@ -15,7 +15,7 @@ from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import run_study
 from inoc_ray.store.store import Store
 
-NAME = "counted"
+NAME = "rows_counted"
 
 
 @pytest.fixture(scope="module")
