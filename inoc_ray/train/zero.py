@@ -100,3 +100,46 @@ def consolidated_weights(engine: Any, *, trainable_only: bool) -> dict[str, torc
             if writes:
                 state[name] = parameter.detach().to("cpu", copy=True).contiguous()
     return state if writes else None
+
+
+def at_rest(parameter: Any) -> bool:
+    """Return whether a parameter is as it is between two steps: no module has it gathered, no gathering is under way."""
+    if not hasattr(parameter, "ds_id"):
+        return True
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    released = ZeroParamStatus.AVAILABLE if parameter.ds_persist else ZeroParamStatus.NOT_AVAILABLE
+    return parameter.ds_status in (released, ZeroParamStatus.NOT_AVAILABLE) and not parameter.ds_active_sub_modules
+
+
+def destroy(engine: Any) -> None:
+    """Take an engine down, with what DeepSpeed keeps of its model.
+
+    DeepSpeed 0.19.8 keeps every ZeRO-3 module for as long as the process lives: in a list of modules that run
+    (runtime/zero/parameter_offload.py) and as the key of a cached method (partitioned_param_coordinator.py), and with it the
+    rank's share of the base. Ten trials held ten bases.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    engine.destroy()
+    for parameter in engine.module.parameters():
+        # The base outlives the engine in the cache, and would keep its optimizer until the next one.
+        vars(parameter).pop("_z3_optimizer", None)
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for method in vars(PartitionedParameterCoordinator).values():
+        # A decorator of DeepSpeed's hides the cached function in its closure.
+        for cell in getattr(method, "__closure__", None) or ():
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
+
+
+def forget_hpz_group() -> None:
+    """Let the next model read under ZeRO-3 make its own group for hpZ; DeepSpeed refuses to make a second in a process."""
+    import torch.distributed as dist
+    from deepspeed.utils import groups
+
+    group = groups._get_zero_param_intra_parallel_group()
+    if group is not None:
+        groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+        dist.destroy_process_group(group)
