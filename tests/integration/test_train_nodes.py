@@ -1,0 +1,68 @@
+"""One fine-tune over several nodes: the losses of one node, whatever is partitioned and whatever is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_nodes import Nodes, ray_nodes
+from tiny_base import chat_rows, make_base, make_spec, run
+
+from inoc_ray.cluster.connect import connected
+from inoc_ray.store.store import Store
+from inoc_ray.study.resources import Resources
+from inoc_ray.train.group import train_group
+from inoc_ray.train.job import TrialJob
+from inoc_ray.train.process import set_threads
+
+pytestmark = pytest.mark.slow
+
+ROWS = [row.to_dict() for row in chat_rows()]
+CASES = list(product((2, 3), ("lora", "full")))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    """Four nodes of one core: two workers always lie on two nodes."""
+    with ray_nodes(1, 1, 1, 1) as nodes, connected():
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def trained(cluster: Nodes, base: str, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, tuple[Any, Any]]:
+    """The outcome and the curve of every case, each in worker processes of its own; two cases at once."""
+
+    def train(case: tuple[int, str]) -> tuple[Any, Any]:
+        stage, method = case
+        store = Store(tmp_path_factory.mktemp("store"))
+        job = TrialJob(
+            trial_id="t",
+            label="setting/t",
+            spec=make_spec(base, method=method, zero_stage=stage, micro_batch_size=4, persistence_threshold=0),
+            rows=ROWS,
+        )
+        resources = Resources(workers=2, micro_batch_size=4, zero_stage=stage, max_failures=0)
+        (outcome,) = train_group([job], resources, str(store.root), run_name=f"zero{stage}-{method}")
+        return outcome, store.read_curves("t") if outcome.status == "trained" else []
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CASES, pool.map(train, CASES), strict=True))
+
+
+@pytest.mark.parametrize(("stage", "method"), CASES)
+def test_two_workers_on_two_nodes_train_to_the_losses_of_one_worker(trained: Any, base: str, stage: int, method: str):
+    outcome, curve = trained[stage, method]
+    assert (outcome.status, outcome.error) == ("trained", None)
+    set_threads(1)
+    alone = [record.loss for record in run(base, None, method=method)[0]]
+    # The tolerance of test_train_loop.py: sums in another order.
+    assert [record["loss"] for record in curve] == pytest.approx(alone, abs=2e-5)
