@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inoc_ray.errors import InputError
-from inoc_ray.study.resources import Resources
+from inoc_ray.study.resources import EngineResources, GroupResources
 
 DRIVER_RESOURCE = "inoc_ray_driver"
 """Logical resource of a local cluster for Tune's trial drivers, so that they take no CPU from their own workers."""
@@ -56,7 +56,7 @@ def local_capacity() -> Capacity:
     return Capacity(float(len(os.sched_getaffinity(0))), float(gpus), True)
 
 
-def concurrent_groups(resources: Resources, capacity: Capacity, groups: int) -> int:
+def concurrent_groups(resources: GroupResources, capacity: Capacity, groups: int) -> int:
     """Return how many worker groups can train at once.
 
     Each group holds workers × (cpus, gpus) while it trains, and its driver holds a little while it waits for them; so drivers
@@ -87,7 +87,7 @@ def _smaller(name: str, per_worker: float, has: float) -> str:
     return f"lower {field} or use a larger cluster"
 
 
-def check_serving(resources: Resources, capacity: Capacity) -> None:
+def check_serving(resources: EngineResources, capacity: Capacity) -> None:
     """Raise InputError when the engine does not fit the cluster."""
     advice = []
     if resources.serve_cpus > capacity.cpus:

@@ -86,7 +86,7 @@ def run_study(
         stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
         ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
         to_judge = ungraded_parts(plan, store)
-        own_judges = any(judge.path is not None for judge in study.judges.values())
+        own_judges = [name for name, judge in study.judges.items() if judge.path is not None]
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
@@ -96,8 +96,8 @@ def run_study(
                     capacity = stack.enter_context(connected())
                 check_capacity(plan, capacity)
                 check_cluster_gpus(plan)
-                if own_judges:
-                    check_serving(study.resources, capacity)
+                for name in own_judges:
+                    check_serving(study.resources.of_judge(name), capacity)
                 keep_study(plan, store)
                 if training:
                     _train(plan, store, capacity, outcome)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inoc_ray.store.store import Store
-from inoc_ray.study.resources import Resources
+from inoc_ray.study.resources import GroupResources
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.worker import train_worker
 
@@ -21,7 +21,7 @@ START_ATTEMPTS = 30
 
 def train_group(
     jobs: Sequence[TrialJob],
-    resources: Resources,
+    resources: GroupResources,
     storage: str,
     *,
     run_name: str,
@@ -45,7 +45,7 @@ def train_group(
 
 
 def _run_group(
-    jobs: Sequence[TrialJob], resources: Resources, store: Store, *, run_name: str, callbacks: list[Any]
+    jobs: Sequence[TrialJob], resources: GroupResources, store: Store, *, run_name: str, callbacks: list[Any]
 ) -> str | None:
     """Run the Ray Train run; return the text of the error that ended it, if one did."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError

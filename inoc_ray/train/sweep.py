@@ -26,17 +26,22 @@ from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
 
 
-def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
-    """Split trials into groups of at most `size` that share model and recipe, as evenly as possible.
+def groups_of(plan: Plan, trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Split trials into groups that share model, recipe and resources, as evenly as possible.
 
-    Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
+    A group has at most `trials_per_group` members. Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
     """
     alike: dict[str, list[Trial]] = {}
+    keys: dict[tuple[str, str | None], str] = {}
     for trial in trials:
-        alike.setdefault(content_id([trial.model.hash, identity_fields(trial.recipe)]), []).append(trial)
+        pair = (trial.model.name, trial.recipe_name)
+        if pair not in keys:
+            runs_on = plan.resources_of(trial).model_dump(mode="json")
+            keys[pair] = content_id([trial.model.hash, identity_fields(trial.recipe), runs_on])
+        alike.setdefault(keys[pair], []).append(trial)
     groups = []
     for members in alike.values():
-        count = -(-len(members) // size)
+        count = -(-len(members) // plan.resources_of(members[0]).trials_per_group)
         short, longer = divmod(len(members), count)
         start = 0
         for index in range(count):
@@ -53,7 +58,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         model=str(trial.model.path),
         seed=trial.seed,
         recipe=trial.recipe,
-        resources=plan.study.resources,
+        resources=plan.resources_of(trial),
         enable_thinking=trial.model.enable_thinking,
         start=str(store.adapter(prior.trial_id)) if prior else None,
     )
@@ -87,11 +92,16 @@ def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
 def waves_of(plan: Plan) -> list[list[Trial]]:
     """Return what is to be trained as waves: trials that wait for nothing, then those that start from one of the first.
 
-    There is no third: a prior stage starts from the base.
+    There is no third stage: a prior stage starts from the base. The groups of a wave have one shape (workers and what each
+    takes), so that as many run at once as fit; narrow shapes come first.
     """
-    first = [t for t in plan.to_train if plan.can_start(t)]
-    then = [t for t in plan.to_train if not plan.can_start(t)]
-    return [wave for wave in (first, then) if wave]
+    waves: dict[tuple[Any, ...], list[Trial]] = {}
+    for trial in plan.to_train:
+        taken = plan.resources_of(trial)
+        width = (taken.workers * taken.gpus_per_worker, taken.workers * taken.cpus_per_worker)
+        shape = (taken.workers, taken.gpus_per_worker, taken.cpus_per_worker, taken.max_concurrent_groups or 0)
+        waves.setdefault((not plan.can_start(trial), *width, *shape), []).append(trial)
+    return [waves[key] for key in sorted(waves)]
 
 
 def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]:
@@ -129,10 +139,11 @@ def _prior_stage_failed(trial: Trial, store: Store, outcomes: Mapping[str, Outco
 def _train_wave(
     trials: Sequence[Trial], plan: Plan, store: Store, *, capacity: Capacity, number: int
 ) -> tuple[list[Outcome], list[str]]:
-    """Train trials that do not depend on each other; return outcomes and the errors of groups that ended early."""
-    resources = plan.study.resources
-    groups = [[job_of(plan, store, t) for t in g] for g in groups_of(trials, resources.trials_per_group)]
-    at_once = concurrent_groups(resources, capacity, len(groups))
+    """Train trials of one wave; return outcomes and the errors of groups that ended early."""
+    members = groups_of(plan, trials)
+    groups = [[job_of(plan, store, t) for t in g] for g in members]
+    resources = [plan.resources_of(g[0]) for g in members]
+    at_once = concurrent_groups(resources[0], capacity, len(groups))
     # Read when ray.tune is imported: its own loggers would write a copy of every report into the storage folder.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # Tune's own console output; progress is shown by us.
@@ -144,7 +155,7 @@ def _train_wave(
     def one_group(config: dict[str, Any], jobs: list[list[TrialJob]], storage: str) -> None:
         mine = jobs[config["group"]]
         name = f"group-{content_id([job.trial_id for job in mine])}"
-        train_group(mine, resources, storage, run_name=name, callbacks=[TuneReportCallback()])
+        train_group(mine, resources[config["group"]], storage, run_name=name, callbacks=[TuneReportCallback()])
 
     steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
     with Progress("training", sum(steps.values()), "steps") as progress:
