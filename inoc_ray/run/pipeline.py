@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
-from inoc_ray.cluster.connect import Capacity, check_serving, connected
+from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.fit import Capacity, check_serving
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError

@@ -17,6 +17,7 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
 from inoc_ray.serve.spec import APP, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
+from inoc_ray.study.resources import EngineResources
 
 START_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
@@ -39,16 +40,11 @@ class Endpoint:
 
 
 def _check_resources(spec: ServeSpec) -> None:
-    import ray
+    """Raise InputError unless the replica fits on a node that is up, or that the autoscaler may start."""
+    from inoc_ray.cluster import nodes
+    from inoc_ray.cluster.fit import check_serving
 
-    total = ray.cluster_resources()
-    needed: dict[str, float] = {}
-    for bundle in bundles(spec):
-        for key, amount in bundle.items():
-            needed[key] = needed.get(key, 0.0) + amount
-    for key, amount in needed.items():
-        if amount > total.get(key, 0.0):
-            raise InputError(f"the engine needs {amount:g} {key}, but the cluster has {total.get(key, 0.0):g}")
+    check_serving(EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus), nodes.capacity())
 
 
 def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float = START_TIMEOUT_S) -> Endpoint:

@@ -118,7 +118,8 @@ def application(spec: ServeSpec) -> Any:
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": _environment(spec)}},
         placement_group_bundles=bundles(spec),
-        placement_group_strategy="PACK",
+        # Tensor parallel over the network would be slower than fewer GPUs.
+        placement_group_strategy="STRICT_PACK",
         health_check_period_s=10,
         health_check_timeout_s=60,
         # An engine that failed to start would fail again.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.cluster.connect import Capacity, concurrent_groups
+from inoc_ray.cluster.fit import Capacity, concurrent_groups
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.console import Progress
 from inoc_ray.data.chat import rows_hash, rows_text

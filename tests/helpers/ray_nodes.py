@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from inoc_ray.cluster.connect import DRIVER_RESOURCE, LOCAL_OBJECT_STORE_BYTES
+from inoc_ray.cluster.connect import LOCAL_OBJECT_STORE_BYTES
+from inoc_ray.cluster.fit import DRIVER_RESOURCE
 
 
 class Nodes:
