@@ -20,8 +20,12 @@ from inoc_ray.cluster import nodes
 from inoc_ray.cluster.fit import DRIVER_RESOURCE, Capacity
 from inoc_ray.errors import InputError
 
-EXPECTED_MESSAGES = "PYTHON worker processes have been started|ServeController.graceful_shutdown failed"
-"""Ray's warnings about what is intended here: many small driver actors, and a shutdown of Serve from outside."""
+EXPECTED_MESSAGES = (
+    "PYTHON worker processes have been started|ServeController.graceful_shutdown failed|Raylet is terminated|"
+    "has been marked dead because"
+)
+"""Ray's warnings about what is intended here (many small driver actors, a shutdown of Serve from outside), and its reports on
+a lost node, with the last lines of that node's log: who loses something by it says so in a line."""
 LOCAL_OBJECT_STORE_BYTES = 256 << 20
 ADDRESS_SECONDS = 5.0
 """Seconds within which the head of a cluster must accept a connection."""

@@ -18,24 +18,25 @@ _CONFIG = "--autoscaling-config="
 
 def capacity() -> Capacity:
     """Return what the cluster holds, with the nodes that its autoscaler may start beside those that are up."""
-    up = nodes_up()
-    has_driver_resource = any(DRIVER_RESOURCE in resources for resources in up.values())
-    nodes = [_node(resources) for resources in up.values()]
+    has_driver_resource = any(DRIVER_RESOURCE in node["Resources"] for node in _alive())
+    nodes = up()
     return Capacity.of([*nodes, *_startable(nodes)], has_driver_resource=has_driver_resource)
 
 
-def nodes_up() -> dict[str, Mapping[str, float]]:
-    """Return the logical resources of each living node, by its id."""
-    import ray
-
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+def up() -> list[Node]:
+    """Return the nodes that are up."""
+    return [_node(node["Resources"]) for node in _alive()]
 
 
 def addresses() -> dict[str, str]:
-    """Return the address of each node, living or dead, by its id."""
+    """Return the address of each node that is up, by its id."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in _alive()}
+
+
+def _alive() -> list[dict[str, Any]]:
     import ray
 
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def free() -> Node:

@@ -26,6 +26,7 @@ from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
 from inoc_ray.run.publish import compare_study, sync_study, write_study_report
+from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
 from inoc_ray.store.store import Store
@@ -95,6 +96,8 @@ def run_study(
                 with _timed(outcome, "starting Ray"):
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
+                    # What a killed command left behind would hold what this one needs.
+                    reclaim()
                 check_capacity(plan, capacity)
                 check_cluster_gpus(plan)
                 for name in own_judges:

@@ -15,6 +15,7 @@ from typing import Any
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
+from inoc_ray.serve.owner import mark, reclaim
 from inoc_ray.serve.spec import APP, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
 from inoc_ray.study.resources import EngineResources
@@ -60,6 +61,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
 
     if not ray.is_initialized():
         raise RuntimeError("start() needs a Ray cluster: call ray.init() first")
+    reclaim()
     _check_resources(spec)
     began = time.monotonic()
     # Its notes on connecting to itself would interrupt the display of progress.
@@ -67,7 +69,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     owns_serve = not _serve_runs()
     if not owns_serve and spec.name in serve.status().applications:
         raise InputError(
-            f"an engine named {spec.name!r} already runs on this cluster: stop it, or give this one another name"
+            f"an engine named {spec.name!r} of another command that is alive runs on this cluster already: wait until it ends, "
+            "stop it, or give this one another name"
         )
     prefix = "" if spec.name == APP else f"/{spec.name}"
     try:
@@ -75,7 +78,10 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             note("serve: starting Ray Serve")
             _start_serve(spec)
         target = serve.RunTarget(
-            target=application(spec), name=spec.name, route_prefix=prefix or "/", logging_config=_QUIET
+            target=application(spec, mark(started_serve=owns_serve)),
+            name=spec.name,
+            route_prefix=prefix or "/",
+            logging_config=_QUIET,
         )
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         http = _client().http_config

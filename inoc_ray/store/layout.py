@@ -40,7 +40,7 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
 )
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
-ATTEMPTS, TUNE = "attempts", "tune"
+ATTEMPTS, TUNE, GROW, SIGN_OF_LIFE = "attempts", "tune", "grow", "sign-of-life"
 
 FILES = (
     COMMIT,

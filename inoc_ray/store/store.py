@@ -122,6 +122,14 @@ class Store:
         """Return the folder in which a Ray Train run marks the trials that it has started."""
         return self.ray() / run_name / layout.ATTEMPTS
 
+    def grow_mark(self, run_name: str) -> Place:
+        """Return the file that asks a Ray Train run with fewer workers to end, since there is room for more."""
+        return self.ray() / run_name / layout.GROW
+
+    def sign_of_life(self, sweep: str) -> Place:
+        """Return the file that is written while fine-tunes of a sweep go on."""
+        return self.ray() / sweep / layout.SIGN_OF_LIFE
+
     # -- preflight ------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:

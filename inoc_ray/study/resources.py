@@ -48,8 +48,13 @@ class GroupResources(TrialResources):
     long as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
     """The most groups of workers that train at once. Default: as many as the cluster holds."""
+    min_workers: int | None = runtime(None, ge=1)
+    """The fewest workers with which a fine-tune goes on while there is no room for `workers`, because a node is gone; it grows
+    back when there is room. Default: `workers`, so it waits."""
     max_failures: int = runtime(1, ge=0)
-    """How often a lost group of workers is started again."""
+    """How often a group of workers may be lost in a row without getting further: each time but the last it is started again."""
+    wait_minutes: float = runtime(30.0, gt=0)
+    """How long a group waits for room on the cluster while no fine-tune of the command goes on; then its fine-tunes fail."""
 
 
 class EngineResources(Config):

@@ -21,6 +21,7 @@ from typing import Any
 
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import weights_in, write_trial
 from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
@@ -46,8 +47,12 @@ def train_worker(config: Mapping[str, Any]) -> None:
     process.ready()
     store = Store(config["storage"])
     worker = _Worker(store, store.attempts(config["run_name"]), BaseModelCache())
+    grow = store.grow_mark(config["run_name"])
     for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
         worker.train(job)
+        if _from_rank_0(grow.exists()):
+            # The driver starts the group again, with more workers, for what is left.
+            break
 
 
 def _from_rank_0(value: Any) -> Any:
@@ -132,7 +137,7 @@ class _Worker:
         from inoc_ray.data.tokenize import encode_rows, load_tokenizer
         from inoc_ray.train.loop import train
 
-        spec = job.spec
+        spec = dataclasses.replace(job.spec, model=str(on_this_node(Path(job.spec.model))))
         if spec.model not in self.tokenizers:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
