@@ -33,6 +33,12 @@ class TrialResources(Config):
     """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
     numbers. Default: yes where workers have GPUs."""
 
+    snapshot_minutes: float | None = runtime(10.0, gt=0)
+    """Minutes between two snapshots of a fine-tune, which is resumed from its last one when a worker, a node or the command is
+    lost: at most so much work is done again, by any number of workers and under any `zero_stage`. A snapshot has 12 bytes for
+    each trained parameter (LoRA of rank 32 on 7B: 1 GB; all of 7B: 91 GB); the storage folder holds up to three of a trial
+    until it is done. `null` takes none."""
+
     @property
     def checkpoints_gradients(self) -> bool:
         """Whether activations are computed again in the backward pass."""

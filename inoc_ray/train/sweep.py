@@ -14,7 +14,7 @@ from typing import Any
 
 from inoc_ray.cluster.connect import Capacity, concurrent_groups
 from inoc_ray.config.identity import content_id, identity_fields
-from inoc_ray.console import Progress
+from inoc_ray.console import Progress, say
 from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.errors import TrialError
 from inoc_ray.plan.plan import Plan
@@ -24,6 +24,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.train.group import outcome_of, train_group
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.worker import NOTE
 
 
 def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
@@ -189,6 +190,8 @@ def _follow(progress: Progress, steps: dict[str, int]) -> Any:
             job = result.get("job")
             if job not in steps:
                 return
+            if note := result.get(NOTE):
+                say(note)
             before = current.get(trial.trial_id)
             if before not in (None, job):
                 reached[before] = steps[before]
