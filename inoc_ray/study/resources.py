@@ -33,6 +33,15 @@ class TrialResources(Config):
     gradient_checkpointing: bool | None = runtime(None)
     """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
     numbers. Default: yes where workers have GPUs."""
+    logits_chunk: int | None = runtime(None, ge=1)
+    """Target tokens whose logits are in memory at once, in a forward and backward pass. Default: as many as have 2^28 logits
+    on a GPU (1,766 at a vocabulary of 152,000), 2^25 on a CPU."""
+
+    snapshot_minutes: float | None = runtime(10.0, gt=0)
+    """Minutes between two snapshots of a fine-tune, which is resumed from its last one when a worker, a node or the command is
+    lost: at most so much work is done again, by any number of workers and under any `zero_stage`. A snapshot has 12 bytes for
+    each trained parameter (LoRA of rank 32 on 7B: 1 GB; all of 7B: 91 GB); the storage folder holds up to three of a trial
+    until it is done. `null` takes none."""
 
     @property
     def checkpoints_gradients(self) -> bool:

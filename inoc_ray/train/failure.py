@@ -33,7 +33,7 @@ def loss_of(error: Exception, up: Mapping[str, str]) -> Loss:
     dead = sorted(rank for rank, failure in failures.items() if _is_death(failure))
     there = nodes.addresses()
     if gone := [address for node, address in up.items() if node not in there]:
-        return Loss(f"lost {'node' if len(gone) == 1 else f'{len(gone)} nodes:'} {', '.join(gone)}")
+        return Loss(f"lost node {', '.join(gone)}")
     if dead:
         return Loss(f"worker {', '.join(map(str, dead))} died{_why(failures[dead[0]])}")
     if failures:

@@ -16,6 +16,7 @@ from inoc_ray.cluster.fit import Node
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
 from inoc_ray.store.place import Place
+from inoc_ray.store.snapshots import latest_step
 from inoc_ray.store.store import Store
 from inoc_ray.study.resources import GroupResources
 from inoc_ray.train.batches import accumulation_steps
@@ -91,8 +92,8 @@ class _Group:
         self.callbacks, self.attempts = list(callbacks), store.attempts(run_name)
         self.grow = store.grow_mark(run_name)
         self.worker = Node(resources.cpus_per_worker, resources.gpus_per_worker)
-        self.widths = widths(jobs, resources)
-        self.tell = lambda text: tell(f"training: {self._name()}: {text}")
+        self.widths, self.starts = widths(jobs, resources), 0
+        self.tell = lambda text: tell(f"training: {self._under_way().label}: {text}")
 
     def run(self, patience: Patience) -> str | None:
         """Start the group until no job is left; return why it ended before, if it did.
@@ -122,8 +123,8 @@ class _Group:
                 continue
             failures += 1
             if failures > self.resources.max_failures:
-                return self._end(jobs, f"{loss.cause} (lost {failures} times without getting further)")
-            self.tell(f"{loss.cause}; it starts again ({failures} of at most {self.resources.max_failures} times)")
+                return self._end(jobs, f"{loss.cause} ({_times(failures)} without getting further)")
+            self.tell(f"{loss.cause}; {self._next()}")
         return None
 
     def _start(self, jobs: Sequence[TrialJob], workers: int) -> Loss | None:
@@ -135,6 +136,7 @@ class _Group:
         if self.worker.gpus:
             per_worker["GPU"] = self.worker.gpus
         self.grow.unlink(missing_ok=True)
+        self.starts += 1
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
@@ -142,6 +144,8 @@ class _Group:
                 "storage": self.store.address,
                 "run_name": self.run_name,
                 "cpus": self.worker.cpus,
+                # After a loss the line on that loss has said it.
+                "tell_resumed": self.starts == 1,
             },
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=self.worker.gpus > 0, resources_per_worker=per_worker
@@ -170,16 +174,20 @@ class _Group:
     def _failed(self, job: TrialJob) -> bool:
         return self.store.trial_log(job.trial_id).exists() and not (self.attempts / job.trial_id).exists()
 
-    def _reached(self) -> list[str]:
-        """Return what is committed or failed so far; it grows when the group gets further."""
+    def _reached(self) -> tuple[set[str], dict[str, int]]:
+        """Return the jobs that are left and the steps of their snapshots; another value means that the group got further."""
         left = {job.trial_id for job in self._left()}
-        return [job.trial_id for job in self.jobs if job.trial_id not in left]
+        return left, {trial_id: latest_step(self.store.snapshots(trial_id)) for trial_id in left}
 
-    def _name(self) -> str:
-        """Return the label of the trial that is under way, or else of the first that is left."""
+    def _under_way(self) -> TrialJob:
+        """Return the trial that is under way, or else the first that is left."""
         left = self._left() or list(self.jobs)
-        under_way = [job for job in left if (self.attempts / job.trial_id).exists()]
-        return (under_way or left)[0].label
+        return next((job for job in left if (self.attempts / job.trial_id).exists()), left[0])
+
+    def _next(self) -> str:
+        """Return how the group goes on after a loss."""
+        step = latest_step(self.store.snapshots(self._under_way().trial_id))
+        return f"it goes on from its snapshot after step {step}" if step else "it starts again from its first step"
 
     def _end(self, jobs: Sequence[TrialJob], why: str) -> str:
         """Write to the logs of the jobs that are left why they were not trained; return it."""
@@ -188,6 +196,10 @@ class _Group:
             before = log.read_text() if log.exists() else ""
             log.write_text(f"{before}{why}\n")
         return why
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def outcome_of(job: TrialJob, store: Store, *, done_before: bool, group_error: str | None) -> Outcome:

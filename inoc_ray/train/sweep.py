@@ -27,6 +27,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.train.group import outcome_of, train_group
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.worker import NOTE
 
 DRIVER_RESTARTS = 3
 """How often the driver of a group is started again that was lost with its node."""
@@ -167,7 +168,7 @@ def _train_wave(
 
         def tell(line: str) -> None:
             # The way of the workers' reports: the console is that of another process, perhaps on another node.
-            report.after_report(run_context=None, metrics=[{"line": line}], checkpoint=None)
+            report.after_report(run_context=None, metrics=[{NOTE: line}], checkpoint=None)
 
         train_group(
             mine,
@@ -251,14 +252,13 @@ def _follow(progress: Progress, steps: dict[str, int], sign: Place) -> Any:
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
             nonlocal signed
-            if (line := result.get("line")) is not None:
-                # The group trains nothing now: it was lost, or waits.
-                count.lost(trial.trial_id)
-                say(line)
-                return
+            if note := result.get(NOTE):
+                say(note)
             # Tune puts its own id under "trial_id", so the workers report ours as "job".
             job = result.get("job")
             if job not in steps:
+                # A line from the group's driver: the group was lost, or waits, and trains nothing now.
+                count.lost(trial.trial_id)
                 return
             count.report(trial.trial_id, job, result["step"])
             progress.update(count.done, result["label"])

@@ -51,7 +51,14 @@ def trained(cluster: Nodes, base: str, tmp_path_factory: pytest.TempPathFactory)
         job = TrialJob(
             trial_id="t",
             label="setting/t",
-            spec=make_spec(base, method=method, zero_stage=stage, micro_batch_size=4, persistence_threshold=0),
+            spec=make_spec(
+                base,
+                method=method,
+                zero_stage=stage,
+                micro_batch_size=4,
+                persistence_threshold=0,
+                gradient_checkpointing=stage == 3,
+            ),
             rows=ROWS,
         )
         resources = Resources(workers=2, micro_batch_size=4, zero_stage=stage, max_failures=0)
