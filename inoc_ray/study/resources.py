@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal
 
-from pydantic import JsonValue, field_validator, model_validator
+from pydantic import JsonValue, field_validator
 
 from inoc_ray.config.base import Config
 from inoc_ray.config.identity import runtime
+from inoc_ray.errors import InputError
 from inoc_ray.study.deepspeed_keys import ZERO, check_deepspeed_keys
 
 
@@ -49,6 +50,15 @@ class TrialResources(Config):
     gradient_checkpointing: bool | None = runtime(None)
     """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
     numbers. Default: yes where workers have GPUs."""
+    logits_chunk: int | None = runtime(None, ge=1)
+    """Target tokens whose logits are in memory at once, in a forward and backward pass. Default: as many as have 2^28 logits
+    on a GPU (1,766 at a vocabulary of 152,000), 2^25 on a CPU."""
+
+    snapshot_minutes: float | None = runtime(10.0, gt=0)
+    """Minutes between two snapshots of a fine-tune, which is resumed from its last one when a worker, a node or the command is
+    lost: at most so much work is done again, by any number of workers and under any `zero_stage`. A snapshot has 12 bytes for
+    each trained parameter (LoRA of rank 32 on 7B: 1 GB; all of 7B: 91 GB); the storage folder holds up to three of a trial
+    until it is done. `null` takes none."""
 
     @field_validator("deepspeed")
     @classmethod
@@ -56,9 +66,11 @@ class TrialResources(Config):
         check_deepspeed_keys(value)
         return value
 
-    @model_validator(mode="after")
-    def _stage_has_it(self) -> Self:
-        """Refuse what the ZeRO stage has not; DeepSpeed would ignore it or fail in the worker."""
+    def check_together(self) -> None:
+        """Raise InputError for what the ZeRO stage has not; DeepSpeed would ignore it, or fail in the worker.
+
+        Not a validator: a part of a study that replaces some of its resources need not repeat the stage.
+        """
         needs = (
             ("offload_optimizer", self.offload_optimizer, 1, "the optimizer's state is partitioned from stage 1 on"),
             ("offload_parameters", self.offload_parameters, 3, "the parameters are partitioned in stage 3 alone"),
@@ -66,11 +78,13 @@ class TrialResources(Config):
         )
         for name, asked, stage, why in needs:
             if asked and self.zero_stage < stage:
-                raise ValueError(f"{name} needs zero_stage {stage}{'' if stage == 3 else ' or more'}: {why}")
+                raise InputError(
+                    f"resources.{name} needs zero_stage {stage}{'' if stage == 3 else ' or more'}, found {self.zero_stage}: {why}."
+                )
         if self.workers % self.hpz_partition_size:
-            raise ValueError(
-                f"hpz_partition_size {self.hpz_partition_size} does not divide the {self.workers} workers; give the workers of "
-                "one node"
+            raise InputError(
+                f"resources.hpz_partition_size {self.hpz_partition_size} does not divide the {self.workers} workers; give the "
+                "workers of one node."
             )
         zero = self.deepspeed.get(ZERO)
         for key, name, on in (
@@ -78,8 +92,7 @@ class TrialResources(Config):
             ("offload_param", "offload_parameters", self.offload_parameters),
         ):
             if isinstance(zero, dict) and key in zero and not on:
-                raise ValueError(f"deepspeed.{ZERO}.{key} only adds to {name}; set {name}: true as well")
-        return self
+                raise InputError(f"resources.deepspeed.{ZERO}.{key} only adds to {name}; set resources.{name}: true as well.")
 
     @property
     def checkpoints_gradients(self) -> bool:
@@ -87,16 +100,26 @@ class TrialResources(Config):
         return self.gpus_per_worker > 0 if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
-class Resources(TrialResources):
-    """How wide a study runs: each fine-tune, all of them together, and the engine that serves the results."""
+class GroupResources(TrialResources):
+    """How fine-tunes run on their group of workers; what is left out is as `resources` has it."""
 
     trials_per_group: int = runtime(1, ge=1)
     """Fine-tunes that one group of workers trains one after another without a new start. Raise it where starting takes as
     long as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
     """The most groups of workers that train at once. Default: as many as the cluster holds."""
+    min_workers: int | None = runtime(None, ge=1)
+    """The fewest workers with which a fine-tune goes on while there is no room for `workers`, because a node is gone; it grows
+    back when there is room. Default: `workers`, so it waits."""
     max_failures: int = runtime(1, ge=0)
-    """How often a lost group of workers is started again."""
+    """How often a group of workers may be lost in a row without getting further: each time but the last it is started again."""
+    wait_minutes: float = runtime(30.0, gt=0)
+    """How long a group waits for room on the cluster while no fine-tune of the command goes on; then its fine-tunes fail."""
+
+
+class EngineResources(Config):
+    """What an engine runs on; what is left out is as `resources` has it."""
+
     serve_cpus: float = runtime(1.0, gt=0)
     """CPU cores that Ray reserves for the engine."""
     serve_gpus: int = runtime(0, ge=0)
@@ -106,3 +129,64 @@ class Resources(TrialResources):
     more. On GPUs vLLM takes what is left."""
     serve_loras: int = runtime(4, ge=1)
     """The most adapters in one batch of the engine."""
+
+
+class ModelResources(EngineResources, GroupResources):
+    """What the fine-tunes and the engine of one model run on; what is left out is as `resources` has it."""
+
+    recipes: dict[str, GroupResources] = runtime({})
+    """By recipe: what the model's fine-tunes with that recipe take. It goes before all other values."""
+
+
+class Resources(EngineResources, GroupResources):
+    """How wide a study runs: each fine-tune, all of them together, and the engines.
+
+    The values hold for the whole study; `models`, `recipes` and `judges` replace them where something needs others.
+    """
+
+    models: dict[str, ModelResources] = runtime({})
+    """By the name of a model: what its fine-tunes and its engine take in place of the study's values."""
+    recipes: dict[str, GroupResources] = runtime({})
+    """By the name of a recipe: what its fine-tunes take in place of the study's values. Where a model says otherwise, say
+    which holds under `resources.models.NAME.recipes`."""
+    judges: dict[str, EngineResources] = runtime({})
+    """By the name of a judge with a `path`: what its engine takes in place of the study's values."""
+
+    def of_fine_tune(self, model: str, recipe: str | None) -> GroupResources:
+        """Return what the fine-tunes of a model with a recipe run on; recipe: None for one without a name (a prior stage's).
+
+        Raises InputError if model and recipe give a field two values and nothing says which holds, or if fields do not go
+        together.
+        """
+        of_model = self.models.get(model, ModelResources())
+        of_recipe = self.recipes.get(recipe or "", GroupResources())
+        of_both = of_model.recipes.get(recipe or "", GroupResources())
+        given = _given(GroupResources, self)
+        by_model, by_recipe, by_both = (_given(GroupResources, one) for one in (of_model, of_recipe, of_both))
+        for field in by_model.keys() & by_recipe.keys() - by_both.keys():
+            if by_model[field] != by_recipe[field]:
+                raise InputError(
+                    f"resources: {field} is {by_model[field]} under models.{model} and {by_recipe[field]} under recipes.{recipe}; "
+                    f"say which holds: resources.models.{model}.recipes.{recipe}.{field}."
+                )
+        merged = GroupResources(**given | by_model | by_recipe | by_both)
+        merged.check_together()
+        return merged
+
+    def of_engine(self, model: str) -> EngineResources:
+        """Return what the engine of a model runs on: that of its base and adapters, and those of its full fine-tunes."""
+        return EngineResources(**_given(EngineResources, self, self.models.get(model)))
+
+    def of_judge(self, judge: str) -> EngineResources:
+        """Return what the engine of a judge runs on."""
+        return EngineResources(**_given(EngineResources, self, self.judges.get(judge)))
+
+
+def _given(cls: type[Config], *sources: Config | None) -> dict[str, Any]:
+    """Return the fields of `cls` that the sources were given, those of a later one in place of an earlier one's."""
+    return {
+        field: getattr(source, field)
+        for source in sources
+        if source is not None
+        for field in source.model_fields_set & cls.model_fields.keys()
+    }
