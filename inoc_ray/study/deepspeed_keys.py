@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inoc_ray.config.base import nearest
+from inoc_ray.config.identity import canonical_json
 
 ZERO = "zero_optimization"
 
@@ -96,6 +97,10 @@ _ELSEWHERE_OF_ZERO: Mapping[str, str] = {
 
 def check_deepspeed_keys(value: Mapping[str, Any]) -> None:
     """Raise ValueError for the first key that may not be set, with what to set in its place, and for a value of another type."""
+    try:
+        canonical_json(value)
+    except TypeError as error:
+        raise ValueError("holds a value that JSON has no form for") from error
     _check("", value, _ALLOWED, _ELSEWHERE)
     if value.get("communication_data_type", "fp32") != "fp32":
         raise ValueError(

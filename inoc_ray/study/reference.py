@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from inoc_ray.config.base import Config
@@ -51,7 +51,7 @@ _SCALARS: Mapping[Any, str] = {
     float: "number",
     bool: "`true` or `false`",
     Any: "anything",
-    JsonValue: "anything",
+    object: "anything",
 }
 _PATHS: Mapping[str, str] = {
     "rows": "path of a JSONL or parquet file, `hf://datasets/OWNER/NAME@COMMIT/FILE`",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import JsonValue, field_validator
+from pydantic import field_validator
 
 from inoc_ray.config.base import Config
 from inoc_ray.config.identity import runtime
@@ -34,8 +34,9 @@ class TrialResources(Config):
     """With `zero_stage: 3`, parameters of at most this many elements stay whole on every worker. Default: DeepSpeed's
     100,000."""
     accumulate_in_fp32: bool = runtime(False)
-    """With `precision: bf16`, add up the gradients of the micro batches in fp32: 4 bytes for each trained parameter (of its
-    share, with ZeRO 2 and 3) in place of 2. Worth it for adapters, and where many micro batches make one step."""
+    """With `precision: bf16`, add up the gradients of the micro batches in fp32: 4 bytes for each trained parameter in
+    place of 2. Worth it for adapters, and where many micro batches make one step. The gradients are then partitioned, as with
+    `zero_stage: 2`."""
     offload_optimizer: bool = runtime(False)
     """With `zero_stage: 1` and up, keep the optimizer's state and the fp32 master weights (12 bytes for each trained parameter)
     in the host's memory and take the optimizer's step there."""
@@ -44,7 +45,7 @@ class TrialResources(Config):
     hpz_partition_size: int = runtime(1, ge=1)
     """With `zero_stage: 3`, so many workers hold a second copy of the parameters among them and gather from it in the backward
     pass. Give the workers of one node where a fine-tune spans several: half of the traffic then stays inside a node."""
-    deepspeed: dict[str, JsonValue] = runtime({})
+    deepspeed: dict[str, object] = runtime({})
     """Keys of DeepSpeed's configuration that no field here has, merged into ours last, such as
     `{zero_optimization: {reduce_bucket_size: 50000000}}`. What would change the weights is refused."""
     gradient_checkpointing: bool | None = runtime(None)
@@ -62,7 +63,7 @@ class TrialResources(Config):
 
     @field_validator("deepspeed")
     @classmethod
-    def _allowed(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _allowed(cls, value: dict[str, object]) -> dict[str, object]:
         check_deepspeed_keys(value)
         return value
 
@@ -92,7 +93,9 @@ class TrialResources(Config):
             ("offload_param", "offload_parameters", self.offload_parameters),
         ):
             if isinstance(zero, dict) and key in zero and not on:
-                raise InputError(f"resources.deepspeed.{ZERO}.{key} only adds to {name}; set resources.{name}: true as well.")
+                raise InputError(
+                    f"resources.deepspeed.{ZERO}.{key} only adds to {name}; set resources.{name}: true as well."
+                )
 
     @property
     def checkpoints_gradients(self) -> bool:

@@ -27,7 +27,8 @@ def deepspeed_config(spec: LoopSpec, world_size: int) -> dict[str, Any]:
 
     bf16 without ZeRO runs as stage 1, which shares out the fp32 master weights and gives the numbers of stages 2 and 3:
     DeepSpeed's own optimizer for that case (fp16/unfused_optimizer.py of 0.19.8) takes an empty Adam step at the start,
-    so its bias correction is one step ahead. `resources.deepspeed` is merged in last.
+    so its bias correction is one step ahead. Sums in fp32 run as stage 2 at least: below it they take another optimizer of
+    DeepSpeed's (runtime/bf16_optimizer.py), whose state lies elsewhere. `resources.deepspeed` is merged in last.
     """
     recipe, resources = spec.recipe, spec.resources
     config: dict[str, Any] = {
@@ -50,7 +51,9 @@ def deepspeed_config(spec: LoopSpec, world_size: int) -> dict[str, Any]:
 def _zero(spec: LoopSpec, world_size: int) -> dict[str, Any]:
     """Return the section `zero_optimization`."""
     recipe, resources = spec.recipe, spec.resources
-    stage = max(resources.zero_stage, 1) if recipe.precision == "bf16" else resources.zero_stage
+    stage = resources.zero_stage
+    if recipe.precision == "bf16":
+        stage = max(stage, 2 if resources.accumulate_in_fp32 else 1)
     zero: dict[str, Any] = {"stage": stage}
     if stage and recipe.method == "lora":
         zero["reduce_bucket_size"] = zero["allgather_bucket_size"] = ADAPTER_BUCKET
