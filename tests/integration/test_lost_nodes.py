@@ -86,14 +86,14 @@ def test_a_wait_says_what_it_waits_for_takes_fewer_where_it_may_and_ends(
         with pytest.raises(
             NoRoom, match=r"no room for 2 workers of 1 CPU each for 0.1 minutes \(free: 1 CPU; up: 2 nodes of 1"
         ):
-            wait_for_room([2], Node(1, 0), name="a", patience=Patience(0.1), tell=told.append)
+            wait_for_room([2], Node(1, 0), patience=Patience(0.1), tell=told.append)
         assert len(told) == 1
         assert told[0].startswith(
             "waiting for room for 2 workers of 1 CPU each (free: 1 CPU; up: 2 nodes of 1 CPU, 1 node of"
         )
-        assert wait_for_room([2, 1], Node(1, 0), name="a", patience=Patience(1), tell=told.append) == 1
+        assert wait_for_room([2, 1], Node(1, 0), patience=Patience(1), tell=told.append) == 1
         ray.util.remove_placement_group(held)
-        assert wait_for_room([2, 1], Node(1, 0), name="a", patience=Patience(1), tell=told.append) == 2
+        assert wait_for_room([2, 1], Node(1, 0), patience=Patience(1), tell=told.append) == 2
 
 
 def test_a_cluster_of_a_head_alone_is_enough_if_its_autoscaler_may_start_the_nodes(tmp_path: Path):
@@ -101,7 +101,7 @@ def test_a_cluster_of_a_head_alone_is_enough_if_its_autoscaler_may_start_the_nod
         assert concurrent_groups(GroupResources(workers=2), capacity, 4) == 1
         with pytest.raises(InputError, match="3 workers × 1 CPU = 3 CPU, and the cluster has 2"):
             concurrent_groups(GroupResources(workers=3), capacity, 1)
-        assert wait_for_room([2], Node(1, 0), name="a", patience=Patience(2), tell=print) == 2
+        assert wait_for_room([2], Node(1, 0), patience=Patience(2), tell=print) == 2
 
 
 def test_an_engine_is_left_alone_while_its_command_lives_and_taken_down_when_it_is_gone(cluster: Nodes):
