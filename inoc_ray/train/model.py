@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,11 +155,24 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
         lora_alpha=spec.recipe.lora.alpha,
         lora_dropout=spec.recipe.lora.dropout,
         target_modules=targets,
+        exclude_modules=_outside_of_the_text(base),
         use_rslora=spec.recipe.lora.rslora,
         task_type="CAUSAL_LM",
     )
     # The adapter in the base's type: under bf16 DeepSpeed keeps fp32 master weights, so a second fp32 copy is none.
     return peft.get_peft_model(base, lora, autocast_adapter_dtype=False)
+
+
+def _outside_of_the_text(base: Any) -> str | None:
+    """Return a pattern of the modules beside the text model, such as a vision tower; None for a model of text alone.
+
+    Rows have no images, so factors there would stay as they are drawn, and few models are served with adapters on them.
+    """
+    decoder = base.get_decoder()
+    if decoder is base.base_model:
+        return None
+    name = next(name for name, module in base.named_modules() if module is decoder)
+    return rf"(?!{re.escape(name)}\.).*"
 
 
 def _load_adapter(model: Any, spec: LoopSpec, folder: Path) -> None:
