@@ -33,6 +33,9 @@ class TrialResources(Config):
     gradient_checkpointing: bool | None = runtime(None)
     """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
     numbers. Default: yes where workers have GPUs."""
+    logits_chunk: int | None = runtime(None, ge=1)
+    """Target tokens whose logits are in memory at once, in a forward and backward pass. Default: as many as have 2^28 logits
+    on a GPU (1,766 at a vocabulary of 152,000), 2^25 on a CPU."""
 
     @property
     def checkpoints_gradients(self) -> bool:

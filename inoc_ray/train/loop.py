@@ -25,6 +25,7 @@ from inoc_ray.train import process, zero
 from inoc_ray.train.batches import accumulation_steps, global_batches, split_batch
 from inoc_ray.train.export import export
 from inoc_ray.train.flops import StepFlops, peak_flops
+from inoc_ray.train.head import TargetLoss
 from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups, size
 from inoc_ray.train.schedule import learning_rate_at
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
@@ -128,6 +129,7 @@ class _Run:
         self.lengths = [len(row.input_ids) for row in rows]
         self.targets = [row.targets for row in rows]
         self.trained = [p for p in engine.module.parameters() if p.requires_grad]
+        self.target_loss = TargetLoss(engine, device, spec.resources.logits_chunk)
         self.flops = StepFlops(engine.module, spec)
         self.peak = peak_flops(device, spec.recipe.precision)
         self.loss, self.seconds, self.tokens, self.target_tokens = math.nan, 0.0, 0, 0
@@ -149,15 +151,20 @@ class _Run:
             group["lr"] = rate
         total = torch.zeros((), device=self.device)
         norm: Any = None
-        micro_batches = split_batch(
-            batch,
-            self.lengths,
-            micro_batch_size=self.spec.resources.micro_batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
+        ranks = [
+            split_batch(
+                batch,
+                self.lengths,
+                micro_batch_size=self.spec.resources.micro_batch_size,
+                rank=rank,
+                world_size=self.world_size,
+            )
+            for rank in range(self.world_size)
+        ]
+        micro_batches = ranks[self.rank]
+        most = [max(sum(self.targets[row] for row in rows) for rows in at_once) for at_once in zip(*ranks, strict=True)]
         for index, micro_batch in enumerate(micro_batches):
-            loss = self._negative_log_likelihood([self.rows[row] for row in micro_batch])
+            loss = self._negative_log_likelihood([self.rows[row] for row in micro_batch], most[index])
             total += loss.detach()
             self.engine.backward(loss * (self.world_size / divisor), scale_wrt_gas=False)
             if zero.clips_itself(self.spec) and index == len(micro_batches) - 1:
@@ -184,13 +191,10 @@ class _Run:
             mfu=self.flops.of(lengths) / seconds / (self.peak * self.world_size) if self.peak else None,
         )
 
-    def _negative_log_likelihood(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+    def _negative_log_likelihood(self, rows: Sequence[EncodedRow], most: int) -> torch.Tensor:
         """Return Σ over the rows' target tokens of −log p, a scalar in nats and fp32."""
         import torch
 
         batch = {name: tensor.to(self.device) for name, tensor in collate(rows, PAD).items()}
-        logits = self.engine(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        labels = batch["labels"][:, 1:]
-        kept = labels != IGNORED
-        # Only target positions are widened to fp32: over a large vocabulary the logits are the largest tensor.
-        return torch.nn.functional.cross_entropy(logits[:, :-1][kept].float(), labels[kept], reduction="sum")
+        labels = torch.nn.functional.pad(batch.pop("labels")[:, 1:], (0, 1), value=IGNORED)
+        return self.target_loss(batch, labels, most)

@@ -114,6 +114,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "zero_stage": 1,
         "persistence_threshold": 7,
         "gradient_checkpointing": True,
+        "logits_chunk": 5,
     },
 }
 """Options at values that are not their defaults."""
