@@ -37,6 +37,8 @@ class ModelSize:
     """Those of the largest trained parameter."""
     persistent: int
     """Those that ZeRO-3 keeps whole on every rank."""
+    tied: bool
+    """Whether the output layer shares the embedding's weight, whose gradient then comes in two parts."""
     layers: int
     hidden: int
     heads_width: int
@@ -118,6 +120,7 @@ def model_size(folder: Path, recipe: Recipe, dtype: str | None = None) -> ModelS
         largest=max(own),
         largest_trained=max(trained),
         persistent=sum(p.numel() for p in parameters if p.numel() <= PERSISTENT),
+        tied=tied,
         layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size),
         heads_width=heads * head_dim,
