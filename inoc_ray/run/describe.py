@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from inoc_ray.cluster.connect import concurrent_groups, expected_capacity
+from inoc_ray.cluster.connect import expected_capacity
+from inoc_ray.cluster.fit import concurrent_groups
 from inoc_ray.console import table
 from inoc_ray.evaluate.workload import Workload, workloads
 from inoc_ray.plan.cells import stored_once

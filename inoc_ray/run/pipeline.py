@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
-from inoc_ray.cluster.connect import Capacity, check_serving, connected
+from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.fit import Capacity, check_serving
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
@@ -25,6 +26,7 @@ from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
 from inoc_ray.run.publish import compare_study, sync_study, write_study_report
+from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
 from inoc_ray.store.store import Store
@@ -94,6 +96,8 @@ def run_study(
                 with _timed(outcome, "starting Ray"):
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
+                    # What a killed command left behind would hold what this one needs.
+                    reclaim()
                 check_capacity(plan, capacity)
                 check_cluster_gpus(plan)
                 for name in own_judges:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.cluster.connect import Capacity, check_address, check_serving, concurrent_groups, expected_capacity
+from inoc_ray.cluster.connect import check_address, expected_capacity
+from inoc_ray.cluster.fit import Capacity, check_serving, concurrent_groups
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import check_reachable

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from inoc_ray.cluster.connect import check_serving, connected
+from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.fit import check_serving
 from inoc_ray.errors import InputError
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan

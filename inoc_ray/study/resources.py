@@ -37,6 +37,12 @@ class TrialResources(Config):
     """Target tokens whose logits are in memory at once, in a forward and backward pass. Default: as many as have 2^28 logits
     on a GPU (1,766 at a vocabulary of 152,000), 2^25 on a CPU."""
 
+    snapshot_minutes: float | None = runtime(10.0, gt=0)
+    """Minutes between two snapshots of a fine-tune, which is resumed from its last one when a worker, a node or the command is
+    lost: at most so much work is done again, by any number of workers and under any `zero_stage`. A snapshot has 12 bytes for
+    each trained parameter (LoRA of rank 32 on 7B: 1 GB; all of 7B: 91 GB); the storage folder holds up to three of a trial
+    until it is done. `null` takes none."""
+
     @property
     def checkpoints_gradients(self) -> bool:
         """Whether activations are computed again in the backward pass."""
@@ -51,8 +57,13 @@ class GroupResources(TrialResources):
     long as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
     """The most groups of workers that train at once. Default: as many as the cluster holds."""
+    min_workers: int | None = runtime(None, ge=1)
+    """The fewest workers with which a fine-tune goes on while there is no room for `workers`, because a node is gone; it grows
+    back when there is room. Default: `workers`, so it waits."""
     max_failures: int = runtime(1, ge=0)
-    """How often a lost group of workers is started again."""
+    """How often a group of workers may be lost in a row without getting further: each time but the last it is started again."""
+    wait_minutes: float = runtime(30.0, gt=0)
+    """How long a group waits for room on the cluster while no fine-tune of the command goes on; then its fine-tunes fail."""
 
 
 class EngineResources(Config):

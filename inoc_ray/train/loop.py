@@ -13,9 +13,10 @@ means, the usual way, weigh a token by how many targets its neighbours happen to
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,16 @@ from inoc_ray.train.flops import StepFlops, peak_flops
 from inoc_ray.train.head import TargetLoss
 from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups, size
 from inoc_ray.train.schedule import learning_rate_at
-from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
+from inoc_ray.train.snapshot import Position, Snapshots
+from inoc_ray.train.spec import LoopResult, LoopSpec, Resumption, StepRecord
 
 if TYPE_CHECKING:
     import torch
 
 PAD = 0
 """Padding is behind an attention mask and carries no label, so any token id will do."""
+_TOTALS = ("loss", "seconds", "tokens", "target_tokens")
+"""What `_Run` adds up from step to step."""
 
 
 def train(
@@ -46,6 +50,8 @@ def train(
     cache: BaseModelCache | None = None,
     on_trained: Callable[[Any], None] | None = None,
     variants: int = 1,
+    snapshots: Snapshots | None = None,
+    on_resume: Callable[[Sequence[StepRecord]], None] | None = None,
 ) -> LoopResult:
     """Fine-tune the base, or an adapter of it, on `rows` and write the adapter (or the whole model) to `out`.
 
@@ -55,6 +61,9 @@ def train(
     bits whatever was trained before (on a CPU; dropout draws from a seed per rank, so with dropout the world size
     changes the result). `cache` keeps a LoRA base in memory between calls. With `variants`, `rows` are that many sets of the
     same rows one after another, and the epochs take the sets in turn.
+
+    With `snapshots` it goes on from the latest one, if there is one, and takes new ones; `on_resume` is called with the records
+    of the steps that were taken before, which `on_step` does not get again.
 
     Raises InputError for rows or batch sizes that cannot be trained on, TrialError when the loss is no longer finite.
     """
@@ -77,9 +86,15 @@ def train(
             # The adapter came out of one seed on all ranks; dropout must differ between them.
             process.seed_everything(spec.seed + 1_000_003 * (rank + 1))
             run = _Run(spec, rows, engine, device=device, steps=steps)
+            course = _Course(run, snapshots, started=started)
+            if course.records and on_resume is not None:
+                on_resume(course.records)
             batches = global_batches(distinct, recipe.batch_size, steps, seed=spec.seed, variants=variants)
-            for step, batch in enumerate(batches, start=1):
-                on_step(run.step(step, batch))
+            done = len(course.records)
+            for step, batch in itertools.islice(enumerate(batches, start=1), done, None):
+                record = run.step(step, batch)
+                on_step(record)
+                course.after(record)
             if on_trained is not None:
                 on_trained(engine)
             trained = sum(size(p) for p in engine.module.parameters() if p.requires_grad)
@@ -98,7 +113,10 @@ def train(
         world_size=world_size,
         accumulation=accumulation,
         seconds_training=run.seconds,
-        seconds_total=time.perf_counter() - started,
+        seconds_total=course.seconds(),
+        seconds_before=course.seconds_before,
+        seconds_snapshots=0.0 if snapshots is None else snapshots.seconds,
+        resumed=tuple(course.resumed),
     )
 
 
@@ -114,6 +132,43 @@ def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: B
     optimizer = torch.optim.AdamW(groups, lr=spec.recipe.learning_rate, fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
+
+
+class _Course:
+    """The steps of a fine-tune so far, over all processes that took part: resumed from a snapshot, and kept in the next one."""
+
+    def __init__(self, run: _Run, snapshots: Snapshots | None, *, started: float) -> None:
+        self.run, self.snapshots, self.started = run, snapshots, started
+        self.records: list[StepRecord] = []
+        self.resumed: list[Resumption] = []
+        self.seconds_before = 0.0
+        if snapshots is None:
+            return
+        snapshots.begin(run.engine, run.spec, run.rows)
+        position = snapshots.resume()
+        if position is not None:
+            self.records, self.resumed = list(position.records), list(position.resumed)
+            self.seconds_before = position.seconds
+            run.go_on(position.totals)
+
+    def after(self, record: StepRecord) -> None:
+        """Note a step, and take a snapshot if it is time; not of the last step, whose weights are written next."""
+        self.records.append(record)
+        if self.snapshots is not None and record.step < self.run.steps:
+            self.snapshots.after_step(self._position)
+
+    def seconds(self) -> float:
+        """Return the seconds since the start, of this process and of those before up to their snapshots."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def _position(self) -> Position:
+        return Position(
+            step=len(self.records),
+            records=self.records,
+            totals=self.run.totals(),
+            seconds=self.seconds(),
+            resumed=self.resumed,
+        )
 
 
 class _Run:
@@ -133,6 +188,15 @@ class _Run:
         self.flops = StepFlops(engine.module, spec)
         self.peak = peak_flops(device, spec.recipe.precision)
         self.loss, self.seconds, self.tokens, self.target_tokens = math.nan, 0.0, 0, 0
+
+    def totals(self) -> dict[str, float]:
+        """Return the sums so far, for a snapshot."""
+        return {name: getattr(self, name) for name in _TOTALS}
+
+    def go_on(self, totals: Mapping[str, float]) -> None:
+        """Set the sums to those of a snapshot. Raises KeyError when one is missing."""
+        for name in _TOTALS:
+            setattr(self, name, totals[name])
 
     def step(self, step: int, batch: list[int]) -> StepRecord:
         """Take one optimizer step on the global batch of these row numbers.

@@ -7,23 +7,32 @@ after, so an interrupted sweep needs no restoring: the next one trains what is m
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.cluster.connect import Capacity, concurrent_groups
+from inoc_ray.cluster.fit import Capacity, concurrent_groups
 from inoc_ray.config.identity import content_id, identity_fields
-from inoc_ray.console import Progress
+from inoc_ray.console import Progress, say
 from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.errors import TrialError
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of, variants_of
 from inoc_ray.plan.trials import Trial
+from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 from inoc_ray.train.group import outcome_of, train_group
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.worker import NOTE
+
+DRIVER_RESTARTS = 3
+"""How often the driver of a group is started again that was lost with its node."""
+SIGN_SECONDS = 15.0
+"""Least time between two signs of life of a sweep, for groups that wait for others of it."""
 
 
 def groups_of(plan: Plan, trials: Sequence[Trial]) -> list[list[Trial]]:
@@ -155,8 +164,23 @@ def _train_wave(
     def one_group(config: dict[str, Any], jobs: list[list[TrialJob]], storage: str) -> None:
         mine = jobs[config["group"]]
         name = f"group-{content_id([job.trial_id for job in mine])}"
-        train_group(mine, resources[config["group"]], storage, run_name=name, callbacks=[TuneReportCallback()])
+        report = TuneReportCallback()
 
+        def tell(line: str) -> None:
+            # The way of the workers' reports: the console is that of another process, perhaps on another node.
+            report.after_report(run_context=None, metrics=[{NOTE: line}], checkpoint=None)
+
+        train_group(
+            mine,
+            resources[config["group"]],
+            storage,
+            run_name=name,
+            callbacks=[report],
+            tell=tell,
+            sign=Store(storage).sign_of_life(sweep),
+        )
+
+    sweep = f"sweep-{plan.study.name}-{number}"
     steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
     with Progress("training", sum(steps.values()), "steps") as progress:
         tuner = tune.Tuner(
@@ -166,10 +190,11 @@ def _train_wave(
             param_space={"group": tune.grid_search(list(range(len(groups))))},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
             run_config=tune.RunConfig(
-                name=f"sweep-{plan.study.name}-{number}",
+                name=sweep,
                 storage_path=str(store.tune()),
                 verbose=0,
-                callbacks=[_follow(progress, steps)],
+                callbacks=[_follow(progress, steps, store.sign_of_life(sweep))],
+                failure_config=tune.FailureConfig(max_failures=DRIVER_RESTARTS),
             ),
         )
         results = tuner.fit()
@@ -185,26 +210,63 @@ def _with_trials(group: list[TrialJob], trials: Sequence[Trial]) -> list[tuple[T
     return [(job, by_id[job.trial_id]) for job in group]
 
 
-def _follow(progress: Progress, steps: dict[str, int]) -> Any:
-    """Make a Tune callback, on the driver, that adds up the steps that the groups report."""
+class Steps:
+    """How many steps of a sweep are done, by what its groups report.
+
+    A trial counts up to the step that it reported last, and all of it when its group has gone on to another, unless the group
+    was lost at it: then it is trained on later, from an earlier step.
+    """
+
+    def __init__(self, steps: Mapping[str, int]) -> None:
+        self._steps = dict(steps)
+        self._reached: dict[str, int] = {}
+        self._current: dict[str, str] = {}
+
+    @property
+    def done(self) -> int:
+        """Return the sum over all trials."""
+        return sum(self._reached.values())
+
+    def report(self, group: str, trial: str, step: int) -> None:
+        """Count a step of a trial that a group trains."""
+        before = self._current.get(group)
+        if before not in (None, trial):
+            self._reached[before] = self._steps[before]
+        self._current[group] = trial
+        self._reached[trial] = step
+
+    def lost(self, group: str) -> None:
+        """Note that a group does not go on with its trial now."""
+        self._current.pop(group, None)
+
+
+def _follow(progress: Progress, steps: dict[str, int], sign: Place) -> Any:
+    """Make a Tune callback, on the driver, that adds up the steps that the groups report and says their lines."""
     from ray.tune import Callback
 
-    reached: dict[str, int] = {}
-    current: dict[str, str] = {}
+    count = Steps(steps)
+    signed = -math.inf
 
     class Follow(Callback):
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
+            nonlocal signed
+            if note := result.get(NOTE):
+                say(note)
             # Tune puts its own id under "trial_id", so the workers report ours as "job".
             job = result.get("job")
             if job not in steps:
+                # A line from the group's driver: the group was lost, or waits, and trains nothing now.
+                count.lost(trial.trial_id)
                 return
-            before = current.get(trial.trial_id)
-            if before not in (None, job):
-                reached[before] = steps[before]
-            current[trial.trial_id] = job
-            reached[job] = result["step"]
-            progress.update(sum(reached.values()), result["label"])
+            count.report(trial.trial_id, job, result["step"])
+            progress.update(count.done, result["label"])
+            if time.monotonic() - signed >= SIGN_SECONDS:
+                signed = time.monotonic()
+                sign.write_text(f"{count.done}\n")
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            count.lost(trial.trial_id)
 
     return Follow()

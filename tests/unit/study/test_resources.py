@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from inoc_ray.cluster.connect import Capacity
+from inoc_ray.cluster.fit import Capacity
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
