@@ -104,7 +104,7 @@ class _Group:
         while jobs := self._left():
             before = self._reached()
             try:
-                workers = wait_for_room(self.widths, self.worker, name=self.run_name, patience=patience, tell=self.tell)
+                workers = wait_for_room(self.widths, self.worker, patience=patience, tell=self.tell)
             except NoRoom as error:
                 return self._end(jobs, str(error))
             if workers != width:
@@ -161,7 +161,7 @@ class _Group:
         up = nodes.addresses()
         more = self.resources.workers - workers
         try:
-            with watch_for_room(more, self.worker, name=self.run_name, on_room=lambda: self.grow.write_text("")):
+            with watch_for_room(more, self.worker, on_room=lambda: self.grow.write_text("")):
                 trainer.fit()
         except TrainingFailedError as error:
             return loss_of(error, up)

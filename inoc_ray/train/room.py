@@ -52,9 +52,7 @@ class Patience:
         return time.monotonic() - self._since > 60.0 * self.minutes
 
 
-def wait_for_room(
-    widths: Sequence[int], worker: Node, *, name: str, patience: Patience, tell: Callable[[str], None]
-) -> int:
+def wait_for_room(widths: Sequence[int], worker: Node, *, patience: Patience, tell: Callable[[str], None]) -> int:
     """Wait until the cluster has room for a group of workers, and return how many: the first of `widths` that fits.
 
     The smaller ones count after NARROWER_AFTER_SECONDS. The wait is a pending placement group, so that an autoscaler starts
@@ -63,12 +61,12 @@ def wait_for_room(
     """
     began = time.monotonic()
     told = began - LINE_SECONDS + FIRST_LINE_SECONDS
-    with _reserved(widths[0], worker, name) as all_of_them:
+    with _reserved(widths[0], worker) as all_of_them:
         while not all_of_them.wait(_LOOK_SECONDS):
             waited = time.monotonic() - began
             if waited >= NARROWER_AFTER_SECONDS:
                 for workers in widths[1:]:
-                    with _reserved(workers, worker, name) as some:
+                    with _reserved(workers, worker) as some:
                         if some.wait(_LOOK_SECONDS):
                             return workers
             if patience.over():
@@ -83,7 +81,7 @@ def wait_for_room(
 
 
 @contextlib.contextmanager
-def watch_for_room(workers: int, worker: Node, *, name: str, on_room: Callable[[], None]) -> Iterator[None]:
+def watch_for_room(workers: int, worker: Node, *, on_room: Callable[[], None]) -> Iterator[None]:
     """Call `on_room` when there is room for so many more workers while the block runs; hold the room until the block ends."""
     if workers < 1:
         yield
@@ -97,8 +95,8 @@ def watch_for_room(workers: int, worker: Node, *, name: str, on_room: Callable[[
                 return
             stop.wait(_LOOK_SECONDS)
 
-    with _reserved(workers, worker, name) as reserved:
-        thread = threading.Thread(target=watch, args=(reserved,), daemon=True, name=f"room-{name}")
+    with _reserved(workers, worker) as reserved:
+        thread = threading.Thread(target=watch, args=(reserved,), daemon=True, name="watch-for-room")
         thread.start()
         try:
             yield
@@ -108,11 +106,11 @@ def watch_for_room(workers: int, worker: Node, *, name: str, on_room: Callable[[
 
 
 @contextlib.contextmanager
-def _reserved(workers: int, worker: Node, name: str) -> Iterator[Any]:
+def _reserved(workers: int, worker: Node) -> Iterator[Any]:
     from ray.util import placement_group, remove_placement_group
 
     bundle = {"CPU": worker.cpus} | ({"GPU": worker.gpus} if worker.gpus else {})
-    group = placement_group([bundle] * workers, strategy="PACK", name=f"inoc_ray {name}")
+    group = placement_group([bundle] * workers, strategy="PACK")
     try:
         yield group
     finally:
