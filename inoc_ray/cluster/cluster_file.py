@@ -22,7 +22,11 @@ ACCELERATOR = "accelerator_type:"
 """Ray's resource that names a node's GPUs."""
 NETWORK = 100e9 / 8
 """Bytes/s between nodes where the file does not say."""
-FORM = "{nodes: {NAME: {machine: p5.48xlarge, count: 2}}} or {nodes: {NAME: {gpu: H100, gpus: 8, cpus: 96, memory_gib: 1024, count: 2}}}"
+FORM = (
+    "{nodes: {NAME: {machine: p5.48xlarge, count: 2}}} or "
+    "{nodes: {NAME: {gpu: H100, gpus: 8, cpus: 96, memory_gib: 1024, count: 2}}}"
+)
+"""How a file of one's own is written."""
 
 
 class NodesOfOneKind(Config):
@@ -136,7 +140,9 @@ def _own(where: str, name: str, given: NodesOfOneKind) -> NodeKind:
     cpus = given.cpus or (known.cpus if known else None)
     memory = given.memory_gib or (known.memory_gib if known else None)
     if cpus is None or memory is None:
-        raise InputError(f"{where}: {'cpus' if cpus is None else 'memory_gib'} is missing; give it, or a known machine.")
+        raise InputError(
+            f"{where}: {'cpus' if cpus is None else 'memory_gib'} is missing; give it, or a known machine."
+        )
     gpu = _gpu(where, given.gpu or (known.gpu if known else None), gpus)
     if gpu is not None and given.gpu_memory_gib is not None:
         gpu = Gpu(

@@ -35,7 +35,12 @@ _GPUS = (
 shows it: H100 81,559 MiB, L40S 46,068, L4 and A10G 23,034 and 23,028."""
 
 GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _GPUS}
-ALIASES: Mapping[str, str] = {"A100": "A100-40G", "NVIDIA-H100": "H100", "A100-80GB": "A100-80G", "A100-40GB": "A100-40G"}
+ALIASES: Mapping[str, str] = {
+    "A100": "A100-40G",
+    "NVIDIA-H100": "H100",
+    "A100-80GB": "A100-80G",
+    "A100-40GB": "A100-40G",
+}
 """Other names of these, such as those of Ray's `accelerator_type:`."""
 
 

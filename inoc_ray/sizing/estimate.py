@@ -14,7 +14,7 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Trial
 from inoc_ray.sizing.engines import EngineFit, engines_of
-from inoc_ray.sizing.fine_tunes import FineTunes, Fit, best_fits, fit_of, why_not
+from inoc_ray.sizing.fine_tunes import FineTunes, Fit, best_fits, fit_of, limit, why_not
 from inoc_ray.sizing.row_lengths import RowLengths, row_lengths
 from inoc_ray.sizing.speed import EFFICIENCY
 from inoc_ray.sizing.training import GIB
@@ -83,6 +83,12 @@ def estimate(plan: Plan, cluster: PlannedCluster) -> Estimate:
         if not tunes.resources.gpus_per_worker and any(kind.gpu for kind in kinds):
             notes.append(
                 f"{tunes.label} trains on CPUs, for which no time is estimated: set {tunes.place}.gpus_per_worker: 1"
+            )
+        if fit.tight:
+            of_device = f"{fit.memory.total / GIB:.1f} of {limit(fit.kind, fit.resources) / GIB:.1f} GiB"
+            notes.append(
+                f"{tunes.label} takes {of_device}, by an estimate that may be some percent off; a smaller "
+                f"{tunes.place}.micro_batch_size or more workers leave room"
             )
         if not tunes.rows.counted:
             notes.append(f"{tunes.model.name}: no tokenizer beside config.json, so tokens are estimated by characters")
@@ -198,11 +204,9 @@ def _in_words(fit: Fit, cluster: PlannedCluster) -> str:
     host = f" and {fit.memory.host / GIB:.0f} GiB of the node's memory" if fit.memory.host else ""
     there = "" if fit.kind in cluster.kinds else f" on {fit.kind.in_words()}"
     assert fit.kind.gpu is not None
-    return (
-        f"{fit.of.place}: {{{changes}}}{there}: {fit.memory.total / GIB:.1f} of {fit.kind.gpu.memory_gib:g} GiB on each GPU{host}"
-    )
+    of_gpu = f"{fit.memory.total / GIB:.1f} of {fit.kind.gpu.memory_gib:g} GiB on each GPU"
+    return f"{fit.of.place}: {{{changes}}}{there}: {of_gpu}{host}"
 
 
 def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}"
-

@@ -24,6 +24,8 @@ HOST_SHARE = 0.9
 """Share of a node's memory that workers may take; the rest is Ray's and the page cache's."""
 SAMPLED_BATCHES = 8
 """Batches of which the padding is counted."""
+ROOMY = 0.9
+"""Share of a device up to which a shape is proposed, and above which a study's own gets a note: estimates are not exact."""
 NARROW_ENOUGH = 1.03
 """A narrower shape is preferred if it takes at most this many times the GPU-hours of the cheapest."""
 
@@ -76,6 +78,11 @@ class Fit:
     def gpus(self) -> float:
         """GPUs of a group."""
         return self.resources.workers * self.resources.gpus_per_worker
+
+    @property
+    def tight(self) -> bool:
+        """Whether little of the device is left."""
+        return self.memory.total > ROOMY * limit(self.kind, self.resources)
 
     @property
     def gpu_hours(self) -> float | None:
@@ -170,9 +177,9 @@ def why_not(tunes: FineTunes, kind: NodeKind, resources: GroupResources, *, capa
         return f"{kind.machine} has no GPU"
     try:
         concurrent_groups(resources, capacity, 1)
-        memory = memory_of(tunes, resources)
     except InputError as error:
         return str(error).rstrip(".")
+    memory = memory_of(tunes, resources)
     if memory.total > limit(kind, resources):
         return f"{arithmetic(tunes, memory)}; {_device(kind, resources)} has {limit(kind, resources) / GIB:.1f} GiB"
     host = host_bytes(memory, tunes.size, resources) if resources.gpus_per_worker else 0
@@ -278,7 +285,7 @@ def best_fits(tunes: FineTunes, kind: NodeKind, *, capacity: Capacity, efficienc
     if kind.gpu is None:
         return []
     found = [fit_of(tunes, kind, one, capacity=capacity, efficiency=efficiency) for one in shapes(tunes, kind)]
-    fits = [fit for fit in found if fit is not None]
+    fits = [fit for fit in found if fit is not None and not fit.tight]
     if not fits:
         return []
     least = min(fit.gpu_hours or 0.0 for fit in fits)

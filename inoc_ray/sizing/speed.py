@@ -88,7 +88,16 @@ def group_start_seconds(size: ModelSize) -> float:
 
 
 def decoding_seconds(
-    gpu: Gpu, *, gpus: int, weights: float, cache: float, parameters: int, prompt: float, answer: float, at_once: int, count: int
+    gpu: Gpu,
+    *,
+    gpus: int,
+    weights: float,
+    cache: float,
+    parameters: int,
+    prompt: float,
+    answer: float,
+    at_once: int,
+    count: int,
 ) -> float:
     """Return the seconds in which an engine draws `count` answers, `at_once` at a time.
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inoc_ray.sizing.model_size import ModelSize, PassSize, model_size, pass_size
-from inoc_ray.study.recipe import Recipe
 from inoc_ray.train.head import chunk_rows
 from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.zero import deepspeed_config
@@ -23,8 +22,8 @@ GIB = 1 << 30
 BYTES = {"fp32": 4, "bf16": 2}
 MASTER, MOMENTS, FP32_GRADIENT = 4, 8, 4
 """Bytes of a trained parameter: the fp32 master copy, Adam's two moments, and the gradient as the optimizer takes it."""
-REDUCE_BUCKET, LIVE_PARAMETERS, PREFETCH = 500_000_000, 1_000_000_000, 50_000_000
-"""Defaults of DeepSpeed in elements: `reduce_bucket_size`, `stage3_max_live_parameters`, `stage3_prefetch_bucket_size`."""
+REDUCE_BUCKET, LIVE_PARAMETERS, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
+"""Defaults of DeepSpeed in elements: `reduce_bucket_size`, `stage3_max_live_parameters`, `sub_group_size`."""
 RUNTIME_GIB = 1.0
 """What CUDA's context, cuBLAS, NCCL and the kernels take of a GPU before the first tensor: about 0.5 GiB for the context and its
 kernels, 0.5 for workspaces and NCCL's channels. An assumption, to be replaced by a measurement (docs/gpu.md)."""
@@ -82,7 +81,8 @@ class Sharding:
     """How many buffers of that size there are."""
     live_parameters: int
     """Elements that ZeRO-3 gathers at most."""
-    persistence: int | None
+    sub_group: int
+    """Elements that ZeRO-3's optimizer takes at once."""
     offload_optimizer: bool
     offload_parameters: bool
     hpz: int
@@ -101,7 +101,7 @@ def sharding_of(config: Mapping[str, Any], world_size: int, precision: str) -> S
         # With overlap, one bucket is reduced while the next is filled. DeepSpeed's default: under stage 3.
         buckets=2 if zero.get("overlap_comm", zero["stage"] == 3) else 1,
         live_parameters=int(zero.get("stage3_max_live_parameters", LIVE_PARAMETERS)),
-        persistence=zero.get("stage3_param_persistence_threshold"),
+        sub_group=int(zero.get("sub_group_size", SUB_GROUP)),
         offload_optimizer=_offloads(zero, "offload_optimizer"),
         offload_parameters=_offloads(zero, "offload_param"),
         hpz=int(zero.get("zero_hpz_partition_size", 1)),
@@ -142,7 +142,9 @@ def model_states(size: ModelSize, sharding: Sharding) -> ModelStates:
     states = (masters + MOMENTS) * size.trained // share_of_states
     accumulated = sharding.gradient_bytes * size.trained // share_of_gradients
     # Without ZeRO, and where they are summed in fp32, the optimizer takes the gradients as they are.
-    step = FP32_GRADIENT * size.trained // share_of_states if sharding.stage >= 1 and sharding.gradient_bytes < 4 else 0
+    share = size.trained // share_of_states
+    at_once = min(share, sharding.sub_group) if sharding.stage == 3 else share
+    step = FP32_GRADIENT * at_once if sharding.stage >= 1 and sharding.gradient_bytes < 4 else 0
     weights, gathered = width * parameters, 0
     if sharding.stage == 3:
         cut = parameters - size.persistent
@@ -158,9 +160,7 @@ def model_states(size: ModelSize, sharding: Sharding) -> ModelStates:
         states = step = 0
     if sharding.offload_parameters:
         host, weights = host + weights, width * size.persistent
-    return ModelStates(
-        weights=weights, states=states, accumulated=accumulated, step=step, gathered=gathered, host=host
-    )
+    return ModelStates(weights=weights, states=states, accumulated=accumulated, step=step, gathered=gathered, host=host)
 
 
 @functools.lru_cache(maxsize=256)
@@ -231,7 +231,9 @@ def peak_of(
     if device == "cpu":
         # A page of memory that nobody writes to takes none.
         bucket = min(bucket, size.trained)
-    buffers = width * bucket * (sharding.buckets if device == "cuda" else 1) if sharding.world_size > 1 or sharding.stage > 1 else 0
+    buffers = width * bucket * (sharding.buckets if device == "cuda" else 1)
+    if sharding.world_size == 1 and sharding.stage < 2:
+        buffers = 0
     phases: dict[Literal["forward", "backward", "step"], dict[str, int]] = {
         "forward": {
             "activations": passed.kept + passed.forward,
