@@ -24,6 +24,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.train.group import outcome_of, train_group
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.stop import snapshot_before_stop
 from inoc_ray.train.worker import NOTE
 
 
@@ -138,6 +139,8 @@ def _train_wave(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # Tune's own console output; progress is shown by us.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # Tune would take a Ctrl-C for itself, end the workers, and return as if the sweep were over.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -159,10 +162,15 @@ def _train_wave(
                 name=f"sweep-{plan.study.name}-{number}",
                 storage_path=str(store.tune()),
                 verbose=0,
-                callbacks=[_follow(progress, steps)],
+                callbacks=[under_way := _follow(progress, steps)],
             ),
         )
-        results = tuner.fit()
+        try:
+            results = tuner.fit()
+        except (KeyboardInterrupt, SystemExit):
+            # Ctrl-C, or SIGTERM, of which Ray makes a SystemExit. The workers end with this process.
+            snapshot_before_stop(store, under_way.trials())
+            raise
         progress.update(sum(steps.values()) if not results.num_errors else progress.done)
     errors = [str(error) for error in results.errors]
     first_error = errors[0] if errors else None
@@ -183,6 +191,10 @@ def _follow(progress: Progress, steps: dict[str, int]) -> Any:
     current: dict[str, str] = {}
 
     class Follow(Callback):
+        def trials(self) -> list[str]:
+            """Return the trials that the groups reported last: those in training."""
+            return list(current.values())
+
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:

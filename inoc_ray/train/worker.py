@@ -25,7 +25,7 @@ from inoc_ray.store.commit import weights_in, write_trial
 from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
-from inoc_ray.train.snapshot import Snapshots
+from inoc_ray.train.snapshot import Left, Notice, Snapshots
 from inoc_ray.train.spec import LoopResult, StepRecord
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,9 @@ def train_worker(config: Mapping[str, Any]) -> None:
     process.ready()
     store = Store(config["storage"])
     worker = _Worker(store, store.attempts(config["run_name"]), BaseModelCache())
-    for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
-        worker.train(job)
+    with contextlib.suppress(Left):
+        for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
+            worker.train(job)
 
 
 def _from_rank_0(value: Any) -> Any:
@@ -101,6 +102,8 @@ class _Worker:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.tokenizers: dict[str, Any] = {}
         self.progress = _Progress()
+        self.drained: Any = None
+        """The nodes that Ray is about to lose, and when, as last seen."""
 
     def agree_on_order(self, jobs: list[TrialJob]) -> list[TrialJob]:
         """Return the jobs that are not committed, those last that a lost group had begun.
@@ -125,6 +128,11 @@ class _Worker:
             with contextlib.ExitStack() as stack:
                 folder = stack.enter_context(self.store.stage_trial(job.trial_id)) if self.rank == 0 else None
                 self._train_into(folder, job, begun)
+        except Left:
+            # It goes on from its snapshot in another group, and before those that wait.
+            if self.rank == 0:
+                mark.unlink(missing_ok=True)
+            raise
         except Exception as error:
             if isinstance(error, TrialError) and self.rank == 0:
                 # It would fail again in the same way.
@@ -193,8 +201,23 @@ class _Worker:
             self.store.snapshots(job.trial_id),
             of=job.trial_id,
             minutes=job.spec.resources.snapshot_minutes,
+            notice=lambda: self._notice(job),
             say=lambda line: self.progress.notes.append(f"{job.label}: {line}"),
         )
+
+    def _notice(self, job: TrialJob) -> Notice:
+        """Look for what may end this process soon: Ray's notice that a node is drained, and a command that is being stopped."""
+        import ray.train
+
+        ask = self.store.snapshot_request(job.trial_id)
+        asked = bool(_from_rank_0(self.rank == 0 and ask.exists()))
+        if asked and self.rank == 0:
+            ask.unlink(missing_ok=True)
+        # A collective of Ray's, so it is called on all ranks, each time.
+        drained = ray.train.get_preemption_info()
+        deadline = None if drained is None else (tuple(drained.preempted_node_ids), drained.deadline_ms)
+        news, self.drained = deadline not in (None, self.drained), deadline
+        return Notice.TAKE if asked or news else Notice.NOTHING
 
     def _write_log(self, job: TrialJob, error: Exception) -> None:
         self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))
