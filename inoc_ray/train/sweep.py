@@ -157,7 +157,8 @@ def _train_wave(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # Tune's own console output; progress is shown by us.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Its errors, with tracebacks, too: what becomes of a lost driver is said by `_follow`, and of a failed one by its outcomes.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -266,7 +267,9 @@ def _follow(progress: Progress, steps: dict[str, int], sign: Place) -> Any:
                 signed = time.monotonic()
                 sign.write_text(f"{count.done}\n")
 
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            # Tune starts it again, elsewhere.
             count.lost(trial.trial_id)
+            say("training: the driver of a group was lost with its node; it starts again")
 
     return Follow()

@@ -49,6 +49,10 @@ def train_worker(config: Mapping[str, Any]) -> None:
     process.set_threads(config["cpus"])
     process.ready()
     store = Store(config["storage"])
+    import ray.train
+
+    if ray.train.get_context().get_world_rank() == 0:
+        store.room_of(config["run_name"]).write_text(ray.get_runtime_context().get_placement_group_id() or "")
     worker = _Worker(store, config["run_name"], BaseModelCache(), tell_resumed=config["tell_resumed"])
     for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
         worker.train(job)
