@@ -2,6 +2,7 @@
 
 trials/TRIAL/           COMMIT.json trial.json curves.jsonl adapter/        one fine-tune, complete once COMMIT.json exists
 snapshots/TRIAL/        STEP-TOKEN/                                         the state of a trial in training, to resume from
+snapshots/TRIAL.now                                                         asks for a snapshot
 logs/TRIAL.log                                                              why a trial failed
 rows/HASH.jsonl                                                             training rows, by content
 evaluations/TRIAL/      weights.json                                        which weights gave the samples
@@ -120,6 +121,11 @@ def earlier_judgments(part: str) -> re.Pattern[str]:
 def log_name(what: str) -> str:
     """Return the name of a log."""
     return f"{what}.log"
+
+
+def request_name(trial_id: str) -> str:
+    """Return the name of the file that asks for a snapshot of a trial."""
+    return f"{trial_id}.now"
 
 
 def table_name(setting: str, model: str, arm: str, seed: int | None) -> str:
