@@ -44,6 +44,7 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
 ATTEMPTS, TUNE = "attempts", "tune"
+GROW, ROOM, SIGN_OF_LIFE = "more-room", "placement-group", "sign-of-life"
 
 FILES = (
     COMMIT,
@@ -61,6 +62,9 @@ FILES = (
     TAKING,
     SYNC_LOCK,
     MLFLOW_DATABASE,
+    GROW,
+    ROOM,
+    SIGN_OF_LIFE,
 )
 """The files of a store that have fixed names."""
 

@@ -60,6 +60,12 @@ def committed(folder: Place) -> Iterator[Place]:
     yield from sorted(found, key=lambda place: (place.name, (place / layout.COMMIT).stat().modified), reverse=True)
 
 
+def latest_step(folder: Place) -> int:
+    """Return the step of a trial's latest snapshot; 0 without one."""
+    found = next(committed(folder), None)
+    return 0 if found is None else int(found.name.partition("-")[0])
+
+
 def read(place: Place) -> Snapshot:
     """Read what was committed. Raises `ValueError` if COMMIT.json is damaged."""
     try:

@@ -135,6 +135,18 @@ class Store:
         """Return the folder in which a Ray Train run marks the trials that it has started."""
         return self.ray() / run_name / layout.ATTEMPTS
 
+    def grow_mark(self, run_name: str) -> Place:
+        """Return the file that asks a Ray Train run with fewer workers to end, since there is room for more."""
+        return self.ray() / run_name / layout.GROW
+
+    def room_of(self, run_name: str) -> Place:
+        """Return the file with the id of the placement group that a Ray Train run's workers hold."""
+        return self.ray() / run_name / layout.ROOM
+
+    def sign_of_life(self, sweep: str) -> Place:
+        """Return the file that is written while fine-tunes of a sweep go on."""
+        return self.ray() / sweep / layout.SIGN_OF_LIFE
+
     # -- preflight ------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:

@@ -68,7 +68,7 @@ class Notice(enum.Enum):
     TAKE = 1
     """Take a snapshot now: what comes may end the process."""
     LEAVE = 2
-    """Take a snapshot now and end the run, which goes on later, perhaps on other ranks."""
+    """Take a snapshot now and, if that worked, end the run, which goes on later, perhaps on other ranks."""
 
 
 class Left(Exception):
@@ -120,9 +120,9 @@ class Snapshots:
             told = self.notice()
             self.looked = time.perf_counter()
         if what == _TAKE or told is not Notice.NOTHING:
-            self.take(position())
-        if told is Notice.LEAVE:
-            raise Left
+            taken = self.take(position())
+            if taken and told is Notice.LEAVE:
+                raise Left
 
     def _due(self) -> int:
         now = time.perf_counter()
@@ -141,8 +141,11 @@ class Snapshots:
         dist.broadcast(box, src=0)
         return int(box.item())
 
-    def take(self, position: Position) -> None:
-        """Write a snapshot; a failure is said and costs nothing but the snapshot. To be called on all ranks."""
+    def take(self, position: Position) -> bool:
+        """Write a snapshot and return whether that worked; a failure is said and costs nothing but the snapshot.
+
+        To be called on all ranks.
+        """
         started = self.taken = time.perf_counter()
         place = self.folder / _from_rank_0(stored.new_name(position.step))
         shares = shares_of(self.engine)
@@ -156,6 +159,7 @@ class Snapshots:
                 stored.commit(place, [file for files in written for file in files], self._about(shares, position))
                 stored.prune(self.folder)
         self.seconds += time.perf_counter() - started
+        return not errors
 
     def _write_share(self, place: Place, shares: Shares, position: Position) -> list[FileContent] | str:
         """Write this rank's file, and rank 0 the curve; return what was written, or why it could not be."""

@@ -21,8 +21,8 @@ from typing import Any
 
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import weights_in, write_trial
-from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
 from inoc_ray.train.snapshot import Left, Notice, Snapshots
@@ -49,10 +49,17 @@ def train_worker(config: Mapping[str, Any]) -> None:
     process.set_threads(config["cpus"])
     process.ready()
     store = Store(config["storage"])
-    worker = _Worker(store, store.attempts(config["run_name"]), BaseModelCache())
+    import ray.train
+
+    if ray.train.get_context().get_world_rank() == 0:
+        store.room_of(config["run_name"]).write_text(ray.get_runtime_context().get_placement_group_id() or "")
+    worker = _Worker(store, config["run_name"], BaseModelCache(), tell_resumed=config["tell_resumed"])
     with contextlib.suppress(Left):
         for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
             worker.train(job)
+            if _from_rank_0(worker.grow.exists()):
+                # The driver starts the group again, with more workers, for what is left.
+                break
 
 
 def _from_rank_0(value: Any) -> Any:
@@ -95,13 +102,16 @@ class _Progress:
 class _Worker:
     """One rank of a group."""
 
-    def __init__(self, store: Store, attempts: Place, cache: Any) -> None:
+    def __init__(self, store: Store, run_name: str, cache: Any, *, tell_resumed: bool) -> None:
         import torch.distributed as dist
 
-        self.store, self.attempts, self.cache = store, attempts, cache
+        self.store, self.cache, self.tell_resumed = store, cache, tell_resumed
+        self.attempts, self.grow = store.attempts(run_name), store.grow_mark(run_name)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.tokenizers: dict[str, Any] = {}
         self.progress = _Progress()
+        self.leaves = False
+        """Whether there was room for a group of more workers, and this one was to leave."""
         self.drained: Any = None
         """The nodes that Ray is about to lose, and when, as last seen."""
 
@@ -152,7 +162,7 @@ class _Worker:
         from inoc_ray.data.tokenize import encode_rows, load_tokenizer
         from inoc_ray.train.loop import train
 
-        spec = job.spec
+        spec = dataclasses.replace(job.spec, model=str(on_this_node(Path(job.spec.model))))
         if spec.model not in self.tokenizers:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
@@ -177,9 +187,10 @@ class _Worker:
 
         def on_resume(before: Sequence[StepRecord]) -> None:
             records.extend(before)
-            self.progress.notes.append(
-                f"{job.label}: goes on after step {len(before)} of {steps}, from its last snapshot."
-            )
+            if self.tell_resumed:
+                self.progress.notes.append(
+                    f"{job.label}: goes on after step {len(before)} of {steps}, from its last snapshot."
+                )
 
         result = train(
             spec,
@@ -206,11 +217,18 @@ class _Worker:
         )
 
     def _notice(self, job: TrialJob) -> Notice:
-        """Look for what may end this process soon: Ray's notice that a node is drained, and a command that is being stopped."""
+        """Look for what may end this process soon: Ray's notice that a node is drained, and a command that is being stopped.
+
+        And for room for more workers, for which the group leaves; without snapshots on the way it grows between two trials.
+        """
         import ray.train
 
         ask = self.store.snapshot_request(job.trial_id)
-        asked = bool(_from_rank_0(self.rank == 0 and ask.exists()))
+        asked, grows = _from_rank_0((ask.exists(), self.grow.exists()) if self.rank == 0 else None)
+        if grows and not self.leaves and job.spec.resources.snapshot_minutes is not None:
+            # Once: a snapshot that could not be written cannot be written a second later.
+            self.leaves = True
+            return Notice.LEAVE
         if asked and self.rank == 0:
             ask.unlink(missing_ok=True)
         # A collective of Ray's, so it is called on all ranks, each time.
