@@ -23,10 +23,18 @@ SAME: dict[str, tuple[int, dict[str, Any]]] = {
     "lora-2": (2, {"method": "lora", "zero_stage": 2, "precision": "bf16", "lora": DROPOUT}),
     "lora-3": (2, {"method": "lora", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 100}),
     "full-2": (2, {"method": "full", "zero_stage": 2, "precision": "fp32"}),
-    # Some parameters stay whole, and 3 ranks divide none of them evenly.
+    # Some parameters stay whole, and 3 ranks divide none of them evenly; the host holds what is cut.
     "full-3": (
         3,
-        {"method": "full", "zero_stage": 3, "precision": "bf16", "persistence_threshold": 100, "batch_size": 12},
+        {
+            "method": "full",
+            "zero_stage": 3,
+            "precision": "bf16",
+            "persistence_threshold": 100,
+            "batch_size": 12,
+            "offload_optimizer": True,
+            "offload_parameters": True,
+        },
     ),
 }
 """World size and stage as before, so to the bit; full fine-tunes have a second group of the optimizer, of vectors."""
