@@ -85,9 +85,8 @@ class TrialResources(Config):
 
     def checkpoint_steps(self, steps: int) -> tuple[int, ...]:
         """Return the steps of `steps` after which weights are kept, in order, without the last one."""
-        found = {
-            one if isinstance(one, int) else max(1, round(one * steps)) for one in self.checkpoints if one != "..."
-        }
+        numbers = [one for one in self.checkpoints if not isinstance(one, str)]
+        found = {one if isinstance(one, int) else max(1, round(one * steps)) for one in numbers}
         if "..." in self.checkpoints:
             first, second = (int(one) for one in self.checkpoints[-3:-1])
             power = 1

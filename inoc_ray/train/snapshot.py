@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import logging
@@ -407,8 +408,12 @@ def _random_entries(device: torch.device) -> Iterator[tensor_file.Entry]:
         states["device"] = torch.cuda.get_rng_state(device)
     for what, state in states.items():
         yield tensor_file.Entry(
-            name=f"{_RANDOM}|{what}|0", shape=tuple(state.shape), dtype=state.dtype, get=lambda state=state: state
+            name=f"{_RANDOM}|{what}|0", shape=tuple(state.shape), dtype=state.dtype, get=functools.partial(_same, state)
         )
+
+
+def _same(state: torch.Tensor) -> torch.Tensor:
+    return state
 
 
 def _set_random(pieces: _Pieces, rank: int, device: torch.device) -> None:
