@@ -23,6 +23,13 @@ class TrialResources(Config):
     """GPUs that Ray reserves for each rank."""
     micro_batch_size: int = runtime(8, ge=1)
     """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
+    micro_batch_tokens: int | None = runtime(None, ge=1)
+    """Tokens per forward pass and worker, at most, padding included, instead of rows: as many passes are accumulated as it
+    takes, and memory no longer depends on which rows meet. At least as large as the longest row."""
+    layout: Literal["auto", "padded", "packed"] = runtime("auto")
+    """How the rows of a forward pass stand in memory. padded: under each other, filled up to the longest. packed: one after
+    another, kept apart by the attention. auto: what takes less time by the arithmetic of the trial's own batches; the trial's
+    record says which, and why."""
     zero_stage: Literal[0, 1, 2, 3] = runtime(0)
     """What the workers of a fine-tune partition among them (DeepSpeed ZeRO). 0: nothing; 1: the optimizer's state; 2:
     gradients, too; 3: parameters, too."""

@@ -7,6 +7,7 @@ import pytest
 
 from inoc_ray.data.tokenize import IGNORED
 from inoc_ray.train.head import TargetLoss, chunk_rows
+from inoc_ray.train.inputs import PassInputs
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +73,11 @@ def batch() -> tuple[dict[str, Any], Any]:
     return {"input_ids": ids, "attention_mask": mask}, labels
 
 
+def pass_of(inputs: dict[str, Any], labels: Any) -> PassInputs:
+    at = (labels.flatten() != IGNORED).nonzero().squeeze(1)
+    return PassInputs(inputs=inputs, at=at, targets=labels.flatten()[at])
+
+
 def loss_and_gradient(kind: str, frozen_head: bool, chunk: int | None) -> tuple[float, Any, str]:
     """Of all logits where `chunk` is None; after training the embedding's gradient reaches everything below the head."""
     import torch
@@ -89,7 +95,7 @@ def loss_and_gradient(kind: str, frozen_head: bool, chunk: int | None) -> tuple[
         )
     else:
         target_loss = TargetLoss(Engine(model), torch.device("cpu"), chunk)
-        loss, how = target_loss(inputs, labels, int((labels != IGNORED).sum())), target_loss.how
+        loss, how = target_loss(pass_of(inputs, labels), int((labels != IGNORED).sum())), target_loss.how
     (loss * 0.37).backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), how
 
@@ -118,7 +124,7 @@ def test_the_output_layer_sees_target_positions_alone_and_never_more_than_a_chun
         model.lm_head.register_forward_hook(lambda head, args, out, seen=seen: seen.append(out.shape[-2]))
         inputs, labels = batch()
         targets = int((labels != IGNORED).sum())
-        loss(inputs, labels, targets).backward()
+        loss(pass_of(inputs, labels), targets).backward()
         times = 1 if frozen else 2
         assert sum(seen) == (targets if chunk > targets else times * targets)
         assert max(seen) <= chunk
@@ -150,7 +156,7 @@ def test_a_model_whose_output_layer_cannot_be_watched_gives_all_logits_and_says_
     expected = torch.nn.functional.cross_entropy(
         model(**inputs).logits.flatten(0, 1), labels.flatten(), reduction="sum"
     )
-    assert loss(inputs, labels, 99).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss(pass_of(inputs, labels), 99).item() == pytest.approx(expected.item(), rel=1e-6)
     model.get_output_embeddings = lambda: None
     assert "no output layer" in TargetLoss(Engine(model), torch.device("cpu")).how
 
@@ -164,7 +170,7 @@ def test_a_rank_without_targets_takes_as_many_chunks_as_the_others():
     calls: list[int] = []
     model.lm_head.register_forward_hook(lambda *_: calls.append(1))
     inputs, labels = batch()
-    nothing = loss(inputs, torch.full_like(labels, IGNORED), most=10)
+    nothing = loss(pass_of(inputs, torch.full_like(labels, IGNORED)), most=10)
     nothing.backward()
     assert (nothing.item(), len(calls)) == (0.0, 4)  # the model's own call, with nothing, and three chunks
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
