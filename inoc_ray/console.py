@@ -161,8 +161,11 @@ class Progress(_Activity):
 
     def update(self, done: int, note: str = "") -> None:
         """Set how many are done. note: what is being worked on."""
-        self.done, self._note = done, note
         now = time.monotonic()
+        if done < self.done:
+            # Something is done again; the rate up to here would say nothing about the rest.
+            self._first = None
+        self.done, self._note = done, note
         if done and self._first is None:
             self._first = now, done
         if not _display.holds(self) and now - self._printed >= LINE_SECONDS:

@@ -1,4 +1,4 @@
-"""The Ray cluster that a command works on: the one that RAY_ADDRESS names, or a private local one; and what fits on it.
+"""The Ray cluster that a command works on: the one that RAY_ADDRESS names, or a private local one.
 
 A local cluster listens only on the loopback address, asks every caller for a token that only this user can read, and ends with
 the command. An attached cluster is left as it was.
@@ -14,34 +14,21 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from inoc_ray.cluster import nodes
+from inoc_ray.cluster.fit import DRIVER_RESOURCE, Capacity
 from inoc_ray.errors import InputError
-from inoc_ray.study.resources import Resources
 
-DRIVER_RESOURCE = "inoc_ray_driver"
-"""Logical resource of a local cluster for Tune's trial drivers, so that they take no CPU from their own workers."""
-DRIVER_CPUS = 0.001
-"""CPUs that a trial driver requests on an attached cluster, which has no such resource."""
-EXPECTED_MESSAGES = "PYTHON worker processes have been started|ServeController.graceful_shutdown failed"
-"""Ray's warnings about what is intended here: many small driver actors, and a shutdown of Serve from outside."""
+EXPECTED_MESSAGES = (
+    "PYTHON worker processes have been started|ServeController.graceful_shutdown failed|Raylet is terminated|"
+    "has been marked dead because"
+)
+"""Ray's warnings about what is intended here (many small driver actors, a shutdown of Serve from outside), and its reports on
+a lost node, with the last lines of that node's log: who loses something by it says so in a line."""
 LOCAL_OBJECT_STORE_BYTES = 256 << 20
 ADDRESS_SECONDS = 5.0
 """Seconds within which the head of a cluster must accept a connection."""
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """Logical resources of a cluster."""
-
-    cpus: float
-    gpus: float
-    has_driver_resource: bool
-
-    def driver_request(self) -> dict[str, float]:
-        """Return the resources that one trial driver requests; never 0, which Ray refuses."""
-        return {DRIVER_RESOURCE: 1.0} if self.has_driver_resource else {"cpu": DRIVER_CPUS}
 
 
 def local_capacity() -> Capacity:
@@ -54,51 +41,6 @@ def local_capacity() -> Capacity:
     elif Path("/proc/driver/nvidia/gpus").is_dir():
         gpus = len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
     return Capacity(float(len(os.sched_getaffinity(0))), float(gpus), True)
-
-
-def concurrent_groups(resources: Resources, capacity: Capacity, groups: int) -> int:
-    """Return how many worker groups can train at once.
-
-    Each group holds workers × (cpus, gpus) while it trains, and its driver holds a little while it waits for them; so drivers
-    must never take what a group needs, or both wait for ever. Raises InputError, with the arithmetic, when not even one group
-    fits.
-    """
-    need_cpus = resources.workers * resources.cpus_per_worker
-    need_gpus = resources.workers * resources.gpus_per_worker
-    driver = 0.0 if capacity.has_driver_resource else DRIVER_CPUS
-    for name, need, has in (("CPU", need_cpus + driver, capacity.cpus), ("GPU", need_gpus, capacity.gpus)):
-        if need > has + 1e-9:
-            per_worker = resources.cpus_per_worker if name == "CPU" else resources.gpus_per_worker
-            raise InputError(
-                f"resources: one trial needs {resources.workers} workers × {per_worker:g} {name} = {need:g} {name}, "
-                f"and the cluster has {has:g}; {_smaller(name, per_worker, has)}."
-            )
-    fits = int((capacity.cpus + 1e-9) // (need_cpus + driver))
-    if need_gpus > 0:
-        fits = min(fits, int((capacity.gpus + 1e-9) // need_gpus))
-    return max(1, min(fits, groups, resources.max_concurrent_groups or groups))
-
-
-def _smaller(name: str, per_worker: float, has: float) -> str:
-    """Return what to change in `resources` so that a trial's CPUs or GPUs fit."""
-    if name == "GPU" and not has:
-        return "set resources.gpus_per_worker: 0 to train on CPUs, or use a cluster with GPUs"
-    field = "resources.workers" if per_worker <= has else f"resources.{name.lower()}s_per_worker"
-    return f"lower {field} or use a larger cluster"
-
-
-def check_serving(resources: Resources, capacity: Capacity) -> None:
-    """Raise InputError when the engine does not fit the cluster."""
-    advice = []
-    if resources.serve_cpus > capacity.cpus:
-        advice.append("lower resources.serve_cpus")
-    if resources.serve_gpus > capacity.gpus:
-        advice.append("lower resources.serve_gpus" if capacity.gpus else "set resources.serve_gpus: 0 to serve on CPUs")
-    if advice:
-        raise InputError(
-            f"resources: serving needs {resources.serve_cpus:g} CPU and {resources.serve_gpus} GPU, and the cluster has "
-            f"{capacity.cpus:g} CPU and {capacity.gpus:g} GPU; {' and '.join(advice)}, or use a larger cluster."
-        )
 
 
 def expected_capacity() -> Capacity | None:
@@ -154,7 +96,7 @@ def connected() -> Iterator[Capacity]:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"RAY_ADDRESS={address}: no cluster can be joined there ({reason}).") from error
         try:
-            yield _capacity()
+            yield nodes.capacity()
         finally:
             ray.shutdown()
         return
@@ -180,7 +122,7 @@ def connected() -> Iterator[Capacity]:
             logging_level="warning",
             _temp_dir=str(folder / "ray"),
         )
-        yield _capacity()
+        yield nodes.capacity()
     finally:
         ray.shutdown()
         for key, value in before.items():
@@ -188,10 +130,3 @@ def connected() -> Iterator[Capacity]:
             if value is not None:
                 os.environ[key] = value
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _capacity() -> Capacity:
-    import ray
-
-    total = ray.cluster_resources()
-    return Capacity(float(total.get("CPU", 0)), float(total.get("GPU", 0)), DRIVER_RESOURCE in total)

@@ -108,7 +108,7 @@ def _judge_endpoint(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAdd
         assert judge.judge.served_model is not None
         yield judge_api(judge.judge, judge.name), judge.judge.served_model
         return
-    resources = plan.study.resources
+    resources = plan.study.resources.of_judge(judge.name)
     spec = ServeSpec(
         model=judge.folder,
         model_id="judge",

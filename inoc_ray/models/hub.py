@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from inoc_ray.config.base import HUB
@@ -18,6 +19,8 @@ _PLACE = re.compile(
     r"hf://(?P<dataset>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<commit>[^/]*))?(?:/(?P<file>.+))?", re.ASCII
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CACHED = re.compile(r"models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)", re.ASCII)
+"""The folder of a repository in the hub's cache. No name on the hub has two hyphens in a row."""
 _FORMS = {"model": "hf://OWNER/NAME@COMMIT", "dataset": "hf://datasets/OWNER/NAME@COMMIT/FILE"}
 
 
@@ -53,6 +56,15 @@ def parse_place(source: str, kind: RepoKind) -> Place:
             f"History), or the same name could come to mean other {what}."
         )
     return Place(repo, commit, file)
+
+
+def cached_place(folder: Path) -> Place | None:
+    """Return what a folder of the hub's cache holds (`models--OWNER--NAME/snapshots/COMMIT`); None for any other folder."""
+    repository, snapshots, commit = ("", "", "", *folder.parts)[-3:]
+    found = _CACHED.fullmatch(repository)
+    if not found or snapshots != "snapshots" or not _COMMIT.fullmatch(commit):
+        return None
+    return Place(f"{found['owner']}/{found['name']}", commit)
 
 
 class HubErrors:

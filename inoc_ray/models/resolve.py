@@ -1,24 +1,25 @@
 """From the `path:` of a model in a study to a folder on this machine: a registered model, a folder, or a model of the hub.
 
 A model of the hub is downloaded once per machine, into the hub's own cache (HF_HOME), and read from there like any other
-folder. Only `fetch` downloads; `locate` and `resolve_model` look only at what is there, so `inoc-ray plan` never downloads. On
-a cluster every node must see the folder that is found on the driver, so HF_HOME belongs on a shared mount.
+folder. Only `fetch` and `on_this_node` download; `locate` and `resolve_model` look only at what is there, so `inoc-ray plan`
+never downloads. On a cluster each node that lacks a model of the hub fetches it for itself, unless HF_HOME is a shared mount.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from inoc_ray.config.base import as_on_the_hub
+from inoc_ray.config.base import HUB, as_on_the_hub
 from inoc_ray.config.identity import model_folder_hash
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import end_ids
-from inoc_ray.models.hub import HubErrors, is_hub, parse_place
+from inoc_ray.models.hub import HubErrors, cached_place, is_hub, parse_place
 from inoc_ray.models.weights import check_weights
 from inoc_ray.study.registered import MODELS, named_folder
 
@@ -91,6 +92,25 @@ def fetch_models(models: Iterable[tuple[str, str]]) -> None:
     """Fetch every (source, where) that is a model of the hub."""
     for source, where in dict.fromkeys(models):
         fetch(source, where)
+
+
+def on_this_node(folder: Path) -> Path:
+    """Return the folder of a model that the driver found, on this node: itself, or the same commit in this node's cache.
+
+    A model of the hub that is not here is fetched, once for all processes of the node. Raises InputError for another folder
+    that is not here.
+    """
+    if (folder / "config.json").is_file():
+        return folder
+    place = cached_place(folder)
+    where = f"node {socket.gethostname()}"
+    if place is None:
+        raise InputError(
+            f"{where}: there is no model folder {folder} here; put the model on a mount that every node has, or use one of the hub."
+        )
+    source = f"{HUB}{place.repo}@{place.commit}"
+    fetch(source, where)
+    return locate(source, where)
 
 
 def _has_weights(folder: Path) -> bool:

@@ -62,6 +62,7 @@ def make_trials(
                     model_label=model_label(model, name, study.recipes),
                     seed=seed,
                     recipe=recipe,
+                    recipe_name=name,
                     dataset_hash=dataset,
                     rows_label=str(named) if named else f"rows of {use.name}",
                 )

@@ -16,6 +16,7 @@ from inoc_ray.plan.trials import Base, Subject, Trial
 from inoc_ray.scoring.profiles import Profile
 from inoc_ray.settings import Setting
 from inoc_ray.store.store import Store
+from inoc_ray.study.resources import GroupResources
 from inoc_ray.study.study import Study
 
 
@@ -117,6 +118,15 @@ class Plan:
         """Trials without committed weights, each id once."""
         unique = {t.trial_id: t for t in self.fine_tunes if t.trial_id not in self.done_trials}
         return list(unique.values())
+
+    @functools.cached_property
+    def _resources(self) -> dict[tuple[str, str | None], GroupResources]:
+        pairs = dict.fromkeys((trial.model.name, trial.recipe_name) for trial in self.fine_tunes)
+        return {pair: self.study.resources.of_fine_tune(*pair) for pair in pairs}
+
+    def resources_of(self, trial: Trial) -> GroupResources:
+        """Return what the trial is trained on: the study's resources, or those of its model and recipe in their place."""
+        return self._resources[trial.model.name, trial.recipe_name]
 
     def can_start(self, trial: Trial) -> bool:
         """Return whether the trial's prior stage, if it has one, is trained."""

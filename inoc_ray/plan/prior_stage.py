@@ -53,6 +53,7 @@ def after_prior_stage(
         model_label=model.name,
         seed=stage.seed,
         recipe=recipe,
+        recipe_name=stage.recipe if isinstance(stage.recipe, str) else None,
         dataset_hash=dataset,
         rows_label=stage.rows or f"rows of {source}",
     )

@@ -52,6 +52,8 @@ class Trial(_SubjectFields):
 
     seed: int
     recipe: Recipe
+    recipe_name: str | None
+    """Its name in the study; None for a recipe that is written inside a prior stage."""
     dataset_hash: str
     rows_label: str
     """The rows' name in messages: the user's file, or the setting."""

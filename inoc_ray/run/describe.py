@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from inoc_ray.cluster.connect import concurrent_groups, expected_capacity
+from inoc_ray.cluster.connect import expected_capacity
+from inoc_ray.cluster.fit import concurrent_groups
 from inoc_ray.console import table
 from inoc_ray.evaluate.workload import Workload, workloads
 from inoc_ray.plan.cells import stored_once
@@ -100,18 +101,11 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     steps = [steps_of(plan, t) for t in plan.to_train]
     lines = [f"Study {plan.study.name}, results in {store.address}", "", text, ""]
     if plan.to_train:
-        resources = plan.study.resources
-        waves = [len(groups_of(wave, resources.trials_per_group)) for wave in waves_of(plan)]
-        groups = sum(waves)
-        capacity = expected_capacity()
-        at_once = (
-            ""
-            if capacity is None
-            else f", {concurrent_groups(resources, capacity, max(waves))} at a time on this machine"
-        )
+        waves = [groups_of(plan, wave) for wave in waves_of(plan)]
+        groups = sum(map(len, waves))
         lines.append(
             f"To train: {len(plan.to_train)} of {len(plan.fine_tunes)} trials, {sum(steps)} optimizer steps in {groups} "
-            f"group{'s' if groups > 1 else ''}{at_once}."
+            f"group{'s' if groups > 1 else ''}{_at_a_time(plan, waves)}."
         )
         if waiting := sum(not plan.can_start(t) for t in plan.to_train):
             lines.append(f"{waiting} of them wait for a prior stage.")
@@ -125,6 +119,15 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
         lines.append("To judge: nothing; rules score every trait.")
     lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
     return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan)])
+
+
+def _at_a_time(plan: Plan, waves: Sequence[list[list[Trial]]]) -> str:
+    """Return how many groups train at once where that is known: ", 2 at a time on this machine"."""
+    capacity = expected_capacity()
+    if capacity is None:
+        return ""
+    found = {concurrent_groups(plan.resources_of(wave[0][0]), capacity, len(wave)) for wave in waves}
+    return f", {' or '.join(map(str, sorted(found)))} at a time on this machine"
 
 
 def damage_text(plan: Plan) -> list[str]:

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
-from inoc_ray.cluster.connect import Capacity, check_serving, connected
+from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.fit import Capacity, check_serving
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
@@ -25,6 +26,7 @@ from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
 from inoc_ray.run.publish import compare_study, sync_study, write_study_report
+from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
 from inoc_ray.store.store import Store
@@ -86,7 +88,7 @@ def run_study(
         stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
         ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
         to_judge = ungraded_parts(plan, store)
-        own_judges = any(judge.path is not None for judge in study.judges.values())
+        own_judges = [name for name, judge in study.judges.items() if judge.path is not None]
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
@@ -94,10 +96,12 @@ def run_study(
                 with _timed(outcome, "starting Ray"):
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
+                    # What a killed command left behind would hold what this one needs.
+                    reclaim()
                 check_capacity(plan, capacity)
                 check_cluster_gpus(plan)
-                if own_judges:
-                    check_serving(study.resources, capacity)
+                for name in own_judges:
+                    check_serving(study.resources.of_judge(name), capacity)
                 keep_study(plan, store)
                 if training:
                     _train(plan, store, capacity, outcome)

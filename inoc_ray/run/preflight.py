@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.cluster.connect import Capacity, check_address, check_serving, concurrent_groups, expected_capacity
+from inoc_ray.cluster.connect import check_address, expected_capacity
+from inoc_ray.cluster.fit import Capacity, check_serving, concurrent_groups
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import check_reachable
@@ -36,24 +37,34 @@ PROBE_TRIES, PROBE_SECONDS = 3, 30.0
 
 def check_capacity(plan: Plan, capacity: Capacity) -> None:
     """Raise InputError if what is to be trained or sampled does not fit the cluster."""
-    if plan.to_train:
-        concurrent_groups(plan.study.resources, capacity, len(plan.to_train))
-    if plan.to_sample:
-        check_serving(plan.study.resources, capacity)
+    for trial in one_of_each(plan.to_train):
+        concurrent_groups(plan.resources_of(trial), capacity, len(plan.to_train))
+    for model in dict.fromkeys(cell.subject.model.name for cell in plan.to_sample):
+        check_serving(plan.study.resources.of_engine(model), capacity)
+
+
+def one_of_each(trials: Iterable[Trial]) -> list[Trial]:
+    """Return a trial of each pair of a model and a recipe: those of a pair run on the same resources."""
+    return list({(trial.model.name, trial.recipe_name): trial for trial in trials}.values())
+
+
+def place_of(trial: Trial) -> str:
+    """Return where the trial's recipe is in the study file."""
+    if trial.recipe_name is not None:
+        return f"recipes.{trial.recipe_name}"
+    return f"models: {trial.model.name!r}: prior_stage.recipe"
 
 
 def check_batches(plan: Plan) -> None:
     """Raise InputError if a batch size cannot be divided among the workers; passes counted in tokens take any."""
-    resources = plan.study.resources
-    if resources.micro_batch_tokens is not None:
-        return
-    per_pass = resources.micro_batch_size * resources.workers
-    for place, recipe in recipes_by_place(plan.study).items():
-        if recipe.batch_size % per_pass:
+    for trial in one_of_each(plan.fine_tunes):
+        resources, batch_size = plan.resources_of(trial), trial.recipe.batch_size
+        per_pass = resources.micro_batch_size * resources.workers
+        if resources.micro_batch_tokens is None and batch_size % per_pass:
             raise InputError(
-                f"{place}.batch_size {recipe.batch_size} is not a multiple of resources.micro_batch_size × "
-                f"workers = {resources.micro_batch_size} × {resources.workers} = {per_pass}; change one of them, or say how large "
-                "a forward pass is in tokens (resources.micro_batch_tokens)."
+                f"{place_of(trial)}.batch_size {batch_size} is not a multiple of resources.micro_batch_size × "
+                f"workers = {resources.micro_batch_size} × {resources.workers} = {per_pass}; change one of "
+                "them, or say how large a forward pass is in tokens (resources.micro_batch_tokens)."
             )
 
 
@@ -130,7 +141,7 @@ def check_rows(plan: Plan) -> None:
             hashes[key] = _hash(rows)
             longest = max(range(len(rows)), key=lambda n: len(rows[n].input_ids))
             where = f"{trial.rows_label} (arm {trial.arm.name}), row {longest % (len(rows) // variants) + 1}"
-            check_fits(len(rows[longest].input_ids), plan.study.resources.micro_batch_tokens, where)
+            check_fits(len(rows[longest].input_ids), plan.resources_of(trial).micro_batch_tokens, where)
             _note_answers_without_loss(trial, rows, thinks=template_of(tokenizers[model.path]).think is not None)
         if trial.trial_id in prior_stages:
             continue
@@ -185,7 +196,7 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
         name, tokens = engines.get((subject.model.path, subject.precision), (subject.model.name, 0))
         engines[subject.model.path, subject.precision] = name, max(tokens, longest.tokens)
     for (folder, precision), (name, tokens) in engines.items():
-        gpus = plan.study.resources.serve_gpus
+        gpus = plan.study.resources.of_engine(name).serve_gpus
         where = f"models: {name!r}"
         check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
 
@@ -196,9 +207,17 @@ def say_identical_contexts(plan: Plan) -> None:
         say(f"note: {note}")
 
 
+def _engines_on_gpus(plan: Plan) -> bool:
+    """Return whether an engine of the study, a model's or a judge's, runs on GPUs."""
+    resources = plan.study.resources
+    sampled = {cell.subject.model.name for cell in plan.to_sample}
+    own = [name for name, judge in plan.study.judges.items() if judge.path is not None]
+    return any(engine.serve_gpus for engine in [*map(resources.of_engine, sampled), *map(resources.of_judge, own)])
+
+
 def check_cluster_gpus(plan: Plan) -> None:
     """Raise InputError if the engine does not fit the GPUs of a cluster, whose memory is known once it is joined."""
-    if expected_capacity() is None and plan.to_sample and plan.study.resources.serve_gpus:
+    if expected_capacity() is None and _engines_on_gpus(plan):
         check_requests(plan, cluster_gpu_memory())
 
 
@@ -268,7 +287,7 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_by
                 f"{found.answer}: {found.tokens} in all, but the judge has a window of {window};{advice} use a judge with a "
                 "longer window."
             )
-    gpus = plan.study.resources.serve_gpus
+    gpus = plan.study.resources.of_judge(judge.name).serve_gpus
     tokens = max(found.tokens for _, found in longest)
     check_fits(where, judge.folder, tokens, AUTO, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
 
@@ -304,7 +323,7 @@ def preflight(plan: Plan, store: Store) -> None:
     check_roles(plan)
     check_rows(plan)
     # The GPUs of a cluster are checked once it is joined.
-    gpu_bytes = gpu_memory() if capacity is not None and plan.study.resources.serve_gpus else None
+    gpu_bytes = gpu_memory() if capacity is not None and _engines_on_gpus(plan) else None
     check_requests(plan, gpu_bytes)
     check_judges(plan, store, gpu_bytes)
     check_capabilities(plan)

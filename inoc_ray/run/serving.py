@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from inoc_ray.cluster.connect import check_serving, connected
+from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.fit import check_serving
 from inoc_ray.errors import InputError
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
@@ -57,7 +58,7 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with connected() as capacity:
-        check_serving(plan.study.resources, capacity)
+        check_serving(plan.study.resources.of_engine(base.model.name), capacity)
         with serving(serve_spec(plan, store, base, host=host, port=port, api_key=key)) as endpoint:
             lora = [t for t in plan.fine_tunes if not t.is_own_model]
             mine = [t for t in lora if t.trial_id in plan.done_trials and t.model.hash == base.model.hash]

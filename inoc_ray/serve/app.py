@@ -15,8 +15,10 @@ from typing import Any
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
+from inoc_ray.serve.owner import mark, reclaim
 from inoc_ray.serve.spec import APP, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
+from inoc_ray.study.resources import EngineResources
 
 START_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
@@ -39,16 +41,11 @@ class Endpoint:
 
 
 def _check_resources(spec: ServeSpec) -> None:
-    import ray
+    """Raise InputError unless the replica fits on a node that is up, or that the autoscaler may start."""
+    from inoc_ray.cluster import nodes
+    from inoc_ray.cluster.fit import check_serving
 
-    total = ray.cluster_resources()
-    needed: dict[str, float] = {}
-    for bundle in bundles(spec):
-        for key, amount in bundle.items():
-            needed[key] = needed.get(key, 0.0) + amount
-    for key, amount in needed.items():
-        if amount > total.get(key, 0.0):
-            raise InputError(f"the engine needs {amount:g} {key}, but the cluster has {total.get(key, 0.0):g}")
+    check_serving(EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus), nodes.capacity())
 
 
 def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
@@ -64,6 +61,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
 
     if not ray.is_initialized():
         raise RuntimeError("start() needs a Ray cluster: call ray.init() first")
+    reclaim()
     _check_resources(spec)
     began = time.monotonic()
     # Its notes on connecting to itself would interrupt the display of progress.
@@ -71,7 +69,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     owns_serve = not _serve_runs()
     if not owns_serve and spec.name in serve.status().applications:
         raise InputError(
-            f"an engine named {spec.name!r} already runs on this cluster: stop it, or give this one another name"
+            f"an engine named {spec.name!r} of another command that is alive runs on this cluster already: wait until it ends, "
+            "stop it, or give this one another name"
         )
     prefix = "" if spec.name == APP else f"/{spec.name}"
     try:
@@ -79,7 +78,10 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             note("serve: starting Ray Serve")
             _start_serve(spec)
         target = serve.RunTarget(
-            target=application(spec), name=spec.name, route_prefix=prefix or "/", logging_config=_QUIET
+            target=application(spec, mark(started_serve=owns_serve)),
+            name=spec.name,
+            route_prefix=prefix or "/",
+            logging_config=_QUIET,
         )
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         http = _client().http_config

@@ -7,6 +7,8 @@ driver never imports vLLM.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from inoc_ray.serve.adapters import engine_rank
@@ -25,6 +27,12 @@ class Replica:
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start the engine and return its application; Ray Serve calls this once, before the replica takes requests."""
+        from inoc_ray.models.resolve import on_this_node
+
+        source = self._config["model_loading_config"]
+        source["model_source"] = str(on_this_node(self._spec.model))
+        # From here on nothing is fetched; the libraries read this when they are imported.
+        os.environ["HF_HUB_OFFLINE"] = "1"
         from inoc_ray.serve.engine import start_server
         from inoc_ray.serve.gate import Gate
         from inoc_ray.serve.start_failure import MARK, cause_of, own_log
@@ -94,7 +102,7 @@ def bundles(spec: ServeSpec) -> list[dict[str, float]]:
 
 
 def _environment(spec: ServeSpec) -> dict[str, str]:
-    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     if not spec.gpus:
         env |= {
             "VLLM_CPU_KVCACHE_SPACE": str(spec.kv_cache_gib),
@@ -107,8 +115,11 @@ def _environment(spec: ServeSpec) -> dict[str, str]:
     return env
 
 
-def application(spec: ServeSpec) -> Any:
-    """Return the Ray Serve application of `spec`: one deployment with one replica."""
+def application(spec: ServeSpec, marks: Mapping[str, str]) -> Any:
+    """Return the Ray Serve application of `spec`: one deployment with one replica.
+
+    marks: variables of the replica's environment that say whose it is (`inoc_ray.serve.owner`).
+    """
     from ray import serve
 
     return serve.deployment(
@@ -116,9 +127,10 @@ def application(spec: ServeSpec) -> Any:
         name="engine",
         num_replicas=1,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": _environment(spec)}},
+        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": {**_environment(spec), **marks}}},
         placement_group_bundles=bundles(spec),
-        placement_group_strategy="PACK",
+        # Tensor parallel over the network would be slower than fewer GPUs.
+        placement_group_strategy="STRICT_PACK",
         health_check_period_s=10,
         health_check_timeout_s=60,
         # An engine that failed to start would fail again.

@@ -18,7 +18,7 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FI
     A base folder and all LoRA trials on it share one engine, whatever the models are called and whether the trials had a prior
     stage; a full fine-tune is a model of its own.
     """
-    resources = plan.study.resources
+    resources = plan.study.resources.of_engine(subject.model.name)
     recipes = list(plan.study.recipes.values())
     full = subject.is_own_model
     ranks = [r.lora.rank for r in recipes if r.method == "lora"]

@@ -1,6 +1,7 @@
 """Every name in a store: its folders and its files. No other module spells one.
 
 trials/TRIAL/           COMMIT.json trial.json curves.jsonl adapter/        one fine-tune, complete once COMMIT.json exists
+snapshots/TRIAL/        STEP-TOKEN/                                         the state of a trial in training, to resume from
 logs/TRIAL.log                                                              why a trial failed
 rows/HASH.jsonl                                                             training rows, by content
 evaluations/TRIAL/      weights.json                                        which weights gave the samples
@@ -21,7 +22,8 @@ from inoc_ray.config.identity import content_id
 
 TRIALS, LOGS, ROWS, EVALUATIONS, JUDGMENTS = "trials", "logs", "rows", "evaluations", "judgments"
 CAPABILITIES, STUDIES, LEASES, MLFLOW, RAY = "capabilities", "studies", "leases", "mlflow", "ray"
-FOLDERS = (TRIALS, LOGS, ROWS, EVALUATIONS, JUDGMENTS, CAPABILITIES, STUDIES, LEASES, MLFLOW, RAY)
+SNAPSHOTS = "snapshots"
+FOLDERS = (TRIALS, SNAPSHOTS, LOGS, ROWS, EVALUATIONS, JUDGMENTS, CAPABILITIES, STUDIES, LEASES, MLFLOW, RAY)
 """The folders of a store."""
 
 COMMIT = "COMMIT.json"
@@ -40,7 +42,7 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
 )
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
-ATTEMPTS, TUNE = "attempts", "tune"
+ATTEMPTS, TUNE, GROW, SIGN_OF_LIFE = "attempts", "tune", "more-room", "sign-of-life"
 
 FILES = (
     COMMIT,
@@ -58,6 +60,8 @@ FILES = (
     TAKING,
     SYNC_LOCK,
     MLFLOW_DATABASE,
+    GROW,
+    SIGN_OF_LIFE,
 )
 """The files of a store that have fixed names."""
 

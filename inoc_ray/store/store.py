@@ -71,6 +71,14 @@ class Store:
         """Return the folder, on this machine, with the weights of a trial: an adapter, or the model of a full fine-tune."""
         return (self.trial(trial_id) / layout.ADAPTER).fetch()
 
+    def snapshots(self, trial_id: str) -> Place:
+        """Return the folder of the snapshots from which a trial in training is resumed."""
+        return self._top / layout.SNAPSHOTS / trial_id
+
+    def delete_snapshots(self, trial_id: str) -> None:
+        """Delete the snapshots of a trial that needs them no more, if there are any."""
+        self._filesystem.delete_folder(self.snapshots(trial_id).key)
+
     def logs(self) -> Place:
         """Return the folder of the trials' logs."""
         return self._top / layout.LOGS
@@ -121,6 +129,14 @@ class Store:
     def attempts(self, run_name: str) -> Place:
         """Return the folder in which a Ray Train run marks the trials that it has started."""
         return self.ray() / run_name / layout.ATTEMPTS
+
+    def grow_mark(self, run_name: str) -> Place:
+        """Return the file that asks a Ray Train run with fewer workers to end, since there is room for more."""
+        return self.ray() / run_name / layout.GROW
+
+    def sign_of_life(self, sweep: str) -> Place:
+        """Return the file that is written while fine-tunes of a sweep go on."""
+        return self.ray() / sweep / layout.SIGN_OF_LIFE
 
     # -- preflight ------------------------------------------------------------------------------------------
 
@@ -185,6 +201,7 @@ class Store:
                 if not self.trial_done(trial_id):
                     raise
             self.trial_log(trial_id).unlink(missing_ok=True)
+            self.delete_snapshots(trial_id)
             self._filesystem.sweep(final.key, STAGING_SECONDS)
 
     def read_trial(self, trial_id: str) -> dict[str, Any]:

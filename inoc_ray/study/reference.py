@@ -26,6 +26,7 @@ from inoc_ray.config.identity import path_kind_of, role_of
 from inoc_ray.scoring.rule_base import RULES, AnyForm, Rule
 from inoc_ray.scoring.rule_combinations import COMBINATIONS
 from inoc_ray.study.registered import DEFAULT_MODEL
+from inoc_ray.study.resources import EngineResources, GroupResources, Resources
 from inoc_ray.study.study import Study
 
 HEAD = """\
@@ -189,6 +190,12 @@ def _yaml(value: Any) -> str:
     return json.dumps(value)
 
 
+def _replaces(cls: type[Config], name: str) -> bool:
+    """Return whether the field stands for a model, recipe or judge in place of that of `resources`, which says what it means."""
+    overrides = issubclass(cls, GroupResources | EngineResources) and cls is not Resources
+    return overrides and name in (EngineResources.model_fields | GroupResources.model_fields)
+
+
 def _default(info: FieldInfo) -> str:
     if info.is_required():
         return "*required*"
@@ -226,9 +233,11 @@ def _section(cls: type[Config], places: list[str]) -> str:
     else:
         head = f"## {heading(cls)}"
     also = f"Also in {', '.join(f'`{place}`' for place in places[1:])}.\n\n" if places[1:] else ""
-    rows = [_row(cls, name, info, described) for name, info in cls.model_fields.items()]
+    again = ", ".join(f"`{name}`" for name in cls.model_fields if _replaces(cls, name))
+    rows = [_row(cls, n, info, described) for n, info in cls.model_fields.items() if not _replaces(cls, n)]
     table = ["| field | type | default | id | meaning |", "|---|---|---|---|---|", *rows]
-    return f"{head}\n\n{inspect.getdoc(cls)}\n\n{also}" + "\n".join(table) + "\n"
+    fields = [*([f"Fields of [resources](#resources): {again}.\n"] if again else []), *(table if rows else [])]
+    return f"{head}\n\n{inspect.getdoc(cls)}\n\n{also}" + "\n".join(fields).rstrip("\n") + "\n"
 
 
 def page() -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from inoc_ray.config.base import Config
 from inoc_ray.config.identity import runtime
+from inoc_ray.errors import InputError
 
 
 class TrialResources(Config):
@@ -43,22 +44,38 @@ class TrialResources(Config):
     """Target tokens whose logits are in memory at once, in a forward and backward pass. Default: as many as have 2^28 logits
     on a GPU (1,766 at a vocabulary of 152,000), 2^25 on a CPU."""
 
+    snapshot_minutes: float | None = runtime(10.0, gt=0)
+    """Minutes between two snapshots of a fine-tune, which is resumed from its last one when a worker, a node or the command is
+    lost: at most so much work is done again, by any number of workers and under any `zero_stage`. A snapshot has 12 bytes for
+    each trained parameter (LoRA of rank 32 on 7B: 1 GB; all of 7B: 91 GB); the storage folder holds up to three of a trial
+    until it is done. `null` takes none."""
+
     @property
     def checkpoints_gradients(self) -> bool:
         """Whether activations are computed again in the backward pass."""
         return self.gpus_per_worker > 0 if self.gradient_checkpointing is None else self.gradient_checkpointing
 
 
-class Resources(TrialResources):
-    """How wide a study runs: each fine-tune, all of them together, and the engine that serves the results."""
+class GroupResources(TrialResources):
+    """How fine-tunes run on their group of workers; what is left out is as `resources` has it."""
 
     trials_per_group: int = runtime(1, ge=1)
     """Fine-tunes that one group of workers trains one after another without a new start. Raise it where starting takes as
     long as training."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
     """The most groups of workers that train at once. Default: as many as the cluster holds."""
+    min_workers: int | None = runtime(None, ge=1)
+    """The fewest workers with which a fine-tune goes on while there is no room for `workers`, because a node is gone; it grows
+    back when there is room. Default: `workers`, so it waits."""
     max_failures: int = runtime(1, ge=0)
-    """How often a lost group of workers is started again."""
+    """How often a group of workers may be lost in a row without getting further: each time but the last it is started again."""
+    wait_minutes: float = runtime(30.0, gt=0)
+    """How long a group waits for room on the cluster while no fine-tune of the command goes on; then its fine-tunes fail."""
+
+
+class EngineResources(Config):
+    """What an engine runs on; what is left out is as `resources` has it."""
+
     serve_cpus: float = runtime(1.0, gt=0)
     """CPU cores that Ray reserves for the engine."""
     serve_gpus: int = runtime(0, ge=0)
@@ -68,3 +85,61 @@ class Resources(TrialResources):
     more. On GPUs vLLM takes what is left."""
     serve_loras: int = runtime(4, ge=1)
     """The most adapters in one batch of the engine."""
+
+
+class ModelResources(EngineResources, GroupResources):
+    """What the fine-tunes and the engine of one model run on; what is left out is as `resources` has it."""
+
+    recipes: dict[str, GroupResources] = runtime({})
+    """By recipe: what the model's fine-tunes with that recipe take. It goes before all other values."""
+
+
+class Resources(EngineResources, GroupResources):
+    """How wide a study runs: each fine-tune, all of them together, and the engines.
+
+    The values hold for the whole study; `models`, `recipes` and `judges` replace them where something needs others.
+    """
+
+    models: dict[str, ModelResources] = runtime({})
+    """By the name of a model: what its fine-tunes and its engine take in place of the study's values."""
+    recipes: dict[str, GroupResources] = runtime({})
+    """By the name of a recipe: what its fine-tunes take in place of the study's values. Where a model says otherwise, say
+    which holds under `resources.models.NAME.recipes`."""
+    judges: dict[str, EngineResources] = runtime({})
+    """By the name of a judge with a `path`: what its engine takes in place of the study's values."""
+
+    def of_fine_tune(self, model: str, recipe: str | None) -> GroupResources:
+        """Return what the fine-tunes of a model with a recipe run on; recipe: None for one without a name (a prior stage's).
+
+        Raises InputError if model and recipe give a field two values and nothing says which holds.
+        """
+        of_model = self.models.get(model, ModelResources())
+        of_recipe = self.recipes.get(recipe or "", GroupResources())
+        of_both = of_model.recipes.get(recipe or "", GroupResources())
+        given = _given(GroupResources, self)
+        by_model, by_recipe, by_both = (_given(GroupResources, one) for one in (of_model, of_recipe, of_both))
+        for field in by_model.keys() & by_recipe.keys() - by_both.keys():
+            if by_model[field] != by_recipe[field]:
+                raise InputError(
+                    f"resources: {field} is {by_model[field]} under models.{model} and {by_recipe[field]} under recipes.{recipe}; "
+                    f"say which holds: resources.models.{model}.recipes.{recipe}.{field}."
+                )
+        return GroupResources(**given | by_model | by_recipe | by_both)
+
+    def of_engine(self, model: str) -> EngineResources:
+        """Return what the engine of a model runs on: that of its base and adapters, and those of its full fine-tunes."""
+        return EngineResources(**_given(EngineResources, self, self.models.get(model)))
+
+    def of_judge(self, judge: str) -> EngineResources:
+        """Return what the engine of a judge runs on."""
+        return EngineResources(**_given(EngineResources, self, self.judges.get(judge)))
+
+
+def _given(cls: type[Config], *sources: Config | None) -> dict[str, Any]:
+    """Return the fields of `cls` that the sources were given, those of a later one in place of an earlier one's."""
+    return {
+        field: getattr(source, field)
+        for source in sources
+        if source is not None
+        for field in source.model_fields_set & cls.model_fields.keys()
+    }

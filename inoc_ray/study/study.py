@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -356,12 +356,33 @@ class Study(Config):
                     f"models[{number}].prior_stage.recipe: there is no recipe {name!r}{nearest(name, list(self.recipes))}; name "
                     "one of recipes, or write the recipe here"
                 )
+        self._check_resources()
         for arm in self.arms:
             if arm.name == "base":
                 raise ValueError(
                     "arms: 'base' is the untouched model, which is always evaluated; give the arm another name"
                 )
         return self
+
+    def _check_resources(self) -> None:
+        """Raise ValueError for resources of a model, recipe or judge that the study does not have."""
+        own = [name for name, judge in self.judges.items() if judge.path is not None]
+        known: list[tuple[str, Iterable[str], list[str]]] = [
+            ("models", self.resources.models, [model.name for model in self.models]),
+            ("recipes", self.resources.recipes, list(self.recipes)),
+            ("judges", self.resources.judges, own),
+        ]
+        known += [
+            (f"models.{name}.recipes", m.recipes, list(self.recipes)) for name, m in self.resources.models.items()
+        ]
+        for place, given, valid in known:
+            for name in given:
+                if name not in valid:
+                    kind = place.rpartition(".")[2].removesuffix("s")
+                    no_engine = "; a judge behind an API runs on nothing of yours" if name in self.judges else ""
+                    raise ValueError(
+                        f"resources.{place}: there is no {kind} {name!r}{no_engine or nearest(name, valid)}"
+                    )
 
 
 def judged_by(study: Study, names: Sequence[str]) -> Study:

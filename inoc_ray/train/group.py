@@ -1,37 +1,48 @@
-"""A group of fine-tunes as one Ray Train run, seen from the driver.
+"""A group of fine-tunes on workers of the cluster, seen from the driver: started, and started again when it is lost.
 
-A warm worker group trains one trial after another (train/worker.py). A group that starts again, by Ray after a lost
-worker or by a later submission, skips committed trials. Outcomes are read from the store and not from the workers, so
-they are right whatever happened to the workers.
+A warm worker group trains one trial after another (train/worker.py); each start is one Ray Train run. A group that starts
+again, after a lost worker or node or by a later submission, skips committed trials, and may have fewer workers or more than
+before. Outcomes are read from the store and not from the workers, so they are right whatever happened to the workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from inoc_ray.cluster import nodes
+from inoc_ray.cluster.fit import Node
+from inoc_ray.console import say
+from inoc_ray.errors import InputError
+from inoc_ray.store.place import Place
+from inoc_ray.store.snapshots import latest_step
 from inoc_ray.store.store import Store
-from inoc_ray.study.resources import Resources
+from inoc_ray.study.resources import GroupResources
+from inoc_ray.train.failure import Loss, loss_of
 from inoc_ray.train.job import Outcome, TrialJob
+from inoc_ray.train.layout import check_batch
+from inoc_ray.train.room import NoRoom, Patience, wait_for_room, watch_for_room
 from inoc_ray.train.worker import train_worker
-
-START_ATTEMPTS = 30
-"""How often a worker group that does not start within Ray's 60 s is tried again; Ray's own default is for ever."""
 
 
 def train_group(
     jobs: Sequence[TrialJob],
-    resources: Resources,
+    resources: GroupResources,
     storage: str,
     *,
     run_name: str,
     callbacks: Sequence[Any] = (),
+    tell: Callable[[str], None] = say,
+    sign: Place | None = None,
 ) -> list[Outcome]:
     """Train the jobs on one worker group and return one outcome per job, in their order.
 
     Block until all jobs are done. `storage` is the store's folder, mounted on every node. `run_name` names the Ray Train
     run; it must be the same for the same jobs, so it contains no timestamp. `callbacks` are Ray Train `UserCallback`s,
-    for progress. Call it in a driver, or in the function of a Ray Tune trial. Start nothing when every job is committed.
+    for progress. `tell` gets a line for each loss of the group and for each wait. `sign` is a file that is written while other
+    groups of the same command train: the group waits for those. Call it in a driver, or in the function of a Ray Tune trial.
+    Start nothing when every job is committed.
     """
     store = Store(storage)
     done_before = {job.trial_id for job in jobs if store.trial_done(job.trial_id)}
@@ -40,45 +51,155 @@ def train_group(
     if waiting:
         for job in waiting:
             store.trial_log(job.trial_id).unlink(missing_ok=True)
-        group_error = _run_group(waiting, resources, store, run_name=run_name, callbacks=list(callbacks))
+        patience = Patience(resources.wait_minutes, sign)
+        group = _Group(waiting, resources, store, run_name=run_name, callbacks=callbacks, tell=tell)
+        group_error = group.run(patience)
     return [outcome_of(job, store, done_before=job.trial_id in done_before, group_error=group_error) for job in jobs]
 
 
-def _run_group(
-    jobs: Sequence[TrialJob], resources: Resources, store: Store, *, run_name: str, callbacks: list[Any]
-) -> str | None:
-    """Run the Ray Train run; return the text of the error that ended it, if one did."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
+def widths(jobs: Sequence[TrialJob], resources: GroupResources) -> list[int]:
+    """Return the numbers of workers that may train the jobs, from `workers` down to `min_workers`.
 
-    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "jobs": [job.to_dict() for job in jobs],
-            "storage": store.address,
-            "run_name": run_name,
-            "cpus": resources.cpus_per_worker,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=per_worker,
-        ),
-        run_config=RunConfig(
-            name=run_name,
-            storage_path=str(store.ray()),
-            failure_config=FailureConfig(max_failures=resources.max_failures, controller_failure_limit=START_ATTEMPTS),
-            callbacks=callbacks or None,
-        ),
-    )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        return str(error)
-    return None
+    Each divides every job's batch into whole micro batches. `workers` itself is always among them: what is wrong with it is
+    for the trial to say.
+    """
+
+    def divides(workers: int) -> bool:
+        with contextlib.suppress(InputError):
+            for job in jobs:
+                check_batch(job.spec.recipe.batch_size, job.spec.resources, workers)
+            return True
+        return False
+
+    fewest = resources.min_workers or resources.workers
+    return [resources.workers, *filter(divides, range(resources.workers - 1, fewest - 1, -1))]
+
+
+class _Group:
+    """The worker group of some jobs, over all of its starts."""
+
+    def __init__(
+        self,
+        jobs: Sequence[TrialJob],
+        resources: GroupResources,
+        store: Store,
+        *,
+        run_name: str,
+        callbacks: Sequence[Any],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.jobs, self.resources, self.store, self.run_name = jobs, resources, store, run_name
+        self.callbacks, self.attempts = list(callbacks), store.attempts(run_name)
+        self.grow = store.grow_mark(run_name)
+        self.worker = Node(resources.cpus_per_worker, resources.gpus_per_worker)
+        self.widths, self.starts = widths(jobs, resources), 0
+        self.tell = lambda text: tell(f"training: {self._under_way().label}: {text}")
+
+    def run(self, patience: Patience) -> str | None:
+        """Start the group until no job is left; return why it ended before, if it did.
+
+        A group may be lost `max_failures` times in a row without getting any further.
+        """
+        failures, width = 0, self.resources.workers
+        while jobs := self._left():
+            before = self._reached()
+            try:
+                workers = wait_for_room(self.widths, self.worker, name=self.run_name, patience=patience, tell=self.tell)
+            except NoRoom as error:
+                return self._end(jobs, str(error))
+            if workers != width:
+                back = "" if workers == self.resources.workers else ", until there is room for more"
+                self.tell(f"goes on with {workers} of {self.resources.workers} workers{back}")
+                width = workers
+            loss = self._start(jobs, workers)
+            if loss is None and not self.grow.exists():
+                if self._left() == jobs:
+                    return self._end(jobs, "the workers ended before they trained anything")
+                continue
+            if self._reached() != before:
+                failures = 0
+                patience.renew()
+            if loss is None or loss.is_late:
+                continue
+            failures += 1
+            if failures > self.resources.max_failures:
+                return self._end(jobs, f"{loss.cause} ({_times(failures)} without getting further)")
+            self.tell(f"{loss.cause}; {self._next()}")
+        return None
+
+    def _start(self, jobs: Sequence[TrialJob], workers: int) -> Loss | None:
+        """Run one Ray Train run to its end; return how the group was lost, if it was."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.torch import TorchTrainer
+
+        per_worker: dict[str, float] = {"CPU": self.worker.cpus}
+        if self.worker.gpus:
+            per_worker["GPU"] = self.worker.gpus
+        self.grow.unlink(missing_ok=True)
+        self.starts += 1
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "jobs": [job.to_dict() for job in jobs],
+                "storage": self.store.address,
+                "run_name": self.run_name,
+                "cpus": self.worker.cpus,
+                # After a loss the line on that loss has said it.
+                "tell_resumed": self.starts == 1,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=self.worker.gpus > 0, resources_per_worker=per_worker
+            ),
+            run_config=RunConfig(
+                name=self.run_name,
+                storage_path=str(self.store.ray()),
+                # This module starts it again: with what there is room for, with one line on the console, and not for ever.
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+                callbacks=self.callbacks or None,
+            ),
+        )
+        up = nodes.addresses()
+        more = self.resources.workers - workers
+        try:
+            with watch_for_room(more, self.worker, name=self.run_name, on_room=lambda: self.grow.write_text("")):
+                trainer.fit()
+        except TrainingFailedError as error:
+            return loss_of(error, up)
+        return None
+
+    def _left(self) -> list[TrialJob]:
+        """Return the jobs that are neither committed nor failed by themselves; one that was under way is not failed."""
+        return [job for job in self.jobs if not self.store.trial_done(job.trial_id) and not self._failed(job)]
+
+    def _failed(self, job: TrialJob) -> bool:
+        return self.store.trial_log(job.trial_id).exists() and not (self.attempts / job.trial_id).exists()
+
+    def _reached(self) -> tuple[set[str], dict[str, int]]:
+        """Return the jobs that are left and the steps of their snapshots; another value means that the group got further."""
+        left = {job.trial_id for job in self._left()}
+        return left, {trial_id: latest_step(self.store.snapshots(trial_id)) for trial_id in left}
+
+    def _under_way(self) -> TrialJob:
+        """Return the trial that is under way, or else the first that is left."""
+        left = self._left() or list(self.jobs)
+        return next((job for job in left if (self.attempts / job.trial_id).exists()), left[0])
+
+    def _next(self) -> str:
+        """Return how the group goes on after a loss."""
+        step = latest_step(self.store.snapshots(self._under_way().trial_id))
+        return f"it goes on from its snapshot after step {step}" if step else "it starts again from its first step"
+
+    def _end(self, jobs: Sequence[TrialJob], why: str) -> str:
+        """Write to the logs of the jobs that are left why they were not trained; return it."""
+        for job in jobs:
+            log = self.store.trial_log(job.trial_id)
+            before = log.read_text() if log.exists() else ""
+            log.write_text(f"{before}{why}\n")
+        return why
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def outcome_of(job: TrialJob, store: Store, *, done_before: bool, group_error: str | None) -> Outcome:

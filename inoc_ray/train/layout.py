@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inoc_ray.errors import InputError
+from inoc_ray.study.resources import TrialResources
 
 Passes = list[list[list[int]]]
 """Row numbers by pass and rank."""
@@ -77,6 +78,12 @@ def accumulation_steps(batch_size: int, micro_batch_size: int, world_size: int) 
             "instead of micro_batch_size."
         )
     return batch_size // per_pass
+
+
+def check_batch(batch_size: int, resources: TrialResources, world_size: int) -> None:
+    """Raise InputError when a batch cannot be divided among ranks and passes of a number of rows; into tokens any can."""
+    if resources.micro_batch_tokens is None:
+        accumulation_steps(batch_size, resources.micro_batch_size, world_size)
 
 
 def check_fits(longest: int, tokens: int | None, what: str = "a row") -> None:

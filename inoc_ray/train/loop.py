@@ -13,10 +13,11 @@ means, the usual way, weigh a token by how many targets its neighbours happen to
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,12 @@ from inoc_ray.train.export import export
 from inoc_ray.train.flops import StepFlops, Work
 from inoc_ray.train.head import TargetLoss
 from inoc_ray.train.inputs import PassInputs
-from inoc_ray.train.layout import accumulation_steps, check_fits
+from inoc_ray.train.layout import check_batch, check_fits
 from inoc_ray.train.measure import Phases, Spent, Totals
 from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups, size
 from inoc_ray.train.schedule import learning_rate_at
-from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
+from inoc_ray.train.snapshot import Position, Snapshots
+from inoc_ray.train.spec import LoopResult, LoopSpec, Resumption, StepRecord
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +53,8 @@ def train(
     cache: BaseModelCache | None = None,
     on_trained: Callable[[Any], None] | None = None,
     variants: int = 1,
+    snapshots: Snapshots | None = None,
+    on_resume: Callable[[Sequence[StepRecord]], None] | None = None,
 ) -> LoopResult:
     """Fine-tune the base, or an adapter of it, on `rows` and write the adapter (or the whole model) to `out`.
 
@@ -60,6 +64,9 @@ def train(
     bits whatever was trained before (on a CPU; dropout draws from a seed per rank, so with dropout the world size
     changes the result). `cache` keeps a LoRA base in memory between calls. With `variants`, `rows` are that many sets of the
     same rows one after another, and the epochs take the sets in turn.
+
+    With `snapshots` it goes on from the latest one, if there is one, and takes new ones; `on_resume` is called with the records
+    of the steps that were taken before, which `on_step` does not get again.
 
     Raises InputError for rows or batch sizes that cannot be trained on, TrialError when the loss is no longer finite.
     """
@@ -82,12 +89,18 @@ def train(
             # The adapter came out of one seed on all ranks; dropout must differ between them.
             process.seed_everything(spec.seed + 1_000_003 * (rank + 1))
             run = _Run(spec, rows, engine, device=device, steps=steps, variants=variants)
+            course = _Course(run, snapshots, started=started)
+            if course.records and on_resume is not None:
+                on_resume(course.records)
             batches = global_batches(distinct, recipe.batch_size, steps, seed=spec.seed, variants=variants)
-            for step, batch in enumerate(batches, start=1):
-                on_step(run.step(step, batch))
+            done = len(course.records)
+            for step, batch in itertools.islice(enumerate(batches, start=1), done, None):
+                record = run.step(step, batch)
+                on_step(record)
+                course.after(record)
             if on_trained is not None:
                 on_trained(engine)
-            measured = run.totals.result()
+            measured = run.measures.result()
             trained = sum(size(p) for p in engine.module.parameters() if p.requires_grad)
             export(engine, spec, out)
         finally:
@@ -105,17 +118,18 @@ def train(
         layout_reason=run.choice.reason,
         loss_way=run.target_loss.how,
         **measured,
-        seconds_total=time.perf_counter() - started,
+        seconds_total=course.seconds(),
+        seconds_before=course.seconds_before,
+        seconds_snapshots=0.0 if snapshots is None else snapshots.seconds,
+        resumed=tuple(course.resumed),
     )
 
 
 def _check_passes(spec: LoopSpec, rows: Sequence[EncodedRow], world_size: int) -> None:
     """Raise InputError when the batch cannot be divided among ranks and passes, or a row is longer than a pass."""
-    if spec.resources.micro_batch_tokens is None:
-        accumulation_steps(spec.recipe.batch_size, spec.resources.micro_batch_size, world_size)
-    else:
-        longest = max(range(len(rows)), key=lambda row: len(rows[row].input_ids))
-        check_fits(len(rows[longest].input_ids), spec.resources.micro_batch_tokens, f"row {longest + 1}")
+    check_batch(spec.recipe.batch_size, spec.resources, world_size)
+    longest = max(range(len(rows)), key=lambda row: len(rows[row].input_ids))
+    check_fits(len(rows[longest].input_ids), spec.resources.micro_batch_tokens, f"row {longest + 1}")
 
 
 def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: BaseModelCache | None) -> Any:
@@ -130,6 +144,44 @@ def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: B
     optimizer = torch.optim.AdamW(groups, lr=spec.recipe.learning_rate, fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
+
+
+class _Course:
+    """The steps of a fine-tune so far, over all processes that took part: resumed from a snapshot, and kept in the next one."""
+
+    def __init__(self, run: _Run, snapshots: Snapshots | None, *, started: float) -> None:
+        self.run, self.snapshots, self.started = run, snapshots, started
+        self.records: list[StepRecord] = []
+        self.resumed: list[Resumption] = []
+        self.seconds_before = 0.0
+        if snapshots is None:
+            return
+        snapshots.begin(run.engine, run.spec, run.rows)
+        position = snapshots.resume()
+        if position is not None:
+            self.records, self.resumed = list(position.records), list(position.resumed)
+            self.seconds_before = position.seconds
+            run.go_on(position.totals)
+
+    def after(self, record: StepRecord) -> None:
+        """Note a step, and take a snapshot if it is time; not of the last step, whose weights are written next."""
+        self.records.append(record)
+        if self.snapshots is not None and record.step < self.run.steps:
+            with self.run.phases.of("checkpoint"):
+                self.snapshots.after_step(self._position)
+
+    def seconds(self) -> float:
+        """Return the seconds since the start, of this process and of those before up to their snapshots."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def _position(self) -> Position:
+        return Position(
+            step=len(self.records),
+            records=self.records,
+            totals=self.run.totals(),
+            seconds=self.seconds(),
+            resumed=self.resumed,
+        )
 
 
 class _Run:
@@ -170,9 +222,18 @@ class _Run:
             world_size=self.world_size,
         )
         log.info("layout: %s.", self.choice.reason)
-        self.totals = Totals(device, spec.recipe.precision, self.world_size)
+        self.measures = Totals(device, spec.recipe.precision, self.world_size)
         self.phases = Phases(device)
         self.loss, self.passes = math.nan, 0
+
+    def totals(self) -> dict[str, Any]:
+        """Return the sums so far, JSON-able, for a snapshot."""
+        return {"loss": self.loss, "passes": self.passes, **self.measures.state()}
+
+    def go_on(self, totals: Mapping[str, Any]) -> None:
+        """Set the sums to those of a snapshot. Raises KeyError when one is missing."""
+        self.loss, self.passes = totals["loss"], totals["passes"]
+        self.measures.go_on(totals)
 
     def step(self, step: int, batch: list[int]) -> StepRecord:
         """Take one optimizer step on the global batch of these row numbers.
@@ -218,7 +279,7 @@ class _Run:
         lengths = [self.sizes.lengths[row] for row in batch]
         needed = Work(tokens=sum(lengths), squares=sum(n * n for n in lengths), targets=target_tokens)
         self.passes = max(self.passes, len(passes))
-        measured = self.totals.add(
+        measured = self.measures.add(
             Spent(
                 seconds=time.perf_counter() - started,
                 phases=self.phases.take(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,9 @@ class Spent:
     hardware_flops: float
 
 
+_SUMS = ("seconds", "model_flops", "hardware_flops")
+
+
 class Totals:
     """Rates of each step and of all steps together."""
 
@@ -132,6 +135,17 @@ class Totals:
             "peak_device_bytes": self.memory.on_device(),
             "peak_host_bytes": self.memory.host(),
         }
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums so far, JSON-able: what `go_on` takes in another process."""
+        sums = {name: getattr(self, name) for name in _SUMS}
+        return sums | {"needed": asdict(self.needed), "done": asdict(self.done), "phases": dict(self.phases)}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Set the sums to those of a snapshot. Raises KeyError when one is missing."""
+        for name in _SUMS:
+            setattr(self, name, state[name])
+        self.needed, self.done, self.phases = Work(**state["needed"]), Work(**state["done"]), Counter(state["phases"])
 
     def result(self) -> dict[str, Any]:
         """Return the fields of `LoopResult` that measure the fine-tune; the memory is the largest of the ranks.

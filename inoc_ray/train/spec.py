@@ -84,6 +84,20 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """A fine-tune went on from a snapshot after its process was lost."""
+
+    after_step: int
+    """The step whose state the snapshot had."""
+    world_size: int
+    """Ranks from then on."""
+    earlier_world_size: int
+    """Ranks that had taken the snapshot."""
+    snapshot_age: float
+    """Seconds since the snapshot was taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoopResult:
     """A finished fine-tune, the same on every rank apart from the seconds."""
 
@@ -115,4 +129,10 @@ class LoopResult:
     seconds_training: float
     """The optimizer steps alone."""
     seconds_total: float
-    """With making the model and engine, export and tear-down."""
+    """With making the model and engine, export and tear-down, and with `seconds_before`."""
+    seconds_before: float = 0.0
+    """Of a resumed fine-tune: what the processes before took, up to the snapshot from which it went on."""
+    seconds_snapshots: float = 0.0
+    """Spent on taking snapshots, by the last process."""
+    resumed: tuple[Resumption, ...] = ()
+    """How often it went on from a snapshot; the curve has each step once all the same."""

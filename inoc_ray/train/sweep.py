@@ -7,36 +7,50 @@ after, so an interrupted sweep needs no restoring: the next one trains what is m
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.cluster.connect import Capacity, concurrent_groups
+from inoc_ray.cluster.fit import Capacity, concurrent_groups
 from inoc_ray.config.identity import content_id, identity_fields
-from inoc_ray.console import Progress
+from inoc_ray.console import Progress, say
 from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.errors import TrialError
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of, variants_of
 from inoc_ray.plan.trials import Trial
+from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 from inoc_ray.train.group import outcome_of, train_group
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.worker import NOTE
+
+DRIVER_RESTARTS = 3
+"""How often the driver of a group is started again that was lost with its node."""
+SIGN_SECONDS = 15.0
+"""Least time between two signs of life of a sweep, for groups that wait for others of it."""
 
 
-def groups_of(trials: Sequence[Trial], size: int) -> list[list[Trial]]:
-    """Split trials into groups of at most `size` that share model and recipe, as evenly as possible.
+def groups_of(plan: Plan, trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Split trials into groups that share model, recipe and resources, as evenly as possible.
 
-    Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
+    A group has at most `trials_per_group` members. Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
     """
     alike: dict[str, list[Trial]] = {}
+    keys: dict[tuple[str, str | None], str] = {}
     for trial in trials:
-        alike.setdefault(content_id([trial.model.hash, identity_fields(trial.recipe)]), []).append(trial)
+        pair = (trial.model.name, trial.recipe_name)
+        if pair not in keys:
+            runs_on = plan.resources_of(trial).model_dump(mode="json")
+            keys[pair] = content_id([trial.model.hash, identity_fields(trial.recipe), runs_on])
+        alike.setdefault(keys[pair], []).append(trial)
     groups = []
     for members in alike.values():
-        count = -(-len(members) // size)
+        count = -(-len(members) // plan.resources_of(members[0]).trials_per_group)
         short, longer = divmod(len(members), count)
         start = 0
         for index in range(count):
@@ -53,7 +67,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         model=str(trial.model.path),
         seed=trial.seed,
         recipe=trial.recipe,
-        resources=plan.study.resources,
+        resources=plan.resources_of(trial),
         enable_thinking=trial.model.enable_thinking,
         start=str(store.adapter(prior.trial_id)) if prior else None,
     )
@@ -87,11 +101,16 @@ def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
 def waves_of(plan: Plan) -> list[list[Trial]]:
     """Return what is to be trained as waves: trials that wait for nothing, then those that start from one of the first.
 
-    There is no third: a prior stage starts from the base.
+    There is no third stage: a prior stage starts from the base. The groups of a wave have one shape (workers and what each
+    takes), so that as many run at once as fit; narrow shapes come first.
     """
-    first = [t for t in plan.to_train if plan.can_start(t)]
-    then = [t for t in plan.to_train if not plan.can_start(t)]
-    return [wave for wave in (first, then) if wave]
+    waves: dict[tuple[Any, ...], list[Trial]] = {}
+    for trial in plan.to_train:
+        taken = plan.resources_of(trial)
+        width = (taken.workers * taken.gpus_per_worker, taken.workers * taken.cpus_per_worker)
+        shape = (taken.workers, taken.gpus_per_worker, taken.cpus_per_worker, taken.max_concurrent_groups or 0)
+        waves.setdefault((not plan.can_start(trial), *width, *shape), []).append(trial)
+    return [waves[key] for key in sorted(waves)]
 
 
 def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]:
@@ -129,10 +148,11 @@ def _prior_stage_failed(trial: Trial, store: Store, outcomes: Mapping[str, Outco
 def _train_wave(
     trials: Sequence[Trial], plan: Plan, store: Store, *, capacity: Capacity, number: int
 ) -> tuple[list[Outcome], list[str]]:
-    """Train trials that do not depend on each other; return outcomes and the errors of groups that ended early."""
-    resources = plan.study.resources
-    groups = [[job_of(plan, store, t) for t in g] for g in groups_of(trials, resources.trials_per_group)]
-    at_once = concurrent_groups(resources, capacity, len(groups))
+    """Train trials of one wave; return outcomes and the errors of groups that ended early."""
+    members = groups_of(plan, trials)
+    groups = [[job_of(plan, store, t) for t in g] for g in members]
+    resources = [plan.resources_of(g[0]) for g in members]
+    at_once = concurrent_groups(resources[0], capacity, len(groups))
     # Read when ray.tune is imported: its own loggers would write a copy of every report into the storage folder.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # Tune's own console output; progress is shown by us.
@@ -144,8 +164,23 @@ def _train_wave(
     def one_group(config: dict[str, Any], jobs: list[list[TrialJob]], storage: str) -> None:
         mine = jobs[config["group"]]
         name = f"group-{content_id([job.trial_id for job in mine])}"
-        train_group(mine, resources, storage, run_name=name, callbacks=[TuneReportCallback()])
+        report = TuneReportCallback()
 
+        def tell(line: str) -> None:
+            # The way of the workers' reports: the console is that of another process, perhaps on another node.
+            report.after_report(run_context=None, metrics=[{NOTE: line}], checkpoint=None)
+
+        train_group(
+            mine,
+            resources[config["group"]],
+            storage,
+            run_name=name,
+            callbacks=[report],
+            tell=tell,
+            sign=Store(storage).sign_of_life(sweep),
+        )
+
+    sweep = f"sweep-{plan.study.name}-{number}"
     steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
     with Progress("training", sum(steps.values()), "steps") as progress:
         tuner = tune.Tuner(
@@ -155,10 +190,11 @@ def _train_wave(
             param_space={"group": tune.grid_search(list(range(len(groups))))},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
             run_config=tune.RunConfig(
-                name=f"sweep-{plan.study.name}-{number}",
+                name=sweep,
                 storage_path=str(store.tune()),
                 verbose=0,
-                callbacks=[_follow(progress, steps)],
+                callbacks=[_follow(progress, steps, store.sign_of_life(sweep))],
+                failure_config=tune.FailureConfig(max_failures=DRIVER_RESTARTS),
             ),
         )
         results = tuner.fit()
@@ -174,26 +210,63 @@ def _with_trials(group: list[TrialJob], trials: Sequence[Trial]) -> list[tuple[T
     return [(job, by_id[job.trial_id]) for job in group]
 
 
-def _follow(progress: Progress, steps: dict[str, int]) -> Any:
-    """Make a Tune callback, on the driver, that adds up the steps that the groups report."""
+class Steps:
+    """How many steps of a sweep are done, by what its groups report.
+
+    A trial counts up to the step that it reported last, and all of it when its group has gone on to another, unless the group
+    was lost at it: then it is trained on later, from an earlier step.
+    """
+
+    def __init__(self, steps: Mapping[str, int]) -> None:
+        self._steps = dict(steps)
+        self._reached: dict[str, int] = {}
+        self._current: dict[str, str] = {}
+
+    @property
+    def done(self) -> int:
+        """Return the sum over all trials."""
+        return sum(self._reached.values())
+
+    def report(self, group: str, trial: str, step: int) -> None:
+        """Count a step of a trial that a group trains."""
+        before = self._current.get(group)
+        if before not in (None, trial):
+            self._reached[before] = self._steps[before]
+        self._current[group] = trial
+        self._reached[trial] = step
+
+    def lost(self, group: str) -> None:
+        """Note that a group does not go on with its trial now."""
+        self._current.pop(group, None)
+
+
+def _follow(progress: Progress, steps: dict[str, int], sign: Place) -> Any:
+    """Make a Tune callback, on the driver, that adds up the steps that the groups report and says their lines."""
     from ray.tune import Callback
 
-    reached: dict[str, int] = {}
-    current: dict[str, str] = {}
+    count = Steps(steps)
+    signed = -math.inf
 
     class Follow(Callback):
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
+            nonlocal signed
+            if note := result.get(NOTE):
+                say(note)
             # Tune puts its own id under "trial_id", so the workers report ours as "job".
             job = result.get("job")
             if job not in steps:
+                # A line from the group's driver: the group was lost, or waits, and trains nothing now.
+                count.lost(trial.trial_id)
                 return
-            before = current.get(trial.trial_id)
-            if before not in (None, job):
-                reached[before] = steps[before]
-            current[trial.trial_id] = job
-            reached[job] = result["step"]
-            progress.update(sum(reached.values()), result["label"])
+            count.report(trial.trial_id, job, result["step"])
+            progress.update(count.done, result["label"])
+            if time.monotonic() - signed >= SIGN_SECONDS:
+                signed = time.monotonic()
+                sign.write_text(f"{count.done}\n")
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            count.lost(trial.trial_id)
 
     return Follow()

@@ -21,10 +21,11 @@ from typing import Any
 
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import weights_in, write_trial
-from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
+from inoc_ray.train.snapshot import Snapshots, Stopped
 from inoc_ray.train.spec import LoopResult, StepRecord
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS = 2.5
 """Time between progress reports. Ray's controller takes one report per worker every 2 s and a worker that has another
 waits until then: a report per step makes every step last 2 s (measured)."""
+
+NOTE = "note"
+"""Key of a report: lines for people."""
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
 """The name of rows that the store keeps."""
@@ -45,9 +49,12 @@ def train_worker(config: Mapping[str, Any]) -> None:
     process.set_threads(config["cpus"])
     process.ready()
     store = Store(config["storage"])
-    worker = _Worker(store, store.attempts(config["run_name"]), BaseModelCache())
+    worker = _Worker(store, config["run_name"], BaseModelCache(), tell_resumed=config["tell_resumed"])
     for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
         worker.train(job)
+        if _from_rank_0(worker.grow.exists()):
+            # The driver starts the group again, with more workers, for what is left.
+            break
 
 
 def _from_rank_0(value: Any) -> Any:
@@ -70,6 +77,8 @@ class _Progress:
     def __init__(self) -> None:
         self.left = self.steps = 1
         self.seconds = 0.0
+        self.notes: list[str] = []
+        """Lines for people, which go with the next report."""
 
     def step(self, seconds: float, metrics: Mapping[str, Any]) -> None:
         """Count an optimizer step of that length in seconds, and report `metrics` if it is time."""
@@ -79,7 +88,8 @@ class _Progress:
         self.seconds += seconds
         if self.left:
             return
-        ray.train.report(dict(metrics))
+        notes, self.notes = self.notes, []
+        ray.train.report({**metrics, **({NOTE: "\n".join(notes)} if notes else {})})
         self.steps = _from_rank_0(max(1, math.ceil(REPORT_SECONDS * self.steps / self.seconds)))
         self.left, self.seconds = self.steps, 0.0
 
@@ -87,10 +97,11 @@ class _Progress:
 class _Worker:
     """One rank of a group."""
 
-    def __init__(self, store: Store, attempts: Place, cache: Any) -> None:
+    def __init__(self, store: Store, run_name: str, cache: Any, *, tell_resumed: bool) -> None:
         import torch.distributed as dist
 
-        self.store, self.attempts, self.cache = store, attempts, cache
+        self.store, self.cache, self.tell_resumed = store, cache, tell_resumed
+        self.attempts, self.grow = store.attempts(run_name), store.grow_mark(run_name)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.tokenizers: dict[str, Any] = {}
         self.progress = _Progress()
@@ -103,6 +114,8 @@ class _Worker:
         order: list[int] = []
         if self.rank == 0:
             waiting = [n for n, job in enumerate(jobs) if not self.store.trial_done(job.trial_id)]
+            for n in set(range(len(jobs))).difference(waiting):
+                self.store.delete_snapshots(jobs[n].trial_id)
             order = sorted(waiting, key=lambda n: (self.attempts / jobs[n].trial_id).exists())
         return [jobs[n] for n in _from_rank_0(order)]
 
@@ -116,7 +129,12 @@ class _Worker:
             with contextlib.ExitStack() as stack:
                 folder = stack.enter_context(self.store.stage_trial(job.trial_id)) if self.rank == 0 else None
                 self._train_into(folder, job, begun)
+        except Stopped:
+            log.info("trial %s (%s) makes room for a group of more workers", job.trial_id, job.label)
         except Exception as error:
+            if isinstance(error, TrialError) and self.rank == 0:
+                # It would fail again in the same way.
+                self.store.delete_snapshots(job.trial_id)
             # Input and trial errors are raised on every rank alike, or on rank 0 after the last collective, so all go
             # on to the next trial together. Any other error may be one rank's alone, and the others wait for it in a
             # collective: then the group must end.
@@ -132,7 +150,7 @@ class _Worker:
         from inoc_ray.data.tokenize import encode_rows, load_tokenizer
         from inoc_ray.train.loop import train
 
-        spec = job.spec
+        spec = dataclasses.replace(job.spec, model=str(on_this_node(Path(job.spec.model))))
         if spec.model not in self.tokenizers:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
@@ -155,12 +173,37 @@ class _Worker:
                 record.tokens / record.tokens_per_second, {"job": job.trial_id, "label": job.label, **progress}
             )
 
-        out = weights_in(folder) if folder is not None else None
-        result = train(spec, encoded, on_step, out=out, cache=self.cache, variants=job.variants)
+        def on_resume(before: Sequence[StepRecord]) -> None:
+            records.extend(before)
+            if self.tell_resumed:
+                self.progress.notes.append(
+                    f"{job.label}: goes on after step {len(before)} of {steps}, from its last snapshot."
+                )
+
+        result = train(
+            spec,
+            encoded,
+            on_step,
+            out=weights_in(folder) if folder is not None else None,
+            cache=self.cache,
+            variants=job.variants,
+            snapshots=self._snapshots(job),
+            on_resume=on_resume,
+        )
         if folder is not None:
             _write_records(
                 folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
             )
+
+    def _snapshots(self, job: TrialJob) -> Snapshots:
+        return Snapshots(
+            self.store.snapshots(job.trial_id),
+            of=job.trial_id,
+            minutes=job.spec.resources.snapshot_minutes,
+            # Without snapshots on the way the group grows between two trials.
+            stop=None if job.spec.resources.snapshot_minutes is None else self.grow.exists,
+            say=lambda line: self.progress.notes.append(f"{job.label}: {line}"),
+        )
 
     def _write_log(self, job: TrialJob, error: Exception) -> None:
         self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))
@@ -189,7 +232,8 @@ def _write_records(
     begun: float,
 ) -> None:
     """Write the record of the trial and its curve beside the weights in the staging folder."""
-    training = {**dataclasses.asdict(result), "seconds_total": time.perf_counter() - begun}
+    seconds = result.seconds_before + time.perf_counter() - begun
+    training = {**dataclasses.asdict(result), "seconds_total": seconds}
     trial = {
         **job.record,
         "trial_id": job.trial_id,

@@ -302,7 +302,7 @@ def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
         start(ServeSpec(model=world.base, model_id="big", cpus=64, name="big"))
     with pytest.raises(InputError, match=r"no config\.json"):
         start(ServeSpec(model=world.trials, model_id="big", name="big"))
-    with pytest.raises(InputError, match="already runs on this cluster"):
+    with pytest.raises(InputError, match="runs on this cluster already"):
         start(ServeSpec(model=world.base, model_id=BASE))
     with pytest.raises(InputError, match="':'"):
         start(ServeSpec(model=world.base, model_id="a:b", name="big"))

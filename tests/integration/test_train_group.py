@@ -105,19 +105,6 @@ def test_the_group_does_not_show_in_the_weights(first_group, base, tmp_path):
     assert weights_hash(store.adapter("a")) == weights_hash(tmp_path / "alone") == weights_hash(store.adapter("c"))
 
 
-def test_two_workers_that_start_with_zero_3_train_to_the_same_losses(first_group, base, tmp_path):
-    """Through Ray Train, every parameter cut and recomputed, against trial `a` of one worker without ZeRO."""
-    store = Store(tmp_path / "store")
-    cut = job(base, "cut", zero_stage=3, persistence_threshold=0, micro_batch_size=4, gradient_checkpointing=True)
-    resources = Resources(workers=2, micro_batch_size=4, zero_stage=3, max_failures=0)
-    outcomes = train_group([cut], resources, str(store.root), run_name="cut")
-    assert [(o.trial_id, o.status, o.error) for o in outcomes] == [("cut", "trained", None)]
-    assert store.read_trial("cut")["training"]["world_size"] == 2
-    losses = [record["loss"] for record in store.read_curves("cut")]
-    # The tolerance of test_train_loop.py: sums in another order.
-    assert losses == pytest.approx([record["loss"] for record in first_group[0].read_curves("a")], abs=2e-5)
-
-
 def test_a_rerun_skips_what_is_committed_and_starts_nothing_for_it(first_group, monkeypatch):
     store, jobs, before = first_group
     times = {name: committed_at(store, name) for name in "abc"}

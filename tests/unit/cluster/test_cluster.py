@@ -6,14 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.cluster.connect import (
-    DRIVER_CPUS,
-    Capacity,
-    check_address,
-    check_serving,
-    concurrent_groups,
-    local_capacity,
-)
+from inoc_ray.cluster.connect import check_address, local_capacity
+from inoc_ray.cluster.fit import DRIVER_CPUS, Capacity, Node, check_serving, concurrent_groups
 from inoc_ray.errors import InputError
 from inoc_ray.study.resources import Resources
 
@@ -50,6 +44,62 @@ def test_a_shape_that_can_never_start_is_refused_with_the_arithmetic():
         concurrent_groups(Resources(workers=2, gpus_per_worker=1.0), Capacity(8.0, 1.0, True), 1)
     with pytest.raises(InputError, match="serving needs 1 CPU and 4 GPU"):
         check_serving(Resources(serve_gpus=4), Capacity(8.0, 1.0, True))
+
+
+def cluster(*nodes: tuple[float, float], own: bool = True) -> Capacity:
+    """A cluster of nodes of (CPUs, GPUs)."""
+    return Capacity.of((Node(*node) for node in nodes), has_driver_resource=own)
+
+
+def test_one_worker_must_fit_on_one_node_whatever_the_sum_of_all_is():
+    with pytest.raises(
+        InputError, match=r"one worker needs 1 CPU and 16 GPU on one node.* 2 nodes of 96 CPU and 8 GPU; low"
+    ):
+        concurrent_groups(Resources(gpus_per_worker=16), cluster((96, 8), (96, 8)), 1)
+    assert concurrent_groups(Resources(workers=16, gpus_per_worker=1), cluster((96, 8), (96, 8)), 1) == 1
+
+
+def test_what_is_left_over_on_each_node_is_no_place_for_a_worker():
+    """Three nodes of 3 CPUs are 9 CPUs, and hold three workers of 2 CPUs, not four."""
+    with pytest.raises(
+        InputError, match=r"4 workers of 2 CPU each.* holds 3 of them: 3 nodes of 3 CPU; lower resources.work"
+    ):
+        concurrent_groups(Resources(workers=4, cpus_per_worker=2), cluster((3, 0), (3, 0), (3, 0)), 1)
+    assert concurrent_groups(Resources(workers=1, cpus_per_worker=2), cluster((3, 0), (3, 0), (3, 0)), 9) == 3
+
+
+def test_cpus_and_gpus_must_be_on_the_same_node():
+    with pytest.raises(InputError, match="one worker needs 8 CPU and 1 GPU on one node"):
+        concurrent_groups(Resources(cpus_per_worker=8, gpus_per_worker=1), cluster((64, 0), (4, 8)), 1)
+    with pytest.raises(InputError, match=r"serving needs 8 CPU and 1 GPU on one node.*; lower resources.serve_cpus or"):
+        check_serving(Resources(serve_cpus=8, serve_gpus=1), cluster((64, 0), (4, 8)))
+
+
+def test_an_engine_does_not_spread_over_nodes():
+    with pytest.raises(InputError, match=r"4 GPU on one node, and the cluster has 2 nodes of 16 CPU and 2 GPU; lower"):
+        check_serving(Resources(serve_gpus=4), cluster((16, 2), (16, 2)))
+    check_serving(Resources(serve_gpus=4), cluster((16, 2), (16, 4)))
+
+
+@given(
+    workers=st.integers(1, 6),
+    per=st.sampled_from([0.5, 1.0, 2.0, 3.0]),
+    nodes=st.lists(st.integers(1, 8), min_size=1, max_size=4),
+    groups=whole,
+    placed=st.randoms(use_true_random=False),
+)
+def test_wherever_the_drivers_lie_all_groups_find_their_places(workers, per, nodes, groups, placed):
+    """Drivers are placed anywhere, as Ray does it; what is left of every node still holds all workers."""
+    try:
+        fits = concurrent_groups(
+            Resources(workers=workers, cpus_per_worker=per), cluster(*((n, 0) for n in nodes), own=False), groups
+        )
+    except InputError:
+        return
+    left = list(map(float, nodes))
+    for _ in range(fits):
+        left[placed.randrange(len(left))] -= DRIVER_CPUS
+    assert sum(int((cpus + 1e-9) // per) for cpus in left) >= fits * workers
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from inoc_ray.cluster.connect import DRIVER_RESOURCE
+from inoc_ray.cluster.fit import DRIVER_RESOURCE
 
 ROOT = Path(__file__).parents[3]
 

@@ -162,6 +162,28 @@ def test_a_model_of_the_hub_is_fetched_once_without_code_and_pickles_and_is_the_
     assert content == resolve_model(str(published), "x").hash
 
 
+def test_a_node_without_the_model_of_the_driver_fetches_it_once(tmp_path, published):
+    with hub(published, REPO, COMMIT) as (endpoint, asked):
+        assert in_another_process(FETCH, tmp_path / "driver", endpoint) == "ok"
+        driver = Path(in_another_process(RESOLVE, tmp_path / "driver", None).split()[0])
+        there = f"print(on_this_node(Path({str(driver)!r})))"
+        assert in_another_process(there, tmp_path / "node", None) == str(driver)
+        gone = driver.rename(driver.with_name("moved"))
+        asked.clear()
+        found = Path(in_another_process(there, tmp_path / "node", endpoint))
+        assert any("/resolve/" in line for line in asked)
+        asked.clear()
+        assert in_another_process(there, tmp_path / "node", endpoint) == str(found)
+        assert asked == []
+    assert found.is_relative_to(tmp_path / "node")
+    assert resolve_model(str(found), "x").hash == resolve_model(str(gone), "x").hash
+
+
+def test_a_folder_that_a_node_lacks_is_one_message(tmp_path):
+    found = in_another_process(f"print(on_this_node(Path({str(tmp_path / 'mine')!r})))", tmp_path, None)
+    assert f"there is no model folder {tmp_path / 'mine'} here; put the model on a mount that every node has" in found
+
+
 def test_a_tokenizer_alone_in_the_cache_is_enough_for_a_check_of_rows_but_is_not_a_model(tmp_path, published):
     home = tmp_path / "home"
     with hub(published, REPO, COMMIT) as (endpoint, asked):

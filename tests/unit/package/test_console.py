@@ -90,6 +90,21 @@ def test_the_rate_counts_from_the_first_that_is_done(monkeypatch: pytest.MonkeyP
     assert "took 1:50" in progress.line()
 
 
+def test_what_is_done_again_does_not_spoil_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = Progress("training", 66, "steps")
+    progress.update(1)
+    now = 66.0
+    progress.update(66)
+    now = 100.0
+    progress.update(1)
+    assert progress.line() == "training 1/66 steps"
+    now = 110.0
+    progress.update(11)
+    assert progress.line() == "training 11/66 steps · 1 steps/s · 0:55 left"
+
+
 def test_elsewhere_a_line_is_printed_whole(capfd: pytest.CaptureFixture[str]) -> None:
     with Progress("sampling", 10, "samples") as progress:
         progress.update(10, "x" * 200)

@@ -234,8 +234,10 @@ def test_a_training_row_that_an_evaluation_asks_is_refused(tmp_path, model):
 
 def test_groups_hold_every_trial_once_and_share_recipe_and_model(tmp_path, model):
     recipes = {"a": {"learning_rate": 1e-3, "steps": 10}, "b": {"learning_rate": 2e-3, "steps": 10}}
-    trials = build_plan(study(model, recipes=recipes, seeds=[0, 1, 2]), Store(tmp_path / "runs")).to_train
-    groups = groups_of(trials, 4)
+    wide = study(model, recipes=recipes, seeds=[0, 1, 2], resources={"trials_per_group": 4})
+    plan = build_plan(wide, Store(tmp_path / "runs"))
+    trials = plan.to_train
+    groups = groups_of(plan, trials)
     assert sorted(t.trial_id for g in groups for t in g) == sorted(t.trial_id for t in trials)
     assert [len(g) for g in groups] == [3, 3, 3, 3]
     assert all(len({str(t.recipe) for t in g}) == 1 for g in groups)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from inoc_ray.cluster.connect import Capacity
+from inoc_ray.cluster.fit import Capacity
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan

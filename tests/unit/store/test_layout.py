@@ -14,6 +14,7 @@ LIBRARIES_READ_PATHS = {
     "run.mlflow_records": "MLflow's client uploads sample tables by path",
     "run.publish": "MLflow's client uploads the report by path",
     "train.sweep": "a training worker reads its rows by path",
+    "train.snapshot": "safetensors maps its files by path",
 }
 """Modules that may ask for a path of this machine, and for which library."""
 NAMES = {*layout.FILES, layout.REFUSED}

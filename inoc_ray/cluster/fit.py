@@ -1,0 +1,147 @@
+"""What fits on a cluster, node by node: how many groups of workers at once, and whether an engine does. No Ray."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from inoc_ray.errors import InputError
+from inoc_ray.study.resources import EngineResources, GroupResources
+
+DRIVER_RESOURCE = "inoc_ray_driver"
+"""Logical resource of a local cluster for Tune's trial drivers, so that they take no CPU from their own workers."""
+DRIVER_CPUS = 0.001
+"""CPUs that a trial driver requests on an attached cluster, which has no such resource."""
+_TINY = 1e-9
+_SHOWN = 4
+"""Kinds of nodes that a message lists."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Logical resources of one node."""
+
+    cpus: float
+    gpus: float
+
+    def holds(self, cpus: float, gpus: float) -> int:
+        """Return how many workers of that size the node holds."""
+        by_cpus = int((self.cpus + _TINY) // cpus)
+        return min(by_cpus, int((self.gpus + _TINY) // gpus)) if gpus else by_cpus
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Logical resources of a cluster."""
+
+    cpus: float
+    gpus: float
+    has_driver_resource: bool
+    nodes: tuple[Node, ...] = ()
+    """Each node, also those that an autoscaler may still start; without them, one that has everything."""
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            object.__setattr__(self, "nodes", (Node(self.cpus, self.gpus),))
+
+    @classmethod
+    def of(cls, nodes: Iterable[Node], *, has_driver_resource: bool) -> Capacity:
+        """Return the capacity of a cluster of these nodes."""
+        nodes = tuple(nodes)
+        return cls(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), has_driver_resource, nodes)
+
+    def driver_request(self) -> dict[str, float]:
+        """Return the resources that one trial driver requests; never 0, which Ray refuses."""
+        return {DRIVER_RESOURCE: 1.0} if self.has_driver_resource else {"cpu": DRIVER_CPUS}
+
+
+def in_words(nodes: Iterable[Node]) -> str:
+    """Return "2 nodes of 96 CPU and 8 GPU, 1 node of 8 CPU"; largest first."""
+    kinds = sorted(Counter(nodes).items(), key=lambda item: (-item[0].gpus, -item[0].cpus))
+    shown = [f"{count} node{'s' if count > 1 else ''} of {node}" for node, count in kinds[:_SHOWN]]
+    return ", ".join(shown) + (", …" if len(kinds) > _SHOWN else "") if kinds else "no node"
+
+
+def concurrent_groups(resources: GroupResources, capacity: Capacity, groups: int) -> int:
+    """Return how many worker groups can train at once.
+
+    Each group holds workers × (cpus, gpus) while it trains, a worker's on one node; and its driver holds a little while it
+    waits for them, so drivers must never take what a group needs, or both wait for ever. Raises InputError, with the
+    arithmetic, when not even one group fits.
+    """
+    fits = min(groups, _slots(resources, capacity, drivers=0) // resources.workers)
+    while fits and fits * resources.workers > _slots(resources, capacity, drivers=fits):
+        fits -= 1
+    if not fits:
+        raise InputError(_why_no_group_fits(resources, capacity))
+    return min(fits, resources.max_concurrent_groups or groups)
+
+
+def _slots(resources: GroupResources, capacity: Capacity, *, drivers: int) -> int:
+    """Return how many workers the nodes hold beside so many drivers, wherever Ray puts those."""
+    per_worker = (resources.cpus_per_worker, resources.gpus_per_worker)
+    slots = sum(node.holds(*per_worker) for node in capacity.nodes)
+    if capacity.has_driver_resource:
+        return slots
+    beside = (Node(node.cpus - drivers * DRIVER_CPUS, node.gpus) for node in capacity.nodes)
+    return slots - min(drivers, slots - sum(node.holds(*per_worker) for node in beside))
+
+
+def _why_no_group_fits(resources: GroupResources, capacity: Capacity) -> str:
+    workers, driver = resources.workers, 0.0 if capacity.has_driver_resource else DRIVER_CPUS
+    for name, per_worker, has, beside in (
+        ("CPU", resources.cpus_per_worker, capacity.cpus, driver),
+        ("GPU", resources.gpus_per_worker, capacity.gpus, 0.0),
+    ):
+        need = workers * per_worker
+        if need + beside > has + _TINY:
+            taken = f", of which the trial's driver takes {beside:g}" if need <= has else ""
+            return (
+                f"resources: one trial needs {workers} workers × {per_worker:g} {name} = {need:g} {name}, "
+                f"and the cluster has {has:g}{taken}; {_smaller(name, per_worker, has)}."
+            )
+    one = Node(resources.cpus_per_worker, resources.gpus_per_worker)
+    slots = _slots(resources, capacity, drivers=1)
+    if not slots:
+        lower = "gpus_per_worker" if one.gpus > max(node.gpus for node in capacity.nodes) else "cpus_per_worker"
+        return (
+            f"resources: one worker needs {one} on one node, and the cluster has {in_words(capacity.nodes)}; lower "
+            f"resources.{lower} (and raise resources.workers), or use larger nodes."
+        )
+    beside = "" if capacity.has_driver_resource else " beside the trial's driver"
+    return (
+        f"resources: one trial needs {workers} workers of {one} each, and the cluster holds {slots} of them{beside}: "
+        f"{in_words(capacity.nodes)}; lower resources.workers, or use a larger cluster."
+    )
+
+
+def _smaller(name: str, per_worker: float, has: float) -> str:
+    """Return what to change in `resources` so that a trial's CPUs or GPUs fit."""
+    if name == "GPU" and not has:
+        return "set resources.gpus_per_worker: 0 to train on CPUs, or use a cluster with GPUs"
+    field = "resources.workers" if per_worker <= has else f"resources.{name.lower()}s_per_worker"
+    return f"lower {field} or use a larger cluster"
+
+
+def check_serving(resources: EngineResources, capacity: Capacity) -> None:
+    """Raise InputError when the engine does not fit on one node of the cluster."""
+    cpus, gpus = resources.serve_cpus, resources.serve_gpus
+    if any(node.cpus >= cpus and node.gpus >= gpus for node in capacity.nodes):
+        return
+    most_cpus, most_gpus = (max(of) for of in zip(*((n.cpus, n.gpus) for n in capacity.nodes), strict=True))
+    advice = []
+    if cpus > most_cpus:
+        advice.append("lower resources.serve_cpus")
+    if gpus > most_gpus:
+        advice.append("lower resources.serve_gpus" if most_gpus else "set resources.serve_gpus: 0 to serve on CPUs")
+    whole = len(capacity.nodes) == 1
+    has = f"{capacity.cpus:g} CPU and {capacity.gpus:g} GPU" if whole else in_words(capacity.nodes)
+    raise InputError(
+        f"resources: serving needs {cpus:g} CPU and {gpus} GPU{'' if whole else ' on one node'}, and the cluster has {has}; "
+        f"{' and '.join(advice or ['lower resources.serve_cpus or resources.serve_gpus'])}, or use "
+        f"{'a larger cluster' if whole else 'larger nodes'}."
+    )

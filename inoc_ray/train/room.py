@@ -1,0 +1,128 @@
+"""Room for a group of workers: reserved before the group starts, with lines on what is waited for, and an end to waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from inoc_ray.cluster import nodes
+from inoc_ray.cluster.fit import Node, in_words
+from inoc_ray.store.place import Place
+
+FIRST_LINE_SECONDS = 10.0
+"""A wait that is shorter is not worth a line."""
+LINE_SECONDS = 60.0
+"""Time between two lines on the same wait."""
+NARROWER_AFTER_SECONDS = 20.0
+"""How long a group waits for all of its workers before it starts with fewer, if it may."""
+_LOOK_SECONDS = 2.0
+
+
+class NoRoom(Exception):
+    """The wait is over without room; the message says what was asked and what was there."""
+
+
+@dataclass
+class Patience:
+    """How long a group waits while nothing of the command that it belongs to goes on.
+
+    A group waits for others of its command as long as they train; `sign` is a file that is written when they do.
+    """
+
+    minutes: float
+    sign: Place | None = None
+    _seen: Any = None
+    _since: float = field(default_factory=time.monotonic)
+
+    def renew(self) -> None:
+        """Begin to count again."""
+        self._since = time.monotonic()
+
+    def over(self) -> bool:
+        """Return whether nothing went on for `minutes`."""
+        stat = None if self.sign is None else self.sign.filesystem.stat(self.sign.key)
+        if stat is not None and stat != self._seen:
+            if self._seen is not None:
+                self.renew()
+            self._seen = stat
+        return time.monotonic() - self._since > 60.0 * self.minutes
+
+
+def wait_for_room(
+    widths: Sequence[int], worker: Node, *, name: str, patience: Patience, tell: Callable[[str], None]
+) -> int:
+    """Wait until the cluster has room for a group of workers, and return how many: the first of `widths` that fits.
+
+    The smaller ones count after NARROWER_AFTER_SECONDS. The wait is a pending placement group, so that an autoscaler starts
+    nodes for it. The reservation is given up on return, and the group that starts takes its place. `tell` gets a line on what
+    is waited for, and another every minute. Raises NoRoom when the patience is over.
+    """
+    began = time.monotonic()
+    told = began - LINE_SECONDS + FIRST_LINE_SECONDS
+    with _reserved(widths[0], worker, name) as all_of_them:
+        while not all_of_them.wait(_LOOK_SECONDS):
+            waited = time.monotonic() - began
+            if waited >= NARROWER_AFTER_SECONDS:
+                for workers in widths[1:]:
+                    with _reserved(workers, worker, name) as some:
+                        if some.wait(_LOOK_SECONDS):
+                            return workers
+            if patience.over():
+                raise NoRoom(
+                    f"no room for {_workers(widths[-1], worker)} for {patience.minutes:g} minutes ({_there()}); start more nodes, "
+                    "or lower resources.workers or resources.min_workers, and run the study again"
+                )
+            if time.monotonic() - told >= LINE_SECONDS:
+                told = time.monotonic()
+                tell(f"waiting for room for {_workers(widths[0], worker)} ({_there()}; {waited:.0f} s)")
+    return widths[0]
+
+
+@contextlib.contextmanager
+def watch_for_room(workers: int, worker: Node, *, name: str, on_room: Callable[[], None]) -> Iterator[None]:
+    """Call `on_room` when there is room for so many more workers while the block runs; hold the room until the block ends."""
+    if workers < 1:
+        yield
+        return
+    stop = threading.Event()
+
+    def watch(reserved: Any) -> None:
+        while not stop.is_set():
+            if reserved.wait(_LOOK_SECONDS):
+                on_room()
+                return
+            stop.wait(_LOOK_SECONDS)
+
+    with _reserved(workers, worker, name) as reserved:
+        thread = threading.Thread(target=watch, args=(reserved,), daemon=True, name=f"room-{name}")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+@contextlib.contextmanager
+def _reserved(workers: int, worker: Node, name: str) -> Iterator[Any]:
+    from ray.util import placement_group, remove_placement_group
+
+    bundle = {"CPU": worker.cpus} | ({"GPU": worker.gpus} if worker.gpus else {})
+    group = placement_group([bundle] * workers, strategy="PACK", name=f"inoc_ray {name}")
+    try:
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def _workers(count: int, worker: Node) -> str:
+    return f"{count} worker{'s' if count > 1 else ''} of {worker}{' each' if count > 1 else ''}"
+
+
+def _there() -> str:
+    """Return what is up and what of it is free."""
+    return f"free: {nodes.free()}; up: {in_words(nodes.up())}"

@@ -1,0 +1,140 @@
+"""Fine-tunes that stop and go on from snapshots, each in processes of its own: BASE OUT RUNS, results in OUT/results.json.
+
+A run is {"workers", "changes", "stop_after", "from"}: `stop_after` ends it after that step, with a snapshot after every step;
+`from` names an earlier run whose snapshots it has. As in rank_program, the libraries are imported once and every rank of every
+run is a fork, so nothing of a trial before is left in the process of a later one.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rank_program import free_port
+
+TIMEOUT_S = 120.0
+EVERY_STEP = 1e-9
+
+
+class Stop(BaseException):
+    """Ends a run where a lost process would."""
+
+
+def rank_main(base: str, out: Path, run: dict[str, Any], rank: int, port: int) -> None:
+    if run["workers"] > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["workers"])}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        from tiny_base import encoded_rows, make_spec, weights_hash
+
+        from inoc_ray.store.place import at
+        from inoc_ray.train.loop import train
+        from inoc_ray.train.process import set_threads
+        from inoc_ray.train.snapshot import Snapshots
+
+        set_threads(1)
+        records: list[Any] = []
+        lines: list[str] = []
+        resumed_with: list[int] = []
+        stop = run.get("stop_after")
+
+        def on_step(record: Any) -> None:
+            if stop is not None and record.step > stop:
+                raise Stop
+            records.append(record)
+
+        def on_resume(before: Any) -> None:
+            resumed_with.append(len(before))
+            records.extend(before)
+
+        snapshots = Snapshots(
+            at(out / "snapshots"),
+            of=run.get("of", "trial"),
+            minutes=run.get("minutes", None if stop is None else EVERY_STEP),
+            say=lines.append,
+        )
+        value: dict[str, Any] = {}
+        try:
+            result = train(
+                make_spec(base, **run["changes"]),
+                encoded_rows(base)[: run.get("rows")],
+                on_step,
+                out=out / "weights" if rank == 0 else None,
+                snapshots=snapshots,
+                on_resume=on_resume,
+            )
+            value = {
+                "tokens": result.tokens,
+                "resumed": [[r.after_step, r.earlier_world_size, r.world_size] for r in result.resumed],
+            }
+            value |= {"seconds": result.seconds_training, "before": result.seconds_before}
+            value["weights"] = weights_hash(out / "weights") if rank == 0 else None
+        except Stop:
+            pass
+        value |= {"losses": [r.loss for r in records], "steps": [r.step for r in records], "lines": lines}
+        value |= {"sum_seconds": sum(r.tokens / r.tokens_per_second for r in records), "resumed_with": resumed_with}
+        if rank == 0:
+            (out / "result.json").write_text(json.dumps(value))
+    except BaseException:
+        (out / f"error-{rank}.txt").write_text(traceback.format_exc())
+        raise
+
+
+def go(base: str, folder: Path, name: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Run all ranks of a run; what rank 0 wrote, or {"error": …} with the traceback of the first rank that failed."""
+    out = folder / name
+    out.mkdir(parents=True)
+    if "from" in run:
+        shutil.copytree(folder / run["from"] / "snapshots", out / "snapshots")
+    if "damage" in run:
+        damage(out / "snapshots", **run["damage"])
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    ranks = [context.Process(target=rank_main, args=(base, out, run, n, port)) for n in range(run["workers"])]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(TIMEOUT_S)
+        if rank.is_alive():
+            rank.kill()
+            rank.join()
+    for number, rank in enumerate(ranks):
+        if rank.exitcode:
+            error = out / f"error-{number}.txt"
+            return {"error": error.read_text() if error.exists() else f"rank {number} ended with {rank.exitcode}"}
+    value = dict(json.loads((out / "result.json").read_text()))
+    value["left"] = sorted(path.name for path in (out / "snapshots").iterdir()) if (out / "snapshots").exists() else []
+    return value
+
+
+def damage(snapshots: Path, *, newest: int, pattern: str, how: str) -> None:
+    """Damage the files of the newest snapshots: flip a byte in the middle, cut the end off, or delete them."""
+    for folder in sorted(snapshots.iterdir(), reverse=True)[:newest]:
+        files = list(folder.glob(pattern))
+        assert files, f"{folder} has no {pattern}"
+        for file in files:
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= 1
+            if how == "delete":
+                file.unlink()
+            else:
+                file.write_bytes(data if how == "flip" else data[:-8])
+
+
+def main(base: str, folder: Path, runs: dict[str, dict[str, Any]]) -> None:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed  # noqa: F401
+    import peft  # noqa: F401
+    import transformers.integrations  # noqa: F401
+    from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
+
+    results = {name: go(base, folder, name, run) for name, run in runs.items()}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text()))

@@ -1,0 +1,114 @@
+"""Nodes that go and come while a fine-tune runs: it goes on with fewer workers, grows back, and says so in one line each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import sweep_program
+from ray_nodes import Nodes, ray_nodes
+from sweep_program import plan_of
+from tiny_base import make_base
+
+from inoc_ray.cluster.connect import connected
+from inoc_ray.serve.owner import reclaim
+
+pytestmark = pytest.mark.slow
+
+STEPS = 1500
+ELASTIC = {"workers": 2, "min_workers": 1, "micro_batch_size": 4, "zero_stage": 2, "snapshot_minutes": 0.02}
+
+
+SERVES = """
+import os, sys, time
+from ray import serve
+from inoc_ray.cluster.connect import connected
+from inoc_ray.serve.owner import mark
+
+@serve.deployment
+class Engine:
+    pass
+
+with connected():
+    serve.start(proxy_location="Disabled")
+    options = {"num_cpus": 1, "runtime_env": {"env_vars": mark(started_serve=True)}}
+    serve.run(Engine.options(ray_actor_options=options).bind(), name="left", route_prefix=None)
+    print("serves", flush=True)
+    time.sleep(600)
+"""
+"""A command that serves until it is killed; an application that needs no vLLM, marked as `serve.app` marks an engine."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    """Two nodes of one core."""
+    with ray_nodes(1, 1) as nodes:
+        yield nodes
+
+
+def until(what: Callable[[], object], seconds: float = 120.0) -> object:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"waited {seconds:.0f} s"
+        time.sleep(0.1)
+    return found
+
+
+def workers_below(raylet: int) -> list[psutil.Process]:
+    """The ranks that run on a node."""
+    return [p for p in psutil.Process(raylet).children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline()[:1])]
+
+
+def test_an_engine_is_left_alone_while_its_command_lives_and_taken_down_when_it_is_gone(cluster: Nodes):
+    with subprocess.Popen([sys.executable, "-c", SERVES], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        try:
+            assert command.stdout.readline() == "serves\n"
+            with connected():
+                assert reclaim() == []
+                assert ray.available_resources()["CPU"] == 1
+                command.kill()
+                assert until(reclaim) == ["left"]
+                until(lambda: ray.available_resources().get("CPU") == 2)
+                with pytest.raises(ValueError, match="Failed to look up actor"):
+                    ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+                assert reclaim() == []
+        finally:
+            command.kill()
+
+
+def test_a_fine_tune_goes_on_with_the_nodes_that_are_there_to_the_losses_of_an_unbroken_one(
+    cluster: Nodes, tmp_path: Path
+):
+    base = make_base(tmp_path / "base")
+    command = [sys.executable, sweep_program.__file__, base, str(tmp_path), json.dumps(ELASTIC), str(STEPS)]
+    plan, store = plan_of(base, tmp_path, ELASTIC, STEPS)
+    (trial,) = plan.trials
+    with (tmp_path / "console").open("w") as console:
+        run = subprocess.Popen(command, stdout=console, stderr=subprocess.STDOUT, env={**os.environ, "NO_COLOR": "1"})
+        snapshots = store.snapshots(trial.trial_id)
+        until(lambda: list(snapshots.glob("*")))
+        cluster.kill(cluster.workers[0])
+        says = tmp_path / "console"
+        until(lambda: "goes on with 1 of 2 workers" in says.read_text())
+        (raylet,) = (p.process.pid for p in cluster.workers[1].all_processes["raylet"])
+        until(lambda: workers_below(raylet))
+        cluster.add(1)
+        until(lambda: "goes on with 2 of 2 workers" in says.read_text())
+        assert run.wait(120) == 0
+    lines = (tmp_path / "console").read_text().splitlines()
+    (outcome,) = json.loads((tmp_path / "outcomes.json").read_text())
+    assert (outcome["status"], outcome["error"]) == ("trained", None), lines
+    assert sum("it goes on from its snapshot after step" in line for line in lines) == 1, lines
+    assert all(line.startswith("training") for line in lines if line), lines
+    record, curve = store.read_trial(trial.trial_id), store.read_curves(trial.trial_id)
+    assert [r["world_size"] for r in record["training"]["resumed"]] == [1, 2]
+    assert [r["step"] for r in curve] == list(range(1, STEPS + 1))

@@ -1,0 +1,118 @@
+"""One fine-tune over several nodes: the losses of one node, whatever is partitioned and whatever is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray_nodes import Nodes, ray_nodes
+from tiny_base import chat_rows, make_base, make_spec, run
+
+from inoc_ray.cluster import nodes
+from inoc_ray.cluster.connect import connected
+from inoc_ray.store.store import Store
+from inoc_ray.study.resources import Resources
+from inoc_ray.train.failure import loss_of
+from inoc_ray.train.group import train_group
+from inoc_ray.train.job import TrialJob
+from inoc_ray.train.process import set_threads
+
+pytestmark = pytest.mark.slow
+
+ROWS = [row.to_dict() for row in chat_rows()]
+CASES = list(product((2, 3), ("lora", "full")))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    """Four nodes of one core: two workers always lie on two nodes."""
+    with ray_nodes(1, 1, 1, 1) as nodes, connected():
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def trained(cluster: Nodes, base: str, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, tuple[Any, Any]]:
+    """The outcome and the curve of every case, each in worker processes of its own; two cases at once."""
+
+    def train(case: tuple[int, str]) -> tuple[Any, Any]:
+        stage, method = case
+        store = Store(tmp_path_factory.mktemp("store"))
+        job = TrialJob(
+            trial_id="t",
+            label="setting/t",
+            spec=make_spec(
+                base,
+                method=method,
+                zero_stage=stage,
+                micro_batch_size=4,
+                persistence_threshold=0,
+                gradient_checkpointing=stage == 3,
+            ),
+            rows=ROWS,
+        )
+        resources = Resources(workers=2, micro_batch_size=4, zero_stage=stage, max_failures=0)
+        (outcome,) = train_group([job], resources, str(store.root), run_name=f"zero{stage}-{method}")
+        return outcome, store.read_curves("t") if outcome.status == "trained" else []
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CASES, pool.map(train, CASES), strict=True))
+
+
+@pytest.mark.parametrize(("stage", "method"), CASES)
+def test_two_workers_on_two_nodes_train_to_the_losses_of_one_worker(trained: Any, base: str, stage: int, method: str):
+    outcome, curve = trained[stage, method]
+    assert (outcome.status, outcome.error) == ("trained", None)
+    set_threads(1)
+    alone = [record.loss for record in run(base, None, method=method)[0]]
+    # The tolerance of test_train_loop.py: sums in another order.
+    assert [record["loss"] for record in curve] == pytest.approx(alone, abs=2e-5)
+
+
+LONG = "The actor died unexpectedly before finishing this task.\n" + "\n".join(f"raylet state {n}" for n in range(60))
+
+
+@pytest.mark.parametrize(
+    ("error", "there", "cause"),
+    [
+        (WorkerGroupError(LONG, {0: ActorDiedError(), 1: ValueError("gloo")}), {"a", "b"}, "worker 0 died"),
+        (WorkerGroupError(LONG, {1: ActorDiedError()}), {"a"}, "lost node 10.0.0.2"),
+        (
+            WorkerGroupError(LONG, {1: ValueError("line\nno")}),
+            {"a", "b"},
+            "worker 1 failed: no",
+        ),
+        (
+            ControllerError(WorkerGroupStartupFailedError("One died:\nwhy")),
+            {"a", "b"},
+            "its workers did not start (why)",
+        ),
+        (ControllerError(WorkerGroupStartupTimeoutError(2)), {"a", "b"}, "the room for its workers was taken"),
+    ],
+)
+def test_a_loss_is_told_in_one_short_line(
+    error: Exception, there: set[str], cause: str, monkeypatch: pytest.MonkeyPatch
+):
+    up = {"a": "10.0.0.1", "b": "10.0.0.2"}
+    monkeypatch.setattr(nodes, "addresses", lambda: {node: up[node] for node in there})
+    loss = loss_of(error, up)
+    assert loss.cause == cause
+    assert "\n" not in loss.cause
+    assert loss.is_late == ("taken" in cause)
+
+
+def test_out_of_memory_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nodes, "addresses", dict)
+    killed: Any = ActorDiedError()
+    killed.error_msg = "The worker was killed due to the node running low on memory. (OOM)"
+    assert loss_of(WorkerGroupError("", {3: killed}), {}).cause == "worker 3 died: out of memory"

@@ -1,0 +1,167 @@
+"""A fine-tune that is broken off goes on from its snapshot to the same curve and weights, on other ranks and stages too."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_base import make_base
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+LOSS_TOLERANCE = 2e-5
+"""Between world sizes and stages, in fp32: that of test_train_loop.py, sums in another order."""
+STEPS, STOP = 6, 3
+DROPOUT = {"rank": 8, "alpha": 16, "dropout": 0.1}
+
+SAME: dict[str, tuple[int, dict[str, Any]]] = {
+    "lora-0-alone": (1, {"method": "lora", "zero_stage": 0, "precision": "fp32", "lora": DROPOUT}),
+    "lora-2": (2, {"method": "lora", "zero_stage": 2, "precision": "bf16", "lora": DROPOUT}),
+    "lora-3": (2, {"method": "lora", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 100}),
+    "full-0": (2, {"method": "full", "zero_stage": 0, "precision": "fp32"}),
+    "full-2": (2, {"method": "full", "zero_stage": 2, "precision": "bf16"}),
+    # Some parameters stay whole, and 3 ranks divide none of them evenly.
+    "full-3": (
+        3,
+        {"method": "full", "zero_stage": 3, "precision": "bf16", "persistence_threshold": 100, "batch_size": 12},
+    ),
+}
+"""World size and stage as before, so to the bit; each with the matrices and vectors that its method trains."""
+
+OTHER: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "lora-2-to-1": ("lora-3", 1, {"method": "lora", "zero_stage": 0, "precision": "fp32"}),
+    "lora-3-to-2": ("lora-3", 2, {"method": "lora", "zero_stage": 2, "precision": "fp32"}),
+    "lora-1-to-2": ("lora-1", 2, {"method": "lora", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 0}),
+    "full-2-to-1": ("full-0", 1, {"method": "full", "zero_stage": 1, "precision": "fp32"}),
+    "full-0-to-3": ("full-0", 2, {"method": "full", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 0}),
+}
+"""Name → whose snapshot, ranks, changes. All without dropout, against the unbroken run of the one that was broken off."""
+
+
+def run(workers: int, changes: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"workers": workers, "changes": {"micro_batch_size": 4, **changes}, **more}
+
+
+def all_runs() -> dict[str, dict[str, Any]]:
+    runs: dict[str, dict[str, Any]] = {}
+    alone = {"lora-1": (1, {"method": "lora", "zero_stage": 0, "precision": "fp32"})}
+    for name, (workers, changes) in {**SAME, **alone}.items():
+        runs[f"{name}.unbroken"] = run(workers, changes)
+        runs[f"{name}.broken"] = run(workers, changes, stop_after=STOP)
+        runs[f"{name}.resumed"] = run(workers, changes, **{"from": f"{name}.broken"})
+    for name, (source, workers, changes) in OTHER.items():
+        runs[name] = run(workers, changes, **{"from": f"{source}.broken"})
+    one = (1, alone["lora-1"][1])
+    source = {"from": "lora-1.broken"}
+    runs["twice"] = run(*one, stop_after=5, **source)
+    runs["thrice"] = run(*one, **{"from": "twice"})
+    runs["flipped"] = run(*one, **source, damage={"newest": 1, "pattern": "rank-*", "how": "flip"})
+    runs["commit"] = run(*one, **source, damage={"newest": 1, "pattern": "COMMIT.json", "how": "flip"})
+    runs["all-cut"] = run(*one, **source, damage={"newest": 2, "pattern": "curve*", "how": "cut"})
+    runs["uncommitted"] = run(*one, **source, damage={"newest": 2, "pattern": "COMMIT.json", "how": "delete"})
+    runs["other-recipe"] = run(1, {**one[1], "learning_rate": 1e-3}, **source)
+    runs["other-rows"] = run(*one, rows=48, **source)
+    runs["other-trial"] = run(*one, of="another", **source)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    base = make_base(tmp_path_factory.mktemp("base"))
+    out = tmp_path_factory.mktemp("snapshots")
+    (out / "runs.json").write_text(json.dumps(all_runs()))
+    program = Path(__file__).parents[1] / "helpers" / "snapshot_program.py"
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(program), base, str(out), str(out / "runs.json")],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads((out / "results.json").read_text())
+    assert {name: value["error"] for name, value in found.items() if "error" in value} == {}
+    return dict(found)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_with_ranks_and_stage_as_before_curve_and_weights_have_the_bits_of_the_unbroken_run(results, name):
+    unbroken, resumed = results[f"{name}.unbroken"], results[f"{name}.resumed"]
+    assert resumed["resumed_with"] == [STOP]
+    assert resumed["steps"] == unbroken["steps"] == list(range(1, STEPS + 1))
+    assert resumed["losses"] == unbroken["losses"]
+    assert resumed["weights"] == unbroken["weights"]
+    assert unbroken["resumed"] == []
+    workers = SAME[name][0]
+    assert resumed["resumed"] == [[STOP, workers, workers]]
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_number_of_ranks_or_stage_goes_on_with_the_losses_of_the_unbroken_run(results, name):
+    source, workers, _ = OTHER[name]
+    unbroken, resumed = results[f"{source}.unbroken"], results[name]
+    assert resumed["resumed_with"] == [STOP]
+    assert resumed["steps"] == unbroken["steps"]
+    assert resumed["losses"] == pytest.approx(unbroken["losses"], abs=LOSS_TOLERANCE)
+    # The moments and the step count came along: a fresh optimizer would be off by far more than a sum's order.
+    assert resumed["losses"][STOP:] != unbroken["losses"][:STOP]
+    assert resumed["resumed"][0][2] == workers
+
+
+def test_taking_snapshots_changes_nothing(results):
+    """The broken run wrote one after every step, the unbroken one none."""
+    for name in SAME:
+        assert results[f"{name}.broken"]["losses"] == results[f"{name}.unbroken"]["losses"][:STOP]
+
+
+def test_the_two_latest_are_kept(results):
+    assert [name[:8] for name in results["lora-1.broken"]["left"]] == ["00000002", "00000003"]
+
+
+def test_a_run_that_is_resumed_twice_is_whole(results):
+    whole, twice = results["lora-1.unbroken"], results["thrice"]
+    assert twice["resumed"] == [[3, 1, 1], [5, 1, 1]]
+    assert (twice["losses"], twice["steps"], twice["weights"]) == (whole["losses"], whole["steps"], whole["weights"])
+    assert twice["tokens"] == whole["tokens"]
+    # Each step's own seconds once, whichever process took it.
+    assert twice["seconds"] == pytest.approx(twice["sum_seconds"])
+    assert twice["before"] > 0
+
+
+@pytest.mark.parametrize("name", ["flipped", "commit"])
+def test_a_damaged_snapshot_is_passed_over_with_a_line_for_the_one_before(results, name):
+    got = results[name]
+    assert got["resumed_with"] == [2]
+    assert len(got["lines"]) == 1
+    assert "00000003-" in got["lines"][0]
+    assert "is not used: " in got["lines"][0]
+    assert got["weights"] == results["lora-1.unbroken"]["weights"]
+
+
+def test_without_an_intact_snapshot_training_starts_again(results):
+    got = results["all-cut"]
+    assert got["resumed_with"] == []
+    assert all("is not used: curve.jsonl has" in line for line in got["lines"])
+    assert len(got["lines"]) == 2
+    assert got["weights"] == results["lora-1.unbroken"]["weights"]
+
+
+def test_a_folder_without_its_commit_is_no_snapshot(results):
+    got = results["uncommitted"]
+    assert (got["resumed_with"], got["lines"]) == ([], [])
+    assert got["weights"] == results["lora-1.unbroken"]["weights"]
+
+
+@pytest.mark.parametrize("name", ["other-recipe", "other-rows", "other-trial"])
+def test_the_snapshot_of_something_else_is_never_loaded(results, name):
+    got = results[name]
+    assert got["resumed_with"] == []
+    assert got["resumed"] == []
+    assert len(got["lines"]) == 2
+    assert all(line.endswith("it is of another trial, recipe or rows.") for line in got["lines"])

@@ -1,0 +1,75 @@
+"""What a group's driver decides without a cluster: widths, how long it waits, how many steps are done."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from inoc_ray.store.store import Store
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.resources import GroupResources, TrialResources
+from inoc_ray.train.group import widths
+from inoc_ray.train.job import TrialJob
+from inoc_ray.train.room import Patience
+from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.sweep import Steps
+
+
+def job(batch_size: int, micro_batch_size: int) -> TrialJob:
+    resources = TrialResources(micro_batch_size=micro_batch_size)
+    spec = LoopSpec(
+        model="m", seed=0, recipe=Recipe(learning_rate=1e-4, batch_size=batch_size, steps=1), resources=resources
+    )
+    return TrialJob(trial_id="t", label="t", spec=spec, rows=[])
+
+
+def test_a_group_shrinks_only_to_numbers_of_workers_that_divide_every_batch():
+    resources = GroupResources(workers=8, min_workers=1)
+    assert widths([job(16, 1)], resources) == [8, 4, 2, 1]
+    assert widths([job(16, 1), job(24, 2)], resources) == [8, 4, 2, 1]
+    assert widths([job(48, 2)], GroupResources(workers=8, min_workers=3)) == [8, 6, 4, 3]
+
+
+def test_a_group_keeps_its_workers_unless_the_study_says_otherwise():
+    assert widths([job(16, 1)], GroupResources(workers=8)) == [8]
+
+
+def test_the_wait_for_room_ends_but_lasts_while_others_of_the_command_train(tmp_path: Path):
+    store = Store(tmp_path)
+    sign = store.sign_of_life("sweep")
+    sign.write_text("1")
+    patience = Patience(0.3 / 60, sign)
+    assert not patience.over()
+    end = time.monotonic() + 0.6
+    while time.monotonic() < end:
+        sign.write_text(str(time.monotonic()))
+        assert not patience.over()
+        time.sleep(0.05)
+    time.sleep(0.35)
+    assert patience.over()
+
+
+def test_a_sign_of_an_earlier_command_is_no_reason_to_wait(tmp_path: Path):
+    sign = Store(tmp_path).sign_of_life("sweep")
+    sign.write_text("1")
+    patience = Patience(0.1 / 60, sign)
+    time.sleep(0.15)
+    assert patience.over()
+
+
+def test_steps_of_a_lost_trial_are_not_counted_as_done_because_its_group_took_another_first():
+    steps = Steps({"a": 66, "b": 66})
+    steps.report("group", "a", 40)
+    steps.lost("group")
+    steps.report("group", "b", 10)
+    assert steps.done == 50
+    steps.report("group", "a", 41)
+    assert steps.done == 66 + 41
+
+
+def test_steps_of_a_trial_that_starts_again_are_those_that_it_has_now():
+    steps = Steps({"a": 66})
+    steps.report("group", "a", 66)
+    steps.lost("group")
+    steps.report("group", "a", 1)
+    assert steps.done == 1
