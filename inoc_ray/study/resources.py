@@ -42,7 +42,7 @@ class TrialResources(Config):
     numbers. Default: yes where workers have GPUs."""
     logits_chunk: int | None = runtime(None, ge=1)
     """Target tokens whose logits are in memory at once, in a forward and backward pass. Default: as many as have 2^28 logits
-    on a GPU (1,766 at a vocabulary of 152,000), 2^25 on a CPU."""
+    on a GPU (1,766 at a vocabulary of 152,000), 2^26 on a CPU."""
 
     snapshot_minutes: float | None = runtime(10.0, gt=0)
     """Minutes between two snapshots of a fine-tune, which is resumed from its last one when a worker, a node or the command is

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
-"""Logits of one chunk (positions × vocabulary). A chunk holds about three fp32 copies of them: 0.4 GiB on a CPU, where a
-larger chunk is no faster (measured from 128 to 1,024 positions at 151,936 tokens of vocabulary), 3 GiB on a GPU, whose
-kernels want more rows."""
+CHUNK_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
+"""Logits of one chunk (positions × vocabulary). A chunk holds about three fp32 copies of them: 0.75 GiB on a CPU, where chunks
+of 2^25 take a sixth more time (151,936 tokens of vocabulary, one core), 3 GiB on a GPU, whose kernels want more rows."""
 
 PROBED = 3
 """Positions at which the model's own logits are compared with those of a chunk."""

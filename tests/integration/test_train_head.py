@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_families import Engine, model_of
 
 from inoc_ray.data.tokenize import IGNORED
 from inoc_ray.train.head import TargetLoss, chunk_rows
@@ -11,19 +12,6 @@ from inoc_ray.train.inputs import PassInputs
 
 pytestmark = pytest.mark.slow
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-"""Every family takes these names."""
 KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
@@ -38,25 +26,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "falcon_h1": {"lm_head_multiplier": 3.0, "mamba_d_ssm": 32, "mamba_n_heads": 2, "mamba_d_head": 16},
 }
 IN_ONE_PIECE = {"falcon_h1"}
-
-
-class Engine:
-    """What TargetLoss asks of a DeepSpeed engine."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.eval, self.train = module.eval, module.train
-
-    def __call__(self, **inputs: Any) -> Any:
-        return self.module(**inputs)
-
-
-def model_of(kind: str) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **KINDS[kind]), dtype=torch.float32)
 
 
 def batch() -> tuple[dict[str, Any], Any]:
@@ -82,7 +51,7 @@ def loss_and_gradient(kind: str, frozen_head: bool, chunk: int | None) -> tuple[
     """Of all logits where `chunk` is None; after training the embedding's gradient reaches everything below the head."""
     import torch
 
-    model = model_of(kind)
+    model = model_of(kind, **KINDS[kind])
     if frozen_head:
         for p in (*model.get_output_embeddings().parameters(), *model.get_input_embeddings().parameters()):
             p.requires_grad_(False)
@@ -177,4 +146,4 @@ def test_a_rank_without_targets_takes_as_many_chunks_as_the_others():
 
 
 def test_a_chunk_is_sized_by_the_vocabulary_and_the_device():
-    assert (chunk_rows(152_064, "cuda"), chunk_rows(152_064, "cpu"), chunk_rows(10**9, "cpu")) == (1765, 220, 64)
+    assert (chunk_rows(152_064, "cuda"), chunk_rows(152_064, "cpu"), chunk_rows(10**9, "cpu")) == (1765, 441, 64)

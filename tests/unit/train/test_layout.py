@@ -1,5 +1,8 @@
 """How a global batch is shared out among passes and ranks."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,3 +87,31 @@ def test_lognormal_lengths_fill_bins_of_2048_to_97_percent_and_blocks_to_a_good_
             layout.positions(rows, lengths) for ranks in layout.passes(range(512), lengths) for rows in ranks
         )
         assert sum(lengths) / positions >= 0.9
+
+
+@pytest.mark.skipif("INOC_RAY_ROWS" not in os.environ, reason="INOC_RAY_ROWS names no JSONL files of published rows")
+def test_published_rows_fill_bins_of_2048_to_97_percent():
+    """INOC_RAY_ROWS: JSONL files with a colon between; tokens are those of the miniature's tokenizer."""
+    from inoc_ray.data.chat import read_jsonl
+    from inoc_ray.data.tokenize import load_tokenizer, render
+    from inoc_ray.miniature import weights_path
+    from inoc_ray.models.encoding import encode_texts
+    from inoc_ray.train.batches import global_batches
+
+    tokenizer = load_tokenizer(str(weights_path()))
+    for path in os.environ["INOC_RAY_ROWS"].split(":"):
+        texts = [render(tokenizer, row.messages, False) for row in read_jsonl(Path(path))[:2000]]
+        lengths = [n for n in (len(e.ids) for e in encode_texts(tokenizer, texts)) if n <= 2048]
+        for world in (1, 2):
+            layout = Layout(packed=True, world_size=world, rows=1, tokens=2048)
+            bins = tokens = computed = 0
+            for batch in global_batches(len(lengths), 256, 4, seed=0):
+                passes = layout.passes(batch, lengths)
+                bins += world * len(passes)
+                tokens += sum(lengths[row] for row in batch)
+                computed += sum(layout.positions(rows, lengths) for ranks in passes for rows in ranks)
+            print(
+                f"{path}, {world} ranks: bins {tokens / (2048 * bins):.4f} full, {tokens / computed:.4f} of what is computed real"
+            )
+            assert tokens / (2048 * bins) >= 0.97
+            assert tokens / computed >= 0.97
