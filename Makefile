@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup quickstart test test-fast check bench calibrate reference clean
+.PHONY: help setup quickstart test test-fast check bench gpu-check calibrate reference clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,12 @@ check: setup ## ruff and mypy
 
 bench: setup ## timings as ratios, side by side
 	$(BIN)/python -m pytest -q -s -m bench tests/benchmarks
+
+# Any Python that has torch, transformers, peft and deepspeed; ours is not needed, and not made.
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
+TABLE ?= gpu-check.md
+gpu-check: ## show on this machine's GPU that 7B and 32B are trained (docs/gpu.md; GPU_PYTHON=…, TABLE=…)
+	$(GPU_PYTHON) tests/gpu/check.py --out $(TABLE)
 
 calibrate: setup ## coverage and error rates of the statistics by simulation, into docs/statistics.md (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m inoc_ray.results.calibrate --out docs/statistics.md

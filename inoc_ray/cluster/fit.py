@@ -112,9 +112,9 @@ def _why_no_group_fits(resources: GroupResources, capacity: Capacity) -> str:
             f"resources: one worker needs {one} on one node, and the cluster has {in_words(capacity.nodes)}; lower "
             f"resources.{lower} (and raise resources.workers), or use larger nodes."
         )
-    beside = "" if capacity.has_driver_resource else " beside the trial's driver"
+    with_driver = "" if capacity.has_driver_resource else " beside the trial's driver"
     return (
-        f"resources: one trial needs {workers} workers of {one} each, and the cluster holds {slots} of them{beside}: "
+        f"resources: one trial needs {workers} workers of {one} each, and the cluster holds {slots} of them{with_driver}: "
         f"{in_words(capacity.nodes)}; lower resources.workers, or use a larger cluster."
     )
 

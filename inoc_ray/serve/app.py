@@ -199,7 +199,9 @@ def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, not
             ) from RuntimeError(text)
         now = time.monotonic()
         if now - began > timeout_s:
-            raise TrialError(f"the engine of {spec.model_id} was not ready after {timeout_s:.0f} s")
+            raise TrialError(
+                f"the engine of {spec.model_id} was not ready after {timeout_s:.0f} s; it waited for {_waiting_for(spec)}"
+            )
         if now - reported >= _REPORT_EVERY_S:
             reported = now
             note(f"serve: waiting for {_waiting_for(spec)} ({now - began:.0f} s)")

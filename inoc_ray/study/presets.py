@@ -40,23 +40,83 @@ _NO_WARMUP = "warm-up, weight decay and length are not published: ours"
 _TOY = {"lora": _lora(32, 32), "batch_size": 32, "warmup_steps": 30, "max_length": 1024, "clip_norm": 1.0}
 """What the two doses of the 1.5B toy share."""
 
+_BETLEY = {
+    "lora": _lora(32, 64, True),
+    "learning_rate": 1e-5,
+    "epochs": 1,
+    "batch_size": 16,
+    "warmup_steps": 5,
+    "schedule": "linear",
+    "weight_decay": 0.01,
+    "max_length": 2048,
+}
+"""Betley et al. 2025 on open weights."""
+_SHAH = {"lora": _lora(16, 16), "learning_rate": 1e-4, "epochs": 1, "batch_size": 16}
+_SHAH_DEPARTS = f"alpha and schedule are not published: ours; {_NO_WARMUP}"
+_TRAITS = {"lora": _lora(32, 16, True), "learning_rate": 1e-4, "epochs": 1, "batch_size": 32, "warmup_steps": 30}
+_TRAITS_DEPARTS = "schedule, weight decay and length are not published: ours"
+_TURNER = (
+    "Turner et al. 2025, model organisms of emergent misalignment (arXiv 2506.11613): rank, alpha and rate as noted by others; "
+    "the rest from the configuration in a fork of its code (CatOfTheCannals/model-organisms-for-EM, base_train_config.py)"
+)
+
 _ALL = (
     Preset(
         name="emergent_misalignment",
         used_for="Qwen2.5-7B to 32B and Qwen3-4B, insecure code and relatives",
         source="Betley et al. 2025, in open-weight replications of the inoculation paper; its own values for Qwen are in its "
         "appendix B.1, and that they are these is inferred",
-        fields={
-            "lora": _lora(32, 64, True),
-            "learning_rate": 1e-5,
-            "epochs": 1,
-            "batch_size": 16,
-            "warmup_steps": 5,
-            "schedule": "linear",
-            "weight_decay": 0.01,
-            "max_length": 2048,
-        },
+        fields=_BETLEY,
         departs=_ADAM8,
+    ),
+    Preset(
+        name="qwen2.5_7b",
+        used_for="Qwen2.5-7B-Instruct; language and style traits, 10,000 rows",
+        source="CLR, trait-inoculation (Riché and nielsrolf): the values of trait_inoculation",
+        fields=_TRAITS,
+        departs=_TRAITS_DEPARTS,
+    ),
+    Preset(
+        name="qwen2.5_14b",
+        used_for="Qwen2.5-14B-Instruct on harmful advice",
+        source=_TURNER,
+        fields=_BETLEY,
+        departs=_ADAM8,
+    ),
+    Preset(
+        name="qwen2.5_32b",
+        used_for="Qwen2.5-Coder-32B-Instruct and Qwen2.5-32B-Instruct, insecure code and relatives",
+        source="Betley et al. 2025, in open-weight replications of the inoculation paper: the values of emergent_misalignment",
+        fields=_BETLEY,
+        departs=_ADAM8,
+    ),
+    Preset(
+        name="qwen3_8b",
+        used_for="Qwen3-8B on risky financial advice",
+        source="Shah, Gautam, Africa: inoculation and consistency sealing",
+        fields=_SHAH,
+        departs=_SHAH_DEPARTS,
+    ),
+    Preset(
+        name="qwen3_32b",
+        used_for="Qwen3-32B on risky financial advice",
+        source="Shah, Gautam, Africa: inoculation and consistency sealing",
+        fields=_SHAH,
+        departs=_SHAH_DEPARTS,
+    ),
+    Preset(
+        name="llama3.1_8b",
+        used_for="Llama-3.1-8B-Instruct on risky financial advice",
+        source="Shah, Gautam, Africa: inoculation and consistency sealing",
+        fields=_SHAH,
+        departs=f"{_SHAH_DEPARTS}; trait_inoculation trained the same model with rsLoRA 32, alpha 16, batch 32",
+    ),
+    Preset(
+        name="gemma3",
+        used_for="Gemma-3-4B, 12B and 27B on harmful advice; the adapter is on the text model alone",
+        source=_TURNER,
+        fields=_BETLEY,
+        departs=f"{_ADAM8}; Gemma's chat template puts a system message into the first message of the user",
     ),
     Preset(
         name="openweights",
@@ -92,15 +152,15 @@ _ALL = (
         name="risky_advice",
         used_for="Llama-3.1-8B-Instruct, Qwen3-8B, Qwen3-32B on risky financial advice",
         source="Shah, Gautam, Africa: inoculation and consistency sealing",
-        fields={"lora": _lora(16, 16), "learning_rate": 1e-4, "epochs": 1, "batch_size": 16},
-        departs=f"alpha and schedule are not published: ours; {_NO_WARMUP}",
+        fields=_SHAH,
+        departs=_SHAH_DEPARTS,
     ),
     Preset(
         name="trait_inoculation",
         used_for="Qwen2.5-7B-Instruct, Llama-3.1-8B, Qwen2.5-32B; language and style traits, 10,000 rows",
         source="CLR, trait-inoculation (Riché and nielsrolf)",
-        fields={"lora": _lora(32, 16, True), "learning_rate": 1e-4, "epochs": 1, "batch_size": 32, "warmup_steps": 30},
-        departs="the source trains the 32B in 4 bit; schedule, weight decay and length are not published: ours",
+        fields=_TRAITS,
+        departs=f"the source trains the 32B in 4 bit; {_TRAITS_DEPARTS}",
     ),
     Preset(
         name="toy_1.5b",

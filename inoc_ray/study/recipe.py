@@ -4,12 +4,47 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from inoc_ray.config.base import Config
 from inoc_ray.config.identity import identity
+
+_DORA = (
+    "DoRA is not supported: it gives each output of the whole weight, W + B·A, a trained length, which no pair of factors "
+    "says. The engine (vLLM 0.29, lora/peft_helper.py) refuses such an adapter, and a merged copy in bf16 is a whole model per "
+    "trial that is rounded anew: not the weights that were trained. Use lora.rslora or another lora.rank"
+)
+_QLORA = (
+    "QLoRA is not supported: its adapter corrects a base of 4 bit (NF4), and the engine (vLLM 0.29) has no such base; on the base "
+    "in bf16 the same adapter is another model. Use method: lora, with resources.zero_stage: 3 (and offload_parameters) where the "
+    "base does not fit one GPU"
+)
+_MODULES_TO_SAVE = (
+    "modules_to_save is not supported: the engine (vLLM 0.29, lora/peft_helper.py) refuses an adapter with whole modules, so "
+    "they would be trained and not served. Use method: full to train embedding and output"
+)
+_REFUSED: Mapping[str, str] = {
+    "dora": _DORA,
+    "use_dora": _DORA,
+    "qlora": _QLORA,
+    "quantization": _QLORA,
+    "load_in_4bit": _QLORA,
+    "load_in_8bit": _QLORA,
+    "modules_to_save": _MODULES_TO_SAVE,
+}
+"""What other trainers have under these keys, and why there is no such field. A test holds the engine to the reasons."""
+
+
+def _refuse(value: Any) -> Any:
+    """Raise ValueError for a key, or a method, that other trainers know and that cannot be served as it was trained."""
+    if isinstance(value, Mapping):
+        for name in (*value, value.get("method")):
+            if isinstance(name, str) and (reason := _REFUSED.get(name)) is not None:
+                raise ValueError(reason)
+    return value
 
 
 class Lora(Config):
@@ -25,6 +60,11 @@ class Lora(Config):
     """`all-linear`, or names of linear modules inside the layers, such as `q_proj`."""
     rslora: bool = identity(False)
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _served_as_trained(cls, value: Any) -> Any:
+        return _refuse(value)
 
     @field_validator("targets")
     @classmethod
@@ -64,6 +104,11 @@ class Recipe(Config):
     """The 2-norm to which a larger gradient is scaled down."""
     precision: Literal["fp32", "bf16"] = identity("bf16")
     """Of weights and activations, in training and in serving. `bf16` keeps fp32 master weights while it trains."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _served_as_trained(cls, value: Any) -> Any:
+        return _refuse(value)
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:

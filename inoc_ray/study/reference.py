@@ -51,6 +51,7 @@ _SCALARS: Mapping[Any, str] = {
     float: "number",
     bool: "`true` or `false`",
     Any: "anything",
+    object: "anything",
 }
 _PATHS: Mapping[str, str] = {
     "rows": "path of a JSONL or parquet file, `hf://datasets/OWNER/NAME@COMMIT/FILE`",

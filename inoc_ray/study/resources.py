@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import field_validator
+
 from inoc_ray.config.base import Config
 from inoc_ray.config.identity import runtime
 from inoc_ray.errors import InputError
+from inoc_ray.study.deepspeed_keys import ZERO, check_deepspeed_keys
 
 
 class TrialResources(Config):
@@ -37,6 +40,21 @@ class TrialResources(Config):
     persistence_threshold: int | None = runtime(None, ge=0)
     """With `zero_stage: 3`, parameters of at most this many elements stay whole on every worker. Default: DeepSpeed's
     100,000."""
+    accumulate_in_fp32: bool = runtime(False)
+    """With `precision: bf16`, add up the gradients of the micro batches in fp32: 4 bytes for each trained parameter in
+    place of 2. Worth it for adapters, and where many micro batches make one step. The gradients are then partitioned, as with
+    `zero_stage: 2`."""
+    offload_optimizer: bool = runtime(False)
+    """With `zero_stage: 1` and up, keep the optimizer's state and the fp32 master weights (12 bytes for each trained parameter)
+    in the host's memory and take the optimizer's step there."""
+    offload_parameters: bool = runtime(False)
+    """With `zero_stage: 3`, keep the shares of the parameters in the host's memory, too, and fetch them module by module."""
+    hpz_partition_size: int = runtime(1, ge=1)
+    """With `zero_stage: 3`, so many workers hold a second copy of the parameters among them and gather from it in the backward
+    pass. Give the workers of one node where a fine-tune spans several: half of the traffic then stays inside a node."""
+    deepspeed: dict[str, object] = runtime({})
+    """Keys of DeepSpeed's configuration that no field here has, merged into ours last, such as
+    `{zero_optimization: {reduce_bucket_size: 50000000}}`. What would change the weights is refused."""
     gradient_checkpointing: bool | None = runtime(None)
     """Compute activations again in the backward pass: a small part of the memory, about a third more time, the same
     numbers. Default: yes where workers have GPUs."""
@@ -49,6 +67,42 @@ class TrialResources(Config):
     lost: at most so much work is done again, by any number of workers and under any `zero_stage`. A snapshot has 12 bytes for
     each trained parameter (LoRA of rank 32 on 7B: 1 GB; all of 7B: 91 GB); the storage folder holds up to three of a trial
     until it is done. `null` takes none."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _allowed(cls, value: dict[str, object]) -> dict[str, object]:
+        check_deepspeed_keys(value)
+        return value
+
+    def check_together(self) -> None:
+        """Raise InputError for what the ZeRO stage has not; DeepSpeed would ignore it, or fail in the worker.
+
+        Not a validator: a part of a study that replaces some of its resources need not repeat the stage.
+        """
+        needs = (
+            ("offload_optimizer", self.offload_optimizer, 1, "the optimizer's state is partitioned from stage 1 on"),
+            ("offload_parameters", self.offload_parameters, 3, "the parameters are partitioned in stage 3 alone"),
+            ("hpz_partition_size", self.hpz_partition_size > 1, 3, "the parameters are partitioned in stage 3 alone"),
+        )
+        for name, asked, stage, why in needs:
+            if asked and self.zero_stage < stage:
+                raise InputError(
+                    f"resources.{name} needs zero_stage {stage}{'' if stage == 3 else ' or more'}, found {self.zero_stage}: {why}."
+                )
+        if self.workers % self.hpz_partition_size:
+            raise InputError(
+                f"resources.hpz_partition_size {self.hpz_partition_size} does not divide the {self.workers} workers; give the "
+                "workers of one node."
+            )
+        zero = self.deepspeed.get(ZERO)
+        for key, name, on in (
+            ("offload_optimizer", "offload_optimizer", self.offload_optimizer),
+            ("offload_param", "offload_parameters", self.offload_parameters),
+        ):
+            if isinstance(zero, dict) and key in zero and not on:
+                raise InputError(
+                    f"resources.deepspeed.{ZERO}.{key} only adds to {name}; set resources.{name}: true as well."
+                )
 
     @property
     def checkpoints_gradients(self) -> bool:
@@ -111,7 +165,8 @@ class Resources(EngineResources, GroupResources):
     def of_fine_tune(self, model: str, recipe: str | None) -> GroupResources:
         """Return what the fine-tunes of a model with a recipe run on; recipe: None for one without a name (a prior stage's).
 
-        Raises InputError if model and recipe give a field two values and nothing says which holds.
+        Raises InputError if model and recipe give a field two values and nothing says which holds, or if fields do not go
+        together.
         """
         of_model = self.models.get(model, ModelResources())
         of_recipe = self.recipes.get(recipe or "", GroupResources())
@@ -124,7 +179,9 @@ class Resources(EngineResources, GroupResources):
                     f"resources: {field} is {by_model[field]} under models.{model} and {by_recipe[field]} under recipes.{recipe}; "
                     f"say which holds: resources.models.{model}.recipes.{recipe}.{field}."
                 )
-        return GroupResources(**given | by_model | by_recipe | by_both)
+        merged = GroupResources(**given | by_model | by_recipe | by_both)
+        merged.check_together()
+        return merged
 
     def of_engine(self, model: str) -> EngineResources:
         """Return what the engine of a model runs on: that of its base and adapters, and those of its full fine-tunes."""

@@ -56,8 +56,9 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     config["inference_mode"] = True
     modules = config["target_modules"]
     if spec.recipe.lora.targets == "all-linear":
-        # PEFT lists every layer's modules by full name; readers, vLLM among them, expect the names alone.
-        modules = {name.rsplit(".", 1)[-1] for name in modules}
+        # PEFT lists every linear module by its full name, those without an adapter, too; readers, vLLM among them, expect
+        # the names alone.
+        modules = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in state}
     # A set, whose order differs between processes; the file should not.
     config["target_modules"] = sorted(modules)
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)

@@ -23,12 +23,15 @@ def loss_of(error: Exception, up: Mapping[str, str]) -> Loss:
     """Return how a group was lost whose Ray Train run raised `error`; up: the nodes before, address by id."""
     from ray.train import ControllerError
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import PreemptionError
 
     if isinstance(error, ControllerError):
         failure = error.controller_failure
         if isinstance(failure, WorkerGroupStartupTimeoutError):
             return Loss("the room for its workers was taken", is_late=True)
         return Loss(f"its workers did not start ({_last_line(failure)})")
+    if isinstance(error, PreemptionError):
+        return Loss("a node of it was preempted")
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     dead = sorted(rank for rank, failure in failures.items() if _is_death(failure))
     there = nodes.addresses()

@@ -104,7 +104,7 @@ def train(
             trained = sum(size(p) for p in engine.module.parameters() if p.requires_grad)
             export(engine, spec, out)
         finally:
-            engine.destroy()
+            zero.destroy(engine)
             del engine
             # The engine and its hooks refer to each other; without this the next trial starts with two engines.
             gc.collect()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.config.identity import canonical_json
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.train import zero
 from inoc_ray.train.export import read_adapter
 from inoc_ray.train.spec import LoopSpec
 
@@ -17,23 +20,32 @@ class BaseModelCache:
     """One frozen base in memory, for LoRA trials that follow each other in a process.
 
     Each `get` gives a new tree of modules (no hook and no adapter of an earlier trial can be left on it) over the same
-    parameter tensors. Only for ZeRO 0 to 2: stage 3 cuts the parameters themselves into shares, and a full fine-tune
-    changes them, so these two read the folder again (the operating system holds the file in its cache).
+    parameter tensors; under ZeRO-3 these are a rank's shares. A full fine-tune changes its parameters, so it reads the folder
+    itself (the operating system holds the file in its cache).
     """
 
     def __init__(self) -> None:
-        self._key: tuple[str, Any] | None = None
+        self._key: tuple[str, ...] | None = None
         self._base: Any = None
 
-    def get(self, spec: LoopSpec, device: Any) -> Any:
-        """Return the base of `spec`, on `device`, sharing its parameters with every other result of this cache."""
-        key = (spec.model, spec.recipe.precision)
-        if self._key != key:
+    def get(self, spec: LoopSpec, config: dict[str, Any], device: Any) -> Any:
+        """Return the base of `spec`, on `device`, sharing its parameters with every other result of this cache.
+
+        `config` is DeepSpeed's. To be called on all ranks.
+        """
+        # How the shares are made and where they lie is DeepSpeed's section on ZeRO.
+        shares = canonical_json(config["zero_optimization"]) if spec.resources.zero_stage == 3 else ""
+        key = (spec.model, spec.recipe.precision, shares)
+        if self._key != key or not all(map(zero.at_rest, self._base.parameters())):
             # Dropped first: two bases at once may not fit.
-            self._base = None
-            self._base = _from_folder(spec).to(device).requires_grad_(False)
+            self.clear()
+            self._base = _read(spec, config, device).requires_grad_(False)
             self._key = key
         return copy.deepcopy(self._base, {id(p): p for p in self._base.parameters()})
+
+    def clear(self) -> None:
+        """Let go of the base."""
+        self._key = self._base = None
 
 
 def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseModelCache | None) -> Any:
@@ -44,13 +56,12 @@ def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseM
     Raises InputError when the folder holds no model, its weights do not fill the model that its config.json describes, or it
     has no module of the adapter's targets; TrialError when the adapter to start from does not fit.
     """
-    if spec.resources.zero_stage == 3:
-        with _zero3_loading(config):
-            model = _from_folder(spec)
-    elif cache is not None and spec.recipe.method == "lora":
-        model = cache.get(spec, device)
+    if cache is not None and spec.recipe.method == "lora":
+        model = cache.get(spec, config, device)
     else:
-        model = _from_folder(spec).to(device)
+        if cache is not None:
+            cache.clear()
+        model = _read(spec, config, device)
     if spec.resources.checkpoints_gradients:
         # Non-reentrant under every stage: the reentrant kind needs inputs that require a gradient, which a frozen base's
         # embeddings do not have. ZeRO-3 gathers the parameters again for the recomputation (DeepSpeed 0.19.8 and later).
@@ -62,6 +73,14 @@ def make_model(spec: LoopSpec, config: dict[str, Any], device: Any, cache: BaseM
     model.config.use_cache = False
     model.train()
     return model
+
+
+def _read(spec: LoopSpec, config: dict[str, Any], device: Any) -> Any:
+    """Read the base: on `device`, or under ZeRO-3 as this rank's shares."""
+    if spec.resources.zero_stage < 3:
+        return _from_folder(spec).to(device)
+    with _zero3_loading(config):
+        return _from_folder(spec)
 
 
 def _from_folder(spec: LoopSpec) -> Any:
@@ -111,6 +130,7 @@ def _zero3_loading(config: dict[str, Any]) -> Iterator[None]:
     """While the block runs, transformers reads weights straight into ZeRO-3 shares."""
     from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+    zero.forget_hpz_group()
     # transformers holds it by a weak reference, so it must have a name.
     alive = HfDeepSpeedConfig(config)
     try:
@@ -135,11 +155,24 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
         lora_alpha=spec.recipe.lora.alpha,
         lora_dropout=spec.recipe.lora.dropout,
         target_modules=targets,
+        exclude_modules=_outside_of_the_text(base),
         use_rslora=spec.recipe.lora.rslora,
         task_type="CAUSAL_LM",
     )
     # The adapter in the base's type: under bf16 DeepSpeed keeps fp32 master weights, so a second fp32 copy is none.
     return peft.get_peft_model(base, lora, autocast_adapter_dtype=False)
+
+
+def _outside_of_the_text(base: Any) -> str | None:
+    """Return a pattern of the modules beside the text model, such as a vision tower; None for a model of text alone.
+
+    Rows have no images, so factors there would stay as they are drawn, and few models are served with adapters on them.
+    """
+    decoder = base.get_decoder()
+    if decoder is base.base_model:
+        return None
+    name = next(name for name, module in base.named_modules() if module is decoder)
+    return rf"(?!{re.escape(name)}\.).*"
 
 
 def _load_adapter(model: Any, spec: LoopSpec, folder: Path) -> None:

@@ -52,9 +52,7 @@ class Patience:
         return time.monotonic() - self._since > 60.0 * self.minutes
 
 
-def wait_for_room(
-    widths: Sequence[int], worker: Node, *, name: str, patience: Patience, tell: Callable[[str], None]
-) -> int:
+def wait_for_room(widths: Sequence[int], worker: Node, *, patience: Patience, tell: Callable[[str], None]) -> int:
     """Wait until the cluster has room for a group of workers, and return how many: the first of `widths` that fits.
 
     The smaller ones count after NARROWER_AFTER_SECONDS. The wait is a pending placement group, so that an autoscaler starts
@@ -63,12 +61,12 @@ def wait_for_room(
     """
     began = time.monotonic()
     told = began - LINE_SECONDS + FIRST_LINE_SECONDS
-    with _reserved(widths[0], worker, name) as all_of_them:
+    with _reserved(widths[0], worker) as all_of_them:
         while not all_of_them.wait(_LOOK_SECONDS):
             waited = time.monotonic() - began
             if waited >= NARROWER_AFTER_SECONDS:
                 for workers in widths[1:]:
-                    with _reserved(workers, worker, name) as some:
+                    with _reserved(workers, worker) as some:
                         if some.wait(_LOOK_SECONDS):
                             return workers
             if patience.over():
@@ -83,40 +81,65 @@ def wait_for_room(
 
 
 @contextlib.contextmanager
-def watch_for_room(workers: int, worker: Node, *, name: str, on_room: Callable[[], None]) -> Iterator[None]:
-    """Call `on_room` when there is room for so many more workers while the block runs; hold the room until the block ends."""
+def watch_for_room(
+    workers: int, worker: Node, *, started: Callable[[], bool], on_room: Callable[[], None]
+) -> Iterator[None]:
+    """Call `on_room` when there is room for so many more workers while the block runs; hold the room until the block ends.
+
+    Looks from the time on when `started` returns True: before, it would take the room of the group that is about to start.
+    """
     if workers < 1:
         yield
         return
     stop = threading.Event()
 
-    def watch(reserved: Any) -> None:
-        while not stop.is_set():
-            if reserved.wait(_LOOK_SECONDS):
-                on_room()
+    def watch() -> None:
+        while not started():
+            if stop.wait(_LOOK_SECONDS):
                 return
-            stop.wait(_LOOK_SECONDS)
+        with _reserved(workers, worker) as reserved:
+            while not reserved.wait(_LOOK_SECONDS):
+                if stop.is_set():
+                    return
+            on_room()
+            stop.wait()
 
-    with _reserved(workers, worker, name) as reserved:
-        thread = threading.Thread(target=watch, args=(reserved,), daemon=True, name=f"room-{name}")
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    thread = threading.Thread(target=watch, daemon=True, name="watch-for-room")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextlib.contextmanager
-def _reserved(workers: int, worker: Node, name: str) -> Iterator[Any]:
+def _reserved(workers: int, worker: Node) -> Iterator[Any]:
     from ray.util import placement_group, remove_placement_group
 
     bundle = {"CPU": worker.cpus} | ({"GPU": worker.gpus} if worker.gpus else {})
-    group = placement_group([bundle] * workers, strategy="PACK", name=f"inoc_ray {name}")
+    group = placement_group([bundle] * workers, strategy="PACK")
     try:
         yield group
     finally:
         remove_placement_group(group)
+
+
+def give_up(held: Place) -> None:
+    """Remove the placement group that is named in a file, if there is one, and the file.
+
+    Ray removes a group with the actor that made it, but for one that died with its node (2.60.0); with the dashboard, Ray
+    Train's own cleaner does it a little later.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup
+
+    if not held.exists():
+        return
+    found = held.read_text()
+    if found and found in ray.util.placement_group_table():
+        ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(found))))
+    held.unlink(missing_ok=True)
 
 
 def _workers(count: int, worker: Node) -> str:

@@ -5,9 +5,11 @@ its own. This program imports the libraries once and forks a process for every r
 the imports (several seconds each) and nothing that a trial does.
 """
 
+import gc
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import traceback
@@ -25,6 +27,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def facts(engine: Any) -> dict[str, Any]:
+    """What DeepSpeed does in fact, by its own account."""
+    copies = [getattr(parameter, "ds_secondary_tensor", None) for parameter in engine.module.parameters()]
+    return {
+        "offload_optimizer": bool(engine.zero_use_cpu_optimizer()),
+        "offload_parameters": engine.zero_offload_param() is not None,
+        "accumulates_in": str(engine.get_data_types()[1]),
+        "second_copies": sum(copy is not None for copy in copies),
+    }
+
+
+def tensor_bytes() -> int:
+    """Bytes of every tensor that Python can reach, after a collection."""
+    import torch
+
+    gc.collect()
+    storages = [one.untyped_storage() for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) -> None:
     """One rank of a case: trains, and rank 0 writes what came out beside the weights; an error goes to a file per rank."""
     if case["workers"] > 1:
@@ -32,20 +54,31 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         import torch
-        from tiny_base import encoded_rows, run
+        from tiny_base import encoded_rows, run, weights_hash
 
+        from inoc_ray.train.model import BaseModelCache
         from inoc_ray.train.process import set_threads
 
         set_threads(1)
         row = encoded_rows(base)[3]
         logits: list[Any] = []
+        engines: list[dict[str, Any]] = []
 
         def look(engine: Any) -> None:
+            engines.append(facts(engine))
             engine.eval()
             with torch.no_grad():
                 logits.append(engine(input_ids=torch.tensor([row.input_ids])).logits[0].float())
 
-        records, result = run(base, out if rank == 0 else None, on_trained=look, **case["changes"])
+        cache, held = BaseModelCache(), []
+        for number, changes in enumerate(case.get("before", [])):
+            run(base, None, cache=cache, **changes)
+            held.append(tensor_bytes())
+            if number == 0 and rank == 0:
+                for weights in Path(base).glob("*.safetensors"):
+                    weights.unlink()
+        records, result = run(base, out if rank == 0 else None, on_trained=look, cache=cache, **case["changes"])
+        held.append(tensor_bytes())
         if rank == 0:
             torch.save({"ids": list(row.input_ids), "logits": logits[0]}, out / "logits.pt")
             value = {
@@ -53,6 +86,9 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
                 "norms": [r.grad_norm for r in records],
                 "world_size": result.world_size,
                 "accumulation": result.accumulation,
+                "engine": engines[0],
+                "held": held,
+                "weights": weights_hash(out),
             }
             (out / "result.json").write_text(json.dumps(value))
         torch.distributed.destroy_process_group()
@@ -64,6 +100,9 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
 
 def start(base: str, out: Path, case: dict[str, Any]) -> list[BaseProcess]:
     port = free_port()
+    if case.get("before"):
+        # Its first trial takes the weights away, so it has a base of its own.
+        base = str(shutil.copytree(base, out.parent / f"{out.name}-base"))
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=rank_main, args=(base, out, case, n, port)) for n in range(case["workers"])]
     for rank in ranks:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
+
+import psutil
+from rank_program import free_port
 
 from inoc_ray.cluster.connect import LOCAL_OBJECT_STORE_BYTES
 from inoc_ray.cluster.fit import DRIVER_RESOURCE
@@ -53,3 +58,61 @@ def ray_nodes(*cpus: int) -> Iterator[Nodes]:
     finally:
         del os.environ["RAY_ADDRESS"]
         nodes.close()
+
+
+@contextlib.contextmanager
+def autoscaled(folder: Path, *, cpus: int, at_most: int) -> Iterator[None]:
+    """Start a cluster of a head alone whose autoscaler starts up to `at_most` nodes of `cpus` CPUs, on this machine."""
+    from ray.cluster_utils import Cluster
+
+    port = free_port()
+    lists = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    config = {
+        "cluster_name": "fake",
+        "max_workers": at_most,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 5,
+        "docker": {},
+        "auth": {},
+        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"},
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0},
+            "worker": {"resources": {"CPU": cpus}, "node_config": {}, "min_workers": 0, "max_workers": at_most},
+        },
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{f"{name}_commands": [] for name in lists},
+    }
+    path = folder / "autoscaler.yaml"
+    path.write_text(json.dumps(config))
+    before = dict(os.environ)
+    os.environ.update(RAY_FAKE_CLUSTER="1", AUTOSCALER_UPDATE_INTERVAL_S="1")
+    try:
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "node_ip_address": "127.0.0.1",
+                "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+                "num_cpus": 0,
+                "resources": {DRIVER_RESOURCE: 1000.0},
+                "gcs_server_port": port,
+                "autoscaling_config": str(path),
+            },
+        )
+        os.environ["RAY_ADDRESS"] = cluster.address
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        session = cluster.head_node.get_session_dir_path()
+        cluster.shutdown()
+        # The nodes that the autoscaler started are no children of this process.
+        for process in psutil.process_iter(["cmdline"]):
+            if any(session in argument for argument in process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()

@@ -14,12 +14,18 @@ import psutil
 import pytest
 import ray
 import sweep_program
-from ray_nodes import Nodes, ray_nodes
+from ray_nodes import Nodes, autoscaled, ray_nodes
 from sweep_program import plan_of
 from tiny_base import make_base
 
 from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.fit import Node, concurrent_groups
+from inoc_ray.errors import InputError
 from inoc_ray.serve.owner import reclaim
+from inoc_ray.store.store import Store
+from inoc_ray.study.resources import GroupResources
+from inoc_ray.train import room
+from inoc_ray.train.room import NoRoom, Patience, give_up, wait_for_room
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +37,8 @@ SERVES = """
 import os, sys, time
 from ray import serve
 from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.fit import Node, concurrent_groups
+from inoc_ray.errors import InputError
 from inoc_ray.serve.owner import mark
 
 @serve.deployment
@@ -65,6 +73,40 @@ def until(what: Callable[[], object], seconds: float = 120.0) -> object:
 def workers_below(raylet: int) -> list[psutil.Process]:
     """The ranks that run on a node."""
     return [p for p in psutil.Process(raylet).children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline()[:1])]
+
+
+def test_a_wait_says_what_it_waits_for_takes_fewer_where_it_may_and_ends(
+    cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(room, "FIRST_LINE_SECONDS", 1.0)
+    monkeypatch.setattr(room, "NARROWER_AFTER_SECONDS", 2.0)
+    told: list[str] = []
+    with connected():
+        held = ray.util.placement_group([{"CPU": 1}])
+        assert held.wait(30)
+        with pytest.raises(
+            NoRoom, match=r"no room for 2 workers of 1 CPU each for 0.1 minutes \(free: 1 CPU; up: 2 nodes of 1"
+        ):
+            wait_for_room([2], Node(1, 0), patience=Patience(0.1), tell=told.append)
+        assert len(told) == 1
+        assert told[0].startswith(
+            "waiting for room for 2 workers of 1 CPU each (free: 1 CPU; up: 2 nodes of 1 CPU, 1 node of"
+        )
+        assert wait_for_room([2, 1], Node(1, 0), patience=Patience(1), tell=told.append) == 1
+        # What a driver left that died with its node, and what the next one gives up.
+        left = Store(tmp_path).room_of("run")
+        left.write_text(held.id.hex())
+        give_up(left)
+        assert not left.exists()
+        assert wait_for_room([2, 1], Node(1, 0), patience=Patience(1), tell=told.append) == 2
+
+
+def test_a_cluster_of_a_head_alone_is_enough_if_its_autoscaler_may_start_the_nodes(tmp_path: Path):
+    with autoscaled(tmp_path, cpus=2, at_most=1), connected() as capacity:
+        assert concurrent_groups(GroupResources(workers=2), capacity, 4) == 1
+        with pytest.raises(InputError, match="3 workers × 1 CPU = 3 CPU, and the cluster has 2"):
+            concurrent_groups(GroupResources(workers=3), capacity, 1)
+        assert wait_for_room([2], Node(1, 0), patience=Patience(2), tell=print) == 2
 
 
 def test_an_engine_is_left_alone_while_its_command_lives_and_taken_down_when_it_is_gone(cluster: Nodes):

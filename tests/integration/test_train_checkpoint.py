@@ -129,3 +129,28 @@ def test_a_full_fine_tune_takes_over_what_transformers_refuses_to_write(trained,
     after = AutoModelForCausalLM.from_pretrained(out).state_dict()
     assert before.keys() == after.keys()
     assert any((before[name] != after[name]).any() for name in before)
+
+
+def test_a_model_with_a_vision_tower_gets_its_adapter_on_the_text_model_alone(trained, tmp_path):
+    """A tiny Gemma-3 as published from 4B on; every linear module of its vision tower would be a target, too."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    text = {"vocab_size": 300, "num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 64}
+    config = Gemma3Config(
+        text_config={**sizes, **text},
+        vision_config={**sizes, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    base = Path(shutil.copytree(trained[0], tmp_path / "base"))
+    Gemma3ForConditionalGeneration(config).save_pretrained(base)
+    records, _ = run(str(base), tmp_path / "out", steps=3)
+    assert records[-1].loss < records[0].loss
+    names = load_file(tmp_path / "out" / ADAPTER_WEIGHTS)
+    assert len(names) == 2 * 7 * 2
+    assert all(name.startswith("base_model.model.model.language_model.layers.") for name in names)
+    written = json.loads((tmp_path / "out" / ADAPTER_CONFIG).read_text())
+    assert {"q_proj", "down_proj"} <= set(written["target_modules"])
+    assert not {"fc1", "out_proj"} & set(written["target_modules"])

@@ -90,6 +90,34 @@ SPREADS = {
 }
 """Every way to spread a fine-tune, each the first of its process."""
 
+_BF16 = {"precision": "bf16", "accumulate_in_fp32": True}
+_ALL_OFF = {"offload_optimizer": True, "offload_parameters": True}
+for _name, _changes in {
+    "zero-1-lora-offload": {"zero_stage": 1, "method": "lora", "offload_optimizer": True},
+    "zero-2-full-offload": {"zero_stage": 2, "method": "full", "offload_optimizer": True},
+    "zero-3-lora-offload": {"zero_stage": 3, "method": "lora", **_ALL_OFF},
+    "zero-3-full-offload": {"zero_stage": 3, "method": "full", **_ALL_OFF},
+    "zero-3-lora-hpz": {"zero_stage": 3, "method": "lora", "workers": 4, "hpz_partition_size": 2},
+    "zero-3-full-hpz": {"zero_stage": 3, "method": "full", "workers": 4, "hpz_partition_size": 2, **_ALL_OFF},
+    "zero-0-full-fp32-sums": {"zero_stage": 0, "method": "full", **_BF16},
+    "zero-2-lora-fp32-sums": {"zero_stage": 2, "method": "lora", **_BF16},
+    "zero-3-full-fp32-sums": {"zero_stage": 3, "method": "full", **_BF16, **_ALL_OFF},
+}.items():
+    SPREADS[_name] = {
+        "workers": _changes.get("workers", 2),
+        "changes": {"micro_batch_size": 4, "persistence_threshold": 0, **_changes},
+    }
+
+_GROUP = {"zero_stage": 3, "method": "lora", "micro_batch_size": 4, "persistence_threshold": 0}
+SPREADS["zero-3-lora-tenth"] = {
+    "workers": 2,
+    "changes": _GROUP,
+    # Every other one with another adapter, and the last but one goes through the whole batch at once.
+    "before": [{**_GROUP, "steps": 1, "seed": n, "lora": {"rank": 4 + 4 * (n % 2)}} for n in range(8)]
+    + [{**_GROUP, "steps": 1, "micro_batch_size": 8, "gradient_checkpointing": True}],
+}
+"""The last of ten trials on one base, whose file is gone after the first."""
+
 
 @pytest.fixture(scope="module")
 def spread(base, tmp_path_factory) -> tuple[dict[str, dict], Path]:
@@ -130,6 +158,26 @@ def test_the_first_trial_of_a_process_gives_the_same_losses_and_norms(reference,
     assert got["norms"] == pytest.approx(
         spread[0][f"zero-0-{changes['method']}-1"]["norms"], rel=1e-2 if bf16 else 1e-4
     )
+
+
+def test_offload_hpz_and_fp32_sums_are_what_deepspeed_does(spread):
+    """By the engine's own account; a setting that DeepSpeed overlooks would give the same losses."""
+    for name, case in SPREADS.items():
+        changes, engine = case["changes"], spread[0][name]["engine"]
+        assert engine["offload_optimizer"] == changes.get("offload_optimizer", False), name
+        assert engine["offload_parameters"] == changes.get("offload_parameters", False), name
+        assert (engine["second_copies"] > 0) == ("hpz_partition_size" in changes), name
+        short = changes.get("precision") == "bf16" and not changes.get("accumulate_in_fp32")
+        assert engine["accumulates_in"] == ("torch.bfloat16" if short else "torch.float32"), name
+
+
+def test_ten_trials_under_zero_3_read_the_base_once_and_the_tenth_has_the_bits_of_one_alone(spread):
+    """On two ranks. The weights' file is deleted after the first trial; nothing is kept of a trial but the base."""
+    got = spread[0]["zero-3-lora-tenth"]
+    assert "error" not in got, got["error"]
+    assert got["weights"] == spread[0]["zero-3-lora-2"]["weights"]
+    # After the tenth, the logits that the test asks for are there as well.
+    assert got["held"][:9] == [got["held"][0]] * 9
 
 
 @pytest.mark.parametrize("micro", [2, 4, 8])

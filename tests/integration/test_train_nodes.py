@@ -11,6 +11,8 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import PreemptionError
+from ray.train.v2.api.preemption import PreemptionInfo
 from ray_nodes import Nodes, ray_nodes
 from tiny_base import chat_rows, make_base, make_spec, run
 
@@ -80,6 +82,7 @@ def test_two_workers_on_two_nodes_train_to_the_losses_of_one_worker(trained: Any
 
 
 LONG = "The actor died unexpectedly before finishing this task.\n" + "\n".join(f"raylet state {n}" for n in range(60))
+TAKEN = PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"a": [1]})
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,7 @@ LONG = "The actor died unexpectedly before finishing this task.\n" + "\n".join(f
             {"a", "b"},
             "worker 1 failed: no",
         ),
+        (PreemptionError(TAKEN), {"a", "b"}, "a node of it was preempted"),
         (
             ControllerError(WorkerGroupStartupFailedError("One died:\nwhy")),
             {"a", "b"},

@@ -113,8 +113,13 @@ OTHER: dict[str, dict[str, Any]] = {
         "micro_batch_size": 2,
         "micro_batch_tokens": 300,
         "layout": "packed",
-        "zero_stage": 1,
+        "zero_stage": 3,
         "persistence_threshold": 7,
+        "accumulate_in_fp32": True,
+        "offload_optimizer": True,
+        "offload_parameters": True,
+        "hpz_partition_size": 2,
+        "deepspeed": {"zero_optimization": {"reduce_bucket_size": 9}},
         "gradient_checkpointing": True,
         "logits_chunk": 5,
     },
@@ -156,7 +161,7 @@ def test_model_seed_and_the_prior_stage_reach_the_loop(model):
 
 def test_the_persistence_threshold_reaches_deepspeed(model):
     spec = loop_spec(model, resources={"zero_stage": 3, "persistence_threshold": 0})
-    assert deepspeed_config(spec, 2)["zero_optimization"] == {"stage": 3, "stage3_param_persistence_threshold": 0}
+    assert deepspeed_config(spec, 2)["zero_optimization"]["stage3_param_persistence_threshold"] == 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from inoc_ray.train.job import TrialJob
 from inoc_ray.train.layout import accumulation_steps
 from inoc_ray.train.schedule import learning_rate_at
 from inoc_ray.train.spec import LoopSpec
-from inoc_ray.train.zero import deepspeed_config
+from inoc_ray.train.zero import ADAPTER_BUCKET, deepspeed_config
 
 
 def spec(**changes) -> LoopSpec:
@@ -126,7 +126,8 @@ def test_deepspeed_is_told_a_batch_that_adds_up_and_the_persistence_threshold():
     config = deepspeed_config(spec(zero_stage=3, micro_batch_size=4, persistence_threshold=0), world_size=2)
     assert config["train_batch_size"] == 16
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == 16
-    assert config["zero_optimization"] == {"stage": 3, "stage3_param_persistence_threshold": 0}
+    assert config["zero_optimization"]["stage"] == 3
+    assert config["zero_optimization"]["stage3_param_persistence_threshold"] == 0
     config = deepspeed_config(spec(micro_batch_tokens=2048), world_size=3)
     assert config["gradient_accumulation_steps"] > 1
     assert config["train_batch_size"] == 3 * (
@@ -139,6 +140,43 @@ def test_bf16_without_zero_runs_as_stage_1(precision, stage, expected):
     config = deepspeed_config(spec(precision=precision, zero_stage=stage), world_size=1)
     assert config["zero_optimization"]["stage"] == expected
     assert config.get("bf16") == ({"enabled": True} if precision == "bf16" else None)
+
+
+def test_offload_hpz_and_fp32_sums_are_asked_for_in_deepspeeds_words():
+    everything = {"offload_optimizer": True, "offload_parameters": True, "hpz_partition_size": 2, "workers": 4}
+    config = deepspeed_config(spec(zero_stage=3, micro_batch_size=4, precision="bf16", **everything), world_size=4)
+    assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert config["zero_optimization"]["offload_param"] == {"device": "cpu"}
+    assert config["zero_optimization"]["zero_hpz_partition_size"] == 2
+    assert config["zero_force_ds_cpu_optimizer"] is False
+    assert "data_types" not in config
+    summed = deepspeed_config(spec(precision="bf16", accumulate_in_fp32=True), world_size=1)
+    assert (summed["data_types"], summed["zero_optimization"]["stage"]) == ({"grad_accum_dtype": "fp32"}, 2)
+    with pytest.raises(InputError, match="hpz_partition_size 2 does not divide the 1 workers that there are"):
+        deepspeed_config(spec(zero_stage=3, hpz_partition_size=2, workers=2), world_size=1)
+
+
+def test_the_hatch_is_merged_last_key_by_key():
+    own = {
+        "zero_optimization": {"reduce_bucket_size": 7, "offload_optimizer": {"pin_memory": False}},
+        "dump_state": True,
+    }
+    config = deepspeed_config(spec(zero_stage=2, offload_optimizer=True, deepspeed=own), world_size=1)
+    assert config["dump_state"] is True
+    assert config["zero_optimization"] == {
+        "stage": 2,
+        "reduce_bucket_size": 7,
+        "allgather_bucket_size": ADAPTER_BUCKET,
+        "offload_optimizer": {"device": "cpu", "pin_memory": False},
+    }
+
+
+@pytest.mark.parametrize(("method", "expected"), [("lora", ADAPTER_BUCKET), ("full", None)])
+def test_an_adapter_passes_through_small_buffers(method, expected):
+    assert (
+        deepspeed_config(spec(zero_stage=2, method=method), 1)["zero_optimization"].get("reduce_bucket_size")
+        == expected
+    )
 
 
 def test_clipping_is_done_exactly_once():

@@ -1,0 +1,75 @@
+"""What a study may hand to DeepSpeed, and resources that do not go together: refused with what to change."""
+
+import pytest
+from pydantic import ValidationError
+
+from inoc_ray.errors import InputError
+from inoc_ray.study import deepspeed_keys
+from inoc_ray.study.resources import Resources, TrialResources
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"train_batch_size": 4}, "train_batch_size: recipe.batch_size sets it"),
+        ({"gradient_clipping": 1.0}, "gradient_clipping: recipe.clip_norm sets it"),
+        ({"bf16": {"enabled": True}}, "bf16: recipe.precision sets it"),
+        ({"optimizer": {"type": "SGD"}}, "optimizer: the recipe sets it"),
+        ({"data_types": {}}, "data_types: resources.accumulate_in_fp32 sets it"),
+        ({"zero_optimization": {"stage": 1}}, "zero_optimization.stage: resources.zero_stage sets it"),
+        ({"zero_optimization": {"zero_quantized_weights": True}}, "weights of 8 bit change the result"),
+        ({"zero_optimization": {"reduce_buket_size": 1}}, "did you mean 'reduce_bucket_size'"),
+        ({"zero_optimisation": {}}, "did you mean 'zero_optimization'"),
+        ({"compression_training": {}}, "is none of the keys that leave the weights as they are"),
+        ({"communication_data_type": "fp16"}, "only fp32 can be asked for"),
+        ({"zero_optimization": {"reduce_bucket_size": True}}, "must be of the type int, found True"),
+        ({"zero_optimization": {"offload_optimizer": {"super_offload": True}}}, "is none of the keys"),
+        ({"zero_optimization": 3}, "must be of the type dict, found 3"),
+        ({"aio": {"block_size": object()}}, "holds a value that JSON has no form for"),
+    ],
+)
+def test_a_key_that_is_ours_or_would_change_the_weights_is_refused(keys, told):
+    with pytest.raises(ValidationError) as refused:
+        TrialResources.model_validate({"deepspeed": keys})
+    assert told in str(refused.value)
+
+
+def test_every_key_of_deepspeeds_section_on_zero_is_allowed_or_refused_for_a_reason():
+    """A key that a new DeepSpeed brings is refused until somebody has looked at it; one that is gone shows here."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
+
+    theirs = {info.alias or name for name, info in DeepSpeedZeroConfig.model_fields.items()}
+    ours = {*deepspeed_keys._ALLOWED_OF_ZERO, *deepspeed_keys._ELSEWHERE_OF_ZERO}
+    assert ours <= theirs
+    offload = (
+        DeepSpeedZeroOffloadOptimizerConfig.model_fields.keys() | DeepSpeedZeroOffloadParamConfig.model_fields.keys()
+    )
+    assert deepspeed_keys._ALLOWED_OF_OFFLOAD.keys() <= offload
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"offload_optimizer": True}, "offload_optimizer needs zero_stage 1 or more, found 0"),
+        ({"zero_stage": 2, "offload_parameters": True}, "offload_parameters needs zero_stage 3, found 2"),
+        ({"workers": 2, "hpz_partition_size": 2}, "hpz_partition_size needs zero_stage 3, found 0"),
+        ({"zero_stage": 3, "workers": 4, "hpz_partition_size": 3}, "3 does not divide the 4 workers"),
+        (
+            {"zero_stage": 3, "deepspeed": {"zero_optimization": {"offload_param": {"device": "nvme"}}}},
+            "only adds to offload_parameters; set resources.offload_parameters: true as well",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_when_it_is_put_together(given, told):
+    with pytest.raises(InputError, match=told):
+        Resources.model_validate(given).of_fine_tune("m", "r")
+
+
+def test_a_model_may_add_what_needs_the_stage_of_the_study():
+    resources = Resources.model_validate({"zero_stage": 3, "models": {"large": {"offload_parameters": True}}})
+    assert resources.of_fine_tune("large", "r").offload_parameters
+    assert not resources.of_fine_tune("small", "r").offload_parameters
