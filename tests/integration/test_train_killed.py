@@ -3,6 +3,7 @@
 import threading
 import time
 
+import psutil
 import pytest
 from killing import Killed
 from tiny_base import chat_rows, make_base, make_spec
@@ -43,6 +44,11 @@ def test_a_killed_worker_a_killed_command_and_a_stopped_one_cost_at_most_the_int
     assert not run.store.snapshots(run.trial_id).exists()
 
 
+def runs(actor: str) -> bool:
+    """Whether an actor of that class has started: Ray starts none on a node that is drained."""
+    return any(f"ray::{actor}" in "".join(p.cmdline()[:1]) for p in psutil.Process().children(recursive=True))
+
+
 def drain_this_node() -> None:
     """Tell Ray that the node is lost in ten minutes, as an autoscaler does for one that is preempted."""
     import ray
@@ -65,7 +71,7 @@ def test_on_notice_that_its_node_is_drained_a_fine_tune_takes_a_snapshot_and_goe
     taken: list[int] = []
 
     def notice() -> None:
-        while not (store.attempts("run") / "a").exists():
+        while not ((store.attempts("run") / "a").exists() and runs("PreemptionWatcher")):
             time.sleep(0.1)
         drain_this_node()
         while not taken:
