@@ -7,19 +7,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_base import chat_rows, encoded_rows, make_base, make_spec, run, weights_hash, zero3_adapter
 
 from inoc_ray.data.inoculate import inoculate
-from inoc_ray.data.tokenize import IGNORED, encode_rows, load_tokenizer
+from inoc_ray.data.tokenize import IGNORED, collate, encode_rows, load_tokenizer
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.study.recipe import Lora
 from inoc_ray.study.rows import Inoculation
-from inoc_ray.train import loop
+from inoc_ray.train import loop, process, zero
 from inoc_ray.train.batches import global_batches
 from inoc_ray.train.loop import train
-from inoc_ray.train.model import BaseModelCache
+from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups
 from inoc_ray.train.process import set_threads
 from inoc_ray.train.spec import StepRecord
 
@@ -109,11 +110,19 @@ _GROUP = {"zero_stage": 3, "method": "lora", "micro_batch_size": 4, "persistence
 SPREADS["zero-3-lora-tenth"] = {
     "workers": 2,
     "changes": _GROUP,
+    "reads_once": True,
     # Every other one with another adapter, and the last but one goes through the whole batch at once.
     "before": [{**_GROUP, "steps": 1, "seed": n, "lora": {"rank": 4 + 4 * (n % 2)}} for n in range(8)]
     + [{**_GROUP, "steps": 1, "micro_batch_size": 8, "gradient_checkpointing": True}],
 }
 """The last of ten trials on one base, whose file is gone after the first."""
+
+_HPZ = SPREADS["zero-3-lora-hpz"]
+SPREADS["zero-3-lora-hpz-fourth"] = {
+    **_HPZ,
+    # A full fine-tune reads the base itself, so the next trial reads it again, and with it the groups of hpZ are new.
+    "before": [{**_HPZ["changes"], "steps": 1, "method": method, "seed": 1} for method in ("lora", "full", "lora")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +164,54 @@ def test_the_first_trial_of_a_process_gives_the_same_losses_and_norms(reference,
     )
 
 
+def gradient(base: str, **changes: Any) -> Any:
+    """The gradient of the loss over 64 rows, flat and in fp32, as DeepSpeed hands it to the optimizer."""
+    import deepspeed
+    import torch
+    from deepspeed.utils import safe_get_full_grad
+
+    spec = make_spec(base, zero_stage=2, batch_size=64, **changes)
+    rows, size = encoded_rows(base)[:64], spec.resources.micro_batch_size
+    device = process.ready()
+    process.seed_everything(0)
+    config = zero.deepspeed_config(spec, 1)
+    model = make_model(spec, config, device, None)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.0))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    for at in range(0, 64, size):
+        batch = collate(rows[at : at + size], 0)
+        logits = engine(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        labels = batch["labels"][:, 1:]
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+        engine.backward(loss / sum(row.targets for row in rows), scale_wrt_gas=False)
+        if at + size < 64:
+            engine.step()
+    parts = [safe_get_full_grad(p).float().flatten() for p in engine.module.parameters() if p.requires_grad]
+    zero.destroy(engine)
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_sums_in_fp32_are_nearer_to_the_gradient_over_many_micro_batches(base, method):
+    """Relative error of 64 micro batches in bf16, measured: LoRA 0.86 % → 0.44 %, full 0.94 % → 0.33 %."""
+    exact = gradient(base, method=method, precision="fp32", micro_batch_size=64)
+    short, long = (
+        gradient(base, method=method, precision="bf16", micro_batch_size=1, accumulate_in_fp32=sums)
+        for sums in (False, True)
+    )
+    assert (long - exact).norm() < 0.7 * (short - exact).norm()
+
+
 def test_offload_hpz_and_fp32_sums_are_what_deepspeed_does(spread):
     """By the engine's own account; a setting that DeepSpeed overlooks would give the same losses."""
     for name, case in SPREADS.items():
         changes, engine = case["changes"], spread[0][name]["engine"]
         assert engine["offload_optimizer"] == changes.get("offload_optimizer", False), name
         assert engine["offload_parameters"] == changes.get("offload_parameters", False), name
-        assert (engine["second_copies"] > 0) == ("hpz_partition_size" in changes), name
+        assert engine["hpz_partition_size"] == changes.get("hpz_partition_size", 1), name
+        # Of what is trained they are dropped with each step.
+        frozen = changes["method"] == "lora"
+        assert (engine["second_copies"] > 0) == ("hpz_partition_size" in changes and frozen), name
         short = changes.get("precision") == "bf16" and not changes.get("accumulate_in_fp32")
         assert engine["accumulates_in"] == ("torch.bfloat16" if short else "torch.float32"), name
 
@@ -171,6 +221,7 @@ def test_ten_trials_under_zero_3_read_the_base_once_and_the_tenth_has_the_bits_o
     got = spread[0]["zero-3-lora-tenth"]
     assert "error" not in got, got["error"]
     assert got["weights"] == spread[0]["zero-3-lora-2"]["weights"]
+    assert spread[0]["zero-3-lora-hpz-fourth"]["weights"] == spread[0]["zero-3-lora-hpz"]["weights"]
     # After the tenth, the logits that the test asks for are there as well.
     assert got["held"][:9] == [got["held"][0]] * 9
 
