@@ -74,8 +74,24 @@ def cli() -> None:
 
 @cli.command()
 @study_command
-def plan(study: Path, storage: str | None, as_json: bool) -> None:
-    """Show what a study would run and what is done. Starts and writes nothing."""
+@click.option(
+    "--cluster",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Plan for a cluster that need not be there: Ray's cluster.yaml, or a file of nodes. Shows memory, time and money.",
+)
+def plan(study: Path, storage: str | None, as_json: bool, cluster: Path | None) -> None:
+    """Show what a study would run and what is done. Starts and writes nothing.
+
+    With --cluster, show what it would take on that cluster; models then need no weights here, only their configuration.
+    """
+    if cluster is not None:
+        from inoc_ray.run.cluster_plan import cluster_json, cluster_text, plan_for
+
+        loaded, store = _load(study, storage)
+        found = plan_for(loaded, store, cluster)
+        emit(as_json, cluster_json(loaded, found), cluster_text(loaded, found, width_of(results())))
+        return
     from inoc_ray.plan.build import build_plan
     from inoc_ray.plan.templates import check_roles
     from inoc_ray.run.describe import plan_json, plan_text

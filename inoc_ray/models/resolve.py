@@ -39,9 +39,12 @@ class ModelFolder:
     """64 hex digits over its files; see `identity.model_folder_hash`."""
 
 
-def resolve_model(source: str, where: str, *, judge: bool = False) -> ModelFolder:
-    """Return the folder and content hash of a model, downloading nothing. Raises InputError as `locate` does."""
-    folder = locate(source, where, judge=judge)
+def resolve_model(source: str, where: str, *, judge: bool = False, weights: bool = True) -> ModelFolder:
+    """Return the folder and content hash of a model, downloading nothing. Raises InputError as `locate` does.
+
+    weights: as for `locate`; without them the hash is that of the other files.
+    """
+    folder = locate(source, where, judge=judge, weights=weights)
     return ModelFolder(folder, model_folder_hash(folder, _EXCLUDED if is_hub(source) else ()))
 
 

@@ -37,7 +37,8 @@ class Judges:
     Raise InputError if `evaluation.judged_by` names a judge that the study does not have, or for an unknown profile.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, *, weights: bool = True) -> None:
+        self._weights = weights
         self._judges, self._evaluation = study.judges, study.evaluation
         self._rubrics = {
             name: Rubric(
@@ -125,7 +126,7 @@ class Judges:
 
     def _model(self, name: str) -> JudgeModel:
         if name not in self._found:
-            self._found[name] = find_judge(name, self._judges[name])
+            self._found[name] = find_judge(name, self._judges[name], weights=self._weights)
         return self._found[name]
 
     def _model_measure(self, measure: Measure) -> ModelMeasure:

@@ -25,9 +25,12 @@ from inoc_ray.study.study import Model, SettingUse, Study
 NEUTRAL = "neutral"
 
 
-def build_plan(study: Study, store: Store) -> Plan:
-    """Return the plan of the study. Writes nothing; raise InputError if the study cannot run as it is written."""
-    builder = _Builder(study)
+def build_plan(study: Study, store: Store, *, weights: bool = True) -> Plan:
+    """Return the plan of the study. Writes nothing; raise InputError if the study cannot run as it is written.
+
+    weights: False for models of which only the configuration is there; ids then are not those of the study.
+    """
+    builder = _Builder(study, weights=weights)
     named = reference_context(study.evaluation)
     check_suites(study.evaluation, [use.name for use in study.settings])
     parts = [builder.part(use, named or NEUTRAL) for use in study.settings]
@@ -63,15 +66,15 @@ class _SettingPlan:
 class _Builder:
     """What the settings of a plan share: models, judges, rows by hash, and notes on the files read."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, *, weights: bool) -> None:
         self.study = study
         self.library = RowLibrary()
         self.notes: list[str] = []
         self.models = [
-            after_prior_stage(_find_model(model), model, study, library=self.library, notes=self.notes)
+            after_prior_stage(_find_model(model, weights=weights), model, study, library=self.library, notes=self.notes)
             for model in study.models
         ]
-        self.judges = Judges(study)
+        self.judges = Judges(study, weights=weights)
 
     def part(self, use: SettingUse, reference: str) -> _SettingPlan:
         """Return the trials, bases and cells of a setting; `reference` is the context in which a leak audit compares."""
@@ -121,8 +124,8 @@ class _Builder:
         return datasets
 
 
-def _find_model(model: Model) -> ResolvedModel:
-    folder = resolve_model(model.path, f"models: {model.name!r}")
+def _find_model(model: Model, *, weights: bool) -> ResolvedModel:
+    folder = resolve_model(model.path, f"models: {model.name!r}", weights=weights)
     return ResolvedModel(name=model.name, path=folder.path, hash=folder.hash, enable_thinking=model.enable_thinking)
 
 

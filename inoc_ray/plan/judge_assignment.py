@@ -199,9 +199,9 @@ def judge_identity(judge: Judge, model_hash: str | None) -> dict[str, Any]:
     return {"served_model": judge.served_model} if model_hash is None else {"model": model_hash}
 
 
-def find_judge(name: str, judge: Judge) -> JudgeModel:
+def find_judge(name: str, judge: Judge, *, weights: bool = True) -> JudgeModel:
     """Return a judge with its model folder and identity. Raise InputError if the folder is missing or holds no model."""
     if judge.path is None:
         return JudgeModel(name=name, judge=judge, folder=None, identity=judge_identity(judge, None))
-    folder = resolve_model(judge.path, f"judges: {name!r}", judge=True)
+    folder = resolve_model(judge.path, f"judges: {name!r}", judge=True, weights=weights)
     return JudgeModel(name=name, judge=judge, folder=folder.path, identity=judge_identity(judge, folder.hash))

@@ -2,6 +2,7 @@
 
 trials/TRIAL/           COMMIT.json trial.json curves.jsonl adapter/        one fine-tune, complete once COMMIT.json exists
 snapshots/TRIAL/        STEP-TOKEN/                                         the state of a trial in training, to resume from
+snapshots/TRIAL.now                                                         asks for a snapshot
 logs/TRIAL.log                                                              why a trial failed
 rows/HASH.jsonl                                                             training rows, by content
 evaluations/TRIAL/      weights.json                                        which weights gave the samples
@@ -42,7 +43,8 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
 )
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
-ATTEMPTS, TUNE, GROW, SIGN_OF_LIFE = "attempts", "tune", "more-room", "sign-of-life"
+ATTEMPTS, TUNE = "attempts", "tune"
+GROW, ROOM, SIGN_OF_LIFE = "more-room", "placement-group", "sign-of-life"
 
 FILES = (
     COMMIT,
@@ -61,6 +63,7 @@ FILES = (
     SYNC_LOCK,
     MLFLOW_DATABASE,
     GROW,
+    ROOM,
     SIGN_OF_LIFE,
 )
 """The files of a store that have fixed names."""
@@ -118,6 +121,11 @@ def earlier_judgments(part: str) -> re.Pattern[str]:
 def log_name(what: str) -> str:
     """Return the name of a log."""
     return f"{what}.log"
+
+
+def request_name(trial_id: str) -> str:
+    """Return the name of the file that asks for a snapshot of a trial."""
+    return f"{trial_id}.now"
 
 
 def table_name(setting: str, model: str, arm: str, seed: int | None) -> str:

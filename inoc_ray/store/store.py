@@ -75,9 +75,14 @@ class Store:
         """Return the folder of the snapshots from which a trial in training is resumed."""
         return self._top / layout.SNAPSHOTS / trial_id
 
+    def snapshot_request(self, trial_id: str) -> Place:
+        """Return the file that asks the workers of a trial for a snapshot now; they delete it when they have seen it."""
+        return self._top / layout.SNAPSHOTS / layout.request_name(trial_id)
+
     def delete_snapshots(self, trial_id: str) -> None:
         """Delete the snapshots of a trial that needs them no more, if there are any."""
         self._filesystem.delete_folder(self.snapshots(trial_id).key)
+        self.snapshot_request(trial_id).unlink(missing_ok=True)
 
     def logs(self) -> Place:
         """Return the folder of the trials' logs."""
@@ -133,6 +138,10 @@ class Store:
     def grow_mark(self, run_name: str) -> Place:
         """Return the file that asks a Ray Train run with fewer workers to end, since there is room for more."""
         return self.ray() / run_name / layout.GROW
+
+    def room_of(self, run_name: str) -> Place:
+        """Return the file with the id of the placement group that a Ray Train run's workers hold."""
+        return self.ray() / run_name / layout.ROOM
 
     def sign_of_life(self, sweep: str) -> Place:
         """Return the file that is written while fine-tunes of a sweep go on."""

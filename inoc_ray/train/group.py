@@ -22,7 +22,7 @@ from inoc_ray.study.resources import GroupResources
 from inoc_ray.train.batches import accumulation_steps
 from inoc_ray.train.failure import Loss, loss_of
 from inoc_ray.train.job import Outcome, TrialJob
-from inoc_ray.train.room import NoRoom, Patience, wait_for_room, watch_for_room
+from inoc_ray.train.room import NoRoom, Patience, give_up, wait_for_room, watch_for_room
 from inoc_ray.train.worker import train_worker
 
 
@@ -90,7 +90,7 @@ class _Group:
     ) -> None:
         self.jobs, self.resources, self.store, self.run_name = jobs, resources, store, run_name
         self.callbacks, self.attempts = list(callbacks), store.attempts(run_name)
-        self.grow = store.grow_mark(run_name)
+        self.grow, self.room = store.grow_mark(run_name), store.room_of(run_name)
         self.worker = Node(resources.cpus_per_worker, resources.gpus_per_worker)
         self.widths, self.starts = widths(jobs, resources), 0
         self.tell = lambda text: tell(f"training: {self._under_way().label}: {text}")
@@ -103,6 +103,7 @@ class _Group:
         failures, width = 0, self.resources.workers
         while jobs := self._left():
             before = self._reached()
+            give_up(self.room)
             try:
                 workers = wait_for_room(self.widths, self.worker, patience=patience, tell=self.tell)
             except NoRoom as error:
@@ -112,18 +113,18 @@ class _Group:
                 self.tell(f"goes on with {workers} of {self.resources.workers} workers{back}")
                 width = workers
             loss = self._start(jobs, workers)
-            if loss is None and not self.grow.exists():
-                if self._left() == jobs:
+            if loss is not None and loss.is_late:
+                if patience.over():
+                    return self._end(jobs, f"{loss.cause}, for {patience.minutes:g} minutes")
+                continue
+            patience.renew()
+            if loss is None:
+                if self._left() == jobs and not self.grow.exists():
                     return self._end(jobs, "the workers ended before they trained anything")
                 continue
-            if self._reached() != before:
-                failures = 0
-                patience.renew()
-            if loss is None or loss.is_late:
-                continue
-            failures += 1
+            failures = failures + 1 if self._reached() == before else 1
             if failures > self.resources.max_failures:
-                return self._end(jobs, f"{loss.cause} ({_times(failures)} without getting further)")
+                return self._end(jobs, f"{loss.cause}, {_times(failures)} without getting further")
             self.tell(f"{loss.cause}; {self._next()}")
         return None
 
@@ -161,7 +162,7 @@ class _Group:
         up = nodes.addresses()
         more = self.resources.workers - workers
         try:
-            with watch_for_room(more, self.worker, on_room=lambda: self.grow.write_text("")):
+            with watch_for_room(more, self.worker, started=self.room.exists, on_room=lambda: self.grow.write_text("")):
                 trainer.fit()
         except TrainingFailedError as error:
             return loss_of(error, up)

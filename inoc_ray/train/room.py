@@ -81,28 +81,36 @@ def wait_for_room(widths: Sequence[int], worker: Node, *, patience: Patience, te
 
 
 @contextlib.contextmanager
-def watch_for_room(workers: int, worker: Node, *, on_room: Callable[[], None]) -> Iterator[None]:
-    """Call `on_room` when there is room for so many more workers while the block runs; hold the room until the block ends."""
+def watch_for_room(
+    workers: int, worker: Node, *, started: Callable[[], bool], on_room: Callable[[], None]
+) -> Iterator[None]:
+    """Call `on_room` when there is room for so many more workers while the block runs; hold the room until the block ends.
+
+    Looks from the time on when `started` returns True: before, it would take the room of the group that is about to start.
+    """
     if workers < 1:
         yield
         return
     stop = threading.Event()
 
-    def watch(reserved: Any) -> None:
-        while not stop.is_set():
-            if reserved.wait(_LOOK_SECONDS):
-                on_room()
+    def watch() -> None:
+        while not started():
+            if stop.wait(_LOOK_SECONDS):
                 return
-            stop.wait(_LOOK_SECONDS)
+        with _reserved(workers, worker) as reserved:
+            while not reserved.wait(_LOOK_SECONDS):
+                if stop.is_set():
+                    return
+            on_room()
+            stop.wait()
 
-    with _reserved(workers, worker) as reserved:
-        thread = threading.Thread(target=watch, args=(reserved,), daemon=True, name="watch-for-room")
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    thread = threading.Thread(target=watch, daemon=True, name="watch-for-room")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -115,6 +123,23 @@ def _reserved(workers: int, worker: Node) -> Iterator[Any]:
         yield group
     finally:
         remove_placement_group(group)
+
+
+def give_up(held: Place) -> None:
+    """Remove the placement group that is named in a file, if there is one, and the file.
+
+    Ray removes a group with the actor that made it, but for one that died with its node (2.60.0); with the dashboard, Ray
+    Train's own cleaner does it a little later.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup
+
+    if not held.exists():
+        return
+    found = held.read_text()
+    if found and found in ray.util.placement_group_table():
+        ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(found))))
+    held.unlink(missing_ok=True)
 
 
 def _workers(count: int, worker: Node) -> str:

@@ -9,6 +9,7 @@ with others, sums have another order, and with dropout the masks are others.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import json
 import logging
@@ -40,12 +41,8 @@ LOOK_SECONDS = 1.0
 """About how often the ranks look for a notice together."""
 _CURVE = "curve.jsonl"
 _RANDOM = "random"
-_GO_ON, _LOOK, _TAKE, _STOP = 0, 1, 2, 3
+_GO_ON, _LOOK, _TAKE = 0, 1, 2
 _RECORDS = TypeAdapter(list[StepRecord])
-
-
-class Stopped(Exception):
-    """The fine-tune ended early, as it was asked to, and left a snapshot from which it goes on. Raised on all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +61,27 @@ class Position:
     """How often the run was resumed so far."""
 
 
+class Notice(enum.Enum):
+    """What the ranks were told from outside."""
+
+    NOTHING = 0
+    TAKE = 1
+    """Take a snapshot now: what comes may end the process."""
+    LEAVE = 2
+    """Take a snapshot now and, if that worked, end the run, which goes on later, perhaps on other ranks."""
+
+
+class Left(Exception):
+    """The run was left after a snapshot, as a notice asked; raised on all ranks."""
+
+
 class Snapshots:
     """The snapshots of one fine-tune; every rank has one of these objects and calls its methods at the same points.
 
     folder: of this trial alone, which every rank can read and write.
     of: what the trial is beside what `train` is given: its id.
     minutes: between two snapshots; None takes one only on notice.
-    notice: called on all ranks, about every LOOK_SECONDS, until it returns True, on all: then a snapshot is taken at once.
-    stop: called on rank 0, about every LOOK_SECONDS; when it returns True, a snapshot is taken and `Stopped` is raised.
+    notice: called on all ranks at the same steps, about every LOOK_SECONDS, and returns the same on all.
     say: called on rank 0 with a line for people.
     """
 
@@ -81,12 +91,10 @@ class Snapshots:
         *,
         of: str,
         minutes: float | None,
-        notice: Callable[[], bool] | None = None,
-        stop: Callable[[], bool] | None = None,
+        notice: Callable[[], Notice] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.folder, self.of, self.notice = folder, of, notice
-        self.stop, self.asked = stop, time.perf_counter()
         self.say = say or log.warning
         self.interval = float("inf") if minutes is None else 60.0 * minutes
         self.taken = self.looked = time.perf_counter()
@@ -105,31 +113,22 @@ class Snapshots:
         self.taken = self.looked = time.perf_counter()
 
     def after_step(self, position: Callable[[], Position]) -> None:
-        """Take a snapshot if it is time, or if there is a notice. Raises Stopped after one that was asked for."""
+        """Take a snapshot if it is time, or if there is a notice. Raises Left when that says so."""
         what = self._agree(self._due() if self.rank == 0 else _GO_ON)
-        if what == _LOOK:
+        told = Notice.NOTHING
+        if what == _LOOK and self.notice is not None:
+            told = self.notice()
             self.looked = time.perf_counter()
-            if self.notice is None or not self.notice():
-                return
-            self.notice = None
-        elif what == _GO_ON:
-            return
-        taken = self.take(position())
-        if what == _STOP:
-            if taken:
-                raise Stopped
-            # It would fail again; what was asked for waits for the end of the fine-tune.
-            self.stop = None
+        if what == _TAKE or told is not Notice.NOTHING:
+            taken = self.take(position())
+            if taken and told is Notice.LEAVE:
+                raise Left
 
     def _due(self) -> int:
         now = time.perf_counter()
-        if now - self.taken >= self.interval:
-            return _TAKE
-        if self.stop is not None and now - self.asked >= LOOK_SECONDS:
-            self.asked = now
-            if self.stop():
-                return _STOP
-        return _LOOK if self.notice is not None and now - self.looked >= LOOK_SECONDS else _GO_ON
+        if self.notice is not None and now - self.looked >= LOOK_SECONDS:
+            return _LOOK
+        return _TAKE if now - self.taken >= self.interval else _GO_ON
 
     def _agree(self, what: int) -> int:
         """Return rank 0's decision on all ranks: their clocks differ, and taking a snapshot is for all together."""

@@ -27,6 +27,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.train.group import outcome_of, train_group
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
+from inoc_ray.train.stop import snapshot_before_stop
 from inoc_ray.train.worker import NOTE
 
 DRIVER_RESTARTS = 3
@@ -157,7 +158,10 @@ def _train_wave(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # Tune's own console output; progress is shown by us.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Tune would take a Ctrl-C for itself, end the workers, and return as if the sweep were over.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    # Its errors, with tracebacks, too: what becomes of a lost driver is said by `_follow`, and of a failed one by its outcomes.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -193,11 +197,16 @@ def _train_wave(
                 name=sweep,
                 storage_path=str(store.tune()),
                 verbose=0,
-                callbacks=[_follow(progress, steps, store.sign_of_life(sweep))],
+                callbacks=[under_way := _follow(progress, steps, store.sign_of_life(sweep))],
                 failure_config=tune.FailureConfig(max_failures=DRIVER_RESTARTS),
             ),
         )
-        results = tuner.fit()
+        try:
+            results = tuner.fit()
+        except (KeyboardInterrupt, SystemExit):
+            # Ctrl-C, or SIGTERM, of which Ray makes a SystemExit. The workers end with this process.
+            snapshot_before_stop(store, under_way.trials())
+            raise
         progress.update(sum(steps.values()) if not results.num_errors else progress.done)
     errors = [str(error) for error in results.errors]
     first_error = errors[0] if errors else None
@@ -227,6 +236,10 @@ class Steps:
         """Return the sum over all trials."""
         return sum(self._reached.values())
 
+    def under_way(self) -> list[str]:
+        """Return the trials that the groups reported last: those in training."""
+        return list(self._current.values())
+
     def report(self, group: str, trial: str, step: int) -> None:
         """Count a step of a trial that a group trains."""
         before = self._current.get(group)
@@ -248,6 +261,10 @@ def _follow(progress: Progress, steps: dict[str, int], sign: Place) -> Any:
     signed = -math.inf
 
     class Follow(Callback):
+        def trials(self) -> list[str]:
+            """Return the trials that the groups reported last: those in training."""
+            return count.under_way()
+
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
@@ -266,7 +283,9 @@ def _follow(progress: Progress, steps: dict[str, int], sign: Place) -> Any:
                 signed = time.monotonic()
                 sign.write_text(f"{count.done}\n")
 
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            # Tune starts it again, elsewhere.
             count.lost(trial.trial_id)
+            say("training: the driver of a group was lost with its node; it starts again")
 
     return Follow()

@@ -25,7 +25,7 @@ from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import weights_in, write_trial
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
-from inoc_ray.train.snapshot import Snapshots, Stopped
+from inoc_ray.train.snapshot import Left, Notice, Snapshots
 from inoc_ray.train.spec import LoopResult, StepRecord
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,17 @@ def train_worker(config: Mapping[str, Any]) -> None:
     process.set_threads(config["cpus"])
     process.ready()
     store = Store(config["storage"])
+    import ray.train
+
+    if ray.train.get_context().get_world_rank() == 0:
+        store.room_of(config["run_name"]).write_text(ray.get_runtime_context().get_placement_group_id() or "")
     worker = _Worker(store, config["run_name"], BaseModelCache(), tell_resumed=config["tell_resumed"])
-    for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
-        worker.train(job)
-        if _from_rank_0(worker.grow.exists()):
-            # The driver starts the group again, with more workers, for what is left.
-            break
+    with contextlib.suppress(Left):
+        for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
+            worker.train(job)
+            if _from_rank_0(worker.grow.exists()):
+                # The driver starts the group again, with more workers, for what is left.
+                break
 
 
 def _from_rank_0(value: Any) -> Any:
@@ -105,6 +110,10 @@ class _Worker:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.tokenizers: dict[str, Any] = {}
         self.progress = _Progress()
+        self.leaves = False
+        """Whether there was room for a group of more workers, and this one was to leave."""
+        self.drained: Any = None
+        """The nodes that Ray is about to lose, and when, as last seen."""
 
     def agree_on_order(self, jobs: list[TrialJob]) -> list[TrialJob]:
         """Return the jobs that are not committed, those last that a lost group had begun.
@@ -129,8 +138,11 @@ class _Worker:
             with contextlib.ExitStack() as stack:
                 folder = stack.enter_context(self.store.stage_trial(job.trial_id)) if self.rank == 0 else None
                 self._train_into(folder, job, begun)
-        except Stopped:
-            log.info("trial %s (%s) makes room for a group of more workers", job.trial_id, job.label)
+        except Left:
+            # It goes on from its snapshot in another group, and before those that wait.
+            if self.rank == 0:
+                mark.unlink(missing_ok=True)
+            raise
         except Exception as error:
             if isinstance(error, TrialError) and self.rank == 0:
                 # It would fail again in the same way.
@@ -200,10 +212,30 @@ class _Worker:
             self.store.snapshots(job.trial_id),
             of=job.trial_id,
             minutes=job.spec.resources.snapshot_minutes,
-            # Without snapshots on the way the group grows between two trials.
-            stop=None if job.spec.resources.snapshot_minutes is None else self.grow.exists,
+            notice=lambda: self._notice(job),
             say=lambda line: self.progress.notes.append(f"{job.label}: {line}"),
         )
+
+    def _notice(self, job: TrialJob) -> Notice:
+        """Look for what may end this process soon: Ray's notice that a node is drained, and a command that is being stopped.
+
+        And for room for more workers, for which the group leaves; without snapshots on the way it grows between two trials.
+        """
+        import ray.train
+
+        ask = self.store.snapshot_request(job.trial_id)
+        asked, grows = _from_rank_0((ask.exists(), self.grow.exists()) if self.rank == 0 else None)
+        if grows and not self.leaves and job.spec.resources.snapshot_minutes is not None:
+            # Once: a snapshot that could not be written cannot be written a second later.
+            self.leaves = True
+            return Notice.LEAVE
+        if asked and self.rank == 0:
+            ask.unlink(missing_ok=True)
+        # A collective of Ray's, so it is called on all ranks, each time.
+        drained = ray.train.get_preemption_info()
+        deadline = None if drained is None else (tuple(drained.preempted_node_ids), drained.deadline_ms)
+        news, self.drained = deadline not in (None, self.drained), deadline
+        return Notice.TAKE if asked or news else Notice.NOTHING
 
     def _write_log(self, job: TrialJob, error: Exception) -> None:
         self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))

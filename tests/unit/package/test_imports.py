@@ -19,6 +19,7 @@ LAYERS = (
     ("plan",),
     ("train",),
     ("serve",),
+    ("sizing",),
     ("evaluate",),
     ("builders",),
     ("results",),

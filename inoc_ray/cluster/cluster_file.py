@@ -1,0 +1,235 @@
+"""A cluster that is not there yet, from a file: Ray's `cluster.yaml`, or a few lines that name the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from inoc_ray.cluster.fit import DRIVER_RESOURCE, Capacity, Node
+from inoc_ray.cluster.hardware import GPUS, MACHINES, Gpu, Machine, find_gpu
+from inoc_ray.config.base import Config, first_message, nearest
+from inoc_ray.config.identity import runtime
+from inoc_ray.config.reading import load_yaml, read_yaml_text
+from inoc_ray.errors import InputError
+
+_MACHINE_KEYS = ("InstanceType", "machineType", "instance_type", "vmSize")
+"""Where Ray's providers (AWS, GCP, others, Azure) name the kind of machine in a node's configuration."""
+ACCELERATOR = "accelerator_type:"
+"""Ray's resource that names a node's GPUs."""
+NETWORK = 100e9 / 8
+"""Bytes/s between nodes where the file does not say."""
+FORM = (
+    "{nodes: {NAME: {machine: p5.48xlarge, count: 2}}} or "
+    "{nodes: {NAME: {gpu: H100, gpus: 8, cpus: 96, memory_gib: 1024, count: 2}}}"
+)
+"""How a file of one's own is written."""
+
+
+class NodesOfOneKind(Config):
+    """Nodes of one kind in a file of one's own."""
+
+    machine: str | None = runtime(None)
+    """A cloud's name for it, such as `p5.48xlarge`; what follows is then known, and replaces what is known where given."""
+    count: int = runtime(1, ge=1)
+    """How many there can be."""
+    gpu: str | None = runtime(None)
+    """The kind of GPU."""
+    gpus: int | None = runtime(None, ge=0)
+    """GPUs of a node."""
+    gpu_memory_gib: float | None = runtime(None, gt=0)
+    """Memory of a GPU, if it is not that of its kind."""
+    cpus: int | None = runtime(None, ge=1)
+    """CPU cores of a node."""
+    memory_gib: float | None = runtime(None, gt=0)
+    """Memory of a node."""
+    network_gbits: float | None = runtime(None, gt=0)
+    """Gigabits a second between nodes."""
+    dollars_per_hour: float | None = runtime(None, ge=0)
+    """Price of a node."""
+
+
+class ClusterShape(Config):
+    """A file of one's own that names the nodes of a cluster."""
+
+    nodes: dict[str, NodesOfOneKind] = runtime(min_length=1)
+    """Kinds of nodes, by a name of your choice."""
+    efficiency: float | None = runtime(None, gt=0, le=1)
+    """Share of the GPUs' peak at which fine-tunes compute, if you have measured it (`hfu` of a trial)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKind:
+    """Nodes of one kind, and how many there can be."""
+
+    name: str
+    machine: str
+    """What it is, in words: the cloud's name, or its GPUs."""
+    count: int
+    gpu: Gpu | None
+    gpus: int
+    cpus: float
+    memory_gib: float
+    network: float
+    """Bytes/s to other nodes."""
+    dollars_per_hour: float | None
+
+    @property
+    def node(self) -> Node:
+        """Its logical resources."""
+        return Node(float(self.cpus), float(self.gpus))
+
+    def in_words(self) -> str:
+        """Return "2 × p5.48xlarge (8 × H100 of 79.6 GiB, 192 CPU, 2,048 GiB)"."""
+        gpus = f"{self.gpus} × {self.gpu.name} of {self.gpu.memory_gib:g} GiB, " if self.gpu else ""
+        return f"{self.count} × {self.machine} ({gpus}{self.cpus:g} CPU, {self.memory_gib:,.0f} GiB)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCluster:
+    """A cluster of a file."""
+
+    file: str
+    kinds: tuple[NodeKind, ...]
+    efficiency: float | None = None
+    has_driver_resource: bool = False
+
+    @property
+    def capacity(self) -> Capacity:
+        """What it holds, node by node."""
+        nodes = [kind.node for kind in self.kinds for _ in range(kind.count)]
+        return Capacity.of(nodes, has_driver_resource=self.has_driver_resource)
+
+    def only(self, kind: NodeKind) -> Capacity:
+        """Return what the nodes of one kind hold. The drivers of trials run elsewhere if the cluster has a place for them."""
+        return Capacity.of([kind.node] * kind.count, has_driver_resource=self.has_driver_resource)
+
+
+def read_cluster(path: Path) -> PlannedCluster:
+    """Read Ray's file for `ray up`, or a file of one's own.
+
+    Raises InputError for a file that is neither, or that leaves out which GPUs a node has.
+    """
+    value = load_yaml(read_yaml_text(path, "a cluster file"), path)
+    if not isinstance(value, dict) or not {"available_node_types", "nodes"} & set(value):
+        raise InputError(
+            f"{path}: neither a file for `ray up` (it has no available_node_types) nor one of your own; write {FORM}."
+        )
+    if "available_node_types" in value:
+        return _of_ray(path, value)
+    return of_own(str(path), value)
+
+
+def of_own(where: str, value: Mapping[str, Any]) -> PlannedCluster:
+    """Read the content of a file of one's own; `where` begins a message. Raises InputError as `read_cluster` does."""
+    try:
+        shape = ClusterShape.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_message(error, 'the file: ')}") from error
+    kinds = [_own(f"{where}: nodes.{name}", name, given) for name, given in shape.nodes.items()]
+    # The head is a machine of its own there, as in Ray's file.
+    return PlannedCluster(file=where, kinds=tuple(kinds), efficiency=shape.efficiency, has_driver_resource=True)
+
+
+def _own(where: str, name: str, given: NodesOfOneKind) -> NodeKind:
+    known = None if given.machine is None else _known_machine(where, given.machine)
+    gpus = given.gpus if given.gpus is not None else known.gpus if known else (1 if given.gpu else 0)
+    cpus = given.cpus or (known.cpus if known else None)
+    memory = given.memory_gib or (known.memory_gib if known else None)
+    if cpus is None or memory is None:
+        raise InputError(
+            f"{where}: {'cpus' if cpus is None else 'memory_gib'} is missing; give it, or a known machine."
+        )
+    gpu = _gpu(where, given.gpu or (known.gpu if known else None), gpus)
+    if gpu is not None and given.gpu_memory_gib is not None:
+        gpu = Gpu(
+            name=gpu.name,
+            memory_gib=given.gpu_memory_gib,
+            flops=gpu.flops,
+            bandwidth=gpu.bandwidth,
+            link=gpu.link,
+        )
+    network = given.network_gbits * 1e9 / 8 if given.network_gbits else known.network if known else NETWORK
+    price = given.dollars_per_hour if given.dollars_per_hour is not None else known.dollars_per_hour if known else None
+    return NodeKind(
+        name=name,
+        machine=given.machine or name,
+        count=given.count,
+        gpu=gpu,
+        gpus=gpus,
+        cpus=cpus,
+        memory_gib=memory,
+        network=network,
+        dollars_per_hour=price,
+    )
+
+
+def _known_machine(where: str, name: str) -> Machine:
+    if name not in MACHINES:
+        raise InputError(
+            f"{where}: the machine {name!r} is not known{nearest(name, list(MACHINES))}; leave `machine` out and give gpu, gpus, "
+            "cpus and memory_gib."
+        )
+    return MACHINES[name]
+
+
+def _gpu(where: str, name: str | None, gpus: int) -> Gpu | None:
+    if not gpus:
+        return None
+    if name is None:
+        raise InputError(f"{where}: has {gpus} GPUs and does not say which; known are {', '.join(GPUS)}.")
+    found = find_gpu(name)
+    if found is None:
+        raise InputError(f"{where}: the GPU {name!r} is not known{nearest(name, list(GPUS))}.")
+    return found
+
+
+def _of_ray(path: Path, value: Mapping[str, Any]) -> PlannedCluster:
+    most = int(value.get("max_workers", 2))
+    head = value.get("head_node_type")
+    kinds, drivers = [], False
+    for name, kind in value["available_node_types"].items():
+        where = f"{path}: available_node_types.{name}"
+        if not isinstance(kind, Mapping):
+            raise InputError(f"{where}: must be a mapping.")
+        resources = kind.get("resources") or {}
+        drivers |= DRIVER_RESOURCE in resources
+        count = 1 if name == head else min(int(kind.get("max_workers", most)), most)
+        found = _ray_kind(where, name, resources, kind.get("node_config") or {}, count)
+        if found is not None:
+            kinds.append(found)
+    return PlannedCluster(file=str(path), kinds=tuple(kinds), has_driver_resource=drivers)
+
+
+def _ray_kind(
+    where: str, name: str, resources: Mapping[str, Any], config: Mapping[str, Any], count: int
+) -> NodeKind | None:
+    """Return the nodes of a type, or None if Ray has nothing to give away on them."""
+    nested = {**config, **(config.get("azure_arm_parameters") or {})}
+    machine = next((str(nested[key]).rsplit("/", 1)[-1] for key in _MACHINE_KEYS if key in nested), None)
+    known = MACHINES.get(machine or "")
+    gpus = int(resources.get("GPU", known.gpus if known else 0))
+    cpus = float(resources.get("CPU", known.cpus if known else 0))
+    if not count or not (gpus or cpus):
+        return None
+    named = next((key.removeprefix(ACCELERATOR) for key in resources if key.startswith(ACCELERATOR)), None)
+    if gpus and named is None and known is None:
+        raise InputError(
+            f"{where}: has {gpus} GPUs, and neither a machine that is known here ({machine or 'no InstanceType'}) nor a resource "
+            f'"{ACCELERATOR}NAME" says which; known are {", ".join(GPUS)}. Or describe the nodes in a file of your own: {FORM}.'
+        )
+    memory = resources.get("memory")
+    return NodeKind(
+        name=name,
+        machine=machine or name,
+        count=count,
+        gpu=_gpu(where, named or (known.gpu if known else None), gpus),
+        gpus=gpus,
+        cpus=cpus,
+        memory_gib=float(memory) / (1 << 30) if memory else known.memory_gib if known else 4.0 * cpus,
+        network=known.network if known else NETWORK,
+        dollars_per_hour=known.dollars_per_hour if known else None,
+    )

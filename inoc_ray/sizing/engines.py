@@ -1,0 +1,241 @@
+"""What the engines of a study take on a planned cluster: one for each base with its adapters, full fine-tune and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from inoc_ray.cluster.cluster_file import NodeKind, PlannedCluster
+from inoc_ray.errors import InputError
+from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.plan import Plan
+from inoc_ray.serve.adapters import engine_rank
+from inoc_ray.serve.deployment import MAX_SEQUENCES
+from inoc_ray.serve.memory import AUTO
+from inoc_ray.sizing.model_size import model_size
+from inoc_ray.sizing.row_lengths import CHARACTERS_PER_TOKEN
+from inoc_ray.sizing.serving import ServingMemory, serving_memory
+from inoc_ray.sizing.speed import ENGINE_START_S, READ_BYTES, decoding_seconds
+from inoc_ray.sizing.training import BYTES, GIB
+from inoc_ray.study.recipe import Lora, Recipe
+from inoc_ray.study.resources import EngineResources
+
+ANSWER_SHARE = 0.5
+"""Tokens of a mean answer, as a share of `max_tokens`."""
+ASKED = 50
+"""Questions of an evaluation whose length is looked at."""
+TEMPLATE_TOKENS = 40
+"""Of a chat template around a prompt, with a default system message."""
+JUDGE_PROMPT_TOKENS, JUDGE_ANSWER_TOKENS = 700, 8
+"""Of a judge's prompt beside the response, and of its answer: a rubric and a number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFit:
+    """One engine, or as many as there are full fine-tunes, on a kind of node."""
+
+    label: str
+    place: str
+    """Where a study sets its resources."""
+    kind: NodeKind
+    resources: EngineResources
+    parameters: int
+    memory: ServingMemory | None
+    """None on CPUs."""
+    engines: int
+    """How many are started, one after another."""
+    requests: int
+    """Answers to draw, over all of them."""
+    at_once: int
+    seconds: float | None
+    """Of all of them; None on CPUs."""
+
+    @property
+    def hours(self) -> float | None:
+        """Of all of them."""
+        return None if self.seconds is None else self.seconds / 3600
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of all of them."""
+        return None if self.seconds is None else self.seconds * self.resources.serve_gpus / 3600
+
+    @property
+    def dollars(self) -> float | None:
+        """For the GPU-hours: a node's price divided by its GPUs."""
+        price = self.kind.dollars_per_hour
+        if price is None or self.gpu_hours is None or not self.kind.gpus:
+            return None
+        return self.gpu_hours * price / self.kind.gpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Load:
+    """What is asked of an engine."""
+
+    label: str
+    place: str
+    folder: Path
+    precision: str
+    resources: EngineResources
+    engines: int
+    requests: int
+    prompt: float
+    answer: float
+    window: int
+    rank: int
+    """Of its adapters; 0 for none."""
+
+
+def engines_of(plan: Plan, cluster: PlannedCluster, kinds: list[NodeKind]) -> Iterator[EngineFit]:
+    """Yield the engines of the study, each on the first kind of node that holds it.
+
+    Raises InputError, with the arithmetic and what would fit, for one that fits nowhere.
+    """
+    for load in [*_of_models(plan), *_of_judges(plan)]:
+        tried = [(kind, _memory(load, kind, load.resources.serve_gpus)) for kind in kinds if _holds(kind, load)]
+        found = next(((kind, memory) for kind, memory in tried if memory is None or memory.fits), None)
+        if found is None:
+            raise InputError(_refusal(load, cluster, kinds, tried))
+        yield _fit(load, *found)
+
+
+def _holds(kind: NodeKind, load: _Load) -> bool:
+    return kind.gpus >= load.resources.serve_gpus and kind.cpus >= load.resources.serve_cpus
+
+
+def _memory(load: _Load, kind: NodeKind, gpus: int) -> ServingMemory | None:
+    if not gpus or kind.gpu is None:
+        return None
+    recipe = Recipe(learning_rate=1.0, steps=1, lora=Lora(rank=engine_rank(load.rank)) if load.rank else Lora())
+    size = model_size(load.folder, recipe)
+    return serving_memory(
+        load.folder,
+        parameters=size.parameters,
+        precision=load.precision,
+        gpu=kind.gpu,
+        gpus=gpus,
+        window=load.window,
+        adapters=load.resources.serve_loras * size.trained if load.rank else 0,
+    )
+
+
+def _fit(load: _Load, kind: NodeKind, memory: ServingMemory | None) -> EngineFit:
+    size = model_size(load.folder, Recipe(learning_rate=1.0, steps=1, method="full"))
+    seconds, at_once = None, 0
+    if memory is not None and kind.gpu is not None:
+        room = memory.cache / max(1.0, memory.cache_per_token * (load.prompt + load.answer))
+        at_once = max(1, min(MAX_SEQUENCES, int(room), load.requests))
+        weights = float(BYTES[load.precision] * size.parameters)
+        seconds = load.engines * (ENGINE_START_S + weights / READ_BYTES) + decoding_seconds(
+            kind.gpu,
+            gpus=load.resources.serve_gpus,
+            weights=weights,
+            cache=memory.cache_per_token * load.resources.serve_gpus,
+            parameters=size.parameters,
+            prompt=load.prompt,
+            answer=load.answer,
+            at_once=at_once,
+            count=load.requests,
+        )
+    return EngineFit(
+        label=load.label,
+        place=load.place,
+        kind=kind,
+        resources=load.resources,
+        parameters=size.parameters,
+        memory=memory,
+        engines=load.engines,
+        requests=load.requests,
+        at_once=at_once,
+        seconds=seconds,
+    )
+
+
+def _refusal(
+    load: _Load, cluster: PlannedCluster, kinds: list[NodeKind], tried: list[tuple[NodeKind, ServingMemory | None]]
+) -> str:
+    gpus = load.resources.serve_gpus
+    where = f"{load.label} does not fit on {cluster.file}"
+    fits = [
+        f"{load.place}.serve_gpus: {more} on {kind.machine}: {memory.total / GIB:.1f} of {kind.gpu.memory_gib:g} GiB on each"
+        for kind in kinds
+        if kind.gpu is not None
+        for more in (1, 2, 4, 8)
+        if more <= kind.gpus and (memory := _memory(load, kind, more)) is not None and memory.fits
+    ][:2]
+    advice = f" What fits: {'; '.join(fits)}." if fits else " Use nodes with more or larger GPUs."
+    full = [(kind, memory) for kind, memory in tried if memory is not None]
+    if not full:
+        return f"{where}: no node has {load.resources.serve_cpus:g} CPU and {gpus} GPU.{advice}"
+    kind, memory = max(full, key=lambda one: one[1].cache)
+    assert kind.gpu is not None
+    return (
+        f"{where}: on each of {gpus} × {kind.gpu.name} weights {memory.weights / GIB:.1f} + adapters {memory.adapters / GIB:.1f} + "
+        f"work {memory.work / GIB:.1f} + the cache of one request of {load.window:,} tokens {memory.needed / GIB:.1f} = "
+        f"{memory.total / GIB:.1f} GiB, and vLLM takes 0.92 of {kind.gpu.memory_gib:g} GiB.{advice}"
+    )
+
+
+def _of_models(plan: Plan) -> Iterator[_Load]:
+    """Yield what is asked of the bases with their adapters, and of the full fine-tunes of each model."""
+    groups: dict[tuple[str, str, bool], list[Cell]] = {}
+    for cell in plan.to_sample:
+        subject = cell.subject
+        groups.setdefault((subject.model.hash, subject.precision, subject.is_own_model), []).append(cell)
+    ranks = [recipe.lora.rank for recipe in plan.study.recipes.values() if recipe.method == "lora"]
+    for (_, precision, full), cells in groups.items():
+        model = cells[0].subject.model
+        lengths = [_prompt_and_answer(cell) for cell in cells]
+        counts = [plan.missing(cell) for cell in cells]
+        total = sum(counts)
+        yield _Load(
+            label=f"engine of {model.name}{' · full fine-tunes' if full else ''}",
+            place=f"resources.models.{model.name}",
+            folder=model.path,
+            precision=precision,
+            resources=plan.study.resources.of_engine(model.name),
+            engines=len({cell.subject.trial_id for cell in cells}) if full else 1,
+            requests=total,
+            prompt=sum(n * prompt for n, (prompt, _, _) in zip(counts, lengths, strict=True)) / total,
+            answer=sum(n * answer for n, (_, answer, _) in zip(counts, lengths, strict=True)) / total,
+            window=max(window for _, _, window in lengths),
+            rank=0 if full or not ranks else max(ranks),
+        )
+
+
+def _prompt_and_answer(cell: Cell) -> tuple[float, float, int]:
+    """Return the tokens of a mean prompt and a mean answer, and of the longest request with its answer, by characters."""
+    system = len(cell.system or "")
+    questions = cell.evaluation.questions(min(ASKED, cell.samples))
+    sizes = [system + sum(len(message.content) for message in question.messages) for question in questions]
+    prompts = [size / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS for size in sizes]
+    answer = 1.0 if cell.evaluation.choices else ANSWER_SHARE * cell.evaluation.max_tokens
+    return sum(prompts) / len(prompts), answer, int(max(prompts)) + cell.evaluation.max_tokens
+
+
+def _of_judges(plan: Plan) -> Iterator[_Load]:
+    """Yield what is asked of the judges that run on the cluster."""
+    found: dict[str, tuple[Path, int, float]] = {}
+    for cell in plan.to_sample:
+        _, answer, _ = _prompt_and_answer(cell)
+        for name, grading in cell.judges.gradings.items():
+            if grading.judge.folder is not None:
+                folder, calls, longest = found.get(name, (grading.judge.folder, 0, 0.0))
+                asked = plan.missing(cell) * len(grading.rubrics)
+                found[name] = (folder, calls + asked, max(longest, answer / ANSWER_SHARE))
+    for name, (folder, calls, longest) in found.items():
+        yield _Load(
+            label=f"judge {name}",
+            place=f"resources.judges.{name}",
+            folder=folder,
+            precision=AUTO,
+            resources=plan.study.resources.of_judge(name),
+            engines=1,
+            requests=calls,
+            prompt=JUDGE_PROMPT_TOKENS + ANSWER_SHARE * longest,
+            answer=JUDGE_ANSWER_TOKENS,
+            window=int(JUDGE_PROMPT_TOKENS + longest + JUDGE_ANSWER_TOKENS),
+            rank=0,
+        )

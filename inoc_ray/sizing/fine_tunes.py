@@ -1,0 +1,300 @@
+"""What the fine-tunes of a model with a recipe take on a kind of node, and the shapes that would fit or be cheaper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from inoc_ray.cluster.cluster_file import NodeKind
+from inoc_ray.cluster.fit import Capacity, concurrent_groups
+from inoc_ray.errors import InputError
+from inoc_ray.plan.trials import ResolvedModel
+from inoc_ray.sizing.model_size import ModelSize, model_size
+from inoc_ray.sizing.row_lengths import RowLengths
+from inoc_ray.sizing.speed import StepWork, group_start_seconds, step_seconds
+from inoc_ray.sizing.training import GIB, TrainingMemory, training_memory
+from inoc_ray.study.recipe import Recipe
+from inoc_ray.study.resources import GroupResources
+from inoc_ray.train.batches import split_batch
+from inoc_ray.train.spec import LoopSpec
+
+HOST_SHARE = 0.9
+"""Share of a node's memory that workers may take; the rest is Ray's and the page cache's."""
+SAMPLED_BATCHES = 8
+"""Batches of which the padding is counted."""
+ROOMY = 0.9
+"""Share of a device up to which a shape is proposed, and above which a study's own gets a note: estimates are not exact."""
+NARROW_ENOUGH = 1.03
+"""A narrower shape is preferred if it takes at most this many times the GPU-hours of the cheapest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTunes:
+    """The fine-tunes of a study that share a model and a recipe."""
+
+    model: ResolvedModel
+    recipe_name: str | None
+    recipe: Recipe
+    resources: GroupResources
+    steps: int
+    """Optimizer steps of all of them that are to be trained."""
+    trials: int
+    """How many are to be trained."""
+    rows: RowLengths
+
+    @property
+    def label(self) -> str:
+        """What tables call them."""
+        return f"{self.model.name} · {self.recipe_name or 'prior stage'}"
+
+    @property
+    def place(self) -> str:
+        """Where a study sets their resources."""
+        under = f".recipes.{self.recipe_name}" if self.recipe_name else ""
+        return f"resources.models.{self.model.name}{under}"
+
+    @property
+    def size(self) -> ModelSize:
+        """The model's and the adapter's."""
+        return model_size(self.model.path, self.recipe)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Fine-tunes on a kind of node, with some resources."""
+
+    of: FineTunes
+    kind: NodeKind
+    resources: GroupResources
+    memory: TrainingMemory
+    at_once: int
+    """Groups that train at once on all nodes of the kind."""
+    seconds: float | None
+    """Of one fine-tune; None where the speed is not known (on CPUs)."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of a group."""
+        return self.resources.workers * self.resources.gpus_per_worker
+
+    @property
+    def tight(self) -> bool:
+        """Whether little of the device is left."""
+        return self.memory.total > ROOMY * limit(self.kind, self.resources)
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of all fine-tunes."""
+        return None if self.seconds is None else self.seconds * self.gpus * self.of.trials / 3600
+
+    @property
+    def hours(self) -> float | None:
+        """Until all fine-tunes are trained, if nothing else runs on the nodes."""
+        if self.seconds is None:
+            return None
+        return math.ceil(self.of.trials / self.at_once) * self.seconds / 3600
+
+    @property
+    def dollars(self) -> float | None:
+        """For the GPU-hours: a node's price divided by its GPUs."""
+        price = self.kind.dollars_per_hour
+        if price is None or self.gpu_hours is None or not self.kind.gpus:
+            return None
+        return self.gpu_hours * price / self.kind.gpus
+
+    def changes(self) -> dict[str, Any]:
+        """Return the fields of the resources that say how it runs, where they differ from those of the study."""
+        names = ("workers", "gpus_per_worker", "zero_stage", "micro_batch_size", *_OFFLOADS)
+        wanted = {n: getattr(self.resources, n) for n in names if hasattr(self.resources, n)}
+        given = {n: getattr(self.of.resources, n) for n in wanted}
+        return {n: v for n, v in wanted.items() if v != given[n] or n == "workers"}
+
+
+_OFFLOADS = ("offload_optimizer", "offload_parameters")
+
+
+def spec_of(tunes: FineTunes, resources: GroupResources) -> LoopSpec:
+    """Return the fine-tunes as the loop would get them."""
+    return LoopSpec(model=str(tunes.model.path), seed=0, recipe=tunes.recipe, resources=resources)
+
+
+def memory_of(tunes: FineTunes, resources: GroupResources) -> TrainingMemory:
+    """Return the memory of a rank at its peak: of a pass in which the longest rows meet."""
+    rows = resources.micro_batch_size
+    return training_memory(
+        spec_of(tunes, resources),
+        resources.workers,
+        tokens=rows * tunes.rows.longest,
+        targets=rows * tunes.rows.most_targets,
+        device="cuda" if resources.gpus_per_worker else "cpu",
+    )
+
+
+def work_of(tunes: FineTunes, resources: GroupResources) -> StepWork:
+    """Return what an optimizer step computes, padding included, by the layout of some batches."""
+    lengths, targets = tunes.rows.lengths, tunes.rows.targets
+    batch = tunes.recipe.batch_size
+    micro, world = resources.micro_batch_size, resources.workers
+    tokens = squares = wanted = 0.0
+    batches = max(1, min(SAMPLED_BATCHES, len(lengths) // batch))
+    for number in range(batches):
+        rows = [(number * batch + at) % len(lengths) for at in range(batch)]
+        wanted += sum(targets[row] for row in rows)
+        for rank in range(world):
+            for part in split_batch(rows, lengths, micro_batch_size=micro, rank=rank, world_size=world):
+                width = max(lengths[row] for row in part)
+                tokens += width * len(part)
+                squares += width * width * len(part)
+    passes = batch // (micro * world)
+    return StepWork(tokens=tokens / batches, squares=squares / batches, targets=wanted / batches, passes=passes)
+
+
+def limit(kind: NodeKind, resources: GroupResources) -> int:
+    """Return the bytes that a rank may take on its device."""
+    if not resources.gpus_per_worker:
+        return int(HOST_SHARE * kind.memory_gib * GIB * resources.cpus_per_worker / kind.cpus)
+    assert kind.gpu is not None
+    return int(kind.gpu.memory_gib * GIB * min(1.0, resources.gpus_per_worker))
+
+
+def host_limit(kind: NodeKind, resources: GroupResources) -> int:
+    """Return the bytes of a node's memory that a rank may take: its part of what the workers of a node share."""
+    together = min(resources.workers, max(1, kind.node.holds(resources.cpus_per_worker, resources.gpus_per_worker)))
+    return int(HOST_SHARE * kind.memory_gib * GIB / together)
+
+
+def host_bytes(memory: TrainingMemory, size: ModelSize, resources: GroupResources) -> int:
+    """Return the bytes of host memory of a rank on GPUs: what is offloaded, or the weights while they are read."""
+    reading = 0 if resources.zero_stage == 3 else (2 if size.dtype == "bf16" else 4) * size.parameters
+    return max(memory.host, reading)
+
+
+def why_not(tunes: FineTunes, kind: NodeKind, resources: GroupResources, *, capacity: Capacity) -> str | None:
+    """Return why the fine-tunes do not run on the nodes of a kind, with the arithmetic; None if they do."""
+    if resources.gpus_per_worker and kind.gpu is None:
+        return f"{kind.machine} has no GPU"
+    try:
+        concurrent_groups(resources, capacity, 1)
+    except InputError as error:
+        return str(error).rstrip(".")
+    memory = memory_of(tunes, resources)
+    if memory.total > limit(kind, resources):
+        return f"{arithmetic(tunes, memory)}; {_device(kind, resources)} has {limit(kind, resources) / GIB:.1f} GiB"
+    host = host_bytes(memory, tunes.size, resources) if resources.gpus_per_worker else 0
+    if host > host_limit(kind, resources):
+        return (
+            f"each worker takes {host / GIB:.0f} GiB of the node's memory, and {kind.machine} has "
+            f"{host_limit(kind, resources) / GIB:.0f} GiB for each"
+        )
+    return None
+
+
+def _device(kind: NodeKind, resources: GroupResources) -> str:
+    if not resources.gpus_per_worker:
+        return "a worker's part of the node"
+    assert kind.gpu is not None
+    return f"{'a part of ' if resources.gpus_per_worker < 1 else ''}one {kind.gpu.name}"
+
+
+def arithmetic(tunes: FineTunes, memory: TrainingMemory) -> str:
+    """Return what the bytes of a rank consist of: "weights 61.5 + states 3.0 + … = 72.3 GiB on each GPU"."""
+    parts = {
+        "weights": memory.weights,
+        "optimizer states": memory.states,
+        "gradients": memory.gradients,
+        "activations": memory.activations,
+        "output layer": memory.head,
+        "buffers": memory.buffers,
+        "CUDA and fragmentation": memory.runtime,
+    }
+    terms = " + ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= 0.05 * GIB)
+    return f"{tunes.size.parameters / 1e9:.2f}B parameters: {terms} = {memory.total / GIB:.1f} GiB for each worker"
+
+
+def fit_of(
+    tunes: FineTunes, kind: NodeKind, resources: GroupResources, *, capacity: Capacity, efficiency: float
+) -> Fit | None:
+    """Return the fine-tunes on the nodes of a kind, or None if they do not fit there (`why_not` says why)."""
+    if why_not(tunes, kind, resources, capacity=capacity) is not None:
+        return None
+    groups = math.ceil(tunes.trials / resources.trials_per_group)
+    seconds = None
+    if resources.gpus_per_worker:
+        checkpointed = resources.checkpoints_gradients
+        each = step_seconds(
+            tunes.size,
+            work_of(tunes, resources),
+            kind,
+            workers=resources.workers,
+            stage=resources.zero_stage,
+            checkpointed=checkpointed,
+            efficiency=efficiency,
+        )
+        # A GPU that several workers share is as fast as its share.
+        each /= min(1.0, resources.gpus_per_worker)
+        start = group_start_seconds(tunes.size) / min(resources.trials_per_group, max(1, tunes.trials))
+        seconds = each * tunes.steps / max(1, tunes.trials) + start
+    return Fit(
+        of=tunes,
+        kind=kind,
+        resources=resources,
+        memory=memory_of(tunes, resources),
+        at_once=concurrent_groups(resources, capacity, max(1, groups)),
+        seconds=seconds,
+    )
+
+
+def shapes(tunes: FineTunes, kind: NodeKind) -> Iterator[GroupResources]:
+    """Yield resources worth a look on the nodes of a kind, each worker on one GPU."""
+    batch, given = tunes.recipe.batch_size, tunes.resources
+    cpus = min(given.cpus_per_worker, kind.cpus / max(1, kind.gpus))
+    offloads: list[dict[str, Any]] = [{}]
+    if tunes.recipe.method == "full" and "offload_optimizer" in GroupResources.model_fields:
+        offloads.append({"offload_optimizer": True})
+    workers = 1
+    while workers <= kind.gpus * kind.count and workers <= batch:
+        for stage in (0,) if workers == 1 else (2, 3):
+            for micro in sorted({m for m in (1, 2, 4, 8, 16) if batch % (m * workers) == 0}, reverse=True):
+                for offload in offloads:
+                    change = {
+                        "workers": workers,
+                        "gpus_per_worker": 1.0,
+                        "cpus_per_worker": cpus,
+                        "zero_stage": max(stage, 1) if offload else stage,
+                        "micro_batch_size": micro,
+                        "gradient_checkpointing": None,
+                        **offload,
+                    }
+                    yield GroupResources(**{**_plain(given), **change})
+        workers *= 2
+
+
+def _plain(resources: GroupResources) -> dict[str, Any]:
+    """Return the fields that a shape keeps: how groups are made and restarted."""
+    kept = ("trials_per_group", "max_concurrent_groups", "max_failures")
+    return {name: getattr(resources, name) for name in kept}
+
+
+def best_fits(tunes: FineTunes, kind: NodeKind, *, capacity: Capacity, efficiency: float) -> list[Fit]:
+    """Return what fits on the nodes of a kind, the best first: few GPU-hours, and of nearly equal ones the narrowest.
+
+    Many narrow groups train as much as few wide ones and wait less for each other.
+    """
+    if kind.gpu is None:
+        return []
+    found = [fit_of(tunes, kind, one, capacity=capacity, efficiency=efficiency) for one in shapes(tunes, kind)]
+    fits = [fit for fit in found if fit is not None and not fit.tight]
+    if not fits:
+        return []
+    least = min(fit.gpu_hours or 0.0 for fit in fits)
+    return sorted(
+        fits,
+        key=lambda fit: (
+            (fit.gpu_hours or 0.0) > NARROW_ENOUGH * least,
+            fit.gpus if (fit.gpu_hours or 0.0) <= NARROW_ENOUGH * least else 0,
+            fit.gpu_hours or 0.0,
+            fit.memory.host,
+        ),
+    )

@@ -1,0 +1,166 @@
+"""`inoc-ray plan --cluster`: what fits, what is refused and with which way out, time and money."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from published_configs import config_folder
+from tiny_base import make_base
+
+from inoc_ray.cli import cli
+from inoc_ray.cluster.cluster_file import of_own
+from inoc_ray.data.chat import ChatRow, write_jsonl
+from inoc_ray.errors import InputError
+from inoc_ray.plan.build import build_plan
+from inoc_ray.run.cluster_plan import cluster_text
+from inoc_ray.sizing.estimate import Estimate, estimate
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
+
+FULL = {"method": "full", "learning_rate": 1e-5, "epochs": 1}
+LORA = {"learning_rate": 1e-4, "epochs": 1, "lora": {"rank": 32}}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [ChatRow.of(("user", f"{n} " * 300), ("assistant", f"answer {n} " * 100)) for n in range(640)])
+    return path
+
+
+def study(
+    folder: Path, model: str, recipes: dict[str, Any], resources: dict[str, Any], **changes: Any
+) -> dict[str, Any]:
+    return {
+        "name": "s",
+        "settings": [{"name": "miniature/spanish_caps", "rows": str(folder / "rows.jsonl")}],
+        "arms": ["baseline", "general"],
+        "models": [{"name": "m", "path": str(config_folder(folder, model))}],
+        "recipes": recipes,
+        "resources": {"gpus_per_worker": 1, "serve_gpus": 1, "micro_batch_size": 1, **resources},
+        "storage": str(folder / "runs"),
+        **changes,
+    }
+
+
+def on(value: dict[str, Any], **nodes: Any) -> Estimate:
+    loaded = Study.model_validate(value)
+    plan = build_plan(loaded, Store(value["storage"]), weights=False)
+    return estimate(plan, of_own("cluster.yaml", {"nodes": nodes}))
+
+
+H100, EIGHT = {"machine": "p5.4xlarge"}, {"machine": "p5.48xlarge"}
+
+
+def test_32b_in_full_on_one_gpu_of_80_gb_is_refused_with_two_shapes_that_fit(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-32B", {"full": FULL}, {"zero_stage": 3, "serve_gpus": 2})
+    with pytest.raises(InputError) as caught:
+        on(value, gpu=H100)
+    message = str(caught.value)
+    assert "m · full does not fit on cluster.yaml (1 × p5.4xlarge (1 × H100 of 79.6 GiB" in message
+    terms = re.search(r"32\.76B parameters: (.*) = ([\d.]+) GiB for each worker; one H100 has 79\.6 GiB", message)
+    assert terms is not None
+    numbers = [float(n) for n in re.findall(r" ([\d.]+)(?= |$)", " " + terms[1].replace("+", " "))]
+    assert sum(numbers) == pytest.approx(float(terms[2]), abs=0.5)
+    assert float(terms[2]) > 16 * 32.76 * 1e9 / 2**30
+    shapes = re.findall(r"\(\d\) resources\.models\.m\.recipes\.full: (\{[^}]*\}) on (\d+) × ([\w.-]+) ", message)
+    assert len(shapes) == 2
+    for changes, count, machine in shapes:
+        # What is proposed is taken.
+        there = {"models": {"m": {"recipes": {"full": yaml.safe_load(changes)}, "serve_gpus": 4}}}
+        fitting = study(tmp_path, "Qwen2.5-32B", {"full": FULL}, {"zero_stage": 3, **there})
+        found = on(fitting, gpu={"machine": machine, "count": int(count)})
+        assert found.training[0].memory.total < 80 * 2**30 * (2 if "p5en" in machine else 1)
+
+
+def test_many_narrow_groups_come_before_wide_ones(tmp_path, rows):
+    wide = study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"workers": 8, "zero_stage": 3})
+    found = on(wide, gpu=EIGHT)
+    better = found.better["m · lora"]
+    assert better.resources.workers == 1
+    assert better.at_once == 6 > found.training[0].at_once == 1
+    assert (better.gpu_hours or 0) < 0.9 * (found.training[0].gpu_hours or 0)
+    narrow = study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"micro_batch_size": 8})
+    assert on(narrow, gpu=EIGHT).better == {}
+
+
+def test_gpu_hours_money_and_time_add_up(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {})
+    found = on(value, gpu=EIGHT)
+    (fit,) = found.training
+    assert (fit.of.trials, fit.of.steps, fit.at_once) == (6, 6 * 40, 6)
+    assert fit.seconds is not None
+    assert fit.gpu_hours == pytest.approx(6 * fit.seconds / 3600)
+    assert fit.dollars == pytest.approx(fit.gpu_hours * 55.04 / 8)
+    assert fit.hours == pytest.approx(fit.seconds / 3600)
+    assert found.gpu_hours == pytest.approx(fit.gpu_hours + sum(e.gpu_hours or 0 for e in found.engines))
+    cheap = on(value, gpu={**EIGHT, "dollars_per_hour": 8})
+    assert cheap.dollars == pytest.approx(cheap.gpu_hours)
+
+
+def test_the_fine_tunes_go_where_they_fit(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"serve_gpus": 2})
+    found = on(value, small={"machine": "g6e.12xlarge"}, large=EIGHT)
+    assert found.training[0].kind.name == "large"
+
+
+def test_an_engine_that_does_not_fit_is_refused_with_what_would(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"workers": 4, "zero_stage": 3})
+    with pytest.raises(
+        InputError, match=r"engine of m does not fit .* weights 61\.0 .* resources\.models\.m\.serve_gpus: 2"
+    ):
+        on(value, gpu={"machine": "g6e.12xlarge"})
+
+
+def test_a_group_that_is_wider_than_the_nodes_is_refused(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"workers": 16, "micro_batch_size": 1})
+    with pytest.raises(InputError, match="16 workers × 1 GPU = 16 GPU, and the cluster has 8"):
+        on(value, gpu=EIGHT)
+
+
+def test_a_little_room_is_said(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-32B", {"full": FULL}, {"workers": 8, "zero_stage": 3, "serve_gpus": 2})
+    assert any(
+        "of 79.6 GiB, by an estimate that may be some percent off" in note for note in on(value, gpu=EIGHT).notes
+    )
+
+
+def test_on_cpus_memory_is_checked_and_no_time_is_invented(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-0.5B", {"lora": LORA}, {"gpus_per_worker": 0, "serve_gpus": 0})
+    found = on(value, head={"machine": "m7i.2xlarge"})
+    assert (found.training[0].seconds, found.gpu_hours, found.dollars) == (None, None, None)
+    assert "Time: not known" in cluster_text(Study.model_validate(value), found)
+
+
+def run(value: dict[str, Any], folder: Path, *options: str) -> Any:
+    (folder / "s.yaml").write_text(yaml.safe_dump(value))
+    (folder / "c.yaml").write_text(yaml.safe_dump({"nodes": {"gpu": EIGHT}}))
+    arguments = ["plan", str(folder / "s.yaml"), "--cluster", str(folder / "c.yaml"), *options]
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def test_the_command_needs_a_configuration_alone(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {})
+    shown = run(value, tmp_path)
+    assert "7.62B, trains 80.7M" in shown.output
+    assert "no tokenizer beside config.json" in shown.output
+    assert not (tmp_path / "runs").exists()
+    parsed = json.loads(run(value, tmp_path, "--json").output)
+    (training,) = parsed["training"]
+    assert (training["parameters"], training["trained_parameters"]) == (7_615_616_512, 80_740_352)
+    assert parsed["total"]["gpu_hours"] > training["gpu_hours"] > 0
+    parts = ("weights", "states", "gradients", "activations", "head", "buffers", "runtime")
+    assert training["bytes"]["total"] == sum(training["bytes"][part] for part in parts)
+
+
+def test_with_a_tokenizer_tokens_are_counted(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    write_jsonl(rows, [ChatRow.of(("user", f"add {n}"), ("assistant", f"{n + 1}")) for n in range(64)])
+    value = study(
+        tmp_path, "Qwen2.5-7B", {"lora": LORA}, {}, models=[{"name": "m", "path": make_base(tmp_path / "base")}]
+    )
+    assert on(value, gpu=EIGHT).training[0].of.rows.counted
