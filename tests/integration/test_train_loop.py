@@ -89,10 +89,11 @@ SPREADS = {
 """Every way to spread a fine-tune, each the first of its process."""
 
 _BF16 = {"precision": "bf16", "accumulate_in_fp32": True}
+_HATCH = {"zero_optimization": {"reduce_bucket_size": 3000, "offload_optimizer": {"pin_memory": False}}}
 _ALL_OFF = {"offload_optimizer": True, "offload_parameters": True}
 for _name, _changes in {
     "zero-1-lora-offload": {"zero_stage": 1, "method": "lora", "offload_optimizer": True},
-    "zero-2-full-offload": {"zero_stage": 2, "method": "full", "offload_optimizer": True},
+    "zero-2-full-offload": {"zero_stage": 2, "method": "full", "offload_optimizer": True, "deepspeed": _HATCH},
     "zero-3-lora-offload": {"zero_stage": 3, "method": "lora", **_ALL_OFF},
     "zero-3-full-offload": {"zero_stage": 3, "method": "full", **_ALL_OFF},
     "zero-3-lora-hpz": {"zero_stage": 3, "method": "lora", "workers": 4, "hpz_partition_size": 2},
@@ -283,6 +284,40 @@ def test_a_trial_gives_the_same_bits_with_and_without_a_cached_base(base, tmp_pa
     run(base, tmp_path / "a")
     run(base, tmp_path / "b", cache=BaseModelCache())
     assert weights_hash(tmp_path / "a") == weights_hash(tmp_path / "b")
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_trial_that_fails_at_a_step_leaves_the_cached_base_as_it_was(base, tmp_path, stage):
+    cache = BaseModelCache()
+    changes = {"cache": cache, "zero_stage": stage, "persistence_threshold": 0}
+    run(base, tmp_path / "before", **changes)
+    first = cache._base
+    with pytest.raises(TrialError, match=r"the loss is .* at step"):
+        run(base, tmp_path / "failed", learning_rate=1e30, warmup_steps=0, **changes)
+    run(base, tmp_path / "after", **changes)
+    assert weights_hash(tmp_path / "before") == weights_hash(tmp_path / "after")
+    assert cache._base is first
+
+
+def test_a_base_that_a_broken_step_left_gathered_is_read_again(base, tmp_path, monkeypatch):
+    """An error inside the forward pass, as when memory runs out: what the module has gathered is still whole."""
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+    cache = BaseModelCache()
+    changes = {"cache": cache, "zero_stage": 3, "persistence_threshold": 0}
+    run(base, tmp_path / "before", **changes)
+    first = cache._base
+
+    def breaks(self: Any, hidden: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Qwen2RMSNorm, "forward", breaks)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(base, None, **changes)
+    run(base, tmp_path / "after", **changes)
+    assert weights_hash(tmp_path / "before") == weights_hash(tmp_path / "after")
+    assert cache._base is not first
 
 
 def plain_logits(base: str, adapter: Path, ids: list[int]):
