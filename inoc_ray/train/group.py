@@ -60,8 +60,8 @@ def train_group(
 def widths(jobs: Sequence[TrialJob], resources: GroupResources) -> list[int]:
     """Return the numbers of workers that may train the jobs, from `workers` down to `min_workers`.
 
-    Each divides every job's batch into whole micro batches, and is a multiple of hpZ's groups. `workers` itself is always among them: what is wrong with it is
-    for the trial to say.
+    Each divides every job's batch into whole micro batches, and is a multiple of hpZ's groups. `workers` itself is always
+    among them: what is wrong with it is for the trial to say.
     """
 
     def divides(workers: int) -> bool:
