@@ -24,7 +24,7 @@ class Run:
     tokens_per_cpu_second: float
     """Over the same steps, by the processor time of all threads: what another process takes away does not count."""
     peak: int
-    """Bytes resident at most, with libraries and model."""
+    """Bytes resident at most after the first step, with libraries and model."""
     losses: list[float]
     """As the contestant logs them: TRL the mean over `logging_steps` steps."""
     tokens_per_step: list[int]
@@ -32,7 +32,7 @@ class Run:
     """Load average over the minute before it began."""
 
 
-def run_once(workload: Path, name: str, steps: int, dropped: int, timeout: float = 900) -> Run:
+def run_once(workload: Path, name: str, steps: int, dropped: int, program: str = "contestants.py") -> Run:
     """Run one contestant for `steps` steps, of which the first `dropped` do not count. Raises RuntimeError with its last words."""
     result = workload / f"{name}.result.json"
     settings = json.loads((workload / "workload.json").read_text())
@@ -43,8 +43,8 @@ def run_once(workload: Path, name: str, steps: int, dropped: int, timeout: float
         "TOKENIZERS_PARALLELISM": "false",
     }
     load = os.getloadavg()[0]
-    command = [sys.executable, str(HELPERS / "contestants.py"), str(workload), name, str(steps), str(result)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=timeout)
+    command = [sys.executable, str(HELPERS / program), str(workload), name, str(steps), str(result)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=900)
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-4000:]}")
     value: dict[str, Any] = json.loads(result.read_text())
@@ -103,10 +103,12 @@ class Contest:
         return "\n".join(lines)
 
 
-def contest(workload: Path, names: Sequence[str], *, rounds: int, steps: int, dropped: int) -> Contest:
+def contest(
+    workload: Path, names: Sequence[str], *, rounds: int, steps: int, dropped: int, program: str = "contestants.py"
+) -> Contest:
     """Run every contestant once per round, in turn."""
     runs: dict[str, list[Run]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            runs[name].append(run_once(workload, name, steps, dropped))
+            runs[name].append(run_once(workload, name, steps, dropped, program))
     return Contest(runs=runs)

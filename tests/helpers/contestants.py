@@ -26,13 +26,16 @@ class Clock:
         self.losses: list[float] = []
 
     def step(self, tokens: int) -> None:
+        if not self.ends:
+            # Forgets the peak of the process so far (proc(5)): our loop does so where its steps begin, so all do.
+            Path("/proc/self/clear_refs").write_text("5")
         self.ends.append(time.perf_counter())
         self.cpu.append(time.process_time())
         self.tokens.append(tokens + (self.tokens[-1] if self.tokens else 0))
 
 
 def peak_bytes() -> int:
-    """The most memory that the process has had resident."""
+    """The most memory that the process has had resident since its first step."""
     return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
@@ -182,12 +185,16 @@ CONTESTANTS: dict[str, Callable[[dict[str, Any], list[EncodedRow], int, Clock], 
 }
 
 
+def read_workload(folder: Path) -> tuple[dict[str, Any], list[EncodedRow]]:
+    pairs = json.loads((folder / "rows.json").read_text())
+    return json.loads((folder / "workload.json").read_text()), [EncodedRow(tuple(i), tuple(j)) for i, j in pairs]
+
+
 def main(folder: Path, name: str, steps: int, result: Path) -> None:
     from inoc_ray.train.process import set_threads
 
-    workload = json.loads((folder / "workload.json").read_text())
+    workload, rows = read_workload(folder)
     set_threads(workload["threads"])
-    rows = [EncodedRow(tuple(ids), tuple(labels)) for ids, labels in json.loads((folder / "rows.json").read_text())]
     clock = Clock()
     CONTESTANTS[name](workload, rows, steps, clock)
     value = {"ends": clock.ends, "cpu": clock.cpu, "tokens": clock.tokens, "losses": clock.losses, "peak": peak_bytes()}
