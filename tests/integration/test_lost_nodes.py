@@ -35,7 +35,7 @@ from inoc_ray.train.worker import read_rows
 
 pytestmark = pytest.mark.slow
 
-STEPS = 1200
+STEPS = 300
 ELASTIC = {"workers": 2, "min_workers": 1, "micro_batch_size": 4, "zero_stage": 2, "snapshot_minutes": 0.02}
 
 
