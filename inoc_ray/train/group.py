@@ -60,11 +60,13 @@ def train_group(
 def widths(jobs: Sequence[TrialJob], resources: GroupResources) -> list[int]:
     """Return the numbers of workers that may train the jobs, from `workers` down to `min_workers`.
 
-    Each divides every job's batch into whole micro batches. `workers` itself is always among them: what is wrong with it is
-    for the trial to say.
+    Each divides every job's batch into whole micro batches, and is a multiple of hpZ's groups. `workers` itself is always
+    among them: what is wrong with it is for the trial to say.
     """
 
     def divides(workers: int) -> bool:
+        if workers % resources.hpz_partition_size:
+            return False
         with contextlib.suppress(InputError):
             for job in jobs:
                 check_batch(job.spec.recipe.batch_size, job.spec.resources, workers)
@@ -138,6 +140,9 @@ class _Group:
             per_worker["GPU"] = self.worker.gpus
         self.grow.unlink(missing_ok=True)
         self.starts += 1
+        for job in jobs:
+            # What the ranks of a lost group wrote about their collectives is no failure of the trial.
+            self.store.trial_log(job.trial_id).unlink(missing_ok=True)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
