@@ -1,6 +1,11 @@
-"""What kills cost a fine-tune: ten of its worker and ten of its command, at random moments; steps and seconds are printed."""
+"""What kills cost a fine-tune: ten of its process, of its worker and of its command, at random moments; printed in steps and seconds."""
 
+import json
+import os
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from killing import Killed
@@ -10,6 +15,35 @@ pytestmark = pytest.mark.bench
 
 KILLS = 10
 MINUTES = 0.05
+
+
+@pytest.mark.timeout(1200)
+def test_ten_kills_of_the_process_alone(tmp_path, capsys):
+    """The loop without Ray: SIGKILL, and a new process that goes on."""
+    changes = {"zero_stage": 2, "precision": "bf16", "lora": {"dropout": 0.1}, "steps": 500}
+    runs = {
+        "killed": {"workers": 1, "changes": changes, "kills": KILLS, "minutes": 0.02},
+        "unbroken": {"workers": 1, "changes": changes},
+    }
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    helpers = Path(__file__).parents[1] / "helpers"
+    path = os.pathsep.join([str(helpers.parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(helpers / "snapshot_program.py"), make_base(tmp_path / "base"), str(tmp_path)]
+    subprocess.run(
+        [*command, str(tmp_path / "runs.json")],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    found = json.loads((tmp_path / "results.json").read_text())
+    killed, unbroken = found["killed"], found["unbroken"]
+    assert "error" not in killed, killed["error"]
+    with capsys.disabled():
+        print(f"\n{KILLS} × SIGKILL of the process, a snapshot every 1.2 s:")
+        for what, unit in (("steps", "steps of work"), ("seconds", "s of work"), ("started", "s until the next step")):
+            values = [one[what] for one in killed["kills"]]
+            print(f"  {min(values):.1f} to {max(values):.1f} {unit}")
+    assert (killed["losses"], killed["weights"]) == (unbroken["losses"], unbroken["weights"])
+    assert len(killed["resumed"]) == KILLS
 
 
 @pytest.mark.timeout(2400)
