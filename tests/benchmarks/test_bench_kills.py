@@ -1,4 +1,4 @@
-"""What kills cost a fine-tune: ten of its process, of its worker and of its command, at random moments; printed in steps and seconds."""
+"""What ten kills cost a fine-tune, of its process, its worker and its command, at random moments: steps and seconds are printed."""
 
 import json
 import os
