@@ -158,6 +158,9 @@ def model_states(size: ModelSize, sharding: Sharding) -> ModelStates:
     if sharding.offload_optimizer:
         host += states + FP32_GRADIENT * size.trained // share_of_states
         states = step = 0
+        if sharding.stage >= 2:
+            # Each share of a gradient goes to the host as soon as it is reduced.
+            host, accumulated = host + accumulated, 0
     if sharding.offload_parameters:
         host, weights = host + weights, width * size.persistent
     return ModelStates(weights=weights, states=states, accumulated=accumulated, step=step, gathered=gathered, host=host)
