@@ -188,7 +188,9 @@ class _Group:
     def _next(self) -> str:
         """Return how the group goes on after a loss."""
         step = latest_step(self.store.snapshots(self._under_way().trial_id))
-        return f"it goes on from its snapshot after step {step}" if step else "it starts again from its first step"
+        return (
+            f"it goes on after step {step}, from its last snapshot" if step else "it starts again from its first step"
+        )
 
     def _end(self, jobs: Sequence[TrialJob], why: str) -> str:
         """Write to the logs of the jobs that are left why they were not trained; return it."""
