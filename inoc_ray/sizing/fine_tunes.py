@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from inoc_ray.cluster.cluster_file import NodeKind
@@ -43,6 +43,8 @@ class FineTunes:
     trials: int
     """How many are to be trained."""
     rows: RowLengths
+    known: dict[str, TrainingMemory] = field(default_factory=dict, compare=False, repr=False)
+    """Memory that was computed before, by the resources: the same shape is tried on many kinds of nodes."""
 
     @property
     def label(self) -> str:
@@ -122,14 +124,17 @@ def spec_of(tunes: FineTunes, resources: GroupResources) -> LoopSpec:
 
 def memory_of(tunes: FineTunes, resources: GroupResources) -> TrainingMemory:
     """Return the memory of a rank at its peak: of a pass in which the longest rows meet."""
-    rows = resources.micro_batch_size
-    return training_memory(
-        spec_of(tunes, resources),
-        resources.workers,
-        tokens=rows * tunes.rows.longest,
-        targets=rows * tunes.rows.most_targets,
-        device="cuda" if resources.gpus_per_worker else "cpu",
-    )
+    key = resources.model_dump_json()
+    if key not in tunes.known:
+        rows = resources.micro_batch_size
+        tunes.known[key] = training_memory(
+            spec_of(tunes, resources),
+            resources.workers,
+            tokens=rows * tunes.rows.longest,
+            targets=rows * tunes.rows.most_targets,
+            device="cuda" if resources.gpus_per_worker else "cpu",
+        )
+    return tunes.known[key]
 
 
 def work_of(tunes: FineTunes, resources: GroupResources) -> StepWork:
