@@ -213,12 +213,8 @@ def training_memory(
     config = deepspeed_config(spec, world_size)
     sharding = sharding_of(config, world_size, recipe.precision)
     accumulates = config["gradient_accumulation_steps"] > 1
-    head = _head(size, targets, device)
+    head = head_bytes(size, max(targets, 1), resources.logits_chunk or chunk_rows(size.vocabulary, device))
     return peak_of(size, sharding, passed, head=head, accumulates=accumulates, device=device)
-
-
-def _head(size: ModelSize, targets: int, device: Device) -> int:
-    return head_bytes(size, max(targets, 1), chunk_rows(size.vocabulary, device))
 
 
 def peak_of(
