@@ -27,6 +27,13 @@ class TrialResources(Config):
     """GPUs that Ray reserves for each rank."""
     micro_batch_size: int = runtime(8, ge=1)
     """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
+    micro_batch_tokens: int | None = runtime(None, ge=1)
+    """Tokens per forward pass and worker, at most, padding included, instead of rows: as many passes are accumulated as it
+    takes, and memory no longer depends on which rows meet. At least as large as the longest row."""
+    layout: Literal["auto", "padded", "packed"] = runtime("auto")
+    """How the rows of a forward pass stand in memory. padded: under each other, filled up to the longest. packed: one after
+    another, kept apart by the attention. auto: what takes less time by the arithmetic of the trial's own batches; the trial's
+    record says which, and why."""
     zero_stage: Literal[0, 1, 2, 3] = runtime(0)
     """What the workers of a fine-tune partition among them (DeepSpeed ZeRO). 0: nothing; 1: the optimizer's state; 2:
     gradients, too; 3: parameters, too."""
@@ -53,7 +60,7 @@ class TrialResources(Config):
     numbers. Default: yes where workers have GPUs."""
     logits_chunk: int | None = runtime(None, ge=1)
     """Target tokens whose logits are in memory at once, in a forward and backward pass. Default: as many as have 2^28 logits
-    on a GPU (1,766 at a vocabulary of 152,000), 2^25 on a CPU."""
+    on a GPU (1,766 at a vocabulary of 152,000), 2^26 on a CPU."""
 
     snapshot_minutes: float | None = runtime(10.0, gt=0)
     """Minutes between two snapshots of a fine-tune, which is resumed from its last one when a worker, a node or the command is
@@ -74,8 +81,8 @@ class TrialResources(Config):
             if isinstance(one, bool) or one <= 0 or (isinstance(one, float) and one >= 1):
                 raise ValueError(f"{one!r} is neither a step from 1 on nor a fraction between 0 and 1")
         if "..." in value:
-            last = value[-3:-1]
-            if value.index("...") != len(value) - 1 or len(last) < 2 or not all(type(one) is int for one in last):
+            last = [one for one in value[-3:-1] if isinstance(one, int)]
+            if value.index("...") != len(value) - 1 or len(last) < 2:
                 raise ValueError('"..." stands at the end, behind two steps')
             if last[0] >= last[1]:
                 raise ValueError(
@@ -85,9 +92,8 @@ class TrialResources(Config):
 
     def checkpoint_steps(self, steps: int) -> tuple[int, ...]:
         """Return the steps of `steps` after which weights are kept, in order, without the last one."""
-        found = {
-            one if isinstance(one, int) else max(1, round(one * steps)) for one in self.checkpoints if one != "..."
-        }
+        numbers = [one for one in self.checkpoints if not isinstance(one, str)]
+        found = {one if isinstance(one, int) else max(1, round(one * steps)) for one in numbers}
         if "..." in self.checkpoints:
             first, second = (int(one) for one in self.checkpoints[-3:-1])
             power = 1
