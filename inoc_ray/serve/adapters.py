@@ -1,7 +1,8 @@
 """The adapters that an engine can serve: their public ids, their folders, and the check of one.
 
 An adapter's public model id is `<base>:<trial_id>`: the trial id is derived from content, so a name never changes its
-weights. This module imports neither Ray nor vLLM: the driver checks adapters with it before anything starts.
+weights. Weights that a trial kept on the way (`resources.checkpoints`) are `<base>:<trial_id>@<step>`. This module imports
+neither Ray nor vLLM: the driver checks adapters with it before anything starts.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 # vLLM builds its LoRA buffers for one of these ranks (vllm.config.lora.MaxLoRARanks).
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# One path component that cannot climb out of its folder.
-_TRIAL_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# A trial id is one path component that cannot climb out of its folder.
+_NAME = re.compile(r"(?P<trial>[A-Za-z0-9_-][A-Za-z0-9._-]*)(@(?P<step>[1-9][0-9]{0,7}))?")
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,19 @@ class FolderCatalogue:
     root: Place | Path
     model_hash: str | None = None
 
-    def find(self, trial_id: str) -> Path | None:
-        """Return the folder of a committed adapter; None if there is none at the moment."""
-        if not _TRIAL_ID.fullmatch(trial_id):
-            return None
-        return adapter_of(self.root, trial_id) if self._fits(trial_id) else None
+    def find(self, name: str) -> Path | None:
+        """Return the folder of a committed adapter; None if there is none at the moment.
 
-    def verify(self, trial_id: str) -> None:
+        name: a trial id, or TRIAL@STEP for weights that the trial kept on the way.
+        """
+        match = _NAME.fullmatch(name)
+        if match is None or not self._fits(match["trial"]):
+            return None
+        return adapter_of(self.root, match["trial"], int(match["step"]) if match["step"] else None)
+
+    def verify(self, name: str) -> None:
         """Check the files of an adapter before it is loaded. Raises `InputError` if they are not those that its trial committed."""
+        trial_id = name.partition("@")[0]
         fault = commit_fault(at(self.root) / trial_id, verify=True)
         if fault is not None:
             raise InputError(f"trial {trial_id} is damaged: {fault}; run its study again")

@@ -29,6 +29,17 @@ def weights_in(staging: Path) -> Path:
     return staging / layout.ADAPTER
 
 
+def checkpoint_in(folder: Path, step: int) -> Path:
+    """Return the folder, in a trial's folder or its staging folder, for the weights that are kept of a step."""
+    return folder / layout.CHECKPOINTS / f"{step:08d}"
+
+
+def checkpoint_steps(folder: Place) -> list[int]:
+    """Return the steps of which a committed trial has kept weights. Raises `InputError` if the commit is damaged."""
+    parts = [name.split("/") for name in committed_files(folder)]
+    return sorted({int(part[1]) for part in parts if part[0] == layout.CHECKPOINTS})
+
+
 def write_trial(staging: Path, record: Mapping[str, Any], curve: Iterable[Mapping[str, Any]]) -> None:
     """Write the record of a trial and its training curve (one entry per optimizer step) into its staging folder."""
     write_atomically(staging / layout.TRIAL, json_bytes(dict(record)))
@@ -145,10 +156,13 @@ def fault_note(folder: Place) -> str | None:
 # -- a folder of trials, in which an engine looks for weights ----------------------------------------------------------
 
 
-def adapter_of(trials: Place | Path, trial_id: str) -> Path | None:
-    """Return the folder with the weights of a trial that is done, by inspection; None if it is not done."""
+def adapter_of(trials: Place | Path, trial_id: str, step: int | None = None) -> Path | None:
+    """Return the folder with the weights of a trial that is done, by inspection; None if it is not done.
+
+    step: of weights that were kept on the way; None for the final ones.
+    """
     folder = at(trials) / trial_id
-    weights = folder / layout.ADAPTER
+    weights = folder / layout.ADAPTER if step is None else folder / f"{layout.CHECKPOINTS}/{step:08d}"
     return weights.fetch() if weights.is_dir() and commit_fault(folder) is None else None
 
 

@@ -1,7 +1,8 @@
 """Every name in a store: its folders and its files. No other module spells one.
 
 trials/TRIAL/           COMMIT.json trial.json curves.jsonl adapter/        one fine-tune, complete once COMMIT.json exists
-snapshots/TRIAL/        STEP-TOKEN/                                         the state of a trial in training, to resume from
+trials/TRIAL/checkpoints/STEP/                                              its weights on the way, where they were kept
+snapshots/TRIAL/        STEP-TOKEN/ checkpoint-STEP/                        a trial in training: to resume from, and what is kept
 snapshots/TRIAL.now                                                         asks for a snapshot
 logs/TRIAL.log                                                              why a trial failed
 rows/HASH.jsonl                                                             training rows, by content
@@ -24,6 +25,8 @@ from inoc_ray.config.identity import content_id
 TRIALS, LOGS, ROWS, EVALUATIONS, JUDGMENTS = "trials", "logs", "rows", "evaluations", "judgments"
 CAPABILITIES, STUDIES, LEASES, MLFLOW, RAY = "capabilities", "studies", "leases", "mlflow", "ray"
 SNAPSHOTS = "snapshots"
+CHECKPOINTS = "checkpoints"
+"""Below a trial: its weights after some of its steps."""
 FOLDERS = (TRIALS, SNAPSHOTS, LOGS, ROWS, EVALUATIONS, JUDGMENTS, CAPABILITIES, STUDIES, LEASES, MLFLOW, RAY)
 """The folders of a store."""
 

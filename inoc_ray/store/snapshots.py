@@ -1,5 +1,7 @@
 """The snapshots of a trial in training: where each lies, when it counts, and which are deleted.
 
+Beside them, snapshots/TRIAL/checkpoint-STEP/ has weights that are kept: they move to the trial's folder when that is committed.
+
 snapshots/TRIAL/STEP-TOKEN/ has a file of every rank and, written last, COMMIT.json: the size and SHA-256 of every file, and what
 was said about the snapshot. Without COMMIT.json a folder is no snapshot; a killed writer leaves such a folder, and the next
 snapshot of the trial deletes it.
@@ -7,14 +9,20 @@ snapshot of the trial deletes it.
 
 from __future__ import annotations
 
+import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from inoc_ray.config.identity import file_hash
 from inoc_ray.store import layout, seal
+from inoc_ray.store.commit import checkpoint_in
 from inoc_ray.store.place import Place
 
+_KEPT = "checkpoint-"
 KEPT = 2
 """Snapshots of a trial that are kept: the older one is for the case that the newest is damaged."""
 
@@ -56,7 +64,7 @@ def commit(place: Place, files: Iterable[FileContent], about: Mapping[str, Any])
 
 def committed(folder: Place) -> Iterator[Place]:
     """Yield the snapshots of a trial, by the step of their state, latest first; their files may be damaged."""
-    found = [place for place in folder.iterdir() if (place / layout.COMMIT).is_file()]
+    found = [place for place in folder.iterdir() if not _is_kept(place) and (place / layout.COMMIT).is_file()]
     yield from sorted(found, key=lambda place: (place.name, (place / layout.COMMIT).stat().modified), reverse=True)
 
 
@@ -78,6 +86,55 @@ def read(place: Place) -> Snapshot:
         raise ValueError(f"{layout.COMMIT} is damaged ({error})") from error
 
 
+def checkpoint(folder: Place, step: int) -> Place:
+    """Return the folder, among a trial's snapshots, for the weights that are kept of a step."""
+    return folder / f"{_KEPT}{step:08d}"
+
+
+def _is_kept(place: Place) -> bool:
+    return place.name.startswith(_KEPT)
+
+
+def commit_folder(place: Place, folder: Path, about: Mapping[str, Any]) -> None:
+    """Commit what lies in a folder on this machine, which is the content of that place, after syncing every file."""
+    files = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != layout.COMMIT:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+            name = path.relative_to(folder).as_posix()
+            files.append(FileContent(name=name, bytes=path.stat().st_size, sha256=file_hash(path)))
+    commit(place, files, about)
+
+
+def fault(place: Place, about: Mapping[str, Any]) -> str | None:
+    """Return what is missing or damaged in a folder that `commit_folder` committed with that `about`, or None."""
+    if not (place / layout.COMMIT).is_file():
+        return "it is missing"
+    try:
+        found = read(place)
+    except ValueError as error:
+        return str(error)
+    if found.about != about:
+        return "it is of another trial, recipe or rows"
+    return next((text for file in found.files if (text := file_fault(place, file)) is not None), None)
+
+
+def move_checkpoints(folder: Place, steps: Iterable[int], trial: Path) -> None:
+    """Put the weights that were kept of these steps into the staging folder of their trial, by links where that is possible."""
+    for step in steps:
+        place = checkpoint(folder, step)
+        target = checkpoint_in(trial, step)
+        for file in read(place).files:
+            path = target / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source = (place / file.name).fetch()
+            try:
+                os.link(source, path)
+            except OSError:
+                shutil.copyfile(source, path)
+
+
 def file_fault(place: Place, file: FileContent) -> str | None:
     """Read a file in full; return what is missing or damaged, or None."""
     try:
@@ -95,5 +152,5 @@ def prune(folder: Place) -> None:
     """Delete everything in the folder of a trial's snapshots but the latest KEPT."""
     kept = {place.key for place in list(committed(folder))[:KEPT]}
     for place in list(folder.iterdir()):
-        if place.key not in kept:
+        if place.key not in kept and not _is_kept(place):
             place.filesystem.delete_folder(place.key)

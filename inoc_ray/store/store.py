@@ -233,13 +233,31 @@ class Store:
         files = commit.committed_files(self.trial(trial_id))
         return {name.removeprefix(inside): sha for name, sha in files.items() if name.startswith(inside)}
 
-    def weights(self, trial_id: str) -> str | None:
-        """Return the content id of a trial's weights, by its commit: 16 hex digits; None if it has no commit."""
+    def weights(self, trial_id: str, step: int | None = None) -> str | None:
+        """Return the content id of a trial's weights, by its commit: 16 hex digits; None if it has no commit.
+
+        step: of weights that were kept on the way; None for the final ones.
+        """
+        inside = layout.ADAPTER if step is None else f"{layout.CHECKPOINTS}/{step:08d}"
         try:
             files = commit.committed_files(self.trial(trial_id))
         except InputError:
             return None
-        return content_id({name: sha for name, sha in files.items() if name.startswith(f"{layout.ADAPTER}/")})
+        # Of a checkpoint as if it were final, so that the same files have the same id wherever they are.
+        found = {
+            f"{layout.ADAPTER}/{name[len(inside) + 1 :]}": sha
+            for name, sha in files.items()
+            if name.startswith(f"{inside}/")
+        }
+        return content_id(found) if found or step is None else None
+
+    def checkpoints(self, trial_id: str) -> dict[int, Path]:
+        """Return step → folder, on this machine, of the weights that a committed trial kept on the way.
+
+        Raises `InputError` if the commit is damaged.
+        """
+        steps = commit.checkpoint_steps(self.trial(trial_id))
+        return {step: commit.checkpoint_in(self.trial(trial_id).fetch(), step) for step in steps}
 
     def keep_rows(self, dataset_hash: str, rows: bytes) -> Place:
         """Write training rows (JSONL) under their content hash, unless they exist; return the file."""

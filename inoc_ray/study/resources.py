@@ -67,6 +67,41 @@ class TrialResources(Config):
     lost: at most so much work is done again, by any number of workers and under any `zero_stage`. A snapshot has 12 bytes for
     each trained parameter (LoRA of rank 32 on 7B: 1 GB; all of 7B: 91 GB); the storage folder holds up to three of a trial
     until it is done. `null` takes none."""
+    checkpoints: tuple[int | float | Literal["..."], ...] = runtime(())
+    """When a fine-tune's weights are kept beside its final ones: numbers of steps (`[1, 2, 4, "..."]` goes on with the ratio of
+    the last two) or fractions of all steps (`[0.1, 0.5]`); steps from the last on are left out. Each is an adapter (of a full
+    fine-tune a model) in the trial's folder, and served as `MODEL:TRIAL@STEP`. Trials that are done are not trained again
+    for it."""
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _when(cls, value: tuple[int | float | str, ...]) -> tuple[int | float | str, ...]:
+        numbers = [one for one in value if not isinstance(one, str)]
+        for one in numbers:
+            if isinstance(one, bool) or one <= 0 or (isinstance(one, float) and one >= 1):
+                raise ValueError(f"{one!r} is neither a step from 1 on nor a fraction between 0 and 1")
+        if "..." in value:
+            last = value[-3:-1]
+            if value.index("...") != len(value) - 1 or len(last) < 2 or not all(type(one) is int for one in last):
+                raise ValueError('"..." stands at the end, behind two steps')
+            if last[0] >= last[1]:
+                raise ValueError(
+                    f'"..." goes on with the ratio of the last two steps, and {last[1]} is not above {last[0]}'
+                )
+        return value
+
+    def checkpoint_steps(self, steps: int) -> tuple[int, ...]:
+        """Return the steps of `steps` after which weights are kept, in order, without the last one."""
+        found = {
+            one if isinstance(one, int) else max(1, round(one * steps)) for one in self.checkpoints if one != "..."
+        }
+        if "..." in self.checkpoints:
+            first, second = (int(one) for one in self.checkpoints[-3:-1])
+            power = 1
+            while (step := round(second * (second / first) ** power)) < steps:
+                found.add(step)
+                power += 1
+        return tuple(sorted(step for step in found if step < steps))
 
     @field_validator("deepspeed")
     @classmethod

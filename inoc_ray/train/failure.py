@@ -52,9 +52,11 @@ def _is_death(failure: Any) -> bool:
 
 
 def _why(failure: Exception) -> str:
-    """Return ": out of memory" where Ray's message says so."""
-    text = str(failure)
-    return ": out of memory" if "OOM" in text or "out of memory" in text.lower() else ""
+    """Return ": out of memory" where Ray ended the worker for that; its message on any dead worker says that it might be so."""
+    from ray.exceptions import OutOfMemoryError
+
+    found = getattr(failure, "health_check_failure", failure)
+    return ": out of memory" if isinstance(found, OutOfMemoryError) or "NODE_OUT_OF_MEMORY" in str(found) else ""
 
 
 def _last_line(error: BaseException) -> str:

@@ -60,11 +60,13 @@ def train_group(
 def widths(jobs: Sequence[TrialJob], resources: GroupResources) -> list[int]:
     """Return the numbers of workers that may train the jobs, from `workers` down to `min_workers`.
 
-    Each divides every job's batch into whole micro batches. `workers` itself is always among them: what is wrong with it is
-    for the trial to say.
+    Each divides every job's batch into whole micro batches, and is a multiple of hpZ's groups. `workers` itself is always
+    among them: what is wrong with it is for the trial to say.
     """
 
     def divides(workers: int) -> bool:
+        if workers % resources.hpz_partition_size:
+            return False
         with contextlib.suppress(InputError):
             for job in jobs:
                 check_batch(job.spec.recipe.batch_size, job.spec.resources, workers)
@@ -188,7 +190,9 @@ class _Group:
     def _next(self) -> str:
         """Return how the group goes on after a loss."""
         step = latest_step(self.store.snapshots(self._under_way().trial_id))
-        return f"it goes on from its snapshot after step {step}" if step else "it starts again from its first step"
+        return (
+            f"it goes on after step {step}, from its last snapshot" if step else "it starts again from its first step"
+        )
 
     def _end(self, jobs: Sequence[TrialJob], why: str) -> str:
         """Write to the logs of the jobs that are left why they were not trained; return it."""

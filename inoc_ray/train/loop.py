@@ -122,6 +122,7 @@ def train(
         seconds_before=course.seconds_before,
         seconds_snapshots=0.0 if snapshots is None else snapshots.seconds,
         resumed=tuple(course.resumed),
+        checkpoints=spec.resources.checkpoint_steps(steps),
     )
 
 
@@ -155,8 +156,10 @@ class _Course:
         self.resumed: list[Resumption] = []
         self.seconds_before = 0.0
         if snapshots is None:
+            if run.spec.resources.checkpoints:
+                raise InputError("resources.checkpoints: without snapshots there is no place to keep them.")
             return
-        snapshots.begin(run.engine, run.spec, run.rows)
+        snapshots.begin(run.engine, run.spec, run.rows, run.steps)
         position = snapshots.resume()
         if position is not None:
             self.records, self.resumed = list(position.records), list(position.resumed)
@@ -164,10 +167,14 @@ class _Course:
             run.go_on(position.totals)
 
     def after(self, record: StepRecord) -> None:
-        """Note a step, and take a snapshot if it is time; not of the last step, whose weights are written next."""
+        """Note a step, keep its weights if they are asked for, and take a snapshot if it is time.
+
+        Not of the last step, whose weights are written next.
+        """
         self.records.append(record)
         if self.snapshots is not None and record.step < self.run.steps:
             with self.run.phases.of("checkpoint"):
+                self.snapshots.keep(record.step)
                 self.snapshots.after_step(self._position)
 
     def seconds(self) -> float:

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from inoc_ray.config.identity import content_id
+from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.data.tokenize import EncodedRow
+from inoc_ray.errors import TrialError
 from inoc_ray.store import snapshots as stored
 from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import FileContent, Snapshot
 from inoc_ray.train import process, tensor_file
+from inoc_ray.train.export import export
 from inoc_ray.train.shards import WEIGHT, Fragment, Shares, shares_of
 from inoc_ray.train.spec import LoopSpec, Resumption, StepRecord
 
@@ -103,13 +105,14 @@ class Snapshots:
 
     # -- taking ---------------------------------------------------------------------------------------------
 
-    def begin(self, engine: Any, spec: LoopSpec, rows: Sequence[EncodedRow]) -> None:
-        """Set what is trained; the interval starts."""
+    def begin(self, engine: Any, spec: LoopSpec, rows: Sequence[EncodedRow], steps: int) -> None:
+        """Set what is trained, in how many steps; the interval starts."""
         import torch.distributed as dist
 
         self.engine, self.spec = engine, spec
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.identity = content_id([FORMAT, self.of, identity_of(spec), rows_hash(rows)])
+        self.kept_steps = spec.resources.checkpoint_steps(steps)
         self.taken = self.looked = time.perf_counter()
 
     def after_step(self, position: Callable[[], Position]) -> None:
@@ -152,14 +155,16 @@ class Snapshots:
         written = _gather(self._write_share(place, shares, position))
         errors = [result for result in written if isinstance(result, str)]
         if self.rank == 0:
+            try:
+                if not errors:
+                    stored.commit(place, [file for files in written for file in files], self._about(shares, position))
+                    stored.prune(self.folder)
+            except OSError as error:
+                errors.append(_reason(error, place))
             if errors:
-                place.filesystem.delete_folder(place.key)
                 self.say(f"no snapshot after step {position.step}: {errors[0]}")
-            else:
-                stored.commit(place, [file for files in written for file in files], self._about(shares, position))
-                stored.prune(self.folder)
         self.seconds += time.perf_counter() - started
-        return not errors
+        return not _from_rank_0(errors)
 
     def _write_share(self, place: Place, shares: Shares, position: Position) -> list[FileContent] | str:
         """Write this rank's file, and rank 0 the curve; return what was written, or why it could not be."""
@@ -175,7 +180,7 @@ class Snapshots:
                 digest = hashlib.sha256(lines).hexdigest()
                 files.append(FileContent(name=_CURVE, bytes=len(lines), sha256=digest))
         except OSError as error:
-            return f"{error.strerror or type(error).__name__} ({place})"
+            return _reason(error, place)
         return files
 
     def _own(self, shares: Shares) -> Iterator[Fragment]:
@@ -198,6 +203,31 @@ class Snapshots:
             "resumed": [dataclasses.asdict(one) for one in position.resumed],
             "written_at": time.time(),
         }
+
+    def keep(self, step: int) -> None:
+        """Write the weights of this step to where they stay, if it is one of `resources.checkpoints`.
+
+        To be called on all ranks, after every step. Raises TrialError on all when that fails: a curve of checkpoints with a hole
+        would look like one without.
+        """
+        if step not in self.kept_steps:
+            return
+        place = stored.checkpoint(self.folder, step)
+        fault = None
+        try:
+            if self.rank == 0:
+                place.filesystem.delete_folder(place.key)
+                with place.folder() as folder:
+                    export(self.engine, self.spec, folder)
+                    stored.commit_folder(place, folder, {"identity": self.identity})
+            else:
+                export(self.engine, self.spec, None)
+        except TrialError as error:
+            fault = str(error)
+        except OSError as error:
+            fault = _reason(error, place)
+        if fault := _from_rank_0(fault):
+            raise TrialError(f"resources.checkpoints: the weights after step {step} cannot be kept: {fault}")
 
     # -- resuming -------------------------------------------------------------------------------------------
 
@@ -260,6 +290,10 @@ class Snapshots:
                 if (fault := stored.file_fault(snapshot.place, file)) is not None:
                     return None, f"{fault}."
             _Pieces(snapshot).check(snapshot.about)
+            for step in [one for one in self.kept_steps if one <= snapshot.about["step"]] if self.rank == 0 else ():
+                fault = stored.fault(stored.checkpoint(self.folder, step), {"identity": self.identity})
+                if fault is not None:
+                    return None, f"the checkpoint after step {step}, which is to be kept, is not there: {fault}."
             return _position(snapshot, self.world_size), None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             return None, f"it cannot be read ({type(error).__name__}: {error})."
@@ -283,7 +317,7 @@ def identity_of(spec: LoopSpec) -> dict[str, Any]:
     """Return what a snapshot must have in common with the fine-tune that it resumes; the resources may be others."""
     return {
         "seed": spec.seed,
-        "recipe": spec.recipe.model_dump(mode="json"),
+        "recipe": identity_fields(spec.recipe),
         "enable_thinking": spec.enable_thinking,
         "starts": spec.start is not None,
     }
@@ -407,6 +441,10 @@ def _position(snapshot: Snapshot, world_size: int) -> Position:
         seconds=float(about["seconds"]),
         resumed=(*earlier, now),
     )
+
+
+def _reason(error: OSError, place: Place) -> str:
+    return f"{error.strerror or type(error).__name__} ({place})"
 
 
 def _from_rank_0(value: Any) -> Any:

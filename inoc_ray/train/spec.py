@@ -136,3 +136,5 @@ class LoopResult:
     """Spent on taking snapshots, by the last process."""
     resumed: tuple[Resumption, ...] = ()
     """How often it went on from a snapshot; the curve has each step once all the same."""
+    checkpoints: tuple[int, ...] = ()
+    """The steps after which weights were kept beside the final ones."""

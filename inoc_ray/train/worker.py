@@ -23,6 +23,7 @@ from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import weights_in, write_trial
+from inoc_ray.store.snapshots import move_checkpoints
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
 from inoc_ray.train.snapshot import Left, Notice, Snapshots
@@ -203,6 +204,7 @@ class _Worker:
             on_resume=on_resume,
         )
         if folder is not None:
+            move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
             _write_records(
                 folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
             )

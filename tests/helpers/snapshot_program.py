@@ -5,6 +5,7 @@ A run is {"workers", "changes", "stop_after", "from"}: `stop_after` ends it afte
 run is a fork, so nothing of a trial before is left in the process of a later one.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from typing import Any
 from rank_program import free_port
 
 TIMEOUT_S = 120.0
+ADAPTER = "adapter_model.safetensors"
 EVERY_STEP = 1e-9
 
 
@@ -25,63 +27,69 @@ class Stop(BaseException):
 
 
 def rank_main(base: str, out: Path, run: dict[str, Any], rank: int, port: int) -> None:
+    """One rank of a run: rank 0 writes what came out; an error goes to a file per rank."""
     if run["workers"] > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["workers"])}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        from tiny_base import encoded_rows, make_spec, weights_hash
-
-        from inoc_ray.store.place import at
-        from inoc_ray.train.loop import train
-        from inoc_ray.train.process import set_threads
-        from inoc_ray.train.snapshot import Snapshots
-
-        set_threads(1)
-        records: list[Any] = []
-        lines: list[str] = []
-        resumed_with: list[int] = []
-        stop = run.get("stop_after")
-
-        def on_step(record: Any) -> None:
-            if stop is not None and record.step > stop:
-                raise Stop
-            records.append(record)
-
-        def on_resume(before: Any) -> None:
-            resumed_with.append(len(before))
-            records.extend(before)
-
-        snapshots = Snapshots(
-            at(out / "snapshots"),
-            of=run.get("of", "trial"),
-            minutes=run.get("minutes", None if stop is None else EVERY_STEP),
-            say=lines.append,
-        )
-        value: dict[str, Any] = {}
-        try:
-            result = train(
-                make_spec(base, **run["changes"]),
-                encoded_rows(base)[: run.get("rows")],
-                on_step,
-                out=out / "weights" if rank == 0 else None,
-                snapshots=snapshots,
-                on_resume=on_resume,
-            )
-            value = {
-                "tokens": result.tokens,
-                "resumed": [[r.after_step, r.earlier_world_size, r.world_size] for r in result.resumed],
-            }
-            value |= {"seconds": result.seconds_training, "before": result.seconds_before}
-            value["weights"] = weights_hash(out / "weights") if rank == 0 else None
-        except Stop:
-            pass
-        value |= {"losses": [r.loss for r in records], "steps": [r.step for r in records], "lines": lines}
-        value |= {"sum_seconds": sum(r.tokens / r.tokens_per_second for r in records), "resumed_with": resumed_with}
+        value = train_run(base, out, run, out / "weights" if rank == 0 else None)
         if rank == 0:
             (out / "result.json").write_text(json.dumps(value))
     except BaseException:
         (out / f"error-{rank}.txt").write_text(traceback.format_exc())
         raise
+
+
+def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -> dict[str, Any]:
+    from tiny_base import encoded_rows, make_spec, weights_hash
+
+    from inoc_ray.store.place import at
+    from inoc_ray.train import snapshot
+    from inoc_ray.train.loop import train
+    from inoc_ray.train.process import set_threads
+    from inoc_ray.train.snapshot import Left, Notice, Snapshots
+
+    set_threads(1)
+    records: list[Any] = []
+    lines: list[str] = []
+    resumed_with: list[int] = []
+    stop, told = run.get("stop_after"), run.get("notice")
+
+    def on_step(record: Any) -> None:
+        if stop is not None and record.step > stop:
+            raise Stop
+        records.append(record)
+
+    def on_resume(before: Any) -> None:
+        resumed_with.append(len(before))
+        records.extend(before)
+
+    def notice() -> Notice:
+        return Notice[told["what"]] if told and len(records) == told["after"] else Notice.NOTHING
+
+    # So that a notice can come after any step.
+    snapshot.LOOK_SECONDS = 0.0
+    snapshots = Snapshots(
+        at(out / "snapshots"),
+        of="trial",
+        minutes=None if stop is None else EVERY_STEP,
+        notice=notice if told else None,
+        say=lines.append,
+    )
+    value: dict[str, Any] = {}
+    try:
+        rows = encoded_rows(base)[: run.get("rows")]
+        spec = make_spec(base, **run["changes"])
+        result = train(spec, rows, on_step, out=weights, snapshots=snapshots, on_resume=on_resume)
+        resumed = [[one.after_step, one.earlier_world_size, one.world_size] for one in result.resumed]
+        value = {"tokens": result.tokens, "resumed": resumed, "seconds": result.seconds_training}
+        value |= {"before": result.seconds_before, "weights": weights and weights_hash(weights)}
+    except Stop:
+        pass
+    except Left:
+        value = {"left_after": len(records)}
+    value |= {"losses": [r.loss for r in records], "steps": [r.step for r in records], "lines": lines}
+    return value | {"sum_seconds": sum(r.tokens / r.tokens_per_second for r in records), "resumed_with": resumed_with}
 
 
 def go(base: str, folder: Path, name: str, run: dict[str, Any]) -> dict[str, Any]:
@@ -107,14 +115,16 @@ def go(base: str, folder: Path, name: str, run: dict[str, Any]) -> dict[str, Any
             error = out / f"error-{number}.txt"
             return {"error": error.read_text() if error.exists() else f"rank {number} ended with {rank.exitcode}"}
     value = dict(json.loads((out / "result.json").read_text()))
+    kept = sorted((out / "snapshots").glob("checkpoint-*"))
+    value["kept"] = {folder.name: hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest() for folder in kept}
     value["left"] = sorted(path.name for path in (out / "snapshots").iterdir()) if (out / "snapshots").exists() else []
     return value
 
 
 def damage(snapshots: Path, *, newest: int, pattern: str, how: str) -> None:
     """Damage the files of the newest snapshots: flip a byte in the middle, cut the end off, or delete them."""
-    for folder in sorted(snapshots.iterdir(), reverse=True)[:newest]:
-        files = list(folder.glob(pattern))
+    for folder in sorted(snapshots.glob("0*"), reverse=True)[:newest]:
+        files = list(folder.glob(pattern))  # "../" leaves the snapshot for a checkpoint beside it
         assert files, f"{folder} has no {pattern}"
         for file in files:
             data = bytearray(file.read_bytes())

@@ -19,27 +19,42 @@ STEPS, STOP = 6, 3
 DROPOUT = {"rank": 8, "alpha": 16, "dropout": 0.1}
 
 SAME: dict[str, tuple[int, dict[str, Any]]] = {
-    "lora-0-alone": (1, {"method": "lora", "zero_stage": 0, "precision": "fp32", "lora": DROPOUT}),
+    "lora-0": (1, {"method": "lora", "zero_stage": 0, "precision": "fp32"}),
     "lora-2": (2, {"method": "lora", "zero_stage": 2, "precision": "bf16", "lora": DROPOUT}),
     "lora-3": (2, {"method": "lora", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 100}),
-    "full-0": (2, {"method": "full", "zero_stage": 0, "precision": "fp32"}),
-    "full-2": (2, {"method": "full", "zero_stage": 2, "precision": "bf16"}),
-    # Some parameters stay whole, and 3 ranks divide none of them evenly.
+    "full-2": (2, {"method": "full", "zero_stage": 2, "precision": "fp32"}),
+    # Some parameters stay whole, and 3 ranks divide none of them evenly; the host holds what is cut.
     "full-3": (
         3,
-        {"method": "full", "zero_stage": 3, "precision": "bf16", "persistence_threshold": 100, "batch_size": 12},
+        {
+            "method": "full",
+            "zero_stage": 3,
+            "precision": "bf16",
+            "persistence_threshold": 100,
+            "batch_size": 12,
+            "offload_optimizer": True,
+            "offload_parameters": True,
+        },
     ),
 }
-"""World size and stage as before, so to the bit; each with the matrices and vectors that its method trains."""
+"""World size and stage as before, so to the bit; full fine-tunes have a second group of the optimizer, of vectors."""
 
 OTHER: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "lora-2-to-1": ("lora-3", 1, {"method": "lora", "zero_stage": 0, "precision": "fp32"}),
-    "lora-3-to-2": ("lora-3", 2, {"method": "lora", "zero_stage": 2, "precision": "fp32"}),
-    "lora-1-to-2": ("lora-1", 2, {"method": "lora", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 0}),
-    "full-2-to-1": ("full-0", 1, {"method": "full", "zero_stage": 1, "precision": "fp32"}),
-    "full-0-to-3": ("full-0", 2, {"method": "full", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 0}),
+    "lora-2-ranks-to-1": ("lora-3", 1, {"method": "lora", "zero_stage": 0, "precision": "fp32"}),
+    "lora-stage-3-to-2": ("lora-3", 2, {"method": "lora", "zero_stage": 2, "precision": "fp32"}),
+    "lora-1-rank-to-2": (
+        "lora-0",
+        2,
+        {"method": "lora", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 0},
+    ),
+    "full-2-ranks-to-1": ("full-2", 1, {"method": "full", "zero_stage": 1, "precision": "fp32"}),
+    "full-stage-2-to-3": (
+        "full-2",
+        2,
+        {"method": "full", "zero_stage": 3, "precision": "fp32", "persistence_threshold": 0},
+    ),
 }
-"""Name → whose snapshot, ranks, changes. All without dropout, against the unbroken run of the one that was broken off."""
+"""Name → whose snapshot, ranks, changes. In fp32 without dropout, against the unbroken run of the one that was broken off."""
 
 
 def run(workers: int, changes: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -48,24 +63,29 @@ def run(workers: int, changes: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def all_runs() -> dict[str, dict[str, Any]]:
     runs: dict[str, dict[str, Any]] = {}
-    alone = {"lora-1": (1, {"method": "lora", "zero_stage": 0, "precision": "fp32"})}
-    for name, (workers, changes) in {**SAME, **alone}.items():
+    for name, (workers, changes) in SAME.items():
         runs[f"{name}.unbroken"] = run(workers, changes)
         runs[f"{name}.broken"] = run(workers, changes, stop_after=STOP)
         runs[f"{name}.resumed"] = run(workers, changes, **{"from": f"{name}.broken"})
     for name, (source, workers, changes) in OTHER.items():
         runs[name] = run(workers, changes, **{"from": f"{source}.broken"})
-    one = (1, alone["lora-1"][1])
-    source = {"from": "lora-1.broken"}
-    runs["twice"] = run(*one, stop_after=5, **source)
-    runs["thrice"] = run(*one, **{"from": "twice"})
-    runs["flipped"] = run(*one, **source, damage={"newest": 1, "pattern": "rank-*", "how": "flip"})
-    runs["commit"] = run(*one, **source, damage={"newest": 1, "pattern": "COMMIT.json", "how": "flip"})
-    runs["all-cut"] = run(*one, **source, damage={"newest": 2, "pattern": "curve*", "how": "cut"})
-    runs["uncommitted"] = run(*one, **source, damage={"newest": 2, "pattern": "COMMIT.json", "how": "delete"})
-    runs["other-recipe"] = run(1, {**one[1], "learning_rate": 1e-3}, **source)
-    runs["other-rows"] = run(*one, rows=48, **source)
-    runs["other-trial"] = run(*one, of="another", **source)
+    changes = SAME["lora-0"][1]
+    source = {"from": "lora-0.broken"}
+    runs["twice"] = run(1, changes, stop_after=5, **source)
+    runs["thrice"] = run(1, changes, **{"from": "twice"})
+    runs["flipped"] = run(1, changes, **source, damage={"newest": 1, "pattern": "rank-*", "how": "flip"})
+    runs["commit"] = run(1, changes, **source, damage={"newest": 1, "pattern": "COMMIT.json", "how": "flip"})
+    runs["all-cut"] = run(1, changes, **source, damage={"newest": 2, "pattern": "curve*", "how": "cut"})
+    runs["uncommitted"] = run(1, changes, **source, damage={"newest": 2, "pattern": "COMMIT.json", "how": "delete"})
+    runs["other-rows"] = run(1, changes, rows=48, **source)
+    runs["left"] = run(2, SAME["lora-2"][1], notice={"what": "LEAVE", "after": 4})
+    runs["come-back"] = run(2, SAME["lora-2"][1], **{"from": "left"})
+    keeping = {**changes, "checkpoints": [1, 2, "..."]}
+    runs["kept"] = run(1, keeping)
+    runs["kept.broken"] = run(1, keeping, stop_after=STOP)
+    runs["kept.resumed"] = run(1, keeping, **{"from": "kept.broken"})
+    hole = {"newest": 1, "pattern": "../checkpoint-00000002/adapter_model*", "how": "flip"}
+    runs["kept.damaged"] = run(1, keeping, **{"from": "kept.broken"}, damage=hole)
     return runs
 
 
@@ -121,11 +141,11 @@ def test_taking_snapshots_changes_nothing(results):
 
 
 def test_the_two_latest_are_kept(results):
-    assert [name[:8] for name in results["lora-1.broken"]["left"]] == ["00000002", "00000003"]
+    assert [name[:8] for name in results["lora-0.broken"]["left"]] == ["00000002", "00000003"]
 
 
 def test_a_run_that_is_resumed_twice_is_whole(results):
-    whole, twice = results["lora-1.unbroken"], results["thrice"]
+    whole, twice = results["lora-0.unbroken"], results["thrice"]
     assert twice["resumed"] == [[3, 1, 1], [5, 1, 1]]
     assert (twice["losses"], twice["steps"], twice["weights"]) == (whole["losses"], whole["steps"], whole["weights"])
     assert twice["tokens"] == whole["tokens"]
@@ -141,7 +161,7 @@ def test_a_damaged_snapshot_is_passed_over_with_a_line_for_the_one_before(result
     assert len(got["lines"]) == 1
     assert "00000003-" in got["lines"][0]
     assert "is not used: " in got["lines"][0]
-    assert got["weights"] == results["lora-1.unbroken"]["weights"]
+    assert got["weights"] == results["lora-0.unbroken"]["weights"]
 
 
 def test_without_an_intact_snapshot_training_starts_again(results):
@@ -149,19 +169,49 @@ def test_without_an_intact_snapshot_training_starts_again(results):
     assert got["resumed_with"] == []
     assert all("is not used: curve.jsonl has" in line for line in got["lines"])
     assert len(got["lines"]) == 2
-    assert got["weights"] == results["lora-1.unbroken"]["weights"]
+    assert got["weights"] == results["lora-0.unbroken"]["weights"]
 
 
 def test_a_folder_without_its_commit_is_no_snapshot(results):
     got = results["uncommitted"]
     assert (got["resumed_with"], got["lines"]) == ([], [])
-    assert got["weights"] == results["lora-1.unbroken"]["weights"]
+    assert got["weights"] == results["lora-0.unbroken"]["weights"]
 
 
-@pytest.mark.parametrize("name", ["other-recipe", "other-rows", "other-trial"])
-def test_the_snapshot_of_something_else_is_never_loaded(results, name):
-    got = results[name]
-    assert got["resumed_with"] == []
-    assert got["resumed"] == []
+def test_the_snapshot_of_other_rows_is_never_loaded(results):
+    got = results["other-rows"]
+    assert (got["resumed_with"], got["resumed"]) == ([], [])
     assert len(got["lines"]) == 2
     assert all(line.endswith("it is of another trial, recipe or rows.") for line in got["lines"])
+
+
+def test_a_run_that_is_to_leave_does_so_after_a_snapshot_and_comes_back_to_the_bit(results):
+    left, back, unbroken = results["left"], results["come-back"], results["lora-2.unbroken"]
+    assert left["left_after"] == 4
+    assert [name[:8] for name in left["left"]] == ["00000004"]
+    assert back["resumed_with"] == [4]
+    assert (back["losses"], back["weights"]) == (unbroken["losses"], unbroken["weights"])
+
+
+def test_checkpoints_are_kept_at_their_steps_and_change_nothing(results):
+    kept, unbroken = results["kept"], results["lora-0.unbroken"]
+    assert list(kept["kept"]) == ["checkpoint-00000001", "checkpoint-00000002", "checkpoint-00000004"]
+    assert len({*kept["kept"].values(), kept["weights"]}) == 4
+    assert (kept["losses"], kept["weights"]) == (unbroken["losses"], unbroken["weights"])
+
+
+def test_a_resumed_run_has_the_checkpoints_of_the_unbroken_one(results):
+    resumed = results["kept.resumed"]
+    assert resumed["resumed_with"] == [STOP]
+    assert (resumed["kept"], resumed["weights"]) == (results["kept"]["kept"], results["kept"]["weights"])
+
+
+def test_a_run_whose_checkpoint_is_damaged_starts_from_before_it(results):
+    """It was after step 2, and the snapshots left are of steps 2 and 3."""
+    got = results["kept.damaged"]
+    assert got["resumed_with"] == []
+    assert [line.partition(" is not used: ")[2] for line in got["lines"]] == [
+        "the checkpoint after step 2, which is to be kept, is not there: adapter_model.safetensors does not have the bytes that "
+        "were written."
+    ] * 2
+    assert got["kept"] == results["kept"]["kept"]

@@ -18,7 +18,15 @@ LIBRARIES_READ_PATHS = {
 }
 """Modules that may ask for a path of this machine, and for which library."""
 NAMES = {*layout.FILES, layout.REFUSED}
-FOLDERS = {*layout.FOLDERS, layout.ADAPTER, layout.TABLES, layout.ATTEMPTS, layout.TUNE, layout.MLFLOW_ARTIFACTS}
+FOLDERS = {
+    *layout.FOLDERS,
+    layout.ADAPTER,
+    layout.TABLES,
+    layout.ATTEMPTS,
+    layout.CHECKPOINTS,
+    layout.TUNE,
+    layout.MLFLOW_ARTIFACTS,
+}
 
 
 def texts_of(tree: ast.AST) -> list[ast.Constant]:

@@ -1,0 +1,97 @@
+"""What a snapshot must have in common with the fine-tune that goes on from it; files that are written tensor by tensor."""
+
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_base import make_spec
+
+from inoc_ray.config.identity import content_id
+from inoc_ray.data.tokenize import EncodedRow
+from inoc_ray.study.resources import TrialResources
+from inoc_ray.train import tensor_file
+from inoc_ray.train.snapshot import identity_of, rows_hash
+
+
+def test_another_recipe_or_seed_is_another_fine_tune_and_other_resources_are_not():
+    def of(**changes) -> str:
+        return content_id(identity_of(make_spec("/base", **changes)))
+
+    assert of(workers=2, zero_stage=3, micro_batch_size=1, snapshot_minutes=1.0, checkpoints=(1,)) == of()
+    assert len({of(), of(seed=1), of(learning_rate=1e-3), of(steps=7), of(enable_thinking=False)}) == 5
+
+
+def test_rows_are_told_apart_by_ids_labels_and_where_a_row_ends():
+    def row(ids: list[int], labels: list[int]) -> EncodedRow:
+        return EncodedRow(input_ids=tuple(ids), labels=tuple(labels))
+
+    same = [row([1, 2], [-100, 2]), row([3], [3])]
+    others = [
+        [row([1, 2], [1, 2]), row([3], [3])],
+        [row([1, 2, 3], [-100, 2, 3])],
+        [row([3], [3]), row([1, 2], [-100, 2])],
+    ]
+    assert len({rows_hash(rows) for rows in (same, *others)}) == 4
+    assert rows_hash(list(same)) == rows_hash(same)
+
+
+def test_a_file_written_tensor_by_tensor_is_one_of_safetensors(tmp_path):
+    tensors = {
+        "weights": torch.arange(6.0).view(2, 3).T,
+        "none": torch.empty(0),
+        "low": torch.ones(3, dtype=torch.bfloat16),
+        "random": torch.get_rng_state(),
+    }
+    entries = [
+        tensor_file.Entry(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype, get=lambda tensor=tensor: tensor)
+        for name, tensor in tensors.items()
+    ]
+    size, sha256 = tensor_file.write(tmp_path / "a.safetensors", entries)
+    data = (tmp_path / "a.safetensors").read_bytes()
+    assert (size, sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    found = load_file(tmp_path / "a.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
+
+
+def test_a_tensor_that_is_not_what_its_entry_says_is_refused(tmp_path):
+    entry = tensor_file.Entry(name="a", shape=(2,), dtype=torch.float32, get=lambda: torch.zeros(3))
+    with pytest.raises(ValueError, match=r"a is \(3,\) of torch.float32, not \(2,\)"):
+        tensor_file.write(tmp_path / "a.safetensors", [entry])
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "expected"),
+    [
+        ((1, 2, "..."), 66, (1, 2, 4, 8, 16, 32, 64)),
+        ((1, 2, "..."), 64, (1, 2, 4, 8, 16, 32)),
+        ((5, 10, 30, "..."), 100, (5, 10, 30, 90)),
+        ((2, 3, "..."), 12, (2, 3, 4, 7, 10)),
+        ((0.25, 0.5), 66, (16, 33)),
+        ((0.001, 0.99999), 66, (1,)),
+        ((7, 3, 500), 66, (3, 7)),
+        ((), 66, ()),
+    ],
+)
+def test_the_steps_of_checkpoints(given, steps, expected):
+    """2, 3, ... has the ratio 1.5: 4.5, 6.75, 10.1, which are rounded as Python does."""
+    assert TrialResources(checkpoints=given).checkpoint_steps(steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((0,), "0 is neither a step from 1 on nor a fraction"),
+        ((1.5,), "1.5 is neither"),
+        (("...",), "stands at the end, behind two steps"),
+        ((1, "...", 2), "stands at the end, behind two steps"),
+        ((0.1, 0.2, "..."), "stands at the end, behind two steps"),
+        ((4, 2, "..."), "2 is not above 4"),
+    ],
+)
+def test_checkpoints_that_say_nothing_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        TrialResources(checkpoints=given)
