@@ -10,6 +10,7 @@ A model that ignores what it is told would mix rows in silence. So the loop runs
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -172,8 +173,12 @@ def _ways(model: Any, device: torch.device, longest: int) -> Iterator[Way]:
 
 
 def _has_kernel(model: Any, config: Any, device: torch.device) -> bool:
-    """Whether torch's variable-length kernel (FlashAttention 2) takes this model: half precision, no dropout, Ampere and later."""
+    """Whether torch's variable-length kernel (FlashAttention 2) takes this model: half precision, no dropout, Ampere and later.
+
+    Earlier versions of torch have the kernel without windows or without grouped heads.
+    """
     import torch
+    from torch.nn.attention import varlen
 
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return (
@@ -182,6 +187,7 @@ def _has_kernel(model: Any, config: Any, device: torch.device) -> bool:
         and torch.cuda.get_device_capability(device) >= (8, 0)
         and size <= 256
         and size % 8 == 0
+        and {"scale", "window_size", "enable_gqa"} <= set(inspect.signature(varlen.varlen_attn).parameters)
     )
 
 
