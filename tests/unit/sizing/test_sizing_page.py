@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from doc_pages import blocks
 from published_configs import config_folder
 
 from inoc_ray.cli import cli
 from inoc_ray.data.chat import ChatRow, write_jsonl
 
 PAGE = Path(__file__).parents[3] / "docs" / "sizing.md"
-BLOCKS = re.findall(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+BLOCKS = blocks(PAGE, "")
 
 
 def block(key: str) -> str:
@@ -20,9 +21,7 @@ def block(key: str) -> str:
 
 
 def shown(name: str) -> str:
-    found = re.search(
-        rf"<!-- {name}: begin -->\n```text\n(.*?)\n```\n<!-- {name}: end -->", PAGE.read_text(), re.DOTALL
-    )
+    found = re.search(rf"<!-- {name}: begin -->\n```\n(.*?)\n```\n<!-- {name}: end -->", PAGE.read_text(), re.DOTALL)
     assert found is not None, f"docs/sizing.md shows no {name}"
     return found[1]
 
