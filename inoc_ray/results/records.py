@@ -18,7 +18,18 @@ from inoc_ray.results.completeness import Missing, Planned, list_missing
 from inoc_ray.results.rows import TrialRate
 
 Status = Literal["done", "failed", "running", "new"]
-CURVES = ("loss", "lr", "grad_norm")
+CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "hfu", "padding")
+TRAINING = (
+    "tokens",
+    "target_tokens",
+    "tokens_per_second",
+    "mfu",
+    "hfu",
+    "padding",
+    "seconds_training",
+    "seconds_total",
+)
+"""What of a fine-tune's measurements becomes a metric of that name, beside seconds by phase and peak memory."""
 MAX_PARAM = 6000  # characters; MLflow's limit
 MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
 MAX_NAME = 250  # characters of a metric's name; MLflow's limit
@@ -57,6 +68,8 @@ class TrialRecord:
     recipe: Mapping[str, Any]
     dataset_hash: str
     curves: Sequence[Mapping[str, Any]] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """What training measured, as trial.json has it; records of earlier versions have less."""
     adapter_dir: Path | None = None
     adapter_files: Mapping[str, str] = field(default_factory=dict)
     samples_path: Path | None = None
@@ -231,12 +244,21 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
     return RunRecord(
         identity=("place", trial.place),
         name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
-        tags=_tags({"study": study.name, "trial_id": trial.trial_id, **_completeness(missing, complete=complete)}),
+        tags=_tags(
+            {
+                "study": study.name,
+                "trial_id": trial.trial_id,
+                **_completeness(missing, complete=complete),
+                # Not parameters, which never change: a trial that was deleted may be trained again on another device.
+                **{key: str(trial.training[key]) for key in ("device", "layout") if key in trial.training},
+            }
+        ),
         params={key: value[:MAX_PARAM] for key, value in params.items()},
         metrics=with_valid_names(
             {
                 **_trial_metrics(comparison.trial_rates.get(place, ()), evaluations),
                 **capability_metrics(trial.capabilities),
+                **_training_metrics(trial.training),
             }
         ),
         curves=list(_points(trial, started)),
@@ -266,6 +288,17 @@ def _trial_metrics(rates: Sequence[TrialRate], evaluations: Iterable[tuple[str, 
             for what, share in (("unparsed", rate.unparsed), ("not_counted", rate.excluded)):
                 if share:
                     metrics[f"{name}.{what}"] = share
+    return metrics
+
+
+def _training_metrics(training: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics named `training.mfu`, `training.seconds.forward`, `training.peak_host_gib` and so on."""
+    metrics = {f"training.{key}": float(training[key]) for key in TRAINING if training.get(key) is not None}
+    for phase, seconds in training.get("seconds_by_phase", {}).items():
+        metrics[f"training.seconds.{phase}"] = float(seconds)
+    for where in ("device", "host"):
+        if (peak := training.get(f"peak_{where}_bytes")) is not None:
+            metrics[f"training.peak_{where}_gib"] = peak / 2**30
     return metrics
 
 

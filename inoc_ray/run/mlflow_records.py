@@ -70,6 +70,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
 
     started = ended = None
     curves: list[dict[str, Any]] = []
+    training: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
     dataset_hash, adapter = "", None
     adapter_files: dict[str, str] = {}
@@ -80,7 +81,8 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         adapter_files = store.committed_weights(subject.trial_id)
         trial = store.read_trial(subject.trial_id)
         ended = int(trial["committed_at"] * 1000)
-        started = ended - int(trial["training"]["seconds_total"] * 1000)
+        training = trial["training"]
+        started = ended - int(training["seconds_total"] * 1000)
         curves = [{**step, "lr": step["learning_rate"]} for step in store.read_curves(subject.trial_id)]
     return TrialRecord(
         trial_id=subject.trial_id,
@@ -94,6 +96,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         recipe=recipe,
         dataset_hash=dataset_hash,
         curves=curves,
+        training=training,
         adapter_dir=adapter,
         adapter_files=adapter_files,
         samples_path=_keep_sample_table(plan, store, subject),

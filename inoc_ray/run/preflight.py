@@ -56,14 +56,15 @@ def place_of(trial: Trial) -> str:
 
 
 def check_batches(plan: Plan) -> None:
-    """Raise InputError if a batch size cannot be divided among the workers."""
+    """Raise InputError if a batch size cannot be divided among the workers; passes counted in tokens take any."""
     for trial in one_of_each(plan.fine_tunes):
         resources, batch_size = plan.resources_of(trial), trial.recipe.batch_size
         per_pass = resources.micro_batch_size * resources.workers
-        if batch_size % per_pass:
+        if resources.micro_batch_tokens is None and batch_size % per_pass:
             raise InputError(
                 f"{place_of(trial)}.batch_size {batch_size} is not a multiple of resources.micro_batch_size × "
-                f"workers = {resources.micro_batch_size} × {resources.workers} = {per_pass}; change one of them."
+                f"workers = {resources.micro_batch_size} × {resources.workers} = {per_pass}; change one of "
+                "them, or say how large a forward pass is in tokens (resources.micro_batch_tokens)."
             )
 
 
@@ -101,14 +102,15 @@ def check_plan(plan: Plan) -> None:
 def check_rows(plan: Plan) -> None:
     """Render and tokenise every training row, as training does.
 
-    Raise InputError, naming the row, if it is longer than the recipe's max_length or the model's context window, or if the
-    chat template changes it; and for two arms of a setting whose rows the template renders identically. Print a note on
-    answers without loss.
+    Raise InputError, naming the row, if it is longer than the recipe's max_length, the model's context window or a forward
+    pass, or if the chat template changes it; and for two arms of a setting whose rows the template renders identically. Print a
+    note on answers without loss.
     """
     from inoc_ray.data.tokenize import encode_rows
     from inoc_ray.models.config import context_window
     from inoc_ray.models.encoding import template_of
     from inoc_ray.models.tokenizer import load_tokenizer
+    from inoc_ray.train.layout import check_fits
 
     tokenizers: dict[Path, Any] = {}
     hashes: dict[tuple[object, ...], str] = {}
@@ -137,6 +139,9 @@ def check_rows(plan: Plan) -> None:
                     enable_thinking=model.enable_thinking,
                 )
             hashes[key] = _hash(rows)
+            longest = max(range(len(rows)), key=lambda n: len(rows[n].input_ids))
+            where = f"{trial.rows_label} (arm {trial.arm.name}), row {longest % (len(rows) // variants) + 1}"
+            check_fits(len(rows[longest].input_ids), plan.resources_of(trial).micro_batch_tokens, where)
             _note_answers_without_loss(trial, rows, thinks=template_of(tokenizers[model.path]).think is not None)
         if trial.trial_id in prior_stages:
             continue

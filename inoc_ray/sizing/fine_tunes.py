@@ -17,7 +17,7 @@ from inoc_ray.sizing.speed import StepWork, group_start_seconds, step_seconds
 from inoc_ray.sizing.training import GIB, TrainingMemory, training_memory
 from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.resources import GroupResources
-from inoc_ray.train.batches import split_batch
+from inoc_ray.train.layout import Layout
 from inoc_ray.train.spec import LoopSpec
 
 HOST_SHARE = 0.9
@@ -122,12 +122,12 @@ def spec_of(tunes: FineTunes, resources: GroupResources) -> LoopSpec:
 
 def memory_of(tunes: FineTunes, resources: GroupResources) -> TrainingMemory:
     """Return the memory of a rank at its peak: of a pass in which the longest rows meet."""
-    rows = resources.micro_batch_size
+    rows, tokens = resources.micro_batch_size, resources.micro_batch_tokens
     return training_memory(
         spec_of(tunes, resources),
         resources.workers,
-        tokens=rows * tunes.rows.longest,
-        targets=rows * tunes.rows.most_targets,
+        tokens=tokens or rows * tunes.rows.longest,
+        targets=tokens or rows * tunes.rows.most_targets,
         device="cuda" if resources.gpus_per_worker else "cpu",
     )
 
@@ -136,19 +136,28 @@ def work_of(tunes: FineTunes, resources: GroupResources) -> StepWork:
     """Return what an optimizer step computes, padding included, by the layout of some batches."""
     lengths, targets = tunes.rows.lengths, tunes.rows.targets
     batch = tunes.recipe.batch_size
-    micro, world = resources.micro_batch_size, resources.workers
-    tokens = squares = wanted = 0.0
+    # On a GPU packed rows cost nothing more, so that is what `auto` comes to.
+    packed = resources.layout == "packed" or (resources.layout == "auto" and resources.gpus_per_worker > 0)
+    layout = Layout(
+        packed=packed,
+        world_size=resources.workers,
+        rows=resources.micro_batch_size,
+        tokens=resources.micro_batch_tokens,
+    )
+    tokens = squares = wanted = passes = 0.0
     batches = max(1, min(SAMPLED_BATCHES, len(lengths) // batch))
     for number in range(batches):
         rows = [(number * batch + at) % len(lengths) for at in range(batch)]
         wanted += sum(targets[row] for row in rows)
-        for rank in range(world):
-            for part in split_batch(rows, lengths, micro_batch_size=micro, rank=rank, world_size=world):
-                width = max(lengths[row] for row in part)
-                tokens += width * len(part)
-                squares += width * width * len(part)
-    passes = batch // (micro * world)
-    return StepWork(tokens=tokens / batches, squares=squares / batches, targets=wanted / batches, passes=passes)
+        of_batch = layout.passes(rows, lengths)
+        passes += len(of_batch)
+        for part in (part for ranks in of_batch for part in ranks):
+            positions = layout.positions(part, lengths)
+            tokens += positions
+            squares += sum(lengths[row] ** 2 for row in part) if packed else positions**2 / max(1, len(part))
+    return StepWork(
+        tokens=tokens / batches, squares=squares / batches, targets=wanted / batches, passes=math.ceil(passes / batches)
+    )
 
 
 def limit(kind: NodeKind, resources: GroupResources) -> int:

@@ -26,7 +26,13 @@ _MODULES_TO_SAVE = (
     "modules_to_save is not supported: the engine (vLLM 0.29, lora/peft_helper.py) refuses an adapter with whole modules, so "
     "they would be trained and not served. Use method: full to train embedding and output"
 )
+_OPTIMIZER = (
+    "there is one optimizer, AdamW with its state in full (12 bytes for each trained parameter, 1 GB for rank 32 on 7B). "
+    "To save memory use resources.zero_stage and resources.offload_optimizer, which leave the weights as they are"
+)
 _REFUSED: Mapping[str, str] = {
+    "optim": _OPTIMIZER,
+    "optimizer": _OPTIMIZER,
     "dora": _DORA,
     "use_dora": _DORA,
     "qlora": _QLORA,
@@ -35,11 +41,11 @@ _REFUSED: Mapping[str, str] = {
     "load_in_8bit": _QLORA,
     "modules_to_save": _MODULES_TO_SAVE,
 }
-"""What other trainers have under these keys, and why there is no such field. A test holds the engine to the reasons."""
+"""What other trainers have under these keys, and why there is no such field. A test holds the engine to its reasons."""
 
 
 def _refuse(value: Any) -> Any:
-    """Raise ValueError for a key, or a method, that other trainers know and that cannot be served as it was trained."""
+    """Raise ValueError for a key, or a method, that other trainers know and that there is a reason not to have."""
     if isinstance(value, Mapping):
         for name in (*value, value.get("method")):
             if isinstance(name, str) and (reason := _REFUSED.get(name)) is not None:
@@ -63,7 +69,7 @@ class Lora(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _served_as_trained(cls, value: Any) -> Any:
+    def _not_from_elsewhere(cls, value: Any) -> Any:
         return _refuse(value)
 
     @field_validator("targets")
@@ -107,7 +113,7 @@ class Recipe(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _served_as_trained(cls, value: Any) -> Any:
+    def _not_from_elsewhere(cls, value: Any) -> Any:
         return _refuse(value)
 
     @model_validator(mode="after")

@@ -27,6 +27,13 @@ class TrialResources(Config):
     """GPUs that Ray reserves for each rank."""
     micro_batch_size: int = runtime(8, ge=1)
     """Rows per forward pass and worker; batch_size / (workers × micro_batch_size) passes are accumulated."""
+    micro_batch_tokens: int | None = runtime(None, ge=1)
+    """Tokens per forward pass and worker, at most, padding included, instead of rows: as many passes are accumulated as it
+    takes, and memory no longer depends on which rows meet. At least as large as the longest row."""
+    layout: Literal["auto", "padded", "packed"] = runtime("auto")
+    """How the rows of a forward pass stand in memory. padded: under each other, filled up to the longest. packed: one after
+    another, kept apart by the attention. auto: what takes less time by the arithmetic of the trial's own batches; the trial's
+    record says which, and why."""
     zero_stage: Literal[0, 1, 2, 3] = runtime(0)
     """What the workers of a fine-tune partition among them (DeepSpeed ZeRO). 0: nothing; 1: the optimizer's state; 2:
     gradients, too; 3: parameters, too."""
@@ -53,7 +60,7 @@ class TrialResources(Config):
     numbers. Default: yes where workers have GPUs."""
     logits_chunk: int | None = runtime(None, ge=1)
     """Target tokens whose logits are in memory at once, in a forward and backward pass. Default: as many as have 2^28 logits
-    on a GPU (1,766 at a vocabulary of 152,000), 2^25 on a CPU."""
+    on a GPU (1,766 at a vocabulary of 152,000), 2^26 on a CPU."""
 
     snapshot_minutes: float | None = runtime(10.0, gt=0)
     """Minutes between two snapshots of a fine-tune, which is resumed from its last one when a worker, a node or the command is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from inoc_ray.train.model import size
@@ -22,22 +22,59 @@ def peak_flops(device: Any, precision: str) -> float | None:
     return next((peak for part, peak in PEAK_BF16.items() if part in name), None)
 
 
-class StepFlops:
-    """Model FLOPs of a batch: 6 N per token in full, 4 N with a frozen base (no gradient of the weights), and attention.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a pass or a step computes."""
 
-    Attention is 12 · layers · hidden · length per token (Chowdhery et al. 2022, appendix B). Recomputation is not counted.
-    N: parameters that are multiplied, so without the table of input embeddings unless the output is tied to it.
+    tokens: int = 0
+    """Tokens that go through the layers."""
+    squares: int = 0
+    """Σ length² of the sequences that attention goes over, in tokens²."""
+    targets: int = 0
+    """Tokens that go through the output layer."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            tokens=self.tokens + other.tokens,
+            squares=self.squares + other.squares,
+            targets=self.targets + other.targets,
+        )
+
+
+class StepFlops:
+    """FLOPs of forward and backward passes, counted as Chowdhery et al. 2022 do (PaLM, appendix B).
+
+    A multiplied parameter is 2 FLOPs a token forward, 2 for the gradient of its input and 2 for its own if it is trained.
+    Attention is 12 · layers · heads · head size · length a token, as if it looked ahead, too. The output layer counts at target
+    tokens, where alone a loss needs it: these numbers are below those of a count that has it at every token.
     """
 
     def __init__(self, model: Any, spec: LoopSpec) -> None:
         # Of a model with pictures or sound, the part that reads and writes text.
         config = model.config.get_text_config()
-        multiplied = sum(size(p) for p in model.parameters())
-        if not config.tie_word_embeddings:
-            multiplied -= size(model.get_input_embeddings().weight)
-        self.per_token = (4 if spec.recipe.method == "lora" else 6) * multiplied
-        self.per_square = 12 * config.num_hidden_layers * config.hidden_size
+        head = model.get_output_embeddings()
+        tables = {id(p): p for p in model.get_input_embeddings().parameters()}
+        tables |= {id(p): p for p in head.parameters()} if head is not None else {}
+        trained = sum(size(p) for p in model.parameters() if p.requires_grad and id(p) not in tables)
+        layers = sum(size(p) for p in model.parameters() if id(p) not in tables)
+        self.layers = config.num_hidden_layers
+        vocabulary = config.vocab_size * config.hidden_size
+        head_trained = head is not None and any(p.requires_grad for p in head.parameters())
+        self.per_token = 4 * layers + 2 * trained
+        self.recomputed_per_token = 2 * layers if spec.resources.checkpoints_gradients else 0
+        self.per_target = (6 if head_trained else 4) * vocabulary
+        # A head that is trained computes its chunks twice (`inoc_ray.train.head`); where all fit one chunk it does not.
+        self.recomputed_per_target = 2 * vocabulary if head_trained else 0
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.per_square = 12 * config.num_hidden_layers * config.num_attention_heads * head_size
+        self.recomputed_per_square = self.per_square // 3 if spec.resources.checkpoints_gradients else 0
 
-    def of(self, lengths: Sequence[int]) -> float:
-        """Return the FLOPs of a forward and backward pass over rows of these lengths."""
-        return float(self.per_token * sum(lengths) + self.per_square * sum(n * n for n in lengths))
+    def model(self, work: Work) -> float:
+        """Return the FLOPs that `work` needs: of real tokens, for the MFU."""
+        return float(self.per_token * work.tokens + self.per_square * work.squares + self.per_target * work.targets)
+
+    def hardware(self, work: Work, *, chunked: bool) -> float:
+        """Return the FLOPs that `work` does, recomputation included: of all tokens with padding, for the HFU."""
+        again = self.recomputed_per_token * work.tokens + self.recomputed_per_square * work.squares
+        again += self.recomputed_per_target * work.targets if chunked else 0
+        return self.model(work) + again

@@ -19,9 +19,9 @@ from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import latest_step
 from inoc_ray.store.store import Store
 from inoc_ray.study.resources import GroupResources
-from inoc_ray.train.batches import accumulation_steps
 from inoc_ray.train.failure import Loss, loss_of
 from inoc_ray.train.job import Outcome, TrialJob
+from inoc_ray.train.layout import check_batch
 from inoc_ray.train.room import NoRoom, Patience, give_up, wait_for_room, watch_for_room
 from inoc_ray.train.worker import train_worker
 
@@ -60,14 +60,16 @@ def train_group(
 def widths(jobs: Sequence[TrialJob], resources: GroupResources) -> list[int]:
     """Return the numbers of workers that may train the jobs, from `workers` down to `min_workers`.
 
-    Each divides every job's batch into whole micro batches. `workers` itself is always among them: what is wrong with it is
-    for the trial to say.
+    Each divides every job's batch into whole micro batches, and is a multiple of hpZ's groups. `workers` itself is always
+    among them: what is wrong with it is for the trial to say.
     """
 
     def divides(workers: int) -> bool:
+        if workers % resources.hpz_partition_size:
+            return False
         with contextlib.suppress(InputError):
             for job in jobs:
-                accumulation_steps(job.spec.recipe.batch_size, job.spec.resources.micro_batch_size, workers)
+                check_batch(job.spec.recipe.batch_size, job.spec.resources, workers)
             return True
         return False
 

@@ -19,17 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.data.tokenize import IGNORED
+from inoc_ray.train.inputs import PassInputs
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
 
-CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
-"""Logits of one chunk (positions × vocabulary). A chunk holds about three fp32 copies of them: 0.4 GiB on a CPU, where a
-larger chunk is no faster (measured from 128 to 1,024 positions at 151,936 tokens of vocabulary), 3 GiB on a GPU, whose
-kernels want more rows."""
+CHUNK_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
+"""Logits of one chunk (positions × vocabulary). A chunk holds about three fp32 copies of them: 0.75 GiB on a CPU, where chunks
+of 2^25 take a sixth more time (151,936 tokens of vocabulary, one core), 3 GiB on a GPU, whose kernels want more rows."""
 
 PROBED = 3
 """Positions at which the model's own logits are compared with those of a chunk."""
@@ -76,25 +75,21 @@ class TargetLoss:
             self.how = self._probe()
         log.info("loss: %s.", self.how)
 
-    def __call__(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor, most: int) -> torch.Tensor:
+    def __call__(self, made: PassInputs, most: int) -> torch.Tensor:
         """Return Σ over target tokens of −log p: a scalar in nats and fp32 that the engine's backward pass takes.
 
-        `inputs` go to the model; `labels` (rows, width) hold at each place the token that the model should say next, or
-        IGNORED. `most` is the largest number of targets that any rank has in this pass: ZeRO-3 gathers the output layer
-        once a chunk, on all ranks alike.
+        `most` is the largest number of targets that any rank has in this pass: ZeRO-3 gathers the output layer once a chunk,
+        on all ranks alike.
         """
         import torch
 
-        flat = labels.reshape(-1)
-        at = (flat != IGNORED).nonzero().squeeze(1)
-        targets = flat[at]
         if not self.picks:
-            logits = self.engine(**inputs).logits
-            return torch.nn.functional.cross_entropy(logits.flatten(0, 1)[at].float(), targets, reduction="sum")
+            logits = self.engine(**made.inputs).logits.flatten(0, 1)[made.at]
+            return torch.nn.functional.cross_entropy(logits.float(), made.targets, reduction="sum")
         pieces = math.ceil(most / self.rows) if self.chunks else 1
-        self.asked = _Asked(at, targets, max(1, pieces))
+        self.asked = _Asked(made.at, made.targets, max(1, pieces))
         try:
-            loss: torch.Tensor = self.engine(**inputs)
+            loss: torch.Tensor = self.engine(**made.inputs)
         finally:
             self.asked = None
         return loss

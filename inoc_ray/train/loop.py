@@ -14,19 +14,25 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.data.tokenize import IGNORED, EncodedRow, collate
+from inoc_ray.data.tokenize import EncodedRow
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.train import process, zero
-from inoc_ray.train.batches import accumulation_steps, global_batches, split_batch
+from inoc_ray.train import inputs, process, zero
+from inoc_ray.train.attention import prepare
+from inoc_ray.train.batches import global_batches
+from inoc_ray.train.choice import SAMPLED, Rows, choose
 from inoc_ray.train.export import export
-from inoc_ray.train.flops import StepFlops, peak_flops
+from inoc_ray.train.flops import StepFlops, Work
 from inoc_ray.train.head import TargetLoss
+from inoc_ray.train.inputs import PassInputs
+from inoc_ray.train.layout import check_batch, check_fits
+from inoc_ray.train.measure import Phases, Spent, Totals
 from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups, size
 from inoc_ray.train.schedule import learning_rate_at
 from inoc_ray.train.snapshot import Position, Snapshots
@@ -35,10 +41,7 @@ from inoc_ray.train.spec import LoopResult, LoopSpec, Resumption, StepRecord
 if TYPE_CHECKING:
     import torch
 
-PAD = 0
-"""Padding is behind an attention mask and carries no label, so any token id will do."""
-_TOTALS = ("loss", "seconds", "tokens", "target_tokens")
-"""What `_Run` adds up from step to step."""
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -75,7 +78,7 @@ def train(
         raise InputError("there are no rows to train on.")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     recipe = spec.recipe
-    accumulation = accumulation_steps(recipe.batch_size, spec.resources.micro_batch_size, world_size)
+    _check_passes(spec, rows, world_size)
     if len(rows) % variants:
         raise InputError(f"{len(rows)} rows are not {variants} sets of the same rows.")
     distinct = len(rows) // variants
@@ -85,7 +88,7 @@ def train(
         try:
             # The adapter came out of one seed on all ranks; dropout must differ between them.
             process.seed_everything(spec.seed + 1_000_003 * (rank + 1))
-            run = _Run(spec, rows, engine, device=device, steps=steps)
+            run = _Run(spec, rows, engine, device=device, steps=steps, variants=variants)
             course = _Course(run, snapshots, started=started)
             if course.records and on_resume is not None:
                 on_resume(course.records)
@@ -97,6 +100,7 @@ def train(
                 course.after(record)
             if on_trained is not None:
                 on_trained(engine)
+            measured = run.measures.result()
             trained = sum(size(p) for p in engine.module.parameters() if p.requires_grad)
             export(engine, spec, out)
         finally:
@@ -107,18 +111,26 @@ def train(
     return LoopResult(
         steps=steps,
         final_loss=run.loss,
-        tokens=run.tokens,
-        target_tokens=run.target_tokens,
         trainable_parameters=trained,
         world_size=world_size,
-        accumulation=accumulation,
-        seconds_training=run.seconds,
+        accumulation=run.passes,
+        layout="packed" if run.choice.layout.packed else "padded",
+        layout_reason=run.choice.reason,
+        loss_way=run.target_loss.how,
+        **measured,
         seconds_total=course.seconds(),
         seconds_before=course.seconds_before,
         seconds_snapshots=0.0 if snapshots is None else snapshots.seconds,
         resumed=tuple(course.resumed),
         checkpoints=spec.resources.checkpoint_steps(steps),
     )
+
+
+def _check_passes(spec: LoopSpec, rows: Sequence[EncodedRow], world_size: int) -> None:
+    """Raise InputError when the batch cannot be divided among ranks and passes, or a row is longer than a pass."""
+    check_batch(spec.recipe.batch_size, spec.resources, world_size)
+    longest = max(range(len(rows)), key=lambda row: len(rows[row].input_ids))
+    check_fits(len(rows[longest].input_ids), spec.resources.micro_batch_tokens, f"row {longest + 1}")
 
 
 def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: BaseModelCache | None) -> Any:
@@ -161,8 +173,9 @@ class _Course:
         """
         self.records.append(record)
         if self.snapshots is not None and record.step < self.run.steps:
-            self.snapshots.keep(record.step)
-            self.snapshots.after_step(self._position)
+            with self.run.phases.of("checkpoint"):
+                self.snapshots.keep(record.step)
+                self.snapshots.after_step(self._position)
 
     def seconds(self) -> float:
         """Return the seconds since the start, of this process and of those before up to their snapshots."""
@@ -182,28 +195,52 @@ class _Run:
     """The optimizer steps of one fine-tune, with their totals."""
 
     def __init__(
-        self, spec: LoopSpec, rows: Sequence[EncodedRow], engine: Any, *, device: torch.device, steps: int
+        self,
+        spec: LoopSpec,
+        rows: Sequence[EncodedRow],
+        engine: Any,
+        *,
+        device: torch.device,
+        steps: int,
+        variants: int = 1,
     ) -> None:
         import torch.distributed as dist
 
         self.spec, self.rows, self.engine, self.device, self.steps = spec, rows, engine, device, steps
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.lengths = [len(row.input_ids) for row in rows]
-        self.targets = [row.targets for row in rows]
+        self.sizes = Rows(lengths=[len(row.input_ids) for row in rows], targets=[row.targets for row in rows])
         self.trained = [p for p in engine.module.parameters() if p.requires_grad]
         self.target_loss = TargetLoss(engine, device, spec.resources.logits_chunk)
         self.flops = StepFlops(engine.module, spec)
-        self.peak = peak_flops(device, spec.recipe.precision)
-        self.loss, self.seconds, self.tokens, self.target_tokens = math.nan, 0.0, 0, 0
+        self.choice = choose(
+            spec,
+            prepare(engine, device, max(self.sizes.lengths)),
+            self.flops,
+            list(
+                global_batches(
+                    len(rows) // variants,
+                    spec.recipe.batch_size,
+                    min(steps, SAMPLED),
+                    seed=spec.seed,
+                    variants=variants,
+                )
+            ),
+            rows=self.sizes,
+            world_size=self.world_size,
+        )
+        log.info("layout: %s.", self.choice.reason)
+        self.measures = Totals(device, spec.recipe.precision, self.world_size)
+        self.phases = Phases(device)
+        self.loss, self.passes = math.nan, 0
 
-    def totals(self) -> dict[str, float]:
-        """Return the sums so far, for a snapshot."""
-        return {name: getattr(self, name) for name in _TOTALS}
+    def totals(self) -> dict[str, Any]:
+        """Return the sums so far, JSON-able, for a snapshot."""
+        return {"loss": self.loss, "passes": self.passes, **self.measures.state()}
 
-    def go_on(self, totals: Mapping[str, float]) -> None:
+    def go_on(self, totals: Mapping[str, Any]) -> None:
         """Set the sums to those of a snapshot. Raises KeyError when one is missing."""
-        for name in _TOTALS:
-            setattr(self, name, totals[name])
+        self.loss, self.passes = totals["loss"], totals["passes"]
+        self.measures.go_on(totals)
 
     def step(self, step: int, batch: list[int]) -> StepRecord:
         """Take one optimizer step on the global batch of these row numbers.
@@ -214,7 +251,7 @@ class _Run:
         import torch.distributed as dist
 
         started = time.perf_counter()
-        target_tokens = sum(self.targets[row] for row in batch)
+        target_tokens = sum(self.sizes.targets[row] for row in batch)
         # A batch of rows without loss alone (weight: 0 on every answer) has the loss 0, not 0 / 0.
         divisor = max(1, target_tokens)
         rate = learning_rate_at(self.spec.recipe, step, self.steps)
@@ -222,50 +259,56 @@ class _Run:
             group["lr"] = rate
         total = torch.zeros((), device=self.device)
         norm: Any = None
-        ranks = [
-            split_batch(
-                batch,
-                self.lengths,
-                micro_batch_size=self.spec.resources.micro_batch_size,
-                rank=rank,
-                world_size=self.world_size,
-            )
-            for rank in range(self.world_size)
-        ]
-        micro_batches = ranks[self.rank]
-        most = [max(sum(self.targets[row] for row in rows) for rows in at_once) for at_once in zip(*ranks, strict=True)]
-        for index, micro_batch in enumerate(micro_batches):
-            loss = self._negative_log_likelihood([self.rows[row] for row in micro_batch], most[index])
+        passes = self.choice.layout.passes(batch, self.sizes.lengths)
+        done = Work()
+        for index, ranks in enumerate(passes):
+            last = index == len(passes) - 1
+            # Said at every pass, since steps may differ in their number.
+            self.engine.set_gradient_accumulation_boundary(last)
+            with self.phases.of("data"):
+                made = self._inputs([self.rows[row] for row in ranks[self.rank]])
+            works = [self.choice.work(rows, self.sizes) for rows in ranks]
+            done = sum(works, done)
+            with self.phases.of("forward"):
+                loss = self.target_loss(made, max(work.targets for work in works))
             total += loss.detach()
-            self.engine.backward(loss * (self.world_size / divisor), scale_wrt_gas=False)
-            if zero.clips_itself(self.spec) and index == len(micro_batches) - 1:
-                norm = torch.nn.utils.clip_grad_norm_(self.trained, self.spec.recipe.clip_norm)
-            self.engine.step()
+            with self.phases.of("backward"):
+                self.engine.backward(loss * (self.world_size / divisor), scale_wrt_gas=False)
+            with self.phases.of("step"):
+                if last and zero.clips_itself(self.spec):
+                    norm = torch.nn.utils.clip_grad_norm_(self.trained, self.spec.recipe.clip_norm)
+                self.engine.step()
         if self.world_size > 1:
             dist.all_reduce(total)
         self.loss = total.item() / divisor
         if not math.isfinite(self.loss):
             raise TrialError(f"the loss is {self.loss} at step {step} of {self.steps}; lower recipe.learning_rate.")
-        seconds = time.perf_counter() - started
-        lengths = [self.lengths[row] for row in batch]
-        self.seconds += seconds
-        self.tokens += sum(lengths)
-        self.target_tokens += target_tokens
+        lengths = [self.sizes.lengths[row] for row in batch]
+        needed = Work(tokens=sum(lengths), squares=sum(n * n for n in lengths), targets=target_tokens)
+        self.passes = max(self.passes, len(passes))
+        measured = self.measures.add(
+            Spent(
+                seconds=time.perf_counter() - started,
+                phases=self.phases.take(),
+                needed=needed,
+                done=done,
+                model_flops=self.flops.model(needed),
+                hardware_flops=self.flops.hardware(done, chunked=self.target_loss.chunks),
+            )
+        )
         return StepRecord(
             step=step,
             loss=self.loss,
             learning_rate=rate,
             grad_norm=float(self.engine.get_global_grad_norm() if norm is None else norm),
-            tokens=sum(lengths),
+            tokens=needed.tokens,
             target_tokens=target_tokens,
-            tokens_per_second=sum(lengths) / seconds,
-            mfu=self.flops.of(lengths) / seconds / (self.peak * self.world_size) if self.peak else None,
+            **measured,
         )
 
-    def _negative_log_likelihood(self, rows: Sequence[EncodedRow], most: int) -> torch.Tensor:
-        """Return Σ over the rows' target tokens of −log p, a scalar in nats and fp32."""
-        import torch
-
-        batch = {name: tensor.to(self.device) for name, tensor in collate(rows, PAD).items()}
-        labels = torch.nn.functional.pad(batch.pop("labels")[:, 1:], (0, 1), value=IGNORED)
-        return self.target_loss(batch, labels, most)
+    def _inputs(self, rows: Sequence[EncodedRow]) -> PassInputs:
+        if self.choice.layout.packed:
+            return inputs.packed(rows, self.device, bounds=self.choice.way != "block mask")
+        if self.choice.way == "padding mask":
+            return inputs.masked(rows, self.device)
+        return inputs.padded(rows, self.device)

@@ -71,6 +71,16 @@ class StepRecord:
     """Over all ranks."""
     mfu: float | None
     """Model FLOP/s over the devices' peak (0 to 1); None where the peak is not known, as on a CPU."""
+    hfu: float | None
+    """The same of all FLOPs done, with those of padding and recomputation."""
+    padding: float
+    """Share of the tokens that went through the model without being part of a row (0 to 1)."""
+    seconds: dict[str, float]
+    """Of rank 0's step, by phase (`inoc_ray.train.measure.PHASES`)."""
+    peak_device_bytes: int | None
+    """The most that tensors held on this rank's GPU since the trial began; None without one."""
+    peak_host_bytes: int | None
+    """The most resident memory of this rank's process since the trial began; None where the system does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +109,23 @@ class LoopResult:
     trainable_parameters: int
     world_size: int
     accumulation: int
+    """Forward passes of each rank in an optimizer step, in the step with the most."""
+    layout: str
+    """padded or packed."""
+    layout_reason: str
+    loss_way: str
+    """Which logits the loss was computed from."""
+    device: str
+    """The GPU's name, or cpu."""
+    tokens_per_second: float
+    """Over all ranks and steps."""
+    mfu: float | None
+    hfu: float | None
+    padding: float
+    seconds_by_phase: dict[str, float]
+    peak_device_bytes: int | None
+    """The largest of the ranks, as is the host's."""
+    peak_host_bytes: int | None
     seconds_training: float
     """The optimizer steps alone."""
     seconds_total: float

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.errors import InputError
-from inoc_ray.train.batches import accumulation_steps
+from inoc_ray.train.layout import accumulation_steps
 from inoc_ray.train.spec import LoopSpec
 
 if TYPE_CHECKING:
@@ -31,10 +31,19 @@ def deepspeed_config(spec: LoopSpec, world_size: int) -> dict[str, Any]:
     DeepSpeed's (runtime/bf16_optimizer.py), whose state lies elsewhere. `resources.deepspeed` is merged in last.
     """
     recipe, resources = spec.recipe, spec.resources
+    if resources.micro_batch_tokens is None:
+        micro, passes = (
+            resources.micro_batch_size,
+            accumulation_steps(recipe.batch_size, resources.micro_batch_size, world_size),
+        )
+    else:
+        # The loop says at each pass whether it is the step's last, so DeepSpeed counts none itself; what it reads from its
+        # configuration (0.19.8) is whether there is more than one, for the gradients that it keeps when it offloads.
+        micro, passes = 1, 2
     config: dict[str, Any] = {
-        "train_batch_size": recipe.batch_size,
-        "train_micro_batch_size_per_gpu": resources.micro_batch_size,
-        "gradient_accumulation_steps": accumulation_steps(recipe.batch_size, resources.micro_batch_size, world_size),
+        "train_batch_size": micro * passes * world_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": passes,
         "gradient_clipping": 0.0 if clips_itself(spec) else recipe.clip_norm,
         "zero_optimization": _zero(spec, world_size),
     }

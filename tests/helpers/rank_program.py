@@ -34,6 +34,7 @@ def facts(engine: Any) -> dict[str, Any]:
         "offload_optimizer": bool(engine.zero_use_cpu_optimizer()),
         "offload_parameters": engine.zero_offload_param() is not None,
         "accumulates_in": str(engine.get_data_types()[1]),
+        "hpz_partition_size": engine.zero_hpz_partition_size(),
         "second_copies": sum(copy is not None for copy in copies),
     }
 
@@ -74,7 +75,7 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
         for number, changes in enumerate(case.get("before", [])):
             run(base, None, cache=cache, **changes)
             held.append(tensor_bytes())
-            if number == 0 and rank == 0:
+            if number == 0 and rank == 0 and case.get("reads_once"):
                 for weights in Path(base).glob("*.safetensors"):
                     weights.unlink()
         records, result = run(base, out if rank == 0 else None, on_trained=look, cache=cache, **case["changes"])
@@ -100,7 +101,7 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
 
 def start(base: str, out: Path, case: dict[str, Any]) -> list[BaseProcess]:
     port = free_port()
-    if case.get("before"):
+    if case.get("reads_once"):
         # Its first trial takes the weights away, so it has a base of its own.
         base = str(shutil.copytree(base, out.parent / f"{out.name}-base"))
     context = multiprocessing.get_context("fork")

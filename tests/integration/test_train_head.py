@@ -4,25 +4,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_families import Engine, model_of
 
 from inoc_ray.data.tokenize import IGNORED
 from inoc_ray.train.head import TargetLoss, chunk_rows
+from inoc_ray.train.inputs import PassInputs
 
 pytestmark = pytest.mark.slow
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-"""Every family takes these names."""
 KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
@@ -39,25 +28,6 @@ KINDS: dict[str, dict[str, Any]] = {
 IN_ONE_PIECE = {"falcon_h1"}
 
 
-class Engine:
-    """What TargetLoss asks of a DeepSpeed engine."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.eval, self.train = module.eval, module.train
-
-    def __call__(self, **inputs: Any) -> Any:
-        return self.module(**inputs)
-
-
-def model_of(kind: str) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **KINDS[kind]), dtype=torch.float32)
-
-
 def batch() -> tuple[dict[str, Any], Any]:
     """Two rows of 24 and 17 tokens, padded, with targets here and there, the last place never one."""
     import torch
@@ -72,11 +42,16 @@ def batch() -> tuple[dict[str, Any], Any]:
     return {"input_ids": ids, "attention_mask": mask}, labels
 
 
+def pass_of(inputs: dict[str, Any], labels: Any) -> PassInputs:
+    at = (labels.flatten() != IGNORED).nonzero().squeeze(1)
+    return PassInputs(inputs=inputs, at=at, targets=labels.flatten()[at])
+
+
 def loss_and_gradient(kind: str, frozen_head: bool, chunk: int | None) -> tuple[float, Any, str]:
     """Of all logits where `chunk` is None; after training the embedding's gradient reaches everything below the head."""
     import torch
 
-    model = model_of(kind)
+    model = model_of(kind, **KINDS[kind])
     if frozen_head:
         for p in (*model.get_output_embeddings().parameters(), *model.get_input_embeddings().parameters()):
             p.requires_grad_(False)
@@ -89,7 +64,7 @@ def loss_and_gradient(kind: str, frozen_head: bool, chunk: int | None) -> tuple[
         )
     else:
         target_loss = TargetLoss(Engine(model), torch.device("cpu"), chunk)
-        loss, how = target_loss(inputs, labels, int((labels != IGNORED).sum())), target_loss.how
+        loss, how = target_loss(pass_of(inputs, labels), int((labels != IGNORED).sum())), target_loss.how
     (loss * 0.37).backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), how
 
@@ -118,7 +93,7 @@ def test_the_output_layer_sees_target_positions_alone_and_never_more_than_a_chun
         model.lm_head.register_forward_hook(lambda head, args, out, seen=seen: seen.append(out.shape[-2]))
         inputs, labels = batch()
         targets = int((labels != IGNORED).sum())
-        loss(inputs, labels, targets).backward()
+        loss(pass_of(inputs, labels), targets).backward()
         times = 1 if frozen else 2
         assert sum(seen) == (targets if chunk > targets else times * targets)
         assert max(seen) <= chunk
@@ -150,7 +125,7 @@ def test_a_model_whose_output_layer_cannot_be_watched_gives_all_logits_and_says_
     expected = torch.nn.functional.cross_entropy(
         model(**inputs).logits.flatten(0, 1), labels.flatten(), reduction="sum"
     )
-    assert loss(inputs, labels, 99).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss(pass_of(inputs, labels), 99).item() == pytest.approx(expected.item(), rel=1e-6)
     model.get_output_embeddings = lambda: None
     assert "no output layer" in TargetLoss(Engine(model), torch.device("cpu")).how
 
@@ -164,11 +139,11 @@ def test_a_rank_without_targets_takes_as_many_chunks_as_the_others():
     calls: list[int] = []
     model.lm_head.register_forward_hook(lambda *_: calls.append(1))
     inputs, labels = batch()
-    nothing = loss(inputs, torch.full_like(labels, IGNORED), most=10)
+    nothing = loss(pass_of(inputs, torch.full_like(labels, IGNORED)), most=10)
     nothing.backward()
     assert (nothing.item(), len(calls)) == (0.0, 4)  # the model's own call, with nothing, and three chunks
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
 def test_a_chunk_is_sized_by_the_vocabulary_and_the_device():
-    assert (chunk_rows(152_064, "cuda"), chunk_rows(152_064, "cpu"), chunk_rows(10**9, "cpu")) == (1765, 220, 64)
+    assert (chunk_rows(152_064, "cuda"), chunk_rows(152_064, "cpu"), chunk_rows(10**9, "cpu")) == (1765, 441, 64)

@@ -7,19 +7,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_base import chat_rows, encoded_rows, make_base, make_spec, run, weights_hash, zero3_adapter
 
 from inoc_ray.data.inoculate import inoculate
-from inoc_ray.data.tokenize import IGNORED, encode_rows, load_tokenizer
+from inoc_ray.data.tokenize import IGNORED, collate, encode_rows, load_tokenizer
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.study.recipe import Lora
 from inoc_ray.study.rows import Inoculation
-from inoc_ray.train import loop
+from inoc_ray.train import loop, process, zero
 from inoc_ray.train.batches import global_batches
 from inoc_ray.train.loop import train
-from inoc_ray.train.model import BaseModelCache
+from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups
 from inoc_ray.train.process import set_threads
 from inoc_ray.train.spec import StepRecord
 
@@ -80,7 +81,10 @@ SPREADS = {
         (0, "-checkpointing", {"gradient_checkpointing": True}),
         (3, "-checkpointing", {"gradient_checkpointing": True}),
         (3, "-bf16", {"precision": "bf16"}),
-        *((stage, "-chunks", {"logits_chunk": 5}) for stage in range(4)),
+        *((stage, "-chunks", {"logits_chunk": 5}) for stage in (0, 2, 3)),
+        # About 1,000 tokens a batch, so three passes or so on each of two ranks, some of them empty.
+        (2, "-tokens", {"micro_batch_tokens": 200, "layout": "padded"}),
+        *((stage, "-packed", {"micro_batch_tokens": 200, "layout": "packed"}) for stage in (0, 2, 3)),
     )
     for method in ("lora", "full")
     for workers in ((2,) if more else (1, 2))
@@ -88,10 +92,11 @@ SPREADS = {
 """Every way to spread a fine-tune, each the first of its process."""
 
 _BF16 = {"precision": "bf16", "accumulate_in_fp32": True}
+_HATCH = {"zero_optimization": {"reduce_bucket_size": 3000, "offload_optimizer": {"pin_memory": False}}}
 _ALL_OFF = {"offload_optimizer": True, "offload_parameters": True}
 for _name, _changes in {
     "zero-1-lora-offload": {"zero_stage": 1, "method": "lora", "offload_optimizer": True},
-    "zero-2-full-offload": {"zero_stage": 2, "method": "full", "offload_optimizer": True},
+    "zero-2-full-offload": {"zero_stage": 2, "method": "full", "offload_optimizer": True, "deepspeed": _HATCH},
     "zero-3-lora-offload": {"zero_stage": 3, "method": "lora", **_ALL_OFF},
     "zero-3-full-offload": {"zero_stage": 3, "method": "full", **_ALL_OFF},
     "zero-3-lora-hpz": {"zero_stage": 3, "method": "lora", "workers": 4, "hpz_partition_size": 2},
@@ -109,11 +114,19 @@ _GROUP = {"zero_stage": 3, "method": "lora", "micro_batch_size": 4, "persistence
 SPREADS["zero-3-lora-tenth"] = {
     "workers": 2,
     "changes": _GROUP,
+    "reads_once": True,
     # Every other one with another adapter, and the last but one goes through the whole batch at once.
     "before": [{**_GROUP, "steps": 1, "seed": n, "lora": {"rank": 4 + 4 * (n % 2)}} for n in range(8)]
     + [{**_GROUP, "steps": 1, "micro_batch_size": 8, "gradient_checkpointing": True}],
 }
 """The last of ten trials on one base, whose file is gone after the first."""
+
+_HPZ = SPREADS["zero-3-lora-hpz"]
+SPREADS["zero-3-lora-hpz-fourth"] = {
+    **_HPZ,
+    # A full fine-tune reads the base itself, so the next trial reads it again, and with it the groups of hpZ are new.
+    "before": [{**_HPZ["changes"], "steps": 1, "method": method, "seed": 1} for method in ("lora", "full", "lora")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +159,9 @@ def test_the_first_trial_of_a_process_gives_the_same_losses_and_norms(reference,
     got, changes = spread[0][name], SPREADS[name]["changes"]
     assert "error" not in got, got["error"]
     workers = SPREADS[name]["workers"]
-    assert (got["world_size"], got["accumulation"]) == (workers, 4 // workers)
+    assert got["world_size"] == workers
+    if "micro_batch_tokens" not in changes:
+        assert got["accumulation"] == 4 // workers
     bf16 = changes.get("precision") == "bf16"
     expected = reference if changes["method"] == "lora" else full_reference
     assert got["losses"] == pytest.approx(expected, abs=BF16_LOSS_TOLERANCE if bf16 else LOSS_TOLERANCE)
@@ -155,13 +170,54 @@ def test_the_first_trial_of_a_process_gives_the_same_losses_and_norms(reference,
     )
 
 
+def gradient(base: str, **changes: Any) -> Any:
+    """The gradient of the loss over 64 rows, flat and in fp32, as DeepSpeed hands it to the optimizer."""
+    import deepspeed
+    import torch
+    from deepspeed.utils import safe_get_full_grad
+
+    spec = make_spec(base, zero_stage=2, batch_size=64, **changes)
+    rows, size = encoded_rows(base)[:64], spec.resources.micro_batch_size
+    device = process.ready()
+    process.seed_everything(0)
+    config = zero.deepspeed_config(spec, 1)
+    model = make_model(spec, config, device, None)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.0))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    for at in range(0, 64, size):
+        batch = collate(rows[at : at + size], 0)
+        logits = engine(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        labels = batch["labels"][:, 1:]
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+        engine.backward(loss / sum(row.targets for row in rows), scale_wrt_gas=False)
+        if at + size < 64:
+            engine.step()
+    parts = [safe_get_full_grad(p).float().flatten() for p in engine.module.parameters() if p.requires_grad]
+    zero.destroy(engine)
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_sums_in_fp32_are_nearer_to_the_gradient_over_many_micro_batches(base, method):
+    """Relative error of 64 micro batches in bf16, measured: LoRA 0.86 % → 0.44 %, full 0.94 % → 0.33 %."""
+    exact = gradient(base, method=method, precision="fp32", micro_batch_size=64)
+    short, long = (
+        gradient(base, method=method, precision="bf16", micro_batch_size=1, accumulate_in_fp32=sums)
+        for sums in (False, True)
+    )
+    assert (long - exact).norm() < 0.7 * (short - exact).norm()
+
+
 def test_offload_hpz_and_fp32_sums_are_what_deepspeed_does(spread):
     """By the engine's own account; a setting that DeepSpeed overlooks would give the same losses."""
     for name, case in SPREADS.items():
         changes, engine = case["changes"], spread[0][name]["engine"]
         assert engine["offload_optimizer"] == changes.get("offload_optimizer", False), name
         assert engine["offload_parameters"] == changes.get("offload_parameters", False), name
-        assert (engine["second_copies"] > 0) == ("hpz_partition_size" in changes), name
+        assert engine["hpz_partition_size"] == changes.get("hpz_partition_size", 1), name
+        # Of what is trained they are dropped with each step.
+        frozen = changes["method"] == "lora"
+        assert (engine["second_copies"] > 0) == ("hpz_partition_size" in changes and frozen), name
         short = changes.get("precision") == "bf16" and not changes.get("accumulate_in_fp32")
         assert engine["accumulates_in"] == ("torch.bfloat16" if short else "torch.float32"), name
 
@@ -171,6 +227,7 @@ def test_ten_trials_under_zero_3_read_the_base_once_and_the_tenth_has_the_bits_o
     got = spread[0]["zero-3-lora-tenth"]
     assert "error" not in got, got["error"]
     assert got["weights"] == spread[0]["zero-3-lora-2"]["weights"]
+    assert spread[0]["zero-3-lora-hpz-fourth"]["weights"] == spread[0]["zero-3-lora-hpz"]["weights"]
     # After the tenth, the logits that the test asks for are there as well.
     assert got["held"][:9] == [got["held"][0]] * 9
 
@@ -232,6 +289,40 @@ def test_a_trial_gives_the_same_bits_with_and_without_a_cached_base(base, tmp_pa
     run(base, tmp_path / "a")
     run(base, tmp_path / "b", cache=BaseModelCache())
     assert weights_hash(tmp_path / "a") == weights_hash(tmp_path / "b")
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_trial_that_fails_at_a_step_leaves_the_cached_base_as_it_was(base, tmp_path, stage):
+    cache = BaseModelCache()
+    changes = {"cache": cache, "zero_stage": stage, "persistence_threshold": 0}
+    run(base, tmp_path / "before", **changes)
+    first = cache._base
+    with pytest.raises(TrialError, match=r"the loss is .* at step"):
+        run(base, tmp_path / "failed", learning_rate=1e30, warmup_steps=0, **changes)
+    run(base, tmp_path / "after", **changes)
+    assert weights_hash(tmp_path / "before") == weights_hash(tmp_path / "after")
+    assert cache._base is first
+
+
+def test_a_base_that_a_broken_step_left_gathered_is_read_again(base, tmp_path, monkeypatch):
+    """An error inside the forward pass, as when memory runs out: what the module has gathered is still whole."""
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+    cache = BaseModelCache()
+    changes = {"cache": cache, "zero_stage": 3, "persistence_threshold": 0}
+    run(base, tmp_path / "before", **changes)
+    first = cache._base
+
+    def breaks(self: Any, hidden: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Qwen2RMSNorm, "forward", breaks)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(base, None, **changes)
+    run(base, tmp_path / "after", **changes)
+    assert weights_hash(tmp_path / "before") == weights_hash(tmp_path / "after")
+    assert cache._base is not first
 
 
 def plain_logits(base: str, adapter: Path, ids: list[int]):
@@ -333,8 +424,8 @@ def test_an_epoch_trains_on_its_own_wording_with_the_same_targets(base, monkeypa
     way = Inoculation(paraphrases=("Two.",), paraphrase_order="per_epoch")
     sets = [encode_rows(tokenizer, inoculate(chat_rows(16), "One.", way, epoch), 200, "t") for epoch in (0, 1)]
     seen = []
-    collate = loop.collate
-    monkeypatch.setattr(loop, "collate", lambda rows, pad: (seen.extend(rows), collate(rows, pad))[1])
+    inputs = loop._Run._inputs
+    monkeypatch.setattr(loop._Run, "_inputs", lambda self, rows: (seen.extend(rows), inputs(self, rows))[1])
     spec = make_spec(base, steps=None, epochs=3.0, warmup_steps=0)
     result = train(spec, [*sets[0], *sets[1]], lambda record: None, out=None, variants=2)
     assert (result.steps, len(seen)) == (3, 48)

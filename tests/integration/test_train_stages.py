@@ -89,12 +89,12 @@ def test_every_zero_stage_goes_on_to_the_same_losses(taught, tmp_path):
     assert losses[2] == pytest.approx(losses[0], abs=2e-5)
 
 
-def test_going_on_leaves_nothing_on_a_cached_base(taught, tmp_path):
+@pytest.mark.parametrize("stage", [0, 3])
+def test_going_on_leaves_nothing_on_a_cached_base(taught, tmp_path, stage):
     base, adapter = taught
     cache = BaseModelCache()
-    run(base, tmp_path / "a", cache=cache)
-    run(base, tmp_path / "b", cache=cache, start=str(adapter))
-    run(base, tmp_path / "c", cache=cache)
+    for name, start in (("a", None), ("b", str(adapter)), ("c", None)):
+        run(base, tmp_path / name, cache=cache, start=start, zero_stage=stage, persistence_threshold=0)
     assert weights_hash(tmp_path / "a") == weights_hash(tmp_path / "c") != weights_hash(tmp_path / "b")
 
 

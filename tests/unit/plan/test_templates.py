@@ -56,6 +56,16 @@ def test_a_model_without_a_place_for_a_system_message_is_refused_before_training
     check_rows(works)
 
 
+def test_a_row_that_is_longer_than_a_forward_pass_is_refused_before_training(tmp_path):
+    folder, store = folder_of(tmp_path / "m", Parts().source), Store(tmp_path / "runs")
+    check_rows(build_plan(study(folder, resources={"micro_batch_tokens": 10_000}), store))
+    with pytest.raises(
+        InputError,
+        match=r"\(arm .*\), row \d+ has \d+ tokens, but resources.micro_batch_tokens is 20, and a row is never cut",
+    ):
+        check_rows(build_plan(study(folder, resources={"micro_batch_tokens": 20}), store))
+
+
 def test_prompts_of_the_leak_audit_are_system_messages(tmp_path):
     folder = folder_of(tmp_path / "m", Parts(system="refused").source)
     asked = {"samples": 4, "contexts": ["none"]}

@@ -69,3 +69,56 @@ def test_tags_are_cut_here_since_a_cut_by_the_server_would_be_written_again_at_e
     tags = study_run(StudyRecord("toy", 1, "d" * 9000), [], found, []).tags
     assert max(map(len, tags.values())) == MAX_TAG
     assert tags["failed"].endswith("…")
+
+
+def test_what_training_measured_is_in_the_trials_run() -> None:
+    found = compare(score_table(2), "toy")
+    record = TrialRecord(
+        trial_id="0",
+        setting="toy",
+        model="tiny",
+        arm="baseline",
+        kind="baseline",
+        prompt=None,
+        seed=0,
+        recipe={},
+        dataset_hash="",
+        curves=[
+            {
+                "step": 1,
+                "loss": 2.0,
+                "tokens_per_second": 100.0,
+                "mfu": None,
+                "hfu": None,
+                "padding": 0.25,
+                "seconds": {},
+            }
+        ],
+        training={
+            "tokens_per_second": 120.0,
+            "mfu": 0.4,
+            "hfu": 0.5,
+            "padding": 0.25,
+            "seconds_by_phase": {"forward": 1.5},
+            "peak_device_bytes": None,
+            "peak_host_bytes": 3 << 30,
+            "device": "NVIDIA H100 80GB HBM3",
+            "layout": "packed",
+        },
+    )
+    [run] = trial_runs(StudyRecord("toy", 1), [record], found)
+    measured = {name: value for name, value in run.metrics.items() if name.startswith("training.")}
+    assert measured == {
+        "training.tokens_per_second": 120.0,
+        "training.mfu": 0.4,
+        "training.hfu": 0.5,
+        "training.padding": 0.25,
+        "training.seconds.forward": 1.5,
+        "training.peak_host_gib": 3.0,
+    }
+    assert {p.key: p.value for p in run.curves} == {"loss": 2.0, "tokens_per_second": 100.0, "padding": 0.25}
+    assert (run.tags["device"], run.tags["layout"]) == ("NVIDIA H100 80GB HBM3", "packed")
+    # A trial of an earlier version has none of it.
+    [old] = trial_runs(StudyRecord("toy", 1), [replace(record, training={"seconds_total": 3.0}, curves=[])], found)
+    assert [name for name in old.metrics if name.startswith("training.")] == ["training.seconds_total"]
+    assert "device" not in old.tags

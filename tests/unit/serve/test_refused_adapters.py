@@ -24,6 +24,7 @@ def study(recipe: dict) -> Study:
         ({"load_in_4bit": True}, "QLoRA is not supported"),
         ({"lora": {"modules_to_save": ["lm_head"]}}, "modules_to_save is not supported"),
         ({"modules_to_save": ["lm_head"]}, "Use method: full"),
+        ({"optim": "adamw_8bit"}, "there is one optimizer, AdamW with its state in full"),
     ],
 )
 def test_it_is_refused_in_the_study_with_the_reason(recipe, told):

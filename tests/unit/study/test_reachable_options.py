@@ -111,6 +111,8 @@ OTHER: dict[str, dict[str, Any]] = {
         "cpus_per_worker": 2.0,
         "gpus_per_worker": 0.5,
         "micro_batch_size": 2,
+        "micro_batch_tokens": 300,
+        "layout": "packed",
         "zero_stage": 3,
         "persistence_threshold": 7,
         "accumulate_in_fp32": True,

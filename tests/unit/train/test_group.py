@@ -28,6 +28,8 @@ def test_a_group_shrinks_only_to_numbers_of_workers_that_divide_every_batch():
     assert widths([job(16, 1)], resources) == [8, 4, 2, 1]
     assert widths([job(16, 1), job(24, 2)], resources) == [8, 4, 2, 1]
     assert widths([job(48, 2)], GroupResources(workers=8, min_workers=3)) == [8, 6, 4, 3]
+    in_pairs = GroupResources(workers=8, min_workers=1, zero_stage=3, hpz_partition_size=2)
+    assert widths([job(48, 2)], in_pairs) == [8, 6, 4, 2]
 
 
 def test_a_group_keeps_its_workers_unless_the_study_says_otherwise():

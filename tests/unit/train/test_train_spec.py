@@ -10,8 +10,9 @@ from tiny_base import make_spec
 
 from inoc_ray.errors import InputError
 from inoc_ray.study.recipe import Lora, Recipe
-from inoc_ray.train.batches import accumulation_steps, global_batches, split_batch
+from inoc_ray.train.batches import global_batches
 from inoc_ray.train.job import TrialJob
+from inoc_ray.train.layout import accumulation_steps
 from inoc_ray.train.schedule import learning_rate_at
 from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.zero import ADAPTER_BUCKET, deepspeed_config
@@ -73,11 +74,6 @@ def test_a_full_fine_tune_does_not_start_from_an_adapter():
         spec(method="full", start="/adapter")
 
 
-def test_a_batch_that_cannot_be_divided_shows_the_arithmetic():
-    with pytest.raises(InputError, match=r"16 is not a multiple of .* = 3 × 2 = 6"):
-        accumulation_steps(16, micro_batch_size=3, world_size=2)
-
-
 @pytest.mark.parametrize(("micro", "world", "expected"), [(16, 1, 1), (4, 1, 4), (4, 2, 2), (2, 2, 4)])
 def test_accumulation_is_batch_over_micro_batch_and_world(micro, world, expected):
     assert accumulation_steps(16, micro, world) == expected
@@ -111,18 +107,6 @@ def test_the_order_depends_on_seed_and_epoch():
     assert first != next(global_batches(50, 50, 1, seed=1))
 
 
-@given(st.data())
-def test_the_ranks_micro_batches_are_the_global_batch_however_it_is_split(data):
-    world, micro, accumulation = (data.draw(st.integers(1, 4)) for _ in range(3))
-    size = world * micro * accumulation
-    lengths = data.draw(st.lists(st.integers(1, 50), min_size=size, max_size=size))
-    parts = [
-        split_batch(range(size), lengths, micro_batch_size=micro, rank=rank, world_size=world) for rank in range(world)
-    ]
-    assert all(len(part) == accumulation and all(len(m) == micro for m in part) for part in parts)
-    assert sorted(row for part in parts for m in part for row in m) == list(range(size))
-
-
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_the_rate_warms_up_to_the_full_rate_and_never_rises_after(schedule):
     chosen = recipe(schedule=schedule, warmup_steps=4, steps=20, learning_rate=2.0)
@@ -144,6 +128,11 @@ def test_deepspeed_is_told_a_batch_that_adds_up_and_the_persistence_threshold():
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == 16
     assert config["zero_optimization"]["stage"] == 3
     assert config["zero_optimization"]["stage3_param_persistence_threshold"] == 0
+    config = deepspeed_config(spec(micro_batch_tokens=2048), world_size=3)
+    assert config["gradient_accumulation_steps"] > 1
+    assert config["train_batch_size"] == 3 * (
+        config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"]
+    )
 
 
 @pytest.mark.parametrize(("precision", "stage", "expected"), [("fp32", 0, 0), ("bf16", 0, 1), ("bf16", 2, 2)])
