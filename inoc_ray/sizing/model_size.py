@@ -203,7 +203,7 @@ def _counting_attention() -> str:
             return out
 
         @staticmethod
-        def backward(ctx: Any, gradient: Any) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, gradient: Any) -> Any:
             query, key, value, _ = ctx.saved_tensors
             return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 

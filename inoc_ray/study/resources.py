@@ -81,8 +81,8 @@ class TrialResources(Config):
             if isinstance(one, bool) or one <= 0 or (isinstance(one, float) and one >= 1):
                 raise ValueError(f"{one!r} is neither a step from 1 on nor a fraction between 0 and 1")
         if "..." in value:
-            last = value[-3:-1]
-            if value.index("...") != len(value) - 1 or len(last) < 2 or not all(type(one) is int for one in last):
+            last = [one for one in value[-3:-1] if isinstance(one, int)]
+            if value.index("...") != len(value) - 1 or len(last) < 2:
                 raise ValueError('"..." stands at the end, behind two steps')
             if last[0] >= last[1]:
                 raise ValueError(
@@ -92,9 +92,8 @@ class TrialResources(Config):
 
     def checkpoint_steps(self, steps: int) -> tuple[int, ...]:
         """Return the steps of `steps` after which weights are kept, in order, without the last one."""
-        found = {
-            one if isinstance(one, int) else max(1, round(one * steps)) for one in self.checkpoints if one != "..."
-        }
+        numbers = [one for one in self.checkpoints if not isinstance(one, str)]
+        found = {one if isinstance(one, int) else max(1, round(one * steps)) for one in numbers}
         if "..." in self.checkpoints:
             first, second = (int(one) for one in self.checkpoints[-3:-1])
             power = 1

@@ -140,6 +140,9 @@ class _Group:
             per_worker["GPU"] = self.worker.gpus
         self.grow.unlink(missing_ok=True)
         self.starts += 1
+        for job in jobs:
+            # What the ranks of a lost group wrote about their collectives is no failure of the trial.
+            self.store.trial_log(job.trial_id).unlink(missing_ok=True)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import logging
@@ -23,7 +24,7 @@ from pydantic import TypeAdapter
 
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.data.tokenize import EncodedRow
-from inoc_ray.errors import TrialError
+from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store import snapshots as stored
 from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import FileContent, Snapshot
@@ -207,13 +208,13 @@ class Snapshots:
     def keep(self, step: int) -> None:
         """Write the weights of this step to where they stay, if it is one of `resources.checkpoints`.
 
-        To be called on all ranks, after every step. Raises TrialError on all when that fails: a curve of checkpoints with a hole
-        would look like one without.
+        To be called on all ranks, after every step. Raises TrialError on all when they are not usable, InputError when they
+        cannot be written: a curve of checkpoints with a hole would look like one without.
         """
         if step not in self.kept_steps:
             return
         place = stored.checkpoint(self.folder, step)
-        fault = None
+        fault: TrialError | InputError | None = None
         try:
             if self.rank == 0:
                 place.filesystem.delete_folder(place.key)
@@ -223,11 +224,12 @@ class Snapshots:
             else:
                 export(self.engine, self.spec, None)
         except TrialError as error:
-            fault = str(error)
+            fault = error
         except OSError as error:
-            fault = _reason(error, place)
-        if fault := _from_rank_0(fault):
-            raise TrialError(f"resources.checkpoints: the weights after step {step} cannot be kept: {fault}")
+            fault = InputError(f"the weights after step {step} cannot be kept: {_reason(error, place)}.")
+        fault = _from_rank_0(fault)
+        if fault is not None:
+            raise fault
 
     # -- resuming -------------------------------------------------------------------------------------------
 
@@ -406,8 +408,12 @@ def _random_entries(device: torch.device) -> Iterator[tensor_file.Entry]:
         states["device"] = torch.cuda.get_rng_state(device)
     for what, state in states.items():
         yield tensor_file.Entry(
-            name=f"{_RANDOM}|{what}|0", shape=tuple(state.shape), dtype=state.dtype, get=lambda state=state: state
+            name=f"{_RANDOM}|{what}|0", shape=tuple(state.shape), dtype=state.dtype, get=functools.partial(_same, state)
         )
+
+
+def _same(state: torch.Tensor) -> torch.Tensor:
+    return state
 
 
 def _set_random(pieces: _Pieces, rank: int, device: torch.device) -> None:

@@ -207,10 +207,10 @@ def _train_wave(
             # Ctrl-C, or SIGTERM, of which Ray makes a SystemExit. The workers end with this process.
             snapshot_before_stop(store, under_way.trials())
             raise
-        progress.update(sum(steps.values()) if not results.num_errors else progress.done)
-    errors = [str(error) for error in results.errors]
-    first_error = errors[0] if errors else None
-    outcomes = [outcome_of(job, store, done_before=False, group_error=first_error) for group in groups for job in group]
+        errors = [str(error) for error in results.errors]
+        first_error = errors[0] if errors else None
+        outcomes = [outcome_of(job, store, done_before=False, group_error=first_error) for g in groups for job in g]
+        progress.update(sum(steps[outcome.trial_id] for outcome in outcomes if outcome.status != "failed"))
     return outcomes, errors
 
 

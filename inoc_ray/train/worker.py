@@ -35,6 +35,10 @@ REPORT_SECONDS = 2.5
 """Time between progress reports. Ray's controller takes one report per worker every 2 s and a worker that has another
 waits until then: a report per step makes every step last 2 s (measured)."""
 
+LOOKS_PER_DRAIN = 5
+"""The ranks look for notices about once a second; for Ray's once in so many times, since that is a call to an actor and Ray itself
+looks every 5 s."""
+
 NOTE = "note"
 """Key of a report: lines for people."""
 
@@ -113,6 +117,7 @@ class _Worker:
         self.progress = _Progress()
         self.leaves = False
         """Whether there was room for a group of more workers, and this one was to leave."""
+        self.looks = 0
         self.drained: Any = None
         """The nodes that Ray is about to lose, and when, as last seen."""
 
@@ -223,8 +228,6 @@ class _Worker:
 
         And for room for more workers, for which the group leaves; without snapshots on the way it grows between two trials.
         """
-        import ray.train
-
         ask = self.store.snapshot_request(job.trial_id)
         asked, grows = _from_rank_0((ask.exists(), self.grow.exists()) if self.rank == 0 else None)
         if grows and not self.leaves and job.spec.resources.snapshot_minutes is not None:
@@ -233,11 +236,19 @@ class _Worker:
             return Notice.LEAVE
         if asked and self.rank == 0:
             ask.unlink(missing_ok=True)
-        # A collective of Ray's, so it is called on all ranks, each time.
+        return Notice.TAKE if self._is_drained() or asked else Notice.NOTHING
+
+    def _is_drained(self) -> bool:
+        """Return whether there is news of a node of the group that Ray is about to lose; on all ranks, at the same steps."""
+        import ray.train
+
+        self.looks += 1
+        if self.looks % LOOKS_PER_DRAIN:
+            return False
         drained = ray.train.get_preemption_info()
         deadline = None if drained is None else (tuple(drained.preempted_node_ids), drained.deadline_ms)
         news, self.drained = deadline not in (None, self.drained), deadline
-        return Notice.TAKE if asked or news else Notice.NOTHING
+        return news
 
     def _write_log(self, job: TrialJob, error: Exception) -> None:
         self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))

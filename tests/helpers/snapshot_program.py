@@ -1,7 +1,8 @@
 """Fine-tunes that stop and go on from snapshots, each in processes of its own: BASE OUT RUNS, results in OUT/results.json.
 
 A run is {"workers", "changes", "stop_after", "from"}: `stop_after` ends it after that step, with a snapshot after every step;
-`from` names an earlier run whose snapshots it has. As in rank_program, the libraries are imported once and every rank of every
+`from` names an earlier run whose snapshots it has; `kills` is how often its ranks are killed at a random moment, with a
+snapshot every `minutes`. As in rank_program, the libraries are imported once and every rank of every
 run is a fork, so nothing of a trial before is left in the process of a later one.
 """
 
@@ -9,15 +10,18 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import sys
+import time
 import traceback
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from rank_program import free_port
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 ADAPTER = "adapter_model.safetensors"
 EVERY_STEP = 1e-9
 
@@ -59,6 +63,9 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
         if stop is not None and record.step > stop:
             raise Stop
         records.append(record)
+        if weights is not None and "kills" in run:
+            with (out / "trace.txt").open("a") as trace:
+                trace.write(f"{record.step} {time.time()}\n")
 
     def on_resume(before: Any) -> None:
         resumed_with.append(len(before))
@@ -72,7 +79,7 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
     snapshots = Snapshots(
         at(out / "snapshots"),
         of="trial",
-        minutes=None if stop is None else EVERY_STEP,
+        minutes=run.get("minutes", None if stop is None else EVERY_STEP),
         notice=notice if told else None,
         say=lines.append,
     )
@@ -92,6 +99,46 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
     return value | {"sum_seconds": sum(r.tokens / r.tokens_per_second for r in records), "resumed_with": resumed_with}
 
 
+def start(base: str, out: Path, run: dict[str, Any]) -> list[BaseProcess]:
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    ranks = [context.Process(target=rank_main, args=(base, out, run, n, port)) for n in range(run["workers"])]
+    for rank in ranks:
+        rank.start()
+    return list(ranks)
+
+
+def kill(ranks: list[BaseProcess], out: Path, interval: float) -> dict[str, float]:
+    """SIGKILL all ranks a random part of the interval after their second snapshot; what that costs."""
+    begun = time.time()
+    before = latest(out)
+    seen: list[str] = []
+    while len(seen) < 2:
+        assert all(rank.is_alive() for rank in ranks), "the run ended before it was killed"
+        if (name := latest(out)) not in (before, "", *seen):
+            seen.append(name)
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, interval))
+    for rank in ranks:
+        rank.kill()
+    at = time.time()
+    for rank in ranks:
+        rank.join()
+    trace = [
+        (int(step), float(when))
+        for step, when in (line.split() for line in (out / "trace.txt").read_text().splitlines())
+    ]
+    reached, kept = max(step for step, when in trace if when > begun), int(latest(out)[:8])
+    written = json.loads((out / "snapshots" / latest(out) / "COMMIT.json").read_text())["about"]["written_at"]
+    first = next(when for _, when in trace if when > begun)
+    return {"steps": reached - kept, "seconds": at - written, "started": first - begun}
+
+
+def latest(out: Path) -> str:
+    """The name of the latest committed snapshot, or nothing."""
+    return max((path.parent.name for path in (out / "snapshots").glob("0*/COMMIT.json")), default="")
+
+
 def go(base: str, folder: Path, name: str, run: dict[str, Any]) -> dict[str, Any]:
     """Run all ranks of a run; what rank 0 wrote, or {"error": …} with the traceback of the first rank that failed."""
     out = folder / name
@@ -100,11 +147,8 @@ def go(base: str, folder: Path, name: str, run: dict[str, Any]) -> dict[str, Any
         shutil.copytree(folder / run["from"] / "snapshots", out / "snapshots")
     if "damage" in run:
         damage(out / "snapshots", **run["damage"])
-    context = multiprocessing.get_context("fork")
-    port = free_port()
-    ranks = [context.Process(target=rank_main, args=(base, out, run, n, port)) for n in range(run["workers"])]
-    for rank in ranks:
-        rank.start()
+    kills = [kill(start(base, out, run), out, 60 * run["minutes"]) for _ in range(run.get("kills", 0))]
+    ranks = start(base, out, run)
     for rank in ranks:
         rank.join(TIMEOUT_S)
         if rank.is_alive():
@@ -117,6 +161,7 @@ def go(base: str, folder: Path, name: str, run: dict[str, Any]) -> dict[str, Any
     value = dict(json.loads((out / "result.json").read_text()))
     kept = sorted((out / "snapshots").glob("checkpoint-*"))
     value["kept"] = {folder.name: hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest() for folder in kept}
+    value["kills"] = kills
     value["left"] = sorted(path.name for path in (out / "snapshots").iterdir()) if (out / "snapshots").exists() else []
     return value
 

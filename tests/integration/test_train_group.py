@@ -11,8 +11,10 @@ from tiny_base import chat_rows, make_base, make_spec, run, weights_hash
 
 from inoc_ray.cluster.connect import connected
 from inoc_ray.data.chat import write_jsonl
+from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.store.store import Store
 from inoc_ray.study.resources import Resources
+from inoc_ray.train.export import validate_adapter
 from inoc_ray.train.group import train_group
 from inoc_ray.train.job import TrialJob
 from inoc_ray.train.process import set_threads
@@ -57,7 +59,7 @@ def first_group(cluster, base, tmp_path_factory):
     write_jsonl(rows, chat_rows())
     jobs = [
         job(base, "a"),
-        job(base, "b", seed=1),
+        job(base, "b", seed=1, checkpoints=(1, 2, "...")),
         job(base, "bad", max_length=8),
         job(base, "c", rows=str(rows)),
     ]
@@ -87,6 +89,23 @@ def test_a_committed_trial_holds_record_curve_template_and_adapter(first_group, 
     assert [record["step"] for record in curve] == [1, 2, 3, 4, 5, 6]
     assert curve[-1]["loss"] == trial["training"]["final_loss"] == outcomes[1].final_loss
     assert (store.adapter("b") / "adapter_model.safetensors").exists()
+
+
+def test_weights_that_were_kept_on_the_way_are_committed_with_the_trial_and_served_by_their_step(first_group, base):
+    store, _, _ = first_group
+    assert store.read_trial("b")["training"]["checkpoints"] == [1, 2, 4]
+    kept = store.checkpoints("b")
+    assert list(kept) == [1, 2, 4]
+    for folder in kept.values():
+        validate_adapter(folder, base, 8)
+    assert len({store.weights("b"), *(store.weights("b", step) for step in kept)}) == 4
+    assert store.weights("b", 3) is None
+    catalogue = FolderCatalogue(store.trials())
+    assert catalogue.find("b@4") == kept[4]
+    assert catalogue.find("b@3") is None
+    assert catalogue.ids() == ["a", "b", "c"]
+    assert not store.snapshots("b").exists()
+    assert store.checkpoints("a") == {}
 
 
 def test_the_bad_trial_says_what_is_wrong_and_leaves_nothing_but_its_log(first_group):
