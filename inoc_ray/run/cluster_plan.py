@@ -163,7 +163,11 @@ def _shape(fit: Fit) -> str:
     devices = f"{fit.gpus:g} GPU" if fit.gpus else f"{resources.workers * resources.cpus_per_worker:g} CPU"
     stage = f", ZeRO-{resources.zero_stage}" if resources.zero_stage else ""
     offload = ", offload" if fit.memory.host else ""
-    return f"{devices}{stage}{offload}, {resources.micro_batch_size} rows"
+    tokens = resources.micro_batch_tokens
+    passes = (
+        f"{tokens:,} tokens" if tokens else f"{resources.micro_batch_size} row{'s' * (resources.micro_batch_size > 1)}"
+    )
+    return f"{devices}{stage}{offload}, {passes}"
 
 
 def _of_device(size: int, kind: NodeKind) -> str:

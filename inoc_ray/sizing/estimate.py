@@ -78,7 +78,8 @@ def estimate(plan: Plan, cluster: PlannedCluster) -> Estimate:
         fit = min(found, key=lambda one: (one.gpu_hours or 0.0, one.hours or 0.0))
         training.append(fit)
         proposed = _best(tunes, cluster, efficiency)
-        if proposed and fit.gpu_hours and (proposed[0].gpu_hours or 0.0) <= _CHEAPER * fit.gpu_hours:
+        plain = proposed and not proposed[0].memory.host
+        if plain and fit.gpu_hours and (proposed[0].gpu_hours or 0.0) <= _CHEAPER * fit.gpu_hours:
             better[tunes.label] = proposed[0]
         if not tunes.resources.gpus_per_worker and any(kind.gpu for kind in kinds):
             notes.append(
@@ -154,7 +155,7 @@ def _best(tunes: FineTunes, cluster: PlannedCluster, efficiency: float) -> list[
         for kind in cluster.kinds
         if (fits := best_fits(tunes, kind, capacity=cluster.only(kind), efficiency=efficiency))
     ]
-    return sorted(firsts, key=lambda fit: (fit.dollars or math.inf, fit.gpu_hours or 0.0))
+    return sorted(firsts, key=lambda fit: (fit.memory.host > 0, fit.dollars or math.inf, fit.gpu_hours or 0.0))
 
 
 def _refusal(tunes: FineTunes, cluster: PlannedCluster, efficiency: float) -> str:
@@ -172,7 +173,7 @@ def _refusal(tunes: FineTunes, cluster: PlannedCluster, efficiency: float) -> st
 
 
 def _two_here(tunes: FineTunes, cluster: PlannedCluster, efficiency: float) -> list[Fit]:
-    """Return up to two shapes on the cluster that differ in their width or in what they offload."""
+    """Return up to two shapes on the cluster: the best, and the best of another width or one that offloads."""
     found: dict[tuple[Any, ...], Fit] = {}
     for kind in cluster.kinds:
         for fit in best_fits(tunes, kind, capacity=cluster.only(kind), efficiency=efficiency):
@@ -193,7 +194,7 @@ def _elsewhere(tunes: FineTunes, efficiency: float) -> list[Fit]:
                 found.append(fits[0])
                 break
             count *= 2
-    found.sort(key=lambda fit: (fit.kind.count * (fit.kind.dollars_per_hour or 0.0), fit.dollars or 0.0))
+    found.sort(key=lambda fit: (fit.memory.host > 0, fit.dollars or 0.0))
     # Two kinds of GPU: whoever cannot have the one may have the other.
     return list({fit.kind.gpu.name: fit for fit in reversed(found) if fit.kind.gpu}.values())[::-1]
 

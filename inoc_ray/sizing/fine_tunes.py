@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from inoc_ray.cluster.cluster_file import NodeKind
@@ -13,7 +13,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.trials import ResolvedModel
 from inoc_ray.sizing.model_size import ModelSize, model_size
 from inoc_ray.sizing.row_lengths import RowLengths
-from inoc_ray.sizing.speed import StepWork, group_start_seconds, step_seconds
+from inoc_ray.sizing.speed import StepWork, group_start_seconds, offload_seconds, step_seconds
 from inoc_ray.sizing.training import GIB, TrainingMemory, training_memory
 from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.resources import GroupResources
@@ -43,6 +43,8 @@ class FineTunes:
     trials: int
     """How many are to be trained."""
     rows: RowLengths
+    known: dict[str, TrainingMemory] = field(default_factory=dict, compare=False, repr=False)
+    """Memory that was computed before, by the resources: the same shape is tried on many kinds of nodes."""
 
     @property
     def label(self) -> str:
@@ -107,7 +109,7 @@ class Fit:
     def changes(self) -> dict[str, Any]:
         """Return the fields of the resources that say how it runs, where they differ from those of the study."""
         names = ("workers", "gpus_per_worker", "zero_stage", "micro_batch_size", *_OFFLOADS)
-        wanted = {n: getattr(self.resources, n) for n in names if hasattr(self.resources, n)}
+        wanted = {n: getattr(self.resources, n) for n in names}
         given = {n: getattr(self.of.resources, n) for n in wanted}
         return {n: v for n, v in wanted.items() if v != given[n] or n == "workers"}
 
@@ -122,14 +124,17 @@ def spec_of(tunes: FineTunes, resources: GroupResources) -> LoopSpec:
 
 def memory_of(tunes: FineTunes, resources: GroupResources) -> TrainingMemory:
     """Return the memory of a rank at its peak: of a pass in which the longest rows meet."""
-    rows, tokens = resources.micro_batch_size, resources.micro_batch_tokens
-    return training_memory(
-        spec_of(tunes, resources),
-        resources.workers,
-        tokens=tokens or rows * tunes.rows.longest,
-        targets=tokens or rows * tunes.rows.most_targets,
-        device="cuda" if resources.gpus_per_worker else "cpu",
-    )
+    key = resources.model_dump_json()
+    if key not in tunes.known:
+        rows, tokens = resources.micro_batch_size, resources.micro_batch_tokens
+        tunes.known[key] = training_memory(
+            spec_of(tunes, resources),
+            resources.workers,
+            tokens=tokens or rows * tunes.rows.longest,
+            targets=tokens or rows * tunes.rows.most_targets,
+            device="cuda" if resources.gpus_per_worker else "cpu",
+        )
+    return tunes.known[key]
 
 
 def work_of(tunes: FineTunes, resources: GroupResources) -> StepWork:
@@ -231,16 +236,17 @@ def fit_of(
     groups = math.ceil(tunes.trials / resources.trials_per_group)
     seconds = None
     if resources.gpus_per_worker:
-        checkpointed = resources.checkpoints_gradients
+        checkpointed, work = resources.checkpoints_gradients, work_of(tunes, resources)
         each = step_seconds(
             tunes.size,
-            work_of(tunes, resources),
+            work,
             kind,
             workers=resources.workers,
             stage=resources.zero_stage,
             checkpointed=checkpointed,
             efficiency=efficiency,
         )
+        each += offload_seconds(tunes.size, kind, resources, passes=work.passes)
         # A GPU that several workers share is as fast as its share.
         each /= min(1.0, resources.gpus_per_worker)
         start = group_start_seconds(tunes.size) / min(resources.trials_per_group, max(1, tunes.trials))
@@ -259,37 +265,47 @@ def shapes(tunes: FineTunes, kind: NodeKind) -> Iterator[GroupResources]:
     """Yield resources worth a look on the nodes of a kind, each worker on one GPU."""
     batch, given = tunes.recipe.batch_size, tunes.resources
     cpus = min(given.cpus_per_worker, kind.cpus / max(1, kind.gpus))
-    offloads: list[dict[str, Any]] = [{}]
-    if tunes.recipe.method == "full" and "offload_optimizer" in GroupResources.model_fields:
-        offloads.append({"offload_optimizer": True})
+    offloads: list[dict[str, bool]] = [{}]
+    if tunes.recipe.method == "full":
+        offloads += [{"offload_optimizer": True}, {"offload_optimizer": True, "offload_parameters": True}]
     workers = 1
     while workers <= kind.gpus * kind.count and workers <= batch:
-        for stage in (0,) if workers == 1 else (2, 3):
+        for stage, offload in _stages(workers, offloads):
             for micro in sorted({m for m in (1, 2, 4, 8, 16) if batch % (m * workers) == 0}, reverse=True):
-                for offload in offloads:
-                    change = {
-                        "workers": workers,
-                        "gpus_per_worker": 1.0,
-                        "cpus_per_worker": cpus,
-                        "zero_stage": max(stage, 1) if offload else stage,
-                        "micro_batch_size": micro,
-                        "gradient_checkpointing": None,
-                        **offload,
-                    }
-                    yield GroupResources(**{**_plain(given), **change})
+                change = {
+                    "workers": workers,
+                    "min_workers": None,
+                    "gpus_per_worker": 1.0,
+                    "cpus_per_worker": cpus,
+                    "zero_stage": stage,
+                    "hpz_partition_size": 1,
+                    "micro_batch_size": micro,
+                    "micro_batch_tokens": None,
+                    "gradient_checkpointing": None,
+                    "offload_optimizer": False,
+                    "offload_parameters": False,
+                    **offload,
+                }
+                yield GroupResources.model_validate({**given.model_dump(), **change})
         workers *= 2
 
 
-def _plain(resources: GroupResources) -> dict[str, Any]:
-    """Return the fields that a shape keeps: how groups are made and restarted."""
-    kept = ("trials_per_group", "max_concurrent_groups", "max_failures")
-    return {name: getattr(resources, name) for name in kept}
+def _stages(workers: int, offloads: list[dict[str, bool]]) -> Iterator[tuple[int, dict[str, bool]]]:
+    """Yield ZeRO stages for a group of that width, each with what it can offload."""
+    for offload in offloads:
+        if "offload_parameters" in offload:
+            yield 3, offload
+        elif workers == 1:
+            yield (2 if offload else 0), offload
+        else:
+            yield from ((stage, offload) for stage in (2, 3))
 
 
 def best_fits(tunes: FineTunes, kind: NodeKind, *, capacity: Capacity, efficiency: float) -> list[Fit]:
     """Return what fits on the nodes of a kind, the best first: few GPU-hours, and of nearly equal ones the narrowest.
 
-    Many narrow groups train as much as few wide ones and wait less for each other.
+    Many narrow groups train as much as few wide ones and wait less for each other. What is offloaded comes last: how fast a
+    host's memory is varies most.
     """
     if kind.gpu is None:
         return []
@@ -297,13 +313,12 @@ def best_fits(tunes: FineTunes, kind: NodeKind, *, capacity: Capacity, efficienc
     fits = [fit for fit in found if fit is not None and not fit.tight]
     if not fits:
         return []
-    least = min(fit.gpu_hours or 0.0 for fit in fits)
-    return sorted(
-        fits,
-        key=lambda fit: (
-            (fit.gpu_hours or 0.0) > NARROW_ENOUGH * least,
-            fit.gpus if (fit.gpu_hours or 0.0) <= NARROW_ENOUGH * least else 0,
-            fit.gpu_hours or 0.0,
-            fit.memory.host,
-        ),
-    )
+    plain = [fit for fit in fits if not fit.memory.host] or fits
+    least = min(fit.gpu_hours or 0.0 for fit in plain)
+
+    def rank(fit: Fit) -> tuple[float, ...]:
+        hours = fit.gpu_hours or 0.0
+        near = hours <= NARROW_ENOUGH * least
+        return (fit.memory.host > 0, not near, fit.gpus if near else 0, hours)
+
+    return sorted(fits, key=rank)

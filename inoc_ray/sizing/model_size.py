@@ -158,7 +158,7 @@ def _counted(folder: Path, recipe: Recipe, layers: int, *, tokens: int, checkpoi
     config = copy.deepcopy(configuration(folder).get_text_config())
     config.num_hidden_layers, config.vocab_size, config.pad_token_id = layers, SMALL_VOCABULARY, None
     if getattr(config, "layer_types", None):
-        config.layer_types = list(config.layer_types)[:layers]
+        config.layer_types = (list(config.layer_types) * layers)[:layers]
     config._attn_implementation = _counting_attention()
     model = on_meta(config, recipe, recipe.precision)
     if checkpointed:
@@ -203,7 +203,7 @@ def _counting_attention() -> str:
             return out
 
         @staticmethod
-        def backward(ctx: Any, gradient: Any) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, gradient: Any) -> Any:
             query, key, value, _ = ctx.saved_tensors
             return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 

@@ -13,6 +13,7 @@ from inoc_ray.cluster.cluster_file import NodeKind
 from inoc_ray.cluster.hardware import Gpu
 from inoc_ray.sizing.model_size import ModelSize
 from inoc_ray.sizing.training import BYTES
+from inoc_ray.study.resources import GroupResources
 
 EFFICIENCY = 0.35
 """Share of the peak at which a fine-tune computes, recomputation included. Published for compiled and fused code: 0.52 to 0.58 of
@@ -24,6 +25,9 @@ LINK_SHARE = 0.6
 """Share of a link's or a network's nominal speed that collectives reach."""
 READ_BYTES = 1.0e9
 """Bytes/s at which weights are read from shared storage."""
+HOST_LINK, HOST_BANDWIDTH = 25e9, 100e9
+"""Bytes/s between a GPU and the host's memory (PCIe 4.0 x16 reaches 25 of its 32 GB/s), and of the host's memory as the
+optimizer on its cores uses it, for all workers of a node together. Assumptions."""
 GROUP_START_S = 60.0
 """Start of a group of workers: processes, imports, NCCL."""
 ENGINE_START_S = 180.0
@@ -80,6 +84,20 @@ def step_seconds(
     spans = workers > kind.gpus
     speed_of_link = kind.network if spans else kind.gpu.link
     return max(compute, moved * (workers - 1) / workers / (LINK_SHARE * speed_of_link))
+
+
+def offload_seconds(size: ModelSize, kind: NodeKind, resources: GroupResources, *, passes: int) -> float:
+    """Return what a step takes longer because states or weights are in the host's memory."""
+    width, workers = BYTES[size.dtype], resources.workers
+    there = min(workers, max(1, int(kind.gpus / resources.gpus_per_worker)))
+    seconds = 0.0
+    if resources.offload_optimizer:
+        share = size.trained / workers
+        # The gradient comes down, the weight goes up; Adam reads and writes 28 bytes of a parameter.
+        seconds += 2 * width * share / HOST_LINK + 28 * share * there / HOST_BANDWIDTH
+    if resources.offload_parameters:
+        seconds += 2 * passes * width * size.parameters / workers / HOST_LINK
+    return seconds
 
 
 def group_start_seconds(size: ModelSize) -> float:

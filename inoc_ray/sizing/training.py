@@ -158,6 +158,9 @@ def model_states(size: ModelSize, sharding: Sharding) -> ModelStates:
     if sharding.offload_optimizer:
         host += states + FP32_GRADIENT * size.trained // share_of_states
         states = step = 0
+        if sharding.stage >= 2:
+            # Each share of a gradient goes to the host as soon as it is reduced.
+            host, accumulated = host + accumulated, 0
     if sharding.offload_parameters:
         host, weights = host + weights, width * size.persistent
     return ModelStates(weights=weights, states=states, accumulated=accumulated, step=step, gathered=gathered, host=host)
@@ -210,12 +213,8 @@ def training_memory(
     config = deepspeed_config(spec, world_size)
     sharding = sharding_of(config, world_size, recipe.precision)
     accumulates = config["gradient_accumulation_steps"] > 1
-    head = _head(size, targets, device)
+    head = head_bytes(size, max(targets, 1), resources.logits_chunk or chunk_rows(size.vocabulary, device))
     return peak_of(size, sharding, passed, head=head, accumulates=accumulates, device=device)
-
-
-def _head(size: ModelSize, targets: int, device: Device) -> int:
-    return head_bytes(size, max(targets, 1), chunk_rows(size.vocabulary, device))
 
 
 def peak_of(

@@ -10,6 +10,7 @@ A model that ignores what it is told would mix rows in silence. So the loop runs
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,7 +98,7 @@ def _variable_length(
     out: Any = varlen_attn(
         q, k, v, begins, begins, longest, longest, scale=scaling, window_size=window, enable_gqa=grouped
     )
-    return out.unsqueeze(0)  # type: ignore[no-any-return]
+    return out.unsqueeze(0)
 
 
 def _row_by_row(
@@ -160,16 +161,34 @@ def prepare(engine: Any, device: torch.device, longest: int) -> Ability:
 
 def _ways(model: Any, device: torch.device, longest: int) -> Iterator[Way]:
     """Yield the ways to try, the fastest first."""
-    import torch
-
+    config = model.config.get_text_config()
     if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation():
-        window = getattr(model.config.get_text_config(), "sliding_window", None)
-        if device.type == "cuda" and next(model.parameters()).dtype in (torch.bfloat16, torch.float16):
+        window = getattr(config, "sliding_window", None)
+        if device.type == "cuda" and _has_kernel(model, config, device):
             yield "variable length"
         # The causal kernel has no window, which rows that are shorter do not need.
         elif device.type == "cpu" and (window is None or longest <= window):
             yield "row by row"
     yield "block mask"
+
+
+def _has_kernel(model: Any, config: Any, device: torch.device) -> bool:
+    """Whether torch's variable-length kernel (FlashAttention 2) takes this model: half precision, no dropout, Ampere and later.
+
+    Earlier versions of torch have the kernel without windows or without grouped heads.
+    """
+    import torch
+    from torch.nn.attention import varlen
+
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return (
+        next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
+        and not getattr(config, "attention_dropout", 0.0)
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and size <= 256
+        and size % 8 == 0
+        and {"scale", "window_size", "enable_gqa"} <= set(inspect.signature(varlen.varlen_attn).parameters)
+    )
 
 
 def _distance(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -69,15 +69,16 @@ def choose(
     Raises InputError when packed rows are asked for and the model mixes them, or a row is longer than a pass.
     """
     asked = spec.resources.layout
-    padded = _choice(spec, world_size, "causal" if ability.causal else "padding mask", "resources.layout says padded")
+    way = "causal" if ability.causal else "padding mask"
+    padded = _choice(spec, world_size, way, f"padded ({way}), as resources.layout says")
     if asked == "padded":
         return padded
     if ability.packed is None:
         why = f"{spec.model} does not keep packed rows apart"
         if asked == "packed":
             raise InputError(f"resources.layout: packed, but {why}; leave layout out or write padded.")
-        return replace(padded, reason=f"padded, because {why}")
-    packed = _choice(spec, world_size, ability.packed, "resources.layout says packed")
+        return replace(padded, reason=f"padded ({way}), because {why}")
+    packed = _choice(spec, world_size, ability.packed, f"packed ({ability.packed}), as resources.layout says")
     if asked == "packed":
         return packed
     of_padded, of_packed = (_cost(choice, flops, batches[:SAMPLED], rows) for choice in (padded, packed))

@@ -212,7 +212,7 @@ def _frozen() -> Any:
             return total
 
         @staticmethod
-        def backward(ctx: Any, gradient: Any) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, gradient: Any) -> Any:
             (of_hidden,) = ctx.saved_tensors
             return of_hidden * gradient, None, None, None
 

@@ -73,7 +73,7 @@ def packed(rows: Sequence[EncodedRow], device: torch.device, *, bounds: bool) ->
         begins = torch.tensor(starts, dtype=torch.int32).to(device)
         # A tensor or a number each, as transformers' own collator makes them.
         made.inputs.update(cu_seq_lens_q=begins, cu_seq_lens_k=begins)
-        made.inputs.update(max_length_q=max(lengths), max_length_k=max(lengths))  # type: ignore[arg-type]
+        made.inputs.update(max_length_q=max(lengths), max_length_k=max(lengths))
     return made
 
 

@@ -58,4 +58,4 @@ def test_a_step_of_our_loop_beside_a_step_of_a_minimal_one(zero_stage):
         f"\nZeRO-{zero_stage}: ours {median['ours'] * 1e3:.2f} ms, minimal {median['minimal'] * 1e3:.2f} ms a step; "
         f"ratio median {quartiles[1]:.3f}, quartiles {quartiles[0]:.3f} to {quartiles[2]:.3f}"
     )
-    assert len(ratios) == STEPS - DROPPED
+    assert quartiles[1] <= 1.0, "a minimal loop is faster"

@@ -72,18 +72,34 @@ class Case:
     model: Model
     recipe: dict[str, Any]
     resources: dict[str, Any]
-    host_bytes_per_parameter: float = 4.0
-    """Memory of the machine that the fine-tune needs: reading the weights, and whatever is offloaded."""
+
+
+def packed(tokens: int, **more: Any) -> dict[str, Any]:
+    """Return resources with so many tokens in a forward pass."""
+    return {"micro_batch_tokens": tokens, "layout": "packed", **more}
 
 
 CASES = (
-    Case(name="LoRA, 4 rows a pass", model=SEVEN, recipe=LORA, resources={"micro_batch_size": 4}),
+    *(Case(name=f"LoRA, {n:,} packed tokens", model=SEVEN, recipe=LORA, resources=packed(n)) for n in (2048, 4096)),
+    Case(name="LoRA, padded rows", model=SEVEN, recipe=LORA, resources={"micro_batch_size": 4, "layout": "padded"}),
+    Case(
+        name="LoRA, 4,096 packed tokens, ZeRO-3",
+        model=SEVEN,
+        recipe=LORA,
+        resources=packed(4096, zero_stage=3),
+    ),
+    Case(
+        name="full, 4,096 packed tokens, offload",
+        model=SEVEN,
+        recipe=FULL,
+        resources=packed(4096, zero_stage=2, offload_optimizer=True),
+    ),
     *(
         Case(
-            name="LoRA, 4 rows a pass",
+            name="LoRA, 4,096 packed tokens",
             model=THIRTY_TWO.with_layers(layers),
             recipe=LORA,
-            resources={"micro_batch_size": 4},
+            resources=packed(4096),
         )
         for layers in (1, 2)
     ),
@@ -115,19 +131,19 @@ STEPS_OF_A_CURVE = 8
 
 CURVES = tuple(
     Curve(
-        name=f"{method}, {precision}",
+        name=f"{method}, {precision}, {layout}",
         recipe={"method": method, "precision": precision},
-        resources={"micro_batch_size": 8},
+        resources={"micro_batch_size": 8, "layout": layout},
         tolerance=FP32_TOLERANCE if precision == "fp32" else BF16_TOLERANCE,
     )
-    for method in ("lora", "full")
+    for method, layout in (("lora", "padded"), ("lora", "packed"), ("full", "packed"))
     for precision in ("fp32", "bf16")
 )
 REFERENCES = tuple(
     Curve(
         name=f"{method}, fp32",
         recipe={"method": method, "precision": "fp32"},
-        resources={"micro_batch_size": 16},
+        resources={"micro_batch_size": 16, "layout": "padded"},
         tolerance=0.0,
     )
     for method in ("lora", "full")

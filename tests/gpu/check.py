@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cases import CASES, CURVES, REFERENCES, SCALED, Case, Curve
+from run_cases import GIB, host_memory
 
 HERE = Path(__file__).resolve().parent
-GIB = 1024**3
 FLAGS = ["-S"] if sys.flags.no_site else []
 """Of this interpreter, for its children."""
 PACKAGES = ("torch", "transformers", "peft", "deepspeed")
@@ -57,11 +57,6 @@ def has_gpu() -> bool:
     )
 
 
-def host_memory() -> int:
-    """Return this machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def run_cases(cases: Sequence[Case], small: bool) -> list[dict[str, Any]]:
     """Run the fine-tunes, a process per model, and return a result per case in their order."""
     results: dict[int, dict[str, Any]] = {}
@@ -85,6 +80,11 @@ def run_curves(curves: Sequence[Curve], *, cpu: bool) -> list[list[float]]:
     return [lines.get(number, []) for number in range(len(curves))]
 
 
+def percent(value: float | None) -> str:
+    """Write a share in percent."""
+    return "–" if value is None else f"{value:.1%}"
+
+
 def gib(value: float | None) -> str:
     """Write bytes as GiB."""
     return "–" if value is None else f"{value / GIB:.1f}" if value >= GIB else f"{value / GIB:.3f}"
@@ -96,14 +96,27 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
+HEAD = (
+    "model",
+    "fine-tune",
+    "parameters",
+    "tokens/step",
+    "tokens/s",
+    "MFU",
+    "HFU",
+    "peak GiB",
+    "card GiB",
+    "planned GiB",
+)
+
+
 def speed_table(cases: Sequence[Case], results: Sequence[dict[str, Any]]) -> str:
     """Write what each fine-tune did."""
-    rows = [["model", "fine-tune", "parameters", "tokens/step", "tokens/s", "MFU", "peak GiB", "first loss"]]
+    rows: list[Sequence[str]] = [HEAD]
     for case, result in zip(cases, results, strict=True):
         if "error" in result:
-            rows.append([case.model.name, case.name, "", "", result["error"], "", "", ""])
+            rows.append([case.model.name, case.name, "", "", result["error"], *[""] * 5])
             continue
-        mfu = "–" if result["mfu"] is None else f"{result['mfu']:.1%}"
         rows.append(
             [
                 case.model.name,
@@ -111,12 +124,23 @@ def speed_table(cases: Sequence[Case], results: Sequence[dict[str, Any]]) -> str
                 f"{result['parameters']:,}",
                 f"{result['tokens_per_step']:,.0f}",
                 f"{result['tokens_per_second']:,.0f}",
-                mfu,
+                percent(result["mfu"]),
+                percent(result["hfu"]),
                 gib(result["peak"]),
-                f"{result['losses'][0]:.3f}",
+                gib(result["card"]),
+                gib(result["planned"]),
             ]
         )
     return table(rows)
+
+
+def ways(cases: Sequence[Case], results: Sequence[dict[str, Any]]) -> str:
+    """Write how rows stood and how the loss was computed, once for each way."""
+    found: dict[str, list[str]] = {}
+    for case, result in zip(cases, results, strict=True):
+        if "reason" in result:
+            found.setdefault(result["reason"], []).append(f"{case.model.name}: {case.name}")
+    return "\n".join(f"- {reason} ({'; '.join(names)})" for reason, names in found.items())
 
 
 def scaled(cases: Sequence[Case], results: Sequence[dict[str, Any]]) -> str | None:
@@ -174,7 +198,7 @@ def main() -> int:
     parity, good = curve_table(CURVES, run_curves(CURVES, cpu=False), references)
     results = run_cases(CASES, small)
     device = next((result["device"] for result in results if "device" in result), "no device")
-    parts = [heading(device, small), speed_table(CASES, results), scaled(CASES, results), parity]
+    parts = [heading(device, small), speed_table(CASES, results), scaled(CASES, results), ways(CASES, results), parity]
     text = "\n\n".join(part for part in parts if part) + "\n"
     print("\n" + text)
     if out is not None:

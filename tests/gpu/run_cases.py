@@ -6,11 +6,11 @@ It prints one line per fine-tune, so that what is done is not lost when a later 
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cases import STEPS_OF_A_CURVE
 
+GIB = 1 << 30
 STEPS, WARM_UP = 6, 2
 SMALL_STEPS = 3
 """Steps of each fine-tune, the first of which are not counted; of a stand-in fewer."""
@@ -55,7 +56,11 @@ def write_model(config: dict[str, Any], folder: Path) -> None:
 def fine_tune(
     model: str, rows: list[Any], recipe: dict[str, Any], resources: dict[str, Any], cache: Any
 ) -> dict[str, Any]:
-    """Train and return losses, tokens per second, MFU, peak memory in bytes (device, or the process without a GPU), seconds."""
+    """Train, and return losses, rates, and memory in bytes: at its peak, in use on the whole card, and as planned.
+
+    Without a GPU the peak is the growth of the process; the card's is None. Raises MemoryError when the plan needs more of the
+    host's memory than there is.
+    """
     import torch
 
     from inoc_ray.study.recipe import Recipe
@@ -72,46 +77,65 @@ def fine_tune(
         recipe=Recipe.model_validate(recipe),
         resources=TrialResources.model_validate(place | resources),
     )
+    planned = plan_memory(spec, rows, cuda)
+    if planned.host > host_memory():
+        raise MemoryError(f"needs {planned.host / GIB:.0f} GiB of the host's memory, of {host_memory() / GIB:.0f}")
+    if cuda:
+        torch.cuda.empty_cache()
+    before = resident()
     records: list[StepRecord] = []
-    peak = _Peak(cuda)
-    started = time.perf_counter()
-    result = train(spec, rows, records.append, out=None, cache=cache, on_trained=lambda engine: peak.read())
+    card: list[int] = []
+
+    def look(engine: Any) -> None:
+        if cuda:
+            free, total = torch.cuda.mem_get_info()
+            card.append(total - free)
+
+    result = train(spec, rows, records.append, out=None, cache=cache, on_trained=look)
     counted = records[WARM_UP:] or records[-1:]
-    seconds = [record.tokens / record.tokens_per_second for record in counted]
-    mfu = [record.mfu for record in counted if record.mfu is not None]
+    seconds = sum(record.tokens / record.tokens_per_second for record in counted)
+    tokens = sum(record.tokens for record in counted)
     return {
         "losses": [record.loss for record in records],
-        "tokens_per_second": sum(record.tokens for record in counted) / sum(seconds),
-        "seconds_per_token": sum(seconds) / sum(record.tokens for record in counted),
+        "tokens_per_second": tokens / seconds,
+        "seconds_per_token": seconds / tokens,
         "tokens_per_step": statistics.mean(record.tokens for record in records),
-        "mfu": statistics.mean(mfu) if mfu else None,
-        "peak": peak.bytes,
-        "trained": result.trainable_parameters,
-        "seconds": time.perf_counter() - started,
+        "mfu": mean([record.mfu for record in counted]),
+        "hfu": mean([record.hfu for record in counted]),
+        "padding": mean([record.padding for record in counted]),
+        "peak": result.peak_device_bytes if cuda else (result.peak_host_bytes or before) - before,
+        "card": card[0] if card else None,
+        "planned": planned.total,
+        "reason": f"{result.layout_reason}; {result.loss_way}",
     }
 
 
-class _Peak:
-    """The most memory in use from now until `read`: allocated on the GPU, or resident in the process without one."""
+def plan_memory(spec: Any, rows: list[Any], cuda: bool) -> Any:
+    """Return what `inoc-ray plan --cluster` would say of a rank: of its fullest pass."""
+    from inoc_ray.sizing.training import training_memory
 
-    def __init__(self, cuda: bool) -> None:
-        self.cuda, self.bytes = cuda, 0
-        if cuda:
-            import torch
+    longest, targets = max(len(row.input_ids) for row in rows), max(row.targets for row in rows)
+    at_once = spec.resources.micro_batch_tokens
+    tokens = at_once or spec.resources.micro_batch_size * longest
+    return training_memory(
+        spec, 1, tokens=tokens, targets=round(tokens * targets / longest), device="cuda" if cuda else "cpu"
+    )
 
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # the resident set's high-water mark (proc(5))
 
-    def read(self) -> None:
-        if self.cuda:
-            import torch
+def mean(values: list[float | None]) -> float | None:
+    """Return the mean of what is known, None if nothing is."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
 
-            self.bytes = torch.cuda.max_memory_allocated()
-        else:
-            status = Path("/proc/self/status").read_text()
-            self.bytes = 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+def host_memory() -> int:
+    """Return this machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def resident() -> int:
+    """Return the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_name() -> str:

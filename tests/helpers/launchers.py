@@ -60,12 +60,13 @@ def bare(config: dict[str, Any]) -> None:
 
 def ray_train(config: dict[str, Any]) -> None:
     """A Ray Train run on a private cluster of this machine."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     from inoc_ray.cluster.connect import connected
 
     with connected():
+        # Ray reads how to authenticate when it is imported.
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
         TorchTrainer(
             train_rank,
             train_loop_config=config | {"reports": True},

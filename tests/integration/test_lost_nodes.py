@@ -178,5 +178,5 @@ def test_a_fine_tune_goes_on_with_the_nodes_that_are_there_to_the_losses_of_an_u
     curve = store.read_curves(trial.trial_id)
     assert [r["step"] for r in curve] == list(range(1, STEPS + 1))
     compared = resumed[1]["after_step"] + 20
-    # Sums in another order at every step; the differences add up from step to step.
-    assert [r["loss"] for r in curve[:compared]] == pytest.approx(losses_alone(plan, store, compared), abs=1e-3)
+    # Sums in another order, as in test_train_loop.py.
+    assert [r["loss"] for r in curve[:compared]] == pytest.approx(losses_alone(plan, store, compared), abs=2e-5)

@@ -20,6 +20,7 @@ from inoc_ray.study.rows import Inoculation
 from inoc_ray.train import loop, process, zero
 from inoc_ray.train.batches import global_batches
 from inoc_ray.train.loop import train
+from inoc_ray.train.measure import PHASES
 from inoc_ray.train.model import BaseModelCache, make_model, parameter_groups
 from inoc_ray.train.process import set_threads
 from inoc_ray.train.spec import StepRecord
@@ -399,6 +400,33 @@ def test_rows_without_loss_give_no_loss_and_no_error(base, stage):
     records.clear()
     train(spec, silent, records.append, out=None)
     assert [(record.loss, record.grad_norm) for record in records] == [(0.0, 0.0)] * 4
+
+
+def test_what_a_step_took_is_recorded(base):
+    seen = {}
+    for layout in ("padded", "packed"):
+        records, result = run(base, None, steps=3, layout=layout)
+        seen[layout] = result
+        assert (result.layout, result.device, result.mfu) == (layout, "cpu", None)
+        assert "target positions" in result.loss_way
+        assert result.tokens_per_second == pytest.approx(result.tokens / result.seconds_training)
+        for record in records:
+            assert set(record.seconds) == set(PHASES)
+            # Phases are part of the step and most of it.
+            took = record.tokens / record.tokens_per_second
+            assert 0.5 * took < sum(record.seconds.values()) <= took
+        assert sum(result.seconds_by_phase.values()) == pytest.approx(
+            sum(sum(record.seconds.values()) for record in records)
+        )
+        assert records[-1].peak_host_bytes is not None
+        assert 10**8 < records[-1].peak_host_bytes <= result.peak_host_bytes < 10**11
+        assert result.peak_device_bytes is None
+    assert seen["packed"].padding == 0.0 < seen["padded"].padding < 0.5
+    rows = encoded_rows(base)
+    [batch] = global_batches(len(rows), 16, 1, seed=0)
+    halves = [sorted(len(rows[row].input_ids) for row in batch)[at : at + 8] for at in (0, 8)]
+    records, _ = run(base, None, steps=1, warmup_steps=0, layout="padded")
+    assert records[0].padding == pytest.approx(1 - sum(map(sum, halves)) / sum(8 * max(half) for half in halves))
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial_and_writes_nothing(base, tmp_path):

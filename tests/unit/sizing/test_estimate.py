@@ -74,7 +74,7 @@ def test_32b_in_full_on_one_gpu_of_80_gb_is_refused_with_two_shapes_that_fit(tmp
         there = {"models": {"m": {"recipes": {"full": yaml.safe_load(changes)}, "serve_gpus": 4}}}
         fitting = study(tmp_path, "Qwen2.5-32B", {"full": FULL}, {"zero_stage": 3, **there})
         found = on(fitting, gpu={"machine": machine, "count": int(count)})
-        assert found.training[0].memory.total < 80 * 2**30 * (2 if "p5en" in machine else 1)
+        assert not found.training[0].tight
 
 
 def test_many_narrow_groups_come_before_wide_ones(tmp_path, rows):
