@@ -44,7 +44,8 @@ LOOK_SECONDS = 1.0
 """About how often the ranks look for a notice together."""
 _CURVE = "curve.jsonl"
 _RANDOM = "random"
-_GO_ON, _LOOK, _TAKE = 0, 1, 2
+_LOOK, _TAKE = 1, 2
+"""What is due after a step; both may be."""
 _RECORDS = TypeAdapter(list[StepRecord])
 
 
@@ -118,30 +119,30 @@ class Snapshots:
 
     def after_step(self, position: Callable[[], Position]) -> None:
         """Take a snapshot if it is time, or if there is a notice. Raises Left when that says so."""
-        what = self._agree(self._due() if self.rank == 0 else _GO_ON)
+        due = self._agree(self._due() if self.rank == 0 else 0)
         told = Notice.NOTHING
-        if what == _LOOK and self.notice is not None:
+        if due & _LOOK and self.notice is not None:
             told = self.notice()
             self.looked = time.perf_counter()
-        if what == _TAKE or told is not Notice.NOTHING:
+        if due & _TAKE or told is not Notice.NOTHING:
             taken = self.take(position())
             if taken and told is Notice.LEAVE:
                 raise Left
 
     def _due(self) -> int:
+        # A step may take longer than LOOK_SECONDS, so that there is a look after each: it takes no snapshot's place.
         now = time.perf_counter()
-        if self.notice is not None and now - self.looked >= LOOK_SECONDS:
-            return _LOOK
-        return _TAKE if now - self.taken >= self.interval else _GO_ON
+        looks = self.notice is not None and now - self.looked >= LOOK_SECONDS
+        return looks * _LOOK | (now - self.taken >= self.interval) * _TAKE
 
-    def _agree(self, what: int) -> int:
+    def _agree(self, due: int) -> int:
         """Return rank 0's decision on all ranks: their clocks differ, and taking a snapshot is for all together."""
         if self.world_size == 1:
-            return what
+            return due
         import torch
         import torch.distributed as dist
 
-        box = torch.tensor([what], device=self.engine.device)
+        box = torch.tensor([due], device=self.engine.device)
         dist.broadcast(box, src=0)
         return int(box.item())
 

@@ -9,9 +9,10 @@ from tiny_base import make_spec
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.data.tokenize import EncodedRow
+from inoc_ray.store.place import at
 from inoc_ray.study.resources import TrialResources
-from inoc_ray.train import tensor_file
-from inoc_ray.train.snapshot import identity_of, rows_hash
+from inoc_ray.train import snapshot, tensor_file
+from inoc_ray.train.snapshot import Notice, Snapshots, identity_of, rows_hash
 
 
 def test_another_recipe_or_seed_is_another_fine_tune_and_other_resources_are_not():
@@ -20,6 +21,27 @@ def test_another_recipe_or_seed_is_another_fine_tune_and_other_resources_are_not
 
     assert of(workers=2, zero_stage=3, micro_batch_size=1, snapshot_minutes=1.0, checkpoints=(1,)) == of()
     assert len({of(), of(seed=1), of(learning_rate=1e-3), of(steps=7), of(enable_thinking=False)}) == 5
+
+
+def test_a_snapshot_comes_in_time_though_every_step_is_followed_by_a_look_for_notices(tmp_path, monkeypatch):
+    looks: list[None] = []
+    taken: list[None] = []
+    snapshots = Snapshots(at(tmp_path), of="t", minutes=1.0, notice=lambda: looks.append(None) or Notice.NOTHING)
+    snapshots.rank, snapshots.world_size = 0, 1
+    clock = snapshots.taken
+
+    def take(position) -> bool:
+        snapshots.taken = clock
+        taken.append(position)
+        return True
+
+    monkeypatch.setattr(snapshot.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(snapshots, "take", take)
+    for _ in range(60):
+        clock += 5.0  # a step of a large model
+        snapshots.after_step(lambda: None)
+    assert len(looks) == 60
+    assert len(taken) == 5
 
 
 def test_rows_are_told_apart_by_ids_labels_and_where_a_row_ends():
