@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,9 +148,13 @@ def file_fault(place: Place, file: FileContent) -> str | None:
     return None
 
 
-def prune(folder: Place) -> None:
-    """Delete everything in the folder of a trial's snapshots but the latest KEPT."""
-    kept = {place.key for place in list(committed(folder))[:KEPT]}
+def prune(folder: Place, unused: Collection[str] = ()) -> None:
+    """Delete everything in the folder of a trial's snapshots but the latest KEPT.
+
+    unused: the names of those that could not be gone on from. They may be of later steps than what was taken since, and do
+    not count.
+    """
+    kept = {place.key for place in [one for one in committed(folder) if one.name not in unused][:KEPT]}
     for place in list(folder.iterdir()):
         if place.key not in kept and not _is_kept(place):
             place.filesystem.delete_folder(place.key)

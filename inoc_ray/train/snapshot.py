@@ -102,6 +102,8 @@ class Snapshots:
         self.say = say or log.warning
         self.interval = float("inf") if minutes is None else 60.0 * minutes
         self.taken = self.looked = time.perf_counter()
+        self.unused: set[str] = set()
+        """The names of the snapshots that were passed over."""
         self.seconds = 0.0
         """Spent on taking snapshots, by this process."""
 
@@ -160,7 +162,7 @@ class Snapshots:
             try:
                 if not errors:
                     stored.commit(place, [file for files in written for file in files], self._about(shares, position))
-                    stored.prune(self.folder)
+                    stored.prune(self.folder, self.unused)
             except OSError as error:
                 errors.append(_reason(error, place))
             if errors:
@@ -252,6 +254,7 @@ class Snapshots:
         return None
 
     def _pass_over(self, place: Place, fault: str) -> None:
+        self.unused.add(place.name)
         if self.rank == 0:
             self.say(f"snapshot {place.name} is not used: {fault}")
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from inoc_ray.errors import InputError
+from inoc_ray.store import snapshots
 from inoc_ray.store.layout import COMMIT, part_name
 from inoc_ray.store.lease import LEASE_SECONDS, Lease, LeaseTaken
 from inoc_ray.store.place import at
@@ -224,3 +225,20 @@ def test_nobody_holds_a_lease_below_a_file_and_an_unknown_home_is_no_error(tmp_p
     (tmp_path / "file").write_text("")
     assert Store(tmp_path / "file").holder("study-s") is None
     assert Store("~no-such-user/x").root.is_absolute()
+
+
+def test_snapshots_that_cannot_be_used_take_no_place_of_those_that_were_taken_since(tmp_path):
+    folder = Store(tmp_path).snapshots("t")
+
+    def taken(step: int) -> str:
+        name = snapshots.new_name(step)
+        snapshots.commit(folder / name, [], {})
+        return name
+
+    passed_over = {taken(90), taken(80)}
+    names = [taken(10)]
+    snapshots.prune(folder, passed_over)
+    assert [place.name for place in snapshots.committed(folder)] == names
+    names = [taken(30), taken(20), *names]
+    snapshots.prune(folder, passed_over)
+    assert [place.name for place in snapshots.committed(folder)] == names[: snapshots.KEPT]
