@@ -8,6 +8,7 @@ with others, sums have another order, and with dropout the masks are others.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -162,13 +163,20 @@ class Snapshots:
             try:
                 if not errors:
                     stored.commit(place, [file for files in written for file in files], self._about(shares, position))
-                    stored.prune(self.folder, self.unused)
+                    self._prune()
             except OSError as error:
                 errors.append(_reason(error, place))
             if errors:
                 self.say(f"no snapshot after step {position.step}: {errors[0]}")
         self.seconds += time.perf_counter() - started
         return not _from_rank_0(errors)
+
+    def _prune(self) -> None:
+        """Delete old snapshots; that this fails (another node still reads one) is no fault of the new one."""
+        try:
+            stored.prune(self.folder, self.unused)
+        except OSError as error:
+            self.say(f"old snapshots are still there: {_reason(error, self.folder)}")
 
     def _write_share(self, place: Place, shares: Shares, position: Position) -> list[FileContent] | str:
         """Write this rank's file, and rank 0 the curve; return what was written, or why it could not be."""
@@ -218,17 +226,23 @@ class Snapshots:
             return
         place = stored.checkpoint(self.folder, step)
         fault: TrialError | InputError | None = None
+        exported = False
         try:
-            if self.rank == 0:
-                place.filesystem.delete_folder(place.key)
-                with place.folder() as folder:
-                    export(self.engine, self.spec, folder)
+            with contextlib.ExitStack() as stack:
+                folder = None
+                if self.rank == 0:
+                    place.filesystem.delete_folder(place.key)
+                    folder = stack.enter_context(place.folder())
+                exported = True
+                export(self.engine, self.spec, folder)
+                if folder is not None:
                     stored.commit_folder(place, folder, {"identity": self.identity})
-            else:
-                export(self.engine, self.spec, None)
         except TrialError as error:
             fault = error
         except OSError as error:
+            if not exported:
+                # The other ranks are about to gather the weights, which they do with this one or not at all.
+                export(self.engine, self.spec, None)
             fault = InputError(f"the weights after step {step} cannot be kept: {_reason(error, place)}.")
         fault = _from_rank_0(fault)
         if fault is not None:

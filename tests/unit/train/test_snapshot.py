@@ -1,5 +1,6 @@
 """What a snapshot must have in common with the fine-tune that goes on from it; files that are written tensor by tensor."""
 
+import errno
 import hashlib
 
 import pytest
@@ -9,6 +10,8 @@ from tiny_base import make_spec
 
 from inoc_ray.config.identity import content_id
 from inoc_ray.data.tokenize import EncodedRow
+from inoc_ray.errors import InputError
+from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.place import at
 from inoc_ray.study.resources import TrialResources
 from inoc_ray.train import snapshot, tensor_file
@@ -42,6 +45,30 @@ def test_a_snapshot_comes_in_time_though_every_step_is_followed_by_a_look_for_no
         snapshots.after_step(lambda: None)
     assert len(looks) == 60
     assert len(taken) == 5
+
+
+def refuse(*_args, **_options) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_old_snapshot_that_cannot_be_deleted_is_no_fault_of_the_new_one(tmp_path, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(snapshot.stored, "prune", refuse)
+    Snapshots(at(tmp_path), of="t", minutes=1.0, say=lines.append)._prune()
+    assert lines == [f"old snapshots are still there: No space left on device ({tmp_path})"]
+
+
+def test_weights_that_have_no_place_are_gathered_all_the_same_since_the_other_ranks_do(tmp_path, monkeypatch):
+    gathered: list[object] = []
+    monkeypatch.setattr(snapshot, "export", lambda engine, spec, out: gathered.append(out))
+    monkeypatch.setattr(snapshot, "_from_rank_0", lambda value: value)
+    monkeypatch.setattr(LocalFilesystem, "folder", refuse)
+    snapshots = Snapshots(at(tmp_path), of="t", minutes=1.0)
+    snapshots.engine = snapshots.spec = None
+    snapshots.rank, snapshots.kept_steps = 0, (3,)
+    with pytest.raises(InputError, match="after step 3 cannot be kept: No space left"):
+        snapshots.keep(3)
+    assert gathered == [None]
 
 
 def test_rows_are_told_apart_by_ids_labels_and_where_a_row_ends():
