@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NAME = "inoc_ray_rows"
 """Of our attention in transformers' registry."""
+_REPLACED = "sdpa"
+"""The attention of transformers in whose place ours stands."""
 ROUNDING = {"torch.float32": 1e-4, "torch.bfloat16": 5e-2, "torch.float16": 1e-2}
 """How far the same logits may be apart in another kernel, as a share of the largest."""
 MIXED = 0.25
@@ -128,7 +130,7 @@ def prepare(engine: Any, device: torch.device, longest: int) -> Ability:
 
     To be called on all ranks: the model runs. `longest` is the length of the longest row in tokens.
     """
-    model = engine.module.get_base_model() if hasattr(engine.module, "get_base_model") else engine.module
+    model = _model_of(engine)
     before = model.config._attn_implementation
     texts = [tuple(range(3, 12)), tuple(range(7, 14))]
     apart = [_logits(engine, inputs.padded([_row(text)], device)) for text in texts]
@@ -159,10 +161,24 @@ def prepare(engine: Any, device: torch.device, longest: int) -> Ability:
     return Ability(packed=packed, causal=causal)
 
 
+def settle(engine: Any, *, packed: bool) -> None:
+    """Leave the model of `prepare` with the attention that suits the layout that was chosen.
+
+    transformers makes no mask for an attention of ours, so padded rows would lose the windows of a model that has some.
+    """
+    model = _model_of(engine)
+    if not packed and model.config._attn_implementation == NAME:
+        model.set_attn_implementation(_REPLACED)
+
+
+def _model_of(engine: Any) -> Any:
+    return engine.module.get_base_model() if hasattr(engine.module, "get_base_model") else engine.module
+
+
 def _ways(model: Any, device: torch.device, longest: int) -> Iterator[Way]:
     """Yield the ways to try, the fastest first."""
     config = model.config.get_text_config()
-    if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation():
+    if model.config._attn_implementation == _REPLACED and model._can_set_attn_implementation():
         window = getattr(config, "sliding_window", None)
         if device.type == "cuda" and _has_kernel(model, config, device):
             yield "variable length"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.data.tokenize import EncodedRow
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.train import inputs, process, zero
-from inoc_ray.train.attention import prepare
+from inoc_ray.train.attention import prepare, settle
 from inoc_ray.train.batches import global_batches
 from inoc_ray.train.choice import SAMPLED, Rows, choose
 from inoc_ray.train.export import export
@@ -228,6 +228,7 @@ class _Run:
             rows=self.sizes,
             world_size=self.world_size,
         )
+        settle(engine, packed=self.choice.layout.packed)
         log.info("layout: %s.", self.choice.reason)
         self.measures = Totals(device, spec.recipe.precision, self.world_size)
         self.phases = Phases(device)

@@ -8,7 +8,7 @@ from tiny_families import Engine, model_of
 
 from inoc_ray.data.tokenize import IGNORED, EncodedRow
 from inoc_ray.train import inputs
-from inoc_ray.train.attention import NAME, Ability, _variable_length, prepare
+from inoc_ray.train.attention import NAME, Ability, _register, _variable_length, prepare, settle
 from inoc_ray.train.head import TargetLoss
 
 pytestmark = pytest.mark.slow
@@ -71,6 +71,22 @@ def test_loss_and_gradient_are_those_of_rows_one_by_one(kind):
         got, ours = loss_and_gradient(model, [made])
         assert got == pytest.approx(loss, rel=1e-5), name
         assert ((ours - gradient).norm() / gradient.norm()).item() < 1e-5, name
+
+
+def test_padded_rows_have_their_window_where_packed_ones_would_have_a_kernel_for_it():
+    """On a GPU the kernel takes windows, so the model has our attention when the layout is chosen."""
+    import torch
+
+    device = torch.device(CPU)
+    model = model_of("mistral", sliding_window=8)
+    expected = loss_and_gradient(model, [inputs.padded(rows(), device)])[0]
+    _register()
+    model.set_attn_implementation(NAME)
+    settle(Engine(model), packed=True)
+    assert model.config._attn_implementation == NAME
+    assert loss_and_gradient(model, [inputs.padded(rows(), device)])[0] != pytest.approx(expected, rel=1e-6)
+    settle(Engine(model), packed=False)
+    assert loss_and_gradient(model, [inputs.padded(rows(), device)])[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_model_that_looks_ahead_gets_a_mask_for_its_padding():
