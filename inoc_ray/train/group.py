@@ -109,7 +109,7 @@ class _Group:
             try:
                 workers = wait_for_room(self.widths, self.worker, patience=patience, tell=self.tell)
             except NoRoom as error:
-                return self._end(jobs, str(error))
+                return self._end(str(error))
             if workers != width:
                 back = "" if workers == self.resources.workers else ", until there is room for more"
                 self.tell(f"goes on with {workers} of {self.resources.workers} workers{back}")
@@ -117,16 +117,16 @@ class _Group:
             loss = self._start(jobs, workers)
             if loss is not None and loss.is_late:
                 if patience.over():
-                    return self._end(jobs, f"{loss.cause}, for {patience.minutes:g} minutes")
+                    return self._end(f"{loss.cause}, for {patience.minutes:g} minutes")
                 continue
             patience.renew()
             if loss is None:
                 if self._left() == jobs and not self.grow.exists():
-                    return self._end(jobs, "the workers ended before they trained anything")
+                    return self._end("the workers ended before they trained anything")
                 continue
             failures = failures + 1 if self._reached() == before else 1
             if failures > self.resources.max_failures:
-                return self._end(jobs, f"{loss.cause}, {_times(failures)} without getting further")
+                return self._end(f"{loss.cause}, {_times(failures)} without getting further")
             self.tell(f"{loss.cause}; {self._next()}")
         return None
 
@@ -197,9 +197,9 @@ class _Group:
             f"it goes on after step {step}, from its last snapshot" if step else "it starts again from its first step"
         )
 
-    def _end(self, jobs: Sequence[TrialJob], why: str) -> str:
-        """Write to the logs of the jobs that are left why they were not trained; return it."""
-        for job in jobs:
+    def _end(self, why: str) -> str:
+        """Write to the logs of the jobs that are left now why they were not trained; return it."""
+        for job in self._left():
             log = self.store.trial_log(job.trial_id)
             before = log.read_text() if log.exists() else ""
             log.write_text(f"{before}{why}\n")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
 from inoc_ray.store.store import Store
 from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.resources import GroupResources, TrialResources
-from inoc_ray.train.group import widths
+from inoc_ray.train.failure import Loss
+from inoc_ray.train.group import _Group, widths
 from inoc_ray.train.job import TrialJob
 from inoc_ray.train.room import Patience
 from inoc_ray.train.spec import LoopSpec
@@ -34,6 +36,28 @@ def test_a_group_shrinks_only_to_numbers_of_workers_that_divide_every_batch():
 
 def test_a_group_keeps_its_workers_unless_the_study_says_otherwise():
     assert widths([job(16, 1)], GroupResources(workers=8)) == [8]
+
+
+def test_the_end_of_a_group_is_no_failure_of_those_that_it_trained_or_that_failed_by_themselves(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    done, failed, lost = (dataclasses.replace(job(16, 1), trial_id=name, label=name) for name in ("a", "b", "c"))
+    group = _Group([done, failed, lost], GroupResources(max_failures=0), store, run_name="g", callbacks=[], tell=str)
+
+    def start(jobs, workers) -> Loss:
+        with store.stage_trial("a") as folder:
+            (folder / "trial.json").write_text("{}")
+        store.trial_log("b").write_text("the loss is nan\n")
+        (store.attempts("g") / "c").write_text("1")
+        return Loss("worker 0 died")
+
+    monkeypatch.setattr(group, "_start", start)
+    monkeypatch.setattr("inoc_ray.train.group.give_up", lambda held: None)
+    monkeypatch.setattr("inoc_ray.train.group.wait_for_room", lambda *args, **options: 1)
+    why = group.run(Patience(1.0))
+    assert why == "worker 0 died, once without getting further"
+    assert not store.trial_log("a").exists()
+    assert store.trial_log("b").read_text() == "the loss is nan\n"
+    assert store.trial_log("c").read_text() == f"{why}\n"
 
 
 def test_the_wait_for_room_ends_but_lasts_while_others_of_the_command_train(tmp_path: Path):
