@@ -139,7 +139,7 @@ def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: B
 
     config = zero.deepspeed_config(spec, world_size)
     process.seed_everything(spec.seed)
-    model = make_model(spec, config, device, cache)
+    model = process.on_all_ranks(lambda: make_model(spec, config, device, cache))
     groups = parameter_groups(model, spec.recipe.weight_decay)
     # Betas and epsilon are torch's defaults; fused is one kernel per step and is built for CPUs too.
     optimizer = torch.optim.AdamW(groups, lr=spec.recipe.learning_rate, fused=True)

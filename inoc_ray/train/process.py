@@ -7,11 +7,15 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from inoc_ray.errors import InputError, TrialError
 
 if TYPE_CHECKING:
     import torch
+
+_T = TypeVar("_T")
 
 
 def ready() -> torch.device:
@@ -43,6 +47,30 @@ def ready() -> torch.device:
         _skip_shared_memory_op()
     _share_with_deepspeed()
     return device
+
+
+def on_all_ranks(make: Callable[[], _T]) -> _T:
+    """Return what `make` returns; raise the InputError or TrialError that it raised on any rank, on all of them.
+
+    To be called on all ranks. What one rank alone cannot do (its node lacks the model, its mount shows an older file) would
+    otherwise end the trial there, while the others wait for that rank in their next collective.
+    """
+    import torch.distributed as dist
+
+    value: _T | None = None
+    fault: InputError | TrialError | None = None
+    try:
+        value = make()
+    except (InputError, TrialError) as error:
+        fault = error
+    faults: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(faults, None if fault is None else (isinstance(fault, InputError), str(fault)))
+    if fault is not None:
+        raise fault
+    if theirs := next((one for one in faults if one is not None), None):
+        is_input, text = theirs
+        raise InputError(text) if is_input else TrialError(text)
+    return cast("_T", value)
 
 
 def _quiet_deepspeed() -> None:

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError
@@ -27,7 +27,10 @@ from inoc_ray.store.snapshots import move_checkpoints
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
 from inoc_ray.train.snapshot import Left, Notice, Snapshots
-from inoc_ray.train.spec import LoopResult, StepRecord
+from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
+
+if TYPE_CHECKING:
+    from inoc_ray.data.tokenize import EncodedRow
 
 log = logging.getLogger(__name__)
 
@@ -165,21 +168,10 @@ class _Worker:
             mark.unlink(missing_ok=True)
 
     def _train_into(self, folder: Path | None, job: TrialJob, begun: float) -> None:
-        from inoc_ray.data.tokenize import encode_rows, load_tokenizer
+        from inoc_ray.train import process
         from inoc_ray.train.loop import train
 
-        spec = dataclasses.replace(job.spec, model=str(on_this_node(Path(job.spec.model))))
-        if spec.model not in self.tokenizers:
-            self.tokenizers[spec.model] = load_tokenizer(spec.model)
-        tokenizer = self.tokenizers[spec.model]
-        label = job.rows if isinstance(job.rows, str) else job.label
-        encoded = encode_rows(
-            tokenizer,
-            read_rows(job),
-            max_length=spec.recipe.max_length,
-            label=label,
-            enable_thinking=spec.enable_thinking,
-        )
+        spec, tokenizer, encoded = process.on_all_ranks(lambda: self._read(job))
         steps = spec.recipe.total_steps(len(encoded) // job.variants)
         records: list[StepRecord] = []
 
@@ -213,6 +205,24 @@ class _Worker:
             _write_records(
                 folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
             )
+
+    def _read(self, job: TrialJob) -> tuple[LoopSpec, Any, list[EncodedRow]]:
+        """Return what is to be trained, with the model's folder on this node; its tokenizer; and the rows."""
+        from inoc_ray.data.tokenize import encode_rows, load_tokenizer
+
+        spec = dataclasses.replace(job.spec, model=str(on_this_node(Path(job.spec.model))))
+        if spec.model not in self.tokenizers:
+            self.tokenizers[spec.model] = load_tokenizer(spec.model)
+        tokenizer = self.tokenizers[spec.model]
+        label = job.rows if isinstance(job.rows, str) else job.label
+        encoded = encode_rows(
+            tokenizer,
+            read_rows(job),
+            max_length=spec.recipe.max_length,
+            label=label,
+            enable_thinking=spec.enable_thinking,
+        )
+        return spec, tokenizer, encoded
 
     def _snapshots(self, job: TrialJob) -> Snapshots:
         return Snapshots(
