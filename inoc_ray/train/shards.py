@@ -136,7 +136,14 @@ class _Whole(Shares):
             parameter.grad = None
 
     def _fragment(self, name: str, parameter: Any, kind: str) -> Fragment:
-        tensor = parameter.detach() if kind == WEIGHT else self.optimizer.state[parameter][kind]
+        import torch
+
+        if kind == WEIGHT:
+            tensor = parameter.detach()
+        else:
+            # A parameter that no row uses (of a vision tower, when rows are text) never had a gradient, and has no moments.
+            found = self.optimizer.state.get(parameter)
+            tensor = found[kind] if found else torch.zeros_like(parameter)
         return _view(name, kind, 0, tensor.view(-1))
 
     def publish(self) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import types
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.place import at
 from inoc_ray.study.resources import TrialResources
 from inoc_ray.train import snapshot, tensor_file
+from inoc_ray.train.shards import shares_of
 from inoc_ray.train.snapshot import Notice, Snapshots, identity_of, rows_hash
 
 
@@ -45,6 +47,19 @@ def test_a_snapshot_comes_in_time_though_every_step_is_followed_by_a_look_for_no
         snapshots.after_step(lambda: None)
     assert len(looks) == 60
     assert len(taken) == 5
+
+
+def test_a_parameter_that_never_had_a_gradient_has_moments_of_zero():
+    module = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 2), "unused": torch.nn.Linear(2, 2)})
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1.0)
+    module["used"](torch.ones(2)).sum().backward()
+    optimizer.step()
+    shares = shares_of(types.SimpleNamespace(module=module, optimizer=optimizer))
+    moments = {one.name: one.get() for one in shares.fragments() if one.kind == "exp_avg"}
+    assert moments.keys() == dict(module.named_parameters()).keys()
+    assert moments["used.weight"].all()
+    assert not moments["unused.weight"].any()
+    assert shares.steps_taken() == 1
 
 
 def refuse(*_args, **_options) -> None:
