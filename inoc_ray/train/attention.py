@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inoc_ray.data.tokenize import EncodedRow
 from inoc_ray.train import inputs
+from inoc_ray.train.process import on_every_rank
 
 if TYPE_CHECKING:
     import torch
@@ -139,13 +140,13 @@ def prepare(engine: Any, device: torch.device, longest: int) -> Ability:
     # What the second text's logits are when it sees the first.
     seen = _distance(together[len(texts[0]) :], second)
     most = min(ROUNDING.get(str(next(model.parameters()).dtype), 5e-2) * together.abs().max().item(), MIXED * seen)
-    causal = _distance(together[: len(texts[0])], first) <= most
+    causal = on_every_rank(_distance(together[: len(texts[0])], first) <= most, device)
 
     def keeps_apart(way: Way) -> bool:
         import torch
 
         made = inputs.packed([_row(text) for text in texts], device, bounds=way != "block mask")
-        return _distance(_logits(engine, made), torch.cat(apart)) <= most
+        return on_every_rank(_distance(_logits(engine, made), torch.cat(apart)) <= most, device)
 
     packed: Way | None = None
     # A state runs over the end of a row, whatever attention does (Mamba and its hybrids); it may change little at first.
@@ -180,7 +181,7 @@ def _ways(model: Any, device: torch.device, longest: int) -> Iterator[Way]:
     config = model.config.get_text_config()
     if model.config._attn_implementation == _REPLACED and model._can_set_attn_implementation():
         window = getattr(config, "sliding_window", None)
-        if device.type == "cuda" and _has_kernel(model, config, device):
+        if device.type == "cuda" and on_every_rank(_has_kernel(model, config, device), device):
             yield "variable length"
         # The causal kernel has no window, which rows that are shorter do not need.
         elif device.type == "cpu" and (window is None or longest <= window):

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.train.inputs import PassInputs
+from inoc_ray.train.process import on_every_rank
 
 if TYPE_CHECKING:
     import torch
@@ -147,9 +148,8 @@ class TargetLoss:
         if not fits:
             return f"all logits: the model calls its output layer {called} times, or with a tensor of another shape"
         self.picks = True
-        self.chunks = bool(
-            ours is not None and ours.shape == logits.shape and torch.allclose(ours, logits, rtol=1e-3, atol=1e-4)
-        )
+        same = ours is not None and ours.shape == logits.shape and torch.allclose(ours, logits, rtol=1e-3, atol=1e-4)
+        self.chunks = on_every_rank(bool(same), self.device)
         if not self.chunks:
             return "logits at target positions, in one piece: the model changes them after its output layer in an unknown way"
         return f"logits at target positions, {self.rows} at a time"

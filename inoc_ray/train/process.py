@@ -73,6 +73,21 @@ def on_all_ranks(make: Callable[[], _T]) -> _T:
     return cast("_T", value)
 
 
+def on_every_rank(flag: bool, device: torch.device) -> bool:
+    """Return whether `flag` is True on all ranks; to be called on all of them.
+
+    What is measured on each rank's own device may come out differently where devices differ, and decides what all do next.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return flag
+    box = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(box, dist.ReduceOp.MIN)
+    return bool(box.item())
+
+
 def _quiet_deepspeed() -> None:
     import deepspeed  # noqa: F401 - makes its logger, which is silenced here
 

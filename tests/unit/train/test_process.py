@@ -6,10 +6,11 @@ import multiprocessing
 from pathlib import Path
 
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.train.process import on_all_ranks
+from inoc_ray.train.process import on_all_ranks, on_every_rank
 
 
 def rank_main(folder: Path, rank: int) -> None:
+    import torch
     import torch.distributed as dist
 
     def make(number: int) -> int:
@@ -26,11 +27,12 @@ def rank_main(folder: Path, rank: int) -> None:
             lines.append(str(on_all_ranks(lambda number=number: make(number))))
         except (InputError, TrialError) as error:
             lines.append(f"{type(error).__name__}: {error}")
+    lines += [str(on_every_rank(flag, torch.device("cpu"))) for flag in (True, rank == 0, False)]
     (folder / f"{rank}.txt").write_text("\n".join(lines))
     dist.destroy_process_group()
 
 
-def test_what_one_rank_cannot_do_fails_on_all_of_them_and_they_go_on_together(tmp_path):
+def test_what_one_rank_cannot_do_no_rank_does_and_they_go_on_together(tmp_path):
     context = multiprocessing.get_context("spawn")
     ranks = [context.Process(target=rank_main, args=(tmp_path, rank)) for rank in range(2)]
     for rank in ranks:
@@ -40,4 +42,5 @@ def test_what_one_rank_cannot_do_fails_on_all_of_them_and_they_go_on_together(tm
         assert rank.exitcode == 0
     for rank in range(2):
         expected = [str(rank), "InputError: this node has no model", f"TrialError: rank {rank}", str(rank)]
+        expected += ["True", "False", "False"]
         assert (tmp_path / f"{rank}.txt").read_text().splitlines() == expected
