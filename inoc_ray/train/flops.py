@@ -55,8 +55,9 @@ class StepFlops:
         head = model.get_output_embeddings()
         tables = {id(p): p for p in model.get_input_embeddings().parameters()}
         tables |= {id(p): p for p in head.parameters()} if head is not None else {}
-        trained = sum(size(p) for p in model.parameters() if p.requires_grad and id(p) not in tables)
-        layers = sum(size(p) for p in model.parameters() if id(p) not in tables)
+        multiplied = [p for p in model.get_decoder().parameters() if id(p) not in tables]
+        trained = sum(size(p) for p in multiplied if p.requires_grad)
+        layers = sum(size(p) for p in multiplied)
         self.layers = config.num_hidden_layers
         vocabulary = config.vocab_size * config.hidden_size
         head_trained = head is not None and any(p.requires_grad for p in head.parameters())

@@ -41,8 +41,9 @@ def flops_of(hidden: int, inner: int, layers: int, heads: int, kv: int, vocabula
     per_layer = hidden * (2 * heads + 2 * kv) * size + 3 * hidden * inner
     table = SimpleNamespace(parameters=lambda: [embedding])
     embedding, adapter = Parameter(vocabulary * hidden), Parameter(1000, True)
+    decoder = SimpleNamespace(parameters=lambda: [embedding, Parameter(layers * per_layer), adapter])
     model = SimpleNamespace(
-        parameters=lambda: [embedding, Parameter(layers * per_layer), adapter],
+        get_decoder=lambda: decoder,
         get_input_embeddings=lambda: table,
         get_output_embeddings=lambda: table,
         config=SimpleNamespace(
@@ -65,6 +66,19 @@ BATCHES = [list(range(at, at + 16)) for at in range(0, 64, 16)]
 
 def chosen(flops: StepFlops, rows: Rows, ability: Ability, **changes: Any) -> Choice:
     return choose(make_spec("m", **changes), ability, flops, BATCHES, rows=rows, world_size=1)
+
+
+def test_a_vision_tower_that_rows_of_text_never_enter_has_no_flops():
+    import torch
+    from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    text = {"vocab_size": 300, "num_key_value_heads": 1, "head_dim": 16}
+    seeing = Gemma3Config(text_config=sizes | text, vision_config={**sizes, "image_size": 28, "patch_size": 14})
+    with torch.device("meta"):
+        models = Gemma3ForConditionalGeneration(seeing), Gemma3ForCausalLM(seeing.get_text_config())
+    of_both, of_text = (vars(StepFlops(model, make_spec("m", method="full"))) for model in models)
+    assert of_both == of_text
 
 
 def test_flops_of_a_small_layer_by_hand():
