@@ -95,7 +95,7 @@ def device_name(device: torch.device) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What one optimizer step took."""
+    """What one optimizer step took, or all of them."""
 
     seconds: float
     phases: dict[str, float]
@@ -107,7 +107,7 @@ class Spent:
     hardware_flops: float
 
 
-_SUMS = ("seconds", "model_flops", "hardware_flops")
+_SUMS = ("seconds", "model_flops", "hardware_flops", "possible_flops")
 
 
 class Totals:
@@ -118,18 +118,22 @@ class Totals:
         peak = peak_flops(device, precision)
         self.peak = peak * world_size if peak else None
         self.seconds = self.model_flops = self.hardware_flops = 0.0
+        # Summed up, since a fine-tune that is resumed may have other devices, or another number of them.
+        self.possible_flops = 0.0
         self.needed = self.done = Work()
         self.phases: Counter[str] = Counter()
 
     def add(self, spent: Spent) -> dict[str, Any]:
         """Count a step; return the fields of its `StepRecord` that measure it."""
+        possible = (self.peak or 0.0) * spent.seconds
         self.seconds += spent.seconds
+        self.possible_flops += possible
         self.model_flops += spent.model_flops
         self.hardware_flops += spent.hardware_flops
         self.needed += spent.needed
         self.done += spent.done
         self.phases.update(spent.phases)
-        rates = self._rates(spent.seconds, spent.needed, spent.done, spent.model_flops, spent.hardware_flops)
+        rates = _rates(spent, possible)
         return rates | {
             "seconds": spent.phases,
             "peak_device_bytes": self.memory.on_device(),
@@ -159,7 +163,15 @@ class Totals:
         if len(ranks) > 1:
             dist.all_gather_object(ranks, mine)
         device, host = ([one for one in several if one is not None] for several in zip(*ranks, strict=True))
-        rates = self._rates(self.seconds, self.needed, self.done, self.model_flops, self.hardware_flops)
+        spent = Spent(
+            seconds=self.seconds,
+            phases=dict(self.phases),
+            needed=self.needed,
+            done=self.done,
+            model_flops=self.model_flops,
+            hardware_flops=self.hardware_flops,
+        )
+        rates = _rates(spent, self.possible_flops if self.peak else 0.0)
         return rates | {
             "tokens": self.needed.tokens,
             "target_tokens": self.needed.targets,
@@ -170,11 +182,12 @@ class Totals:
             "peak_host_bytes": max(host, default=None),
         }
 
-    def _rates(self, seconds: float, needed: Work, done: Work, model: float, hardware: float) -> dict[str, Any]:
-        possible = self.peak * seconds if self.peak else None
-        return {
-            "tokens_per_second": needed.tokens / seconds if seconds else 0.0,
-            "mfu": model / possible if possible else None,
-            "hfu": hardware / possible if possible else None,
-            "padding": 1 - needed.tokens / done.tokens if done.tokens else 0.0,
-        }
+
+def _rates(spent: Spent, possible: float) -> dict[str, Any]:
+    """Return the rates of what was spent; possible: the FLOPs of the devices in that time, 0 where that is not known."""
+    return {
+        "tokens_per_second": spent.needed.tokens / spent.seconds if spent.seconds else 0.0,
+        "mfu": spent.model_flops / possible if possible else None,
+        "hfu": spent.hardware_flops / possible if possible else None,
+        "padding": 1 - spent.needed.tokens / spent.done.tokens if spent.done.tokens else 0.0,
+    }

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of what is in a snapshot; one of another version is not read."""
 LOOK_SECONDS = 1.0
 """About how often the ranks look for a notice together."""
