@@ -64,8 +64,14 @@ def commit(place: Place, files: Iterable[FileContent], about: Mapping[str, Any])
 
 def committed(folder: Place) -> Iterator[Place]:
     """Yield the snapshots of a trial, by the step of their state, latest first; their files may be damaged."""
-    found = [place for place in folder.iterdir() if not _is_kept(place) and (place / layout.COMMIT).is_file()]
-    yield from sorted(found, key=lambda place: (place.name, (place / layout.COMMIT).stat().modified), reverse=True)
+    found = []
+    for place in folder.iterdir():
+        # Asked once: the workers may delete an old snapshot while a driver looks.
+        at = place / layout.COMMIT
+        stat = at.filesystem.stat(at.key)
+        if stat is not None and not _is_kept(place):
+            found.append((place.name, stat.modified, place))
+    yield from (place for _, _, place in sorted(found, key=lambda one: one[:2], reverse=True))
 
 
 def latest_step(folder: Place) -> int:

@@ -13,6 +13,7 @@ import pytest
 
 from inoc_ray.errors import InputError
 from inoc_ray.store import snapshots
+from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.layout import COMMIT, part_name
 from inoc_ray.store.lease import LEASE_SECONDS, Lease, LeaseTaken
 from inoc_ray.store.place import at
@@ -242,3 +243,20 @@ def test_snapshots_that_cannot_be_used_take_no_place_of_those_that_were_taken_si
     names = [taken(30), taken(20), *names]
     snapshots.prune(folder, passed_over)
     assert [place.name for place in snapshots.committed(folder)] == names[: snapshots.KEPT]
+
+
+def test_a_snapshot_that_is_deleted_while_somebody_looks_is_no_error(tmp_path, monkeypatch):
+    folder = Store(tmp_path).snapshots("t")
+    for step in (10, 20):
+        snapshots.commit(folder / snapshots.new_name(step), [], {})
+    look = LocalFilesystem.stat
+
+    def look_and_delete(self, key: str):
+        found = look(self, key)
+        if "00000010-" in key:
+            self.delete_folder(key.rpartition("/")[0])
+        return found
+
+    monkeypatch.setattr(LocalFilesystem, "stat", look_and_delete)
+    assert snapshots.latest_step(folder) == 20
+    assert snapshots.latest_step(folder) == 20
