@@ -65,7 +65,6 @@ _ALLOWED_OF_OFFLOAD: Mapping[str, type] = {
     "pin_memory": bool,
     "pipeline_read": bool,
     "pipeline_write": bool,
-    "ratio": float,
 }
 
 _ELSEWHERE: Mapping[str, str] = {
@@ -94,6 +93,10 @@ _ELSEWHERE_OF_ZERO: Mapping[str, str] = {
     "zero_quantized_weights": "weights of 8 bit change the result",
 }
 
+_ELSEWHERE_OF_OFFLOAD: Mapping[str, str] = {
+    "ratio": "a part of the optimizer can be on the GPU only with DeepSpeed's own Adam, and torch's is used here",
+}
+
 
 def check_deepspeed_keys(value: Mapping[str, Any]) -> None:
     """Raise ValueError for the first key that may not be set, with what to set in its place, and for a value of another type."""
@@ -110,7 +113,7 @@ def check_deepspeed_keys(value: Mapping[str, Any]) -> None:
     zero = value.get(ZERO, {})
     _check(f"{ZERO}.", zero, _ALLOWED_OF_ZERO, _ELSEWHERE_OF_ZERO)
     for part in ("offload_optimizer", "offload_param"):
-        _check(f"{ZERO}.{part}.", zero.get(part, {}), _ALLOWED_OF_OFFLOAD, {})
+        _check(f"{ZERO}.{part}.", zero.get(part, {}), _ALLOWED_OF_OFFLOAD, _ELSEWHERE_OF_OFFLOAD)
 
 
 def _check(where: str, found: Mapping[str, Any], allowed: Mapping[str, type], elsewhere: Mapping[str, str]) -> None:
@@ -124,6 +127,6 @@ def _check(where: str, found: Mapping[str, Any], allowed: Mapping[str, type], el
             )
             raise ValueError(f"{where}{key}{told}")
         kind = allowed[key]
-        fits = isinstance(value, int | float if kind is float else kind)
+        fits = isinstance(value, kind)
         if not fits or (kind is not bool and isinstance(value, bool)):
             raise ValueError(f"{where}{key} must be of the type {kind.__name__}, found {value!r}")

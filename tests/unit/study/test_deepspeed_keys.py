@@ -24,6 +24,10 @@ from inoc_ray.study.resources import Resources, TrialResources
         ({"communication_data_type": "fp16"}, "only fp32 can be asked for"),
         ({"zero_optimization": {"reduce_bucket_size": True}}, "must be of the type int, found True"),
         ({"zero_optimization": {"offload_optimizer": {"super_offload": True}}}, "is none of the keys"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}},
+            "ratio: a part of the optimizer can be on the GPU only",
+        ),
         ({"zero_optimization": 3}, "must be of the type dict, found 3"),
         ({"aio": {"block_size": object()}}, "holds a value that JSON has no form for"),
     ],
