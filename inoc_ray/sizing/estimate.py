@@ -202,7 +202,13 @@ def _elsewhere(tunes: FineTunes, efficiency: float) -> list[Fit]:
 def _in_words(fit: Fit, cluster: PlannedCluster) -> str:
     """Return "resources.models.m.recipes.r: {workers: 16, …} on 2 × p5.48xlarge (…), 45.2 GiB of 79.6"."""
     changes = ", ".join(f"{name}: {_yaml(value)}" for name, value in fit.changes().items())
-    host = f" and {fit.memory.host / GIB:.0f} GiB of the node's memory" if fit.memory.host else ""
+    use = fit.host
+    host = (
+        f" and {use.total / GIB:.0f} GiB of a node's memory (all {use.workers} workers on it)"
+        if use.workers > 1
+        else f" and {use.total / GIB:.0f} GiB of the node's memory"
+    )
+    host = host if use.each else ""
     there = "" if fit.kind in cluster.kinds else f" on {fit.kind.in_words()}"
     assert fit.kind.gpu is not None
     of_gpu = f"{fit.memory.total / GIB:.1f} of {fit.kind.gpu.memory_gib:g} GiB on each GPU"
