@@ -148,6 +148,23 @@ def test_a_proposal_that_offloads_says_what_all_workers_of_a_node_take(tmp_path,
     assert int(proposal[1]) == pytest.approx(18 * 32.76e9 / 2**30, abs=1)
 
 
+def test_an_engine_without_gpus_on_a_cluster_that_has_some_is_told_what_to_set(tmp_path, rows):
+    found = on(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"serve_gpus": 0}), gpu=EIGHT)
+    assert [note for note in found.notes if "serve_gpus" in note] == [
+        "engine of m runs on CPUs (serve_gpus is 0), for which no time is estimated: set resources.models.m.serve_gpus: 1"
+    ]
+    small = {"gpu": "L40S", "gpus": 4, "cpus": 48, "memory_gib": 384}
+    found = on(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"serve_gpus": 0}), gpu=EIGHT, small=small)
+    assert any("serve_gpus: 1" in note for note in found.notes)
+
+
+def test_an_engine_on_cpus_must_fit_the_memory_of_a_node(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"serve_gpus": 0, "workers": 4, "zero_stage": 3})
+    lab = {"gpu": "L40S", "gpus": 4, "cpus": 16, "memory_gib": 60}
+    with pytest.raises(InputError, match=r"engine of m does not fit .* on CPUs weights 61\.0 .*serve_gpus: 2 on lab"):
+        on(value, lab=lab)
+
+
 def test_a_group_that_is_wider_than_the_nodes_is_refused(tmp_path, rows):
     value = study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"workers": 16, "micro_batch_size": 1})
     with pytest.raises(InputError, match="16 workers × 1 GPU = 16 GPU, and the cluster has 8"):
