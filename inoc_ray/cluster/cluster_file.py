@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ from inoc_ray.cluster.hardware import GPUS, MACHINES, Gpu, Machine, find_gpu
 from inoc_ray.config.base import Config, first_message, nearest
 from inoc_ray.config.identity import runtime
 from inoc_ray.config.reading import load_yaml, read_yaml_text
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, shown
 
 _MACHINE_KEYS = ("InstanceType", "machineType", "instance_type", "vmSize")
 """Where Ray's providers (AWS, GCP, others, Azure) name the kind of machine in a node's configuration."""
 ACCELERATOR = "accelerator_type:"
 """Ray's resource that names a node's GPUs."""
+MOST_NODES = 10_000
+"""Nodes of a kind in a file: more is a slip of the pen, and a plan looks at each."""
 NETWORK = 100e9 / 8
 """Bytes/s between nodes where the file does not say."""
 FORM = (
@@ -34,7 +37,7 @@ class NodesOfOneKind(Config):
 
     machine: str | None = runtime(None)
     """A cloud's name for it, such as `p5.48xlarge`; what follows is then known, and replaces what is known where given."""
-    count: int = runtime(1, ge=1)
+    count: int = runtime(1, ge=1, le=MOST_NODES)
     """How many there can be."""
     gpu: str | None = runtime(None)
     """The kind of GPU."""
@@ -128,7 +131,9 @@ def of_own(where: str, value: Mapping[str, Any]) -> PlannedCluster:
     try:
         shape = ClusterShape.model_validate(value)
     except ValidationError as error:
-        raise InputError(f"{where}: {first_message(error, 'the file: ')}") from error
+        message = first_message(error, "the file: ")
+        form = f" Write {FORM}." if "must be a mapping" in message else ""
+        raise InputError(f"{where}: {message}{form}") from error
     kinds = [_own(f"{where}: nodes.{name}", name, given) for name, given in shape.nodes.items()]
     # The head is a machine of its own there, as in Ray's file.
     return PlannedCluster(file=where, kinds=tuple(kinds), efficiency=shape.efficiency, has_driver_resource=True)
@@ -188,20 +193,46 @@ def _gpu(where: str, name: str | None, gpus: int) -> Gpu | None:
 
 
 def _of_ray(path: Path, value: Mapping[str, Any]) -> PlannedCluster:
-    most = int(value.get("max_workers", 2))
+    most = _nodes(f"{path}: max_workers", value.get("max_workers", 2))
+    types = value["available_node_types"]
+    if not isinstance(types, Mapping) or not types:
+        raise InputError(
+            f"{path}: available_node_types: must be a mapping with at least one type, found {shown(types)}."
+        )
     head = value.get("head_node_type")
     kinds, drivers = [], False
-    for name, kind in value["available_node_types"].items():
+    for name, kind in types.items():
         where = f"{path}: available_node_types.{name}"
         if not isinstance(kind, Mapping):
-            raise InputError(f"{where}: must be a mapping.")
-        resources = kind.get("resources") or {}
+            raise InputError(f"{where}: must be a mapping, found {shown(kind)}.")
+        resources, config = (_mapping(f"{where}.{key}", kind.get(key)) for key in ("resources", "node_config"))
         drivers |= DRIVER_RESOURCE in resources
-        count = 1 if name == head else min(int(kind.get("max_workers", most)), most)
-        found = _ray_kind(where, name, resources, kind.get("node_config") or {}, count)
+        count = 1 if name == head else min(_nodes(f"{where}.max_workers", kind.get("max_workers", most)), most)
+        found = _ray_kind(where, name, resources, config, count)
         if found is not None:
             kinds.append(found)
+    if not kinds:
+        raise InputError(
+            f"{path}: no node of it has CPUs or GPUs to give away, so nothing can run there; add a node type."
+        )
     return PlannedCluster(file=str(path), kinds=tuple(kinds), has_driver_resource=drivers)
+
+
+def _mapping(where: str, value: Any) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"{where}: must be a mapping, found {shown(value)}.")
+    return value or {}
+
+
+def _number(where: str, value: Any) -> float:
+    """Return a number of a file of Ray's."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise InputError(f"{where}: must be a number of at least 0, found {shown(value)}.")
+    return value
+
+
+def _nodes(where: str, value: Any) -> int:
+    return min(int(_number(where, value)), MOST_NODES)
 
 
 def _ray_kind(
@@ -211,8 +242,8 @@ def _ray_kind(
     nested = {**config, **(config.get("azure_arm_parameters") or {})}
     machine = next((str(nested[key]).rsplit("/", 1)[-1] for key in _MACHINE_KEYS if key in nested), None)
     known = MACHINES.get(machine or "")
-    gpus = int(resources.get("GPU", known.gpus if known else 0))
-    cpus = float(resources.get("CPU", known.cpus if known else 0))
+    gpus = int(_number(f"{where}.resources.GPU", resources.get("GPU", known.gpus if known else 0)))
+    cpus = float(_number(f"{where}.resources.CPU", resources.get("CPU", known.cpus if known else 0)))
     if not count or not (gpus or cpus):
         return None
     named = next((key.removeprefix(ACCELERATOR) for key in resources if key.startswith(ACCELERATOR)), None)
@@ -221,7 +252,7 @@ def _ray_kind(
             f"{where}: has {gpus} GPUs, and neither a machine that is known here ({machine or 'no InstanceType'}) nor a resource "
             f'"{ACCELERATOR}NAME" says which; known are {", ".join(GPUS)}. Or describe the nodes in a file of your own: {FORM}.'
         )
-    memory = resources.get("memory")
+    memory = _number(f"{where}.resources.memory", resources.get("memory") or 0)
     return NodeKind(
         name=name,
         machine=machine or name,
@@ -229,7 +260,7 @@ def _ray_kind(
         gpu=_gpu(where, named or (known.gpu if known else None), gpus),
         gpus=gpus,
         cpus=cpus,
-        memory_gib=float(memory) / (1 << 30) if memory else known.memory_gib if known else 4.0 * cpus,
+        memory_gib=memory / (1 << 30) if memory else known.memory_gib if known else 4.0 * cpus,
         network=known.network if known else NETWORK,
         dollars_per_hour=known.dollars_per_hour if known else None,
     )

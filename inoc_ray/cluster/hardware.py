@@ -31,8 +31,9 @@ _GPUS = (
     Gpu(name="L4", memory_gib=22.5, flops=121e12, bandwidth=0.3e12, link=32e9),
     Gpu(name="A10G", memory_gib=22.5, flops=70e12, bandwidth=0.6e12, link=32e9),
 )
-"""Speed, bandwidth and links from NVIDIA's data sheets (SXM variants; the A10G's from AWS's page on G5); memory as nvidia-smi
-shows it: H100 81,559 MiB, L40S 46,068, L4 and A10G 23,034 and 23,028."""
+"""Speed, bandwidth and links: NVIDIA's data sheets, without sparsity, one direction (SXM variants; the L40S, L4 and A10G over PCIe
+4.0). The A10G has no data sheet of its own: its 70 TFLOP/s are those of Baseten's comparison of A10 and A10G. Memory as nvidia-smi
+shows it: B200 183,359 MiB, H200 143,771, H100 81,559, A100 81,920 and 40,960, L40S 46,068, L4 23,034, A10G 23,028."""
 
 GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _GPUS}
 ALIASES: Mapping[str, str] = {
@@ -54,13 +55,15 @@ class Machine:
     cpus: int
     memory_gib: int
     network: float
-    """To other machines, in bytes/s."""
+    """To other machines, in bytes/s: what lasts, where a cloud gives a machine more for some minutes ("up to")."""
     dollars_per_hour: float | None = None
     """On demand, before any discount; None if not noted here."""
 
 
-PRICES = "AWS's on-demand list for us-east-1 as noted in June 2025"
-"""Where the prices below come from. Prices move: a file of your own nodes gives yours (`dollars_per_hour`)."""
+PRICES = "AWS's on-demand list for us-east-1 of 19 January 2026"
+"""Where the prices below come from: the copy of AWS's price list in Karpenter, pkg/providers/pricing/zz_generated.pricing_aws.go of
+github.com/aws/karpenter-provider-aws at 031e72b ("generated at 2026-01-19T13:23:24Z for us-east-1"). Prices move: a file of your
+own nodes gives yours (`dollars_per_hour`)."""
 
 
 def _machine(
@@ -72,14 +75,14 @@ def _machine(
 
 
 _MACHINES = (
-    _machine("g5.xlarge", "A10G", 1, cpus=4, gib=16, gbits=10, price=1.006),
+    _machine("g5.xlarge", "A10G", 1, cpus=4, gib=16, gbits=2.5, price=1.006),
     _machine("g5.12xlarge", "A10G", 4, cpus=48, gib=192, gbits=40, price=5.672),
     _machine("g5.48xlarge", "A10G", 8, cpus=192, gib=768, gbits=100, price=16.288),
-    _machine("g6.xlarge", "L4", 1, cpus=4, gib=16, gbits=10, price=0.8048),
+    _machine("g6.xlarge", "L4", 1, cpus=4, gib=16, gbits=2.5, price=0.8048),
     _machine("g6.12xlarge", "L4", 4, cpus=48, gib=192, gbits=40, price=4.6016),
     _machine("g6.48xlarge", "L4", 8, cpus=192, gib=768, gbits=100, price=13.3504),
-    _machine("g6e.xlarge", "L40S", 1, cpus=4, gib=32, gbits=20, price=1.861),
-    _machine("g6e.2xlarge", "L40S", 1, cpus=8, gib=64, gbits=20, price=2.24208),
+    _machine("g6e.xlarge", "L40S", 1, cpus=4, gib=32, gbits=2.5, price=1.861),
+    _machine("g6e.2xlarge", "L40S", 1, cpus=8, gib=64, gbits=5, price=2.24208),
     _machine("g6e.4xlarge", "L40S", 1, cpus=16, gib=128, gbits=20, price=3.00424),
     _machine("g6e.12xlarge", "L40S", 4, cpus=48, gib=384, gbits=100, price=10.49264),
     _machine("g6e.24xlarge", "L40S", 4, cpus=96, gib=768, gbits=200, price=15.06559),
@@ -90,15 +93,16 @@ _MACHINES = (
     _machine("p5.48xlarge", "H100", 8, cpus=192, gib=2048, gbits=3200, price=55.04),
     _machine("p5en.48xlarge", "H200", 8, cpus=192, gib=2048, gbits=3200, price=63.296),
     _machine("p6-b200.48xlarge", "B200", 8, cpus=192, gib=2048, gbits=3200, price=113.9328),
-    _machine("m7i.2xlarge", None, 0, cpus=8, gib=32, gbits=12.5, price=0.4032),
-    _machine("a2-highgpu-1g", "A100-40G", 1, cpus=12, gib=85, gbits=24),
-    _machine("a2-highgpu-4g", "A100-40G", 4, cpus=48, gib=340, gbits=50),
+    _machine("m7i.2xlarge", None, 0, cpus=8, gib=32, gbits=3.125, price=0.4032),
     _machine("a2-highgpu-8g", "A100-40G", 8, cpus=96, gib=680, gbits=100),
-    _machine("a2-ultragpu-1g", "A100-80G", 1, cpus=12, gib=170, gbits=24),
     _machine("a2-ultragpu-8g", "A100-80G", 8, cpus=96, gib=1360, gbits=100),
     _machine("a3-highgpu-8g", "H100", 8, cpus=208, gib=1872, gbits=800),
 )
-"""From the clouds' pages on their machines; prices: see `PRICES`."""
+"""AWS: cores, memory and GPUs as its API gives them, by the page of Karpenter (website/content/en/docs/reference/instance-types.md
+of github.com/aws/karpenter-provider-aws at 0c5e7d8; there the one GPU of a p5.4xlarge is counted as 0) and AWS Batch's page on GPU
+jobs; network by pkg/providers/instancetype/zz_generated.bandwidth.go at 01a436f. Google: cores and memory by SkyPilot's catalogue
+(catalogs/v8/gcp/vms.csv of github.com/skypilot-org/skypilot-catalog at 006059e), network by Google's page "Networking and GPU
+machines": the most of A2, and the four interfaces of an a3-highgpu-8g that are for its GPUs. Prices: see `PRICES`."""
 
 MACHINES: Mapping[str, Machine] = {machine.name: machine for machine in _MACHINES}
 

@@ -77,6 +77,7 @@ def _fit_json(fit: Fit) -> dict[str, Any]:
         "node": fit.kind.name,
         "resources": resources.model_dump(mode="json"),
         "bytes": fit.memory.to_json(),
+        "host_bytes_of_a_node": fit.host.total,
         "groups_at_once": fit.at_once,
         "seconds_each": fit.seconds,
         "hours": fit.hours,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inoc_ray.cluster.cluster_file import NodeKind, PlannedCluster
@@ -12,7 +12,7 @@ from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.adapters import engine_rank
 from inoc_ray.serve.deployment import MAX_SEQUENCES
-from inoc_ray.serve.memory import AUTO
+from inoc_ray.serve.memory import AUTO, HOST_SHARE, attention_of
 from inoc_ray.sizing.model_size import model_size
 from inoc_ray.sizing.row_lengths import CHARACTERS_PER_TOKEN
 from inoc_ray.sizing.serving import ServingMemory, serving_memory
@@ -50,6 +50,8 @@ class EngineFit:
     at_once: int
     seconds: float | None
     """Of all of them; None on CPUs."""
+    gpus_that_fit: int | None = None
+    """For one on CPUs: the fewest GPUs of a node of the cluster that would hold it."""
 
     @property
     def hours(self) -> float | None:
@@ -98,11 +100,38 @@ def engines_of(plan: Plan, cluster: PlannedCluster, kinds: list[NodeKind]) -> It
         found = next(((kind, memory) for kind, memory in tried if memory is None or memory.fits), None)
         if found is None:
             raise InputError(_refusal(load, cluster, kinds, tried))
-        yield _fit(load, *found)
+        fit = _fit(load, *found)
+        if not load.resources.serve_gpus:
+            fit = replace(fit, gpus_that_fit=min((gpus for _, gpus, _ in _on_gpus(load, kinds)), default=None))
+        yield fit
 
 
 def _holds(kind: NodeKind, load: _Load) -> bool:
-    return kind.gpus >= load.resources.serve_gpus and kind.cpus >= load.resources.serve_cpus
+    enough = kind.gpus >= load.resources.serve_gpus and kind.cpus >= load.resources.serve_cpus
+    return enough and (load.resources.serve_gpus > 0 or _on_cpus(load) <= HOST_SHARE * kind.memory_gib * GIB)
+
+
+def _on_cpus(load: _Load) -> int:
+    """Return the bytes of an engine without GPUs: weights, and the cache of the longest request."""
+    attention = attention_of(load.folder)
+    cache = attention.cache_bytes(load.window, load.precision) if attention else 0
+    return _weights(load) + max(cache, load.resources.serve_kv_cache_gib * GIB)
+
+
+def _weights(load: _Load) -> int:
+    size = model_size(load.folder, Recipe(learning_rate=1.0, steps=1, method="full"))
+    return BYTES[load.precision] * size.parameters
+
+
+def _on_gpus(load: _Load, kinds: list[NodeKind]) -> list[tuple[NodeKind, int, ServingMemory]]:
+    """Return the nodes and the numbers of GPUs that hold the engine."""
+    return [
+        (kind, gpus, memory)
+        for kind in kinds
+        if kind.cpus >= load.resources.serve_cpus
+        for gpus in (1, 2, 4, 8)
+        if gpus <= kind.gpus and (memory := _memory(load, kind, gpus)) is not None and memory.fits
+    ]
 
 
 def _memory(load: _Load, kind: NodeKind, gpus: int) -> ServingMemory | None:
@@ -160,13 +189,18 @@ def _refusal(
     where = f"{load.label} does not fit on {cluster.file}"
     fits = [
         f"{load.place}.serve_gpus: {more} on {kind.machine}: {memory.total / GIB:.1f} of {kind.gpu.memory_gib:g} GiB on each"
-        for kind in kinds
+        for kind, more, memory in _on_gpus(load, kinds)
         if kind.gpu is not None
-        for more in (1, 2, 4, 8)
-        if more <= kind.gpus and (memory := _memory(load, kind, more)) is not None and memory.fits
     ][:2]
     advice = f" What fits: {'; '.join(fits)}." if fits else " Use nodes with more or larger GPUs."
     full = [(kind, memory) for kind, memory in tried if memory is not None]
+    if not gpus and (large := [kind for kind in kinds if kind.cpus >= load.resources.serve_cpus]):
+        most = max(kind.memory_gib for kind in large)
+        need, weights = _on_cpus(load) / GIB, _weights(load) / GIB
+        return (
+            f"{where}: on CPUs weights {weights:.1f} + cache {need - weights:.1f} = {need:.1f} GiB, and an engine may take "
+            f"{HOST_SHARE} of a node's memory, which is at most {most:g} GiB.{advice}"
+        )
     if not full:
         return f"{where}: no node has {load.resources.serve_cpus:g} CPU and {gpus} GPU.{advice}"
     kind, memory = max(full, key=lambda one: one[1].cache)

@@ -93,14 +93,34 @@ def estimate(plan: Plan, cluster: PlannedCluster) -> Estimate:
             )
         if not tunes.rows.counted:
             notes.append(f"{tunes.model.name}: no tokenizer beside config.json, so tokens are estimated by characters")
+    engines = tuple(engines_of(plan, cluster, kinds))
+    if any(kind.gpu for kind in kinds):
+        notes += _engines_on_cpus(engines)
     return Estimate(
         cluster=cluster,
         efficiency=efficiency,
         training=tuple(training),
         better=better,
-        engines=tuple(engines_of(plan, cluster, kinds)),
+        engines=engines,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _engines_on_cpus(engines: tuple[EngineFit, ...]) -> list[str]:
+    """Return what to set for engines on CPUs of a cluster that has GPUs: one line for each place in the study."""
+    places: dict[str, list[EngineFit]] = {}
+    for engine in engines:
+        if not engine.resources.serve_gpus:
+            places.setdefault(engine.place, []).append(engine)
+    notes = []
+    for place, there in places.items():
+        number = [engine.gpus_that_fit for engine in there]
+        fits = None if None in number else max(gpus for gpus in number if gpus is not None)
+        says = "runs" if len(there) == 1 else "run"
+        what = " and ".join(engine.label for engine in there)
+        way_out = f"set {place}.serve_gpus: {fits}" if fits else "no node has enough GPUs for it"
+        notes.append(f"{what} {says} on CPUs (serve_gpus is 0), for which no time is estimated: {way_out}")
+    return notes
 
 
 def fine_tunes_of(plan: Plan) -> list[FineTunes]:
@@ -202,7 +222,13 @@ def _elsewhere(tunes: FineTunes, efficiency: float) -> list[Fit]:
 def _in_words(fit: Fit, cluster: PlannedCluster) -> str:
     """Return "resources.models.m.recipes.r: {workers: 16, …} on 2 × p5.48xlarge (…), 45.2 GiB of 79.6"."""
     changes = ", ".join(f"{name}: {_yaml(value)}" for name, value in fit.changes().items())
-    host = f" and {fit.memory.host / GIB:.0f} GiB of the node's memory" if fit.memory.host else ""
+    use = fit.host
+    host = (
+        f" and {use.total / GIB:.0f} GiB of a node's memory (all {use.workers} workers on it)"
+        if use.workers > 1
+        else f" and {use.total / GIB:.0f} GiB of the node's memory"
+    )
+    host = host if use.each else ""
     there = "" if fit.kind in cluster.kinds else f" on {fit.kind.in_words()}"
     assert fit.kind.gpu is not None
     of_gpu = f"{fit.memory.total / GIB:.1f} of {fit.kind.gpu.memory_gib:g} GiB on each GPU"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from inoc_ray.plan.trials import ResolvedModel
 from inoc_ray.sizing.model_size import ModelSize, model_size
 from inoc_ray.sizing.row_lengths import RowLengths
 from inoc_ray.sizing.speed import StepWork, group_start_seconds, offload_seconds, step_seconds
-from inoc_ray.sizing.training import GIB, TrainingMemory, training_memory
+from inoc_ray.sizing.training import BYTES, GIB, TrainingMemory, training_memory
 from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.resources import GroupResources
 from inoc_ray.train.layout import Layout
@@ -87,6 +88,11 @@ class Fit:
         return self.memory.total > ROOMY * limit(self.kind, self.resources)
 
     @property
+    def host(self) -> HostUse:
+        """What is offloaded to the node on which most workers are."""
+        return offloaded(self.memory, self.kind, self.resources, groups=self.at_once)
+
+    @property
     def gpu_hours(self) -> float | None:
         """Of all fine-tunes."""
         return None if self.seconds is None else self.seconds * self.gpus * self.of.trials / 3600
@@ -108,7 +114,14 @@ class Fit:
 
     def changes(self) -> dict[str, Any]:
         """Return the fields of the resources that say how it runs, where they differ from those of the study."""
-        names = ("workers", "gpus_per_worker", "zero_stage", "micro_batch_size", *_OFFLOADS)
+        names = (
+            "workers",
+            "gpus_per_worker",
+            "zero_stage",
+            "micro_batch_size",
+            *_OFFLOADS,
+            "max_concurrent_groups",
+        )
         wanted = {n: getattr(self.resources, n) for n in names}
         given = {n: getattr(self.of.resources, n) for n in wanted}
         return {n: v for n, v in wanted.items() if v != given[n] or n == "workers"}
@@ -173,16 +186,46 @@ def limit(kind: NodeKind, resources: GroupResources) -> int:
     return int(kind.gpu.memory_gib * GIB * min(1.0, resources.gpus_per_worker))
 
 
-def host_limit(kind: NodeKind, resources: GroupResources) -> int:
-    """Return the bytes of a node's memory that a rank may take: its part of what the workers of a node share."""
-    together = min(resources.workers, max(1, kind.node.holds(resources.cpus_per_worker, resources.gpus_per_worker)))
-    return int(HOST_SHARE * kind.memory_gib * GIB / together)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostUse:
+    """What the workers on GPUs take of the memory of the node on which most of them are."""
+
+    workers: int
+    each: int
+    """Bytes of a worker."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of them."""
+        return self.workers * self.each
 
 
-def host_bytes(memory: TrainingMemory, size: ModelSize, resources: GroupResources) -> int:
-    """Return the bytes of host memory of a rank on GPUs: what is offloaded, or the weights while they are read."""
-    reading = 0 if resources.zero_stage == 3 else (2 if size.dtype == "bf16" else 4) * size.parameters
-    return max(memory.host, reading)
+def host_limit(kind: NodeKind) -> int:
+    """Return the bytes of a node's memory that all workers on it may take together."""
+    return int(HOST_SHARE * kind.memory_gib * GIB)
+
+
+def offloaded(memory: TrainingMemory, kind: NodeKind, resources: GroupResources, *, groups: int) -> HostUse:
+    """Return what is offloaded to a node when `groups` groups train at once: of as many workers as the node holds."""
+    holds = max(1, kind.node.holds(resources.cpus_per_worker, resources.gpus_per_worker))
+    return HostUse(workers=min(holds, resources.workers * groups), each=memory.host)
+
+
+def host_use(
+    memory: TrainingMemory, size: ModelSize, kind: NodeKind, resources: GroupResources, *, groups: int
+) -> HostUse:
+    """Return what is offloaded to a node, or the weights while the workers of one group read them, if that is more."""
+    width = 0 if resources.zero_stage == 3 else BYTES[size.dtype]
+    reading = HostUse(
+        workers=offloaded(memory, kind, resources, groups=1).workers,
+        each=width * size.parameters,
+    )
+    return max(offloaded(memory, kind, resources, groups=groups), reading, key=lambda use: use.total)
+
+
+def _groups(tunes: FineTunes, resources: GroupResources) -> int:
+    """Return how many groups there are to train, at most."""
+    return max(1, math.ceil(tunes.trials / resources.trials_per_group))
 
 
 def why_not(tunes: FineTunes, kind: NodeKind, resources: GroupResources, *, capacity: Capacity) -> str | None:
@@ -190,19 +233,36 @@ def why_not(tunes: FineTunes, kind: NodeKind, resources: GroupResources, *, capa
     if resources.gpus_per_worker and kind.gpu is None:
         return f"{kind.machine} has no GPU"
     try:
-        concurrent_groups(resources, capacity, 1)
+        groups = concurrent_groups(resources, capacity, _groups(tunes, resources))
     except InputError as error:
         return str(error).rstrip(".")
     memory = memory_of(tunes, resources)
     if memory.total > limit(kind, resources):
         return f"{arithmetic(tunes, memory)}; {_device(kind, resources)} has {limit(kind, resources) / GIB:.1f} GiB"
-    host = host_bytes(memory, tunes.size, resources) if resources.gpus_per_worker else 0
-    if host > host_limit(kind, resources):
-        return (
-            f"each worker takes {host / GIB:.0f} GiB of the node's memory, and {kind.machine} has "
-            f"{host_limit(kind, resources) / GIB:.0f} GiB for each"
-        )
-    return None
+    if not resources.gpus_per_worker:
+        return None
+    use = host_use(memory, tunes.size, kind, resources, groups=groups)
+    if use.total <= host_limit(kind):
+        return None
+    fewer = fitting_groups(memory, kind, resources)
+    way_out = (
+        f"; with max_concurrent_groups: {fewer} it has enough" if use.each == memory.host and fewer < groups else ""
+    )
+    return (
+        f"{use.workers} worker{'s' * (use.workers > 1)} on a node take {use.workers} × {use.each / GIB:.1f} = "
+        f"{use.total / GIB:.1f} GiB of its memory, and {kind.machine} has {host_limit(kind) / GIB:.1f} GiB for them"
+        f"{way_out if fewer else ''}"
+    )
+
+
+def fitting_groups(memory: TrainingMemory, kind: NodeKind, resources: GroupResources) -> int:
+    """Return how many groups may train at once so that what they offload fits, even if they meet on one node."""
+    if not memory.host:
+        return sys.maxsize
+    workers = host_limit(kind) // memory.host
+    if workers >= kind.node.holds(resources.cpus_per_worker, resources.gpus_per_worker):
+        return sys.maxsize
+    return workers // resources.workers
 
 
 def _device(kind: NodeKind, resources: GroupResources) -> str:
@@ -233,7 +293,6 @@ def fit_of(
     """Return the fine-tunes on the nodes of a kind, or None if they do not fit there (`why_not` says why)."""
     if why_not(tunes, kind, resources, capacity=capacity) is not None:
         return None
-    groups = math.ceil(tunes.trials / resources.trials_per_group)
     seconds = None
     if resources.gpus_per_worker:
         checkpointed, work = resources.checkpoints_gradients, work_of(tunes, resources)
@@ -256,7 +315,7 @@ def fit_of(
         kind=kind,
         resources=resources,
         memory=memory_of(tunes, resources),
-        at_once=concurrent_groups(resources, capacity, max(1, groups)),
+        at_once=concurrent_groups(resources, capacity, _groups(tunes, resources)),
         seconds=seconds,
     )
 
@@ -290,6 +349,16 @@ def shapes(tunes: FineTunes, kind: NodeKind) -> Iterator[GroupResources]:
         workers *= 2
 
 
+def _capped(tunes: FineTunes, kind: NodeKind, resources: GroupResources) -> GroupResources:
+    """Return the resources with as few groups at once as the memory of a node has room for, where it is too little for all."""
+    if not (resources.offload_optimizer or resources.offload_parameters):
+        return resources
+    fewer = fitting_groups(memory_of(tunes, resources), kind, resources)
+    if not 0 < fewer < min(_groups(tunes, resources), resources.max_concurrent_groups or sys.maxsize):
+        return resources
+    return resources.model_copy(update={"max_concurrent_groups": fewer})
+
+
 def _stages(workers: int, offloads: list[dict[str, bool]]) -> Iterator[tuple[int, dict[str, bool]]]:
     """Yield ZeRO stages for a group of that width, each with what it can offload."""
     for offload in offloads:
@@ -309,7 +378,10 @@ def best_fits(tunes: FineTunes, kind: NodeKind, *, capacity: Capacity, efficienc
     """
     if kind.gpu is None:
         return []
-    found = [fit_of(tunes, kind, one, capacity=capacity, efficiency=efficiency) for one in shapes(tunes, kind)]
+    found = [
+        fit_of(tunes, kind, _capped(tunes, kind, one), capacity=capacity, efficiency=efficiency)
+        for one in shapes(tunes, kind)
+    ]
     fits = [fit for fit in found if fit is not None and not fit.tight]
     if not fits:
         return []

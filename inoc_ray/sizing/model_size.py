@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,10 @@ def on_meta(config: Any, recipe: Recipe | None, dtype: str) -> Any:
             model.requires_grad_(False)
             lora = peft.LoraConfig(r=recipe.lora.rank, target_modules=targets, task_type="CAUSAL_LM")
             # PEFT makes fp32 adapters on the meta device, whatever the base is.
-            model = peft.get_peft_model(model, lora, autocast_adapter_dtype=False).to(torch_dtype)
+            with warnings.catch_warnings():
+                # What PEFT knows of a kind of model and this one lacks is no concern of who plans.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                model = peft.get_peft_model(model, lora, autocast_adapter_dtype=False).to(torch_dtype)
     model.config.use_cache = False
     return model.train()
 
@@ -179,8 +183,8 @@ def _counted(folder: Path, recipe: Recipe, layers: int, *, tokens: int, checkpoi
     except (NotImplementedError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{folder}: the memory of this model cannot be computed ahead, because its forward pass depends on its data "
-            f"({reason})."
+            f"{folder}: the memory of this model cannot be computed ahead, because its forward pass depends on its data, as that "
+            f"of a mixture of experts may ({reason}); plan it without --cluster, and measure it with a short run."
         ) from error
 
 

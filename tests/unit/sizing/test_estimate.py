@@ -116,6 +116,55 @@ def test_an_engine_that_does_not_fit_is_refused_with_what_would(tmp_path, rows):
         on(value, gpu={"machine": "g6e.12xlarge"})
 
 
+def test_what_all_groups_on_a_node_offload_must_fit_its_memory(tmp_path, rows):
+    """Six groups of one worker may meet on one node: what counts is not the part of one of them."""
+    resources = {"zero_stage": 2, "offload_optimizer": True, "micro_batch_size": 1}
+    lab = {"gpu": "H100", "gpus": 8, "cpus": 64, "memory_gib": 512}
+    with pytest.raises(InputError, match=r"6 workers on a node take 6 × .* max_concurrent_groups: (\d)") as caught:
+        on(study(tmp_path, "Qwen2.5-7B", {"full": FULL}, resources), lab=lab)
+    message = str(caught.value)
+    numbers = re.search(r"take 6 × ([\d.]+) = ([\d.]+) GiB of its memory, and lab has ([\d.]+) GiB", message)
+    assert numbers is not None
+    each, total, room = (float(number) for number in numbers.groups())
+    assert total == pytest.approx(6 * each, abs=0.5)
+    assert room == pytest.approx(0.9 * 512, abs=0.1)
+    fewer = int(room // each)
+    assert f"max_concurrent_groups: {fewer} it has enough" in message
+    found = on(study(tmp_path, "Qwen2.5-7B", {"full": FULL}, {**resources, "max_concurrent_groups": fewer}), lab=lab)
+    assert (found.training[0].at_once, found.training[0].host.workers) == (fewer, fewer)
+    assert found.training[0].host.total <= 0.9 * 512 * 2**30
+
+
+def test_a_proposal_that_offloads_says_what_all_workers_of_a_node_take(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-32B", {"full": FULL}, {"serve_gpus": 2})
+    with pytest.raises(InputError) as caught:
+        on(value, lab={"gpu": "H100", "gpus": 4, "cpus": 64, "memory_gib": 1024})
+    proposal = re.search(
+        r"workers: 2, .*offload_optimizer: true, max_concurrent_groups: 1\}.* (\d+) GiB of a node's memory \(all 2 workers",
+        str(caught.value),
+    )
+    assert proposal is not None
+    # fp32 weights, moments, gradients in fp32 and bf16: 18 bytes of each parameter, over both workers.
+    assert int(proposal[1]) == pytest.approx(18 * 32.76e9 / 2**30, abs=1)
+
+
+def test_an_engine_without_gpus_on_a_cluster_that_has_some_is_told_what_to_set(tmp_path, rows):
+    found = on(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"serve_gpus": 0}), gpu=EIGHT)
+    assert [note for note in found.notes if "serve_gpus" in note] == [
+        "engine of m runs on CPUs (serve_gpus is 0), for which no time is estimated: set resources.models.m.serve_gpus: 1"
+    ]
+    small = {"gpu": "L40S", "gpus": 4, "cpus": 48, "memory_gib": 384}
+    found = on(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"serve_gpus": 0}), gpu=EIGHT, small=small)
+    assert any("serve_gpus: 1" in note for note in found.notes)
+
+
+def test_an_engine_on_cpus_must_fit_the_memory_of_a_node(tmp_path, rows):
+    value = study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"serve_gpus": 0, "workers": 4, "zero_stage": 3})
+    lab = {"gpu": "L40S", "gpus": 4, "cpus": 16, "memory_gib": 60}
+    with pytest.raises(InputError, match=r"engine of m does not fit .* on CPUs weights 61\.0 .*serve_gpus: 2 on lab"):
+        on(value, lab=lab)
+
+
 def test_a_group_that_is_wider_than_the_nodes_is_refused(tmp_path, rows):
     value = study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"workers": 16, "micro_batch_size": 1})
     with pytest.raises(InputError, match="16 workers × 1 GPU = 16 GPU, and the cluster has 8"):
