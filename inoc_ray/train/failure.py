@@ -46,9 +46,9 @@ def loss_of(error: Exception, up: Mapping[str, str]) -> Loss:
 
 
 def _is_death(failure: Any) -> bool:
-    from ray.exceptions import RayActorError
+    from ray.exceptions import OutOfMemoryError, RayActorError
 
-    return isinstance(getattr(failure, "health_check_failure", failure), RayActorError)
+    return isinstance(getattr(failure, "health_check_failure", failure), RayActorError | OutOfMemoryError)
 
 
 def _why(failure: Exception) -> str:
@@ -56,7 +56,7 @@ def _why(failure: Exception) -> str:
     from ray.exceptions import OutOfMemoryError
 
     found = getattr(failure, "health_check_failure", failure)
-    return ": out of memory" if isinstance(found, OutOfMemoryError) or "NODE_OUT_OF_MEMORY" in str(found) else ""
+    return ": out of memory" if isinstance(found, OutOfMemoryError) else ""
 
 
 def _last_line(error: BaseException) -> str:

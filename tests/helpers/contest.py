@@ -36,7 +36,9 @@ def run_once(workload: Path, name: str, steps: int, dropped: int, program: str =
     """Run one contestant for `steps` steps, of which the first `dropped` do not count. Raises RuntimeError with its last words."""
     result = workload / f"{name}.result.json"
     settings = json.loads((workload / "workload.json").read_text())
-    env = os.environ | {
+    # A test before may have made its process a rank of a group, which the contestant would look for.
+    ranks = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    env = {name: value for name, value in os.environ.items() if name not in ranks} | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(HELPERS)]),
         "OMP_NUM_THREADS": str(settings["threads"]),
         "HF_HUB_OFFLINE": "1",

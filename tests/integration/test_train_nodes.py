@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import PreemptionError
@@ -115,8 +115,10 @@ def test_a_loss_is_told_in_one_short_line(
     assert loss.is_late == ("taken" in cause)
 
 
-def test_out_of_memory_is_said(monkeypatch: pytest.MonkeyPatch):
+def test_out_of_memory_is_said_where_ray_knows_it_and_not_where_it_guesses(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(nodes, "addresses", dict)
-    killed: Any = ActorDiedError()
-    killed.error_msg = "The worker was killed due to the node running low on memory. (OOM)"
+    killed = OutOfMemoryError("worker(s) were killed due to the node running low on memory.")
     assert loss_of(WorkerGroupError("", {3: killed}), {}).cause == "worker 3 died: out of memory"
+    dead: Any = ActorDiedError()
+    dead.error_msg = "There are some potential root causes. (1) The process is killed by SIGKILL by OOM killer."
+    assert loss_of(WorkerGroupError("", {3: dead}), {}).cause == "worker 3 died"
