@@ -26,6 +26,8 @@ settings.load_profile("inoc_ray")
 LONGEST_FIRST = (
     "integration/test_effects.py",
     "integration/test_end_to_end.py",
+    "integration/test_train_killed.py",
+    "integration/test_lost_nodes.py",
     "integration/test_judged_evaluation.py",
     "integration/test_stock_clients.py",
     "integration/test_cases.py",
@@ -33,6 +35,8 @@ LONGEST_FIRST = (
     "integration/test_train_stages.py",
     "integration/test_serve_endpoint.py",
     "integration/test_tracking.py",
+    "integration/test_train_nodes.py",
+    "integration/test_train_snapshot.py",
     "integration/test_train_loop.py",
     "integration/test_judge_endpoint.py",
     "integration/test_build_data.py",

@@ -48,16 +48,20 @@ TEXTS = {
     "Lora": {"targets"},
     "MeasureOf": {"rubric", "given"},
     "Model": {"name"},
-    "ModelResources": {"recipes"},
+    "ClusterShape": {"nodes"},
+    "GroupResources": {"deepspeed", "checkpoints"},
+    "ModelResources": {"deepspeed", "checkpoints", "recipes"},
+    "NodesOfOneKind": {"machine", "gpu"},
     "Not": {"not_"},
     "OwnRubric": {"question", "low", "high"},
     "Part": {"name"},
     "SettingUse": {"name", "undesired", "desired", "narrow"},
     "PriorStage": {"setting", "recipe"},
-    "Resources": {"models", "recipes", "judges"},
+    "Resources": {"deepspeed", "checkpoints", "models", "recipes", "judges"},
     "Study": {"name", "recipes", "judges", "tracking_uri"},
     "Suite": {"name", "settings", "choices", "contexts", "traits"},
     "Thresholds": {"name", "shown", "counts"},
+    "TrialResources": {"deepspeed", "checkpoints"},
 }
 """Fields that hold texts and name no file."""
 
