@@ -33,7 +33,7 @@ $(STAMP): requirements/$(LOCK).txt requirements/dev.txt requirements/install_tor
 quickstart: setup ## the whole path in miniature: train, serve, judge, compare (about 5 minutes)
 	$(BIN)/inoc-ray run jobs/studies/quickstart.yaml
 
-test: setup check ## all tests (about 35 minutes on two cores)
+test: setup check ## all tests (about 45 minutes on two cores)
 	@# Two at a time, a file on one of them: most tests of the real stack wait for a start half of their time.
 	@# In the order of tests/conftest.py, the longest file first; xdist's own order would begin it last.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=20 --durations-min=20
