@@ -16,7 +16,6 @@ ZERO = "zero_optimization"
 
 _ALLOWED: Mapping[str, type] = {
     ZERO: dict,
-    "aio": dict,
     "communication_data_type": str,
     "comms_logger": dict,
     "disable_python_gc": bool,
@@ -56,15 +55,9 @@ _ALLOWED_OF_ZERO: Mapping[str, type] = {
 }
 
 _ALLOWED_OF_OFFLOAD: Mapping[str, type] = {
-    "buffer_count": int,
-    "buffer_size": int,
     "device": str,
     "fast_init": bool,
-    "max_in_cpu": int,
-    "nvme_path": str,
     "pin_memory": bool,
-    "pipeline_read": bool,
-    "pipeline_write": bool,
 }
 
 _ELSEWHERE: Mapping[str, str] = {
@@ -114,6 +107,8 @@ def check_deepspeed_keys(value: Mapping[str, Any]) -> None:
     _check(f"{ZERO}.", zero, _ALLOWED_OF_ZERO, _ELSEWHERE_OF_ZERO)
     for part in ("offload_optimizer", "offload_param"):
         _check(f"{ZERO}.{part}.", zero.get(part, {}), _ALLOWED_OF_OFFLOAD, _ELSEWHERE_OF_OFFLOAD)
+        if zero.get(part, {}).get("device", "cpu") not in ("cpu", "none"):
+            raise ValueError(f"{ZERO}.{part}.device must be cpu or none: snapshots do not read what lies on a disk")
 
 
 def _check(where: str, found: Mapping[str, Any], allowed: Mapping[str, type], elsewhere: Mapping[str, str]) -> None:
