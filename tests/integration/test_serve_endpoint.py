@@ -298,7 +298,7 @@ def test_a_wrong_key_is_401_and_vllms_other_routes_are_closed(world: World):
 
 
 def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
-    with pytest.raises(InputError, match="needs 64 CPU, but the cluster has 2"):
+    with pytest.raises(InputError, match=r"needs 64 CPU and 0 GPU.*, and the cluster has"):
         start(ServeSpec(model=world.base, model_id="big", cpus=64, name="big"))
     with pytest.raises(InputError, match=r"no config\.json"):
         start(ServeSpec(model=world.trials, model_id="big", name="big"))
