@@ -7,6 +7,8 @@ A conversation is rendered once as text and tokenised once. The template decides
 from __future__ import annotations
 
 import bisect
+import hashlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -221,3 +223,13 @@ def collate(rows: Sequence[EncodedRow], pad_id: int) -> dict[str, torch.Tensor]:
         mask[index, :length] = 1
         labels[index, :length] = torch.tensor(row.labels)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def encoded_hash(rows: Sequence[EncodedRow]) -> str:
+    """Return the hash of the token ids and labels of all rows."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(len(row.input_ids).to_bytes(8, "little"))
+        digest.update(array("q", row.input_ids).tobytes())
+        digest.update(array("q", row.labels).tobytes())
+    return digest.hexdigest()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +104,7 @@ def check_rows(plan: Plan) -> None:
     pass, or if the chat template changes it; and for two arms of a setting whose rows the template renders identically. Print a
     note on answers without loss.
     """
-    from inoc_ray.data.tokenize import encode_rows
+    from inoc_ray.data.tokenize import encode_rows, encoded_hash
     from inoc_ray.models.config import context_window
     from inoc_ray.models.encoding import template_of
     from inoc_ray.models.tokenizer import load_tokenizer
@@ -138,7 +136,7 @@ def check_rows(plan: Plan) -> None:
                     label=f"{trial.rows_label} (arm {trial.arm.name})",
                     enable_thinking=model.enable_thinking,
                 )
-            hashes[key] = _hash(rows)
+            hashes[key] = encoded_hash(rows)
             longest = max(range(len(rows)), key=lambda n: len(rows[n].input_ids))
             where = f"{trial.rows_label} (arm {trial.arm.name}), row {longest % (len(rows) // variants) + 1}"
             check_fits(len(rows[longest].input_ids), plan.resources_of(trial).micro_batch_tokens, where)
@@ -153,15 +151,6 @@ def check_rows(plan: Plan) -> None:
                 f"arms: {other!r} and {trial.arm.name!r} of {trial.setting} are identical for model {model.name!r}: its "
                 "chat template renders all their rows the same; remove one of them, or change its prompt or placement."
             )
-
-
-def _hash(rows: Sequence[EncodedRow]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(len(row.input_ids).to_bytes(4, "little"))
-        digest.update(array("i", row.input_ids).tobytes())
-        digest.update(array("i", row.labels).tobytes())
-    return digest.hexdigest()
 
 
 def _note_answers_without_loss(trial: Trial, rows: Sequence[EncodedRow], *, thinks: bool) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from inoc_ray.cluster.hardware import GPUS
 from inoc_ray.train.model import size
 from inoc_ray.train.spec import LoopSpec
 
-PEAK_BF16 = {"B200": 2250e12, "H200": 989e12, "H100": 989e12, "A100": 312e12}
-"""Dense bf16 FLOP/s without sparsity, SXM variants, from NVIDIA's data sheets of the four."""
+PEAK_BF16 = {"A100": GPUS["A100-80G"].flops, **{name: GPUS[name].flops for name in ("B200", "H200", "H100")}}
+"""Dense bf16 FLOP/s by a part of the name that CUDA gives; both kinds of A100 have the same."""
 
 
 def peak_flops(device: Any, precision: str) -> float | None:

@@ -49,22 +49,37 @@ def ready() -> torch.device:
     return device
 
 
+def from_rank_0(value: Any) -> Any:
+    """Return rank 0's value on every rank; a barrier."""
+    import torch.distributed as dist
+
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the values of all ranks, on all of them."""
+    import torch.distributed as dist
+
+    out: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(out, value)
+    return out
+
+
 def on_all_ranks(make: Callable[[], _T]) -> _T:
     """Return what `make` returns; raise the InputError or TrialError that it raised on any rank, on all of them.
 
     To be called on all ranks. What one rank alone cannot do (its node lacks the model, its mount shows an older file) would
     otherwise end the trial there, while the others wait for that rank in their next collective.
     """
-    import torch.distributed as dist
-
     value: _T | None = None
     fault: InputError | TrialError | None = None
     try:
         value = make()
     except (InputError, TrialError) as error:
         fault = error
-    faults: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(faults, None if fault is None else (isinstance(fault, InputError), str(fault)))
+    faults = gathered(None if fault is None else (isinstance(fault, InputError), str(fault)))
     if fault is not None:
         raise fault
     if theirs := next((one for one in faults if one is not None), None):

@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import time
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from inoc_ray.config.identity import content_id, identity_fields
-from inoc_ray.data.tokenize import EncodedRow
+from inoc_ray.data.tokenize import EncodedRow, encoded_hash
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store import snapshots as stored
 from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import FileContent, Snapshot
 from inoc_ray.train import process, tensor_file
 from inoc_ray.train.export import export
+from inoc_ray.train.process import from_rank_0, gathered
 from inoc_ray.train.shards import WEIGHT, Fragment, Shares, shares_of
 from inoc_ray.train.spec import LoopSpec, Resumption, StepRecord
 
@@ -116,7 +116,7 @@ class Snapshots:
 
         self.engine, self.spec = engine, spec
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.identity = content_id([FORMAT, self.of, identity_of(spec), rows_hash(rows)])
+        self.identity = content_id([FORMAT, self.of, identity_of(spec), encoded_hash(rows)])
         self.kept_steps = spec.resources.checkpoint_steps(steps)
         self.taken = self.looked = time.perf_counter()
 
@@ -155,9 +155,9 @@ class Snapshots:
         To be called on all ranks.
         """
         started = self.taken = time.perf_counter()
-        place = self.folder / _from_rank_0(stored.new_name(position.step))
+        place = self.folder / from_rank_0(stored.new_name(position.step))
         shares = shares_of(self.engine)
-        written = _gather(self._write_share(place, shares, position))
+        written = gathered(self._write_share(place, shares, position))
         errors = [result for result in written if isinstance(result, str)]
         if self.rank == 0:
             try:
@@ -169,10 +169,10 @@ class Snapshots:
             if errors:
                 self.say(f"no snapshot after step {position.step}: {errors[0]}")
         self.seconds += time.perf_counter() - started
-        return not _from_rank_0(errors)
+        return not from_rank_0(errors)
 
     def _prune(self) -> None:
-        """Delete old snapshots; that this fails (another node still reads one) is no fault of the new one."""
+        """Delete old snapshots. A failure, such as another node still reading one, does not concern the new snapshot."""
         try:
             stored.prune(self.folder, self.unused)
         except OSError as error:
@@ -244,7 +244,7 @@ class Snapshots:
                 # The other ranks are about to gather the weights, which they do with this one or not at all.
                 export(self.engine, self.spec, None)
             fault = InputError(f"the weights after step {step} cannot be kept: {_reason(error, place)}.")
-        fault = _from_rank_0(fault)
+        fault = from_rank_0(fault)
         if fault is not None:
             raise fault
 
@@ -258,7 +258,7 @@ class Snapshots:
         """
         for snapshot in self._candidates():
             position, fault = self._check(snapshot)
-            faults = [one for one in _gather(fault) if one is not None]
+            faults = [one for one in gathered(fault) if one is not None]
             if faults:
                 self._pass_over(snapshot.place, faults[0])
                 continue
@@ -274,7 +274,7 @@ class Snapshots:
 
     def _candidates(self) -> Iterator[Snapshot]:
         """Yield this trial's snapshots, latest first, the same on all ranks; rank 0 reads for all."""
-        names = _from_rank_0([place.name for place in stored.committed(self.folder)] if self.rank == 0 else None)
+        names = from_rank_0([place.name for place in stored.committed(self.folder)] if self.rank == 0 else None)
         for name in names:
             place = self.folder / name
             value: tuple[tuple[FileContent, ...], Mapping[str, Any]] | str | None = None
@@ -284,7 +284,7 @@ class Snapshots:
                     value = self._foreign(snapshot.about) or (snapshot.files, snapshot.about)
                 except ValueError as error:
                     value = f"{error}."
-            value = _from_rank_0(value)
+            value = from_rank_0(value)
             if isinstance(value, str):
                 self._pass_over(place, value)
             else:
@@ -341,16 +341,6 @@ def identity_of(spec: LoopSpec) -> dict[str, Any]:
         "enable_thinking": spec.enable_thinking,
         "starts": spec.start is not None,
     }
-
-
-def rows_hash(rows: Sequence[EncodedRow]) -> str:
-    """Return the hash of the token ids and labels of all rows."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(len(row.input_ids).to_bytes(8, "little"))
-        digest.update(array("q", row.input_ids).tobytes())
-        digest.update(array("q", row.labels).tobytes())
-    return digest.hexdigest()
 
 
 class _Pieces:
@@ -469,21 +459,3 @@ def _position(snapshot: Snapshot, world_size: int) -> Position:
 
 def _reason(error: OSError, place: Place) -> str:
     return f"{error.strerror or type(error).__name__} ({place})"
-
-
-def _from_rank_0(value: Any) -> Any:
-    """Return rank 0's value on every rank; a barrier."""
-    import torch.distributed as dist
-
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _gather(value: Any) -> list[Any]:
-    """Return the values of all ranks, on all of them."""
-    import torch.distributed as dist
-
-    out: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(out, value)
-    return out

@@ -26,6 +26,7 @@ from inoc_ray.store.commit import weights_in, write_trial
 from inoc_ray.store.snapshots import move_checkpoints
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
+from inoc_ray.train.process import from_rank_0
 from inoc_ray.train.snapshot import Left, Notice, Snapshots
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
 
@@ -65,18 +66,9 @@ def train_worker(config: Mapping[str, Any]) -> None:
     with contextlib.suppress(Left):
         for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
             worker.train(job)
-            if _from_rank_0(worker.grow.exists()):
+            if from_rank_0(worker.grow.exists()):
                 # The driver starts the group again, with more workers, for what is left.
                 break
-
-
-def _from_rank_0(value: Any) -> Any:
-    """Return rank 0's value on every rank; a barrier."""
-    import torch.distributed as dist
-
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 class _Progress:
@@ -103,7 +95,7 @@ class _Progress:
             return
         notes, self.notes = self.notes, []
         ray.train.report({**metrics, **({NOTE: "\n".join(notes)} if notes else {})})
-        self.steps = _from_rank_0(max(1, math.ceil(REPORT_SECONDS * self.steps / self.seconds)))
+        self.steps = from_rank_0(max(1, math.ceil(REPORT_SECONDS * self.steps / self.seconds)))
         self.left, self.seconds = self.steps, 0.0
 
 
@@ -135,7 +127,7 @@ class _Worker:
             for n in set(range(len(jobs))).difference(waiting):
                 self.store.delete_snapshots(jobs[n].trial_id)
             order = sorted(waiting, key=lambda n: (self.attempts / jobs[n].trial_id).exists())
-        return [jobs[n] for n in _from_rank_0(order)]
+        return [jobs[n] for n in from_rank_0(order)]
 
     def train(self, job: TrialJob) -> None:
         """Train and commit one job, or write its failure to its log."""
@@ -239,7 +231,7 @@ class _Worker:
         And for room for more workers, for which the group leaves; without snapshots on the way it grows between two trials.
         """
         ask = self.store.snapshot_request(job.trial_id)
-        asked, grows = _from_rank_0((ask.exists(), self.grow.exists()) if self.rank == 0 else None)
+        asked, grows = from_rank_0((ask.exists(), self.grow.exists()) if self.rank == 0 else None)
         if grows and not self.leaves and job.spec.resources.snapshot_minutes is not None:
             # Once: a snapshot that could not be written cannot be written a second later.
             self.leaves = True

@@ -111,10 +111,10 @@ def start(base: str, out: Path, case: dict[str, Any]) -> list[BaseProcess]:
     return list(ranks)
 
 
-def result_of(ranks: list[BaseProcess], out: Path) -> dict[str, Any]:
+def result_of(ranks: list[BaseProcess], out: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """What rank 0 wrote, or {"error": …} with the traceback of the first rank that failed."""
     for rank in ranks:
-        rank.join(TIMEOUT_S)
+        rank.join(timeout_s)
     for rank in ranks:
         if rank.is_alive():
             rank.kill()

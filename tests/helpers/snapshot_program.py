@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from rank_program import free_port
+from rank_program import free_port, result_of
 
 TIMEOUT_S = 300.0
 ADAPTER = "adapter_model.safetensors"
@@ -149,16 +149,9 @@ def go(base: str, folder: Path, name: str, run: dict[str, Any]) -> dict[str, Any
         damage(out / "snapshots", **run["damage"])
     kills = [kill(start(base, out, run), out, 60 * run["minutes"]) for _ in range(run.get("kills", 0))]
     ranks = start(base, out, run)
-    for rank in ranks:
-        rank.join(TIMEOUT_S)
-        if rank.is_alive():
-            rank.kill()
-            rank.join()
-    for number, rank in enumerate(ranks):
-        if rank.exitcode:
-            error = out / f"error-{number}.txt"
-            return {"error": error.read_text() if error.exists() else f"rank {number} ended with {rank.exitcode}"}
-    value = dict(json.loads((out / "result.json").read_text()))
+    value = result_of(ranks, out, TIMEOUT_S)
+    if "error" in value:
+        return value
     kept = sorted((out / "snapshots").glob("checkpoint-*"))
     value["kept"] = {folder.name: hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest() for folder in kept}
     value["kills"] = kills

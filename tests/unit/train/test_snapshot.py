@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from tiny_base import make_spec
 
 from inoc_ray.config.identity import content_id
-from inoc_ray.data.tokenize import EncodedRow
+from inoc_ray.data.tokenize import EncodedRow, encoded_hash
 from inoc_ray.errors import InputError
 from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.place import at
 from inoc_ray.study.resources import TrialResources
 from inoc_ray.train import snapshot, tensor_file
 from inoc_ray.train.shards import shares_of
-from inoc_ray.train.snapshot import Notice, Snapshots, identity_of, rows_hash
+from inoc_ray.train.snapshot import Notice, Snapshots, identity_of
 
 
 def test_another_recipe_or_seed_is_another_fine_tune_and_other_resources_are_not():
@@ -76,7 +76,7 @@ def test_an_old_snapshot_that_cannot_be_deleted_is_no_fault_of_the_new_one(tmp_p
 def test_weights_that_have_no_place_are_gathered_all_the_same_since_the_other_ranks_do(tmp_path, monkeypatch):
     gathered: list[object] = []
     monkeypatch.setattr(snapshot, "export", lambda engine, spec, out: gathered.append(out))
-    monkeypatch.setattr(snapshot, "_from_rank_0", lambda value: value)
+    monkeypatch.setattr(snapshot, "from_rank_0", lambda value: value)
     monkeypatch.setattr(LocalFilesystem, "folder", refuse)
     snapshots = Snapshots(at(tmp_path), of="t", minutes=1.0)
     snapshots.engine = snapshots.spec = None
@@ -96,8 +96,8 @@ def test_rows_are_told_apart_by_ids_labels_and_where_a_row_ends():
         [row([1, 2, 3], [-100, 2, 3])],
         [row([3], [3]), row([1, 2], [-100, 2])],
     ]
-    assert len({rows_hash(rows) for rows in (same, *others)}) == 4
-    assert rows_hash(list(same)) == rows_hash(same)
+    assert len({encoded_hash(rows) for rows in (same, *others)}) == 4
+    assert encoded_hash(list(same)) == encoded_hash(same)
 
 
 def test_a_file_written_tensor_by_tensor_is_one_of_safetensors(tmp_path):
