@@ -47,7 +47,7 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
 ATTEMPTS, TUNE = "attempts", "tune"
-GROW, ROOM, SIGN_OF_LIFE = "more-room", "placement-group", "sign-of-life"
+GROW, ROOM, SIGN_OF_LIFE, STOPPED = "more-room", "placement-group", "sign-of-life", "stopped"
 
 FILES = (
     COMMIT,

@@ -182,9 +182,11 @@ def _train_wave(
             callbacks=[report],
             tell=tell,
             sign=Store(storage).sign_of_life(sweep),
+            sweep=sweep,
         )
 
     sweep = f"sweep-{plan.study.name}-{number}"
+    store.stop_mark(sweep).unlink(missing_ok=True)
     steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
     with Progress("training", sum(steps.values()), "steps") as progress:
         tuner = tune.Tuner(
@@ -204,7 +206,9 @@ def _train_wave(
         try:
             results = tuner.fit()
         except (KeyboardInterrupt, SystemExit):
-            # Ctrl-C, or SIGTERM, of which Ray makes a SystemExit. The workers end with this process.
+            # Without a command of ours, Ray makes a SystemExit of SIGTERM. The workers end with this process, one after
+            # another, and what the last ones see of that is no failure.
+            store.stop_mark(sweep).write_text("")
             snapshot_before_stop(store, under_way.trials())
             raise
         errors = [str(error) for error in results.errors]
