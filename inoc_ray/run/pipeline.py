@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from inoc_ray import stopping
 from inoc_ray.cluster.connect import connected
 from inoc_ray.cluster.fit import Capacity, check_serving
+from inoc_ray.cluster.keeper import wait_for_keepers
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
@@ -103,6 +104,7 @@ def run_study(
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
                     # What a killed command left behind would hold what this one needs.
+                    wait_for_keepers()
                     reclaim()
                 check_capacity(plan, capacity)
                 check_cluster_gpus(plan)

@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inoc_ray import stopping
+from inoc_ray.cluster import keeper as keepers
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
-from inoc_ray.serve.keeper import release, wait_for_keepers
-from inoc_ray.serve.keeper import start as keep
 from inoc_ray.serve.owner import mark, reclaim
 from inoc_ray.serve.spec import APP, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
@@ -70,7 +69,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
 
     if not ray.is_initialized():
         raise RuntimeError("start() needs a Ray cluster: call ray.init() first")
-    wait_for_keepers()
+    keepers.wait_for_keepers()
     reclaim()
     _check_resources(spec)
     began = time.monotonic()
@@ -84,7 +83,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         )
     prefix = "" if spec.name == APP else f"/{spec.name}"
     # A private cluster ends with this command, and everything on it.
-    keeper = keep() if os.environ.get("RAY_ADDRESS") else None
+    keeper = keepers.start(reclaim) if os.environ.get("RAY_ADDRESS") else None
     try:
         if owns_serve:
             note("serve: starting Ray Serve")
@@ -173,7 +172,7 @@ def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
     if not stopping.requested():
         _end_serving(name, owns_serve)
         if keeper is not None:
-            release(keeper)
+            keepers.release(keeper)
     elif keeper is not None:
         done = threading.Event()
 
@@ -185,7 +184,7 @@ def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
 
         threading.Thread(target=end, daemon=True).start()
         if done.wait(max(0.0, stopping.seconds_left() - LEAVE_SECONDS)):
-            release(keeper)
+            keepers.release(keeper)
 
 
 def _end_serving(name: str, owns_serve: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from inoc_ray.cluster.keeper import dead_jobs
 from inoc_ray.console import say
 
 _OWNER, _STARTED_SERVE = "INOC_RAY_ENGINE_OF_JOB", "INOC_RAY_STARTED_SERVE"
@@ -53,13 +54,6 @@ def reclaim() -> list[str]:
     for name in gone:
         say(f"serve: took down engine {name!r}, whose command is gone")
     return gone
-
-
-def dead_jobs() -> set[str]:
-    """Return the ids of the Ray jobs of this cluster that are over."""
-    from ray._private import state
-
-    return {job["JobID"] for job in state.jobs() if job["IsDead"]}
 
 
 def marked_by(application: Mapping[str, Any]) -> dict[str, str]:

@@ -56,9 +56,12 @@ class Observed:
             time.sleep(0.02)
 
     def stop(self, signum: int) -> float:
-        """Send a signal, and return how many seconds the command took to end."""
+        """Send a signal, and return how many seconds the command took to end; Ctrl-C as a terminal does, to the whole group."""
         began = time.monotonic()
-        self.process.send_signal(signum)
+        if signum == signal.SIGINT:
+            os.killpg(self.process.pid, signum)
+        else:
+            self.process.send_signal(signum)
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
