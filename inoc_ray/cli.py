@@ -406,7 +406,7 @@ def main() -> None:
             f"a plugin of the study ended the program (SystemExit: {shown(error.code)}); remove that call from the plugin.",
             2,
         )
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a defect is raised again
         _end(error)
 
 

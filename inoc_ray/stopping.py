@@ -163,10 +163,17 @@ def _on_signal(signum: int, frame: object) -> None:
 def _watch(heard: int, end: Callable[[str], None]) -> None:
     """Read the signals as they come, and end the process at the second one, or if it does not end by itself."""
     first: float | None = None
+    said = False
     while True:
-        left = None if first is None else max(0.0, first + GRACE_SECONDS - time.monotonic())
+        gone = 0.0 if first is None else time.monotonic() - first
+        left = None if first is None else max(0.0, (GRACE_SECONDS if said else ONE_SIGNAL_SECONDS) - gone)
         if not select.select([heard], [], [], left)[0]:
-            _end_now(end, f"It did not end within {GRACE_SECONDS:.0f} s and was broken off")
+            if said:
+                _end_now(end, f"It did not end within {GRACE_SECONDS:.0f} s and was broken off")
+            # It takes a moment, so that somebody may wonder.
+            said = True
+            say("stopping … (a second signal ends it at once)")
+            continue
         found = os.read(heard, 64)
         if not found:
             os.close(heard)
@@ -175,7 +182,6 @@ def _watch(heard: int, end: Callable[[str], None]) -> None:
             if first is None:
                 first = time.monotonic()
                 _stop.note(signum)
-                say(f"stopping on {SIGNALS[signum]} …")
             elif time.monotonic() - first > ONE_SIGNAL_SECONDS:
                 _end_now(end, "The second signal ended it at once")
 

@@ -25,7 +25,6 @@ class _Printed:
     yes = False
 
 
-
 def begin() -> None:
     """Note that the command has printed nothing yet."""
     _Printed.yes = False

@@ -42,9 +42,9 @@ def train_group(
     Block until all jobs are done. `storage` is the store's folder, mounted on every node. `run_name` names the Ray Train
     run; it must be the same for the same jobs, so it contains no timestamp. `callbacks` are Ray Train `UserCallback`s,
     for progress. `tell` gets a line for each loss of the group and for each wait. `sign` is a file that is written while other
-    groups of the same command train: the group waits for those. `sweep` names the sweep that the group
-    is of: when its command is being stopped, what is lost is no failure. Call it in a driver, or in the function of a Ray Tune trial.
-    Start nothing when every job is committed.
+    groups of the same command train: the group waits for those. `sweep` names the sweep that the group is of: when
+    its command is being stopped, what is lost is no failure. Call it in a driver, or in the function of a Ray Tune trial. Start
+    nothing when every job is committed.
     """
     store = Store(storage)
     done_before = {job.trial_id for job in jobs if store.trial_done(job.trial_id)}

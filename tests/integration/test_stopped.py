@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import yaml
@@ -140,7 +139,9 @@ def test_a_study_stopped_while_a_judge_is_asked_and_while_mlflow_is_updated(tmp_
         asked = stub.asked("judge").total()
         command = world.start("evaluate")
         command.wait_for("judgments/s")
-        stopped(world, command, SIGTERM, says="while judging; kept: 1 of 1 trials, 300 of 300 samples, and every answer")
+        stopped(
+            world, command, SIGTERM, says="while judging; kept: 1 of 1 trials, 300 of 300 samples, and every answer"
+        )
         before = stub.asked("judge").total() - asked
         command = world.start("evaluate")
         until(command, lambda: (world.folder / "runs" / "mlflow" / "mlflow.db").exists())
@@ -197,7 +198,7 @@ def test_the_harness_ends_with_the_command_that_measures_a_capability(tmp_path: 
             assert command.process.returncode == (143 if signum == signal.SIGTERM else -signal.SIGKILL)
             if signum == signal.SIGKILL:
                 # The folder is deleted by the next command.
-                with mock.patch("tempfile.gettempdir", lambda: str(command.scratch)), scratch_folder():
+                with scratch_folder(command.scratch):
                     pass
             nothing_left(command, 5.0)
         finally:
