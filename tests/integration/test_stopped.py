@@ -60,8 +60,9 @@ class World:
         """Commit the study's fine-tune without training it."""
         (trial,) = build_plan(self.study, self.store).trials
         base = resolve_model("miniature", "miniature").path
-        with self.store.stage_trial(trial.trial_id) as staged:
-            save_adapter(base, staged, seed=0)
+        folder = self.folder / "runs" / "trials" / trial.trial_id
+        folder.mkdir(parents=True)
+        save_adapter(base, folder, seed=0)
 
     def start(self, *arguments: object) -> Observed:
         command, *rest = arguments
@@ -106,14 +107,14 @@ def test_a_study_stopped_in_each_phase_of_its_run(tmp_path: Path):
     world = World(tmp_path)
     command = world.start("run")
     command.wait_for("starting Ray")
-    stopped(world, command, SIGTERM, says="while starting Ray; kept: 0 of 1 trials, 0 of 8000 samples")
+    stopped(world, command, SIGTERM, says="while starting Ray; kept: 0 of 1 trials, 0 of 16000 samples")
     command = world.start("run")
     command.wait_for("training 0/60 steps")
     stopped(world, command, CTRL_C, says="while training; kept: 0 of 1 trials")
     world.commit_adapter()
     command = world.start("run")
     command.wait_for("serve: starting Ray Serve")
-    stopped(world, command, SIGTERM, says="while evaluating; kept: 1 of 1 trials, 0 of 8000 samples")
+    stopped(world, command, SIGTERM, says="while evaluating; kept: 1 of 1 trials, 0 of 16000 samples")
     command = world.start("run")
     command.wait_for(" samples/s")
     stopped(world, command, CTRL_C, says="and every answer that came")
@@ -127,7 +128,7 @@ def test_a_study_stopped_while_a_judge_is_asked_and_while_mlflow_is_updated(tmp_
         world = World(
             tmp_path,
             judges={"stub": judge},
-            evaluation={"contexts": ["neutral"], "samples": 150, "judged_by": ["stub"]},
+            evaluation={"contexts": ["neutral"], "samples": 75, "judged_by": ["stub"]},
         )
         world.commit_adapter()
 
