@@ -49,7 +49,7 @@ def _layer_class() -> Any:
     """Return the class of a layer that computes in one step (PEFT is imported late)."""
     from peft.tuners import lora
 
-    class OneStepLinear(lora.Linear):  # type: ignore[misc]
+    class OneStepLinear(lora.Linear):
         """PEFT's layer, with the sum computed by `_product`."""
 
         def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
