@@ -119,6 +119,6 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
     path = store.table(plan.study.name, *place, seed_of(subject))
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    if not path.exists() or path.read_bytes() != buffer.getvalue():
+    if not path.is_file() or path.read_bytes() != buffer.getvalue():
         path.write_bytes(buffer.getvalue())
     return path.fetch()

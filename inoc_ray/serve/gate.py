@@ -12,6 +12,7 @@ from typing import Any
 from inoc_ray.endpoint.seeds import SEEDS, SEEDS_HEADER
 from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import FolderCatalogue, check_adapter, model_id_of, trial_id_of
+from inoc_ray.store.place import Place
 
 MAX_BODY_BYTES = 64 << 20
 
@@ -136,30 +137,35 @@ class Gate:
         return json.dumps(request).encode()
 
     async def _load_adapter(self, model_id: str) -> None:
-        folder = await asyncio.to_thread(self._find, model_id)
-        if folder is None:
+        if await asyncio.to_thread(self._find, model_id) is None:
             raise _unknown(model_id)
         async with self._loading:
             if model_id in self._loaded:
                 return
             try:
-                await asyncio.to_thread(self._verify, model_id)
+                folder = await asyncio.to_thread(self._fetch, model_id)
                 check_adapter(folder, self._max_rank)
                 await self._load(model_id, folder)
             except (InputError, ValueError) as error:
                 raise _Refused(
                     400, "BadRequestError", f"adapter {model_id} cannot be served: {error}", "model"
                 ) from error
+            except OSError as error:
+                # The storage may answer a later request.
+                raise _Refused(
+                    503, "ServiceUnavailableError", f"adapter {model_id} cannot be read now: {error}", "model"
+                ) from error
             self._loaded.add(model_id)
 
-    def _find(self, model_id: str) -> Path | None:
+    def _find(self, model_id: str) -> Place | None:
         trial_id = trial_id_of(self._base, model_id)
         return None if trial_id is None or self._catalogue is None else self._catalogue.find(trial_id)
 
-    def _verify(self, model_id: str) -> None:
+    def _fetch(self, model_id: str) -> Path:
         trial_id = trial_id_of(self._base, model_id)
-        if trial_id is not None and self._catalogue is not None:
-            self._catalogue.verify(trial_id)
+        assert trial_id is not None
+        assert self._catalogue is not None
+        return self._catalogue.fetch(trial_id)
 
     def _cards(self) -> list[dict[str, Any]]:
         ids = [] if self._catalogue is None else self._catalogue.ids()

@@ -98,7 +98,7 @@ def committed_fault(weights: Path) -> str | None:
     None if everything is intact, or if no trial committed the folder.
     """
     folder = weights.parent
-    return commit_fault(folder, verify=True) if (folder / layout.COMMIT).exists() else None
+    return commit_fault(folder, verify=True) if (folder / layout.COMMIT).is_file() else None
 
 
 def committed_files(folder: Place) -> dict[str, str]:
@@ -129,7 +129,7 @@ def read_curves(folder: Place) -> list[dict[str, Any]]:
     Raises `InputError` if it is damaged.
     """
     path = folder / layout.CURVES
-    if not path.exists():
+    if not path.is_file():
         return []
     try:
         return [{**json.loads(line)} for line in path.read_text().splitlines() if line]
@@ -140,7 +140,7 @@ def read_curves(folder: Place) -> list[dict[str, Any]]:
 def set_aside(folder: Place, fault: str) -> None:
     """Make a damaged trial count as missing: move its commit into a note that says what is damaged."""
     commit = folder / layout.COMMIT
-    if commit.exists():
+    if commit.is_file():
         (folder / layout.DAMAGED).write_json({"fault": fault, "commit": commit.read_text(errors="replace")})
         commit.unlink()
 
@@ -156,14 +156,42 @@ def fault_note(folder: Place) -> str | None:
 # -- a folder of trials, in which an engine looks for weights ----------------------------------------------------------
 
 
-def adapter_of(trials: Place | Path, trial_id: str, step: int | None = None) -> Path | None:
-    """Return the folder with the weights of a trial that is done, by inspection; None if it is not done.
+def adapter_of(trials: Place | Path, trial_id: str, step: int | None = None) -> Place | None:
+    """Return the place of the weights of a trial that is done, by inspection; None if it is not done.
 
     step: of weights that were kept on the way; None for the final ones.
     """
     folder = at(trials) / trial_id
-    weights = folder / layout.ADAPTER if step is None else folder / f"{layout.CHECKPOINTS}/{step:08d}"
-    return weights.fetch() if weights.is_dir() and commit_fault(folder) is None else None
+    weights = _weights_of(folder, step)
+    return weights if weights.is_dir() and commit_fault(folder) is None else None
+
+
+def fetch_weights(trials: Place | Path, trial_id: str, step: int | None = None) -> Path:
+    """Return the folder, on this machine, with weights of a committed trial, every file of which was hashed here.
+
+    step: as for `adapter_of`. Raises `InputError` if the trial is not committed, or if a file is not what was committed.
+    """
+    folder = at(trials) / trial_id
+    weights = _weights_of(folder, step)
+    inside = weights.key.removeprefix(f"{folder.key}/")
+    files = {
+        name.removeprefix(f"{inside}/"): sha256
+        for name, sha256 in committed_files(folder).items()
+        if name.startswith(f"{inside}/")
+    }
+    found = weights.fetch()
+    for name, sha256 in files.items():
+        try:
+            fault = None if file_hash(found / name) == sha256 else "does not have the bytes that were committed"
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        if fault is not None:
+            raise InputError(f"trial {trial_id} is damaged: {inside}/{name} {fault}; run its study again")
+    return found
+
+
+def _weights_of(folder: Place, step: int | None) -> Place:
+    return folder / layout.ADAPTER if step is None else folder / f"{layout.CHECKPOINTS}/{step:08d}"
 
 
 def record_of(trials: Place | Path, trial_id: str) -> dict[str, Any]:

@@ -227,6 +227,7 @@ class Snapshots:
         place = stored.checkpoint(self.folder, step)
         fault: TrialError | InputError | None = None
         exported = False
+        files: list[FileContent] = []
         try:
             with contextlib.ExitStack() as stack:
                 folder = None
@@ -236,7 +237,10 @@ class Snapshots:
                 exported = True
                 export(self.engine, self.spec, folder)
                 if folder is not None:
-                    stored.commit_folder(place, folder, {"identity": self.identity})
+                    files = stored.contents(folder)
+            if self.rank == 0:
+                # Only now is every file in its place.
+                stored.commit(place, files, {"identity": self.identity})
         except TrialError as error:
             fault = error
         except OSError as error:
@@ -303,11 +307,11 @@ class Snapshots:
 
     def _check(self, snapshot: Snapshot) -> tuple[Position | None, str | None]:
         """Hash this rank's part of the files, and look whether they are complete; return the position or the fault."""
-        from safetensors import SafetensorError
-
         try:
-            for file in snapshot.files[self.rank :: self.world_size]:
-                if (fault := stored.file_fault(snapshot.place, file)) is not None:
+            # With as many ranks as had taken it, each reads the file that it wrote, which it is going to need.
+            files = sorted(snapshot.files, key=lambda file: (file.name == _CURVE, file.name))
+            for file in files[self.rank :: self.world_size]:
+                if (fault := stored.file_fault(snapshot.place, file, fetched=True)) is not None:
                     return None, f"{fault}."
             _Pieces(snapshot).check(snapshot.about)
             for step in [one for one in self.kept_steps if one <= snapshot.about["step"]] if self.rank == 0 else ():
@@ -315,7 +319,7 @@ class Snapshots:
                 if fault is not None:
                     return None, f"the checkpoint after step {step}, which is to be kept, is not there: {fault}."
             return _position(snapshot, self.world_size), None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             return None, f"it cannot be read ({type(error).__name__}: {error})."
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -344,24 +348,30 @@ def identity_of(spec: LoopSpec) -> dict[str, Any]:
 
 
 class _Pieces:
-    """The tensors in all files of a snapshot, read as they are asked for."""
+    """The tensors in all files of a snapshot. A file is fetched when a tensor of it is asked for: a rank needs few of them."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        from safetensors import safe_open
-
-        self.files: dict[str, Any] = {}
+        self.place = snapshot.place
+        self.opened: dict[str, Any] = {}
         self.found: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
-        folder = snapshot.place.fetch()
         for file in snapshot.files:
             if not file.name.endswith(".safetensors"):
                 continue
-            opened = self.files[file.name] = safe_open(folder / file.name, framework="pt")
-            for key in opened.keys():  # noqa: SIM118 - it is no mapping
+            with (self.place / file.name).open() as stream:
+                shapes = tensor_file.shapes(stream)
+            for key, shape in shapes.items():
                 name, _, rest = key.partition("|")
                 kind, _, start = rest.partition("|")
                 if name != _RANDOM:
-                    (length,) = opened.get_slice(key).get_shape()
+                    (length,) = shape
                     self.found.setdefault((name, kind), []).append((int(start), length, file.name))
+
+    def _file(self, name: str) -> Any:
+        from safetensors import safe_open
+
+        if name not in self.opened:
+            self.opened[name] = safe_open((self.place / name).fetch(), framework="pt")
+        return self.opened[name]
 
     def check(self, about: Mapping[str, Any]) -> None:
         """Raise ValueError unless every parameter and moment is there from its first element to its last."""
@@ -381,13 +391,13 @@ class _Pieces:
         for first, count, file in self.found[name, kind]:
             low, high = max(start, first), min(start + length, first + count)
             if low < high:
-                piece = self.files[file].get_slice(_key(name, kind, first))[low - first : high - first]
+                piece = self._file(file).get_slice(_key(name, kind, first))[low - first : high - first]
                 out[low - start : high - start] = piece
         return out
 
     def random(self, rank: int, what: str) -> torch.Tensor | None:
         """Return a random state of a rank, or None if it wrote none."""
-        file = self.files[stored.shard_name(rank)]
+        file = self._file(stored.shard_name(rank))
         key = f"{_RANDOM}|{what}|0"
         return file.get_tensor(key) if key in file.keys() else None  # noqa: SIM118 - it is no mapping
 

@@ -95,7 +95,8 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
     assert status_json(plan, store)["running"] is None
     catalogue = FolderCatalogue(store.trials(), model_hash=plan.bases[0].model.hash)
     assert catalogue.ids() == [trial.trial_id for trial in plan.trials]
-    catalogue.verify(plan.trials[0].trial_id)
+    served = catalogue.fetch(plan.trials[0].trial_id)
+    assert [path.name for path in served.iterdir()] == ["adapter_model.safetensors"]
     return read_score_table(plan, store), comparison
 
 

@@ -24,7 +24,6 @@ FOLDERS = {
     layout.TABLES,
     layout.ATTEMPTS,
     layout.CHECKPOINTS,
-    layout.TUNE,
     layout.MLFLOW_ARTIFACTS,
 }
 
