@@ -70,6 +70,18 @@ class FolderCatalogue:
         return [entry.name for entry in at(self.root).iterdir() if self.find(entry.name) is not None]
 
 
+@dataclass(frozen=True)
+class FullModel:
+    """The model that a full fine-tune made, as its trial committed it among `trials`, a folder of a store."""
+
+    trials: Place
+    trial_id: str
+
+    def fetch(self) -> Path:
+        """Return its folder on this machine. Raises `InputError` if its files are not those that its trial committed."""
+        return fetch_weights(self.trials, self.trial_id)
+
+
 def _parts(name: str) -> tuple[str | None, int | None]:
     """Return the trial and the step in the name of an adapter; no trial for what cannot be one."""
     match = _NAME.fullmatch(name)
