@@ -24,7 +24,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -279,16 +278,13 @@ def _log(client: MlflowClient, run_id: str, *, params: list[Any], metrics: list[
 
 
 def _send_artifacts(client: MlflowClient, run_id: str, run: RunRecord) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        for place, folder in run.artifacts:
-            path = place.fetch()
-            if place in run.committed and file_hash(path) != run.committed[place]:
-                raise InputError(f"{place}: damaged, its content is not what was committed; run the study again.")
-            if path.name != place.name:
-                # A copy from a bucket may have the name of its content; an artifact has the name of its file.
-                path = Path(shutil.copyfile(path, Path(scratch) / place.name))
-            client.log_artifact(run_id, str(path), folder or None)
-        if run.table is not None:
+    for place, folder in run.artifacts:
+        path = place.fetch()
+        if place in run.committed and file_hash(path) != run.committed[place]:
+            raise InputError(f"{place}: damaged, its content is not what was committed; run the study again.")
+        client.log_artifact(run_id, str(path), folder or None)
+    if run.table is not None:
+        with tempfile.TemporaryDirectory() as scratch:
             table = Path(scratch) / _TABLE
             table.write_text(_table_json(run.table.fetch()), encoding="utf-8")
             client.log_artifact(run_id, str(table))
