@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.endpoint.seeds import SEEDS, SEEDS_HEADER
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, StorageError
 from inoc_ray.serve.adapters import FolderCatalogue, check_adapter, model_id_of, trial_id_of
 from inoc_ray.store.place import Place
 
@@ -30,6 +30,10 @@ class _Refused(Exception):
     def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status, self.kind, self.param = status, kind, param
+
+    def body(self) -> dict[str, Any]:
+        """Return it in OpenAI's form."""
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.status}}
 
 
 class Gate:
@@ -70,9 +74,12 @@ class Gate:
             return
         try:
             await self._answer(scope, receive, send)
+        except StorageError as away:
+            # It may answer a later request.
+            refused = _Refused(503, "ServiceUnavailableError", str(away))
+            await _send_json(send, 503, refused.body())
         except _Refused as refused:
-            error = {"message": str(refused), "type": refused.kind, "param": refused.param, "code": refused.status}
-            await _send_json(send, refused.status, {"error": error})
+            await _send_json(send, refused.status, refused.body())
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         method = scope["method"]
@@ -149,11 +156,6 @@ class Gate:
             except (InputError, ValueError) as error:
                 raise _Refused(
                     400, "BadRequestError", f"adapter {model_id} cannot be served: {error}", "model"
-                ) from error
-            except OSError as error:
-                # The storage may answer a later request.
-                raise _Refused(
-                    503, "ServiceUnavailableError", f"adapter {model_id} cannot be read now: {error}", "model"
                 ) from error
             self._loaded.add(model_id)
 

@@ -3,6 +3,7 @@
 COMMIT.json, written last, has the size and SHA-256 of every file. A trial is done only if its COMMIT.json exists and matches
 the files. Files that are *used* (served, trained further, logged) are hashed in full every time. Files that are only *inspected*
 (plan, status) are hashed up to 16 MiB; a larger file is hashed if it changed after its commit, and otherwise checked by its size.
+In a bucket, which keeps every file's hash and checks its own bytes, only what changed is looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from inoc_ray.config.identity import file_hash
 from inoc_ray.errors import InputError
 from inoc_ray.store import layout, seal
-from inoc_ray.store.filesystem import write_atomically
+from inoc_ray.store.filesystem import Stat, write_atomically
 from inoc_ray.store.place import Place, at, json_bytes
 
 _HASHED_BYTES = 16 << 20
@@ -65,31 +66,35 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
     """
     folder = at(folder)
     try:
-        commit = folder / layout.COMMIT
-        value = commit.read_json()
-        committed = commit.stat().modified
+        value = (folder / layout.COMMIT).read_json()
         if not seal.agrees(value) or layout.TRIAL not in value["files"]:
             return f"{layout.COMMIT} is damaged"
+        there = folder.filesystem.below(folder.key)
+        committed = there[layout.COMMIT].modified
         for name, expected in value["files"].items():
-            path = folder / name
-            stat = path.filesystem.stat(path.key)
+            stat = there.get(name)
             if stat is None:
                 return f"{name} is missing"
             if stat.size != expected["bytes"]:
                 return f"{name} has {stat.size} bytes, but {expected['bytes']} were committed"
-            if verify:
-                found = seal.file_hash(path)
-            elif expected["bytes"] <= _HASHED_BYTES or stat.modified > committed:
-                found = seal.cached_hash(path)
-            else:
-                continue
-            if found != expected["sha256"]:
+            found = _hash_of(folder / name, stat, committed, verify=verify)
+            if found not in (None, expected["sha256"]):
                 return f"{name} does not have the bytes that were committed"
     except FileNotFoundError:
         return f"there is no {layout.COMMIT}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{layout.COMMIT} is damaged"
     return None
+
+
+def _hash_of(path: Place, stat: Stat, committed: float, *, verify: bool) -> str | None:
+    """Return the SHA-256 of a file; None if an inspection does not look at it."""
+    looks = stat.size <= _HASHED_BYTES and not path.filesystem.checks_bytes
+    if not verify and not looks and stat.modified <= committed:
+        return None
+    if (known := path.filesystem.known_sha256(path.key)) is not None:
+        return known
+    return seal.file_hash(path) if verify else seal.cached_hash(path)
 
 
 def committed_fault(weights: Path) -> str | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from inoc_ray.errors import InputError, StorageError
 from inoc_ray.store.appended import Appended, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
@@ -32,6 +32,7 @@ class ObjectFilesystem(Filesystem):
     """
 
     uri: str
+    checks_bytes: ClassVar[bool] = True
 
     @property
     def address(self) -> str:
@@ -129,6 +130,10 @@ class ObjectFilesystem(Filesystem):
 
     def _versions(self, key: str) -> dict[str, str]:
         """Return the key → the version of every file below a folder."""
+        return {one: version for one, (_, _, version) in self._stats(key).items()}
+
+    def _stats(self, key: str) -> dict[str, tuple[int, float, str]]:
+        """Return the key → size, time and version of every file below a folder."""
         firsts: dict[str, Object] = {}
         further: dict[str, list[Object]] = {}
         for found in self._bucket.below(key):
@@ -137,7 +142,21 @@ class ObjectFilesystem(Filesystem):
                 further.setdefault(file_of(folder), []).append(found)
             else:
                 firsts[found.key] = found
-        return {one: stat_of(first, further.get(one, []))[2] for one, first in firsts.items()}
+        return {one: stat_of(first, further.get(one, [])) for one, first in firsts.items()}
+
+    def below(self, key: str) -> dict[str, Stat]:
+        """Return every file below a key, by one listing."""
+        inside = f"{key}/" if key else ""
+        return {one.removeprefix(inside): Stat(*stat) for one, stat in self._stats(key).items()}
+
+    def known_sha256(self, key: str) -> str | None:
+        """Return the SHA-256 in the object's notes; None for a file that was appended to, or that somebody else put there."""
+        found = self._bucket.head(key)
+        return None if found is None or GROWS in found.notes else found.notes.get(SHA)
+
+    def machine_folder(self, key: str) -> Path:
+        """Return a folder beside the copies."""
+        return self._copies.own(key)
 
     def staging(self, key: str) -> contextlib.AbstractContextManager[Path]:
         """Yield a new folder on this machine."""

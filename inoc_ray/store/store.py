@@ -116,12 +116,12 @@ class Store:
         return self._top / layout.STUDIES / name
 
     def mlflow(self) -> Path:
-        """Return the folder, on this machine, of the tracking store that needs no server."""
-        return (self._top / layout.MLFLOW).fetch()
+        """Return the folder of the tracking store that needs no server; of a bucket's, every machine has one of its own."""
+        return self._filesystem.machine_folder(layout.MLFLOW)
 
-    def sync_lock(self) -> Path:
+    def sync_lock(self) -> Place:
         """Return the file that is locked during a sync to MLflow."""
-        return self.mlflow() / layout.SYNC_LOCK
+        return self._top / layout.MLFLOW / layout.SYNC_LOCK
 
     def ray(self) -> Place:
         """Return the folder of what groups of workers and their driver tell each other; safe to delete when nothing runs."""

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.data.tokenize import EncodedRow, encoded_hash
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.store import snapshots as stored
 from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import FileContent, Snapshot
@@ -164,7 +164,7 @@ class Snapshots:
                 if not errors:
                     stored.commit(place, [file for files in written for file in files], self._about(shares, position))
                     self._prune()
-            except OSError as error:
+            except (OSError, StorageError) as error:
                 errors.append(_reason(error, place))
             if errors:
                 self.say(f"no snapshot after step {position.step}: {errors[0]}")
@@ -175,7 +175,7 @@ class Snapshots:
         """Delete old snapshots. A failure, such as another node still reading one, does not concern the new snapshot."""
         try:
             stored.prune(self.folder, self.unused)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             self.say(f"old snapshots are still there: {_reason(error, self.folder)}")
 
     def _write_share(self, place: Place, shares: Shares, position: Position) -> list[FileContent] | str:
@@ -191,7 +191,7 @@ class Snapshots:
                 (place / _CURVE).write_bytes(lines)
                 digest = hashlib.sha256(lines).hexdigest()
                 files.append(FileContent(name=_CURVE, bytes=len(lines), sha256=digest))
-        except OSError as error:
+        except (OSError, StorageError) as error:
             return _reason(error, place)
         return files
 
@@ -243,7 +243,7 @@ class Snapshots:
                 stored.commit(place, files, {"identity": self.identity})
         except TrialError as error:
             fault = error
-        except OSError as error:
+        except (OSError, StorageError) as error:
             if not exported:
                 # The other ranks are about to gather the weights, which they do with this one or not at all.
                 export(self.engine, self.spec, None)
@@ -467,5 +467,7 @@ def _position(snapshot: Snapshot, world_size: int) -> Position:
     )
 
 
-def _reason(error: OSError, place: Place) -> str:
+def _reason(error: OSError | StorageError, place: Place) -> str:
+    if isinstance(error, StorageError):
+        return str(error).rstrip(".")
     return f"{error.strerror or type(error).__name__} ({place})"

@@ -9,6 +9,7 @@ import contextlib
 import threading
 from typing import Self
 
+from inoc_ray.errors import StorageError
 from inoc_ray.store.place import Place
 
 LOOK_SECONDS = 0.5
@@ -43,7 +44,7 @@ class Watch:
     def _look(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
             # A storage that does not answer for a moment is asked again; what else it fails at is the trial's to say.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StorageError):
                 if self._ask.is_file():
                     self._ask.unlink(missing_ok=True)
                     self._asked.set()

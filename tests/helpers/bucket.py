@@ -96,6 +96,9 @@ class Bucket(Filesystem):
             copy.write_bytes(self.open(found).read())
         return Path(self._cache.name, key)
 
+    def machine_folder(self, key: str) -> Path:
+        return Path(self._cache.name, "own", key)
+
     @contextlib.contextmanager
     def staging(self, key: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
