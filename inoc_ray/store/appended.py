@@ -43,7 +43,8 @@ def stat_of(first: Object, further: Sequence[Object]) -> tuple[int, float, str]:
     if not further:
         return first.size, first.modified, first.version
     size = first.size + sum(piece.size for piece in further)
-    return size, max(first.modified, *(piece.modified for piece in further)), f"{first.version} {len(further)} {size}"
+    # No conditional write takes this version: it would not notice another piece.
+    return size, max(first.modified, *(piece.modified for piece in further)), f"{len(further)} pieces, {size}: {first.version}"
 
 
 def joined(bucket: Bucket, first: bytes, further: Sequence[Object]) -> bytes:

@@ -89,7 +89,7 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
 
 def _hash_of(path: Place, stat: Stat, committed: float, *, verify: bool) -> str | None:
     """Return the SHA-256 of a file; None if an inspection does not look at it."""
-    looks = stat.size <= _HASHED_BYTES and not path.filesystem.checks_bytes
+    looks = stat.size <= _HASHED_BYTES and not path.filesystem.is_bucket
     if not verify and not looks and stat.modified <= committed:
         return None
     if (known := path.filesystem.known_sha256(path.key)) is not None:

@@ -50,8 +50,8 @@ class Filesystem(ABC):
     storage as a whole cannot be reached or refuses.
     """
 
-    checks_bytes: ClassVar[bool] = False
-    """Whether the storage by itself notices damage to what it keeps, as an object store does, so that looks need not read it."""
+    is_bucket: ClassVar[bool] = False
+    """Whether this is an object store: every look and write is a request, and it notices by itself if its bytes are damaged."""
 
     @property
     @abstractmethod

@@ -32,7 +32,7 @@ class ObjectFilesystem(Filesystem):
     """
 
     uri: str
-    checks_bytes: ClassVar[bool] = True
+    is_bucket: ClassVar[bool] = True
 
     @property
     def address(self) -> str:

@@ -136,7 +136,7 @@ class Bucket:
         mode: Any = "create"
         if version is not None:
             etag, _, generation = version.partition(" ")
-            mode = {"e_tag": etag, "version": generation or None}
+            mode = {"e_tag": etag, "version": generation} if generation else {"e_tag": etag}
 
         def request() -> None:
             obstore.put(self._connection.store, key, data, mode=mode, attributes=noted, use_multipart=False)

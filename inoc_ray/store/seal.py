@@ -82,7 +82,7 @@ def is_intact(path: Place) -> bool:
 
     In a storage that checks its own bytes a file with a seal is what was written under it; whoever reads it hashes it.
     """
-    if path.filesystem.checks_bytes:
+    if path.filesystem.is_bucket:
         return seal_of(path) is not None
     try:
         return cached_hash(path, _place(path))[:16] == seal_of(path)
