@@ -47,7 +47,7 @@ class PrivateNode:
         self.tmp = Path("/tmp") if has_namespaces() else root
         """Its /tmp, as its own processes see it."""
         self.env = {**env, "TMPDIR": str(self.tmp), "HOME": str(self.tmp / "home")}
-        for name in [name for name in self.env if name.startswith("XDG_")]:
+        for name in [name for name in self.env if name.startswith("XDG_") or name == "INOC_RAY_CACHE"]:
             del self.env[name]
         # The namespace lives as long as a process is in it.
         command = ["sleep", "infinity"]

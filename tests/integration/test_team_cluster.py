@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 from environment import BIN, environment
+from object_store import ObjectStore
 from private_nodes import PrivateNode, private_nodes
-from s3_server import s3_server
 
 from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
@@ -74,37 +74,30 @@ class World:
     """RAY_ADDRESS."""
     nodes: list[PrivateNode]
     storage: str
-    env: dict[str, str]
-    """What every machine knows: the bucket's endpoint and credentials, Ray's token."""
     alone: dict[str, Any]
     alone_store: Store
     together: dict[str, Any]
     together_store: Store
 
-    @property
-    def on_cluster(self) -> dict[str, str]:
-        return {**self.nodes[0].env, "RAY_ADDRESS": self.address}
-
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(s3_server: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("team")
     (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "storage": str(folder / "runs")}))
     alone = command(None, "run", folder / "study.yaml", env=environment(), cwd=folder)
-    with s3_server(folder) as server, private_nodes(folder, (1, 1), server.environment) as (address, nodes):
-        storage = f"s3://{server.bucket}/team"
+    with private_nodes(folder, (1, 1), s3_server.environment()) as (address, nodes):
+        storage = f"s3://{s3_server.new_bucket()}/team"
         env = {**nodes[0].env, "RAY_ADDRESS": address}
         for node in nodes:
             (node.root / "work" / "study.yaml").write_text(yaml.safe_dump({**STUDY, "storage": storage}))
         together = command(nodes[0], "run", "study.yaml", env=env)
         before = dict(os.environ)
-        os.environ.update(server.environment)
+        os.environ.update(s3_server.environment(), INOC_RAY_CACHE=str(folder / "copies"))
         try:
             yield World(
                 address=address,
                 nodes=nodes,
                 storage=storage,
-                env=env,
                 alone=alone,
                 alone_store=Store(folder / "runs"),
                 together=together,
