@@ -44,7 +44,11 @@ def stat_of(first: Object, further: Sequence[Object]) -> tuple[int, float, str]:
         return first.size, first.modified, first.version
     size = first.size + sum(piece.size for piece in further)
     # No conditional write takes this version: it would not notice another piece.
-    return size, max(first.modified, *(piece.modified for piece in further)), f"{len(further)} pieces, {size}: {first.version}"
+    return (
+        size,
+        max(first.modified, *(piece.modified for piece in further)),
+        f"{len(further)} pieces, {size}: {first.version}",
+    )
 
 
 def joined(bucket: Bucket, first: bytes, further: Sequence[Object]) -> bytes:
@@ -106,9 +110,7 @@ class Appended(io.RawIOBase):
                 self._grows = first.notes[GROWS]
                 self._count = len(pieces(self._bucket, first))
                 return False
-            elif self._bucket.put_if(
-                self._key, self._bucket.read(self._key) + data, first.version, {GROWS: grows}
-            ):
+            elif self._bucket.put_if(self._key, self._bucket.read(self._key) + data, first.version, {GROWS: grows}):
                 # It was one plain object.
                 self._grows = grows
                 return True

@@ -1,7 +1,7 @@
 """The connection of this process to a bucket: what is retried for how long, and one message for each way to fail.
 
-Endpoint, region and credentials come from the environment alone (AWS_…, GOOGLE_…, AZURE_…), as the client `obstore` reads them; they
-are never part of an address, a message or anything that is sent to another process.
+Endpoint, region and credentials come from the environment alone (AWS_…, GOOGLE_…, AZURE_…), as the client `obstore` reads them;
+they are never part of an address, a message or anything that is sent to another process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,16 +43,17 @@ class _Fault:
     passes: bool = False
 
 
+_NO_BUCKET = _Fault(
+    r"NoSuchBucket|ContainerNotFound|specified bucket does not exist",
+    "there is no such bucket; create it or correct the address",
+)
 _FAULTS = (
     _Fault(
         r"Missing(AccessKeyId|SecretAccessKey|Account)|instance credentials|169\.254\.169\.254|metadata\.google|CredentialProvider"
         r"|Account must be specified|could not load.*credential",
         "no credentials were found; set {credentials} in the environment of this command and of every node",
     ),
-    _Fault(
-        r"NoSuchBucket|ContainerNotFound|specified bucket does not exist",
-        "there is no such bucket; create it or correct the address",
-    ),
+    _NO_BUCKET,
     _Fault(
         r"RequestTimeTooSkewed|difference between the request time",
         "this machine's clock differs too much from the storage's; set it, for instance by NTP",
@@ -75,15 +75,17 @@ _FAULTS = (
         r"redirect|PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint",
         "the bucket is in another region; set AWS_REGION to it",
     ),
-    _Fault(r"dns error|failed to lookup|NameResolution", "its host is unknown; check the address and the endpoint", True),
-    _Fault(r"TimedOut|kind: Timeout|operation timed out", "it does not answer in time", True),
+    _Fault(
+        r"dns error|failed to lookup|NameResolution", "{host} is unknown here; check the address and the endpoint", True
+    ),
+    _Fault(r"TimedOut|kind: Timeout|operation timed out", "{host} does not answer in time", True),
     _Fault(
         r"kind: (Connect|Request|Interrupted|Decode|Body)|ConnectionError|connection (closed|error|reset)|IncompleteMessage",
-        "it does not answer",
+        "{host} does not answer; check the endpoint and the network",
         True,
     ),
-    _Fault(r"SlowDown|503 Service|429 Too Many|TooManyRequests|ServerBusy", "it asks for fewer requests", True),
-    _Fault(r"50[0234] |InternalError|OperationAborted|409 Conflict", "it fails ({said})", True),
+    _Fault(r"SlowDown|503 Service|429 Too Many|TooManyRequests|ServerBusy", "{host} asks for fewer requests", True),
+    _Fault(r"50[0234] |InternalError|OperationAborted|409 Conflict", "{host} fails ({said})", True),
 )
 
 
@@ -91,6 +93,12 @@ def _said(text: str) -> str:
     """Return the client's own words for a message: one line, without what an address may carry after its path."""
     line = re.sub(r"(https?://)[^/\s@]*@", r"\1", re.sub(r"\?\S*", "", text.split("\n\nDebug source", 1)[0]))
     return " ".join(line.split())[:200]
+
+
+def _host(text: str) -> str:
+    """Return the host that the client asked, by its own text."""
+    match = re.search(r"https?://(?:[^/\s@]*@)?([^/\s,]+)", text)
+    return match[1] if match else "its host"
 
 
 class Connection:
@@ -102,8 +110,10 @@ class Connection:
         self.address = address
         self.scheme = address.partition("://")[0]
         self._reached = False
-        self._away = threading.Lock()
-        plain = any(os.environ.get(name, "").startswith("http://") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+        self._quiet_until = 0.0
+        plain = any(
+            os.environ.get(name, "").startswith("http://") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        )
         # A request lasts as long as its bytes flow; the whole of it has no limit, since an object may have gigabytes.
         client = {
             "connect_timeout": f"{CONNECT_SECONDS}s",
@@ -134,7 +144,7 @@ class Connection:
                 raise
             except (BaseError, OSError) as error:
                 missing = isinstance(error, FileNotFoundError)
-                if missing and self._fault(error).message != _FAULTS[1].message:
+                if missing and self._fault(error) is not _NO_BUCKET:
                     self._reached = True
                     raise
                 now = time.monotonic()
@@ -142,7 +152,9 @@ class Connection:
                 explained = self._explained(error, doing)
                 if not self._fault(error).passes or not self._reached or now + pause > deadline:
                     raise explained from None
-                if pause == 0.5:
+                if now > self._quiet_until:
+                    # Once for all threads.
+                    self._quiet_until = deadline
                     say(f"{explained} Waiting up to {WAIT_SECONDS:.0f} s for it.")
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)
@@ -156,8 +168,9 @@ class Connection:
 
     def _explained(self, error: Exception, doing: str) -> StorageError:
         fault = self._fault(error)
+        text = str(error)
         credentials = _CREDENTIALS.get(self.scheme, _AZURE)
-        message = fault.message.format(credentials=credentials, doing=doing, said=_said(str(error)))
+        message = fault.message.format(credentials=credentials, doing=doing, said=_said(text), host=_host(text))
         return StorageError(f"storage: {self.address}: {message}.")
 
 

@@ -184,7 +184,9 @@ class Filesystem(ABC):
             with contextlib.suppress(OSError, StorageError):
                 self.delete(probe)
         if not kept:
-            raise InputError(f"storage: {self.address} does not return the bytes that were written; choose another one.")
+            raise InputError(
+                f"storage: {self.address} does not return the bytes that were written; choose another one."
+            )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """Copies of a bucket's files on this machine, for libraries that read paths.
 
-They lie in $INOC_RAY_CACHE (default: $XDG_CACHE_HOME/inoc_ray or ~/.cache/inoc_ray), which may be deleted when nothing runs. A copy
-counts while the bucket has the version of which it was made, and while nobody changed the copy; a new one must have the SHA-256 that
-the file was written with. Copies that nobody asked for in KEPT_SECONDS go when a new one comes.
+They lie in $INOC_RAY_CACHE (default: $XDG_CACHE_HOME/inoc_ray or ~/.cache/inoc_ray), which may be deleted when nothing runs. A
+copy counts while the bucket has the version of which it was made, and while nobody changed the copy; a new one must have the
+SHA-256 that the file was written with. Copies that nobody asked for in KEPT_SECONDS go when a new one comes.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class LocalCopies:
                     digest.update(block)
                     stream.write(block)
             if sha256 not in (None, digest.hexdigest()):
-                raise StorageError(f"storage: {key} does not have the bytes that were written; delete it and run the command again.")
+                raise StorageError(
+                    f"storage: {key} does not have the bytes that were written; delete it and run the command again."
+                )
             stat = staging.stat()
             record = {
                 "version": version,

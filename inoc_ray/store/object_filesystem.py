@@ -239,7 +239,6 @@ class ObjectFilesystem(Filesystem):
             self.delete(probe)
         if not kept:
             raise InputError(
-                f"storage: {self.uri} takes no notice of the conditions If-Match and If-None-Match, by which several commands share "
-                "a storage; use another one."
+                f"storage: {self.uri} takes no notice of the conditions If-Match and If-None-Match, by which several commands "
+                "share a storage; use another one."
             )
-

@@ -78,7 +78,12 @@ class ObjectLock:
         """Write the lock again, unless somebody else has."""
         stat = self._filesystem.stat(self._key)
         holder = self._holder()
-        if stat is None or holder is None or holder.get("token") != self._mine["token"] or not self._write(stat.version):
+        if (
+            stat is None
+            or holder is None
+            or holder.get("token") != self._mine["token"]
+            or not self._write(stat.version)
+        ):
             self.lost = True
 
     def is_held(self) -> bool:

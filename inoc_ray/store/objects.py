@@ -125,9 +125,7 @@ class Bucket:
         noted = self._notes(file_hash(path), None)
         self._connection.call("write", lambda: obstore.put(self._connection.store, key, path, attributes=noted))
 
-    def put_if(
-        self, key: str, data: bytes, version: str | None, notes: Mapping[str, str] | None = None
-    ) -> bool:
+    def put_if(self, key: str, data: bytes, version: str | None, notes: Mapping[str, str] | None = None) -> bool:
         """Write an object if it still has that version (None: if there is none); return False otherwise."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError

@@ -79,6 +79,8 @@ class Wire:
     """Of so many next writing requests, hand over the request and close the connection before the answer."""
     cut_after: int = 0
     """Of the next reading request whose answer is longer, close the connection after so many bytes."""
+    answer: tuple[int, str] | None = None
+    """Answer everything with this status and this code of an error."""
     ignore_conditions: bool = False
     """Hide If-Match and If-None-Match from the server, as one that does not know them."""
     slow: float = 0.0
@@ -109,8 +111,9 @@ class Wire:
                 time.sleep(600)
             if self.slow:
                 time.sleep(self.slow)
-            if writes and self.refuse_writes:
-                client.sendall(_DENIED)
+            said = (403, "AccessDenied") if writes and self.refuse_writes else self.answer
+            if said is not None:
+                client.sendall(_error(*said))
                 return
             if self.ignore_conditions:
                 request = re.sub(rb"(?i)\r\nif-(none-)?match:[^\r]*", b"", request)
@@ -131,8 +134,9 @@ class Wire:
         return b"".join(parts)
 
 
-_BODY = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-_DENIED = b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+def _error(status: int, code: str) -> bytes:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
+    return f"HTTP/1.1 {status} {code}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 def _read_request(client: socket.socket) -> bytes:
@@ -144,9 +148,7 @@ def _read_request(client: socket.socket) -> bytes:
             return b""
         data += part
     head, _, body = data.partition(b"\r\n\r\n")
-    lengths = [
-        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
-    ]
+    lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     while len(body) < sum(lengths):
         body += client.recv(1 << 16)
     return head + b"\r\n\r\n" + body

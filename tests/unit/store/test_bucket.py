@@ -86,7 +86,7 @@ def test_a_storage_travels_as_its_address(s3):
     store.check_writable()
     packed = pickle.dumps((store, store.trial("t")))
     assert SECRET.encode() not in packed
-    again, place = pickle.loads(packed)
+    again, place = pickle.loads(packed)  # noqa: S301 - packed above
     place.write_text("x")
     assert (again.address, str(place)) == (s3, f"{s3}/trials/t")
     assert store.trial("t").read_text() == "x"
@@ -315,7 +315,7 @@ def test_copies_that_nobody_asks_for_go_when_a_new_one_comes(filesystem, monkeyp
     filesystem.write("a", b"1")
     filesystem.write("b", b"2")
     old = filesystem.fetch("a")
-    [note] = [p for p in old.parent.parent.rglob("a.json")]
+    [note] = old.parent.parent.rglob("a.json")
     long_ago = time.time() - local_copies.KEPT_SECONDS - 60
     os.utime(note, (long_ago, long_ago))
     filesystem.fetch("b")
@@ -339,9 +339,14 @@ def test_a_folder_to_write_into_goes_to_the_bucket_at_its_end(filesystem):
         fill(folder, report="r", figures__a="f")
         assert not filesystem.is_folder("studies")
     assert read(filesystem, "studies/s/figures/a") == b"f"
-    with pytest.raises(KeyError), Place(filesystem, "studies/t").folder() as folder:
-        fill(folder, report="half")
-        raise KeyError
+
+    def fail() -> None:
+        with Place(filesystem, "studies/t").folder() as folder:
+            fill(folder, report="half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert not filesystem.is_folder("studies/t")
 
 
