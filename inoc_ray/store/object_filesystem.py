@@ -142,6 +142,7 @@ class ObjectFilesystem(Filesystem):
         below = list(self._bucket.below(key))
         listing.written(self.uri, [key, *(found.key for found in below)])
         self._bucket.delete([found.key for found in below])
+        self._copies.keep_only(key, set())
 
     def move_folder(self, key: str, to: str, last: str) -> None:
         """Copy every object below a key and delete it, one by one."""

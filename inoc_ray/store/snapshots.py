@@ -64,14 +64,13 @@ def commit(place: Place, files: Iterable[FileContent], about: Mapping[str, Any])
 
 def committed(folder: Place) -> Iterator[Place]:
     """Yield the snapshots of a trial, by the step of their state, latest first; their files may be damaged."""
+    # Asked once: the workers may delete an old snapshot while a driver looks.
     found = []
-    for place in folder.iterdir():
-        # Asked once: the workers may delete an old snapshot while a driver looks.
-        at = place / layout.COMMIT
-        stat = at.filesystem.stat(at.key)
-        if stat is not None and not _is_kept(place):
-            found.append((place.name, stat.modified, place))
-    yield from (place for _, _, place in sorted(found, key=lambda one: one[:2], reverse=True))
+    for path, stat in folder.filesystem.below(folder.key).items():
+        name, _, file = path.partition("/")
+        if file == layout.COMMIT and not _is_kept(folder / name):
+            found.append((name, stat.modified))
+    yield from (folder / name for name, _ in sorted(found, reverse=True))
 
 
 def latest_step(folder: Place) -> int:
