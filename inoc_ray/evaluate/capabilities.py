@@ -18,7 +18,6 @@ from inoc_ray.console import say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.harness_run import CONCURRENCY, CapabilityScore, measure
 from inoc_ray.evaluate.harness_task import HarnessTask, find_task
-from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.serve.app import Endpoint
@@ -56,7 +55,6 @@ def capability_thing(subject: Subject, task: HarnessTask) -> Thing:
     return ("capability", weights_id(subject), task.id(subject.precision))
 
 
-@looks
 def missing_capabilities(plan: Plan, store: Store, capabilities: Sequence[Capability]) -> list[MissingCapability]:
     """Return what is not measured of the models that exist, each once, those of one model together."""
     tasks = [find_task(capability) for capability in capabilities]

@@ -52,10 +52,6 @@ class Plan:
 
     def refreshed(self, store: Store) -> Plan:
         """Return the plan with the present state of the store. Reads no rows, models or question files."""
-        with store.looking(trials=(trial.trial_id for trial in self.fine_tunes)):
-            return self._looked_at(store)
-
-    def _looked_at(self, store: Store) -> Plan:
         trials = dict.fromkeys(trial.trial_id for trial in self.fine_tunes)
         # A plan of some evaluations (`only`) keeps the count of all.
         places = dict.fromkeys((*self.stored, *(cell.key for cell in self.cells)))

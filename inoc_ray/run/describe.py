@@ -12,7 +12,6 @@ from inoc_ray.console import table
 from inoc_ray.evaluate.workload import Workload, workloads
 from inoc_ray.plan.cells import stored_once
 from inoc_ray.plan.judge_assignment import TraitJudges
-from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
@@ -38,7 +37,6 @@ def _sample_counts(plan: Plan, subject: Subject) -> tuple[int, int]:
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
 
 
-@looks
 def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
     """Return what would run, for `--json`. Raise InputError if it does not fit this machine."""
     check_batches(plan)
@@ -154,7 +152,6 @@ def judges_text(plan: Plan) -> list[str]:
     return [] if set(ways) <= {RULES} else [f"Judges: {', '.join(traits)} by {way}." for way, traits in ways.items()]
 
 
-@looks
 def status_json(plan: Plan, store: Store) -> dict[str, Any]:
     """Return the state of each trial and base, counted and listed, for `--json`."""
     trials = [_trial_json(plan, store, t) for t in plan.fine_tunes]

@@ -13,7 +13,7 @@ import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,16 +110,6 @@ class Filesystem(ABC):
     @abstractmethod
     def list(self, key: str) -> list[str]:
         """Return the names directly below a key, in any order; empty if there are none."""
-
-    def looking(self, folders: Sequence[str]) -> AbstractContextManager[None]:
-        """Look at many files below these folders while a block runs; what others write there meanwhile may not be seen.
-
-        For an object store, where each look is a request: see `listing`.
-        """
-        return contextlib.nullcontext()
-
-    def read_ahead(self, keys: Iterable[str]) -> None:
-        """Note, within `looking`, that these files are going to be read, if they exist."""
 
     def below(self, key: str) -> dict[str, Stat]:
         """Return path below the key → `stat` of every file there, at any depth; on an object store one listing."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from inoc_ray.errors import InputError, StorageError
-from inoc_ray.store import listing
 from inoc_ray.store.appended import Appended, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
 from inoc_ray.store.filesystem import Filesystem, Stat, new_probe
 from inoc_ray.store.local_copies import LocalCopies
@@ -20,9 +18,6 @@ from inoc_ray.store.object_lock import locked
 from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streamed
 
 _PUBLISHING = ".publishing"
-_AHEAD_BYTES = 4 << 20
-"""Files up to this size are copied before they are asked for."""
-_AT_ONCE = 16
 _CLOCK_SECONDS = 600.0
 """How long the difference between the storage's clock and this process's is taken for the same."""
 _clocks: dict[str, tuple[float, float]] = {}
@@ -56,51 +51,8 @@ class ObjectFilesystem(Filesystem):
         """Return the URI of a key."""
         return f"{self.uri}/{key}" if key else self.uri
 
-    # -- looking at many files ------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def looking(self, folders: Sequence[str]) -> Iterator[None]:
-        """Answer from one listing of these folders while the block runs: see `listing`."""
-        new = [folder for folder in folders if listing.of(self.uri, folder) is None]
-        files = {key: Stat(*stat) for folder in new for key, stat in self._stats(folder).items()}
-        with listing.looking(self.uri, listing.Listing(new, files)):
-            yield
-
-    def read_ahead(self, keys: Iterable[str]) -> None:
-        """Make copies of those of these files that a listing shows, many at once; large files are left out."""
-        copies, wanted = self._copies, {}
-        for key in keys:
-            shown = listing.of(self.uri, key.rpartition("/")[0])
-            stat = None if shown is None else shown.files.get(key)
-            if stat is not None and stat.size <= _AHEAD_BYTES and not copies.has(key, stat.version):
-                wanted[key] = stat.version
-
-        def copy(key: str) -> None:
-            with contextlib.suppress(FileNotFoundError), self._open(key) as stream:
-                body = getattr(stream, "raw", None)
-                # What was replaced since, or was appended to, is read when it is its turn.
-                if body is not None and body.about.version == wanted[key]:
-                    copies.keep(key, wanted[key], stream, body.about.notes.get(SHA))
-
-        if wanted:
-            copies.forget_old()
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                list(pool.map(copy, wanted))
-
     def open(self, key: str) -> BinaryIO:
         """Open a file for reading; a large one is read as it arrives."""
-        folder = key.rpartition("/")[0]
-        if (shown := listing.of(self.uri, folder)) is None:
-            return self._open(key)
-        stat = shown.files.get(key)
-        if stat is None:
-            raise FileNotFoundError(2, "No such file", self.name_of(key))
-        if not self._copies.has(key, stat.version):
-            # What lies beside it is read next.
-            self.read_ahead(f"{folder}/{name}" for name in shown.names(folder))
-        return self._copies.path(key).open("rb") if self._copies.has(key, stat.version) else self._open(key)
-
-    def _open(self, key: str) -> BinaryIO:
         try:
             body = self._bucket.get(key)
         except FileNotFoundError:
@@ -113,7 +65,6 @@ class ObjectFilesystem(Filesystem):
 
     def write(self, key: str, data: bytes) -> None:
         """Put an object. What was appended before is no part of it from that moment."""
-        listing.written(self.uri, [key])
         if self._bucket.put_if(key, data, None):
             return
         before = self._bucket.head(key)
@@ -123,52 +74,39 @@ class ObjectFilesystem(Filesystem):
 
     def write_if(self, key: str, data: bytes, version: str | None) -> bool:
         """Put an object on the condition If-Match or If-None-Match."""
-        listing.written(self.uri, [key])
         return self._bucket.put_if(key, data, version)
 
     def append(self, key: str) -> BinaryIO:
         """Open a file for appending: see `appended`."""
-        listing.written(self.uri, [key])
         return Appended(self._bucket, key)  # type: ignore[return-value]
 
     def delete(self, key: str) -> None:
         """Delete an object, and what was appended to it."""
-        listing.written(self.uri, [key])
         delete_pieces(self._bucket, key)
         self._bucket.delete([key])
 
     def delete_folder(self, key: str) -> None:
         """Delete every object below a key."""
-        below = list(self._bucket.below(key))
-        listing.written(self.uri, [key, *(found.key for found in below)])
-        self._bucket.delete([found.key for found in below])
+        self._bucket.delete([found.key for found in self._bucket.below(key)])
         self._copies.keep_only(key, set())
 
     def move_folder(self, key: str, to: str, last: str) -> None:
         """Copy every object below a key and delete it, one by one."""
         for found in sorted(self._bucket.below(key), key=lambda one: one.key == f"{key}/{last}"):
-            moved = f"{to}{found.key[len(key) :]}"
-            listing.written(self.uri, [found.key, moved])
-            self._bucket.copy(found.key, moved)
+            self._bucket.copy(found.key, f"{to}{found.key[len(key) :]}")
             self._bucket.delete([found.key])
 
     def stat(self, key: str) -> Stat | None:
         """Return the size, the time and the version of an object."""
-        if (shown := listing.of(self.uri, key.rpartition("/")[0])) is not None:
-            return shown.files.get(key)
         found = self._bucket.head(key) if key else None
         return None if found is None else Stat(*stat_of(found, pieces(self._bucket, found)))
 
     def is_folder(self, key: str) -> bool:
         """Return True if there is an object below the key."""
-        if (shown := listing.of(self.uri, key)) is not None:
-            return bool(shown.names(key))
         return self._bucket.anything_below(key)
 
     def list(self, key: str) -> list[str]:
         """Return the names directly below a key."""
-        if (shown := listing.of(self.uri, key)) is not None:
-            return shown.names(key)
         files, folders = self._bucket.names(key)
         names = (found.rpartition("/")[2] for found in [*files, *folders])
         return list(dict.fromkeys(name for name in names if name and not is_pieces(name)))
@@ -209,8 +147,6 @@ class ObjectFilesystem(Filesystem):
 
     def below(self, key: str) -> dict[str, Stat]:
         """Return every file below a key, by one listing."""
-        if (shown := listing.of(self.uri, key)) is not None:
-            return dict(shown.below(key))
         inside = f"{key}/" if key else ""
         return {one.removeprefix(inside): Stat(*stat) for one, stat in self._stats(key).items()}
 
@@ -234,7 +170,6 @@ class ObjectFilesystem(Filesystem):
         """
         mark = f"{key}/{_PUBLISHING}"
         names = [path.relative_to(staging).as_posix() for path in sorted(staging.rglob("*")) if path.is_file()]
-        listing.written(self.uri, [f"{key}/{name}" for name in names])
         with locked(self, mark, timeout=-1) as lock:
             if self._bucket.head(f"{key}/{last}") is not None:
                 raise FileExistsError(17, "It is published already", self.name_of(key))
@@ -265,9 +200,7 @@ class ObjectFilesystem(Filesystem):
             yield scratch
             for path in sorted(scratch.rglob("*")):
                 if path.is_file():
-                    inner = f"{key}/{path.relative_to(scratch).as_posix()}"
-                    listing.written(self.uri, [inner])
-                    self._bucket.put_file(inner, path)
+                    self._bucket.put_file(f"{key}/{path.relative_to(scratch).as_posix()}", path)
 
     @contextlib.contextmanager
     def exclusive(self, key: str, timeout: float) -> Iterator[None]:

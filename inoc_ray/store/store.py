@@ -143,25 +143,6 @@ class Store:
         """Return the file that is written while fine-tunes of a sweep go on."""
         return self.ray() / sweep / layout.SIGN_OF_LIFE
 
-    # -- looking at many files ------------------------------------------------------------------------------
-
-    def looking(self, *, trials: Iterable[str] = (), cells: Iterable[tuple[str, str]] = ()) -> AbstractContextManager[None]:
-        """Look at trials and results while a block runs; what other processes write meanwhile may not be seen.
-
-        In a bucket this spares thousands of requests. Sampling, training and judging write, and have no place in the block.
-        trials: whose commits are going to be read. cells: (trial, evaluation) whose samples and scores are.
-        """
-        return self._looking(list(trials), list(cells))
-
-    @contextlib.contextmanager
-    def _looking(self, trials: list[str], cells: list[tuple[str, str]]) -> Iterator[None]:
-        files = self._filesystem
-        with files.looking((layout.TRIALS, layout.EVALUATIONS, layout.CAPABILITIES, layout.LOGS)):
-            commits = [self.trial(trial) / name for trial in trials for name in (layout.COMMIT, layout.TRIAL)]
-            inside = [place for cell in cells for place in self.evaluation(*cell).iterdir()] if files.is_bucket else []
-            files.read_ahead(place.key for place in [*commits, *inside])
-            yield
-
     # -- preflight ------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
