@@ -2,7 +2,8 @@
 
 COMMIT.json, written last, has the size and SHA-256 of every file. A trial is done only if its COMMIT.json exists and matches
 the files. Files that are *used* (served, trained further, logged) are hashed in full every time. Files that are only *inspected*
-(plan, status) are hashed up to 16 MiB; a larger file is hashed if it changed after its commit, and otherwise checked by its size.
+(plan, status) are hashed up to 16 MiB on a disk, not at all in a bucket; a file that changed after its commit is hashed, and every
+other one checked by its size.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from inoc_ray.store import layout, seal
 from inoc_ray.store.filesystem import write_atomically
 from inoc_ray.store.place import Place, at, json_bytes
 
-_HASHED_BYTES = 16 << 20
-"""Files up to this size are hashed on every inspection; larger ones only if they changed after their commit, and on every use."""
 _DAMAGED = "the trial is damaged; delete this folder and run the study again"
 
 
@@ -79,7 +78,7 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
                 return f"{name} has {stat.size} bytes, but {expected['bytes']} were committed"
             if verify:
                 found = seal.file_hash(path)
-            elif expected["bytes"] <= _HASHED_BYTES or stat.modified > committed:
+            elif expected["bytes"] <= folder.filesystem.inspected_bytes or stat.modified > committed:
                 found = seal.cached_hash(path)
             else:
                 continue
