@@ -25,7 +25,9 @@ MAX_MESSAGE = 4000
 """Most characters of a message about wrong input, which may quote text of any length."""
 
 study_file = click.argument("study", type=click.Path(path_type=Path))
-storage_option = click.option("--storage", metavar="FOLDER", help="Storage (a folder, s3://…) to use instead of the study's.")
+storage_option = click.option(
+    "--storage", metavar="FOLDER", help="Storage (a folder, s3://…) to use instead of the study's."
+)
 profile_option = click.option(
     "--profile", metavar="NAME", help="Threshold profile for the rates (default: the study's)."
 )
@@ -101,7 +103,8 @@ def plan(study: Path, storage: str | None, as_json: bool, cluster: Path | None) 
     built = build_plan(loaded, store)
     check_plan(built)
     check_roles(built)
-    emit(as_json, plan_json(built, store), plan_text(built, store, width_of(results())))
+    with store.glance(built.stored_under()):
+        emit(as_json, plan_json(built, store), plan_text(built, store, width_of(results())))
 
 
 @cli.command()
@@ -126,7 +129,8 @@ def status(study: Path, storage: str | None, as_json: bool) -> None:
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    emit(as_json, status_json(built, store), status_text(built, store, width_of(results())))
+    with store.glance(built.stored_under()):
+        emit(as_json, status_json(built, store), status_text(built, store, width_of(results())))
 
 
 @cli.command()

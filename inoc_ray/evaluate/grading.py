@@ -57,6 +57,11 @@ def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
 
     A part with responses that an API refused is graded again when the study gives another address for the same model.
     """
+    with store.glance(plan.stored_under()):
+        return _ungraded_parts(plan, store)
+
+
+def _ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
     found: dict[str, dict[Place, UngradedPart]] = {}
     for cell in plan.cells:
         if not cell.judges.gradings:

@@ -2,8 +2,8 @@
 
 COMMIT.json, written last, has the size and SHA-256 of every file. A trial is done only if its COMMIT.json exists and matches
 the files. Files that are *used* (served, trained further, logged) are hashed in full every time. Files that are only *inspected*
-(plan, status) are hashed up to 16 MiB; a larger file is hashed if it changed after its commit, and otherwise checked by its size.
-In a bucket, which keeps every file's hash and checks its own bytes, only what changed is looked at.
+(plan, status) are hashed up to 16 MiB on a disk, not at all in a bucket; a file that changed after its commit is hashed, and every
+other one checked by its size.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from inoc_ray.store import layout, seal
 from inoc_ray.store.filesystem import Stat, write_atomically
 from inoc_ray.store.place import Place, at, json_bytes
 
-_HASHED_BYTES = 16 << 20
-"""Files up to this size are hashed on every inspection; larger ones only if they changed after their commit, and on every use."""
 _DAMAGED = "the trial is damaged; delete this folder and run the study again"
 
 
@@ -88,9 +86,8 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
 
 
 def _hash_of(path: Place, stat: Stat, committed: float, *, verify: bool) -> str | None:
-    """Return the SHA-256 of a file; None if an inspection does not look at it."""
-    looks = stat.size <= _HASHED_BYTES and not path.filesystem.is_bucket
-    if not verify and not looks and stat.modified <= committed:
+    """Return the SHA-256 of a file; None if an inspection does not ask for it."""
+    if not verify and stat.size > path.filesystem.inspected_bytes and stat.modified <= committed:
         return None
     if (known := path.filesystem.known_sha256(path.key)) is not None:
         return known

@@ -13,7 +13,7 @@ import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,9 +169,26 @@ class Filesystem(ABC):
         again, which expires if it stops.
         """
 
+    @property
+    def inspected_bytes(self) -> int:
+        """Files of more bytes need no hash where they are only inspected: their size and time say enough.
+
+        A bucket keeps an object as it was written, and checks that by itself: 0.
+        """
+        return 0
+
     @abstractmethod
     def now(self) -> float:
         """Return the time by the clock that `Stat.modified` is taken from, to about a second: epoch seconds."""
+
+    def glance(self, folders: Iterable[str], early: Callable[[str], bool]) -> AbstractContextManager[None]:
+        """Look at some folders at once, and answer this thread's questions about them from that while the block runs.
+
+        folders: keys of one or two parts. early: True for the names of files that will be read. Only a bucket needs it: what
+        others write meanwhile may not be seen.
+        """
+        del folders, early
+        return contextlib.nullcontext()
 
     def check(self) -> None:
         """Write, read and delete a probe. Raises `InputError` if the storage does not keep what it is given."""
@@ -208,6 +225,11 @@ class LocalFilesystem(Filesystem):
     """A POSIX folder, local or a shared mount whose rename is atomic and that locks files (NFS, Lustre, CephFS)."""
 
     root: Path
+
+    @property
+    def inspected_bytes(self) -> int:
+        """A disk may change a byte: 16 MiB, which take some milliseconds."""
+        return 16 << 20
 
     @property
     def address(self) -> str:

@@ -91,6 +91,11 @@ def range_of(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def is_read_by_plans(name: str) -> bool:
+    """Return True for the names of the files that a plan reads of trials and cells: what says whether they are done."""
+    return name in (COMMIT, WEIGHTS) or name.startswith((SAMPLES, JUDGED))
+
+
 def derived_name(part: str, what: str, content: str) -> str:
     """Return the name of a file derived from a part (named without its seal) with that content: `what` replaces "samples"."""
     return part.replace(SAMPLES, f"{what}-{content}-")

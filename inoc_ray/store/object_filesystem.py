@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from inoc_ray.errors import InputError, StorageError
-from inoc_ray.store.appended import Appended, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
+from inoc_ray.store.appended import Appended, copy_version, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
 from inoc_ray.store.filesystem import Filesystem, Stat, new_probe
+from inoc_ray.store.glance import Glance
 from inoc_ray.store.local_copies import LocalCopies
 from inoc_ray.store.object_lock import locked
 from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streamed
@@ -20,6 +22,8 @@ from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streame
 _PUBLISHING = ".publishing"
 _CLOCK_SECONDS = 600.0
 """How long the difference between the storage's clock and this process's is taken for the same."""
+_looking = threading.local()
+"""Of a thread: `glances`, by address."""
 _clocks: dict[str, tuple[float, float]] = {}
 """By address: when it was measured, and the storage's time less this process's, both by `time.monotonic`."""
 
@@ -41,7 +45,8 @@ class ObjectFilesystem(Filesystem):
 
     @property
     def _bucket(self) -> Bucket:
-        return Bucket(self.uri)
+        glances: dict[str, Glance] = getattr(_looking, "glances", {})
+        return glances.get(self.uri) or Bucket(self.uri)
 
     @property
     def _copies(self) -> LocalCopies:
@@ -116,7 +121,7 @@ class ObjectFilesystem(Filesystem):
         copies = self._copies
         with copies.one_at_a_time():
             file = self._bucket.head(key) if key else None
-            versions = self._versions(key) if file is None else {key: stat_of(file, pieces(self._bucket, file))[2]}
+            versions = self._versions(key) if file is None else {key: copy_version(file, pieces(self._bucket, file))}
             new = [one for one, version in versions.items() if not copies.has(one, version)]
             if new:
                 copies.forget_old()
@@ -131,10 +136,11 @@ class ObjectFilesystem(Filesystem):
 
     def _versions(self, key: str) -> dict[str, str]:
         """Return the key → the version of every file below a folder."""
-        return {one: version for one, (_, _, version) in self._stats(key).items()}
+        firsts, further = self._files(key)
+        return {one: copy_version(first, further.get(one, [])) for one, first in firsts.items()}
 
-    def _stats(self, key: str) -> dict[str, tuple[int, float, str]]:
-        """Return the key → size, time and version of every file below a folder."""
+    def _files(self, key: str) -> tuple[dict[str, Object], dict[str, list[Object]]]:
+        """Return the key → the first object, and the further ones, of every file below a folder."""
         firsts: dict[str, Object] = {}
         further: dict[str, list[Object]] = {}
         for found in self._bucket.below(key):
@@ -143,12 +149,13 @@ class ObjectFilesystem(Filesystem):
                 further.setdefault(file_of(folder), []).append(found)
             else:
                 firsts[found.key] = found
-        return {one: stat_of(first, further.get(one, [])) for one, first in firsts.items()}
+        return firsts, further
 
     def below(self, key: str) -> dict[str, Stat]:
         """Return every file below a key, by one listing."""
+        firsts, further = self._files(key)
         inside = f"{key}/" if key else ""
-        return {one.removeprefix(inside): Stat(*stat) for one, stat in self._stats(key).items()}
+        return {one.removeprefix(inside): Stat(*stat_of(first, further.get(one, []))) for one, first in firsts.items()}
 
     def known_sha256(self, key: str) -> str | None:
         """Return the SHA-256 in the object's notes; None for a file that was appended to, or that somebody else put there."""
@@ -226,6 +233,20 @@ class ObjectFilesystem(Filesystem):
             measured = (before, (time.time() if found is None else found.modified) - before)
             _clocks[self.uri] = measured
         return time.monotonic() + measured[1]
+
+    @contextlib.contextmanager
+    def glance(self, folders: Iterable[str], early: Callable[[str], bool]) -> Iterator[None]:
+        """Answer this thread's questions about some folders from one listing of each: see `glance`."""
+        before: dict[str, Glance] = getattr(_looking, "glances", {})
+        folders = list(folders)
+        if self.uri in before and before[self.uri].covers(folders):
+            yield
+            return
+        _looking.glances = {**before, self.uri: Glance(self.uri, folders, early)}
+        try:
+            yield
+        finally:
+            _looking.glances = before
 
     def check(self) -> None:
         """Write, read and delete a probe, and try whether conditions are kept."""

@@ -50,7 +50,8 @@ def _object(meta: Mapping[str, Any], notes: Mapping[str, str]) -> Object:
     return Object(
         key=meta["path"],
         size=meta["size"],
-        modified=meta["last_modified"].timestamp(),
+        # Listings have milliseconds, single objects seconds alone.
+        modified=float(int(meta["last_modified"].timestamp())),
         etag=meta["e_tag"] or "",
         generation=meta["version"] or "",
         notes={name.lower(): value for name, value in notes.items()},
@@ -221,6 +222,6 @@ def is_large(path: Path) -> bool:
     return path.stat().st_size > _SINGLE_BYTES
 
 
-def streamed(body: Body) -> BinaryIO:
+def streamed(body: io.RawIOBase) -> BinaryIO:
     """Return an object's bytes as a buffered stream."""
     return io.BufferedReader(body, buffer_size=1 << 20)  # type: ignore[return-value]

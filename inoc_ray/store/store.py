@@ -156,6 +156,15 @@ class Store:
                 f"storage: {self.address} cannot be written ({error.strerror}); choose another folder or fix its permissions."
             ) from error
 
+    def glance(self, trial_ids: Iterable[str]) -> AbstractContextManager[None]:
+        """Look at what is stored of some trials and bases at once, for the many questions of a plan in the block.
+
+        In a bucket what other processes write meanwhile may not be seen.
+        """
+        around = [(layout.TRIALS, trial_id) for trial_id in trial_ids]
+        around += [(layout.EVALUATIONS, trial_id) for _, trial_id in around]
+        return self._filesystem.glance([layout.LOGS, *map("/".join, around)], layout.is_read_by_plans)
+
     # -- trials ---------------------------------------------------------------------------------------------
 
     def trial_done(self, trial_id: str, *, verify: bool = False) -> bool:
