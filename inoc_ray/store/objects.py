@@ -144,7 +144,7 @@ class Bucket:
             self._connection.call("write", request)
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             # The first answer may have been lost on the way, and the second found the object that the first made.
-            now = self.head(key)
+            now = self.with_notes(key)
             return now is not None and now.notes.get(WRITE) == noted[WRITE]
         return True
 
@@ -163,6 +163,10 @@ class Bucket:
 
     def head(self, key: str) -> Object | None:
         """Return what is known of an object without its bytes, or None."""
+        return self.with_notes(key)
+
+    def with_notes(self, key: str) -> Object | None:
+        """Return `head` as the bucket has it now, with the notes that no listing has."""
         import obstore
 
         try:
