@@ -7,7 +7,6 @@ conditional writes, listings, whole objects: see `object_filesystem`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import stat
@@ -100,14 +99,6 @@ class Filesystem(ABC):
     @abstractmethod
     def stat(self, key: str) -> Stat | None:
         """Return size, time and version of a file; None for a folder, and if there is no such file."""
-
-    def sha256(self, key: str) -> str:
-        """Return the SHA-256 of a file: 64 hex digits. Raises `FileNotFoundError`."""
-        digest = hashlib.sha256()
-        with self.open(key) as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
 
     @abstractmethod
     def is_folder(self, key: str) -> bool:

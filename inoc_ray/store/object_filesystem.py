@@ -104,13 +104,6 @@ class ObjectFilesystem(Filesystem):
         found = self._bucket.head(key) if key else None
         return None if found is None else Stat(*stat_of(found, pieces(self._bucket, found)))
 
-    def sha256(self, key: str) -> str:
-        """Return the SHA-256 that was noted when the file was written; the bucket keeps the bytes, and `fetch` compares them."""
-        found = self._bucket.with_notes(key)
-        if found is None or GROWS in found.notes or SHA not in found.notes:
-            return super().sha256(key)
-        return found.notes[SHA]
-
     def is_folder(self, key: str) -> bool:
         """Return True if there is an object below the key."""
         return self._bucket.anything_below(key)

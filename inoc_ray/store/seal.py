@@ -58,8 +58,6 @@ def seal_of(path: Place) -> str | None:
 
 def file_hash(path: Place, before: bytes = b"") -> str:
     """Return the SHA-256 of `before` and the bytes of a file: 64 hex digits. Raises `OSError`."""
-    if not before:
-        return path.filesystem.sha256(path.key)
     digest = hashlib.sha256(before)
     with path.open() as stream:
         while block := stream.read(1 << 20):
