@@ -34,7 +34,7 @@ def failures_of(plan: Plan, store: Store) -> list[Failure]:
     logs = [(t, store.trial_log(t.trial_id)) for t in plan.to_train if ("trial", t.trial_id) not in known]
     found = []
     for trial, log in logs:
-        if log.exists():
+        if log.is_file():
             error = last_line(log.read_text(errors="replace"))
             found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_key(trial)]}))
     return [*found, *kept]

@@ -108,7 +108,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         comparison,
         lock=file_lock(store.sync_lock()),
         artifact_root=artifacts,
-        report_files=[p.fetch() for name in shown if (p := report.with_name(name)).exists()],
+        report_files=[p for name in shown if (p := report.with_name(name)).is_file()],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
     return hide_password(uri)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple
 
 from inoc_ray.config.identity import fsync_folder
 from inoc_ray.errors import InputError, StorageError
@@ -49,6 +49,9 @@ class Filesystem(ABC):
     Methods raise `FileNotFoundError` for a missing file, `OSError` for what else fails with a file, and `StorageError` where the
     storage as a whole cannot be reached or refuses.
     """
+
+    is_bucket: ClassVar[bool] = False
+    """Whether this is an object store: every look and write is a request, and it notices by itself if its bytes are damaged."""
 
     @property
     @abstractmethod
@@ -108,11 +111,34 @@ class Filesystem(ABC):
     def list(self, key: str) -> list[str]:
         """Return the names directly below a key, in any order; empty if there are none."""
 
+    def below(self, key: str) -> dict[str, Stat]:
+        """Return path below the key → `stat` of every file there, at any depth; on an object store one listing."""
+        found: dict[str, Stat] = {}
+        for name in self.list(key):
+            inner = f"{key}/{name}" if key else name
+            stat = self.stat(inner)
+            if stat is None:
+                found |= {f"{name}/{path}": one for path, one in self.below(inner).items()}
+            else:
+                found[name] = stat
+        return found
+
+    def known_sha256(self, key: str) -> str | None:
+        """Return the SHA-256 of a file where the storage keeps it, so that the file need not be read; else None."""
+        return None
+
     @abstractmethod
     def fetch(self, key: str) -> Path:
         """Return a path on this machine with the content of a file or folder: the original, or a cached copy.
 
         For libraries that read paths (engines, MLflow). Do not write there.
+        """
+
+    @abstractmethod
+    def machine_folder(self, key: str) -> Path:
+        """Return the path of a folder for what no bucket can hold, such as a database; it need not exist.
+
+        In a folder it is the place of the key, else a folder of this machine that other machines do not see.
         """
 
     @abstractmethod
@@ -292,6 +318,10 @@ class LocalFilesystem(Filesystem):
             return []
 
     def fetch(self, key: str) -> Path:
+        """Return the path itself."""
+        return self._path(key)
+
+    def machine_folder(self, key: str) -> Path:
         """Return the path itself."""
         return self._path(key)
 

@@ -13,7 +13,7 @@ capabilities/WEIGHTS/CAPABILITY/    scores.json samples.jsonl.gz            what
 studies/STUDY/          study.json failures.json samples-under-way.jsonl report.html samples/ *.log
 leases/                 NAME.json taking.lock                               which process works on what
 mlflow/                 mlflow.db artifacts/ sync.lock                      tracking without a server
-ray/                                                                        scratch space of Ray Train and Ray Tune
+ray/RUN/                attempts/ more-room placement-group sign-of-life     what groups of workers and their driver tell each other
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
 )
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
-ATTEMPTS, TUNE = "attempts", "tune"
+ATTEMPTS = "attempts"
 GROW, ROOM, SIGN_OF_LIFE = "more-room", "placement-group", "sign-of-life"
 
 FILES = (

@@ -25,7 +25,7 @@ from inoc_ray.store.processes import is_dead, this_process
 
 KEPT_SECONDS = 14 * 86_400.0
 """How long a copy stays that nobody asks for."""
-_FILES, _RECORDS, _ARRIVING, _STAGING, _LOCKS = "files", "records", "arriving", "staging", "locks"
+_FILES, _RECORDS, _ARRIVING, _STAGING, _LOCKS, _OWN = "files", "records", "arriving", "staging", "locks", "own"
 _ARRIVING_SECONDS = 86_400.0
 _BLOCK = 1 << 20
 _REHASHED_BYTES = 16 << 20
@@ -49,6 +49,10 @@ class LocalCopies:
     def path(self, key: str) -> Path:
         """Return where the copy of a file or folder lies."""
         return self._folder / _FILES / key
+
+    def own(self, key: str) -> Path:
+        """Return a folder for what belongs to the storage on this machine alone."""
+        return self._folder / _OWN / key
 
     def _record(self, key: str) -> Path:
         return self._folder / _RECORDS / f"{key}.json"

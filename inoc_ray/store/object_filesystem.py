@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from inoc_ray.errors import InputError, StorageError
 from inoc_ray.store.appended import Appended, copy_version, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
@@ -36,6 +36,7 @@ class ObjectFilesystem(Filesystem):
     """
 
     uri: str
+    is_bucket: ClassVar[bool] = True
 
     @property
     def address(self) -> str:
@@ -92,6 +93,7 @@ class ObjectFilesystem(Filesystem):
     def delete_folder(self, key: str) -> None:
         """Delete every object below a key."""
         self._bucket.delete([found.key for found in self._bucket.below(key)])
+        self._copies.keep_only(key, set())
 
     def move_folder(self, key: str, to: str, last: str) -> None:
         """Copy every object below a key and delete it, one by one."""
@@ -134,6 +136,11 @@ class ObjectFilesystem(Filesystem):
 
     def _versions(self, key: str) -> dict[str, str]:
         """Return the key → the version of every file below a folder."""
+        firsts, further = self._files(key)
+        return {one: copy_version(first, further.get(one, [])) for one, first in firsts.items()}
+
+    def _files(self, key: str) -> tuple[dict[str, Object], dict[str, list[Object]]]:
+        """Return the key → the first object, and the further ones, of every file below a folder."""
         firsts: dict[str, Object] = {}
         further: dict[str, list[Object]] = {}
         for found in self._bucket.below(key):
@@ -142,7 +149,22 @@ class ObjectFilesystem(Filesystem):
                 further.setdefault(file_of(folder), []).append(found)
             else:
                 firsts[found.key] = found
-        return {one: copy_version(first, further.get(one, [])) for one, first in firsts.items()}
+        return firsts, further
+
+    def below(self, key: str) -> dict[str, Stat]:
+        """Return every file below a key, by one listing."""
+        firsts, further = self._files(key)
+        inside = f"{key}/" if key else ""
+        return {one.removeprefix(inside): Stat(*stat_of(first, further.get(one, []))) for one, first in firsts.items()}
+
+    def known_sha256(self, key: str) -> str | None:
+        """Return the SHA-256 in the object's notes; None for a file that was appended to, or that somebody else put there."""
+        found = self._bucket.with_notes(key)
+        return None if found is None or GROWS in found.notes else found.notes.get(SHA)
+
+    def machine_folder(self, key: str) -> Path:
+        """Return a folder beside the copies."""
+        return self._copies.own(key)
 
     def staging(self, key: str) -> contextlib.AbstractContextManager[Path]:
         """Yield a new folder on this machine."""

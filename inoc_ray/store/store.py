@@ -63,9 +63,13 @@ class Store:
         """Return the folder of a trial."""
         return self.trials() / trial_id
 
+    def weights_place(self, trial_id: str) -> Place:
+        """Return the place of a trial's weights: an adapter, or the model of a full fine-tune."""
+        return self.trial(trial_id) / layout.ADAPTER
+
     def adapter(self, trial_id: str) -> Path:
-        """Return the folder, on this machine, with the weights of a trial: an adapter, or the model of a full fine-tune."""
-        return (self.trial(trial_id) / layout.ADAPTER).fetch()
+        """Return the folder, on this machine, with the weights of a trial, unchecked; see `commit.fetch_weights`."""
+        return self.weights_place(trial_id).fetch()
 
     def snapshots(self, trial_id: str) -> Place:
         """Return the folder of the snapshots from which a trial in training is resumed."""
@@ -112,20 +116,16 @@ class Store:
         return self._top / layout.STUDIES / name
 
     def mlflow(self) -> Path:
-        """Return the folder, on this machine, of the tracking store that needs no server."""
-        return (self._top / layout.MLFLOW).fetch()
+        """Return the folder of the tracking store that needs no server; of a bucket's, every machine has one of its own."""
+        return self._filesystem.machine_folder(layout.MLFLOW)
 
-    def sync_lock(self) -> Path:
+    def sync_lock(self) -> Place:
         """Return the file that is locked during a sync to MLflow."""
-        return self.mlflow() / layout.SYNC_LOCK
+        return self._top / layout.MLFLOW / layout.SYNC_LOCK
 
     def ray(self) -> Place:
-        """Return the scratch space of Ray Train and Ray Tune; safe to delete when nothing runs."""
+        """Return the folder of what groups of workers and their driver tell each other; safe to delete when nothing runs."""
         return self._top / layout.RAY
-
-    def tune(self) -> Place:
-        """Return Ray Tune's part of `ray`."""
-        return self.ray() / layout.TUNE
 
     def attempts(self, run_name: str) -> Place:
         """Return the folder in which a Ray Train run marks the trials that it has started."""
@@ -260,12 +260,12 @@ class Store:
         Raises `InputError` if the commit is damaged.
         """
         steps = commit.checkpoint_steps(self.trial(trial_id))
-        return {step: commit.checkpoint_in(self.trial(trial_id).fetch(), step) for step in steps}
+        return {step: commit.fetch_weights(self.trials(), trial_id, step) for step in steps}
 
     def keep_rows(self, dataset_hash: str, rows: bytes) -> Place:
         """Write training rows (JSONL) under their content hash, unless they exist; return the file."""
         path = self.rows(dataset_hash)
-        if not path.exists() or path.read_bytes() != rows:
+        if not path.is_file() or path.read_bytes() != rows:
             path.write_bytes(rows)
         return path
 
@@ -319,7 +319,7 @@ class Store:
     def is_unbound(self, trial_id: str) -> bool:
         """Return True for samples of an earlier version, which have no note of the weights that gave them."""
         folder = self._evaluations(trial_id)
-        return folder.is_dir() and not (folder / layout.WEIGHTS).exists()
+        return folder.is_dir() and not (folder / layout.WEIGHTS).is_file()
 
     def bind(self, trial_id: str, adapter_of: str | None) -> bool:
         """Note which weights give the samples of `trial_id`: those of trial `adapter_of`, or None for an untouched model.

@@ -87,16 +87,17 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
     records = trial_records(plan, store)
     for record in records:
         assert record.samples_path is not None
-        assert len(pd.read_parquet(record.samples_path)) > 0
+        assert len(pd.read_parquet(record.samples_path.fetch())) > 0
     adapters = [record.adapter_dir for record in records if record.adapter_dir is not None]
-    assert [path.name for folder in adapters for path in folder.iterdir()] == ["adapter_model.safetensors"]
+    assert [place.name for folder in adapters for place in folder.iterdir()] == ["adapter_model.safetensors"]
     comparison = compare_study(plan, store)
     page = write_study_report(plan, store, comparison)
     assert "harmful_advice" in page.read_text()
     assert status_json(plan, store)["running"] is None
     catalogue = FolderCatalogue(store.trials(), model_hash=plan.bases[0].model.hash)
     assert catalogue.ids() == [trial.trial_id for trial in plan.trials]
-    catalogue.verify(plan.trials[0].trial_id)
+    served = catalogue.fetch(plan.trials[0].trial_id)
+    assert [path.name for path in served.iterdir()] == ["adapter_model.safetensors"]
     return read_score_table(plan, store), comparison
 
 
