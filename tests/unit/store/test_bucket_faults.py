@@ -13,6 +13,7 @@ from object_store import KEY, SECRET, ObjectStore, Wire, object_store, wire
 from inoc_ray.errors import InputError, StorageError
 from inoc_ray.store import connection
 from inoc_ray.store.commit import write_trial
+from inoc_ray.store.journal import Journal
 from inoc_ray.store.lease import LeaseTaken
 from inoc_ray.store.object_filesystem import ObjectFilesystem
 from inoc_ray.store.objects import Bucket
@@ -190,6 +191,26 @@ def test_an_answer_that_is_lost_makes_no_write_fail_and_none_count_twice(line, a
         line.lose_answers = 5
         filesystem.publish(folder, "t", "COMMIT")
     assert sorted(filesystem.list("t")) == ["COMMIT", "a"]
+
+
+def test_a_journal_keeps_its_lines_while_the_storage_is_away_and_says_that_it_is(line, address, monkeypatch):
+    monkeypatch.setattr(connection, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("inoc_ray.store.journal.GATHER_SECONDS", 0.1)
+    store = Store(address)
+    store.check_writable()
+    place = store.under_way("s")
+    with Journal(place) as journal:
+        journal.add([1])
+        line.gone = True
+        with pytest.raises(StorageError):
+            for number in range(2, 100):
+                journal.add([number])
+                time.sleep(0.3)
+        line.gone = False
+        journal.add(["back"])
+    values, damaged = Journal(place).lines()
+    assert (values[:2], values[-1], damaged) == ([1, 2], "back", 0)
+    assert values[:-1] == list(range(1, len(values)))
 
 
 def test_a_connection_that_breaks_in_the_middle_of_a_file_goes_on_behind_it(line, address):
