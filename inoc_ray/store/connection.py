@@ -185,7 +185,7 @@ def _interruptibly(request: Callable[[], T]) -> T:
     def run() -> None:
         try:
             found.append(request())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised below, in the other thread
             failed.append(error)
 
     # A daemon, since a request that hangs must not hold up the end of the process either.
