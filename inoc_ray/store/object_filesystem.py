@@ -249,8 +249,9 @@ class ObjectFilesystem(Filesystem):
             _looking.glances = before
 
     def check(self) -> None:
-        """Write, read and delete a probe, and try whether conditions are kept."""
+        """Write, read, list and delete a probe, and try whether conditions are kept."""
         super().check()
+        self.list("")
         probe = new_probe()
         try:
             kept = self.write_if(probe, b"1", None) and not self.write_if(probe, b"2", None)
