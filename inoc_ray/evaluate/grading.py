@@ -16,6 +16,7 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.cell_scores import items_of
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judge_assignment import Grading, JudgeModel
+from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric
@@ -52,16 +53,12 @@ class GradingOutcome:
     """{label, error, log, of} of each judge that failed; `of` names the judge as a failure does."""
 
 
+@looks
 def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
     """Return judge → the parts it still has to grade: those without judgments of their texts, or with damaged ones.
 
     A part with responses that an API refused is graded again when the study gives another address for the same model.
     """
-    with store.glance(plan.stored_under()):
-        return _ungraded_parts(plan, store)
-
-
-def _ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
     found: dict[str, dict[Place, UngradedPart]] = {}
     for cell in plan.cells:
         if not cell.judges.gradings:

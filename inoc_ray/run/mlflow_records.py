@@ -11,6 +11,7 @@ from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.evaluate.capabilities import stored_scores
 from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.evaluate.score_table import sample_table
+from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
 from inoc_ray.run.describe import state_of
@@ -51,6 +52,7 @@ def study_dimensions(plan: Plan) -> str:
     return f"{names}: " + " × ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
 
 
+@reads
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Return a record for each trial and base of the study, prior stages too.
 

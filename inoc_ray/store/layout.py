@@ -93,7 +93,7 @@ def range_of(name: str) -> tuple[int, int] | None:
 
 def is_read_by_plans(name: str) -> bool:
     """Return True for the names of the files that a plan reads of trials and cells: what says whether they are done."""
-    return name in (COMMIT, WEIGHTS) or name.startswith((SAMPLES, JUDGED))
+    return name in (COMMIT, WEIGHTS)
 
 
 def derived_name(part: str, what: str, content: str) -> str:

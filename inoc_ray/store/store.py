@@ -156,14 +156,16 @@ class Store:
                 f"storage: {self.address} cannot be written ({error.strerror}); choose another folder or fix its permissions."
             ) from error
 
-    def glance(self, trial_ids: Iterable[str]) -> AbstractContextManager[None]:
+    def glance(self, trial_ids: Iterable[str], *, reads: bool = False) -> AbstractContextManager[None]:
         """Look at what is stored of some trials and bases at once, for the many questions of a plan in the block.
 
-        In a bucket what other processes write meanwhile may not be seen.
+        In a bucket what other processes write meanwhile may not be seen. reads: the block reads samples and scores, and not only
+        what says whether trials and cells are done.
         """
         around = [(layout.TRIALS, trial_id) for trial_id in trial_ids]
         around += [(layout.EVALUATIONS, trial_id) for _, trial_id in around]
-        return self._filesystem.glance([layout.LOGS, *map("/".join, around)], layout.is_read_by_plans)
+        early = (lambda name: True) if reads else layout.is_read_by_plans
+        return self._filesystem.glance([layout.LOGS, *map("/".join, around)], early)
 
     # -- trials ---------------------------------------------------------------------------------------------
 

@@ -1,125 +1,102 @@
-"""A plan's many questions about a bucket cost few requests, and have the answers that a request for each would give."""
+"""A command that looks at everything asks a bucket for listings, not for every file, and never misses what it wrote itself."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from object_store import ObjectStore, Wire, wire
-from safetensors.numpy import save_file
 
-from inoc_ray.store import layout
 from inoc_ray.store.commit import weights_in, write_trial
-from inoc_ray.store.object_filesystem import ObjectFilesystem
-from inoc_ray.store.samples import Sample, commit_samples
+from inoc_ray.store.objects import Bucket
+from inoc_ray.store.samples import Sample, commit_samples, list_parts, read_part
 from inoc_ray.store.store import Store
 
-TRIALS = [f"{number:016x}" for number in range(6)]
-
 
 @pytest.fixture
-def line(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wire]:
-    with wire(s3_server) as found:
-        for name, value in s3_server.environment(found.url).items():
+def counted(s3: str, s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Wire]]:
+    """A store in a bucket behind a wire that lists the requests."""
+    with wire(s3_server) as between:
+        for name, value in s3_server.environment(between.url).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("INOC_RAY_CACHE", str(tmp_path / "copies"))
-        yield found
+        yield Store(f"{s3}/behind-a-wire"), between
 
 
-@pytest.fixture
-def store(line: Wire, s3_server: ObjectStore) -> Store:
-    """Two trials with samples, one damaged, one without a commit, one whose samples are of other weights, one that is not there."""
-    store = Store(f"s3://{s3_server.new_bucket()}/runs")
-    for number, trial_id in enumerate(TRIALS[:5]):
-        with store.stage_trial(trial_id) as staging:
+def sample(text: str) -> Sample:
+    return Sample(0, "q", "?", "p", 0, text, "stop", 1, 1)
+
+
+def make(store: Store, trials: list[str]) -> None:
+    for trial in trials:
+        with store.stage_trial(trial) as staging:
             weights_in(staging).mkdir()
-            save_file({"a": np.full((4,), number, np.float32)}, weights_in(staging) / "adapter_model.safetensors")
-            write_trial(staging, {"training": {}}, [])
-        store.bind(trial_id, trial_id)
-        for start in (0, 3):
-            samples = [Sample(start + i, "q", "?", "p", i, f"{i}", "stop", 1, 1) for i in range(3)]
-            commit_samples(store.evaluation(trial_id, "e"), samples)
-    (store.trial(TRIALS[2]) / layout.TRIAL).write_text("rubbish")
-    (store.trial(TRIALS[3]) / layout.COMMIT).unlink()
-    (store.evaluation(TRIALS[4], "e").parent / layout.WEIGHTS).write_json({"trial_id": TRIALS[4], "weights": "0" * 16})
-    store.trial_log(TRIALS[5]).write_text("Error: x")
-    return store
+            (weights_in(staging) / "adapter_model.safetensors").write_bytes(trial.encode() * 100)
+            write_trial(staging, {}, [])
+        commit_samples(store.evaluation(trial, "e"), [sample(trial)])
 
 
-def answers(store: Store) -> list[object]:
-    return [
-        *(store.trial_done(one) for one in TRIALS),
-        *(store.trial_fault(one) for one in TRIALS),
-        *(store.weights(one) for one in TRIALS),
-        *(store.stored_samples(one, "e") for one in TRIALS),
-        *(store.is_unbound(one) for one in TRIALS),
-        *(store.trial_log(one).exists() for one in TRIALS),
-        *(sorted(found.name for found in store.evaluation(one, "e").iterdir()) for one in TRIALS),
-        store.damage(TRIALS, [(one, "e") for one in TRIALS]),
-        [path.fetch().exists() for one in TRIALS if (path := store.trial(one)).is_dir()],
-    ]
+def look(store: Store, trials: list[str]) -> list[str]:
+    """What a plan and a comparison ask of a store."""
+    with store.glance(trials, reads=True):
+        assert all(store.trial_done(trial) for trial in trials)
+        assert store.damage(trials, [(trial, "e") for trial in trials]) == []
+        assert store.evaluated() == set(trials)
+        assert all(not store.trial_log(trial).is_file() for trial in trials)
+        parts = [part for trial in trials for part in store.parts(trial, "e")]
+        return [read_part(part.path)["text"][0].as_py() for part in parts]
 
 
-def test_a_glance_gives_the_answers_of_single_requests_and_asks_little_the_second_time(store, line):
-    expected = answers(store)
-    counts = []
+def test_a_look_takes_two_requests_for_each_trial_and_one_for_each_small_file_that_is_new_here(
+    counted: tuple[Store, Wire], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, between = counted
+    trials = [f"t{number}" for number in range(3)]
+    asked = []
     for _ in range(2):
-        before = len(line.requests)
-        with store.glance(TRIALS):
-            assert answers(store) == expected
-            assert answers(store) == expected
-        counts.append(len(line.requests) - before)
-    # A listing of the logs, and of each trial and its evaluations.
-    assert counts[1] == 1 + 2 * len(TRIALS)
-    assert answers(store) == expected
+        make(store, trials)
+        monkeypatch.setenv("INOC_RAY_CACHE", str(tmp_path / f"machine-{len(trials)}"))
+        for _ in range(2):
+            between.requests.clear()
+            assert look(store, trials) == trials
+            asked.append(len(between.requests))
+        trials = [*trials, *(f"more{number}" for number in range(9))]
+        trials.sort()
+    few, again, many, many_again = asked
+    # A listing of each trial and one of its results.
+    assert many_again - again == 9 * 2
+    # Of each, once: COMMIT.json, trial.json, curves.jsonl, the adapter, the samples.
+    assert many - few == 9 * (2 + 5)
 
 
-def test_what_is_written_in_a_glance_is_seen_in_it(store):
-    with store.glance(TRIALS):
-        assert store.stored_samples(TRIALS[0], "e") == 6
-        commit_samples(store.evaluation(TRIALS[0], "e"), [Sample(6, "q", "?", "p", 0, "x", "stop", 1, 1)])
-        assert store.stored_samples(TRIALS[0], "e") == 7
-        with store.stage_trial(TRIALS[3]) as staging:
-            write_trial(staging, {"training": {}}, [])
-        assert store.trial_done(TRIALS[3])
-        (store.trial(TRIALS[1]) / layout.COMMIT).unlink()
-        assert not store.trial_done(TRIALS[1])
-        store.trial_log(TRIALS[1]).write_text("x")
-        assert store.trial_log(TRIALS[1]).exists()
+def test_what_this_process_writes_while_it_looks_is_seen_and_what_it_deletes_is_gone(s3: str):
+    store, other = Store(s3), Store(s3)
+    make(store, ["a"])
+    with store.glance(["a", "b"]):
+        assert not store.trial_done("b")
+        assert list_parts(store.evaluation("b", "e")) == []
+        make(store, ["b"])
+        assert store.trial_done("b")
+        assert [read_part(part.path)["text"][0].as_py() for part in list_parts(store.evaluation("b", "e"))] == ["b"]
+        log = store.trial_log("a")
+        assert not log.is_file()
+        log.write_text("why")
+        assert (log.is_file(), log.read_text()) == (True, "why")
+        log.write_text("why else")
+        assert log.read_text() == "why else"
+        log.unlink()
+        assert not log.is_file()
+        # A look within a look begins anew.
+        with other.glance(["a", "b"]):
+            assert other.evaluated() == {"a", "b"}
+    other.evaluation("a", "e").filesystem.delete_folder(other.trial("a").key)
+    assert not store.trial_done("a")
 
 
-def test_a_file_that_grows_is_whole_in_a_glance(store):
-    log = store.trial_log(TRIALS[0])
-    with log.append() as stream:
-        for text in (b"a", b"b", b"c"):
-            stream.write(text)
-            stream.flush()
-    with store.glance(TRIALS):
-        assert (log.read_bytes(), log.stat().size, [one.name for one in store.logs().iterdir()]) == (
-            b"abc",
-            3,
-            [f"{TRIALS[0]}.log", f"{TRIALS[5]}.log"],
-        )
-
-
-def test_a_glance_ends_with_its_block(store):
-    filesystem = ObjectFilesystem(store.address)
-    with filesystem.glance(["logs"], lambda name: False):
-        with filesystem.glance(["logs"], lambda name: False):
-            pass
-        # As another process.
-        filesystem._bucket.__class__.__mro__[1].put(filesystem._bucket, "logs/new", b"1")
-        assert filesystem.stat("logs/new") is None
-    assert filesystem.stat("logs/new") is not None
-
-
-def test_many_trials_are_looked_at_in_parallel(store, line):
-    with store.glance(TRIALS):
-        pass
-    line.slow = 0.2
-    before = time.monotonic()
-    with store.glance(TRIALS):
-        assert answers(store)
-    # 13 requests one after another would take 2.6 s.
-    assert time.monotonic() - before < 2
+def test_a_file_that_was_replaced_after_the_listing_is_read_as_it_is_now(s3: str):
+    store = Store(s3)
+    log = store.trial_log("t")
+    log.write_text("first")
+    key = log.key
+    with store.glance(["a", "b"]):
+        # Past this process's own notes, as another machine would write.
+        Bucket(s3).put(key, b"second")
+        assert log.read_text() == "second"
