@@ -243,7 +243,10 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
     missing = list_missing(Planned(cells=cells))
     evaluations = {(row.evaluation, row.split) for row in comparison.rows if row.setting == trial.setting}
     adapter = {} if trial.adapter_dir is None else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()}
-    artifacts = [*_files(trial.adapter_dir, adapter), *([(trial.samples_path, "samples")] if trial.samples_path else [])]
+    artifacts = [
+        *_files(trial.adapter_dir, adapter),
+        *([(trial.samples_path, "samples")] if trial.samples_path else []),
+    ]
     return RunRecord(
         identity=("place", trial.place),
         name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",

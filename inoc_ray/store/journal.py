@@ -10,18 +10,17 @@ so that it never becomes the end of a torn one.
 
 from __future__ import annotations
 
-import math
-import time
+import threading
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from inoc_ray.errors import StorageError
 from inoc_ray.store import seal
 from inoc_ray.store.place import Place
 
-
 GATHER_SECONDS = 1.0
-"""How long lines may wait for a write to a bucket; the next line that is added, and `close`, end the wait."""
+"""How long lines may wait for a write to a bucket."""
 
 
 class Journal:
@@ -31,7 +30,10 @@ class Journal:
         self.path = path
         self._stream: BinaryIO | None = None
         self._gather = GATHER_SECONDS if path.filesystem.is_bucket else 0.0
-        self._written = -math.inf
+        # Of the stream: in a bucket another thread flushes it.
+        self._writing = threading.Lock()
+        self._flushing: threading.Timer | None = None
+        self._failed = False
 
     def lines(self) -> tuple[list[Any], int]:
         """Return the values of all intact lines in order, and the number of torn or damaged lines.
@@ -54,16 +56,34 @@ class Journal:
         return found, damaged
 
     def add(self, values: Iterable[Any]) -> None:
-        """Append a line for each value. When this returns, they survive the death of this process, but for a bucket's last second."""
+        """Append a line for each value. They survive the death of this process: at once, in a bucket after GATHER_SECONDS.
+
+        Raises `StorageError` if the bucket did not take them, or earlier ones; they are tried again with the next.
+        """
         lines = b"".join(seal.sealed_line(value) for value in values)
-        if self._stream is None:
-            torn = self._is_torn()
-            self._stream = self.path.append()
-            lines = b"\n" + lines if torn else lines
-        self._stream.write(lines)
-        if time.monotonic() - self._written >= self._gather:
-            self._stream.flush()
-            self._written = time.monotonic()
+        with self._writing:
+            if self._stream is None:
+                torn = self._is_torn()
+                self._stream = self.path.append()
+                lines = b"\n" + lines if torn else lines
+            self._stream.write(lines)
+            if not self._gather or self._failed:
+                self._stream.flush()
+                self._failed = False
+            elif self._flushing is None:
+                self._flushing = threading.Timer(self._gather, self._flush)
+                self._flushing.daemon = True
+                self._flushing.start()
+
+    def _flush(self) -> None:
+        with self._writing:
+            self._flushing = None
+            if self._stream is not None:
+                try:
+                    self._stream.flush()
+                except (StorageError, OSError):
+                    # Whoever adds or closes next tries again, and gets the error.
+                    self._failed = True
 
     def _is_torn(self) -> bool:
         """Return True if the last line lacks its line break."""
@@ -88,10 +108,14 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file; `add` opens it again."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        """Write what waits, and close the file; `add` opens it again."""
+        with self._writing:
+            if self._flushing is not None:
+                self._flushing.cancel()
+                self._flushing = None
+            stream, self._stream = self._stream, None
+            if stream is not None:
+                stream.close()
 
     def __enter__(self) -> Self:
         return self

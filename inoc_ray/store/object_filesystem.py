@@ -119,7 +119,7 @@ class ObjectFilesystem(Filesystem):
     def fetch(self, key: str) -> Path:
         """Return the path of a copy on this machine: see `local_copies`."""
         copies = self._copies
-        with copies.one_at_a_time():
+        with copies.one_at_a_time(key):
             file = self._bucket.head(key) if key else None
             versions = self._versions(key) if file is None else {key: copy_version(file, pieces(self._bucket, file))}
             new = [one for one, version in versions.items() if not copies.has(one, version)]
@@ -159,7 +159,7 @@ class ObjectFilesystem(Filesystem):
 
     def known_sha256(self, key: str) -> str | None:
         """Return the SHA-256 in the object's notes; None for a file that was appended to, or that somebody else put there."""
-        found = self._bucket.head(key)
+        found = self._bucket.with_notes(key)
         return None if found is None or GROWS in found.notes else found.notes.get(SHA)
 
     def machine_folder(self, key: str) -> Path:
@@ -249,8 +249,9 @@ class ObjectFilesystem(Filesystem):
             _looking.glances = before
 
     def check(self) -> None:
-        """Write, read and delete a probe, and try whether conditions are kept."""
+        """Write, read, list and delete a probe, and try whether conditions are kept."""
         super().check()
+        self.list("")
         probe = new_probe()
         try:
             kept = self.write_if(probe, b"1", None) and not self.write_if(probe, b"2", None)

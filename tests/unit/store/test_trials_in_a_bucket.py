@@ -69,7 +69,9 @@ def test_weights_are_fetched_with_every_byte_checked(store: Store):
     assert FullModel(store.trials(), "t").fetch() == catalogue.fetch("t")
     overwrite(store.weights_place("t") / "part-3.safetensors")
     for fetch in (lambda: catalogue.fetch("t"), FullModel(store.trials(), "t").fetch):
-        with pytest.raises(InputError, match=r"trial t is damaged: adapter/part-3\.safetensors does not have the bytes"):
+        with pytest.raises(
+            InputError, match=r"trial t is damaged: adapter/part-3\.safetensors does not have the bytes"
+        ):
             fetch()
     # What is used is checked, and nothing else.
     assert catalogue.fetch("t@4").is_dir()
