@@ -1,9 +1,9 @@
 """Fine-tunes that stop and go on from snapshots, each in processes of its own: BASE OUT RUNS, results in OUT/results.json.
 
 A run is {"workers", "changes", "stop_after", "from"}: `stop_after` ends it after that step, with a snapshot after every step;
-`from` names an earlier run whose snapshots it has; `storage` is where they are if not in OUT; `kills` is how often its ranks are killed at a random moment, with a
-snapshot every `minutes`. As in rank_program, the libraries are imported once and every rank of every
-run is a fork, so nothing of a trial before is left in the process of a later one.
+`from` names an earlier run whose snapshots it has; `storage` is where they are if not in OUT; `kills` is how often its ranks are
+killed at a random moment, with a snapshot every `minutes`. As in rank_program, the libraries are imported once and every rank of
+every run is a fork, so nothing of a trial before is left in the process of a later one.
 """
 
 import hashlib
