@@ -6,6 +6,7 @@ A command that is killed, or stopped with less time than that takes, would leave
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import uuid
@@ -55,6 +56,16 @@ def start(*chores: Callable[[], object]) -> Any:
     # A name is free again only some time after its actor was killed.
     options = {"name": f"{_NAME}{job_id}-{uuid.uuid4().hex}", "namespace": NAMESPACE, "lifetime": "detached"}
     return ray.remote(Keeper).options(num_cpus=0, max_restarts=-1, **options).remote(job_id, chores)
+
+
+@contextlib.contextmanager
+def kept(*chores: Callable[[], object]) -> Iterator[None]:
+    """Have a keeper do the chores if this command does not live to the end of the block; on a private cluster, nobody."""
+    keeper = start(*chores) if os.environ.get("RAY_ADDRESS") else None
+    yield
+    # Not when the block ends with an error: what it leaves is the keeper's.
+    if keeper is not None:
+        release(keeper)
 
 
 def release(keeper: Any) -> None:
