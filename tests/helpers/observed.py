@@ -27,6 +27,8 @@ class Observed:
         self.scratch = folder / f"tmp-{self.mark[:8]}"
         self.scratch.mkdir(parents=True)
         self.said: list[str] = []
+        self.private: set[Path] = set()
+        """The folders of its private Ray, which are not below $TMPDIR."""
         self.process = subprocess.Popen(
             [program, *map(str, arguments)],
             env={**env, MARK: self.mark, "TMPDIR": str(self.scratch)},
@@ -57,6 +59,9 @@ class Observed:
 
     def stop(self, signum: int) -> float:
         """Send a signal, and return how many seconds the command took to end; Ctrl-C as a terminal does, to the whole group."""
+        for process in processes_of(self.mark):
+            token = Path(process.environ().get("RAY_AUTH_TOKEN_PATH", ""))
+            self.private |= {token.parent} if token.parent.name.startswith("inoc-ray-") else set()
         began = time.monotonic()
         if signum == signal.SIGINT:
             os.killpg(self.process.pid, signum)
@@ -80,7 +85,7 @@ class Observed:
     def left(self) -> list[str]:
         """Return what is left of the command: processes that inherited its mark, and temporary folders."""
         found = [f"{p.pid} {' '.join(p.cmdline())[:200]}" for p in processes_of(self.mark)]
-        return found + [str(path) for path in self.scratch.iterdir()]
+        return found + [str(path) for path in (*self.scratch.iterdir(), *self.private) if path.exists()]
 
     def end(self) -> None:
         """Kill whatever is left."""

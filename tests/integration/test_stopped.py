@@ -116,6 +116,10 @@ def test_a_study_stopped_in_each_phase_of_its_run(tmp_path: Path):
     command = world.start("run")
     command.wait_for("training 0/60 steps")
     stopped(world, command, CTRL_C, says="while training; kept: 0 of 1 trials")
+    # On the way to the training's own steps, then to the engine.
+    command = world.start("run")
+    command.wait_for(" steps/s")
+    stopped(world, command, SIGTERM, says="1 of 1 trials in training took a snapshot just now")
     world.commit_adapter()
     command = world.start("run")
     command.wait_for("serve: starting Ray Serve")
