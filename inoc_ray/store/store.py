@@ -9,6 +9,7 @@ Staging folders of killed runs remain until the same trial is committed a day or
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -267,7 +268,12 @@ class Store:
     def keep_rows(self, dataset_hash: str, rows: bytes) -> Place:
         """Write training rows (JSONL) under their content hash, unless they exist; return the file."""
         path = self.rows(dataset_hash)
-        if not path.is_file() or path.read_bytes() != rows:
+        known = self._filesystem.known_sha256(path.key)
+        if known is None:
+            is_there = path.is_file() and path.read_bytes() == rows
+        else:
+            is_there = known == hashlib.sha256(rows).hexdigest()
+        if not is_there:
             path.write_bytes(rows)
         return path
 

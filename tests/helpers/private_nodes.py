@@ -1,7 +1,8 @@
 """Raylets that share nothing but the network: each with temporary files and a home of its own, as machines have.
 
-Where the system lets us, each lives in a mount namespace of its own, in which /tmp is a folder that the others do not see: a path
-that one node sends to another leads nowhere there. Elsewhere each has a folder of its own in TMPDIR and HOME.
+Where the system lets us, each lives in namespaces of its own, as in a container: it sees its own processes alone, and its /tmp is a
+folder that the others do not see, so that a path that one node sends to another leads nowhere there. Elsewhere each has a folder of
+its own in TMPDIR and HOME.
 """
 
 from __future__ import annotations
@@ -21,25 +22,27 @@ from pathlib import Path
 
 from environment import BIN, environment
 
-from inoc_ray.cluster.fit import DRIVER_RESOURCE
-
 TOKEN = "0123456789abcdef" * 4
+
+
+UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
 @functools.cache
 def has_namespaces() -> bool:
-    """Whether this process may make a mount namespace and bind folders in it."""
+    """Whether this process may make namespaces and bind folders in them."""
     if shutil.which("unshare") is None or shutil.which("nsenter") is None:
         return False
     with tempfile.TemporaryDirectory() as folder:
-        bind = ["unshare", "-m", "mount", "--bind", folder, "/tmp"]
+        bind = [*UNSHARE, "mount", "--bind", folder, "/tmp"]
         return subprocess.run(bind, capture_output=True, check=False).returncode == 0
 
 
 class PrivateNode:
     """A machine: its /tmp, its processes, what it says."""
 
-    def __init__(self, root: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, env: Mapping[str, str], ip: str = "127.0.0.1") -> None:
+        self.ip = ip
         self.root = root
         """Its /tmp, as this process sees it."""
         for name in ("home", "work"):
@@ -49,24 +52,30 @@ class PrivateNode:
         self.env = {**env, "TMPDIR": str(self.tmp), "HOME": str(self.tmp / "home")}
         for name in [name for name in self.env if name.startswith("XDG_") or name == "INOC_RAY_CACHE"]:
             del self.env[name]
-        # The namespace lives as long as a process is in it.
+        # The namespaces live as long as their first process, and whatever is in them dies with it.
         command = ["sleep", "infinity"]
         if has_namespaces():
-            bind = f"mount --bind {shlex.quote(str(root))} /tmp && exec sleep infinity"
-            command = ["unshare", "-m", "sh", "-c", bind]
+            bind = f"mount --bind {shlex.quote(str(root))} /tmp && touch /tmp/up && exec sleep infinity"
+            command = [*UNSHARE, "sh", "-c", bind]
         self._anchor = subprocess.Popen(command)
+        self._first = 0
+        while has_namespaces() and not (root / "up").exists():
+            time.sleep(0.02)
+        if has_namespaces():
+            children = Path(f"/proc/{self._anchor.pid}/task/{self._anchor.pid}/children")
+            self._first = int(children.read_text().split()[0])
         self._raylet: subprocess.Popen[bytes] | None = None
 
     def command(self, *args: object) -> list[str]:
         """Return the command line that runs a command on this machine, in its folder `work`."""
         words = shlex.join(map(str, args))
         inside = f"cd {shlex.quote(str(self.tmp / 'work'))} && exec {words}"
-        enter = ["nsenter", "-m", "-t", str(self._anchor.pid)] if has_namespaces() else []
+        enter = ["nsenter", "--mount", "--pid", "--target", str(self._first)] if has_namespaces() else []
         return [*enter, "sh", "-c", inside]
 
     def start(self, *options: str) -> None:
         """Start a raylet."""
-        common = ("--block", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000", "--min-worker-port=0")
+        common = ("--block", f"--node-ip-address={self.ip}", "--object-store-memory=200000000", "--min-worker-port=0")
         quiet = ("--max-worker-port=0", "--dashboard-agent-listen-port=0", f"--temp-dir={self.tmp}/ray")
         log = (self.root / "raylet.log").open("w")
         self._raylet = subprocess.Popen(
@@ -101,10 +110,11 @@ def _free_port() -> int:
 def private_nodes(folder: Path, workers: Sequence[int], env: Mapping[str, str]) -> Iterator[tuple[str, list[PrivateNode]]]:
     """Start a head without CPUs and a node with so many CPUs for each of `workers`; yield RAY_ADDRESS and the nodes, head first.
 
-    Every call needs the token. env: further variables of every node, such as the storage's credentials.
+    The head has no place for the drivers of groups either, so that those run on other nodes than the command. Every call needs the
+    token. env: further variables of every node, such as the storage's credentials.
     """
     port = _free_port()
-    address = f"127.0.0.1:{port}"
+    address = f"127.0.0.2:{port}"
     variables = environment(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=TOKEN,
@@ -116,7 +126,8 @@ def private_nodes(folder: Path, workers: Sequence[int], env: Mapping[str, str]) 
     with contextlib.ExitStack() as stack:
         nodes = []
         for number in range(1 + len(workers)):
-            node = PrivateNode(folder / f"node-{number}", variables)
+            # Ray would take 127.0.0.1 for the machine's address in the network.
+            node = PrivateNode(folder / f"node-{number}", variables, f"127.0.0.{2 + number}")
             stack.callback(node.close)
             nodes.append(node)
         head, *others = nodes
@@ -124,19 +135,18 @@ def private_nodes(folder: Path, workers: Sequence[int], env: Mapping[str, str]) 
             "--head",
             f"--port={port}",
             "--num-cpus=0",
-            f'--resources={{"{DRIVER_RESOURCE}": 1000}}',
             "--include-dashboard=false",
         )
-        _until_it_listens(port, head)
+        _until_it_listens(head, port)
         for node, cpus in zip(others, workers, strict=True):
             node.start(f"--address={address}", f"--num-cpus={cpus}")
         yield address, nodes
 
 
-def _until_it_listens(port: int, head: PrivateNode) -> None:
+def _until_it_listens(head: PrivateNode, port: int) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((head.ip, port), timeout=1):
             return
         time.sleep(0.2)
     raise AssertionError(f"the head did not start: {(head.root / 'raylet.log').read_text()}")

@@ -85,7 +85,7 @@ def world(s3_server: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("team")
     (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "storage": str(folder / "runs")}))
     alone = command(None, "run", folder / "study.yaml", env=environment(), cwd=folder)
-    with private_nodes(folder, (1, 1), s3_server.environment()) as (address, nodes):
+    with private_nodes(folder, (2, 1), s3_server.environment()) as (address, nodes):
         storage = f"s3://{s3_server.new_bucket()}/team"
         env = {**nodes[0].env, "RAY_ADDRESS": address}
         for node in nodes:
