@@ -281,7 +281,8 @@ class Study(Config):
     """The folder for everything that the study makes. It counts from the folder in which the command runs; on a cluster
     every node must mount it. Studies with the same storage share what they have in common."""
     tracking_uri: str | None = runtime(None)
-    """The address of an MLflow tracking server. Default: an SQLite store inside `storage`."""
+    """The address of an MLflow tracking server, without a login: that is read from the environment
+    (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`). Default: an SQLite store inside `storage`."""
     plugins: tuple[str, ...] = runtime((), path="plugin")
     """Python files that register settings, judges or row classifiers. They count from the study file's folder and run as
     your own code whenever the study is read. Ids depend on what they give, not on their code."""

@@ -24,7 +24,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, file_lock, sync
-from inoc_ray.results.tracking_checks import check_server
+from inoc_ray.results.tracking_server import check_server
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
     adapter = folder / "trials" / trial_id / "adapter"
     adapter.mkdir(parents=True, exist_ok=True)
     (adapter / "adapter_model.safetensors").write_bytes(trial_id.encode() * 100)
-    curves = [{"step": i, "loss": 2.0 / (i + 1), "lr": 1e-3, "grad_norm": 0.5} for i in range(60)]
+    curves = [{"step": i, "loss": 2.0 / (i + 1), "learning_rate": 1e-3, "grad_norm": 0.5} for i in range(60)]
     return replace(
         record,
         recipe={"method": "lora", "lora": {"rank": 8, "targets": "all-linear"}, "learning_rate": 2e-3},
