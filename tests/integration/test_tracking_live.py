@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tracking import STUDY, a_comparison, dump, some_trials
+from tracked_study import STUDY, a_comparison, dump, some_trials
 
 from inoc_ray.results import tracking_live
 from inoc_ray.results.tracking import embedded, file_lock, sync
