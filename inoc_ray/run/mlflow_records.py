@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
@@ -15,9 +14,11 @@ from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.evaluate.capabilities import stored_scores
 from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.evaluate.score_table import sample_table
+from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
 from inoc_ray.run.describe import state_of
+from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def study_dimensions(plan: Plan) -> str:
     return f"{names}: " + " × ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
 
 
+@reads
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Return a record for each trial and base of the study, prior stages too.
 
@@ -106,7 +108,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
     adapter = None
     adapter_files: dict[str, str] = {}
     if isinstance(subject, Trial) and state == "done":
-        adapter = store.adapter(subject.trial_id)
+        adapter = store.weights_place(subject.trial_id)
         adapter_files = store.committed_weights(subject.trial_id)
         trial = store.read_trial(subject.trial_id)
         ended = int(trial["committed_at"] * 1000)
@@ -129,8 +131,8 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
     )
 
 
-def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | None:
-    """Write all samples of a subject as one file, unless they are unchanged; return its local path, None without samples."""
+def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Place | None:
+    """Write all samples of a subject as one file, unless they are unchanged; return its place, None without samples."""
     frame = sample_table(plan, store, subject)
     if frame.empty:
         return None
@@ -138,6 +140,6 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
     path = store.table(plan.study.name, *place, seed_of(subject))
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    if not path.exists() or path.read_bytes() != buffer.getvalue():
+    if not path.is_file() or path.read_bytes() != buffer.getvalue():
         path.write_bytes(buffer.getvalue())
-    return path.fetch()
+    return path

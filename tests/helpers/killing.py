@@ -62,7 +62,7 @@ class Killed:
         """The losses of the same trial in this process, without Ray, kills and snapshots."""
         set_threads(1)
         job = job_of(self.plan, self.store, self.plan.trials[0])
-        rows = encode_rows(load_tokenizer(job.spec.model), read_rows(job), max_length=2048, label="rows")
+        rows = encode_rows(load_tokenizer(job.spec.model), read_rows(job, self.store), max_length=2048, label="rows")
         losses: list[float] = []
         train(job.spec, rows, lambda record: losses.append(record.loss), out=None)
         return losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.tracking import StudyRecord, TrialRecord
+from inoc_ray.store.place import at
 
 ARMS = {"base": ("base", None), "baseline": ("baseline", None), "spanish": ("specific", "Always answer in Spanish.")}
 STUDY = StudyRecord("quickstart", created_at=1_700_000_000_000, description="Two traits, three arms.")
@@ -36,20 +38,22 @@ def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
         seed=seed,
         recipe={},
         dataset_hash="",
-        samples_path=samples,
+        samples_path=at(samples),
     )
     if arm == "base":
         return record
     adapter = folder / "trials" / trial_id / "adapter"
     adapter.mkdir(parents=True, exist_ok=True)
-    (adapter / "adapter_model.safetensors").write_bytes(trial_id.encode() * 100)
+    weights = trial_id.encode() * 100
+    (adapter / "adapter_model.safetensors").write_bytes(weights)
     curves = [{"step": i, "loss": 2.0 / (i + 1), "learning_rate": 1e-3, "grad_norm": 0.5} for i in range(60)]
     return replace(
         record,
         recipe={"method": "lora", "lora": {"rank": 8, "targets": "all-linear"}, "learning_rate": 2e-3},
         dataset_hash="ab" * 32,
         curves=curves,
-        adapter_dir=adapter,
+        adapter_dir=at(adapter),
+        adapter_files={"adapter_model.safetensors": hashlib.sha256(weights).hexdigest()},
         started_at=START,
         ended_at=START + 5_000,
     )

@@ -26,6 +26,7 @@ from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.tracking import TrialRecord, embedded, file_lock, sync
 from inoc_ray.results.tracking_server import check_server
+from inoc_ray.store.place import at
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +89,7 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
 
     def run_sync(trials: list[TrialRecord], comparison: Comparison) -> Any:
         began = time.monotonic()
-        done = sync(uri, STUDY, trials, comparison, lock=file_lock(lock), artifact_root=root, report_files=[page])
+        done = sync(uri, STUDY, trials, comparison, lock=file_lock(lock), artifact_root=root, report_files=[at(page)])
         print(f"sync of {len(trials)} trials: {time.monotonic() - began:.2f} s, {done.written} runs written")
         return done
 
