@@ -154,7 +154,7 @@ def test_logprobs_are_those_of_plain_peft(world: World, adapter: str | None):
 
     model = AutoModelForCausalLM.from_pretrained(world.base)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, FolderCatalogue(world.trials).find(adapter))
+        model = PeftModel.from_pretrained(model, FolderCatalogue(world.trials).fetch(adapter))
     tokenizer = AutoTokenizer.from_pretrained(world.base)
     worst = 0.0
     for prompt in PROMPTS:
