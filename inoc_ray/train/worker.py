@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, writing
 from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import fetch_weights, weights_in, write_trial
 from inoc_ray.store.snapshots import move_checkpoints
@@ -45,6 +45,8 @@ looks every 5 s."""
 
 NOTE = "note"
 """Key of a report: lines for people."""
+RECORD = "record"
+"""Key of a report: the step's record, as the trial's curve will have it."""
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -181,7 +183,8 @@ class _Worker:
             progress = {"step": record.step, "steps": steps, "loss": record.loss}
             progress["tokens_per_second"] = record.tokens_per_second
             self.progress.step(
-                record.tokens / record.tokens_per_second, {"job": job.trial_id, "label": job.label, **progress}
+                record.tokens / record.tokens_per_second,
+                {"job": job.trial_id, "label": job.label, **progress, RECORD: dataclasses.asdict(record)},
             )
 
         def on_resume(before: Sequence[StepRecord]) -> None:
@@ -202,10 +205,11 @@ class _Worker:
             on_resume=on_resume,
         )
         if folder is not None:
-            move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
-            _write_records(
-                folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
-            )
+            with writing(folder):
+                move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
+                _write_records(
+                    folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
+                )
 
     def _read(self, job: TrialJob) -> tuple[LoopSpec, Any, list[EncodedRow]]:
         """Return what is to be trained, with the model's folder on this node; its tokenizer; and the rows."""
