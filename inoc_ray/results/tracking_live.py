@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray import stopping
 from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of, runs_under_way
 from inoc_ray.results.tracking_checks import first_line
 from inoc_ray.results.tracking_client import environment, quiet
@@ -57,9 +58,12 @@ def live(
     with quiet(), environment(_CALLS, over=True):
         runs = LiveRuns(tracking_uri, study, trials, lock=lock, artifact_root=artifact_root, tell=tell)
         try:
-            yield runs
+            # At once: the command has other things to wait for, and perhaps 3 s in all.
+            with stopping.told(lambda: runs.begin_to_close("KILLED")):
+                yield runs
         except BaseException as error:
-            runs.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            failed = isinstance(error, Exception) and not stopping.requested()
+            runs.close("FAILED" if failed else "KILLED")
             raise
         runs.close()
 
@@ -101,10 +105,14 @@ class LiveRuns:
         with self._mutex:
             self._steps.setdefault(trial_id, deque(maxlen=STEPS_KEPT)).append(step)
 
-    def close(self, status: str | None = None) -> None:
-        """Send what is left and end. status: what the runs become, within STOP_SECONDS; None leaves them RUNNING."""
+    def begin_to_close(self, status: str | None) -> None:
+        """Have what is left sent, and the status of the runs; return at once."""
         self._status, self._closing = status, True
         self._wake.set()
+
+    def close(self, status: str | None = None) -> None:
+        """Send what is left and end. status: what the runs become, within STOP_SECONDS; None leaves them RUNNING."""
+        self.begin_to_close(status)
         self._thread.join(2 * CALL_SECONDS if status is None else STOP_SECONDS)
 
     def _work(self) -> None:
