@@ -96,39 +96,44 @@ def stopped(world: World, command: Observed, how: tuple[int, int, str], *, says:
     signum, code, name = how
     try:
         took = command.stop(signum)
+        print(f"{name}: {took:.1f} s until the command ended, {says!r}")
         assert command.process.returncode == code, command.text
         assert took < PROMISED_S, f"{took:.1f} s\n{command.text}"
         assert f"inoc-ray: stopped by {name}" in command.text
         assert says in command.text, command.text
         for trace in ("Traceback", "*** SIGTERM", "PC: @", "Exception ignored"):
             assert trace not in command.text, command.text
+        began = time.monotonic()
         nothing_left(command, 15.0)
+        print(f"nothing left after {time.monotonic() - began:.1f} s more")
         world.no_failure()
     finally:
         command.end()
 
 
-def test_a_study_stopped_in_each_phase_of_its_run(tmp_path: Path):
+def test_a_study_stopped_in_each_phase_of_training(tmp_path: Path):
     world = World(tmp_path)
     command = world.start("run")
-    command.wait_for("starting Ray")
-    stopped(world, command, SIGTERM, says="while starting Ray; kept: 0 of 1 trials, 0 of 16000 samples")
-    command = world.start("run")
     command.wait_for("training 0/60 steps")
-    stopped(world, command, CTRL_C, says="while training; kept: 0 of 1 trials")
-    # On the way to the training's own steps, then to the engine.
+    stopped(world, command, CTRL_C, says="while training; kept: 0 of 1 trials, 0 of 16000 samples")
     command = world.start("run")
     command.wait_for(" steps/s")
     stopped(world, command, SIGTERM, says="1 of 1 trials in training took a snapshot just now")
+
+
+def test_a_study_stopped_in_each_phase_of_evaluation(tmp_path: Path):
+    world = World(tmp_path)
     world.commit_adapter()
     command = world.start("run")
+    command.wait_for("starting Ray")
+    stopped(world, command, SIGTERM, says="while starting Ray; kept: 1 of 1 trials")
+    command = world.start("evaluate")
     command.wait_for("serve: starting Ray Serve")
     stopped(world, command, SIGTERM, says="while evaluating; kept: 1 of 1 trials, 0 of 16000 samples")
     command = world.start("run")
     command.wait_for(" samples/s")
     stopped(world, command, CTRL_C, says="and every answer that came")
-    journal = world.store.under_way("stopped")
-    assert len(journal.read_bytes().splitlines()) > 0
+    assert len(world.store.under_way("stopped").read_bytes().splitlines()) > 0
 
 
 def test_a_study_stopped_while_a_judge_is_asked_and_while_mlflow_is_updated(tmp_path: Path):
