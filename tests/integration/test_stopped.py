@@ -49,7 +49,7 @@ class World:
             "name": "stopped",
             "arms": ["baseline"],
             "seeds": [0],
-            "evaluation": {"contexts": ["neutral"], "samples": 4000},
+            "evaluation": {"contexts": ["neutral"], "samples": 1700},
             "storage": str(folder / "runs"),
             **changes,
         }
@@ -115,7 +115,7 @@ def test_a_study_stopped_in_each_phase_of_training(tmp_path: Path):
     world = World(tmp_path)
     command = world.start("run")
     command.wait_for("training 0/60 steps")
-    stopped(world, command, CTRL_C, says="while training; kept: 0 of 1 trials, 0 of 16000 samples")
+    stopped(world, command, CTRL_C, says="while training; kept: 0 of 1 trials, 0 of 6800 samples")
     command = world.start("run")
     command.wait_for(" steps/s")
     stopped(world, command, SIGTERM, says="1 of 1 trials in training took a snapshot just now")
@@ -129,7 +129,7 @@ def test_a_study_stopped_in_each_phase_of_evaluation(tmp_path: Path):
     stopped(world, command, SIGTERM, says="while starting Ray; kept: 1 of 1 trials")
     command = world.start("evaluate")
     command.wait_for("serve: starting Ray Serve")
-    stopped(world, command, SIGTERM, says="while evaluating; kept: 1 of 1 trials, 0 of 16000 samples")
+    stopped(world, command, SIGTERM, says="while evaluating; kept: 1 of 1 trials, 0 of 6800 samples")
     command = world.start("run")
     command.wait_for(" samples/s")
     stopped(world, command, CTRL_C, says="and every answer that came")
