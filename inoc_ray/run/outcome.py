@@ -18,6 +18,8 @@ class StudyOutcome:
     """What a run did and where its results are."""
 
     study: str
+    phase: str = ""
+    """What the run is doing, or did last."""
     trained: int = 0
     sampled: int = 0
     judge_calls: int = 0

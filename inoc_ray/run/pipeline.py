@@ -25,6 +25,7 @@ from inoc_ray.run.mlflow_records import keep_study
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
+from inoc_ray.run.progress import recorded
 from inoc_ray.run.publish import compare_study, sync_study, write_study_report
 from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def _timed(outcome: StudyOutcome, step: str) -> Iterator[None]:
     started = time.monotonic()
+    outcome.phase = step
     try:
         yield
     finally:
@@ -60,14 +62,20 @@ Show = Callable[["Comparison"], None]
 
 
 def run_study(
-    study: Study, store: Store, *, train: bool = True, only: Sequence[str] = (), show: Show = lambda comparison: None
+    study: Study,
+    store: Store,
+    *,
+    train: bool = True,
+    evaluate: bool = True,
+    only: Sequence[str] = (),
+    show: Show = lambda comparison: None,
 ) -> StudyOutcome:
     """Train, sample and judge what is missing, compare, write the report and update MLflow.
 
-    train: False evaluates finished trials only. only: names of evaluations or contexts, to sample only those. show: called
-    with the comparison as soon as there is one, before the report and MLflow, which can fail. Raise InputError before
-    anything is written if the study cannot run. What fails does not stop the rest: it is listed in the outcome, and kept
-    beside the results until it is done.
+    train: False evaluates finished trials only. evaluate: False samples and judges nothing. only: names of evaluations or
+    contexts, to sample only those. show: called with the comparison as soon as there is one, before the report and MLflow,
+    which can fail. Raise InputError before anything is written if the study cannot run. What fails does not stop the rest: it is
+    listed in the outcome, and kept beside the results until it is done.
 
     The plan is built once; each step reads the store again.
     """
@@ -79,15 +87,18 @@ def run_study(
     # After the checks, whose message is to be the only one.
     for note in plan.notes:
         say(f"note: {note}")
-    with _storage_errors(store), _alone(study, store, claims_of(plan, store, train=train)) as lease:
+    claims = claims_of(plan, store, train=train)
+    with _storage_errors(store), _alone(study, store, claims) as lease, recorded(whole, store, outcome):
         plan = plan.refreshed(store)
         report_damage(plan)
         seal_samples(plan, store)
         if verify_used(plan, store, train=train):
             plan = plan.refreshed(store)
         stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
-        ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
-        to_judge = ungraded_parts(plan, store)
+        ready = evaluate and (
+            any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
+        )
+        to_judge = ungraded_parts(plan, store) if evaluate else []
         own_judges = [name for name, judge in study.judges.items() if judge.path is not None]
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
@@ -106,11 +117,11 @@ def run_study(
                 if training:
                     _train(plan, store, capacity, outcome)
                     plan = plan.refreshed(store)
-                if ready or training:
+                if evaluate and (ready or training):
                     lease.check()
                     _sample(plan, store, outcome)
                     plan = plan.refreshed(store)
-            if ungraded_parts(plan, store):
+            if evaluate and ungraded_parts(plan, store):
                 lease.check()
                 _judge(plan, store, outcome)
         outcome.sampled = sum(plan.stored.values()) - stored_before
