@@ -30,13 +30,13 @@ def progress_text(progress: Mapping[str, Any] | None) -> list[str]:
         return []
     job = f" Job: {progress['job']}." if progress["job"] else ""
     if progress["state"] != "running":
-        ended = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(progress["updated"]))
-        took = duration(progress["updated"] - progress["started"])
+        ended = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(progress["written"]))
+        took = duration(progress["seconds_in_run"])
         why = f": {progress['error']}" if progress["error"] else ""
         where = "" if progress["state"] == "done" else f" ({progress['phase']})"
         return [f"Last run: {progress['state']}{where}{why}, {ended}, after {took}.{job}"]
-    since, age = (max(0.0, time.time() - progress[name]) for name in ("phase_started", "updated"))
-    lines = [f"Phase: {progress['phase']} for {duration(since)}, written {age:.0f} s ago.{job}"]
+    since = progress["seconds_in_phase"] + progress["age"]
+    lines = [f"Phase: {progress['phase']} for {duration(since)}, written {progress['age']:.0f} s ago.{job}"]
     return [*lines, *(f"  {_activity_text(one)}" for one in progress["under_way"] if one["label"])]
 
 

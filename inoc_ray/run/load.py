@@ -11,9 +11,10 @@ from inoc_ray.config.base import first_message
 from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.errors import InputError
 from inoc_ray.settings.plugins import load_plugin
+from inoc_ray.store.address import check_storage
 from inoc_ray.store.store import Store
 from inoc_ray.study.reference import places_of_key
-from inoc_ray.study.study import Study, check_storage
+from inoc_ray.study.study import Study
 
 
 def load_study(path: str | Path) -> Study:

@@ -15,6 +15,7 @@ from inoc_ray.run.load import load_with_store, store_at
 from inoc_ray.run.not_here import not_here
 from inoc_ray.run.status import status_json, status_text, stored_status_json
 from inoc_ray.run.study_jobs import is_file, job_of_storage, job_status_json, job_text, last_words, latest_job, name_of
+from inoc_ray.store.address import is_bucket
 from inoc_ray.store.progress import read_outline
 from inoc_ray.store.store import Store
 
@@ -77,7 +78,7 @@ def _from_job(server: JobServer, job: StudyJob) -> dict[str, Any]:
 
 def _is_here(store: Store) -> bool:
     """Return False for a folder that this machine does not have: it is the cluster's."""
-    return "://" in store.address or os.path.isdir(store.address)
+    return is_bucket(store.address) or os.path.isdir(store.address)
 
 
 def _json(job: StudyJob | None) -> dict[str, Any] | None:

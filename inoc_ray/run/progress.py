@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from inoc_ray import __version__
 from inoc_ray.console import say, under_way
-from inoc_ray.errors import InputError
+from inoc_ray.errors import StorageError
 from inoc_ray.plan.cells import stored_once
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
@@ -67,7 +67,7 @@ def recorded(plan: Plan, store: Store, outcome: StudyOutcome) -> Iterator[None]:
 class _Recorder:
     def __init__(self, plan: Plan, store: Store, outcome: StudyOutcome) -> None:
         self._plan, self._store, self._outcome = plan, store, outcome
-        self._started = time.time()
+        self._started = time.monotonic()
         self._phase, self._phase_started = "", self._started
         self._written = 0.0
         self._has_outline = self._has_failed = False
@@ -75,7 +75,7 @@ class _Recorder:
     def write_if_due(self) -> None:
         """Write if the phase changed, or if the last write is long enough ago."""
         if self._outcome.phase != self._phase:
-            self._phase, self._phase_started = self._outcome.phase, time.time()
+            self._phase, self._phase_started = self._outcome.phase, time.monotonic()
         elif time.monotonic() - self._written < WRITE_SECONDS:
             return
         self.write("running", "")
@@ -90,11 +90,10 @@ class _Recorder:
             "state": state,
             "error": error,
             "phase": self._outcome.phase,
-            "phase_started": self._phase_started,
+            "seconds_in_phase": time.monotonic() - self._phase_started,
             "under_way": under_way() if state == "running" else [],
             "seconds": dict(self._outcome.seconds),
-            "started": self._started,
-            "updated": time.time(),
+            "seconds_in_run": time.monotonic() - self._started,
             "job": submission_of_this_process(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -105,7 +104,7 @@ class _Recorder:
                 keep_outline(self._store, name, outline_of(self._plan))
                 self._has_outline = True
             keep_progress(self._store, name, value)
-        except (OSError, InputError) as problem:
+        except (OSError, StorageError) as problem:
             if not self._has_failed:
                 self._has_failed = True
                 say(f"note: progress cannot be written for `inoc-ray status` ({_first_line(problem)}); the run goes on")

@@ -25,6 +25,7 @@ from inoc_ray.run.bundle import pack
 from inoc_ray.run.job_server import JobServer, StudyJob
 from inoc_ray.run.not_here import not_here
 from inoc_ray.run.preflight import check_batches
+from inoc_ray.store.address import is_bucket
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
@@ -103,7 +104,7 @@ def submit_study(
 
 def is_relative(storage: str) -> bool:
     """Return whether a storage is a folder that counts from this machine's working folder or home."""
-    return "://" not in storage and not os.path.isabs(storage)
+    return not is_bucket(storage) and not os.path.isabs(storage)
 
 
 def follow_job(server: JobServer, job_id: str, out: TextIO | None = None) -> StudyJob:

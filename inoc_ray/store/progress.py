@@ -31,8 +31,15 @@ def keep_progress(store: Store, study: str, value: Mapping[str, Any]) -> None:
 
 
 def read_progress(store: Store, study: str) -> dict[str, Any] | None:
-    """Return what `keep_progress` wrote; None if it is missing or damaged."""
-    return _read(_progress(store, study))
+    """Return what `keep_progress` wrote; None if it is missing or damaged.
+
+    With two times by the storage's own clock, since those of machines differ: `written` (epoch seconds), and `age`, the seconds since.
+    """
+    place = _progress(store, study)
+    stat, value = place.filesystem.stat(place.key), _read(place)
+    if stat is None or value is None:
+        return None
+    return {**value, "written": stat.modified, "age": max(0.0, place.filesystem.now() - stat.modified)}
 
 
 def _outline(store: Store, study: str) -> Place:

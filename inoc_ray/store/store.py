@@ -9,7 +9,6 @@ Staging folders of killed runs remain until the same trial is committed a day or
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.config.identity import content_id
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, StorageError
 from inoc_ray.store import commit, layout, lease, seal
-from inoc_ray.store.filesystem import Filesystem, LocalFilesystem
+from inoc_ray.store.address import open_filesystem
+from inoc_ray.store.filesystem import Filesystem
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import Part, damaged_parts, list_parts
 
@@ -35,16 +35,12 @@ def tracking_files(folder: Path) -> tuple[Path, Path]:
 class Store:
     """The results under one storage.
 
-    storage: a folder (`~` is expanded), or a file system.
+    storage: a folder (`~` is expanded), an address such as s3://bucket/prefix, or a file system. A store can be pickled: it is
+    nothing but its address.
     """
 
     def __init__(self, storage: Path | str | Filesystem) -> None:
-        # The function leaves an unknown `~user` unchanged; the method would raise.
-        self._filesystem = (
-            storage
-            if isinstance(storage, Filesystem)
-            else LocalFilesystem(Path(os.path.expanduser(storage)).absolute())
-        )
+        self._filesystem = storage if isinstance(storage, Filesystem) else open_filesystem(storage)
         self._top = Place(self._filesystem, "")
 
     @property
@@ -150,21 +146,15 @@ class Store:
     # -- preflight ------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
-        """Write and read a probe. Raises `InputError` if that fails."""
-        probe = self._top / f".probe-{uuid.uuid4().hex[:8]}"
+        """Write and read a probe, and try what else the storage must keep to. Raises `InputError` if that fails."""
         try:
-            probe.write_bytes(b"probe")
-            if probe.read_bytes() != b"probe":
-                raise InputError(
-                    f"storage: {self.address} does not return the bytes that were written; choose another folder."
-                )
+            self._filesystem.check()
+        except StorageError as error:
+            raise InputError(str(error)) from error
         except OSError as error:
             raise InputError(
                 f"storage: {self.address} cannot be written ({error.strerror}); choose another folder or fix its permissions."
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
 
     # -- trials ---------------------------------------------------------------------------------------------
 
@@ -201,8 +191,12 @@ class Store:
             if self.trial_done(trial_id):
                 return
             commit.write_commit(staging)
-            # Left half-written or damaged by a crash of the machine: it was never done, so it can be deleted.
-            self._filesystem.delete_folder(final.key)
+            if (final / layout.COMMIT).exists():
+                # Hashing took a while: another process may have committed meanwhile.
+                if self.trial_done(trial_id):
+                    return
+                # Of a damaged trial, which was never done: without it `publish` deletes the rest.
+                (final / layout.COMMIT).unlink(missing_ok=True)
             try:
                 self._filesystem.publish(staging, final.key, layout.COMMIT)
             except OSError:
