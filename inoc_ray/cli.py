@@ -149,15 +149,25 @@ def status(study: str, storage: str | None, address: str | None, as_json: bool) 
 
 @cli.command()
 @study_or_name
+@storage_option
 @address_option
 @click.option("--follow", is_flag=True, help="Follow the log until the job ends.")
+@click.option("--failed", is_flag=True, help="Print the logs of what failed instead, from the study's storage.")
 @as_json
 @results_alone
-def logs(study: str, address: str | None, as_json: bool, follow: bool) -> None:
+def logs(
+    study: str, storage: str | None, address: str | None, as_json: bool, follow: bool, failed: bool
+) -> None:
     """Print the log of a submitted study's job: the one that runs, otherwise the latest.
 
     STUDY may also be the id of a job.
     """
+    if failed:
+        from inoc_ray.run.failure_logs import failure_logs, logs_text
+
+        found = failure_logs(study, storage, address)
+        emit(as_json, [log.to_json() for log in found], logs_text(found))
+        return
     from inoc_ray.run.job_server import JobServer
     from inoc_ray.run.study_jobs import latest_job
     from inoc_ray.run.submit import follow_job, raise_if_failed

@@ -1,7 +1,7 @@
 """Writes how far a run is beside the study's results, while it runs and when it ends: what `inoc-ray status` shows.
 
-A thread looks every second at what the console would show, and writes when the phase changes, otherwise at most every ten seconds. So
-the cost of a run's progress depends on its duration, not on its trials, and nothing waits for a slow storage.
+A thread looks every second at what the console would show, and writes when something else is begun, otherwise at most every ten seconds.
+So the cost of a run's progress depends on its duration, not on its trials, and nothing waits for a slow storage.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from inoc_ray.store.store import Store
 WRITE_SECONDS = 10.0
 """Least time between two writes within a phase."""
 _LOOK_SECONDS = 1.0
+_JOIN_SECONDS = 5.0
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Where Ray tells the command of a job which job it is."""
 BEFORE_ANYTHING = ("", "starting Ray")
@@ -60,8 +61,10 @@ def recorded(plan: Plan, store: Store, outcome: StudyOutcome) -> Iterator[None]:
         raise
     finally:
         stop.set()
-        thread.join()
-        recorder.write(state, error)
+        # A storage that does not answer must not hold up the end of the run.
+        thread.join(_JOIN_SECONDS)
+        if not thread.is_alive():
+            recorder.write(state, error)
 
 
 class _Recorder:
@@ -69,16 +72,18 @@ class _Recorder:
         self._plan, self._store, self._outcome = plan, store, outcome
         self._started = time.monotonic()
         self._phase, self._phase_started = "", self._started
+        self._doing: tuple[str, ...] = ()
         self._written = 0.0
         self._has_outline = self._has_failed = False
 
     def write_if_due(self) -> None:
-        """Write if the phase changed, or if the last write is long enough ago."""
+        """Write if something else is being done now, or if the last write is long enough ago."""
         if self._outcome.phase != self._phase:
             self._phase, self._phase_started = self._outcome.phase, time.monotonic()
-        elif time.monotonic() - self._written < WRITE_SECONDS:
-            return
-        self.write("running", "")
+        now = (self._phase, *(one["label"] for one in under_way() if "total" in one))
+        if now != self._doing or time.monotonic() - self._written >= WRITE_SECONDS:
+            self._doing = now
+            self.write("running", "")
 
     def write(self, state: State, error: str) -> None:
         """Write the present state, unless the run has not begun."""

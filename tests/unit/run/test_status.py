@@ -19,6 +19,7 @@ from finished_study import finish, write_study
 from inoc_ray.console import Progress, Status, facts, under_way
 from inoc_ray.errors import InputError
 from inoc_ray.run import progress as recording
+from inoc_ray.run.failure_logs import failure_logs, logs_text
 from inoc_ray.run.live import progress_of, progress_text
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.progress import outline_of, recorded, submission_of_this_process
@@ -70,6 +71,19 @@ def test_the_status_from_the_store_alone_is_that_of_the_plan(finished):
         (f["error"], f["log"]) for f in of_plan["failures"]
     ]
     assert "ValueError: no" in status_text(of_store)
+
+
+def test_the_logs_of_what_failed_are_read_from_the_storage(finished):
+    plan, store = finished
+    trial = plan.trials[0]
+    shutil.rmtree(str(store.trial(trial.trial_id)))
+    store.trial_log(trial.trial_id).write_text("Traceback\nValueError: no\n")
+    keep_failures(store, plan.study.name, [], [Failure("report", "full", str(store.study_log("x", "report")), (("report",),))])
+    keep_outline(store, plan.study.name, outline_of(plan))
+    of_trial, of_report = failure_logs(plan.study.name, store.address, None)
+    assert of_trial.text == "Traceback\nValueError: no\n"
+    assert (of_report.text, of_report.error) == ("", "full")
+    assert logs_text([of_trial, of_report]).splitlines()[1:3] == ["Traceback", "ValueError: no"]
 
 
 def test_a_study_that_was_never_run_is_refused(tmp_path):
