@@ -25,7 +25,9 @@ MAX_MESSAGE = 4000
 """Most characters of a message about wrong input, which may quote text of any length."""
 
 study_file = click.argument("study", type=click.Path(path_type=Path))
-storage_option = click.option("--storage", metavar="FOLDER", help="Storage (a folder, s3://…) to use instead of the study's.")
+storage_option = click.option(
+    "--storage", metavar="FOLDER", help="Storage (a folder, s3://…) to use instead of the study's."
+)
 address_option = click.option(
     "--address",
     metavar="URL",
@@ -155,9 +157,7 @@ def status(study: str, storage: str | None, address: str | None, as_json: bool) 
 @click.option("--failed", is_flag=True, help="Print the logs of what failed instead, from the study's storage.")
 @as_json
 @results_alone
-def logs(
-    study: str, storage: str | None, address: str | None, as_json: bool, follow: bool, failed: bool
-) -> None:
+def logs(study: str, storage: str | None, address: str | None, as_json: bool, follow: bool, failed: bool) -> None:
     """Print the log of a submitted study's job: the one that runs, otherwise the latest.
 
     STUDY may also be the id of a job.
@@ -169,9 +169,10 @@ def logs(
         emit(as_json, [log.to_json() for log in found], logs_text(found))
         return
     from inoc_ray.run.job_server import JobServer
-    from inoc_ray.run.study_jobs import latest_job
+    from inoc_ray.run.study_jobs import check_study, latest_job
     from inoc_ray.run.submit import follow_job, raise_if_failed
 
+    check_study(study)
     server = JobServer(address)
     job = latest_job(server, study)
     if follow:
@@ -196,6 +197,7 @@ def stop(study: str, address: str | None, as_json: bool) -> None:
     from inoc_ray.run import study_jobs
     from inoc_ray.run.job_server import JobServer
 
+    study_jobs.check_study(study)
     job = study_jobs.stop(JobServer(address), study)
     kept = "\nWhat was committed is kept; submit the study again to go on." if job.status == "STOPPED" else ""
     emit(as_json, job.to_json(), study_jobs.job_text(job) + kept)
@@ -328,8 +330,8 @@ def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int)
 def submit(study: Path, storage: str | None, as_json: bool, address: str | None, follow: bool) -> None:
     """Submit a study as a Ray job, or attach to its job.
 
-    What the study names travels with it (5 MB at most); engines, models and GPUs are the cluster's. A job with the same content that
-    is pending or running is followed, not submitted again.
+    What the study names travels with it (5 MB at most); engines, models and GPUs are the cluster's. A job with the same
+    content that is pending or running is followed, not submitted again.
     """
     from inoc_ray.run.submit import is_relative, raise_if_failed, submit_study
 

@@ -152,8 +152,8 @@ _under_way: list[_Activity] = []
 def under_way() -> list[dict[str, Any]]:
     """Return what is in progress in this process.
 
-    Something that is counted: {label, done, total, unit, per_second, seconds_left, note}, the rate and the time None as long as they
-    are not known. Anything else: {label}.
+    Something that is counted: {label, done, total, unit, per_second, seconds_left, note}, the rate and the time None as long as
+    they are not known. Anything else: {label}.
     """
     return [activity.state() for activity in list(_under_way)]
 

@@ -117,7 +117,9 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     else:
         lines.append("To judge: nothing; rules score every trait.")
     lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
-    return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan.damaged)])
+    return "\n".join(
+        [*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan.damaged)]
+    )
 
 
 def _at_a_time(plan: Plan, waves: Sequence[list[list[Trial]]]) -> str:

@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster: which studies were submitted to it, their logs, and one message for whatever its client raises."""
+"""The job server of a Ray cluster: the studies that were submitted to it, and one message for whatever its client raises."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ class JobServer:
                     say(f"the connection to {self.address} was lost ({error}); trying again ...")
                 if now - lost > _RETRY_SECONDS:
                     raise TrialError(
-                        f"{self.address} has not answered for {_RETRY_SECONDS / 60:.0f} minutes; job {job_id} goes on if its cluster "
-                        "does. Follow it again with `inoc-ray logs --follow`."
+                        f"{self.address} has not answered for {_RETRY_SECONDS / 60:.0f} minutes; job {job_id} goes on if its "
+                        "cluster does. Follow it again with `inoc-ray logs --follow`."
                     ) from error
                 shown = error.shown if isinstance(error, _Broken) else shown
                 time.sleep(5 * _POLL_SECONDS)
@@ -165,16 +165,16 @@ class JobServer:
         from ray.exceptions import AuthenticationError
 
         reason = _reason(error)
-        where = f"--address {self.address}"
         if isinstance(error, AuthenticationError):
             return InputError(
-                f"{where}: the job server refuses the token ({reason}); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's."
+                f"--address {self.address}: the job server refuses the token ({reason}); set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN_PATH to the cluster's."
             )
         if "does not exist" in reason:
-            return InputError(f"{where}: {reason} `inoc-ray ls` shows the jobs that there are.")
+            return InputError(f"--address {self.address}: {reason} `inoc-ray ls` shows the jobs that there are.")
         return _Unreachable(
-            f"{where}: cannot reach a job server ({reason}); start a head with `ray start --head`, or forward its port 8265 to this "
-            "machine (`ray dashboard cluster.yaml`), and set RAY_AUTH_TOKEN_PATH to its token."
+            f"--address {self.address}: cannot reach a job server ({reason}); start a head with `ray start --head`, or forward its "
+            "port 8265 to this machine (`ray dashboard cluster.yaml`), and set RAY_AUTH_TOKEN_PATH to its token."
         )
 
 

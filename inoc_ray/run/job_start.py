@@ -37,8 +37,8 @@ def misplaced(sent_from: dict[str, str], here: str) -> str | None:
     if "storage" not in sent_from or sent_from.get("machine", "") == here:
         return None
     return (
-        f"inoc-ray: storage: {sent_from['storage']} is a folder of {sent_from.get('host')}, from which the study was submitted, and "
-        "this cluster is another machine; write storage: s3://BUCKET/PREFIX, or the absolute path of a mount that every node has."
+        f"inoc-ray: storage: {sent_from['storage']} is a folder of {sent_from.get('host')}, from which the study was submitted, "
+        "and this cluster is another machine; write s3://BUCKET/PREFIX, or the absolute path of a mount that every node has."
     )
 
 

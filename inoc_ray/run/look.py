@@ -23,7 +23,8 @@ from inoc_ray.store.store import Store
 def look(study: str, storage: str | None, address: str | None) -> dict[str, Any]:
     """Return the status of a study for `--json`: that of its plan or of its store, with its job under `job`.
 
-    study: a study file, or a study's name. address: of the job server; None asks one only if nothing else says where the results are.
+    study: a study file, or a study's name. address: of the job server; None asks one only if nothing else says where the
+    results are.
     Raises InputError if nothing is known of the study.
     """
     if is_file(study):

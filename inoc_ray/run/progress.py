@@ -1,7 +1,7 @@
 """Writes how far a run is beside the study's results, while it runs and when it ends: what `inoc-ray status` shows.
 
-A thread looks every second at what the console would show, and writes when something else is begun, otherwise at most every ten seconds.
-So the cost of a run's progress depends on its duration, not on its trials, and nothing waits for a slow storage.
+A thread looks every second at what the console would show, and writes when something else is begun, otherwise at most every ten
+seconds. So the cost of a run's progress depends on its duration, not on its trials, and nothing waits for a slow storage.
 """
 
 from __future__ import annotations

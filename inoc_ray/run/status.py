@@ -58,7 +58,9 @@ def stored_status_json(name: str, store: Store) -> dict[str, Any]:
     if outline is None:
         raise InputError(f"{name}: no run of this study has written to {store.address} yet.")
     count = _counter(store)
-    trials = [_stored_subject(trial, count) | {"state": _state(store, trial["trial_id"])} for trial in outline["trials"]]
+    trials = [
+        _stored_subject(trial, count) | {"state": _state(store, trial["trial_id"])} for trial in outline["trials"]
+    ]
     for trial in trials:
         if trial["state"] == "failed":
             trial["log"] = str(store.trial_log(trial["trial_id"]))

@@ -48,6 +48,11 @@ def name_of(study: str) -> str:
         raise InputError(f"{error}; give a study file, or the name of a study.") from error
 
 
+def check_study(study: str) -> None:
+    """Raise InputError for a text that is no study file, no name of a study and no job of one, before anybody is asked."""
+    name_of(study)
+
+
 def latest_job(server: JobServer, study: str) -> StudyJob:
     """Return the job of a study that runs, otherwise its latest; or the job of that id.
 
@@ -58,7 +63,8 @@ def latest_job(server: JobServer, study: str) -> StudyJob:
     jobs = server.jobs(name_of(study))
     if not jobs:
         raise InputError(
-            f"{study}: no such study was submitted to {server.address} since its head was started; `inoc-ray ls` shows those that were."
+            f"{study}: no such study was submitted to {server.address} since its head was started; "
+            "`inoc-ray ls` shows those that were."
         )
     return next((job for job in reversed(jobs) if job.active), jobs[-1])
 

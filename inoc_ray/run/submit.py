@@ -1,6 +1,7 @@
 """`inoc-ray submit`: runs a study as a Ray job, under a submission id made from the study's content.
 
-Nothing here needs an engine, a model, a GPU or a path of the cluster: what the study says and names travels, and the job does the rest.
+Nothing here needs an engine, a model, a GPU or a path of the cluster: what the study says and names travels, and the job does the
+rest.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Submission:
 def submission_id(study: Study, bundle: str) -> str:
     """Return `inoc-ray-<study>-<16 hex>`: the same study and files for the same storage have the same id.
 
-    bundle: what `pack` returned. A change of any file that travels changes the id, so that nobody attaches to a job of the old content. What only the cluster has
-    (models, files on its mounts) counts by its path.
+    bundle: what `pack` returned. A change of any file that travels changes the id, so that nobody attaches to a job of the old
+    content. What only the cluster has (models, files on its mounts) counts by its path.
     """
     return f"inoc-ray-{study.name}-{bundle}"
 
@@ -144,7 +145,8 @@ def _latest(jobs: Sequence[StudyJob], base: str, store: Store) -> tuple[int, Stu
         elif job.active and job.storage == store.address:
             raise InputError(
                 f"job {job.id} is {job.status.lower()}: an earlier version of this study, on the same storage; wait until it ends "
-                f"(`inoc-ray logs {job.study} --follow`) or stop it (`inoc-ray stop {job.study}`). What both have in common is kept."
+                f"(`inoc-ray logs {job.study} --follow`) or stop it (`inoc-ray stop {job.study}`). What both have in common "
+                "is kept."
             )
     number = max(attempts, default=0)
     return number, attempts.get(number)

@@ -33,7 +33,8 @@ def keep_progress(store: Store, study: str, value: Mapping[str, Any]) -> None:
 def read_progress(store: Store, study: str) -> dict[str, Any] | None:
     """Return what `keep_progress` wrote; None if it is missing or damaged.
 
-    With two times by the storage's own clock, since those of machines differ: `written` (epoch seconds), and `age`, the seconds since.
+    With two times by the storage's own clock, since those of machines differ: `written` (epoch seconds), and `age`, the seconds
+    since then.
     """
     place = _progress(store, study)
     stat, value = place.filesystem.stat(place.key), _read(place)

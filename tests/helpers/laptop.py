@@ -1,6 +1,7 @@
 """The package as it is on a laptop: a wheel installed without an extra, in an environment that has nothing but what it requires.
 
-The environment's packages are links to those of the running one: exactly what the wheel's requirements name, and what those require.
+The environment's packages are links to those of the running one: exactly what the wheel's requirements name, and what those
+require.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Laptop:
         assert "Traceback" not in done.stderr, done.stderr[-4000:]
         return json.loads(done.stdout)
 
-    def python(self, program: str) -> "subprocess.CompletedProcess[str]":
+    def python(self, program: str) -> subprocess.CompletedProcess[str]:
         """Run a program in its environment."""
         command = [self.programs / "python", "-c", program]
         return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
@@ -267,7 +267,11 @@ def test_every_entry_point_of_ray_job_submit_ends_as_its_command_does(tmp_path, 
 def test_rays_own_command_exits_with_1_where_a_job_failed(head):
     command = [BIN / "ray", "job", "submit", "--address", head.address, "--working-dir", ROOT / "jobs", "--"]
     done = subprocess.run(
-        [*command, sys.executable, "sweep.py", "nowhere.yaml"], env=head.env(), capture_output=True, text=True, check=False
+        [*command, sys.executable, "sweep.py", "nowhere.yaml"],
+        env=head.env(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1, done.stdout[-2000:]
     assert "no such study file" in done.stdout

@@ -8,9 +8,9 @@ from inoc_ray.evaluate.score_table import read_cell
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.describe import plan_json, plan_text
-from inoc_ray.run.status import status_json, status_text
 from inoc_ray.run.listings import settings_text
 from inoc_ray.run.report_content import example_samples, report_meta
+from inoc_ray.run.status import status_json, status_text
 from inoc_ray.store.samples import Sample, commit_samples, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study

@@ -374,16 +374,16 @@ def test_a_missing_file_and_a_plugin_beside_too_many_files_are_refused(tmp_path)
 
 def test_many_files_that_are_too_large_together_are_listed_by_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    uses = []
+    parts = []
     for number in range(12):
         (tmp_path / f"r{number:02d}.jsonl").write_text("x" * (450_000 + number))
-        uses.append({"name": "miniature/spanish_caps", "rows": {"mix": [{"name": "a", "rows": f"r{number:02d}.jsonl"}]}})
-    path, study, store = tiny(tmp_path, settings=uses)
+        parts.append({"name": f"p{number}", "rows": f"r{number:02d}.jsonl"})
+    path, study, store = tiny(tmp_path, settings=[{"name": "miniature/spanish_caps", "rows": {"mix": parts}}])
     with pytest.raises(InputError) as refused:
         pack(tmp_path / "packed", path, study, store)
     listed = [line for line in str(refused.value).splitlines() if "MB  settings" in line]
     assert len(listed) == 10
-    assert listed[0].endswith(f"settings[11].rows.mix[0].rows: {tmp_path}/r11.jsonl")
+    assert listed[0].endswith(f"settings[0].rows.mix[11].rows: {tmp_path}/r11.jsonl")
     assert "… and 2 more" in str(refused.value)
 
 
