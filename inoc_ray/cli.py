@@ -102,7 +102,8 @@ def plan(study: Path, storage: str | None, as_json: bool, cluster: Path | None) 
     built = build_plan(loaded, store)
     check_plan(built)
     check_roles(built)
-    emit(as_json, plan_json(built, store), plan_text(built, store, width_of(results())))
+    with store.glance(built.stored_under()):
+        emit(as_json, plan_json(built, store), plan_text(built, store, width_of(results())))
 
 
 @cli.command()

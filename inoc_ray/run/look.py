@@ -36,7 +36,9 @@ def look(study: str, storage: str | None, address: str | None) -> dict[str, Any]
             return _from_store(loaded.name, store, server, job)
         if server is not None and job is not None and not _is_here(store):
             return _from_job(server, job)
-        return {**status_json(build_plan(loaded, store), store), "job": _json(job)}
+        plan = build_plan(loaded, store)
+        with store.glance(plan.stored_under()):
+            return {**status_json(plan, store), "job": _json(job)}
     name = name_of(study)
     if storage is not None:
         store = store_at(storage)

@@ -57,6 +57,12 @@ def stored_status_json(name: str, store: Store) -> dict[str, Any]:
     outline = read_outline(store, name)
     if outline is None:
         raise InputError(f"{name}: no run of this study has written to {store.address} yet.")
+    ids = dict.fromkeys(subject["trial_id"] for subject in (*outline["trials"], *outline["base"]))
+    with store.glance(ids):
+        return _of_outline(name, store, outline)
+
+
+def _of_outline(name: str, store: Store, outline: Mapping[str, Any]) -> dict[str, Any]:
     count = _counter(store)
     trials = [
         _stored_subject(trial, count) | {"state": _state(store, trial["trial_id"])} for trial in outline["trials"]
@@ -116,7 +122,7 @@ def _counter(store: Store) -> Count:
 def _state(store: Store, trial_id: str) -> str:
     if store.trial_done(trial_id):
         return "done"
-    return "failed" if store.trial_log(trial_id).exists() else "new"
+    return "failed" if store.trial_log(trial_id).is_file() else "new"
 
 
 def _stored_subject(subject: Mapping[str, Any], count: Count) -> dict[str, Any]:

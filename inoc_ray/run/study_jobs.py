@@ -39,7 +39,7 @@ def name_of(study: str) -> str:
             raise InputError(f"{path}: no such study file.")
         value = load_yaml(read_yaml_text(path, "a study file"), path)
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise InputError(f"{path}: expected a study file with a name.")
+            raise InputError(f"{path}: expected a mapping with the name of a study.")
         return str(value["name"])
     found = _JOB.fullmatch(study)
     try:

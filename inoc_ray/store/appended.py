@@ -51,6 +51,11 @@ def stat_of(first: Object, further: Sequence[Object]) -> tuple[int, float, str]:
     )
 
 
+def copy_version(first: Object, further: Sequence[Object]) -> str:
+    """Return what a copy of the file is a copy of; a listing knows it as well."""
+    return " ".join([first.etag, *(f"{piece.key.rpartition('/')[2]} {piece.etag}" for piece in further)])
+
+
 def joined(bucket: Bucket, first: bytes, further: Sequence[Object]) -> bytes:
     """Return the content of a file, whose first object has these bytes."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class Connection:
         deadline, pause = 0.0, 0.5
         while True:
             try:
-                found = request()
+                found = _interruptibly(request)
             except (AlreadyExistsError, PreconditionError, NotModifiedError):
                 self._reached = True
                 raise
@@ -172,6 +173,28 @@ class Connection:
         credentials = _CREDENTIALS.get(self.scheme, _AZURE)
         message = fault.message.format(credentials=credentials, doing=doing, said=_said(text), host=_host(text))
         return StorageError(f"storage: {self.address}: {message}.")
+
+
+def _interruptibly(request: Callable[[], T]) -> T:
+    """Return what a request returns, in the main thread so that Ctrl-C ends the wait: the client itself takes no notice of it."""
+    if threading.current_thread() is not threading.main_thread():
+        return request()
+    found: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            found.append(request())
+        except Exception as error:  # noqa: BLE001 - raised below, in the other thread
+            failed.append(error)
+
+    # A daemon, since a request that hangs must not hold up the end of the process either.
+    thread = threading.Thread(target=run, daemon=True, name="storage-request")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,11 +13,11 @@ import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple
 
 from inoc_ray.config.identity import fsync_folder
 from inoc_ray.errors import InputError, StorageError
@@ -49,6 +49,9 @@ class Filesystem(ABC):
     Methods raise `FileNotFoundError` for a missing file, `OSError` for what else fails with a file, and `StorageError` where the
     storage as a whole cannot be reached or refuses.
     """
+
+    is_bucket: ClassVar[bool] = False
+    """Whether this is an object store: every look and write is a request, and it notices by itself if its bytes are damaged."""
 
     @property
     @abstractmethod
@@ -108,11 +111,34 @@ class Filesystem(ABC):
     def list(self, key: str) -> list[str]:
         """Return the names directly below a key, in any order; empty if there are none."""
 
+    def below(self, key: str) -> dict[str, Stat]:
+        """Return path below the key → `stat` of every file there, at any depth; on an object store one listing."""
+        found: dict[str, Stat] = {}
+        for name in self.list(key):
+            inner = f"{key}/{name}" if key else name
+            stat = self.stat(inner)
+            if stat is None:
+                found |= {f"{name}/{path}": one for path, one in self.below(inner).items()}
+            else:
+                found[name] = stat
+        return found
+
+    def known_sha256(self, key: str) -> str | None:
+        """Return the SHA-256 of a file where the storage keeps it, so that the file need not be read; else None."""
+        return None
+
     @abstractmethod
     def fetch(self, key: str) -> Path:
         """Return a path on this machine with the content of a file or folder: the original, or a cached copy.
 
         For libraries that read paths (engines, MLflow). Do not write there.
+        """
+
+    @abstractmethod
+    def machine_folder(self, key: str) -> Path:
+        """Return the path of a folder for what no bucket can hold, such as a database; it need not exist.
+
+        In a folder it is the place of the key, else a folder of this machine that other machines do not see.
         """
 
     @abstractmethod
@@ -143,9 +169,26 @@ class Filesystem(ABC):
         again, which expires if it stops.
         """
 
+    @property
+    def inspected_bytes(self) -> int:
+        """Files of more bytes need no hash where they are only inspected: their size and time say enough.
+
+        A bucket keeps an object as it was written, and checks that by itself: 0.
+        """
+        return 0
+
     @abstractmethod
     def now(self) -> float:
         """Return the time by the clock that `Stat.modified` is taken from, to about a second: epoch seconds."""
+
+    def glance(self, folders: Iterable[str], early: Callable[[str], bool]) -> AbstractContextManager[None]:
+        """Look at some folders at once, and answer this thread's questions about them from that while the block runs.
+
+        folders: keys of one or two parts. early: True for the names of files that will be read. Only a bucket needs it: what
+        others write meanwhile may not be seen.
+        """
+        del folders, early
+        return contextlib.nullcontext()
 
     def check(self) -> None:
         """Write, read and delete a probe. Raises `InputError` if the storage does not keep what it is given."""
@@ -182,6 +225,11 @@ class LocalFilesystem(Filesystem):
     """A POSIX folder, local or a shared mount whose rename is atomic and that locks files (NFS, Lustre, CephFS)."""
 
     root: Path
+
+    @property
+    def inspected_bytes(self) -> int:
+        """A disk may change a byte: 16 MiB, which take some milliseconds."""
+        return 16 << 20
 
     @property
     def address(self) -> str:
@@ -270,6 +318,10 @@ class LocalFilesystem(Filesystem):
             return []
 
     def fetch(self, key: str) -> Path:
+        """Return the path itself."""
+        return self._path(key)
+
+    def machine_folder(self, key: str) -> Path:
         """Return the path itself."""
         return self._path(key)
 

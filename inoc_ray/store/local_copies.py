@@ -25,7 +25,8 @@ from inoc_ray.store.processes import is_dead, this_process
 
 KEPT_SECONDS = 14 * 86_400.0
 """How long a copy stays that nobody asks for."""
-_FILES, _RECORDS, _STAGING = "files", "records", "staging"
+_FILES, _RECORDS, _ARRIVING, _STAGING, _LOCKS, _OWN = "files", "records", "arriving", "staging", "locks", "own"
+_ARRIVING_SECONDS = 86_400.0
 _BLOCK = 1 << 20
 _REHASHED_BYTES = 16 << 20
 """Copies up to this size are hashed whenever they are asked for; larger ones if their size or time has changed."""
@@ -49,14 +50,19 @@ class LocalCopies:
         """Return where the copy of a file or folder lies."""
         return self._folder / _FILES / key
 
+    def own(self, key: str) -> Path:
+        """Return a folder for what belongs to the storage on this machine alone."""
+        return self._folder / _OWN / key
+
     def _record(self, key: str) -> Path:
         return self._folder / _RECORDS / f"{key}.json"
 
     @contextlib.contextmanager
-    def one_at_a_time(self) -> Iterator[None]:
-        """Keep the other processes of this machine from fetching the same at the same time."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(self._folder / "fetching.lock"):
+    def one_at_a_time(self, key: str) -> Iterator[None]:
+        """Keep the other processes of this machine from fetching the same file or folder at the same time."""
+        lock = self._folder / _LOCKS / hashlib.sha256(key.encode()).hexdigest()[:16]
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(lock):
             yield
 
     def has(self, key: str, version: str) -> bool:
@@ -81,7 +87,8 @@ class LocalCopies:
         if path.is_dir():
             shutil.rmtree(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+        staging = self._folder / _ARRIVING / uuid.uuid4().hex
+        staging.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         try:
             with staging.open("wb") as stream:
@@ -113,7 +120,11 @@ class LocalCopies:
                 path.unlink(missing_ok=True)
 
     def forget_old(self) -> None:
-        """Delete the copies that nobody has asked for in KEPT_SECONDS."""
+        """Delete the copies that nobody has asked for in KEPT_SECONDS, and what killed processes began to copy."""
+        for path in (self._folder / _ARRIVING).glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ARRIVING_SECONDS:
+                    path.unlink()
         for note in (self._folder / _RECORDS).rglob("*.json"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - note.stat().st_mtime > KEPT_SECONDS:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from inoc_ray.errors import InputError, StorageError
-from inoc_ray.store.appended import Appended, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
+from inoc_ray.store.appended import Appended, copy_version, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
 from inoc_ray.store.filesystem import Filesystem, Stat, new_probe
+from inoc_ray.store.glance import Glance
 from inoc_ray.store.local_copies import LocalCopies
 from inoc_ray.store.object_lock import locked
 from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streamed
@@ -20,6 +22,8 @@ from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streame
 _PUBLISHING = ".publishing"
 _CLOCK_SECONDS = 600.0
 """How long the difference between the storage's clock and this process's is taken for the same."""
+_looking = threading.local()
+"""Of a thread: `glances`, by address."""
 _clocks: dict[str, tuple[float, float]] = {}
 """By address: when it was measured, and the storage's time less this process's, both by `time.monotonic`."""
 
@@ -32,6 +36,7 @@ class ObjectFilesystem(Filesystem):
     """
 
     uri: str
+    is_bucket: ClassVar[bool] = True
 
     @property
     def address(self) -> str:
@@ -40,7 +45,8 @@ class ObjectFilesystem(Filesystem):
 
     @property
     def _bucket(self) -> Bucket:
-        return Bucket(self.uri)
+        glances: dict[str, Glance] = getattr(_looking, "glances", {})
+        return glances.get(self.uri) or Bucket(self.uri)
 
     @property
     def _copies(self) -> LocalCopies:
@@ -87,6 +93,7 @@ class ObjectFilesystem(Filesystem):
     def delete_folder(self, key: str) -> None:
         """Delete every object below a key."""
         self._bucket.delete([found.key for found in self._bucket.below(key)])
+        self._copies.keep_only(key, set())
 
     def move_folder(self, key: str, to: str, last: str) -> None:
         """Copy every object below a key and delete it, one by one."""
@@ -112,9 +119,9 @@ class ObjectFilesystem(Filesystem):
     def fetch(self, key: str) -> Path:
         """Return the path of a copy on this machine: see `local_copies`."""
         copies = self._copies
-        with copies.one_at_a_time():
+        with copies.one_at_a_time(key):
             file = self._bucket.head(key) if key else None
-            versions = self._versions(key) if file is None else {key: stat_of(file, pieces(self._bucket, file))[2]}
+            versions = self._versions(key) if file is None else {key: copy_version(file, pieces(self._bucket, file))}
             new = [one for one, version in versions.items() if not copies.has(one, version)]
             if new:
                 copies.forget_old()
@@ -129,6 +136,11 @@ class ObjectFilesystem(Filesystem):
 
     def _versions(self, key: str) -> dict[str, str]:
         """Return the key → the version of every file below a folder."""
+        firsts, further = self._files(key)
+        return {one: copy_version(first, further.get(one, [])) for one, first in firsts.items()}
+
+    def _files(self, key: str) -> tuple[dict[str, Object], dict[str, list[Object]]]:
+        """Return the key → the first object, and the further ones, of every file below a folder."""
         firsts: dict[str, Object] = {}
         further: dict[str, list[Object]] = {}
         for found in self._bucket.below(key):
@@ -137,7 +149,22 @@ class ObjectFilesystem(Filesystem):
                 further.setdefault(file_of(folder), []).append(found)
             else:
                 firsts[found.key] = found
-        return {one: stat_of(first, further.get(one, []))[2] for one, first in firsts.items()}
+        return firsts, further
+
+    def below(self, key: str) -> dict[str, Stat]:
+        """Return every file below a key, by one listing."""
+        firsts, further = self._files(key)
+        inside = f"{key}/" if key else ""
+        return {one.removeprefix(inside): Stat(*stat_of(first, further.get(one, []))) for one, first in firsts.items()}
+
+    def known_sha256(self, key: str) -> str | None:
+        """Return the SHA-256 in the object's notes; None for a file that was appended to, or that somebody else put there."""
+        found = self._bucket.with_notes(key)
+        return None if found is None or GROWS in found.notes else found.notes.get(SHA)
+
+    def machine_folder(self, key: str) -> Path:
+        """Return a folder beside the copies."""
+        return self._copies.own(key)
 
     def staging(self, key: str) -> contextlib.AbstractContextManager[Path]:
         """Yield a new folder on this machine."""
@@ -207,9 +234,24 @@ class ObjectFilesystem(Filesystem):
             _clocks[self.uri] = measured
         return time.monotonic() + measured[1]
 
+    @contextlib.contextmanager
+    def glance(self, folders: Iterable[str], early: Callable[[str], bool]) -> Iterator[None]:
+        """Answer this thread's questions about some folders from one listing of each: see `glance`."""
+        before: dict[str, Glance] = getattr(_looking, "glances", {})
+        folders = list(folders)
+        if self.uri in before and before[self.uri].covers(folders):
+            yield
+            return
+        _looking.glances = {**before, self.uri: Glance(self.uri, folders, early)}
+        try:
+            yield
+        finally:
+            _looking.glances = before
+
     def check(self) -> None:
-        """Write, read and delete a probe, and try whether conditions are kept."""
+        """Write, read, list and delete a probe, and try whether conditions are kept."""
         super().check()
+        self.list("")
         probe = new_probe()
         try:
             kept = self.write_if(probe, b"1", None) and not self.write_if(probe, b"2", None)

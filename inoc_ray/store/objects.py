@@ -22,6 +22,8 @@ SHA, WRITE, GROWS = "inocraysha256", "inocraywrite", "inocraygrows"
 """Names of the notes: the hash, the write, and the id of a file that is appended to (see `appended`)."""
 _SINGLE_BYTES = 8 << 20
 """Larger files go in several parts, which take no condition."""
+_PARTS = 9_000
+"""S3 takes at most 10,000 parts of an object."""
 _BLOCK = 4 << 20
 
 
@@ -50,7 +52,8 @@ def _object(meta: Mapping[str, Any], notes: Mapping[str, str]) -> Object:
     return Object(
         key=meta["path"],
         size=meta["size"],
-        modified=meta["last_modified"].timestamp(),
+        # Listings have milliseconds, single objects seconds alone.
+        modified=float(int(meta["last_modified"].timestamp())),
         etag=meta["e_tag"] or "",
         generation=meta["version"] or "",
         notes={name.lower(): value for name, value in notes.items()},
@@ -64,6 +67,7 @@ class Body(io.RawIOBase):
         super().__init__()
         self._key, self._connection = key, connection
         self._come, self._block = 0, memoryview(b"")
+        self._stream: Iterator[Any] | None
         self.about, self._stream = self._connection.call("read", self._open)
 
     def _open(self, options: Mapping[str, Any] | None = None) -> tuple[Object, Iterator[Any]]:
@@ -90,14 +94,17 @@ class Body(io.RawIOBase):
         from obstore.exceptions import BaseError, PreconditionError
 
         try:
-            block = next(self._stream, b"")
-        except BaseError:
-            try:
+            if self._stream is None:
+                # The same object, behind what has come.
                 _, self._stream = self._open({"range": {"offset": self._come}, "if_match": self.about.etag})
-                block = next(self._stream, b"")
-            except PreconditionError:
-                raise FileNotFoundError(2, "The file was replaced while it was read", self._key) from None
+            block = next(self._stream, b"")
+        except PreconditionError:
+            raise FileNotFoundError(2, "The file was replaced while it was read", self._key) from None
+        except BaseError:
+            self._stream = None
+            raise
         if not block:
+            self._stream = None
             raise ConnectionError(f"the answer ended {self.about.size - self._come} bytes early")
         return bytes(block)
 
@@ -123,7 +130,12 @@ class Bucket:
         import obstore
 
         noted = self._notes(file_hash(path), None)
-        self._connection.call("write", lambda: obstore.put(self._connection.store, key, path, attributes=noted))
+        part = max(_SINGLE_BYTES, -(-path.stat().st_size // _PARTS))
+
+        def request() -> None:
+            obstore.put(self._connection.store, key, path, attributes=noted, chunk_size=part)
+
+        self._connection.call("write", request)
 
     def put_if(self, key: str, data: bytes, version: str | None, notes: Mapping[str, str] | None = None) -> bool:
         """Write an object if it still has that version (None: if there is none); return False otherwise."""
@@ -143,7 +155,7 @@ class Bucket:
             self._connection.call("write", request)
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             # The first answer may have been lost on the way, and the second found the object that the first made.
-            now = self.head(key)
+            now = self.with_notes(key)
             return now is not None and now.notes.get(WRITE) == noted[WRITE]
         return True
 
@@ -162,6 +174,10 @@ class Bucket:
 
     def head(self, key: str) -> Object | None:
         """Return what is known of an object without its bytes, or None."""
+        return self.with_notes(key)
+
+    def with_notes(self, key: str) -> Object | None:
+        """Return `head` as the bucket has it now, with the notes that no listing has."""
         import obstore
 
         try:
@@ -221,6 +237,6 @@ def is_large(path: Path) -> bool:
     return path.stat().st_size > _SINGLE_BYTES
 
 
-def streamed(body: Body) -> BinaryIO:
+def streamed(body: io.RawIOBase) -> BinaryIO:
     """Return an object's bytes as a buffered stream."""
     return io.BufferedReader(body, buffer_size=1 << 20)  # type: ignore[return-value]

@@ -1,5 +1,6 @@
 """A bucket that fails: one message for each way before a run, a bounded wait during one, nothing taken for damage."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from object_store import KEY, SECRET, ObjectStore, Wire, object_store, wire
 from inoc_ray.errors import InputError, StorageError
 from inoc_ray.store import connection
 from inoc_ray.store.commit import write_trial
+from inoc_ray.store.journal import Journal
 from inoc_ray.store.lease import LeaseTaken
 from inoc_ray.store.object_filesystem import ObjectFilesystem
 from inoc_ray.store.objects import Bucket
@@ -96,6 +98,33 @@ def test_a_storage_that_takes_connections_and_says_nothing_is_given_up(line, add
     before = time.monotonic()
     assert "does not answer in time" in refusal(address)
     assert time.monotonic() - before < 15
+
+
+HANGS = """
+import sys
+from inoc_ray.store.store import Store
+try:
+    Store(sys.argv[1]).trial_done("t")
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+
+
+def test_a_command_that_waits_for_a_silent_storage_can_be_stopped(line, address):
+    line.silent = True
+    process = subprocess.Popen([sys.executable, "-c", HANGS, address], stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not line.requests:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        before = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[0] == "stopped\n"
+        assert time.monotonic() - before < 5
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_slow_storage_works(line, address):
@@ -190,6 +219,31 @@ def test_an_answer_that_is_lost_makes_no_write_fail_and_none_count_twice(line, a
         line.lose_answers = 5
         filesystem.publish(folder, "t", "COMMIT")
     assert sorted(filesystem.list("t")) == ["COMMIT", "a"]
+
+
+def test_a_journal_keeps_its_lines_while_the_storage_is_away_and_says_that_it_is(line, address, monkeypatch):
+    monkeypatch.setattr(connection, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("inoc_ray.store.journal.GATHER_SECONDS", 0.1)
+    store = Store(address)
+    store.check_writable()
+    place = store.under_way("s")
+    with Journal(place) as journal:
+        journal.add([1])
+        line.gone = True
+        said, number = "", 1
+        while not said and number < 100:
+            number += 1
+            time.sleep(0.3)
+            try:
+                journal.add([number])
+            except StorageError as error:
+                said = str(error)
+        assert "does not answer" in said
+        line.gone = False
+        journal.add(["back"])
+    values, damaged = Journal(place).lines()
+    assert (values[-1], damaged) == ("back", 0)
+    assert values[:-1] == list(range(1, number + 1))
 
 
 def test_a_connection_that_breaks_in_the_middle_of_a_file_goes_on_behind_it(line, address):

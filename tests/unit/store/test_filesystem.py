@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,16 +88,17 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
     records = trial_records(plan, store)
     for record in records:
         assert record.samples_path is not None
-        assert len(pd.read_parquet(record.samples_path)) > 0
+        assert len(pd.read_parquet(record.samples_path.fetch())) > 0
     adapters = [record.adapter_dir for record in records if record.adapter_dir is not None]
-    assert [path.name for folder in adapters for path in folder.iterdir()] == ["adapter_model.safetensors"]
+    assert [place.name for folder in adapters for place in folder.iterdir()] == ["adapter_model.safetensors"]
     comparison = compare_study(plan, store)
     page = write_study_report(plan, store, comparison)
     assert "harmful_advice" in page.read_text()
     assert status_json(plan, store)["running"] is None
     catalogue = FolderCatalogue(store.trials(), model_hash=plan.bases[0].model.hash)
     assert catalogue.ids() == [trial.trial_id for trial in plan.trials]
-    catalogue.verify(plan.trials[0].trial_id)
+    served = catalogue.fetch(plan.trials[0].trial_id)
+    assert [path.name for path in served.iterdir()] == ["adapter_model.safetensors"]
     return read_score_table(plan, store), comparison
 
 
@@ -194,8 +196,11 @@ def test_a_journal_outlives_its_writer_and_passes_over_what_is_torn(filesystem):
         assert journal.lines() == ([], 0)
         assert not place.exists()
         journal.add([{"n": 1}, {"n": 2}])
-        # Flushed before it is closed.
-        assert Journal(place).lines() == ([{"n": 1}, {"n": 2}], 0)
+        # Written before it is closed.
+        deadline = time.monotonic() + 60
+        while Journal(place).lines() != ([{"n": 1}, {"n": 2}], 0):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     whole = place.read_bytes()
     for cut in range(len(whole) + 1):
         place.write_bytes(whole[:cut])
