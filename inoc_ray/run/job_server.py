@@ -171,7 +171,7 @@ class JobServer:
                 "RAY_AUTH_TOKEN_PATH to the cluster's."
             )
         if "does not exist" in reason:
-            return InputError(f"--address {self.address}: {reason} `inoc-ray ls` shows the jobs that there are.")
+            return InputError(f"--address {self.address}: {reason}; `inoc-ray ls` shows the jobs that there are.")
         return _Unreachable(
             f"--address {self.address}: cannot reach a job server ({reason}); start a head with `ray start --head`, or forward its "
             "port 8265 to this machine (`ray dashboard cluster.yaml`), and set RAY_AUTH_TOKEN_PATH to its token."
@@ -192,7 +192,7 @@ class _Broken(Exception):
 
 def _reason(error: BaseException) -> str:
     text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+    return text.splitlines()[0][:300].rstrip(".") if text else type(error).__name__
 
 
 def _errors_of_a_connection() -> tuple[type[Exception], ...]:
