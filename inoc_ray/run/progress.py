@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from inoc_ray import __version__
+from inoc_ray import __version__, stopping
 from inoc_ray.console import say, under_way
 from inoc_ray.errors import StorageError
 from inoc_ray.plan.cells import stored_once
@@ -28,7 +28,7 @@ from inoc_ray.store.store import Store
 WRITE_SECONDS = 10.0
 """Least time between two writes within a phase."""
 _LOOK_SECONDS = 1.0
-_JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 30.0
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Where Ray tells the command of a job which job it is."""
 BEFORE_ANYTHING = ("", "starting Ray")
@@ -45,26 +45,28 @@ def recorded(plan: Plan, store: Store, outcome: StudyOutcome) -> Iterator[None]:
     recorder = _Recorder(plan, store, outcome)
     stop = threading.Event()
 
+    state: State = "stopped"
+    error = ""
+
     def look() -> None:
         while not stop.wait(_LOOK_SECONDS):
             recorder.write_if_due()
+        recorder.write(state, error)
 
     thread = threading.Thread(target=look, daemon=True, name="progress")
     thread.start()
-    state: State = "stopped"
-    error = ""
     try:
         yield
         state = "failed" if outcome.failed else "done"
     except Exception as problem:
-        state, error = "failed", _first_line(problem)
+        # What ends in a stop ends because of it, whatever a library makes of that.
+        if not stopping.requested():
+            state, error = "failed", _first_line(problem)
         raise
     finally:
         stop.set()
         # A storage that does not answer must not hold up the end of the run.
-        thread.join(_JOIN_SECONDS)
-        if not thread.is_alive():
-            recorder.write(state, error)
+        thread.join(min(_JOIN_SECONDS, stopping.seconds_left()) if stopping.requested() else _JOIN_SECONDS)
 
 
 class _Recorder:

@@ -48,7 +48,7 @@ OUTLINE, PROGRESS = "outline.json", "progress.json"
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
 ATTEMPTS = "attempts"
-GROW, ROOM, SIGN_OF_LIFE = "more-room", "placement-group", "sign-of-life"
+GROW, ROOM, SIGN_OF_LIFE, STOPPED = "more-room", "placement-group", "sign-of-life", "told-to-stop"
 
 FILES = (
     COMMIT,
@@ -71,6 +71,7 @@ FILES = (
     GROW,
     ROOM,
     SIGN_OF_LIFE,
+    STOPPED,
 )
 """The files of a store that have fixed names."""
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inoc_ray.cluster.fit import Capacity, concurrent_groups
-from inoc_ray.cluster.scratch import scratch
+from inoc_ray.cluster.keeper import kept
+from inoc_ray.cluster.scratch import reclaim_on_nodes, scratch
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.console import Progress, say
 from inoc_ray.data.chat import rows_hash, rows_text
@@ -189,11 +190,13 @@ def _train_wave(
             callbacks=[report],
             tell=tell,
             sign=Store(storage).sign_of_life(sweep),
+            sweep=sweep,
         )
 
     sweep = f"sweep-{plan.study.name}-{number}"
+    store.stop_mark(sweep).unlink(missing_ok=True)
     steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
-    with Progress("training", sum(steps.values()), "steps") as progress, scratch() as state:
+    with Progress("training", sum(steps.values()), "steps") as progress, scratch() as state, kept(reclaim_on_nodes):
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(one_group, jobs=groups, storage=store.address), capacity.driver_request()
@@ -211,7 +214,9 @@ def _train_wave(
         try:
             results = tuner.fit()
         except (KeyboardInterrupt, SystemExit):
-            # Ctrl-C, or SIGTERM, of which Ray makes a SystemExit. The workers end with this process.
+            # Without a command of ours, Ray makes a SystemExit of SIGTERM. The workers end with this process, one after
+            # another, and what the last ones see of that is no failure.
+            store.stop_mark(sweep).write_text("")
             snapshot_before_stop(store, under_way.trials())
             raise
         errors = [str(error) for error in results.errors]
