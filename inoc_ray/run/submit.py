@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from inoc_ray import stopping
 from inoc_ray.console import say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.plan.build import build_plan
@@ -119,7 +120,7 @@ def follow_job(server: JobServer, job_id: str, out: TextIO | None = None) -> Stu
     try:
         return server.follow(job_id, write)
     except KeyboardInterrupt:
-        say(f"no longer following {job_id}, which goes on; `inoc-ray stop` stops it")
+        stopping.keep_in_words(f"{job_id} goes on; `inoc-ray stop {job_id}` stops it", "while following")
         raise
 
 
