@@ -15,7 +15,8 @@ from inoc_ray.cli import cli
 EFFECTS = "tests/integration/test_effects.py"
 E2E = "tests/integration/test_end_to_end.py"
 CLIENTS = "tests/integration/test_stock_clients.py"
-SUBMIT = f"{E2E}::test_a_study_can_be_submitted_as_a_job_and_a_second_submission_attaches"
+JOBS = "tests/integration/test_jobs.py"
+SUBMIT = f"{JOBS}::test_a_study_is_submitted_watched_stopped_and_finished_from_a_laptop"
 SERVE = f"{CLIENTS}::test_openai_lists_the_base_and_the_adapter_for_those_with_the_key"
 CHAT_TASKS = f"{CLIENTS}::test_lm_eval_local_chat_completions_measures_a_generation_task"
 LIKELIHOOD = f"{CLIENTS}::test_lm_eval_local_completions_measures_a_log_likelihood_task_as_our_own_measure_does"
@@ -47,9 +48,13 @@ ELSEWHERE = {
     "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token": SUBMIT,
     "ray start --head --node-ip-address=127.0.0.1 --num-cpus=2": SUBMIT,
     "inoc-ray submit jobs/studies/quickstart.yaml": SUBMIT,
-    "ray job submit --working-dir . -- python jobs/sweep.py": SUBMIT,
-    "ray job submit --working-dir . -- python jobs/evaluate.py": (
-        "tests/integration/test_judged_evaluation.py::test_the_job_entry_point_is_the_same_command"
+    "export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265": f"{JOBS}::test_a_wrong_address_token_or_name_is_one_message",
+    "inoc-ray status quickstart": SUBMIT,
+    "inoc-ray logs quickstart --follow": f"{JOBS}::test_a_job_that_fails_ends_the_command_as_it_ended_itself",
+    "inoc-ray stop quickstart": SUBMIT,
+    "inoc-ray ls": SUBMIT,
+    "ray job submit --working-dir . -- python jobs/": (
+        f"{JOBS}::test_every_entry_point_of_ray_job_submit_ends_as_its_command_does"
     ),
     "curl --fail --user a": TEAM,
     "docker compose run --rm server mlflow db upgrade": UPGRADE,

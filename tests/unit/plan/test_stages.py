@@ -13,8 +13,9 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.records import StudyRecord, trial_runs
-from inoc_ray.run.describe import plan_json, plan_text, status_json
+from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.run.load import load_study
+from inoc_ray.run.status import status_json
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.settings import get
 from inoc_ray.store.commit import write_trial
