@@ -107,7 +107,9 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def private_nodes(folder: Path, workers: Sequence[int], env: Mapping[str, str]) -> Iterator[tuple[str, list[PrivateNode]]]:
+def private_nodes(
+    folder: Path, workers: Sequence[int], env: Mapping[str, str]
+) -> Iterator[tuple[str, list[PrivateNode]]]:
     """Start a head without CPUs and a node with so many CPUs for each of `workers`; yield RAY_ADDRESS and the nodes, head first.
 
     The head has no place for the drivers of groups either, so that those run on other nodes than the command. Every call needs the

@@ -14,14 +14,17 @@ import httpx
 import openai
 import pytest
 import torch
-from tiny_adapter import save_adapter
+from tiny_adapter import save_adapter, train_adapter
 
 from inoc_ray.cluster.connect import connected
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError
-from inoc_ray.serve.adapters import FolderCatalogue
+from inoc_ray.serve.adapters import FolderCatalogue, FullModel
 from inoc_ray.serve.app import Endpoint, serving, start
 from inoc_ray.serve.spec import ServeSpec
+from inoc_ray.store.commit import write_commit
+from inoc_ray.store.place import at
+from inoc_ray.store.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +90,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         save_adapter(base, trials / "aaaa", seed=1)
         save_adapter(base, trials / "bbbb", seed=2)
         save_adapter(base, trials / "wide", seed=3, rank=32)
+        train_adapter(base, Store(folder), "kept", steps=4, checkpoints=(1, 2))
         # As many slots as adapters in a step: with all of them in use, vLLM's own CPU arithmetic gives the last adapter to
         # the base model's tokens too.
         spec = ServeSpec(
@@ -119,14 +123,38 @@ def test_two_adapters_and_the_base_on_one_engine_answer_differently(world: World
     assert len(texts) == 3
 
 
-@pytest.mark.parametrize("adapter", [None, "aaaa", "bbbb"])
+def test_weights_that_a_trial_kept_on_the_way_answer_by_their_step(world: World):
+    """That each answers with its own weights is in the test of logprobs."""
+    texts = {step: complete(world, f"{BASE}:kept{step}").choices[0].text for step in ("", "@2", "@1")}
+    assert len(set(texts.values())) == 3
+    together = draw(
+        world,
+        [
+            SampleRequest(
+                key=step,
+                model=f"{BASE}:kept{step}",
+                prompt=PROMPTS[0],
+                max_tokens=12,
+                temperature=0.0,
+                top_p=1.0,
+                seed=1,
+            )
+            for step in texts
+        ],
+        list_size=1,
+        concurrency=3,
+    )
+    assert {step: result.text for step, result in together.items()} == texts
+
+
+@pytest.mark.parametrize("adapter", [None, "aaaa", "bbbb", "kept", "kept@1", "kept@2"])
 def test_logprobs_are_those_of_plain_peft(world: World, adapter: str | None):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(world.base)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, world.trials / adapter / "adapter")
+        model = PeftModel.from_pretrained(model, FolderCatalogue(world.trials).fetch(adapter))
     tokenizer = AutoTokenizer.from_pretrained(world.base)
     worst = 0.0
     for prompt in PROMPTS:
@@ -246,7 +274,9 @@ def test_an_adapter_that_appears_after_the_start_is_found(world: World):
     assert complete(world, f"{BASE}:cccc").choices[0].text != complete(world, BASE).choices[0].text
 
 
-@pytest.mark.parametrize("model", ["other", f"{BASE}:nobody", f"{BASE}:../aaaa", f"{BASE}:", "other:aaaa"])
+@pytest.mark.parametrize(
+    "model", ["other", f"{BASE}:nobody", f"{BASE}:../aaaa", f"{BASE}:", "other:aaaa", f"{BASE}:kept@3"]
+)
 def test_an_unknown_model_is_404_in_openai_form(world: World, model: str):
     for ask in (
         lambda: complete(world, model),
@@ -309,13 +339,23 @@ def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
 
 
 def test_a_full_fine_tune_is_served_as_its_own_engine_beside_the_first(world: World, tmp_path: Path):
-    save_base(tmp_path / "full")
+    full = tmp_path / "t" / "adapter"
+    save_base(full)
     # One request of the whole window would take 2 GiB of cache, of which there is 1.
-    path = tmp_path / "full" / "config.json"
+    path = full / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": LONG}))
     # As the exports of models with such a file have it: transformers would not write it.
-    (tmp_path / "full" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_p": 0.9}')
-    spec = ServeSpec(model=tmp_path / "full", model_id="full", dtype="float32", name="full", api_key=KEY)
+    (full / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_p": 0.9}')
+    (tmp_path / "t" / "trial.json").write_text("{}")
+    write_commit(tmp_path / "t")
+    spec = ServeSpec(
+        model=world.base,
+        model_id="full",
+        full=FullModel(at(tmp_path), "t"),
+        dtype="float32",
+        name="full",
+        api_key=KEY,
+    )
     with serving(spec) as endpoint:
         client = openai.OpenAI(base_url=endpoint.base_url, api_key=KEY)
         assert [card.id for card in client.models.list().data] == ["full"]

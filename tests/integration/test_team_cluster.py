@@ -137,7 +137,7 @@ def test_the_work_was_on_several_nodes_and_left_nothing_of_a_study_there(world: 
 
 def test_a_second_folder_with_no_cache_sees_the_same(world: World, tmp_path: Path):
     """On another machine, whose disk has never seen the study, and which is not on the cluster."""
-    laptop = PrivateNode(tmp_path / "laptop", {key: value for key, value in world.nodes[0].env.items()})
+    laptop = PrivateNode(tmp_path / "laptop", world.nodes[0].env)
     try:
         (laptop.root / "work" / "study.yaml").write_text(yaml.safe_dump({**STUDY, "storage": world.storage}))
         env = {key: value for key, value in laptop.env.items() if key != "RAY_ADDRESS"}
