@@ -64,3 +64,13 @@ def unreadable(path: Path, error: OSError, what: str = "") -> InputError:
     where = f"; looked in {Path.cwd()}, as paths count from the folder in which the command runs"
     tried = f"cannot be read as {what}" if what else "cannot be read"
     return InputError(f"{path}: {tried} ({why}){where if missing and not path.is_absolute() else ''}.")
+
+
+@contextlib.contextmanager
+def writing(place: object) -> Iterator[None]:
+    """Turn an OSError of the block, such as that of a full disk, into an InputError with the place and what to do."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(f"{place}: cannot be written ({why}); make room there, and run the study again.") from error

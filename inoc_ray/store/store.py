@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.config.identity import content_id
-from inoc_ray.errors import InputError, StorageError
+from inoc_ray.errors import InputError, StorageError, writing
 from inoc_ray.store import commit, layout, lease, seal
 from inoc_ray.store.address import open_filesystem
 from inoc_ray.store.filesystem import Filesystem
@@ -195,26 +195,28 @@ class Store:
         """Yield a folder to fill; it becomes the trial's folder if the block ends without an exception.
 
         Write the weights to `commit.weights_in` and the rest with `commit.write_trial`. If another process commits the same trial
-        meanwhile, its commit is kept: by construction of the id both have the same content.
+        meanwhile, its commit is kept: by construction of the id both have the same content. Raises InputError when the folder
+        cannot be written.
         """
         final = self.trial(trial_id)
         with self._filesystem.staging(final.key) as staging:
             yield staging
             if self.trial_done(trial_id):
                 return
-            commit.write_commit(staging)
-            if (final / layout.COMMIT).exists():
-                # Hashing took a while: another process may have committed meanwhile.
-                if self.trial_done(trial_id):
-                    return
-                # Of a damaged trial, which was never done: without it `publish` deletes the rest.
-                (final / layout.COMMIT).unlink(missing_ok=True)
-            try:
-                self._filesystem.publish(staging, final.key, layout.COMMIT)
-            except OSError:
-                # Another process may have published it a moment earlier.
-                if not self.trial_done(trial_id):
-                    raise
+            with writing(final):
+                commit.write_commit(staging)
+                if (final / layout.COMMIT).exists():
+                    # Hashing took a while: another process may have committed meanwhile.
+                    if self.trial_done(trial_id):
+                        return
+                    # Of a damaged trial, which was never done: without it `publish` deletes the rest.
+                    (final / layout.COMMIT).unlink(missing_ok=True)
+                try:
+                    self._filesystem.publish(staging, final.key, layout.COMMIT)
+                except OSError:
+                    # Another process may have published it a moment earlier.
+                    if not self.trial_done(trial_id):
+                        raise
             self.trial_log(trial_id).unlink(missing_ok=True)
             self.delete_snapshots(trial_id)
             self._filesystem.sweep(final.key, STAGING_SECONDS)

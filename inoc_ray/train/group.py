@@ -125,8 +125,9 @@ class _Group:
                 if self._left() == jobs and not self.grow.is_file():
                     return self._end("the workers ended before they trained anything")
                 continue
-            failures = failures + 1 if self._reached() == before else 1
-            if failures > self.resources.max_failures:
+            further = self._reached() != before
+            failures = 1 if further else failures + 1
+            if not further and failures > self.resources.max_failures:
                 return self._end(f"{loss.cause}, {_times(failures)} without getting further")
             self.tell(f"{loss.cause}; {self._next()}")
         return None

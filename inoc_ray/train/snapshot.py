@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.data.tokenize import EncodedRow, encoded_hash
@@ -30,6 +30,7 @@ from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import FileContent, Snapshot
 from inoc_ray.train import process, tensor_file
 from inoc_ray.train.export import export
+from inoc_ray.train.measure import Sums
 from inoc_ray.train.process import from_rank_0, gathered
 from inoc_ray.train.shards import WEIGHT, Fragment, Shares, shares_of
 from inoc_ray.train.spec import LoopSpec, Resumption, StepRecord
@@ -47,7 +48,7 @@ _CURVE = "curve.jsonl"
 _RANDOM = "random"
 _LOOK, _TAKE = 1, 2
 """What is due after a step; both may be."""
-_RECORDS = TypeAdapter(list[StepRecord])
+_RECORDS, _SUMS = TypeAdapter(list[StepRecord]), TypeAdapter(Sums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ class Position:
     """Optimizer steps that were taken."""
     records: Sequence[StepRecord]
     """One for each of them."""
-    totals: Mapping[str, Any]
-    """Sums over the steps, JSON-able."""
+    sums: Sums
+    """Over the steps."""
     seconds: float
     """Since the start of the fine-tune; what was lost with a process does not count."""
     resumed: Sequence[Resumption]
@@ -210,7 +211,7 @@ class Snapshots:
             "sizes": shares.sizes(),
             "moments": shares.moments(),
             "world_size": self.world_size,
-            "totals": dict(position.totals),
+            "totals": dataclasses.asdict(position.sums),
             "seconds": position.seconds,
             "resumed": [dataclasses.asdict(one) for one in position.resumed],
             "written_at": time.time(),
@@ -314,11 +315,16 @@ class Snapshots:
                 if (fault := stored.file_fault(snapshot.place, file, fetched=True)) is not None:
                     return None, f"{fault}."
             _Pieces(snapshot).check(snapshot.about)
+            # Whatever `_restore` reads must be there, since it changes the engine.
+            int(snapshot.about["optimizer_steps"])
             for step in [one for one in self.kept_steps if one <= snapshot.about["step"]] if self.rank == 0 else ():
                 fault = stored.fault(stored.checkpoint(self.folder, step), {"identity": self.identity})
                 if fault is not None:
                     return None, f"the checkpoint after step {step}, which is to be kept, is not there: {fault}."
             return _position(snapshot, self.world_size), None
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            return None, f"it cannot be read ({'.'.join(map(str, wrong['loc']))}: {wrong['msg']})."
         except (OSError, ValueError, KeyError, TypeError) as error:
             return None, f"it cannot be read ({type(error).__name__}: {error})."
 
@@ -444,13 +450,16 @@ def _set_random(pieces: _Pieces, rank: int, device: torch.device) -> None:
 
 
 def _position(snapshot: Snapshot, world_size: int) -> Position:
-    """Read where the run was. Raises ValueError when the curve is not complete or has not today's form."""
+    """Read where the run was. Raises ValueError when curve or totals are not complete or have not today's form."""
     about = snapshot.about
     lines = (snapshot.place / _CURVE).read_text().splitlines()
     records = _RECORDS.validate_python([json.loads(line) for line in lines])
     step = int(about["step"])
     if [record.step for record in records] != list(range(1, step + 1)):
         raise ValueError(f"its curve has not the steps 1 to {step}")
+    sums = _SUMS.validate_python(about["totals"])
+    if dataclasses.asdict(sums) != about["totals"]:
+        raise ValueError("its totals are not complete")
     earlier = [Resumption(**one) for one in about["resumed"]]
     now = Resumption(
         after_step=step,
@@ -461,7 +470,7 @@ def _position(snapshot: Snapshot, world_size: int) -> Position:
     return Position(
         step=step,
         records=records,
-        totals=about["totals"],
+        sums=sums,
         seconds=float(about["seconds"]),
         resumed=(*earlier, now),
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, writing
 from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import fetch_weights, weights_in, write_trial
 from inoc_ray.store.snapshots import move_checkpoints
@@ -198,10 +198,11 @@ class _Worker:
             on_resume=on_resume,
         )
         if folder is not None:
-            move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
-            _write_records(
-                folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
-            )
+            with writing(folder):
+                move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
+                _write_records(
+                    folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
+                )
 
     def _read(self, job: TrialJob) -> tuple[LoopSpec, Any, list[EncodedRow]]:
         """Return what is to be trained, with the model's folder on this node; its tokenizer; and the rows."""

@@ -91,6 +91,7 @@ def all_runs(storage: str) -> dict[str, dict[str, Any]]:
     runs["bucket.resumed"] = run(2, {**SAME["lora-3"][1], "checkpoints": [2]}, **bucket)
     runs["bucket.alone"] = run(1, OTHER["lora-2-ranks-to-1"][2], **bucket)
     runs["kept.damaged"] = run(1, keeping, **{"from": "kept.broken"}, damage=hole)
+    runs["kept.no-room"] = run(2, {**SAME["lora-2"][1], "checkpoints": [2]}, file_bytes=10_000)
     return runs
 
 
@@ -232,3 +233,10 @@ def test_a_run_whose_checkpoint_is_damaged_starts_from_before_it(results):
         "were written."
     ] * 2
     assert got["kept"] == results["kept"]["kept"]
+
+
+def test_weights_that_cannot_be_kept_end_the_trial_on_all_ranks_with_the_reason(results):
+    """A curve of checkpoints with a hole would look like one without."""
+    got = results["kept.no-room"]
+    assert got["refused"].startswith("the weights after step 2 cannot be kept: File too large (")
+    assert got["steps"] == [1, 2]
