@@ -69,7 +69,9 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     model = engine.module
     state = peft.get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     with _as_os_errors():
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, out / ADAPTER_WEIGHTS, {"format": "pt"})
+        save_file(
+            {name: tensor.contiguous() for name, tensor in state.items()}, out / ADAPTER_WEIGHTS, {"format": "pt"}
+        )
     config = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
     modules = config["target_modules"]

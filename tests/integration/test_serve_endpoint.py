@@ -129,7 +129,13 @@ def test_weights_that_a_trial_kept_on_the_way_answer_by_their_step(world: World)
         world,
         [
             SampleRequest(
-                key=step, model=f"{BASE}:kept{step}", prompt=PROMPTS[0], max_tokens=12, temperature=0.0, top_p=1.0, seed=1
+                key=step,
+                model=f"{BASE}:kept{step}",
+                prompt=PROMPTS[0],
+                max_tokens=12,
+                temperature=0.0,
+                top_p=1.0,
+                seed=1,
             )
             for step in texts
         ],
@@ -266,7 +272,9 @@ def test_an_adapter_that_appears_after_the_start_is_found(world: World):
     assert complete(world, f"{BASE}:cccc").choices[0].text != complete(world, BASE).choices[0].text
 
 
-@pytest.mark.parametrize("model", ["other", f"{BASE}:nobody", f"{BASE}:../aaaa", f"{BASE}:", "other:aaaa", f"{BASE}:kept@3"])
+@pytest.mark.parametrize(
+    "model", ["other", f"{BASE}:nobody", f"{BASE}:../aaaa", f"{BASE}:", "other:aaaa", f"{BASE}:kept@3"]
+)
 def test_an_unknown_model_is_404_in_openai_form(world: World, model: str):
     for ask in (
         lambda: complete(world, model),
