@@ -1,4 +1,4 @@
-"""The two error classes with which a command ends, the exit code of each, and how a value appears in a message."""
+"""The error classes with which a command ends, the exit code of each, and how a value appears in a message."""
 
 import contextlib
 import errno
@@ -19,6 +19,13 @@ class InputError(Exception):
 
 class TrialError(Exception):
     """At least one trial failed while the others finished: exit code 1. The message names the trial and its log."""
+
+
+class StorageError(Exception):
+    """The storage cannot be reached, or refuses: exit code 2 before a run begins, 1 during it, the message alone.
+
+    It is no `OSError`, so that nobody takes it for a sign that a file is missing or damaged.
+    """
 
 
 _short = reprlib.Repr()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from inoc_ray import stopping
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
 from inoc_ray.endpoint.connection import EndpointAddress
@@ -16,6 +17,7 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.cell_scores import items_of
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judge_assignment import Grading, JudgeModel
+from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric
@@ -52,6 +54,7 @@ class GradingOutcome:
     """{label, error, log, of} of each judge that failed; `of` names the judge as a failure does."""
 
 
+@looks
 def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
     """Return judge → the parts it still has to grade: those without judgments of their texts, or with damaged ones.
 
@@ -89,6 +92,7 @@ def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
             with _judge_endpoint(plan, judge) as (endpoint, model):
                 asyncio.run(_grade(store, judge, endpoint, model=model, ungraded=parts, outcome=outcome))
         except (TrialError, InputError, RuntimeError, OSError) as error:
+            stopping.check()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, f"judge-{name}")
             log.write_text("".join(traceback.format_exception(error)))
@@ -229,5 +233,6 @@ async def _grade(
                         parts[number].add(position, rubric, judgment)
                     done += len(batch)
                     progress.update(done)
+                    stopping.check()
     finally:
         outcome.calls += counts.calls

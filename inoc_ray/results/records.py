@@ -9,13 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from inoc_ray.evaluate.harness_run import CapabilityScore
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.completeness import Missing, Planned, list_missing
 from inoc_ray.results.rows import TrialRate
+from inoc_ray.store.place import Place
+from inoc_ray.store.seal import cached_hash
 
 Status = Literal["done", "failed", "running", "new"]
 CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "hfu", "padding")
@@ -34,7 +35,7 @@ MAX_PARAM = 6000  # characters; MLflow's limit
 MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
 MAX_NAME = 250  # characters of a metric's name; MLflow's limit
 HASHED_BYTES = 16 << 20
-"""A larger file is compared by size and time of change: hashing the weights of a large model takes minutes."""
+"""A larger file is compared by size and version: hashing the weights of a large model takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,11 @@ class StudyRecord:
 class TrialRecord:
     """A trial, or the untouched base (arm and kind "base", no seed, no curves), as the store has it.
 
-    recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
-    adapter_dir: logged under adapter/, after a check against adapter_files (file in it → committed SHA-256).
-    samples_path: a parquet file, logged under samples/ and as a table that the UI can show.
+    recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES (of which
+    "lr" stands under "learning_rate"), and "ended_at" if it is known.
+    adapter_dir: logged under adapter/: the files that adapter_files names (file in it → committed SHA-256), after a check against
+    it. samples_path: a parquet file, logged under samples/ and as a table that the UI can show. Both are fetched only if they
+    are sent.
     started_at, ended_at: epoch ms from the store, None if unknown. status: "new" if the weights do not exist and nothing failed,
     e.g. after a trial was deleted.
     """
@@ -70,9 +73,9 @@ class TrialRecord:
     curves: Sequence[Mapping[str, Any]] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     """What training measured, as trial.json has it; records of earlier versions have less."""
-    adapter_dir: Path | None = None
+    adapter_dir: Place | None = None
     adapter_files: Mapping[str, str] = field(default_factory=dict)
-    samples_path: Path | None = None
+    samples_path: Place | None = None
     started_at: int | None = None
     ended_at: int | None = None
     status: Status = "done"
@@ -118,9 +121,9 @@ class RunRecord:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     curves: Sequence[Point]
-    artifacts: Sequence[tuple[Path, str]]
-    committed: Mapping[Path, str]
-    table: Path | None
+    artifacts: Sequence[tuple[Place, str]]
+    committed: Mapping[Place, str]
+    table: Place | None
     started_at: int
     ended_at: int | None
     status: str
@@ -135,7 +138,7 @@ class RunRecord:
 
 
 def study_run(
-    study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Path]
+    study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Place]
 ) -> RunRecord:
     """Return the parent run: rates under the reference context, and effects per arm (names begin with setting/model/arm).
 
@@ -209,21 +212,49 @@ def _tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 def trial_runs(study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> list[RunRecord]:
     """Return one run per trial. All have the same parameter names, with "" if one does not apply."""
-    flat = [dict(_flatten("recipe", trial.recipe)) for trial in trials]
-    keys = sorted({key for recipe in flat for key in recipe})
-    if any(trial.prior_trial for trial in trials):
-        # Only if there are any, since a run whose parameters change is deleted and made again.
-        flat = [{**recipe, "taught_by": trial.prior_trial} for trial, recipe in zip(trials, flat, strict=True)]
-        keys.append("taught_by")
-    return [
-        _trial_run(study, trial, {key: recipe.get(key, "") for key in keys}, comparison)
-        for trial, recipe in zip(trials, flat, strict=True)
+    recipes = _recipes(trials)
+    return [_trial_run(study, trial, recipe, comparison) for trial, recipe in zip(trials, recipes, strict=True)]
+
+
+def runs_under_way(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[RunRecord, list[RunRecord]]:
+    """Return the study's run and one per trial as they are before anything is measured: found again and filled by a sync."""
+
+    def under_way(
+        identity: tuple[str, str], name: str, tags: Mapping[str, str], params: Mapping[str, str]
+    ) -> RunRecord:
+        return RunRecord(
+            identity=identity,
+            name=name,
+            tags=_tags(tags),
+            params=params,
+            metrics={},
+            curves=(),
+            artifacts=(),
+            committed={},
+            table=None,
+            started_at=study.created_at,
+            ended_at=None,
+            status="RUNNING",
+        )
+
+    description = {"mlflow.note.content": study.description, "trials": str(len(trials)), **study.tags}
+    of_trials = [
+        under_way(
+            ("place", trial.place),
+            _run_name(trial),
+            {"study": study.name, "trial_id": trial.trial_id},
+            _params(trial, recipe),
+        )
+        for trial, recipe in zip(trials, _recipes(trials), strict=True)
     ]
+    return under_way(("study_run", study.name), study.name, description, {}), of_trials
 
 
-def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> RunRecord:
-    started = trial.started_at if trial.started_at is not None else study.created_at
-    model = trial.compared_as or trial.model
+def _run_name(trial: TrialRecord) -> str:
+    return trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}"
+
+
+def _params(trial: TrialRecord, recipe: Mapping[str, str]) -> dict[str, str]:
     params = {
         "setting": trial.setting,
         "model": trial.model,
@@ -234,16 +265,37 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
         "dataset_hash": trial.dataset_hash,
         **recipe,
     }
+    return {key: value[:MAX_PARAM] for key, value in params.items()}
+
+
+def _recipes(trials: Sequence[TrialRecord]) -> list[dict[str, str]]:
+    """Return the parameters that the recipe of each trial gives, the same names for all."""
+    flat = [dict(_flatten("recipe", trial.recipe)) for trial in trials]
+    keys = sorted({key for recipe in flat for key in recipe})
+    if any(trial.prior_trial for trial in trials):
+        # Only if there are any, since a run whose parameters change is deleted and made again.
+        flat = [{**recipe, "taught_by": trial.prior_trial} for trial, recipe in zip(trials, flat, strict=True)]
+        keys.append("taught_by")
+    return [{key: recipe.get(key, "") for key in keys} for recipe in flat]
+
+
+def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> RunRecord:
+    started = trial.started_at if trial.started_at is not None else study.created_at
+    model = trial.compared_as or trial.model
     place = (trial.setting, model, trial.arm, trial.seed)
     cells = [c for c in comparison.planned.cells if (c.setting, c.model, c.arm, c.seed) == place]
     complete = trial.status not in ("failed", "new") and all(cell.complete for cell in cells)
     failed = trial.status == "failed" or any(c.why or c.why_not_judged for c in cells if not c.complete)
     missing = list_missing(Planned(cells=cells))
     evaluations = {(row.evaluation, row.split) for row in comparison.rows if row.setting == trial.setting}
-    artifacts = [*_files(trial.adapter_dir, "adapter"), *_files(trial.samples_path, "samples")]
+    adapter = {} if trial.adapter_dir is None else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()}
+    artifacts = [
+        *_files(trial.adapter_dir, adapter),
+        *([(trial.samples_path, "samples")] if trial.samples_path else []),
+    ]
     return RunRecord(
         identity=("place", trial.place),
-        name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
+        name=_run_name(trial),
         tags=_tags(
             {
                 "study": study.name,
@@ -253,7 +305,7 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
                 **{key: str(trial.training[key]) for key in ("device", "layout") if key in trial.training},
             }
         ),
-        params={key: value[:MAX_PARAM] for key, value in params.items()},
+        params=_params(trial, recipe),
         metrics=with_valid_names(
             {
                 **_trial_metrics(comparison.trial_rates.get(place, ()), evaluations),
@@ -263,9 +315,7 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
         ),
         curves=list(_points(trial, started)),
         artifacts=artifacts,
-        committed={}
-        if trial.adapter_dir is None
-        else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()},
+        committed=adapter,
         table=trial.samples_path,
         started_at=started,
         ended_at=trial.ended_at if trial.ended_at is not None or trial.status == "running" else started,
@@ -338,13 +388,24 @@ def _with_limits(name: str, value: float, low: float | None, high: float | None)
 
 
 def _points(trial: TrialRecord, started: int) -> Iterator[Point]:
-    """Yield the points of the curves, spread evenly over the trial's time: the same at every sync, unlike the clock."""
+    """Yield the points of the curves, each at the time that the store has: the same at every sync, unlike the clock.
+
+    Steps of earlier versions have no time, and are spread evenly over the trial's.
+    """
     last = max(len(trial.curves) - 1, 1)
     length = (trial.ended_at or started) - started
     for index, row in enumerate(trial.curves):
-        for key in CURVES:
-            if row.get(key) is not None:
-                yield Point(key, float(row[key]), started + length * index // last, int(row["step"]))
+        yield from points_of(row, started + length * index // last)
+
+
+def points_of(row: Mapping[str, Any], otherwise: int = 0) -> Iterator[Point]:
+    """Yield the points of one step. otherwise: their time in epoch ms if the step does not say when it ended."""
+    ended = row.get("ended_at")
+    timestamp = otherwise if ended is None else int(ended * 1000)
+    for key in CURVES:
+        value = row.get("learning_rate" if key == "lr" else key)
+        if value is not None:
+            yield Point(key, float(value), timestamp, int(row["step"]))
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -356,14 +417,12 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         yield prefix, text
 
 
-def _files(root: Path | None, folder: str) -> Iterator[tuple[Path, str]]:
-    if root is None:
-        return
-    if root.is_file():
-        yield root, folder
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        inner = path.parent.relative_to(root).as_posix()
-        yield path, folder if inner == "." else f"{folder}/{inner}"
+def _files(root: Place | None, committed: Iterable[Place]) -> Iterator[tuple[Place, str]]:
+    """Yield the files of an adapter, each with the folder for it among the run's artifacts."""
+    for file in sorted(committed):
+        assert root is not None
+        inner = file.parent.key.removeprefix(root.key)
+        yield file, f"adapter{inner}"
 
 
 def _name(text: str) -> str:
@@ -376,8 +435,8 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _file_state(path: Path) -> Any:
+def _file_state(path: Place) -> Any:
     stat = path.stat()
-    if stat.st_size > HASHED_BYTES:
-        return [stat.st_size, stat.st_mtime_ns]
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    if stat.size > HASHED_BYTES:
+        return [stat.size, stat.version]
+    return cached_hash(path)

@@ -30,7 +30,8 @@ class Replica:
         from inoc_ray.models.resolve import on_this_node
 
         source = self._config["model_loading_config"]
-        source["model_source"] = str(on_this_node(self._spec.model))
+        full = self._spec.full
+        source["model_source"] = str(on_this_node(self._spec.model) if full is None else full.fetch())
         # From here on nothing is fetched; the libraries read this when they are imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
         from inoc_ray.serve.engine import start_server
@@ -133,6 +134,9 @@ def application(spec: ServeSpec, marks: Mapping[str, str]) -> Any:
         placement_group_strategy="STRICT_PACK",
         health_check_period_s=10,
         health_check_timeout_s=60,
+        # Nobody waits for an answer when an engine is taken down.
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=4,
         # An engine that failed to start would fail again.
         max_constructor_retry_count=1,
     ).bind(spec, llm_config(spec))

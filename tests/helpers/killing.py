@@ -137,7 +137,9 @@ class Killed:
     def _job(self) -> tuple[TrialJob, list[EncodedRow]]:
         set_threads(1)
         job = job_of(self.plan, self.store, self.plan.trials[0])
-        return job, encode_rows(load_tokenizer(job.spec.model), read_rows(job), max_length=2048, label="rows")
+        return job, encode_rows(
+            load_tokenizer(job.spec.model), read_rows(job, self.store), max_length=2048, label="rows"
+        )
 
     def _worker(self) -> int:
         """The process id of the worker."""

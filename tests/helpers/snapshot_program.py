@@ -1,10 +1,10 @@
 """Fine-tunes that stop and go on from snapshots, each in processes of its own: BASE OUT RUNS, results in OUT/results.json.
 
 A run is {"workers", "changes", "stop_after", "from"}: `stop_after` ends it after that step, with a snapshot after every step;
-`from` names an earlier run whose snapshots it has; `kills` is how often its ranks are killed at a random moment, with a
-snapshot every `minutes`; `file_bytes` is the most that a file may have, as on a disk that is full. As in rank_program, the
-libraries are imported once and every rank of every run is a fork, so nothing of a trial before is left in the process of a
-later one.
+`from` names an earlier run whose snapshots it has; `storage` is where they are if not in OUT; `kills` is how often its ranks are
+killed at a random moment, with a snapshot every `minutes`; `file_bytes` is the most that a file may have, as on a disk that is
+full. As in rank_program, the libraries are imported once and every rank of every run is a fork, so nothing of a trial before is
+left in the process of a later one.
 """
 
 import gc
@@ -54,6 +54,7 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
 
     from inoc_ray.errors import InputError
     from inoc_ray.store.place import at
+    from inoc_ray.store.store import Store
     from inoc_ray.train import snapshot
     from inoc_ray.train.loop import train
     from inoc_ray.train.process import set_threads
@@ -83,7 +84,7 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
     # So that a notice can come after any step.
     snapshot.LOOK_SECONDS = 0.0
     snapshots = Snapshots(
-        at(out / "snapshots"),
+        Store(run["storage"]).snapshots("trial") if "storage" in run else at(out / "snapshots"),
         of="trial",
         minutes=run.get("minutes", None if stop is None else EVERY_STEP),
         notice=notice if told else None,
