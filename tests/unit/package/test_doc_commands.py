@@ -20,6 +20,7 @@ SERVE = f"{CLIENTS}::test_openai_lists_the_base_and_the_adapter_for_those_with_t
 CHAT_TASKS = f"{CLIENTS}::test_lm_eval_local_chat_completions_measures_a_generation_task"
 LIKELIHOOD = f"{CLIENTS}::test_lm_eval_local_completions_measures_a_log_likelihood_task_as_our_own_measure_does"
 INSPECT = f"{CLIENTS}::test_inspect_eval_asks_the_base_and_an_adapter"
+SETUP = "tests/integration/test_cluster_setup.py::test_a_head_and_a_worker_come_up_from_nothing_and_ask_for_the_token"
 ELSEWHERE = {
     "inoc-ray run docs/tutorial/study.yaml": f"{EFFECTS}::test_the_tutorials_prompt_keeps_french_out_and_part_of_the_capitals_in",
     "inoc-ray run jobs/studies/miniature.yaml": (
@@ -39,6 +40,8 @@ ELSEWHERE = {
     "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token": SUBMIT,
     "ray start --head --node-ip-address=127.0.0.1 --num-cpus=2": SUBMIT,
     "inoc-ray submit jobs/studies/quickstart.yaml": SUBMIT,
+    "inoc-ray submit study.yaml": SUBMIT,
+    "touch ~/.inoc_ray.env": SETUP,
     "ray job submit --working-dir . -- python jobs/sweep.py": SUBMIT,
     "ray job submit --working-dir . -- python jobs/evaluate.py": (
         "tests/integration/test_judged_evaluation.py::test_the_job_entry_point_is_the_same_command"
@@ -48,8 +51,18 @@ ELSEWHERE = {
 """The beginning of a command → the test that runs it."""
 CANNOT = {
     "ray up cluster.yaml": "starts machines on AWS",
-    "ray exec cluster.yaml": "needs the machines that `ray up` starts",
-    "ray attach cluster.yaml": "needs the machines that `ray up` starts",
+    "ray dashboard cluster.yaml": "needs the machines that `ray up` starts",
+    "ray down cluster.yaml": "needs the machines that `ray up` starts",
+    "docker build -f deploy/Dockerfile": "needs Docker's daemon",
+    "docker push REGISTRY/inoc-ray:gpu": "needs a registry",
+    "kubectl create secret generic inoc-ray-token": "needs a Kubernetes cluster",
+    "kubectl create secret generic inoc-ray --from-env-file": "needs a Kubernetes cluster",
+    "kubectl create configmap inoc-ray-study": "needs a Kubernetes cluster",
+    "kubectl apply -f deploy/kuberay/raycluster.yaml": "needs a Kubernetes cluster",
+    "kubectl apply -f deploy/kuberay/rayjob.yaml": "needs a Kubernetes cluster",
+    "kubectl port-forward service/inoc-ray-head-svc 8265": "needs a Kubernetes cluster",
+    "kubectl logs -f job/inoc-ray": "needs a Kubernetes cluster",
+    "sbatch deploy/slurm.sh study.yaml": "needs Slurm",
     'python -c "from lm_eval.tasks import TaskManager': "downloads a dataset",
 }
 """The beginning of a command → why no test can run it; its files are held against their schema elsewhere."""
