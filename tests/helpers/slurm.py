@@ -56,7 +56,9 @@ def start(machines: Sequence[Machine]) -> None:
         machine.run(f"mkdir -p {FOLDER}/state {FOLDER}/spool")
         for name, text in (("slurm.conf", config), ("gres.conf", f"Name=gpu Count={GPUS}\n"), ("key", key)):
             machine.run(f"cat > {FOLDER}/{name} <<'END'\n{text.rstrip()}\nEND")
-        machine.run(f"printf '127.0.0.1 localhost\\n{names}' > {FOLDER}/hosts && mount --bind {FOLDER}/hosts /etc/hosts")
+        machine.run(
+            f"printf '127.0.0.1 localhost\\n{names}' > {FOLDER}/hosts && mount --bind {FOLDER}/hosts /etc/hosts"
+        )
         machine.run(f"chmod 600 {FOLDER}/key")
         files = [f"--key-file={FOLDER}/key", f"--pid-file={FOLDER}/munged.pid", f"--seed-file={FOLDER}/seed"]
         machine.start("munged", "--foreground", "--force", f"--socket={FOLDER}/munge", *files)

@@ -32,7 +32,9 @@ def cluster() -> Iterator[tuple[Machine, Machine]]:
         for machine in machines:
             machine.copy_checkout()
             # The programs of the environment, but a study that costs nothing.
-            machine.run("cd inoc_ray && mkdir bin && ln -s $(readlink .venv/bin)/* bin/ && rm .venv/bin && mv bin .venv/bin")
+            machine.run(
+                "cd inoc_ray && mkdir bin && ln -s $(readlink .venv/bin)/* bin/ && rm .venv/bin && mv bin .venv/bin"
+            )
             machine.run("rm inoc_ray/.venv/bin/inoc-ray")
             machine.write("inoc_ray/.venv/bin/inoc-ray", STUDY)
             machine.run("chmod +x inoc_ray/.venv/bin/inoc-ray")
