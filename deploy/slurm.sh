@@ -20,7 +20,9 @@ export PATH="$SLURM_SUBMIT_DIR/.venv/bin:$PATH"
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 # This script runs on the first node, the head. The port follows from the job, as two jobs may share a machine.
-ip=$(scontrol getaddrs "$SLURMD_NODENAME" | awk '{sub(/:[0-9]+$/, "", $2); print $2; exit}')
+ip=$(getent ahostsv4 "$(scontrol show node "$SLURMD_NODENAME" | grep -oP 'NodeAddr=\K\S+')" | awk '{print $1; exit}')
+# What a machine calls itself is often its loopback address.
+case "$ip" in 127.*) ip=$(hostname -I | awk '{print $1}') ;; esac
 address="$ip:$((20000 + SLURM_JOB_ID % 10000))"
 # Below /tmp, because the paths of sockets must be short.
 temporary=/tmp/inoc-ray-$SLURM_JOB_ID

@@ -77,8 +77,8 @@ class Machine:
         subprocess.Popen(self.inside(*_EMPTY, *pairs, *words), stdin=subprocess.DEVNULL)
 
     def write(self, path: str, text: str) -> None:
-        """Write a file below the home folder."""
-        place = shlex.quote(f"{HOME}/{path}")
+        """Write a file; the path is absolute, or below the home folder."""
+        place = shlex.quote(str(Path(HOME) / path))
         self._run(self.inside("bash", "-c", f"mkdir -p $(dirname {place}) && cat > {place}"), text=text)
 
     def copy_checkout(self) -> None:
@@ -111,7 +111,7 @@ class Machine:
         self._process.wait()
 
 
-_EMPTY = ("env", "-i", "-C", HOME, f"HOME={HOME}", "PATH=/usr/local/bin:/usr/bin:/bin", "USER=root", "TERM=dumb")
+_EMPTY = ("env", "-i", "-C", HOME, f"HOME={HOME}", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin", "USER=root", "TERM=dumb")
 
 
 @contextlib.contextmanager

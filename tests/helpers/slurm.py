@@ -32,9 +32,9 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 MailProg=/bin/true
+MpiDefault=none
 ReturnToService=2
 KillWait=10
-RequeueExit=0
 GresTypes=gpu
 {nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -50,16 +50,16 @@ def start(machines: Sequence[Machine]) -> None:
     """Start Slurm on the machines, the controller on the first."""
     key = secrets.token_hex(64)
     nodes = "\n".join(f"NodeName={m.name} NodeAddr={m.ip} CPUs=2 Gres=gpu:{GPUS} State=UNKNOWN" for m in machines)
-    config = _TEXT.format(head=machines[0], folder=FOLDER, nodes=nodes).replace("RequeueExit=0\n", "")
+    config = _TEXT.format(head=machines[0], folder=FOLDER, nodes=nodes)
     names = "".join(f"{m.ip} {m.name}\n" for m in machines)
     for machine in machines:
         machine.run(f"mkdir -p {FOLDER}/state {FOLDER}/spool")
-        for name, text in (("slurm.conf", config), ("gres.conf", f"Name=gpu Count={GPUS}\n"), ("key", key)):
-            machine.run(f"cat > {FOLDER}/{name} <<'END'\n{text.rstrip()}\nEND")
-        machine.run(
-            f"printf '127.0.0.1 localhost\\n{names}' > {FOLDER}/hosts && mount --bind {FOLDER}/hosts /etc/hosts"
-        )
-        machine.run(f"chmod 600 {FOLDER}/key")
+        # GPUs in name alone: /dev/null under other names.
+        machine.run(f"for n in $(seq 0 {GPUS - 1}); do mknod {FOLDER}/gpu$n c 1 3; done")
+        for name, text in (("slurm.conf", config), ("gres.conf", f"Name=gpu File={FOLDER}/gpu[0-{GPUS - 1}]\n"), ("key", key)):
+            machine.write(f"{FOLDER}/{name}", text)
+        machine.write(f"{FOLDER}/hosts", f"127.0.0.1 localhost\n{names}")
+        machine.run(f"chmod 600 {FOLDER}/key && mount --bind {FOLDER}/hosts /etc/hosts")
         files = [f"--key-file={FOLDER}/key", f"--pid-file={FOLDER}/munged.pid", f"--seed-file={FOLDER}/seed"]
         machine.start("munged", "--foreground", "--force", f"--socket={FOLDER}/munge", *files)
         machine.until(f"munge -S {FOLDER}/munge -n")
