@@ -29,6 +29,7 @@ UPGRADE = (
     "tests/integration/test_team_tracking.py::"
     "test_the_database_is_dumped_and_restored_and_its_schemas_are_brought_up_to_date"
 )
+SETUP = "tests/integration/test_cluster_setup.py::test_a_head_and_a_worker_come_up_from_nothing_and_ask_for_the_token"
 ELSEWHERE = {
     "inoc-ray run docs/tutorial/study.yaml": f"{EFFECTS}::test_the_tutorials_prompt_keeps_french_out_and_part_of_the_capitals_in",
     "inoc-ray run jobs/studies/miniature.yaml": (
@@ -67,6 +68,8 @@ ELSEWHERE = {
         "tests/unit/package/test_tracking_files.py::"
         "test_every_secret_comes_from_the_file_that_is_written_for_it_once_and_for_its_owner"
     ),
+    "inoc-ray submit study.yaml": SUBMIT,
+    "touch ~/.inoc_ray.env": SETUP,
     "mlflow server": f"{E2E}::test_mlflows_pages_show_the_runs_and_compare_two_arms",
 }
 """The beginning of a command → the test that runs it."""
@@ -84,6 +87,18 @@ CANNOT = {
     "useradd --system mlflow": "installs a server",
     "sudo -u postgres create": "changes the database of the machine",
     "systemctl enable --now mlflow": "needs systemd",
+    "ray dashboard cluster.yaml": "needs the machines that `ray up` starts",
+    "ray down cluster.yaml": "needs the machines that `ray up` starts",
+    "docker build -f deploy/Dockerfile": "needs Docker's daemon",
+    "docker push REGISTRY/inoc-ray:gpu": "needs a registry",
+    "kubectl create secret generic inoc-ray-token": "needs a Kubernetes cluster",
+    "kubectl create secret generic inoc-ray --from-env-file": "needs a Kubernetes cluster",
+    "kubectl create configmap inoc-ray-study": "needs a Kubernetes cluster",
+    "kubectl apply -f deploy/kuberay/raycluster.yaml": "needs a Kubernetes cluster",
+    "kubectl apply -f deploy/kuberay/rayjob.yaml": "needs a Kubernetes cluster",
+    "kubectl port-forward service/inoc-ray-head-svc 8265": "needs a Kubernetes cluster",
+    "kubectl logs -f job/inoc-ray": "needs a Kubernetes cluster",
+    "sbatch deploy/slurm.sh study.yaml": "needs Slurm",
     'python -c "from lm_eval.tasks import TaskManager': "downloads a dataset",
 }
 """The beginning of a command → why no test can run it; its files are held against their schema elsewhere."""
