@@ -87,8 +87,7 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
 
 def _hash_of(path: Place, stat: Stat, committed: float, *, verify: bool) -> str | None:
     """Return the SHA-256 of a file; None if an inspection does not ask for it."""
-    is_inspected = 0 < stat.size <= path.filesystem.inspected_bytes
-    if not verify and not is_inspected and stat.modified <= committed:
+    if not verify and stat.size > path.filesystem.inspected_bytes and stat.modified <= committed:
         return None
     if (known := path.filesystem.known_sha256(path.key)) is not None:
         return known
