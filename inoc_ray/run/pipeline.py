@@ -80,7 +80,8 @@ def run_study(
     # After the checks, whose message is to be the only one.
     for note in plan.notes:
         say(f"note: {note}")
-    with _storage_errors(store), _alone(study, store, claims_of(plan, store, train=train)) as lease:
+    claims = claims_of(plan, store, train=train)
+    with _storage_errors(store), _alone(study, store, claims) as lease, live_runs(whole, store) as live:
         plan = plan.refreshed(store)
         report_damage(plan)
         seal_samples(plan, store)
@@ -104,7 +105,7 @@ def run_study(
                 for name in own_judges:
                     check_serving(study.resources.of_judge(name), capacity)
                 keep_study(plan, store)
-                live = stack.enter_context(live_runs(plan, store))
+                stack.enter_context(live.sending())
                 if training:
                     _train(plan, store, capacity, outcome, watch=live.record)
                     plan = plan.refreshed(store)
