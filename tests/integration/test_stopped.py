@@ -49,6 +49,7 @@ class World:
             "name": "stopped",
             "arms": ["baseline"],
             "seeds": [0],
+            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 600}},
             "evaluation": {"contexts": ["neutral"], "samples": 1700},
             "storage": str(folder / "runs"),
             **changes,
@@ -114,10 +115,10 @@ def stopped(world: World, command: Observed, how: tuple[int, int, str], *, says:
 def test_a_study_stopped_in_each_phase_of_training(tmp_path: Path):
     world = World(tmp_path)
     command = world.start("run")
-    command.wait_for("training 0/60 steps")
+    command.wait_for("training 0/600 steps")
     stopped(world, command, CTRL_C, says="while training; kept: 0 of 1 trials, 0 of 6800 samples")
     command = world.start("run")
-    command.wait_for(" steps/s")
+    command.wait_for("/600 steps · miniature")
     stopped(world, command, SIGTERM, says="1 of 1 trials in training took a snapshot just now")
 
 
