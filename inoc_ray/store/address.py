@@ -34,8 +34,8 @@ def check_storage(address: str) -> str:
         )
     if re.search(r"[@?#:]", bucket if scheme in ("s3", "gs", "az") else "") or re.search(r"[?#\s]", prefix):
         raise ValueError(
-            f"{shown(_without_secrets(address))}: holds more than a bucket and a prefix; credentials and endpoint belong in the environment, and a "
-            "prefix has no '?', '#' or white space"
+            f"{shown(_without_secrets(address))}: holds more than a bucket and a prefix; credentials and endpoint belong in the "
+            "environment, and a prefix has no '?', '#' or white space"
         )
     if any(part in ("", ".", "..") for part in prefix.rstrip("/").split("/")) and prefix:
         raise ValueError(f"{shown(address)}: a prefix has no empty parts, '.' or '..'")
