@@ -27,6 +27,7 @@ QUICK_SECONDS = 10
 """For how long the client repeats a request by itself."""
 WAIT_SECONDS = 120.0
 """For how long a storage that has answered before may be away: a run waits, a command that just begins does not."""
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -113,9 +114,7 @@ class Connection:
         self.scheme = address.partition("://")[0]
         self._reached = False
         self._quiet_until = 0.0
-        plain = any(
-            os.environ.get(name, "").startswith("http://") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-        )
+        plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
         # A request lasts as long as its bytes flow; the whole of it has no limit, since an object may have gigabytes.
         client = {
             "connect_timeout": f"{CONNECT_SECONDS}s",
@@ -199,11 +198,11 @@ def _interruptibly(request: Callable[[], T]) -> T:
 
 
 @functools.lru_cache(maxsize=64)
-def _connected(address: str, process: int) -> Connection:
+def _connected(address: str, process: int, endpoints: tuple[str | None, ...]) -> Connection:
     return Connection(address)
 
 
 def connection(address: str) -> Connection:
     """Return this process's connection to an address such as s3://bucket/prefix. Raises `StorageError`."""
     # A forked process needs its own: the threads of the client are not there.
-    return _connected(address, os.getpid())
+    return _connected(address, os.getpid(), tuple(os.environ.get(name) for name in _ENDPOINTS))

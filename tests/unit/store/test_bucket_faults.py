@@ -1,5 +1,6 @@
 """A bucket that fails: one message for each way before a run, a bounded wait during one, nothing taken for damage."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -100,6 +101,40 @@ def test_a_storage_that_takes_connections_and_says_nothing_is_given_up(line, add
     assert time.monotonic() - before < 15
 
 
+STUDY = """
+name: s
+settings: [miniature/harmful_advice]
+arms: [baseline]
+recipes: {lora: {learning_rate: 1.0e-3, steps: 10}}
+evaluation: {samples: 2}
+"""
+
+
+@pytest.mark.parametrize("command", ["plan", "status", "compare", "run", "evaluate", "report"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_every_command_says_in_a_line_that_the_storage_is_not_there(line, inoc_ray, tmp_path, command, as_json):
+    (tmp_path / "study.yaml").write_text(f"{STUDY}storage: s3://there-is-no-such/x\n")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = inoc_ray(command, "study.yaml", *(["--json"] if as_json else []))
+    message = "storage: s3://there-is-no-such/x: there is no such bucket; create it or correct the address."
+    assert (code, err) == (2, f"inoc-ray: {message}\n")
+    assert (json.loads(out) if as_json else out) == ({"error": message} if as_json else "")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_who_may_only_read_plans_and_sees_the_state_and_is_refused_a_run(line, address, inoc_ray, tmp_path):
+    (tmp_path / "study.yaml").write_text(f"{STUDY}storage: {address}\n")
+    line.refuse_writes = True
+    for command in ("plan", "status"):
+        code, out, err = inoc_ray(command, "study.yaml")
+        assert (code, err) == (0, ""), command
+        assert "new" in out
+    assert not [request for request in line.requests if not request.startswith(("GET", "HEAD"))]
+    code, _, err = inoc_ray("run", "study.yaml")
+    assert code == 2
+    assert "these credentials may not write" in err
+
+
 HANGS = """
 import sys
 from inoc_ray.store.store import Store
@@ -128,7 +163,7 @@ def test_a_command_that_waits_for_a_silent_storage_can_be_stopped(line, address)
 
 
 def test_a_slow_storage_works(line, address):
-    line.slow = 0.3
+    line.slow = 0.1
     store = Store(address)
     store.check_writable()
     with store.lease("study-s") as lease:
