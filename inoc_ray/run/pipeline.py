@@ -28,7 +28,7 @@ from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
 from inoc_ray.run.progress import recorded
-from inoc_ray.run.publish import compare_study, sync_study, write_study_report
+from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_study_report
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
@@ -38,6 +38,7 @@ from inoc_ray.study.study import Study, models_of
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
+    from inoc_ray.train.sweep import Watch
 
 
 @contextlib.contextmanager
@@ -125,8 +126,9 @@ def run_study(
                 for name in own_judges:
                     check_serving(study.resources.of_judge(name), capacity)
                 keep_study(plan, store)
+                live = stack.enter_context(live_runs(plan, store))
                 if training:
-                    _train(plan, store, capacity, outcome)
+                    _train(plan, store, capacity, outcome, watch=live.record)
                     plan = plan.refreshed(store)
                 if evaluate and (ready or training):
                     lease.check()
@@ -194,14 +196,14 @@ def _storage_errors(store: Store) -> Iterator[None]:
         ) from error
 
 
-def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> None:
+def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_key(trial) for trial in plan.to_train}
     failed: list[Failure] = []
     with _timed(outcome, "training"):
         try:
-            for result in train_missing(plan, store, capacity):
+            for result in train_missing(plan, store, capacity, watch):
                 if result.status == "failed":
                     log = str(store.trial_log(result.trial_id))
                     of = (("trial", result.trial_id),)

@@ -45,6 +45,8 @@ looks every 5 s."""
 
 NOTE = "note"
 """Key of a report: lines for people."""
+RECORD = "record"
+"""Key of a report: the step's record, as the trial's curve will have it."""
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -181,7 +183,8 @@ class _Worker:
             progress = {"step": record.step, "steps": steps, "loss": record.loss}
             progress["tokens_per_second"] = record.tokens_per_second
             self.progress.step(
-                record.tokens / record.tokens_per_second, {"job": job.trial_id, "label": job.label, **progress}
+                record.tokens / record.tokens_per_second,
+                {"job": job.trial_id, "label": job.label, **progress, RECORD: dataclasses.asdict(record)},
             )
 
         def on_resume(before: Sequence[StepRecord]) -> None:

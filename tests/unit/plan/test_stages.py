@@ -145,7 +145,7 @@ def test_a_failed_first_stage_fails_what_goes_on_from_it_by_name_and_nothing_els
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
     (first,) = plan.prior_stages
 
-    def wave(trials: Any, plan: Plan, store: Store, *, capacity: Capacity, number: int) -> Any:
+    def wave(trials: Any, plan: Plan, store: Store, **_: Any) -> Any:
         for trial in trials:
             if not (fails and trial is first):
                 commit(store, trial.trial_id)
