@@ -136,6 +136,7 @@ def test_a_study_is_submitted_watched_stopped_and_finished_from_a_laptop(laptop,
     def training() -> Any:
         value = laptop("status", "travels", "--address", head.address)
         progress = value.get("progress")
+        assert (progress or {}).get("state") in (None, "running"), progress
         return value if progress and progress["phase"] == "training" and progress["under_way"] else None
 
     live = wait_for("training", training, 120)
