@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inoc_ray.console import say
 
@@ -23,7 +23,7 @@ GRACE_SECONDS = 9.0
 """How long a command may take to end after the first signal; then it is ended where it stands."""
 JOB_GRACE_SECONDS = 3.0
 """How long Ray lets a job end after `ray job stop`, unless RAY_JOB_STOP_WAIT_TIME_S says otherwise."""
-ONE_SIGNAL_SECONDS = 0.3
+ONE_SIGNAL_SECONDS = 0.5
 """Signals this close are one: a terminal sends Ctrl-C to a program and to its wrapper, which may pass it on."""
 KEPT = "what was committed is kept. Run the command again to resume"
 _SLACK_SECONDS = 0.5
@@ -42,11 +42,13 @@ class _Stop:
     installed: bool = False
     words: str = KEPT
     during: str = ""
+    tell: list[Callable[[], None]] = field(default_factory=list)
+    """What is called when it begins."""
 
     def begin(self) -> None:
         """Forget an earlier stop: a command begins."""
         self.signum, self.raised, self.installed = None, False, True
-        self.words, self.during = KEPT, ""
+        self.words, self.during, self.tell = KEPT, "", []
 
     def note(self, signum: int) -> None:
         """Note the first signal."""
@@ -92,6 +94,16 @@ def seconds_left() -> float:
 def keep_in_words(words: str, during: str = "") -> None:
     """Set what the message at the end says: `during` what the command was stopped ("while training"), and what is kept."""
     _stop.words, _stop.during = words, during
+
+
+@contextlib.contextmanager
+def told(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell`, which must return at once, when a stop begins during the block: for work that another thread does meanwhile."""
+    _stop.tell.append(tell)
+    try:
+        yield
+    finally:
+        _stop.tell.remove(tell)
 
 
 def message() -> str:
@@ -182,6 +194,9 @@ def _watch(heard: int, end: Callable[[str], None]) -> None:
             if first is None:
                 first = time.monotonic()
                 _stop.note(signum)
+                # Not in the handler, which may have interrupted what `tell` needs.
+                for tell in list(_stop.tell):
+                    tell()
             elif time.monotonic() - first > ONE_SIGNAL_SECONDS:
                 _end_now(end, "The second signal ended it at once")
 

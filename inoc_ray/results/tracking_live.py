@@ -8,6 +8,7 @@ trained again after a loss have two times, so MLflow shows both.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import defaultdict, deque
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray import stopping
 from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of, runs_under_way
 from inoc_ray.results.tracking_checks import first_line
 from inoc_ray.results.tracking_client import environment, quiet
@@ -48,20 +50,22 @@ def live(
     artifact_root: str | None = None,
     tell: Callable[[str], None],
 ) -> Iterator[LiveRuns]:
-    """Show the study as RUNNING in MLflow while a `with` block runs, with the steps that the block records.
+    """Have MLflow say what becomes of the study while a `with` block runs: RUNNING from `LiveRuns.sending` on.
 
     A block that ends with an error leaves the runs FAILED, one that is stopped (Ctrl-C, SIGTERM) KILLED; otherwise they are left
-    to `tracking.sync`. lock: makes a lock as `tracking.sync` takes it. tell: gets one line if MLflow cannot be reached. Nothing
-    that MLflow does raises an error here.
+    to `tracking.sync`, which the block may call. lock: makes a lock as `tracking.sync` takes it. tell: gets one line if MLflow
+    cannot be reached. Nothing that MLflow does raises an error here.
     """
-    with quiet(), environment(_CALLS, over=True):
-        runs = LiveRuns(tracking_uri, study, trials, lock=lock, artifact_root=artifact_root, tell=tell)
-        try:
-            yield runs
-        except BaseException as error:
-            runs.close("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        runs.close()
+    runs = LiveRuns(tracking_uri, study, trials, lock=lock, artifact_root=artifact_root, tell=tell)
+    try:
+        yield runs
+    except BaseException as error:
+        runs.end(_status(error))
+        raise
+
+
+def _status(error: BaseException) -> str:
+    return "FAILED" if isinstance(error, Exception) and not stopping.requested() else "KILLED"
 
 
 class LiveRuns:
@@ -93,19 +97,38 @@ class LiveRuns:
         self._known: dict[tuple[str, str], MlflowRun] = {}
         self._open: dict[tuple[str, str], str] = {}
         """Identity → id of each run that is RUNNING in MLflow; those that were written last come last."""
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
 
     def record(self, trial_id: str, step: Mapping[str, Any]) -> None:
         """Have a step of a trial sent with the next ones; return at once. step: its record, as the trial's curve has it."""
         with self._mutex:
             self._steps.setdefault(trial_id, deque(maxlen=STEPS_KEPT)).append(step)
 
-    def close(self, status: str | None = None) -> None:
-        """Send what is left and end. status: what the runs become, within STOP_SECONDS; None leaves them RUNNING."""
-        self._status, self._closing = status, True
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Show the study as RUNNING, and send what is recorded, while a `with` block runs; it must not call `tracking.sync`."""
+        with quiet(), environment(_CALLS, over=True):
+            thread = _thread(self._work)
+            try:
+                # At once when there is a stop: the command has other things to wait for, and perhaps 3 s in all.
+                with stopping.told(self._begin_to_end):
+                    yield
+            except BaseException as error:
+                self._status = _status(error)
+                raise
+            finally:
+                self._closing = True
+                self._wake.set()
+                thread.join(2 * CALL_SECONDS if self._status is None else STOP_SECONDS)
+
+    def _begin_to_end(self) -> None:
+        self._status, self._closing = "KILLED", True
         self._wake.set()
-        self._thread.join(2 * CALL_SECONDS if status is None else STOP_SECONDS)
+
+    def end(self, status: str) -> None:
+        """Write a status into the runs that are left RUNNING, within STOP_SECONDS."""
+        if self._open and self._status is None:
+            with quiet(), environment(_CALLS, over=True):
+                _thread(self._end_quietly, status).join(STOP_SECONDS)
 
     def _work(self) -> None:
         wait, told = 0.0, False
@@ -178,11 +201,24 @@ class LiveRuns:
         points = [point for step in steps for point in points_of(step)]
         client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp, p.step) for p in points])
 
+    def _end_quietly(self, status: str) -> None:
+        # The command ends with an error of its own.
+        with contextlib.suppress(Exception):
+            self._end(status)
+
     def _end(self, status: str) -> None:
         """Write the status: of the study's run first, then of those that were written last, as long as there is time."""
-        assert self._client is not None
+        if self._client is None:
+            return
         end = time.monotonic() + STOP_SECONDS
         parent = self._open.pop(self._parent.identity)
         for run_id in (parent, *reversed(self._open.values())):
             if time.monotonic() < end:
                 self._client.set_terminated(run_id, status)
+
+
+def _thread(work: Callable[..., None], *given: Any) -> threading.Thread:
+    """Return a thread that does the work, and that nobody waits for when the process ends."""
+    thread = threading.Thread(target=work, args=given, name="mlflow", daemon=True)
+    thread.start()
+    return thread

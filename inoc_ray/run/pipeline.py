@@ -99,6 +99,7 @@ def run_study(
         _storage_errors(store),
         _alone(study, store, claims) as lease,
         recorded(whole, store, outcome),
+        live_runs(whole, store) as live,
     ):
         plan = plan.refreshed(store)
         report_damage(plan)
@@ -126,7 +127,7 @@ def run_study(
                 for name in own_judges:
                     check_serving(study.resources.of_judge(name), capacity)
                 keep_study(plan, store)
-                live = stack.enter_context(live_runs(plan, store))
+                stack.enter_context(live.sending())
                 if training:
                     _train(plan, store, capacity, outcome, watch=live.record)
                     plan = plan.refreshed(store)

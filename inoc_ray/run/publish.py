@@ -95,7 +95,7 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
 
 
 def live_runs(plan: Plan, store: Store) -> AbstractContextManager[LiveRuns]:
-    """Return a context in which MLflow shows the study as RUNNING, with the steps that its block records."""
+    """Return a context in which MLflow can show how far the study is, and which tells it if the study does not reach its end."""
     from inoc_ray.results.tracking import file_lock
     from inoc_ray.results.tracking_live import CALL_SECONDS, live
 

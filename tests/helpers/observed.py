@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 from environment import BIN
 
+OF_TORCH = "torchinductor_"
+"""Torch's cache, one for each user, which stays after an undisturbed run, too."""
 MARK = "INOC_RAY_TEST_COMMAND"
 
 
@@ -85,7 +87,8 @@ class Observed:
     def left(self) -> list[str]:
         """Return what is left of the command: processes that inherited its mark, and temporary folders."""
         found = [f"{p.pid} {' '.join(p.cmdline())[:200]}" for p in processes_of(self.mark)]
-        return found + [str(path) for path in (*self.scratch.iterdir(), *self.private) if path.exists()]
+        folders = [path for path in self.scratch.iterdir() if not path.name.startswith(OF_TORCH)]
+        return found + [str(path) for path in (*folders, *self.private) if path.exists()]
 
     def end(self) -> None:
         """Kill whatever is left."""

@@ -36,6 +36,7 @@ class Jobs:
             "name": "jobs",
             "arms": ["baseline"],
             "seeds": [0],
+            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 300}},
             "evaluation": {"contexts": ["neutral"], "samples": 300},
             "storage": str(folder / "runs"),
         }

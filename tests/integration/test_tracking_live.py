@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -33,7 +34,10 @@ def following(uri: str, trials: list[Any], lock: Path, said: list[str] | None = 
     _, root = embedded(lock.parent)
     told = [] if said is None else said
     root = root if uri.startswith("sqlite") else None
-    with live(uri, STUDY, trials, lock=lambda: file_lock(lock, 5), artifact_root=root, tell=told.append) as runs:
+    with (
+        live(uri, STUDY, trials, lock=lambda: file_lock(lock, 5), artifact_root=root, tell=told.append) as runs,
+        runs.sending(),
+    ):
         yield runs
 
 
@@ -154,3 +158,26 @@ def test_a_server_that_is_gone_or_never_answers_costs_a_line_and_no_time(
             assert len(said) == 1
             assert said[0].startswith("MLflow: ")
             assert sum(map(len, runs._steps.values())) <= 2 * tracking_live.STEPS_KEPT
+
+
+def test_a_command_that_is_stopped_after_the_sending_says_so(tmp_path: Path) -> None:
+    trials = timed(some_trials(tmp_path, seeds=1))
+    uri, root = embedded(tmp_path / "mlflow")
+    (tmp_path / "mlflow").mkdir()
+
+    def command() -> None:
+        lock = tmp_path / "mlflow" / "lock"
+        with live(uri, STUDY, trials, lock=lambda: file_lock(lock, 5), artifact_root=root, tell=print) as runs:
+            with runs.sending():
+                runs.record(trials[1].trial_id, trials[1].curves[0])
+            assert {run["info"][1] for run in dump(uri).values()} == {"RUNNING"}
+            raise KeyboardInterrupt
+
+    before = dict(os.environ)
+    with pytest.raises(KeyboardInterrupt):
+        command()
+    assert {run["info"][0]: run["info"][1] for run in dump(uri).values()} == {
+        "quickstart": "KILLED",
+        "baseline-s0": "KILLED",
+    }
+    assert dict(os.environ) == before

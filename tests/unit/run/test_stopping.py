@@ -83,9 +83,9 @@ end("went on")
 
 
 def test_the_second_signal_ends_it_at_once_whatever_it_does():
-    with program("ready()\ntry:\n    time.sleep(60)\nfinally:\n    stuck()") as process:
+    with program("try:\n    ready(); time.sleep(60)\nfinally:\n    stuck()") as process:
         process.send_signal(signal.SIGINT)
-        time.sleep(0.6)
+        time.sleep(1.0)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=3)[1]
@@ -94,7 +94,7 @@ def test_the_second_signal_ends_it_at_once_whatever_it_does():
 
 
 def test_two_copies_of_one_signal_are_one():
-    with program("ready()\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(1)\n    end('cleaned up')") as process:
+    with program("try:\n    ready(); time.sleep(60)\nfinally:\n    time.sleep(2)\n    end('cleaned up')") as process:
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
         process.send_signal(signal.SIGINT)

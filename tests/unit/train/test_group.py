@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from pathlib import Path
 
+from inoc_ray.console import Progress
 from inoc_ray.store.store import Store
 from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.resources import GroupResources, TrialResources
@@ -14,7 +16,7 @@ from inoc_ray.train.group import _Group, widths
 from inoc_ray.train.job import TrialJob
 from inoc_ray.train.room import Patience
 from inoc_ray.train.spec import LoopSpec
-from inoc_ray.train.sweep import Steps
+from inoc_ray.train.sweep import Steps, _follow
 
 
 def job(batch_size: int, micro_batch_size: int) -> TrialJob:
@@ -104,3 +106,19 @@ def test_steps_of_a_trial_that_starts_again_are_those_that_it_has_now():
     steps.lost("group")
     steps.report("group", "a", 1)
     assert steps.done == 1
+
+
+def test_the_callback_of_a_sweep_can_be_written_to_disk_whatever_watches_it(tmp_path):
+    """As Ray Tune does with it before it starts anything."""
+    from ray import cloudpickle
+
+    class Watcher:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def record(self, trial_id: str, step: object) -> None:
+            raise AssertionError
+
+    with Progress("training", 1, "steps") as progress:
+        follow = _follow(progress, {"a": 1}, Store(tmp_path).sign_of_life("s"), Watcher().record)
+        assert cloudpickle.loads(cloudpickle.dumps(follow)) is not None
