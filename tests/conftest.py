@@ -40,6 +40,7 @@ LONGEST_FIRST = (
     "integration/test_train_nodes.py",
     "integration/test_train_snapshot.py",
     "integration/test_train_loop.py",
+    "integration/test_jobs.py",
     "integration/test_judge_endpoint.py",
     "integration/test_build_data.py",
     "unit/miniature/test_miniature_judge_model.py",

@@ -97,6 +97,23 @@ def test_the_logs_of_what_failed_are_read_from_the_storage(finished):
     assert logs_text([of_trial, of_report]).splitlines()[1:3] == ["Traceback", "ValueError: no"]
 
 
+def test_a_run_in_a_bucket_is_looked_at_by_its_name_alone(tmp_path, s3, inoc_ray):
+    """What `inoc-ray status NAME` and `logs NAME --failed` say on a machine that has nothing but the bucket."""
+    plan, store = finish(write_study(tmp_path, storage=s3))
+    store.trial_log(plan.trials[0].trial_id).write_text("Traceback\nValueError: no\n")
+    run_of(plan, store)
+    (tmp_path / "study.yaml").unlink()
+    code, out, _ = inoc_ray("status", plan.study.name, "--storage", s3, "--json")
+    value = json.loads(out)
+    assert (code, value["counts"], value["progress"]["state"]) == (0, {"done": 4}, "done")
+    assert 0 <= value["progress"]["age"] < 60
+    store.trial(plan.trials[0].trial_id).filesystem.delete_folder(store.trial(plan.trials[0].trial_id).key)
+    code, out, _ = inoc_ray("status", plan.study.name, "--storage", s3)
+    assert (code, "3 done, 1 failed" in out, "Failed: miniature/spanish_caps" in out) == (0, True, True)
+    code, out, _ = inoc_ray("logs", plan.study.name, "--storage", s3, "--failed")
+    assert (code, "Traceback\nValueError: no\n" in out) == (0, True)
+
+
 def test_a_study_that_was_never_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"^nobody: no run of this study has written to "):
         stored_status_json("nobody", Store(tmp_path))
