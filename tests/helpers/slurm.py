@@ -56,7 +56,11 @@ def start(machines: Sequence[Machine]) -> None:
         machine.run(f"mkdir -p {FOLDER}/state {FOLDER}/spool")
         # GPUs in name alone: /dev/null under other names.
         machine.run(f"for n in $(seq 0 {GPUS - 1}); do mknod {FOLDER}/gpu$n c 1 3; done")
-        for name, text in (("slurm.conf", config), ("gres.conf", f"Name=gpu File={FOLDER}/gpu[0-{GPUS - 1}]\n"), ("key", key)):
+        for name, text in (
+            ("slurm.conf", config),
+            ("gres.conf", f"Name=gpu File={FOLDER}/gpu[0-{GPUS - 1}]\n"),
+            ("key", key),
+        ):
             machine.write(f"{FOLDER}/{name}", text)
         machine.write(f"{FOLDER}/hosts", f"127.0.0.1 localhost\n{names}")
         machine.run(f"chmod 600 {FOLDER}/key && mount --bind {FOLDER}/hosts /etc/hosts")
