@@ -1,4 +1,4 @@
-"""The set-up commands of cluster.yaml for real, in an empty home folder: minutes, and 20 GB of disk while they run."""
+"""The set-up commands of cluster.yaml for real, in an empty home folder: a quarter of an hour, and 20 GB of disk while they run."""
 
 import os
 import subprocess
