@@ -39,7 +39,8 @@ class Machine:
         self.name = f"node{number}"
         empty = "mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /home"
         home = f"mkdir -p {HOME} && cp /etc/skel/.bashrc {HOME}"
-        script = f"hostname {self.name} && ip link set lo up && {empty} && {home} && sleep infinity"
+        # The shell stays the first process, and so clears away what others leave behind.
+        script = f"hostname {self.name} && ip link set lo up && {empty} && {home} && while sleep 3600; do :; done"
         spaces = ["--net", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts"]
         # A test that is killed leaves none behind.
         words = ["setpriv", "--pdeathsig", "KILL", "unshare", *spaces, "bash", "-c", script]
