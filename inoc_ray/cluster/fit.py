@@ -26,9 +26,12 @@ class Node:
     gpus: float
 
     def holds(self, cpus: float, gpus: float) -> int:
-        """Return how many workers of that size the node holds."""
+        """Return how many workers of that size the node holds; a part of a GPU lies on one GPU."""
         by_cpus = int((self.cpus + _TINY) // cpus)
-        return min(by_cpus, int((self.gpus + _TINY) // gpus)) if gpus else by_cpus
+        if not gpus:
+            return by_cpus
+        by_gpus = int(self.gpus) * int((1 + _TINY) // gpus) if gpus < 1 else int((self.gpus + _TINY) // gpus)
+        return min(by_cpus, by_gpus)
 
     def __str__(self) -> str:
         return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")

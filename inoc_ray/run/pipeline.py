@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, 
 from typing import TYPE_CHECKING
 
 from inoc_ray.cluster.connect import connected
-from inoc_ray.cluster.fit import Capacity, check_serving
+from inoc_ray.cluster.fit import Capacity
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
@@ -24,7 +24,7 @@ from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verif
 from inoc_ray.run.mlflow_records import keep_study
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
-from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
+from inoc_ray.run.preflight import check_cluster, preflight
 from inoc_ray.run.publish import compare_study, sync_study, write_study_report
 from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
@@ -88,7 +88,6 @@ def run_study(
         stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
         ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
         to_judge = ungraded_parts(plan, store)
-        own_judges = [name for name, judge in study.judges.items() if judge.path is not None]
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
@@ -98,10 +97,7 @@ def run_study(
                     capacity = stack.enter_context(connected())
                     # What a killed command left behind would hold what this one needs.
                     reclaim()
-                check_capacity(plan, capacity)
-                check_cluster_gpus(plan)
-                for name in own_judges:
-                    check_serving(study.resources.of_judge(name), capacity)
+                check_cluster(plan, store, capacity)
                 keep_study(plan, store)
                 if training:
                     _train(plan, store, capacity, outcome)

@@ -1,4 +1,4 @@
-"""All checks of a study that need no cluster, before anything starts or is written."""
+"""All checks of a study before anything starts: those that need no cluster, and those of a cluster that is joined."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.cluster.connect import check_address, expected_capacity
+from inoc_ray.cluster.connect import check_address, expected_capacity, is_attached
 from inoc_ray.cluster.fit import Capacity, check_serving, concurrent_groups
+from inoc_ray.cluster.survey import survey
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import check_reachable
@@ -16,13 +17,14 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.ids import arm_identity
 from inoc_ray.plan.judge_assignment import JudgeModel
+from inoc_ray.plan.needs import needs_of
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.prior_stage import recipes_by_place
 from inoc_ray.plan.request_lengths import check_answers_fit
 from inoc_ray.plan.steps import variants_of
 from inoc_ray.plan.templates import check_roles, identical_contexts
 from inoc_ray.plan.trials import Trial
-from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
+from inoc_ray.serve.memory import gpu_memory
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 
@@ -204,10 +206,23 @@ def _engines_on_gpus(plan: Plan) -> bool:
     return any(engine.serve_gpus for engine in [*map(resources.of_engine, sampled), *map(resources.of_judge, own)])
 
 
-def check_cluster_gpus(plan: Plan) -> None:
-    """Raise InputError if the engine does not fit the GPUs of a cluster, whose memory is known once it is joined."""
-    if expected_capacity() is None and _engines_on_gpus(plan):
-        check_requests(plan, cluster_gpu_memory())
+def check_cluster(plan: Plan, store: Store, capacity: Capacity) -> None:
+    """Check what is known of a cluster only once it is joined, before anything starts on it.
+
+    Raise InputError if what is to be trained, sampled or judged does not fit its nodes, or their GPUs' memory; and, with one line
+    for each node, if nodes lack something: see `survey`.
+    """
+    check_capacity(plan, capacity)
+    for name, judge in plan.study.judges.items():
+        if judge.path is not None:
+            check_serving(plan.study.resources.of_judge(name), capacity)
+    if not is_attached():
+        return
+    say("checking the nodes of the cluster ...")
+    reports = survey(needs_of(plan, store))
+    gpu_bytes = min((report.gpu_bytes for report in reports.values() if report.gpu_bytes is not None), default=None)
+    if _engines_on_gpus(plan):
+        check_requests(plan, gpu_bytes)
 
 
 def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None:

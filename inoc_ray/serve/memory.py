@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.cluster.gpus import seen_gpus
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import parts
 from inoc_ray.models.weights import read_header
@@ -27,8 +26,6 @@ HOST_SHARE = 0.9
 """The share of a machine's memory that an engine on the CPU may take; the rest is for the driver and Ray."""
 CPU_CACHE_GIB = 1
 """The cache of an engine on the CPU, unless one request needs more."""
-CLUSTER_SECONDS = 60
-"""How long a cluster may take to start a task on a GPU node."""
 BYTES = {"fp32": 4, "bf16": 2}
 AUTO = "bf16"
 """The precision that vLLM chooses with `dtype: auto`: two bytes, even if the files have four."""
@@ -109,28 +106,7 @@ def parameters_of(folder: Path) -> int | None:
 
 def gpu_memory() -> int | None:
     """Return the bytes of this machine's smallest GPU, by nvidia-smi; None if there is none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        return min(int(line) for line in output.split() if line.strip()) << 20
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-
-
-def cluster_gpu_memory() -> int | None:
-    """Return `gpu_memory` of a GPU node of the cluster that this process has joined; None if no node answers in time."""
-    import ray
-
-    task = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
-    try:
-        return ray.get(task, timeout=CLUSTER_SECONDS)
-    except (ray.exceptions.RayError, TimeoutError):
-        # The cluster has yet to start its GPU nodes; the engine itself will report what does not fit.
-        ray.cancel(task, force=True)
-        return None
+    return min((gpu.memory for gpu in seen_gpus()), default=None)
 
 
 def host_memory() -> int:

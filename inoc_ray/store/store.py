@@ -166,6 +166,20 @@ class Store:
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
 
+    def probe(self, name: str) -> Place:
+        """Return a folder of `probing`, by its name."""
+        return self._top / name
+
+    @contextlib.contextmanager
+    def probing(self) -> Iterator[Place]:
+        """Yield a folder for files with which nodes show each other that they see the same storage; delete it at the end."""
+        folder = self.probe(f".probe-{uuid.uuid4().hex[:8]}")
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):
+                self._filesystem.delete_folder(folder.key)
+
     # -- trials ---------------------------------------------------------------------------------------------
 
     def trial_done(self, trial_id: str, *, verify: bool = False) -> bool:
