@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inoc_ray.cluster.fit import DRIVER_RESOURCE, Capacity, Node
+from inoc_ray.cluster.kubernetes import raycluster_config
 from inoc_ray.errors import InputError
 
 MOST_STARTED = 1000
@@ -133,7 +134,8 @@ def autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
             with contextlib.suppress(OSError, yaml.YAMLError):
                 value = yaml.safe_load(Path(paths[0]).expanduser().read_text())
                 return value if isinstance(value, dict) else None
-    return None
+    # There the autoscaler runs in another container of the head's pod.
+    return raycluster_config()
 
 
 def _commands(proc: Path = Path("/proc")) -> Iterator[list[str]]:

@@ -63,8 +63,8 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
         check_serving(plan.study.resources.of_engine(base.model.name), capacity)
         if key is None and not nodes.on_head():
             raise InputError(
-                "the endpoint listens on the head of the cluster, which this is not, and would be open to the network without a key; "
-                "set INOC_RAY_API_KEY, or run the command on the head."
+                "the endpoint listens on the head of the cluster, which this is not, and would be open to the network without a "
+                "key; set INOC_RAY_API_KEY, or run the command on the head."
             )
         with serving(serve_spec(plan, store, base, host=host, port=port, api_key=key)) as endpoint:
             lora = [t for t in plan.fine_tunes if not t.is_own_model]
