@@ -43,8 +43,10 @@ class Needs:
     """Those of the process that runs the command."""
     models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Folder → what `fingerprint` says of it where the command runs."""
-    shapes: tuple[Node, ...] = ()
-    """What each worker of a fine-tune takes, and each engine."""
+    workers: tuple[Node, ...] = ()
+    """What a worker of each fine-tune takes."""
+    engines: tuple[Node, ...] = ()
+    """What each engine takes."""
     probe: str = ""
     """The folder in the storage in which nodes and driver show each other that they see the same; "" if no driver looks."""
     gpus: int = 0
@@ -52,9 +54,10 @@ class Needs:
 
     def of(self, node: Node) -> Needs:
         """Return what a node needs: models and GPUs only if a worker or an engine fits there."""
-        if not any(node.holds(shape.cpus, shape.gpus) for shape in self.shapes):
+        shapes = (*self.workers, *self.engines)
+        if not any(node.holds(shape.cpus, shape.gpus) for shape in shapes):
             return replace(self, models={}, gpus=0)
-        takes_gpus = any(shape.gpus for shape in self.shapes)
+        takes_gpus = any(shape.gpus for shape in shapes)
         return replace(self, gpus=int(node.gpus) if takes_gpus else 0)
 
 
@@ -67,7 +70,9 @@ class Report:
     clock: float
     """Its time of day, in seconds since the epoch."""
     gpu_bytes: int | None
-    """Memory of its smallest GPU; None without one."""
+    """Memory of its smallest GPU; None without one, and if the study takes none of it."""
+    host_bytes: int
+    """Its own memory."""
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -87,7 +92,12 @@ def report(needs: Needs, token: str = "") -> Report:
     )
     faults = [fault for check in checks for fault in _said(check)]
     memory = min((gpu.memory for gpu in seen_gpus()), default=None) if needs.gpus else None
-    return Report(faults=tuple(faults), clock=time.time(), gpu_bytes=memory)
+    return Report(faults=tuple(faults), clock=time.time(), gpu_bytes=memory, host_bytes=host_memory())
+
+
+def host_memory() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _said(check: Callable[[], Iterable[str]]) -> list[str]:

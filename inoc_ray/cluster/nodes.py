@@ -25,9 +25,13 @@ _CONFIG = "--autoscaling-config="
 
 def capacity() -> Capacity:
     """Return what the cluster holds, with the nodes that its autoscaler may start beside those that are up."""
+    import ray
+
     has_driver_resource = any(DRIVER_RESOURCE in node["Resources"] for node in alive())
     nodes = up()
-    return Capacity.of([*nodes, *_startable(nodes)], has_driver_resource=has_driver_resource)
+    config = ask_head(autoscaler_config, ray.get_runtime_context().gcs_address)
+    startable, most = startable_nodes(config, nodes)
+    return Capacity.of(nodes, has_driver_resource=has_driver_resource, startable=startable, may_start=most)
 
 
 def up() -> list[Node]:
@@ -97,19 +101,11 @@ def ask_head(function: Callable[..., T], *arguments: object, seconds: float = HE
     return answer
 
 
-def _startable(up: list[Node]) -> list[Node]:
-    """Return the nodes that the autoscaler may start; none without an autoscaler whose node types can be read."""
-    import ray
-
-    return startable(ask_head(autoscaler_config, ray.get_runtime_context().gcs_address), up)
-
-
-def startable(config: Mapping[str, Any] | None, up: Sequence[Node]) -> list[Node]:
-    """Return the nodes that an autoscaler with this configuration may start beside those that are up, the largest first."""
+def startable_nodes(config: Mapping[str, Any] | None, up: Sequence[Node]) -> tuple[list[Node], int]:
+    """Return the nodes that an autoscaler with this configuration may start beside those that are up, and how many at once."""
     if config is None:
-        return []
+        return [], 0
     there = Counter(up)
-    left = int(config.get("max_workers", 2)) - (len(up) - 1)
     found: list[Node] = []
     for name, kind in config.get("available_node_types", {}).items():
         node = node_of(kind.get("resources", {}))
@@ -117,8 +113,7 @@ def startable(config: Mapping[str, Any] | None, up: Sequence[Node]) -> list[Node
             continue
         most = int(kind.get("max_workers", config.get("max_workers", 2)))
         found += [node] * min(max(0, most - there[node]), MOST_STARTED)
-    # The whole cluster may have fewer nodes than its types together; the largest are the ones that decide.
-    return sorted(found, key=lambda node: (node.gpus, node.cpus), reverse=True)[: max(0, left)]
+    return found, max(0, int(config.get("max_workers", 2)) - (len(up) - 1))
 
 
 def autoscaler_config(gcs_address: str) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from inoc_ray.cluster import checks, nodes
 from inoc_ray.cluster.checks import Needs, Report
+from inoc_ray.cluster.fit import Node
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
 from inoc_ray.store.place import Place
@@ -21,8 +22,8 @@ _MOST_LINES = 20
 """Nodes that a message lists."""
 
 
-def survey(needs: Needs, seconds: float = NODE_SECONDS) -> dict[str, Report]:
-    """Ask every node that is up whether it has what the study needs; return their reports by node id.
+def survey(needs: Needs, seconds: float = NODE_SECONDS) -> list[tuple[Node, Report]]:
+    """Ask every node that is up whether it has what the study needs; return what each one is, and its report.
 
     The nodes answer in parallel, `seconds` at most. A node that is lost meanwhile is left out. Raises InputError with one line for
     each node that lacks something or does not answer; nothing is left in the storage.
@@ -31,7 +32,8 @@ def survey(needs: Needs, seconds: float = NODE_SECONDS) -> dict[str, Report]:
     with store.probing() as probe:
         (probe / checks.DRIVERS_TOKEN).write_text(needs.storage)
         began = time.time()
-        asked = {node["NodeID"]: _ask(node, replace(needs, probe=probe.name)) for node in nodes.alive()}
+        there = {node["NodeID"]: nodes.node_of(node["Resources"]) for node in nodes.alive()}
+        asked = {node: _ask(node, replace(needs, probe=probe.name).of(is_)) for node, is_ in there.items()}
         reports, faults = _answers(asked, began, seconds)
         for node, report in reports.items():
             faults.setdefault(node, []).extend([*report.faults, *_arrived(probe, node, report, store)])
@@ -40,17 +42,17 @@ def survey(needs: Needs, seconds: float = NODE_SECONDS) -> dict[str, Report]:
         hidden = len(lines) - _MOST_LINES
         more = [f"and {hidden} more nodes."] if hidden > 0 else []
         raise InputError("\n".join([*lines[:_MOST_LINES], *more]))
-    return reports
+    return [(there[node], report) for node, report in reports.items()]
 
 
-def _ask(node: dict[str, Any], needs: Needs) -> Any:
+def _ask(node: str, needs: Needs) -> Any:
     """Start the report of a node there; return the reference to it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
     task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(checks.report)
-    return task.remote(needs.of(nodes.node_of(node["Resources"])), node["NodeID"])
+    return task.remote(needs, node)
 
 
 def _answers(asked: dict[str, Any], began: float, seconds: float) -> tuple[dict[str, Report], dict[str, list[str]]]:

@@ -15,13 +15,13 @@ def needs_of(plan: Plan, store: Store) -> Needs:
     served = [(c.subject.model.path, plan.study.resources.of_engine(c.subject.model.name)) for c in plan.to_sample]
     judges = {j.name: j for c in plan.cells for j in (g.judge for g in c.judges.gradings.values())}
     judging = [(j.folder, plan.study.resources.of_judge(j.name)) for j in judges.values() if j.folder is not None]
-    engines = [*served, *judging]
-    shapes = [Node(taken.cpus_per_worker, taken.gpus_per_worker) for _, taken in trained]
-    shapes += [Node(taken.serve_cpus, taken.serve_gpus) for _, taken in engines]
-    folders = dict.fromkeys(folder for folder, _ in (*trained, *engines))
+    workers = [Node(taken.cpus_per_worker, taken.gpus_per_worker) for _, taken in trained]
+    engines = [Node(taken.serve_cpus, taken.serve_gpus) for _, taken in (*served, *judging)]
+    folders = dict.fromkeys(folder for folder, _ in (*trained, *served, *judging))
     return Needs(
         storage=store.address,
         versions=versions(),
         models={str(folder): fingerprint(folder) for folder in folders},
-        shapes=tuple(dict.fromkeys(shapes)),
+        workers=tuple(dict.fromkeys(workers)),
+        engines=tuple(dict.fromkeys(engines)),
     )

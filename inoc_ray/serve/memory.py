@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.cluster.checks import host_memory
 from inoc_ray.cluster.gpus import seen_gpus
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import parts
@@ -104,14 +104,19 @@ def parameters_of(folder: Path) -> int | None:
     return total or None
 
 
-def gpu_memory() -> int | None:
-    """Return the bytes of this machine's smallest GPU, by nvidia-smi; None if there is none."""
-    return min((gpu.memory for gpu in seen_gpus()), default=None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What there is on the machines that an engine may come to lie on; None where that is unknown."""
+
+    gpu: int | None
+    """Bytes of one GPU, the smallest."""
+    host: int | None
+    """Bytes of the machine's memory, the smallest."""
 
 
-def host_memory() -> int:
-    """Return the bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def of_this_machine(*, gpus: bool) -> Memory:
+    """Return the memory here. gpus: whether to ask for that of the GPUs, which takes a moment."""
+    return Memory(gpu=min((gpu.memory for gpu in seen_gpus()), default=None) if gpus else None, host=host_memory())
 
 
 def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
@@ -124,28 +129,28 @@ def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
 
 
 def check_fits(
-    where: str, folder: Path, tokens: int, precision: str, *, gpus: int, gpu_bytes: int | None, host_bytes: int
+    where: str, folder: Path, tokens: int, precision: str, *, gpus: int, gpu_bytes: int | None, host_bytes: int | None
 ) -> None:
     """Check that the weights and the cache of one request fit. Raises `InputError`, with the arithmetic, if they do not.
 
-    where: what the message names. tokens: the longest request. gpu_bytes: memory of one GPU; None if unknown, and nothing is
-    checked on GPUs then.
+    where: what the message names. tokens: the longest request. gpu_bytes: memory of one GPU. host_bytes: memory of the machine.
+    None if unknown, and nothing is checked there then.
     """
     attention, parameters = attention_of(folder), parameters_of(folder)
-    if attention is None or parameters is None or (gpus and gpu_bytes is None):
+    there_is = gpu_bytes if gpus else host_bytes
+    if attention is None or parameters is None or there_is is None:
         return
     weights, cache = parameters * BYTES[precision], attention.cache_bytes(tokens, precision)
     if gpus:
-        assert gpu_bytes is not None
         # The keys of a head are on one GPU; with more GPUs than heads, heads are copied.
         shared = min(gpus, attention.kv_heads)
-        need, there = weights / gpus + cache / shared, GPU_SHARE * gpu_bytes
-        available = f"{gpu_bytes / GIB:.0f} GiB × {GPU_SHARE} = {gib(there)}"
+        need, there = weights / gpus + cache / shared, GPU_SHARE * there_is
+        available = f"{there_is / GIB:.0f} GiB × {GPU_SHARE} = {gib(there)}"
         each = f" on each of {gpus} GPUs" if gpus > 1 else " on one GPU"
         remedy = f"raise resources.serve_gpus (now {gpus})"
     else:
-        need, there = weights + cache, HOST_SHARE * host_bytes
-        available, each, remedy = f"{gib(host_bytes)} of memory × {HOST_SHARE}", "", "use a machine with more memory"
+        need, there = weights + cache, HOST_SHARE * there_is
+        available, each, remedy = f"{gib(there_is)} of memory × {HOST_SHARE}", "", "use a machine with more memory"
     if need <= there:
         return
     raise InputError(

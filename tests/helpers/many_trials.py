@@ -21,10 +21,11 @@ from inoc_ray.cluster.connect import connected
 from inoc_ray.cluster.fit import Capacity, Node
 from inoc_ray.data.chat import write_jsonl
 from inoc_ray.plan.build import build_plan
+from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.describe import plan_json
 from inoc_ray.run.integrity import claims_of, seal_samples, verify_used
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
-from inoc_ray.run.preflight import check_cluster, preflight
+from inoc_ray.run.preflight import preflight
 from inoc_ray.store.commit import weights_in, write_trial
 from inoc_ray.store.failures import Failure, keep_failures
 from inoc_ray.store.store import Store

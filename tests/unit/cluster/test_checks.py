@@ -144,7 +144,7 @@ def test_a_full_disk_and_small_shared_memory_are_faults(tmp_path: Path):
 
 
 def test_a_node_on_which_nothing_of_the_study_fits_needs_neither_models_nor_gpus():
-    needs = Needs(storage="s", versions={}, models={"m": {}}, shapes=(Node(8, 1), Node(4, 0)))
+    needs = Needs(storage="s", versions={}, models={"m": {}}, workers=(Node(8, 1),), engines=(Node(4, 0),))
     assert needs.of(Node(0, 0)).models == {}
     assert needs.of(Node(64, 8)).gpus == 8
     assert needs.of(Node(4, 0)).models == {"m": {}}

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from inoc_ray.cluster.fit import Node
+from inoc_ray.cluster.fit import Capacity, Node, check_serving, concurrent_groups
 from inoc_ray.cluster.kubernetes import raycluster_config
-from inoc_ray.cluster.nodes import startable
+from inoc_ray.cluster.nodes import startable_nodes
+from inoc_ray.errors import InputError
+from inoc_ray.study.resources import EngineResources, GroupResources
 
 HEAD, SMALL, LARGE = Node(0, 0), Node(8, 1), Node(192, 8)
 TYPES = {
@@ -30,23 +32,43 @@ def config(most: int, **types: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("most", "up", "found"),
+    ("most", "up", "found", "left"),
     [
-        (8, [HEAD], [LARGE] * 2 + [SMALL] * 3),
-        (8, [HEAD, LARGE, SMALL], [LARGE] + [SMALL] * 2),
-        # The limit of the whole cluster; the largest decide what fits.
-        (2, [HEAD], [LARGE] * 2),
-        (2, [HEAD, SMALL], [LARGE]),
-        (2, [HEAD, SMALL, SMALL], []),
+        (8, [HEAD], [SMALL] * 3 + [LARGE] * 2, 8),
+        (8, [HEAD, LARGE, SMALL], [SMALL] * 2 + [LARGE], 6),
+        (2, [HEAD, SMALL], [SMALL] * 2 + [LARGE] * 2, 1),
+        (2, [HEAD, SMALL, SMALL], [SMALL] + [LARGE] * 2, 0),
     ],
 )
-def test_what_may_start_is_what_the_types_and_the_whole_cluster_leave(most: int, up: list[Node], found: list[Node]):
-    assert startable(config(most), up) == found
+def test_what_may_start_is_what_the_types_and_the_whole_cluster_leave(
+    most: int, up: list[Node], found: list[Node], left: int
+):
+    assert startable_nodes(config(most), up) == (found, left)
 
 
 def test_nothing_may_start_without_an_autoscaler_and_a_type_without_work_is_none():
-    assert startable(None, [HEAD]) == []
-    assert startable(config(9, idle={"resources": {}, "max_workers": 9}), [HEAD]) == [LARGE] * 2 + [SMALL] * 3
+    assert startable_nodes(None, [HEAD]) == ([], 0)
+    assert startable_nodes(config(9, idle={"resources": {}, "max_workers": 9}), [HEAD])[0] == [SMALL] * 3 + [LARGE] * 2
+
+
+def test_of_what_may_start_the_best_for_each_kind_of_worker_count_and_never_more_than_the_limit():
+    """Nodes with GPUs are no reason against a study that needs CPUs alone, and the other way round."""
+    cpus = Node(96, 0)
+    capacity = Capacity.of([HEAD], has_driver_resource=True, startable=[cpus] * 4 + [SMALL] * 4, may_start=2)
+    assert concurrent_groups(GroupResources(cpus_per_worker=96), capacity, 9) == 2
+    assert concurrent_groups(GroupResources(gpus_per_worker=1), capacity, 9) == 2
+    with pytest.raises(
+        InputError, match=r"3 workers × 96 CPU = 288 CPU, and the cluster has 192; lower resources.workers"
+    ):
+        concurrent_groups(GroupResources(workers=3, cpus_per_worker=96), capacity, 9)
+    with pytest.raises(
+        InputError, match=r"3 workers of 8 CPU and 1 GPU each.* holds 2 .* \(and its autoscaler starts 2 more"
+    ):
+        concurrent_groups(GroupResources(workers=3, cpus_per_worker=8, gpus_per_worker=0.9), capacity, 9)
+    check_serving(EngineResources(serve_gpus=1), capacity)
+    full = Capacity.of([HEAD, cpus], has_driver_resource=True, startable=[SMALL], may_start=0)
+    with pytest.raises(InputError, match="serving needs 1 CPU and 1 GPU"):
+        check_serving(EngineResources(serve_gpus=1), full)
 
 
 def group(name: str, most: int, limits: dict[str, str]) -> dict[str, Any]:
@@ -79,9 +101,11 @@ def raycluster(autoscaled: bool) -> dict[str, Any]:
 def api(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A server that answers as Kubernetes does about the RayClusters `study` and `fixed`; gives a pod's environment."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    request = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    )
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+        [*request.split(), "-keyout", str(key), "-out", str(certificate)],
         check=True,
         capture_output=True,
     )
@@ -125,7 +149,7 @@ def test_on_kubernetes_the_raycluster_says_it(api: dict[str, str], name: str, fo
     )
     environment = {**os.environ, **api, "RAY_CLUSTER_NAME": name}
     done = subprocess.run([sys.executable, "-c", program], env=environment, check=True, stdout=subprocess.PIPE)
-    assert startable(json.loads(done.stdout), [HEAD]) == found
+    assert startable_nodes(json.loads(done.stdout), [HEAD])[0] == found
 
 
 def test_outside_kubernetes_nothing_is_asked(monkeypatch: pytest.MonkeyPatch):
