@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import secrets
 import socket
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -137,9 +139,29 @@ def serving(spec: ServeSpec) -> Iterator[Endpoint]:
     with Status() as waiting:
         endpoint = start(spec, waiting.note)
     try:
-        yield endpoint
+        with past_proxies(endpoint.base_url):
+            yield endpoint
     finally:
         stop(endpoint)
+
+
+@contextlib.contextmanager
+def past_proxies(url: str) -> Iterator[None]:
+    """Keep the proxy that an environment names, if any, from coming between this machine and its cluster, for the block.
+
+    In the environment itself, since processes that are started in the block ask the endpoint, too.
+    """
+    host = urllib.parse.urlsplit(url).hostname or ""
+    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    for name, value in before.items():
+        os.environ[name] = ",".join(filter(None, [value, host]))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _client() -> Any:
