@@ -190,15 +190,16 @@ def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
 
     host: what was asked for, or what a running Serve has. Raises InputError if this process cannot reach a running Serve.
     """
-    if host in LOOPBACK and not nodes.on_head():
+    if host in LOOPBACK and nodes.on_head():
+        return replace(spec, host=host)
+    if host in LOOPBACK:
         if _serve_runs():
             raise InputError(
                 "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
                 "reach; run the command on the head, or end what serves there"
             )
         host = _address_of_head()
-    key = spec.api_key if host in LOOPBACK else spec.api_key or secrets.token_urlsafe(32)
-    return replace(spec, host=host or EVERY_ADDRESS, api_key=key)
+    return replace(spec, host=host or EVERY_ADDRESS, api_key=spec.api_key or secrets.token_urlsafe(32))
 
 
 def _host(listens: str) -> str:

@@ -94,13 +94,13 @@ class _Group:
         run_name: str,
         callbacks: Sequence[Any],
         tell: Callable[[str], None],
-        needs: Needs | None,
+        needs: Needs | None = None,
     ) -> None:
         self.jobs, self.resources, self.store, self.run_name = jobs, resources, store, run_name
         self.callbacks, self.attempts = list(callbacks), store.attempts(run_name)
         self.grow, self.room = store.grow_mark(run_name), store.room_of(run_name)
         self.worker = Node(resources.cpus_per_worker, resources.gpus_per_worker)
-        self.needs = None if needs is None else _of_a_worker(needs, jobs, self.worker)
+        self.needs = None if needs is None else of_a_worker(needs, jobs, self.worker)
         self.widths, self.starts = widths(jobs, resources), 0
         self.tell = lambda text: tell(f"training: {self._under_way().label}: {text}")
 
@@ -214,7 +214,7 @@ class _Group:
         return why
 
 
-def _of_a_worker(needs: Needs, jobs: Sequence[TrialJob], worker: Node) -> Needs:
+def of_a_worker(needs: Needs, jobs: Sequence[TrialJob], worker: Node) -> Needs:
     """Return what a worker of these jobs asks of its node."""
     used = {job.spec.model for job in jobs}
     models = {folder: found for folder, found in needs.models.items() if folder in used}

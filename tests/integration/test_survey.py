@@ -1,8 +1,7 @@
-"""Every node of a cluster is asked before anything starts, and one that joined later by the workers that come to lie on it."""
+"""Every node of a cluster is asked before anything starts, from wherever the command runs."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,6 @@ import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_nodes import Nodes, ray_nodes
-from tiny_base import chat_rows, make_base, make_spec
 
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.checks import Needs
@@ -26,10 +24,6 @@ from inoc_ray.cluster.fit import Node
 from inoc_ray.cluster.survey import survey
 from inoc_ray.cluster.versions import versions
 from inoc_ray.errors import InputError
-from inoc_ray.store.store import Store
-from inoc_ray.study.resources import Resources
-from inoc_ray.train.group import train_group
-from inoc_ray.train.job import TrialJob
 
 pytestmark = pytest.mark.slow
 
@@ -89,20 +83,6 @@ def test_a_node_that_does_not_answer_costs_no_more_than_the_limit(cluster: Nodes
     assert list(storage.iterdir()) == []
 
 
-def test_a_worker_asks_its_node_again_for_the_group_of_a_node_that_joined_later(
-    cluster: Nodes, storage: Path, tmp_path_factory: pytest.TempPathFactory
-):
-    base = make_base(tmp_path_factory.mktemp("base"))
-    job = TrialJob(trial_id="t", label="setting/t", spec=make_spec(base), rows=[r.to_dict() for r in chat_rows()])
-    other = needs(storage, models={base: {"config.json": "hash 00"}})
-    with connected():
-        (outcome,) = train_group([job], Resources(max_failures=0), str(storage), run_name="late", needs=other)
-    assert outcome.status == "failed"
-    assert outcome.error is not None
-    assert f"node 127.0.0.1: another model in {base}: config.json" in outcome.error
-    assert Store(storage).trial_done("t") is False
-
-
 def test_what_the_head_alone_has_is_asked_there_from_any_node(cluster: Nodes):
     """Run on a node that is not the head, as the driver of a job with resources of its own is."""
 
@@ -159,16 +139,11 @@ def test_an_endpoint_that_is_started_from_another_node_is_reached_there_and_has_
 def test_a_run_that_a_node_cannot_serve_ends_with_2_before_anything_starts(cluster: Nodes, tmp_path: Path):
     """Ray was told of a GPU that is not there."""
     told = cluster.add(1, gpus=1)
-    base = make_base(tmp_path / "base")
-    rows = "".join(f"{json.dumps(row.to_dict())}\n" for row in chat_rows())
-    (tmp_path / "rows.jsonl").write_text(rows)
     study = {
         "name": "gpu",
-        "settings": [{"name": "miniature/spanish_caps", "rows": str(tmp_path / "rows.jsonl")}],
+        "settings": ["miniature/spanish_caps"],
         "arms": ["baseline"],
         "seeds": [0],
-        "models": [{"name": "tiny", "path": base}],
-        "recipes": {"lora": {"learning_rate": 2e-3, "steps": 2, "batch_size": 16, "precision": "fp32"}},
         "resources": {"gpus_per_worker": 1},
         "storage": str(tmp_path / "runs"),
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_base import make_spec
 
 from inoc_ray.cluster import checks, gpus
 from inoc_ray.cluster.checks import Needs, check_this_node, fingerprint, model_faults, report, room_faults
@@ -16,6 +17,9 @@ from inoc_ray.cluster.versions import differences, versions
 from inoc_ray.errors import InputError
 from inoc_ray.models.resolve import resolve_model
 from inoc_ray.store.store import Store
+from inoc_ray.train.group import of_a_worker
+from inoc_ray.train.job import TrialJob
+from inoc_ray.train.worker import train_worker
 
 NODE = "a" * 56
 
@@ -106,7 +110,8 @@ def test_another_model_under_the_same_path_is_seen(model: Path):
     (fault,) = model_faults(model, wanted)
     assert "and 1 more files differ" in fault
     weights.unlink()
-    assert "missing, and" in model_faults(model, {weights.name: wanted[weights.name]})[0]
+    config.write_text(config.read_text().removesuffix("\n"))
+    assert f"{weights.name}: missing, and {wanted[weights.name]} where" in model_faults(model, wanted)[0]
 
 
 def test_a_folder_that_is_not_there_is_refused_and_one_of_the_hub_will_be_fetched(
@@ -149,3 +154,19 @@ def test_a_node_on_which_nothing_of_the_study_fits_needs_neither_models_nor_gpus
     assert needs.of(Node(64, 8)).gpus == 8
     assert needs.of(Node(4, 0)).models == {"m": {}}
     assert needs.of(Node(4, 0)).gpus == 0
+
+
+def test_a_worker_asks_its_own_node_before_it_meets_the_others(tmp_path: Path, model: Path):
+    """A node that joined after the survey; nothing of the worker's stack is imported for it."""
+    other = Needs(
+        storage=str(tmp_path), versions={}, models={str(model): {**fingerprint(model), "config.json": "hash 00"}}
+    )
+    with pytest.raises(InputError, match=rf"^node \S+: another model in {model}: config.json: hash "):
+        train_worker({"needs": other, "cpus": 1, "storage": str(tmp_path), "jobs": [], "run_name": "r"})
+
+
+def test_a_worker_asks_for_its_own_models_and_gpus_alone(tmp_path: Path):
+    needs = Needs(storage=str(tmp_path), versions={}, models={"a": {}, "b": {}})
+    jobs = [TrialJob(trial_id="t", label="t", spec=make_spec("a"), rows=[])]
+    found = of_a_worker(needs, jobs, Node(8, 0.5))
+    assert (found.models, found.gpus) == ({"a": {}}, 1)

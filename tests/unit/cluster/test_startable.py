@@ -61,10 +61,11 @@ def test_of_what_may_start_the_best_for_each_kind_of_worker_count_and_never_more
         InputError, match=r"3 workers × 96 CPU = 288 CPU, and the cluster has 192; lower resources.workers"
     ):
         concurrent_groups(GroupResources(workers=3, cpus_per_worker=96), capacity, 9)
+    odd = Capacity.of([HEAD], has_driver_resource=True, startable=[Node(5, 0)] * 4, may_start=2)
     with pytest.raises(
-        InputError, match=r"3 workers of 8 CPU and 1 GPU each.* holds 2 .* \(and its autoscaler starts 2 more"
+        InputError, match=r"3 workers of 3 CPU each.* holds 2 .* \(and its autoscaler starts 2 more at most"
     ):
-        concurrent_groups(GroupResources(workers=3, cpus_per_worker=8, gpus_per_worker=0.9), capacity, 9)
+        concurrent_groups(GroupResources(workers=3, cpus_per_worker=3), odd, 9)
     check_serving(EngineResources(serve_gpus=1), capacity)
     full = Capacity.of([HEAD, cpus], has_driver_resource=True, startable=[SMALL], may_start=0)
     with pytest.raises(InputError, match="serving needs 1 CPU and 1 GPU"):
@@ -129,7 +130,7 @@ def api(tmp_path: Path) -> Iterator[dict[str, str]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield {
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-        "KUBERNETES_SERVICE_PORT": str(server.server_port),
+        "KUBERNETES_SERVICE_PORT_HTTPS": str(server.server_port),
         "RAY_CLUSTER_NAMESPACE": "lab",
         # The key of a client in place of the pod's own token, whose path is fixed.
         "RAY_KUBERAY_CLIENT_CERT_PATH": str(certificate),
