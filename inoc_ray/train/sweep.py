@@ -207,7 +207,8 @@ def _train_wave(
                 capacity.driver_request(),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+            # A driver's process takes the next group when it is done with one: its start and its imports take seconds.
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=sweep,
                 storage_path=str(store.tune()),
