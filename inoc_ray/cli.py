@@ -13,7 +13,7 @@ import click
 
 from inoc_ray import __version__
 from inoc_ray.console import show, width_of
-from inoc_ray.errors import InputError, TrialError, shown
+from inoc_ray.errors import InputError, StorageError, TrialError, shown
 from inoc_ray.run import telemetry
 from inoc_ray.run.commands import WithPlugins
 from inoc_ray.run.output import as_json, begin, emit, json_text, printed, results, results_alone
@@ -25,7 +25,9 @@ MAX_MESSAGE = 4000
 """Most characters of a message about wrong input, which may quote text of any length."""
 
 study_file = click.argument("study", type=click.Path(path_type=Path))
-storage_option = click.option("--storage", metavar="FOLDER", help="Storage folder to use instead of the study's.")
+storage_option = click.option(
+    "--storage", metavar="FOLDER", help="Storage (a folder, s3://…) to use instead of the study's."
+)
 profile_option = click.option(
     "--profile", metavar="NAME", help="Threshold profile for the rates (default: the study's)."
 )
@@ -55,8 +57,8 @@ def table_width() -> int:
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
     from inoc_ray.run.load import load_study
+    from inoc_ray.store.address import check_storage
     from inoc_ray.store.store import Store
-    from inoc_ray.study.study import check_storage
 
     try:
         folder = None if storage is None else check_storage(storage)
@@ -101,7 +103,8 @@ def plan(study: Path, storage: str | None, as_json: bool, cluster: Path | None) 
     built = build_plan(loaded, store)
     check_plan(built)
     check_roles(built)
-    emit(as_json, plan_json(built, store), plan_text(built, store, width_of(results())))
+    with store.glance(built.stored_under()):
+        emit(as_json, plan_json(built, store), plan_text(built, store, width_of(results())))
 
 
 @cli.command()
@@ -126,7 +129,8 @@ def status(study: Path, storage: str | None, as_json: bool) -> None:
 
     loaded, store = _load(study, storage)
     built = build_plan(loaded, store)
-    emit(as_json, status_json(built, store), status_text(built, store, width_of(results())))
+    with store.glance(built.stored_under()):
+        emit(as_json, status_json(built, store), status_text(built, store, width_of(results())))
 
 
 @cli.command()
@@ -382,7 +386,7 @@ def data_build(
 
 
 def main() -> None:
-    """Run the command; turn InputError into a message and exit code 2, TrialError into exit code 1."""
+    """Run the command; turn InputError and StorageError into a message and exit code 2, TrialError into exit code 1."""
     telemetry.switch_off()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that cannot encode "–" or "é" shows "?", not a traceback at the end of a run.
@@ -400,14 +404,14 @@ def main() -> None:
             f"a plugin of the study ended the program (SystemExit: {shown(error.code)}); remove that call from the plugin.",
             2,
         )
-    except (InputError, TrialError, click.ClickException, click.Abort, BrokenPipeError, OSError) as error:
+    except (InputError, StorageError, TrialError, click.ClickException, click.Abort, BrokenPipeError, OSError) as error:
         _end(error)
 
 
 def _end(error: Exception) -> NoReturn:
     """Exit with the message and the code of an error that a command may end with; raise it again if it is a defect."""
     match error:
-        case InputError():
+        case InputError() | StorageError():
             _exit(str(error), 2)
         case TrialError():
             _exit(str(error), 1)

@@ -1,4 +1,4 @@
-"""The two error classes with which a command ends, the exit code of each, and how a value appears in a message."""
+"""The error classes with which a command ends, the exit code of each, and how a value appears in a message."""
 
 import contextlib
 import errno
@@ -19,6 +19,13 @@ class InputError(Exception):
 
 class TrialError(Exception):
     """At least one trial failed while the others finished: exit code 1. The message names the trial and its log."""
+
+
+class StorageError(Exception):
+    """The storage cannot be reached, or refuses: exit code 2 before a run begins, 1 during it, the message alone.
+
+    It is no `OSError`, so that nobody takes it for a sign that a file is missing or damaged.
+    """
 
 
 _short = reprlib.Repr()
@@ -57,3 +64,13 @@ def unreadable(path: Path, error: OSError, what: str = "") -> InputError:
     where = f"; looked in {Path.cwd()}, as paths count from the folder in which the command runs"
     tried = f"cannot be read as {what}" if what else "cannot be read"
     return InputError(f"{path}: {tried} ({why}){where if missing and not path.is_absolute() else ''}.")
+
+
+@contextlib.contextmanager
+def writing(place: object) -> Iterator[None]:
+    """Turn an OSError of the block, such as that of a full disk, into an InputError with the place and what to do."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(f"{place}: cannot be written ({why}); make room there, and run the study again.") from error

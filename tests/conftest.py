@@ -2,11 +2,13 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from examples import examples
 from hypothesis import settings
+from object_store import ObjectStore, object_store
 
 _TOKEN = Path(tempfile.mkdtemp(prefix="inoc-ray-test-")) / "token"
 _TOKEN.write_text("0123456789abcdef" * 4)
@@ -49,3 +51,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
     assert all(path.is_file() for path in place), f"{__file__}: LONGEST_FIRST names a file that is not there"
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[ObjectStore]:
+    """A real S3 server, for all tests of this process."""
+    with object_store() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The address of a storage in a new bucket; this process has the credentials, and copies of its own."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("INOC_RAY_CACHE", str(tmp_path / "copies"))
+    return f"s3://{s3_server.new_bucket()}/team/runs"

@@ -20,7 +20,7 @@ from inoc_ray.cluster.fit import Node
 from inoc_ray.cluster.gpus import gpu_faults, seen_gpus
 from inoc_ray.cluster.versions import cuda_of_torch, differences, versions
 from inoc_ray.config.identity import file_hash
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.models.hub import cached_place
 from inoc_ray.models.resolve import model_files
 from inoc_ray.store.store import Store
@@ -101,11 +101,11 @@ def host_memory() -> int:
 
 
 def _said(check: Callable[[], Iterable[str]]) -> list[str]:
-    """Return what a check finds; what it raises of the two kinds that are for people, or of the system, is a finding."""
+    """Return what a check finds; what it raises for people, or what the system raises, is a finding."""
     try:
         return list(check())
-    except (InputError, TrialError) as error:
-        return [str(error)]
+    except (InputError, TrialError, StorageError) as error:
+        return [str(error).rstrip(".")]
     except OSError as error:
         return [f"{error.filename or 'input or output'}: {error.strerror or error}"]
 

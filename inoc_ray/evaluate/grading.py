@@ -16,6 +16,7 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.cell_scores import items_of
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judge_assignment import Grading, JudgeModel
+from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric
@@ -52,6 +53,7 @@ class GradingOutcome:
     """{label, error, log, of} of each judge that failed; `of` names the judge as a failure does."""
 
 
+@looks
 def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
     """Return judge → the parts it still has to grade: those without judgments of their texts, or with damaged ones.
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from inoc_ray.store.place import Place
 
 CONCURRENCY = 8
 """Requests in flight at once."""
+_LOG_SECONDS = 5.0
+"""Least time between two writes to the log: in a bucket each is an object of its own, and the harness prints many lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +116,13 @@ def _run(command: list[str], folder: Path, key: str | None, log: Place) -> int:
     )
     try:
         assert process.stdout is not None
+        flushed = time.monotonic()
         with log.append() as output:
             for line in process.stdout:
                 output.write(line.replace(key.encode(), b"***") if key else line)
-                output.flush()
+                if time.monotonic() - flushed >= _LOG_SECONDS:
+                    output.flush()
+                    flushed = time.monotonic()
         return process.wait()
     finally:
         # If the caller was interrupted, nobody reads the result.

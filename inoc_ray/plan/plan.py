@@ -52,6 +52,15 @@ class Plan:
 
     def refreshed(self, store: Store) -> Plan:
         """Return the plan with the present state of the store. Reads no rows, models or question files."""
+        with store.glance(self.stored_under()):
+            return self._refreshed(store)
+
+    def stored_under(self) -> list[str]:
+        """Return the ids under which the store has what the plan has of trials and bases."""
+        ids = (*(trial.trial_id for trial in self.fine_tunes), *(cell.key[0] for cell in self.cells))
+        return list(dict.fromkeys(ids))
+
+    def _refreshed(self, store: Store) -> Plan:
         trials = dict.fromkeys(trial.trial_id for trial in self.fine_tunes)
         # A plan of some evaluations (`only`) keeps the count of all.
         places = dict.fromkeys((*self.stored, *(cell.key for cell in self.cells)))

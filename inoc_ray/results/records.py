@@ -9,13 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from inoc_ray.evaluate.harness_run import CapabilityScore
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.completeness import Missing, Planned, list_missing
 from inoc_ray.results.rows import TrialRate
+from inoc_ray.store.place import Place
+from inoc_ray.store.seal import cached_hash
 
 Status = Literal["done", "failed", "running", "new"]
 CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "hfu", "padding")
@@ -34,7 +35,7 @@ MAX_PARAM = 6000  # characters; MLflow's limit
 MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
 MAX_NAME = 250  # characters of a metric's name; MLflow's limit
 HASHED_BYTES = 16 << 20
-"""A larger file is compared by size and time of change: hashing the weights of a large model takes minutes."""
+"""A larger file is compared by size and version: hashing the weights of a large model takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ class TrialRecord:
     """A trial, or the untouched base (arm and kind "base", no seed, no curves), as the store has it.
 
     recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
-    adapter_dir: logged under adapter/, after a check against adapter_files (file in it → committed SHA-256).
-    samples_path: a parquet file, logged under samples/ and as a table that the UI can show.
+    adapter_dir: logged under adapter/: the files that adapter_files names (file in it → committed SHA-256), after a check against
+    it. samples_path: a parquet file, logged under samples/ and as a table that the UI can show. Both are fetched only if they
+    are sent.
     started_at, ended_at: epoch ms from the store, None if unknown. status: "new" if the weights do not exist and nothing failed,
     e.g. after a trial was deleted.
     """
@@ -70,9 +72,9 @@ class TrialRecord:
     curves: Sequence[Mapping[str, Any]] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     """What training measured, as trial.json has it; records of earlier versions have less."""
-    adapter_dir: Path | None = None
+    adapter_dir: Place | None = None
     adapter_files: Mapping[str, str] = field(default_factory=dict)
-    samples_path: Path | None = None
+    samples_path: Place | None = None
     started_at: int | None = None
     ended_at: int | None = None
     status: Status = "done"
@@ -118,9 +120,9 @@ class RunRecord:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     curves: Sequence[Point]
-    artifacts: Sequence[tuple[Path, str]]
-    committed: Mapping[Path, str]
-    table: Path | None
+    artifacts: Sequence[tuple[Place, str]]
+    committed: Mapping[Place, str]
+    table: Place | None
     started_at: int
     ended_at: int | None
     status: str
@@ -135,7 +137,7 @@ class RunRecord:
 
 
 def study_run(
-    study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Path]
+    study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Place]
 ) -> RunRecord:
     """Return the parent run: rates under the reference context, and effects per arm (names begin with setting/model/arm).
 
@@ -240,7 +242,11 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
     failed = trial.status == "failed" or any(c.why or c.why_not_judged for c in cells if not c.complete)
     missing = list_missing(Planned(cells=cells))
     evaluations = {(row.evaluation, row.split) for row in comparison.rows if row.setting == trial.setting}
-    artifacts = [*_files(trial.adapter_dir, "adapter"), *_files(trial.samples_path, "samples")]
+    adapter = {} if trial.adapter_dir is None else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()}
+    artifacts = [
+        *_files(trial.adapter_dir, adapter),
+        *([(trial.samples_path, "samples")] if trial.samples_path else []),
+    ]
     return RunRecord(
         identity=("place", trial.place),
         name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
@@ -263,9 +269,7 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
         ),
         curves=list(_points(trial, started)),
         artifacts=artifacts,
-        committed={}
-        if trial.adapter_dir is None
-        else {trial.adapter_dir / f: h for f, h in trial.adapter_files.items()},
+        committed=adapter,
         table=trial.samples_path,
         started_at=started,
         ended_at=trial.ended_at if trial.ended_at is not None or trial.status == "running" else started,
@@ -356,14 +360,12 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         yield prefix, text
 
 
-def _files(root: Path | None, folder: str) -> Iterator[tuple[Path, str]]:
-    if root is None:
-        return
-    if root.is_file():
-        yield root, folder
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        inner = path.parent.relative_to(root).as_posix()
-        yield path, folder if inner == "." else f"{folder}/{inner}"
+def _files(root: Place | None, committed: Iterable[Place]) -> Iterator[tuple[Place, str]]:
+    """Yield the files of an adapter, each with the folder for it among the run's artifacts."""
+    for file in sorted(committed):
+        assert root is not None
+        inner = file.parent.key.removeprefix(root.key)
+        yield file, f"adapter{inner}"
 
 
 def _name(text: str) -> str:
@@ -376,8 +378,8 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _file_state(path: Path) -> Any:
+def _file_state(path: Place) -> Any:
     stat = path.stat()
-    if stat.st_size > HASHED_BYTES:
-        return [stat.st_size, stat.st_mtime_ns]
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    if stat.size > HASHED_BYTES:
+        return [stat.size, stat.version]
+    return cached_hash(path)

@@ -37,7 +37,7 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, place_of, study_run, trial_runs
 from inoc_ray.results.tracking_checks import check_database, check_server, first_line
-from inoc_ray.store.lock import exclusive
+from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import tracking_files
 
 if TYPE_CHECKING:
@@ -89,18 +89,18 @@ def embedded(folder: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def file_lock(path: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+def file_lock(path: Place | Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """Wait for, then hold, an exclusive lock on `path`, which is created; the death of the process releases it.
 
     Raises `TrialError` after `timeout` seconds.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    place = at(path)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(exclusive(path, timeout))
+            held.enter_context(place.exclusive(timeout))
         except TimeoutError as error:
             raise TrialError(
-                f"{path}: another process has been writing to MLflow for {timeout:.0f} s; run `inoc-ray sync` later."
+                f"{place}: another process has been writing to MLflow for {timeout:.0f} s; run `inoc-ray sync` later."
             ) from error
         yield
 
@@ -113,7 +113,7 @@ def sync(
     *,
     lock: AbstractContextManager[Any],
     artifact_root: str | None = None,
-    report_files: Sequence[Path] = (),
+    report_files: Sequence[Place] = (),
 ) -> SyncResult:
     """Make the experiment `study.name` on `tracking_uri` agree with the study, its trials and their comparison.
 
@@ -138,7 +138,7 @@ def sync(
         with tempfile.TemporaryDirectory() as scratch:
             summary = Path(scratch) / "comparison.json"
             summary.write_text(json.dumps(comparison.to_json(), indent=1), encoding="utf-8")
-            parent = study_run(study, trials, comparison, [summary, *report_files])
+            parent = study_run(study, trials, comparison, [at(summary), *report_files])
             found = known.get(("study_run", study.name))
             parent_id, changed = _write(client, experiment, parent, known=found)
             written = int(changed)
@@ -278,14 +278,15 @@ def _log(client: MlflowClient, run_id: str, *, params: list[Any], metrics: list[
 
 
 def _send_artifacts(client: MlflowClient, run_id: str, run: RunRecord) -> None:
-    for path, folder in run.artifacts:
-        if path in run.committed and file_hash(path) != run.committed[path]:
-            raise InputError(f"{path}: damaged, its content is not what was committed; run the study again.")
+    for place, folder in run.artifacts:
+        path = place.fetch()
+        if place in run.committed and file_hash(path) != run.committed[place]:
+            raise InputError(f"{place}: damaged, its content is not what was committed; run the study again.")
         client.log_artifact(run_id, str(path), folder or None)
     if run.table is not None:
         with tempfile.TemporaryDirectory() as scratch:
             table = Path(scratch) / _TABLE
-            table.write_text(_table_json(run.table), encoding="utf-8")
+            table.write_text(_table_json(run.table.fetch()), encoding="utf-8")
             client.log_artifact(run_id, str(table))
 
 

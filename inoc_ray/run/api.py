@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inoc_ray.run import telemetry
+from inoc_ray.store.address import check_storage
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Study, check_storage
+from inoc_ray.study.study import Study
 
 if TYPE_CHECKING:
     from inoc_ray.plan.plan import Plan

@@ -28,7 +28,7 @@ def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed"
     """Return "done", "failed" (its log is in the store) or "new"."""
     if trial.trial_id in plan.done_trials:
         return "done"
-    return "failed" if store.trial_log(trial.trial_id).exists() else "new"
+    return "failed" if store.trial_log(trial.trial_id).is_file() else "new"
 
 
 def _sample_counts(plan: Plan, subject: Subject) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inoc_ray.console import say
 from inoc_ray.evaluate.grading import ungraded_parts
+from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.describe import damage_text
 from inoc_ray.store.samples import seal_parts
@@ -36,6 +37,7 @@ def report_damage(plan: Plan) -> None:
         say(line)
 
 
+@looks
 def seal_samples(plan: Plan, store: Store) -> None:
     """Give samples that were stored before files had a hash one, taking them as they are.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
@@ -12,9 +11,11 @@ from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.evaluate.capabilities import stored_scores
 from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.evaluate.score_table import sample_table
+from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
 from inoc_ray.run.describe import state_of
+from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def study_dimensions(plan: Plan) -> str:
     return f"{names}: " + " × ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
 
 
+@reads
 def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Return a record for each trial and base of the study, prior stages too.
 
@@ -77,7 +79,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
     if isinstance(subject, Trial):
         recipe, dataset_hash = subject.recipe.model_dump(mode="json"), subject.dataset_hash
     if isinstance(subject, Trial) and state == "done":
-        adapter = store.adapter(subject.trial_id)
+        adapter = store.weights_place(subject.trial_id)
         adapter_files = store.committed_weights(subject.trial_id)
         trial = store.read_trial(subject.trial_id)
         ended = int(trial["committed_at"] * 1000)
@@ -110,8 +112,8 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
     )
 
 
-def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | None:
-    """Write all samples of a subject as one file, unless they are unchanged; return its local path, None without samples."""
+def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Place | None:
+    """Write all samples of a subject as one file, unless they are unchanged; return its place, None without samples."""
     frame = sample_table(plan, store, subject)
     if frame.empty:
         return None
@@ -119,6 +121,6 @@ def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Path | Non
     path = store.table(plan.study.name, *place, seed_of(subject))
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    if not path.exists() or path.read_bytes() != buffer.getvalue():
+    if not path.is_file() or path.read_bytes() != buffer.getvalue():
         path.write_bytes(buffer.getvalue())
-    return path.fetch()
+    return path

@@ -14,7 +14,7 @@ from inoc_ray.cluster.connect import connected
 from inoc_ray.cluster.fit import Capacity
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
@@ -151,9 +151,11 @@ def _record_losses(plan: Plan, store: Store, outcome: StudyOutcome, before: Set[
 
 @contextlib.contextmanager
 def _storage_errors(store: Store) -> Iterator[None]:
-    """Raise TrialError for a full disk or a failing mount: the input is not wrong."""
+    """Raise TrialError for a full disk, a failing mount or a bucket that stays away: the input is not wrong."""
     try:
         yield
+    except StorageError as error:
+        raise TrialError(f"{error} What was committed is kept; run the command again.") from error
     except OSError as error:
         if error.errno not in _STORAGE_ERRORS and not str(error.filename or "").startswith(store.address):
             raise

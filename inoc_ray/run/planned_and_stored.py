@@ -8,6 +8,7 @@ from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.judge_assignment import TraitJudges
+from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
 from inoc_ray.results.completeness import Planned, PlannedCapability, PlannedCell
@@ -17,6 +18,7 @@ from inoc_ray.store.samples import find_judgments
 from inoc_ray.store.store import Store
 
 
+@looks
 def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned:
     """Return every cell and capability of the study with what is stored of it. failures: say why something is missing."""
     why = {thing: failure.error for failure in failures for thing in failure.of}
@@ -24,6 +26,7 @@ def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned
     return Planned(cells=cells, capabilities=list(_capabilities(plan, store, why)))
 
 
+@looks
 def failures_of(plan: Plan, store: Store) -> list[Failure]:
     """Return the failures of the study that still leave something missing, in the order in which they happened.
 
@@ -34,7 +37,7 @@ def failures_of(plan: Plan, store: Store) -> list[Failure]:
     logs = [(t, store.trial_log(t.trial_id)) for t in plan.to_train if ("trial", t.trial_id) not in known]
     found = []
     for trial, log in logs:
-        if log.exists():
+        if log.is_file():
             error = last_line(log.read_text(errors="replace"))
             found.append(failure_of({"label": trial.label, "error": error, "log": log, "of": [trial_key(trial)]}))
     return [*found, *kept]
@@ -46,6 +49,7 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no message"
 
 
+@looks
 def unfinished(plan: Plan, store: Store) -> set[Thing]:
     """Return what the study has not finished. The report and MLflow always count: writing them clears their failures."""
     found: set[Thing] = {REPORT, MLFLOW}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
+from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.integrity import report_damage, seal_samples
 from inoc_ray.run.mlflow_records import study_record, trial_records
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
 
 
+@reads
 def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None) -> Comparison:
     """Return rates and effects from the stored scores under the plan's thresholds, with what is missing or failed.
 
@@ -71,6 +73,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     )
 
 
+@reads
 def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Place:
     """Write the HTML page with its figures beside it (SVG and PNG); return the page's place.
 
@@ -108,7 +111,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         comparison,
         lock=file_lock(store.sync_lock()),
         artifact_root=artifacts,
-        report_files=[p.fetch() for name in shown if (p := report.with_name(name)).exists()],
+        report_files=[p for name in shown if (p := report.with_name(name)).is_file()],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
     return hide_password(uri)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
-from inoc_ray.store.commit import adapter_of, commit_fault, record_of
+from inoc_ray.store.commit import adapter_of, fetch_weights, record_of
 from inoc_ray.store.place import Place, at
 
 CONFIG_FILE = "adapter_config.json"
@@ -36,22 +36,25 @@ class FolderCatalogue:
     root: Place | Path
     model_hash: str | None = None
 
-    def find(self, name: str) -> Path | None:
-        """Return the folder of a committed adapter; None if there is none at the moment.
+    def find(self, name: str) -> Place | None:
+        """Return the place of a committed adapter; None if there is none at the moment.
 
         name: a trial id, or TRIAL@STEP for weights that the trial kept on the way.
         """
-        match = _NAME.fullmatch(name)
-        if match is None or not self._fits(match["trial"]):
+        trial_id, step = _parts(name)
+        if trial_id is None or not self._fits(trial_id):
             return None
-        return adapter_of(self.root, match["trial"], int(match["step"]) if match["step"] else None)
+        return adapter_of(self.root, trial_id, step)
 
-    def verify(self, name: str) -> None:
-        """Check the files of an adapter before it is loaded. Raises `InputError` if they are not those that its trial committed."""
-        trial_id = name.partition("@")[0]
-        fault = commit_fault(at(self.root) / trial_id, verify=True)
-        if fault is not None:
-            raise InputError(f"trial {trial_id} is damaged: {fault}; run its study again")
+    def fetch(self, name: str) -> Path:
+        """Return the folder of an adapter on this machine, to be loaded.
+
+        Raises `InputError` if its files are not those that its trial committed.
+        """
+        trial_id, step = _parts(name)
+        if trial_id is None:
+            raise InputError(f"{name!r} does not name a trial")
+        return fetch_weights(self.root, trial_id, step)
 
     def _fits(self, trial_id: str) -> bool:
         if self.model_hash is None:
@@ -65,6 +68,24 @@ class FolderCatalogue:
     def ids(self) -> list[str]:
         """Return the trial ids of all adapters that can be served now, sorted."""
         return [entry.name for entry in at(self.root).iterdir() if self.find(entry.name) is not None]
+
+
+@dataclass(frozen=True)
+class FullModel:
+    """The model that a full fine-tune made, as its trial committed it among `trials`, a folder of a store."""
+
+    trials: Place
+    trial_id: str
+
+    def fetch(self) -> Path:
+        """Return its folder on this machine. Raises `InputError` if its files are not those that its trial committed."""
+        return fetch_weights(self.trials, self.trial_id)
+
+
+def _parts(name: str) -> tuple[str | None, int | None]:
+    """Return the trial and the step in the name of an adapter; no trial for what cannot be one."""
+    match = _NAME.fullmatch(name)
+    return (None, None) if match is None else (match["trial"], int(match["step"]) if match["step"] else None)
 
 
 def model_id_of(base: str, trial_id: str) -> str:

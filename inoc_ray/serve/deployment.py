@@ -30,7 +30,8 @@ class Replica:
         from inoc_ray.models.resolve import on_this_node
 
         source = self._config["model_loading_config"]
-        source["model_source"] = str(on_this_node(self._spec.model))
+        full = self._spec.full
+        source["model_source"] = str(on_this_node(self._spec.model) if full is None else full.fetch())
         # From here on nothing is fetched; the libraries read this when they are imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
         from inoc_ray.serve.engine import start_server

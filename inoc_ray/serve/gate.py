@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.endpoint.seeds import SEEDS, SEEDS_HEADER
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, StorageError
 from inoc_ray.serve.adapters import FolderCatalogue, check_adapter, model_id_of, trial_id_of
+from inoc_ray.store.place import Place
 
 MAX_BODY_BYTES = 64 << 20
 
@@ -29,6 +30,10 @@ class _Refused(Exception):
     def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status, self.kind, self.param = status, kind, param
+
+    def body(self) -> dict[str, Any]:
+        """Return it in OpenAI's form."""
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.status}}
 
 
 class Gate:
@@ -69,9 +74,12 @@ class Gate:
             return
         try:
             await self._answer(scope, receive, send)
+        except StorageError as away:
+            # It may answer a later request.
+            refused = _Refused(503, "ServiceUnavailableError", str(away))
+            await _send_json(send, 503, refused.body())
         except _Refused as refused:
-            error = {"message": str(refused), "type": refused.kind, "param": refused.param, "code": refused.status}
-            await _send_json(send, refused.status, {"error": error})
+            await _send_json(send, refused.status, refused.body())
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         method = scope["method"]
@@ -136,14 +144,13 @@ class Gate:
         return json.dumps(request).encode()
 
     async def _load_adapter(self, model_id: str) -> None:
-        folder = await asyncio.to_thread(self._find, model_id)
-        if folder is None:
+        if await asyncio.to_thread(self._find, model_id) is None:
             raise _unknown(model_id)
         async with self._loading:
             if model_id in self._loaded:
                 return
             try:
-                await asyncio.to_thread(self._verify, model_id)
+                folder = await asyncio.to_thread(self._fetch, model_id)
                 check_adapter(folder, self._max_rank)
                 await self._load(model_id, folder)
             except (InputError, ValueError) as error:
@@ -152,14 +159,15 @@ class Gate:
                 ) from error
             self._loaded.add(model_id)
 
-    def _find(self, model_id: str) -> Path | None:
+    def _find(self, model_id: str) -> Place | None:
         trial_id = trial_id_of(self._base, model_id)
         return None if trial_id is None or self._catalogue is None else self._catalogue.find(trial_id)
 
-    def _verify(self, model_id: str) -> None:
+    def _fetch(self, model_id: str) -> Path:
         trial_id = trial_id_of(self._base, model_id)
-        if trial_id is not None and self._catalogue is not None:
-            self._catalogue.verify(trial_id)
+        assert trial_id is not None
+        assert self._catalogue is not None
+        return self._catalogue.fetch(trial_id)
 
     def _cards(self) -> list[dict[str, Any]]:
         ids = [] if self._catalogue is None else self._catalogue.ids()

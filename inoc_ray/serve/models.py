@@ -6,7 +6,7 @@ from typing import Any
 
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject
-from inoc_ray.serve.adapters import FolderCatalogue, model_id_of
+from inoc_ray.serve.adapters import FolderCatalogue, FullModel, model_id_of
 from inoc_ray.serve.memory import cache_gib
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.store.store import Store
@@ -24,8 +24,9 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FI
     ranks = [r.lora.rank for r in recipes if r.method == "lora"]
     needed = cache_gib(subject.model.path, None if window == WHAT_FITS else window, subject.precision)
     return ServeSpec(
-        model=store.adapter(subject.trial_id) if full else subject.model.path,
+        model=subject.model.path,
         model_id=subject.model.name,
+        full=FullModel(store.trials(), subject.trial_id) if full else None,
         adapters=None if full or not ranks else FolderCatalogue(store.trials(), model_hash=subject.model.hash),
         max_lora_rank=max(ranks, default=8),
         max_model_len=window,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from inoc_ray.errors import InputError
-from inoc_ray.serve.adapters import FolderCatalogue, engine_rank
+from inoc_ray.serve.adapters import FolderCatalogue, FullModel, engine_rank
 
 APP = "inoc-ray"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -19,18 +19,19 @@ WHAT_FITS = -1
 class ServeSpec:
     """What one engine serves and with what.
 
-    `model` is a local folder (weights, tokenizer, chat template); a full fine-tune is served as a model of its own, without
-    `adapters`, and then LoRA is off. `gpus` 0 means the CPU backend; above 1 the model is split over that many GPUs.
-    `cpus` is what the replica requests from Ray and, on the CPU backend, its number of threads. `port` 0 means any free port. The
-    proxy listens on the head; a `host` that is the loopback address becomes the head's own, with a key, if the command runs on
-    another node. If Serve already runs on the cluster, its host and port are used. `name` distinguishes engines that run at the
-    same time; a name other than the default is served below `/<name>`. `stop_token_ids` and `stop` end answers, in addition to
-    the model's own end-of-text tokens; `start` adds the chat template's end of turn. `max_model_len` is the window in tokens:
-    prompt and answer.
+    `model` is a local folder (weights, tokenizer, chat template), which the engine's node has too. `full` is the full fine-tune
+    of that model to be served in its place, without `adapters`, and then LoRA is off; the engine's node fetches it. `gpus` 0
+    means the CPU backend; above 1 the model is split over that many GPUs. `cpus` is what the replica requests from Ray and, on
+    the CPU backend, its number of threads. `port` 0 means any free port. The proxy listens on the head; a `host` that is the
+    loopback address becomes the head's own, with a key, if the command runs on another node. If Serve already runs on the
+    cluster, its host and port are used. `name` distinguishes engines that run at the same time; a name other than the default
+    is served below `/<name>`. `stop_token_ids` and `stop` end answers, in addition to the model's own end-of-text tokens;
+    `start` adds the chat template's end of turn. `max_model_len` is the window in tokens: prompt and answer.
     """
 
     model: Path
     model_id: str
+    full: FullModel | None = None
     adapters: FolderCatalogue | None = None
     max_lora_rank: int = 16
     max_loras: int = 4

@@ -2,7 +2,8 @@
 
 COMMIT.json, written last, has the size and SHA-256 of every file. A trial is done only if its COMMIT.json exists and matches
 the files. Files that are *used* (served, trained further, logged) are hashed in full every time. Files that are only *inspected*
-(plan, status) are hashed up to 16 MiB; a larger file is hashed if it changed after its commit, and otherwise checked by its size.
+(plan, status) are hashed up to 16 MiB on a disk, not at all in a bucket; a file that changed after its commit is hashed, and every
+other one checked by its size.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from typing import Any
 from inoc_ray.config.identity import file_hash
 from inoc_ray.errors import InputError
 from inoc_ray.store import layout, seal
-from inoc_ray.store.filesystem import write_atomically
+from inoc_ray.store.filesystem import Stat, write_atomically
 from inoc_ray.store.place import Place, at, json_bytes
 
-_HASHED_BYTES = 16 << 20
-"""Files up to this size are hashed on every inspection; larger ones only if they changed after their commit, and on every use."""
 _DAMAGED = "the trial is damaged; delete this folder and run the study again"
 
 
@@ -65,25 +64,19 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
     """
     folder = at(folder)
     try:
-        commit = folder / layout.COMMIT
-        value = commit.read_json()
-        committed = commit.stat().modified
+        value = (folder / layout.COMMIT).read_json()
         if not seal.agrees(value) or layout.TRIAL not in value["files"]:
             return f"{layout.COMMIT} is damaged"
+        there = folder.filesystem.below(folder.key)
+        committed = there[layout.COMMIT].modified
         for name, expected in value["files"].items():
-            path = folder / name
-            stat = path.filesystem.stat(path.key)
+            stat = there.get(name)
             if stat is None:
                 return f"{name} is missing"
             if stat.size != expected["bytes"]:
                 return f"{name} has {stat.size} bytes, but {expected['bytes']} were committed"
-            if verify:
-                found = seal.file_hash(path)
-            elif expected["bytes"] <= _HASHED_BYTES or stat.modified > committed:
-                found = seal.cached_hash(path)
-            else:
-                continue
-            if found != expected["sha256"]:
+            found = _hash_of(folder / name, stat, committed, verify=verify)
+            if found not in (None, expected["sha256"]):
                 return f"{name} does not have the bytes that were committed"
     except FileNotFoundError:
         return f"there is no {layout.COMMIT}"
@@ -92,13 +85,22 @@ def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
     return None
 
 
+def _hash_of(path: Place, stat: Stat, committed: float, *, verify: bool) -> str | None:
+    """Return the SHA-256 of a file; None if an inspection does not ask for it."""
+    if not verify and stat.size > path.filesystem.inspected_bytes and stat.modified <= committed:
+        return None
+    if (known := path.filesystem.known_sha256(path.key)) is not None:
+        return known
+    return seal.file_hash(path) if verify else seal.cached_hash(path)
+
+
 def committed_fault(weights: Path) -> str | None:
     """Hash every file of the trial that these weights belong to; return what is damaged.
 
     None if everything is intact, or if no trial committed the folder.
     """
     folder = weights.parent
-    return commit_fault(folder, verify=True) if (folder / layout.COMMIT).exists() else None
+    return commit_fault(folder, verify=True) if (folder / layout.COMMIT).is_file() else None
 
 
 def committed_files(folder: Place) -> dict[str, str]:
@@ -129,7 +131,7 @@ def read_curves(folder: Place) -> list[dict[str, Any]]:
     Raises `InputError` if it is damaged.
     """
     path = folder / layout.CURVES
-    if not path.exists():
+    if not path.is_file():
         return []
     try:
         return [{**json.loads(line)} for line in path.read_text().splitlines() if line]
@@ -140,7 +142,7 @@ def read_curves(folder: Place) -> list[dict[str, Any]]:
 def set_aside(folder: Place, fault: str) -> None:
     """Make a damaged trial count as missing: move its commit into a note that says what is damaged."""
     commit = folder / layout.COMMIT
-    if commit.exists():
+    if commit.is_file():
         (folder / layout.DAMAGED).write_json({"fault": fault, "commit": commit.read_text(errors="replace")})
         commit.unlink()
 
@@ -156,14 +158,42 @@ def fault_note(folder: Place) -> str | None:
 # -- a folder of trials, in which an engine looks for weights ----------------------------------------------------------
 
 
-def adapter_of(trials: Place | Path, trial_id: str, step: int | None = None) -> Path | None:
-    """Return the folder with the weights of a trial that is done, by inspection; None if it is not done.
+def adapter_of(trials: Place | Path, trial_id: str, step: int | None = None) -> Place | None:
+    """Return the place of the weights of a trial that is done, by inspection; None if it is not done.
 
     step: of weights that were kept on the way; None for the final ones.
     """
     folder = at(trials) / trial_id
-    weights = folder / layout.ADAPTER if step is None else folder / f"{layout.CHECKPOINTS}/{step:08d}"
-    return weights.fetch() if weights.is_dir() and commit_fault(folder) is None else None
+    weights = _weights_of(folder, step)
+    return weights if weights.is_dir() and commit_fault(folder) is None else None
+
+
+def fetch_weights(trials: Place | Path, trial_id: str, step: int | None = None) -> Path:
+    """Return the folder, on this machine, with weights of a committed trial, every file of which was hashed here.
+
+    step: as for `adapter_of`. Raises `InputError` if the trial is not committed, or if a file is not what was committed.
+    """
+    folder = at(trials) / trial_id
+    weights = _weights_of(folder, step)
+    inside = weights.key.removeprefix(f"{folder.key}/")
+    files = {
+        name.removeprefix(f"{inside}/"): sha256
+        for name, sha256 in committed_files(folder).items()
+        if name.startswith(f"{inside}/")
+    }
+    found = weights.fetch()
+    for name, sha256 in files.items():
+        try:
+            fault = None if file_hash(found / name) == sha256 else "does not have the bytes that were committed"
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        if fault is not None:
+            raise InputError(f"trial {trial_id} is damaged: {inside}/{name} {fault}; run its study again")
+    return found
+
+
+def _weights_of(folder: Place, step: int | None) -> Place:
+    return folder / layout.ADAPTER if step is None else folder / f"{layout.CHECKPOINTS}/{step:08d}"
 
 
 def record_of(trials: Place | Path, trial_id: str) -> dict[str, Any]:

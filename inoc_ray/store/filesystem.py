@@ -1,7 +1,7 @@
 """Where a store's bytes lie: the interface of a file system, as far as a store needs it, and the local one.
 
 A key is a path below the storage's root with "/" between its parts. The interface needs only what an object store offers as well:
-conditional writes, listings, whole objects. So a bucket can be behind it; each method says what it would do there.
+conditional writes, listings, whole objects: see `object_filesystem`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple
 
 from inoc_ray.config.identity import fsync_folder
+from inoc_ray.errors import InputError, StorageError
 from inoc_ray.store.lock import exclusive
 
 WRITE_SECONDS = 2.0
@@ -34,11 +35,23 @@ class Stat(NamedTuple):
     modified: float
     """When it was last written: epoch seconds of the storage's clock."""
     version: str
-    """Changes with every write: time of change and inode of a file, the ETag of an object."""
+    """Changes with the content: time of change and inode of a file, the ETag of an object."""
+
+
+def new_probe() -> str:
+    """Return the key of a file that is written to try the storage, and deleted at once."""
+    return f".probe-{uuid.uuid4().hex[:8]}"
 
 
 class Filesystem(ABC):
-    """The files of one storage, by key. Methods raise `FileNotFoundError` for a missing file, and `OSError` for other failures."""
+    """The files of one storage, by key.
+
+    Methods raise `FileNotFoundError` for a missing file, `OSError` for what else fails with a file, and `StorageError` where the
+    storage as a whole cannot be reached or refuses.
+    """
+
+    is_bucket: ClassVar[bool] = False
+    """Whether this is an object store: every look and write is a request, and it notices by itself if its bytes are damaged."""
 
     @property
     @abstractmethod
@@ -98,11 +111,34 @@ class Filesystem(ABC):
     def list(self, key: str) -> list[str]:
         """Return the names directly below a key, in any order; empty if there are none."""
 
+    def below(self, key: str) -> dict[str, Stat]:
+        """Return path below the key → `stat` of every file there, at any depth; on an object store one listing."""
+        found: dict[str, Stat] = {}
+        for name in self.list(key):
+            inner = f"{key}/{name}" if key else name
+            stat = self.stat(inner)
+            if stat is None:
+                found |= {f"{name}/{path}": one for path, one in self.below(inner).items()}
+            else:
+                found[name] = stat
+        return found
+
+    def known_sha256(self, key: str) -> str | None:
+        """Return the SHA-256 of a file where the storage keeps it, so that the file need not be read; else None."""
+        return None
+
     @abstractmethod
     def fetch(self, key: str) -> Path:
         """Return a path on this machine with the content of a file or folder: the original, or a cached copy.
 
         For libraries that read paths (engines, MLflow). Do not write there.
+        """
+
+    @abstractmethod
+    def machine_folder(self, key: str) -> Path:
+        """Return the path of a folder for what no bucket can hold, such as a database; it need not exist.
+
+        In a folder it is the place of the key, else a folder of this machine that other machines do not see.
         """
 
     @abstractmethod
@@ -113,8 +149,8 @@ class Filesystem(ABC):
     def publish(self, staging: Path, key: str, last: str) -> None:
         """Make a filled folder the content of a key, with its file `last` written last. Raises `OSError` if the key is taken.
 
-        Locally one rename. On an object store the files are written one by one, and `last` only if it does not exist yet: without
-        it, what is below the key does not count.
+        It is taken if it has the file `last`; what is below it otherwise was never published, and is deleted. Locally one rename.
+        On an object store the files are written one by one, and `last` only if it does not exist yet.
         """
 
     @abstractmethod
@@ -129,8 +165,45 @@ class Filesystem(ABC):
     def exclusive(self, key: str, timeout: float) -> AbstractContextManager[None]:
         """Hold a lock that one process has at a time; the death of the process releases it.
 
-        Raises `TimeoutError` after `timeout` seconds. On an object store a conditional write of the key with a time of expiry.
+        timeout: seconds; negative: for ever. Raises `TimeoutError`. On an object store a conditional write of the key, again and
+        again, which expires if it stops.
         """
+
+    @property
+    def inspected_bytes(self) -> int:
+        """Files of more bytes need no hash where they are only inspected: their size and time say enough.
+
+        A bucket keeps an object as it was written, and checks that by itself: 0.
+        """
+        return 0
+
+    @abstractmethod
+    def now(self) -> float:
+        """Return the time by the clock that `Stat.modified` is taken from, to about a second: epoch seconds."""
+
+    def glance(self, folders: Iterable[str], early: Callable[[str], bool]) -> AbstractContextManager[None]:
+        """Look at some folders at once, and answer this thread's questions about them from that while the block runs.
+
+        folders: keys of one or two parts. early: True for the names of files that will be read. Only a bucket needs it: what
+        others write meanwhile may not be seen.
+        """
+        del folders, early
+        return contextlib.nullcontext()
+
+    def check(self) -> None:
+        """Write, read and delete a probe. Raises `InputError` if the storage does not keep what it is given."""
+        probe = new_probe()
+        try:
+            self.write(probe, b"probe")
+            with self.open(probe) as stream:
+                kept = stream.read() == b"probe"
+        finally:
+            with contextlib.suppress(OSError, StorageError):
+                self.delete(probe)
+        if not kept:
+            raise InputError(
+                f"storage: {self.address} does not return the bytes that were written; choose another one."
+            )
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -152,6 +225,11 @@ class LocalFilesystem(Filesystem):
     """A POSIX folder, local or a shared mount whose rename is atomic and that locks files (NFS, Lustre, CephFS)."""
 
     root: Path
+
+    @property
+    def inspected_bytes(self) -> int:
+        """A disk may change a byte: 16 MiB, which take some milliseconds."""
+        return 16 << 20
 
     @property
     def address(self) -> str:
@@ -243,6 +321,10 @@ class LocalFilesystem(Filesystem):
         """Return the path itself."""
         return self._path(key)
 
+    def machine_folder(self, key: str) -> Path:
+        """Return the path itself."""
+        return self._path(key)
+
     @contextlib.contextmanager
     def staging(self, key: str) -> Iterator[Path]:
         """Yield a new folder beside the place of `key`."""
@@ -266,7 +348,14 @@ class LocalFilesystem(Filesystem):
                     os.fsync(stream.fileno())
             else:
                 fsync_folder(path)
-        os.rename(staging, final)
+        try:
+            os.rename(staging, final)
+        except OSError:
+            if (final / last).exists():
+                raise
+            # Left half-written by a crash of the machine.
+            self.delete_folder(key)
+            os.rename(staging, final)
         fsync_folder(final.parent)
 
     def sweep(self, key: str, seconds: float) -> None:
@@ -291,3 +380,16 @@ class LocalFilesystem(Filesystem):
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path, timeout):
             yield
+
+    def now(self) -> float:
+        """Return the time of the machine that has the folder: that of a file written for it."""
+        probe = self._path(new_probe())
+        try:
+            probe.touch()
+            return probe.stat().st_mtime
+        except OSError:
+            # Whoever may only read has the clock of this machine.
+            return time.time()
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ capabilities/WEIGHTS/CAPABILITY/    scores.json samples.jsonl.gz            what
 studies/STUDY/          study.json failures.json samples-under-way.jsonl report.html samples/ *.log
 leases/                 NAME.json taking.lock                               which process works on what
 mlflow/                 mlflow.db artifacts/ sync.lock                      tracking without a server
-ray/                                                                        scratch space of Ray Train and Ray Tune
+ray/RUN/                attempts/ more-room placement-group sign-of-life     what groups of workers and their driver tell each other
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
 )
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
-ATTEMPTS, TUNE = "attempts", "tune"
+ATTEMPTS = "attempts"
 GROW, ROOM, SIGN_OF_LIFE = "more-room", "placement-group", "sign-of-life"
 
 FILES = (
@@ -89,6 +89,11 @@ def range_of(name: str) -> tuple[int, int] | None:
     """Return (start, stop) of a file of samples, sealed or not; None for any other file."""
     match = _PART.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def is_read_by_plans(name: str) -> bool:
+    """Return True for the names of the files that a plan reads of trials and cells: what says whether they are done."""
+    return name in (COMMIT, WEIGHTS)
 
 
 def derived_name(part: str, what: str, content: str) -> str:

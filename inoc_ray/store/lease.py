@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
 import threading
-import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from inoc_ray.errors import StorageError
 from inoc_ray.store import layout
 from inoc_ray.store.lock import FOREVER
 from inoc_ray.store.place import Place, json_bytes
+from inoc_ray.store.processes import is_dead, this_process
 
 LEASE_SECONDS = 60.0
 """A lease whose heartbeat is older than this can be taken over; heartbeats come four times as often."""
@@ -32,11 +30,9 @@ class Lease:
         self.name, self.path = name, path
         self.lost: dict[str, Any] | None = None
         """The process that took it over, if this one gave no sign of life for too long."""
+        self._beats = 0
         self.holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "machine": _machine(),
-            "started": _started(os.getpid()),
+            **this_process(),
             "token": uuid.uuid4().hex,
             "claims": sorted(claims),
         }
@@ -51,10 +47,17 @@ class Lease:
                 self.lost = found
             else:
                 # If another process was faster, the next beat sees which.
-                filesystem.write_if(key, json_bytes(self.holder), None if stat is None else stat.version)
-        except OSError:
-            # A transient error of the mount (ESTALE, EIO): the next beat may succeed, and three may be missed.
+                self.write(None if stat is None else stat.version)
+        except (OSError, StorageError):
+            # A mount's transient error (ESTALE, EIO), a bucket that is away: the next beat may succeed, and three may be missed.
             return
+
+    def write(self, version: str | None) -> bool:
+        """Write the lease on the condition that its file has that version, or (None) does not exist."""
+        # Counted, so that each has other bytes, and another ETag.
+        self._beats += 1
+        content = json_bytes({**self.holder, "beat": self._beats})
+        return self.path.filesystem.write_if(self.path.key, content, version)
 
     def check(self) -> None:
         """Give a sign of life. Raises `LeaseTaken` if the lease was lost."""
@@ -83,9 +86,13 @@ def hold(folder: Place, name: str, claims: Collection[str] = ()) -> Iterator[Lea
     lease = Lease(name, _path(folder, name), claims)
     # Reading the old leases and writing the new one must be one step: two processes could both see a dead holder.
     with (folder / layout.TAKING).exclusive(FOREVER):
+        stat = lease.path.filesystem.stat(lease.path.key)
         _refuse_if_alive(lease.path, name)
         _refuse_if_claimed(folder, name, set(claims))
-        lease.path.write_json(lease.holder)
+        if not lease.write(None if stat is None else stat.version):
+            # It gave a sign of life after all.
+            _refuse_if_alive(lease.path, name)
+            raise LeaseTaken(f"{name} is being worked on by another process.")
     stop = threading.Event()
 
     def beat() -> None:
@@ -100,7 +107,7 @@ def hold(folder: Place, name: str, claims: Collection[str] = ()) -> Iterator[Lea
         stop.set()
         thread.join()
         # An unreachable storage must not hide the error that ended the block.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StorageError):
             if _read_holder(lease.path).get("token") == lease.holder["token"]:
                 lease.path.unlink(missing_ok=True)
 
@@ -118,36 +125,19 @@ def _read_holder(path: Place) -> dict[str, Any]:
         return {}
 
 
-def _machine() -> str:
-    """Return the host, its boot and the container: the scope within which a process id is unique."""
-    boot, namespace = "", ""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {boot} {namespace}"
-
-
-def _started(pid: object) -> str:
-    """Return when a process of this machine started, in clock ticks; "" for none. Process ids are reused."""
-    try:
-        # The name, in parentheses, may contain spaces and parentheses; the start is the 22nd field.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
 def _living_holder(path: Place) -> dict[str, Any] | None:
     """Return the holder of a lease if it may still be alive; None otherwise."""
     stat = path.filesystem.stat(path.key)
-    age = 0.0 if stat is None else time.time() - stat.modified
+    # Both times are of the storage's clock: that of a machine may be wrong.
+    age = 0.0 if stat is None else path.filesystem.now() - stat.modified
     if stat is None or age > LEASE_SECONDS:
         return None
     holder: dict[str, Any] = {}
     with contextlib.suppress(OSError):
         holder = _read_holder(path)
-    if holder.get("machine") == _machine() and holder.get("started") != _started(holder.get("pid")):
+    if is_dead(holder):
         return None
-    return {**holder, "age": age}
+    return {**holder, "age": max(0.0, age)}
 
 
 def _refuse_if_alive(path: Place, name: str) -> None:

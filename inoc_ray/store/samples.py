@@ -98,7 +98,7 @@ def commit_samples(folder: Place, samples: Sequence[Sample]) -> None:
     if [s.sample_index for s in samples] != list(range(start, stop)):
         raise ValueError("the samples of a part must be in order and without gaps")
     path = folder / layout.part_name(start, stop)
-    if seal.find(path) is None and not path.exists():
+    if seal.find(path) is None and not path.is_file():
         write_table(path, pa.Table.from_pylist([asdict(s) for s in samples]))
     _remove_damaged(folder, stop)
 
@@ -183,7 +183,7 @@ def find_judgments(part: Place, judgments_id: str) -> Place | None:
     found = seal.find(judgments_path(part, judgments_id))
     if found is None and seal.seal_of(part) is None:
         earlier = part.with_name(layout.earlier_name(part.name, layout.judgments_of(judgments_id)))
-        return earlier if earlier.exists() else None
+        return earlier if earlier.is_file() else None
     return found
 
 

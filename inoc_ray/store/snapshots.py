@@ -20,7 +20,7 @@ from typing import Any
 from inoc_ray.config.identity import file_hash
 from inoc_ray.store import layout, seal
 from inoc_ray.store.commit import checkpoint_in
-from inoc_ray.store.place import Place
+from inoc_ray.store.place import Place, at
 
 _KEPT = "checkpoint-"
 KEPT = 2
@@ -64,14 +64,13 @@ def commit(place: Place, files: Iterable[FileContent], about: Mapping[str, Any])
 
 def committed(folder: Place) -> Iterator[Place]:
     """Yield the snapshots of a trial, by the step of their state, latest first; their files may be damaged."""
+    # Asked once: the workers may delete an old snapshot while a driver looks.
     found = []
-    for place in folder.iterdir():
-        # Asked once: the workers may delete an old snapshot while a driver looks.
-        at = place / layout.COMMIT
-        stat = at.filesystem.stat(at.key)
-        if stat is not None and not _is_kept(place):
-            found.append((place.name, stat.modified, place))
-    yield from (place for _, _, place in sorted(found, key=lambda one: one[:2], reverse=True))
+    for path, stat in folder.filesystem.below(folder.key).items():
+        name, _, file = path.partition("/")
+        if file == layout.COMMIT and not _is_kept(folder / name):
+            found.append((name, stat.modified))
+    yield from (folder / name for name, _ in sorted(found, reverse=True))
 
 
 def latest_step(folder: Place) -> int:
@@ -101,8 +100,8 @@ def _is_kept(place: Place) -> bool:
     return place.name.startswith(_KEPT)
 
 
-def commit_folder(place: Place, folder: Path, about: Mapping[str, Any]) -> None:
-    """Commit what lies in a folder on this machine, which is the content of that place, after syncing every file."""
+def contents(folder: Path) -> list[FileContent]:
+    """Return what lies in a folder on this machine, after syncing every file."""
     files = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != layout.COMMIT:
@@ -110,11 +109,11 @@ def commit_folder(place: Place, folder: Path, about: Mapping[str, Any]) -> None:
                 os.fsync(stream.fileno())
             name = path.relative_to(folder).as_posix()
             files.append(FileContent(name=name, bytes=path.stat().st_size, sha256=file_hash(path)))
-    commit(place, files, about)
+    return files
 
 
 def fault(place: Place, about: Mapping[str, Any]) -> str | None:
-    """Return what is missing or damaged in a folder that `commit_folder` committed with that `about`, or None."""
+    """Return what is missing or damaged in a folder that `commit` committed with that `about`, or None."""
     if not (place / layout.COMMIT).is_file():
         return "it is missing"
     try:
@@ -134,6 +133,7 @@ def move_checkpoints(folder: Place, steps: Iterable[int], trial: Path) -> None:
         for file in read(place).files:
             path = target / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
+            # The original in a folder on this machine, else a copy of it that nobody writes to.
             source = (place / file.name).fetch()
             try:
                 os.link(source, path)
@@ -141,13 +141,19 @@ def move_checkpoints(folder: Place, steps: Iterable[int], trial: Path) -> None:
                 shutil.copyfile(source, path)
 
 
-def file_fault(place: Place, file: FileContent) -> str | None:
-    """Read a file in full; return what is missing or damaged, or None."""
+def file_fault(place: Place, file: FileContent, *, fetched: bool = False) -> str | None:
+    """Read a file of that place in full; return what is missing or damaged, or None.
+
+    fetched: read what `fetch` gives, for a library that is going to read that.
+    """
     try:
-        found = (place / file.name).stat().size
+        path = place / file.name
+        if fetched:
+            path = at(path.fetch())
+        found = path.stat().size
         if found != file.bytes:
             return f"{file.name} has {found} bytes, but {file.bytes} were written"
-        if seal.file_hash(place / file.name) != file.sha256:
+        if seal.file_hash(path) != file.sha256:
             return f"{file.name} does not have the bytes that were written"
     except OSError as error:
         return f"{file.name} cannot be read ({error.strerror})"

@@ -9,7 +9,7 @@ Staging folders of killed runs remain until the same trial is committed a day or
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.config.identity import content_id
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, StorageError, writing
 from inoc_ray.store import commit, layout, lease, seal
-from inoc_ray.store.filesystem import Filesystem, LocalFilesystem
+from inoc_ray.store.address import open_filesystem
+from inoc_ray.store.filesystem import Filesystem
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import Part, damaged_parts, list_parts
 
@@ -35,16 +36,12 @@ def tracking_files(folder: Path) -> tuple[Path, Path]:
 class Store:
     """The results under one storage.
 
-    storage: a folder (`~` is expanded), or a file system.
+    storage: a folder (`~` is expanded), an address such as s3://bucket/prefix, or a file system. A store can be pickled: it is
+    nothing but its address.
     """
 
     def __init__(self, storage: Path | str | Filesystem) -> None:
-        # The function leaves an unknown `~user` unchanged; the method would raise.
-        self._filesystem = (
-            storage
-            if isinstance(storage, Filesystem)
-            else LocalFilesystem(Path(os.path.expanduser(storage)).absolute())
-        )
+        self._filesystem = storage if isinstance(storage, Filesystem) else open_filesystem(storage)
         self._top = Place(self._filesystem, "")
 
     @property
@@ -67,9 +64,13 @@ class Store:
         """Return the folder of a trial."""
         return self.trials() / trial_id
 
+    def weights_place(self, trial_id: str) -> Place:
+        """Return the place of a trial's weights: an adapter, or the model of a full fine-tune."""
+        return self.trial(trial_id) / layout.ADAPTER
+
     def adapter(self, trial_id: str) -> Path:
-        """Return the folder, on this machine, with the weights of a trial: an adapter, or the model of a full fine-tune."""
-        return (self.trial(trial_id) / layout.ADAPTER).fetch()
+        """Return the folder, on this machine, with the weights of a trial, unchecked; see `commit.fetch_weights`."""
+        return self.weights_place(trial_id).fetch()
 
     def snapshots(self, trial_id: str) -> Place:
         """Return the folder of the snapshots from which a trial in training is resumed."""
@@ -116,20 +117,16 @@ class Store:
         return self._top / layout.STUDIES / name
 
     def mlflow(self) -> Path:
-        """Return the folder, on this machine, of the tracking store that needs no server."""
-        return (self._top / layout.MLFLOW).fetch()
+        """Return the folder of the tracking store that needs no server; of a bucket's, every machine has one of its own."""
+        return self._filesystem.machine_folder(layout.MLFLOW)
 
-    def sync_lock(self) -> Path:
+    def sync_lock(self) -> Place:
         """Return the file that is locked during a sync to MLflow."""
-        return self.mlflow() / layout.SYNC_LOCK
+        return self._top / layout.MLFLOW / layout.SYNC_LOCK
 
     def ray(self) -> Place:
-        """Return the scratch space of Ray Train and Ray Tune; safe to delete when nothing runs."""
+        """Return the folder of what groups of workers and their driver tell each other; safe to delete when nothing runs."""
         return self._top / layout.RAY
-
-    def tune(self) -> Place:
-        """Return Ray Tune's part of `ray`."""
-        return self.ray() / layout.TUNE
 
     def attempts(self, run_name: str) -> Place:
         """Return the folder in which a Ray Train run marks the trials that it has started."""
@@ -150,21 +147,26 @@ class Store:
     # -- preflight ------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
-        """Write and read a probe. Raises `InputError` if that fails."""
-        probe = self._top / f".probe-{uuid.uuid4().hex[:8]}"
+        """Write and read a probe, and try what else the storage must keep to. Raises `InputError` if that fails."""
         try:
-            probe.write_bytes(b"probe")
-            if probe.read_bytes() != b"probe":
-                raise InputError(
-                    f"storage: {self.address} does not return the bytes that were written; choose another folder."
-                )
+            self._filesystem.check()
+        except StorageError as error:
+            raise InputError(str(error)) from error
         except OSError as error:
             raise InputError(
                 f"storage: {self.address} cannot be written ({error.strerror}); choose another folder or fix its permissions."
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
+
+    def glance(self, trial_ids: Iterable[str], *, reads: bool = False) -> AbstractContextManager[None]:
+        """Look at what is stored of some trials and bases at once, for the many questions of a plan in the block.
+
+        In a bucket what other processes write meanwhile may not be seen. reads: the block reads samples and scores, and not only
+        what says whether trials and cells are done.
+        """
+        around = [(layout.TRIALS, trial_id) for trial_id in trial_ids]
+        around += [(layout.EVALUATIONS, trial_id) for _, trial_id in around]
+        early = (lambda name: True) if reads else layout.is_read_by_plans
+        return self._filesystem.glance([layout.LOGS, *map("/".join, around)], early)
 
     def probe(self, name: str) -> Place:
         """Return a folder of `probing`, by its name."""
@@ -207,22 +209,28 @@ class Store:
         """Yield a folder to fill; it becomes the trial's folder if the block ends without an exception.
 
         Write the weights to `commit.weights_in` and the rest with `commit.write_trial`. If another process commits the same trial
-        meanwhile, its commit is kept: by construction of the id both have the same content.
+        meanwhile, its commit is kept: by construction of the id both have the same content. Raises InputError when the folder
+        cannot be written.
         """
         final = self.trial(trial_id)
         with self._filesystem.staging(final.key) as staging:
             yield staging
             if self.trial_done(trial_id):
                 return
-            commit.write_commit(staging)
-            # Left half-written or damaged by a crash of the machine: it was never done, so it can be deleted.
-            self._filesystem.delete_folder(final.key)
-            try:
-                self._filesystem.publish(staging, final.key, layout.COMMIT)
-            except OSError:
-                # Another process may have published it a moment earlier.
-                if not self.trial_done(trial_id):
-                    raise
+            with writing(final):
+                commit.write_commit(staging)
+                if (final / layout.COMMIT).exists():
+                    # Hashing took a while: another process may have committed meanwhile.
+                    if self.trial_done(trial_id):
+                        return
+                    # Of a damaged trial, which was never done: without it `publish` deletes the rest.
+                    (final / layout.COMMIT).unlink(missing_ok=True)
+                try:
+                    self._filesystem.publish(staging, final.key, layout.COMMIT)
+                except OSError:
+                    # Another process may have published it a moment earlier.
+                    if not self.trial_done(trial_id):
+                        raise
             self.trial_log(trial_id).unlink(missing_ok=True)
             self.delete_snapshots(trial_id)
             self._filesystem.sweep(final.key, STAGING_SECONDS)
@@ -271,12 +279,17 @@ class Store:
         Raises `InputError` if the commit is damaged.
         """
         steps = commit.checkpoint_steps(self.trial(trial_id))
-        return {step: commit.checkpoint_in(self.trial(trial_id).fetch(), step) for step in steps}
+        return {step: commit.fetch_weights(self.trials(), trial_id, step) for step in steps}
 
     def keep_rows(self, dataset_hash: str, rows: bytes) -> Place:
         """Write training rows (JSONL) under their content hash, unless they exist; return the file."""
         path = self.rows(dataset_hash)
-        if not path.exists() or path.read_bytes() != rows:
+        known = self._filesystem.known_sha256(path.key)
+        if known is None:
+            is_there = path.is_file() and path.read_bytes() == rows
+        else:
+            is_there = known == hashlib.sha256(rows).hexdigest()
+        if not is_there:
             path.write_bytes(rows)
         return path
 
@@ -330,7 +343,7 @@ class Store:
     def is_unbound(self, trial_id: str) -> bool:
         """Return True for samples of an earlier version, which have no note of the weights that gave them."""
         folder = self._evaluations(trial_id)
-        return folder.is_dir() and not (folder / layout.WEIGHTS).exists()
+        return folder.is_dir() and not (folder / layout.WEIGHTS).is_file()
 
     def bind(self, trial_id: str, adapter_of: str | None) -> bool:
         """Note which weights give the samples of `trial_id`: those of trial `adapter_of`, or None for an untouched model.

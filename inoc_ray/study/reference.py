@@ -59,7 +59,7 @@ _PATHS: Mapping[str, str] = {
     "task": "name of a task, or path of a task file",
     "model": f"path of a folder, `hf://OWNER/NAME@COMMIT` or `{DEFAULT_MODEL}`",
     "plugin": "path of a Python file",
-    "storage": "path of a folder",
+    "storage": "path of a folder, or `s3://BUCKET/PREFIX`",
 }
 
 

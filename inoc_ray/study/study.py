@@ -22,6 +22,7 @@ from inoc_ray.config.base import HUB, Config, as_on_the_hub, check_name, first_m
 from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
+from inoc_ray.store.address import check_storage
 from inoc_ray.study.evaluation import Evaluation, Judge
 from inoc_ray.study.presets import expand
 from inoc_ray.study.recipe import Recipe
@@ -239,17 +240,6 @@ MAX_TRIALS = 10_000
 """The most trials of one study: far more than anybody has trained, and planned in half a minute."""
 
 
-def check_storage(value: str) -> str:
-    """Return the name of a storage folder as it is. Raises ValueError for an empty one and for an object store."""
-    if not value.strip():
-        raise ValueError("the name of the folder is empty")
-    if "://" in value or re.match(r"(s3|gs|gcs|az|abfs|hdfs):", value):
-        raise ValueError(
-            f"{shown(value)}: storage is a folder (local or a shared mount); object stores are not supported yet"
-        )
-    return value
-
-
 class Study(Config):
     """A study: its fine-tunes are settings × arms × models × seeds × recipes.
 
@@ -278,10 +268,12 @@ class Study(Config):
     resources: Resources = runtime(Resources())
     """Workers, devices and concurrency. No value here changes a result beyond rounding."""
     storage: str = runtime("runs", path="storage")
-    """The folder for everything that the study makes. It counts from the folder in which the command runs; on a cluster
-    every node must mount it. Studies with the same storage share what they have in common."""
+    """Where everything goes that the study makes: a folder, which counts from the folder in which the command runs and which
+    every node of a cluster must mount, or a bucket that every node can reach (`s3://BUCKET/PREFIX`, `gs://…`, `az://…`), with
+    endpoint, region and credentials from the environment. Studies with the same storage share what they have in common."""
     tracking_uri: str | None = runtime(None)
-    """The address of an MLflow tracking server. Default: an SQLite store inside `storage`."""
+    """The address of an MLflow tracking server. Default: an SQLite store inside `storage`; if that is a bucket, on the machine
+    that runs the command, beside its copies of the bucket's files."""
     plugins: tuple[str, ...] = runtime((), path="plugin")
     """Python files that register settings, judges or row classifiers. They count from the study file's folder and run as
     your own code whenever the study is read. Ids depend on what they give, not on their code."""
@@ -300,7 +292,7 @@ class Study(Config):
 
     @field_validator("storage")
     @classmethod
-    def _local_storage(cls, value: str) -> str:
+    def _storage_address(cls, value: str) -> str:
         return check_storage(value)
 
     @field_validator("recipes", mode="before")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +31,27 @@ _ADAPTER_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>
 def export(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     """Write what was trained to `out` and check it. To be called on all ranks; only rank 0 writes.
 
-    Raises TrialError when what was written is not usable.
+    Raises TrialError when what was written is not usable, OSError when it cannot be written.
     """
     if spec.recipe.method == "lora":
         export_adapter(engine, spec, out)
     else:
         export_model(engine, spec, out)
+
+
+@contextlib.contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """Raise the OSError behind what safetensors says of a file that it cannot write."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        # Rust's words: I/O error: No space left on device (os error 28)
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from error
 
 
 def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
@@ -51,7 +68,10 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model = engine.module
     state = peft.get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, out / ADAPTER_WEIGHTS, {"format": "pt"})
+    with _as_os_errors():
+        save_file(
+            {name: tensor.contiguous() for name, tensor in state.items()}, out / ADAPTER_WEIGHTS, {"format": "pt"}
+        )
     config = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
     modules = config["target_modules"]
@@ -83,7 +103,8 @@ def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _check_finite(weights, out)
     model = engine.module
-    save_torch_state_dict(weights, out, max_shard_size=SHARD_SIZE, metadata={"format": "pt"})
+    with _as_os_errors():
+        save_torch_state_dict(weights, out, max_shard_size=SHARD_SIZE, metadata={"format": "pt"})
     _write_config(model.config, Path(spec.model), out)
     if (generation := Path(spec.model, GENERATION_CONFIG)).is_file():
         shutil.copyfile(generation, out / GENERATION_CONFIG)

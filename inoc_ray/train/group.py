@@ -16,6 +16,7 @@ from typing import Any
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.checks import Needs
 from inoc_ray.cluster.fit import Node
+from inoc_ray.cluster.scratch import scratch
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
 from inoc_ray.store.place import Place
@@ -42,7 +43,7 @@ def train_group(
 ) -> list[Outcome]:
     """Train the jobs on one worker group and return one outcome per job, in their order.
 
-    Block until all jobs are done. `storage` is the store's folder, mounted on every node. `run_name` names the Ray Train
+    Block until all jobs are done. `storage` is the store's address, which every node can reach. `run_name` names the Ray Train
     run; it must be the same for the same jobs, so it contains no timestamp. `callbacks` are Ray Train `UserCallback`s,
     for progress. `tell` gets a line for each loss of the group and for each wait. `sign` is a file that is written while other
     groups of the same command train: the group waits for those. `needs`: what each worker asks of its node, which may have
@@ -128,29 +129,46 @@ class _Group:
                 continue
             patience.renew()
             if loss is None:
-                if self._left() == jobs and not self.grow.exists():
+                if self._left() == jobs and not self.grow.is_file():
                     return self._end("the workers ended before they trained anything")
                 continue
-            failures = failures + 1 if self._reached() == before else 1
-            if failures > self.resources.max_failures:
+            further = self._reached() != before
+            failures = 1 if further else failures + 1
+            if not further and failures > self.resources.max_failures:
                 return self._end(f"{loss.cause}, {_times(failures)} without getting further")
             self.tell(f"{loss.cause}; {self._next()}")
         return None
 
     def _start(self, jobs: Sequence[TrialJob], workers: int) -> Loss | None:
         """Run one Ray Train run to its end; return how the group was lost, if it was."""
-        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-        from ray.train.torch import TorchTrainer
+        from ray.train import TrainingFailedError
 
-        per_worker: dict[str, float] = {"CPU": self.worker.cpus}
-        if self.worker.gpus:
-            per_worker["GPU"] = self.worker.gpus
         self.grow.unlink(missing_ok=True)
         self.starts += 1
         for job in jobs:
             # What the ranks of a lost group wrote about their collectives is no failure of the trial.
             self.store.trial_log(job.trial_id).unlink(missing_ok=True)
-        trainer = TorchTrainer(
+        up = nodes.addresses()
+        more = self.resources.workers - workers
+        try:
+            with (
+                scratch() as state,
+                watch_for_room(more, self.worker, started=self.room.is_file, on_room=lambda: self.grow.write_text("")),
+            ):
+                self._trainer(jobs, workers, state).fit()
+        except TrainingFailedError as error:
+            return loss_of(error, up)
+        return None
+
+    def _trainer(self, jobs: Sequence[TrialJob], workers: int, state: str) -> Any:
+        """Make the Ray Train run; `state` is the folder for Ray's own state of it."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        per_worker: dict[str, float] = {"CPU": self.worker.cpus}
+        if self.worker.gpus:
+            per_worker["GPU"] = self.worker.gpus
+        return TorchTrainer(
             train_worker,
             train_loop_config={
                 "jobs": [job.to_dict() for job in jobs],
@@ -166,27 +184,19 @@ class _Group:
             ),
             run_config=RunConfig(
                 name=self.run_name,
-                storage_path=str(self.store.ray()),
+                storage_path=state,
                 # This module starts it again: with what there is room for, with one line on the console, and not for ever.
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
                 callbacks=self.callbacks or None,
             ),
         )
-        up = nodes.addresses()
-        more = self.resources.workers - workers
-        try:
-            with watch_for_room(more, self.worker, started=self.room.exists, on_room=lambda: self.grow.write_text("")):
-                trainer.fit()
-        except TrainingFailedError as error:
-            return loss_of(error, up)
-        return None
 
     def _left(self) -> list[TrialJob]:
         """Return the jobs that are neither committed nor failed by themselves; one that was under way is not failed."""
         return [job for job in self.jobs if not self.store.trial_done(job.trial_id) and not self._failed(job)]
 
     def _failed(self, job: TrialJob) -> bool:
-        return self.store.trial_log(job.trial_id).exists() and not (self.attempts / job.trial_id).exists()
+        return self.store.trial_log(job.trial_id).is_file() and not (self.attempts / job.trial_id).is_file()
 
     def _reached(self) -> tuple[set[str], dict[str, int]]:
         """Return the jobs that are left and the steps of their snapshots; another value means that the group got further."""
@@ -196,7 +206,7 @@ class _Group:
     def _under_way(self) -> TrialJob:
         """Return the trial that is under way, or else the first that is left."""
         left = self._left() or list(self.jobs)
-        return next((job for job in left if (self.attempts / job.trial_id).exists()), left[0])
+        return next((job for job in left if (self.attempts / job.trial_id).is_file()), left[0])
 
     def _next(self) -> str:
         """Return how the group goes on after a loss."""
@@ -209,7 +219,7 @@ class _Group:
         """Write to the logs of the jobs that are left now why they were not trained; return it."""
         for job in self._left():
             log = self.store.trial_log(job.trial_id)
-            before = log.read_text() if log.exists() else ""
+            before = log.read_text() if log.is_file() else ""
             log.write_text(f"{before}{why}\n")
         return why
 
@@ -241,7 +251,7 @@ def outcome_of(job: TrialJob, store: Store, *, done_before: bool, group_error: s
             final_loss=training["final_loss"],
         )
     path = store.trial_log(job.trial_id)
-    if not path.exists():
+    if not path.is_file():
         path.write_text(group_error or "The worker group ended before it trained this trial.\n")
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     error = lines[-1] if lines else "no message"

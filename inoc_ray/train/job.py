@@ -21,7 +21,9 @@ class TrialJob:
     """How people name it, in progress and messages: setting/arm/seed."""
     spec: LoopSpec
     rows: str | Sequence[Mapping[str, Any]]
-    """A JSONL file that every worker can read, or the rows themselves (`ChatRow.to_dict()`)."""
+    """The content hash of rows that the store keeps, or the rows themselves (`ChatRow.to_dict()`)."""
+    starts_from: str | None = None
+    """The trial whose adapter it goes on with, which the worker fetches from the store in place of `spec.start`."""
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the trial's record says beside what training adds."""
     variants: int = 1

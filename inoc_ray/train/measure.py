@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,22 @@ class Spent:
     hardware_flops: float
 
 
-_SUMS = ("seconds", "model_flops", "hardware_flops", "possible_flops")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """What a fine-tune took up to a step: how a snapshot keeps it, for the process that goes on from there."""
+
+    loss: float
+    """Of the latest step."""
+    passes: int
+    """The most forward passes of a rank in a step."""
+    seconds: float
+    model_flops: float
+    hardware_flops: float
+    possible_flops: float
+    """Of the devices in that time; 0 where their speed is not known."""
+    needed: Work
+    done: Work
+    phases: dict[str, float]
 
 
 class Totals:
@@ -140,16 +155,25 @@ class Totals:
             "peak_host_bytes": self.memory.host(),
         }
 
-    def state(self) -> dict[str, Any]:
-        """Return the sums so far, JSON-able: what `go_on` takes in another process."""
-        sums = {name: getattr(self, name) for name in _SUMS}
-        return sums | {"needed": asdict(self.needed), "done": asdict(self.done), "phases": dict(self.phases)}
+    def sums(self, *, loss: float, passes: int) -> Sums:
+        """Return the sums so far, with the loss of the latest step and the most passes of a step."""
+        return Sums(
+            loss=loss,
+            passes=passes,
+            seconds=self.seconds,
+            model_flops=self.model_flops,
+            hardware_flops=self.hardware_flops,
+            possible_flops=self.possible_flops,
+            needed=self.needed,
+            done=self.done,
+            phases=dict(self.phases),
+        )
 
-    def go_on(self, state: Mapping[str, Any]) -> None:
-        """Set the sums to those of a snapshot. Raises KeyError when one is missing."""
-        for name in _SUMS:
-            setattr(self, name, state[name])
-        self.needed, self.done, self.phases = Work(**state["needed"]), Work(**state["done"]), Counter(state["phases"])
+    def go_on(self, sums: Sums) -> None:
+        """Set the sums to those of a snapshot."""
+        self.seconds, self.possible_flops = sums.seconds, sums.possible_flops
+        self.model_flops, self.hardware_flops = sums.model_flops, sums.hardware_flops
+        self.needed, self.done, self.phases = sums.needed, sums.done, Counter(sums.phases)
 
     def result(self) -> dict[str, Any]:
         """Return the fields of `LoopResult` that measure the fine-tune; the memory is the largest of the ranks.

@@ -134,7 +134,7 @@ def give_up(held: Place) -> None:
     import ray
     from ray.util.placement_group import PlacementGroup
 
-    if not held.exists():
+    if not held.is_file():
         return
     found = held.read_text()
     if found and found in ray.util.placement_group_table():

@@ -20,16 +20,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.data.tokenize import EncodedRow, encoded_hash
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.store import snapshots as stored
 from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import FileContent, Snapshot
 from inoc_ray.train import process, tensor_file
 from inoc_ray.train.export import export
+from inoc_ray.train.measure import Sums
 from inoc_ray.train.process import from_rank_0, gathered
 from inoc_ray.train.shards import WEIGHT, Fragment, Shares, shares_of
 from inoc_ray.train.spec import LoopSpec, Resumption, StepRecord
@@ -47,7 +48,7 @@ _CURVE = "curve.jsonl"
 _RANDOM = "random"
 _LOOK, _TAKE = 1, 2
 """What is due after a step; both may be."""
-_RECORDS = TypeAdapter(list[StepRecord])
+_RECORDS, _SUMS = TypeAdapter(list[StepRecord]), TypeAdapter(Sums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ class Position:
     """Optimizer steps that were taken."""
     records: Sequence[StepRecord]
     """One for each of them."""
-    totals: Mapping[str, Any]
-    """Sums over the steps, JSON-able."""
+    sums: Sums
+    """Over the steps."""
     seconds: float
     """Since the start of the fine-tune; what was lost with a process does not count."""
     resumed: Sequence[Resumption]
@@ -164,7 +165,7 @@ class Snapshots:
                 if not errors:
                     stored.commit(place, [file for files in written for file in files], self._about(shares, position))
                     self._prune()
-            except OSError as error:
+            except (OSError, StorageError) as error:
                 errors.append(_reason(error, place))
             if errors:
                 self.say(f"no snapshot after step {position.step}: {errors[0]}")
@@ -175,7 +176,7 @@ class Snapshots:
         """Delete old snapshots. A failure, such as another node still reading one, does not concern the new snapshot."""
         try:
             stored.prune(self.folder, self.unused)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             self.say(f"old snapshots are still there: {_reason(error, self.folder)}")
 
     def _write_share(self, place: Place, shares: Shares, position: Position) -> list[FileContent] | str:
@@ -191,7 +192,7 @@ class Snapshots:
                 (place / _CURVE).write_bytes(lines)
                 digest = hashlib.sha256(lines).hexdigest()
                 files.append(FileContent(name=_CURVE, bytes=len(lines), sha256=digest))
-        except OSError as error:
+        except (OSError, StorageError) as error:
             return _reason(error, place)
         return files
 
@@ -210,7 +211,7 @@ class Snapshots:
             "sizes": shares.sizes(),
             "moments": shares.moments(),
             "world_size": self.world_size,
-            "totals": dict(position.totals),
+            "totals": dataclasses.asdict(position.sums),
             "seconds": position.seconds,
             "resumed": [dataclasses.asdict(one) for one in position.resumed],
             "written_at": time.time(),
@@ -227,6 +228,7 @@ class Snapshots:
         place = stored.checkpoint(self.folder, step)
         fault: TrialError | InputError | None = None
         exported = False
+        files: list[FileContent] = []
         try:
             with contextlib.ExitStack() as stack:
                 folder = None
@@ -236,10 +238,13 @@ class Snapshots:
                 exported = True
                 export(self.engine, self.spec, folder)
                 if folder is not None:
-                    stored.commit_folder(place, folder, {"identity": self.identity})
+                    files = stored.contents(folder)
+            if self.rank == 0:
+                # Only now is every file in its place.
+                stored.commit(place, files, {"identity": self.identity})
         except TrialError as error:
             fault = error
-        except OSError as error:
+        except (OSError, StorageError) as error:
             if not exported:
                 # The other ranks are about to gather the weights, which they do with this one or not at all.
                 export(self.engine, self.spec, None)
@@ -303,19 +308,24 @@ class Snapshots:
 
     def _check(self, snapshot: Snapshot) -> tuple[Position | None, str | None]:
         """Hash this rank's part of the files, and look whether they are complete; return the position or the fault."""
-        from safetensors import SafetensorError
-
         try:
-            for file in snapshot.files[self.rank :: self.world_size]:
-                if (fault := stored.file_fault(snapshot.place, file)) is not None:
+            # With as many ranks as had taken it, each reads the file that it wrote, which it is going to need.
+            files = sorted(snapshot.files, key=lambda file: (file.name == _CURVE, file.name))
+            for file in files[self.rank :: self.world_size]:
+                if (fault := stored.file_fault(snapshot.place, file, fetched=True)) is not None:
                     return None, f"{fault}."
             _Pieces(snapshot).check(snapshot.about)
+            # Whatever `_restore` reads must be there, since it changes the engine.
+            int(snapshot.about["optimizer_steps"])
             for step in [one for one in self.kept_steps if one <= snapshot.about["step"]] if self.rank == 0 else ():
                 fault = stored.fault(stored.checkpoint(self.folder, step), {"identity": self.identity})
                 if fault is not None:
                     return None, f"the checkpoint after step {step}, which is to be kept, is not there: {fault}."
             return _position(snapshot, self.world_size), None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            return None, f"it cannot be read ({'.'.join(map(str, wrong['loc']))}: {wrong['msg']})."
+        except (OSError, ValueError, KeyError, TypeError) as error:
             return None, f"it cannot be read ({type(error).__name__}: {error})."
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -344,24 +354,30 @@ def identity_of(spec: LoopSpec) -> dict[str, Any]:
 
 
 class _Pieces:
-    """The tensors in all files of a snapshot, read as they are asked for."""
+    """The tensors in all files of a snapshot. A file is fetched when a tensor of it is asked for: a rank needs few of them."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        from safetensors import safe_open
-
-        self.files: dict[str, Any] = {}
+        self.place = snapshot.place
+        self.opened: dict[str, Any] = {}
         self.found: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
-        folder = snapshot.place.fetch()
         for file in snapshot.files:
             if not file.name.endswith(".safetensors"):
                 continue
-            opened = self.files[file.name] = safe_open(folder / file.name, framework="pt")
-            for key in opened.keys():  # noqa: SIM118 - it is no mapping
+            with (self.place / file.name).open() as stream:
+                shapes = tensor_file.shapes(stream)
+            for key, shape in shapes.items():
                 name, _, rest = key.partition("|")
                 kind, _, start = rest.partition("|")
                 if name != _RANDOM:
-                    (length,) = opened.get_slice(key).get_shape()
+                    (length,) = shape
                     self.found.setdefault((name, kind), []).append((int(start), length, file.name))
+
+    def _file(self, name: str) -> Any:
+        from safetensors import safe_open
+
+        if name not in self.opened:
+            self.opened[name] = safe_open((self.place / name).fetch(), framework="pt")
+        return self.opened[name]
 
     def check(self, about: Mapping[str, Any]) -> None:
         """Raise ValueError unless every parameter and moment is there from its first element to its last."""
@@ -381,13 +397,13 @@ class _Pieces:
         for first, count, file in self.found[name, kind]:
             low, high = max(start, first), min(start + length, first + count)
             if low < high:
-                piece = self.files[file].get_slice(_key(name, kind, first))[low - first : high - first]
+                piece = self._file(file).get_slice(_key(name, kind, first))[low - first : high - first]
                 out[low - start : high - start] = piece
         return out
 
     def random(self, rank: int, what: str) -> torch.Tensor | None:
         """Return a random state of a rank, or None if it wrote none."""
-        file = self.files[stored.shard_name(rank)]
+        file = self._file(stored.shard_name(rank))
         key = f"{_RANDOM}|{what}|0"
         return file.get_tensor(key) if key in file.keys() else None  # noqa: SIM118 - it is no mapping
 
@@ -434,13 +450,16 @@ def _set_random(pieces: _Pieces, rank: int, device: torch.device) -> None:
 
 
 def _position(snapshot: Snapshot, world_size: int) -> Position:
-    """Read where the run was. Raises ValueError when the curve is not complete or has not today's form."""
+    """Read where the run was. Raises ValueError when curve or totals are not complete or have not today's form."""
     about = snapshot.about
     lines = (snapshot.place / _CURVE).read_text().splitlines()
     records = _RECORDS.validate_python([json.loads(line) for line in lines])
     step = int(about["step"])
     if [record.step for record in records] != list(range(1, step + 1)):
         raise ValueError(f"its curve has not the steps 1 to {step}")
+    sums = _SUMS.validate_python(about["totals"])
+    if dataclasses.asdict(sums) != about["totals"]:
+        raise ValueError("its totals are not complete")
     earlier = [Resumption(**one) for one in about["resumed"]]
     now = Resumption(
         after_step=step,
@@ -451,11 +470,13 @@ def _position(snapshot: Snapshot, world_size: int) -> Position:
     return Position(
         step=step,
         records=records,
-        totals=about["totals"],
+        sums=sums,
         seconds=float(about["seconds"]),
         resumed=(*earlier, now),
     )
 
 
-def _reason(error: OSError, place: Place) -> str:
+def _reason(error: OSError | StorageError, place: Place) -> str:
+    if isinstance(error, StorageError):
+        return str(error).rstrip(".")
     return f"{error.strerror or type(error).__name__} ({place})"

@@ -12,12 +12,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from inoc_ray.cluster.checks import Needs
 from inoc_ray.cluster.connect import is_attached
 from inoc_ray.cluster.fit import Capacity, concurrent_groups
+from inoc_ray.cluster.scratch import scratch
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.console import Progress, say
 from inoc_ray.data.chat import rows_hash, rows_text
@@ -68,7 +68,10 @@ def groups_of(plan: Plan, trials: Sequence[Trial]) -> list[list[Trial]]:
 
 
 def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
-    """Make the job that a worker group trains; its rows are written to the store, where every worker can read them."""
+    """Make the job that a worker group trains: rows are written to the store, and nothing in it is a path of this machine.
+
+    (But for the model's folder, which every node finds for itself: `models.resolve.on_this_node`.)
+    """
     prior = trial.model.prior_stage
     spec = LoopSpec(
         model=str(trial.model.path),
@@ -76,13 +79,14 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         recipe=trial.recipe,
         resources=plan.resources_of(trial),
         enable_thinking=trial.model.enable_thinking,
-        start=str(store.adapter(prior.trial_id)) if prior else None,
+        start=str(store.weights_place(prior.trial_id)) if prior else None,
     )
     return TrialJob(
         trial_id=trial.trial_id,
         label=trial.label,
         spec=spec,
-        rows=str(_keep_rows(plan, store, trial)),
+        rows=_keep_rows(plan, store, trial),
+        starts_from=prior.trial_id if prior else None,
         variants=variants_of(plan, trial),
         record={
             "setting": trial.setting,
@@ -100,9 +104,12 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
     )
 
 
-def _keep_rows(plan: Plan, store: Store, trial: Trial) -> Path:
+def _keep_rows(plan: Plan, store: Store, trial: Trial) -> str:
+    """Write the rows of a trial to the store; return their hash."""
     rows = [row for epoch in range(variants_of(plan, trial)) for row in plan.training_rows(trial, epoch)]
-    return store.keep_rows(rows_hash(rows), rows_text(rows).encode()).fetch()
+    content = rows_hash(rows)
+    store.keep_rows(content, rows_text(rows).encode())
+    return content
 
 
 def waves_of(plan: Plan) -> list[list[Trial]]:
@@ -199,7 +206,7 @@ def _train_wave(
 
     sweep = f"sweep-{plan.study.name}-{number}"
     steps = {trial.trial_id: steps_of(plan, trial) for trial in trials}
-    with Progress("training", sum(steps.values()), "steps") as progress:
+    with Progress("training", sum(steps.values()), "steps") as progress, scratch() as state:
         tuner = tune.Tuner(
             tune.with_resources(
                 # As texts, which every group's driver gets as a whole and of which it reads its own alone.
@@ -211,7 +218,7 @@ def _train_wave(
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=sweep,
-                storage_path=str(store.tune()),
+                storage_path=state,
                 verbose=0,
                 callbacks=[under_way := _follow(progress, steps, store.sign_of_life(sweep))],
                 failure_config=tune.FailureConfig(max_failures=DRIVER_RESTARTS),

@@ -11,12 +11,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     import torch
 
 _CHUNK = 64 << 20
+_LARGEST_HEADER = 100_000_000
+"""Bytes; the format's own limit."""
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "uint8": "U8", "int64": "I64"}
 """torch's names of types → the format's, as far as a snapshot needs them (github.com/huggingface/safetensors#format)."""
 
@@ -64,6 +66,21 @@ def write(path: Path, entries: Sequence[Entry]) -> tuple[int, str]:
         os.fsync(stream.fileno())
         size = stream.tell()
     return size, digest.hexdigest()
+
+
+def shapes(stream: BinaryIO) -> dict[str, tuple[int, ...]]:
+    """Return name → shape of the tensors in a file, from its first bytes alone.
+
+    Raises `ValueError` if these are no header of the format.
+    """
+    size = int.from_bytes(stream.read(8), "little")
+    if not 0 < size <= _LARGEST_HEADER:
+        raise ValueError("it is no safetensors file")
+    try:
+        header = json.loads(stream.read(size))
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("its header is damaged") from error
 
 
 def _bytes_of(entry: Entry) -> memoryview:

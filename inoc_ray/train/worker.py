@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import math
 import os
-import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -21,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.cluster.checks import check_this_node
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, writing
 from inoc_ray.models.resolve import on_this_node
-from inoc_ray.store.commit import weights_in, write_trial
+from inoc_ray.store.commit import fetch_weights, weights_in, write_trial
 from inoc_ray.store.snapshots import move_checkpoints
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
 from inoc_ray.train.process import from_rank_0
 from inoc_ray.train.snapshot import Left, Notice, Snapshots
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
+from inoc_ray.train.watch import Watch
 
 if TYPE_CHECKING:
     from inoc_ray.data.tokenize import EncodedRow
@@ -46,9 +46,6 @@ looks every 5 s."""
 
 NOTE = "note"
 """Key of a report: lines for people."""
-
-_CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
-"""The name of rows that the store keeps."""
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -70,7 +67,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     with contextlib.suppress(Left):
         for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
             worker.train(job)
-            if from_rank_0(worker.grow.exists()):
+            if from_rank_0(worker.grow.is_file()):
                 # The driver starts the group again, with more workers, for what is left.
                 break
 
@@ -116,6 +113,8 @@ class _Worker:
         self.progress = _Progress()
         self.leaves = False
         """Whether there was room for a group of more workers, and this one was to leave."""
+        self.watch: Watch | None = None
+        """Of rank 0, while it trains a trial."""
         self.looks = 0
         self.drained: Any = None
         """The nodes that Ray is about to lose, and when, as last seen."""
@@ -130,7 +129,7 @@ class _Worker:
             waiting = [n for n, job in enumerate(jobs) if not self.store.trial_done(job.trial_id)]
             for n in set(range(len(jobs))).difference(waiting):
                 self.store.delete_snapshots(jobs[n].trial_id)
-            order = sorted(waiting, key=lambda n: (self.attempts / jobs[n].trial_id).exists())
+            order = sorted(waiting, key=lambda n: (self.attempts / jobs[n].trial_id).is_file())
         return [jobs[n] for n in from_rank_0(order)]
 
     def train(self, job: TrialJob) -> None:
@@ -141,7 +140,10 @@ class _Worker:
             mark.write_text(str(os.getpid()))
         try:
             with contextlib.ExitStack() as stack:
-                folder = stack.enter_context(self.store.stage_trial(job.trial_id)) if self.rank == 0 else None
+                folder = None
+                if self.rank == 0:
+                    folder = stack.enter_context(self.store.stage_trial(job.trial_id))
+                    self.watch = stack.enter_context(Watch(self.store.snapshot_request(job.trial_id), self.grow))
                 self._train_into(folder, job, begun)
         except Left:
             # It goes on from its snapshot in another group, and before those that wait.
@@ -197,23 +199,24 @@ class _Worker:
             on_resume=on_resume,
         )
         if folder is not None:
-            move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
-            _write_records(
-                folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
-            )
+            with writing(folder):
+                move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
+                _write_records(
+                    folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
+                )
 
     def _read(self, job: TrialJob) -> tuple[LoopSpec, Any, list[EncodedRow]]:
         """Return what is to be trained, with the model's folder on this node; its tokenizer; and the rows."""
         from inoc_ray.data.tokenize import encode_rows, load_tokenizer
 
-        spec = dataclasses.replace(job.spec, model=str(on_this_node(Path(job.spec.model))))
+        spec = on_node(job, self.store)
         if spec.model not in self.tokenizers:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
-        label = job.rows if isinstance(job.rows, str) else job.label
+        label = str(self.store.rows(job.rows)) if isinstance(job.rows, str) else job.label
         encoded = encode_rows(
             tokenizer,
-            read_rows(job),
+            read_rows(job, self.store),
             max_length=spec.recipe.max_length,
             label=label,
             enable_thinking=spec.enable_thinking,
@@ -225,23 +228,20 @@ class _Worker:
             self.store.snapshots(job.trial_id),
             of=job.trial_id,
             minutes=job.spec.resources.snapshot_minutes,
-            notice=lambda: self._notice(job),
+            notice=lambda: self._notice(job.spec.resources.snapshot_minutes),
             say=lambda line: self.progress.notes.append(f"{job.label}: {line}"),
         )
 
-    def _notice(self, job: TrialJob) -> Notice:
+    def _notice(self, snapshot_minutes: float | None) -> Notice:
         """Look for what may end this process soon: Ray's notice that a node is drained, and a command that is being stopped.
 
         And for room for more workers, for which the group leaves; without snapshots on the way it grows between two trials.
         """
-        ask = self.store.snapshot_request(job.trial_id)
-        asked, grows = from_rank_0((ask.exists(), self.grow.exists()) if self.rank == 0 else None)
-        if grows and not self.leaves and job.spec.resources.snapshot_minutes is not None:
+        asked, grows = from_rank_0(None if self.watch is None else self.watch.taken())
+        if grows and not self.leaves and snapshot_minutes is not None:
             # Once: a snapshot that could not be written cannot be written a second later.
             self.leaves = True
             return Notice.LEAVE
-        if asked and self.rank == 0:
-            ask.unlink(missing_ok=True)
         return Notice.TAKE if self._is_drained() or asked else Notice.NOTHING
 
     def _is_drained(self) -> bool:
@@ -260,14 +260,27 @@ class _Worker:
         self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))
 
 
-def read_rows(job: TrialJob) -> list[ChatRow]:
+def on_node(job: TrialJob, store: Store) -> LoopSpec:
+    """Return what is to be trained, with the folders of this node: of the model, and of the adapter to start from.
+
+    Raises InputError if one of them is not to be had here.
+    """
+    start = None if job.starts_from is None else str(fetch_weights(store.trials(), job.starts_from))
+    model = str(on_this_node(Path(job.spec.model)))
+    return dataclasses.replace(job.spec, model=model, start=start or job.spec.start)
+
+
+def read_rows(job: TrialJob, store: Store) -> list[ChatRow]:
     """Return the training rows of a job. Raises InputError for a damaged file and for a wrong row."""
     if isinstance(job.rows, str):
-        path = Path(job.rows)
-        rows = read_jsonl(path)
-        if _CONTENT_HASH.fullmatch(path.stem) and rows_hash(rows) != path.stem:
+        place = store.rows(job.rows)
+        try:
+            rows = read_jsonl(place.fetch())
+        except FileNotFoundError as error:
+            raise InputError(f"{place}: there are no such rows in the storage; run the study again.") from error
+        if rows_hash(rows) != job.rows:
             raise InputError(
-                f"{path}: damaged: its rows do not have the hash in its name; delete it and run the study again."
+                f"{place}: damaged: its rows do not have the hash in its name; delete it and run the study again."
             )
         return rows
     return [parse_row(row, f"{job.label}, row {number}") for number, row in enumerate(job.rows, start=1)]

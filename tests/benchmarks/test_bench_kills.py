@@ -1,5 +1,6 @@
-"""What ten kills cost a fine-tune, of its process, its worker and its command, at random moments: steps and seconds are printed."""
+"""What ten kills cost a fine-tune, of its process, worker, node and command, at random moments: steps and seconds are printed."""
 
+import contextlib
 import json
 import os
 import statistics
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from killing import Killed
+from ray_nodes import ray_nodes
 from tiny_base import make_base
 
 pytestmark = pytest.mark.bench
@@ -47,16 +49,19 @@ def test_ten_kills_of_the_process_alone(tmp_path, capsys):
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("what", ["worker", "driver"])
+@pytest.mark.parametrize("what", ["worker", "raylet", "driver"])
 def test_ten_kills(tmp_path, what, capsys):
-    steps = 2400 if what == "worker" else 1600
-    options = {"steps": steps, "minutes": MINUTES, "max_failures": KILLS}
+    options = {"steps": 1600 if what == "driver" else 2400, "minutes": MINUTES, "max_failures": KILLS}
     run = Killed(make_base(tmp_path / "base"), tmp_path / "store", options, seed=1)
     expected = run.unbroken_curve()
-    run.start()
-    for _ in range(KILLS):
-        run.kill(what)
-    found = run.finish()
+    with contextlib.ExitStack() as stack:
+        if what == "raylet":
+            # Two nodes of one core: the fine-tune goes on on the other one, and a new one takes the place of the lost.
+            run.nodes = stack.enter_context(ray_nodes(1, 1))
+        run.start()
+        for _ in range(KILLS):
+            run.kill(what)
+        found = run.finish()
     curve = run.store.read_curves(run.trial_id)
     pace = statistics.median(record["tokens"] / record["tokens_per_second"] for record in curve)
     lost = [kill.seconds_lost for kill in run.kills]

@@ -1,4 +1,4 @@
-"""Kills a command that trains, or its worker, at random moments, and says what that cost: see training_program.py."""
+"""Kills a command that trains, its worker or a node at random moments, and says what that cost: see training_program.py."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_nodes import Nodes
 from training_program import study_of
 
 from inoc_ray.data.tokenize import encode_rows, load_tokenizer
@@ -46,6 +47,8 @@ class Killed:
     folder: Path
     options: dict[str, Any]
     seed: int = 0
+    nodes: Nodes | None = None
+    """The cluster of RAY_ADDRESS, if it is not one of the command's own."""
     kills: list[Kill] = field(default_factory=list)
     output: str = ""
 
@@ -62,7 +65,7 @@ class Killed:
         """The losses of the same trial in this process, without Ray, kills and snapshots."""
         set_threads(1)
         job = job_of(self.plan, self.store, self.plan.trials[0])
-        rows = encode_rows(load_tokenizer(job.spec.model), read_rows(job), max_length=2048, label="rows")
+        rows = encode_rows(load_tokenizer(job.spec.model), read_rows(job, self.store), max_length=2048, label="rows")
         losses: list[float] = []
         train(job.spec, rows, lambda record: losses.append(record.loss), out=None)
         return losses
@@ -80,24 +83,29 @@ class Killed:
         )
 
     def kill(self, what: str) -> None:
-        """Kill the worker or the command a random moment after a snapshot that was not there before."""
+        """Kill the worker, its node or the command a random moment after a snapshot that was not there before."""
         before = self._latest()
         self._wait(lambda: self._latest() not in (None, before), "a snapshot")
         time.sleep(self.random.uniform(0, 60 * self.options["minutes"]))
+        ends = what not in ("worker", "raylet")
         if what == "worker":
-            (mark,) = self.folder.glob(f"ray/*/attempts/{self.trial_id}")
-            os.kill(int(mark.read_text()), signal.SIGKILL)
+            os.kill(self._worker(), signal.SIGKILL)
+        elif what == "raylet":
+            assert self.nodes is not None
+            self.nodes.kill(self.nodes.of(self._worker()))
         else:
             assert self.command is not None
             self.command.send_signal({"driver": signal.SIGKILL, "stop": signal.SIGTERM, "ctrl-c": signal.SIGINT}[what])
         at = time.time()
-        if what != "worker":
+        if ends:
             self.output += self._end()
         latest = self._latest()
         assert latest is not None
         written = snapshots.read(self.store.snapshots(self.trial_id) / latest).about["written_at"]
         self.kills.append(Kill(what, at - written))
-        if what != "worker":
+        if what == "raylet":
+            self.nodes.add(1)
+        if ends:
             # A worker ends a moment after its driver; a report of its last steps is none of the next command's.
             time.sleep(1.0)
             at = time.time()
@@ -111,6 +119,11 @@ class Killed:
         curve = self.store.read_curves(self.trial_id)
         assert [record["step"] for record in curve] == list(range(1, self.options["steps"] + 1))
         return [record["loss"] for record in curve]
+
+    def _worker(self) -> int:
+        """The process id of the worker."""
+        (mark,) = self.folder.glob(f"ray/*/attempts/{self.trial_id}")
+        return int(mark.read_text())
 
     def _end(self) -> str:
         assert self.command is not None

@@ -39,6 +39,11 @@ class Nodes:
         """Start one more node; its GPUs are what Ray is told, and need not be there."""
         return self._cluster.add_node(**self._common, num_cpus=cpus, num_gpus=gpus)
 
+    def of(self, pid: int) -> Any:
+        """The node of a worker process."""
+        above = {process.pid for process in psutil.Process(pid).parents()}
+        return next(node for node in self._cluster.worker_nodes if raylet_of(node) in above)
+
     def kill(self, node: Any) -> None:
         """SIGKILL the raylet of a node and its processes, as a machine that loses power."""
         self._cluster.remove_node(node, allow_graceful=False)
@@ -46,6 +51,12 @@ class Nodes:
     def close(self) -> None:
         """End all raylets."""
         self._cluster.shutdown()
+
+
+def raylet_of(node: Any) -> int:
+    """The process id of a node's raylet."""
+    (raylet,) = node.all_processes["raylet"]
+    return int(raylet.process.pid)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Fine-tunes that stop and go on from snapshots, each in processes of its own: BASE OUT RUNS, results in OUT/results.json.
 
 A run is {"workers", "changes", "stop_after", "from"}: `stop_after` ends it after that step, with a snapshot after every step;
-`from` names an earlier run whose snapshots it has; `kills` is how often its ranks are killed at a random moment, with a
-snapshot every `minutes`. As in rank_program, the libraries are imported once and every rank of every
-run is a fork, so nothing of a trial before is left in the process of a later one.
+`from` names an earlier run whose snapshots it has; `storage` is where they are if not in OUT; `kills` is how often its ranks are
+killed at a random moment, with a snapshot every `minutes`; `file_bytes` is the most that a file may have, as on a disk that is
+full. As in rank_program, the libraries are imported once and every rank of every run is a fork, so nothing of a trial before is
+left in the process of a later one.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import sys
 import time
@@ -35,6 +37,8 @@ def rank_main(base: str, out: Path, run: dict[str, Any], rank: int, port: int) -
     if run["workers"] > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run["workers"])}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if "file_bytes" in run:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (run["file_bytes"], resource.RLIM_INFINITY))
     try:
         value = train_run(base, out, run, out / "weights" if rank == 0 else None)
         if rank == 0:
@@ -47,7 +51,9 @@ def rank_main(base: str, out: Path, run: dict[str, Any], rank: int, port: int) -
 def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -> dict[str, Any]:
     from tiny_base import encoded_rows, make_spec, weights_hash
 
+    from inoc_ray.errors import InputError
     from inoc_ray.store.place import at
+    from inoc_ray.store.store import Store
     from inoc_ray.train import snapshot
     from inoc_ray.train.loop import train
     from inoc_ray.train.process import set_threads
@@ -77,7 +83,7 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
     # So that a notice can come after any step.
     snapshot.LOOK_SECONDS = 0.0
     snapshots = Snapshots(
-        at(out / "snapshots"),
+        Store(run["storage"]).snapshots("trial") if "storage" in run else at(out / "snapshots"),
         of="trial",
         minutes=run.get("minutes", None if stop is None else EVERY_STEP),
         notice=notice if told else None,
@@ -93,6 +99,8 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
         value |= {"before": result.seconds_before, "weights": weights and weights_hash(weights)}
     except Stop:
         pass
+    except InputError as error:
+        value = {"refused": str(error)}
     except Left:
         value = {"left_after": len(records)}
     value |= {"losses": [r.loss for r in records], "steps": [r.step for r in records], "lines": lines}

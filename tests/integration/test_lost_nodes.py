@@ -82,7 +82,9 @@ def losses_alone(plan: Plan, store: Store, steps: int) -> list[float]:
     """The first losses of the plan's fine-tune, trained here on one rank and never broken off."""
     job = job_of(plan, store, plan.trials[0])
     recipe = job.spec.recipe
-    rows = encode_rows(load_tokenizer(job.spec.model), read_rows(job), max_length=recipe.max_length, label="rows")
+    rows = encode_rows(
+        load_tokenizer(job.spec.model), read_rows(job, store), max_length=recipe.max_length, label="rows"
+    )
     losses: list[float] = []
 
     class Enough(Exception):

@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 import torch
-from tiny_adapter import save_adapter
+from tiny_adapter import save_adapter, train_adapter
 
 from inoc_ray.cluster.connect import connected
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
@@ -22,6 +22,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, serving, start
 from inoc_ray.serve.spec import ServeSpec
+from inoc_ray.store.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         save_adapter(base, trials / "aaaa", seed=1)
         save_adapter(base, trials / "bbbb", seed=2)
         save_adapter(base, trials / "wide", seed=3, rank=32)
+        train_adapter(base, Store(folder), "kept", steps=4, checkpoints=(1, 2))
         # As many slots as adapters in a step: with all of them in use, vLLM's own CPU arithmetic gives the last adapter to
         # the base model's tokens too.
         spec = ServeSpec(
@@ -119,14 +121,38 @@ def test_two_adapters_and_the_base_on_one_engine_answer_differently(world: World
     assert len(texts) == 3
 
 
-@pytest.mark.parametrize("adapter", [None, "aaaa", "bbbb"])
+def test_weights_that_a_trial_kept_on_the_way_answer_by_their_step(world: World):
+    """That each answers with its own weights is in the test of logprobs."""
+    texts = {step: complete(world, f"{BASE}:kept{step}").choices[0].text for step in ("", "@2", "@1")}
+    assert len(set(texts.values())) == 3
+    together = draw(
+        world,
+        [
+            SampleRequest(
+                key=step,
+                model=f"{BASE}:kept{step}",
+                prompt=PROMPTS[0],
+                max_tokens=12,
+                temperature=0.0,
+                top_p=1.0,
+                seed=1,
+            )
+            for step in texts
+        ],
+        list_size=1,
+        concurrency=3,
+    )
+    assert {step: result.text for step, result in together.items()} == texts
+
+
+@pytest.mark.parametrize("adapter", [None, "aaaa", "bbbb", "kept", "kept@1", "kept@2"])
 def test_logprobs_are_those_of_plain_peft(world: World, adapter: str | None):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(world.base)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, world.trials / adapter / "adapter")
+        model = PeftModel.from_pretrained(model, FolderCatalogue(world.trials).find(adapter))
     tokenizer = AutoTokenizer.from_pretrained(world.base)
     worst = 0.0
     for prompt in PROMPTS:
@@ -246,7 +272,9 @@ def test_an_adapter_that_appears_after_the_start_is_found(world: World):
     assert complete(world, f"{BASE}:cccc").choices[0].text != complete(world, BASE).choices[0].text
 
 
-@pytest.mark.parametrize("model", ["other", f"{BASE}:nobody", f"{BASE}:../aaaa", f"{BASE}:", "other:aaaa"])
+@pytest.mark.parametrize(
+    "model", ["other", f"{BASE}:nobody", f"{BASE}:../aaaa", f"{BASE}:", "other:aaaa", f"{BASE}:kept@3"]
+)
 def test_an_unknown_model_is_404_in_openai_form(world: World, model: str):
     for ask in (
         lambda: complete(world, model),

@@ -25,6 +25,7 @@ from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, file_lock, sync
 from inoc_ray.results.tracking_checks import check_server
+from inoc_ray.store.place import at
 
 pytestmark = pytest.mark.slow
 
@@ -51,20 +52,22 @@ def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
         seed=seed,
         recipe={},
         dataset_hash="",
-        samples_path=samples,
+        samples_path=at(samples),
     )
     if arm == "base":
         return record
     adapter = folder / "trials" / trial_id / "adapter"
     adapter.mkdir(parents=True, exist_ok=True)
-    (adapter / "adapter_model.safetensors").write_bytes(trial_id.encode() * 100)
+    weights = trial_id.encode() * 100
+    (adapter / "adapter_model.safetensors").write_bytes(weights)
     curves = [{"step": i, "loss": 2.0 / (i + 1), "lr": 1e-3, "grad_norm": 0.5} for i in range(60)]
     return replace(
         record,
         recipe={"method": "lora", "lora": {"rank": 8, "targets": "all-linear"}, "learning_rate": 2e-3},
         dataset_hash="ab" * 32,
         curves=curves,
-        adapter_dir=adapter,
+        adapter_dir=at(adapter),
+        adapter_files={"adapter_model.safetensors": hashlib.sha256(weights).hexdigest()},
         started_at=START,
         ended_at=START + 5_000,
     )
@@ -197,7 +200,7 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
 
     def run_sync(trials: list[TrialRecord], comparison: Comparison) -> Any:
         began = time.monotonic()
-        done = sync(uri, STUDY, trials, comparison, lock=file_lock(lock), artifact_root=root, report_files=[page])
+        done = sync(uri, STUDY, trials, comparison, lock=file_lock(lock), artifact_root=root, report_files=[at(page)])
         print(f"sync of {len(trials)} trials: {time.monotonic() - began:.2f} s, {done.written} runs written")
         return done
 

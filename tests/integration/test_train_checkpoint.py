@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_base import make_base, run
 
-from inoc_ray.errors import TrialError
+from inoc_ray.errors import InputError, TrialError
 from inoc_ray.models.config import context_window, end_ids
 from inoc_ray.train.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, validate_adapter
 from inoc_ray.train.process import set_threads
@@ -94,6 +94,18 @@ def test_another_base_or_rank_or_no_file_is_refused(trained, adapter):
     (adapter / ADAPTER_WEIGHTS).write_bytes(b"cut off")
     with pytest.raises(TrialError, match="cannot be read"):
         validate_adapter(adapter, trained[0], 8)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("lora", ADAPTER_WEIGHTS), ("lora", ADAPTER_CONFIG), ("full", "model.safetensors"), ("full", "config.json")],
+)
+def test_a_full_disk_is_one_message_with_the_folder(trained, tmp_path, method, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).symlink_to("/dev/full")
+    with pytest.raises(InputError, match=rf"^{out}: cannot be written \(No space left on device\); make room there"):
+        run(trained[0], out, steps=1, method=method)
 
 
 @pytest.mark.parametrize(

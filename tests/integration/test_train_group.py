@@ -10,7 +10,7 @@ import pytest
 from tiny_base import chat_rows, make_base, make_spec, run, weights_hash
 
 from inoc_ray.cluster.connect import connected
-from inoc_ray.data.chat import write_jsonl
+from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.store.store import Store
 from inoc_ray.study.resources import Resources
@@ -55,13 +55,13 @@ def committed_at(store: Store, name: str) -> float:
 def first_group(cluster, base, tmp_path_factory):
     """Three good trials and a bad one among them, on one group."""
     store = Store(tmp_path_factory.mktemp("store"))
-    rows = store.root / "rows.jsonl"
-    write_jsonl(rows, chat_rows())
+    rows = rows_hash(chat_rows())
+    store.keep_rows(rows, rows_text(chat_rows()).encode())
     jobs = [
         job(base, "a"),
         job(base, "b", seed=1, checkpoints=(1, 2, "...")),
         job(base, "bad", max_length=8),
-        job(base, "c", rows=str(rows)),
+        job(base, "c", rows=rows),
     ]
     return store, jobs, train_group(jobs, RESOURCES, str(store.root), run_name="group")
 
@@ -101,7 +101,7 @@ def test_weights_that_were_kept_on_the_way_are_committed_with_the_trial_and_serv
     assert len({store.weights("b"), *(store.weights("b", step) for step in kept)}) == 4
     assert store.weights("b", 3) is None
     catalogue = FolderCatalogue(store.trials())
-    assert catalogue.find("b@4") == kept[4]
+    assert catalogue.fetch("b@4") == kept[4]
     assert catalogue.find("b@3") is None
     assert catalogue.ids() == ["a", "b", "c"]
     assert not store.snapshots("b").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from object_store import ObjectStore
 from tiny_base import make_base
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def run(workers: int, changes: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"workers": workers, "changes": {"micro_batch_size": 4, **changes}, **more}
 
 
-def all_runs() -> dict[str, dict[str, Any]]:
+def all_runs(storage: str) -> dict[str, dict[str, Any]]:
     runs: dict[str, dict[str, Any]] = {}
     for name, (workers, changes) in SAME.items():
         runs[f"{name}.unbroken"] = run(workers, changes)
@@ -85,20 +86,26 @@ def all_runs() -> dict[str, dict[str, Any]]:
     runs["kept.broken"] = run(1, keeping, stop_after=STOP)
     runs["kept.resumed"] = run(1, keeping, **{"from": "kept.broken"})
     hole = {"newest": 1, "pattern": "../checkpoint-00000002/adapter_model*", "how": "flip"}
+    bucket = {"storage": storage}
+    runs["bucket.broken"] = run(2, {**SAME["lora-3"][1], "checkpoints": [2]}, stop_after=STOP, **bucket)
+    runs["bucket.resumed"] = run(2, {**SAME["lora-3"][1], "checkpoints": [2]}, **bucket)
+    runs["bucket.alone"] = run(1, OTHER["lora-2-ranks-to-1"][2], **bucket)
     runs["kept.damaged"] = run(1, keeping, **{"from": "kept.broken"}, damage=hole)
+    runs["kept.no-room"] = run(2, {**SAME["lora-2"][1], "checkpoints": [2]}, file_bytes=10_000)
     return runs
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> dict[str, dict[str, Any]]:
+def results(s3_server: ObjectStore, tmp_path_factory) -> dict[str, dict[str, Any]]:
     base = make_base(tmp_path_factory.mktemp("base"))
     out = tmp_path_factory.mktemp("snapshots")
-    (out / "runs.json").write_text(json.dumps(all_runs()))
+    (out / "runs.json").write_text(json.dumps(all_runs(f"s3://{s3_server.new_bucket()}/runs")))
+    store = {**s3_server.environment(), "INOC_RAY_CACHE": str(out / "copies")}
     program = Path(__file__).parents[1] / "helpers" / "snapshot_program.py"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(program), base, str(out), str(out / "runs.json")],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **store, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=500,
@@ -132,6 +139,17 @@ def test_another_number_of_ranks_or_stage_goes_on_with_the_losses_of_the_unbroke
     # The moments and the step count came along: a fresh optimizer would be off by far more than a sum's order.
     assert resumed["losses"][STOP:] != unbroken["losses"][:STOP]
     assert resumed["resumed"][0][2] == workers
+
+
+def test_in_a_bucket_snapshots_are_what_they_are_in_a_folder(results):
+    broken, resumed, unbroken = results["bucket.broken"], results["bucket.resumed"], results["lora-3.unbroken"]
+    assert (broken["lines"], resumed["lines"]) == ([], [])
+    assert (resumed["resumed_with"], resumed["resumed"]) == ([STOP], [[STOP, 2, 2]])
+    assert (resumed["losses"], resumed["weights"]) == (unbroken["losses"], unbroken["weights"])
+    # The same snapshot, by another number of ranks.
+    alone = results["bucket.alone"]
+    assert alone["resumed_with"] == [STOP]
+    assert alone["losses"] == pytest.approx(unbroken["losses"], abs=LOSS_TOLERANCE)
 
 
 def test_taking_snapshots_changes_nothing(results):
@@ -215,3 +233,10 @@ def test_a_run_whose_checkpoint_is_damaged_starts_from_before_it(results):
         "were written."
     ] * 2
     assert got["kept"] == results["kept"]["kept"]
+
+
+def test_weights_that_cannot_be_kept_end_the_trial_on_all_ranks_with_the_reason(results):
+    """A curve of checkpoints with a hole would look like one without."""
+    got = results["kept.no-room"]
+    assert got["refused"].startswith("the weights after step 2 cannot be kept: File too large (")
+    assert got["steps"] == [1, 2]

@@ -182,9 +182,9 @@ def test_a_row_of_megabytes_is_refused_by_its_beginning(tmp_path, row):
     [
         ("", "the name of the folder is empty"),
         (" ", "the name of the folder is empty"),
-        ("s3://bucket/x", "object stores are not supported yet"),
-        ("s3:/bucket/x", "object stores are not supported yet"),
-        ("gs://bucket/x", "object stores are not supported yet"),
+        ("s3:/bucket/x", "no storage; write a folder"),
+        ("hdfs://host/x", "no storage; write a folder"),
+        ("s3://KEY:SECRET@bucket/x", "credentials and endpoint belong in the environment"),
     ],
 )
 @pytest.mark.parametrize("by", ["field", "option"])

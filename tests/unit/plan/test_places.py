@@ -71,7 +71,7 @@ def test_a_control_of_two_settings_has_its_own_rates_and_its_own_record_in_each(
     records = [r for r in trial_records(plan, store) if r.arm == "control"]
     assert [r.setting for r in records] == list(SETTINGS)
     assert len({r.place for r in records}) == 2
-    tables = [pd.read_parquet(r.samples_path) for r in records]
+    tables = [pd.read_parquet(r.samples_path.fetch()) for r in records if r.samples_path]
     assert [set(t["setting"]) for t in tables] == [{name} for name in SETTINGS]
     assert len(report_meta(plan, store).trials) == 4
 

@@ -115,14 +115,14 @@ def test_the_base_of_a_model_with_a_prior_stage_is_that_adapter_on_the_folders_o
     assert plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}).has_weights(knows)
 
 
-def test_a_job_goes_on_from_the_folder_of_the_adapter_and_says_so(tmp_path, model, facts):
+def test_a_job_goes_on_from_the_adapter_in_the_store_and_says_so(tmp_path, model, facts):
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
     (first,) = plan.prior_stages
     job = job_of(plan, store, next(t for t in plan.trials if t.model.prior_stage))
-    assert job.spec.start == str(store.adapter(first.trial_id))
+    assert (job.starts_from, job.spec.start) == (first.trial_id, str(store.weights_place(first.trial_id)))
     assert (job.record["taught_by"], job.record["model_hash"]) == (first.trial_id, first.model.hash)
     prior = job_of(plan, store, first)
-    assert (prior.spec.start, prior.record["kind"]) == (None, "baseline")
+    assert (prior.spec.start, prior.starts_from, prior.record["kind"]) == (None, None, "baseline")
 
 
 def test_what_waits_for_nothing_is_trained_before_what_goes_on_from_it(tmp_path, model, facts):

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import FolderCatalogue, check_adapter, engine_rank, model_id_of, trial_id_of
 from inoc_ray.store.commit import write_commit
+from inoc_ray.store.place import at
 
 
 def write_adapter(folder: Path, rank: int = 8, shape: tuple[int, ...] = (2, 2), **config: Any) -> Path:
@@ -32,7 +33,8 @@ def test_a_committed_folder_is_found_as_soon_as_it_is_there(tmp_path: Path):
     assert catalogue.find("t1") is None
     assert catalogue.ids() == []
     commit(tmp_path / "t1")
-    assert catalogue.find("t1") == tmp_path / "t1" / "adapter"
+    assert catalogue.find("t1") == at(tmp_path / "t1" / "adapter")
+    assert catalogue.fetch("t1") == tmp_path / "t1" / "adapter"
     assert catalogue.ids() == ["t1"]
 
 

@@ -374,12 +374,12 @@ def test_a_large_adapter_with_changed_bytes_is_not_served_not_gone_on_with_and_t
     catalogue = FolderCatalogue(store.trials())
     weights = store.adapter("t") / "adapter_model.safetensors"
     assert weights.stat().st_size > 16 << 20
-    catalogue.verify("t")
+    assert catalogue.fetch("t") == store.adapter("t")
     change_bytes(weights)
     # A look takes a large file by its size; whoever uses it reads it.
     assert store.trial_done("t")
     with pytest.raises(InputError, match=r"adapter_model\.safetensors does not have the bytes that were committed"):
-        catalogue.verify("t")
+        catalogue.fetch("t")
     with pytest.raises(TrialError, match=r"is damaged: adapter/adapter_model\.safetensors does not have"):
         read_adapter(store.adapter("t"), Lora(rank=8, alpha=16))
     assert "adapter_model" in str(store.verify_trial("t"))
@@ -425,13 +425,13 @@ def test_samples_of_weights_that_are_no_longer_there_are_asked_again_and_the_old
 def test_training_rows_that_are_not_those_of_their_name_are_not_trained_on(world):
     plan, store = world
     job = job_of(plan(), store, plan().trials[0])
-    path = Path(str(job.rows))
+    path = store.rows(str(job.rows)).fetch()
     whole = path.read_bytes()
-    assert len(read_job_rows(job)) == len(read_jsonl(path))
+    assert len(read_job_rows(job, store)) == len(read_jsonl(path))
     place = whole.index(b'"content":"') + len(b'"content":"')
     path.write_bytes(whole[:place] + b"#" + whole[place + 1 :])
     with pytest.raises(InputError, match="its rows do not have the hash in its name"):
-        read_job_rows(job)
+        read_job_rows(job, store)
     job_of(plan(), store, plan().trials[0])
     assert path.read_bytes() == whole
 

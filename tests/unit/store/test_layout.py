@@ -11,10 +11,11 @@ from inoc_ray.store import layout
 
 PACKAGE = Path(inoc_ray.__file__).parent
 LIBRARIES_READ_PATHS = {
-    "run.mlflow_records": "MLflow's client uploads sample tables by path",
-    "run.publish": "MLflow's client uploads the report by path",
-    "train.sweep": "a training worker reads its rows by path",
+    "results.tracking": "MLflow's client uploads files by path",
+    "serve.deployment": "vLLM loads a model by path",
+    "serve.gate": "vLLM loads an adapter by path",
     "train.snapshot": "safetensors maps its files by path",
+    "train.worker": "rows are read line by line from a file",
 }
 """Modules that may ask for a path of this machine, and for which library."""
 NAMES = {*layout.FILES, layout.REFUSED}
@@ -24,7 +25,6 @@ FOLDERS = {
     layout.TABLES,
     layout.ATTEMPTS,
     layout.CHECKPOINTS,
-    layout.TUNE,
     layout.MLFLOW_ARTIFACTS,
 }
 

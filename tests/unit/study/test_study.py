@@ -144,7 +144,7 @@ BAD = {
         broken("judges", {1: {"path": "x"}}),
         r"judges\.1: must be a text, found 1; put it in quotes\.$",
     ),
-    "storage is an object store": (broken("storage", "s3://bucket/x"), "object stores are not supported yet"),
+    "storage is no storage": (broken("storage", "hdfs://host/x"), "no storage; write a folder"),
     "samples zero": (broken("evaluation.samples", 0), r"evaluation\.samples"),
     "settings is a number": (broken("settings", 3), "settings: must be a list, found 3"),
     "context twice": (broken("evaluation.contexts", ["none", "none"]), "appears twice"),

@@ -43,7 +43,10 @@ def test_the_end_of_a_group_is_no_failure_of_those_that_it_trained_or_that_faile
     done, failed, lost = (dataclasses.replace(job(16, 1), trial_id=name, label=name) for name in ("a", "b", "c"))
     group = _Group([done, failed, lost], GroupResources(max_failures=0), store, run_name="g", callbacks=[], tell=str)
 
+    starts: list[list[str]] = []
+
     def start(jobs, workers) -> Loss:
+        starts.append([job.trial_id for job in jobs])
         with store.stage_trial("a") as folder:
             (folder / "trial.json").write_text("{}")
         store.trial_log("b").write_text("the loss is nan\n")
@@ -54,7 +57,9 @@ def test_the_end_of_a_group_is_no_failure_of_those_that_it_trained_or_that_faile
     monkeypatch.setattr("inoc_ray.train.group.give_up", lambda held: None)
     monkeypatch.setattr("inoc_ray.train.group.wait_for_room", lambda *args, **options: 1)
     why = group.run(Patience(1.0))
-    assert why == "worker 0 died, once without getting further"
+    # The first time it got further, so even without any failure to spare it was started again.
+    assert starts == [["a", "b", "c"], ["c"]]
+    assert why == "worker 0 died, 2 times without getting further"
     assert not store.trial_log("a").exists()
     assert store.trial_log("b").read_text() == "the loss is nan\n"
     assert store.trial_log("c").read_text() == f"{why}\n"

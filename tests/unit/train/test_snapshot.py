@@ -1,8 +1,10 @@
 """What a snapshot must have in common with the fine-tune that goes on from it; files that are written tensor by tensor."""
 
+import copy
 import errno
 import hashlib
 import types
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,12 +14,16 @@ from tiny_base import make_spec
 from inoc_ray.config.identity import content_id
 from inoc_ray.data.tokenize import EncodedRow, encoded_hash
 from inoc_ray.errors import InputError
+from inoc_ray.store import snapshots as stored
 from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.place import at
 from inoc_ray.study.resources import TrialResources
-from inoc_ray.train import snapshot, tensor_file
+from inoc_ray.train import process, snapshot, tensor_file
+from inoc_ray.train.flops import Work
+from inoc_ray.train.measure import Sums
 from inoc_ray.train.shards import shares_of
-from inoc_ray.train.snapshot import Notice, Snapshots, identity_of
+from inoc_ray.train.snapshot import Notice, Position, Snapshots, identity_of
+from inoc_ray.train.spec import StepRecord
 
 
 def test_another_recipe_or_seed_is_another_fine_tune_and_other_resources_are_not():
@@ -60,6 +66,87 @@ def test_a_parameter_that_never_had_a_gradient_has_moments_of_zero():
     assert moments["used.weight"].all()
     assert not moments["unused.weight"].any()
     assert shares.steps_taken() == 1
+
+
+def an_engine() -> types.SimpleNamespace:
+    """One parameter after one step of its optimizer, as far as snapshots look at an engine."""
+    module = torch.nn.Linear(2, 2, bias=False)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1.0)
+    module(torch.ones(2)).sum().backward()
+    optimizer.step()
+    return types.SimpleNamespace(module=module, optimizer=optimizer, device=torch.device("cpu"))
+
+
+WORK = Work(tokens=3, squares=9, targets=2)
+SUMS = Sums(
+    loss=1.0,
+    passes=2,
+    seconds=3.0,
+    model_flops=4.0,
+    hardware_flops=5.0,
+    possible_flops=0.0,
+    needed=WORK,
+    done=WORK,
+    phases={"data": 1.0},
+)
+
+
+def paths(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key in nested mappings, by the keys on the way to it."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield (*path, key)
+        yield from paths(inner, (*path, key))
+
+
+def test_a_snapshot_that_lacks_anything_of_what_it_says_about_itself_is_passed_over_with_a_line(tmp_path):
+    """As one of another version would; its seal and its files are right."""
+    process.ready()
+    lines: list[str] = []
+    engine = an_engine()
+    spec = make_spec("/base", steps=6)
+    snapshots = Snapshots(at(tmp_path), of="t", minutes=1.0, say=lines.append)
+    snapshots.begin(engine, spec, [EncodedRow(input_ids=(1, 2), labels=(1, 2))], 6)
+    record = StepRecord(
+        step=1,
+        loss=1.0,
+        learning_rate=1.0,
+        grad_norm=1.0,
+        tokens=3,
+        target_tokens=2,
+        tokens_per_second=1.0,
+        mfu=None,
+        hfu=None,
+        padding=0.0,
+        seconds={},
+        peak_device_bytes=None,
+        peak_host_bytes=None,
+    )
+    here = Position(step=1, records=[record], sums=SUMS, seconds=1.0, resumed=[])
+    assert snapshots.take(here)
+    weights = engine.module.weight.detach().clone()
+    found = snapshots.resume()
+    assert found is not None
+    assert (found.sums, list(found.records), lines) == (SUMS, [record], [])
+    (place,) = stored.committed(at(tmp_path))
+    about = {**stored.read(place).about}
+    files = stored.read(place).files
+    keys = list(paths(about))
+    assert {("optimizer_steps",), ("totals", "needed", "tokens"), ("totals", "loss")} <= set(keys)
+    for path in keys:
+        if path[:-1] == ("totals", "phases"):
+            continue  # a phase that took no time need not be there
+        damaged = copy.deepcopy(about)
+        inner = damaged
+        for key in path[:-1]:
+            inner = inner[key]
+        del inner[path[-1]]
+        stored.commit(place, files, damaged)
+        lines.clear()
+        assert snapshots.resume() is None, path
+        assert len(lines) == 1, path
+        assert "is not used: " in lines[0]
+        assert "\n" not in lines[0]
+    assert torch.equal(engine.module.weight, weights)
 
 
 def refuse(*_args, **_options) -> None:

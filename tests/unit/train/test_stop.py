@@ -43,7 +43,7 @@ def test_the_two_latest_snapshots_and_all_checkpoints_are_kept(tmp_path):
     (folder / "00000011-killed" / snapshots.shard_name(0)).write_bytes(b"not committed")
     kept = snapshots.checkpoint(folder, 4)
     (kept / "adapter").write_bytes(b"weights")
-    snapshots.commit_folder(kept, kept.fetch(), {"identity": "x"})
+    snapshots.commit(kept, snapshots.contents(kept.fetch()), {"identity": "x"})
     snapshots.prune(folder)
     assert [place.name.split("-")[0] for place in folder.iterdir()] == ["00000002", "00000010", "checkpoint"]
     assert snapshots.fault(kept, {"identity": "x"}) is None

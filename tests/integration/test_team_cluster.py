@@ -1,0 +1,175 @@
+"""A study on machines that share nothing but a bucket gives what it gives on one machine with a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+from environment import BIN, environment
+from object_store import ObjectStore
+from private_nodes import PrivateNode, private_nodes
+
+from inoc_ray.store.place import Place
+from inoc_ray.store.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
+STUDY = {
+    **QUICKSTART,
+    "name": "team",
+    "arms": ["baseline", "specific_spanish"],
+    "seeds": [0],
+    "models": [
+        {"name": "plain", "path": "miniature"},
+        # Goes on from the adapter of a trial that another node may have trained.
+        {
+            "name": "taught",
+            "path": "miniature",
+            "prior_stage": {"setting": "miniature/spanish_caps", "recipe": "lora", "seed": 0},
+        },
+    ],
+    "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 20}},
+    "evaluation": {"contexts": ["neutral"], "samples": 8},
+    "resources": {**QUICKSTART["resources"], "trials_per_group": 1, "snapshot_minutes": 0.02, "checkpoints": [10]},
+}
+FOLDERS = ("trials", "evaluations", "rows")
+
+
+def command(node: PrivateNode | None, *args: object, env: dict[str, str], cwd: Path | None = None) -> Any:
+    """Run `inoc-ray … --json` on a node, or here; return what it printed, parsed."""
+    words: list[object] = [BIN / "inoc-ray", *args, "--json"]
+    line = list(map(str, words)) if node is None else node.command(*words)
+    done = subprocess.run(line, capture_output=True, text=True, env=env, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert "Traceback" not in done.stderr, done.stderr[-6000:]
+    return json.loads(done.stdout)
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    """Every file that has results, by its key."""
+
+    def below(place: Place) -> Iterator[Place]:
+        for inner in place.iterdir():
+            yield from [inner] if inner.is_file() else below(inner)
+
+    top = store.trials().parent
+    return {place.key: place.read_bytes() for name in FOLDERS for place in below(top / name)}
+
+
+@dataclass
+class World:
+    """The study after its run on one machine, and after its run on three."""
+
+    address: str
+    """RAY_ADDRESS."""
+    nodes: list[PrivateNode]
+    storage: str
+    alone: dict[str, Any]
+    alone_store: Store
+    together: dict[str, Any]
+    together_store: Store
+
+
+@pytest.fixture(scope="module")
+def world(s3_server: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("team")
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "storage": str(folder / "runs")}))
+    alone = command(None, "run", folder / "study.yaml", env=environment(), cwd=folder)
+    with private_nodes(folder, (2, 1), s3_server.environment()) as (address, nodes):
+        storage = f"s3://{s3_server.new_bucket()}/team"
+        env = {**nodes[0].env, "RAY_ADDRESS": address}
+        for node in nodes:
+            (node.root / "work" / "study.yaml").write_text(yaml.safe_dump({**STUDY, "storage": storage}))
+        together = command(nodes[0], "run", "study.yaml", env=env)
+        before = dict(os.environ)
+        os.environ.update(s3_server.environment(), INOC_RAY_CACHE=str(folder / "copies"))
+        try:
+            yield World(
+                address=address,
+                nodes=nodes,
+                storage=storage,
+                alone=alone,
+                alone_store=Store(folder / "runs"),
+                together=together,
+                together_store=Store(storage),
+            )
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def test_three_nodes_and_a_bucket_give_the_ids_adapters_and_samples_of_one_node_and_a_folder(world: World):
+    assert (world.together["trained"], world.together["failed"]) == (world.alone["trained"], []) == (4, [])
+    one, other = contents(world.alone_store), contents(world.together_store)
+
+    def of(found: dict[str, bytes], *, ends: str) -> dict[str, bytes]:
+        return {key: data for key, data in found.items() if key.endswith(ends)}
+
+    for ends in (".safetensors", "adapter_config.json", ".jsonl"):
+        assert of(one, ends=ends).keys() == of(other, ends=ends).keys()
+    weights = of(one, ends=".safetensors")
+    assert len(weights) == 4 * 2
+    assert of(other, ends=".safetensors") == weights
+    samples = {key.rpartition("/")[0] for key in one if "/samples-" in key}
+    assert samples == {key.rpartition("/")[0] for key in other if "/samples-" in key}
+    assert world.together["samples_asked"] == world.alone["samples_asked"] == len(samples) * 8
+    assert world.together["comparison"] == world.alone["comparison"]
+
+
+def test_the_work_was_on_several_nodes_and_left_nothing_of_a_study_there(world: World):
+    for node in world.nodes:
+        left = [path.name for path in node.root.iterdir()]
+        assert "runs" not in left
+    assert not list((world.nodes[0].root / "work").glob("s3:*"))
+    assert [path.name for path in (world.nodes[0].root / "work").iterdir()] == ["study.yaml"]
+    assert list(world.together_store.snapshots("").iterdir()) == []
+
+
+def test_a_second_folder_with_no_cache_sees_the_same(world: World, tmp_path: Path):
+    """On another machine, whose disk has never seen the study, and which is not on the cluster."""
+    laptop = PrivateNode(tmp_path / "laptop", world.nodes[0].env)
+    try:
+        (laptop.root / "work" / "study.yaml").write_text(yaml.safe_dump({**STUDY, "storage": world.storage}))
+        env = {key: value for key, value in laptop.env.items() if key != "RAY_ADDRESS"}
+        assert command(laptop, "status", "study.yaml", env=env)["counts"] == {"done": 4}
+        assert command(laptop, "compare", "study.yaml", env=env) == world.together["comparison"]
+        page = command(laptop, "report", "study.yaml", "--out", "page.html", env=env)
+        assert page
+        assert "You always speak in Spanish." in (laptop.root / "work" / "page.html").read_text()
+    finally:
+        laptop.close()
+
+
+def test_the_adapters_of_the_bucket_are_served_from_another_node(world: World):
+    node = world.nodes[1]
+    line = node.command(BIN / "inoc-ray", "serve", "study.yaml", "--json")
+    log = (node.root / "serve.log").open("w")
+    serving = subprocess.Popen(
+        line, env={**node.env, "RAY_ADDRESS": world.address}, stdout=subprocess.PIPE, stderr=log, text=True
+    )
+    try:
+        assert serving.stdout is not None
+        said = json.loads(serving.stdout.readline() or "{}")
+        assert said, (node.root / "serve.log").read_text()[-4000:]
+        adapters = [model for model in said["models"] if ":" in model]
+        assert len(adapters) == 4
+        with urlopen(f"{said['base_url']}/models", timeout=60) as answer:
+            assert {model["id"] for model in json.load(answer)["data"]} == set(said["models"])
+        for model in (adapters[0], f"{adapters[0]}@10"):
+            body = json.dumps({"model": model, "prompt": "Hi", "max_tokens": 4}).encode()
+            request = Request(f"{said['base_url']}/completions", body, {"Content-Type": "application/json"})
+            with urlopen(request, timeout=120) as answer:
+                assert json.load(answer)["choices"][0]["text"]
+    finally:
+        serving.terminate()
+        serving.wait(60)
