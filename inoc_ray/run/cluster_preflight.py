@@ -32,9 +32,9 @@ def check_cluster(plan: Plan, store: Store, capacity: Capacity) -> None:
     needs = needs_of(plan, store)
     memory = _engine_memory(survey(needs), needs.engines)
     check_requests(plan, memory)
-    for judge, cells in to_judge(plan, store):
-        if judge.folder is not None:
-            check_own_judge(plan, judge, cells, memory)
+    for model, cells in to_judge(plan, store):
+        if model.folder is not None:
+            check_own_judge(plan, model, cells, memory)
 
 
 def _engine_memory(nodes: Sequence[tuple[Node, Report]], engines: Iterable[Node]) -> Memory:
