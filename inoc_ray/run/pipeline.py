@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
+from inoc_ray import stopping
 from inoc_ray.cluster.connect import connected
 from inoc_ray.cluster.fit import Capacity
+from inoc_ray.cluster.keeper import wait_for_keepers
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
@@ -26,7 +28,9 @@ from inoc_ray.run.mlflow_records import keep_study
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import preflight
-from inoc_ray.run.publish import compare_study, sync_study, write_study_report
+from inoc_ray.run.progress import recorded
+from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_study_report
+from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
@@ -35,11 +39,15 @@ from inoc_ray.study.study import Study, models_of
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
+    from inoc_ray.train.sweep import Watch
 
 
 @contextlib.contextmanager
 def _timed(outcome: StudyOutcome, step: str) -> Iterator[None]:
+    """Time a step; a run that was told to stop does not begin with it."""
+    stopping.check()
     started = time.monotonic()
+    outcome.phase = step
     try:
         yield
     finally:
@@ -61,14 +69,20 @@ Show = Callable[["Comparison"], None]
 
 
 def run_study(
-    study: Study, store: Store, *, train: bool = True, only: Sequence[str] = (), show: Show = lambda comparison: None
+    study: Study,
+    store: Store,
+    *,
+    train: bool = True,
+    evaluate: bool = True,
+    only: Sequence[str] = (),
+    show: Show = lambda comparison: None,
 ) -> StudyOutcome:
     """Train, sample and judge what is missing, compare, write the report and update MLflow.
 
-    train: False evaluates finished trials only. only: names of evaluations or contexts, to sample only those. show: called
-    with the comparison as soon as there is one, before the report and MLflow, which can fail. Raise InputError before
-    anything is written if the study cannot run. What fails does not stop the rest: it is listed in the outcome, and kept
-    beside the results until it is done.
+    train: False evaluates finished trials only. evaluate: False samples and judges nothing. only: names of evaluations or
+    contexts, to sample only those. show: called with the comparison as soon as there is one, before the report and MLflow,
+    which can fail. Raise InputError before anything is written if the study cannot run. What fails does not stop the rest: it is
+    listed in the outcome, and kept beside the results until it is done.
 
     The plan is built once; each step reads the store again.
     """
@@ -80,15 +94,23 @@ def run_study(
     # After the checks, whose message is to be the only one.
     for note in plan.notes:
         say(f"note: {note}")
-    with _storage_errors(store), _alone(study, store, claims_of(plan, store, train=train)) as lease:
+    claims = claims_of(plan, store, train=train)
+    with (
+        says_what_is_kept(whole, store, outcome),
+        _storage_errors(store),
+        _alone(study, store, claims) as lease,
+        recorded(whole, store, outcome),
+    ):
         plan = plan.refreshed(store)
         report_damage(plan)
         seal_samples(plan, store)
         if verify_used(plan, store, train=train):
             plan = plan.refreshed(store)
         stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
-        ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
-        to_judge = ungraded_parts(plan, store)
+        ready = evaluate and (
+            any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
+        )
+        to_judge = ungraded_parts(plan, store) if evaluate else []
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
@@ -97,17 +119,19 @@ def run_study(
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
                     # What a killed command left behind would hold what this one needs.
+                    wait_for_keepers()
                     reclaim()
                 check_cluster(plan, store, capacity)
                 keep_study(plan, store)
+                live = stack.enter_context(live_runs(plan, store))
                 if training:
-                    _train(plan, store, capacity, outcome)
+                    _train(plan, store, capacity, outcome, watch=live.record)
                     plan = plan.refreshed(store)
-                if ready or training:
+                if evaluate and (ready or training):
                     lease.check()
                     _sample(plan, store, outcome)
                     plan = plan.refreshed(store)
-            if ungraded_parts(plan, store):
+            if evaluate and ungraded_parts(plan, store):
                 lease.check()
                 _judge(plan, store, outcome)
         outcome.sampled = sum(plan.stored.values()) - stored_before
@@ -122,7 +146,11 @@ def run_study(
 def _record_failures(
     plan: Plan, store: Store, outcome: StudyOutcome, *, tried: Iterable[Thing], failed: Sequence[Failure]
 ) -> None:
-    """Record what failed of what was tried, in the outcome and beside the study's results."""
+    """Record what failed of what was tried, in the outcome and beside the study's results; nothing when the run is stopped.
+
+    What ends then ends because of that, whatever a library makes of it.
+    """
+    stopping.check()
     outcome.failed += failed
     outcome.tried |= set(tried)
     keep_failures(store, plan.study.name, tried, failed)
@@ -165,14 +193,14 @@ def _storage_errors(store: Store) -> Iterator[None]:
         ) from error
 
 
-def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> None:
+def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_key(trial) for trial in plan.to_train}
     failed: list[Failure] = []
     with _timed(outcome, "training"):
         try:
-            for result in train_missing(plan, store, capacity):
+            for result in train_missing(plan, store, capacity, watch):
                 if result.status == "failed":
                     log = str(store.trial_log(result.trial_id))
                     of = (("trial", result.trial_id),)
@@ -181,9 +209,9 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
                     outcome.trained += result.status == "trained"
         except TrialError as error:
             failed = [failure_of({"label": "training", "error": error, "log": store.logs(), "of": sorted(tried)})]
-            raise
-        finally:
             _record_failures(plan, store, outcome, tried=tried, failed=failed)
+            raise
+    _record_failures(plan, store, outcome, tried=tried, failed=failed)
 
 
 def capabilities_missing(plan: Plan, store: Store) -> bool:
@@ -230,6 +258,7 @@ def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, *, step: str, thi
         try:
             yield
         except Exception as error:  # noqa: BLE001 - recorded with its log, exit code 1
+            stopping.check()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, step.lower())
             story = "".join(traceback.format_exception(error))

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from inoc_ray import stopping
+from inoc_ray.cluster import keeper as keepers
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.fit import check_serving
 from inoc_ray.console import Status, say
@@ -30,6 +33,8 @@ _POLL_S = 0.25
 _REPORT_EVERY_S = 5.0
 _PROXY_TRIES = 4
 EVERY_ADDRESS = "0.0.0.0"
+LEAVE_SECONDS = 1.5
+"""What a command that is stopped needs to leave the cluster."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -42,6 +47,8 @@ class Endpoint:
     api_key: str | None
     name: str
     owns_serve: bool
+    keeper: Any = None
+    """What takes it down if this command cannot; None on a private cluster."""
     window: int | None = None
     """The window in tokens: prompt and answer."""
 
@@ -64,6 +71,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
 
     if not ray.is_initialized():
         raise RuntimeError("start() needs a Ray cluster: call ray.init() first")
+    keepers.wait_for_keepers()
     reclaim()
     _check_resources(spec)
     began = time.monotonic()
@@ -77,6 +85,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         )
     prefix = "" if spec.name == APP else f"/{spec.name}"
     spec = _reachable(spec, spec.host if owns_serve else _client().http_config.host)
+    # A private cluster ends with this command, and everything on it.
+    keeper = keepers.start(reclaim) if os.environ.get("RAY_ADDRESS") else None
     try:
         if owns_serve:
             note("serve: starting Ray Serve")
@@ -91,7 +101,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         base_url = f"http://{_host(spec.host)}:{_client().http_config.port}{prefix}/v1"
         window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
     except BaseException:
-        _take_down(spec.name, owns_serve)
+        _take_down(spec.name, owns_serve, keeper)
         raise
     seconds = time.monotonic() - began
     endpoint = Endpoint(
@@ -100,6 +110,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         api_key=spec.api_key,
         name=spec.name,
         owns_serve=owns_serve,
+        keeper=keeper,
         window=window,
     )
     note(
@@ -130,7 +141,7 @@ def _with_end_of_turn(spec: ServeSpec) -> ServeSpec:
 
 def stop(endpoint: Endpoint) -> None:
     """Take the endpoint down, and Ray Serve too if `start` started it. Does nothing if it is gone already."""
-    _take_down(endpoint.name, endpoint.owns_serve)
+    _take_down(endpoint.name, endpoint.owns_serve, endpoint.keeper)
 
 
 @contextlib.contextmanager
@@ -174,7 +185,30 @@ def _serve_runs() -> bool:
     return _client() is not None
 
 
-def _take_down(name: str, owns_serve: bool) -> None:
+def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
+    """Take an engine down; when the command is being stopped, begin with it, and leave the rest to the engine's keeper.
+
+    On a private cluster, which ends with the command, nothing is left to do then.
+    """
+    if not stopping.requested():
+        _end_serving(name, owns_serve)
+        if keeper is not None:
+            keepers.release(keeper)
+    elif keeper is not None:
+        done = threading.Event()
+
+        def end() -> None:
+            # What fails here is the keeper's.
+            with contextlib.suppress(Exception):
+                _end_serving(name, owns_serve)
+                done.set()
+
+        threading.Thread(target=end, daemon=True).start()
+        if done.wait(max(0.0, stopping.seconds_left() - LEAVE_SECONDS)):
+            keepers.release(keeper)
+
+
+def _end_serving(name: str, owns_serve: bool) -> None:
     from ray import serve
 
     if not _serve_runs():

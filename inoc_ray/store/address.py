@@ -29,15 +29,21 @@ def check_storage(address: str) -> str:
     scheme, _, rest = address.partition("://")
     bucket, _, prefix = rest.partition("/")
     if scheme not in SCHEMES or not bucket:
-        raise ValueError(f"{shown(address)}: no storage; write a folder (local or a shared mount) or one of {_FORMS}")
+        raise ValueError(
+            f"{shown(_without_secrets(address))}: no storage; write a folder (local or a shared mount) or one of {_FORMS}"
+        )
     if re.search(r"[@?#:]", bucket if scheme in ("s3", "gs", "az") else "") or re.search(r"[?#\s]", prefix):
         raise ValueError(
-            f"{shown(address)}: holds more than a bucket and a prefix; credentials and endpoint belong in the environment, and a "
-            "prefix has no '?', '#' or white space"
+            f"{shown(_without_secrets(address))}: holds more than a bucket and a prefix; credentials and endpoint belong in the "
+            "environment, and a prefix has no '?', '#' or white space"
         )
     if any(part in ("", ".", "..") for part in prefix.rstrip("/").split("/")) and prefix:
         raise ValueError(f"{shown(address)}: a prefix has no empty parts, '.' or '..'")
     return address
+
+
+def _without_secrets(address: str) -> str:
+    return re.sub(r"[?#].*", "?…", re.sub(r"//[^/]*@", "//…@", address))
 
 
 def open_filesystem(address: Path | str) -> Filesystem:

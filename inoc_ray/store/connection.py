@@ -50,7 +50,8 @@ _NO_BUCKET = _Fault(
 )
 _FAULTS = (
     _Fault(
-        r"Missing(AccessKeyId|SecretAccessKey|Account)|instance credentials|169\.254\.169\.254|metadata\.google|CredentialProvider"
+        r"Missing(AccessKeyId|SecretAccessKey|Account)|instance credentials|"
+        r"169\.254\.169\.254|/latest/(api/token|meta-data)|metadata\.google|CredentialProvider"
         r"|Account must be specified|could not load.*credential",
         "no credentials were found; set {credentials} in the environment of this command and of every node",
     ),

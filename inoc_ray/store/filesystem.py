@@ -173,9 +173,9 @@ class Filesystem(ABC):
     def inspected_bytes(self) -> int:
         """Files of more bytes need no hash where they are only inspected: their size and time say enough.
 
-        A bucket keeps an object as it was written, and checks that by itself: 0.
+        A bucket keeps an object as it was written, and checks that by itself: none, not even an empty one, is hashed.
         """
-        return 0
+        return -1
 
     @abstractmethod
     def now(self) -> float:

@@ -16,7 +16,7 @@ from inoc_ray.store.appended import Appended, copy_version, delete_pieces, file_
 from inoc_ray.store.filesystem import Filesystem, Stat, new_probe
 from inoc_ray.store.glance import Glance
 from inoc_ray.store.local_copies import LocalCopies
-from inoc_ray.store.object_lock import locked
+from inoc_ray.store.object_lock import ObjectLock, locked
 from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streamed
 
 _PUBLISHING = ".publishing"
@@ -176,19 +176,28 @@ class ObjectFilesystem(Filesystem):
         What others have left below the key without `last` was never published, and is deleted.
         """
         mark = f"{key}/{_PUBLISHING}"
-        names = [path.relative_to(staging).as_posix() for path in sorted(staging.rglob("*")) if path.is_file()]
         with locked(self, mark, timeout=-1) as lock:
-            if self._bucket.head(f"{key}/{last}") is not None:
-                raise FileExistsError(17, "It is published already", self.name_of(key))
-            self._bucket.delete([found.key for found in self._bucket.below(key) if found.key != mark])
-            for name in names:
-                # A process that slept while another one took over must not write over what that has published.
-                if name != last and not (lock.is_held() and self._put_new(staging / name, f"{key}/{name}")):
-                    raise FileExistsError(17, "Another process publishes it", self.name_of(key))
-            if not self._put_new(staging / last, f"{key}/{last}"):
-                raise FileExistsError(17, "Another process has published it", self.name_of(key))
-        # From now on nobody can publish here, so that nobody needs the lock.
-        self._bucket.delete([mark])
+            published = self._publish(staging, key, last, lock)
+        if published or self._bucket.head(f"{key}/{last}") is not None:
+            # From now on nobody can publish here, so that nobody needs the lock.
+            self._bucket.delete([mark])
+        if not published:
+            raise FileExistsError(17, "Another process has published it", self.name_of(key))
+
+    def _publish(self, staging: Path, key: str, last: str, lock: ObjectLock) -> bool:
+        """Put the files, unless another process has or does; return True if they are published."""
+        if self._bucket.head(f"{key}/{last}") is not None:
+            return False
+        mark = f"{key}/{_PUBLISHING}"
+        self._bucket.delete([found.key for found in self._bucket.below(key) if found.key != mark])
+        for path in sorted(staging.rglob("*")):
+            name = path.relative_to(staging).as_posix()
+            if name == last or not path.is_file():
+                continue
+            # A process that slept while another one took over must not write over what that has published.
+            if not lock.is_held() or not self._put_new(path, f"{key}/{name}"):
+                return False
+        return self._put_new(staging / last, f"{key}/{last}")
 
     def _put_new(self, path: Path, key: str) -> bool:
         if is_large(path):

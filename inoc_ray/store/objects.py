@@ -22,7 +22,7 @@ SHA, WRITE, GROWS = "inocraysha256", "inocraywrite", "inocraygrows"
 """Names of the notes: the hash, the write, and the id of a file that is appended to (see `appended`)."""
 _SINGLE_BYTES = 8 << 20
 """Larger files go in several parts, which take no condition."""
-_PARTS = 9_000
+_PART_BYTES, _PARTS = 8 << 20, 9_000
 """S3 takes at most 10,000 parts of an object."""
 _BLOCK = 4 << 20
 
@@ -130,7 +130,7 @@ class Bucket:
         import obstore
 
         noted = self._notes(file_hash(path), None)
-        part = max(_SINGLE_BYTES, -(-path.stat().st_size // _PARTS))
+        part = max(_PART_BYTES, -(-path.stat().st_size // _PARTS))
 
         def request() -> None:
             obstore.put(self._connection.store, key, path, attributes=noted, chunk_size=part)

@@ -38,7 +38,9 @@ class Watch:
     def taken(self) -> tuple[bool, bool]:
         """Return whether a snapshot was asked for since the last call, and whether there is room for more workers."""
         asked = self._asked.is_set()
-        self._asked.clear()
+        if asked:
+            # Not in any case: what was asked since the line above is for the next call.
+            self._asked.clear()
         return asked, self._grows.is_set()
 
     def _look(self) -> None:

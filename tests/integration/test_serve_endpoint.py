@@ -19,9 +19,11 @@ from tiny_adapter import save_adapter, train_adapter
 from inoc_ray.cluster.connect import connected
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError
-from inoc_ray.serve.adapters import FolderCatalogue
+from inoc_ray.serve.adapters import FolderCatalogue, FullModel
 from inoc_ray.serve.app import Endpoint, serving, start
 from inoc_ray.serve.spec import ServeSpec
+from inoc_ray.store.commit import write_commit
+from inoc_ray.store.place import at
 from inoc_ray.store.store import Store
 
 pytestmark = pytest.mark.slow
@@ -152,7 +154,7 @@ def test_logprobs_are_those_of_plain_peft(world: World, adapter: str | None):
 
     model = AutoModelForCausalLM.from_pretrained(world.base)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, FolderCatalogue(world.trials).find(adapter))
+        model = PeftModel.from_pretrained(model, FolderCatalogue(world.trials).fetch(adapter))
     tokenizer = AutoTokenizer.from_pretrained(world.base)
     worst = 0.0
     for prompt in PROMPTS:
@@ -337,13 +339,23 @@ def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
 
 
 def test_a_full_fine_tune_is_served_as_its_own_engine_beside_the_first(world: World, tmp_path: Path):
-    save_base(tmp_path / "full")
+    full = tmp_path / "t" / "adapter"
+    save_base(full)
     # One request of the whole window would take 2 GiB of cache, of which there is 1.
-    path = tmp_path / "full" / "config.json"
+    path = full / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": LONG}))
     # As the exports of models with such a file have it: transformers would not write it.
-    (tmp_path / "full" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_p": 0.9}')
-    spec = ServeSpec(model=tmp_path / "full", model_id="full", dtype="float32", name="full", api_key=KEY)
+    (full / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_p": 0.9}')
+    (tmp_path / "t" / "trial.json").write_text("{}")
+    write_commit(tmp_path / "t")
+    spec = ServeSpec(
+        model=world.base,
+        model_id="full",
+        full=FullModel(at(tmp_path), "t"),
+        dtype="float32",
+        name="full",
+        api_key=KEY,
+    )
     with serving(spec) as endpoint:
         client = openai.OpenAI(base_url=endpoint.base_url, api_key=KEY)
         assert [card.id for card in client.models.list().data] == ["full"]

@@ -191,7 +191,9 @@ def test_a_row_of_megabytes_is_refused_by_its_beginning(tmp_path, row):
 def test_a_storage_is_refused_alike_in_the_study_and_on_the_command_line(tmp_path, place, message, by, refused):
     (tmp_path / "study.yaml").write_text(f"name: s\n{GOOD}" + (f"storage: '{place}'\n" if by == "field" else ""))
     option = () if by == "field" else ("--storage", place)
-    assert message in refused(tmp_path, "plan", "study.yaml", *option)
+    said = refused(tmp_path, "plan", "study.yaml", *option)
+    assert message in said
+    assert "SECRET" not in said
 
 
 def test_a_terminal_gets_a_replacement_for_a_character_it_cannot_encode_and_json_an_escape(tmp_path):

@@ -117,9 +117,9 @@ def test_a_glance_ends_with_its_block(store):
 def test_many_trials_are_looked_at_in_parallel(store, line):
     with store.glance(TRIALS):
         pass
-    line.slow = 0.2
+    line.slow = 0.5
     before = time.monotonic()
     with store.glance(TRIALS):
-        assert answers(store)
-    # 13 requests one after another would take 2.6 s.
-    assert time.monotonic() - before < 2
+        assert store.trial_done(TRIALS[0])
+    # 13 requests one after another would take 6.5 s.
+    assert time.monotonic() - before < 4

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -130,19 +131,22 @@ def test_a_job_names_nothing_of_the_drivers_disk_and_a_node_finds_it_all(
         read_rows(job, there)
 
 
+def until(look: Callable[[], tuple[bool, bool]]) -> tuple[bool, bool]:
+    end = time.monotonic() + 30
+    while not any(found := look()):
+        assert time.monotonic() < end
+    return found
+
+
 def test_requests_to_a_trial_are_seen_beside_the_training_and_taken_once(store: Store):
     ask, grow = store.snapshot_request("t"), store.grow_mark("run")
     with Watch(ask, grow) as watch:
         assert watch.taken() == (False, False)
         ask.write_text("")
-        while not (taken := watch.taken())[0]:
-            pass
-        assert taken == (True, False)
+        assert until(watch.taken) == (True, False)
         assert not ask.is_file()
         grow.write_text("")
-        while not (taken := watch.taken())[1]:
-            pass
-        assert taken == (False, True)
+        assert until(watch.taken) == (False, True)
         assert watch.taken() == (False, True)
 
 

@@ -41,6 +41,7 @@ ENGINE: dict[str, tuple[dict[str, Any], Any]] = {
 
 ENGINE_ELSEWHERE = {
     "model",  # models.path
+    "full",  # method: full of a recipe
     "max_model_len",  # the longest prompt of the plan with its evaluation's max_tokens
     "stop",  # the end of turn of the model's chat template
     "stop_token_ids",  # likewise
