@@ -111,16 +111,7 @@ class Machine:
         self._process.wait()
 
 
-_EMPTY = (
-    "env",
-    "-i",
-    "-C",
-    HOME,
-    f"HOME={HOME}",
-    "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin",
-    "USER=root",
-    "TERM=dumb",
-)
+_EMPTY = ("env", "-i", "-C", HOME, f"HOME={HOME}", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin", "USER=root", "TERM=dumb")
 
 
 @contextlib.contextmanager
