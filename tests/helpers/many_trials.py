@@ -33,6 +33,7 @@ from inoc_ray.study.resources import GroupResources
 from inoc_ray.study.study import Study
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.sweep import train_missing
+from inoc_ray.train.worker import RECORD
 
 FIRST = 8
 """Trials of the first sweep."""
@@ -53,7 +54,8 @@ def stub(jobs: Sequence[TrialJob], resources: GroupResources, storage: str, **ha
     wait_for_room([resources.workers], worker, patience=Patience(5), tell=handed["tell"])
     for job in jobs:
         for step in range(1, REPORTS + 1):
-            tune.report({"job": job.trial_id, "label": job.label, "step": step, "steps": REPORTS, "loss": 1.0 / step})
+            told = {"job": job.trial_id, "label": job.label, "step": step, "steps": REPORTS}
+            tune.report({**told, RECORD: {"step": step, "loss": 1.0 / step}})
         if job.spec.seed % FAILS == FAILS - 1:
             store.trial_log(job.trial_id).write_text("Traceback\nValueError: as told\n")
             continue

@@ -144,6 +144,7 @@ def test_a_run_that_a_node_cannot_serve_ends_with_2_before_anything_starts(clust
         "settings": ["miniature/spanish_caps"],
         "arms": ["baseline"],
         "seeds": [0],
+        "recipes": {"lora": {"learning_rate": 2e-3, "steps": 2, "batch_size": 16}},
         "resources": {"gpus_per_worker": 1},
         "storage": str(tmp_path / "runs"),
     }
