@@ -44,9 +44,14 @@ def local_capacity() -> Capacity:
     return Capacity(float(len(os.sched_getaffinity(0))), float(gpus), True)
 
 
+def is_attached() -> bool:
+    """Return whether RAY_ADDRESS names a cluster to join, in place of a private local one."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def expected_capacity() -> Capacity | None:
     """Return the capacity if it is known without starting or joining anything: None for an attached cluster."""
-    return None if os.environ.get("RAY_ADDRESS") else local_capacity()
+    return None if is_attached() else local_capacity()
 
 
 def check_address() -> None:
@@ -86,7 +91,7 @@ def connected() -> Iterator[Capacity]:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", EXPECTED_MESSAGES)
-    if os.environ.get("RAY_ADDRESS"):
+    if is_attached():
         with _attached() as capacity:
             yield capacity
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from inoc_ray.errors import InputError
 from inoc_ray.study.resources import EngineResources, GroupResources
@@ -26,9 +26,12 @@ class Node:
     gpus: float
 
     def holds(self, cpus: float, gpus: float) -> int:
-        """Return how many workers of that size the node holds."""
+        """Return how many workers of that size the node holds; a part of a GPU lies on one GPU."""
         by_cpus = int((self.cpus + _TINY) // cpus)
-        return min(by_cpus, int((self.gpus + _TINY) // gpus)) if gpus else by_cpus
+        if not gpus:
+            return by_cpus
+        by_gpus = int(self.gpus) * int((1 + _TINY) // gpus) if gpus < 1 else int((self.gpus + _TINY) // gpus)
+        return min(by_cpus, by_gpus)
 
     def __str__(self) -> str:
         return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
@@ -42,17 +45,44 @@ class Capacity:
     gpus: float
     has_driver_resource: bool
     nodes: tuple[Node, ...] = ()
-    """Each node, also those that an autoscaler may still start; without them, one that has everything."""
+    """Each node that is up; without them, one that has everything."""
+    startable: tuple[Node, ...] = ()
+    """Nodes that an autoscaler may start, by their types."""
+    may_start: int = 0
+    """How many of them there can be at once, by the limit on the whole cluster."""
 
     def __post_init__(self) -> None:
-        if not self.nodes:
+        if not self.nodes and not self.startable:
             object.__setattr__(self, "nodes", (Node(self.cpus, self.gpus),))
 
     @classmethod
-    def of(cls, nodes: Iterable[Node], *, has_driver_resource: bool) -> Capacity:
-        """Return the capacity of a cluster of these nodes."""
-        nodes = tuple(nodes)
-        return cls(sum(n.cpus for n in nodes), sum(n.gpus for n in nodes), has_driver_resource, nodes)
+    def of(
+        cls,
+        nodes: Iterable[Node],
+        *,
+        has_driver_resource: bool,
+        startable: Iterable[Node] = (),
+        may_start: int | None = None,
+    ) -> Capacity:
+        """Return the capacity of a cluster of these nodes; may_start: None for all that are startable."""
+        nodes, startable = tuple(nodes), tuple(startable)
+        may_start = len(startable) if may_start is None else max(0, min(may_start, len(startable)))
+        cpus, gpus = (
+            sum(one[kind] for one in map(astuple, nodes))
+            + sum(sorted((one[kind] for one in map(astuple, startable)), reverse=True)[:may_start])
+            for kind in (0, 1)
+        )
+        return cls(cpus, gpus, has_driver_resource, nodes, startable, may_start)
+
+    @property
+    def all_nodes(self) -> tuple[Node, ...]:
+        """The nodes that are up, and those that may be started, though perhaps not all of them at once."""
+        return (*self.nodes, *self.startable)
+
+    def nodes_for(self, cpus: float, gpus: float) -> list[Node]:
+        """Return the nodes that a kind of worker can have: those that are up, and the best that the limit lets start."""
+        best = sorted(self.startable, key=lambda node: node.holds(cpus, gpus), reverse=True)
+        return [*self.nodes, *best[: self.may_start]]
 
     def driver_request(self) -> dict[str, float]:
         """Return the resources that one trial driver requests; never 0, which Ray refuses."""
@@ -84,10 +114,11 @@ def concurrent_groups(resources: GroupResources, capacity: Capacity, groups: int
 def _slots(resources: GroupResources, capacity: Capacity, *, drivers: int) -> int:
     """Return how many workers the nodes hold beside so many drivers, wherever Ray puts those."""
     per_worker = (resources.cpus_per_worker, resources.gpus_per_worker)
-    slots = sum(node.holds(*per_worker) for node in capacity.nodes)
+    nodes = capacity.nodes_for(*per_worker)
+    slots = sum(node.holds(*per_worker) for node in nodes)
     if capacity.has_driver_resource:
         return slots
-    beside = (Node(node.cpus - drivers * DRIVER_CPUS, node.gpus) for node in capacity.nodes)
+    beside = (Node(node.cpus - drivers * DRIVER_CPUS, node.gpus) for node in nodes)
     return slots - min(drivers, slots - sum(node.holds(*per_worker) for node in beside))
 
 
@@ -107,16 +138,23 @@ def _why_no_group_fits(resources: GroupResources, capacity: Capacity) -> str:
     one = Node(resources.cpus_per_worker, resources.gpus_per_worker)
     slots = _slots(resources, capacity, drivers=1)
     if not slots:
-        lower = "gpus_per_worker" if one.gpus > max(node.gpus for node in capacity.nodes) else "cpus_per_worker"
+        lower = "gpus_per_worker" if one.gpus > max(node.gpus for node in capacity.all_nodes) else "cpus_per_worker"
         return (
-            f"resources: one worker needs {one} on one node, and the cluster has {in_words(capacity.nodes)}; lower "
+            f"resources: one worker needs {one} on one node, and the cluster has {in_words(capacity.all_nodes)}; lower "
             f"resources.{lower} (and raise resources.workers), or use larger nodes."
         )
     with_driver = "" if capacity.has_driver_resource else " beside the trial's driver"
     return (
         f"resources: one trial needs {workers} workers of {one} each, and the cluster holds {slots} of them{with_driver}: "
-        f"{in_words(capacity.nodes)}; lower resources.workers, or use a larger cluster."
+        f"{in_words(capacity.all_nodes)}{_limit(capacity)}; lower resources.workers, or use a larger cluster."
     )
+
+
+def _limit(capacity: Capacity) -> str:
+    """Return " (of which at most 4 are started)" where the cluster's limit is below what its types allow together."""
+    if capacity.may_start == len(capacity.startable):
+        return ""
+    return f" (and its autoscaler starts {capacity.may_start} more at most)"
 
 
 def _smaller(name: str, per_worker: float, has: float) -> str:
@@ -130,16 +168,17 @@ def _smaller(name: str, per_worker: float, has: float) -> str:
 def check_serving(resources: EngineResources, capacity: Capacity) -> None:
     """Raise InputError when the engine does not fit on one node of the cluster."""
     cpus, gpus = resources.serve_cpus, resources.serve_gpus
-    if any(node.cpus >= cpus and node.gpus >= gpus for node in capacity.nodes):
+    nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
+    if any(node.cpus >= cpus and node.gpus >= gpus for node in nodes):
         return
-    most_cpus, most_gpus = (max(of) for of in zip(*((n.cpus, n.gpus) for n in capacity.nodes), strict=True))
+    most_cpus, most_gpus = (max(of) for of in zip(*map(astuple, nodes), strict=True))
     advice = []
     if cpus > most_cpus:
         advice.append("lower resources.serve_cpus")
     if gpus > most_gpus:
         advice.append("lower resources.serve_gpus" if most_gpus else "set resources.serve_gpus: 0 to serve on CPUs")
-    whole = len(capacity.nodes) == 1
-    has = f"{capacity.cpus:g} CPU and {capacity.gpus:g} GPU" if whole else in_words(capacity.nodes)
+    whole = len(nodes) == 1
+    has = f"{capacity.cpus:g} CPU and {capacity.gpus:g} GPU" if whole else in_words(nodes)
     raise InputError(
         f"resources: serving needs {cpus:g} CPU and {gpus} GPU{'' if whole else ' on one node'}, and the cluster has {has}; "
         f"{' and '.join(advice or ['lower resources.serve_cpus or resources.serve_gpus'])}, or use "

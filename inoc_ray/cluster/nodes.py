@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from inoc_ray.cluster.fit import DRIVER_RESOURCE, Capacity, Node
+from inoc_ray.cluster.kubernetes import raycluster_config
+from inoc_ray.errors import InputError
 
 MOST_STARTED = 1000
 """Nodes of an autoscaler without a limit that are counted."""
+HEAD_SECONDS = 60.0
+"""How long the head may take to answer: it starts a process."""
+_HEAD = "node:__internal_head__"
+"""Ray's resource that only the head has."""
+T = TypeVar("T")
 _CONFIG = "--autoscaling-config="
 """The argument of Ray's monitor, on the head, that names the file of `ray up`."""
 
 
 def capacity() -> Capacity:
     """Return what the cluster holds, with the nodes that its autoscaler may start beside those that are up."""
-    has_driver_resource = any(DRIVER_RESOURCE in node["Resources"] for node in _alive())
+    import ray
+
+    has_driver_resource = any(DRIVER_RESOURCE in node["Resources"] for node in alive())
     nodes = up()
-    return Capacity.of([*nodes, *_startable(nodes)], has_driver_resource=has_driver_resource)
+    config = ask_head(autoscaler_config, ray.get_runtime_context().gcs_address)
+    startable, most = startable_nodes(config, nodes)
+    return Capacity.of(nodes, has_driver_resource=has_driver_resource, startable=startable, may_start=most)
 
 
 def up() -> list[Node]:
     """Return the nodes that are up."""
-    return [_node(node["Resources"]) for node in _alive()]
+    return [node_of(node["Resources"]) for node in alive()]
 
 
 def addresses() -> dict[str, str]:
     """Return the address of each node that is up, by its id."""
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in _alive()}
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in alive()}
 
 
-def _alive() -> list[dict[str, Any]]:
+def alive() -> list[dict[str, Any]]:
+    """Return what Ray says of each node that is up: NodeID, NodeManagerAddress, Resources and more."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
@@ -43,44 +55,82 @@ def free() -> Node:
     """Return the CPUs and GPUs that nothing holds, over all nodes."""
     import ray
 
-    return _node(ray.available_resources())
+    return node_of(ray.available_resources())
 
 
-def _node(resources: Mapping[str, float]) -> Node:
+def node_of(resources: Mapping[str, float]) -> Node:
+    """Return the CPUs and GPUs among a node's resources."""
     return Node(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
 
 
-def _startable(up: list[Node]) -> list[Node]:
-    """Return the nodes that the autoscaler may start; none without an autoscaler whose node types can be read."""
-    config = _autoscaler_config()
+def on_head() -> bool:
+    """Return whether this process runs on the head, and not on another node of the cluster."""
+    import ray
+
+    head = head_node()
+    return head is None or head["NodeID"] == ray.get_runtime_context().get_node_id()
+
+
+def head_node() -> dict[str, Any] | None:
+    """Return what Ray says of the head; None if it does not say which node that is."""
+    return next((node for node in alive() if _HEAD in node["Resources"]), None)
+
+
+def ask_head(function: Callable[..., T], *arguments: object, seconds: float = HEAD_SECONDS) -> T:
+    """Return what a function of this package returns on the head: the cluster's files and its Serve proxy are there.
+
+    Raises InputError if the head does not answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    head = head_node()
+    if head is None or on_head():
+        return function(*arguments)
+    there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(function).remote(*arguments)
+    try:
+        answer: T = ray.get(task, timeout=seconds)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        ray.cancel(task, force=True)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        address = head["NodeManagerAddress"]
+        raise InputError(
+            f"the head of the cluster, {address}, cannot run a task ({reason}); install inoc_ray there, too."
+        ) from error
+    return answer
+
+
+def startable_nodes(config: Mapping[str, Any] | None, up: Sequence[Node]) -> tuple[list[Node], int]:
+    """Return the nodes that an autoscaler with this configuration may start beside those that are up, and how many at once."""
     if config is None:
-        return []
+        return [], 0
     there = Counter(up)
-    left = int(config.get("max_workers", 2)) - (len(up) - 1)
     found: list[Node] = []
     for name, kind in config.get("available_node_types", {}).items():
-        node = _node(kind.get("resources", {}))
+        node = node_of(kind.get("resources", {}))
         if name == config.get("head_node_type") or not (node.cpus or node.gpus):
             continue
         most = int(kind.get("max_workers", config.get("max_workers", 2)))
         found += [node] * min(max(0, most - there[node]), MOST_STARTED)
-    # The whole cluster may have fewer nodes than its types together; the largest are the ones that decide.
-    return sorted(found, key=lambda node: (node.gpus, node.cpus), reverse=True)[: max(0, left)]
+    return found, max(0, int(config.get("max_workers", 2)) - (len(up) - 1))
 
 
-def _autoscaler_config() -> dict[str, Any] | None:
-    """Return the configuration that Ray's autoscaler runs with, if it runs on this machine, as where a job's driver runs."""
-    import ray
-    import yaml
+def autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
+    """Return the configuration that Ray's autoscaler runs with, if it runs on this machine, the head; None without one.
 
-    address = ray.get_runtime_context().gcs_address
+    gcs_address: of the cluster, as "10.0.0.1:6379".
+    """
     for arguments in _commands():
         paths = [a.removeprefix(_CONFIG) for a in arguments if a.startswith(_CONFIG)]
-        if paths and any(a.endswith(address) for a in arguments):
+        if paths and any(a.endswith(gcs_address) for a in arguments):
+            import yaml
+
             with contextlib.suppress(OSError, yaml.YAMLError):
                 value = yaml.safe_load(Path(paths[0]).expanduser().read_text())
                 return value if isinstance(value, dict) else None
-    return None
+    # There the autoscaler runs in another container of the head's pod.
+    return raycluster_config()
 
 
 def _commands(proc: Path = Path("/proc")) -> Iterator[list[str]]:

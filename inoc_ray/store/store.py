@@ -172,6 +172,20 @@ class Store:
         early = (lambda name: True) if reads else layout.is_read_by_plans
         return self._filesystem.glance([layout.LOGS, *map("/".join, around)], early)
 
+    def probe(self, name: str) -> Place:
+        """Return a folder of `probing`, by its name."""
+        return self._top / name
+
+    @contextlib.contextmanager
+    def probing(self) -> Iterator[Place]:
+        """Yield a folder for files with which nodes show each other that they see the same storage; delete it at the end."""
+        folder = self.probe(f".probe-{uuid.uuid4().hex[:8]}")
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):
+                self._filesystem.delete_folder(folder.key)
+
     # -- trials ---------------------------------------------------------------------------------------------
 
     def trial_done(self, trial_id: str, *, verify: bool = False) -> bool:

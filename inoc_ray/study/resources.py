@@ -73,6 +73,13 @@ class TrialResources(Config):
     fine-tune a model) in the trial's folder, and served as `MODEL:TRIAL@STEP`. Trials that are done are not trained again
     for it."""
 
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _as_ray_gives_them(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"Ray gives away a part of one GPU or whole GPUs, and {value:g} is neither")
+        return value
+
     @field_validator("checkpoints")
     @classmethod
     def _when(cls, value: tuple[int | float | str, ...]) -> tuple[int | float | str, ...]:

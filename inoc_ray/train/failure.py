@@ -41,7 +41,7 @@ def loss_of(error: Exception, up: Mapping[str, str]) -> Loss:
         return Loss(f"worker {', '.join(map(str, dead))} died{_why(failures[dead[0]])}")
     if failures:
         rank = min(failures)
-        return Loss(f"worker {rank} failed: {_last_line(failures[rank])}")
+        return Loss(f"worker {rank} failed: {_last_line(failures[rank]).rstrip('.')}")
     return Loss(_last_line(error))
 
 

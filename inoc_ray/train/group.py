@@ -8,10 +8,13 @@ before. Outcomes are read from the store and not from the workers, so they are r
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from inoc_ray.cluster import nodes
+from inoc_ray.cluster.checks import Needs
 from inoc_ray.cluster.fit import Node
 from inoc_ray.cluster.scratch import scratch
 from inoc_ray.console import say
@@ -37,6 +40,7 @@ def train_group(
     tell: Callable[[str], None] = say,
     sign: Place | None = None,
     sweep: str | None = None,
+    needs: Needs | None = None,
 ) -> list[Outcome]:
     """Train the jobs on one worker group and return one outcome per job, in their order.
 
@@ -44,8 +48,9 @@ def train_group(
     run; it must be the same for the same jobs, so it contains no timestamp. `callbacks` are Ray Train `UserCallback`s,
     for progress. `tell` gets a line for each loss of the group and for each wait. `sign` is a file that is written while other
     groups of the same command train: the group waits for those. `sweep` names the sweep that the group is of: when
-    its command is being stopped, what is lost is no failure. Call it in a driver, or in the function of a Ray Tune trial. Start
-    nothing when every job is committed.
+    its command is being stopped, what is lost is no failure. `needs`: what each worker asks of its node, which may have joined
+    after the others were asked. Call it in a driver, or in the function of a Ray Tune trial. Start nothing when every job is
+    committed.
     """
     store = Store(storage)
     done_before = {job.trial_id for job in jobs if store.trial_done(job.trial_id)}
@@ -55,7 +60,9 @@ def train_group(
         for job in waiting:
             store.trial_log(job.trial_id).unlink(missing_ok=True)
         patience = Patience(resources.wait_minutes, sign)
-        group = _Group(waiting, resources, store, run_name=run_name, callbacks=callbacks, tell=tell, sweep=sweep)
+        group = _Group(
+            waiting, resources, store, run_name=run_name, callbacks=callbacks, tell=tell, sweep=sweep, needs=needs
+        )
         group_error = group.run(patience)
     if sweep is not None and store.stop_mark(sweep).exists():
         # Nobody waits for the outcomes, and there must be no log of a failure.
@@ -96,12 +103,14 @@ class _Group:
         callbacks: Sequence[Any],
         tell: Callable[[str], None],
         sweep: str | None = None,
+        needs: Needs | None = None,
     ) -> None:
         self.sweep = sweep
         self.jobs, self.resources, self.store, self.run_name = jobs, resources, store, run_name
         self.callbacks, self.attempts = list(callbacks), store.attempts(run_name)
         self.grow, self.room = store.grow_mark(run_name), store.room_of(run_name)
         self.worker = Node(resources.cpus_per_worker, resources.gpus_per_worker)
+        self.needs = None if needs is None else of_a_worker(needs, jobs, self.worker)
         self.widths, self.starts = widths(jobs, resources), 0
         self.tell = lambda text: tell(f"training: {self._under_way().label}: {text}")
 
@@ -175,6 +184,7 @@ class _Group:
                 "storage": self.store.address,
                 "run_name": self.run_name,
                 "cpus": self.worker.cpus,
+                "needs": self.needs,
                 "sweep": self.sweep,
                 # After a loss the line on that loss has said it.
                 "tell_resumed": self.starts == 1,
@@ -224,6 +234,13 @@ class _Group:
             before = log.read_text() if log.is_file() else ""
             log.write_text(f"{before}{why}\n")
         return why
+
+
+def of_a_worker(needs: Needs, jobs: Sequence[TrialJob], worker: Node) -> Needs:
+    """Return what a worker of these jobs asks of its node."""
+    used = {job.spec.model for job in jobs}
+    models = {folder: found for folder, found in needs.models.items() if folder in used}
+    return replace(needs, models=models, gpus=math.ceil(worker.gpus))
 
 
 def _times(count: int) -> str:

@@ -6,6 +6,7 @@ after, so an interrupted sweep needs no restoring: the next one trains what is m
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from inoc_ray.cluster.checks import Needs
+from inoc_ray.cluster.connect import is_attached
 from inoc_ray.cluster.fit import Capacity, concurrent_groups
 from inoc_ray.cluster.keeper import kept
 from inoc_ray.cluster.scratch import reclaim_on_nodes, scratch
@@ -20,6 +23,7 @@ from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.console import Progress, say
 from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.errors import TrialError
+from inoc_ray.plan.needs import needs_of
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of, variants_of
 from inoc_ray.plan.trials import Trial
@@ -33,6 +37,8 @@ from inoc_ray.train.worker import NOTE, RECORD
 
 DRIVER_RESTARTS = 3
 """How often the driver of a group is started again that was lost with its node."""
+Train = Callable[..., list[Outcome]]
+"""What trains a group: `train_group`."""
 SIGN_SECONDS = 15.0
 """Least time between two signs of life of a sweep, for groups that wait for others of it."""
 Watch = Callable[[str, Mapping[str, Any]], None]
@@ -127,10 +133,13 @@ def waves_of(plan: Plan) -> list[list[Trial]]:
     return [waves[key] for key in sorted(waves)]
 
 
-def train_missing(plan: Plan, store: Store, capacity: Capacity, watch: Watch = ignore) -> list[Outcome]:
+def train_missing(
+    plan: Plan, store: Store, capacity: Capacity, watch: Watch = ignore, train: Train = train_group
+) -> list[Outcome]:
     """Train every trial of the plan that is not done; return one outcome per trial, failed ones among them.
 
     watch: called in this process, every few seconds of a trial's training, with its id and the record of its latest step.
+    train: what trains a group, called in the function of a Ray Tune trial with `train_group`'s arguments.
     A trial whose prior stage failed is not tried and counts as failed; the others go on.
     Raises InputError when a group does not fit the cluster, TrialError when Ray Tune itself fails.
     """
@@ -139,7 +148,9 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity, watch: Watch = i
     for number, wave in enumerate(waves_of(plan), start=1):
         ready = [t for t in wave if t.model.prior_stage is None or store.trial_done(t.model.prior_stage.trial_id)]
         trained, failures = (
-            _train_wave(ready, plan, store, capacity=capacity, number=number, watch=watch) if ready else ([], [])
+            _train_wave(ready, plan, store, capacity=capacity, number=number, watch=watch, train=train)
+            if ready
+            else ([], [])
         )
         without = [_prior_stage_failed(t, store, outcomes) for t in wave if t not in ready]
         outcomes |= {o.trial_id: o for o in [*trained, *without]}
@@ -163,17 +174,27 @@ def _prior_stage_failed(trial: Trial, store: Store, outcomes: Mapping[str, Outco
 
 
 def _train_wave(
-    trials: Sequence[Trial], plan: Plan, store: Store, *, capacity: Capacity, number: int, watch: Watch
+    trials: Sequence[Trial],
+    plan: Plan,
+    store: Store,
+    *,
+    capacity: Capacity,
+    number: int,
+    watch: Watch,
+    train: Train,
 ) -> tuple[list[Outcome], list[str]]:
     """Train trials of one wave; return outcomes and the errors of groups that ended early."""
     members = groups_of(plan, trials)
     groups = [[job_of(plan, store, t) for t in g] for g in members]
     resources = [plan.resources_of(g[0]) for g in members]
     at_once = concurrent_groups(resources[0], capacity, len(groups))
+    needs = needs_of(plan, store) if is_attached() else None
     # Read when ray.tune is imported: its own loggers would write a copy of every report into the storage folder.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # Tune's own console output; progress is shown by us.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # Tune's own state of all trials, from which nothing is restored: written once, and not every few seconds.
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
     # Tune would take a Ctrl-C for itself, end the workers, and return as if the sweep were over.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # Its errors, with tracebacks, too: what becomes of a lost driver is said by `_follow`, and of a failed one by its outcomes.
@@ -181,8 +202,8 @@ def _train_wave(
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    def one_group(config: dict[str, Any], jobs: list[list[TrialJob]], storage: str) -> None:
-        mine = jobs[config["group"]]
+    def one_group(config: dict[str, Any], jobs: list[str], storage: str, needs: Needs | None) -> None:
+        mine = [TrialJob.from_dict(job) for job in json.loads(jobs[config["group"]])]
         name = f"group-{content_id([job.trial_id for job in mine])}"
         report = TuneReportCallback()
 
@@ -190,7 +211,7 @@ def _train_wave(
             # The way of the workers' reports: the console is that of another process, perhaps on another node.
             report.after_report(run_context=None, metrics=[{NOTE: line}], checkpoint=None)
 
-        train_group(
+        train(
             mine,
             resources[config["group"]],
             storage,
@@ -199,18 +220,22 @@ def _train_wave(
             tell=tell,
             sign=Store(storage).sign_of_life(sweep),
             sweep=sweep,
+            needs=needs,
         )
 
     sweep = f"sweep-{plan.study.name}-{number}"
     store.stop_mark(sweep).unlink(missing_ok=True)
-    steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
+    steps = {trial.trial_id: steps_of(plan, trial) for trial in trials}
     with Progress("training", sum(steps.values()), "steps") as progress, scratch() as state, kept(reclaim_on_nodes):
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(one_group, jobs=groups, storage=store.address), capacity.driver_request()
+                # As texts, which every group's driver gets as a whole and of which it reads its own alone.
+                tune.with_parameters(one_group, jobs=[*map(_as_text, groups)], storage=store.address, needs=needs),
+                capacity.driver_request(),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+            # A driver's process takes the next group when it is done with one: its start and its imports take seconds.
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=sweep,
                 storage_path=state,
@@ -234,9 +259,8 @@ def _train_wave(
     return outcomes, errors
 
 
-def _with_trials(group: list[TrialJob], trials: Sequence[Trial]) -> list[tuple[TrialJob, Trial]]:
-    by_id = {t.trial_id: t for t in trials}
-    return [(job, by_id[job.trial_id]) for job in group]
+def _as_text(group: Sequence[TrialJob]) -> str:
+    return json.dumps([job.to_dict() for job in group])
 
 
 class Steps:
@@ -250,11 +274,8 @@ class Steps:
         self._steps = dict(steps)
         self._reached: dict[str, int] = {}
         self._current: dict[str, str] = {}
-
-    @property
-    def done(self) -> int:
-        """Return the sum over all trials."""
-        return sum(self._reached.values())
+        self.done = 0
+        """The sum over all trials; kept, since there are as many reports as trials and more."""
 
     def under_way(self) -> list[str]:
         """Return the trials that the groups reported last: those in training."""
@@ -264,8 +285,12 @@ class Steps:
         """Count a step of a trial that a group trains."""
         before = self._current.get(group)
         if before not in (None, trial):
-            self._reached[before] = self._steps[before]
+            self._reach(before, self._steps[before])
         self._current[group] = trial
+        self._reach(trial, step)
+
+    def _reach(self, trial: str, step: int) -> None:
+        self.done += step - self._reached.get(trial, 0)
         self._reached[trial] = step
 
     def lost(self, group: str) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.cluster.checks import check_this_node
 from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError, writing
 from inoc_ray.models.resolve import on_this_node
@@ -54,6 +55,9 @@ def train_worker(config: Mapping[str, Any]) -> None:
     from inoc_ray.train import process
     from inoc_ray.train.model import BaseModelCache
 
+    if config["needs"] is not None:
+        # Before the ranks meet: a node that joined late was not asked before the run.
+        check_this_node(config["needs"])
     process.set_threads(config["cpus"])
     process.ready()
     store = Store(config["storage"])

@@ -35,9 +35,9 @@ class Nodes:
         self.workers: list[Any] = [self.add(count) for count in cpus]
         self._cluster.wait_for_nodes()
 
-    def add(self, cpus: int) -> Any:
-        """Start one more node."""
-        return self._cluster.add_node(**self._common, num_cpus=cpus)
+    def add(self, cpus: int, gpus: int = 0) -> Any:
+        """Start one more node; its GPUs are what Ray is told, and need not be there."""
+        return self._cluster.add_node(**self._common, num_cpus=cpus, num_gpus=gpus)
 
     def of(self, pid: int) -> Any:
         """The node of a worker process."""

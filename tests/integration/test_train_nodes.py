@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from ray_nodes import Nodes, ray_nodes
 from tiny_base import chat_rows, make_base, make_spec, run
 
 from inoc_ray.cluster import nodes
+from inoc_ray.cluster.checks import Needs, fingerprint
 from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.versions import versions
 from inoc_ray.store.store import Store
 from inoc_ray.study.resources import Resources
 from inoc_ray.train.failure import loss_of
@@ -64,7 +67,8 @@ def trained(cluster: Nodes, base: str, tmp_path_factory: pytest.TempPathFactory)
             rows=ROWS,
         )
         resources = Resources(workers=2, micro_batch_size=4, zero_stage=stage, max_failures=0)
-        (outcome,) = train_group([job], resources, str(store.root), run_name=f"zero{stage}-{method}")
+        needs = Needs(storage=str(store.root), versions=versions(), models={base: fingerprint(Path(base))})
+        (outcome,) = train_group([job], resources, str(store.root), run_name=f"zero{stage}-{method}", needs=needs)
         return outcome, store.read_curves("t") if outcome.status == "trained" else []
 
     with ThreadPoolExecutor(2) as pool:

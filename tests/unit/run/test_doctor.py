@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray.run.doctor import build_findings, cuda_of_torch, engine_findings
+from inoc_ray.cluster.versions import cuda_of_torch
+from inoc_ray.run.doctor import build_findings, engine_findings
 
 ROOT = Path(__file__).parents[3]
 
