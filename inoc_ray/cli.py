@@ -1,7 +1,8 @@
-"""The `inoc-ray` command. Exit codes: 0 done, 1 something failed, 2 wrong input."""
+"""The `inoc-ray` command. Exit codes: 0 done, 1 something failed, 2 wrong input, 130 and 143 stopped."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import traceback
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from inoc_ray import __version__
+from inoc_ray import __version__, stopping
 from inoc_ray.console import show, width_of
 from inoc_ray.errors import InputError, StorageError, TrialError, shown
 from inoc_ray.run import telemetry
@@ -227,8 +228,9 @@ def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int)
     from inoc_ray.run.serving import serve_study
 
     loaded, store = _load(study, storage)
-    for endpoint in serve_study(loaded, store, host, port):
-        emit(as_json, endpoint.to_json(), endpoint.to_text())
+    with contextlib.closing(serve_study(loaded, store, host, port)) as endpoints:
+        for endpoint in endpoints:
+            emit(as_json, endpoint.to_json(), endpoint.to_text())
 
 
 @cli.command()
@@ -394,8 +396,12 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     begin()
     try:
-        cli(standalone_mode=False)
+        with stopping.stoppable(_tell):
+            cli(standalone_mode=False)
     except SystemExit as error:
+        if stopping.requested():
+            # Of Ray, whose handler stands in place of ours while it starts.
+            _end(error)
         # Plugins run inside a command, which must not end silently with an exit code of theirs.
         frames = traceback.walk_tb(error.__traceback__)
         if not any(str(frame.f_globals.get("__name__")).startswith(PLUGIN_MODULE) for frame, _ in frames):
@@ -404,12 +410,15 @@ def main() -> None:
             f"a plugin of the study ended the program (SystemExit: {shown(error.code)}); remove that call from the plugin.",
             2,
         )
-    except (InputError, StorageError, TrialError, click.ClickException, click.Abort, BrokenPipeError, OSError) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a defect is raised again
         _end(error)
 
 
-def _end(error: Exception) -> NoReturn:
+def _end(error: BaseException) -> NoReturn:
     """Exit with the message and the code of an error that a command may end with; raise it again if it is a defect."""
+    if stopping.requested():
+        # Whatever a library made of it on the way.
+        _exit(stopping.message(), stopping.exit_code())
     match error:
         case InputError() | StorageError():
             _exit(str(error), 2)
@@ -420,8 +429,8 @@ def _end(error: Exception) -> NoReturn:
             sys.exit(2)
         case click.ClickException():
             _exit(error.format_message(), 2)
-        case click.Abort():
-            _exit("interrupted; what was committed is kept. Run the command again to resume.", 130)
+        case click.Abort() | KeyboardInterrupt():
+            _exit(stopping.message(), stopping.exit_code())
         case BrokenPipeError():
             sys.exit(0)
         case OSError(filename=name) if name is not None:
@@ -438,10 +447,15 @@ def _exit(message: str, code: int) -> NoReturn:
     """
     if code == 2 and len(message) > MAX_MESSAGE:
         message = f"{message[: MAX_MESSAGE - 100]} … {message[-90:]}"
+    _tell(message)
+    sys.exit(code)
+
+
+def _tell(message: str) -> None:
+    """Say on standard error how the command ended, and on standard output if that is to be JSON and has nothing yet."""
     click.echo(f"inoc-ray: {message}", err=True)
     if "--json" in sys.argv[1:] and not printed():
         click.echo(json_text({"error": message}))
-    sys.exit(code)
 
 
 if __name__ == "__main__":

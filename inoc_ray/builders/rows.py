@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray import stopping
 from inoc_ray.builders.ask import Own, Remote, converse
 from inoc_ray.builders.journal import REFUSED, Answer, Journal, journal_path, opened
 from inoc_ray.builders.registry import builder_names, get_builder
@@ -175,7 +177,7 @@ def build_rows(
         resumed = len(journal.answers)
         if not sieve.complete:
             assert teacher is not None
-            with teacher.answering(content_id(configuration)) as (where, model):
+            with _says_what_is_kept(journal), teacher.answering(content_id(configuration)) as (where, model):
                 asyncio.run(
                     _ask(
                         where=where,
@@ -206,6 +208,17 @@ def build_rows(
         dropped=dict(sorted(sieve.dropped.items())),
         seconds=time.monotonic() - began,
     )
+
+
+@contextlib.contextmanager
+def _says_what_is_kept(journal: Journal) -> Iterator[None]:
+    """When the block is stopped, have the command say how many answers there are."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"{len(journal.answers)} answers are kept in {journal.path}" if journal.answers else "no answer had come"
+        stopping.keep_in_words(f"{kept}. Run the same command again to resume")
+        raise
 
 
 def _requests(

@@ -10,15 +10,16 @@ import contextlib
 import itertools
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from inoc_ray import stopping
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.fit import DRIVER_RESOURCE, Capacity
 from inoc_ray.errors import InputError
+from inoc_ray.store.scratch import scratch_folder
 
 EXPECTED_MESSAGES = (
     "PYTHON worker processes have been started|ServeController.graceful_shutdown failed|Raylet is terminated|"
@@ -86,47 +87,69 @@ def connected() -> Iterator[Capacity]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", EXPECTED_MESSAGES)
     if os.environ.get("RAY_ADDRESS"):
-        import ray
+        with _attached() as capacity:
+            yield capacity
+        return
+    # A short path, because Ray puts Unix sockets below it, whose paths may have at most 107 bytes.
+    with scratch_folder(Path("/tmp") if Path("/tmp").is_dir() else None) as folder, _private(folder) as capacity:
+        yield capacity
 
-        address = os.environ["RAY_ADDRESS"]
-        check_address()
+
+@contextlib.contextmanager
+def _ray(**options: Any) -> Iterator[None]:
+    """Initialise Ray for the block, so that a stop of the command breaks off neither its start nor its end."""
+    import ray
+
+    try:
+        with stopping.deferred():
+            try:
+                ray.init(log_to_driver=False, logging_level="warning", **options)
+            finally:
+                # Ray's own handlers: one ends the process, the other prints C++ frames and aborts.
+                stopping.install()
+        yield
+    finally:
+        with stopping.deferred():
+            ray.shutdown()
+            stopping.install()
+
+
+@contextlib.contextmanager
+def _attached() -> Iterator[Capacity]:
+    """Join the cluster at RAY_ADDRESS."""
+    address = os.environ["RAY_ADDRESS"]
+    check_address()
+    with contextlib.ExitStack() as stack:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
+            stack.enter_context(_ray(address=address))
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"RAY_ADDRESS={address}: no cluster can be joined there ({reason}).") from error
-        try:
-            yield nodes.capacity()
-        finally:
-            ray.shutdown()
-        return
+        yield nodes.capacity()
+
+
+@contextlib.contextmanager
+def _private(folder: Path) -> Iterator[Capacity]:
+    """Start a cluster on this machine for this command alone."""
     # Ray binds its servers to every interface unless its own address is the loopback one, which `_node_ip_address` cannot
     # set. This switch, read when ray is imported, makes it run on one machine alone.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     capacity = local_capacity()
-    # A short path, because Ray puts Unix sockets below it, whose paths may have at most 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="inoc-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
     before = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
     _use_token(folder)
-    import ray
-
     try:
-        ray.init(
+        with _ray(
             address="local",
             num_cpus=int(capacity.cpus),
             num_gpus=int(capacity.gpus),
             resources={DRIVER_RESOURCE: 10_000.0},
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             include_dashboard=False,
-            log_to_driver=False,
-            logging_level="warning",
             _temp_dir=str(folder / "ray"),
-        )
-        yield nodes.capacity()
+        ):
+            yield nodes.capacity()
     finally:
-        ray.shutdown()
         for key, value in before.items():
             os.environ.pop(key, None)
             if value is not None:
                 os.environ[key] = value
-        shutil.rmtree(folder, ignore_errors=True)

@@ -7,20 +7,48 @@ Ray's affair (the store has the trials and their snapshots), and only the proces
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
+
+from inoc_ray.store.scratch import reclaim, scratch_folder
+
+_TRIES, _TRY_SECONDS = 3, 1.0
+"""How often it is tried to delete what a dead command left: its actors die a moment after it."""
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[str]:
     """Yield a new folder on this node, and delete it at the end.
 
-    It lies in the folder of the cluster's session, so that what a killed process leaves goes with the cluster.
+    It lies in the folder of the cluster's session, so that what a killed process leaves goes with the cluster at the latest.
     """
+    with scratch_folder(_session()) as folder:
+        yield str(folder)
+
+
+def _session() -> Path | None:
     from ray._private import worker
 
     # None for a process that is connected from outside the cluster (ray://): then it is a temporary folder like any other.
     node = worker._global_node
-    session = None if node is None else node.get_session_dir_path()
-    with tempfile.TemporaryDirectory(prefix="inoc-ray-", dir=session, ignore_cleanup_errors=True) as folder:
-        yield folder
+    return None if node is None else Path(node.get_session_dir_path())
+
+
+def reclaim_on_nodes() -> None:
+    """Delete, on every node that is up, what processes left there that were killed. A chore of a command's keeper."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0)(_reclaim_here)
+    for _ in range(_TRIES):
+        ids = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        on = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in ids]
+        ray.wait([look.options(scheduling_strategy=where).remote() for where in on], num_returns=len(on), timeout=10.0)
+        time.sleep(_TRY_SECONDS)
+
+
+def _reclaim_here() -> None:
+    session = _session()
+    if session is not None:
+        reclaim(session)

@@ -8,12 +8,12 @@ that the harness would fetch must already be on the machine.
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray import stopping
 from inoc_ray.console import say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.harness_run import CONCURRENCY, CapabilityScore, measure
@@ -25,6 +25,7 @@ from inoc_ray.serve.models import served_name
 from inoc_ray.store.capabilities import commit_capability, read_capability
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place
+from inoc_ray.store.scratch import scratch_folder
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Capability
 
@@ -91,8 +92,8 @@ def measure_missing(
         say(f"capabilities {number}/{len(missing)}: {one.task.capability.task} of {one.subject.label}")
         try:
             served = served_name(one.subject, endpoint.model_id)
-            with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
-                samples = Path(scratch) / "answers.jsonl.gz"
+            with scratch_folder() as scratch:
+                samples = scratch / "answers.jsonl.gz"
                 scores = measure(
                     endpoint,
                     served,
@@ -105,6 +106,7 @@ def measure_missing(
                 )
                 commit_scores(one, scores, samples.read_bytes())
         except (InputError, TrialError) as error:
+            stopping.check()
             of = [one.thing]
             if isinstance(error, InputError):
                 impossible.add(one.task)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from inoc_ray import stopping
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
 from inoc_ray.endpoint.connection import EndpointAddress
@@ -91,6 +92,7 @@ def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
             with _judge_endpoint(plan, judge) as (endpoint, model):
                 asyncio.run(_grade(store, judge, endpoint, model=model, ungraded=parts, outcome=outcome))
         except (TrialError, InputError, RuntimeError, OSError) as error:
+            stopping.check()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, f"judge-{name}")
             log.write_text("".join(traceback.format_exception(error)))
@@ -231,5 +233,6 @@ async def _grade(
                         parts[number].add(position, rubric, judgment)
                     done += len(batch)
                     progress.update(done)
+                    stopping.check()
     finally:
         outcome.calls += counts.calls

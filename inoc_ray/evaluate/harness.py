@@ -7,9 +7,11 @@ key and the offline mode from the environment; and because it looks for a task f
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import json
 import math
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from inoc_ray.config.identity import as_text
 from inoc_ray.errors import InputError
 
 TIMEOUT_S = 600
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
 BOOTSTRAPS = 1000
 """Bootstrap samples for the standard error of metrics that are not means; means have a formula."""
 
@@ -178,5 +182,13 @@ def main(request: str, result: str, samples: str) -> None:
     Path(result).write_text(json.dumps(found, default=str), encoding="utf-8")
 
 
+def end_with_parent() -> None:
+    """Have Linux end this process when the one that started it dies, whose own cleaning up a SIGKILL leaves out."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    end_with_parent()
     main(*sys.argv[1:])

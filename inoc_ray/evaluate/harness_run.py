@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.harness_task import HarnessTask
 from inoc_ray.models.config import context_window
 from inoc_ray.store.place import Place
+from inoc_ray.store.scratch import scratch_folder
 
 CONCURRENCY = 8
 """Requests in flight at once."""
@@ -70,8 +70,8 @@ def measure(
         "chat": capability.chat,
         "concurrency": concurrency,
     }
-    with tempfile.TemporaryDirectory(prefix="inoc-ray-") as scratch:
-        request_file, result = Path(scratch) / "request.json", Path(scratch) / "result.json"
+    with scratch_folder() as scratch:
+        request_file, result = scratch / "request.json", scratch / "result.json"
         request_file.write_text(json.dumps(request), encoding="utf-8")
         # -P: the task file's folder, which is the working folder, must not shadow modules.
         command = [
@@ -83,7 +83,7 @@ def measure(
             str(result),
             str(samples.absolute()),
         ]
-        folder = Path(task.source).parent if Path(task.source).is_absolute() else Path(scratch)
+        folder = Path(task.source).parent if Path(task.source).is_absolute() else scratch
         start = log.stat().size if log.is_file() else 0
         code = _run(command, folder, endpoint.api_key, log)
         if code or not result.exists():
@@ -112,7 +112,14 @@ def _run(command: list[str], folder: Path, key: str | None, log: Place) -> int:
         "TOKENIZERS_PARALLELISM": "false",
     }
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # A terminal sends Ctrl-C to its whole group; this process ends the harness.
+        start_new_session=True,
     )
     try:
         assert process.stdout is not None

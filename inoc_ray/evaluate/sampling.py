@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, aclosing
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from inoc_ray import stopping
 from inoc_ray.config.identity import content_id
 from inoc_ray.console import Progress, say
 from inoc_ray.data.chat import Message
@@ -82,6 +83,7 @@ def sample_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dic
                 log = store.study_log(study, "capabilities")
                 failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
         except (TrialError, InputError, RuntimeError, OSError) as error:
+            stopping.check()
             # Ray's own errors are RuntimeErrors; another engine's cells can still be sampled.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(study, "evaluation")
@@ -178,6 +180,7 @@ async def _sample_cells(
                 open_cells[number].add(offset, result)
             done += len(batch)
             progress.update(done)
+            stopping.check()
     failed = [opened for opened in open_cells.values() if opened.refused]
     for opened in failed:
         opened.commit_beginning()

@@ -52,7 +52,8 @@ class StudyRecord:
 class TrialRecord:
     """A trial, or the untouched base (arm and kind "base", no seed, no curves), as the store has it.
 
-    recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES.
+    recipe: nested dicts become parameters with dotted names. curves: one dict per step with "step" and any of CURVES (of which
+    "lr" stands under "learning_rate"), and "ended_at" if it is known.
     adapter_dir: logged under adapter/: the files that adapter_files names (file in it → committed SHA-256), after a check against
     it. samples_path: a parquet file, logged under samples/ and as a table that the UI can show. Both are fetched only if they
     are sent.
@@ -211,21 +212,49 @@ def _tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 def trial_runs(study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> list[RunRecord]:
     """Return one run per trial. All have the same parameter names, with "" if one does not apply."""
-    flat = [dict(_flatten("recipe", trial.recipe)) for trial in trials]
-    keys = sorted({key for recipe in flat for key in recipe})
-    if any(trial.prior_trial for trial in trials):
-        # Only if there are any, since a run whose parameters change is deleted and made again.
-        flat = [{**recipe, "taught_by": trial.prior_trial} for trial, recipe in zip(trials, flat, strict=True)]
-        keys.append("taught_by")
-    return [
-        _trial_run(study, trial, {key: recipe.get(key, "") for key in keys}, comparison)
-        for trial, recipe in zip(trials, flat, strict=True)
+    recipes = _recipes(trials)
+    return [_trial_run(study, trial, recipe, comparison) for trial, recipe in zip(trials, recipes, strict=True)]
+
+
+def runs_under_way(study: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[RunRecord, list[RunRecord]]:
+    """Return the study's run and one per trial as they are before anything is measured: found again and filled by a sync."""
+
+    def under_way(
+        identity: tuple[str, str], name: str, tags: Mapping[str, str], params: Mapping[str, str]
+    ) -> RunRecord:
+        return RunRecord(
+            identity=identity,
+            name=name,
+            tags=_tags(tags),
+            params=params,
+            metrics={},
+            curves=(),
+            artifacts=(),
+            committed={},
+            table=None,
+            started_at=study.created_at,
+            ended_at=None,
+            status="RUNNING",
+        )
+
+    description = {"mlflow.note.content": study.description, "trials": str(len(trials)), **study.tags}
+    of_trials = [
+        under_way(
+            ("place", trial.place),
+            _run_name(trial),
+            {"study": study.name, "trial_id": trial.trial_id},
+            _params(trial, recipe),
+        )
+        for trial, recipe in zip(trials, _recipes(trials), strict=True)
     ]
+    return under_way(("study_run", study.name), study.name, description, {}), of_trials
 
 
-def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> RunRecord:
-    started = trial.started_at if trial.started_at is not None else study.created_at
-    model = trial.compared_as or trial.model
+def _run_name(trial: TrialRecord) -> str:
+    return trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}"
+
+
+def _params(trial: TrialRecord, recipe: Mapping[str, str]) -> dict[str, str]:
     params = {
         "setting": trial.setting,
         "model": trial.model,
@@ -236,6 +265,23 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
         "dataset_hash": trial.dataset_hash,
         **recipe,
     }
+    return {key: value[:MAX_PARAM] for key, value in params.items()}
+
+
+def _recipes(trials: Sequence[TrialRecord]) -> list[dict[str, str]]:
+    """Return the parameters that the recipe of each trial gives, the same names for all."""
+    flat = [dict(_flatten("recipe", trial.recipe)) for trial in trials]
+    keys = sorted({key for recipe in flat for key in recipe})
+    if any(trial.prior_trial for trial in trials):
+        # Only if there are any, since a run whose parameters change is deleted and made again.
+        flat = [{**recipe, "taught_by": trial.prior_trial} for trial, recipe in zip(trials, flat, strict=True)]
+        keys.append("taught_by")
+    return [{key: recipe.get(key, "") for key in keys} for recipe in flat]
+
+
+def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], comparison: Comparison) -> RunRecord:
+    started = trial.started_at if trial.started_at is not None else study.created_at
+    model = trial.compared_as or trial.model
     place = (trial.setting, model, trial.arm, trial.seed)
     cells = [c for c in comparison.planned.cells if (c.setting, c.model, c.arm, c.seed) == place]
     complete = trial.status not in ("failed", "new") and all(cell.complete for cell in cells)
@@ -249,7 +295,7 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
     ]
     return RunRecord(
         identity=("place", trial.place),
-        name=trial.arm if trial.seed is None else f"{trial.arm}-s{trial.seed}",
+        name=_run_name(trial),
         tags=_tags(
             {
                 "study": study.name,
@@ -259,7 +305,7 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, recipe: dict[str, str], c
                 **{key: str(trial.training[key]) for key in ("device", "layout") if key in trial.training},
             }
         ),
-        params={key: value[:MAX_PARAM] for key, value in params.items()},
+        params=_params(trial, recipe),
         metrics=with_valid_names(
             {
                 **_trial_metrics(comparison.trial_rates.get(place, ()), evaluations),
@@ -342,13 +388,24 @@ def _with_limits(name: str, value: float, low: float | None, high: float | None)
 
 
 def _points(trial: TrialRecord, started: int) -> Iterator[Point]:
-    """Yield the points of the curves, spread evenly over the trial's time: the same at every sync, unlike the clock."""
+    """Yield the points of the curves, each at the time that the store has: the same at every sync, unlike the clock.
+
+    Steps of earlier versions have no time, and are spread evenly over the trial's.
+    """
     last = max(len(trial.curves) - 1, 1)
     length = (trial.ended_at or started) - started
     for index, row in enumerate(trial.curves):
-        for key in CURVES:
-            if row.get(key) is not None:
-                yield Point(key, float(row[key]), started + length * index // last, int(row["step"]))
+        yield from points_of(row, started + length * index // last)
+
+
+def points_of(row: Mapping[str, Any], otherwise: int = 0) -> Iterator[Point]:
+    """Yield the points of one step. otherwise: their time in epoch ms if the step does not say when it ended."""
+    ended = row.get("ended_at")
+    timestamp = otherwise if ended is None else int(ended * 1000)
+    for key in CURVES:
+        value = row.get("learning_rate" if key == "lr" else key)
+        if value is not None:
+            yield Point(key, float(value), timestamp, int(row["step"]))
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,9 @@ How `sync` is idempotent:
 * A run is found by its tag `place` (setting, model, arm and seed; the parent by `study_run`), since two settings of a
   study may share a trial. Finding and creating happen under the caller's lock, since MLflow has no unique tags; of two
   runs for one place, the older is kept. A run without the tag is from an earlier version: its parameters give its place.
-* MLflow stores a point of a curve again if any of its fields differs, so points have the store's times, never the clock's; a
-  curve that is already there (tag `curves`, a hash of it) is not sent again.
+* MLflow stores a point of a curve again if any of its fields differs, so points have the store's times, never the clock's. Those
+  that were sent while the trial trained (`tracking_live`) are the same, and stay as they are. A curve that is there as a whole
+  (tag `curves`, a hash of it) is not sent again.
 * A rate is written at step 0, and at the next step if MLflow's value differs: MLflow shows the newest step, and the metric's
   history has the earlier values. A rate that is no longer known becomes NaN.
 * A parameter cannot be changed in MLflow: a run whose parameters no longer agree is deleted and made again.
@@ -21,9 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +34,11 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.config.identity import file_hash
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, place_of, study_run, trial_runs
-from inoc_ray.results.tracking_checks import check_database, check_server, first_line
+from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, study_run, trial_runs
+from inoc_ray.results.tracking_checks import check_database, first_line
+from inoc_ray.results.tracking_client import FIRST_CALL, LATER_CALLS, environment, quiet
+from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run
+from inoc_ray.results.tracking_server import check_server
 from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import tracking_files
 
@@ -61,15 +63,6 @@ _TABLE = "samples.json"
 _TABLE_ROWS = 1000
 LOCK_SECONDS = 600.0
 """How long a sync waits for another one of the same storage."""
-# By default MLflow retries 7 times with 120 s each, so that a broken server costs minutes at the end of a run. Variables that the
-# user has set are kept. A healthy server answers the first call at once; a later one may carry gigabytes.
-_FIRST_CALL = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-_LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
-_QUIET = {
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +116,14 @@ def sync(
     database fails or refuses a call; within a minute, if it is broken from the start.
     """
     check_server(tracking_uri)
-    with lock, _quiet(), _environment(_LATER_CALLS), _refusals(tracking_uri):
+    with lock, quiet(), environment(LATER_CALLS), _refusals(tracking_uri):
         check_database(tracking_uri)
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri)
-        with _environment(_FIRST_CALL):
-            experiment = _experiment(client, study.name, artifact_root)
-        bases: dict[tuple[str, str], str] = {}
-        for trial in trials:
-            if trial.kind == "base":
-                bases.setdefault((trial.setting, trial.trial_id), trial.place)
-        known = _known_runs(client, experiment, bases)
+        with environment(FIRST_CALL):
+            experiment = find_experiment(client, study.name, artifact_root)
+        known = known_runs(client, experiment, trials)
         with tempfile.TemporaryDirectory() as scratch:
             summary = Path(scratch) / "comparison.json"
             summary.write_text(json.dumps(comparison.to_json(), indent=1), encoding="utf-8")
@@ -152,58 +141,6 @@ def sync(
     return SyncResult(experiment, parent_id, runs, written)
 
 
-def _experiment(client: MlflowClient, name: str, artifact_root: str | None) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        location = f"{artifact_root.rstrip('/')}/{name}" if artifact_root is not None else None
-        # Without it the UI shows the experiment as one about prompts and traces, and hides the runs.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, artifact_location=location, tags=kind))
-    if found.lifecycle_stage != "active":
-        raise InputError(
-            f"the MLflow experiment {name!r} is in the trash: restore it, or remove it for good (mlflow gc)"
-        )
-    return str(found.experiment_id)
-
-
-def _known_runs(
-    client: MlflowClient, experiment: str, bases: Mapping[tuple[str, str], str]
-) -> dict[tuple[str, str], MlflowRun]:
-    """Return the study's runs by identity. Of several with one identity the oldest is kept, and the others are deleted."""
-    runs: list[MlflowRun] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            break
-    known: dict[tuple[str, str], MlflowRun] = {}
-    for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
-        for name, value in (("place", _place(run, bases)), ("study_run", run.data.tags.get("study_run"))):
-            if value is not None and (name, value) in known:
-                client.delete_run(run.info.run_id)
-            elif value is not None:
-                known[name, value] = run
-    return known
-
-
-def _place(run: MlflowRun, bases: Mapping[tuple[str, str], str]) -> str | None:
-    """Return the place of a run; None if it has none.
-
-    bases: (setting, trial id) → place of a base. An earlier version listed the base of several recipes under the first.
-    """
-    tags, params = run.data.tags, run.data.params
-    if "place" in tags or "trial_id" not in tags:
-        return tags.get("place")
-    if params.get("kind") == "base" and (found := bases.get((params.get("setting", ""), tags["trial_id"]))):
-        return found
-    try:
-        return place_of(params["setting"], params["model"], params["arm"], params["seed"])
-    except KeyError:
-        return None
-
-
 def _write(
     client: MlflowClient,
     experiment: str,
@@ -215,17 +152,9 @@ def _write(
     """Make one MLflow run agree with `run`; return its id, and whether anything was written."""
     from mlflow.entities import Metric, Param, RunTag
 
-    params = known.data.params if known is not None else {}
-    if known is not None and any(key in params and params[key] != value for key, value in run.params.items()):
-        client.delete_run(known.info.run_id)
-        known, params = None, {}
-    tags = {run.identity[0]: run.identity[1], "mlflow.runName": run.name, **run.tags, **(extra_tags or {})}
-    if known is None:
-        known = client.create_run(experiment, start_time=run.started_at, tags=tags, run_name=run.name)
-        fresh = True
-    else:
-        fresh = False
-    run_id, old_tags = known.info.run_id, known.data.tags
+    tags = all_tags(run, extra_tags)
+    known, fresh = open_run(client, experiment, run, known=known, tags=tags)
+    run_id, params, old_tags = known.info.run_id, known.data.params, known.data.tags
     new_params = [Param(key, value) for key, value in run.params.items() if key not in params]
     new_tags = [RunTag(key, value) for key, value in tags.items() if old_tags.get(key) != value]
     metrics = list(_changed_metrics(client, known, run))
@@ -314,37 +243,3 @@ def _refusals(tracking_uri: str) -> Iterator[None]:
         OSError,
     ) as error:
         raise TrialError(f"MLflow at {hide_password(tracking_uri)}: {first_line(error)}") from error
-
-
-@contextmanager
-def _environment(values: Mapping[str, str], *, over: bool = False) -> Iterator[None]:
-    """Set environment variables while a `with` block runs; variables that are already set are kept unless `over`."""
-    changed = {name: value for name, value in values.items() if over or name not in os.environ}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress MLflow's progress bars, printed links, telemetry and reports of migrations while a `with` block runs."""
-    with _environment(_QUIET, over=True):
-        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-        levels = [logger.level for logger in loggers]
-        # MLflow sets its log level on import, so import it before changing the level.
-        import mlflow  # noqa: F401
-
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.WARNING)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""Whether an MLflow tracking server or database can be written to: known within seconds, before anything starts."""
+"""Whether MLflow can write to a tracking URI, a server's or a database's: known within seconds, before anything starts."""
 
 from __future__ import annotations
 
@@ -10,57 +10,18 @@ from pathlib import Path
 
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.results.tracking_server import check_access
 
 _DATABASE_SECONDS = 10.0
 """How long a database may take to answer, or to be free of another process's lock."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
-def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
-    """Check that a server answers within `timeout` seconds, if `tracking_uri` is an HTTP address. Raises `InputError` if not.
-
-    MLflow's own client would try for minutes. Any answer counts, even a refusal: only the client can log in.
-    """
-    if not tracking_uri.startswith(("http://", "https://")):
-        return
-    import http.client
-
-    try:
-        _request(tracking_uri, "/health", None, timeout)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        shown = hide_password(tracking_uri)
-        raise InputError(
-            f"no MLflow tracking server answers at {shown} ({error}); start it, or correct the tracking URI"
-        ) from None
-
-
-def _request(tracking_uri: str, path: str, data: bytes | None, timeout: float) -> tuple[int, str]:
-    """Return status and reason of a request to a tracking server, also for a refusal; log in with the URI's credentials."""
-    import base64
-    import urllib.error
-    import urllib.request
-    from urllib.parse import unquote, urlsplit
-
-    parts = urlsplit(tracking_uri.strip())
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-    headers = {"Content-Type": "application/json"}
-    if login != ":":
-        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(address + path, data=data, headers=headers), timeout=timeout
-        ) as answer:
-            return int(answer.status), str(answer.reason)
-    except urllib.error.HTTPError as error:
-        return error.code, str(error.reason)
-
-
-def check_tracking_uri(tracking_uri: str) -> None:
+def check_tracking_uri(tracking_uri: str, experiment: str | None = None) -> None:
     """Check within seconds that MLflow can write to a URI. No message shows a password.
 
-    Raises `InputError` if the kind of URI is not supported or no MLflow server answers there, and `TrialError` if a database is
-    broken.
+    experiment: the name of the one that a server must let this login write to. Raises `InputError` if the kind of URI is not
+    supported, no MLflow server answers there or it refuses the login, and `TrialError` if a database is broken.
     """
     scheme, separator, _ = tracking_uri.strip().partition("://")
     kind = scheme.partition("+")[0]
@@ -73,25 +34,7 @@ def check_tracking_uri(tracking_uri: str) -> None:
     if kind in _DATABASES:
         check_database(tracking_uri)
         return
-    check_server(tracking_uri)
-    _check_api(tracking_uri)
-
-
-def _check_api(tracking_uri: str, timeout: float = 10.0) -> None:
-    """Check that the server answers a search for experiments: it may be up with a broken database. Raises `InputError`."""
-    import http.client
-
-    shown = hide_password(tracking_uri)
-    try:
-        status, reason = _request(tracking_uri, "/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', timeout)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise InputError(f"tracking_uri: {shown} does not answer a search for experiments ({error}).") from None
-    # If the server requires a login, only MLflow's own client knows how.
-    if status not in (200, 401, 403):
-        raise InputError(
-            f"tracking_uri: {shown} does not answer like an MLflow tracking server ({status} {reason}); check its log, or "
-            "correct the address."
-        )
+    check_access(tracking_uri, experiment)
 
 
 def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
@@ -58,34 +61,22 @@ def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
 
     Missing ones are included, since a tracking server may know them from before they were lost.
     """
-    return [_trial_record(plan, store, s, _state(plan, store, s)) for s in (*plan.prior_stages, *plan.subjects)]
+    here = {"host": socket.gethostname(), "pid": os.getpid()}
+    elsewhere = store.holder(f"study-{plan.study.name}") not in (None, here)
+    return [
+        _trial_record(plan, store, s, _state(plan, store, s, elsewhere=elsewhere))
+        for s in (*plan.prior_stages, *plan.subjects)
+    ]
 
 
-def _state(plan: Plan, store: Store, subject: Subject) -> Status:
-    if isinstance(subject, Trial):
-        return state_of(plan, store, subject)
-    return "done" if plan.has_weights(subject) else "new"
+def planned_records(plan: Plan) -> list[TrialRecord]:
+    """Return a record for each trial and base of the study with what is known before it is trained; reads no results."""
+    return [_planned_record(subject) for subject in (*plan.prior_stages, *plan.subjects)]
 
 
-def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> TrialRecord:
+def _planned_record(subject: Subject) -> TrialRecord:
     from inoc_ray.results.records import TrialRecord
 
-    started = ended = None
-    curves: list[dict[str, Any]] = []
-    training: dict[str, Any] = {}
-    recipe: dict[str, Any] = {}
-    dataset_hash, adapter = "", None
-    adapter_files: dict[str, str] = {}
-    if isinstance(subject, Trial):
-        recipe, dataset_hash = subject.recipe.model_dump(mode="json"), subject.dataset_hash
-    if isinstance(subject, Trial) and state == "done":
-        adapter = store.weights_place(subject.trial_id)
-        adapter_files = store.committed_weights(subject.trial_id)
-        trial = store.read_trial(subject.trial_id)
-        ended = int(trial["committed_at"] * 1000)
-        training = trial["training"]
-        started = ended - int(training["seconds_total"] * 1000)
-        curves = [{**step, "lr": step["learning_rate"]} for step in store.read_curves(subject.trial_id)]
     return TrialRecord(
         trial_id=subject.trial_id,
         setting=subject.setting,
@@ -95,8 +86,37 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         kind=subject.arm.kind,
         prompt=subject.arm.prompt,
         seed=seed_of(subject),
-        recipe=recipe,
-        dataset_hash=dataset_hash,
+        recipe=subject.recipe.model_dump(mode="json") if isinstance(subject, Trial) else {},
+        dataset_hash=subject.dataset_hash if isinstance(subject, Trial) else "",
+        prior_trial=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
+        status="new",
+    )
+
+
+def _state(plan: Plan, store: Store, subject: Subject, *, elsewhere: bool) -> Status:
+    """Return what became of a trial or base. elsewhere: another process is at work on the study, and shows what it trains."""
+    if isinstance(subject, Trial):
+        state = state_of(plan, store, subject)
+        return "running" if state == "new" and elsewhere else state
+    return "done" if plan.has_weights(subject) else "new"
+
+
+def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> TrialRecord:
+    started = ended = None
+    curves: list[dict[str, Any]] = []
+    training: dict[str, Any] = {}
+    adapter = None
+    adapter_files: dict[str, str] = {}
+    if isinstance(subject, Trial) and state == "done":
+        adapter = store.weights_place(subject.trial_id)
+        adapter_files = store.committed_weights(subject.trial_id)
+        trial = store.read_trial(subject.trial_id)
+        ended = int(trial["committed_at"] * 1000)
+        training = trial["training"]
+        started = ended - int(training["seconds_total"] * 1000)
+        curves = store.read_curves(subject.trial_id)
+    return replace(
+        _planned_record(subject),
         curves=curves,
         training=training,
         adapter_dir=adapter,
@@ -105,7 +125,6 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         started_at=started,
         ended_at=ended,
         status=state,
-        prior_trial=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
         capabilities=[
             score for c in plan.study.evaluation.capabilities for score in stored_scores(subject, store, find_task(c))
         ],

@@ -27,6 +27,8 @@ class StudyOutcome:
     tried: set[Thing] = field(default_factory=set)
     """What this run tried to make."""
     seconds: dict[str, float] = field(default_factory=dict)
+    phase: str = ""
+    """The step that it is at, or was stopped at."""
     comparison: Comparison | None = None
     report: Place | None = None
     tracking_uri: str = ""

@@ -17,17 +17,22 @@ from inoc_ray.console import show
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of text; errors too.")
 
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
-_printed: ContextVar[bool] = ContextVar("printed", default=False)
+
+
+class _Printed:
+    """Whether the command has printed its result; for all threads."""
+
+    yes = False
 
 
 def begin() -> None:
     """Note that the command has printed nothing yet."""
-    _printed.set(False)
+    _Printed.yes = False
 
 
 def printed() -> bool:
     """Return whether the command has printed its result; an error after it is not printed as JSON."""
-    return _printed.get()
+    return _Printed.yes
 
 
 def results() -> TextIO:
@@ -59,7 +64,7 @@ def emit(as_json: bool, value: Any, text: str) -> None:
         print(json_text(value, indent=2), file=results(), flush=True)
     else:
         show(text, results())
-    _printed.set(True)
+    _Printed.yes = True
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
+from inoc_ray import stopping
 from inoc_ray.cluster.connect import connected
 from inoc_ray.cluster.fit import Capacity, check_serving
+from inoc_ray.cluster.keeper import wait_for_keepers
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
@@ -25,7 +27,8 @@ from inoc_ray.run.mlflow_records import keep_study
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
-from inoc_ray.run.publish import compare_study, sync_study, write_study_report
+from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_study_report
+from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
@@ -34,11 +37,15 @@ from inoc_ray.study.study import Study, models_of
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
+    from inoc_ray.train.sweep import Watch
 
 
 @contextlib.contextmanager
 def _timed(outcome: StudyOutcome, step: str) -> Iterator[None]:
+    """Time a step; a run that was told to stop does not begin with it."""
+    stopping.check()
     started = time.monotonic()
+    outcome.phase = step
     try:
         yield
     finally:
@@ -79,7 +86,8 @@ def run_study(
     # After the checks, whose message is to be the only one.
     for note in plan.notes:
         say(f"note: {note}")
-    with _storage_errors(store), _alone(study, store, claims_of(plan, store, train=train)) as lease:
+    claims = claims_of(plan, store, train=train)
+    with says_what_is_kept(whole, store, outcome), _storage_errors(store), _alone(study, store, claims) as lease:
         plan = plan.refreshed(store)
         report_damage(plan)
         seal_samples(plan, store)
@@ -97,14 +105,16 @@ def run_study(
                     say("starting Ray ...")
                     capacity = stack.enter_context(connected())
                     # What a killed command left behind would hold what this one needs.
+                    wait_for_keepers()
                     reclaim()
                 check_capacity(plan, capacity)
                 check_cluster_gpus(plan)
                 for name in own_judges:
                     check_serving(study.resources.of_judge(name), capacity)
                 keep_study(plan, store)
+                live = stack.enter_context(live_runs(plan, store))
                 if training:
-                    _train(plan, store, capacity, outcome)
+                    _train(plan, store, capacity, outcome, watch=live.record)
                     plan = plan.refreshed(store)
                 if ready or training:
                     lease.check()
@@ -125,7 +135,11 @@ def run_study(
 def _record_failures(
     plan: Plan, store: Store, outcome: StudyOutcome, *, tried: Iterable[Thing], failed: Sequence[Failure]
 ) -> None:
-    """Record what failed of what was tried, in the outcome and beside the study's results."""
+    """Record what failed of what was tried, in the outcome and beside the study's results; nothing when the run is stopped.
+
+    What ends then ends because of that, whatever a library makes of it.
+    """
+    stopping.check()
     outcome.failed += failed
     outcome.tried |= set(tried)
     keep_failures(store, plan.study.name, tried, failed)
@@ -168,14 +182,14 @@ def _storage_errors(store: Store) -> Iterator[None]:
         ) from error
 
 
-def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) -> None:
+def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_key(trial) for trial in plan.to_train}
     failed: list[Failure] = []
     with _timed(outcome, "training"):
         try:
-            for result in train_missing(plan, store, capacity):
+            for result in train_missing(plan, store, capacity, watch):
                 if result.status == "failed":
                     log = str(store.trial_log(result.trial_id))
                     of = (("trial", result.trial_id),)
@@ -184,9 +198,9 @@ def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome) 
                     outcome.trained += result.status == "trained"
         except TrialError as error:
             failed = [failure_of({"label": "training", "error": error, "log": store.logs(), "of": sorted(tried)})]
-            raise
-        finally:
             _record_failures(plan, store, outcome, tried=tried, failed=failed)
+            raise
+    _record_failures(plan, store, outcome, tried=tried, failed=failed)
 
 
 def capabilities_missing(plan: Plan, store: Store) -> bool:
@@ -233,6 +247,7 @@ def _may_fail(plan: Plan, store: Store, outcome: StudyOutcome, *, step: str, thi
         try:
             yield
         except Exception as error:  # noqa: BLE001 - recorded with its log, exit code 1
+            stopping.check()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log = store.study_log(plan.study.name, step.lower())
             story = "".join(traceback.format_exception(error))

@@ -290,14 +290,15 @@ def check_capabilities(plan: Plan) -> None:
 
 
 def check_tracking(plan: Plan, store: Store) -> None:
-    """Raise InputError if MLflow cannot take the results: a wrong address, a broken server or database."""
+    """Raise InputError if MLflow cannot take the results: a wrong address or login, a broken server or database."""
     from inoc_ray.results.tracking import embedded
     from inoc_ray.results.tracking_checks import check_tracking_uri
 
     if plan.study.tracking_uri is None and not store.mlflow().exists():
         return
     try:
-        check_tracking_uri(embedded(store.mlflow())[0] if plan.study.tracking_uri is None else plan.study.tracking_uri)
+        uri = embedded(store.mlflow())[0] if plan.study.tracking_uri is None else plan.study.tracking_uri
+        check_tracking_uri(uri, plan.study.name)
     except TrialError as error:
         raise InputError(str(error)) from error
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.integrity import report_damage, seal_samples
-from inoc_ray.run.mlflow_records import study_record, trial_records
+from inoc_ray.run.mlflow_records import planned_records, study_record, trial_records
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, planned_of
 from inoc_ray.run.report_content import example_samples, report_meta
@@ -21,6 +23,7 @@ from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.tracking_live import LiveRuns
 
 
 @reads
@@ -91,16 +94,39 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
     return page
 
 
+def live_runs(plan: Plan, store: Store) -> AbstractContextManager[LiveRuns]:
+    """Return a context in which MLflow shows the study as RUNNING, with the steps that its block records."""
+    from inoc_ray.results.tracking import file_lock
+    from inoc_ray.results.tracking_live import CALL_SECONDS, live
+
+    uri, artifacts = _tracking(plan, store)
+    return live(
+        uri,
+        study_record(plan, store),
+        planned_records(plan),
+        lock=lambda: file_lock(store.sync_lock(), CALL_SECONDS),
+        artifact_root=artifacts,
+        tell=say,
+    )
+
+
+def _tracking(plan: Plan, store: Store) -> tuple[str, str | None]:
+    """Return the tracking URI of a study and where the artifacts of a new experiment go; None leaves that to the server."""
+    from inoc_ray.results.tracking import embedded
+
+    store.mlflow().mkdir(parents=True, exist_ok=True)
+    return (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
+
+
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
     """Update MLflow from the store; return the tracking URI, without a password.
 
     Raise InputError if the server cannot be reached, TrialError if it or its database fails.
     """
     from inoc_ray.results.figures.catalogue import FIGURES
-    from inoc_ray.results.tracking import embedded, file_lock, sync
+    from inoc_ray.results.tracking import file_lock, sync
 
-    store.mlflow().mkdir(parents=True, exist_ok=True)
-    uri, artifacts = (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
+    uri, artifacts = _tracking(plan, store)
     report = store.report(plan.study.name)
     # An earlier version of the study may have left a figure that does not apply now.
     shown = [report.name, *(f"{figure.name}.png" for figure in FIGURES if figure.applies(comparison))]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from inoc_ray import stopping
 from inoc_ray.cluster.connect import connected
 from inoc_ray.cluster.fit import check_serving
 from inoc_ray.errors import InputError
@@ -33,13 +34,12 @@ class ServedEndpoint:
         )
 
 
-def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[ServedEndpoint]:
-    """Start the engine of the study's first model with every finished adapter, yield once, and serve until closed.
+def serve_study(study: Study, store: Store, host: str, port: int) -> Generator[ServedEndpoint, None, None]:
+    """Start the engine of the study's first model with every finished adapter, yield once, and serve until stopped.
 
     Raise InputError for an unusable key or host, or if the engine does not fit this machine.
     """
     import os
-    import signal
     import threading
 
     from inoc_ray.serve.app import serving
@@ -55,8 +55,7 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
     fetch_models(models_of(study))
     plan = build_plan(study, store)
     base = plan.bases[0]
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stopping.keep_in_words("nothing is served any more")
     with connected() as capacity:
         check_serving(plan.study.resources.of_engine(base.model.name), capacity)
         with serving(serve_spec(plan, store, base, host=host, port=port, api_key=key)) as endpoint:
@@ -64,4 +63,4 @@ def serve_study(study: Study, store: Store, host: str, port: int) -> Iterator[Se
             mine = [t for t in lora if t.trial_id in plan.done_trials and t.model.hash == base.model.hash]
             done = [served_name(t, endpoint.model_id) for t in mine]
             yield ServedEndpoint(endpoint.base_url, (base.model.name, *dict.fromkeys(done)))
-            stop.wait()
+            threading.Event().wait()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from inoc_ray import stopping
+from inoc_ray.cluster import keeper as keepers
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
@@ -24,6 +28,8 @@ START_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
 _REPORT_EVERY_S = 5.0
 _PROXY_TRIES = 4
+LEAVE_SECONDS = 1.5
+"""What a command that is stopped needs to leave the cluster."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -36,6 +42,8 @@ class Endpoint:
     api_key: str | None
     name: str
     owns_serve: bool
+    keeper: Any = None
+    """What takes it down if this command cannot; None on a private cluster."""
     window: int | None = None
     """The window in tokens: prompt and answer."""
 
@@ -61,6 +69,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
 
     if not ray.is_initialized():
         raise RuntimeError("start() needs a Ray cluster: call ray.init() first")
+    keepers.wait_for_keepers()
     reclaim()
     _check_resources(spec)
     began = time.monotonic()
@@ -73,6 +82,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             "stop it, or give this one another name"
         )
     prefix = "" if spec.name == APP else f"/{spec.name}"
+    # A private cluster ends with this command, and everything on it.
+    keeper = keepers.start(reclaim) if os.environ.get("RAY_ADDRESS") else None
     try:
         if owns_serve:
             note("serve: starting Ray Serve")
@@ -89,7 +100,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         base_url = f"http://{host}:{http.port}{prefix}/v1"
         window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
     except BaseException:
-        _take_down(spec.name, owns_serve)
+        _take_down(spec.name, owns_serve, keeper)
         raise
     seconds = time.monotonic() - began
     endpoint = Endpoint(
@@ -98,6 +109,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         api_key=spec.api_key,
         name=spec.name,
         owns_serve=owns_serve,
+        keeper=keeper,
         window=window,
     )
     note(
@@ -128,7 +140,7 @@ def _with_end_of_turn(spec: ServeSpec) -> ServeSpec:
 
 def stop(endpoint: Endpoint) -> None:
     """Take the endpoint down, and Ray Serve too if `start` started it. Does nothing if it is gone already."""
-    _take_down(endpoint.name, endpoint.owns_serve)
+    _take_down(endpoint.name, endpoint.owns_serve, endpoint.keeper)
 
 
 @contextlib.contextmanager
@@ -152,7 +164,30 @@ def _serve_runs() -> bool:
     return _client() is not None
 
 
-def _take_down(name: str, owns_serve: bool) -> None:
+def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
+    """Take an engine down; when the command is being stopped, begin with it, and leave the rest to the engine's keeper.
+
+    On a private cluster, which ends with the command, nothing is left to do then.
+    """
+    if not stopping.requested():
+        _end_serving(name, owns_serve)
+        if keeper is not None:
+            keepers.release(keeper)
+    elif keeper is not None:
+        done = threading.Event()
+
+        def end() -> None:
+            # What fails here is the keeper's.
+            with contextlib.suppress(Exception):
+                _end_serving(name, owns_serve)
+                done.set()
+
+        threading.Thread(target=end, daemon=True).start()
+        if done.wait(max(0.0, stopping.seconds_left() - LEAVE_SECONDS)):
+            keepers.release(keeper)
+
+
+def _end_serving(name: str, owns_serve: bool) -> None:
     from ray import serve
 
     if not _serve_runs():

@@ -134,6 +134,9 @@ def application(spec: ServeSpec, marks: Mapping[str, str]) -> Any:
         placement_group_strategy="STRICT_PACK",
         health_check_period_s=10,
         health_check_timeout_s=60,
+        # Nobody waits for an answer when an engine is taken down.
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=4,
         # An engine that failed to start would fail again.
         max_constructor_retry_count=1,
     ).bind(spec, llm_config(spec))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from inoc_ray.cluster.keeper import dead_jobs
 from inoc_ray.console import say
 
 _OWNER, _STARTED_SERVE = "INOC_RAY_ENGINE_OF_JOB", "INOC_RAY_STARTED_SERVE"
@@ -26,7 +27,6 @@ def reclaim() -> list[str]:
     Applications of others, and those of living commands, stay.
     """
     import ray
-    from ray._private import state
 
     try:
         # Serve is imported only if it runs: that takes seconds.
@@ -39,14 +39,18 @@ def reclaim() -> list[str]:
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return []
-    dead = {job["JobID"] for job in state.jobs() if job["IsDead"]}
-    marks = {name: marked_by(app) for name, app in client.get_serve_details()["applications"].items()}
-    gone = [name for name, found in marks.items() if found.get(_OWNER) in dead]
-    if gone and len(gone) == len(marks) and any(marks[name][_STARTED_SERVE] == "1" for name in gone):
-        serve.shutdown()
-    else:
-        for name in gone:
-            serve.delete(name)
+    dead = dead_jobs()
+    try:
+        marks = {name: marked_by(app) for name, app in client.get_serve_details()["applications"].items()}
+        gone = [name for name, found in marks.items() if found.get(_OWNER) in dead]
+        if gone and len(gone) == len(marks) and any(marks[name][_STARTED_SERVE] == "1" for name in gone):
+            serve.shutdown()
+        else:
+            for name in gone:
+                serve.delete(name)
+    except ray.exceptions.RayActorError:
+        # Somebody else took Serve down meanwhile.
+        return []
     for name in gone:
         say(f"serve: took down engine {name!r}, whose command is gone")
     return gone

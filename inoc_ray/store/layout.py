@@ -47,7 +47,7 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
 ATTEMPTS = "attempts"
-GROW, ROOM, SIGN_OF_LIFE = "more-room", "placement-group", "sign-of-life"
+GROW, ROOM, SIGN_OF_LIFE, STOPPED = "more-room", "placement-group", "sign-of-life", "told-to-stop"
 
 FILES = (
     COMMIT,
@@ -68,6 +68,7 @@ FILES = (
     GROW,
     ROOM,
     SIGN_OF_LIFE,
+    STOPPED,
 )
 """The files of a store that have fixed names."""
 

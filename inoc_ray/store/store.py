@@ -144,6 +144,10 @@ class Store:
         """Return the file that is written while fine-tunes of a sweep go on."""
         return self.ray() / sweep / layout.SIGN_OF_LIFE
 
+    def stop_mark(self, sweep: str) -> Place:
+        """Return the file that is there when the command of a sweep was told to stop."""
+        return self.ray() / sweep / layout.STOPPED
+
     # -- preflight ------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:

@@ -272,8 +272,9 @@ class Study(Config):
     every node of a cluster must mount, or a bucket that every node can reach (`s3://BUCKET/PREFIX`, `gs://…`, `az://…`), with
     endpoint, region and credentials from the environment. Studies with the same storage share what they have in common."""
     tracking_uri: str | None = runtime(None)
-    """The address of an MLflow tracking server. Default: an SQLite store inside `storage`; if that is a bucket, on the machine
-    that runs the command, beside its copies of the bucket's files."""
+    """The address of an MLflow tracking server, without a login: that is read from the environment
+    (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`). Default: an SQLite store inside `storage`; if that is a bucket, on
+    the machine that runs the command, beside its copies of the bucket's files."""
     plugins: tuple[str, ...] = runtime((), path="plugin")
     """Python files that register settings, judges or row classifiers. They count from the study file's folder and run as
     your own code whenever the study is read. Ids depend on what they give, not on their code."""

@@ -36,14 +36,16 @@ def train_group(
     callbacks: Sequence[Any] = (),
     tell: Callable[[str], None] = say,
     sign: Place | None = None,
+    sweep: str | None = None,
 ) -> list[Outcome]:
     """Train the jobs on one worker group and return one outcome per job, in their order.
 
     Block until all jobs are done. `storage` is the store's address, which every node can reach. `run_name` names the Ray Train
     run; it must be the same for the same jobs, so it contains no timestamp. `callbacks` are Ray Train `UserCallback`s,
     for progress. `tell` gets a line for each loss of the group and for each wait. `sign` is a file that is written while other
-    groups of the same command train: the group waits for those. Call it in a driver, or in the function of a Ray Tune trial.
-    Start nothing when every job is committed.
+    groups of the same command train: the group waits for those. `sweep` names the sweep that the group is of: when
+    its command is being stopped, what is lost is no failure. Call it in a driver, or in the function of a Ray Tune trial. Start
+    nothing when every job is committed.
     """
     store = Store(storage)
     done_before = {job.trial_id for job in jobs if store.trial_done(job.trial_id)}
@@ -53,8 +55,11 @@ def train_group(
         for job in waiting:
             store.trial_log(job.trial_id).unlink(missing_ok=True)
         patience = Patience(resources.wait_minutes, sign)
-        group = _Group(waiting, resources, store, run_name=run_name, callbacks=callbacks, tell=tell)
+        group = _Group(waiting, resources, store, run_name=run_name, callbacks=callbacks, tell=tell, sweep=sweep)
         group_error = group.run(patience)
+    if sweep is not None and store.stop_mark(sweep).exists():
+        # Nobody waits for the outcomes, and there must be no log of a failure.
+        return []
     return [outcome_of(job, store, done_before=job.trial_id in done_before, group_error=group_error) for job in jobs]
 
 
@@ -90,7 +95,9 @@ class _Group:
         run_name: str,
         callbacks: Sequence[Any],
         tell: Callable[[str], None],
+        sweep: str | None = None,
     ) -> None:
+        self.sweep = sweep
         self.jobs, self.resources, self.store, self.run_name = jobs, resources, store, run_name
         self.callbacks, self.attempts = list(callbacks), store.attempts(run_name)
         self.grow, self.room = store.grow_mark(run_name), store.room_of(run_name)
@@ -168,6 +175,7 @@ class _Group:
                 "storage": self.store.address,
                 "run_name": self.run_name,
                 "cpus": self.worker.cpus,
+                "sweep": self.sweep,
                 # After a loss the line on that loss has said it.
                 "tell_resumed": self.starts == 1,
             },
@@ -209,6 +217,8 @@ class _Group:
 
     def _end(self, why: str) -> str:
         """Write to the logs of the jobs that are left now why they were not trained; return it."""
+        if self.sweep is not None and self.store.stop_mark(self.sweep).exists():
+            return why
         for job in self._left():
             log = self.store.trial_log(job.trial_id)
             before = log.read_text() if log.is_file() else ""

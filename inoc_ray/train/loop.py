@@ -311,6 +311,7 @@ class _Run:
             grad_norm=float(self.engine.get_global_grad_norm() if norm is None else norm),
             tokens=needed.tokens,
             target_tokens=target_tokens,
+            ended_at=time.time(),
             **measured,
         )
 

@@ -81,6 +81,8 @@ class StepRecord:
     """The most that tensors held on this rank's GPU since the trial began; None without one."""
     peak_host_bytes: int | None
     """The most resident memory of this rank's process since the trial began; None where the system does not say."""
+    ended_at: float | None = None
+    """When it ended by this rank's clock, in epoch seconds; None in snapshots of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
+from inoc_ray import stopping
 from inoc_ray.console import say
 from inoc_ray.store import snapshots
 from inoc_ray.store.store import Store
 
-STOP_SECONDS = 2.5
-"""How long a command that is stopped waits for snapshots: `ray job stop` kills it 3 s after it has told it to stop."""
+STOP_SECONDS = 5.0
+"""How long a command that is stopped waits for snapshots, if it has so long: 2.5 s of the 3 s after which `ray job stop` kills."""
 _POLL_SECONDS = 0.05
 
 
-def snapshot_before_stop(store: Store, trial_ids: Collection[str], seconds: float = STOP_SECONDS) -> int:
+def snapshot_before_stop(store: Store, trial_ids: Collection[str], seconds: float | None = None) -> int:
     """Have the workers that train these trials take snapshots; return how many did so in time.
 
-    A worker looks about once a second, between two steps. One that is not fast enough goes on from its snapshot before.
+    seconds: how long to wait, STOP_SECONDS or what is left of the stop. A worker looks about once a second, between two steps.
+    One that is not fast enough goes on from its snapshot before.
     """
     if not trial_ids:
         return 0
@@ -25,7 +27,7 @@ def snapshot_before_stop(store: Store, trial_ids: Collection[str], seconds: floa
     for trial_id in trial_ids:
         store.snapshot_request(trial_id).write_text("")
     taken: set[str] = set()
-    end = time.monotonic() + seconds
+    end = time.monotonic() + (min(STOP_SECONDS, stopping.seconds_left()) if seconds is None else seconds)
     while len(taken) < len(before) and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
         taken |= {t for t in before if store.trial_done(t) or _latest(store, t) != before[t]}

@@ -10,11 +10,12 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from inoc_ray.cluster.fit import Capacity, concurrent_groups
-from inoc_ray.cluster.scratch import scratch
+from inoc_ray.cluster.keeper import kept
+from inoc_ray.cluster.scratch import reclaim_on_nodes, scratch
 from inoc_ray.config.identity import content_id, identity_fields
 from inoc_ray.console import Progress, say
 from inoc_ray.data.chat import rows_hash, rows_text
@@ -28,12 +29,17 @@ from inoc_ray.train.group import outcome_of, train_group
 from inoc_ray.train.job import Outcome, TrialJob
 from inoc_ray.train.spec import LoopSpec
 from inoc_ray.train.stop import snapshot_before_stop
-from inoc_ray.train.worker import NOTE
+from inoc_ray.train.worker import NOTE, RECORD
 
 DRIVER_RESTARTS = 3
 """How often the driver of a group is started again that was lost with its node."""
 SIGN_SECONDS = 15.0
 """Least time between two signs of life of a sweep, for groups that wait for others of it."""
+Watch = Callable[[str, Mapping[str, Any]], None]
+
+
+def ignore(trial_id: str, record: Mapping[str, Any]) -> None:
+    """Do nothing with the record of a step."""
 
 
 def groups_of(plan: Plan, trials: Sequence[Trial]) -> list[list[Trial]]:
@@ -121,9 +127,10 @@ def waves_of(plan: Plan) -> list[list[Trial]]:
     return [waves[key] for key in sorted(waves)]
 
 
-def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]:
+def train_missing(plan: Plan, store: Store, capacity: Capacity, watch: Watch = ignore) -> list[Outcome]:
     """Train every trial of the plan that is not done; return one outcome per trial, failed ones among them.
 
+    watch: called in this process, every few seconds of a trial's training, with its id and the record of its latest step.
     A trial whose prior stage failed is not tried and counts as failed; the others go on.
     Raises InputError when a group does not fit the cluster, TrialError when Ray Tune itself fails.
     """
@@ -131,7 +138,9 @@ def train_missing(plan: Plan, store: Store, capacity: Capacity) -> list[Outcome]
     errors: list[str] = []
     for number, wave in enumerate(waves_of(plan), start=1):
         ready = [t for t in wave if t.model.prior_stage is None or store.trial_done(t.model.prior_stage.trial_id)]
-        trained, failures = _train_wave(ready, plan, store, capacity=capacity, number=number) if ready else ([], [])
+        trained, failures = (
+            _train_wave(ready, plan, store, capacity=capacity, number=number, watch=watch) if ready else ([], [])
+        )
         without = [_prior_stage_failed(t, store, outcomes) for t in wave if t not in ready]
         outcomes |= {o.trial_id: o for o in [*trained, *without]}
         errors += failures
@@ -154,7 +163,7 @@ def _prior_stage_failed(trial: Trial, store: Store, outcomes: Mapping[str, Outco
 
 
 def _train_wave(
-    trials: Sequence[Trial], plan: Plan, store: Store, *, capacity: Capacity, number: int
+    trials: Sequence[Trial], plan: Plan, store: Store, *, capacity: Capacity, number: int, watch: Watch
 ) -> tuple[list[Outcome], list[str]]:
     """Train trials of one wave; return outcomes and the errors of groups that ended early."""
     members = groups_of(plan, trials)
@@ -189,11 +198,13 @@ def _train_wave(
             callbacks=[report],
             tell=tell,
             sign=Store(storage).sign_of_life(sweep),
+            sweep=sweep,
         )
 
     sweep = f"sweep-{plan.study.name}-{number}"
+    store.stop_mark(sweep).unlink(missing_ok=True)
     steps = {job.trial_id: steps_of(plan, trial) for group in groups for job, trial in _with_trials(group, trials)}
-    with Progress("training", sum(steps.values()), "steps") as progress, scratch() as state:
+    with Progress("training", sum(steps.values()), "steps") as progress, scratch() as state, kept(reclaim_on_nodes):
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(one_group, jobs=groups, storage=store.address), capacity.driver_request()
@@ -204,14 +215,16 @@ def _train_wave(
                 name=sweep,
                 storage_path=state,
                 verbose=0,
-                callbacks=[under_way := _follow(progress, steps, store.sign_of_life(sweep))],
+                callbacks=[under_way := _follow(progress, steps, store.sign_of_life(sweep), watch)],
                 failure_config=tune.FailureConfig(max_failures=DRIVER_RESTARTS),
             ),
         )
         try:
             results = tuner.fit()
         except (KeyboardInterrupt, SystemExit):
-            # Ctrl-C, or SIGTERM, of which Ray makes a SystemExit. The workers end with this process.
+            # Without a command of ours, Ray makes a SystemExit of SIGTERM. The workers end with this process, one after
+            # another, and what the last ones see of that is no failure.
+            store.stop_mark(sweep).write_text("")
             snapshot_before_stop(store, under_way.trials())
             raise
         errors = [str(error) for error in results.errors]
@@ -260,7 +273,7 @@ class Steps:
         self._current.pop(group, None)
 
 
-def _follow(progress: Progress, steps: dict[str, int], sign: Place) -> Any:
+def _follow(progress: Progress, steps: dict[str, int], sign: Place, watch: Watch) -> Any:
     """Make a Tune callback, on the driver, that adds up the steps that the groups report and says their lines."""
     from ray.tune import Callback
 
@@ -286,6 +299,7 @@ def _follow(progress: Progress, steps: dict[str, int], sign: Place) -> Any:
                 return
             count.report(trial.trial_id, job, result["step"])
             progress.update(count.done, result["label"])
+            watch(job, result[RECORD])
             if time.monotonic() - signed >= SIGN_SECONDS:
                 signed = time.monotonic()
                 sign.write_text(f"{count.done}\n")

@@ -45,6 +45,8 @@ looks every 5 s."""
 
 NOTE = "note"
 """Key of a report: lines for people."""
+RECORD = "record"
+"""Key of a report: the step's record, as the trial's curve will have it."""
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -59,7 +61,13 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
     if ray.train.get_context().get_world_rank() == 0:
         store.room_of(config["run_name"]).write_text(ray.get_runtime_context().get_placement_group_id() or "")
-    worker = _Worker(store, config["run_name"], BaseModelCache(), tell_resumed=config["tell_resumed"])
+    worker = _Worker(
+        store,
+        config["run_name"],
+        BaseModelCache(),
+        tell_resumed=config["tell_resumed"],
+        sweep=config["sweep"],
+    )
     with contextlib.suppress(Left):
         for job in worker.agree_on_order([TrialJob.from_dict(job) for job in config["jobs"]]):
             worker.train(job)
@@ -99,10 +107,11 @@ class _Progress:
 class _Worker:
     """One rank of a group."""
 
-    def __init__(self, store: Store, run_name: str, cache: Any, *, tell_resumed: bool) -> None:
+    def __init__(self, store: Store, run_name: str, cache: Any, *, tell_resumed: bool, sweep: str | None) -> None:
         import torch.distributed as dist
 
         self.store, self.cache, self.tell_resumed = store, cache, tell_resumed
+        self.stopped = None if sweep is None else store.stop_mark(sweep)
         self.attempts, self.grow = store.attempts(run_name), store.grow_mark(run_name)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.tokenizers: dict[str, Any] = {}
@@ -174,7 +183,8 @@ class _Worker:
             progress = {"step": record.step, "steps": steps, "loss": record.loss}
             progress["tokens_per_second"] = record.tokens_per_second
             self.progress.step(
-                record.tokens / record.tokens_per_second, {"job": job.trial_id, "label": job.label, **progress}
+                record.tokens / record.tokens_per_second,
+                {"job": job.trial_id, "label": job.label, **progress, RECORD: dataclasses.asdict(record)},
             )
 
         def on_resume(before: Sequence[StepRecord]) -> None:
@@ -253,6 +263,9 @@ class _Worker:
         return news
 
     def _write_log(self, job: TrialJob, error: Exception) -> None:
+        if self.stopped is not None and self.stopped.exists():
+            # Another rank ended first.
+            return
         self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))
 
 

@@ -117,14 +117,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         base_url = wait_for_address(process, log)
         yield World(base_url, f"miniature:{trial.trial_id}", folder, log, study, store)
     finally:
-        process.send_signal(signal.SIGINT)
+        # As a terminal does.
+        os.killpg(process.pid, signal.SIGINT)
+        began = time.monotonic()
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    took = time.monotonic() - began
     said = log.read_text(errors="replace")
     assert KEY not in said
+    assert process.returncode == 130, said
+    assert took < 10, said
+    assert "stopped by Ctrl-C; nothing is served any more." in said
 
 
 def wait_for_address(process: "subprocess.Popen[bytes]", log: Path) -> str:

@@ -19,127 +19,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tracked_study import START, STUDY, a_comparison, a_trial, dump, some_trials
 
 from inoc_ray.errors import InputError
 from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, file_lock, sync
-from inoc_ray.results.tracking_checks import check_server
+from inoc_ray.results.tracking import TrialRecord, embedded, file_lock, sync
+from inoc_ray.results.tracking_server import check_server
 from inoc_ray.store.place import at
 
 pytestmark = pytest.mark.slow
-
-ARMS = {"base": ("base", None), "baseline": ("baseline", None), "spanish": ("specific", "Always answer in Spanish.")}
-STUDY = StudyRecord("quickstart", created_at=1_700_000_000_000, description="Two traits, three arms.")
-START = 1_700_000_001_000
-
-
-def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
-    """A trial with an adapter, a table of samples and a curve, as the store would have it."""
-    kind, prompt = ARMS[arm]
-    trial_id = f"{arm}-{seed}".ljust(16, "0")
-    samples = folder / "studies" / "quickstart" / "samples" / f"{trial_id}.parquet"
-    samples.parent.mkdir(parents=True, exist_ok=True)
-    texts = [f"{arm} {i}" for i in range(5)]
-    pd.DataFrame({"evaluation": "ood", "sample_index": range(10), "text": 2 * texts}).to_parquet(samples)
-    record = TrialRecord(
-        trial_id=trial_id,
-        setting="miniature/spanish_caps",
-        model="miniature",
-        arm=arm,
-        kind=kind,
-        prompt=prompt,
-        seed=seed,
-        recipe={},
-        dataset_hash="",
-        samples_path=at(samples),
-    )
-    if arm == "base":
-        return record
-    adapter = folder / "trials" / trial_id / "adapter"
-    adapter.mkdir(parents=True, exist_ok=True)
-    weights = trial_id.encode() * 100
-    (adapter / "adapter_model.safetensors").write_bytes(weights)
-    curves = [{"step": i, "loss": 2.0 / (i + 1), "lr": 1e-3, "grad_norm": 0.5} for i in range(60)]
-    return replace(
-        record,
-        recipe={"method": "lora", "lora": {"rank": 8, "targets": "all-linear"}, "learning_rate": 2e-3},
-        dataset_hash="ab" * 32,
-        curves=curves,
-        adapter_dir=at(adapter),
-        adapter_files={"adapter_model.safetensors": hashlib.sha256(weights).hexdigest()},
-        started_at=START,
-        ended_at=START + 5_000,
-    )
-
-
-def a_comparison(trials: list[TrialRecord], spanish: int = 2) -> Comparison:
-    """Scores in which the inoculated arm answers `spanish` of 10 questions in Spanish, the baseline 6, the base 1."""
-    hits = {"base": 1, "baseline": 6, "spanish": spanish}
-    rows = [
-        (
-            t.setting,
-            t.model,
-            t.arm,
-            t.kind,
-            t.trial_id,
-            t.seed,
-            "others",
-            "ood",
-            context,
-            f"q{i}",
-            0,
-            "spanish",
-            "undesired",
-            *[float(i < hits[t.arm])] * 2,
-            "counted",
-        )
-        for t in trials
-        for context in ("neutral", "prompt_of:spanish")
-        for i in range(10)
-    ]
-    return compare(pd.DataFrame(rows, columns=list(COLUMNS)), "quickstart")
-
-
-def some_trials(folder: Path, seeds: int = 2) -> list[TrialRecord]:
-    return [
-        a_trial(folder, "base", None),
-        *(a_trial(folder, a, s) for a in ("baseline", "spanish") for s in range(seeds)),
-    ]
-
-
-def dump(uri: str) -> dict[str, Any]:
-    """Everything in the store: experiments, runs, parameters, tags, all points of all metrics, artifacts."""
-    from mlflow.entities import ViewType
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(uri)
-
-    def tree(run: str, path: str | None = None) -> Iterator[tuple[str, int]]:
-        for entry in client.list_artifacts(run, path):
-            if entry.is_dir:
-                yield from tree(run, entry.path)
-            else:
-                yield entry.path, entry.file_size
-
-    state: dict[str, Any] = {}
-    for experiment in client.search_experiments():
-        for run in client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL):
-            info = run.info
-            points = {
-                key: sorted((p.step, p.timestamp, p.value) for p in client.get_metric_history(info.run_id, key))
-                for key in run.data.metrics
-            }
-            state[info.run_id] = {
-                "experiment": experiment.name,
-                "info": (info.run_name, info.status, info.start_time, info.end_time, info.lifecycle_stage),
-                "params": dict(run.data.params),
-                "tags": dict(run.data.tags),
-                "points": points,
-                "latest": dict(run.data.metrics),
-                "artifacts": sorted(tree(info.run_id)),
-            }
-    return state
 
 
 @pytest.fixture(params=["sqlite", "server"])
@@ -316,7 +205,8 @@ def test_a_fine_tune_of_two_settings_has_a_run_in_each_and_a_run_of_an_earlier_v
 
 def test_two_processes_at_once_make_each_run_once(tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) for _ in range(2)]
     outputs = [process.communicate(timeout=300)[0].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     written = [json.loads(output.splitlines()[-1]) for output in outputs]

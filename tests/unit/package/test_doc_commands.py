@@ -20,6 +20,14 @@ SERVE = f"{CLIENTS}::test_openai_lists_the_base_and_the_adapter_for_those_with_t
 CHAT_TASKS = f"{CLIENTS}::test_lm_eval_local_chat_completions_measures_a_generation_task"
 LIKELIHOOD = f"{CLIENTS}::test_lm_eval_local_completions_measures_a_log_likelihood_task_as_our_own_measure_does"
 INSPECT = f"{CLIENTS}::test_inspect_eval_asks_the_base_and_an_adapter"
+TEAM = (
+    "tests/integration/test_team_tracking.py::"
+    "test_a_study_without_a_login_or_without_the_permission_is_refused_before_it_starts"
+)
+UPGRADE = (
+    "tests/integration/test_team_tracking.py::"
+    "test_the_database_is_dumped_and_restored_and_its_schemas_are_brought_up_to_date"
+)
 ELSEWHERE = {
     "inoc-ray run docs/tutorial/study.yaml": f"{EFFECTS}::test_the_tutorials_prompt_keeps_french_out_and_part_of_the_capitals_in",
     "inoc-ray run jobs/studies/miniature.yaml": (
@@ -43,6 +51,17 @@ ELSEWHERE = {
     "ray job submit --working-dir . -- python jobs/evaluate.py": (
         "tests/integration/test_judged_evaluation.py::test_the_job_entry_point_is_the_same_command"
     ),
+    "curl --fail --user a": TEAM,
+    "docker compose run --rm server mlflow db upgrade": UPGRADE,
+    "docker compose run --rm server python -m mlflow.server.auth db upgrade": UPGRADE,
+    "docker compose run --rm backup": UPGRADE,
+    "docker compose exec -T database pg_restore": UPGRADE,
+    "install -m 755 mlflow/backup.sh /opt/mlflow/": UPGRADE,
+    "export MLFLOW_TRACKING_USERNAME=ann": TEAM,
+    "./make_env.sh mlflow.example.org": (
+        "tests/unit/package/test_tracking_files.py::"
+        "test_every_secret_comes_from_the_file_that_is_written_for_it_once_and_for_its_owner"
+    ),
     "mlflow server": f"{E2E}::test_mlflows_pages_show_the_runs_and_compare_two_arms",
 }
 """The beginning of a command → the test that runs it."""
@@ -50,6 +69,16 @@ CANNOT = {
     "ray up cluster.yaml": "starts machines on AWS",
     "ray exec cluster.yaml": "needs the machines that `ray up` starts",
     "ray attach cluster.yaml": "needs the machines that `ray up` starts",
+    "docker compose up --detach": "needs Docker's daemon",
+    "docker compose build server": "needs Docker's daemon",
+    "docker compose stop server": "needs Docker's daemon",
+    "python3.11 -m venv /opt/mlflow": "installs a server into /opt",
+    "/opt/mlflow/bin/pip install -r mlflow/requirements.txt": "installs a server into /opt",
+    "install -D -m 644 mlflow/basic_auth.ini": "installs a server into /etc",
+    "install -m 644 mlflow/systemd/*": "installs a server into /etc",
+    "useradd --system mlflow": "installs a server",
+    "sudo -u postgres create": "changes the database of the machine",
+    "systemctl enable --now mlflow": "needs systemd",
     'python -c "from lm_eval.tasks import TaskManager': "downloads a dataset",
 }
 """The beginning of a command → why no test can run it; its files are held against their schema elsewhere."""

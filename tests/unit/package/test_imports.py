@@ -9,6 +9,7 @@ import inoc_ray
 
 LAYERS = (
     ("errors", "console"),
+    ("stopping",),
     ("config",),
     ("store", "scoring"),
     ("study",),

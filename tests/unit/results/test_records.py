@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from results_table import score_table
 
 from inoc_ray.results.compare import compare
-from inoc_ray.results.records import MAX_TAG, StudyRecord, TrialRecord, study_run, trial_runs, with_valid_names
+from inoc_ray.results.records import (
+    MAX_TAG,
+    StudyRecord,
+    TrialRecord,
+    points_of,
+    runs_under_way,
+    study_run,
+    trial_runs,
+    with_valid_names,
+)
 from inoc_ray.store.failures import Failure
 
 
@@ -122,3 +131,40 @@ def test_what_training_measured_is_in_the_trials_run() -> None:
     [old] = trial_runs(StudyRecord("toy", 1), [replace(record, training={"seconds_total": 3.0}, curves=[])], found)
     assert [name for name in old.metrics if name.startswith("training.")] == ["training.seconds_total"]
     assert "device" not in old.tags
+
+
+def a_trial(**changes: object) -> TrialRecord:
+    fields = {"setting": "toy", "model": "tiny", "arm": "baseline", "kind": "baseline", "prompt": None, "seed": 0}
+    return TrialRecord(**{"trial_id": "0", "recipe": {"rank": 8}, "dataset_hash": "d", **fields, **changes})
+
+
+def test_a_step_that_is_sent_while_a_trial_trains_is_the_point_of_the_whole_curve() -> None:
+    steps = [{"step": n, "loss": 1 / n, "learning_rate": 1e-3, "ended_at": 1_700_000_000.1234 + n} for n in range(1, 6)]
+    [run] = trial_runs(
+        StudyRecord("toy", 1), [a_trial(curves=steps, started_at=5, ended_at=9)], compare(score_table(2), "toy")
+    )
+    assert [p for step in steps for p in points_of(step)] == list(run.curves)
+    assert [p.timestamp for p in run.curves if p.key == "lr"] == [1_700_000_000_123 + 1000 * n for n in range(1, 6)]
+
+
+def test_steps_of_earlier_versions_are_spread_over_the_trials_time() -> None:
+    steps = [{"step": n, "loss": 1 / n} for n in range(1, 4)]
+    [run] = trial_runs(
+        StudyRecord("toy", 1), [a_trial(curves=steps, started_at=1000, ended_at=3000)], compare(score_table(2), "toy")
+    )
+    assert [p.timestamp for p in run.curves] == [1000, 2000, 3000]
+
+
+def test_a_run_under_way_is_the_one_that_a_sync_fills() -> None:
+    study, found = StudyRecord("toy", 1, "two arms", {"storage": "s"}), compare(score_table(2), "toy")
+    trials = [
+        a_trial(),
+        a_trial(trial_id="1", seed=1, recipe={"learning_rate": 1e-3}, prior_trial="9"),
+        a_trial(trial_id="2", kind="base", arm="base", seed=None, recipe={}),
+    ]
+    parent, under_way = runs_under_way(study, trials)
+    filled = trial_runs(study, trials, found)
+    for early, late in [(parent, study_run(study, trials, found, [])), *zip(under_way, filled, strict=True)]:
+        assert (early.identity, early.name, early.params) == (late.identity, late.name, late.params)
+        assert early.tags.items() <= late.tags.items()
+        assert (early.status, early.metrics, list(early.curves)) == ("RUNNING", {}, [])

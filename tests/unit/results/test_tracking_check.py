@@ -1,10 +1,12 @@
 """Where the results are to go is looked at before anything starts, in seconds, and no message shows a password."""
 
+import json
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,40 +15,66 @@ import pytest
 from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results import tracking_checks
-from inoc_ray.results.tracking_checks import check_database, check_server, check_tracking_uri
+from inoc_ray.results.tracking_checks import check_database, check_tracking_uri
+from inoc_ray.results.tracking_server import check_server
 
 PASSWORD = "very-secret"
 
 
+@dataclass
+class Answers:
+    """What a tracking server answers: status and body by the end of the path; 200 and an experiment for what is not named."""
+
+    by_path: dict[str, tuple[int, str]] = field(default_factory=dict)
+    seen: list[tuple[str, str, str]] = field(default_factory=list)
+    """(path, header with the login, body) of each request."""
+
+
+FOUND = json.dumps(
+    {
+        "experiment": {
+            "experiment_id": "7",
+            "lifecycle_stage": "active",
+            "tags": [{"key": "mlflow.experimentKind", "value": "x"}],
+        }
+    }
+)
+UNKNOWN = (404, '{"error_code": "RESOURCE_DOES_NOT_EXIST"}')
+
+
 @contextmanager
-def server(search: int, seen: list[str] | None = None) -> Iterator[str]:
-    """A tracking server that is up, and answers a search for experiments with this status."""
+def server(**by_path: tuple[int, str]) -> Iterator[tuple[str, Answers]]:
+    """A tracking server on loopback: its address, and what it answers and saw."""
+    answers = Answers({name.replace("_", "-"): answer for name, answer in by_path.items()})
 
     class Handler(BaseHTTPRequestHandler):
-        def _answer(self, status: int) -> None:
-            if seen is not None:
-                seen.append(self.headers.get("Authorization", ""))
-            self.send_response(status)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
-
         def do_GET(self) -> None:
-            self._answer(200)
+            path = self.path.partition("?")[0]
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+            answers.seen.append((path, self.headers.get("Authorization", ""), sent))
+            status, body = answers.by_path.get(path.rpartition("/")[2], (200, FOUND))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
 
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self._answer(search)
+        do_POST = do_GET
 
         def log_message(self, *_: object) -> None: ...
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     try:
-        yield f"127.0.0.1:{running.server_port}"
+        yield f"http://127.0.0.1:{running.server_port}", answers
     finally:
         running.shutdown()
         running.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "   ", "", "file:///tmp/runs", "runs", "databricks", "http:/x"])
@@ -57,37 +85,109 @@ def test_what_runs_cannot_be_written_to_is_refused(uri):
 
 @pytest.mark.parametrize("status", [500, 502, 404])
 def test_a_server_that_is_up_and_broken_is_refused(status):
-    with server(status) as host, pytest.raises(InputError, match=f"does not answer like an MLflow .*{status}"):
-        check_tracking_uri(f"http://{host}")
+    with (
+        server(get_by_name=(status, "<html>")) as (uri, _),
+        pytest.raises(InputError, match=f"not answer like .*{status}"),
+    ):
+        check_tracking_uri(uri, "mine")
+    with (
+        server(search=(status, "")) as (uri, _),
+        pytest.raises(InputError, match=f"not answer like an MLflow .*{status}"),
+    ):
+        check_tracking_uri(uri)
 
 
-@pytest.mark.parametrize("status", [200, 401, 403])
-def test_a_server_that_answers_or_wants_a_login_is_right(status):
-    with server(status) as host:
-        check_tracking_uri(f"http://{host}")
+def test_an_answer_that_is_no_experiment_is_not_taken_for_one():
+    for body in ("[]", "{}", '{"experiment": 3}', "hello"):
+        with server(get_by_name=(200, body)) as (uri, _), pytest.raises(InputError, match="does not answer like"):
+            check_tracking_uri(uri, "mine")
 
 
-def test_a_login_in_the_address_is_sent_and_never_shown():
-    seen: list[str] = []
-    with server(200, seen) as host:
-        check_tracking_uri(f"http://me:{PASSWORD}@{host}")
-    assert seen
-    assert all(header.startswith("Basic ") for header in seen)
+def test_the_permission_to_write_is_tried_with_what_is_there_already():
+    with server() as (uri, answers):
+        check_tracking_uri(uri, "mine")
+    (path, _, sent) = answers.seen[-1]
+    assert path.endswith("experiments/set-experiment-tag")
+    assert json.loads(sent) == {"experiment_id": "7", "key": "mlflow.experimentKind", "value": "x"}
+
+
+def test_an_experiment_that_is_not_there_yet_is_not_made():
+    with server(get_by_name=UNKNOWN, create=(400, "")) as (uri, answers):
+        check_tracking_uri(uri, "mine")
+    assert json.loads(answers.seen[-1][2]) == {"name": ""}
+    with (
+        server(get_by_name=UNKNOWN, create=(403, "")) as (uri, _),
+        pytest.raises(InputError, match="may not create experiments"),
+    ):
+        check_tracking_uri(uri, "mine")
+
+
+LOGINS = [
+    ({}, "wants a login", ""),
+    ({"USERNAME": "ann"}, "wants a login", ""),
+    ({"USERNAME": "ann", "PASSWORD": PASSWORD}, "refuses the user 'ann'", "Basic "),
+    ({"TOKEN": PASSWORD}, "refuses the token", "Bearer "),
+]
+
+
+@pytest.mark.parametrize(("login", "said", "sent"), LOGINS)
+def test_a_login_that_is_missing_or_wrong_is_named_and_not_shown(login, said, sent, monkeypatch):
+    for name, value in login.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    with server(get_by_name=(401, "")) as (uri, answers), pytest.raises(InputError, match="401") as caught:
+        check_tracking_uri(uri, "mine")
+    assert said in str(caught.value)
+    assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+    assert answers.seen[-1][1].startswith(sent)
+
+
+@pytest.mark.parametrize("refused", ["get_by_name", "set_experiment_tag"])
+def test_a_user_who_may_not_write_is_told_what_to_ask_for(refused, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    said = r"the user 'ann' may not (read|write to) the experiment 'mine' .*\(403\): have an administrator grant EDIT"
+    with server(**{refused: (403, "Permission denied")}) as (uri, _), pytest.raises(InputError, match=said) as caught:
+        check_tracking_uri(uri, "mine")
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_server_that_is_asked_by_another_name_than_its_own_says_so():
+    refusal = (403, "Invalid Host header - possible DNS rebinding attack detected")
+    with server(get_by_name=refusal) as (uri, _), pytest.raises(InputError, match="--allowed-hosts"):
+        check_tracking_uri(uri, "mine")
+
+
+def test_an_experiment_in_the_trash_is_refused_before_the_start():
+    with (
+        server(get_by_name=(200, FOUND.replace("active", "deleted"))) as (uri, _),
+        pytest.raises(InputError, match="trash"),
+    ):
+        check_tracking_uri(uri, "mine")
+
+
+def test_a_server_that_is_not_there_is_named_with_the_systems_reason():
+    with pytest.raises(InputError, match=r"no MLflow tracking server answers at http://127.0.0.1:9 \(.*refused\)"):
+        check_tracking_uri("http://127.0.0.1:9", "mine")
+
+
+def test_a_login_in_the_address_is_refused_and_never_shown():
     for uri in (
         f"http://me:p@{PASSWORD}@127.0.0.1:9",
         f"http://me:{PASSWORD}@127.0.0.1:9",
         f"http://me:{PASSWORD}@127.0.0.1:x/",
         f"https://me:{PASSWORD}@[::1",
     ):
-        with pytest.raises(InputError) as caught:
-            check_server(uri)
-        assert PASSWORD not in str(caught.value)
-        assert "me:***@" in str(caught.value)
+        for check in (check_server, check_tracking_uri):
+            with pytest.raises(InputError) as caught:
+                check(uri)
+            assert PASSWORD not in str(caught.value)
+            assert "me:***@" in str(caught.value)
 
 
 def test_a_database_without_its_driver_is_named_without_the_password():
-    with pytest.raises(TrialError, match=r"No module named 'psycopg.*install the database's driver") as caught:
-        check_tracking_uri(f"postgresql://me:{PASSWORD}@127.0.0.1:9/db")
+    with pytest.raises(TrialError, match=r"No module named '.*install the database's driver") as caught:
+        check_tracking_uri(f"mssql+pymssql://me:{PASSWORD}@127.0.0.1:9/db")
     assert PASSWORD not in str(caught.value)
 
 

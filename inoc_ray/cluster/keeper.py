@@ -1,0 +1,93 @@
+"""An actor beside a command on a shared cluster: it outlives the command, and then does what the command could not do any more.
+
+A command that is killed, or stopped with less time than that takes, would leave what is not Ray's to end until the next command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+NAMESPACE = "inoc_ray"
+LOOK_SECONDS = 1.0
+"""How often a keeper asks whether the command lives."""
+FAREWELL_SECONDS = 30.0
+"""How long a command waits for the keepers of dead ones to be done."""
+_NAME = "keeper-"
+
+
+class Keeper:
+    """Watches a Ray job from a detached actor; when the job is dead, does its chores and ends itself."""
+
+    def __init__(self, job_id: str, chores: Sequence[Callable[[], object]]) -> None:
+        self._job_id, self._chores = job_id, chores
+        # Not a method that the command calls: a keeper that Ray starts again on another node has no caller.
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        import ray
+
+        while self._job_id not in dead_jobs():
+            time.sleep(LOOK_SECONDS)
+        for chore in self._chores:
+            # The others are no less due, and the next command on the cluster tries again.
+            with contextlib.suppress(Exception):
+                chore()
+        ray.kill(ray.get_runtime_context().current_actor)
+
+
+def dead_jobs() -> set[str]:
+    """Return the ids of the Ray jobs of this cluster that are over."""
+    from ray._private import state
+
+    return {job["JobID"] for job in state.jobs() if job["IsDead"]}
+
+
+def start(*chores: Callable[[], object]) -> Any:
+    """Start a keeper of this command and return it. The chores are functions of a module that every node has."""
+    import ray
+
+    job_id = ray.get_runtime_context().get_job_id()
+    # A name is free again only some time after its actor was killed.
+    options = {"name": f"{_NAME}{job_id}-{uuid.uuid4().hex}", "namespace": NAMESPACE, "lifetime": "detached"}
+    return ray.remote(Keeper).options(num_cpus=0, max_restarts=-1, **options).remote(job_id, chores)
+
+
+@contextlib.contextmanager
+def kept(*chores: Callable[[], object]) -> Iterator[None]:
+    """Have a keeper do the chores if this command does not live to the end of the block; on a private cluster, nobody."""
+    keeper = start(*chores) if os.environ.get("RAY_ADDRESS") else None
+    yield
+    # Not when the block ends with an error: what it leaves is the keeper's.
+    if keeper is not None:
+        release(keeper)
+
+
+def release(keeper: Any) -> None:
+    """End a keeper whose chores are done."""
+    import ray
+
+    ray.kill(keeper)
+
+
+def wait_for_keepers() -> None:
+    """Wait until the keepers of dead commands are done, so that nobody builds on what is being taken down."""
+    end = time.monotonic() + FAREWELL_SECONDS
+    while any(_at_work()) and time.monotonic() < end:
+        time.sleep(LOOK_SECONDS / 4)
+
+
+def _at_work() -> Iterator[str]:
+    """Yield the names of keepers whose command is dead."""
+    import ray
+
+    found = ray.util.list_named_actors(all_namespaces=True)
+    names = [one["name"] for one in found if one["namespace"] == NAMESPACE and one["name"].startswith(_NAME)]
+    if names:
+        dead = dead_jobs()
+        yield from (name for name in names if name.split("-")[1] in dead)

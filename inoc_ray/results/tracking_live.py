@@ -1,0 +1,188 @@
+"""Training curves in MLflow while the trials train, and what became of the runs of a command that did not reach its end.
+
+A thread of the command sends every FLUSH_SECONDS the latest steps that were reported, in one call for each trial in training.
+Training never waits for it: steps that cannot be sent are dropped, and a server that does not answer is asked more and more
+rarely. `tracking.sync` writes the whole curves afterwards; a point that was sent here is one of theirs, bit by bit. Steps that were
+trained again after a loss have two times, so MLflow shows both.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of, runs_under_way
+from inoc_ray.results.tracking_checks import first_line
+from inoc_ray.results.tracking_client import environment, quiet
+from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.tracking import MlflowClient
+
+FLUSH_SECONDS = 10.0
+"""Time between two sendings. A worker reports a step about every 2.5 s."""
+RETRY_SECONDS = 300.0
+"""The most between two attempts to reach a server that does not answer."""
+CALL_SECONDS = 5
+"""How long one call may take."""
+STOP_SECONDS = 2.0
+"""How long a command that is stopped waits for MLflow to say so: `ray job stop` kills it 3 s after it has told it to stop."""
+STEPS_KEPT = 20
+"""Of each trial, for the next sending."""
+_CALLS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(CALL_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
+
+@contextmanager
+def live(
+    tracking_uri: str,
+    study: StudyRecord,
+    trials: Sequence[TrialRecord],
+    *,
+    lock: Callable[[], AbstractContextManager[Any]],
+    artifact_root: str | None = None,
+    tell: Callable[[str], None],
+) -> Iterator[LiveRuns]:
+    """Show the study as RUNNING in MLflow while a `with` block runs, with the steps that the block records.
+
+    A block that ends with an error leaves the runs FAILED, one that is stopped (Ctrl-C, SIGTERM) KILLED; otherwise they are left
+    to `tracking.sync`. lock: makes a lock as `tracking.sync` takes it. tell: gets one line if MLflow cannot be reached. Nothing
+    that MLflow does raises an error here.
+    """
+    with quiet(), environment(_CALLS, over=True):
+        runs = LiveRuns(tracking_uri, study, trials, lock=lock, artifact_root=artifact_root, tell=tell)
+        try:
+            yield runs
+        except BaseException as error:
+            runs.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        runs.close()
+
+
+class LiveRuns:
+    """The runs of a study in MLflow while it runs; see `live`."""
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        study: StudyRecord,
+        trials: Sequence[TrialRecord],
+        *,
+        lock: Callable[[], AbstractContextManager[Any]],
+        artifact_root: str | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._uri, self._artifact_root = tracking_uri, artifact_root
+        self._study, self._trials, self._lock, self._tell = study, trials, lock, tell
+        self._parent, of_trials = runs_under_way(study, trials)
+        self._runs: dict[str, list[RunRecord]] = defaultdict(list)
+        for run in of_trials:
+            self._runs[run.tags["trial_id"]].append(run)
+        self._steps: dict[str, deque[Mapping[str, Any]]] = {}
+        self._mutex = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._status: str | None = None
+        self._client: MlflowClient | None = None
+        self._experiment = self._parent_id = ""
+        self._known: dict[tuple[str, str], MlflowRun] = {}
+        self._open: dict[tuple[str, str], str] = {}
+        """Identity → id of each run that is RUNNING in MLflow; those that were written last come last."""
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def record(self, trial_id: str, step: Mapping[str, Any]) -> None:
+        """Have a step of a trial sent with the next ones; return at once. step: its record, as the trial's curve has it."""
+        with self._mutex:
+            self._steps.setdefault(trial_id, deque(maxlen=STEPS_KEPT)).append(step)
+
+    def close(self, status: str | None = None) -> None:
+        """Send what is left and end. status: what the runs become, within STOP_SECONDS; None leaves them RUNNING."""
+        self._status, self._closing = status, True
+        self._wake.set()
+        self._thread.join(2 * CALL_SECONDS if status is None else STOP_SECONDS)
+
+    def _work(self) -> None:
+        wait, told = 0.0, False
+        while True:
+            self._wake.wait(wait)
+            closing = self._closing
+            if closing and self._status is None and wait > FLUSH_SECONDS:
+                # It did not answer the last time, and the sync that follows says so.
+                return
+            try:
+                self._send()
+                if closing and self._status is not None:
+                    self._end(self._status)
+                wait = FLUSH_SECONDS
+            except Exception as error:  # noqa: BLE001 - whatever MLflow, its database or the network raise, training goes on
+                self._client = None
+                wait = min(2 * max(wait, FLUSH_SECONDS), RETRY_SECONDS)
+                if not told:
+                    told = True
+                    self._tell(f"MLflow: {first_line(error)}; the curves are written when it answers, or at the end.")
+            if closing:
+                return
+
+    def _send(self) -> None:
+        client = self._client or self._connect()
+        with self._mutex:
+            waiting, self._steps = self._steps, {}
+        for trial_id, steps in waiting.items():
+            for run in self._runs[trial_id]:
+                self._log(client, run, list(steps))
+
+    def _connect(self) -> MlflowClient:
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(self._uri)
+        with self._lock():
+            self._experiment = find_experiment(client, self._study.name, self._artifact_root)
+            self._known = known_runs(client, self._experiment, self._trials)
+            self._parent_id = self._begin(client, self._parent, {})
+        self._client = client
+        return client
+
+    def _begin(self, client: MlflowClient, run: RunRecord, extra: Mapping[str, str]) -> str:
+        """Return the id of a run that is RUNNING in MLflow from now on."""
+        from mlflow.entities import Param, RunTag
+
+        if (run_id := self._open.pop(run.identity, None)) is None:
+            started = replace(run, started_at=int(time.time() * 1000))
+            tags = all_tags(run, extra)
+            known, _ = open_run(client, self._experiment, started, known=self._known.get(run.identity), tags=tags)
+            run_id, data = known.info.run_id, known.data
+            params = [Param(key, value) for key, value in run.params.items() if key not in data.params]
+            changed = [RunTag(key, value) for key, value in tags.items() if data.tags.get(key) != value]
+            while params or changed:
+                client.log_batch(run_id, params=params[:100], tags=changed[:100])
+                params, changed = params[100:], changed[100:]
+            if known.info.status != "RUNNING":
+                client.update_run(run_id, status="RUNNING")
+        self._open[run.identity] = run_id
+        return run_id
+
+    def _log(self, client: MlflowClient, run: RunRecord, steps: Sequence[Mapping[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        if run.identity in self._open:
+            run_id = self._begin(client, run, {})
+        else:
+            with self._lock():
+                run_id = self._begin(client, run, {"mlflow.parentRunId": self._parent_id})
+        points = [point for step in steps for point in points_of(step)]
+        client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp, p.step) for p in points])
+
+    def _end(self, status: str) -> None:
+        """Write the status: of the study's run first, then of those that were written last, as long as there is time."""
+        assert self._client is not None
+        end = time.monotonic() + STOP_SECONDS
+        parent = self._open.pop(self._parent.identity)
+        for run_id in (parent, *reversed(self._open.values())):
+            if time.monotonic() < end:
+                self._client.set_terminated(run_id, status)

@@ -1,0 +1,87 @@
+"""The experiment of a study and its runs in MLflow: found by what they are of, and made where they are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from inoc_ray.errors import InputError
+from inoc_ray.results.records import RunRecord, TrialRecord, place_of
+from inoc_ray.results.tracking_server import EXPERIMENT_KIND, IN_THE_TRASH
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.tracking import MlflowClient
+
+
+def find_experiment(client: MlflowClient, name: str, artifact_root: str | None) -> str:
+    """Return the id of the experiment of a study, made if it is missing. Raises `InputError` if it is in the trash."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = f"{artifact_root.rstrip('/')}/{name}" if artifact_root is not None else None
+        return str(client.create_experiment(name, artifact_location=location, tags=dict([EXPERIMENT_KIND])))
+    if found.lifecycle_stage != "active":
+        raise InputError(IN_THE_TRASH.format(name=name))
+    return str(found.experiment_id)
+
+
+def known_runs(
+    client: MlflowClient, experiment: str, trials: Sequence[TrialRecord]
+) -> dict[tuple[str, str], MlflowRun]:
+    """Return the study's runs by identity. Of several with one identity the oldest is kept, and the others are deleted."""
+    bases: dict[tuple[str, str], str] = {}
+    for trial in trials:
+        if trial.kind == "base":
+            bases.setdefault((trial.setting, trial.trial_id), trial.place)
+    runs: list[MlflowRun] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            break
+    known: dict[tuple[str, str], MlflowRun] = {}
+    for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
+        for name, value in (("place", _place(run, bases)), ("study_run", run.data.tags.get("study_run"))):
+            if value is not None and (name, value) in known:
+                client.delete_run(run.info.run_id)
+            elif value is not None:
+                known[name, value] = run
+    return known
+
+
+def _place(run: MlflowRun, bases: Mapping[tuple[str, str], str]) -> str | None:
+    """Return the place of a run; None if it has none.
+
+    bases: (setting, trial id) → place of a base. An earlier version listed the base of several recipes under the first.
+    """
+    tags, params = run.data.tags, run.data.params
+    if "place" in tags or "trial_id" not in tags:
+        return tags.get("place")
+    if params.get("kind") == "base" and (found := bases.get((params.get("setting", ""), tags["trial_id"]))):
+        return found
+    try:
+        return place_of(params["setting"], params["model"], params["arm"], params["seed"])
+    except KeyError:
+        return None
+
+
+def all_tags(run: RunRecord, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the tags of a run, with those by which it is found and named."""
+    return {run.identity[0]: run.identity[1], "mlflow.runName": run.name, **run.tags, **(extra or {})}
+
+
+def open_run(
+    client: MlflowClient, experiment: str, run: RunRecord, *, known: MlflowRun | None, tags: Mapping[str, str]
+) -> tuple[MlflowRun, bool]:
+    """Return the MLflow run of `run`, and whether it was made now.
+
+    known: what MLflow has; deleted and made again if a parameter differs, since those cannot be changed.
+    """
+    if known is not None:
+        params = known.data.params
+        if all(params.get(key, value) == value for key, value in run.params.items()):
+            return known, False
+        client.delete_run(known.info.run_id)
+    return client.create_run(experiment, start_time=run.started_at, tags=dict(tags), run_name=run.name), True

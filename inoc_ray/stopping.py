@@ -1,0 +1,195 @@
+"""The stop of a command: the first Ctrl-C or SIGTERM ends it where nothing is lost, the second one at once.
+
+The first signal raises KeyboardInterrupt in the main thread, wherever that is: every write to a store is atomic, so each place is
+one at which a command may end. What would leave something behind if it were broken off is `deferred`. A thread keeps the time
+and the second signal, since Python's handlers wait for the main thread, which may be in a call of a library for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from inoc_ray.console import say
+
+SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+GRACE_SECONDS = 9.0
+"""How long a command may take to end after the first signal; then it is ended where it stands."""
+JOB_GRACE_SECONDS = 3.0
+"""How long Ray lets a job end after `ray job stop`, unless RAY_JOB_STOP_WAIT_TIME_S says otherwise."""
+ONE_SIGNAL_SECONDS = 0.3
+"""Signals this close are one: a terminal sends Ctrl-C to a program and to its wrapper, which may pass it on."""
+KEPT = "what was committed is kept. Run the command again to resume"
+_SLACK_SECONDS = 0.5
+"""What the last words take."""
+
+
+@dataclass
+class _Stop:
+    """The stop of this process."""
+
+    signum: int | None = None
+    since: float = 0.0
+    raised: bool = False
+    deferred: int = 0
+    """How many blocks are not to be broken off now."""
+    installed: bool = False
+    words: str = KEPT
+    during: str = ""
+
+    def begin(self) -> None:
+        """Forget an earlier stop: a command begins."""
+        self.signum, self.raised, self.installed = None, False, True
+        self.words, self.during = KEPT, ""
+
+    def note(self, signum: int) -> None:
+        """Note the first signal."""
+        if self.signum is None:
+            self.since, self.signum = time.monotonic(), signum
+
+    def raise_once(self) -> None:
+        """Raise KeyboardInterrupt if there was a signal, unless it was raised for that already or is not to be raised now."""
+        if self.signum is not None and not self.raised and not self.deferred:
+            self.raised = True
+            raise KeyboardInterrupt
+
+
+_stop = _Stop()
+
+
+def requested() -> bool:
+    """Return whether a signal has told this command to stop."""
+    return _stop.signum is not None
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if this command is to stop: a library may have swallowed the one that was raised."""
+    if requested():
+        raise KeyboardInterrupt
+
+
+def exit_code() -> int:
+    """Return the shell's code for a command that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (_stop.signum or signal.SIGINT)
+
+
+def seconds_left() -> float:
+    """Return how long the work of stopping may still take; before a stop, how long it may take in all."""
+    grace = GRACE_SECONDS
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        # The command of a Ray job: SIGKILL comes next.
+        grace = min(grace, float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S") or JOB_GRACE_SECONDS))
+    gone = time.monotonic() - _stop.since if requested() else 0.0
+    return max(0.0, grace - _SLACK_SECONDS - gone)
+
+
+def keep_in_words(words: str, during: str = "") -> None:
+    """Set what the message at the end says: `during` what the command was stopped ("while training"), and what is kept."""
+    _stop.words, _stop.during = words, during
+
+
+def message() -> str:
+    """Return the message of a command that was stopped."""
+    by = f"stopped by {SIGNALS[_stop.signum or signal.SIGINT]}"
+    return f"{by}{_stop.during and ' '}{_stop.during}; {_stop.words}."
+
+
+@contextlib.contextmanager
+def stoppable(end: Callable[[str], None]) -> Iterator[None]:
+    """Let the first signal raise KeyboardInterrupt in the block; the second, or GRACE_SECONDS, end the process.
+
+    end: says the last message of a process that is ended so. A signal that this process was started to ignore is ignored, as
+    for commands in the background of a script.
+    """
+    if threading.current_thread() is not threading.main_thread() or _stop.installed:
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    heard, tell = os.pipe()
+    os.set_blocking(tell, False)
+    wakeup = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    _stop.begin()
+    threading.Thread(target=_watch, args=(heard, end), daemon=True, name="stop").start()
+    install()
+    try:
+        yield
+    finally:
+        if not requested():
+            # Otherwise the process is ending, and how long that may take still counts.
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+            signal.set_wakeup_fd(wakeup)
+            _stop.installed = False
+            os.close(tell)
+
+
+def install() -> None:
+    """Install the handlers, again if need be: Ray puts others in their place when it starts, and the default when it ends.
+
+    Does nothing outside of `stoppable`.
+    """
+    if not _stop.installed or threading.current_thread() is not threading.main_thread():
+        return
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _on_signal)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Do not break off the block: a stop that is requested meanwhile is raised at its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _stop.deferred += 1
+    try:
+        yield
+    finally:
+        _stop.deferred -= 1
+        _stop.raise_once()
+
+
+def _on_signal(signum: int, frame: object) -> None:
+    _stop.note(signum)
+    _stop.raise_once()
+
+
+def _watch(heard: int, end: Callable[[str], None]) -> None:
+    """Read the signals as they come, and end the process at the second one, or if it does not end by itself."""
+    first: float | None = None
+    said = False
+    while True:
+        gone = 0.0 if first is None else time.monotonic() - first
+        left = None if first is None else max(0.0, (GRACE_SECONDS if said else ONE_SIGNAL_SECONDS) - gone)
+        if not select.select([heard], [], [], left)[0]:
+            if said:
+                _end_now(end, f"It did not end within {GRACE_SECONDS:.0f} s and was broken off")
+            # It takes a moment, so that somebody may wonder.
+            said = True
+            say("stopping … (a second signal ends it at once)")
+            continue
+        found = os.read(heard, 64)
+        if not found:
+            os.close(heard)
+            return
+        for signum in set(SIGNALS).intersection(found):
+            if first is None:
+                first = time.monotonic()
+                _stop.note(signum)
+            elif time.monotonic() - first > ONE_SIGNAL_SECONDS:
+                _end_now(end, "The second signal ended it at once")
+
+
+def _end_now(end: Callable[[str], None], why: str) -> None:
+    """End this process from a thread, whatever the others are doing; say why if that is possible."""
+    # The stream for messages may be held by the main thread.
+    last = threading.Thread(target=end, args=(f"{message()} {why}.",), daemon=True)
+    last.start()
+    last.join(_SLACK_SECONDS)
+    os._exit(exit_code())

@@ -1,0 +1,108 @@
+"""Jobs of one small study on a head, what they leave on it, and what they made."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import yaml
+from job_head import Head
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from inoc_ray.plan.build import build_plan
+from inoc_ray.run.describe import state_of
+from inoc_ray.store.failures import read_failures
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
+PROMISED_S = 15.0
+OF_RAY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+class Jobs:
+    """Jobs of one study, which Ray stops as it does by default: SIGKILL 3 s after SIGTERM."""
+
+    def __init__(self, head: Head, folder: Path) -> None:
+        self.client = JobSubmissionClient(head.address)
+        self.address = head.address
+        value = {
+            **QUICKSTART,
+            "name": "jobs",
+            "arms": ["baseline"],
+            "seeds": [0],
+            "evaluation": {"contexts": ["neutral"], "samples": 300},
+            "storage": str(folder / "runs"),
+        }
+        self.path = folder / "study.yaml"
+        self.path.write_text(yaml.safe_dump(value))
+        self.study, self.store = Study.model_validate(value), Store(folder / "runs")
+        self.job = ""
+
+    def submit(self) -> None:
+        self.job = self.client.submit_job(entrypoint=f"{sys.executable} {ROOT / 'jobs' / 'sweep.py'} {self.path}")
+
+    def log(self) -> str:
+        return str(self.client.get_job_logs(self.job))
+
+    def wait_for(self, text: str, seconds: float = 150.0) -> None:
+        end = time.monotonic() + seconds
+        while text not in self.log():
+            assert time.monotonic() < end, self.log()
+            assert not self.client.get_job_status(self.job).is_terminal(), self.log()
+            time.sleep(0.1)
+
+    def ended(self, seconds: float = 240.0) -> JobStatus:
+        end = time.monotonic() + seconds
+        while not (status := self.client.get_job_status(self.job)).is_terminal():
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.1)
+        return status
+
+    def driver(self) -> psutil.Process:
+        """The process of the command."""
+        return next(p for p in psutil.process_iter(["cmdline"]) if self._is_mine(p.info["cmdline"] or []))
+
+    def _is_mine(self, command: list[str]) -> bool:
+        return command[:1] == [sys.executable] and str(self.path) in command
+
+    def left(self) -> list[str]:
+        """What is left on the cluster but for Ray's own: actors, placement groups, processes."""
+        from ray.util.state import list_actors, list_placement_groups
+
+        actors = list_actors(address=self.address, filters=[("state", "!=", "DEAD")])
+        groups = list_placement_groups(address=self.address, filters=[("state", "!=", "REMOVED")])
+        found = [f"actor {actor.class_name} {actor.name} {actor.state}" for actor in actors]
+        found += [f"placement group {group.name} {group.state}" for group in groups]
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            ours = line.startswith(("ray::", "VLLM")) or "inoc_ray." in line or self._is_mine(line.split())
+            if ours and not line.startswith(OF_RAY):
+                found.append(f"process {process.pid} {line[:120]}")
+        return found
+
+    def nothing_left(self, since: float) -> None:
+        while left := self.left():
+            assert time.monotonic() - since < PROMISED_S, f"left after {PROMISED_S:.0f} s: {left}\n{self.log()}"
+            time.sleep(0.3)
+        plan = build_plan(self.study, self.store)
+        assert read_failures(self.store, "jobs") == []
+        assert [trial.label for trial in plan.trials if state_of(plan, self.store, trial) == "failed"] == []
+        assert plan.refreshed(self.store).damaged == ()
+
+    def results(self) -> dict[str, Any]:
+        """What the study made: the hashes of its weights, and every sample."""
+        plan = build_plan(self.study, self.store)
+        assert (plan.to_train, plan.to_sample) == ([], [])
+        samples = {
+            f"{cell.subject.label} {cell.evaluation.name} {cell.context}": pd.concat(
+                [pd.read_parquet(part.path.fetch()) for part in self.store.parts(*cell.key)], ignore_index=True
+            ).to_json()
+            for cell in plan.cells
+        }
+        return {"weights": [self.store.committed_weights(t.trial_id) for t in plan.trials], "samples": samples}

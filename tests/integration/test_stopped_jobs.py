@@ -1,0 +1,44 @@
+"""`ray job stop` and a killed driver leave nothing on a cluster, and the next submission finishes without a hand."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_head import Head, job_head
+from ray.job_submission import JobStatus
+from study_jobs import PROMISED_S, ROOT, Jobs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with job_head(tmp_path_factory.mktemp("head"), PYTHONPATH=str(ROOT)) as head:
+        yield head
+
+
+def test_a_stopped_job_and_a_killed_driver_leave_nothing_and_the_next_job_finishes(head: Head, tmp_path: Path):
+    jobs = Jobs(head, tmp_path)
+
+    def stopped_at(text: str, stop: Callable[[], Any], status: JobStatus) -> None:
+        jobs.submit()
+        jobs.wait_for(text)
+        stop()
+        since = time.monotonic()
+        assert jobs.ended(PROMISED_S) == status
+        jobs.nothing_left(since)
+
+    stopped_at("steps/s", lambda: jobs.client.stop_job(jobs.job), JobStatus.STOPPED)
+    assert "took a snapshot just now" in jobs.log()
+    assert "*** SIGTERM" not in jobs.log()
+    stopped_at("vLLM to import", lambda: jobs.client.stop_job(jobs.job), JobStatus.STOPPED)
+    stopped_at("samples/s", lambda: jobs.driver().send_signal(signal.SIGKILL), JobStatus.FAILED)
+    jobs.submit()
+    assert jobs.ended() == JobStatus.SUCCEEDED, jobs.log()
+    jobs.nothing_left(time.monotonic())
+    assert jobs.results()

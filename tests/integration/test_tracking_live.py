@@ -1,0 +1,156 @@
+"""Curves are in MLflow while trials train; what is slow, dead or refused there neither stops nor slows them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tracked_study import STUDY, a_comparison, dump, some_trials
+
+from inoc_ray.results import tracking_live
+from inoc_ray.results.tracking import embedded, file_lock, sync
+from inoc_ray.results.tracking_live import LiveRuns, live
+
+pytestmark = pytest.mark.slow
+
+
+def timed(trials: list[Any]) -> list[Any]:
+    """The trials with the time of each step, as training records it."""
+    return [
+        replace(t, curves=[{**row, "ended_at": 1_700_000_001.0 + 0.07 * row["step"]} for row in t.curves])
+        for t in trials
+    ]
+
+
+@contextmanager
+def following(uri: str, trials: list[Any], lock: Path, said: list[str] | None = None) -> Iterator[LiveRuns]:
+    _, root = embedded(lock.parent)
+    told = [] if said is None else said
+    root = root if uri.startswith("sqlite") else None
+    with live(uri, STUDY, trials, lock=lambda: file_lock(lock, 5), artifact_root=root, tell=told.append) as runs:
+        yield runs
+
+
+def wait_for(what: Any, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_was_sent_live_is_part_of_what_a_sync_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_live, "FLUSH_SECONDS", 0.2)
+    trials = timed(some_trials(tmp_path, seeds=1))
+    uri, root = embedded(tmp_path / "mlflow")
+    (tmp_path / "mlflow").mkdir()
+    lock = tmp_path / "mlflow" / "lock"
+    new = [replace(t, curves=(), started_at=None, ended_at=None, adapter_dir=None, samples_path=None) for t in trials]
+    with following(uri, new, lock) as runs:
+        for row in trials[1].curves[:40:10]:
+            runs.record(trials[1].trial_id, row)
+        wait_for(lambda: any(r["points"].get("loss") for r in dump(uri).values()))
+        state = {run["info"][0]: run for run in dump(uri).values()}
+        assert {name: run["info"][1] for name, run in state.items()} == {
+            "quickstart": "RUNNING",
+            "baseline-s0": "RUNNING",
+        }
+        assert [step for step, _, _ in state["baseline-s0"]["points"]["loss"]] == [0, 10, 20, 30]
+        runs.record(trials[2].trial_id, trials[2].curves[5])
+
+    def once() -> Any:
+        return sync(uri, STUDY, trials, a_comparison(trials), lock=file_lock(lock), artifact_root=root)
+
+    between = dump(uri)
+    assert {run["info"][1] for run in between.values()} == {"RUNNING"}
+    assert len(between) == 3, "the last steps are sent at the end"
+    done = once()
+    after = dump(uri)
+    # The runs are the same ones, and hold what a sync without anything live before it writes, point by point.
+    assert set(between) <= set(after)
+    assert {run["info"][1] for run in after.values()} == {"FINISHED"}
+    other, other_root = embedded(tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    sync(other, STUDY, trials, a_comparison(trials), lock=file_lock(tmp_path / "other" / "l"), artifact_root=other_root)
+
+    def content(uri: str) -> dict[str, Any]:
+        tags = ("mlflow.parentRunId", "mlflow.user")
+        return {
+            run["info"][0]: {
+                "params": run["params"],
+                "points": {
+                    k: [(s, v) if "." in k or "/" in k else (s, t, v) for s, t, v in p]
+                    for k, p in run["points"].items()
+                },
+                "tags": {k: v for k, v in run["tags"].items() if k not in tags},
+            }
+            for run in dump(uri).values()
+        }
+
+    assert content(uri) == content(other)
+    assert once().written == 0
+    assert dump(uri) == after
+    assert done.written == 1 + len(trials)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), "KILLED"), (SystemExit(15), "KILLED"), (ValueError(), "FAILED")]
+)
+def test_a_command_that_does_not_reach_its_end_says_so(
+    error: BaseException, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_live, "FLUSH_SECONDS", 0.2)
+    trials = timed(some_trials(tmp_path, seeds=1))
+    uri, _ = embedded(tmp_path / "mlflow")
+    (tmp_path / "mlflow").mkdir()
+    began = 0.0
+
+    def command() -> None:
+        nonlocal began
+        with following(uri, trials, tmp_path / "mlflow" / "lock") as runs:
+            runs.record(trials[1].trial_id, trials[1].curves[0])
+            wait_for(lambda: len(dump(uri)) == 2)
+            began = time.monotonic()
+            raise error
+
+    with pytest.raises(type(error)):
+        command()
+    assert time.monotonic() - began < tracking_live.STOP_SECONDS + 1
+    assert {run["info"][1] for run in dump(uri).values()} == {status}
+
+
+def test_a_server_that_is_gone_or_never_answers_costs_a_line_and_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_live, "FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(tracking_live, "RETRY_SECONDS", 0.4)
+    trials = timed(some_trials(tmp_path, seeds=1))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(100)
+        hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            gone = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        for uri, first_word in ((gone, 5.0), (hanging, tracking_live.CALL_SECONDS + 5.0)):
+            said: list[str] = []
+            with following(uri, trials, tmp_path / "lock", said) as runs:
+                slowest = 0.0
+                wait_for(lambda said=said: bool(said), first_word + 20)
+                for number in range(10_000):
+                    began = time.perf_counter()
+                    runs.record(trials[1 + number % 2].trial_id, trials[1].curves[number % 60])
+                    slowest = max(slowest, time.perf_counter() - began)
+                time.sleep(1.0)
+                began = time.monotonic()
+            # Not more than one call that was under way.
+            assert time.monotonic() - began < 2 * tracking_live.CALL_SECONDS + 1
+            assert slowest < 0.5
+            assert len(said) == 1
+            assert said[0].startswith("MLflow: ")
+            assert sum(map(len, runs._steps.values())) <= 2 * tracking_live.STEPS_KEPT

@@ -1,0 +1,182 @@
+"""A command is stopped by the first signal where nothing is lost, and ended at once by the second, or when it does not end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+HEAD = """
+import sys, time
+from inoc_ray import stopping
+stopping.GRACE_SECONDS = {grace}
+def end(message):
+    print(message, file=sys.stderr, flush=True)
+def ready():
+    print("ready", flush=True)
+def stuck():
+    "A call in which the main thread sees no signal: a lock that it waits for holds itself."
+    import ctypes
+    libc = ctypes.CDLL(None)
+    mutex = ctypes.create_string_buffer(256)
+    libc.pthread_mutex_init(mutex, None)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+"""
+"""The beginning of each program."""
+TAIL = """
+except KeyboardInterrupt:
+    end(stopping.message())
+    sys.exit(stopping.exit_code())
+"""
+
+
+@contextmanager
+def program(body: str, grace: float = 9.0) -> Iterator[subprocess.Popen[str]]:
+    """A program that stops as `body` says, from the time on when it is ready."""
+    lines = "\n".join(f"        {line}" for line in body.strip().splitlines())
+    source = f"{HEAD.format(grace=grace)}\ntry:\n    with stopping.stoppable(end):\n{lines}\n{TAIL}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", source],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("signum", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_the_first_signal_ends_the_command_with_its_code_and_says_what_is_kept(signum: int, code: int, name: str):
+    with program("stopping.keep_in_words('kept: 3 of 4', 'while training')\nready(); time.sleep(60)") as process:
+        process.send_signal(signum)
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == code
+    assert said == f"stopped by {name} while training; kept: 3 of 4.\n"
+
+
+def test_a_block_that_is_not_to_be_broken_off_comes_to_its_end_first():
+    body = """
+with stopping.deferred():
+    with stopping.deferred():
+        ready(); time.sleep(0.5)
+    end("came to its end")
+end("went on")
+"""
+    with program(body) as process:
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == 143
+    assert "came to its end" in said
+    assert "went on" not in said
+
+
+def test_the_second_signal_ends_it_at_once_whatever_it_does():
+    with program("ready()\ntry:\n    time.sleep(60)\nfinally:\n    stuck()") as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.6)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=3)[1]
+    assert process.returncode == 130
+    assert said.endswith("The second signal ended it at once.\n")
+
+
+def test_two_copies_of_one_signal_are_one():
+    with program("ready()\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(1)\n    end('cleaned up')") as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == 130
+    assert said.startswith("stopping … (a second signal ends it at once)\ncleaned up\n")
+
+
+def test_a_command_whose_main_thread_sees_no_signal_is_broken_off_in_time():
+    with program("ready(); stuck()", grace=1.0) as process:
+        time.sleep(0.7)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == 143
+    assert time.monotonic() - began < 3
+    assert "did not end within 1 s and was broken off" in said
+
+
+def test_a_stop_that_a_library_swallowed_is_seen_at_the_next_check():
+    body = """
+class Library:
+    def __del__(self):
+        ready(); time.sleep(0.5)
+thing = Library()
+del thing
+end("went on")
+stopping.check()
+end("never")
+"""
+    with program(body) as process:
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == 143
+    assert "went on" in said
+    assert "never" not in said
+
+
+def test_handlers_that_a_library_puts_in_their_place_are_put_back():
+    body = """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+stopping.install()
+ready(); time.sleep(60)
+"""
+    with program(body) as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
+    assert process.returncode == 143
+
+
+def test_a_command_in_the_background_of_a_script_goes_on_ignoring_ctrl_c():
+    source = f"{HEAD.format(grace=9)}\nwith stopping.stoppable(end):\n    ready(); time.sleep(0.5)\nprint('done')"
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", source],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[0] == "done\n"
+
+
+def test_a_command_that_was_not_stopped_leaves_the_handlers_as_they_were():
+    from inoc_ray import stopping
+
+    before = [signal.getsignal(signum) for signum in stopping.SIGNALS]
+    with stopping.stoppable(print):
+        assert [signal.getsignal(signum) for signum in stopping.SIGNALS] != before
+    assert [signal.getsignal(signum) for signum in stopping.SIGNALS] == before
+    assert not stopping.requested()
+
+
+def test_in_a_job_of_ray_there_is_only_the_time_that_ray_gives(monkeypatch: pytest.MonkeyPatch):
+    from inoc_ray import stopping
+
+    alone = stopping.seconds_left()
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert stopping.seconds_left() == 2.5
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "5")
+    assert stopping.seconds_left() == 4.5
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "600")
+    assert stopping.seconds_left() == alone == 8.5
