@@ -29,6 +29,12 @@ study_file = click.argument("study", type=click.Path(path_type=Path))
 storage_option = click.option(
     "--storage", metavar="FOLDER", help="Storage (a folder, s3://…) to use instead of the study's."
 )
+address_option = click.option(
+    "--address",
+    metavar="URL",
+    help="Address of the cluster's job server (default: RAY_API_SERVER_ADDRESS, otherwise http://127.0.0.1:8265).",
+)
+study_or_name = click.argument("study", metavar="STUDY|NAME")
 profile_option = click.option(
     "--profile", metavar="NAME", help="Threshold profile for the rates (default: the study's)."
 )
@@ -57,16 +63,9 @@ def table_width() -> int:
 
 
 def _load(study: Path, storage: str | None) -> tuple[Any, Any]:
-    from inoc_ray.run.load import load_study
-    from inoc_ray.store.address import check_storage
-    from inoc_ray.store.store import Store
+    from inoc_ray.run.load import load_with_store
 
-    try:
-        folder = None if storage is None else check_storage(storage)
-    except ValueError as error:
-        raise InputError(f"--storage: {error}.") from error
-    loaded = load_study(study)
-    return loaded, Store(folder or loaded.storage)
+    return load_with_store(study, storage)
 
 
 @click.group(cls=WithPlugins, context_settings={"help_option_names": ["-h", "--help"]})
@@ -123,15 +122,102 @@ def run(study: Path, storage: str | None, as_json: bool) -> None:
 
 @cli.command()
 @study_command
-def status(study: Path, storage: str | None, as_json: bool) -> None:
-    """Show which trials of a study are done, running or failed."""
-    from inoc_ray.plan.build import build_plan
-    from inoc_ray.run.describe import status_json, status_text
+def finetune(study: Path, storage: str | None, as_json: bool) -> None:
+    """Train what a study is missing. Samples and judges nothing."""
+    from inoc_ray.run.pipeline import run_study
 
     loaded, store = _load(study, storage)
-    built = build_plan(loaded, store)
-    with store.glance(built.stored_under()):
-        emit(as_json, status_json(built, store), status_text(built, store, width_of(results())))
+    outcome = run_study(loaded, store, evaluate=False, show=show_when_made(as_json))
+    emit(as_json, outcome.to_json(), outcome.to_text())
+    if outcome.failed:
+        raise TrialError(outcome.failure_text())
+
+
+@cli.command()
+@study_or_name
+@storage_option
+@address_option
+@as_json
+@results_alone
+def status(study: str, storage: str | None, address: str | None, as_json: bool) -> None:
+    """Show how far a study is: what runs, what is done, what failed and why.
+
+    By its NAME no study file, model or plugin is needed: what its runs wrote is read from --storage, or from the storage of its
+    latest job. With --address, the job is shown too.
+    """
+    from inoc_ray.run.look import look, look_text
+
+    value = look(study, storage, address)
+    emit(as_json, value, look_text(value, width_of(results())))
+
+
+@cli.command()
+@study_or_name
+@storage_option
+@address_option
+@click.option("--follow", is_flag=True, help="Follow the log until the job ends.")
+@click.option("--failed", is_flag=True, help="Print the logs of what failed instead, from the study's storage.")
+@as_json
+@results_alone
+def logs(study: str, storage: str | None, address: str | None, as_json: bool, follow: bool, failed: bool) -> None:
+    """Print the log of a submitted study's job: the one that runs, otherwise the latest.
+
+    STUDY may also be the id of a job.
+    """
+    if failed:
+        from inoc_ray.run.failure_logs import failure_logs, logs_text
+
+        found = failure_logs(study, storage, address)
+        emit(as_json, [log.to_json() for log in found], logs_text(found))
+        return
+    from inoc_ray.run.job_server import JobServer
+    from inoc_ray.run.study_jobs import check_study, latest_job
+    from inoc_ray.run.submit import follow_job, raise_if_failed
+
+    check_study(study)
+    server = JobServer(address)
+    job = latest_job(server, study)
+    if follow:
+        job = follow_job(server, job.id, sys.stderr if as_json else results())
+    if as_json or not follow:
+        log = server.log(job.id)
+        emit(as_json, {**job.to_json(), "log": log}, log.rstrip("\n"))
+    if follow:
+        raise_if_failed(job)
+
+
+@cli.command()
+@study_or_name
+@address_option
+@as_json
+@results_alone
+def stop(study: str, address: str | None, as_json: bool) -> None:
+    """Stop the job of a submitted study, and wait until it has ended. What was committed is kept.
+
+    STUDY may also be the id of a job.
+    """
+    from inoc_ray.run import study_jobs
+    from inoc_ray.run.job_server import JobServer
+
+    study_jobs.check_study(study)
+    job = study_jobs.stop(JobServer(address), study)
+    kept = "\nWhat was committed is kept; submit the study again to go on." if job.status == "STOPPED" else ""
+    emit(as_json, job.to_json(), study_jobs.job_text(job) + kept)
+
+
+@cli.command()
+@address_option
+@as_json
+@results_alone
+def ls(address: str | None, as_json: bool) -> None:
+    """List the studies that were submitted to a cluster, the newest first."""
+    from inoc_ray.run.job_server import JobServer
+    from inoc_ray.run.study_jobs import jobs_text
+
+    server = JobServer(address)
+    jobs = server.jobs()
+    value = [job.to_json() for job in reversed(jobs)]
+    emit(as_json, value, jobs_text(jobs, server.address, width_of(results())))
 
 
 @cli.command()
@@ -235,22 +321,29 @@ def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int)
 
 @cli.command()
 @study_command
+@address_option
 @click.option(
-    "--address", default="http://127.0.0.1:8265", show_default=True, help="Address of the cluster's job server."
+    "--follow/--no-follow",
+    "--wait/--no-wait",
+    "follow",
+    default=True,
+    show_default=True,
+    help="Follow the job's log until it ends, and exit as its command does. Ctrl-C ends the following, not the job.",
 )
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the job's log until it ends.")
-def submit(study: Path, storage: str | None, as_json: bool, address: str, wait: bool) -> None:
+def submit(study: Path, storage: str | None, as_json: bool, address: str | None, follow: bool) -> None:
     """Submit a study as a Ray job, or attach to its job.
 
-    A job with the same content that is pending or running is followed, not submitted again.
+    What the study names travels with it (5 MB at most); engines, models and GPUs are the cluster's. A job with the same
+    content that is pending or running is followed, not submitted again.
     """
-    from inoc_ray.run.submit import submit_study
+    from inoc_ray.run.submit import is_relative, raise_if_failed, submit_study
 
     loaded, store = _load(study, storage)
-    outcome = submit_study(study, loaded, store, address, wait=wait)
+    outcome = submit_study(
+        study, loaded, store, address, follow=follow, relative=is_relative(storage or loaded.storage)
+    )
     emit(as_json, outcome.to_json(), outcome.to_text())
-    if outcome.failed:
-        raise TrialError(f"job {outcome.submission_id} ended with status {outcome.status}.")
+    raise_if_failed(outcome.job)
 
 
 @cli.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
@@ -115,6 +115,7 @@ class _Activity:
         self._started = self._printed = time.monotonic()
 
     def __enter__(self) -> Any:
+        _under_way.append(self)
         if is_terminal(sys.stderr) or _display.live is not None:
             _display.add(self)
         return self
@@ -123,6 +124,7 @@ class _Activity:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end(stopped=error is not None)
+        _under_way.remove(self)
         if _display.holds(self):
             _display.remove(self)
         if last := self.line():
@@ -136,8 +138,36 @@ class _Activity:
         """Return the line for the live display."""
         raise NotImplementedError
 
+    def state(self) -> dict[str, Any]:
+        """Return what is known of it, as plain values: see `under_way`."""
+        raise NotImplementedError
+
     def _end(self, *, stopped: bool) -> None:
         raise NotImplementedError
+
+
+_under_way: list[_Activity] = []
+
+
+def under_way() -> list[dict[str, Any]]:
+    """Return what is in progress in this process.
+
+    Something that is counted: {label, done, total, unit, per_second, seconds_left, note}, the rate and the time None as long as
+    they are not known. Anything else: {label}.
+    """
+    return [activity.state() for activity in list(_under_way)]
+
+
+def facts(state: Mapping[str, Any]) -> list[str]:
+    """Return a state of `under_way` in words: done of total, rate, time left, note."""
+    if "total" not in state:
+        return []
+    parts = [f"{state['done']}/{state['total']} {state['unit']}"]
+    if state["per_second"] is not None:
+        parts.append(f"{_number(state['per_second'])} {state['unit']}/s")
+    if state["seconds_left"] is not None:
+        parts.append(f"{duration(state['seconds_left'])} left")
+    return [*parts, *([state["note"]] if state["note"] else [])]
 
 
 class Progress(_Activity):
@@ -183,23 +213,26 @@ class Progress(_Activity):
         bar = ProgressBar(total=max(1, self.total), completed=self.done, width=BAR_COLUMNS)
         return _one_line(self.label, bar, " · ".join(self._facts()))
 
-    def _facts(self) -> list[str]:
-        """Return done of total, rate, and time left or taken.
+    def state(self) -> dict[str, Any]:
+        """Return what is known of it; see `under_way`.
 
         The rate counts from the first unit that was done, since what comes before it (starting processes, loading a model)
         happens once; so there is no rate before the second.
         """
-        now = time.monotonic()
-        parts = [f"{self.done}/{self.total} {self.unit}"]
-        if self.done and self.done >= self.total:
-            elapsed = max(1e-9, now - self._started)
-            parts += [f"{_number(self.done / elapsed)} {self.unit}/s", f"took {duration(elapsed)}"]
-        elif self._first is not None and self.done > self._first[1]:
-            rate = (self.done - self._first[1]) / max(1e-9, now - self._first[0])
-            parts += [f"{_number(rate)} {self.unit}/s", f"{duration((self.total - self.done) / rate)} left"]
-        if self._note:
-            parts.append(self._note)
-        return parts
+        rate = left = None
+        if self._first is not None and self.done > self._first[1]:
+            rate = (self.done - self._first[1]) / max(1e-9, time.monotonic() - self._first[0])
+            left = max(0, self.total - self.done) / rate
+        known = {"label": self.label, "done": self.done, "total": self.total, "unit": self.unit}
+        return {**known, "per_second": rate, "seconds_left": left, "note": self._note}
+
+    def _facts(self) -> list[str]:
+        """Return done of total, rate, and time left or taken."""
+        if not self.done or self.done < self.total:
+            return facts(self.state())
+        elapsed = max(1e-9, time.monotonic() - self._started)
+        parts = [f"{self.done}/{self.total} {self.unit}", f"{_number(self.done / elapsed)} {self.unit}/s"]
+        return [*parts, f"took {duration(elapsed)}", *([self._note] if self._note else [])]
 
     def _end(self, *, stopped: bool) -> None:
         self._note = "stopped" if stopped else ""
@@ -213,7 +246,7 @@ class Status(_Activity):
 
     def __init__(self) -> None:
         super().__init__()
-        self._note = ""
+        self._note = self._last = ""
 
     def __enter__(self) -> Status:
         super().__enter__()
@@ -221,7 +254,7 @@ class Status(_Activity):
 
     def note(self, text: str) -> None:
         """Set what is in progress now."""
-        self._note = text
+        self._note = self._last = text
         if not _display.holds(self):
             say(text)
             self._note = ""
@@ -229,6 +262,10 @@ class Status(_Activity):
     def line(self) -> str:
         """Return the last note if it was not printed yet."""
         return self._note
+
+    def state(self) -> dict[str, Any]:
+        """Return the last note; see `under_way`."""
+        return {"label": self._last}
 
     def renderable(self) -> RenderableType:
         """Return the note with the time since the start."""

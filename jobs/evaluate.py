@@ -1,6 +1,6 @@
-"""Entry point for `ray job submit -- python jobs/evaluate.py STUDY`: asks and judges what is missing; trains nothing.
+"""Entry point for `ray job submit -- python jobs/evaluate.py STUDY`: samples and judges what is missing; trains nothing.
 
-Takes what `inoc-ray evaluate` takes.
+Takes what `inoc-ray evaluate` takes, and exits as it does.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""A cluster that is not there yet, from a file: Ray's `cluster.yaml`, or a few lines that name the nodes."""
+"""A cluster that is not there yet, from a file: Ray's `cluster.yaml`, KubeRay's manifest, or a few lines that name the nodes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from inoc_ray.cluster.fit import DRIVER_RESOURCE, Capacity, Node
 from inoc_ray.cluster.hardware import GPUS, MACHINES, Gpu, Machine, find_gpu
+from inoc_ray.cluster.kuberay_file import as_ray_file, is_manifest
 from inoc_ray.config.base import Config, first_message, nearest
 from inoc_ray.config.identity import runtime
 from inoc_ray.config.reading import load_yaml, read_yaml_text
@@ -112,22 +113,33 @@ class PlannedCluster:
 
 
 def read_cluster(path: Path) -> PlannedCluster:
-    """Read Ray's file for `ray up`, or a file of one's own.
+    """Read Ray's file for `ray up`, a manifest for KubeRay, or a file of one's own.
 
-    Raises InputError for a file that is neither, or that leaves out which GPUs a node has.
+    Ray's file for machines that are there already names no types of nodes; its `metadata`, which Ray does not read, may have
+    `nodes` as a file of one's own. Raises InputError for a file that is none of these, or that leaves out which GPUs a node has.
     """
     value = load_yaml(read_yaml_text(path, "a cluster file"), path)
-    if not isinstance(value, dict) or not {"available_node_types", "nodes"} & set(value):
-        raise InputError(
-            f"{path}: neither a file for `ray up` (it has no available_node_types) nor one of your own; write {FORM}."
-        )
-    if "available_node_types" in value:
-        return _of_ray(path, value)
-    return of_own(str(path), value)
+    if isinstance(value, dict):
+        if "available_node_types" in value:
+            return _of_ray(path, value)
+        if is_manifest(value):
+            return _of_ray(path, as_ray_file(str(path), value), "workerGroupSpecs")
+        if "nodes" in value:
+            return of_own(str(path), value)
+        described = value.get("metadata")
+        if "provider" in value and isinstance(described, dict) and "nodes" in described:
+            return of_own(f"{path}: metadata", {"nodes": described["nodes"]}, file=str(path))
+    raise InputError(
+        f"{path}: neither a file for `ray up` with available_node_types (or metadata.nodes), nor a RayCluster or RayJob, nor a "
+        f"file of your own; write {FORM}."
+    )
 
 
-def of_own(where: str, value: Mapping[str, Any]) -> PlannedCluster:
-    """Read the content of a file of one's own; `where` begins a message. Raises InputError as `read_cluster` does."""
+def of_own(where: str, value: Mapping[str, Any], *, file: str | None = None) -> PlannedCluster:
+    """Read the content of a file of one's own; `where` begins a message. Raises InputError as `read_cluster` does.
+
+    file: the file's name, if `where` is more than that.
+    """
     try:
         shape = ClusterShape.model_validate(value)
     except ValidationError as error:
@@ -136,7 +148,7 @@ def of_own(where: str, value: Mapping[str, Any]) -> PlannedCluster:
         raise InputError(f"{where}: {message}{form}") from error
     kinds = [_own(f"{where}: nodes.{name}", name, given) for name, given in shape.nodes.items()]
     # The head is a machine of its own there, as in Ray's file.
-    return PlannedCluster(file=where, kinds=tuple(kinds), efficiency=shape.efficiency, has_driver_resource=True)
+    return PlannedCluster(file=file or where, kinds=tuple(kinds), efficiency=shape.efficiency, has_driver_resource=True)
 
 
 def _own(where: str, name: str, given: NodesOfOneKind) -> NodeKind:
@@ -192,7 +204,8 @@ def _gpu(where: str, name: str | None, gpus: int) -> Gpu | None:
     return found
 
 
-def _of_ray(path: Path, value: Mapping[str, Any]) -> PlannedCluster:
+def _of_ray(path: Path, value: Mapping[str, Any], key: str = "available_node_types") -> PlannedCluster:
+    """Read types of nodes as `ray up` has them; `key` is where they stand in the user's file."""
     most = _nodes(f"{path}: max_workers", value.get("max_workers", 2))
     types = value["available_node_types"]
     if not isinstance(types, Mapping) or not types:
@@ -202,7 +215,7 @@ def _of_ray(path: Path, value: Mapping[str, Any]) -> PlannedCluster:
     head = value.get("head_node_type")
     kinds, drivers = [], False
     for name, kind in types.items():
-        where = f"{path}: available_node_types.{name}"
+        where = f"{path}: {key}.{name}"
         if not isinstance(kind, Mapping):
             raise InputError(f"{where}: must be a mapping, found {shown(kind)}.")
         resources, config = (_mapping(f"{where}.{key}", kind.get(key)) for key in ("resources", "node_config"))
@@ -215,7 +228,17 @@ def _of_ray(path: Path, value: Mapping[str, Any]) -> PlannedCluster:
         raise InputError(
             f"{path}: no node of it has CPUs or GPUs to give away, so nothing can run there; add a node type."
         )
-    return PlannedCluster(file=str(path), kinds=tuple(kinds), has_driver_resource=drivers)
+    return PlannedCluster(file=str(path), kinds=_together(kinds, most), has_driver_resource=drivers)
+
+
+def _together(kinds: list[NodeKind], most: int) -> tuple[NodeKind, ...]:
+    """Return the kinds with equal ones as one, as for machines that exist as spot and on demand; at most `most` nodes each."""
+    found: dict[NodeKind, NodeKind] = {}
+    for kind in kinds:
+        alike = replace(kind, name="", count=0)
+        before = found.get(alike)
+        found[alike] = kind if before is None else replace(before, count=min(before.count + kind.count, most))
+    return tuple(found.values())
 
 
 def _mapping(where: str, value: Any) -> Mapping[str, Any]:

@@ -95,6 +95,7 @@ _MACHINES = (
     _machine("p6-b200.48xlarge", "B200", 8, cpus=192, gib=2048, gbits=3200, price=113.9328),
     _machine("m7i.2xlarge", None, 0, cpus=8, gib=32, gbits=3.125, price=0.4032),
     _machine("a2-highgpu-8g", "A100-40G", 8, cpus=96, gib=680, gbits=100),
+    _machine("a2-ultragpu-1g", "A100-80G", 1, cpus=12, gib=170, gbits=24),
     _machine("a2-ultragpu-8g", "A100-80G", 8, cpus=96, gib=1360, gbits=100),
     _machine("a3-highgpu-8g", "H100", 8, cpus=208, gib=1872, gbits=800),
 )

@@ -1,15 +1,15 @@
 """A study with every file that it names, in one folder, so that a job finds them wherever its driver runs.
 
-Fields that name files declare it (`runtime(path=…)`, `config/identity.py`), so a new one travels without a line here. A file
-that is too large to send stays where it is if its path is absolute, and the cluster must then have it under the same path; so
-does the storage folder.
+Fields that name files declare it (`runtime(path=…)`, `config/identity.py`), so a new one travels without a line here. An absolute
+path that does not exist here, or that holds more than may travel, is the cluster's: it stays as it is, and so does the storage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ from inoc_ray.study.registered import is_named
 from inoc_ray.study.study import Study
 
 STUDY_FILE = "study.yaml"
-MAX_FIELD_BYTES = 64 << 20
-"""Most bytes that travel with a job for one field (a file, a model, a plugin with the files beside it)."""
-MAX_TOTAL_BYTES = 400 << 20
-"""Most bytes in all: Ray accepts 500 MiB as a job's working folder."""
+MAX_BYTES = 5_000_000
+"""Most bytes that travel with a job."""
 _MAX_FILES = 1000
+_SHOWN_FILES = 10
 
 ReplacePath = Callable[[str, PathKind, str], str]
 """(text of a field, what it names, its place in the study) → the text in its place."""
@@ -62,97 +61,149 @@ def _plain(value: Any, kind: PathKind | None, replace: ReplacePath, place: str) 
 def pack(folder: Path, path: Path, study: Study, store: Store) -> str:
     """Copy the study (read from `path`) and what it names into `folder`; return 16 hex digits over all of it.
 
-    Raise InputError for a missing file, and for one that is too large to travel and has no absolute path.
+    No path of this machine is part of the id, only the content behind it; what only the cluster has counts by its path.
+    Raise InputError for a missing file, and, before anything is copied, for more than MAX_BYTES in all.
     """
-    packer = _Packer(folder, path.absolute().parent, store)
-    value = replace_paths(study, packer.pack)
-    # Written even if the study leaves it to the default, which is relative to the working folder.
-    value["storage"] = store.address
-    (folder / STUDY_FILE).write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    packed = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    if (size := sum(file.stat().st_size for file in packed)) > MAX_TOTAL_BYTES:
-        largest = max(packed, key=lambda file: file.stat().st_size)
-        raise InputError(
-            f"the files that the study names have {_mib(size)}, more than a job can carry ({_mib(MAX_TOTAL_BYTES)}; the largest "
-            f"is {largest.name}); put large ones on a mount that every node has, and give their absolute paths."
-        )
-    return content_id({file.relative_to(folder).as_posix(): file_hash(file) for file in packed})
+    finder = _Finder(path.absolute().parent, store)
+    replace_paths(study, finder.find)
+    found = [item for item in finder.found.values() if item is not None]
+    _check_size(found)
+    for item in found:
+        item.copy(folder)
+
+    def put(source: str, kind: PathKind, place: str) -> str:
+        item = finder.found.get((source, kind))
+        return item.packed if item else store.address if kind == "storage" else source
+
+    def name_content(source: str, kind: PathKind, place: str) -> str:
+        item = finder.found.get((source, kind))
+        return item.content if item else put(source, kind, place)
+
+    # The storage is written even if the study leaves it to the default, which is relative to the working folder.
+    value = {**replace_paths(study, put), "storage": store.address}
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    (folder / STUDY_FILE).write_text(text, encoding="utf-8")
+    content = {**replace_paths(study, name_content), "storage": store.address}
+    return content_id(content)
 
 
-class _Packer:
-    """Copies what a study names, each item into its own folder, so that files keep their names."""
+class _Item:
+    """Something that travels: what a field of the study names, with the files that belong to it."""
 
-    def __init__(self, folder: Path, beside: Path, store: Store) -> None:
-        self.folder, self.beside, self.store = folder, beside, store
-        self.packed: dict[tuple[str, PathKind], str] = {}
+    def __init__(self, place: str, path: Path, files: Sequence[Path], *, named: bool) -> None:
+        """`path`: what the study names. `files`: all beside or below it. `named`: whether its own name matters."""
+        self.place, self.path, self.files, self._named = place, path, files, named
+        with _readable(place, path):
+            self.sizes = {file: file.stat().st_size for file in files}
+        self.content = ""
 
-    def pack(self, source: str, kind: PathKind, place: str) -> str:
-        """Copy what `source` names; return where the job finds it."""
-        if (source, kind) not in self.packed:
-            self.packed[(source, kind)] = self._pack(source, kind, place)
-        return self.packed[(source, kind)]
+    @property
+    def packed(self) -> str:
+        """Where the job finds it, in the folder that travels. Valid after `copy`."""
+        return f"files/{self.content}/{self.path.name}"
 
-    def _pack(self, source: str, kind: PathKind, place: str) -> str:
-        if kind == "storage":
-            return self.store.address
-        if is_hub(source) or (kind == "model" and is_named(source)):
-            return source
-        if kind == "task":
-            found = task_file(source)
-            return source if found is None else self._copy(source, place, found, task_files(found))
-        path = Path(os.path.expanduser(source)).absolute()
-        if kind == "model":
-            return self._copy(source, place, path, model_files(path))
-        if kind == "plugin":
-            path = self.beside / source
-            return self._copy(source, place, path, self._beside(path, place))
-        return self._copy(source, place, path, [path])
+    def copy(self, folder: Path) -> None:
+        """Copy the files below the hash of their content."""
+        with _readable(self.place, self.path):
+            self.content = self._content()
+            for file in self.files:
+                target = folder / "files" / self.content / file.relative_to(self.path.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
 
-    def _copy(self, source: str, place: str, path: Path, files: Iterable[Path]) -> str:
-        """Copy the files, all beside or below `path`, which the study names; return its new place."""
-        sources = list(files)
-        try:
-            size = sum(file.stat().st_size for file in sources)
-            if size > MAX_FIELD_BYTES:
-                return self._leave(source, place, path, size)
-            target = self.folder / "files" / str(len(self.packed))
-            for file in sources:
-                copy = target / file.relative_to(path.parent)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, copy)
-        except OSError as error:
-            raise InputError(f"{place}: {path}: cannot be packed for the job ({error.strerror}).") from error
-        return (target / path.name).relative_to(self.folder).as_posix()
+    def _content(self) -> str:
+        if not self._named and not self.path.is_dir():
+            # A file of rows is what is in it, whatever its name.
+            return content_id(file_hash(self.path))
+        inside = self.path if self.path.is_dir() else self.path.parent
+        files = {file.relative_to(inside).as_posix(): file_hash(file) for file in self.files}
+        # A plugin is one of several files, and its name says which.
+        return content_id({"file": self.path.name if self._named else "", "files": files})
 
-    def _leave(self, source: str, place: str, path: Path, size: int) -> str:
-        if not Path(source).is_absolute():
-            hub = ", or hf://OWNER/NAME@COMMIT for a model from the hub" if path.is_dir() else ""
-            raise InputError(
-                f"{place}: {path} has {_mib(size)}, too much to send with a job (at most {_mib(MAX_FIELD_BYTES)}); give its "
-                f"absolute path on a mount that every node of the cluster has{hub}."
-            )
-        say(f"{place}: {source} ({_mib(size)}) is not sent with the job; every node must have it under this path")
+
+@contextlib.contextmanager
+def _readable(place: str, path: Path) -> Iterator[None]:
+    """Raise InputError, naming the field, for an OSError of the block."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{place}: {path}: cannot be packed for the job ({error.strerror}).") from error
+
+
+class _Finder:
+    """Finds what travels: each thing that the study names, once."""
+
+    def __init__(self, beside: Path, store: Store) -> None:
+        self._beside, self._store = beside, store
+        self.found: dict[tuple[str, PathKind], _Item | None] = {}
+
+    def find(self, source: str, kind: PathKind, place: str) -> str:
+        """Note what `source` names; return it unchanged."""
+        if (source, kind) not in self.found:
+            self.found[(source, kind)] = self._find(source, kind, place)
         return source
 
-    def _beside(self, path: Path, place: str) -> list[Path]:
+    def _find(self, source: str, kind: PathKind, place: str) -> _Item | None:
+        if kind == "storage" or is_hub(source) or (kind == "model" and is_named(source)):
+            return None
+        if kind == "plugin":
+            path = self._beside / source
+            return _Item(place, path, self._files_beside(path, place), named=True)
+        if os.path.isabs(source) and not os.path.exists(source):
+            _say_left(source, place, "is not on this machine")
+            return None
+        if kind == "task":
+            task = task_file(source)
+            return None if task is None else _Item(place, task, task_files(task), named=True)
+        path = Path(os.path.expanduser(source)).absolute()
+        with _readable(place, path):
+            item = _Item(place, path, model_files(path) if kind == "model" else [path], named=False)
+        if os.path.isabs(source) and (size := sum(item.sizes.values())) > MAX_BYTES:
+            _say_left(source, place, f"({_size(size)}) is not sent with the job")
+            return None
+        return item
+
+    def _files_beside(self, path: Path, place: str) -> list[Path]:
         """Return a plugin with all files beside and below it, since it may import or read any of them."""
         found: list[Path] = []
         for base, folders, files in os.walk(path.parent):
             folders[:] = sorted(
                 f
                 for f in folders
-                if not f.startswith((".", "__pycache__")) and str(Path(base, f)) != self.store.address
+                if not f.startswith((".", "__pycache__")) and str(Path(base, f)) != self._store.address
             )
             found += [Path(base, f) for f in sorted(files) if not f.startswith(".") and Path(base, f).is_file()]
-            if len(found) > _MAX_FILES or sum(f.stat().st_size for f in found) > MAX_FIELD_BYTES:
+            if len(found) > _MAX_FILES:
                 raise InputError(
-                    f"{place}: beside {path} are more than {_MAX_FILES} files or {_mib(MAX_FIELD_BYTES)}, and all of them "
-                    "would travel with it; move the plugin and the files that it needs to a folder of their own."
+                    f"{place}: beside {path} are more than {_MAX_FILES} files, and all of them would travel with it; move the "
+                    "plugin and the files that it needs to a folder of their own."
                 )
         if not path.is_file():
             raise InputError(f"{place}: there is no Python file {path}.")
         return found
 
 
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
+def _say_left(source: str, place: str, why: str) -> None:
+    say(f"{place}: {source} {why}; every node of the cluster must have it under this path")
+
+
+def _check_size(items: Sequence[_Item]) -> None:
+    """Raise InputError, with the largest files, if the items are too large to travel."""
+    files = {file: (size, item.place) for item in items for file, size in item.sizes.items()}
+    total = sum(size for size, _ in files.values())
+    if total <= MAX_BYTES:
+        return
+    largest = sorted(((size, place, file) for file, (size, place) in files.items()), reverse=True)[:_SHOWN_FILES]
+    more = len(files) - len(largest)
+    raise InputError(
+        f"the study names {_size(total)} of files, and at most {_size(MAX_BYTES)} travel with a job:\n"
+        + "\n".join(f"  {_size(size):>9}  {place}: {file}" for size, place, file in largest)
+        + (f"\n  … and {more} more\n" if more else "\n")
+        + "Put what is large on a mount that every node has and give its absolute path there, or name it on the hub "
+        "(hf://OWNER/NAME@COMMIT for a model, hf://datasets/OWNER/NAME@COMMIT/FILE for rows). All files beside a plugin or a task "
+        "travel with it; give it a folder of its own."
+    )
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

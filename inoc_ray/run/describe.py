@@ -1,8 +1,7 @@
-"""The plan and the status of a study, as text and as JSON; nothing is started or written."""
+"""The plan of a study as text and as JSON; nothing is started or written."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +14,6 @@ from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
-from inoc_ray.run.planned_and_stored import failures_of
 from inoc_ray.run.preflight import check_batches, check_capacity
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.store import Store
@@ -31,7 +29,7 @@ def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed"
     return "failed" if store.trial_log(trial.trial_id).is_file() else "new"
 
 
-def _sample_counts(plan: Plan, subject: Subject) -> tuple[int, int]:
+def sample_counts(plan: Plan, subject: Subject) -> tuple[int, int]:
     """Return the (stored, wanted) samples of the subject's cells; samples that two contexts share count once."""
     cells = stored_once(plan.cells_of(subject))
     return sum(c.samples - plan.missing(c) for c in cells), sum(c.samples for c in cells)
@@ -50,7 +48,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
             {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
         ],
         "notes": list(plan.notes),
-        "trials": [_trial_json(plan, store, t) for t in plan.fine_tunes],
+        "trials": [trial_json(plan, store, t) for t in plan.fine_tunes],
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_sample),
         "cells": len(plan.to_sample),
@@ -71,8 +69,9 @@ def _judges_json(trait: TraitJudges) -> dict[str, Any]:
     }
 
 
-def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
-    stored, wanted = _sample_counts(plan, trial)
+def trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
+    """Return what a trial is and how far it is, for `--json`."""
+    stored, wanted = sample_counts(plan, trial)
     return {
         "trial_id": trial.trial_id,
         "setting": trial.setting,
@@ -87,7 +86,7 @@ def _trial_json(plan: Plan, store: Store, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _samples(entry: Mapping[str, Any]) -> str:
+def samples_text(entry: Mapping[str, Any]) -> str:
     """Return "8/10": how many of a trial's or base's samples are stored."""
     return f"{entry['samples_stored']}/{entry['samples_wanted']}"
 
@@ -96,7 +95,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     """Return the trials with their state, and what would run. width: as in `console.table`."""
     value = plan_json(plan, store)
     shown = ("trial_id", "setting", "model", "arm", "kind", "seed", "state")
-    rows = [[*(str(t[name]) for name in shown), _samples(t)] for t in value["trials"]]
+    rows = [[*(str(t[name]) for name in shown), samples_text(t)] for t in value["trials"]]
     text = table(rows, ["trial", *shown[1:], "samples"], width)
     steps = [steps_of(plan, t) for t in plan.to_train]
     lines = [f"Study {plan.study.name}, results in {store.address}", "", text, ""]
@@ -114,11 +113,13 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     to_sample = f"{value['samples']:,} responses in {value['cells']} cells." if value["cells"] else "nothing."
     lines.append(f"To sample: {to_sample}")
     if works := workloads(plan, store):
-        lines += [f"To judge: {_work_text(work)}" for work in works]
+        lines += [f"To judge: {work_text(work)}" for work in works]
     else:
         lines.append("To judge: nothing; rules score every trait.")
     lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
-    return "\n".join([*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan)])
+    return "\n".join(
+        [*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan.damaged)]
+    )
 
 
 def _at_a_time(plan: Plan, waves: Sequence[list[list[Trial]]]) -> str:
@@ -130,14 +131,15 @@ def _at_a_time(plan: Plan, waves: Sequence[list[list[Trial]]]) -> str:
     return f", {' or '.join(map(str, sorted(found)))} at a time on this machine"
 
 
-def damage_text(plan: Plan) -> list[str]:
+def damage_text(damaged: Sequence[str]) -> list[str]:
     """Return a line for each damaged thing in the store; of many, the first ones."""
-    shown = [f"Damaged: {sentence}" for sentence in plan.damaged[:_DAMAGE_LINES]]
-    more = len(plan.damaged) - len(shown)
+    shown = [f"Damaged: {sentence}" for sentence in damaged[:_DAMAGE_LINES]]
+    more = len(damaged) - len(shown)
     return [*shown, *([f"Damaged: {more} more."] if more else [])]
 
 
-def _work_text(work: Workload) -> str:
+def work_text(work: Workload) -> str:
+    """Return what is left for a judging model: "1,200 judgments by gpt (gpt-4o), about 1,200 calls."."""
     if not work.missing:
         return f"nothing by {work.judge} ({work.model}); all {work.judged:,} judgments are stored."
     stored = f" ({work.judged:,} already stored)" if work.judged else ""
@@ -150,55 +152,3 @@ def judges_text(plan: Plan) -> list[str]:
     for t in plan.trait_judges():
         ways.setdefault(t.in_words(), {})[f"{t.trait} ({t.evaluation})"] = None
     return [] if set(ways) <= {RULES} else [f"Judges: {', '.join(traits)} by {way}." for way, traits in ways.items()]
-
-
-def status_json(plan: Plan, store: Store) -> dict[str, Any]:
-    """Return the state of each trial and base, counted and listed, for `--json`."""
-    trials = [_trial_json(plan, store, t) for t in plan.fine_tunes]
-    for trial in trials:
-        if trial["state"] == "failed":
-            trial["log"] = str(store.trial_log(trial["trial_id"]))
-    base = [
-        {
-            "trial_id": b.trial_id,
-            "setting": b.setting,
-            "model": b.model_label,
-            "arm": "base",
-            **dict(zip(("samples_stored", "samples_wanted"), _sample_counts(plan, b), strict=True)),
-        }
-        for b in plan.bases
-    ]
-    return {
-        "study": plan.study.name,
-        "counts": dict(Counter(t["state"] for t in trials)),
-        "running": store.holder(f"study-{plan.study.name}"),
-        "trials": trials,
-        "base": base,
-        "judging": [work.to_json() for work in workloads(plan, store)],
-        "damaged": list(plan.damaged),
-        "failures": [failure.to_json() for failure in failures_of(plan, store)],
-    }
-
-
-def status_text(plan: Plan, store: Store, width: int | None = None) -> str:
-    """Return the state of each trial and base, what runs and what failed. width: as in `console.table`."""
-    value = status_json(plan, store)
-    rows = [
-        [t["trial_id"], t["arm"], str(t.get("seed", "")), t.get("state", "base"), _samples(t), t.get("log", "")]
-        for t in [*value["base"], *value["trials"]]
-    ]
-    running = value["running"]
-    activity = f"Running: process {running['pid']} on {running['host']}." if running else "Not running."
-    counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
-    works = [f"To judge: {_work_text(work)}" for work in workloads(plan, store)]
-    failed = [f"Failed: {f['label']}: {f['error']} (log: {f['log']})" for f in value["failures"]]
-    return "\n".join(
-        [
-            f"Study {value['study']}: {counts}. {activity}",
-            "",
-            table(rows, ["trial", "arm", "seed", "state", "samples", "log"], width),
-            *(["", *works] if works else []),
-            *(["", *damage_text(plan)] if plan.damaged else []),
-            *(["", *failed] if failed else []),
-        ]
-    )

@@ -33,7 +33,7 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
 
 def report_damage(plan: Plan) -> None:
     """Print a line for each stored thing of the study that is damaged."""
-    for line in damage_text(plan):
+    for line in damage_text(plan.damaged):
         say(line)
 
 

@@ -11,6 +11,8 @@ from inoc_ray.config.base import first_message
 from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.errors import InputError
 from inoc_ray.settings.plugins import load_plugin
+from inoc_ray.store.address import check_storage
+from inoc_ray.store.store import Store
 from inoc_ray.study.reference import places_of_key
 from inoc_ray.study.study import Study
 
@@ -38,3 +40,25 @@ def load_study(path: str | Path) -> Study:
         return Study.model_validate(value)
     except ValidationError as error:
         raise InputError(f"{path}: {first_message(error, places=places_of_key)}") from error
+
+
+def load_with_store(path: str | Path, storage: str | None) -> tuple[Study, Store]:
+    """Return the study in a YAML file and its store; storage: what `--storage` gives instead of the study's.
+
+    Raise InputError, naming file and field, or the option, if one is wrong.
+    """
+    given = None if storage is None else _checked(storage)
+    study = load_study(path)
+    return study, Store(given or study.storage)
+
+
+def store_at(storage: str) -> Store:
+    """Return the store that `--storage` gives. Raise InputError if it is none."""
+    return Store(_checked(storage))
+
+
+def _checked(storage: str) -> str:
+    try:
+        return check_storage(storage)
+    except ValueError as error:
+        raise InputError(f"--storage: {error}.") from error

@@ -27,6 +27,7 @@ from inoc_ray.run.mlflow_records import keep_study
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import check_capacity, check_cluster_gpus, preflight
+from inoc_ray.run.progress import recorded
 from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_study_report
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.serve.owner import reclaim
@@ -67,14 +68,20 @@ Show = Callable[["Comparison"], None]
 
 
 def run_study(
-    study: Study, store: Store, *, train: bool = True, only: Sequence[str] = (), show: Show = lambda comparison: None
+    study: Study,
+    store: Store,
+    *,
+    train: bool = True,
+    evaluate: bool = True,
+    only: Sequence[str] = (),
+    show: Show = lambda comparison: None,
 ) -> StudyOutcome:
     """Train, sample and judge what is missing, compare, write the report and update MLflow.
 
-    train: False evaluates finished trials only. only: names of evaluations or contexts, to sample only those. show: called
-    with the comparison as soon as there is one, before the report and MLflow, which can fail. Raise InputError before
-    anything is written if the study cannot run. What fails does not stop the rest: it is listed in the outcome, and kept
-    beside the results until it is done.
+    train: False evaluates finished trials only. evaluate: False samples and judges nothing. only: names of evaluations or
+    contexts, to sample only those. show: called with the comparison as soon as there is one, before the report and MLflow,
+    which can fail. Raise InputError before anything is written if the study cannot run. What fails does not stop the rest: it is
+    listed in the outcome, and kept beside the results until it is done.
 
     The plan is built once; each step reads the store again.
     """
@@ -87,15 +94,22 @@ def run_study(
     for note in plan.notes:
         say(f"note: {note}")
     claims = claims_of(plan, store, train=train)
-    with says_what_is_kept(whole, store, outcome), _storage_errors(store), _alone(study, store, claims) as lease:
+    with (
+        says_what_is_kept(whole, store, outcome),
+        _storage_errors(store),
+        _alone(study, store, claims) as lease,
+        recorded(whole, store, outcome),
+    ):
         plan = plan.refreshed(store)
         report_damage(plan)
         seal_samples(plan, store)
         if verify_used(plan, store, train=train):
             plan = plan.refreshed(store)
         stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
-        ready = any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
-        to_judge = ungraded_parts(plan, store)
+        ready = evaluate and (
+            any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
+        )
+        to_judge = ungraded_parts(plan, store) if evaluate else []
         own_judges = [name for name, judge in study.judges.items() if judge.path is not None]
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
@@ -116,11 +130,11 @@ def run_study(
                 if training:
                     _train(plan, store, capacity, outcome, watch=live.record)
                     plan = plan.refreshed(store)
-                if ready or training:
+                if evaluate and (ready or training):
                     lease.check()
                     _sample(plan, store, outcome)
                     plan = plan.refreshed(store)
-            if ungraded_parts(plan, store):
+            if evaluate and ungraded_parts(plan, store):
                 lease.check()
                 _judge(plan, store, outcome)
         outcome.sampled = sum(plan.stored.values()) - stored_before

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import random
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.train import libraries
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +34,7 @@ def ready() -> torch.device:
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}") if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    _quiet_deepspeed()
+    libraries.load(cuda=cuda)
     if not dist.is_initialized():
         backend = "nccl" if cuda else "gloo"
         if "MASTER_ADDR" in os.environ and "WORLD_SIZE" in os.environ:
@@ -43,8 +42,6 @@ def ready() -> torch.device:
         else:
             # A store inside the process: no port, no file, nothing to clash with.
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    if not cuda:
-        _skip_shared_memory_op()
     _share_with_deepspeed()
     return device
 
@@ -103,14 +100,6 @@ def on_every_rank(flag: bool, device: torch.device) -> bool:
     return bool(box.item())
 
 
-def _quiet_deepspeed() -> None:
-    import deepspeed  # noqa: F401 - makes its logger, which is silenced here
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed 0.19.8 calls names that torch 2.13 has renamed, at every step.
-    warnings.filterwarnings("ignore", message=r".*_tensor` is deprecated", category=FutureWarning)
-
-
 def _share_with_deepspeed() -> None:
     """Let DeepSpeed know the process group now, not only in `deepspeed.initialize`.
 
@@ -123,18 +112,6 @@ def _share_with_deepspeed() -> None:
 
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, verbose=False)
-
-
-def _skip_shared_memory_op() -> None:
-    """Avoid a 79 s compilation (measured on 2 cores) of an op that training never calls.
-
-    On a CPU, DeepSpeed's `comm.torch.build_shm_op` compiles a shared-memory all-reduce that serves
-    `inference_all_reduce` alone (deepspeed/comm/torch.py of 0.19.8); every collective of training goes through gloo.
-    It is built only if it is among the compatible ops, a dictionary that DeepSpeed keeps open to edits.
-    """
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__ = {}
 
 
 def seed_everything(seed: int) -> None:

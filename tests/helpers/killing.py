@@ -1,4 +1,4 @@
-"""Kills a command that trains, its worker or a node at random moments, and says what that cost: see training_program.py."""
+"""Kills a command that trains (training_program.py), its worker or its node at random moments, and says what that cost."""
 
 import json
 import os
@@ -15,12 +15,15 @@ from typing import Any
 from ray_nodes import Nodes
 from training_program import study_of
 
-from inoc_ray.data.tokenize import encode_rows, load_tokenizer
+from inoc_ray.data.tokenize import EncodedRow, encode_rows, load_tokenizer
 from inoc_ray.plan.build import build_plan
 from inoc_ray.store import snapshots
 from inoc_ray.store.store import Store
+from inoc_ray.train.job import TrialJob
 from inoc_ray.train.loop import train
 from inoc_ray.train.process import set_threads
+from inoc_ray.train.snapshot import Snapshots
+from inoc_ray.train.spec import LoopResult, StepRecord
 from inoc_ray.train.sweep import job_of
 from inoc_ray.train.worker import read_rows
 
@@ -63,9 +66,7 @@ class Killed:
 
     def unbroken_curve(self) -> list[float]:
         """The losses of the same trial in this process, without Ray, kills and snapshots."""
-        set_threads(1)
-        job = job_of(self.plan, self.store, self.plan.trials[0])
-        rows = encode_rows(load_tokenizer(job.spec.model), read_rows(job, self.store), max_length=2048, label="rows")
+        job, rows = self._job()
         losses: list[float] = []
         train(job.spec, rows, lambda record: losses.append(record.loss), out=None)
         return losses
@@ -82,8 +83,11 @@ class Killed:
             start_new_session=True,
         )
 
-    def kill(self, what: str) -> None:
-        """Kill the worker, its node or the command a random moment after a snapshot that was not there before."""
+    def kill(self, what: str, *, go_on: bool = True) -> None:
+        """Kill the worker, its node or the command a random moment after a snapshot that was not there before.
+
+        go_on: whether a command that ended by it is started again.
+        """
         before = self._latest()
         self._wait(lambda: self._latest() not in (None, before), "a snapshot")
         time.sleep(self.random.uniform(0, 60 * self.options["minutes"]))
@@ -104,7 +108,10 @@ class Killed:
         written = snapshots.read(self.store.snapshots(self.trial_id) / latest).about["written_at"]
         self.kills.append(Kill(what, at - written))
         if what == "raylet":
+            assert self.nodes is not None
             self.nodes.add(1)
+        if ends and not go_on:
+            return
         if ends:
             # A worker ends a moment after its driver; a report of its last steps is none of the next command's.
             time.sleep(1.0)
@@ -119,6 +126,20 @@ class Killed:
         curve = self.store.read_curves(self.trial_id)
         assert [record["step"] for record in curve] == list(range(1, self.options["steps"] + 1))
         return [record["loss"] for record in curve]
+
+    def go_on_here(self) -> tuple[list[StepRecord], LoopResult]:
+        """Train the rest in this process; the records of all steps, of those before too."""
+        job, rows = self._job()
+        records: list[StepRecord] = []
+        place = Snapshots(self.store.snapshots(self.trial_id), of=self.trial_id, minutes=None)
+        return records, train(job.spec, rows, records.append, out=None, snapshots=place, on_resume=records.extend)
+
+    def _job(self) -> tuple[TrialJob, list[EncodedRow]]:
+        set_threads(1)
+        job = job_of(self.plan, self.store, self.plan.trials[0])
+        return job, encode_rows(
+            load_tokenizer(job.spec.model), read_rows(job, self.store), max_length=2048, label="rows"
+        )
 
     def _worker(self) -> int:
         """The process id of the worker."""

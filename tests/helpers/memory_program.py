@@ -1,10 +1,11 @@
 """Measures the peak memory of fine-tunes of a 100M model on the CPU: MODEL CASES, prints a JSON list.
 
 Each case (recipe, resources, width of a row, workers) runs in forked processes of its own, with the real training loop and
-the real DeepSpeed. What counts is the peak resident memory of rank 0 over what the process had before its model, with the
-libraries warm.
+the real DeepSpeed. What counts is the peak resident memory of rank 0 over what the process had before its model, after the same
+fine-tune of a tiny model: kernels and code that are loaded when they are first used are there already.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -16,19 +17,19 @@ from typing import Any
 
 from rank_program import free_port
 
-VOCABULARY = 151_936
+VOCABULARY, FEW = 151_936, 256
 
 
-def make_model(folder: Path, layers: int = 8) -> None:
+def make_model(folder: Path, *, vocabulary: int = VOCABULARY, hidden: int = 512, layers: int = 8) -> None:
     """Writes a random Qwen2 of 100M parameters with a large vocabulary and a tied output layer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1408,
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=11 * hidden // 4,
         num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=4,
@@ -59,26 +60,29 @@ def spec_of(model: str, case: dict[str, Any]) -> Any:
     )
 
 
+def rows_of(width: int, vocabulary: int) -> list[Any]:
+    """Eight rows of random tokens, of which the second half are targets."""
+    from inoc_ray.data.tokenize import IGNORED, EncodedRow
+
+    draw = random.Random(0)
+    rows = []
+    for _ in range(8):
+        ids = tuple(draw.randrange(vocabulary) for _ in range(width))
+        rows.append(EncodedRow(ids, (IGNORED,) * (width // 2) + ids[width // 2 :]))
+    return rows
+
+
 def measure(model: str, case: dict[str, Any], rank: int, port: int, results: Connection) -> None:
     """One rank of a case: trains, and sends its peak in bytes over the start."""
     if case.get("workers", 1) > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(case["workers"])}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    import torch
-
-    from inoc_ray.data.tokenize import IGNORED, EncodedRow
     from inoc_ray.train import loop, process
 
     process.set_threads(1)
-    draw = random.Random(0)
-    width = case["width"]
-    rows = []
-    for _ in range(8):
-        ids = tuple(draw.randrange(VOCABULARY) for _ in range(width))
-        rows.append(EncodedRow(ids, (IGNORED,) * (width // 2) + ids[width // 2 :]))
     process.ready()
-    # The libraries' own buffers: threads, kernels, DeepSpeed's modules.
-    torch.nn.functional.linear(torch.ones(64, 64), torch.ones(64, 64)).sum()
+    loop.train(spec_of(f"{model}-tiny", case), rows_of(case["width"], FEW), lambda record: None, out=None)
+    gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_kib()
     peaks: list[int] = []
@@ -89,6 +93,7 @@ def measure(model: str, case: dict[str, Any], rank: int, port: int, results: Con
             # Reading the model has a peak of its own, with the file's pages in memory.
             Path("/proc/self/clear_refs").write_text("5")
 
+    rows = rows_of(case["width"], VOCABULARY)
     loop.train(spec_of(model, case), rows, after_step, out=None if rank else Path(case["out"]))
     print(case, [(p - before) // 1024 for p in peaks], file=sys.stderr)
     results.send((peaks[-1] - before) * 1024)
@@ -117,6 +122,7 @@ def main(model: str, cases: str) -> None:
 
     from inoc_ray.train import loop  # noqa: F401
 
+    make_model(Path(f"{model}-tiny"), vocabulary=FEW, hidden=64, layers=1)
     print(json.dumps([run(model, case) for case in json.loads(cases)]))
 
 

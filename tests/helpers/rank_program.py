@@ -79,7 +79,8 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
                 for weights in Path(base).glob("*.safetensors"):
                     weights.unlink()
         records, result = run(base, out if rank == 0 else None, on_trained=look, cache=cache, **case["changes"])
-        held.append(tensor_bytes())
+        if held:
+            held.append(tensor_bytes())
         if rank == 0:
             torch.save({"ids": list(row.input_ids), "logits": logits[0]}, out / "logits.pt")
             value = {
@@ -134,6 +135,8 @@ def main(base: str, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
     import transformers.integrations  # noqa: F401
     from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 
+    # What is imported stays: the collections of the forks need not look at it.
+    gc.freeze()
     results: dict[str, Any] = {}
     for workers in sorted({case["workers"] for case in cases.values()}):
         names = [name for name, case in cases.items() if case["workers"] == workers]

@@ -7,6 +7,7 @@ full. As in rank_program, the libraries are imported once and every rank of ever
 left in the process of a later one.
 """
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -188,6 +189,8 @@ def main(base: str, folder: Path, runs: dict[str, dict[str, Any]]) -> None:
     import transformers.integrations  # noqa: F401
     from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 
+    # What is imported stays: the collections of the forks need not look at it.
+    gc.freeze()
     results = {name: go(base, folder, name, run) for name, run in runs.items()}
     (folder / "results.json").write_text(json.dumps(results))
 

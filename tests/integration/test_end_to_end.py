@@ -24,8 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
-JOB_PORT = 28265
-"""Outside 10002 to 19999, which a head keeps for its workers."""
 
 
 def inoc_ray(*args: object, code: int = 0, env: dict[str, str] | None = None, programs: Path = BIN) -> Any:
@@ -349,100 +347,3 @@ def answers(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-@pytest.fixture
-def head(tmp_path_factory):
-    """A local head with token authentication, on the loopback address.
-
-    It is started by the path of `ray`, as a head is whose user did not activate the environment: the first `python` on
-    its PATH is another one, which only says so.
-    """
-    decoy = tmp_path_factory.mktemp("decoy")
-    for name in ("python", "python3", "inoc-ray"):
-        (decoy / name).write_text("#!/bin/sh\necho the python that happens to be first on PATH; exit 97\n")
-        (decoy / name).chmod(0o755)
-    others = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder).resolve() != BIN.resolve()]
-    token = tmp_path_factory.mktemp("token") / "token"
-    token.write_text("0123456789abcdef" * 4)
-    token.chmod(0o600)
-    # Short: Ray's Unix sockets lie below it.
-    temp = Path("/tmp") / f"ir-{os.getpid()}"
-    env = environment(
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN_PATH=str(token),
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
-        INOC_RAY_TEST_HEAD=str(os.getpid()),
-        PATH=os.pathsep.join([str(decoy), *others]),
-    )
-    command = [
-        BIN / "ray",
-        "start",
-        "--head",
-        "--block",
-        "--node-ip-address=127.0.0.1",
-        "--port=0",
-        "--num-cpus=2",
-        "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={JOB_PORT}",
-        "--dashboard-agent-listen-port=0",
-        f"--temp-dir={temp}",
-        "--object-store-memory=200000000",
-    ]
-    log = (tmp_path_factory.mktemp("head") / "log").open("w+")
-    process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        yield f"http://127.0.0.1:{JOB_PORT}", env
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        subprocess.run(["rm", "-rf", temp], check=False)
-
-
-def test_a_study_can_be_submitted_as_a_job_and_a_second_submission_attaches(folder, first, head):
-    address, env = head
-    submitted = study(folder, name="submitted", arms=["baseline", "specific_spanish", "specific_caps"])
-    wait_for("the job server", lambda: answers(f"{address}/api/version"), 90)
-    without = {**env, "RAY_AUTH_TOKEN_PATH": "/nowhere"}
-    refused = subprocess.run(
-        [BIN / "inoc-ray", "submit", submitted, "--address", address],
-        capture_output=True,
-        text=True,
-        env=without,
-        check=False,
-    )
-    assert refused.returncode == 2, refused.stderr
-    one = inoc_ray("submit", submitted, "--address", address, "--no-wait", env=env)
-    two = inoc_ray("submit", submitted, "--address", address, env=env)
-    assert one["submission_id"] == two["submission_id"]
-    assert (one["attached"], two["attached"]) == (False, True)
-    assert two["status"] == "SUCCEEDED"
-    assert inoc_ray("status", submitted)["counts"] == {"done": 3}
-    # The job ended, so the same study is a new attempt; by hand, through the entry point.
-    done = subprocess.run(
-        [
-            BIN / "ray",
-            "job",
-            "submit",
-            "--address",
-            address,
-            "--working-dir",
-            ROOT / "jobs",
-            "--",
-            sys.executable,
-            "sweep.py",
-            submitted,
-        ],
-        capture_output=True,
-        text=True,
-        env=env,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "Trained 0 trials, sampled 0 responses" in done.stdout

@@ -23,7 +23,8 @@ def case(method: str, precision: str, width: int, **resources: Any) -> dict[str,
 
 CASES = {
     "full, ZeRO 0, accumulated": case("full", "fp32", 256, micro_batch_size=2),
-    "LoRA": case("lora", "fp32", 256, micro_batch_size=4),
+    "LoRA, bf16, checkpointing": case("lora", "bf16", 256, micro_batch_size=4, gradient_checkpointing=True),
+    "LoRA, ZeRO 3 over two ranks": case("lora", "fp32", 256, micro_batch_size=2, zero_stage=3) | {"workers": 2},
     "full, bf16, ZeRO 3 over two ranks": case("full", "bf16", 256, micro_batch_size=1, zero_stage=3) | {"workers": 2},
 }
 

@@ -1,18 +1,20 @@
 """A worker group trains its trials one after another, each committed by itself; restarts and reruns skip those."""
 
-import json
 import os
 import signal
 import threading
 import time
 
+import psutil
 import pytest
 from tiny_base import chat_rows, make_base, make_spec, run, weights_hash
 
 from inoc_ray.cluster.connect import connected
 from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.serve.adapters import FolderCatalogue
+from inoc_ray.store import snapshots
 from inoc_ray.store.store import Store
+from inoc_ray.study.recipe import Lora
 from inoc_ray.study.resources import Resources
 from inoc_ray.train.export import validate_adapter
 from inoc_ray.train.group import train_group
@@ -136,30 +138,74 @@ def test_a_rerun_skips_what_is_committed_and_starts_nothing_for_it(first_group, 
     assert {name: committed_at(store, name) for name in "abc"} == times
 
 
-def test_a_lost_worker_costs_only_the_trial_it_was_at(cluster, base, tmp_path):
-    """SIGKILL in the second trial: the group is started again, the first is not trained again, the others finish."""
+def runs(actor: str) -> bool:
+    """Whether an actor of that class has started: Ray starts none on a node that is drained."""
+    return any(f"ray::{actor}" in "".join(p.cmdline()[:1]) for p in psutil.Process().children(recursive=True))
+
+
+def drain_the_node() -> None:
+    """Tell Ray that this node is lost in ten minutes, as an autoscaler does for one that is preempted."""
+    import ray
+    from ray.core.generated import autoscaler_pb2
+
+    accepted, why = ray._raylet.GcsClient(address=ray.get_runtime_context().gcs_address).drain_node(
+        ray.get_runtime_context().get_node_id(),
+        autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
+        "the test says so",
+        int(1000 * (time.time() + 600)),
+    )
+    assert accepted, why
+
+
+def steps_of_snapshots(store: Store, name: str) -> list[int]:
+    return [snapshots.read(place).about["step"] for place in snapshots.committed(store.snapshots(name))]
+
+
+def test_a_lost_worker_costs_the_trial_it_was_at_a_few_steps_and_a_drained_node_costs_none(cluster, base, tmp_path):
+    """SIGKILL in the second trial: the group starts again, trains the third and goes on with the second to the same curve.
+
+    In the third the node is drained, of which the group is told: it takes a snapshot, and goes on. Ray starts nothing on the
+    node from then on, so this is the last test on this cluster.
+    """
     store = Store(tmp_path / "store")
     mark = store.ray() / "lost" / "attempts" / "b"
-    jobs = [job(base, "a"), job(base, "b", steps=400), job(base, "c")]
+    jobs = [
+        job(base, "a"),
+        job(base, "b", steps=400, precision="bf16", lora=Lora(dropout=0.1), snapshot_minutes=0.02),
+        # Sixteen passes a step make a fine-tune that lasts long enough without being large.
+        job(base, "c", steps=250, micro_batch_size=1, snapshot_minutes=1000.0),
+    ]
     killed: list[tuple[int, float]] = []
+    taken: list[int] = []
 
-    def kill_in_second_trial() -> None:
-        end = time.monotonic() + 200
-        while time.monotonic() < end:
-            text = mark.read_text() if mark.exists() else ""
-            if text:
-                killed.append((int(text), committed_at(store, "a")))
-                os.kill(int(text), signal.SIGKILL)
-                return
+    def kill_in_the_second_and_drain_in_the_third() -> None:
+        while not steps_of_snapshots(store, "b"):
+            time.sleep(0.05)
+        killed.append((int(mark.read_text()), committed_at(store, "a")))
+        os.kill(killed[0][0], signal.SIGKILL)
+        while not ((store.attempts("lost") / "c").exists() and runs("PreemptionWatcher")):
+            time.sleep(0.1)
+        drain_the_node()
+        while not taken:
+            taken.extend(steps_of_snapshots(store, "c"))
             time.sleep(0.05)
 
-    killer = threading.Thread(target=kill_in_second_trial)
-    killer.start()
-    outcomes = train_group(jobs, RESOURCES, str(store.root), run_name="lost")
-    killer.join()
-    assert len(killed) == 1
+    lines: list[str] = []
+    threading.Thread(target=kill_in_the_second_and_drain_in_the_third, daemon=True).start()
+    outcomes = train_group(jobs, RESOURCES, str(store.root), run_name="lost", tell=lines.append)
     assert [o.status for o in outcomes] == ["trained"] * 3
+    assert len(killed) == 1
     assert committed_at(store, "a") == killed[0][1]
     # What was under way when the group was lost comes last.
     assert committed_at(store, "c") < committed_at(store, "b")
-    assert json.loads((store.trial("b") / "trial.json").read_text())["training"]["steps"] == 400
+    assert len(lines) == 1
+    assert "setting/b: worker 0 died; it goes on after step " in lines[0]
+    (resumed,) = store.read_trial("b")["training"]["resumed"]
+    assert f"after step {resumed['after_step']}, from its last snapshot" in lines[0]
+    set_threads(1)
+    unbroken, _ = run(base, None, steps=400, precision="bf16", lora=Lora(dropout=0.1))
+    assert [record["loss"] for record in store.read_curves("b")] == [record.loss for record in unbroken]
+    assert len(taken) == 1
+    assert 0 < taken[0] < 250
+    assert [record["step"] for record in store.read_curves("c")] == list(range(1, 251))
+    assert store.read_trial("c")["training"]["resumed"] == []

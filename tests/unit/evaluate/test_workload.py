@@ -7,9 +7,10 @@ from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.evaluate.score_table import read_cell
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
-from inoc_ray.run.describe import plan_json, plan_text, status_text
+from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.run.listings import settings_text
 from inoc_ray.run.report_content import example_samples, report_meta
+from inoc_ray.run.status import status_json, status_text
 from inoc_ray.store.samples import Sample, commit_samples, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
@@ -83,7 +84,7 @@ def test_what_is_judged_is_no_longer_counted_as_missing(tmp_path):
     [work] = workloads(plan, store)
     done = 10 * len(first.rubrics)
     assert (work.judged, work.missing, work.calls) == (done, 60 - done, 60 - done)
-    for text in (plan_text(plan, store), status_text(plan, store)):
+    for text in (plan_text(plan, store), status_text(status_json(plan, store))):
         assert (
             f"To judge: {60 - done} judgments by gpt (gpt-4o, logprob), about {60 - done} calls ({done} already stored)."
             in text

@@ -15,7 +15,8 @@ from inoc_ray.cli import cli
 EFFECTS = "tests/integration/test_effects.py"
 E2E = "tests/integration/test_end_to_end.py"
 CLIENTS = "tests/integration/test_stock_clients.py"
-SUBMIT = f"{E2E}::test_a_study_can_be_submitted_as_a_job_and_a_second_submission_attaches"
+JOBS = "tests/integration/test_jobs.py"
+SUBMIT = f"{JOBS}::test_a_study_is_submitted_watched_stopped_and_finished_from_a_laptop"
 SERVE = f"{CLIENTS}::test_openai_lists_the_base_and_the_adapter_for_those_with_the_key"
 CHAT_TASKS = f"{CLIENTS}::test_lm_eval_local_chat_completions_measures_a_generation_task"
 LIKELIHOOD = f"{CLIENTS}::test_lm_eval_local_completions_measures_a_log_likelihood_task_as_our_own_measure_does"
@@ -28,6 +29,7 @@ UPGRADE = (
     "tests/integration/test_team_tracking.py::"
     "test_the_database_is_dumped_and_restored_and_its_schemas_are_brought_up_to_date"
 )
+SETUP = "tests/integration/test_cluster_setup.py::test_a_head_and_a_worker_come_up_from_nothing_and_ask_for_the_token"
 ELSEWHERE = {
     "inoc-ray run docs/tutorial/study.yaml": f"{EFFECTS}::test_the_tutorials_prompt_keeps_french_out_and_part_of_the_capitals_in",
     "inoc-ray run jobs/studies/miniature.yaml": (
@@ -47,9 +49,13 @@ ELSEWHERE = {
     "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token": SUBMIT,
     "ray start --head --node-ip-address=127.0.0.1 --num-cpus=2": SUBMIT,
     "inoc-ray submit jobs/studies/quickstart.yaml": SUBMIT,
-    "ray job submit --working-dir . -- python jobs/sweep.py": SUBMIT,
-    "ray job submit --working-dir . -- python jobs/evaluate.py": (
-        "tests/integration/test_judged_evaluation.py::test_the_job_entry_point_is_the_same_command"
+    "export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265": f"{JOBS}::test_a_wrong_address_token_or_name_is_one_message",
+    "inoc-ray status quickstart": SUBMIT,
+    "inoc-ray logs quickstart --follow": f"{JOBS}::test_a_job_that_fails_ends_the_command_as_it_ended_itself",
+    "inoc-ray stop quickstart": SUBMIT,
+    "inoc-ray ls": SUBMIT,
+    "ray job submit --working-dir . -- python jobs/": (
+        f"{JOBS}::test_every_entry_point_of_ray_job_submit_ends_as_its_command_does"
     ),
     "curl --fail --user a": TEAM,
     "docker compose run --rm server mlflow db upgrade": UPGRADE,
@@ -62,13 +68,13 @@ ELSEWHERE = {
         "tests/unit/package/test_tracking_files.py::"
         "test_every_secret_comes_from_the_file_that_is_written_for_it_once_and_for_its_owner"
     ),
+    "inoc-ray submit study.yaml": SUBMIT,
+    "touch ~/.inoc_ray.env": SETUP,
     "mlflow server": f"{E2E}::test_mlflows_pages_show_the_runs_and_compare_two_arms",
 }
 """The beginning of a command → the test that runs it."""
 CANNOT = {
     "ray up cluster.yaml": "starts machines on AWS",
-    "ray exec cluster.yaml": "needs the machines that `ray up` starts",
-    "ray attach cluster.yaml": "needs the machines that `ray up` starts",
     "docker compose up --detach": "needs Docker's daemon",
     "docker compose build server": "needs Docker's daemon",
     "docker compose stop server": "needs Docker's daemon",
@@ -79,6 +85,18 @@ CANNOT = {
     "useradd --system mlflow": "installs a server",
     "sudo -u postgres create": "changes the database of the machine",
     "systemctl enable --now mlflow": "needs systemd",
+    "ray dashboard cluster.yaml": "needs the machines that `ray up` starts",
+    "ray down cluster.yaml": "needs the machines that `ray up` starts",
+    "docker build -f deploy/Dockerfile": "needs Docker's daemon",
+    "docker push REGISTRY/inoc-ray:gpu": "needs a registry",
+    "kubectl create secret generic inoc-ray-token": "needs a Kubernetes cluster",
+    "kubectl create secret generic inoc-ray --from-env-file": "needs a Kubernetes cluster",
+    "kubectl create configmap inoc-ray-study": "needs a Kubernetes cluster",
+    "kubectl apply -f deploy/kuberay/raycluster.yaml": "needs a Kubernetes cluster",
+    "kubectl apply -f deploy/kuberay/rayjob.yaml": "needs a Kubernetes cluster",
+    "kubectl port-forward service/inoc-ray-head-svc 8265": "needs a Kubernetes cluster",
+    "kubectl logs -f job/inoc-ray": "needs a Kubernetes cluster",
+    "sbatch deploy/slurm.sh study.yaml": "needs Slurm",
     'python -c "from lm_eval.tasks import TaskManager': "downloads a dataset",
 }
 """The beginning of a command → why no test can run it; its files are held against their schema elsewhere."""

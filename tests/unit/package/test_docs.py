@@ -310,7 +310,7 @@ def test_every_message_of_the_troubleshooting_page_is_one_of_ours():
 @functools.cache
 def messages() -> list[str]:
     """Every text in the source with … for what is put in, and whole files of make and the shell."""
-    found = [(ROOT / name).read_text() for name in ("Makefile", "requirements/install_torch.sh")]
+    found = [(ROOT / name).read_text() for name in ("Makefile", "requirements/install_torch.sh", "deploy/slurm.sh")]
     for path in sorted((ROOT / "inoc_ray").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):

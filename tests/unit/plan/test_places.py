@@ -14,9 +14,9 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.compare import compare
 from inoc_ray.results.tracking import StudyRecord, TrialRecord, embedded, sync
-from inoc_ray.run.describe import status_json
 from inoc_ray.run.mlflow_records import trial_records
 from inoc_ray.run.report_content import report_meta
+from inoc_ray.run.status import status_json
 from inoc_ray.settings import get
 from inoc_ray.store.samples import Sample, commit_samples, write_table
 from inoc_ray.store.store import Store

@@ -10,7 +10,8 @@ from inoc_ray.data.chat import ChatRow, Message, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.trials import Base, seed_of
-from inoc_ray.run.describe import plan_text, status_json
+from inoc_ray.run.describe import plan_text
+from inoc_ray.run.status import status_json
 from inoc_ray.settings import get
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store

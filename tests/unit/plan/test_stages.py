@@ -13,8 +13,9 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.records import StudyRecord, trial_runs
-from inoc_ray.run.describe import plan_json, plan_text, status_json
+from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.run.load import load_study
+from inoc_ray.run.status import status_json
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.settings import get
 from inoc_ray.store.commit import write_trial
@@ -144,7 +145,7 @@ def test_a_failed_first_stage_fails_what_goes_on_from_it_by_name_and_nothing_els
     plan, store = plan_of(tmp_path, model, {"rows": str(facts), "recipe": "lora"}), Store(tmp_path / "runs")
     (first,) = plan.prior_stages
 
-    def wave(trials: Any, plan: Plan, store: Store, *, capacity: Capacity, number: int) -> Any:
+    def wave(trials: Any, plan: Plan, store: Store, **_: Any) -> Any:
         for trial in trials:
             if not (fails and trial is first):
                 commit(store, trial.trial_id)

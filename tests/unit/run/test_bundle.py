@@ -27,6 +27,7 @@ from inoc_ray.plan.judge_assignment import find_judge
 from inoc_ray.run import bundle
 from inoc_ray.run.bundle import pack, replace_paths
 from inoc_ray.run.load import load_study
+from inoc_ray.run.not_here import not_here
 from inoc_ray.scoring import Rule
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
@@ -321,14 +322,19 @@ def tiny(tmp_path: Path, **more: Any) -> tuple[Path, Study, Store]:
 
 
 def test_a_large_file_stays_if_its_path_is_absolute_and_is_refused_otherwise(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bundle, "MAX_FIELD_BYTES", 1 << 20)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(weights_path(), tmp_path / "base")
+    with (tmp_path / "base" / "more.safetensors").open("wb") as large:
+        large.truncate(bundle.MAX_BYTES)
     path, study, store = tiny(tmp_path, models=[{"name": "b", "path": "base"}])
-    with pytest.raises(
-        InputError, match=r"^models\[0\]\.path: .*/base has 2\.0 MiB.*give its absolute path.*or hf://OWNER/NAME@COMMIT"
-    ):
+    with pytest.raises(InputError) as refused:
         pack(tmp_path / "packed", path, study, store)
+    head, largest, *_, advice = str(refused.value).splitlines()
+    assert re.fullmatch(r"the study names 7\.\d MB of files, and at most 5\.0 MB travel with a job:", head)
+    assert largest == f"     5.0 MB  models[0].path: {tmp_path}/base/more.safetensors"
+    assert "give its absolute path there" in advice
+    assert "hf://OWNER/NAME@COMMIT" in advice
+    assert list((tmp_path / "packed").iterdir()) == []
     study = study.model_validate(
         {**study.model_dump(exclude_unset=True), "models": [{"name": "b", "path": str(tmp_path / "base")}]}
     )
@@ -349,17 +355,62 @@ def test_a_hub_address_is_left_unchanged(tmp_path):
     assert packed["storage"] == str(store.root)
 
 
-def test_a_missing_file_and_a_plugin_beside_too_many_files_are_refused(tmp_path, monkeypatch):
+def test_a_missing_file_and_a_plugin_beside_too_many_files_are_refused(tmp_path):
     path, study, store = tiny(tmp_path, settings=[{"name": "miniature/spanish_caps", "rows": "nowhere.jsonl"}])
     with pytest.raises(
         InputError, match=r"^settings\[0\]\.rows: .*/nowhere\.jsonl: cannot be packed for the job \(No such file"
     ):
         pack(tmp_path / "packed", path, study, store)
     (tmp_path / "p.py").write_text("")
-    (tmp_path / "large.bin").write_bytes(b"x" * 2000)
-    monkeypatch.setattr(bundle, "MAX_FIELD_BYTES", 1000)
+    (tmp_path / "many").mkdir()
+    for number in range(1001):
+        (tmp_path / "many" / str(number)).write_text("")
     study = study.model_validate(
         {**study.model_dump(exclude_unset=True), "settings": ["miniature/spanish_caps"], "plugins": ["p.py"]}
     )
     with pytest.raises(InputError, match=r"^plugins\[0\]: beside .*/p\.py are more than .*to a folder of their own"):
         pack(tmp_path / "packed", path, study, store)
+
+
+def test_many_files_that_are_too_large_together_are_listed_by_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = []
+    for number in range(12):
+        (tmp_path / f"r{number:02d}.jsonl").write_text("x" * (450_000 + number))
+        parts.append({"name": f"p{number}", "rows": f"r{number:02d}.jsonl"})
+    path, study, store = tiny(tmp_path, settings=[{"name": "miniature/spanish_caps", "rows": {"mix": parts}}])
+    with pytest.raises(InputError) as refused:
+        pack(tmp_path / "packed", path, study, store)
+    listed = [line for line in str(refused.value).splitlines() if "MB  settings" in line]
+    assert len(listed) == 10
+    assert listed[0].endswith(f"settings[0].rows.mix[11].rows: {tmp_path}/r11.jsonl")
+    assert "… and 2 more" in str(refused.value)
+
+
+def test_a_path_that_only_the_cluster_has_stays_as_it_is(tmp_path, capsys):
+    away = "/mnt/of-the-cluster/models/large"
+    path, study, store = tiny(tmp_path, models=[{"name": "b", "path": away}])
+    pack(tmp_path / "packed", path, study, store)
+    assert yaml.safe_load((tmp_path / "packed" / "study.yaml").read_text())["models"][0]["path"] == away
+    assert f"{away} is not on this machine; every node of the cluster must have it" in capsys.readouterr().err
+    assert not_here(study) == [away]
+
+
+def test_the_id_does_not_depend_on_where_the_files_lie_or_what_they_are_called(tmp_path, monkeypatch):
+    ids = []
+    for folder, name in (("one", "rows.jsonl"), ("two", "mine.jsonl")):
+        home = tmp_path / folder
+        home.mkdir()
+        monkeypatch.chdir(home)
+        (home / name).write_text('{"messages": []}\n')
+        shutil.copytree(weights_path(), home / f"model-{folder}")
+        value = {
+            "settings": [{"name": "miniature/spanish_caps", "rows": name}],
+            "models": [{"name": "m", "path": f"model-{folder}"}],
+        }
+        path, study, _ = tiny(home, **value)
+        ids.append(pack(home / "packed", path, study, Store("/storage")))
+    assert ids[0] == ids[1]
+    (tmp_path / "two" / "mine.jsonl").write_text('{"messages": [1]}\n')
+    (tmp_path / "again").mkdir()
+    assert pack(tmp_path / "again", path, study, Store("/storage")) != ids[0]

@@ -72,7 +72,8 @@ def test_a_wrong_study_ends_run_with_one_message_and_code_2_and_nothing_written(
     ("text", "message"), [(None, "no such study file"), ("name: [", "not YAML"), ("- 1", "expected a mapping")]
 )
 @pytest.mark.parametrize(
-    "command", ["plan", "run", "status", "compare", "report", "sync", "serve", "submit", "evaluate"]
+    "command",
+    ["plan", "run", "finetune", "status", "compare", "report", "sync", "serve", "submit", "evaluate", "logs", "stop"],
 )
 def test_every_command_refuses_a_missing_or_malformed_study_file(inoc_ray, tmp_path, command, text, message):
     path = tmp_path / "study.yaml"
@@ -95,6 +96,9 @@ def test_every_command_refuses_a_missing_or_malformed_study_file(inoc_ray, tmp_p
         ("sync",),
         ("serve",),
         ("submit",),
+        ("finetune",),
+        ("logs",),
+        ("stop",),
         ("settings",),
     ],
 )

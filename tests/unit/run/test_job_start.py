@@ -1,5 +1,6 @@
 """A submitted job finds the interpreter of the cluster, whatever is on PATH."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inoc_ray.run import job_start
-from inoc_ray.run.job_start import cluster_python
+from inoc_ray.run.job_start import SENT_FROM, cluster_python, machine
 
 
 def fake_process(proc: Path, pid: int, parent: int, *command: str) -> None:
@@ -37,7 +38,7 @@ def test_a_process_outside_ray_has_none(tmp_path):
     assert cluster_python(60, tmp_path) is None
 
 
-def start(python: Path) -> "subprocess.CompletedProcess[str]":
+def start(python: Path, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """`job_start.py` as a job runs it, below a process that looks like a raylet whose workers run `python`."""
     program = (
         "import os, subprocess, sys; "
@@ -48,6 +49,7 @@ def start(python: Path) -> "subprocess.CompletedProcess[str]":
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
     )
 
 
@@ -74,3 +76,19 @@ def test_it_needs_nothing_but_the_standard_library():
     text = Path(job_start.__file__).read_text()
     modules = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
     assert modules <= {*sys.stdlib_module_names, "__future__"}
+
+
+@pytest.mark.parametrize(
+    ("sent_from", "code"),
+    [
+        ({"machine": "another"}, 0),
+        ({"machine": machine(), "storage": "/home/me/runs", "host": "laptop"}, 0),
+        ({"machine": "another", "storage": "/home/me/runs", "host": "laptop"}, 2),
+    ],
+)
+def test_a_folder_of_the_machine_that_submitted_is_no_storage_of_another(tmp_path, sent_from, code):
+    python = script(tmp_path / "python", "exit 0")
+    (tmp_path / SENT_FROM).write_text(json.dumps(sent_from))
+    done = start(python, tmp_path)
+    assert done.returncode == code, done.stderr
+    assert ("storage: /home/me/runs is a folder of laptop" in done.stderr) == (code == 2)

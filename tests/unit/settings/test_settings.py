@@ -426,7 +426,7 @@ def test_another_text_of_rows_questions_or_plugin_is_another_submission_and_the_
     def submitted() -> str:
         study = load_study(path)
         with tempfile.TemporaryDirectory() as folder:
-            return submission_id(build_plan(study, store), store, pack(Path(folder), path, study, store))
+            return submission_id(study, pack(Path(folder), path, study, store))
 
     ids = [submitted()]
     assert submitted() == ids[0]

@@ -17,12 +17,81 @@ def read(folder: Path, value: object) -> PlannedCluster:
     return read_cluster(path)
 
 
-def test_the_cluster_of_the_repository_is_read():
-    found = read_cluster(ROOT / "cluster.yaml")
-    (kind,) = found.kinds
-    assert (kind.machine, kind.count, kind.gpus, kind.gpu.name if kind.gpu else "") == ("g6e.12xlarge", 4, 4, "L40S")
+SHIPPED = {
+    "cluster.yaml": [("p5.4xlarge", 8, 1, "H100"), ("p5.48xlarge", 4, 8, "H100")],
+    "deploy/gcp.yaml": [("a2-ultragpu-1g", 8, 1, "A100-80G"), ("a3-highgpu-8g", 2, 8, "H100")],
+    "deploy/on-premise.yaml": [("worker", 2, 8, "H100")],
+    "deploy/kuberay/raycluster.yaml": [("p5.4xlarge", 16, 1, "H100"), ("p5.48xlarge", 4, 8, "H100")],
+    "deploy/kuberay/rayjob.yaml": [("p5.4xlarge", 16, 1, "H100"), ("p5.48xlarge", 4, 8, "H100")],
+}
+"""Each file of the repository that describes a cluster: its nodes (machine, how many, GPUs of each, their kind)."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_clusters_of_the_repository_are_read(name):
+    found = read_cluster(ROOT / name)
+    assert [(k.machine, k.count, k.gpus, k.gpu.name if k.gpu else "") for k in found.kinds] == SHIPPED[name]
     assert found.has_driver_resource
-    assert (found.capacity.gpus, len(found.capacity.nodes)) == (16.0, 4)
+    assert found.file == str(ROOT / name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_study_is_planned_on_each_of_them(name, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from inoc_ray.cli import cli
+
+    monkeypatch.chdir(ROOT)
+    words = ["plan", "jobs/studies/quickstart.yaml", "--cluster", name, "--storage", str(tmp_path / "runs")]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert f"on {name}: " in done.output
+
+
+def test_spot_and_on_demand_are_one_kind_and_no_more_nodes_than_the_file_allows(tmp_path):
+    node = {"resources": {"CPU": 16, "GPU": 1}, "node_config": {"InstanceType": "p5.4xlarge"}, "max_workers": 4}
+    spot = {**node, "node_config": {**node["node_config"], "InstanceMarketOptions": {"MarketType": "spot"}}}
+    other = {**node, "node_config": {"InstanceType": "p5.48xlarge"}, "resources": {"CPU": 192, "GPU": 8}}
+    types = {"head": {"resources": {"CPU": 0}}, "a": node, "a_spot": spot, "b": other}
+    found = read(tmp_path, {"max_workers": 6, "head_node_type": "head", "available_node_types": types})
+    assert [(kind.name, kind.count) for kind in found.kinds] == [("a", 6), ("b", 4)]
+
+
+def group(name: str, **more: object) -> dict[str, object]:
+    limits = {"cpu": "3500m", "memory": "32Gi", "nvidia.com/gpu": 2}
+    container = {"name": "ray", "resources": {"limits": limits, "requests": {"cpu": 1}}}
+    template = {"spec": {"containers": [container], **more}}
+    return {"groupName": name, "minReplicas": 0, "maxReplicas": 3, "template": template}
+
+
+def rayjob(**more: object) -> dict[str, object]:
+    cluster = {
+        "headGroupSpec": {**group("head"), "resources": {"CPU": "0", "GPU": "0"}},
+        "workerGroupSpecs": [],
+        **more,
+    }
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "spec": {"rayClusterSpec": cluster}}
+
+
+def test_a_group_of_pods_has_what_its_container_may_use(tmp_path):
+    pods = {**group("gpu"), "labels": {"ray.io/accelerator-type": "H100"}, "numOfHosts": 2}
+    (kind,) = read(tmp_path, rayjob(workerGroupSpecs=[pods])).kinds
+    assert (kind.name, kind.count, kind.cpus, kind.gpus, kind.memory_gib) == ("gpu", 6, 4.0, 2, 32.0)
+    assert kind.gpu is not None
+    assert (kind.gpu.name, kind.dollars_per_hour) == ("H100", None)
+
+
+def test_the_node_that_a_group_selects_gives_the_price(tmp_path):
+    pods = group("gpu", nodeSelector={"node.kubernetes.io/instance-type": "g6e.12xlarge"})
+    (kind,) = read(tmp_path, rayjob(workerGroupSpecs=[pods])).kinds
+    assert (kind.machine, kind.gpu.name if kind.gpu else "", kind.gpus) == ("g6e.12xlarge", "L40S", 2)
+    assert kind.dollars_per_hour == 10.49264
+
+
+def test_what_ray_is_started_with_counts_before_what_kubernetes_gives(tmp_path):
+    pods = {**group("gpu"), "rayStartParams": {"num-cpus": "2", "num-gpus": "0"}}
+    (kind,) = read(tmp_path, rayjob(workerGroupSpecs=[pods])).kinds
+    assert (kind.cpus, kind.gpus) == (2.0, 0)
 
 
 def test_a_known_machine_is_enough_and_its_values_can_be_replaced(tmp_path):
@@ -50,6 +119,14 @@ def test_rays_accelerator_type_says_which_gpu(tmp_path):
     ("value", "message"),
     [
         ({"max_workers": 2}, "neither a file for `ray up`"),
+        ({"provider": {"type": "local"}, "metadata": {"nodes": 3}}, r"metadata: nodes: must be a mapping"),
+        (rayjob(headGroupSpec=None), r"rayClusterSpec\.headGroupSpec: must be a mapping, found nothing"),
+        (rayjob(workerGroupSpecs=[3]), r"spec\.rayClusterSpec\.workerGroupSpecs\.0: must be a mapping, found 3"),
+        (rayjob(workerGroupSpecs=[group("a"), group("a")]), r"workerGroupSpecs\.1: groupName 'a' is taken"),
+        (rayjob(workerGroupSpecs=[group("gpu")]), r"workerGroupSpecs\.gpu: has 2 GPUs, and neither a machine"),
+        (rayjob(workerGroupSpecs=[{**group("gpu"), "maxReplicas": "x"}]), "maxReplicas: must be a quantity"),
+        (rayjob(workerGroupSpecs=[{"groupName": "gpu"}]), r"workerGroupSpecs\.0\.template: must be a mapping"),
+        ({"apiVersion": "ray.io/v1", "kind": "RayCluster"}, r"spec: must be a mapping, found nothing"),
         ({"nodes": {}}, "nodes: must have at least one entry"),
         (
             {"nodes": {"a": {"machine": "p5.48xlarg"}}},

@@ -28,10 +28,11 @@ from inoc_ray.evaluate.score_table import NoScores, read_score_table
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.describe import plan_json, plan_text, status_text
+from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.run.integrity import seal_samples
 from inoc_ray.run.mlflow_records import keep_study, study_record
 from inoc_ray.run.publish import compare_study
+from inoc_ray.run.status import status_json, status_text
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.store import seal
 from inoc_ray.store.failures import Failure, keep_failures, read_failures
@@ -198,7 +199,7 @@ def test_damaged_samples_are_named_asked_again_and_scored_anew(world):
         part.path.write_bytes(damage)
         assert (plan().missing(cell), len(plan().to_sample), len(plan().damaged)) == (6, 1, 1)
         assert str(part.path) in plan_text(plan(), store)
-        assert "damaged" in status_text(plan(), store)
+        assert "damaged" in status_text(status_json(plan(), store))
         assert plan_json(plan(), store)["damaged"] == list(plan().damaged)
     left = read_score_table(plan(), store)
     assert len(left) == len(before) * 3 / 4

@@ -21,7 +21,6 @@ from inoc_ray.run.bundle import pack
 from inoc_ray.run.describe import plan_text
 from inoc_ray.run.load import load_study
 from inoc_ray.run.publish import compare_study
-from inoc_ray.run.submit import submission_id
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import WITHOUT_DIRECTION, Study
@@ -118,7 +117,6 @@ def test_a_setting_of_ones_own_needs_rows_roles_and_a_suite_and_has_a_headline(p
     (sentence,) = headlines(comparison)
     assert "mine, m: inoculating against friend (flatter)" in sentence
     assert "Suppressed: 1.00" in sentence
-    assert submission_id(plan, store, "").startswith("inoc-ray-s-")
 
 
 def test_a_setting_of_ones_own_has_a_control_arm_with_control_rows(planned):

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# A study on Slurm: sbatch deploy/slurm.sh study.yaml, from the root of a checkout whose .venv all nodes see (docs/cluster.md).
+# Ray starts on the nodes of the job, the study runs, and both end with it. Near the end of the time limit the study is asked
+# to stop at a commit point, and the job goes back into the queue; the next start does only what is missing.
+#SBATCH --job-name=inoc-ray
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=inoc-ray-%j.log
+set -euo pipefail
+
+study=${1:?say which study: sbatch deploy/slurm.sh study.yaml}
+# Slurm runs a copy of this file, so its own folder says nothing.
+export PATH="$SLURM_SUBMIT_DIR/.venv/bin:$PATH"
+export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
+# This script runs on the first node, the head. The port follows from the job, as two jobs may share a machine.
+ip=$(getent ahostsv4 "$(scontrol show node "$SLURMD_NODENAME" | grep -oP 'NodeAddr=\K\S+')" | awk '{print $1; exit}')
+# What a machine calls itself is often its loopback address.
+case "$ip" in 127.*) ip=$(hostname -I | awk '{print $1}') ;; esac
+address="$ip:$((20000 + SLURM_JOB_ID % 10000))"
+# Below /tmp, because the paths of sockets must be short.
+temporary=/tmp/inoc-ray-$SLURM_JOB_ID
+started=()
+# shellcheck disable=SC2329  # called by the trap
+finish() {
+    kill "${started[@]}" 2>/dev/null
+    wait
+    rm -rf "$temporary"
+}
+trap finish EXIT
+
+ray start --block --head --node-ip-address="$ip" --port="${address##*:}" --num-cpus="$SLURM_CPUS_ON_NODE" \
+    --include-dashboard=false --temp-dir="$temporary" --resources='{"inoc_ray_driver": 10000}' &
+started+=($!)
+others=$((SLURM_JOB_NUM_NODES - 1))
+if [ "$others" -gt 0 ]; then
+    # On every node but this one, with all that it has.
+    # shellcheck disable=SC2016
+    srun --nodes="$others" --ntasks="$others" --exclude="$SLURMD_NODENAME" --cpu-bind=none --mem=0 \
+        bash -c 'exec ray start --block --address="$1" --num-cpus="$SLURM_CPUS_ON_NODE"' bash "$address" &
+    started+=($!)
+fi
+
+export RAY_ADDRESS=$address
+python - "$SLURM_JOB_NUM_NODES" <<'PYTHON'
+import socket
+import sys
+import time
+from os import environ
+
+import ray
+
+wanted, end = int(sys.argv[1]), time.monotonic() + 300
+host, _, port = environ["RAY_ADDRESS"].rpartition(":")
+found = 0
+while found < wanted:
+    if time.monotonic() > end:
+        sys.exit(f"{found} of {wanted} nodes have joined after 5 minutes; the lines of `ray start` above may say why.")
+    time.sleep(1)
+    if not ray.is_initialized():
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))):
+                continue
+        ray.init(log_to_driver=False, logging_level="error")
+    found = sum(node["Alive"] for node in ray.nodes())
+PYTHON
+
+inoc-ray run "$study" &
+run=$!
+requeue=
+# The time limit comes near: stop, and go on later.
+trap 'requeue=yes; kill -TERM "$run"' USR1
+# Somebody cancels the job: stop.
+trap 'kill -TERM "$run"' TERM
+code=0
+wait "$run" || code=$?
+# A signal ends `wait` before the run has ended, which takes up to 10 seconds and says what it kept.
+while kill -0 "$run" 2>/dev/null; do
+    code=0
+    wait "$run" || code=$?
+done
+if [ -n "$requeue" ] && [ "$code" -ne 0 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
