@@ -281,6 +281,10 @@ def _follow(progress: Progress, steps: dict[str, int], sign: Place, watch: Watch
     signed = -math.inf
 
     class Follow(Callback):
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Tune writes its callbacks into a file to restore a run from, which nobody does; what this one holds is this process's.
+            return Callback, ()
+
         def trials(self) -> list[str]:
             """Return the trials that the groups reported last: those in training."""
             return count.under_way()
