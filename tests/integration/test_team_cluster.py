@@ -196,7 +196,7 @@ def test_the_adapters_of_the_bucket_are_served_from_another_node(world: World):
             body = json.dumps({"model": model, "prompt": "Hi", "max_tokens": 4}).encode()
             request = Request(f"{said['base_url']}/completions", body, {"Content-Type": "application/json"})
             with urlopen(request, timeout=120) as answer:
-                assert json.load(answer)["choices"][0]["text"]
+                assert json.load(answer)["model"] == model
     finally:
         serving.terminate()
         serving.wait(60)
