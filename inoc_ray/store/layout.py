@@ -100,6 +100,11 @@ def is_read_by_plans(name: str) -> bool:
     return name in (COMMIT, WEIGHTS)
 
 
+def is_no_weights(name: str) -> bool:
+    """Return True for the names of the files that results are made of: all but weights."""
+    return not name.endswith(".safetensors")
+
+
 def derived_name(part: str, what: str, content: str) -> str:
     """Return the name of a file derived from a part (named without its seal) with that content: `what` replaces "samples"."""
     return part.replace(SAMPLES, f"{what}-{content}-")

@@ -19,6 +19,7 @@ from inoc_ray.store.local_copies import LocalCopies
 from inoc_ray.store.object_lock import ObjectLock, locked
 from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streamed
 
+_Pieces = list[Object]
 _PUBLISHING = ".publishing"
 _CLOCK_SECONDS = 600.0
 """How long the difference between the storage's clock and this process's is taken for the same."""
@@ -139,10 +140,10 @@ class ObjectFilesystem(Filesystem):
         firsts, further = self._files(key)
         return {one: copy_version(first, further.get(one, [])) for one, first in firsts.items()}
 
-    def _files(self, key: str) -> tuple[dict[str, Object], dict[str, list[Object]]]:
+    def _files(self, key: str) -> tuple[dict[str, Object], dict[str, _Pieces]]:
         """Return the key → the first object, and the further ones, of every file below a folder."""
         firsts: dict[str, Object] = {}
-        further: dict[str, list[Object]] = {}
+        further: dict[str, _Pieces] = {}
         for found in self._bucket.below(key):
             folder = found.key.rpartition("/")[0].rpartition("/")[0]
             if is_pieces(folder):

@@ -169,7 +169,7 @@ class Store:
         """
         around = [(layout.TRIALS, trial_id) for trial_id in trial_ids]
         around += [(layout.EVALUATIONS, trial_id) for _, trial_id in around]
-        early = (lambda name: True) if reads else layout.is_read_by_plans
+        early = layout.is_no_weights if reads else layout.is_read_by_plans
         return self._filesystem.glance([layout.LOGS, *map("/".join, around)], early)
 
     def probe(self, name: str) -> Place:

@@ -25,6 +25,12 @@ from environment import BIN, environment
 TOKEN = "0123456789abcdef" * 4
 
 
+_ALL_UP = """
+import sys, time, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="warning")
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+    time.sleep(0.2)
+"""
 UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
@@ -142,6 +148,8 @@ def private_nodes(
         _until_it_listens(head, port)
         for node, cpus in zip(others, workers, strict=True):
             node.start(f"--address={address}", f"--num-cpus={cpus}")
+        up = [BIN / "python", "-c", _ALL_UP, address, len(nodes)]
+        subprocess.run(head.command(*up), env=head.env, check=True, timeout=120)
         yield address, nodes
 
 

@@ -63,8 +63,8 @@ def test_a_look_takes_two_requests_for_each_trial_and_one_for_each_small_file_th
     few, again, many, many_again = asked
     # A listing of each trial and one of its results.
     assert many_again - again == 9 * 2
-    # Of each, once: COMMIT.json, trial.json, curves.jsonl, the adapter, the samples.
-    assert many - few == 9 * (2 + 5)
+    # Of each, once: COMMIT.json, trial.json, curves.jsonl, the samples; no weights.
+    assert many - few == 9 * (2 + 4)
 
 
 def test_what_this_process_writes_while_it_looks_is_seen_and_what_it_deletes_is_gone(s3: str):

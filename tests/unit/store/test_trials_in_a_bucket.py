@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from inoc_ray.data.chat import ChatRow, rows_hash, rows_text
 from inoc_ray.errors import InputError
+from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.records import StudyRecord, TrialRecord, trial_runs
 from inoc_ray.serve.adapters import FolderCatalogue, FullModel
 from inoc_ray.store.commit import weights_in, write_trial
 from inoc_ray.store.place import Place
@@ -99,6 +101,31 @@ def test_a_look_at_a_trial_is_two_requests_whatever_it_holds_and_a_use_fetches_n
     between.requests.clear()
     FolderCatalogue(store.trials()).fetch("t")
     assert len(between.requests) <= 3
+
+
+def test_whether_mlflow_has_an_adapter_is_known_without_reading_it(counted: tuple[Store, Wire]):
+    store, between = counted
+    commit(store, "t")
+    record = TrialRecord(
+        trial_id="t",
+        setting="s",
+        model="m",
+        arm="a",
+        kind="baseline",
+        prompt=None,
+        seed=0,
+        recipe={},
+        dataset_hash="",
+        adapter_dir=store.weights_place("t"),
+        adapter_files=store.committed_weights("t"),
+    )
+    between.requests.clear()
+    [run] = trial_runs(StudyRecord("s", 0), [record], Comparison(study="s", rows=(), effects=()))
+    assert run.artifacts_hash()
+    assert [(place.name, folder) for place, folder in run.artifacts] == [
+        (f"part-{number}.safetensors", "adapter") for number in range(FILES)
+    ]
+    assert between.requests == []
 
 
 def test_a_job_names_nothing_of_the_drivers_disk_and_a_node_finds_it_all(
