@@ -1,8 +1,6 @@
-"""The commands of cluster.yaml run on two empty machines, and its head asks a stand-in for AWS for GPU machines."""
+"""The commands of cluster.yaml run on two empty machines, after Ray has prepared the account at a stand-in for AWS."""
 
-import json
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,13 +20,6 @@ KEYS = {
 PYTHON = "~/inoc_ray/.venv/bin/python"
 JOIN = "import ray; ray.init(log_to_driver=False, logging_level='error'); "
 STATUS = JOIN + "print([node['Resources'] for node in ray.nodes() if node['Alive']])"
-ASK = JOIN + "from ray.autoscaler.sdk import request_resources as ask; ask(bundles=BUNDLES)"
-MACHINES = """
-import boto3, json
-found = [i for r in boto3.client('ec2').describe_instances()['Reservations'] for i in r['Instances']]
-shown = ('InstanceType', 'InstanceLifecycle', 'IamInstanceProfile', 'SubnetId')
-print(json.dumps([{key: str(machine.get(key)) for key in shown} for machine in found]))
-"""
 
 
 def config() -> dict[str, Any]:
@@ -69,7 +60,7 @@ def cluster() -> Iterator[tuple[Machine, Machine]]:
             # The environment of the tests may have the package of another checkout.
             variables = KEYS | {"PYTHONPATH": f"{HOME}/inoc_ray"}
             machine.write(".inoc_ray.env", "".join(f"{key}={value}\n" for key, value in variables.items()))
-        head.start(sys.executable, f"{ROOT}/tests/helpers/spotless_aws.py", "5000", "p5.4xlarge")
+        head.start(sys.executable, "-m", "moto.server", "-p", "5000")
         left = set_up(head, "setup_commands", "head_setup_commands") + set_up(worker, "setup_commands")
         # Debian's packages are not for a test to install.
         assert len(left) == 2
@@ -112,28 +103,3 @@ def test_a_command_of_ours_finds_the_machines_that_may_be_started(cluster):
         "c = connected().__enter__(); print(max(n.gpus for n in c.nodes), len(c.nodes) > 2, c.has_driver_resource)"
     )
     assert head.run(f'RAY_ADDRESS={head.ip}:6379 python -c "{capacity}"').stdout.split()[-3:] == ["8.0", "True", "True"]
-
-
-def asked_for(head: Machine, bundles: list[dict[str, int]], kind: str) -> list[dict[str, str]]:
-    """The machines of a kind that stand in the account some seconds after somebody asked for these bundles."""
-    ask = ASK.replace("BUNDLES", str(bundles))
-    head.run(f'RAY_ADDRESS={head.ip}:6379 python -c "{ask}"')
-    end = time.monotonic() + 60
-    while True:
-        there = json.loads(head.run(f'python -c "{MACHINES}"').stdout)
-        found = [machine for machine in there if machine["InstanceType"] == kind]
-        if found or time.monotonic() > end:
-            return found
-        time.sleep(1)
-
-
-def test_the_head_starts_spot_machines_and_on_demand_where_there_are_none(cluster):
-    """By Ray's own provider for AWS; the stand-in has no p5.4xlarge as spot."""
-    head, _ = cluster
-    logs = "cat /tmp/ray/session_latest/logs/monitor.*"
-    (eight, *_) = asked_for(head, [{"GPU": 8}, {"GPU": 8}], "p5.48xlarge") or [head.run(logs).stdout]
-    assert eight["InstanceLifecycle"] == "spot"
-    assert "inoc-ray-worker" in eight["IamInstanceProfile"]
-    (one, *_) = asked_for(head, [{"GPU": 8}, {"GPU": 8}, {"GPU": 1}], "p5.4xlarge") or [head.run(logs).stdout]
-    assert one["InstanceLifecycle"] == "None"
-    assert "InsufficientInstanceCapacity" in head.run(logs).stdout
