@@ -34,6 +34,8 @@ class Replica:
         source["model_source"] = str(on_this_node(self._spec.model) if full is None else full.fetch())
         # From here on nothing is fetched; the libraries read this when they are imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
+        # vLLM's sockets, which a killed engine leaves: they lie with Ray's, and go with them.
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", _folder_of_ray())
         from inoc_ray.serve.engine import start_server
         from inoc_ray.serve.gate import Gate
         from inoc_ray.serve.start_failure import MARK, cause_of, own_log
@@ -59,6 +61,13 @@ class Replica:
         """Raise if the engine is dead, so that Ray Serve restarts the replica."""
         if self._server is not None:
             await self._server.check_health()
+
+
+def _folder_of_ray() -> str:
+    """Return the folder of Ray's files on this node, whose path is short enough for sockets."""
+    from ray._private import worker
+
+    return str(worker._global_node.get_temp_dir_path())
 
 
 def llm_config(spec: ServeSpec) -> dict[str, Any]:

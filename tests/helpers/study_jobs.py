@@ -22,7 +22,9 @@ from inoc_ray.study.study import Study
 ROOT = Path(__file__).parents[2]
 QUICKSTART = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
 PROMISED_S = 15.0
-OF_RAY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+COORDINATOR = "_AutoscalingCoordinatorActor"
+"""Ray's own, one for each cluster, which Ray Train starts with the first run and nobody ends."""
+OF_RAY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", f"ray::{COORDINATOR}")
 
 
 class Jobs:
@@ -78,7 +80,11 @@ class Jobs:
 
         actors = list_actors(address=self.address, filters=[("state", "!=", "DEAD")])
         groups = list_placement_groups(address=self.address, filters=[("state", "!=", "REMOVED")])
-        found = [f"actor {actor.class_name} {actor.name} {actor.state}" for actor in actors]
+        found = [
+            f"actor {actor.class_name} {actor.name} {actor.state}"
+            for actor in actors
+            if actor.class_name != COORDINATOR
+        ]
         found += [f"placement group {group.name} {group.state}" for group in groups]
         for process in psutil.process_iter(["cmdline"]):
             line = " ".join(process.info["cmdline"] or [])
