@@ -36,11 +36,12 @@ def _as_if_missing(name: str) -> Iterator[None]:
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment] - Python's own mark of a module that cannot be imported
+    modules: dict[str, Any] = sys.modules
+    modules[name] = None  # Python's own mark of a module that cannot be imported
     try:
         yield
     finally:
-        del sys.modules[name]
+        del modules[name]
 
 
 def _skip_shared_memory_op() -> None:
