@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -139,14 +141,14 @@ class ObjectFilesystem(Filesystem):
         firsts, further = self._files(key)
         return {one: copy_version(first, further.get(one, [])) for one, first in firsts.items()}
 
-    def _files(self, key: str) -> tuple[dict[str, Object], dict[str, list[Object]]]:
+    def _files(self, key: str) -> tuple[dict[str, Object], Mapping[str, Sequence[Object]]]:
         """Return the key → the first object, and the further ones, of every file below a folder."""
         firsts: dict[str, Object] = {}
-        further: dict[str, list[Object]] = {}
+        further: defaultdict[str, builtins.list[Object]] = defaultdict(builtins.list)
         for found in self._bucket.below(key):
             folder = found.key.rpartition("/")[0].rpartition("/")[0]
             if is_pieces(folder):
-                further.setdefault(file_of(folder), []).append(found)
+                further[file_of(folder)].append(found)
             else:
                 firsts[found.key] = found
         return firsts, further
