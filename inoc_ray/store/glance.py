@@ -13,14 +13,14 @@ from pathlib import Path
 
 from inoc_ray.store.appended import PIECES, copy_version
 from inoc_ray.store.local_copies import LocalCopies
-from inoc_ray.store.objects import SHA, Body, Bucket, Object
+from inoc_ray.store.objects import SHA, Bucket, Content, Object, streamed
 
 _AT_ONCE = 16
 _KEPT_BYTES = 1 << 20
 """Larger files are not kept on this machine only because somebody looks at them."""
 
 
-class Kept(io.FileIO):
+class Kept(io.FileIO, Content):
     """A file of a bucket, read from its copy on this machine."""
 
     def __init__(self, path: Path, about: Object) -> None:
@@ -64,10 +64,11 @@ class Glance(Bucket):
         if self._copies.has(found.key, version):
             return True
         try:
-            with super().get(found.key) as body:
+            body = super().get(found.key)
+            with streamed(body) as stream:
                 if body.about.etag != found.etag:
                     return False
-                self._copies.keep(found.key, version, body, body.about.notes.get(SHA))
+                self._copies.keep(found.key, version, stream, body.about.notes.get(SHA))
         except FileNotFoundError:
             return False
         return True
@@ -79,7 +80,7 @@ class Glance(Bucket):
         objects = self._around(key)
         return super().head(key) if objects is None or self._grows(key, objects) else objects.get(key)
 
-    def get(self, key: str) -> Body | Kept:
+    def get(self, key: str) -> Content:
         """Open an object for reading. Raises `FileNotFoundError`."""
         objects = self._around(key)
         if objects is None or self._grows(key, objects):

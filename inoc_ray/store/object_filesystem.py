@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -19,7 +21,6 @@ from inoc_ray.store.local_copies import LocalCopies
 from inoc_ray.store.object_lock import ObjectLock, locked
 from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streamed
 
-_Pieces = list[Object]
 _PUBLISHING = ".publishing"
 _CLOCK_SECONDS = 600.0
 """How long the difference between the storage's clock and this process's is taken for the same."""
@@ -140,14 +141,14 @@ class ObjectFilesystem(Filesystem):
         firsts, further = self._files(key)
         return {one: copy_version(first, further.get(one, [])) for one, first in firsts.items()}
 
-    def _files(self, key: str) -> tuple[dict[str, Object], dict[str, _Pieces]]:
+    def _files(self, key: str) -> tuple[dict[str, Object], Mapping[str, Sequence[Object]]]:
         """Return the key → the first object, and the further ones, of every file below a folder."""
         firsts: dict[str, Object] = {}
-        further: dict[str, _Pieces] = {}
+        further: defaultdict[str, builtins.list[Object]] = defaultdict(builtins.list)
         for found in self._bucket.below(key):
             folder = found.key.rpartition("/")[0].rpartition("/")[0]
             if is_pieces(folder):
-                further.setdefault(file_of(folder), []).append(found)
+                further[file_of(folder)].append(found)
             else:
                 firsts[found.key] = found
         return firsts, further

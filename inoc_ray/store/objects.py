@@ -60,7 +60,13 @@ def _object(meta: Mapping[str, Any], notes: Mapping[str, str]) -> Object:
     )
 
 
-class Body(io.RawIOBase):
+class Content(io.RawIOBase):
+    """The bytes of an object, wherever they are read from."""
+
+    about: Object
+
+
+class Body(Content):
     """The bytes of an object, read as they arrive; where the connection breaks, the next one goes on behind what has come."""
 
     def __init__(self, key: str, connection: Connection) -> None:
@@ -70,7 +76,7 @@ class Body(io.RawIOBase):
         self._stream: Iterator[Any] | None
         self.about, self._stream = self._connection.call("read", self._open)
 
-    def _open(self, options: Mapping[str, Any] | None = None) -> tuple[Object, Iterator[Any]]:
+    def _open(self, options: Any = None) -> tuple[Object, Iterator[Any]]:
         import obstore
 
         found = obstore.get(self._connection.store, self._key, options=options)
@@ -162,7 +168,7 @@ class Bucket:
     def _notes(self, sha: str, notes: Mapping[str, str] | None) -> dict[str, str]:
         return {SHA: sha, WRITE: uuid.uuid4().hex, **(notes or {})}
 
-    def get(self, key: str) -> Body:
+    def get(self, key: str) -> Content:
         """Open an object for reading. Raises `FileNotFoundError`."""
         return Body(key, self._connection)
 
@@ -239,4 +245,4 @@ def is_large(path: Path) -> bool:
 
 def streamed(body: io.RawIOBase) -> BinaryIO:
     """Return an object's bytes as a buffered stream."""
-    return io.BufferedReader(body, buffer_size=1 << 20)  # type: ignore[return-value]
+    return io.BufferedReader(body, buffer_size=1 << 20)

@@ -419,7 +419,9 @@ def test_a_server_that_fails_costs_neither_the_table_nor_minutes(
     handler = type("Handler", (Tracking,), {"broken": broken, "hangs": answered if hangs else None})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        path = write_study(tmp_path, tracking_uri=f"http://user:secret@127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "user")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+        path = write_study(tmp_path, tracking_uri=f"http://127.0.0.1:{server.server_port}")
         finish(path)
         outcome, shown, seconds = run_until_shown(path, broken.set)
         answered.set()
