@@ -234,8 +234,7 @@ def _train_wave(
                 capacity.driver_request(),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
-            # A driver's process takes the next group when it is done with one: its start and its imports take seconds.
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
             run_config=tune.RunConfig(
                 name=sweep,
                 storage_path=state,
