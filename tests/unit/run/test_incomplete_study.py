@@ -393,7 +393,7 @@ class Tracking(http.server.BaseHTTPRequestHandler):
         broken = self.broken.is_set()
         if broken and self.hangs is not None and self.path != "/health":
             self.hangs.wait()
-        body = b"{}"
+        body = b'{"experiment": {"experiment_id": "1", "tags": []}}'
         self.send_response(500 if broken and self.path != "/health" else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
