@@ -103,6 +103,23 @@ def test_a_look_at_a_trial_is_two_requests_whatever_it_holds_and_a_use_fetches_n
     assert len(between.requests) <= 3
 
 
+def test_a_list_of_adapters_costs_no_request_for_each(counted: tuple[Store, Wire]):
+    store, between = counted
+    ids = [f"t{number}" for number in range(5)]
+    for trial_id in ids:
+        commit(store, trial_id)
+    (store.trial("t3") / "COMMIT.json").unlink()
+    catalogue = FolderCatalogue(store.trials(), model_hash="m")
+    for most in (1 + 2 * len(ids), 1):
+        between.requests.clear()
+        assert catalogue.ids() == ["t0", "t1", "t2", "t4"]
+        assert len(between.requests) <= most
+    # The list is of this moment.
+    commit(store, "t3")
+    assert catalogue.ids() == ids
+    assert FolderCatalogue(store.trials(), model_hash="other").ids() == []
+
+
 def test_whether_mlflow_has_an_adapter_is_known_without_reading_it(counted: tuple[Store, Wire]):
     store, between = counted
     commit(store, "t")
