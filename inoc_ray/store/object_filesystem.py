@@ -22,6 +22,7 @@ from inoc_ray.store.object_lock import ObjectLock, locked
 from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streamed
 
 _PUBLISHING = ".publishing"
+_PUBLISHING_TRIES = 5
 _CLOCK_SECONDS = 600.0
 """How long the difference between the storage's clock and this process's is taken for the same."""
 _looking = threading.local()
@@ -178,13 +179,22 @@ class ObjectFilesystem(Filesystem):
         What others have left below the key without `last` was never published, and is deleted.
         """
         mark = f"{key}/{_PUBLISHING}"
-        with locked(self, mark, timeout=-1) as lock:
-            published = self._publish(staging, key, last, lock)
-        if published or self._bucket.head(f"{key}/{last}") is not None:
-            # From now on nobody can publish here, so that nobody needs the lock.
-            self._bucket.delete([mark])
-        if not published:
-            raise FileExistsError(17, "Another process has published it", self.name_of(key))
+        for _ in range(_PUBLISHING_TRIES):
+            with locked(self, mark, timeout=-1) as lock:
+                published = self._publish(staging, key, last, lock)
+            is_there = published or self._bucket.head(f"{key}/{last}") is not None
+            if is_there:
+                # From now on nobody can publish here, so that nobody needs the lock.
+                self._bucket.delete([mark])
+            if published:
+                return
+            if is_there:
+                raise FileExistsError(17, "Another process has published it", self.name_of(key))
+            # Another process took the lock, and publishes or has died of it: wait for it, and begin anew.
+        raise StorageError(
+            f"storage: {self.name_of(key)}: other processes took over {_PUBLISHING_TRIES} times while this one wrote there, as if "
+            "it were dead; see whether the storage answers in time."
+        )
 
     def _publish(self, staging: Path, key: str, last: str, lock: ObjectLock) -> bool:
         """Put the files, unless another process has or does; return True if they are published."""
@@ -192,14 +202,12 @@ class ObjectFilesystem(Filesystem):
             return False
         mark = f"{key}/{_PUBLISHING}"
         self._bucket.delete([found.key for found in self._bucket.below(key) if found.key != mark])
-        for path in sorted(staging.rglob("*")):
-            name = path.relative_to(staging).as_posix()
-            if name == last or not path.is_file():
-                continue
+        files = [path for path in sorted(staging.rglob("*")) if path.is_file() and path != staging / last]
+        for path in [*files, staging / last]:
             # A process that slept while another one took over must not write over what that has published.
-            if not lock.is_held() or not self._put_new(path, f"{key}/{name}"):
+            if not lock.keep() or not self._put_new(path, f"{key}/{path.relative_to(staging).as_posix()}"):
                 return False
-        return self._put_new(staging / last, f"{key}/{last}")
+        return True
 
     def _put_new(self, path: Path, key: str) -> bool:
         if is_large(path):

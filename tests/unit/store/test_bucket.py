@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +263,62 @@ def test_a_process_that_slept_while_another_one_published_changes_nothing_of_tha
     assert {read(filesystem, f"trials/t/{name}") for name in ("b", "COMMIT")} == {b"other"}
     # A large file that was on its way when the sleeper fell asleep is the one that cannot be called back.
     assert large or read(filesystem, "trials/t/a") == b"other"
+
+
+def in_the_middle(monkeypatch: pytest.MonkeyPatch, happens: list[Callable[[], None]]) -> None:
+    """Let something happen before each file that is published."""
+    put = ObjectFilesystem._put_new
+
+    def interrupted(self: ObjectFilesystem, path: Path, key: str) -> bool:
+        done = put(self, path, key)
+        if happens:
+            happens.pop(0)()
+        return done
+
+    monkeypatch.setattr(ObjectFilesystem, "_put_new", interrupted)
+
+
+def test_who_could_not_write_its_lock_for_a_while_and_lost_it_to_nobody_goes_on(filesystem, monkeypatch):
+    # All the time is too long ago, and nobody else asks for the lock; its own beats come in between.
+    locks: list[ObjectLock] = []
+    acquire = ObjectLock.acquire
+    monkeypatch.setattr(ObjectLock, "acquire", lambda self, timeout: (locks.append(self), acquire(self, timeout))[1])
+
+    def away() -> None:
+        locks[-1]._last -= 1000.0
+
+    in_the_middle(monkeypatch, [away, away, away])
+    with filesystem.staging("trials/t") as folder:
+        fill(folder, a="1", b="2", c="3", COMMIT="4")
+        filesystem.publish(folder, "trials/t", "COMMIT")
+    assert [read(filesystem, f"trials/t/{name}") for name in ("a", "b", "c", "COMMIT")] == [b"1", b"2", b"3", b"4"]
+    assert (len(locks), filesystem.list("trials/t")) == (1, ["COMMIT", "a", "b", "c"])
+
+
+@pytest.mark.parametrize("after", [0, 1], ids=["in the middle", "before the last"])
+def test_who_lost_its_lock_to_one_that_died_publishes_anew(filesystem, bucket, monkeypatch, after):
+    def other() -> None:
+        # Deletes what it finds, puts a file and dies.
+        bucket.put("trials/t/.publishing", b'{"holder": null}')
+        bucket.delete(["trials/t/a"])
+        bucket.put("trials/t/z", b"of a dead process")
+        monkeypatch.setattr(object_lock, "EXPIRY_SECONDS", 0.3)
+
+    in_the_middle(monkeypatch, [*([lambda: None] * after), lambda: (other(), time.sleep(0.3))[0]])
+    with filesystem.staging("trials/t") as folder:
+        fill(folder, a="1", b="2", COMMIT="3")
+        filesystem.publish(folder, "trials/t", "COMMIT")
+    assert (filesystem.list("trials/t"), read(filesystem, "trials/t/a")) == (["COMMIT", "a", "b"], b"1")
+
+
+def test_beats_at_the_same_time_are_no_loss(filesystem):
+    with locked(filesystem, "x.lock", 5) as lock:
+        beats = [threading.Thread(target=lock.beat) for _ in range(6)]
+        for beat in beats:
+            beat.start()
+        for beat in beats:
+            beat.join()
+        assert not lock.lost
 
 
 # -- copies on this machine -----------------------------------------------------------------------------------------
