@@ -73,7 +73,8 @@ class ObjectFilesystem(Filesystem):
 
     def write(self, key: str, data: bytes) -> None:
         """Put an object. What was appended before is no part of it from that moment."""
-        if self._bucket.put_if(key, data, None):
+        # On a condition it would go in one request, which is too slow for a large one.
+        if not is_large(len(data)) and self._bucket.put_if(key, data, None):
             return
         before = self._bucket.head(key)
         self._bucket.put(key, data)
@@ -210,7 +211,7 @@ class ObjectFilesystem(Filesystem):
         return True
 
     def _put_new(self, path: Path, key: str) -> bool:
-        if is_large(path):
+        if is_large(path.stat().st_size):
             self._bucket.put_file(key, path)
             return True
         return self._bucket.put_if(key, path.read_bytes(), None)
