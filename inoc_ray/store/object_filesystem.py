@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from inoc_ray.errors import InputError, StorageError
-from inoc_ray.store.appended import Appended, copy_version, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
+from inoc_ray.store.appended import Appended, copy_version, delete_pieces, file_of, is_pieces, pieces, stat_of, whole
 from inoc_ray.store.filesystem import Filesystem, Stat, new_probe
 from inoc_ray.store.glance import Glance
 from inoc_ray.store.local_copies import LocalCopies
@@ -63,13 +63,9 @@ class ObjectFilesystem(Filesystem):
         """Open a file for reading; a large one is read as it arrives."""
         try:
             body = self._bucket.get(key)
+            return io.BytesIO(whole(self._bucket, body)) if GROWS in body.about.notes else streamed(body)
         except FileNotFoundError:
             raise FileNotFoundError(2, "No such file", self.name_of(key)) from None
-        stream = streamed(body)
-        if GROWS not in body.about.notes:
-            return stream
-        further = pieces(self._bucket, body.about)
-        return io.BytesIO(joined(self._bucket, stream.read(), further))
 
     def write(self, key: str, data: bytes) -> None:
         """Put an object. What was appended before is no part of it from that moment."""

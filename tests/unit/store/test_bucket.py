@@ -5,7 +5,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from inoc_ray.store.appended import PIECES, Appended
 from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.object_filesystem import ObjectFilesystem
 from inoc_ray.store.object_lock import ObjectLock, locked
-from inoc_ray.store.objects import GROWS, Bucket
+from inoc_ray.store.objects import GROWS, Bucket, Object
 from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 
@@ -186,6 +186,36 @@ def test_many_pieces_become_one_object_when_the_file_is_closed(filesystem, bucke
         again.flush()
         again.write(b"9")
     assert read(filesystem, "log") == b"0123456789"
+
+
+@pytest.mark.parametrize("seen", ["before they are listed", "before they are read"])
+@pytest.mark.parametrize("ends", ["joined", "replaced"])
+def test_a_reader_of_a_file_whose_pieces_go_meanwhile_sees_all_of_it(filesystem, monkeypatch, seen, ends):
+    monkeypatch.setattr("inoc_ray.store.appended._JOINED", 4)
+    stream = filesystem.append("log")
+    for _ in range(8):
+        stream.write(b"a")
+        stream.flush()
+    below = Bucket.below
+    happens = [stream.close if ends == "joined" else lambda: filesystem.write("log", b"a")]
+
+    def meanwhile(self: Bucket, key: str) -> Iterator[Object]:
+        found = list(below(self, key)) if seen == "before they are read" else None
+        if happens:
+            happens.pop()()
+        return iter(found) if found is not None else below(self, key)
+
+    monkeypatch.setattr(Bucket, "below", meanwhile)
+    assert read(filesystem, "log") == (b"a" * 8 if ends == "joined" else b"a")
+    assert not happens
+
+
+def test_a_file_that_is_replaced_whenever_it_is_read_is_given_up(filesystem, bucket, monkeypatch):
+    with filesystem.append("log") as stream:
+        stream.write(b"a")
+    monkeypatch.setattr(Bucket, "below", lambda self, key: iter([bucket.put("log", os.urandom(8), {GROWS: "x"})] * 0))
+    with pytest.raises(StorageError, match="written anew 10 times"):
+        filesystem.open("log")
 
 
 def test_of_two_that_append_at_the_same_time_neither_loses_a_line(filesystem):
