@@ -55,6 +55,12 @@ def fill(folder: Path, **files: str) -> None:
         ("hdfs://host/x", "no storage"),
         ("s3:/bucket/x", "no storage"),
         ("s3://", "no storage"),
+        ("S3://bucket/x", "no storage; write 's3://bucket/x'"),
+        ("Gs://bucket", "no storage; write 'gs://bucket'"),
+        ("AZ://KEY@container/x", "no storage; write 'az://…@container/x'"),
+        ("HDFS://host/x", "no storage"),
+        ("s_3://bucket/x", "no storage"),
+        ("File:///mnt/runs", "no storage"),
         ("s3:///x", "no storage"),
         ("https://bucket.s3.amazonaws.com/x", "no storage"),
         ("s3://KEY:SECRET@bucket/x", "credentials and endpoint belong in the environment"),
@@ -76,7 +82,7 @@ def test_an_address_of_a_bucket_names_a_bucket(address):
     assert open_filesystem(f"{address}/").address == address
 
 
-@pytest.mark.parametrize("address", ["runs", "./runs", "/mnt/runs", "~/runs", "C:runs", "s3/bucket"])
+@pytest.mark.parametrize("address", ["runs", "./runs", "/mnt/runs", "~/runs", "C:runs", "s3/bucket", "./a://b"])
 def test_the_rest_is_a_folder(address):
     assert not is_bucket(check_storage(address))
     assert isinstance(open_filesystem(address), LocalFilesystem)
