@@ -22,6 +22,8 @@ from inoc_ray.store.object_filesystem import ObjectFilesystem
 from inoc_ray.store.objects import Bucket
 from inoc_ray.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def line(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wire]:
