@@ -120,17 +120,19 @@ class Connection:
         plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
         # What is read may take as long as its bytes flow: the time of silence begins anew with each, and the whole has no limit,
         # since an object may have gigabytes. What is sent has only that time, from its first byte to the answer.
-        client: Any = {
+        client = {
             "connect_timeout": f"{CONNECT_SECONDS}s",
             "read_timeout": f"{SILENT_SECONDS}s",
             "timeout": "1d",
             "allow_http": plain,
         }
+        # Its types know no scheme that is not in the text of the program.
+        from_url: Any = obstore.store.from_url
         retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=QUICK_SECONDS)}
         try:
-            self.store: Any = obstore.store.from_url(address, client_options=client, retry_config=retry)
-            client["read_timeout"] = f"{max(SILENT_SECONDS, SENDING_SECONDS)}s"
-            self._patient: Any = obstore.store.from_url(address, client_options=client, retry_config=retry)
+            self.store: Any = from_url(address, client_options=client, retry_config=retry)
+            client["read_timeout"] = f"{SENDING_SECONDS}s"
+            self._patient: Any = from_url(address, client_options=client, retry_config=retry)
         except (ValueError, obstore.exceptions.BaseError) as error:
             raise self._explained(error, "be used").with_traceback(None) from None
 
