@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
+from inoc_ray.store import layout
 from inoc_ray.store.commit import adapter_of, fetch_weights, record_of
 from inoc_ray.store.place import Place, at
 
@@ -67,7 +68,10 @@ class FolderCatalogue:
 
     def ids(self) -> list[str]:
         """Return the trial ids of all adapters that can be served now, sorted."""
-        return [entry.name for entry in at(self.root).iterdir() if self.find(entry.name) is not None]
+        root = at(self.root)
+        # One listing for all trials; some requests for each would take minutes in a bucket.
+        with root.filesystem.glance([root.key], layout.is_read_by_engines):
+            return [entry.name for entry in root.iterdir() if self.find(entry.name) is not None]
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, not
     reported = began
     while True:
         application = serve.status().applications.get(spec.name)
-        if application is not None and application.status == "RUNNING" and (window := _window(base_url, spec.api_key)):
+        if application is not None and application.status == "RUNNING" and (window := _window(base_url, spec)):
             return window
         if application is not None and application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             reasons = [application.message, *(d.message for d in application.deployments.values())]
@@ -294,17 +294,19 @@ def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, not
         time.sleep(_POLL_S)
 
 
-def _window(base_url: str, api_key: str | None) -> int:
-    """Return the window of the models that the endpoint lists; 0 until it answers.
+def _window(base_url: str, spec: ServeSpec) -> int:
+    """Return the window of the models that the endpoint serves; 0 until it answers.
 
     The proxy learns of an application a moment after it runs.
     """
-    request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {api_key}"})
+    # The base model alone: to list all models the endpoint looks at every trial of the storage, which may take minutes.
+    url = f"{base_url}/models/{urllib.parse.quote(spec.model_id)}"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {spec.api_key}"})
     # A proxy named in the environment must not come between this process and its own machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=5) as answer:
-            return int(json.load(answer)["data"][0]["max_model_len"])
+            return int(json.load(answer)["max_model_len"])
     except (OSError, ValueError):
         return 0
 

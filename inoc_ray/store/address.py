@@ -11,7 +11,8 @@ from inoc_ray.store.connection import SCHEMES
 from inoc_ray.store.filesystem import Filesystem, LocalFilesystem
 from inoc_ray.store.object_filesystem import ObjectFilesystem
 
-_URI = re.compile(r"([a-z][a-z0-9+.-]*):/")
+_URI = re.compile(r"[a-z][a-z0-9+.-]*:/|\w[\w+.-]*://")
+"""The address of a storage that is no folder, or was to be one."""
 _FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX"
 
 
@@ -28,6 +29,10 @@ def check_storage(address: str) -> str:
         return address
     scheme, _, rest = address.partition("://")
     bucket, _, prefix = rest.partition("/")
+    if scheme not in SCHEMES and scheme.lower() in SCHEMES:
+        raise ValueError(
+            f"{shown(_without_secrets(address))}: no storage; write {shown(_without_secrets(f'{scheme.lower()}://{rest}'))}"
+        )
     if scheme not in SCHEMES or not bucket:
         raise ValueError(
             f"{shown(_without_secrets(address))}: no storage; write a folder (local or a shared mount) or one of {_FORMS}"

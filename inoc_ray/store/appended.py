@@ -7,19 +7,22 @@ moment, even if nobody lives to delete them. A reader that finds no such note ne
 
 from __future__ import annotations
 
+import contextlib
 import io
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from inoc_ray.store.objects import GROWS, Bucket, Object
+from inoc_ray.errors import StorageError
+from inoc_ray.store.objects import GROWS, Bucket, Content, Object, streamed
 
 PIECES = ".appended"
 """Ends the name of the folder with the pieces of a file."""
 _JOINED = 32
 """When a file with more pieces is closed, it becomes one object again."""
 _AT_ONCE = 16
+_READING_TRIES = 10
 
 
 def is_pieces(name: str) -> bool:
@@ -54,6 +57,28 @@ def stat_of(first: Object, further: Sequence[Object]) -> tuple[int, float, str]:
 def copy_version(first: Object, further: Sequence[Object]) -> str:
     """Return what a copy of the file is a copy of; a listing knows it as well."""
     return " ".join([first.etag, *(f"{piece.key.rpartition('/')[2]} {piece.etag}" for piece in further)])
+
+
+def whole(bucket: Bucket, body: Content) -> bytes:
+    """Return the content of a file whose first object was opened, as it was at one moment.
+
+    Raises `FileNotFoundError` if it is deleted meanwhile, `StorageError` if it is replaced again and again.
+    """
+    for _ in range(_READING_TRIES):
+        first = body.about
+        with contextlib.suppress(FileNotFoundError):
+            data = joined(bucket, streamed(body).read(), pieces(bucket, first))
+            # A writer that makes one object of the pieces replaces the first and then deletes them: some may have been gone.
+            now = bucket.with_notes(first.key)
+            if now is not None and _write_of(now) == _write_of(first):
+                return data
+        body = bucket.get(first.key)
+    raise StorageError(f"storage: {first.key} was written anew {_READING_TRIES} times while it was read; try again.")
+
+
+def _write_of(first: Object) -> tuple[str, str | None]:
+    """Return what tells a first object from the one that replaces it, be it with the same bytes."""
+    return first.version, first.notes.get(GROWS)
 
 
 def joined(bucket: Bucket, first: bytes, further: Sequence[Object]) -> bytes:

@@ -22,7 +22,10 @@ from inoc_ray.errors import StorageError
 T = TypeVar("T")
 
 CONNECT_SECONDS, SILENT_SECONDS = 5, 20
-"""How long a connection may take, and how long a connection may be silent."""
+"""How long a connection may take, and how long the storage may be silent."""
+SENDING_SECONDS = 180
+"""The same while it takes more than SMALL_BYTES: the client counts the sending of a request as silence."""
+SMALL_BYTES = 256 << 10
 QUICK_SECONDS = 10
 """For how long the client repeats a request by itself."""
 WAIT_SECONDS = 120.0
@@ -115,18 +118,27 @@ class Connection:
         self._reached = False
         self._quiet_until = 0.0
         plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-        # A request lasts as long as its bytes flow; the whole of it has no limit, since an object may have gigabytes.
+        # What is read may take as long as its bytes flow: the time of silence begins anew with each, and the whole has no limit,
+        # since an object may have gigabytes. What is sent has only that time, from its first byte to the answer.
         client = {
             "connect_timeout": f"{CONNECT_SECONDS}s",
             "read_timeout": f"{SILENT_SECONDS}s",
             "timeout": "1d",
             "allow_http": plain,
         }
+        # Its types know no scheme that is not in the text of the program.
+        from_url: Any = obstore.store.from_url
         retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=QUICK_SECONDS)}
         try:
-            self.store: Any = obstore.store.from_url(address, client_options=client, retry_config=retry)  # type: ignore[call-overload]
+            self.store: Any = from_url(address, client_options=client, retry_config=retry)
+            client["read_timeout"] = f"{SENDING_SECONDS}s"
+            self._patient: Any = from_url(address, client_options=client, retry_config=retry)
         except (ValueError, obstore.exceptions.BaseError) as error:
             raise self._explained(error, "be used").with_traceback(None) from None
+
+    def store_for(self, size: int) -> Any:
+        """Return the store by which to send so many bytes in one request."""
+        return self.store if size <= SMALL_BYTES else self._patient
 
     def call(self, doing: str, request: Callable[[], T]) -> T:
         """Return what a request returns, and repeat it while the storage is away for a while.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from inoc_ray.errors import InputError, StorageError
-from inoc_ray.store.appended import Appended, copy_version, delete_pieces, file_of, is_pieces, joined, pieces, stat_of
+from inoc_ray.store.appended import Appended, copy_version, delete_pieces, file_of, is_pieces, pieces, stat_of, whole
 from inoc_ray.store.filesystem import Filesystem, Stat, new_probe
 from inoc_ray.store.glance import Glance
 from inoc_ray.store.local_copies import LocalCopies
@@ -22,6 +22,7 @@ from inoc_ray.store.object_lock import ObjectLock, locked
 from inoc_ray.store.objects import GROWS, SHA, Bucket, Object, is_large, streamed
 
 _PUBLISHING = ".publishing"
+_PUBLISHING_TRIES = 5
 _CLOCK_SECONDS = 600.0
 """How long the difference between the storage's clock and this process's is taken for the same."""
 _looking = threading.local()
@@ -62,17 +63,14 @@ class ObjectFilesystem(Filesystem):
         """Open a file for reading; a large one is read as it arrives."""
         try:
             body = self._bucket.get(key)
+            return io.BytesIO(whole(self._bucket, body)) if GROWS in body.about.notes else streamed(body)
         except FileNotFoundError:
             raise FileNotFoundError(2, "No such file", self.name_of(key)) from None
-        stream = streamed(body)
-        if GROWS not in body.about.notes:
-            return stream
-        further = pieces(self._bucket, body.about)
-        return io.BytesIO(joined(self._bucket, stream.read(), further))
 
     def write(self, key: str, data: bytes) -> None:
         """Put an object. What was appended before is no part of it from that moment."""
-        if self._bucket.put_if(key, data, None):
+        # On a condition it would go in one request, which is too slow for a large one.
+        if not is_large(len(data)) and self._bucket.put_if(key, data, None):
             return
         before = self._bucket.head(key)
         self._bucket.put(key, data)
@@ -178,13 +176,22 @@ class ObjectFilesystem(Filesystem):
         What others have left below the key without `last` was never published, and is deleted.
         """
         mark = f"{key}/{_PUBLISHING}"
-        with locked(self, mark, timeout=-1) as lock:
-            published = self._publish(staging, key, last, lock)
-        if published or self._bucket.head(f"{key}/{last}") is not None:
-            # From now on nobody can publish here, so that nobody needs the lock.
-            self._bucket.delete([mark])
-        if not published:
-            raise FileExistsError(17, "Another process has published it", self.name_of(key))
+        for _ in range(_PUBLISHING_TRIES):
+            with locked(self, mark, timeout=-1) as lock:
+                published = self._publish(staging, key, last, lock)
+            is_there = published or self._bucket.head(f"{key}/{last}") is not None
+            if is_there:
+                # From now on nobody can publish here, so that nobody needs the lock.
+                self._bucket.delete([mark])
+            if published:
+                return
+            if is_there:
+                raise FileExistsError(17, "Another process has published it", self.name_of(key))
+            # Another process took the lock, and publishes or has died of it: wait for it, and begin anew.
+        raise StorageError(
+            f"storage: {self.name_of(key)}: other processes took over {_PUBLISHING_TRIES} times while this one wrote there, as if "
+            "it were dead; see whether the storage answers in time."
+        )
 
     def _publish(self, staging: Path, key: str, last: str, lock: ObjectLock) -> bool:
         """Put the files, unless another process has or does; return True if they are published."""
@@ -192,17 +199,15 @@ class ObjectFilesystem(Filesystem):
             return False
         mark = f"{key}/{_PUBLISHING}"
         self._bucket.delete([found.key for found in self._bucket.below(key) if found.key != mark])
-        for path in sorted(staging.rglob("*")):
-            name = path.relative_to(staging).as_posix()
-            if name == last or not path.is_file():
-                continue
+        files = [path for path in sorted(staging.rglob("*")) if path.is_file() and path != staging / last]
+        for path in [*files, staging / last]:
             # A process that slept while another one took over must not write over what that has published.
-            if not lock.is_held() or not self._put_new(path, f"{key}/{name}"):
+            if not lock.keep() or not self._put_new(path, f"{key}/{path.relative_to(staging).as_posix()}"):
                 return False
-        return self._put_new(staging / last, f"{key}/{last}")
+        return True
 
     def _put_new(self, path: Path, key: str) -> bool:
-        if is_large(path):
+        if is_large(path.stat().st_size):
             self._bucket.put_file(key, path)
             return True
         return self._bucket.put_if(key, path.read_bytes(), None)

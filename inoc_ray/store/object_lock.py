@@ -31,6 +31,8 @@ class ObjectLock:
         self._mine: dict[str, Any] = {**this_process(), "token": uuid.uuid4().hex}
         self._beats = 0
         self._last = 0.0
+        # Of two beats at once, one would take the other's writing for somebody else's.
+        self._beating = threading.Lock()
         self.lost = False
 
     def acquire(self, timeout: float) -> None:
@@ -76,19 +78,26 @@ class ObjectLock:
 
     def beat(self) -> None:
         """Write the lock again, unless somebody else has."""
-        stat = self._filesystem.stat(self._key)
-        holder = self._holder()
-        if (
-            stat is None
-            or holder is None
-            or holder.get("token") != self._mine["token"]
-            or not self._write(stat.version)
-        ):
-            self.lost = True
+        with self._beating:
+            stat = self._filesystem.stat(self._key)
+            holder = self._holder()
+            if (
+                stat is None
+                or holder is None
+                or holder.get("token") != self._mine["token"]
+                or not self._write(stat.version)
+            ):
+                self.lost = True
 
     def is_held(self) -> bool:
         """Return True if nobody can have taken the lock, by the clock of this process's own waiting."""
         return not self.lost and time.monotonic() - self._last < EXPIRY_SECONDS / 2
+
+    def keep(self) -> bool:
+        """Return True if the lock is held; beat first if that is not certain, as after a time without the storage."""
+        if not self.is_held():
+            self.beat()
+        return not self.lost
 
     def release(self) -> None:
         """Make the lock free, if it still is this process's. The object stays, like the file of a local lock."""

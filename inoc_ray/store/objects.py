@@ -22,6 +22,8 @@ SHA, WRITE, GROWS = "inocraysha256", "inocraywrite", "inocraygrows"
 """Names of the notes: the hash, the write, and the id of a file that is appended to (see `appended`)."""
 _SINGLE_BYTES = 8 << 20
 """Larger files go in several parts, which take no condition."""
+_PARTS_AT_ONCE = 4
+"""They share the line to the storage, so that each of many would take longer than a request may."""
 _PART_BYTES, _PARTS = 8 << 20, 9_000
 """S3 takes at most 10,000 parts of an object."""
 _BLOCK = 4 << 20
@@ -129,17 +131,22 @@ class Bucket:
         import obstore
 
         noted = self._notes(hashlib.sha256(data).hexdigest(), notes)
-        self._connection.call("write", lambda: obstore.put(self._connection.store, key, data, attributes=noted))
+        store = self._connection.store_for(len(data))
+        self._connection.call(
+            "write", lambda: obstore.put(store, key, data, attributes=noted, max_concurrency=_PARTS_AT_ONCE)
+        )
 
     def put_file(self, key: str, path: Path) -> None:
         """Write a local file, whatever is there; in parts if it is large."""
         import obstore
 
         noted = self._notes(file_hash(path), None)
-        part = max(_PART_BYTES, -(-path.stat().st_size // _PARTS))
+        size = path.stat().st_size
+        part = max(_PART_BYTES, -(-size // _PARTS))
+        store = self._connection.store_for(size)
 
         def request() -> None:
-            obstore.put(self._connection.store, key, path, attributes=noted, chunk_size=part)
+            obstore.put(store, key, path, attributes=noted, chunk_size=part, max_concurrency=_PARTS_AT_ONCE)
 
         self._connection.call("write", request)
 
@@ -154,8 +161,10 @@ class Bucket:
             etag, _, generation = version.partition(" ")
             mode = {"e_tag": etag, "version": generation} if generation else {"e_tag": etag}
 
+        store = self._connection.store_for(len(data))
+
         def request() -> None:
-            obstore.put(self._connection.store, key, data, mode=mode, attributes=noted, use_multipart=False)
+            obstore.put(store, key, data, mode=mode, attributes=noted, use_multipart=False)
 
         try:
             self._connection.call("write", request)
@@ -238,9 +247,9 @@ class Bucket:
                     self.delete([key])
 
 
-def is_large(path: Path) -> bool:
-    """Return True for a local file that goes in several parts, and so takes no condition."""
-    return path.stat().st_size > _SINGLE_BYTES
+def is_large(size: int) -> bool:
+    """Return True for a file of so many bytes that goes in several parts, and so takes no condition."""
+    return size > _SINGLE_BYTES
 
 
 def streamed(body: io.RawIOBase) -> BinaryIO:

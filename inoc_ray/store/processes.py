@@ -35,4 +35,21 @@ def this_process() -> dict[str, Any]:
 
 def is_dead(process: Mapping[str, Any]) -> bool:
     """Return True if a process that `this_process` described has ended for certain: it was of this machine, and is gone."""
-    return process.get("machine") == machine() and process.get("started") != started(process.get("pid"))
+    if process.get("machine") != machine():
+        return False
+    now = started(process.get("pid"))
+    return process.get("started") != now and (now != "" or not _is_hidden(process.get("pid")))
+
+
+def _is_hidden(pid: object) -> bool:
+    """Return True if there is a process with this id that /proc does not show: another user's, where /proc has `hidepid`."""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        # It lives, and is another user's.
+        pass
+    return True

@@ -197,6 +197,9 @@ class Store:
         folder = self.trial(trial_id)
         if not folder.is_dir():
             return None
+        if self._filesystem.is_bucket and not (folder / layout.COMMIT).is_file():
+            # The folder is there while the files are put, one by one, and after a process that died of it.
+            return commit.fault_note(folder)
         fault = commit.commit_fault(folder)
         return None if fault is None else commit.fault_note(folder) or fault
 

@@ -85,6 +85,8 @@ class Wire:
     """Hide If-Match and If-None-Match from the server, as one that does not know them."""
     slow: float = 0.0
     """Seconds before each answer."""
+    upload: int = 0
+    """Take so many bytes of a request's body in a second; 0: as they come."""
     requests: list[str] = field(default_factory=list)
     """The first line of each."""
 
@@ -101,7 +103,7 @@ class Wire:
         with client, contextlib.suppress(OSError, ValueError):
             if self.gone:
                 return
-            request = _read_request(client)
+            request = _read_request(client, self.upload)
             if not request:
                 return
             line = request.partition(b"\r\n")[0].decode()
@@ -139,7 +141,7 @@ def _error(status: int, code: str) -> bytes:
     return f"HTTP/1.1 {status} {code}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def _read_request(client: socket.socket) -> bytes:
+def _read_request(client: socket.socket, upload: int = 0) -> bytes:
     """A request with its body."""
     data = b""
     while b"\r\n\r\n" not in data:
@@ -151,6 +153,8 @@ def _read_request(client: socket.socket) -> bytes:
     lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     while len(body) < sum(lengths):
         body += client.recv(1 << 16)
+        if upload:
+            time.sleep((1 << 16) / upload)
     return head + b"\r\n\r\n" + body
 
 

@@ -3,8 +3,9 @@
 import json
 import os
 import pickle
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from inoc_ray.store.appended import PIECES, Appended
 from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.object_filesystem import ObjectFilesystem
 from inoc_ray.store.object_lock import ObjectLock, locked
-from inoc_ray.store.objects import GROWS, Bucket
+from inoc_ray.store.objects import GROWS, Bucket, Object
 from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 
@@ -54,6 +55,12 @@ def fill(folder: Path, **files: str) -> None:
         ("hdfs://host/x", "no storage"),
         ("s3:/bucket/x", "no storage"),
         ("s3://", "no storage"),
+        ("S3://bucket/x", "no storage; write 's3://bucket/x'"),
+        ("Gs://bucket", "no storage; write 'gs://bucket'"),
+        ("AZ://KEY@container/x", "no storage; write 'az://…@container/x'"),
+        ("HDFS://host/x", "no storage"),
+        ("s_3://bucket/x", "no storage"),
+        ("File:///mnt/runs", "no storage"),
         ("s3:///x", "no storage"),
         ("https://bucket.s3.amazonaws.com/x", "no storage"),
         ("s3://KEY:SECRET@bucket/x", "credentials and endpoint belong in the environment"),
@@ -75,7 +82,7 @@ def test_an_address_of_a_bucket_names_a_bucket(address):
     assert open_filesystem(f"{address}/").address == address
 
 
-@pytest.mark.parametrize("address", ["runs", "./runs", "/mnt/runs", "~/runs", "C:runs", "s3/bucket"])
+@pytest.mark.parametrize("address", ["runs", "./runs", "/mnt/runs", "~/runs", "C:runs", "s3/bucket", "./a://b"])
 def test_the_rest_is_a_folder(address):
     assert not is_bucket(check_storage(address))
     assert isinstance(open_filesystem(address), LocalFilesystem)
@@ -187,6 +194,36 @@ def test_many_pieces_become_one_object_when_the_file_is_closed(filesystem, bucke
     assert read(filesystem, "log") == b"0123456789"
 
 
+@pytest.mark.parametrize("seen", ["before they are listed", "before they are read"])
+@pytest.mark.parametrize("ends", ["joined", "replaced"])
+def test_a_reader_of_a_file_whose_pieces_go_meanwhile_sees_all_of_it(filesystem, monkeypatch, seen, ends):
+    monkeypatch.setattr("inoc_ray.store.appended._JOINED", 4)
+    stream = filesystem.append("log")
+    for _ in range(8):
+        stream.write(b"a")
+        stream.flush()
+    below = Bucket.below
+    happens = [stream.close if ends == "joined" else lambda: filesystem.write("log", b"a")]
+
+    def meanwhile(self: Bucket, key: str) -> Iterator[Object]:
+        found = list(below(self, key)) if seen == "before they are read" else None
+        if happens:
+            happens.pop()()
+        return iter(found) if found is not None else below(self, key)
+
+    monkeypatch.setattr(Bucket, "below", meanwhile)
+    assert read(filesystem, "log") == (b"a" * 8 if ends == "joined" else b"a")
+    assert not happens
+
+
+def test_a_file_that_is_replaced_whenever_it_is_read_is_given_up(filesystem, bucket, monkeypatch):
+    with filesystem.append("log") as stream:
+        stream.write(b"a")
+    monkeypatch.setattr(Bucket, "below", lambda self, key: iter([bucket.put("log", os.urandom(8), {GROWS: "x"})] * 0))
+    with pytest.raises(StorageError, match="written anew 10 times"):
+        filesystem.open("log")
+
+
 def test_of_two_that_append_at_the_same_time_neither_loses_a_line(filesystem):
     with filesystem.append("log") as one, filesystem.append("log") as other:
         for number in range(6):
@@ -262,6 +299,62 @@ def test_a_process_that_slept_while_another_one_published_changes_nothing_of_tha
     assert {read(filesystem, f"trials/t/{name}") for name in ("b", "COMMIT")} == {b"other"}
     # A large file that was on its way when the sleeper fell asleep is the one that cannot be called back.
     assert large or read(filesystem, "trials/t/a") == b"other"
+
+
+def in_the_middle(monkeypatch: pytest.MonkeyPatch, happens: list[Callable[[], None]]) -> None:
+    """Let something happen before each file that is published."""
+    put = ObjectFilesystem._put_new
+
+    def interrupted(self: ObjectFilesystem, path: Path, key: str) -> bool:
+        done = put(self, path, key)
+        if happens:
+            happens.pop(0)()
+        return done
+
+    monkeypatch.setattr(ObjectFilesystem, "_put_new", interrupted)
+
+
+def test_who_could_not_write_its_lock_for_a_while_and_lost_it_to_nobody_goes_on(filesystem, monkeypatch):
+    # All the time is too long ago, and nobody else asks for the lock; its own beats come in between.
+    locks: list[ObjectLock] = []
+    acquire = ObjectLock.acquire
+    monkeypatch.setattr(ObjectLock, "acquire", lambda self, timeout: (locks.append(self), acquire(self, timeout))[1])
+
+    def away() -> None:
+        locks[-1]._last -= 1000.0
+
+    in_the_middle(monkeypatch, [away, away, away])
+    with filesystem.staging("trials/t") as folder:
+        fill(folder, a="1", b="2", c="3", COMMIT="4")
+        filesystem.publish(folder, "trials/t", "COMMIT")
+    assert [read(filesystem, f"trials/t/{name}") for name in ("a", "b", "c", "COMMIT")] == [b"1", b"2", b"3", b"4"]
+    assert (len(locks), filesystem.list("trials/t")) == (1, ["COMMIT", "a", "b", "c"])
+
+
+@pytest.mark.parametrize("after", [0, 1], ids=["in the middle", "before the last"])
+def test_who_lost_its_lock_to_one_that_died_publishes_anew(filesystem, bucket, monkeypatch, after):
+    def other() -> None:
+        # Deletes what it finds, puts a file and dies.
+        bucket.put("trials/t/.publishing", b'{"holder": null}')
+        bucket.delete(["trials/t/a"])
+        bucket.put("trials/t/z", b"of a dead process")
+        monkeypatch.setattr(object_lock, "EXPIRY_SECONDS", 0.3)
+
+    in_the_middle(monkeypatch, [*([lambda: None] * after), lambda: (other(), time.sleep(0.3))[0]])
+    with filesystem.staging("trials/t") as folder:
+        fill(folder, a="1", b="2", COMMIT="3")
+        filesystem.publish(folder, "trials/t", "COMMIT")
+    assert (filesystem.list("trials/t"), read(filesystem, "trials/t/a")) == (["COMMIT", "a", "b"], b"1")
+
+
+def test_beats_at_the_same_time_are_no_loss(filesystem):
+    with locked(filesystem, "x.lock", 5) as lock:
+        beats = [threading.Thread(target=lock.beat) for _ in range(6)]
+        for beat in beats:
+            beat.start()
+        for beat in beats:
+            beat.join()
+        assert not lock.lost
 
 
 # -- copies on this machine -----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A bucket that fails: one message for each way before a run, a bounded wait during one, nothing taken for damage."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from inoc_ray.store.lease import LeaseTaken
 from inoc_ray.store.object_filesystem import ObjectFilesystem
 from inoc_ray.store.objects import Bucket
 from inoc_ray.store.store import Store
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -99,6 +102,37 @@ def test_a_storage_that_takes_connections_and_says_nothing_is_given_up(line, add
     before = time.monotonic()
     assert "does not answer in time" in refusal(address)
     assert time.monotonic() - before < 15
+
+
+def test_what_is_sent_slowly_arrives(line, address, monkeypatch, tmp_path):
+    monkeypatch.setattr(connection, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(connection, "WAIT_SECONDS", 0.0)
+    filesystem = ObjectFilesystem(address)
+    filesystem.write("x", b"")
+    line.upload = 2 << 20
+    line.requests.clear()
+    data = os.urandom(5 << 20)
+    assert filesystem.write_if("new", data, None)
+    (tmp_path / "file").write_bytes(data)
+    Bucket(address).put_file("file", tmp_path / "file")
+    line.upload = 0
+    assert filesystem.open("new").read() == filesystem.open("file").read() == data
+    assert len([request for request in line.requests if request.startswith("PUT")]) == 2
+
+
+def test_a_large_file_that_is_written_goes_in_parts(line, address, monkeypatch):
+    monkeypatch.setattr("inoc_ray.store.objects._SINGLE_BYTES", 6 << 20)
+    filesystem = ObjectFilesystem(address)
+    with filesystem.append("x") as stream:
+        for _ in range(2):
+            stream.write(b"a")
+            stream.flush()
+    data = os.urandom(11 << 20)
+    line.requests.clear()
+    filesystem.write("x", data)
+    assert [request for request in line.requests if "partNumber=3" in request]
+    assert filesystem.open("x").read() == data
+    assert sorted(filesystem.list("")) == ["x"]
 
 
 STUDY = """

@@ -15,6 +15,8 @@ from inoc_ray.store.object_filesystem import ObjectFilesystem
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 TRIALS = [f"{number:016x}" for number in range(6)]
 
 

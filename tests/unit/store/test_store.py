@@ -1,5 +1,6 @@
 """What is committed is whole, what is not committed is not there."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from inoc_ray.errors import InputError
-from inoc_ray.store import snapshots
+from inoc_ray.store import processes, snapshots
 from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.layout import COMMIT, part_name
 from inoc_ray.store.lease import LEASE_SECONDS, Lease, LeaseTaken
@@ -102,6 +103,32 @@ def test_a_lease_is_held_by_one_process_and_free_when_its_holder_is_dead(tmp_pat
     with Store(tmp_path).lease("study-x"):
         assert Store(tmp_path).holder("study-x")["pid"] == os.getpid()
     assert Store(tmp_path).holder("study-x") is None
+
+
+@pytest.mark.parametrize("of_another_user", [False, True])
+def test_a_process_that_proc_hides_lives_as_long_as_its_id_is_taken(monkeypatch, of_another_user):
+    """As with another user's process where /proc is mounted with `hidepid`."""
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        described = {**processes.this_process(), "pid": other.pid, "started": processes.started(other.pid)}
+        assert not processes.is_dead(described)
+        monkeypatch.setattr(processes, "started", lambda pid: "")
+        if of_another_user:
+            monkeypatch.setattr(os, "kill", not_allowed)
+        assert not processes.is_dead(described)
+    finally:
+        monkeypatch.undo()
+        other.kill()
+        other.wait()
+    assert processes.is_dead(described)
+    monkeypatch.setattr(processes, "started", lambda pid: "")
+    assert processes.is_dead(described)
+    for nobody in (None, "1", 0, -1, 1 << 70):
+        assert processes.is_dead({**described, "pid": nobody})
+
+
+def not_allowed(pid: int, number: int) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
 
 
 def test_a_lease_of_another_machine_is_taken_over_only_after_its_heartbeat_stopped(tmp_path):

@@ -17,6 +17,7 @@ from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.records import StudyRecord, TrialRecord, trial_runs
 from inoc_ray.serve.adapters import FolderCatalogue, FullModel
 from inoc_ray.store.commit import weights_in, write_trial
+from inoc_ray.store.object_filesystem import ObjectFilesystem
 from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 from inoc_ray.study.recipe import Recipe
@@ -101,6 +102,42 @@ def test_a_look_at_a_trial_is_two_requests_whatever_it_holds_and_a_use_fetches_n
     between.requests.clear()
     FolderCatalogue(store.trials()).fetch("t")
     assert len(between.requests) <= 3
+
+
+def test_a_list_of_adapters_costs_no_request_for_each(counted: tuple[Store, Wire]):
+    store, between = counted
+    ids = [f"t{number}" for number in range(5)]
+    for trial_id in ids:
+        commit(store, trial_id)
+    (store.trial("t3") / "COMMIT.json").unlink()
+    catalogue = FolderCatalogue(store.trials(), model_hash="m")
+    for most in (1 + 2 * len(ids), 1):
+        between.requests.clear()
+        assert catalogue.ids() == ["t0", "t1", "t2", "t4"]
+        assert len(between.requests) <= most
+    # The list is of this moment.
+    commit(store, "t3")
+    assert catalogue.ids() == ids
+    assert FolderCatalogue(store.trials(), model_hash="other").ids() == []
+
+
+def test_a_trial_that_is_being_published_is_missing_and_not_damaged(store: Store, monkeypatch: pytest.MonkeyPatch):
+    seen: list[str | None] = []
+    put = ObjectFilesystem._put_new
+
+    def looking(self: ObjectFilesystem, path: Path, key: str) -> bool:
+        seen.append(store.trial_fault("t"))
+        return put(self, path, key)
+
+    monkeypatch.setattr(ObjectFilesystem, "_put_new", looking)
+    commit(store, "t")
+    assert set(seen) <= {None}
+    assert len(seen) == (FILES + 3 if store.address.startswith("s3") else 0)
+    overwrite(store.weights_place("t") / "part-3.safetensors")
+    assert "part-3" in str(store.verify_trial("t"))
+    # Its commit is set aside: now it is damaged.
+    assert "part-3" in str(store.trial_fault("t"))
+    assert "part-3" in store.damage(["t"], [])[0]
 
 
 def test_whether_mlflow_has_an_adapter_is_known_without_reading_it(counted: tuple[Store, Wire]):
