@@ -115,6 +115,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             time.sleep(_SERVE_ENDS_POLL_S)
         base_url = f"http://{_host(spec.host)}:{serve_client().http_config.port}{route.rstrip('/')}/v1"
         window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
+        # The command that started Serve may have been about to start its engine.
+        owns_serve = owns_serve or started_by_us(serve_client())
     except BaseException:
         _take_down(spec.name, owns_serve, keeper)
         raise

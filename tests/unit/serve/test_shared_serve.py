@@ -107,7 +107,7 @@ def test_two_runs_of_studies_of_one_name_serve_side_by_side_and_the_public_endpo
 
 def test_a_second_public_endpoint_is_refused_and_the_first_stays(shared: Serve):
     begin(shared, "01000000")
-    with pytest.raises(InputError, match="another application, 'inoc-ray-01000000', runs .* answers at /: stop it"):
+    with pytest.raises(InputError, match=r"another application, 'inoc-ray-01000000', runs .* answers at /: stop it"):
         begin(shared, "02000000")
     assert list(shared.applications) == ["inoc-ray-01000000"]
 
@@ -119,6 +119,25 @@ def test_serve_is_shut_down_by_the_last_of_ours_whoever_started_it(shared: Serve
     assert shared.runs
     assert list(shared.applications) == [ends[0].name]
     app.stop(ends[0])
+    assert not shared.runs
+
+
+def test_the_last_of_ours_shuts_serve_down_though_it_began_before_the_engine_of_who_started_it(
+    shared: Serve, monkeypatch: pytest.MonkeyPatch
+):
+    shared.start()
+    one: list[app.Endpoint] = []
+
+    def wait(*_: object, **__: object) -> int:
+        monkeypatch.setattr(app, "_wait", lambda *_, **__: 512)
+        shared.runs = False
+        one.append(begin(shared, "01000000", name="evaluate-s"))
+        return 512
+
+    monkeypatch.setattr(app, "_wait", wait)
+    two = begin(shared, "02000000", name="evaluate-s")
+    app.stop(one[0])
+    app.stop(two)
     assert not shared.runs
 
 
