@@ -49,6 +49,15 @@ def is_attached() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
+def owns_cluster() -> bool:
+    """Return whether this process started the cluster that it is connected to, which then ends with it."""
+    from ray._private import worker
+
+    # None for a process that is connected from outside the cluster (ray://).
+    node = worker._global_node
+    return node is not None and bool(node.is_head())
+
+
 def expected_capacity() -> Capacity | None:
     """Return the capacity if it is known without starting or joining anything: None for an attached cluster."""
     return None if is_attached() else local_capacity()

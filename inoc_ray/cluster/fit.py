@@ -27,7 +27,8 @@ class Node:
 
     def holds(self, cpus: float, gpus: float) -> int:
         """Return how many workers of that size the node holds; a part of a GPU lies on one GPU."""
-        by_cpus = int((self.cpus + _TINY) // cpus)
+        # A node without CPUs, as heads often are, has less than none once the drivers are subtracted.
+        by_cpus = max(0, int((self.cpus + _TINY) // cpus))
         if not gpus:
             return by_cpus
         by_gpus = int(self.gpus) * int((1 + _TINY) // gpus) if gpus < 1 else int((self.gpus + _TINY) // gpus)

@@ -6,19 +6,24 @@ A command that is killed, or stopped with less time than that takes, would leave
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from inoc_ray.cluster.connect import owns_cluster
 
 NAMESPACE = "inoc_ray"
 LOOK_SECONDS = 1.0
 """How often a keeper asks whether the command lives."""
 FAREWELL_SECONDS = 30.0
 """How long a command waits for the keepers of dead ones to be done."""
+PATIENCE_SECONDS = 600.0
+"""How long a keeper tries again what fails: the head may start anew, and answers nothing meanwhile."""
 _NAME = "keeper-"
+T = TypeVar("T")
 
 
 class Keeper:
@@ -32,13 +37,34 @@ class Keeper:
     def _watch(self) -> None:
         import ray
 
-        while self._job_id not in dead_jobs():
-            time.sleep(LOOK_SECONDS)
-        for chore in self._chores:
-            # The others are no less due, and the next command on the cluster tries again.
-            with contextlib.suppress(Exception):
-                chore()
-        ray.kill(ray.get_runtime_context().current_actor)
+        try:
+            while self._job_id not in persistently(dead_jobs):
+                time.sleep(LOOK_SECONDS)
+            for chore in self._chores:
+                # The others are no less due, and the next command on the cluster tries again.
+                with contextlib.suppress(Exception):
+                    chore()
+        finally:
+            # Each later command would wait for a keeper that stays.
+            persistently(lambda: ray.kill(ray.get_runtime_context().current_actor))
+
+
+def persistently(ask: Callable[[], T]) -> T:
+    """Return what a question to the cluster returns, asked again while it fails; after PATIENCE_SECONDS, raise what it raises."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    failed = False
+    while True:
+        try:
+            return ask()
+        except Exception as error:
+            if time.monotonic() > end:
+                raise
+            if not failed:
+                logging.getLogger(__name__).warning(
+                    "the cluster does not answer its keeper, which tries again: %s", error
+                )
+            failed = True
+        time.sleep(LOOK_SECONDS)
 
 
 def dead_jobs() -> set[str]:
@@ -61,7 +87,7 @@ def start(*chores: Callable[[], object]) -> Any:
 @contextlib.contextmanager
 def kept(*chores: Callable[[], object]) -> Iterator[None]:
     """Have a keeper do the chores if this command does not live to the end of the block; on a private cluster, nobody."""
-    keeper = start(*chores) if os.environ.get("RAY_ADDRESS") else None
+    keeper = None if owns_cluster() else start(*chores)
     yield
     # Not when the block ends with an error: what it leaves is the keeper's.
     if keeper is not None:

@@ -111,8 +111,11 @@ def startable_nodes(config: Mapping[str, Any] | None, up: Sequence[Node]) -> tup
         node = node_of(kind.get("resources", {}))
         if name == config.get("head_node_type") or not (node.cpus or node.gpus):
             continue
-        most = int(kind.get("max_workers", config.get("max_workers", 2)))
-        found += [node] * min(max(0, most - there[node]), MOST_STARTED)
+        most = max(0, int(kind.get("max_workers", config.get("max_workers", 2))))
+        # Types of one shape (on demand, and spot) share the nodes of that shape: each of them counts once.
+        running = min(most, there[node])
+        there[node] -= running
+        found += [node] * min(most - running, MOST_STARTED)
     return found, max(0, int(config.get("max_workers", 2)) - (len(up) - 1))
 
 

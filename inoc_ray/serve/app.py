@@ -12,18 +12,19 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from inoc_ray import stopping
 from inoc_ray.cluster import keeper as keepers
 from inoc_ray.cluster import nodes
+from inoc_ray.cluster.connect import owns_cluster
 from inoc_ray.cluster.fit import check_serving
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
-from inoc_ray.serve.owner import mark, reclaim
+from inoc_ray.serve.owner import mark, reclaim, serve_client, started_by_us, take_down
 from inoc_ray.serve.spec import APP, LOOPBACK, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
 from inoc_ray.study.resources import EngineResources
@@ -32,6 +33,9 @@ START_TIMEOUT_S = 1800.0
 _POLL_S = 0.25
 _REPORT_EVERY_S = 5.0
 _PROXY_TRIES = 4
+_SERVE_ENDS_S = 60.0
+"""How long a start waits for a Serve that its last command is shutting down."""
+_SERVE_ENDS_POLL_S = 1.0
 EVERY_ADDRESS = "0.0.0.0"
 LEAVE_SECONDS = 1.5
 """What a command that is stopped needs to leave the cluster."""
@@ -47,6 +51,7 @@ class Endpoint:
     api_key: str | None
     name: str
     owns_serve: bool
+    """Whether a command of this package started the Serve that it is on."""
     keeper: Any = None
     """What takes it down if this command cannot; None on a private cluster."""
     window: int | None = None
@@ -67,7 +72,6 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     check_spec(spec)
     spec = _with_end_of_turn(spec)
     import ray
-    from ray import serve
 
     if not ray.is_initialized():
         raise RuntimeError("start() needs a Ray cluster: call ray.init() first")
@@ -77,29 +81,42 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     began = time.monotonic()
     # Its notes on connecting to itself would interrupt the display of progress.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    owns_serve = not _serve_runs()
-    if not owns_serve and spec.name in serve.status().applications:
-        raise InputError(
-            f"an engine named {spec.name!r} of another command that is alive runs on this cluster already: wait until it ends, "
-            "stop it, or give this one another name"
-        )
-    prefix = "" if spec.name == APP else f"/{spec.name}"
-    spec = _reachable(spec, spec.host if owns_serve else _client().http_config.host)
+    # The public endpoint is at the root; every other engine belongs to one run, and studies of one name may run side by side.
+    name = f"{spec.name}-{ray.get_runtime_context().get_job_id()}"
+    route = "/" if spec.name == APP else f"/{name}"
+    spec = replace(spec, name=name)
+    client = serve_client()
+    if client is not None:
+        # Unless it is shut down at this moment.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            _check_route(client, route)
+    spec = _reachable(spec, spec.host if client is None else client.http_config.host)
     # A private cluster ends with this command, and everything on it.
-    keeper = keepers.start(reclaim) if os.environ.get("RAY_ADDRESS") else None
+    keeper = None if owns_cluster() else keepers.start(reclaim)
+    owns_serve = False
     try:
-        if owns_serve:
-            note("serve: starting Ray Serve")
-            _start_serve(spec)
-        target = serve.RunTarget(
-            target=application(spec, mark(started_serve=owns_serve)),
-            name=spec.name,
-            route_prefix=prefix or "/",
-            logging_config=_QUIET,
-        )
-        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-        base_url = f"http://{_host(spec.host)}:{_client().http_config.port}{prefix}/v1"
+        end = time.monotonic() + _SERVE_ENDS_S
+        while True:
+            client = serve_client()
+            owns_serve = client is None
+            if client is None:
+                note("serve: starting Ray Serve")
+                _start_serve(spec)
+            # A Serve that ends takes no application; when it is gone, this command starts one.
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                owns_serve = client is None or started_by_us(client)
+                if _deploy(spec, route, mark(started_serve=owns_serve)):
+                    break
+            if time.monotonic() > end:
+                raise TrialError(
+                    f"Ray Serve of this cluster took no engine for {_SERVE_ENDS_S:.0f} s: it is being shut down"
+                )
+            note("serve: waiting until another command's Ray Serve is shut down")
+            time.sleep(_SERVE_ENDS_POLL_S)
+        base_url = f"http://{_host(spec.host)}:{serve_client().http_config.port}{route.rstrip('/')}/v1"
         window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
+        # The command that started Serve may have been about to start its engine.
+        owns_serve = owns_serve or started_by_us(serve_client())
     except BaseException:
         _take_down(spec.name, owns_serve, keeper)
         raise
@@ -140,7 +157,7 @@ def _with_end_of_turn(spec: ServeSpec) -> ServeSpec:
 
 
 def stop(endpoint: Endpoint) -> None:
-    """Take the endpoint down, and Ray Serve too if `start` started it. Does nothing if it is gone already."""
+    """Take the endpoint down, and Ray Serve too if it is ours and nothing else is on it. Does nothing if it is gone already."""
     _take_down(endpoint.name, endpoint.owns_serve, endpoint.keeper)
 
 
@@ -175,14 +192,23 @@ def past_proxies(url: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _client() -> Any:
-    from ray.serve.context import _get_global_client
+def _check_route(client: Any, route: str) -> None:
+    """Raise InputError if an application of this Serve has the route."""
+    for name, there in client.get_serve_details()["applications"].items():
+        if there["route_prefix"] == route and there["status"] != "DELETING":
+            raise InputError(
+                f"another application, {name!r}, runs on this cluster already and answers at {route}: stop it, or wait until its "
+                "command ends"
+            )
 
-    return _get_global_client(raise_if_no_controller_running=False)
 
+def _deploy(spec: ServeSpec, route: str, marks: Mapping[str, str]) -> bool:
+    """Start the application of an engine; return False if Serve is being shut down, and ignored that."""
+    from ray import serve
 
-def _serve_runs() -> bool:
-    return _client() is not None
+    target = serve.RunTarget(target=application(spec, marks), name=spec.name, route_prefix=route, logging_config=_QUIET)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    return spec.name in serve.status().applications
 
 
 def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
@@ -209,14 +235,12 @@ def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
 
 
 def _end_serving(name: str, owns_serve: bool) -> None:
-    from ray import serve
+    import ray
 
-    if not _serve_runs():
-        return
-    if owns_serve:
-        serve.shutdown()
-    else:
-        serve.delete(name)
+    if serve_client() is not None:
+        # Unless somebody else takes Serve down meanwhile.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            take_down([name], with_serve=owns_serve)
 
 
 def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
@@ -227,7 +251,7 @@ def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
     if host in LOOPBACK and nodes.on_head():
         return replace(spec, host=host)
     if host in LOOPBACK:
-        if _serve_runs():
+        if serve_client() is not None:
             raise InputError(
                 "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
                 "reach; run the command on the head, or end what serves there"

@@ -5,7 +5,7 @@ Ray Serve is detached: a command that is killed leaves its controller, proxy and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inoc_ray.cluster.keeper import dead_jobs
@@ -21,8 +21,40 @@ def mark(*, started_serve: bool) -> dict[str, str]:
     return {_OWNER: ray.get_runtime_context().get_job_id(), _STARTED_SERVE: str(int(started_serve))}
 
 
+def serve_client() -> Any:
+    """Return the client of the Serve that runs on the cluster now; None if none does.
+
+    Serve's own is kept from call to call, though another command may have taken that Serve down since.
+    """
+    from ray.serve.context import _check_cached_client_alive, _get_global_client
+
+    client, _ = _check_cached_client_alive()
+    return client or _get_global_client(raise_if_no_controller_running=False)
+
+
+def marks_on(client: Any) -> dict[str, dict[str, str]]:
+    """Return the variables of `mark` of each application of a Serve, by its name; {} for those of others."""
+    return {name: marked_by(app) for name, app in client.get_serve_details()["applications"].items()}
+
+
+def started_by_us(client: Any) -> bool:
+    """Return whether a command of this package, which need not live any more, started the Serve that an engine of ours is on."""
+    return any(found.get(_STARTED_SERVE) == "1" for found in marks_on(client).values())
+
+
+def take_down(names: Sequence[str], *, with_serve: bool) -> None:
+    """Take applications down; with_serve: and then Serve, if nobody's application is left on it."""
+    from ray import serve
+
+    for name in names:
+        serve.delete(name)
+    # Only now: another command may have begun to serve here meanwhile.
+    if with_serve and not serve.status().applications:
+        serve.shutdown()
+
+
 def reclaim() -> list[str]:
-    """Take down the engines of jobs that are dead, and Serve with them if one of those started it; return their names.
+    """Take down the engines of jobs that are dead, and Serve if one of ours started it and nothing is left; return their names.
 
     Applications of others, and those of living commands, stay.
     """
@@ -33,21 +65,14 @@ def reclaim() -> list[str]:
         ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
     except ValueError:
         return []
-    from ray import serve
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client(raise_if_no_controller_running=False)
+    client = serve_client()
     if client is None:
         return []
     dead = dead_jobs()
     try:
-        marks = {name: marked_by(app) for name, app in client.get_serve_details()["applications"].items()}
+        marks = marks_on(client)
         gone = [name for name, found in marks.items() if found.get(_OWNER) in dead]
-        if gone and len(gone) == len(marks) and any(marks[name][_STARTED_SERVE] == "1" for name in gone):
-            serve.shutdown()
-        else:
-            for name in gone:
-                serve.delete(name)
+        take_down(gone, with_serve=any(marks[name][_STARTED_SERVE] == "1" for name in gone))
     except ray.exceptions.RayActorError:
         # Somebody else took Serve down meanwhile.
         return []

@@ -24,8 +24,8 @@ class ServeSpec:
     means the CPU backend; above 1 the model is split over that many GPUs. `cpus` is what the replica requests from Ray and, on
     the CPU backend, its number of threads. `port` 0 means any free port. The proxy listens on the head; a `host` that is the
     loopback address becomes the head's own, with a key, if the command runs on another node. If Serve already runs on the
-    cluster, its host and port are used. `name` distinguishes engines that run at the same time; a name other than the default
-    is served below `/<name>`. `stop_token_ids` and `stop` end answers, in addition to the model's own end-of-text tokens;
+    cluster, its host and port are used. `name` says what the engine is for; one with a name other than the default is served below
+    `/<name>-<Ray job>`. `stop_token_ids` and `stop` end answers, in addition to the model's own end-of-text tokens;
     `start` adds the chat template's end of turn. `max_model_len` is the window in tokens: prompt and answer.
     """
 

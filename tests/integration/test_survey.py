@@ -119,7 +119,7 @@ def test_an_endpoint_that_is_started_from_another_node_is_reached_there_and_has_
 
         try:
             serve.run(Answers.bind(), name="answers", route_prefix="/")
-            port = app._client().http_config.port
+            port = app.serve_client().http_config.port
             with urllib.request.urlopen(f"http://{app._host(spec.host)}:{port}/", timeout=20) as answer:
                 return spec.host, spec.api_key, answer.status, port
         finally:

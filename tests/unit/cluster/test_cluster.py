@@ -81,6 +81,14 @@ def test_an_engine_does_not_spread_over_nodes():
     check_serving(Resources(serve_gpus=4), cluster((16, 2), (16, 4)))
 
 
+@pytest.mark.parametrize("without", [1, 3])
+def test_a_node_without_cpus_takes_no_place_from_the_workers(without):
+    """As Ray advises for heads: on a large cluster they run nothing."""
+    capacity = cluster(*[(0, 0)] * without, (8, 1), own=False)
+    assert concurrent_groups(Resources(cpus_per_worker=4, gpus_per_worker=1), capacity, 9) == 1
+    assert concurrent_groups(Resources(cpus_per_worker=1), capacity, 9) == 7
+
+
 @given(
     workers=st.integers(1, 6),
     per=st.sampled_from([0.5, 1.0, 2.0, 3.0]),

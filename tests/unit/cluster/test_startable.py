@@ -46,6 +46,13 @@ def test_what_may_start_is_what_the_types_and_the_whole_cluster_leave(
     assert startable_nodes(config(most), up) == (found, left)
 
 
+def test_a_node_that_is_up_counts_against_one_of_the_types_of_its_shape():
+    spot = {"resources": {"CPU": 192, "GPU": 8}, "max_workers": 2}
+    for running in range(5):
+        found, _ = startable_nodes(config(9, spot=spot), [HEAD, *[LARGE] * running])
+        assert found.count(LARGE) == 4 - running
+
+
 def test_nothing_may_start_without_an_autoscaler_and_a_type_without_work_is_none():
     assert startable_nodes(None, [HEAD]) == ([], 0)
     assert startable_nodes(config(9, idle={"resources": {}, "max_workers": 9}), [HEAD])[0] == [SMALL] * 3 + [LARGE] * 2
