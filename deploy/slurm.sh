@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # A study on Slurm: sbatch deploy/slurm.sh study.yaml, from the root of a checkout whose .venv all nodes see (docs/cluster.md).
+# VENV=.venv-gpu sbatch … takes the environment in another folder.
 # Ray starts on the nodes of the job, the study runs, and both end with it. Near the end of the time limit the study is asked
 # to stop at a commit point, and the job goes back into the queue; the next start does only what is missing.
 #SBATCH --job-name=inoc-ray
+# Adapt these to your machines, and add what your site asks for: --partition, --account, --qos, --mem.
 #SBATCH --nodes=2
-#SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
+# These belong to the script.
+#SBATCH --ntasks-per-node=1
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -16,7 +19,11 @@ set -euo pipefail
 
 study=${1:?say which study: sbatch deploy/slurm.sh study.yaml}
 # Slurm runs a copy of this file, so its own folder says nothing.
-export PATH="$SLURM_SUBMIT_DIR/.venv/bin:$PATH"
+bin=$(cd "$SLURM_SUBMIT_DIR" && cd "${VENV:-.venv}/bin" && pwd)
+export PATH="$bin:$PATH"
+# `srun` takes the environment along to the other nodes.
+# shellcheck source=deploy/secrets.sh
+. "$SLURM_SUBMIT_DIR/deploy/secrets.sh"
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 # This script runs on the first node, the head. The port follows from the job, as two jobs may share a machine.

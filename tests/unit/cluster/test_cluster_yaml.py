@@ -111,7 +111,7 @@ def test_the_commands_are_the_shells(prepared, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("cluster.yaml", 3), ("deploy/gcp.yaml", 3), ("deploy/on-premise.yaml", 2)]
+    ("name", "count"), [("cluster.yaml", 3), ("deploy/gcp.yaml", 3), ("deploy/on-premise.yaml", 5)]
 )
 def test_values_that_a_user_must_fill_in_are_marked(name, count):
     values = [line for line in text_of(name).splitlines() if "REPLACE" in line and not line.lstrip().startswith("#")]

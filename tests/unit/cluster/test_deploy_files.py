@@ -1,8 +1,10 @@
 """The files under deploy/ are what their tools accept: KubeRay's and Kubernetes' schemas, linters of Dockerfiles and shells."""
 
+import base64
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,3 +200,107 @@ def test_slurm_asks_for_the_signal_that_the_script_waits_for():
     (signal,) = re.findall(r"^#SBATCH --signal=B:(\w+)@\d+$", text, re.M)
     assert re.search(rf"^trap '.*requeue=yes.*' {signal}$", text, re.M)
     assert "#SBATCH --requeue" in text
+
+
+SECRETS = {
+    "PLAIN": "abc",
+    "DOLLAR": "pa$$w$HOME$(id)`id`",
+    "HASH": "a#b #c",
+    "AMPERSAND": "a&b|c;d>e",
+    "SPACES": "two  words ",
+    "QUOTES": '"double" \'single',
+    "BACKSLASH": "a\\b",
+    "EQUALS": "a=b==",
+    "EMPTY": "",
+    "AFTER_SPACES": "x",
+    "AT_THE_END": "without a newline",
+}
+SECRETS_FILE = "# A comment\n\n" + "\n".join(
+    f"{'  ' * (name == 'AFTER_SPACES')}{name}={value}" for name, value in SECRETS.items()
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder with secrets, and the checkout where the nodes of a cluster have it."""
+    (tmp_path / ".inoc_ray.env").write_text(SECRETS_FILE)
+    (tmp_path / "inoc_ray").symlink_to(ROOT)
+    return tmp_path
+
+
+def secrets_in(environment: bytes) -> dict[str, str]:
+    """Those of SECRETS in what `env -0` printed."""
+    found = dict(line.split("=", 1) for line in environment.decode().split("\0") if line)
+    return {name: value for name, value in found.items() if name in SECRETS}
+
+
+def test_a_node_takes_secrets_as_they_stand(home):
+    command = "set -eu; . ~/inoc_ray/deploy/environment.sh; env -0"
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, check=True)
+    assert secrets_in(done.stdout) == SECRETS
+    assert b"line=" not in done.stdout
+    (home / ".inoc_ray.env").unlink()
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, check=True)
+    assert secrets_in(done.stdout) == {}
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kubernetes_takes_the_same_secrets_from_the_same_file(home):
+    words = ["create", "secret", "generic", "inoc-ray", f"--from-env-file={home}/.inoc_ray.env", "--dry-run=client"]
+    done = subprocess.run(["kubectl", *words, "-o", "json"], capture_output=True, text=True, check=True)
+    made = json.loads(done.stdout)["data"]
+    assert {name: base64.b64decode(value).decode() for name, value in made.items()} == SECRETS
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_sets_nothing_that_the_secret_sets(name):
+    """What stands under `env` would win over the secret."""
+    cluster = cluster_of(manifest(name))
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert [source["secretRef"]["name"] for source in container["envFrom"]] == ["inoc-ray"]
+        assert not [v["name"] for v in container["env"] if re.match("AWS_|MLFLOW_|GOOGLE_|AZURE_|HF_TOKEN", v["name"])]
+
+
+def test_a_study_that_is_refused_does_not_start_another_cluster():
+    """KubeRay does not look at the exit code of a job that failed."""
+    assert manifest("rayjob.yaml")["spec"]["backoffLimit"] == 0
+
+
+STAND_INS = {
+    "ray": 'env -0 > "$SEEN/../$$"; mv "$SEEN/../$$" "$SEEN/ray-${3%%=*}"; exec sleep 60',
+    # Runs its command in an environment of its own, as on another node, with what the script exported.
+    "srun": 'while [ "$1" != bash ]; do shift; done; exec "$@"',
+    "scontrol": "echo NodeAddr=127.0.0.1",
+    "python": 'case "$1" in -c) echo token ;; esac',
+    # Ends when Ray was started on both nodes.
+    "inoc-ray": 'env -0 > "$SEEN/inoc-ray"; for _ in $(seq 200); do set -- "$SEEN"/ray-*; [ $# -ge 2 ] && exit; sleep 0.1; done',
+}
+
+
+@pytest.mark.parametrize("venv", [".venv", ".venv-gpu"])
+def test_on_slurm_every_process_has_the_secrets_and_the_environment_that_was_named(home, venv):
+    """Slurm itself, and what Ray makes of it: tests/integration/test_slurm.py."""
+    checkout, seen = home / "checkout", home / "seen"
+    programs = checkout / venv / "bin"
+    programs.mkdir(parents=True)
+    seen.mkdir()
+    (checkout / "deploy").symlink_to(DEPLOY)
+    for program, text in STAND_INS.items():
+        (programs / program).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / program).chmod(0o755)
+    environment = {
+        "HOME": str(home),
+        "PATH": "/usr/bin:/bin",
+        "SEEN": str(seen),
+        "SLURM_SUBMIT_DIR": str(checkout),
+        "SLURMD_NODENAME": "node1",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_ON_NODE": "2",
+    } | ({} if venv == ".venv" else {"VENV": venv})
+    subprocess.run(["bash", DEPLOY / "slurm.sh", "study.yaml"], env=environment, check=True, timeout=30)
+    assert len(list(seen.iterdir())) == 3
+    for file in seen.iterdir():
+        assert secrets_in(file.read_bytes()) == SECRETS

@@ -54,6 +54,10 @@ ELSEWHERE = {
     "inoc-ray logs quickstart --follow": f"{JOBS}::test_a_job_that_fails_ends_the_command_as_it_ended_itself",
     "inoc-ray stop quickstart": SUBMIT,
     "inoc-ray ls": SUBMIT,
+    "VENV=.venv-gpu sbatch deploy/slurm.sh study.yaml": (
+        "tests/unit/cluster/test_deploy_files.py::"
+        "test_on_slurm_every_process_has_the_secrets_and_the_environment_that_was_named"
+    ),
     "ray job submit --working-dir . -- python jobs/": (
         f"{JOBS}::test_every_entry_point_of_ray_job_submit_ends_as_its_command_does"
     ),
@@ -64,6 +68,10 @@ ELSEWHERE = {
     "docker compose exec -T database pg_restore": UPGRADE,
     "install -m 755 mlflow/backup.sh /opt/mlflow/": UPGRADE,
     "export MLFLOW_TRACKING_USERNAME=ann": TEAM,
+    "cd mlflow": (
+        "tests/unit/package/test_tracking_files.py::"
+        "test_every_secret_comes_from_the_file_that_is_written_for_it_once_and_for_its_owner"
+    ),
     "./make_env.sh mlflow.example.org": (
         "tests/unit/package/test_tracking_files.py::"
         "test_every_secret_comes_from_the_file_that_is_written_for_it_once_and_for_its_owner"
@@ -81,6 +89,7 @@ CANNOT = {
     "python3.11 -m venv /opt/mlflow": "installs a server into /opt",
     "/opt/mlflow/bin/pip install -r mlflow/requirements.txt": "installs a server into /opt",
     "install -D -m 644 mlflow/basic_auth.ini": "installs a server into /etc",
+    "install -m 600 /dev/null /etc/mlflow/env": "installs a server into /etc",
     "install -m 644 mlflow/systemd/*": "installs a server into /etc",
     "useradd --system mlflow": "installs a server",
     "sudo -u postgres create": "changes the database of the machine",
@@ -95,8 +104,11 @@ CANNOT = {
     "kubectl apply -f deploy/kuberay/raycluster.yaml": "needs a Kubernetes cluster",
     "kubectl apply -f deploy/kuberay/rayjob.yaml": "needs a Kubernetes cluster",
     "kubectl port-forward service/inoc-ray-head-svc 8265": "needs a Kubernetes cluster",
+    "kubectl port-forward service/inoc-ray-head-svc 8000": "needs a Kubernetes cluster",
     "kubectl logs -f job/inoc-ray": "needs a Kubernetes cluster",
-    "sbatch deploy/slurm.sh study.yaml": "needs Slurm",
+    'eval "$(aws configure export-credentials': "needs an account at AWS",
+    "export AWS_REGION=us-east-1": "needs an account at AWS",
+    "ray attach cluster.yaml --port-forward 8000": "needs the machines that `ray up` starts",
     'python -c "from lm_eval.tasks import TaskManager': "downloads a dataset",
 }
 """The beginning of a command → why no test can run it; its files are held against their schema elsewhere."""
@@ -248,3 +260,23 @@ def test_no_page_is_out_of_reach_of_the_readme():
     linked = set(re.findall(r"\]\((docs/[\w/]+\.md|[A-Z]+\.md)\)", (ROOT / "README.md").read_text()))
     there = {str(Path(page).relative_to(ROOT)) for page in PAGES} - {"README.md", "mlflow/README.md"}
     assert there == linked
+
+
+def test_the_settings_of_the_plain_host_are_there_before_its_server_starts():
+    page = (ROOT / "mlflow" / "README.md").read_text()
+    assert page.index("into `/etc/mlflow/env`") < page.index("systemctl enable")
+
+
+def test_curl_is_asked_for_nothing_that_ubuntu_22_04_lacks():
+    """Its curl is 7.81; `--json` came with 7.82."""
+    assert not [command.line for command in ALL if command.line.startswith("curl") and "--json" in command.line]
+
+
+def test_what_the_next_shell_needs_is_not_typed_below_a_command_that_holds_the_first():
+    held = ("kubectl port-forward", "ray dashboard", "ray attach")
+    for page in PAGES:
+        for text in blocks(page, "sh"):
+            lines = text.splitlines()
+            first = next((i for i, line in enumerate(lines) if line.startswith(held)), len(lines))
+            below = [line for line in lines[first:] if not line.startswith(held)]
+            assert not below, f"{page.name}: in another shell: {below}"
