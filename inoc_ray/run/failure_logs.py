@@ -35,8 +35,8 @@ def failure_logs(study: str, storage: str | None, address: str | None) -> list[F
     status = look(study, storage, address)
     if "trials" not in status:
         raise InputError(
-            f"{status['storage']}: has no results of {status['study']} that this machine can read, so what failed is not known here; "
-            f"`inoc-ray logs {study}` prints the log of its job."
+            f"{status['storage']}: has no results of {status['study']} that this machine can read, so what failed is not "
+            f"known here; `inoc-ray logs {study}` prints the log of its job."
         )
     top = store_at(status["storage"]).logs()
     found = []

@@ -290,15 +290,21 @@ def check_capabilities(plan: Plan) -> None:
 
 
 def check_tracking(plan: Plan, store: Store) -> None:
-    """Raise InputError if MLflow cannot take the results: a wrong address or login, a broken server or database."""
+    """Raise InputError if MLflow cannot take the results.
+
+    A wrong address or login, a broken server or database, another storage's study of the same name.
+    """
     from inoc_ray.results.tracking import embedded
     from inoc_ray.results.tracking_checks import check_tracking_uri
+    from inoc_ray.run.study_record import study_record
 
     if plan.study.tracking_uri is None and not store.mlflow().exists():
         return
     try:
-        uri = embedded(store.mlflow())[0] if plan.study.tracking_uri is None else plan.study.tracking_uri
-        check_tracking_uri(uri, plan.study.name)
+        if plan.study.tracking_uri is None:
+            check_tracking_uri(embedded(store.mlflow())[0])
+        else:
+            check_tracking_uri(plan.study.tracking_uri, plan.study.name, study_record(plan, store))
     except TrialError as error:
         raise InputError(str(error)) from error
 

@@ -67,7 +67,8 @@ def latest_job(server: JobServer, study: str, storage: str | None = None) -> Stu
     running = [job for job in jobs if job.active]
     if len({job.storage for job in running}) > 1:
         raise InputError(
-            f"{study}: {len(running)} jobs of this name are running: {_which(running)}; give the study's --storage, or the id of one."
+            f"{study}: {len(running)} jobs of this name are running: {_which(running)}; give the study's "
+            "--storage, or the id of one."
         )
     return running[-1] if running else jobs[-1]
 
@@ -86,8 +87,8 @@ def _jobs_of(server: JobServer, study: str, storage: str | None) -> list[StudyJo
     if not jobs:
         last = {job.storage: job for job in named}
         raise InputError(
-            f"{study}: no job of this study on {address} was submitted to {server.address}, but jobs of its name on other storages: "
-            f"{_which(last.values())}; if one of them is meant, give its id."
+            f"{study}: no job of this study on {address} was submitted to {server.address}, but jobs of its name on "
+            f"other storages: {_which(last.values())}; if one of them is meant, give its id."
         )
     return jobs
 
