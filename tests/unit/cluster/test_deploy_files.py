@@ -198,3 +198,14 @@ def test_slurm_asks_for_the_signal_that_the_script_waits_for():
     (signal,) = re.findall(r"^#SBATCH --signal=B:(\w+)@\d+$", text, re.M)
     assert re.search(rf"^trap '.*requeue=yes.*' {signal}$", text, re.M)
     assert "#SBATCH --requeue" in text
+
+
+def test_nothing_that_git_ignores_gets_into_the_image():
+    """Secrets and results above all: the image has whatever else lies in the folder."""
+    left_out = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
+    for line in (ROOT / ".gitignore").read_text().split():
+        # Docker's patterns begin at the root; git's only with a slash at their beginning or in their midst.
+        anchored = "/" in line.rstrip("/")
+        assert (line.strip("/") if anchored else f"**/{line.rstrip('/')}") in left_out, line
+    assert {"**/.env", "**/*.env", "mlflow/backups"} <= set(left_out)
+    assert {".env", "*.env", "mlflow/backups/"} <= set((ROOT / ".rayignore").read_text().split())
