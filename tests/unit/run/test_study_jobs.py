@@ -1,6 +1,7 @@
 """Which job a study file, a name or an id means, and what is known of a study without one."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,19 @@ def test_a_job_server_that_is_away_costs_the_job_and_not_the_status(tmp_path, in
         assert inoc_ray("logs", *words, "--failed")[:2] == (0, "Nothing failed.\n")
         code, _, err = inoc_ray("status", *words, "--address", "http://127.0.0.1:9")
         assert (code, "cannot reach a job server" in err) == (2, True)
+
+
+def test_an_address_without_a_scheme_is_one_of_a_job_server(jobs: Jobs, inoc_ray, monkeypatch):
+    jobs.add("cats", MINE)
+    bare = jobs.address.removeprefix("http://")
+    assert [job["study"] for job in json.loads(inoc_ray("ls", "--address", bare, "--json")[1])] == ["cats"]
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", bare)
+    assert MINE in inoc_ray("ls")[1]
+    began = time.monotonic()
+    code, _, err = inoc_ray("ls", "--address", "127.0.0.1:1")
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "--address http://127.0.0.1:1: cannot reach a job server" in err
+    assert time.monotonic() - began < 20
 
 
 def test_the_logs_of_failures_are_not_called_none_where_the_storage_cannot_be_read(jobs: Jobs, tmp_path, inoc_ray):
