@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 PROBE_TRIES, PROBE_SECONDS = 3, 30.0
 """Tries, and seconds for each, of the probe of a judge behind an API."""
 
+UNPACKED_JOBS = "/runtime_resources/working_dir_files/"
+"""Where Ray unpacks the working folders of jobs, below the folder of its session on each node."""
+
 
 def check_capacity(plan: Plan, capacity: Capacity) -> None:
     """Raise InputError if what is to be trained or sampled does not fit the cluster."""
@@ -309,8 +312,18 @@ def check_tracking(plan: Plan, store: Store) -> None:
         raise InputError(str(error)) from error
 
 
+def check_stays(store: Store) -> None:
+    """Raise InputError for a storage in the folder into which Ray unpacked a job: Ray deletes that, and nobody looks there."""
+    if UNPACKED_JOBS in store.address:
+        raise InputError(
+            f"storage: {store.address} is in the folder into which Ray unpacked this job, and is deleted with it; write "
+            "s3://BUCKET/PREFIX, or the absolute path of a mount that every node has (also as --storage)."
+        )
+
+
 def preflight(plan: Plan, store: Store) -> None:
     """Run all checks that need no cluster; create the storage folder last, if all else is right."""
+    check_stays(store)
     check_plan(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)

@@ -104,6 +104,20 @@ def test_an_address_without_a_scheme_is_one_of_a_job_server(jobs: Jobs, inoc_ray
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("command", ["run", "finetune", "evaluate"])
+def test_results_are_never_written_into_the_folder_of_a_job(tmp_path, inoc_ray, monkeypatch, command):
+    folder = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    folder.mkdir(parents=True)
+    write_study(folder, storage="runs")
+    monkeypatch.chdir(folder)
+    code, _, err = inoc_ray(command, "study.yaml")
+    assert (code, f"storage: {folder / 'runs'} is in the folder into which Ray unpacked this job" in err) == (
+        2,
+        True,
+    ), err
+    assert [path.name for path in folder.iterdir()] == ["study.yaml"]
+
+
 def test_the_logs_of_failures_are_not_called_none_where_the_storage_cannot_be_read(jobs: Jobs, tmp_path, inoc_ray):
     away = str(tmp_path / "mount-of-the-cluster")
     jobs.add("cats", away, "FAILED", log="Traceback")
