@@ -162,7 +162,7 @@ def status(study: str, storage: str | None, address: str | None, as_json: bool) 
 def logs(study: str, storage: str | None, address: str | None, as_json: bool, follow: bool, failed: bool) -> None:
     """Print the log of a submitted study's job: the one that runs, otherwise the latest.
 
-    STUDY may also be the id of a job.
+    STUDY may also be the id of a job. A file means the jobs on its storage; a NAME alone those on any.
     """
     if failed:
         from inoc_ray.run.failure_logs import failure_logs, logs_text
@@ -176,7 +176,7 @@ def logs(study: str, storage: str | None, address: str | None, as_json: bool, fo
 
     check_study(study)
     server = JobServer(address)
-    job = latest_job(server, study)
+    job = latest_job(server, study, storage)
     if follow:
         job = follow_job(server, job.id, sys.stderr if as_json else results())
     if as_json or not follow:
@@ -188,19 +188,20 @@ def logs(study: str, storage: str | None, address: str | None, as_json: bool, fo
 
 @cli.command()
 @study_or_name
+@storage_option
 @address_option
 @as_json
 @results_alone
-def stop(study: str, address: str | None, as_json: bool) -> None:
+def stop(study: str, storage: str | None, address: str | None, as_json: bool) -> None:
     """Stop the job of a submitted study, and wait until it has ended. What was committed is kept.
 
-    STUDY may also be the id of a job.
+    STUDY may also be the id of a job. A file means the job on its storage; a NAME alone that on any, if only one is running.
     """
     from inoc_ray.run import study_jobs
     from inoc_ray.run.job_server import JobServer
 
     study_jobs.check_study(study)
-    job = study_jobs.stop(JobServer(address), study)
+    job = study_jobs.stop(JobServer(address), study, storage)
     kept = "\nWhat was committed is kept; submit the study again to go on." if job.status == "STOPPED" else ""
     emit(as_json, job.to_json(), study_jobs.job_text(job) + kept)
 

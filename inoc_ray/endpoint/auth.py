@@ -54,9 +54,12 @@ def redact(secret: str | None, text: str) -> str:
 
 
 def hide_password(text: str) -> str:
-    """Return the text with the password of every address in it replaced by `***`."""
-    # A password may contain an @: everything up to the last one in the address is hidden.
-    return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)
+    """Return the text with the password, or the token, of every address in it replaced by `***`."""
+    # A password may contain an @: everything up to the last one in the address is hidden. What stands alone before the @ is a
+    # token for HTTP, and a user's name for a database, which may have its password in the query.
+    text = re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)
+    text = re.sub(r"(?i)(https?://)[^/@:\s\"'<>]+@", r"\1***@", text)
+    return re.sub(r"(?i)([?&](?:[\w.-]*password|passwd|pwd|token)=)[^&\s\"'<>]+", r"\1***", text)
 
 
 def hide_passwords(value: Any) -> Any:

@@ -31,6 +31,8 @@ TRAINING = (
     "seconds_total",
 )
 """What of a fine-tune's measurements becomes a metric of that name, beside seconds by phase and peak memory."""
+FIRST_RUN = "first_run"
+"""A tag of a study's run: when the study was first run (epoch ms). Its storage keeps that wherever it is moved."""
 MAX_PARAM = 6000  # characters; MLflow's limit
 MAX_TAG = 5000  # characters; the limit of older servers, which a newer one raises to 8000
 MAX_NAME = 250  # characters of a metric's name; MLflow's limit

@@ -112,8 +112,9 @@ def sync(
 
     lock: held throughout; must exclude every other sync of this study (see `file_lock`). artifact_root: URI for the artifacts of
     a new experiment; None leaves it to the server. report_files: logged to the parent run, beside comparison.json. Raises
-    `InputError` if there is no server at the address or the experiment is in MLflow's trash, and `TrialError` if the server or its
-    database fails or refuses a call; within a minute, if it is broken from the start.
+    `InputError` if there is no server at the address, the experiment is in MLflow's trash or is another storage's (unless
+    `artifact_root` is given, as for MLflow inside the storage), and `TrialError` if the server or its database fails or refuses
+    a call; within a minute, if it is broken from the start.
     """
     check_server(tracking_uri)
     with lock, quiet(), environment(LATER_CALLS), _refusals(tracking_uri):
@@ -123,7 +124,8 @@ def sync(
         client = MlflowClient(tracking_uri)
         with environment(FIRST_CALL):
             experiment = find_experiment(client, study.name, artifact_root)
-        known = known_runs(client, experiment, trials)
+        # MLflow inside the storage is that storage's, whatever its address was when the runs were made.
+        known = known_runs(client, experiment, trials, study if artifact_root is None else None)
         with tempfile.TemporaryDirectory() as scratch:
             summary = Path(scratch) / "comparison.json"
             summary.write_text(json.dumps(comparison.to_json(), indent=1), encoding="utf-8")

@@ -7,21 +7,26 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.tracking_server import check_access
+
+if TYPE_CHECKING:
+    from inoc_ray.results.records import StudyRecord
 
 _DATABASE_SECONDS = 10.0
 """How long a database may take to answer, or to be free of another process's lock."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
-def check_tracking_uri(tracking_uri: str, experiment: str | None = None) -> None:
+def check_tracking_uri(tracking_uri: str, experiment: str | None = None, study: StudyRecord | None = None) -> None:
     """Check within seconds that MLflow can write to a URI. No message shows a password.
 
-    experiment: the name of the one that a server must let this login write to. Raises `InputError` if the kind of URI is not
-    supported, no MLflow server answers there or it refuses the login, and `TrialError` if a database is broken.
+    experiment: the name of the one that a server must let this login write to. study: must be the one whose runs are there, if
+    any are. Raises `InputError` if the kind of URI is not supported, no MLflow server answers there, it refuses the login or has
+    another storage's study of that name, and `TrialError` if a database is broken.
     """
     scheme, separator, _ = tracking_uri.strip().partition("://")
     kind = scheme.partition("+")[0]
@@ -34,7 +39,7 @@ def check_tracking_uri(tracking_uri: str, experiment: str | None = None) -> None
     if kind in _DATABASES:
         check_database(tracking_uri)
         return
-    check_access(tracking_uri, experiment)
+    check_access(tracking_uri, experiment, study)
 
 
 def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:

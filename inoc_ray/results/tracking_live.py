@@ -166,7 +166,8 @@ class LiveRuns:
         client = MlflowClient(self._uri)
         with self._lock():
             self._experiment = find_experiment(client, self._study.name, self._artifact_root)
-            self._known = known_runs(client, self._experiment, self._trials)
+            shared = self._study if self._artifact_root is None else None
+            self._known = known_runs(client, self._experiment, self._trials, shared)
             self._parent_id = self._begin(client, self._parent, {})
         self._client = client
         return client

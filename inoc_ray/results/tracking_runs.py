@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.errors import InputError
-from inoc_ray.results.records import RunRecord, TrialRecord, place_of
-from inoc_ray.results.tracking_server import EXPERIMENT_KIND, IN_THE_TRASH
+from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, place_of
+from inoc_ray.results.tracking_server import EXPERIMENT_KIND, IN_THE_TRASH, check_storage_of_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -26,21 +26,20 @@ def find_experiment(client: MlflowClient, name: str, artifact_root: str | None) 
 
 
 def known_runs(
-    client: MlflowClient, experiment: str, trials: Sequence[TrialRecord]
+    client: MlflowClient, experiment: str, trials: Sequence[TrialRecord], study: StudyRecord | None
 ) -> dict[tuple[str, str], MlflowRun]:
-    """Return the study's runs by identity. Of several with one identity the oldest is kept, and the others are deleted."""
+    """Return the study's runs by identity. Of several with one identity the oldest is kept, and the others are deleted.
+
+    study: given where others may write too. Raises `InputError`, and deletes nothing, if the runs are those of another storage.
+    """
     bases: dict[tuple[str, str], str] = {}
     for trial in trials:
         if trial.kind == "base":
             bases.setdefault((trial.setting, trial.trial_id), trial.place)
-    runs: list[MlflowRun] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            break
+    runs = _all_runs(client, experiment)
+    for run in runs:
+        if study is not None and run.data.tags.get("study_run") == study.name:
+            check_storage_of_run(study, run.data.tags, run.info.start_time)
     known: dict[tuple[str, str], MlflowRun] = {}
     for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
         for name, value in (("place", _place(run, bases)), ("study_run", run.data.tags.get("study_run"))):
@@ -49,6 +48,17 @@ def known_runs(
             elif value is not None:
                 known[name, value] = run
     return known
+
+
+def _all_runs(client: MlflowClient, experiment: str) -> list[MlflowRun]:
+    runs: list[MlflowRun] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
 
 
 def _place(run: MlflowRun, bases: Mapping[tuple[str, str], str]) -> str | None:

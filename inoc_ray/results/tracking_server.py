@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
+from inoc_ray.results.records import FIRST_RUN
 
 if TYPE_CHECKING:
     import requests
     from mlflow.utils.rest_utils import MlflowHostCreds
 
+    from inoc_ray.results.records import StudyRecord
+
 EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
 """A tag of each experiment: without it the UI shows an experiment as one about prompts and traces, and hides its runs."""
 IN_THE_TRASH = "the MLflow experiment {name!r} is in the trash: restore it, or remove it for good (mlflow gc)"
+OF_ANOTHER_STORAGE = (
+    "the MLflow experiment {name!r} has the results of another study of this name, in {other}: rename one of them. If that storage "
+    "was moved to {storage}, set the tag `storage` of the run {name!r} there to {storage}."
+)
 _LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
 _SECONDS = 10.0
 
@@ -33,11 +40,11 @@ def check_server(tracking_uri: str, timeout: float = 5.0) -> None:
         _ask(tracking_uri, "/health", "GET", timeout=timeout)
 
 
-def check_access(tracking_uri: str, experiment: str | None) -> None:
+def check_access(tracking_uri: str, experiment: str | None, study: StudyRecord | None = None) -> None:
     """Check that a server takes the login of the environment, and lets it write to the experiment of this name.
 
     Nothing new is written: a tag that an existing experiment has, or should have, is set again. None checks the login alone.
-    Raises `InputError`.
+    study: must be the one whose runs the experiment has, if it has any. Raises `InputError`.
     """
     shown = hide_password(tracking_uri)
     if experiment is None:
@@ -61,6 +68,27 @@ def check_access(tracking_uri: str, experiment: str | None) -> None:
     tag = {"experiment_id": known["experiment_id"], "key": key, "value": kind}
     written = _ask(tracking_uri, "/api/2.0/mlflow/experiments/set-experiment-tag", json=tag)
     _expect(tracking_uri, written, f"write to the experiment {experiment!r}")
+    if study is not None:
+        asked = {"experiment_ids": [known["experiment_id"]], "filter": f"tags.study_run = '{study.name}'"}
+        found = _ask(tracking_uri, "/api/2.0/mlflow/runs/search", json=asked)
+        _expect(tracking_uri, found, f"read the runs of the experiment {experiment!r}")
+        for run in _answer(found).get("runs", []):
+            tags = {tag["key"]: tag["value"] for tag in run.get("data", {}).get("tags", [])}
+            check_storage_of_run(study, tags, int(run.get("info", {}).get("start_time", 0)))
+
+
+def check_storage_of_run(study: StudyRecord, tags: Mapping[str, str], started_at: int) -> None:
+    """Raise InputError if a study's run in MLflow is of another storage, whose runs would be deleted for those of this one.
+
+    A storage that was moved has the time of the study's first run with it. tags, started_at: of the run; earlier versions gave
+    it no tag with that time, but mostly began it then.
+    """
+    storage, other = study.tags.get("storage"), tags.get("storage")
+    if storage is None or other is None or storage == other:
+        return
+    if study.created_at and str(study.created_at) == tags.get(FIRST_RUN, str(started_at)):
+        return
+    raise InputError(OF_ANOTHER_STORAGE.format(name=study.name, other=other, storage=storage))
 
 
 def _refuse_login_in_address(tracking_uri: str) -> None:

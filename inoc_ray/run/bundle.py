@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from inoc_ray.config.identity import PathKind, content_id, file_hash, path_kind_of
 from inoc_ray.console import say
+from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.harness_task import task_file, task_files
 from inoc_ray.models.hub import is_hub
@@ -62,8 +63,10 @@ def pack(folder: Path, path: Path, study: Study, store: Store) -> str:
     """Copy the study (read from `path`) and what it names into `folder`; return 16 hex digits over all of it.
 
     No path of this machine is part of the id, only the content behind it; what only the cluster has counts by its path.
-    Raise InputError for a missing file, and, before anything is copied, for more than MAX_BYTES in all.
+    Raise InputError for a missing file, and, before anything is copied, for an address with a password and for more than MAX_BYTES
+    in all.
     """
+    _refuse_passwords(study)
     finder = _Finder(path.absolute().parent, store)
     replace_paths(study, finder.find)
     found = [item for item in finder.found.values() if item is not None]
@@ -85,6 +88,19 @@ def pack(folder: Path, path: Path, study: Study, store: Store) -> str:
     (folder / STUDY_FILE).write_text(text, encoding="utf-8")
     content = {**replace_paths(study, name_content), "storage": store.address}
     return content_id(content)
+
+
+def _refuse_passwords(study: Study) -> None:
+    """Raise InputError for an address with a password or a token: everybody who may see the cluster's jobs could read it."""
+    addresses = {"tracking_uri": study.tracking_uri}
+    addresses |= {f"judges.{name}.endpoint": judge.endpoint for name, judge in study.judges.items()}
+    for place, address in addresses.items():
+        if address is not None and (shown := hide_password(address)) != address:
+            raise InputError(
+                f"{place}: {shown} holds a password or a token, which does not travel with a job; leave it out, and set it in the "
+                "environment of the cluster's nodes: PGPASSWORD or PGPASSFILE for PostgreSQL, MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD for a tracking server, a judge's api_key_env."
+            )
 
 
 class _Item:

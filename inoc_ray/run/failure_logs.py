@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from inoc_ray.errors import InputError
 from inoc_ray.run.load import store_at
 from inoc_ray.run.look import look
 from inoc_ray.store.place import Place
@@ -27,8 +28,16 @@ class FailureLog:
 
 
 def failure_logs(study: str, storage: str | None, address: str | None) -> list[FailureLog]:
-    """Return the failures of a study that `inoc-ray status` shows, with their logs; arguments as for `look`."""
+    """Return the failures of a study that `inoc-ray status` shows, with their logs; arguments as for `look`.
+
+    Raises InputError as `look` does, and for a storage of which this machine can read nothing.
+    """
     status = look(study, storage, address)
+    if "trials" not in status:
+        raise InputError(
+            f"{status['storage']}: has no results of {status['study']} that this machine can read, so what failed is not "
+            f"known here; `inoc-ray logs {study}` prints the log of its job."
+        )
     top = store_at(status["storage"]).logs()
     found = []
     for failure in status.get("failures", ()):

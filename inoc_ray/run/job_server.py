@@ -60,7 +60,7 @@ class JobServer:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        self.address = address or next(filter(None, map(os.environ.get, _VARIABLES)), DEFAULT_ADDRESS)
+        self.address = _address(address)
         with self._errors():
             self._client = _client(self.address)
 
@@ -199,6 +199,14 @@ def _errors_of_a_connection() -> tuple[type[Exception], ...]:
     import aiohttp
 
     return (RuntimeError, OSError, aiohttp.ClientError)
+
+
+def _address(given: str | None) -> str:
+    """Return the address of a job server; one without a scheme is completed, since Ray would take it for that of a cluster."""
+    named = given or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if named:
+        return named if "://" in named or named == "auto" else f"http://{named}"
+    return os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS
 
 
 def _client(address: str) -> Any:

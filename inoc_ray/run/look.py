@@ -62,11 +62,20 @@ def look_text(value: Mapping[str, Any], width: int | None = None) -> str:
 
 
 def _job_of(name: str, store: Store, address: str | None) -> tuple[JobServer | None, StudyJob | None]:
-    """Return the job server, if one is named, and the study's latest job there on this storage."""
+    """Return the job server, if one is named, and the study's latest job there on this storage.
+
+    One that only the environment names may be away: the storage says what was done without it.
+    """
     if address is None and "RAY_API_SERVER_ADDRESS" not in os.environ:
         return None, None
-    server = JobServer(address)
-    return server, job_of_storage(server, name, store.address)
+    try:
+        server = JobServer(address)
+        return server, job_of_storage(server, name, store.address)
+    except InputError as error:
+        if address is not None:
+            raise
+        say(f"from the storage alone: {error}")
+        return None, None
 
 
 def _from_store(name: str, store: Store, server: JobServer | None, job: StudyJob | None) -> dict[str, Any]:

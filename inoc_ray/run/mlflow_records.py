@@ -1,16 +1,13 @@
-"""The study and its trials as records for MLflow."""
+"""The trials of a study as records for MLflow."""
 
 from __future__ import annotations
 
 import io
 import os
 import socket
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray import __version__
-from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.evaluate.capabilities import stored_scores
 from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.evaluate.score_table import sample_table
@@ -22,37 +19,7 @@ from inoc_ray.store.place import Place
 from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
-    from inoc_ray.results.records import Status, StudyRecord, TrialRecord
-
-
-def keep_study(plan: Plan, store: Store) -> None:
-    """Write the study beside its results as it was run, with the time of its first run (epoch seconds, never changed)."""
-    written = hide_passwords(plan.study.model_dump(mode="json"))
-    store.keep_study(plan.study.name, {"study": written, "created_at": first_run_at(plan, store) or time.time()})
-
-
-def first_run_at(plan: Plan, store: Store) -> float | None:
-    """Return when the study was first run, in epoch seconds; None if it never was."""
-    try:
-        return float((store.read_study(plan.study.name) or {})["created_at"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def study_record(plan: Plan, store: Store) -> StudyRecord:
-    """Return the study for the tracking server."""
-    from inoc_ray.results.records import StudyRecord
-
-    created = first_run_at(plan, store) or 0.0
-    tags = {"storage": store.address, "inoc_ray": __version__}
-    return StudyRecord(plan.study.name, int(created * 1000), study_dimensions(plan), tags)
-
-
-def study_dimensions(plan: Plan) -> str:
-    """Return the study's size in words, such as "miniature: 3 arms × 2 seeds × 1 model"."""
-    names = ", ".join(use.name for use in plan.study.settings)
-    counts = {"arm": len(plan.study.arms), "seed": len(plan.study.seeds), "model": len(plan.study.models)}
-    return f"{names}: " + " × ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
+    from inoc_ray.results.records import Status, TrialRecord
 
 
 @reads

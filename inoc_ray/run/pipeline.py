@@ -24,13 +24,13 @@ from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
-from inoc_ray.run.mlflow_records import keep_study
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import preflight
 from inoc_ray.run.progress import recorded
 from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_study_report
 from inoc_ray.run.stopped import says_what_is_kept
+from inoc_ray.run.study_record import keep_study
 from inoc_ray.serve.owner import reclaim
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 PROBE_TRIES, PROBE_SECONDS = 3, 30.0
 """Tries, and seconds for each, of the probe of a judge behind an API."""
 
+UNPACKED_JOBS = "/runtime_resources/working_dir_files/"
+"""Where Ray unpacks the working folders of jobs, below the folder of its session on each node."""
+
 
 def check_capacity(plan: Plan, capacity: Capacity) -> None:
     """Raise InputError if what is to be trained or sampled does not fit the cluster."""
@@ -290,21 +293,37 @@ def check_capabilities(plan: Plan) -> None:
 
 
 def check_tracking(plan: Plan, store: Store) -> None:
-    """Raise InputError if MLflow cannot take the results: a wrong address or login, a broken server or database."""
+    """Raise InputError if MLflow cannot take the results.
+
+    A wrong address or login, a broken server or database, another storage's study of the same name.
+    """
     from inoc_ray.results.tracking import embedded
     from inoc_ray.results.tracking_checks import check_tracking_uri
+    from inoc_ray.run.study_record import study_record
 
     if plan.study.tracking_uri is None and not store.mlflow().exists():
         return
     try:
-        uri = embedded(store.mlflow())[0] if plan.study.tracking_uri is None else plan.study.tracking_uri
-        check_tracking_uri(uri, plan.study.name)
+        if plan.study.tracking_uri is None:
+            check_tracking_uri(embedded(store.mlflow())[0])
+        else:
+            check_tracking_uri(plan.study.tracking_uri, plan.study.name, study_record(plan, store))
     except TrialError as error:
         raise InputError(str(error)) from error
 
 
+def check_stays(store: Store) -> None:
+    """Raise InputError for a storage in the folder into which Ray unpacked a job: Ray deletes that, and nobody looks there."""
+    if UNPACKED_JOBS in store.address:
+        raise InputError(
+            f"storage: {store.address} is in the folder into which Ray unpacked this job, and is deleted with it; write "
+            "s3://BUCKET/PREFIX, or the absolute path of a mount that every node has (also as --storage)."
+        )
+
+
 def preflight(plan: Plan, store: Store) -> None:
     """Run all checks that need no cluster; create the storage folder last, if all else is right."""
+    check_stays(store)
     check_plan(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)

@@ -13,10 +13,11 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.integrity import report_damage, seal_samples
-from inoc_ray.run.mlflow_records import planned_records, study_record, trial_records
+from inoc_ray.run.mlflow_records import planned_records, trial_records
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, planned_of
 from inoc_ray.run.report_content import example_samples, report_meta
+from inoc_ray.run.study_record import study_record
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures
 from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import Store

@@ -10,7 +10,7 @@ from inoc_ray import __version__
 from inoc_ray.evaluate.score_table import sample_table
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.describe import state_of
-from inoc_ray.run.mlflow_records import first_run_at, study_dimensions
+from inoc_ray.run.study_record import first_run_at, study_dimensions
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import PROMPT_OF
 

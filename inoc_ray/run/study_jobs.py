@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.console import duration, say, table
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.run.job_server import JobServer, StudyJob
+from inoc_ray.run.load import store_at
 from inoc_ray.run.submit import STOP_SECONDS
+from inoc_ray.study.study import Study
 
 _JOB = re.compile(r"inoc-ray-(?P<study>.+)-[0-9a-f]{16}-\d+")
 _ENDS_WITHIN = STOP_SECONDS + 30.0
@@ -53,20 +55,54 @@ def check_study(study: str) -> None:
     name_of(study)
 
 
-def latest_job(server: JobServer, study: str) -> StudyJob:
+def latest_job(server: JobServer, study: str, storage: str | None = None) -> StudyJob:
     """Return the job of a study that runs, otherwise its latest; or the job of that id.
 
-    Raises InputError if there is none.
+    A study file means the jobs on the storage that it names, unless `storage` is given; a name alone those on any storage.
+    Raises InputError if there is none, or if several storages have one that runs: another's study may have the same name.
     """
     if _JOB.fullmatch(study):
         return server.job(study)
-    jobs = server.jobs(name_of(study))
-    if not jobs:
+    jobs = _jobs_of(server, study, storage)
+    running = [job for job in jobs if job.active]
+    if len({job.storage for job in running}) > 1:
+        raise InputError(
+            f"{study}: {len(running)} jobs of this name are running: {_which(running)}; give the study's "
+            "--storage, or the id of one."
+        )
+    return running[-1] if running else jobs[-1]
+
+
+def _jobs_of(server: JobServer, study: str, storage: str | None) -> list[StudyJob]:
+    """Return the jobs that a study file or a name means, the oldest first; at least one."""
+    named = server.jobs(name_of(study))
+    if not named:
         raise InputError(
             f"{study}: no such study was submitted to {server.address} since its head was started; "
             "`inoc-ray ls` shows those that were."
         )
-    return next((job for job in reversed(jobs) if job.active), jobs[-1])
+    where = storage if storage is not None else _storage_of(study)
+    address = None if where is None else store_at(where).address
+    jobs = [job for job in named if address in (None, job.storage)]
+    if not jobs:
+        last = {job.storage: job for job in named}
+        raise InputError(
+            f"{study}: no job of this study on {address} was submitted to {server.address}, but jobs of its name on "
+            f"other storages: {_which(last.values())}; if one of them is meant, give its id."
+        )
+    return jobs
+
+
+def _storage_of(study: str) -> str | None:
+    """Return the storage that a study file names; None for a name. Runs none of the study's plugins."""
+    if not is_file(study):
+        return None
+    named = load_yaml(read_yaml_text(Path(study), "a study file"), Path(study)).get("storage")
+    return named if isinstance(named, str) else str(Study.model_fields["storage"].default)
+
+
+def _which(jobs: Iterable[StudyJob]) -> str:
+    return ", ".join(f"{job.id} ({job.status.lower()}, results in {job.storage})" for job in jobs)
 
 
 def job_of_storage(server: JobServer, study: str, storage: str) -> StudyJob | None:
@@ -75,19 +111,15 @@ def job_of_storage(server: JobServer, study: str, storage: str) -> StudyJob | No
     return jobs[-1] if jobs else None
 
 
-def stop(server: JobServer, study: str) -> StudyJob:
-    """Stop the job of a study and wait until it has ended; a job that has ended is returned as it is.
+def stop(server: JobServer, study: str, storage: str | None = None) -> StudyJob:
+    """Stop the job that `latest_job` finds and wait until it has ended; a job that has ended is returned as it is.
 
-    Raises InputError if there is none, or if several storages have one that runs; TrialError if it does not end.
+    Raises InputError as `latest_job` does, and TrialError if the job does not end.
     """
-    running = [job for job in server.jobs(name_of(study)) if job.active] if not _JOB.fullmatch(study) else []
-    if len(running) > 1:
-        which = ", ".join(f"{job.id} ({job.storage})" for job in running)
-        raise InputError(f"{study}: {len(running)} jobs of this name are running: {which}; give the id of one.")
-    job = latest_job(server, study)
+    job = latest_job(server, study, storage)
     if not job.active:
         return job
-    say(f"stopping {job.id}; it may take {STOP_SECONDS} s to end in order ...")
+    say(f"stopping {job.id} (results in {job.storage}); it may take {STOP_SECONDS} s to end in order ...")
     deadline = time.monotonic() + _ENDS_WITHIN
     while job.active:
         if time.monotonic() > deadline:
@@ -112,7 +144,9 @@ def jobs_text(jobs: Sequence[StudyJob], address: str, width: int | None = None) 
 def job_text(job: StudyJob) -> str:
     """Return the state of a job in a line."""
     code = f" with exit code {job.exit_code}" if job.exit_code else ""
-    return f"Job {job.id}: {job.status}{code}, started {_time(job.started)} UTC, {_took(job)}."
+    return (
+        f"Job {job.id}: {job.status}{code}, started {_time(job.started)} UTC, {_took(job)}, results in {job.storage}."
+    )
 
 
 def last_words(server: JobServer, job: StudyJob) -> str:

@@ -192,7 +192,7 @@ def test_the_image_is_made_from_the_lock_and_leaves_out_what_git_leaves_out():
     assert 'RUN make setup "LOCK=$LOCK"' in text
     assert "ARG LOCK=gpu" in text
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
-    assert {".git", ".venv", "runs"} <= set(ignored)
+    assert {".git", "**/.venv", "runs"} <= set(ignored)
 
 
 def test_slurm_asks_for_the_signal_that_the_script_waits_for():
@@ -304,3 +304,14 @@ def test_on_slurm_every_process_has_the_secrets_and_the_environment_that_was_nam
     assert len(list(seen.iterdir())) == 3
     for file in seen.iterdir():
         assert secrets_in(file.read_bytes()) == SECRETS
+
+
+def test_nothing_that_git_ignores_gets_into_the_image():
+    """Secrets and results above all: the image has whatever else lies in the folder."""
+    left_out = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
+    for line in (ROOT / ".gitignore").read_text().split():
+        # Docker's patterns begin at the root; git's only with a slash at their beginning or in their midst.
+        anchored = "/" in line.rstrip("/")
+        assert (line.strip("/") if anchored else f"**/{line.rstrip('/')}") in left_out, line
+    assert {"**/.env", "**/*.env", "mlflow/backups"} <= set(left_out)
+    assert {".env", "*.env", "mlflow/backups/"} <= set((ROOT / ".rayignore").read_text().split())

@@ -5,16 +5,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from inoc_ray.endpoint.auth import hide_passwords
+from inoc_ray.endpoint.auth import hide_password, hide_passwords
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.score_table import empty_score_table
 from inoc_ray.results import tracking_checks
+from inoc_ray.results.compare import compare
+from inoc_ray.results.records import FIRST_RUN, StudyRecord
+from inoc_ray.results.tracking import sync
 from inoc_ray.results.tracking_checks import check_database, check_tracking_uri
 from inoc_ray.results.tracking_server import check_server
 
@@ -166,6 +170,56 @@ def test_an_experiment_in_the_trash_is_refused_before_the_start():
         check_tracking_uri(uri, "mine")
 
 
+def of(storage: str, *, created_at: int = 5) -> StudyRecord:
+    return StudyRecord("mine", created_at, tags={"storage": storage, FIRST_RUN: str(created_at)})
+
+
+@pytest.mark.parametrize(
+    ("tags", "start", "refused"),
+    [
+        ({"storage": "s3://b/theirs", FIRST_RUN: "6"}, 5, True),
+        ({"storage": "s3://b/theirs"}, 6, True),
+        ({"storage": "s3://b/mine", FIRST_RUN: "6"}, 6, False),
+        ({"storage": "s3://b/moved", FIRST_RUN: "5"}, 6, False),
+        ({"storage": "s3://b/moved"}, 5, False),
+        ({}, 6, False),
+    ],
+)
+def test_the_experiment_of_another_storages_study_is_refused_before_the_start(tags, start, refused):
+    run = {"info": {"start_time": start}, "data": {"tags": [{"key": k, "value": v} for k, v in tags.items()]}}
+    with server(search=(200, json.dumps({"runs": [run]}))) as (uri, answers):
+        if refused:
+            with pytest.raises(InputError, match=r"in s3://b/theirs: rename one of them.*set the tag `storage`"):
+                check_tracking_uri(uri, "mine", of("s3://b/mine"))
+        else:
+            check_tracking_uri(uri, "mine", of("s3://b/mine"))
+    assert json.loads(answers.seen[-1][2])["filter"] == "tags.study_run = 'mine'"
+
+
+def test_a_sync_never_touches_the_runs_of_another_storages_study(tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+
+    def bring(study: StudyRecord, root: str | None = None) -> str:
+        found = compare(empty_score_table(), "mine")
+        return sync(uri, study, [], found, lock=nullcontext(), artifact_root=root).parent_run_id
+
+    theirs = bring(of("s3://b/theirs", created_at=6))
+    client = MlflowClient(uri)
+    # What an interrupted sync may leave: of two runs of one study the newer would be deleted.
+    experiment = client.get_experiment_by_name("mine").experiment_id
+    client.create_run(experiment, tags={"study_run": "mine", "storage": "s3://b/theirs"})
+    with pytest.raises(InputError, match="rename one of them"):
+        bring(of("s3://b/mine"))
+    assert len(client.search_runs([experiment])) == 2
+    # A storage that was moved, and MLflow inside the storage.
+    assert bring(of("s3://b/theirs", created_at=6)) == theirs
+    assert bring(of("s3://b/moved", created_at=6)) == theirs
+    assert bring(of("/elsewhere"), (tmp_path / "artifacts").as_uri()) == theirs
+
+
 def test_a_server_that_is_not_there_is_named_with_the_systems_reason():
     with pytest.raises(InputError, match=r"no MLflow tracking server answers at http://127.0.0.1:9 \(.*refused\)"):
         check_tracking_uri("http://127.0.0.1:9", "mine")
@@ -232,6 +286,23 @@ def test_a_locked_sqlite_file_is_waited_for_in_bounded_time(tmp_path, monkeypatc
     assert time.monotonic() - began < 10
     holder.close()
     assert tracking_checks._DATABASE_SECONDS <= 20
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"https://{PASSWORD}@host/x", "https://***@host/x"),
+        (f'see "HTTPS://{PASSWORD}@host:80", a@b', 'see "HTTPS://***@host:80", a@b'),
+        (f"https://me:{PASSWORD}@x@host", "https://me:***@host"),
+        (f"postgresql://h/db?user=me&password={PASSWORD}&x=1", "postgresql://h/db?user=me&password=***&x=1"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("hf://OWNER/NAME@0123 s3://bucket/a@b", "hf://OWNER/NAME@0123 s3://bucket/a@b"),
+        ("http://localhost:80 me@host", "http://localhost:80 me@host"),
+        ("http://localhost/me@host", "http://localhost/me@host"),
+    ],
+)
+def test_what_is_secret_in_an_address_is_hidden_and_nothing_else(text, shown):
+    assert hide_password(text) == shown
 
 
 def test_no_address_of_a_study_is_kept_with_its_password():

@@ -345,6 +345,33 @@ def test_a_large_file_stays_if_its_path_is_absolute_and_is_refused_otherwise(tmp
     assert "is not sent with the job" in capsys.readouterr().err
 
 
+JUDGES = {"j": {"endpoint": "https://me:very-secret@host/v1", "served_model": "x", "method": "sample"}}
+
+
+@pytest.mark.parametrize(
+    ("field", "more"),
+    [
+        ("tracking_uri", {"tracking_uri": "postgresql://me:very-secret@host/db"}),
+        ("tracking_uri", {"tracking_uri": "postgresql://host/db?password=very-secret"}),
+        ("tracking_uri", {"tracking_uri": "https://very-secret@host"}),
+        ("judges.j.endpoint", {"judges": JUDGES}),
+    ],
+)
+def test_a_password_in_an_address_does_not_travel(tmp_path, field, more):
+    path, study, store = tiny(tmp_path, **more)
+    folder = tmp_path / "packed"
+    with pytest.raises(InputError, match=f"^{field}: .*PGPASSWORD") as caught:
+        pack(folder, path, study, store)
+    assert "very-secret" not in str(caught.value)
+    assert not list(folder.iterdir())
+
+
+def test_a_database_without_its_password_travels(tmp_path):
+    path, study, store = tiny(tmp_path, tracking_uri="postgresql://me@host/db")
+    pack(tmp_path, path, study, store)
+    assert "postgresql://me@host/db" in (tmp_path / bundle.STUDY_FILE).read_text()
+
+
 def test_a_hub_address_is_left_unchanged(tmp_path):
     rows = f"hf://datasets/a/b@{COMMIT}/x.jsonl"
     model = {"name": "b", "path": f"hf://a/b@{COMMIT}"}

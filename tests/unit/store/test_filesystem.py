@@ -19,9 +19,10 @@ from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.run.integrity import claims_of, seal_samples, verify_used
-from inoc_ray.run.mlflow_records import keep_study, study_record, trial_records
+from inoc_ray.run.mlflow_records import trial_records
 from inoc_ray.run.publish import compare_study, write_study_report
 from inoc_ray.run.status import status_json
+from inoc_ray.run.study_record import keep_study, study_record
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store import layout

@@ -30,9 +30,9 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.run.integrity import seal_samples
-from inoc_ray.run.mlflow_records import keep_study, study_record
 from inoc_ray.run.publish import compare_study
 from inoc_ray.run.status import status_json, status_text
+from inoc_ray.run.study_record import keep_study, study_record
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.store import seal
 from inoc_ray.store.failures import Failure, keep_failures, read_failures
