@@ -14,9 +14,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from environment import BIN, environment
-
-JOB_PORT = 28265
-"""Outside 10002 to 19999, which a head keeps for its workers."""
+from rank_program import free_port
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,9 @@ def job_head(folder: Path, **env: str) -> Iterator[Head]:
     token.chmod(0o600)
     # Short: Ray's Unix sockets lie below it.
     temp = Path("/tmp") / f"ir-{os.getpid()}"
-    head = Head(f"http://127.0.0.1:{JOB_PORT}", token)
+    # One that the system gives lies outside 10002 to 19999, which a head keeps for its workers.
+    port = free_port()
+    head = Head(f"http://127.0.0.1:{port}", token)
     command = [
         BIN / "ray",
         "start",
@@ -59,7 +59,7 @@ def job_head(folder: Path, **env: str) -> Iterator[Head]:
         "--port=0",
         "--num-cpus=2",
         "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={JOB_PORT}",
+        f"--dashboard-port={port}",
         "--dashboard-agent-listen-port=0",
         f"--temp-dir={temp}",
         "--object-store-memory=200000000",

@@ -32,7 +32,7 @@ class Jobs:
 
     def __init__(self, head: Head, folder: Path) -> None:
         self.client = JobSubmissionClient(head.address)
-        self.address = head.address
+        self.address, self.token = head.address, str(head.token)
         value = {
             **QUICKSTART,
             "name": "jobs",
@@ -86,8 +86,14 @@ class Jobs:
             if actor.class_name != COORDINATOR
         ]
         found += [f"placement group {group.name} {group.state}" for group in groups]
-        for process in psutil.process_iter(["cmdline"]):
-            line = " ".join(process.info["cmdline"] or [])
+        for process in psutil.process_iter():
+            try:
+                # Another test may have a cluster on this machine, but not this head's token.
+                if process.environ().get("RAY_AUTH_TOKEN_PATH") != self.token:
+                    continue
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
             ours = line.startswith(("ray::", "VLLM")) or "inoc_ray." in line or self._is_mine(line.split())
             if ours and not line.startswith(OF_RAY):
                 found.append(f"process {process.pid} {line[:120]}")

@@ -28,6 +28,7 @@ def test_a_stopped_job_and_a_killed_driver_leave_nothing_and_the_next_job_finish
     def stopped_at(text: str, stop: Callable[[], Any], status: JobStatus) -> None:
         jobs.submit()
         jobs.wait_for(text)
+        assert jobs.left(), "what runs is not seen, so nothing that stays would be"
         stop()
         since = time.monotonic()
         assert jobs.ended(PROMISED_S) == status
