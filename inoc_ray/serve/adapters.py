@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
-from inoc_ray.store import layout
-from inoc_ray.store.commit import adapter_of, fetch_weights, record_of
+from inoc_ray.store.commit import adapter_of, fetch_weights, is_read_by_engines, record_of
 from inoc_ray.store.place import Place, at
 
 CONFIG_FILE = "adapter_config.json"
@@ -70,7 +69,7 @@ class FolderCatalogue:
         """Return the trial ids of all adapters that can be served now, sorted."""
         root = at(self.root)
         # One listing for all trials; some requests for each would take minutes in a bucket.
-        with root.filesystem.glance([root.key], layout.is_read_by_engines):
+        with root.filesystem.glance([root.key], is_read_by_engines):
             return [entry.name for entry in root.iterdir() if self.find(entry.name) is not None]
 
 

@@ -57,6 +57,11 @@ def write_commit(staging: Path) -> None:
     write_atomically(staging / layout.COMMIT, json_bytes(value))
 
 
+def is_read_by_engines(name: str) -> bool:
+    """Return True for the names of the files that an engine reads of every trial: what says whether it can serve it."""
+    return name in (layout.COMMIT, layout.TRIAL)
+
+
 def commit_fault(folder: Place | Path, *, verify: bool = False) -> str | None:
     """Return what is missing or damaged in the folder of a trial, as text; None if nothing is.
 

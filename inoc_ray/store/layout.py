@@ -100,11 +100,6 @@ def is_read_by_plans(name: str) -> bool:
     return name in (COMMIT, WEIGHTS)
 
 
-def is_read_by_engines(name: str) -> bool:
-    """Return True for the names of the files that an engine reads of every trial: what says whether it can serve it."""
-    return name in (COMMIT, TRIAL)
-
-
 def is_no_weights(name: str) -> bool:
     """Return True for the names of the files that results are made of: all but weights."""
     return not name.endswith(".safetensors")
