@@ -161,7 +161,8 @@ def go(base: str, folder: Path, name: str, run: dict[str, Any]) -> dict[str, Any
     value = result_of(ranks, out, TIMEOUT_S)
     if "error" in value:
         return value
-    kept = sorted((out / "snapshots").glob("checkpoint-*"))
+    # What could not be written leaves its folder.
+    kept = sorted(path.parent for path in (out / "snapshots").glob(f"checkpoint-*/{ADAPTER}"))
     value["kept"] = {folder.name: hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest() for folder in kept}
     value["kills"] = kills
     value["left"] = sorted(path.name for path in (out / "snapshots").iterdir()) if (out / "snapshots").exists() else []
