@@ -37,6 +37,7 @@ from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, study_run, trial_runs
 from inoc_ray.results.tracking_checks import check_database, first_line
 from inoc_ray.results.tracking_client import FIRST_CALL, LATER_CALLS, environment, quiet
+from inoc_ray.results.tracking_database import make_database
 from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run
 from inoc_ray.results.tracking_server import check_server
 from inoc_ray.store.place import Place, at
@@ -121,6 +122,7 @@ def sync(
         check_database(tracking_uri)
         from mlflow.tracking import MlflowClient
 
+        make_database(tracking_uri)
         client = MlflowClient(tracking_uri)
         with environment(FIRST_CALL):
             experiment = find_experiment(client, study.name, artifact_root)

@@ -21,6 +21,7 @@ from inoc_ray import stopping
 from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of, runs_under_way
 from inoc_ray.results.tracking_checks import first_line
 from inoc_ray.results.tracking_client import environment, quiet
+from inoc_ray.results.tracking_database import make_database
 from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class LiveRuns:
     def _connect(self) -> MlflowClient:
         from mlflow.tracking import MlflowClient
 
+        make_database(self._uri)
         client = MlflowClient(self._uri)
         with self._lock():
             self._experiment = find_experiment(client, self._study.name, self._artifact_root)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from environment import BIN, environment
 
+ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef" * 4
 
 
@@ -61,7 +62,11 @@ class PrivateNode:
         # The namespaces live as long as their first process, and whatever is in them dies with it.
         command = ["sleep", "infinity"]
         if has_namespaces():
-            bind = f"mount --bind {shlex.quote(str(root))} /tmp && touch /tmp/up && exec sleep infinity"
+            # A checkout below /tmp stays where it is.
+            below = ROOT.is_relative_to("/tmp")
+            seen = shlex.quote(str(root / ROOT.relative_to("/tmp"))) if below else ""
+            keep = f"mkdir -p {seen} && mount --bind {shlex.quote(str(ROOT))} {seen} && " if below else ""
+            bind = f"{keep}mount --rbind {shlex.quote(str(root))} /tmp && touch /tmp/up && exec sleep infinity"
             command = [*UNSHARE, "sh", "-c", bind]
         self._anchor = subprocess.Popen(command)
         self._first = 0
