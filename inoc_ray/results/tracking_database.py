@@ -1,7 +1,7 @@
 """An SQLite database for MLflow that is whole from its first moment.
 
-MLflow makes its tables by some fifty migrations, over seconds. A process that is killed meanwhile leaves a database that no later one
-can open ("table … already exists"). So a new one is made beside its place, and moved there when it is complete.
+MLflow makes its tables by some fifty migrations, over seconds. A process that is killed meanwhile leaves a database that no later
+one can open ("table … already exists"). So a new one is made beside its place, and moved there when it is complete.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def test_a_kill_among_the_migrations_leaves_no_database(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, uri], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while not (made := [new for new in tmp_path.glob("mlflow/.mlflow.db-*/mlflow.db") if len(tables(new)) > 3]):
-        assert process.poll() is None and time.monotonic() < end, "it ended before it was killed"
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < end
         time.sleep(0.002)
     process.kill()
     process.wait()
