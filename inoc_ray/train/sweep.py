@@ -17,6 +17,7 @@ from typing import Any
 from inoc_ray.cluster.checks import Needs
 from inoc_ray.cluster.connect import is_attached
 from inoc_ray.cluster.fit import Capacity, concurrent_groups
+from inoc_ray.cluster.cleaners import end_cleaners
 from inoc_ray.cluster.keeper import kept
 from inoc_ray.cluster.scratch import reclaim_on_nodes, scratch
 from inoc_ray.config.identity import content_id, identity_fields
@@ -226,7 +227,11 @@ def _train_wave(
     sweep = f"sweep-{plan.study.name}-{number}"
     store.stop_mark(sweep).unlink(missing_ok=True)
     steps = {trial.trial_id: steps_of(plan, trial) for trial in trials}
-    with Progress("training", sum(steps.values()), "steps") as progress, scratch() as state, kept(reclaim_on_nodes):
+    with (
+        Progress("training", sum(steps.values()), "steps") as progress,
+        scratch() as state,
+        kept(end_cleaners, reclaim_on_nodes),
+    ):
         tuner = tune.Tuner(
             tune.with_resources(
                 # As texts, which every group's driver gets as a whole and of which it reads its own alone.
