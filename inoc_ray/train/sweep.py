@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from inoc_ray.cluster.checks import Needs
+from inoc_ray.cluster.cleaners import end_cleaners
 from inoc_ray.cluster.connect import is_attached
 from inoc_ray.cluster.fit import Capacity, concurrent_groups
-from inoc_ray.cluster.cleaners import end_cleaners
 from inoc_ray.cluster.keeper import kept
 from inoc_ray.cluster.scratch import reclaim_on_nodes, scratch
 from inoc_ray.config.identity import content_id, identity_fields
