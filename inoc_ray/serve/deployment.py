@@ -7,8 +7,11 @@ driver never imports vLLM.
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from inoc_ray.serve.adapters import engine_rank
@@ -34,8 +37,12 @@ class Replica:
         source["model_source"] = str(on_this_node(self._spec.model) if full is None else full.fetch())
         # From here on nothing is fetched; the libraries read this when they are imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
-        # vLLM's sockets, which a killed engine leaves: they lie with Ray's, and go with them.
+        # vLLM's sockets and the file over which its processes meet, which a killed engine leaves: they lie with Ray's, and go
+        # with them. Torch's cache stays where it is, for the next engine.
         os.environ.setdefault("VLLM_RPC_BASE_PATH", _folder_of_ray())
+        cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        os.environ["TMPDIR"] = tempfile.tempdir = _folder_of_ray()
         from inoc_ray.serve.engine import start_server
         from inoc_ray.serve.gate import Gate
         from inoc_ray.serve.start_failure import MARK, cause_of, own_log
