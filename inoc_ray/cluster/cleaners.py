@@ -6,6 +6,8 @@ after it was made, it was not yet told to look, and stays for as long as the clu
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 from inoc_ray.cluster.keeper import dead_jobs
@@ -18,23 +20,25 @@ _PATIENCE_SECONDS = 3.0
 def end_cleaners() -> None:
     """End the cleaners of dead jobs that have not ended themselves. A chore of a command's keeper."""
     import ray
-    from ray._private.worker import global_worker
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     end = time.monotonic() + _PATIENCE_SECONDS
     while (left := _left()) and time.monotonic() < end:
         time.sleep(0.5)
-    for actor_id in left:
-        # Nobody has a handle of it any more, and it has no name.
-        global_worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(actor_id)), True)
+    # Nobody has a handle of it any more, and it has no name: what can be reached is its process.
+    kill = ray.remote(num_cpus=0)(os.kill)
+    for node_id, pid in left:
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        ray.wait([kill.options(scheduling_strategy=where).remote(pid, signal.SIGKILL)], timeout=10.0)
 
 
-def _left() -> list[str]:
-    """Return the ids of cleaners that live though their job is dead."""
+def _left() -> list[tuple[str, int]]:
+    """Return node and process of the cleaners that live though their job is dead."""
     from ray._private import state
 
     dead = dead_jobs()
     return [
-        actor_id
-        for actor_id, actor in state.actors().items()
-        if actor["ActorClassName"] == _CLASS and actor["State"] != "DEAD" and actor["JobID"] in dead
+        (actor["Address"]["NodeID"], int(actor["Pid"]))
+        for actor in state.actors().values()
+        if actor["ActorClassName"] == _CLASS and actor["State"] == "ALIVE" and actor["JobID"] in dead
     ]

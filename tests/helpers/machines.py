@@ -38,6 +38,11 @@ class Machine:
         self.ip = f"{_NETWORK}.{number}"
         self.name = f"node{number}"
         empty = "mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /home"
+        if ROOT.is_relative_to("/tmp") or ROOT.is_relative_to("/home"):
+            # The checkout stays where it is; it has the environment.
+            aside = "/run/inoc-ray-checkout"
+            put_aside = f"mkdir -p {aside} && mount --bind {ROOT} {aside}"
+            empty = f"{put_aside} && {empty} && mkdir -p {ROOT} && mount --bind {aside} {ROOT}"
         home = f"mkdir -p {HOME} && cp /etc/skel/.bashrc {HOME}"
         # The shell stays the first process, and so clears away what others leave behind.
         script = f"hostname {self.name} && ip link set lo up && {empty} && {home} && while sleep 3600; do :; done"
