@@ -95,7 +95,9 @@ class Machine:
             capture_output=True,
             check=True,
         ).stdout
-        names = b"\0".join(name for name in listed.split(b"\0") if name and (ROOT / name.decode()).exists())
+        names = b"\0".join(
+            name for name in listed.split(b"\0") if name not in (b"", b".venv") and (ROOT / name.decode()).exists()
+        )
         packed = subprocess.run(
             ["tar", "-c", "--null", "-T", "-"], cwd=ROOT, input=names, capture_output=True, check=True
         )
