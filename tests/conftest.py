@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from examples import examples
 from hypothesis import settings
-from object_store import ObjectStore, object_store
+from object_store import ObjectStore, Wire, object_store, wire
 
 _TOKEN = Path(tempfile.mkdtemp(prefix="inoc-ray-test-")) / "token"
 _TOKEN.write_text("0123456789abcdef" * 4)
@@ -61,6 +61,16 @@ def s3_server() -> Iterator[ObjectStore]:
     """A real S3 server, for all tests of this process."""
     with object_store() as server:
         yield server
+
+
+@pytest.fixture
+def line(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wire]:
+    """The way of this process to the S3 server, which counts and can break."""
+    with wire(s3_server) as found:
+        for name, value in s3_server.environment(found.url).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("INOC_RAY_CACHE", str(tmp_path / "copies"))
+        yield found
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from environment import BIN, environment
+from rank_program import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef" * 4
@@ -111,12 +112,6 @@ class PrivateNode:
         self._anchor.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def private_nodes(
     folder: Path, workers: Sequence[int], env: Mapping[str, str]
@@ -126,7 +121,7 @@ def private_nodes(
     The head has no place for the drivers of groups either, so that those run on other nodes than the command. Every call needs the
     token. env: further variables of every node, such as the storage's credentials.
     """
-    port = _free_port()
+    port = free_port()
     address = f"127.0.0.2:{port}"
     variables = environment(
         RAY_AUTH_MODE="token",

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,18 +23,13 @@ import boto3
 import yaml
 from doc_pages import ROOT, commands
 from environment import BIN, environment
+from rank_program import free_port
 
 MLFLOW = ROOT / "mlflow"
 ADMIN = "admin-password-of-the-test"
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 """Where Debian's packages put the programs of PostgreSQL; None if they are not installed."""
 PATIENCE_S = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(what: str, done: subprocess.Popen[bytes], is_there: object, log: Path) -> None:

@@ -7,11 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from object_store import KEY, SECRET, ObjectStore, Wire, object_store, wire
+from object_store import KEY, SECRET, ObjectStore, Wire, object_store
 
 from inoc_ray.errors import InputError, StorageError
 from inoc_ray.store import connection
@@ -23,16 +21,6 @@ from inoc_ray.store.objects import Bucket
 from inoc_ray.store.store import Store
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def line(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wire]:
-    """The way of this process to the S3 server."""
-    with wire(s3_server) as found:
-        for name, value in s3_server.environment(found.url).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("INOC_RAY_CACHE", str(tmp_path / "copies"))
-        yield found
 
 
 @pytest.fixture

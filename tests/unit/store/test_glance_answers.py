@@ -1,12 +1,10 @@
 """A plan's many questions about a bucket cost few requests, and have the answers that a request for each would give."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from object_store import ObjectStore, Wire, wire
+from object_store import ObjectStore, Wire
 from safetensors.numpy import save_file
 
 from inoc_ray.store import layout
@@ -18,15 +16,6 @@ from inoc_ray.store.store import Store
 pytestmark = pytest.mark.slow
 
 TRIALS = [f"{number:016x}" for number in range(6)]
-
-
-@pytest.fixture
-def line(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wire]:
-    with wire(s3_server) as found:
-        for name, value in s3_server.environment(found.url).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("INOC_RAY_CACHE", str(tmp_path / "copies"))
-        yield found
 
 
 @pytest.fixture
