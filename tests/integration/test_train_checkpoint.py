@@ -1,7 +1,9 @@
 """An adapter folder is accepted only if it holds what training should have put there."""
 
 import json
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,10 +98,23 @@ def test_another_base_or_rank_or_no_file_is_refused(trained, adapter):
         validate_adapter(adapter, trained[0], 8)
 
 
-@pytest.mark.parametrize(
-    ("method", "name"),
-    [("lora", ADAPTER_WEIGHTS), ("lora", ADAPTER_CONFIG), ("full", "model.safetensors"), ("full", "config.json")],
-)
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let this process write no file above 10 kB: safetensors writes beside a file and renames, so a link does not stop it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_weights_that_cannot_be_written_are_one_message_with_the_folder(trained, tmp_path, small_files, method):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=rf"^{out}: cannot be written \(File too large\); make room there"):
+        run(trained[0], out, steps=1, method=method)
+
+
+@pytest.mark.parametrize(("method", "name"), [("lora", ADAPTER_CONFIG), ("full", "config.json")])
 def test_a_full_disk_is_one_message_with_the_folder(trained, tmp_path, method, name):
     out = tmp_path / "out"
     out.mkdir()
