@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from inoc_ray.cluster.fit import check_serving
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
-from inoc_ray.serve.owner import mark, reclaim, serve_client, started_by_us, take_down
+from inoc_ray.serve.owner import note_engine, reclaim, serve_client, take_down
 from inoc_ray.serve.spec import APP, LOOPBACK, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
 from inoc_ray.study.resources import EngineResources
@@ -50,8 +50,6 @@ class Endpoint:
     model_id: str
     api_key: str | None
     name: str
-    owns_serve: bool
-    """Whether a command of this package started the Serve that it is on."""
     keeper: Any = None
     """What takes it down if this command cannot; None on a private cluster."""
     window: int | None = None
@@ -93,19 +91,16 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     spec = _reachable(spec, spec.host if client is None else client.http_config.host)
     # A private cluster ends with this command, and everything on it.
     keeper = None if owns_cluster() else keepers.start(reclaim)
-    owns_serve = False
     try:
+        note_engine(name)
         end = time.monotonic() + _SERVE_ENDS_S
         while True:
-            client = serve_client()
-            owns_serve = client is None
-            if client is None:
-                note("serve: starting Ray Serve")
-                _start_serve(spec)
             # A Serve that ends takes no application; when it is gone, this command starts one.
             with contextlib.suppress(ray.exceptions.RayActorError):
-                owns_serve = client is None or started_by_us(client)
-                if _deploy(spec, route, mark(started_serve=owns_serve)):
+                if serve_client() is None:
+                    note("serve: starting Ray Serve")
+                    _start_serve(spec)
+                if _deploy(spec, route):
                     break
             if time.monotonic() > end:
                 raise TrialError(
@@ -115,10 +110,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             time.sleep(_SERVE_ENDS_POLL_S)
         base_url = f"http://{_host(spec.host)}:{serve_client().http_config.port}{route.rstrip('/')}/v1"
         window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
-        # The command that started Serve may have been about to start its engine.
-        owns_serve = owns_serve or started_by_us(serve_client())
     except BaseException:
-        _take_down(spec.name, owns_serve, keeper)
+        _take_down(spec.name, keeper)
         raise
     seconds = time.monotonic() - began
     endpoint = Endpoint(
@@ -126,7 +119,6 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         model_id=spec.model_id,
         api_key=spec.api_key,
         name=spec.name,
-        owns_serve=owns_serve,
         keeper=keeper,
         window=window,
     )
@@ -158,7 +150,7 @@ def _with_end_of_turn(spec: ServeSpec) -> ServeSpec:
 
 def stop(endpoint: Endpoint) -> None:
     """Take the endpoint down, and Ray Serve too if it is ours and nothing else is on it. Does nothing if it is gone already."""
-    _take_down(endpoint.name, endpoint.owns_serve, endpoint.keeper)
+    _take_down(endpoint.name, endpoint.keeper)
 
 
 @contextlib.contextmanager
@@ -202,22 +194,22 @@ def _check_route(client: Any, route: str) -> None:
             )
 
 
-def _deploy(spec: ServeSpec, route: str, marks: Mapping[str, str]) -> bool:
+def _deploy(spec: ServeSpec, route: str) -> bool:
     """Start the application of an engine; return False if Serve is being shut down, and ignored that."""
     from ray import serve
 
-    target = serve.RunTarget(target=application(spec, marks), name=spec.name, route_prefix=route, logging_config=_QUIET)
+    target = serve.RunTarget(target=application(spec), name=spec.name, route_prefix=route, logging_config=_QUIET)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     return spec.name in serve.status().applications
 
 
-def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
+def _take_down(name: str, keeper: Any) -> None:
     """Take an engine down; when the command is being stopped, begin with it, and leave the rest to the engine's keeper.
 
     On a private cluster, which ends with the command, nothing is left to do then.
     """
     if not stopping.requested():
-        _end_serving(name, owns_serve)
+        take_down([name])
         if keeper is not None:
             keepers.release(keeper)
     elif keeper is not None:
@@ -226,21 +218,12 @@ def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
         def end() -> None:
             # What fails here is the keeper's.
             with contextlib.suppress(Exception):
-                _end_serving(name, owns_serve)
+                take_down([name])
                 done.set()
 
         threading.Thread(target=end, daemon=True).start()
         if done.wait(max(0.0, stopping.seconds_left() - LEAVE_SECONDS)):
             keepers.release(keeper)
-
-
-def _end_serving(name: str, owns_serve: bool) -> None:
-    import ray
-
-    if serve_client() is not None:
-        # Unless somebody else takes Serve down meanwhile.
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            take_down([name], with_serve=owns_serve)
 
 
 def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import getpass
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +131,8 @@ def _environment(spec: ServeSpec) -> dict[str, str]:
     return env
 
 
-def application(spec: ServeSpec, marks: Mapping[str, str]) -> Any:
-    """Return the Ray Serve application of `spec`: one deployment with one replica.
-
-    marks: variables of the replica's environment that say whose it is (`inoc_ray.serve.owner`).
-    """
+def application(spec: ServeSpec) -> Any:
+    """Return the Ray Serve application of `spec`: one deployment with one replica."""
     from ray import serve
 
     return serve.deployment(
@@ -144,7 +140,7 @@ def application(spec: ServeSpec, marks: Mapping[str, str]) -> Any:
         name="engine",
         num_replicas=1,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": {**_environment(spec), **marks}}},
+        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": _environment(spec)}},
         placement_group_bundles=bundles(spec),
         # Tensor parallel over the network would be slower than fewer GPUs.
         placement_group_strategy="STRICT_PACK",
