@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
+from inoc_ray.plan.claims import stated_claims
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.integrity import report_damage, seal_samples
@@ -62,6 +63,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         profile=thresholds,
         planned=planned_of(plan, store, failures),
         reference=plan.reference,
+        claims=stated_claims(plan),
     )
     # The parts of a task (the subjects of MMLU) stay in the store.
     scores = [

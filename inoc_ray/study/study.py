@@ -23,6 +23,7 @@ from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.address import check_storage
+from inoc_ray.study.claims import Claim
 from inoc_ray.study.evaluation import Evaluation, Judge
 from inoc_ray.study.presets import expand
 from inoc_ray.study.recipe import Recipe
@@ -263,6 +264,8 @@ class Study(Config):
     every arm is trained with each."""
     evaluation: Evaluation = runtime(Evaluation())
     """What the finished models are asked, and who judges the answers."""
+    claims: tuple[Claim, ...] = runtime(())
+    """Claims of your own that `inoc-ray claims` checks, beside the paper's on the study's settings."""
     judges: dict[str, Judge] = runtime({})
     """Judging models by name. `evaluation.judged_by` says which of them judge."""
     resources: Resources = runtime(Resources())
@@ -324,6 +327,7 @@ class Study(Config):
             ("arms", self.arms),
             ("models", self.models),
             ("seeds", self.seeds),
+            ("claims", self.claims),
             ("evaluation.suites", self.evaluation.suites),
             ("evaluation.judged_by", self.evaluation.judged_by),
             ("evaluation.contexts", self.evaluation.contexts),
