@@ -166,11 +166,23 @@ def _smaller(name: str, per_worker: float, has: float) -> str:
     return f"lower {field} or use a larger cluster"
 
 
+def engines_at_once(resources: EngineResources, capacity: Capacity) -> int:
+    """Return how many engines the cluster holds side by side, each on one node."""
+    cpus, gpus = resources.serve_cpus, resources.serve_gpus
+    return sum(node.holds(cpus, gpus) for node in capacity.nodes_for(cpus, gpus))
+
+
 def check_serving(resources: EngineResources, capacity: Capacity) -> None:
-    """Raise InputError when the engine does not fit on one node of the cluster."""
+    """Raise InputError when the engine does not fit on one node of the cluster, or as many as were asked for on all of them."""
     cpus, gpus = resources.serve_cpus, resources.serve_gpus
     nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
-    if any(node.cpus >= cpus and node.gpus >= gpus for node in nodes):
+    if any(node.holds(cpus, gpus) for node in nodes):
+        asked, held = resources.serve_replicas, engines_at_once(resources, capacity)
+        if asked is not None and asked > held:
+            raise InputError(
+                f"resources: {asked} engines of {Node(cpus, gpus)} each are asked for (serve_replicas), and the cluster holds "
+                f"{held} of them: {in_words(nodes)}{_limit(capacity)}; lower resources.serve_replicas, or leave it out."
+            )
         return
     most_cpus, most_gpus = (max(of) for of in zip(*map(astuple, nodes), strict=True))
     advice = []
