@@ -319,6 +319,8 @@ def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, not
         if now - reported >= _REPORT_EVERY_S:
             reported = now
             note(f"serve: waiting for {_waiting_for(spec)} ({now - began:.0f} s)")
+        # Beside the training this is not the main thread, in which a signal raises.
+        stopping.check()
         time.sleep(_POLL_S)
 
 
