@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 from inoc_ray.errors import InputError
@@ -218,3 +218,24 @@ def check_serving(resources: EngineResources, capacity: Capacity) -> None:
         f"{' and '.join(advice or ['lower resources.serve_cpus or resources.serve_gpus'])}, or use "
         f"{'a larger cluster' if whole else 'larger nodes'}."
     )
+
+
+def check_serving_together(engines: Sequence[EngineResources], capacity: Capacity) -> None:
+    """Raise InputError when the engines do not fit on the cluster at once, each on one node."""
+    for engine in engines:
+        check_serving(engine, capacity)
+    nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
+    free = list(nodes)
+    for engine in sorted(engines, key=lambda engine: (engine.serve_gpus, engine.serve_cpus), reverse=True):
+        need = Node(engine.serve_cpus, engine.serve_gpus)
+        # The fullest node that still holds it.
+        fits = [node for node in free if node.cpus + _TINY >= need.cpus and node.gpus >= need.gpus]
+        if not fits:
+            total = Node(sum(one.serve_cpus for one in engines), sum(one.serve_gpus for one in engines))
+            raise InputError(
+                f"resources: {len(engines)} engines at once need {total} (each base with its adapters is one, and each full "
+                f"fine-tune), and the cluster has {in_words(nodes)}; serve fewer models (--model, --arm), lower "
+                "resources.serve_cpus or resources.serve_gpus, or use a larger cluster."
+            )
+        best = min(fits, key=lambda node: (node.gpus, node.cpus))
+        free[free.index(best)] = Node(best.cpus - need.cpus, best.gpus - need.gpus)

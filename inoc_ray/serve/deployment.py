@@ -11,10 +11,14 @@ import asyncio
 import getpass
 import os
 import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.serve.adapters import engine_rank
+from inoc_ray.serve.asgi import App, Message, messages_of
+from inoc_ray.serve.listing import OWN
 from inoc_ray.serve.spec import ServeSpec
 
 MAX_ONGOING_REQUESTS = 512
@@ -30,6 +34,7 @@ class Replica:
         self._spec, self._config = spec, config
         self._server: Any = None
         self._watch: asyncio.Task[None] | None = None
+        self._app: App | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start the engine and return its application; Ray Serve calls this once, before the replica takes requests."""
@@ -47,6 +52,8 @@ class Replica:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         os.environ["TMPDIR"] = tempfile.tempdir = _folder_of_ray()
         from inoc_ray.serve.engine import start_server
+        from inoc_ray.serve.forward import Forward
+        from inoc_ray.serve.front import Front
         from inoc_ray.serve.gate import Gate
         from inoc_ray.serve.start_failure import MARK, cause_of, own_log
 
@@ -56,7 +63,7 @@ class Replica:
             raise RuntimeError(MARK + cause_of(error, own_log())) from error
         engine = self._server.engine
         self._watch = asyncio.create_task(self._leave_with_the_engine())
-        return Gate(
+        gate = Gate(
             await engine.build_asgi_app(),
             base=self._spec.model_id,
             catalogue=self._spec.adapters,
@@ -67,6 +74,21 @@ class Replica:
             stop_token_ids=self._spec.stop_token_ids,
             stop=self._spec.stop,
         )
+        self._app = gate
+        listing = self._spec.listing
+        if listing is not None:
+            others = {name: Forward(name) for name in listing.engines if name != OWN}
+            self._app = Front(listing, {OWN: gate, **others}, api_key=self._spec.api_key)
+        return self._app
+
+    async def answer(
+        self, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> AsyncGenerator[Message, None]:
+        """Yield what the HTTP application answers to a request that another engine's replica passes on."""
+        assert self._app is not None
+        async with aclosing(messages_of(self._app, method, path, headers, body)) as messages:
+            async for message in messages:
+                yield message
 
     async def _leave_with_the_engine(self) -> None:
         """End this process soon after its engine died, which runs in a process of its own.
