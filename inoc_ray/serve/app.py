@@ -20,7 +20,7 @@ from inoc_ray import stopping
 from inoc_ray.cluster import keeper as keepers
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.connect import owns_cluster
-from inoc_ray.cluster.fit import check_serving
+from inoc_ray.cluster.fit import check_serving, engines_at_once
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
@@ -39,6 +39,9 @@ _SERVE_ENDS_POLL_S = 1.0
 EVERY_ADDRESS = "0.0.0.0"
 LEAVE_SECONDS = 1.5
 """What a command that is stopped needs to leave the cluster."""
+_SPREAD = {"RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0", "RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING": "0"}
+"""Variables of Serve's controller, which its proxy takes over: by default the proxy gives every request to the replicas on its own
+node until they turn requests away, and those on other nodes would have nothing to do."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -54,11 +57,17 @@ class Endpoint:
     """What takes it down if this command cannot; None on a private cluster."""
     window: int | None = None
     """The window in tokens: prompt and answer."""
+    replicas: int = 1
+    """Engines that answer behind the address, once all have started."""
 
 
 def _check_resources(spec: ServeSpec) -> None:
     """Raise InputError unless the replica fits on a node that is up, or that the autoscaler may start."""
-    check_serving(EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus), nodes.capacity())
+    check_serving(_resources_of(spec), nodes.capacity())
+
+
+def _resources_of(spec: ServeSpec) -> EngineResources:
+    return EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus)
 
 
 def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
@@ -76,6 +85,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     keepers.wait_for_keepers()
     reclaim()
     _check_resources(spec)
+    if spec.replicas > 1:
+        spec = replace(spec, replicas=min(spec.replicas, engines_at_once(_resources_of(spec), nodes.capacity())))
     began = time.monotonic()
     # Its notes on connecting to itself would interrupt the display of progress.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -121,9 +132,11 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         name=spec.name,
         keeper=keeper,
         window=window,
+        replicas=spec.replicas,
     )
+    of = f" (the first of {spec.replicas} engines)" if spec.replicas > 1 else ""
     note(
-        f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens"
+        f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens{of}"
     )
     return endpoint
 
@@ -267,7 +280,12 @@ def _start_serve(spec: ServeSpec) -> None:
     http = {"host": spec.host, "port": spec.port or nodes.ask_head(_free_port, spec.host)}
     for tries_left in reversed(range(_PROXY_TRIES)):
         try:
-            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options=http,
+                controller_options={"runtime_env": {"env_vars": _SPREAD}},
+                logging_config=_QUIET,
+            )
             return
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
             if not tries_left:
@@ -275,13 +293,16 @@ def _start_serve(spec: ServeSpec) -> None:
 
 
 def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, note: Callable[[str], None]) -> int:
-    """Wait until the endpoint answers; return its window in tokens."""
+    """Wait until the endpoint answers, by its first replica; return its window in tokens.
+
+    The others take requests when they have started: they may have to wait until a node has room, or is up.
+    """
     from ray import serve
 
     reported = began
     while True:
         application = serve.status().applications.get(spec.name)
-        if application is not None and application.status == "RUNNING" and (window := _window(base_url, spec)):
+        if application is not None and _answers(application) and (window := _window(base_url, spec)):
             return window
         if application is not None and application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             reasons = [application.message, *(d.message for d in application.deployments.values())]
@@ -298,7 +319,14 @@ def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, not
         if now - reported >= _REPORT_EVERY_S:
             reported = now
             note(f"serve: waiting for {_waiting_for(spec)} ({now - began:.0f} s)")
+        # Beside the training this is not the main thread, in which a signal raises.
+        stopping.check()
         time.sleep(_POLL_S)
+
+
+def _answers(application: Any) -> bool:
+    """Return whether a replica of the application has started: before, a request would wait for one."""
+    return any(deployment.replica_states.get("RUNNING") for deployment in application.deployments.values())
 
 
 def _window(base_url: str, spec: ServeSpec) -> int:
