@@ -19,16 +19,13 @@ def test_ten_stops(tmp_path, capsys):
     found = []
     (tmp_path / "head").mkdir()
     with job_head(tmp_path / "head", PYTHONPATH=str(ROOT)) as head:
-        (tmp_path / "whole").mkdir()
         whole = Jobs(head, tmp_path / "whole")
         began = time.monotonic()
         whole.submit()
         assert whole.ended() == JobStatus.SUCCEEDED, whole.log()
         took, expected = time.monotonic() - began, whole.results()
         for number in range(STOPS):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            jobs = Jobs(head, folder)
+            jobs = Jobs(head, tmp_path / str(number))
             moment = took * (number + draw.random()) / STOPS
             jobs.submit()
             time.sleep(moment)
