@@ -1,7 +1,7 @@
 """Takes the picture of the chat page in docs/serving.md, from a running `inoc-ray serve`, with Chromium.
 
-    inoc-ray serve jobs/studies/quickstart.yaml
-    python docs/chat_page.py http://127.0.0.1:8000/ --left NAME --right NAME --question TEXT --out docs/chat.png
+inoc-ray serve jobs/studies/quickstart.yaml
+python docs/chat_page.py http://127.0.0.1:8000/ --left NAME --right NAME --question TEXT --out docs/chat.png
 """
 
 import argparse

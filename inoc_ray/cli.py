@@ -263,6 +263,22 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 @cli.command()
 @study_command
 @profile_option
+def claims(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
+    """Check the paper's claims and the study's own: which hold, which fail, and what would settle the others."""
+    from inoc_ray.plan.build import build_plan
+    from inoc_ray.results.claim_text import claims_json, claims_text
+    from inoc_ray.run.publish import compare_study
+    from inoc_ray.scoring import profiles
+
+    loaded, store = _load(study, storage)
+    built = build_plan(loaded, store)
+    comparison = compare_study(built.under(profiles.get_profile(profile)) if profile else built, store)
+    emit(as_json, claims_json(comparison), claims_text(comparison, table_width()))
+
+
+@cli.command()
+@study_command
+@profile_option
 @click.option("--out", type=click.Path(path_type=Path), help="HTML file to write (default: in the storage folder).")
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write a study's report: an HTML page and its figures."""

@@ -7,10 +7,11 @@ driver never imports vLLM.
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from inoc_ray.serve.spec import ServeSpec
 
 MAX_ONGOING_REQUESTS = 512
 MAX_SEQUENCES = 256
+LOOK_SECONDS = 0.5
+"""How often a replica looks whether its engine lives."""
 
 
 class Replica:
@@ -30,6 +33,7 @@ class Replica:
     def __init__(self, spec: ServeSpec, config: dict[str, Any]) -> None:
         self._spec, self._config = spec, config
         self._server: Any = None
+        self._watch: asyncio.Task[None] | None = None
         self._app: App | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -58,6 +62,7 @@ class Replica:
         except Exception as error:
             raise RuntimeError(MARK + cause_of(error, own_log())) from error
         engine = self._server.engine
+        self._watch = asyncio.create_task(self._leave_with_the_engine())
         gate = Gate(
             await engine.build_asgi_app(),
             base=self._spec.model_id,
@@ -85,6 +90,17 @@ class Replica:
             async for message in messages:
                 yield message
 
+    async def _leave_with_the_engine(self) -> None:
+        """End this process soon after its engine died, which runs in a process of its own.
+
+        Until Ray Serve finds out by its health checks, it would send most requests here: they fail fastest.
+        """
+        while not self._server.engine.dead:
+            await asyncio.sleep(LOOK_SECONDS)
+        # The requests that were running are told meanwhile.
+        await asyncio.sleep(LOOK_SECONDS)
+        os._exit(1)
+
     async def check_health(self) -> None:
         """Raise if the engine is dead, so that Ray Serve restarts the replica."""
         if self._server is not None:
@@ -109,7 +125,7 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
         "max_model_len": spec.max_model_len,
     }
     if spec.gpus:
-        engine["tensor_parallel_size"] = spec.gpus
+        engine |= {"tensor_parallel_size": spec.gpus, "gpu_memory_utilization": spec.gpu_share}
     else:
         engine["enforce_eager"] = True
         # vLLM's CPU engine dies of a seeded request whose prompt is prefilled in two steps: "CPU Generator does not use offset"
@@ -153,19 +169,16 @@ def _environment(spec: ServeSpec) -> dict[str, str]:
     return env
 
 
-def application(spec: ServeSpec, marks: Mapping[str, str]) -> Any:
-    """Return the Ray Serve application of `spec`: one deployment with one replica.
-
-    marks: variables of the replica's environment that say whose it is (`inoc_ray.serve.owner`).
-    """
+def application(spec: ServeSpec) -> Any:
+    """Return the Ray Serve application of `spec`: one deployment, with a replica for each engine."""
     from ray import serve
 
     return serve.deployment(
         serve.ingress()(Replica),
         name="engine",
-        num_replicas=1,
+        num_replicas=spec.replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": {**_environment(spec), **marks}}},
+        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": _environment(spec)}},
         placement_group_bundles=bundles(spec),
         # Tensor parallel over the network would be slower than fewer GPUs.
         placement_group_strategy="STRICT_PACK",
