@@ -27,6 +27,7 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.run.beside import Beside
 from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
+from inoc_ray.run.metrics import exported
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import preflight
@@ -132,9 +133,10 @@ def run_study(
                 check_cluster(plan, store, capacity)
                 keep_study(plan, store)
                 stack.enter_context(live.sending())
+                watch = stack.enter_context(exported(plan, outcome, live.record))
                 sampled: list[Failure] = []
                 if training:
-                    sampled = _train(plan, store, capacity, outcome, watch=live.record, evaluate=evaluate)
+                    sampled = _train(plan, store, capacity, outcome, watch=watch, evaluate=evaluate)
                     plan = plan.refreshed(store)
                 if evaluate and (ready or training):
                     lease.check()

@@ -100,7 +100,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         with contextlib.suppress(ray.exceptions.RayActorError):
             _check_route(client, route)
     spec = _reachable(spec, spec.host if client is None else client.http_config.host)
-    # A private cluster ends with this command, and everything on it.
+    # A private cluster ends with this command, and everything on it; nobody knows the ports of its exporter.
+    spec = replace(spec, metrics=not owns_cluster())
     keeper = None if owns_cluster() else keepers.start(reclaim)
     try:
         note_engine(name)
