@@ -234,11 +234,15 @@ function browse(content) {
   fields.group.parentElement.hidden = fields.group.options.length < 2;
   for (const label of form.querySelectorAll("[data-score]")) label.hidden = !scored;
   arms();
-  form.addEventListener("input", (event) => {
-    clearTimeout(timer);
+  form.addEventListener("change", (event) => {
+    if (event.target.tagName !== "SELECT") return;
     if (event.target === fields.mode || event.target === fields.group) arms();
-    if (event.target.tagName === "SELECT") filter();
-    else timer = setTimeout(filter, 80);
+    filter();
+  });
+  form.addEventListener("input", (event) => {
+    if (event.target.tagName === "SELECT") return;
+    clearTimeout(timer);
+    timer = setTimeout(filter, 80);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(() => { arms(); filter(); }));
