@@ -36,13 +36,14 @@ def source() -> str:
             return member.read().decode()
 
 
+_RUN = """
+const done = arguments[0];
+const named = (found) => `${found.id}: ${found.help}: ${found.nodes.map((one) => one.html.slice(0, 200)).join(" | ")}`;
+axe.run(document, {resultTypes: ["violations"]}).then((all) => done(all.violations.map(named)), (error) => done([String(error)]));
+"""
+
+
 def violations(browser: Any) -> list[str]:
     """What is wrong with the page as it is shown now: rule, and the elements. Best practices count, too."""
     browser.execute_script(source() + "; window.axe = axe")
-    return list(
-        browser.execute_async_script(
-            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then("
-            "(found) => done(found.violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.html.slice(0, 200)).join(' | ')}`)),"
-            "(error) => done([String(error)]))"
-        )
-    )
+    return list(browser.execute_async_script(_RUN))
