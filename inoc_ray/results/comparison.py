@@ -85,6 +85,15 @@ class Comparison:
         """Return (setting, model) pairs in order of appearance."""
         return list(dict.fromkeys((row.setting, row.model) for row in self.rows))
 
+    def seed_rates(self) -> dict[tuple[str, ...], list[tuple[int, TrialRate]]]:
+        """Return (setting, model, arm, evaluation, context, trait) → (seed, its rate) of each fine-tune, in order of the seeds."""
+        found: dict[tuple[str, ...], list[tuple[int, TrialRate]]] = {}
+        for (setting, model, arm, seed), rates in self.trial_rates.items():
+            for rate in rates if seed is not None else ():
+                place = setting, model, arm, rate.evaluation, rate.context, rate.trait
+                found.setdefault(place, []).append((seed, rate))
+        return {place: sorted(rates, key=lambda one: one[0]) for place, rates in found.items()}
+
     def notes(self) -> list[str]:
         """Return the plan's remarks and the notes on each setting × model."""
         return [*self.remarks, *(note for group in self.groups() for note in notes_on(self.rows, *group))]
