@@ -19,12 +19,12 @@ from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
+from inoc_ray.evaluate.beside import Beside
 from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.beside import Beside
 from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.outcome import StudyOutcome
@@ -35,6 +35,7 @@ from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_stu
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
 from inoc_ray.serve.owner import reclaim
+from inoc_ray.sizing.replicas import Room
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
@@ -135,7 +136,7 @@ def run_study(
                     plan = plan.refreshed(store)
                 if evaluate and (ready or training):
                     lease.check()
-                    _sample(plan, store, outcome, without=sampled)
+                    _sample(plan, store, capacity, outcome, without=sampled)
                     plan = plan.refreshed(store)
             if evaluate and ungraded_parts(plan, store):
                 lease.check()
@@ -199,6 +200,11 @@ def _storage_errors(store: Store) -> Iterator[None]:
         ) from error
 
 
+def _host_bytes() -> int | None:
+    """Return the memory of the machine that everything runs on; None on a cluster that was there before."""
+    return None if is_attached() else host_memory()
+
+
 def _train(
     plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch, evaluate: bool
 ) -> list[Failure]:
@@ -206,7 +212,7 @@ def _train(
 
     evaluate: whether anything is to be sampled.
     """
-    schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
+    schedule = schedule_of(plan, capacity, host_bytes=_host_bytes())
     outcome.schedule = "overlap" if evaluate and schedule.overlap else "phased"
     if outcome.schedule == "phased":
         _train_all(plan, store, schedule.capacity if evaluate else capacity, outcome, watch=watch)
@@ -274,7 +280,9 @@ def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in judged.failed])
 
 
-def _sample(plan: Plan, store: Store, outcome: StudyOutcome, *, without: Sequence[Failure] = ()) -> None:
+def _sample(
+    plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, without: Sequence[Failure] = ()
+) -> None:
     """Sample what is missing; without: what failed beside the training is not tried again."""
     from inoc_ray.evaluate.capabilities import missing_capabilities
     from inoc_ray.evaluate.sampling import sample_missing
@@ -286,7 +294,7 @@ def _sample(plan: Plan, store: Store, outcome: StudyOutcome, *, without: Sequenc
     if not tried:
         return
     with _timed(outcome, "evaluating"):
-        failed = sample_missing(plan, store, without=left_out)
+        failed = sample_missing(plan, store, without=left_out, room=Room(capacity=capacity, host_bytes=_host_bytes()))
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 
 

@@ -17,10 +17,10 @@ from stub_api import Stub
 from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
+from inoc_ray.evaluate.beside import Beside
 from inoc_ray.evaluate.sampling import sample_beside, sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.beside import Beside
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.sizing.schedule import shared_engine
 from inoc_ray.store.commit import weights_in, write_trial
@@ -69,7 +69,7 @@ class World:
     @contextlib.contextmanager
     def serve(self, spec: Any) -> Iterator[Endpoint]:
         self.starts += 1
-        yield Endpoint(base_url=self.stub.url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
+        yield Endpoint(base_url=self.stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
 
     def begin(self) -> Beside[list[dict[str, Any]]]:
         return Beside(lambda: sample_beside(self.plan, self.store, self.arrivals, self.cells, self.serve), "test")

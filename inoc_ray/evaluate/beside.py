@@ -33,6 +33,11 @@ class Beside(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
             self._error = error
 
+    @property
+    def ended(self) -> bool:
+        """Whether the work is over, whatever came of it."""
+        return not self._thread.is_alive()
+
     def result(self) -> T:
         """Wait for the work and return what it returned; raise what it raised."""
         while self._thread.is_alive():
