@@ -269,14 +269,15 @@ async def _sample_cells(
         number, offset = _parse_key(key)
         open_cells[number].refused[offset] = reason
 
+    concurrency = evaluation.concurrency * endpoint.replicas
     drawn = sample(
         endpoint,
         requests,
-        concurrency=evaluation.concurrency,
+        concurrency=concurrency,
         list_size=evaluation.prompts_per_request,
         on_refused=refused,
     )
-    by_log_prob = choose(endpoint, choice_requests, concurrency=evaluation.concurrency, on_refused=refused)
+    by_log_prob = choose(endpoint, choice_requests, concurrency=concurrency, on_refused=refused)
     progress.update(progress.done + sum(map(plan.missing, cells)) - len(requests) - len(choice_requests))
     async for batch in _one_after_the_other(drawn, by_log_prob):
         placed = [(*_parse_key(result.key), result) for result in batch]

@@ -175,6 +175,11 @@ class EngineResources(Config):
     """CPU cores that Ray reserves for the engine."""
     serve_gpus: int = runtime(0, ge=0)
     """GPUs that the engine spreads a model over (tensor parallel); 0 serves on CPUs."""
+    serve_replicas: int | None = runtime(None, ge=1)
+    """Engines that answer for a model side by side, each with `serve_cpus` and `serve_gpus` of its own. Default: as many as the
+    cluster has room for, and as have at least as long to answer as they take to start."""
+    serve_gpu_share: float = runtime(0.92, gt=0, le=1)
+    """Share of each GPU's memory that an engine takes."""
     serve_kv_cache_gib: int = runtime(1, ge=1)
     """Memory in GiB for the keys and values of an engine without GPUs, at least; it takes more if the longest request needs
     more. On GPUs vLLM takes what is left."""
