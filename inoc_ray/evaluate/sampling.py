@@ -132,6 +132,8 @@ class _Sampler:
         self._journal = SampleJournal(self._store.under_way(self._study))
         stored = functools.cache(self._store.stored_samples)
         self._journal.forget(lambda key: key[2] < stored(key[0], key[1]))
+        self._refused = self._store.study_log(self._study, "refused")
+        self._refused.unlink(missing_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -162,9 +164,17 @@ class _Sampler:
             return []
         other_weights = _bind(self._store, cells)
         self._journal.forget(lambda key: key[0] in other_weights)
-        log = self._store.study_log(self._study, "refused")
-        work = _sample_cells(self.plan, self._store, cells, endpoint, journal=self._journal, log=log, progress=progress)
-        return stopping.run(work)
+        return stopping.run(
+            _sample_cells(
+                self.plan,
+                self._store,
+                cells,
+                endpoint,
+                journal=self._journal,
+                log=self._refused,
+                progress=progress,
+            )
+        )
 
     def measure(self, capabilities: Sequence[MissingCapability], endpoint: Endpoint) -> list[dict[str, Any]]:
         """Measure capabilities of the models of one engine; return what failed."""
@@ -289,9 +299,9 @@ async def _sample_cells(
     failed = [opened for opened in open_cells.values() if opened.refused]
     for opened in failed:
         opened.commit_beginning()
-    log.unlink(missing_ok=True)
     if failed:
-        log.write_text("".join(opened.refusals() for opened in failed))
+        before = log.read_text() if log.is_file() else ""
+        log.write_text("".join([before, *(opened.refusals() for opened in failed)]))
     return [opened.failure(log) for opened in failed]
 
 

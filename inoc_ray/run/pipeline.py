@@ -24,7 +24,7 @@ from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.beside import Beside
+from inoc_ray.run.beside import Beside, Lingering
 from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.outcome import StudyOutcome
@@ -120,33 +120,36 @@ def run_study(
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
-            if training or ready or by_own:
-                with _timed(outcome, "starting Ray"):
-                    say("starting Ray ...")
-                    capacity = stack.enter_context(connected())
-                    # What a killed command left behind would hold what this one needs.
-                    wait_for_keepers()
-                    reclaim()
-                check_cluster(plan, store, capacity)
-                keep_study(plan, store)
-                stack.enter_context(live.sending())
-                sampled: list[Failure] = []
-                if training:
-                    sampled = _train(plan, store, capacity, outcome, watch=live.record, evaluate=evaluate)
-                    plan = plan.refreshed(store)
-                if evaluate and (ready or training):
+            engine = Lingering()
+            with contextlib.ExitStack() as sending:
+                if training or ready or by_own:
+                    with _timed(outcome, "starting Ray"):
+                        say("starting Ray ...")
+                        capacity = stack.enter_context(connected())
+                        # What a killed command left behind would hold what this one needs.
+                        wait_for_keepers()
+                        reclaim()
+                    check_cluster(plan, store, capacity)
+                    keep_study(plan, store)
+                    stack.enter_context(engine)
+                    sending.enter_context(live.sending())
+                    if training:
+                        beside = _train(plan, store, capacity, outcome, live.record, engine if evaluate else None)
+                        plan = plan.refreshed(store)
+                    if evaluate and (ready or training):
+                        lease.check()
+                        _sample(plan, store, outcome, engine, without=beside if training else [])
+                        plan = plan.refreshed(store)
+                if evaluate and ungraded_parts(plan, store):
                     lease.check()
-                    _sample(plan, store, outcome, without=sampled)
-                    plan = plan.refreshed(store)
-            if evaluate and ungraded_parts(plan, store):
-                lease.check()
-                _judge(plan, store, outcome)
-        outcome.sampled = sum(plan.stored.values()) - stored_before
-        whole = whole.refreshed(store)
-        _record_losses(whole.only(only), store, outcome, unfinished_before)
-        if any(whole.stored.values()) or failures_of(whole, store):
-            keep_study(whole, store)
-            _results(whole, store, outcome, show)
+                    _judge(plan, store, outcome, engine)
+            engine.begin_to_end()
+            outcome.sampled = sum(plan.stored.values()) - stored_before
+            whole = whole.refreshed(store)
+            _record_losses(whole.only(only), store, outcome, unfinished_before)
+            if any(whole.stored.values()) or failures_of(whole, store):
+                keep_study(whole, store)
+                _results(whole, store, outcome, show)
     return outcome
 
 
@@ -201,32 +204,32 @@ def _storage_errors(store: Store) -> Iterator[None]:
 
 
 def _train(
-    plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch, evaluate: bool
+    plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch, engine: Lingering | None
 ) -> list[Failure]:
     """Train what is missing, and sample beside that what can be; return what failed of the samples.
 
-    evaluate: whether anything is to be sampled.
+    engine: what serves what is sampled beside the training; None if nothing is to be sampled.
     """
+    from inoc_ray.evaluate.sampling import sample_beside
+
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
-    outcome.schedule = "overlap" if evaluate and schedule.overlap else "phased"
-    if outcome.schedule == "phased":
-        _train_all(plan, store, schedule.capacity if evaluate else capacity, outcome, watch=watch)
+    if engine is None or not schedule.overlap:
+        outcome.schedule = "phased"
+        _train_all(plan, store, capacity, outcome, watch)
         return []
+    outcome.schedule = "overlap"
     say(f"evaluating beside the training ({schedule.why})")
     cells = shared_engine(plan)
-    arrivals = Arrivals(
-        store, dict.fromkeys(cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject))
-    )
+    awaited = [cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject)]
+    arrivals = Arrivals(store, filter(None, awaited))
 
     def seen(trial_id: str, record: Mapping[str, Any]) -> None:
         arrivals.begun(trial_id)
         watch(trial_id, record)
 
-    from inoc_ray.evaluate.sampling import sample_beside
-
-    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells), "evaluation")
+    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, engine.serving), "evaluation")
     try:
-        _train_all(plan, store, schedule.capacity, outcome, watch=seen)
+        _train_all(plan, store, schedule.capacity, outcome, seen)
     except BaseException:
         arrivals.over()
         sampling.leave()
@@ -239,7 +242,7 @@ def _train(
     return failed
 
 
-def _train_all(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch) -> None:
+def _train_all(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_key(trial) for trial in plan.to_train}
@@ -267,15 +270,18 @@ def capabilities_missing(plan: Plan, store: Store) -> bool:
     return bool(missing_capabilities(plan, store, plan.study.evaluation.capabilities))
 
 
-def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
-    tried = [("judge", name) for name in ungraded_parts(plan, store)]
+def _judge(plan: Plan, store: Store, outcome: StudyOutcome, engine: Lingering) -> None:
+    names = list(ungraded_parts(plan, store))
+    tried = [("judge", name) for name in names]
+    if any(plan.study.judges[name].path is not None for name in names):
+        engine.end()
     with _timed(outcome, "judging"):
         judged = grade_missing(plan, store)
     outcome.judge_calls = judged.calls
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in judged.failed])
 
 
-def _sample(plan: Plan, store: Store, outcome: StudyOutcome, *, without: Sequence[Failure] = ()) -> None:
+def _sample(plan: Plan, store: Store, outcome: StudyOutcome, engine: Lingering, *, without: Sequence[Failure]) -> None:
     """Sample what is missing; without: what failed beside the training is not tried again."""
     from inoc_ray.evaluate.capabilities import missing_capabilities
     from inoc_ray.evaluate.sampling import sample_missing
@@ -287,7 +293,7 @@ def _sample(plan: Plan, store: Store, outcome: StudyOutcome, *, without: Sequenc
     if not tried:
         return
     with _timed(outcome, "evaluating"):
-        failed = sample_missing(plan, store, without=left_out)
+        failed = sample_missing(plan, store, engine.serving, without=left_out)
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 
 

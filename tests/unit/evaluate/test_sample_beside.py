@@ -20,7 +20,7 @@ from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.sampling import sample_beside, sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.beside import Beside
+from inoc_ray.run.beside import Beside, Lingering
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.sizing.schedule import shared_engine
 from inoc_ray.store.commit import weights_in, write_trial
@@ -69,7 +69,7 @@ class World:
     @contextlib.contextmanager
     def serve(self, spec: Any) -> Iterator[Endpoint]:
         self.starts += 1
-        yield Endpoint(base_url=self.stub.url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
+        yield Endpoint(base_url=self.stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
 
     def begin(self) -> Beside[list[dict[str, Any]]]:
         return Beside(lambda: sample_beside(self.plan, self.store, self.arrivals, self.cells, self.serve), "test")
@@ -79,9 +79,11 @@ class World:
         return all(self.store.stored_samples(*cell.key) == cell.samples for cell in cells)
 
 
-def until(what: Any, seconds: float = 30.0) -> None:
+def until(what: Any, work: Beside[Any] | None = None, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not what():
+        if work is not None and work.is_over:
+            pytest.fail(f"the work beside ended: {work.result()}")
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -91,12 +93,12 @@ def test_each_model_is_sampled_when_it_is_finished_by_one_engine_and_the_samples
         world = World(tmp_path / "beside", stub)
         sampling = world.begin()
         base = world.plan.bases[0].trial_id
-        until(lambda: world.complete(base))
+        until(lambda: world.complete(base), sampling)
         for trial_id in world.ids[:3]:
             world.arrivals.begun(trial_id)
             assert not world.complete(trial_id)
             commit(world.store, trial_id)
-            until(lambda t=trial_id: world.complete(t))
+            until(lambda t=trial_id: world.complete(t), sampling)
         # The last one is never reported, and ends with the training.
         commit(world.store, world.ids[3])
         world.arrivals.over()
@@ -157,7 +159,7 @@ def test_a_stop_ends_the_evaluation_beside_the_training(tmp_path, monkeypatch, w
         world = World(tmp_path / "runs", stub)
         sampling = world.begin()
         base = world.plan.bases[0].trial_id
-        until(lambda: world.complete(base) if waits else bool(stopping._stop.tell))
+        until(lambda: world.complete(base) if waits else bool(stopping._stop.tell), sampling)
         began = time.monotonic()
         # What the handler of a signal does in the main thread.
         monkeypatch.setattr(stopping._stop, "signum", 2)
@@ -174,3 +176,28 @@ def test_work_that_is_left_is_waited_for_unless_the_command_is_stopped():
     work = Beside(lambda: ended.wait(0.5), "test")
     work.leave()
     assert work.result() is False
+
+
+def test_an_engine_lingers_until_another_needs_its_place_or_the_results_are_written(tmp_path):
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def serve(spec: Any) -> Iterator[Any]:
+        events.append(f"{spec} starts")
+        try:
+            yield spec
+        finally:
+            events.append(f"{spec} ends")
+
+    with Lingering(serve) as engines:
+        with engines.serving("first"):
+            pass
+        assert events == ["first starts"]
+        with engines.serving("second"):
+            pass
+        assert events == ["first starts", "first ends", "second starts"]
+        engines.begin_to_end()
+        until(lambda: events[-1] == "second ends")
+    with pytest.raises(TrialError), Lingering(serve) as engines, engines.serving("third"):
+        raise TrialError("it failed")
+    assert events[-2:] == ["third starts", "third ends"]
