@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
+OnCommit = Callable[[tuple[str, str]], None]
 
 
 def sample_seed(cell: Cell, index: int) -> int:
@@ -54,19 +55,28 @@ def messages_in_context(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.resolved_context.around(question.messages)
 
 
+def nothing(key: tuple[str, str]) -> None:
+    """Do nothing about a cell of which samples were committed."""
+
+
 def sample_missing(
-    plan: Plan, store: Store, serve: Serve = serving, without: Set[Thing] = frozenset()
+    plan: Plan,
+    store: Store,
+    serve: Serve = serving,
+    without: Set[Thing] = frozenset(),
+    on_commit: OnCommit = nothing,
 ) -> list[dict[str, Any]]:
     """Draw every missing sample of the models that exist; start and stop the engines that this needs, by `serve`.
 
-    without: keys of cells and capabilities that are left out. Return what failed, as {label, error, log, of}: `of` names the
+    without: keys of cells and capabilities that are left out. on_commit: called with the key of a cell whenever samples of it
+    were committed. Return what failed, as {label, error, log, of}: `of` names the
     cells and capabilities concerned. Cells completed before a failure are kept.
     """
     engines = _engines(plan, store, without)
     failed: list[dict[str, Any]] = []
     if not engines:
         return []
-    with _Sampler(plan, store) as sampler:
+    with _Sampler(plan, store, on_commit) as sampler:
         for number, engine in enumerate(engines, start=1):
             subject = engine.subject
             cells = len(engine.cells)
@@ -82,7 +92,12 @@ def sample_missing(
 
 
 def sample_beside(
-    plan: Plan, store: Store, arrivals: Arrivals, cells: Sequence[Cell], serve: Serve = serving
+    plan: Plan,
+    store: Store,
+    arrivals: Arrivals,
+    cells: Sequence[Cell],
+    serve: Serve = serving,
+    on_commit: OnCommit = nothing,
 ) -> list[dict[str, Any]]:
     """Draw the missing samples of a base and its adapters while adapters are still trained, on one engine.
 
@@ -99,7 +114,7 @@ def sample_beside(
     say(f"starting an engine beside the training: {engine.subject.model.name} ({len(cells)} cells to sample)")
     try:
         with (
-            _Sampler(plan, store) as sampler,
+            _Sampler(plan, store, on_commit) as sampler,
             serve(sampler.spec(engine)) as endpoint,
             sampler.progress(engine) as progress,
         ):
@@ -125,8 +140,9 @@ def _engine_of(engine: _Engine, engines: Iterable[_Engine]) -> _Engine:
 class _Sampler:
     """The samples of a study that no cell holds yet, and what is asked for them, over all engines."""
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: Plan, store: Store, on_commit: OnCommit) -> None:
         self.plan, self._store, self._study = plan, store, plan.study.name
+        self._on_commit = on_commit
 
     def __enter__(self) -> Self:
         self._journal = SampleJournal(self._store.under_way(self._study))
@@ -173,6 +189,7 @@ class _Sampler:
                 journal=self._journal,
                 log=self._refused,
                 progress=progress,
+                on_commit=self._on_commit,
             )
         )
 
@@ -255,6 +272,7 @@ async def _sample_cells(
     journal: SampleJournal,
     log: Place,
     progress: Progress,
+    on_commit: OnCommit,
 ) -> list[dict[str, Any]]:
     """Sample all cells at once, so that the engine is never idle, and commit each as soon as it is complete.
 
@@ -268,6 +286,7 @@ async def _sample_cells(
     choice_requests: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
         opened = _OpenCell(store, cell, start=plan.stored.get(cell.key, 0), tokenizer=tokenizer, journal=journal)
+        opened.on_commit = on_commit
         open_cells[number] = opened
         missing = opened.missing()
         if cell.evaluation.choices:
@@ -332,6 +351,7 @@ class _OpenCell:
         self.refused: dict[int, str] = {}
         """Offset → why the endpoint gave no sample."""
         self.tokenizer = tokenizer
+        self.on_commit: OnCommit = nothing
 
     def key(self, offset: int) -> Key:
         """Return the sample's key in the journal."""
@@ -442,5 +462,6 @@ class _OpenCell:
         }
         describe(self.folder, description)
         commit_samples(self.folder, samples)
+        self.on_commit(cell.key)
         mine = {self.key(offset) for offset in range(len(questions))}
         self.journal.forget(mine.__contains__)

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import stopping
@@ -19,7 +20,7 @@ from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
-from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
@@ -43,6 +44,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study, models_of
 
 if TYPE_CHECKING:
+    from inoc_ray.evaluate.sampling import OnCommit
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.train.sweep import Watch
 
@@ -133,13 +135,15 @@ def run_study(
                     keep_study(plan, store)
                     stack.enter_context(engine)
                     sending.enter_context(live.sending())
-                    if training:
-                        beside = _train(plan, store, capacity, outcome, live.record, engine if evaluate else None)
-                        plan = plan.refreshed(store)
-                    if evaluate and (ready or training):
-                        lease.check()
-                        _sample(plan, store, outcome, engine, without=beside if training else [])
-                        plan = plan.refreshed(store)
+                    with _judging_beside(plan, store, outcome, evaluate=evaluate) as on_commit:
+                        evaluation = _Evaluation(engine, on_commit) if evaluate else None
+                        if training:
+                            _train(plan, store, capacity, outcome, live.record, evaluation)
+                            plan = plan.refreshed(store)
+                        if evaluation is not None and (ready or training):
+                            lease.check()
+                            _sample(plan, store, outcome, evaluation)
+                            plan = plan.refreshed(store)
                 if evaluate and ungraded_parts(plan, store):
                     lease.check()
                     _judge(plan, store, outcome, engine)
@@ -203,20 +207,46 @@ def _storage_errors(store: Store) -> Iterator[None]:
         ) from error
 
 
-def _train(
-    plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch, engine: Lingering | None
-) -> list[Failure]:
-    """Train what is missing, and sample beside that what can be; return what failed of the samples.
+@dataclass
+class _Evaluation:
+    """What the steps of a run share that sample."""
 
-    engine: what serves what is sampled beside the training; None if nothing is to be sampled.
-    """
+    engine: Lingering
+    on_commit: OnCommit
+    failed: set[Thing] = field(default_factory=set)
+    """What failed beside the training, and is not tried again after it."""
+
+
+@contextlib.contextmanager
+def _judging_beside(plan: Plan, store: Store, outcome: StudyOutcome, *, evaluate: bool) -> Iterator[OnCommit]:
+    """Let judges behind APIs grade what is sampled in the block; yield what is to be called with the cells."""
+    if not evaluate or not judges_behind_apis(plan):
+        yield lambda key: None
+        return
+    sampled = Sampled()
+    judging = Beside(lambda: grade_beside(plan, store, sampled), "judging")
+    try:
+        yield sampled.add
+    except BaseException:
+        sampled.over()
+        judging.leave()
+        raise
+    sampled.over()
+    with _timed(outcome, "judging"):
+        outcome.judge_calls += judging.result().calls
+
+
+def _train(
+    plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch, evaluation: _Evaluation | None
+) -> None:
+    """Train what is missing, and sample beside that what can be; evaluation: None if nothing is to be sampled."""
     from inoc_ray.evaluate.sampling import sample_beside
 
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
-    if engine is None or not schedule.overlap:
+    if evaluation is None or not schedule.overlap:
         outcome.schedule = "phased"
         _train_all(plan, store, capacity, outcome, watch)
-        return []
+        return
     outcome.schedule = "overlap"
     say(f"evaluating beside the training ({schedule.why})")
     cells = shared_engine(plan)
@@ -227,7 +257,8 @@ def _train(
         arrivals.begun(trial_id)
         watch(trial_id, record)
 
-    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, engine.serving), "evaluation")
+    serve, on_commit = evaluation.engine.serving, evaluation.on_commit
+    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, serve, on_commit), "evaluation")
     try:
         _train_all(plan, store, schedule.capacity, outcome, seen)
     except BaseException:
@@ -238,8 +269,8 @@ def _train(
     with _timed(outcome, "evaluating"):
         failed = [failure_of(found) for found in sampling.result()]
     # The others are complete, or tried again after the training.
-    _record_failures(plan, store, outcome, tried={thing for one in failed for thing in one.of}, failed=failed)
-    return failed
+    evaluation.failed |= {thing for one in failed for thing in one.of}
+    _record_failures(plan, store, outcome, tried=evaluation.failed, failed=failed)
 
 
 def _train_all(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch) -> None:
@@ -277,23 +308,24 @@ def _judge(plan: Plan, store: Store, outcome: StudyOutcome, engine: Lingering) -
         engine.end()
     with _timed(outcome, "judging"):
         judged = grade_missing(plan, store)
-    outcome.judge_calls = judged.calls
+    outcome.judge_calls += judged.calls
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in judged.failed])
 
 
-def _sample(plan: Plan, store: Store, outcome: StudyOutcome, engine: Lingering, *, without: Sequence[Failure]) -> None:
-    """Sample what is missing; without: what failed beside the training is not tried again."""
+def _sample(plan: Plan, store: Store, outcome: StudyOutcome, evaluation: _Evaluation) -> None:
+    """Sample what is missing, but for what failed beside the training."""
     from inoc_ray.evaluate.capabilities import missing_capabilities
     from inoc_ray.evaluate.sampling import sample_missing
 
-    left_out = {thing for failure in without for thing in failure.of}
     tried = [cell_key(cell) for cell in plan.to_sample if plan.has_weights(cell.subject)]
     tried += [task.thing for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)]
-    tried = [thing for thing in tried if thing not in left_out]
+    tried = [thing for thing in tried if thing not in evaluation.failed]
     if not tried:
         return
     with _timed(outcome, "evaluating"):
-        failed = sample_missing(plan, store, engine.serving, without=left_out)
+        failed = sample_missing(
+            plan, store, evaluation.engine.serving, without=evaluation.failed, on_commit=evaluation.on_commit
+        )
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 
 

@@ -17,6 +17,7 @@ from stub_api import Stub
 from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
+from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
 from inoc_ray.evaluate.sampling import sample_beside, sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
@@ -201,3 +202,46 @@ def test_an_engine_lingers_until_another_needs_its_place_or_the_results_are_writ
     with pytest.raises(TrialError), Lingering(serve) as engines, engines.serving("third"):
         raise TrialError("it failed")
     assert events[-2:] == ["third starts", "third ends"]
+
+
+def test_a_judge_behind_an_api_grades_what_is_sampled_while_more_is_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr("inoc_ray.evaluate.grading.GATHER_SECONDS", 0.1)
+    with Stub(tmp_path) as stub:
+        value = {
+            "name": "judged",
+            "settings": ["miniature/harmful_advice"],
+            "arms": ["baseline"],
+            "seeds": [0, 1],
+            "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
+            "judges": {"gpt": {"endpoint": stub.url, "served_model": "judge", "method": "sample"}},
+            "evaluation": {"samples": 6, "contexts": ["neutral"], "judged_by": ["gpt"]},
+        }
+        store = Store(tmp_path / "runs")
+        store.check_writable()
+        plan = build_plan(Study.model_validate(value), store)
+        assert judges_behind_apis(plan) == ["gpt"]
+        cells, ids = shared_engine(plan), [trial.trial_id for trial in plan.trials]
+        arrivals, sampled = Arrivals(store, ids), Sampled()
+
+        @contextlib.contextmanager
+        def serve(spec: Any) -> Iterator[Endpoint]:
+            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
+
+        def judged(trial_id: str) -> bool:
+            mine = [cell for cell in plan.cells if cell.subject.trial_id == trial_id]
+            there = all(store.stored_samples(*cell.key) == cell.samples for cell in mine)
+            return there and not ungraded_parts(replace(plan, cells=tuple(mine)), store)
+
+        judging = Beside(lambda: grade_beside(plan, store, sampled), "judging")
+        sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, serve, sampled.add), "evaluation")
+        until(lambda: judged(plan.bases[0].trial_id), sampling)
+        assert not judged(ids[0])
+        for trial_id in ids:
+            commit(store, trial_id)
+        arrivals.over()
+        assert sampling.result() == []
+        sampled.over()
+        calls = judging.result().calls
+        assert all(map(judged, ids))
+        assert calls > 0
+        assert grade_missing(plan.refreshed(store), store).calls == 0
