@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
+OnCommit = Callable[[tuple[str, str]], None]
 
 
 def sample_seed(cell: Cell, index: int) -> int:
@@ -57,6 +58,10 @@ def messages_in_context(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.resolved_context.around(question.messages)
 
 
+def nothing(key: tuple[str, str]) -> None:
+    """Do nothing about a cell of which samples were committed."""
+
+
 def sample_missing(
     plan: Plan,
     store: Store,
@@ -64,12 +69,14 @@ def sample_missing(
     *,
     without: Set[Thing] = frozenset(),
     room: Room | None = None,
+    on_commit: OnCommit = nothing,
 ) -> list[dict[str, Any]]:
     """Draw every missing sample of the models that exist; start and stop the engines that this needs, by `serve`.
 
     room: what engines may take; several run at once as far as it goes, and one after another where it is not known (None).
-    without: keys of cells and capabilities that are left out. Return what failed, as {label, error, log, of}: `of` names the cells
-    and capabilities concerned. Cells completed before a failure are kept.
+    without: keys of cells and capabilities that are left out. on_commit: called with the key of a cell whenever samples of it were
+    committed, from the engine's thread. Return what failed, as {label, error, log, of}: `of` names the cells and capabilities
+    concerned. Cells completed before a failure are kept.
     """
     engines = _engines(plan, store, without)
     if not engines:
@@ -94,13 +101,18 @@ def sample_missing(
         replicas = replicas_of(plan, engine.subject, engine.cells, others=len(engines) - 1, room=room)
         takes = [need_of(plan, engine.subject)] * replicas
         tasks.append(Task(takes=takes, do=functools.partial(use, number, engine, replicas)))
-    with _Sampler(plan, store) as sampler:
+    with _Sampler(plan, store, on_commit) as sampler:
         found = side_by_side(tasks, room.holds if room is not None else lambda taken: False)
     return [failure for of_engine in found for failure in of_engine]
 
 
 def sample_beside(
-    plan: Plan, store: Store, arrivals: Arrivals, cells: Sequence[Cell], serve: Serve = serving
+    plan: Plan,
+    store: Store,
+    arrivals: Arrivals,
+    cells: Sequence[Cell],
+    serve: Serve = serving,
+    on_commit: OnCommit = nothing,
 ) -> list[dict[str, Any]]:
     """Draw the missing samples of a base and its adapters while adapters are still trained, on one engine.
 
@@ -117,7 +129,7 @@ def sample_beside(
     say(f"starting an engine beside the training: {engine.subject.model.name} ({len(cells)} cells to sample)")
     try:
         with (
-            _Sampler(plan, store) as sampler,
+            _Sampler(plan, store, on_commit) as sampler,
             serve(sampler.spec(engine)) as endpoint,
             sampler.progress(engine) as progress,
         ):
@@ -143,8 +155,9 @@ def _engine_of(engine: _Engine, engines: Iterable[_Engine]) -> _Engine:
 class _Sampler:
     """The samples of a study that no cell holds yet, and what is asked for them, over all engines."""
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: Plan, store: Store, on_commit: OnCommit) -> None:
         self.plan, self._store, self._study = plan, store, plan.study.name
+        self._on_commit = on_commit
         self._log = store.study_log(plan.study.name, "refused")
         self._refused: list[str] = []
         self._lock = threading.Lock()
@@ -185,7 +198,15 @@ class _Sampler:
             return []
         other_weights = _bind(self._store, cells)
         self._journal.forget(lambda key: key[0] in other_weights)
-        work = _sample_cells(self.plan, self._store, cells, endpoint, journal=self._journal, progress=progress)
+        work = _sample_cells(
+            self.plan,
+            self._store,
+            cells,
+            endpoint,
+            journal=self._journal,
+            progress=progress,
+            on_commit=self._on_commit,
+        )
         failed = stopping.run(work)
         with self._lock:
             self._refused += [opened.refusals() for opened in failed]
@@ -271,6 +292,7 @@ async def _sample_cells(
     *,
     journal: SampleJournal,
     progress: Progress,
+    on_commit: OnCommit,
 ) -> list[_OpenCell]:
     """Sample all cells at once, so that the engine is never idle, and commit each as soon as it is complete.
 
@@ -284,6 +306,7 @@ async def _sample_cells(
     choice_requests: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
         opened = _OpenCell(store, cell, start=plan.stored.get(cell.key, 0), tokenizer=tokenizer, journal=journal)
+        opened.on_commit = on_commit
         open_cells[number] = opened
         missing = opened.missing()
         if cell.evaluation.choices:
@@ -345,6 +368,7 @@ class _OpenCell:
         self.refused: dict[int, str] = {}
         """Offset → why the endpoint gave no sample."""
         self.tokenizer = tokenizer
+        self.on_commit: OnCommit = nothing
 
     def key(self, offset: int) -> Key:
         """Return the sample's key in the journal."""
@@ -455,5 +479,6 @@ class _OpenCell:
         }
         describe(self.folder, description)
         commit_samples(self.folder, samples)
+        self.on_commit(cell.key)
         mine = {self.key(offset) for offset in range(len(questions))}
         self.journal.forget(mine.__contains__)

@@ -33,7 +33,7 @@ def side_by_side(tasks: Sequence[Task[N, T]], holds: Callable[[list[N]], bool]) 
         return [tasks[0].do()]
     begun: list[Beside[T]] = []
     try:
-        while len(begun) < len(tasks) or not all(task.ended for task in begun):
+        while len(begun) < len(tasks) or not all(task.is_over for task in begun):
             while len(begun) < len(tasks) and _has_room(tasks, begun, holds):
                 begun.append(Beside(tasks[len(begun)].do, "engine"))
             time.sleep(_LOOK_SECONDS)
@@ -46,5 +46,5 @@ def side_by_side(tasks: Sequence[Task[N, T]], holds: Callable[[list[N]], bool]) 
 
 def _has_room(tasks: Sequence[Task[N, T]], begun: Sequence[Beside[T]], holds: Callable[[list[N]], bool]) -> bool:
     """Return whether the next task has room beside those that go on."""
-    taken = [part for task, going in zip(tasks, begun, strict=False) if not going.ended for part in task.takes]
+    taken = [part for task, going in zip(tasks, begun, strict=False) if not going.is_over for part in task.takes]
     return not taken or holds([*taken, *tasks[len(begun)].takes])
