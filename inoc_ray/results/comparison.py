@@ -39,6 +39,8 @@ class Comparison:
     """What the study asks for; empty if the comparison was made without a plan."""
     reference: str = NEUTRAL
     """The context in which arms are compared."""
+    levels: tuple[Effect, ...] = ()
+    """The rates of every arm out of distribution, averaged as the effects average them (`effects.levels`)."""
     remarks: tuple[str, ...] = ()
     """Remarks of the plan on the study, e.g. on fine-tunes that have two names."""
 
