@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inoc_ray.errors import InputError
+from inoc_ray.results.claim_checks import Measured, check_claims
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.completeness import (
     Planned,
@@ -22,21 +23,28 @@ from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
 from inoc_ray.results.stats import Cell, RateKey, draw_rates, model_interval
 from inoc_ray.results.variance import question_correlation
 from inoc_ray.scoring.score_columns import COLUMNS, TRIGGERED
+from inoc_ray.study.claims import StatedClaim
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def compare(
-    frame: pd.DataFrame, study: str, profile: str = "", planned: Planned | None = None, reference: str | None = None
+    frame: pd.DataFrame,
+    study: str,
+    profile: str = "",
+    planned: Planned | None = None,
+    reference: str | None = None,
+    *,
+    claims: Sequence[StatedClaim] = (),
 ) -> Comparison:
     """Compare the arms of a study.
 
     frame: the score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or 0 if the outcome is
     "counted", and NaN otherwise. It may be partial: the rows lack what is missing, and effects that need it are None. profile:
     the thresholds behind `shown`, as text. planned: what the study asks for; without it, the table counts as complete. reference:
-    the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context.
-    Raises `InputError` if a column is missing.
+    the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context. claims:
+    what to check. Raises `InputError` if a column is missing.
     """
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
@@ -49,8 +57,11 @@ def compare(
     trials: dict[Place, list[TrialRate]] = {}
     counted = _count(frame)
     leaked: list[Leak] = []
+    measured: list[Measured] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
-        view, group_rows = _view(str(setting), str(model), part, reference=where, trials=trials)
+        of_group, group_rows = _measured(str(setting), str(model), part, reference=where, trials=trials)
+        view = of_group.view
+        measured += [of_group] if claims else []
         rows += group_rows
         found += effects(view)
         of_arms += levels(view)
@@ -68,6 +79,7 @@ def compare(
         missing=tuple(list_missing(planned)),
         planned=planned,
         reference=where,
+        claims=tuple(check_claims(claims, measured, rows)),
     )
 
 
@@ -102,9 +114,9 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     return summed.sort_values(["_first", "_last"], kind="stable")
 
 
-def _view(
+def _measured(
     setting: str, model: str, part: pd.DataFrame, *, reference: str, trials: dict[Place, list[TrialRate]]
-) -> tuple[View, list[Row]]:
+) -> tuple[Measured, list[Row]]:
     """Return the rates of one setting × model, and its rows; append the rates of each fine-tune to `trials`."""
     cells: dict[RateKey, Cell] = {}
     described: dict[RateKey, pd.DataFrame] = {}
@@ -157,7 +169,7 @@ def _view(
             trials.setdefault(place, []).append(_trial_rate(rows[-1], cell, correlation=correlations[where], **shares))
     splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
     triggered = frozenset(part.loc[part[TRIGGERED], "evaluation"].astype(str))
-    return View(
+    view = View(
         setting=setting,
         model=model,
         arms=tuple(_arms(part)),
@@ -165,7 +177,8 @@ def _view(
         rates=rates,
         reference=reference,
         triggered=triggered,
-    ), rows
+    )
+    return Measured(view=view, cells=cells), rows
 
 
 def _seed(value: Any) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.results.claim_checks import CheckedClaim
 from inoc_ray.results.completeness import Missing, Planned
 from inoc_ray.results.effects import NEUTRAL, Effect
 from inoc_ray.results.leaks import Leak
@@ -41,6 +42,8 @@ class Comparison:
     """The context in which arms are compared."""
     levels: tuple[Effect, ...] = ()
     """The rates of every arm out of distribution, averaged as the effects average them (`effects.levels`)."""
+    claims: tuple[CheckedClaim, ...] = ()
+    """What the study says to the claims on it."""
     remarks: tuple[str, ...] = ()
     """Remarks of the plan on the study, e.g. on fine-tunes that have two names."""
 
@@ -77,11 +80,21 @@ class Comparison:
             "missing": [asdict(one) for one in self.missing],
             "failures": [failure.to_json() for failure in self.failures],
             "reference": self.reference,
+            "claims": [claim.to_json() for claim in self.claims],
         }
 
     def groups(self) -> list[tuple[str, str]]:
         """Return (setting, model) pairs in order of appearance."""
         return list(dict.fromkeys((row.setting, row.model) for row in self.rows))
+
+    def seed_rates(self) -> dict[tuple[str, ...], list[tuple[int, TrialRate]]]:
+        """Return (setting, model, arm, evaluation, context, trait) → (seed, its rate) of each fine-tune, in order of the seeds."""
+        found: dict[tuple[str, ...], list[tuple[int, TrialRate]]] = {}
+        for (setting, model, arm, seed), rates in self.trial_rates.items():
+            for rate in rates if seed is not None else ():
+                place = setting, model, arm, rate.evaluation, rate.context, rate.trait
+                found.setdefault(place, []).append((seed, rate))
+        return {place: sorted(rates, key=lambda one: one[0]) for place, rates in found.items()}
 
     def notes(self) -> list[str]:
         """Return the plan's remarks and the notes on each setting × model."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inoc_ray.console import duration
 from inoc_ray.store.failures import Failure, Thing
@@ -26,6 +26,8 @@ class StudyOutcome:
     """What failed in this run."""
     tried: set[Thing] = field(default_factory=set)
     """What this run tried to make."""
+    schedule: Literal["overlap", "phased"] | None = None
+    """Whether models were evaluated beside the training or after it; None if there was nothing to train."""
     seconds: dict[str, float] = field(default_factory=dict)
     phase: str = ""
     """The step that it is at, or was stopped at."""
@@ -40,6 +42,7 @@ class StudyOutcome:
             "trained": self.trained,
             "samples_asked": self.sampled,
             "judge_calls": self.judge_calls,
+            "schedule": self.schedule,
             "failed": [failure.to_json() for failure in self.failed],
             "seconds": {step: round(seconds, 2) for step, seconds in self.seconds.items()},
             "report": str(self.report) if self.report else None,

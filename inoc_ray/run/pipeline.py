@@ -7,21 +7,24 @@ import errno
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray import stopping
-from inoc_ray.cluster.connect import connected
+from inoc_ray.cluster.checks import host_memory
+from inoc_ray.cluster.connect import connected, is_attached
 from inoc_ray.cluster.fit import Capacity
 from inoc_ray.cluster.keeper import wait_for_keepers
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
+from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.beside import Beside
 from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.outcome import StudyOutcome
@@ -32,6 +35,7 @@ from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_stu
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
 from inoc_ray.serve.owner import reclaim
+from inoc_ray.sizing.schedule import schedule_of, shared_engine
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
 from inoc_ray.store.store import Store
@@ -51,7 +55,7 @@ def _timed(outcome: StudyOutcome, step: str) -> Iterator[None]:
     try:
         yield
     finally:
-        outcome.seconds[step] = time.monotonic() - started
+        outcome.seconds[step] = outcome.seconds.get(step, 0.0) + time.monotonic() - started
 
 
 @contextlib.contextmanager
@@ -125,12 +129,13 @@ def run_study(
                 check_cluster(plan, store, capacity)
                 keep_study(plan, store)
                 stack.enter_context(live.sending())
+                sampled: list[Failure] = []
                 if training:
-                    _train(plan, store, capacity, outcome, watch=live.record)
+                    sampled = _train(plan, store, capacity, outcome, watch=live.record, evaluate=evaluate)
                     plan = plan.refreshed(store)
                 if evaluate and (ready or training):
                     lease.check()
-                    _sample(plan, store, outcome)
+                    _sample(plan, store, outcome, without=sampled)
                     plan = plan.refreshed(store)
             if evaluate and ungraded_parts(plan, store):
                 lease.check()
@@ -194,7 +199,46 @@ def _storage_errors(store: Store) -> Iterator[None]:
         ) from error
 
 
-def _train(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch) -> None:
+def _train(
+    plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch, evaluate: bool
+) -> list[Failure]:
+    """Train what is missing, and sample beside that what can be; return what failed of the samples.
+
+    evaluate: whether anything is to be sampled.
+    """
+    schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
+    outcome.schedule = "overlap" if evaluate and schedule.overlap else "phased"
+    if outcome.schedule == "phased":
+        _train_all(plan, store, schedule.capacity if evaluate else capacity, outcome, watch=watch)
+        return []
+    say(f"evaluating beside the training ({schedule.why})")
+    cells = shared_engine(plan)
+    arrivals = Arrivals(
+        store, dict.fromkeys(cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject))
+    )
+
+    def seen(trial_id: str, record: Mapping[str, Any]) -> None:
+        arrivals.begun(trial_id)
+        watch(trial_id, record)
+
+    from inoc_ray.evaluate.sampling import sample_beside
+
+    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells), "evaluation")
+    try:
+        _train_all(plan, store, schedule.capacity, outcome, watch=seen)
+    except BaseException:
+        arrivals.over()
+        sampling.leave()
+        raise
+    arrivals.over()
+    with _timed(outcome, "evaluating"):
+        failed = [failure_of(found) for found in sampling.result()]
+    # The others are complete, or tried again after the training.
+    _record_failures(plan, store, outcome, tried={thing for one in failed for thing in one.of}, failed=failed)
+    return failed
+
+
+def _train_all(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_key(trial) for trial in plan.to_train}
@@ -230,14 +274,19 @@ def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in judged.failed])
 
 
-def _sample(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
+def _sample(plan: Plan, store: Store, outcome: StudyOutcome, *, without: Sequence[Failure] = ()) -> None:
+    """Sample what is missing; without: what failed beside the training is not tried again."""
     from inoc_ray.evaluate.capabilities import missing_capabilities
     from inoc_ray.evaluate.sampling import sample_missing
 
+    left_out = {thing for failure in without for thing in failure.of}
     tried = [cell_key(cell) for cell in plan.to_sample if plan.has_weights(cell.subject)]
     tried += [task.thing for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)]
+    tried = [thing for thing in tried if thing not in left_out]
+    if not tried:
+        return
     with _timed(outcome, "evaluating"):
-        failed = sample_missing(plan, store)
+        failed = sample_missing(plan, store, without=left_out)
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 
 

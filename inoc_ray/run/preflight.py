@@ -189,9 +189,8 @@ def check_requests(plan: Plan, memory: Memory | None = None) -> None:
         name, tokens = engines.get((subject.model.path, subject.precision), (subject.model.name, 0))
         engines[subject.model.path, subject.precision] = name, max(tokens, longest.tokens)
     for (folder, precision), (name, tokens) in engines.items():
-        gpus = plan.study.resources.of_engine(name).serve_gpus
-        where = f"models: {name!r}"
-        check_fits(where, folder, tokens, precision, gpus=gpus, gpu_bytes=memory.gpu, host_bytes=memory.host)
+        resources = plan.study.resources.of_engine(name)
+        check_fits(f"models: {name!r}", folder, tokens, precision, resources=resources, memory=memory)
 
 
 def say_identical_contexts(plan: Plan) -> None:
@@ -279,9 +278,9 @@ def check_own_judge(plan: Plan, judge: JudgeModel, cells: Sequence[Cell], memory
                 f"{found.answer}: {found.tokens} in all, but the judge has a window of {window};{advice} use a judge with a "
                 "longer window."
             )
-    gpus = plan.study.resources.of_judge(judge.name).serve_gpus
+    resources = plan.study.resources.of_judge(judge.name)
     tokens = max(found.tokens for _, found in longest)
-    check_fits(where, judge.folder, tokens, AUTO, gpus=gpus, gpu_bytes=memory.gpu, host_bytes=memory.host)
+    check_fits(where, judge.folder, tokens, AUTO, resources=resources, memory=memory)
 
 
 def check_capabilities(plan: Plan) -> None:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
+from inoc_ray.plan.claims import stated_claims
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.integrity import report_damage, seal_samples
 from inoc_ray.run.mlflow_records import planned_records, trial_records
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, planned_of
-from inoc_ray.run.report_content import example_samples, report_meta
+from inoc_ray.run.report_content import report_meta
+from inoc_ray.run.report_samples import read_samples
 from inoc_ray.run.study_record import study_file, study_record
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures
 from inoc_ray.store.place import Place, at
@@ -61,6 +63,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         profile=thresholds,
         planned=planned_of(plan, store, failures),
         reference=plan.reference,
+        claims=stated_claims(plan),
     )
     # The parts of a task (the subjects of MMLU) stay in the store.
     scores = [
@@ -89,7 +92,8 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
     if page.suffix != ".html":
         raise InputError(f"--out {page}: must end in .html.")
     with page.parent.folder() as folder:
-        write_report(folder / page.name, comparison, report_meta(plan, store), example_samples(plan, store))
+        samples = read_samples(plan, store)
+        write_report(folder / page.name, comparison, report_meta(plan, store, samples), samples.cells)
     if out is None:
         keep_failures(store, plan.study.name, [REPORT], [])
     return page

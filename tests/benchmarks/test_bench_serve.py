@@ -118,7 +118,12 @@ def test_an_evaluation_of_eight_adapters_beside_offline_vllm(tmp_path):
     rates: dict[str, list[float]] = {"endpoint": [], "offline": [], "offline, our LoRA": []}
     with connected():
         served = ServeSpec(
-            base, "miniature", FolderCatalogue(trials), max_lora_rank=8, max_loras=ADAPTERS, dtype="float32"
+            model=base,
+            model_id="miniature",
+            adapters=FolderCatalogue(trials),
+            max_lora_rank=8,
+            max_loras=ADAPTERS,
+            dtype="float32",
         )
         with serving(served) as endpoint:
             engines = {"offline": Offline(base, trials), "offline, our LoRA": Offline(base, trials, "--grouped")}

@@ -96,12 +96,12 @@ def some_trials(folder: Path, seeds: int = 2) -> list[TrialRecord]:
     ]
 
 
-def described(model: Any) -> dict[str, Any]:
+def described(model: Any, uri: str) -> dict[str, Any]:
     """A logged model with the hashes of its files."""
     from mlflow.artifacts import download_artifacts
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(download_artifacts(artifact_uri=f"models:/{model.model_id}", dst_path=scratch))
+        folder = Path(download_artifacts(artifact_uri=model.artifact_location, tracking_uri=uri, dst_path=scratch))
         files = sorted(
             (str(p.relative_to(folder)), hashlib.sha256(p.read_bytes()).hexdigest()) for p in folder.rglob("*.*")
         )
@@ -140,6 +140,6 @@ def dump(uri: str) -> dict[str, Any]:
                 "latest": dict(run.data.metrics),
                 "artifacts": sorted(tree(info.run_id)),
                 "datasets": [(i.tags[0].value, i.dataset.name) for i in run.inputs.dataset_inputs],
-                "models": [described(model) for model in models if model.source_run_id == info.run_id],
+                "models": [described(model, uri) for model in models if model.source_run_id == info.run_id],
             }
     return state

@@ -248,7 +248,7 @@ def test_lm_eval_local_completions_measures_a_log_likelihood_task_as_our_own_mea
     plan = build_plan(world.study, world.store)
     wanted = missing_capabilities(plan, world.store, capabilities)
     assert [one.subject.arm.name for one in wanted] == ["base", "baseline"]
-    endpoint = Endpoint(base_url=world.base_url, model_id="miniature", api_key=KEY, name="clients", owns_serve=False)
+    endpoint = Endpoint(base_url=world.base_url, model_id="miniature", api_key=KEY, name="clients")
     assert measure_missing(wanted, endpoint, weights_path(), at(world.folder / "harness.log"), CONCURRENCY) == []
     ours = [round(record["value"], 4) for record in read_capability_scores(plan, world.store, capabilities)]
     print(f"answers, {limit} items: base {theirs['miniature']}, random adapter {theirs[world.adapter]}; ours {ours}")
@@ -262,7 +262,7 @@ def test_our_own_measure_finds_the_base_capable_and_leaves_the_key_nowhere(world
     capabilities = [Capability(task="miniature/answers"), Capability(task="miniature/numbers")]
     plan = build_plan(world.study, world.store)
     wanted = [one for one in missing_capabilities(plan, world.store, capabilities) if one.subject.arm.name == "base"]
-    endpoint = Endpoint(base_url=world.base_url, model_id="miniature", api_key=KEY, name="clients", owns_serve=False)
+    endpoint = Endpoint(base_url=world.base_url, model_id="miniature", api_key=KEY, name="clients")
     assert measure_missing(wanted, endpoint, weights_path(), at(world.folder / "harness.log"), CONCURRENCY) == []
     values = {
         record["capability"]: record["value"] for record in read_capability_scores(plan, world.store, capabilities)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -22,19 +23,42 @@ class ReportFigure:
     """Of its files: `<name>.svg` and `<name>.png` beside the page."""
     label: str
     """What it shows, for screen readers."""
+    caption: str
+    """How to read it, below it on the page."""
     section: Literal["found", "effects", "leaks"]
     """The section of the page (results/report/templates/page.html) that shows it."""
     applies: Callable[[Comparison], bool] = lambda comparison: True
     """Whether a comparison has what the figure is about."""
     draw: Callable[[Comparison], Pictures | None]
     """The figure; None if there is nothing to draw."""
+    draw_narrow: Callable[[Comparison], Pictures | None] | None = None
+    """The figure for a telephone, as SVG alone; None if the broad one serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnFigure:
+    """A figure with its pictures."""
+
+    about: ReportFigure
+    pictures: Pictures
+    narrow: Pictures | None = None
 
 
 FIGURES = (
-    ReportFigure(name="figure", label="Rates per arm with intervals", section="found", draw=draw),
+    ReportFigure(
+        name="figure",
+        label="Rates per arm with intervals",
+        caption="A bar is the rate of an arm, hatched where the arm inoculates against the trait; the line on it is its 95 % "
+        "interval, a dot one fine-tune; the dashed line is the untouched model.",
+        section="found",
+        draw=draw,
+        draw_narrow=functools.partial(draw, narrow=True),
+    ),
     ReportFigure(
         name="leaks",
         label="Rates under test-time prompts",
+        caption="A dot is the rate of the undesired traits under a test-time prompt, with the interval of its leak. A bar that "
+        "crosses the dashed line (the reference context) shows no leak.",
         section="leaks",
         applies=lambda comparison: bool(comparison.leaks),
         draw=lambda comparison: draw_leaks(comparison.leaks),
@@ -42,9 +66,10 @@ FIGURES = (
 )
 
 
-def draw_figures(
-    comparison: Comparison, figures: Iterable[ReportFigure] = FIGURES
-) -> list[tuple[ReportFigure, Pictures]]:
+def draw_figures(comparison: Comparison, figures: Iterable[ReportFigure] = FIGURES) -> list[DrawnFigure]:
     """Draw every figure that applies."""
-    drawn = [(figure, figure.draw(comparison)) for figure in figures if figure.applies(comparison)]
-    return [(figure, pictures) for figure, pictures in drawn if pictures is not None]
+    drawn = []
+    for figure in figures:
+        if figure.applies(comparison) and (pictures := figure.draw(comparison)) is not None:
+            drawn.append(DrawnFigure(figure, pictures, figure.draw_narrow(comparison) if figure.draw_narrow else None))
+    return drawn

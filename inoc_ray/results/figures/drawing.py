@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe & Ito (2008): distinguishable with every common form of colour blindness, and in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+DPI = 160
 STYLE = {
     "svg.hashsalt": "inoc_ray",  # the same numbers give the same file
     "font.family": "DejaVu Sans",
     "font.size": 10,
+    "pdf.fonttype": 42,  # letters that a PDF's reader can search and a journal accepts
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 1.4,
@@ -25,13 +27,25 @@ STYLE = {
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """One figure in two formats."""
+    """One figure in its formats; empty where it was not made in one."""
 
-    svg: str
-    png: bytes
+    svg: str = ""
+    png: bytes = b""
+    pdf: bytes = b""
 
 
-def rendered(draw_into: Callable[[Figure], None]) -> Pictures:
+Format = Literal["svg", "png", "pdf"]
+ON_PAGE: tuple[Format, ...] = ("svg", "png")
+ALL: tuple[Format, ...] = ("svg", "png", "pdf")
+_METADATA: dict[Format, dict[str, None]] = {
+    # Without dates and versions the same numbers give the same bytes.
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def rendered(draw_into: Callable[[Figure], None], formats: Sequence[Format] = ON_PAGE) -> Pictures:
     """Let `draw_into` draw into an empty figure in the project's style, and return the pictures."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,16 +55,20 @@ def rendered(draw_into: Callable[[Figure], None]) -> Pictures:
         figure = Figure()
         FigureCanvasAgg(figure)
         draw_into(figure)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return Pictures(svg.getvalue(), png.getvalue())
+        made: dict[Format, bytes] = {}
+        for name in formats:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=name, dpi=DPI, metadata=_METADATA[name])
+            made[name] = buffer.getvalue()
+    return Pictures(made.get("svg", b"").decode(), made.get("png", b""), made.get("pdf", b""))
 
 
 def write_figure(folder: Path, pictures: Pictures, name: str = "figure") -> list[Path]:
-    """Write <name>.svg and <name>.png into `folder` and return their paths."""
+    """Write the figure into `folder` as <name>.svg, .png and .pdf, in the formats that it has, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
-    svg.write_text(pictures.svg, encoding="utf-8")
-    png.write_bytes(pictures.png)
-    return [svg, png]
+    found: list[Path] = []
+    for suffix, data in ((".svg", pictures.svg.encode()), (".png", pictures.png), (".pdf", pictures.pdf)):
+        if data:
+            found.append(folder / f"{name}{suffix}")
+            found[-1].write_bytes(data)
+    return found

@@ -32,6 +32,24 @@ class TrialLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataCard:
+    """The training rows of one arm."""
+
+    setting: str
+    arm: str
+    rows: int
+    prompted: int
+    """How many of them carry the arm's prompt."""
+    dataset_hash: str
+    """Of the rows before the prompt."""
+    source: str = ""
+    before: str = ""
+    """A row as it is, as text; empty where the prompt changes none."""
+    after: str = ""
+    """The same row as the arm is trained on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeLine:
     """A judge of a trait in an evaluation, as the study assigns it."""
 
@@ -59,3 +77,10 @@ class ReportMeta:
     trials: Sequence[TrialLine] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Label → value: model identity, versions, chat template, store."""
+    data: Sequence[DataCard] = ()
+    cost: Mapping[str, str] = field(default_factory=dict)
+    """Label → value: hours, tokens, judgments."""
+    study_file: str = ""
+    """The study as YAML."""
+    samples_at: str = ""
+    """Where all samples are, for people."""

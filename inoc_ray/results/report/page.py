@@ -2,68 +2,128 @@
 
 from __future__ import annotations
 
+import base64
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import hashlib
+import importlib.resources
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results import effects
 from inoc_ray.results.claims import headlines
 from inoc_ray.results.completeness import count_responses
 from inoc_ray.results.marks import MEANING
 from inoc_ray.results.report import tables
+from inoc_ray.results.report.samples import MOST_BYTES, Block, CellSamples, block_of
+from inoc_ray.results.report.verdict import SCALE, in_short, verdicts
 from inoc_ray.results.wording import missing_lines, missing_summary
 
 if TYPE_CHECKING:
-    import pandas as pd
     from jinja2 import Environment
     from markupsafe import Markup
 
     from inoc_ray.results.comparison import Comparison
-    from inoc_ray.results.figures.catalogue import ReportFigure
-    from inoc_ray.results.figures.drawing import Pictures
+    from inoc_ray.results.figures.catalogue import DrawnFigure
     from inoc_ray.results.report.meta import ReportMeta
 
 
 def render(
     comparison: Comparison,
     meta: ReportMeta,
-    samples: pd.DataFrame | None,
-    figures: Sequence[tuple[ReportFigure, Pictures]] = (),
+    samples: Sequence[CellSamples] = (),
+    figures: Sequence[DrawnFigure] = (),
+    claims: tables.Table | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> str:
-    """Return the page as HTML: all text is escaped, nothing is loaded from elsewhere, and there is no script.
+    """Return the page as HTML: all text is escaped and nothing is loaded from elsewhere.
 
-    samples: a row per response with the columns setting, model, arm, context, evaluation, question, response and, if there are
-    any, `verdict` and `said` (as text: the decision, and the judging models' raw numbers).
+    The only script is the page's own, and a policy in the page lets no other run. Without scripts the page lacks the sorting of
+    tables and the browser of samples, in place of which it shows a few responses of each arm. claims: the table of claims.
+    most_bytes: how much of the page the samples may take.
     """
+    block = block_of(samples, most_bytes) if samples else None
+    found = verdicts(comparison, {(arm.setting, arm.arm): arm.prompt for arm in meta.arms})
+    script, style = _asset("page.js"), _asset("style.css")
+    context: dict[str, Any] = {
+        "comparison": comparison,
+        "meta": meta,
+        "style": style,
+        "script": script,
+        "script_hash": _policy_hash(script),
+        "facts": _facts(comparison),
+        "missing": missing_lines(comparison) if not comparison.complete else [],
+        "missing_summary": missing_summary(comparison).removeprefix("INCOMPLETE: "),
+        "verdicts": found,
+        "in_short": in_short(found),
+        "scale": SCALE,
+        "headlines": headlines(comparison),
+        "notes": comparison.notes(),
+        "figures": [_shown(figure, number) for number, figure in enumerate(figures)],
+        "claims": claims,
+        "rates": list(tables.rates_by_context(comparison)),
+        "judges": tables.judges(comparison, meta),
+        "effects": list(tables.effects_by_group(comparison)),
+        "all_effects": tables.all_effects(comparison),
+        "meaning": MEANING[0].upper() + MEANING[1:],
+        "definitions": effects.__doc__ or "",
+        "leaks": list(tables.leaks_by_arm(comparison)),
+        "agreement": tables.agreement(comparison),
+        "capabilities": tables.capabilities(comparison),
+        "arms": tables.arms(meta),
+        "data": tables.data(meta),
+        "contexts": tables.contexts(meta),
+        "has_samples": bool(samples),
+        "block": block,
+        "block_words": _block_words(block, meta, most_bytes) if block is not None else "",
+        "examples": list(tables.examples(samples, comparison.reference)),
+        "scored": any(cell.words for cell in samples),
+        "unparsed": tables.unparsed(comparison),
+        "trials": tables.trials(meta),
+    }
+    return _environment().get_template("page.html").render(contents=_contents(context), **context)
+
+
+def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (anchor, title) of the sections that the page has."""
+    there = {
+        ("verdict", "Verdict"): context["verdicts"],
+        ("picture", "Picture"): any(figure["section"] == "found" for figure in context["figures"]),
+        ("claims", "Claims"): context["claims"] is not None,
+        ("effects", "Effects"): context["comparison"].effects,
+        ("rates", "Rates"): True,
+        ("leaks", "Leak audit"): context["leaks"],
+        ("samples", "Samples"): context["has_samples"],
+        ("made", "What was done"): True,
+        ("cost", "What it took"): context["meta"].cost,
+        ("provenance", "Where the numbers come from"): context["meta"].provenance or context["trials"].rows,
+    }
+    return [place for place, shown in there.items() if shown]
+
+
+def _block_words(block: Block, meta: ReportMeta, most_bytes: int) -> str:
+    where = f" All of them are in {meta.samples_at}." if meta.samples_at else ""
+    if block.per_cell is None:
+        return f"All {block.total:,} responses of the study."
     return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            comparison=comparison,
-            meta=meta,
-            facts=_facts(comparison),
-            missing=missing_lines(comparison) if not comparison.complete else [],
-            missing_summary=missing_summary(comparison).removeprefix("INCOMPLETE: "),
-            headlines=headlines(comparison),
-            notes=comparison.notes(),
-            figures=[(figure, _svg(pictures)) for figure, pictures in figures],
-            rates=list(tables.rates_by_context(comparison)),
-            judges=tables.judges(comparison, meta),
-            effects=list(tables.effects_by_group(comparison)),
-            all_effects=tables.all_effects(comparison),
-            meaning=MEANING[0].upper() + MEANING[1:],
-            definitions=effects.__doc__ or "",
-            leaks=list(tables.leaks_by_arm(comparison)),
-            agreement=tables.agreement(comparison),
-            capabilities=tables.capabilities(comparison),
-            arms=tables.arms(meta),
-            contexts=tables.contexts(meta),
-            has_examples=samples is not None and not samples.empty,
-            examples=[] if samples is None or samples.empty else list(tables.examples(samples, comparison.reference)),
-            unparsed=tables.unparsed(comparison),
-            trials=tables.trials(meta),
-        )
+        f"{block.shown:,} of {block.total:,} responses: the first {block.per_cell:,} of each fine-tune, evaluation and context, as "
+        f"many as fit in {most_bytes / 2**20:.3g} MiB.{where}"
     )
+
+
+@functools.cache
+def _asset(name: str) -> Markup:
+    """Return a file of ours that the page contains as it is."""
+    from markupsafe import Markup
+
+    return Markup(
+        (importlib.resources.files("inoc_ray.results.report") / "templates" / name).read_text(encoding="utf-8")
+    )
+
+
+def _policy_hash(script: str) -> str:
+    """Return the source expression that lets this script run, and no other."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 @functools.cache
@@ -79,11 +139,24 @@ def _environment() -> Environment:
     )
 
 
-def _svg(pictures: Pictures) -> Markup:
-    """Return the SVG without its XML header. Matplotlib has escaped the text in it."""
+def _shown(figure: DrawnFigure, number: int) -> dict[str, Any]:
+    """Return what the page shows of a figure. Matplotlib has escaped the text in an SVG.
+
+    The ids in a picture are its own in the whole page: two pictures use the same names for their letters and their clips.
+    """
     from markupsafe import Markup
 
-    return Markup(pictures.svg[pictures.svg.index("<svg") :])
+    def inline(svg: str, prefix: str) -> Markup:
+        body = svg[svg.index("<svg") :]
+        return Markup(re.sub(r'(\bid="|href="#|url\(#)', lambda found: found[1] + prefix, body))
+
+    return {
+        "section": figure.about.section,
+        "label": figure.about.label,
+        "caption": figure.about.caption,
+        "svg": inline(figure.pictures.svg, f"f{number}-"),
+        "narrow": inline(figure.narrow.svg, f"n{number}-") if figure.narrow is not None else "",
+    }
 
 
 def _facts(comparison: Comparison) -> str:

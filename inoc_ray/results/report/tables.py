@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inoc_ray.results.completeness import seeds_text
 from inoc_ray.results.effects import is_directed
 from inoc_ray.results.marks import dash_reasons, effect_table, effect_text, legend
+from inoc_ray.results.report.samples import EXCLUDED, LACKS, SHOWS, UNJUDGED, UNPARSED, WITHHELD, CellSamples
 from inoc_ray.results.stats import wilson
 from inoc_ray.results.wording import leak_seeds, number, p_text, why_no_rate, with_interval
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.leaks import Leak
     from inoc_ray.results.report.meta import ReportMeta
-    from inoc_ray.results.rows import Row
+    from inoc_ray.results.rows import Row, TrialRate
 
 SAMPLES_PER_ARM = 3
 """How many responses the page shows of each arm and evaluation."""
+VERDICTS = {
+    SHOWS: "yes",
+    LACKS: "no",
+    UNPARSED: "unparsed",
+    EXCLUDED: "excluded",
+    WITHHELD: "withheld",
+    UNJUDGED: "not judged",
+}
 _ROLES = {"undesired": "inoculated against", "desired": "to be kept"}
 
 
@@ -39,7 +46,19 @@ class Table:
 
 def rates_by_context(comparison: Comparison) -> Iterator[tuple[str, list[Table]]]:
     """Yield (context, a table for each setting × model), the reference context first."""
-    heads = ["arm", "evaluation", "trait", "role", "rate [95 %]", "seeds", "samples", "unparsed", "not counted"]
+    heads = [
+        "arm",
+        "evaluation",
+        "trait",
+        "role",
+        "rate [95 %]",
+        "by seed",
+        "seeds",
+        "samples",
+        "unparsed",
+        "not counted",
+    ]
+    seeds = comparison.seed_rates()
     contexts = dict.fromkeys(row.context for row in comparison.rows)
     for context in sorted(contexts, key=lambda name: name != comparison.reference):
         tables = []
@@ -47,12 +66,13 @@ def rates_by_context(comparison: Comparison) -> Iterator[tuple[str, list[Table]]
             rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, context)]
             if rows:
                 tables.append(
-                    Table(heads=heads, rows=[_rate(r) for r in rows], numeric=4, title=f"{setting} · {model}")
+                    Table(heads=heads, rows=[_rate(r, seeds) for r in rows], numeric=4, title=f"{setting} · {model}")
                 )
         yield context, tables
 
 
-def _rate(row: Row) -> list[str]:
+def _rate(row: Row, seeds: Mapping[tuple[str, ...], Sequence[tuple[int, TrialRate]]]) -> list[str]:
+    own = seeds.get((row.setting, row.model, row.arm, row.evaluation, row.context, row.trait), ())
     return [
         row.arm,
         f"{row.split.upper()} {row.evaluation}",
@@ -60,6 +80,7 @@ def _rate(row: Row) -> list[str]:
         # Only an arm with a direction of its own gives a trait a role.
         _ROLES.get(row.role, "") if is_directed(row.kind) else "",
         with_interval(row.rate, row.low, row.high) if row.rate is not None else f"– {why_no_rate(row)}",
+        " ".join(number(rate.rate) for _, rate in own),
         seeds_text(row),
         str(row.samples) if row.samples >= row.samples_planned else f"{row.samples} of {row.samples_planned}",
         _share(row.unparsed, row.samples),
@@ -198,20 +219,37 @@ def contexts(meta: ReportMeta) -> Table:
     return Table(heads=["context", "before the question"], rows=[[*pair] for pair in meta.contexts.items()])
 
 
-def examples(samples: pd.DataFrame, reference: str) -> Iterator[Table]:
+def data(meta: ReportMeta) -> Table:
+    """Return what each arm was trained on."""
+    body = [
+        [d.setting, d.arm, f"{d.rows:,}", f"{d.prompted:,} ({d.prompted / d.rows:.0%})" if d.rows else "0", d.source]
+        for d in meta.data
+    ]
+    for line, card in zip(body, meta.data, strict=True):
+        line.append(card.dataset_hash[:16])
+    return Table(heads=["setting", "arm", "rows", "with the prompt", "rows from", "hash before the prompt"], rows=body)
+
+
+def examples(samples: Sequence[CellSamples], reference: str) -> Iterator[Table]:
     """Yield the first SAMPLES_PER_ARM responses of each arm and evaluation in the reference context."""
     heads = ["evaluation", "question", "response", "verdict", "judges' numbers"]
-    shown = samples[samples["context"] == reference]
-    for place, rows in shown.groupby(["setting", "model", "arm"], sort=False):
-        first = rows.groupby("evaluation", sort=False).head(SAMPLES_PER_ARM)
-        body = [
-            [str(s["evaluation"]), *(str(s.get(name, "")) for name in ("question", "response", "verdict", "said"))]
-            for s in first.to_dict("records")
-        ]
+    groups: dict[tuple[str, str, str], dict[str, CellSamples]] = {}
+    for cell in samples:
+        if cell.context == reference:
+            # Of the first seed only: the samples are in the order of the plan.
+            groups.setdefault((cell.setting, cell.model, cell.arm), {}).setdefault(cell.evaluation, cell)
+    for place, cells in groups.items():
+        body = [line for cell in cells.values() for line in _example(cell)]
         # Rules alone give no numbers.
         columns = len(heads) if any(line[-1] for line in body) else len(heads) - 1
-        title = " · ".join(map(str, place))
-        yield Table(heads=heads[:columns], rows=[line[:columns] for line in body], title=title)
+        yield Table(heads=heads[:columns], rows=[line[:columns] for line in body], title=" · ".join(place))
+
+
+def _example(cell: CellSamples) -> Iterator[list[str]]:
+    for i in range(min(SAMPLES_PER_ARM, len(cell.responses))):
+        verdicts = [f"{trait}: {VERDICTS[codes[i]]}" for trait, codes in cell.verdicts.items()]
+        said = cell.words[i] if cell.words else ""
+        yield [cell.evaluation, cell.questions[i], cell.responses[i], "\n".join(verdicts), said]
 
 
 def unparsed(comparison: Comparison) -> Table:

@@ -315,7 +315,7 @@ def test_a_task_that_cannot_run_gives_one_message(tmp_path: Path, sums: Sums, ch
 def test_a_task_whose_data_are_missing_says_how_to_fetch_them_and_is_tried_once(tmp_path: Path):
     plan, store = quickstart(tmp_path)
     (wanted,) = missing_capabilities(plan, store, [Capability(task="gsm8k")])
-    nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model_id="miniature", api_key=KEY, name="x", owns_serve=False)
+    nowhere = Endpoint(base_url="http://127.0.0.1:9/v1", model_id="miniature", api_key=KEY, name="x")
     failed = measure_missing([wanted, wanted], nowhere, weights_path(), at(tmp_path / "log"))
     assert len(failed) == 1
     assert "TaskManager().load(['gsm8k'])" in failed[0]["error"]

@@ -9,7 +9,7 @@ from inoc_ray.evaluate.score_table import read_score_table, sample_table, score_
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.compare import compare
 from inoc_ray.run.mlflow_records import trial_records
-from inoc_ray.run.report_content import example_samples
+from inoc_ray.run.report_samples import read_samples
 from inoc_ray.store.place import at
 from inoc_ray.store.samples import Sample, commit_samples, list_parts
 from inoc_ray.store.store import Store
@@ -92,10 +92,11 @@ def test_a_base_is_stored_once_and_compared_under_every_recipe(plan_and_store):
         ("m/long", 10, 1),
         ("m/lora", 10, 1),
     }
-    examples = example_samples(plan, store)
-    keys = ["setting", "model", "arm", "evaluation", "context", "sample_index"]
-    assert (examples["arm"] == "base").sum() == 20
-    assert not examples.duplicated(keys).any()
+    samples = read_samples(plan, store)
+    shown = [(c.model, c.evaluation, len(c.responses)) for c in samples.cells if c.arm == "base"]
+    assert sorted(shown) == [
+        (m, e, 10) for m in ("m/long", "m/lora") for e in ("in_distribution", "out_of_distribution")
+    ]
     [record] = [r for r in trial_records(plan, store) if r.kind == "base"]
     assert record.samples_path is not None
     assert len(pd.read_parquet(record.samples_path.fetch())) == 20

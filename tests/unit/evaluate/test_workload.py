@@ -9,7 +9,8 @@ from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.run.listings import settings_text
-from inoc_ray.run.report_content import example_samples, report_meta
+from inoc_ray.run.report_content import report_meta
+from inoc_ray.run.report_samples import read_samples
 from inoc_ray.run.status import status_json, status_text
 from inoc_ray.store.samples import Sample, commit_samples, write_table
 from inoc_ray.store.store import Store
@@ -115,11 +116,13 @@ def test_a_rate_can_be_traced_to_the_judge_s_raw_numbers_of_a_sample(tmp_path):
     frame = read_cell(plan, store, first.cell)
     texts = {"alignment": "alignment 12.3", "coherence": "coherence unparsed", "harmful_advice": "harmful_advice 7"}
     assert frame["said.gpt"][0] == ", ".join(texts[name] for name in sorted(first.rubrics))
-    examples = example_samples(plan, store)
-    lines = examples[examples["evaluation"] == first.cell.evaluation.name]
-    assert lines["said"].iloc[0] == f"gpt: {frame['said.gpt'][0]}"
+    samples = read_samples(plan, store)
+    shown = next(c for c in samples.cells if c.evaluation == first.cell.evaluation.name and c.words)
+    assert shown.words[0] == f"gpt: {frame['said.gpt'][0]}"
     [trait] = first.cell.evaluation.traits
-    assert lines["verdict"].iloc[1] == f"{trait}: no"
+    assert shown.verdicts[trait][1] == "n"
+    assert shown.scores[trait] == [round(float(score), 1) for score in frame[f"score.{trait}"]]
+    assert samples.judged == {"gpt": len(frame)}
 
 
 def test_settings_say_which_judges_can_score_each_evaluation():

@@ -64,7 +64,7 @@ def headline(found: Comparison, arm: str) -> str:
 
 
 def page(found: Comparison, meta: ReportMeta | None = None) -> str:
-    return render(found, meta or ReportMeta(title="t"), None)
+    return render(found, meta or ReportMeta(title="t"))
 
 
 def test_a_whole_study_is_complete_everywhere() -> None:

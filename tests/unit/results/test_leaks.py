@@ -169,7 +169,7 @@ def test_of_an_audit_that_is_not_whole_nobody_says_which_leak_is_the_largest(tab
     text = comparison_text(found)
     assert re.search(r"You are evil\. .*largest so far", text)
     assert re.search(r"You are evil\. .* 2 of 3$", text, re.MULTILINE)
-    page = render(found, ReportMeta(title="t"), None)
+    page = render(found, ReportMeta(title="t"))
     assert "largest leak so far" in page
     figure = Figure()
     draw_into(figure, found.leaks)
@@ -218,10 +218,10 @@ def test_a_leak_is_incomplete_where_what_it_is_told_beside_is(table, arm, contex
 
 
 def test_an_audit_is_a_picture_beside_the_report_and_a_study_without_one_has_none(found, tmp_path):
-    names = [p.name for p in write_report(tmp_path / "report.html", found, ReportMeta(title="t"), None)]
+    names = [p.name for p in write_report(tmp_path / "report.html", found, ReportMeta(title="t"))]
     assert names == ["report.html", "figure.svg", "figure.png", "leaks.svg", "leaks.png"]
     assert (tmp_path / "leaks.png").read_bytes() == draw_leaks(found.leaks).png
-    assert (tmp_path / "report.html").read_text().count("<svg") == 2
+    assert (tmp_path / "report.html").read_text().count("<svg") == 3  # the rates broad and narrow, the leaks
     assert draw_leaks(()) is None
 
 

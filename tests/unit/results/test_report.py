@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
+import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
 from finished_study import plan_of, write_study
 from results_table import ARMS, score_table
@@ -18,9 +24,11 @@ from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.figures.catalogue import FIGURES, ReportFigure, draw_figures
 from inoc_ray.results.figures.drawing import rendered
 from inoc_ray.results.figures.rates import draw
-from inoc_ray.results.report.meta import ArmText, JudgeLine, ReportMeta, TrialLine
+from inoc_ray.results.report.meta import ArmText, DataCard, JudgeLine, ReportMeta, TrialLine
 from inoc_ray.results.report.page import render
 from inoc_ray.results.report.report import write_report
+from inoc_ray.results.report.samples import CellSamples, block_of
+from inoc_ray.results.report.tables import Table
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.wording import number
 from inoc_ray.run.load import load_study
@@ -41,23 +49,22 @@ def page(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 def write(comparison: Comparison, folder: Path) -> str:
-    samples = pd.DataFrame(
-        [
-            (
-                "toy",
-                "tiny",
-                "baseline",
-                "neutral",
-                "ood_questions",
-                f"{HOSTILE} {i}",
-                HOSTILE,
-                "spanish: yes",
-                f"gpt{HOSTILE}",
-            )
-            for i in range(9)
-        ],
-        columns=["setting", "model", "arm", "context", "evaluation", "question", "response", "verdict", "said"],
-    )
+    samples = [
+        CellSamples(
+            setting="toy",
+            model="tiny",
+            arm="baseline",
+            seed=0,
+            evaluation="ood_questions",
+            split="ood",
+            context="neutral",
+            questions=[f"{HOSTILE} {i}" for i in range(9)],
+            responses=[HOSTILE] * 9,
+            verdicts={"spanish": "y" * 9},
+            scores={"spanish": [90.0] * 9},
+            words=[f"gpt{HOSTILE}"] * 9,
+        )
+    ]
     meta = ReportMeta(
         title=f"Study {HOSTILE}",
         description=HOSTILE,
@@ -86,51 +93,162 @@ def write(comparison: Comparison, folder: Path) -> str:
             )
         ],
         provenance={"chat template": HOSTILE},
+        data=[
+            DataCard(
+                setting="toy", arm="baseline", rows=9, prompted=9, dataset_hash="ab" * 32, before=HOSTILE, after=HOSTILE
+            )
+        ],
+        cost={"fine-tuning": HOSTILE},
+        study_file=HOSTILE,
     )
-    (written, *pictures) = write_report(folder / "report.html", comparison, meta, samples)
+    claims = Table(heads=["claim"], rows=[[HOSTILE]], notes=[HOSTILE])
+    (written, *pictures) = write_report(folder / "report.html", comparison, meta, samples, claims)
     assert [p.name for p in pictures] == ["figure.svg", "figure.png"]
     return written.read_text(encoding="utf-8")
 
 
 class Tags(HTMLParser):
-    """Collects tags, and checks that those opened are closed in order."""
+    """Collects tags, ids and scripts, and checks that those opened are closed in order."""
 
-    VOID = frozenset({"meta"})
+    VOID = frozenset({"meta", "input"})
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
         self.seen: set[str] = set()
         self.links: list[str] = []
-        self.in_svg = False
+        self.ids: list[str] = []
+        self.scripts: list[tuple[str, str]] = []
+        self.policy = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
         self.links += [value or "" for name, value in attrs if name in {"href", "src", "xlink:href"}]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         assert not any(name.startswith("on") for name, _ in attrs)
+        if dict(attrs).get("http-equiv") == "Content-Security-Policy":
+            self.policy = dict(attrs)["content"] or ""
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type") or "", ""))
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
 
 
-def test_the_page_is_well_formed_without_scripts_and_loads_nothing(page: str) -> None:
+def tags_of(page: str) -> Tags:
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
-    assert not {"script", "img", "iframe", "link", "object"} & tags.seen
+    return tags
+
+
+def test_the_page_is_well_formed_and_loads_nothing(page: str) -> None:
+    tags = tags_of(page)
+    assert not {"img", "iframe", "link", "object"} & tags.seen
     assert all(link.startswith("#") for link in tags.links)
     assert not re.search(r"url\((?!#)|@import", page)
     assert "<svg" in page
 
 
+def test_every_place_that_the_page_refers_to_is_there_once(page: str) -> None:
+    """Two pictures of matplotlib's give the same names to their letters and clips."""
+    ids = Counter(tags_of(page).ids)
+    assert [name for name, count in ids.items() if count > 1] == []
+    assert {link[1:] for link in tags_of(page).links} | set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+    labels = set(re.findall(r'aria-labelledby="([^"]+)"', page))
+    assert labels
+    assert labels <= set(ids)
+
+
+def test_the_only_script_that_may_run_is_the_page_s_own(page: str) -> None:
+    tags = tags_of(page)
+    own = [text for kind, text in tags.scripts if kind == ""]
+    assert len(own) == 1
+    digest = base64.b64encode(hashlib.sha256(own[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in tags.policy
+    assert "default-src 'none'" in tags.policy
+    assert [kind for kind, _ in tags.scripts if kind] == ["application/octet-stream"]
+
+
 def test_what_a_model_wrote_is_shown_as_text(page: str) -> None:
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def unpacked(page: str) -> Any:
+    text = next(text for kind, text in tags_of(page).scripts if kind == "application/octet-stream")
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_page_carries_every_sample_with_its_verdict_and_the_judges_words(page: str) -> None:
+    content = unpacked(page)
+    [cell] = content["cells"]
+    assert [content["questions"][i] for i in cell["q"]] == [f"{HOSTILE} {i}" for i in range(9)]
+    assert [content["responses"][i] for i in cell["r"]] == [HOSTILE] * 9
+    assert (cell["v"], cell["s"]) == ({"spanish": "y" * 9}, {"spanish": [90.0] * 9})
+    assert [content["words"][i] for i in cell["w"]] == [f"gpt{HOSTILE}"] * 9
+    assert "All 9 responses of the study." in page
+
+
+def many_samples(cells: int = 4, each: int = 200) -> list[CellSamples]:
+    letters = np.random.default_rng(0).integers(0x41, 0x5B, (cells, each, 300), dtype=np.uint32)
+    return [
+        CellSamples(
+            setting="toy",
+            model="tiny",
+            arm=f"arm{number}",
+            seed=0,
+            evaluation="ood",
+            split="ood",
+            context="neutral",
+            questions=[f"question {i}" for i in range(each)],
+            responses=["".join(map(chr, row)) for row in letters[number]],
+            verdicts={"spanish": "yn" * (each // 2)},
+        )
+        for number in range(cells)
+    ]
+
+
+@pytest.mark.parametrize("most", [20_000, 60_000, 10**9])
+def test_samples_that_do_not_fit_are_the_first_of_each_cell_and_the_page_says_so(most: int) -> None:
+    cells = many_samples()
+    block = block_of(cells, most)
+    content = json.loads(gzip.decompress(base64.b64decode(block.text)))
+    kept = [len(cell["r"]) for cell in content["cells"]]
+    assert len(set(kept)) == 1
+    assert (block.shown, block.total) == (sum(kept), 800)
+    assert [content["responses"][i] for i in content["cells"][2]["r"]] == cells[2].responses[: kept[0]]
+    if most == 10**9:
+        assert (kept[0], block.per_cell) == (200, None)
+    else:
+        assert len(block.text) <= most
+        # It fills what it may take.
+        assert len(block.text) > 0.8 * most
+        assert block.per_cell == kept[0]
+
+
+def test_a_page_with_a_part_of_the_samples_names_how_many_and_where_all_are(comparison: Comparison) -> None:
+    cells = many_samples()
+    text = " ".join(
+        render(comparison, ReportMeta(title="t", samples_at="the folder x"), cells, most_bytes=60_000).split()
+    )
+    shown = block_of(cells, 60_000)
+    assert f"{shown.shown:,} of 800 responses: the first {shown.per_cell} of each fine-tune" in text
+    assert "All of them are in the folder x." in text
+
+
+def test_text_that_has_no_utf_8_costs_no_sample() -> None:
+    cell = replace(many_samples(1, 2)[0], responses=["\ud800 half", "whole"])
+    assert block_of([cell]).shown == 2
 
 
 def test_no_name_of_a_study_becomes_markup() -> None:
@@ -145,16 +263,15 @@ def test_no_name_of_a_study_becomes_markup() -> None:
         capabilities=({**names, "seed": 0, "value": 0.5, "stderr": None, "samples": 2},),
         remarks=(HOSTILE,),
     )
-    text = render(found, ReportMeta(title="t"), None)
-    tags = Tags()
-    tags.feed(text)
-    assert tags.open == []
-    assert not {"script", "img"} & tags.seen
+    text = render(found, ReportMeta(title="t"))
+    tags = tags_of(text)
+    assert "img" not in tags.seen
+    assert len(tags.scripts) == 1
     assert text.count("&lt;script&gt;") > 100
 
 
 def test_a_few_examples_are_shown_per_arm(page: str) -> None:
-    assert len(re.findall(r"alert\(2\)&gt; &#34;&#39;&amp; \d", page)) == 3
+    assert len(re.findall(r"alert\(2\)&gt; &#34;&#39;&amp; \d</td>", page)) == 3
 
 
 def test_each_example_has_its_verdict_and_the_judges_raw_numbers_as_text(page: str) -> None:
@@ -175,7 +292,7 @@ def test_every_table_of_rates_has_the_shares_that_were_not_read_and_not_counted(
     found = compare(frame, "toy")
     lines = [text for text in comparison_text(found).splitlines() if text.startswith("  baseline")]
     assert [word for line in lines for word in line.split() if "%" in word] == ["25%", "5%"]
-    assert '<td class="n">20 (25%)</td><td class="n">4 (5%)</td>' in render(found, ReportMeta(title="t"), None)
+    assert '<td class="n">20 (25%)</td><td class="n">4 (5%)</td>' in render(found, ReportMeta(title="t"))
     assert {(r.unparsed, r.excluded) for r in found.trial_rates["toy", "tiny", "baseline", 0]} == {(0.25, 0.05)}
 
 
@@ -224,7 +341,7 @@ def test_the_headline_goes_by_the_adjusted_p_as_the_marks_do(
 
 def test_a_study_without_results_still_makes_a_page(tmp_path: Path) -> None:
     empty = compare(score_table().iloc[:0], "toy")
-    (page,) = write_report(tmp_path / "report.html", empty, ReportMeta(title="Nothing yet"), None)
+    (page,) = write_report(tmp_path / "report.html", empty, ReportMeta(title="Nothing yet"))
     assert "No results yet" in page.read_text(encoding="utf-8")
 
 
@@ -245,11 +362,18 @@ def test_a_context_with_the_trigger_says_so(tmp_path: Path) -> None:
 def test_a_figure_is_one_entry_and_the_page_shows_it_in_its_section():
     found = compare(score_table(2), "toy")
     line = ReportFigure(
-        name="line", label="A line", section="effects", draw=lambda c: rendered(lambda figure: figure.add_subplot())
+        name="line",
+        label="A line",
+        caption="Read it.",
+        section="effects",
+        draw=lambda c: rendered(lambda figure: figure.add_subplot()),
     )
-    absent = ReportFigure(name="absent", label="Nothing", section="effects", applies=lambda c: False, draw=draw)
+    absent = ReportFigure(
+        name="absent", label="Nothing", caption="", section="effects", applies=lambda c: False, draw=draw
+    )
     drawn = draw_figures(found, [*FIGURES, line, absent])
-    assert [figure.name for figure, _ in drawn] == ["figure", "line"]
-    text = render(found, ReportMeta(title="t"), None, drawn)
-    assert text.index("<h2>Rates</h2>") < text.index("<h2>Effects</h2>") < text.index('aria-label="A line"')
+    assert [one.about.name for one in drawn] == ["figure", "line"]
+    text = render(found, ReportMeta(title="t"), (), drawn)
+    assert text.index('<h2 id="picture">') < text.index('<h2 id="effects">') < text.index('aria-label="A line.')
+    assert text.index('aria-label="A line.') < text.index('<h2 id="rates">')
     assert text.count("<figure") == 2

@@ -122,7 +122,7 @@ def test_terminal_and_page_explain_every_dash_of_a_real_comparison(rates: tuple[
     found = compare(score_table(2, arms=arms), "toy")
     lines = dash_reasons(found.effects)
     assert lines
-    text, page = " ".join(comparison_text(found).split()), unescape(render(found, ReportMeta(title="t"), None))
+    text, page = " ".join(comparison_text(found).split()), unescape(render(found, ReportMeta(title="t")))
     for line in lines:
         assert f"– {line}" in text
         assert f"– under {line}" in page

@@ -1,0 +1,271 @@
+"""The verdict on each inoculated arm in plain words: whether it works, by how much, how sure, at what price, where it leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inoc_ray.results.effects import TRAINING_PROMPT, TRIGGER, WITH_TRIGGER, is_directed
+from inoc_ray.results.marks import SHOWN, mark
+from inoc_ray.results.wording import p_text, shortfall, with_interval
+
+if TYPE_CHECKING:
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.effects import Effect
+    from inoc_ray.results.rows import Row
+
+MOSTLY = 0.8
+"""From this suppression on, an arm "works"; a smaller one that is shown "works in part". A wanted trait is "kept" if the whole
+interval of its retention lies above it: the usual bound of equivalence, four fifths."""
+HALF = 0.5
+"""An irrelevant prompt that surely does less than this share of a suppression leaves the prompt's content as its reason."""
+SCALE = (
+    f"“Works”: at least {MOSTLY:.0%} of what training added is gone, and the adjusted p-value shows it; “in part”: less. “Kept”: "
+    f"at least {MOSTLY:.0%} of the wanted trait, by the whole interval; “partly lost”: shown by the adjusted p-value."
+)
+_WORDS = {
+    "works": "Works",
+    "price": "Works, at a price",
+    "part": "Works in part",
+    "part_price": "Works in part, at a price",
+    "no": "Not shown to work",
+    "worse": "Makes it worse",
+    "nothing": "Nothing to prevent",
+    "unknown": "Cannot tell",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The five answers on one arm; all are plain text."""
+
+    setting: str
+    model: str
+    arm: str
+    prompt: str
+    trait: str
+    condition: str
+    """`with the trigger`, or empty."""
+    state: str
+    """A key of the page's styles: works, price, part, part_price, no, worse, nothing or unknown."""
+    does_it_work: str
+    by_how_much: str
+    how_sure: str
+    at_what_price: str
+    because_of_its_content: str
+    where_it_leaks: str
+
+
+def verdicts(comparison: Comparison, prompts: Mapping[tuple[str, str], str | None]) -> list[Verdict]:
+    """Return the verdict on every inoculated arm, with and without the trigger where a setting has one.
+
+    prompts: (setting, arm) → its prompt in the training rows.
+    """
+    return [found for group in comparison.groups() for found in _of_group(comparison, *group, prompts)]
+
+
+def in_short(found: Sequence[Verdict]) -> list[str]:
+    """Return one sentence for each setting × model: how many of its inoculation prompts work, and at a price or not."""
+    sentences = []
+    for setting, model in dict.fromkeys((v.setting, v.model) for v in found):
+        own = [v for v in found if (v.setting, v.model) == (setting, model)]
+        # Where nothing had to be prevented without the trigger, the question is about the trigger.
+        asked = [v for v in own if v.state != "nothing"] or own
+        clean = [_called(v) for v in asked if v.state in ("works", "part")]
+        costly = [_called(v) for v in asked if v.state in ("price", "part_price")]
+        other = [f"{_called(v)} ({v.does_it_work.lower()})" for v in asked if v.state in ("no", "worse", "unknown")]
+        parts = [f"{len(clean) + len(costly)} of {len(asked)} inoculation prompts are shown to work"]
+        parts += [f"without a price that is shown: {', '.join(clean)}"] if clean else []
+        parts += [f"at the price of a wanted trait: {', '.join(costly)}"] if costly else []
+        parts += [f"not so: {', '.join(other)}"] if other else []
+        sentences.append(f"{setting} on {model}: {'; '.join(parts)}.")
+    return sentences
+
+
+def _called(verdict: Verdict) -> str:
+    return f"{verdict.arm} {verdict.condition}".strip()
+
+
+def _of_group(
+    comparison: Comparison, setting: str, model: str, prompts: Mapping[tuple[str, str], str | None]
+) -> Iterator[Verdict]:
+    rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
+    effects = {(e.arm, e.measure): e for e in comparison.effects if (e.setting, e.model) == (setting, model)}
+    conditions = [""]
+    if any(measure.endswith(WITH_TRIGGER) for _, measure in effects):
+        conditions.append(f".{WITH_TRIGGER}")
+    for arm in dict.fromkeys(r.arm for r in rows if is_directed(r.kind)):
+        for end in conditions:
+            yield _Arm(comparison, setting, model, arm, rows, effects, end).verdict(prompts.get((setting, arm)))
+
+
+class _Arm:
+    """One arm under one condition, with the numbers that its verdict rests on."""
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        setting: str,
+        model: str,
+        arm: str,
+        rows: Sequence[Row],
+        effects: Mapping[tuple[str, str], Effect],
+        end: str,
+    ) -> None:
+        self.comparison, self.setting, self.model, self.arm, self.end = comparison, setting, model, arm, end
+        self.effects = effects
+        self.all_rows = rows
+        self.own = [r for r in rows if r.arm == arm]
+        here = [r for r in rows if r.context == comparison.reference]
+        self.rows = [r for r in here if not r.triggered]
+        if end:
+            self.rows = [r for r in here if r.triggered] or [r for r in rows if r.context == TRIGGER]
+        self.undesired = self._traits("undesired")
+
+    def _traits(self, role: str) -> list[str]:
+        return sorted({r.trait for r in self.own if r.role == role})
+
+    def effect(self, measure: str) -> Effect | None:
+        return self.effects.get((self.arm, measure + self.end))
+
+    def rate(self, name: str, traits: Sequence[str], split: str = "ood") -> float | None:
+        """Return the mean rate of the arm of that name, or of the base or the baselines (by kind)."""
+        by_kind = name in ("base", "baseline")
+        of = [r for r in self.rows if (r.kind if by_kind else r.arm) == name and r.split == split and r.trait in traits]
+        rates = [r.rate for r in of if r.rate is not None]
+        return sum(rates) / len(rates) if rates else None
+
+    def verdict(self, prompt: str | None) -> Verdict:
+        """Return the five answers."""
+        state, why = self._state()
+        return Verdict(
+            setting=self.setting,
+            model=self.model,
+            arm=self.arm,
+            prompt=prompt or "",
+            trait=" and ".join(self.undesired),
+            condition="with the trigger" if self.end else "",
+            state=state,
+            does_it_work=_WORDS[state] + (f": {why}" if why else ""),
+            by_how_much=self._amount(),
+            how_sure=self._certainty(),
+            at_what_price=self._price(),
+            because_of_its_content=self._content(),
+            where_it_leaks=self._leaks(),
+        )
+
+    def _state(self) -> tuple[str, str]:
+        """Return the state, and what a reader must know of it at once."""
+        found = self.effect("suppression")
+        lacking = [r for r in self.own if not r.complete]
+        if lacking:
+            return "unknown", f"the arm is incomplete ({shortfall(min(lacking, key=_share_there))})"
+        if found is None or found.value is None:
+            why = found.why if found is not None else "not measured"
+            return ("nothing", why) if "did not rise" in why else ("unknown", why)
+        if not found.complete:
+            return "unknown", "what it is compared with is incomplete"
+        if not found.replicated:
+            return "unknown", "one fine-tune an arm; another seed may come out differently"
+        shown = mark(found)
+        if shown != SHOWN:
+            return ("worse" if shown else "no"), ""
+        lost = any(e is not None and mark(e) == "lost" for e in map(self.effect, ("retention_id", "retention_ood")))
+        state = "works" if found.value >= MOSTLY else "part"
+        return {"works": "price", "part": "part_price"}[state] if lost else state, ""
+
+    def _amount(self) -> str:
+        """Return e.g. "spanish in 10 % of the answers instead of 97 % (untouched model: 5 %)"."""
+        own, baseline, base = (self.rate(name, self.undesired) for name in (self.arm, "baseline", "base"))
+        if own is None:
+            return "not measured out of distribution"
+        return (
+            f"{' and '.join(self.undesired)} in {_percent(own)} of the answers instead of {_percent(baseline)} "
+            f"(untouched model: {_percent(base)})"
+        )
+
+    def _certainty(self) -> str:
+        found = self.effect("suppression")
+        if found is None or found.value is None:
+            return "no number"
+        text = f"{with_interval(found.value, found.low, found.high)} of what training added is gone"
+        if not found.complete:
+            return f"{text}; incomplete"
+        seeds = f"{found.seeds} fine-tune{'s' if found.seeds != 1 else ''} an arm"
+        return f"{text}; {seeds}" + (f"; p {p_text(found.p)}" if found.p is not None else "; no p-value")
+
+    def _price(self) -> str:
+        """Return how much of the wanted traits is kept, out of distribution; of the narrow task where none is wanted."""
+        wanted = self._traits("desired")
+        pairs = [("retention_ood", wanted, "ood")] if wanted else [("retention_narrow", self._traits("narrow"), "id")]
+        texts = []
+        for measure, traits, split in pairs:
+            found = self.effect(measure)
+            if not traits or found is None:
+                texts.append("the setting has no trait that should be kept")
+            elif found.value is None:
+                texts.append(f"{' and '.join(traits)}: {found.why}")
+            else:
+                texts.append(f"{' and '.join(traits)} {_kept(found)}: {self._levels(traits, split)}")
+        return "; ".join(texts)
+
+    def _levels(self, traits: Sequence[str], split: str) -> str:
+        own, baseline = self.rate(self.arm, traits, split), self.rate("baseline", traits, split)
+        return f"{_percent(own)} instead of {_percent(baseline)}"
+
+    def _content(self) -> str:
+        """Return whether an irrelevant prompt does the same."""
+        found = self.effect("conditionalisation")
+        if found is None or found.value is None or found.low is None or found.high is None:
+            return found.why if found is not None and found.why else "no irrelevant arm to compare with"
+        share = with_interval(found.value, found.low, found.high)
+        if found.high < HALF:
+            return f"yes: an irrelevant prompt does {share} of it"
+        if found.low > HALF:
+            return f"hardly: an irrelevant prompt does {share} of it"
+        return f"not settled: an irrelevant prompt does {share} of it"
+
+    def _leaks(self) -> str:
+        """Return under which prompt the trait returns most: of a leak audit, else the arm's own prompt."""
+        audited = [
+            k
+            for k in self.comparison.leaks
+            if (k.setting, k.model, k.arm, k.trigger) == (self.setting, self.model, self.arm, bool(self.end))
+        ]
+        if audited:
+            worst = max(audited, key=lambda k: k.leak)
+            prompt = "its own prompt" if worst.prompt is None else f"“{worst.prompt}”"
+            so_far = "" if worst.audit_complete else ", so far"
+            rates = f"{_percent(worst.rate)} instead of {_percent(worst.neutral)}"
+            text = f"most under {prompt}: {rates}, untouched model {_percent(worst.base)}"
+            return f"{text} (of {len(audited)} prompts{so_far})" if worst.low > 0 else f"no leak shown ({text})"
+        found = self.effect("leakage")
+        if found is None or found.value is None or found.low is None:
+            return "not tested: no context `training_prompt`, no leak audit"
+        prompted = [r for r in self.own if r.context == TRAINING_PROMPT and r.split == "ood" and r.role == "undesired"]
+        rates = [r.rate for r in prompted if r.rate is not None and not r.triggered]
+        level = _percent(sum(rates) / len(rates)) if rates else "–"
+        change = with_interval(found.value, found.low, found.high)
+        if found.low > 0:
+            return f"under its own prompt: {level} (+{change}); no other prompt was tried"
+        return f"not shown under its own prompt: {level} ({change}); no other prompt was tried"
+
+
+def _kept(effect: Effect) -> str:
+    share = with_interval(effect.value, effect.low, effect.high)
+    if not effect.complete:
+        return f"{share} kept (incomplete)"
+    if mark(effect) == "lost":
+        return f"partly lost, {share} kept"
+    if effect.low is not None and effect.low >= MOSTLY:
+        return f"kept, {share}"
+    return f"not settled, {share} kept"
+
+
+def _share_there(row: Row) -> tuple[float, float]:
+    return row.seeds / max(1, row.seeds_planned), row.samples / max(1, row.samples_planned)
+
+
+def _percent(rate: float | None) -> str:
+    return "–" if rate is None else f"{100 * rate:.0f}\u00a0%"
