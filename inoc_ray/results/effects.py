@@ -182,7 +182,7 @@ def levels(view: View) -> list[Effect]:
     setting has none, those that all other arms share; if they differ, only the rate of each trait.
     """
     shared = directions(view.arms)
-    default = _default(view) or (shared[0] if len(shared) == 1 else None)
+    default = default_direction(view) or (shared[0] if len(shared) == 1 else None)
     found: list[Effect] = []
     for (name, part), arm in itertools.product(view.by_trigger(), view.arms):
         own = arm.direction if arm.direction.undesired else default

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.results.claim_text import claim_tags
 from inoc_ray.results.completeness import Missing, Planned, list_missing
 from inoc_ray.results.records import (
     MAX_PARAM,
@@ -57,6 +58,7 @@ def study_run(
     tags = {
         "failed": "; ".join(failure.in_words() for failure in comparison.failures),
         **_completeness(comparison.missing, complete=comparison.complete),
+        **claim_tags(comparison.claims),
     }
     under_way = _study_under_way(study, trials)
     return replace(

@@ -32,11 +32,14 @@ _TRAINING = (
 
 
 def tidy_tables(comparison: Comparison, trials: Sequence[TrialRecord]) -> dict[str, bytes]:
-    """Return path → CSV: `tables/rates.csv`, `tables/effects.csv` (levels too), `tables/fine_tunes.csv` and their rates."""
-    return {
+    """Return path → CSV: rates, effects (levels too), claims if there are any, fine-tunes, and the rates of each."""
+    tables = {
         "tables/rates.csv": _csv({f.name: getattr(row, f.name) for f in fields(Row)} for row in comparison.rows),
         "tables/effects.csv": _csv(
             {name: getattr(effect, name) for name in _EFFECT} for effect in (*comparison.effects, *comparison.levels)
+        ),
+        "tables/claims.csv": _csv(
+            {name: value for name, value in claim.to_json().items() if name != "arms"} for claim in comparison.claims
         ),
         "tables/fine_tunes.csv": _csv(_fine_tune(trial) for trial in trials),
         "tables/fine_tune_rates.csv": _csv(
@@ -48,6 +51,7 @@ def tidy_tables(comparison: Comparison, trials: Sequence[TrialRecord]) -> dict[s
             for rate in rates
         ),
     }
+    return tables if comparison.claims else {path: table for path, table in tables.items() if "claims" not in path}
 
 
 def _fine_tune(trial: TrialRecord) -> dict[str, Any]:

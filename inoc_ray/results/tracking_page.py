@@ -36,7 +36,8 @@ def describe(client: MlflowClient, experiment: Experiment, study: StudyRecord, c
 def _description(experiment: str, study: StudyRecord, comparison: Comparison) -> str:
     """Return the description in Markdown: the size of the study, what it found, where to look."""
     found = headlines(comparison)
-    whole = [study.description, missing_summary(comparison), *(f"- {sentence}" for sentence in found)]
+    claimed = [f"- {claim.says} ({claim.model}): **{claim.verdict}**" for claim in comparison.claims]
+    whole = [study.description, missing_summary(comparison), *(f"- {sentence}" for sentence in found), *claimed]
     link = f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}"
     end = (
         f"\n\n[The arms side by side]({link}): one run per arm, each a mean over its seeds, which are below it; rates are out of "
