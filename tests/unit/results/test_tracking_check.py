@@ -206,7 +206,7 @@ def test_a_sync_never_touches_the_runs_of_another_storages_study(tmp_path, monke
 
     def bring(study: StudyRecord, root: str | None = None) -> str:
         found = compare(empty_score_table(), "mine")
-        return sync(uri, study, [], found, lock=nullcontext(), artifact_root=root).parent_run_id
+        return sync(uri, study, [], found, lock=nullcontext(), artifact_root=root).study_run_id
 
     theirs = bring(of("s3://b/theirs", created_at=6))
     client = MlflowClient(uri)
