@@ -175,7 +175,10 @@ class LiveRuns:
             self._system = SystemMetrics()
         step, values = self._system.sample()
         now = int(time.time() * 1000)
-        client.log_batch(self._parent_id, metrics=[Metric(key, value, now, step) for key, value in values.items()])
+        client.log_batch(
+            self._open[self._study_run.identity],
+            metrics=[Metric(key, value, now, step) for key, value in values.items()],
+        )
 
     def _connect(self) -> MlflowClient:
         from mlflow.tracking import MlflowClient
