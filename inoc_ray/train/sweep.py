@@ -102,6 +102,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         rows=_keep_rows(plan, store, trial),
         starts_from=prior.trial_id if prior else None,
         variants=variants_of(plan, trial),
+        study=plan.study.name,
         record={
             "setting": trial.setting,
             "arm": trial.arm.name,
