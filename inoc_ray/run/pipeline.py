@@ -20,12 +20,12 @@ from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
+from inoc_ray.evaluate.beside import Beside, Lingering
 from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.beside import Beside, Lingering
 from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.outcome import StudyOutcome
@@ -36,7 +36,9 @@ from inoc_ray.run.publish import compare_study, live_runs, sync_study, tracking_
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
 from inoc_ray.run.written_results import are_written, note_written
+from inoc_ray.serve.app import check_running_serve
 from inoc_ray.serve.owner import reclaim
+from inoc_ray.sizing.replicas import Room
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
@@ -131,12 +133,15 @@ def run_study(
                         # What a killed command left behind would hold what this one needs.
                         wait_for_keepers()
                         reclaim()
+                    if ready or by_own:
+                        check_running_serve()
                     check_cluster(plan, store, capacity)
                     keep_study(plan, store)
                     stack.enter_context(engine)
                     sending.enter_context(live.sending())
                     with _judging_beside(plan, store, outcome, evaluate=evaluate) as on_commit:
-                        evaluation = _Evaluation(engine, on_commit) if evaluate else None
+                        room = Room(capacity=capacity, host_bytes=None if is_attached() else host_memory())
+                        evaluation = _Evaluation(engine, on_commit, room) if evaluate else None
                         if training:
                             _train(plan, store, capacity, outcome, live.record, evaluation)
                             plan = plan.refreshed(store)
@@ -213,6 +218,7 @@ class _Evaluation:
 
     engine: Lingering
     on_commit: OnCommit
+    room: Room
     failed: set[Thing] = field(default_factory=set)
     """What failed beside the training, and is not tried again after it."""
 
@@ -324,7 +330,12 @@ def _sample(plan: Plan, store: Store, outcome: StudyOutcome, evaluation: _Evalua
         return
     with _timed(outcome, "evaluating"):
         failed = sample_missing(
-            plan, store, evaluation.engine.serving, without=evaluation.failed, on_commit=evaluation.on_commit
+            plan,
+            store,
+            evaluation.engine.serving,
+            without=evaluation.failed,
+            room=evaluation.room,
+            on_commit=evaluation.on_commit,
         )
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 

@@ -17,11 +17,11 @@ from stub_api import Stub
 from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
+from inoc_ray.evaluate.beside import Beside, Lingering
 from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
 from inoc_ray.evaluate.sampling import sample_beside, sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.beside import Beside, Lingering
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.sizing.schedule import shared_engine
 from inoc_ray.store.commit import weights_in, write_trial

@@ -77,6 +77,7 @@ class Lingering:
         self._serve = serve
         self._idle: list[contextlib.ExitStack] = []
         self._ending: Beside[None] | None = None
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def serving(self, spec: ServeSpec) -> Iterator[Endpoint]:
@@ -88,8 +89,13 @@ class Lingering:
 
     def end(self) -> None:
         """Take down those whose block is over."""
-        while self._idle:
-            self._idle.pop().close()
+        while held := self._one_that_is_idle():
+            held.close()
+
+    def _one_that_is_idle(self) -> contextlib.ExitStack | None:
+        # Several may begin or end at once, each in its thread.
+        with self._lock:
+            return self._idle.pop() if self._idle else None
 
     def begin_to_end(self) -> None:
         """Begin to take them down, in another thread."""
