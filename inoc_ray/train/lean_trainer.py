@@ -4,7 +4,7 @@ In the function of a Tune trial the controller runs in that process, which does 
 itself, without a queue. Nothing here reads Ray Data, so there is no manager of datasets. On a private cluster, of one machine
 that ends with the command, nobody drains a node (no watcher of preemption), nothing outlives the command (no cleaner of placement
 groups), and no autoscaler waits for requests (no coordinator of them). What stays for each group: Tune's trial, the barrier of
-reports, the workers.
+reports, the workers (`tests/integration/test_train_stages.py` counts them).
 """
 
 from __future__ import annotations
