@@ -36,6 +36,7 @@ from inoc_ray.run.publish import compare_study, live_runs, sync_study, tracking_
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
 from inoc_ray.run.written_results import are_written, note_written
+from inoc_ray.serve.app import check_running_serve
 from inoc_ray.serve.owner import reclaim
 from inoc_ray.sizing.replicas import Room
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
@@ -133,6 +134,8 @@ def run_study(
                         # What a killed command left behind would hold what this one needs.
                         wait_for_keepers()
                         reclaim()
+                    if ready or by_own:
+                        check_running_serve()
                     check_cluster(plan, store, capacity)
                     keep_study(plan, store)
                     stack.enter_context(engine)

@@ -24,7 +24,7 @@ from inoc_ray.cluster.fit import check_serving, engines_at_once
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
-from inoc_ray.serve.owner import note_engine, reclaim, serve_client, take_down
+from inoc_ray.serve.owner import note_engine, reclaim, serve_client, serve_runs, take_down
 from inoc_ray.serve.spec import APP, LOOPBACK, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
 from inoc_ray.study.resources import EngineResources
@@ -102,7 +102,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         with contextlib.suppress(ray.exceptions.RayActorError):
             _check_route(client, route)
     spec = _reachable(spec, spec.host if client is None else client.http_config.host)
-    # A private cluster ends with this command, and everything on it.
+    # A private cluster ends with this command, and everything on it; nobody knows the ports of its exporter.
+    spec = replace(spec, metrics=not owns_cluster())
     keeper = None if owns_cluster() else keepers.start(reclaim)
     try:
         with _changing_serve:
@@ -265,6 +266,21 @@ def _take_down(name: str, keeper: Any) -> None:
             keepers.release(keeper)
 
 
+def check_running_serve() -> None:
+    """Raise InputError if Ray Serve runs on the cluster already, and this process cannot reach what it serves."""
+    if not nodes.on_head() and serve_runs() and (client := serve_client()) is not None:
+        _check_reachable(client.http_config.host)
+
+
+def _check_reachable(host: str | None) -> None:
+    """host: that on which the proxy of a running Serve listens, on the head."""
+    if host in LOOPBACK and not nodes.on_head():
+        raise InputError(
+            "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
+            "reach; run the command on the head, or end what serves there"
+        )
+
+
 def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
     """Return the spec with the host on which Serve's proxy listens, on the head, and with a key if others can reach it there.
 
@@ -274,10 +290,7 @@ def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
         return replace(spec, host=host)
     if host in LOOPBACK:
         if serve_client() is not None:
-            raise InputError(
-                "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
-                "reach; run the command on the head, or end what serves there"
-            )
+            _check_reachable(host)
         host = _address_of_head()
     return replace(spec, host=host or EVERY_ADDRESS, api_key=spec.api_key or secrets.token_urlsafe(32))
 

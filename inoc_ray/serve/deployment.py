@@ -119,7 +119,7 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
     engine: dict[str, Any] = {
         "dtype": spec.dtype,
         "max_num_seqs": MAX_SEQUENCES,
-        "disable_log_stats": True,
+        "disable_log_stats": not spec.metrics,
         "generation_config": "vllm",
         "enable_prefix_caching": True,
         "max_model_len": spec.max_model_len,
@@ -145,7 +145,7 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
         "model_loading_config": {"model_id": spec.model_id, "model_source": str(spec.model)},
         "accelerator_config": {"kind": "gpu" if spec.gpus else "cpu"},
         "engine_kwargs": engine,
-        "log_engine_metrics": False,
+        "log_engine_metrics": spec.metrics,
     }
 
 

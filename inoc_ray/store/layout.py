@@ -10,6 +10,8 @@ evaluations/TRIAL/      weights.json                                        whic
 evaluations/TRIAL/EVALUATION/   evaluation.json samples-… scores-… form-… judgments-…       one cell
 judgments/JUDGE/        SEGMENT.jsonl                                       every answer of a judge
 capabilities/WEIGHTS/CAPABILITY/    scores.json samples.jsonl.gz            what the harness measured
+studies/STUDY/          study.json outline.json progress.json failures.json samples-under-way.jsonl report.html samples/ *.log
+studies/STUDY/figures/                                                      figures of the paper
 studies/STUDY/          study.json outline.json progress.json failures.json results.json report.html samples/ *.log
                         samples-under-way.jsonl
 leases/                 NAME.json taking.lock                               which process works on what
@@ -38,12 +40,13 @@ DAMAGED = "DAMAGED.json"
 """What was found damaged in a trial, and the commit that it had."""
 WEIGHTS, DESCRIPTION = "weights.json", "evaluation.json"
 CAPABILITY_SCORES, CAPABILITY_SAMPLES = "scores.json", "samples.jsonl.gz"
-STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
+STUDY, FAILURES, UNDER_WAY, REPORT, TABLES, FIGURES = (
     "study.json",
     "failures.json",
     "samples-under-way.jsonl",
     "report.html",
     "samples",
+    "figures",
 )
 OUTLINE, PROGRESS = "outline.json", "progress.json"
 RESULTS = "results.json"
