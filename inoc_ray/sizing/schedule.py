@@ -162,7 +162,7 @@ def _trial_seconds(plan: Plan, trial: Trial) -> float:
         for row in rows
     ) / max(1, len(rows))
     parameters = parameters_of(trial.model.path) or 0
-    flops = (6 if trial.recipe.method == "full" else 4) * parameters
+    flops = (6.0 if trial.recipe.method == "full" else 4.0) * parameters
     flops *= min(tokens, trial.recipe.max_length) * trial.recipe.batch_size * steps_of(plan, trial)
     speed = EFFICIENCY * GPU.flops * taken.gpus_per_worker or CORE_TRAINS * taken.cpus_per_worker
     return flops / (speed * taken.workers)
