@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inoc_ray.cluster.fit import Capacity, Node, hold_together
 from inoc_ray.plan.cells import Cell
@@ -62,6 +63,38 @@ def replicas_of(plan: Plan, subject: Subject, cells: Sequence[Cell], *, others: 
         return engine.serve_replicas or 1
     most = worth(sampling_seconds(plan, cells), engine_start_seconds(cells[0], plan))
     return _with_room(most, need_of(plan, subject), others, room)
+
+
+def weights_of(subject: Subject) -> tuple[str, str]:
+    """Return what tells one engine from another: a base with all its adapters is one, and each full fine-tune."""
+    return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedEngine:
+    """The engines of one set of weights, as a plan foresees them."""
+
+    subject: Subject
+    replicas: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value for `--json`."""
+        full = self.subject.trial_id if self.subject.is_own_model else None
+        return {"model": self.subject.model.name, "full_fine_tune": full, "replicas": self.replicas}
+
+
+def planned_engines(plan: Plan, room: Room | None) -> list[PlannedEngine]:
+    """Return the engines for all that is to be sampled, were it all sampled after the training. room: as in `replicas_of`."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in plan.to_sample:
+        found.setdefault(weights_of(cell.subject), []).append(cell)
+    return [
+        PlannedEngine(
+            subject=cells[0].subject,
+            replicas=replicas_of(plan, cells[0].subject, cells, others=len(found) - 1, room=room),
+        )
+        for cells in found.values()
+    ]
 
 
 def judge_replicas(folder: Path, engine: EngineResources, *, questions: int, response: float, room: Room | None) -> int:

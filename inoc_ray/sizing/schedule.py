@@ -19,7 +19,7 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Trial
 from inoc_ray.serve.deployment import MAX_SEQUENCES
-from inoc_ray.serve.memory import BYTES, GIB, HOST_SHARE, attention_of, parameters_of
+from inoc_ray.serve.memory import GIB, HOST_SHARE, attention_of, parameters_of, weight_bytes
 from inoc_ray.sizing.engines import ANSWER_SHARE, TEMPLATE_TOKENS
 from inoc_ray.sizing.row_lengths import CHARACTERS_PER_TOKEN, TOKENS_PER_MESSAGE
 from inoc_ray.sizing.speed import EFFICIENCY, ENGINE_START_S, GROUP_START_S, READ_BYTES, decoding_seconds
@@ -135,7 +135,7 @@ def engine_bytes(folder: Path, precision: str, engine: EngineResources) -> int:
     """Return the bytes of a node that an engine takes: two processes with their libraries, weights and cache; 0 on GPUs."""
     if engine.serve_gpus:
         return 0
-    weights = (parameters_of(folder) or 0) * BYTES[precision]
+    weights = weight_bytes(folder, precision) or 0
     return 2 * WORKER_BYTES + weights + engine.serve_kv_cache_gib * GIB
 
 
@@ -178,7 +178,7 @@ def start_seconds(folder: Path, precision: str, engine: EngineResources) -> floa
     """Return the seconds from the start of an engine to its first answer."""
     if not engine.serve_gpus:
         return CPU_ENGINE_START_S
-    return ENGINE_START_S + (parameters_of(folder) or 0) * BYTES[precision] / READ_BYTES
+    return ENGINE_START_S + (weight_bytes(folder, precision) or 0) / READ_BYTES
 
 
 def sampling_seconds(plan: Plan, cells: Sequence[Cell]) -> float:
@@ -204,7 +204,7 @@ def answering_seconds(
     return decoding_seconds(
         GPU,
         gpus=engine.serve_gpus,
-        weights=float(parameters * BYTES[precision]),
+        weights=float(weight_bytes(folder, precision) or 0),
         cache=float(attention.cache_bytes(1, precision)) if attention else 0.0,
         parameters=parameters,
         prompt=prompt,
