@@ -185,12 +185,13 @@ def _write(
 
 
 def _changed_metrics(client: MlflowClient, known: MlflowRun, run: RunRecord) -> Iterator[Any]:
-    """Yield the rates that MLflow lacks or has with another value; metrics of curves are ignored."""
+    """Yield the rates that MLflow lacks or has with another value; metrics of curves and of the system are ignored."""
     from mlflow.entities import Metric
 
     stored = known.data.metrics
     curves = {point.key for point in run.curves}
-    gone = {key: math.nan for key in stored if key not in run.metrics and key not in curves}
+    others = curves | {key for key in stored if key.startswith("system/")}
+    gone = {key: math.nan for key in stored if key not in run.metrics and key not in others}
     for key, value in {**run.metrics, **gone}.items():
         if key not in stored:
             yield Metric(key, value, run.started_at, 0)
