@@ -19,12 +19,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import stopping
-from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of, runs_under_way
+from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of
+from inoc_ray.results.study_runs import runs_under_way
 from inoc_ray.results.system_metrics import SystemMetrics
 from inoc_ray.results.tracking_checks import first_line
 from inoc_ray.results.tracking_client import environment, quiet
 from inoc_ray.results.tracking_database import make_database
-from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run
+from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run, parent_tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -86,7 +87,8 @@ class LiveRuns:
     ) -> None:
         self._uri, self._artifact_root = tracking_uri, artifact_root
         self._study, self._trials, self._lock, self._tell = study, trials, lock, tell
-        self._parent, of_trials = runs_under_way(study, trials)
+        self._study_run, of_arms, of_trials = runs_under_way(study, trials)
+        self._arms = {run.identity: run for run in of_arms}
         self._runs: dict[str, list[RunRecord]] = defaultdict(list)
         for run in of_trials:
             self._runs[run.tags["trial_id"]].append(run)
@@ -97,7 +99,7 @@ class LiveRuns:
         self._status: str | None = None
         self._client: MlflowClient | None = None
         self._system: SystemMetrics | None = None
-        self._experiment = self._parent_id = ""
+        self._experiment = ""
         self._known: dict[tuple[str, str], MlflowRun] = {}
         self._open: dict[tuple[str, str], str] = {}
         """Identity → id of each run that is RUNNING in MLflow; those that were written last come last."""
@@ -173,7 +175,10 @@ class LiveRuns:
             self._system = SystemMetrics()
         step, values = self._system.sample()
         now = int(time.time() * 1000)
-        client.log_batch(self._parent_id, metrics=[Metric(key, value, now, step) for key, value in values.items()])
+        client.log_batch(
+            self._open[self._study_run.identity],
+            metrics=[Metric(key, value, now, step) for key, value in values.items()],
+        )
 
     def _connect(self) -> MlflowClient:
         from mlflow.tracking import MlflowClient
@@ -181,20 +186,21 @@ class LiveRuns:
         make_database(self._uri)
         client = MlflowClient(self._uri)
         with self._lock():
-            self._experiment = find_experiment(client, self._study.name, self._artifact_root)
+            self._experiment = find_experiment(client, self._study.name, self._artifact_root).experiment_id
             shared = self._study if self._artifact_root is None else None
             self._known = known_runs(client, self._experiment, self._trials, shared)
-            self._parent_id = self._begin(client, self._parent, {})
+            self._begin(client, self._study_run)
         self._client = client
         return client
 
-    def _begin(self, client: MlflowClient, run: RunRecord, extra: Mapping[str, str]) -> str:
+    def _begin(self, client: MlflowClient, run: RunRecord) -> str:
         """Return the id of a run that is RUNNING in MLflow from now on."""
         from mlflow.entities import Param, RunTag
 
         if (run_id := self._open.pop(run.identity, None)) is None:
-            started = replace(run, started_at=int(time.time() * 1000))
-            tags = all_tags(run, extra)
+            # An arm's place in the list of runs follows from its time.
+            started = run if run.identity in self._arms else replace(run, started_at=int(time.time() * 1000))
+            tags = all_tags(run, parent_tag(run, self._open))
             known, _ = open_run(client, self._experiment, started, known=self._known.get(run.identity), tags=tags)
             run_id, data = known.info.run_id, known.data
             params = [Param(key, value) for key, value in run.params.items() if key not in data.params]
@@ -211,10 +217,12 @@ class LiveRuns:
         from mlflow.entities import Metric
 
         if run.identity in self._open:
-            run_id = self._begin(client, run, {})
+            run_id = self._begin(client, run)
         else:
             with self._lock():
-                run_id = self._begin(client, run, {"mlflow.parentRunId": self._parent_id})
+                if run.parent is not None:
+                    self._begin(client, self._arms[run.parent])
+                run_id = self._begin(client, run)
         points = [point for step in steps for point in points_of(step)]
         client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp, p.step) for p in points])
 
@@ -228,8 +236,8 @@ class LiveRuns:
         if self._client is None:
             return
         end = time.monotonic() + STOP_SECONDS
-        parent = self._open.pop(self._parent.identity)
-        for run_id in (parent, *reversed(self._open.values())):
+        of_study = self._open.pop(self._study_run.identity)
+        for run_id in (of_study, *reversed(self._open.values())):
             if time.monotonic() < end:
                 self._client.set_terminated(run_id, status)
 

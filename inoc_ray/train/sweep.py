@@ -247,7 +247,8 @@ def _train_wave(
                 capacity.driver_request(),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+            # The process of a group's driver, with all that it imported, is there for the next group as well.
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=sweep,
                 storage_path=state,
