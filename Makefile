@@ -16,14 +16,14 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv with the pinned stack (about 3 minutes)
 
-$(STAMP): requirements/$(LOCK).txt requirements/dev.txt requirements/install_torch.sh pyproject.toml
+$(STAMP): requirements/$(LOCK).txt requirements/dev.txt requirements/natural.txt requirements/install_torch.sh pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not there; install Python 3.11 or 3.12, or say make PYTHON=/path/to/it" >&2; exit 2; }
 	@# Both engines are a package named vllm: one installed over the other leaves a mixture of both.
 	@test -z "$(OTHER)" || { echo "make: $(VENV) has another lock's packages ($(OTHER)); remove $(VENV), or say make VENV=.venv-$(LOCK) LOCK=$(LOCK)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $$(cat requirements/$(LOCK).txt requirements/dev.txt | wc -l) pinned packages (about 4 GB) ..."
 	$(if $(filter cpu,$(LOCK)),requirements/install_torch.sh $(BIN)/python requirements/$(LOCK).txt "$(TORCH_INDEX)")
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements/$(LOCK).txt -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements/$(LOCK).txt -r requirements/dev.txt $(if $(filter cpu,$(LOCK)),-r requirements/natural.txt)
 	@# Compiled once here on all cores: without bytecode each of Ray's processes would spend 10 s and more on imports.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # a few packages carry templates that are no Python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

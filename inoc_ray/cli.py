@@ -263,6 +263,22 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 @cli.command()
 @study_command
 @profile_option
+def claims(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
+    """Check the paper's claims and the study's own: which hold, which fail, and what would settle the others."""
+    from inoc_ray.plan.build import build_plan
+    from inoc_ray.results.claim_text import claims_json, claims_text
+    from inoc_ray.run.publish import compare_study
+    from inoc_ray.scoring import profiles
+
+    loaded, store = _load(study, storage)
+    built = build_plan(loaded, store)
+    comparison = compare_study(built.under(profiles.get_profile(profile)) if profile else built, store)
+    emit(as_json, claims_json(comparison), claims_text(comparison, table_width()))
+
+
+@cli.command()
+@study_command
+@profile_option
 @click.option("--out", type=click.Path(path_type=Path), help="HTML file to write (default: in the storage folder).")
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write a study's report: an HTML page and its figures."""
@@ -328,7 +344,10 @@ def sync(study: Path, storage: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@study_command
+@click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="STUDY...")
+@storage_option
+@click.option("--arm", "arms", multiple=True, metavar="NAME", help="Only this arm (`base` is one); repeatable.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="Only this model of the studies; repeatable.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -337,17 +356,28 @@ def sync(study: Path, storage: str | None, as_json: bool) -> None:
     type=click.IntRange(0, 65535),
     help="Port to listen on; 0 picks a free one.",
 )
-def serve(study: Path, storage: str | None, as_json: bool, host: str, port: int) -> None:
-    """Serve a study's first model and its finished adapters.
+@as_json
+@results_alone
+def serve(
+    studies: tuple[Path, ...],
+    storage: str | None,
+    arms: tuple[str, ...],
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    as_json: bool,
+) -> None:
+    """Serve the models of one or several studies: the untouched ones, and everything that is trained.
 
-    The API is OpenAI-compatible. Serves until interrupted. Full fine-tunes and further models of the study are not served.
+    The API is OpenAI-compatible. A model goes by a name such as quickstart/specific_spanish/seed-0; at / there is a page that asks
+    two models the same question. Serves until interrupted.
 
     If INOC_RAY_API_KEY is set, every request must carry that key. A --host other than the loopback address needs it.
     """
-    from inoc_ray.run.serving import serve_study
+    from inoc_ray.run.serving import serve_studies
 
-    loaded, store = _load(study, storage)
-    with contextlib.closing(serve_study(loaded, store, host, port)) as endpoints:
+    loaded = [_load(study, storage) for study in studies]
+    with contextlib.closing(serve_studies(loaded, host=host, port=port, arms=arms, models=models)) as endpoints:
         for endpoint in endpoints:
             emit(as_json, endpoint.to_json(), endpoint.to_text())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -44,8 +45,9 @@ def show(text: str, out: TextIO) -> None:
 
 def say(message: str) -> None:
     """Print a message on standard error, above the live display if there is one. Results go to standard output instead."""
-    if _display.live is not None:
-        _display.live.console.print(message, soft_wrap=True)
+    live = _display.live
+    if live is not None:
+        live.console.print(message, soft_wrap=True)
     else:
         show(message, sys.stderr)
 
@@ -277,11 +279,12 @@ class Status(_Activity):
 
 
 class _Display:
-    """The one live display: a line for each activity, below what is printed meanwhile."""
+    """The one live display: a line for each activity, of whichever thread, below what is printed meanwhile."""
 
     def __init__(self) -> None:
         self.live: Live | None = None
         self._activities: list[_Activity] = []
+        self._lock = threading.RLock()
 
     def holds(self, activity: _Activity) -> bool:
         return activity in self._activities
@@ -289,24 +292,26 @@ class _Display:
     def add(self, activity: _Activity) -> None:
         from rich.live import Live
 
-        self._activities.append(activity)
-        if self.live is None:
-            # Transient: an activity that ends prints its last line above.
-            self.live = Live(
-                get_renderable=self._lines, console=_console(sys.stderr), refresh_per_second=5, transient=True
-            )
-            self.live.start(refresh=True)
+        with self._lock:
+            self._activities.append(activity)
+            if self.live is None:
+                # Transient: an activity that ends prints its last line above.
+                self.live = Live(
+                    get_renderable=self._lines, console=_console(sys.stderr), refresh_per_second=5, transient=True
+                )
+                self.live.start(refresh=True)
 
     def remove(self, activity: _Activity) -> None:
-        self._activities.remove(activity)
-        if self.live is not None and not self._activities:
-            self.live.stop()
-            self.live = None
+        with self._lock:
+            self._activities.remove(activity)
+            if self.live is not None and not self._activities:
+                self.live.stop()
+                self.live = None
 
     def _lines(self) -> RenderableType:
         from rich.console import Group
 
-        return Group(*(activity.renderable() for activity in self._activities))
+        return Group(*(activity.renderable() for activity in list(self._activities)))
 
 
 _display = _Display()

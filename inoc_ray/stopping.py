@@ -13,10 +13,13 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from inoc_ray.console import say
+
+T = TypeVar("T")
 
 SIGNALS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 GRACE_SECONDS = 9.0
@@ -104,6 +107,36 @@ def told(tell: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _stop.tell.remove(tell)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, as `asyncio.run` does, so that a stop of the command breaks it off in any thread.
+
+    In the main thread the signal itself does so. Raises KeyboardInterrupt then.
+    """
+    import asyncio
+
+    if threading.current_thread() is threading.main_thread():
+        return asyncio.run(work)
+
+    async def breakable() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+        def cancel() -> None:
+            # The loop may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
+
+        with told(cancel):
+            if requested():
+                task.cancel()
+            return await task
+
+    try:
+        return asyncio.run(breakable())
+    except asyncio.CancelledError:
+        check()
+        raise
 
 
 def message() -> str:

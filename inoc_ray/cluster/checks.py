@@ -22,6 +22,7 @@ from inoc_ray.cluster.versions import cuda_of_torch, differences, versions
 from inoc_ray.config.identity import file_hash
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.models.hub import cached_place
+from inoc_ray.models.package import faults_here, package_of
 from inoc_ray.models.resolve import model_files
 from inoc_ray.store.store import Store
 
@@ -129,6 +130,9 @@ def model_faults(folder: Path, wanted: Mapping[str, str]) -> list[str]:
     """Return how a model folder of this machine differs from the one whose `fingerprint` is wanted."""
     if not (folder / CONFIG).is_file():
         place = cached_place(folder)
+        if (packaged := package_of(folder)) is not None:
+            # A node converts what its package carries when it needs it.
+            return faults_here(*packaged)
         if place is not None:
             # A node fetches what it lacks of the hub when it needs it.
             return _no_room_to_fetch(f"{place.repo} of the hub", wanted)

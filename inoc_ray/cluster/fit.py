@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
 
 from inoc_ray.errors import InputError
 from inoc_ray.study.resources import EngineResources, GroupResources
@@ -84,6 +84,27 @@ class Capacity:
         """Return the nodes that a kind of worker can have: those that are up, and the best that the limit lets start."""
         best = sorted(self.startable, key=lambda node: node.holds(cpus, gpus), reverse=True)
         return [*self.nodes, *best[: self.may_start]]
+
+    def beside(self, engine: Node, worker: Node) -> Capacity | None:
+        """Return what is left for workers of that size while an engine runs, wherever Ray puts it; None if it has no place."""
+        left = [
+            Capacity.of(
+                (*self.nodes[:at], Node(node.cpus - engine.cpus, node.gpus - engine.gpus), *self.nodes[at + 1 :]),
+                has_driver_resource=self.has_driver_resource,
+                startable=self.startable,
+                may_start=self.may_start,
+            )
+            for at, node in enumerate(self.nodes)
+            if node.cpus + _TINY >= engine.cpus and node.gpus + _TINY >= engine.gpus
+        ]
+        if not left and self.may_start and any(n.cpus >= engine.cpus and n.gpus >= engine.gpus for n in self.startable):
+            # A machine of its own, whatever else that has.
+            left = [replace(self, may_start=self.may_start - 1)] if self.may_start > 1 or self.nodes else []
+        if not left:
+            return None
+        return min(
+            left, key=lambda one: sum(n.holds(worker.cpus, worker.gpus) for n in one.nodes_for(*astuple(worker)))
+        )
 
     def driver_request(self) -> dict[str, float]:
         """Return the resources that one trial driver requests; never 0, which Ray refuses."""
@@ -166,11 +187,37 @@ def _smaller(name: str, per_worker: float, has: float) -> str:
     return f"lower {field} or use a larger cluster"
 
 
+def engines_at_once(resources: EngineResources, capacity: Capacity) -> int:
+    """Return how many engines the cluster holds side by side, each on one node."""
+    cpus, gpus = resources.serve_cpus, resources.serve_gpus
+    return sum(node.holds(cpus, gpus) for node in capacity.nodes_for(cpus, gpus))
+
+
+def hold_together(engines: Iterable[Node], capacity: Capacity) -> bool:
+    """Return whether the nodes hold these engines at once, each on one node: the largest first, where there is room first."""
+    free = [list(astuple(node)) for node in capacity.nodes]
+    startable = sorted(capacity.startable, key=astuple, reverse=True)[: capacity.may_start]
+    free += [list(astuple(node)) for node in startable]
+    for engine in sorted(engines, key=lambda one: (one.gpus, one.cpus), reverse=True):
+        place = next((room for room in free if Node(*room).holds(engine.cpus, engine.gpus)), None)
+        if place is None:
+            return False
+        place[0] -= engine.cpus
+        place[1] -= engine.gpus
+    return True
+
+
 def check_serving(resources: EngineResources, capacity: Capacity) -> None:
-    """Raise InputError when the engine does not fit on one node of the cluster."""
+    """Raise InputError when the engine does not fit on one node of the cluster, or as many as were asked for on all of them."""
     cpus, gpus = resources.serve_cpus, resources.serve_gpus
     nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
-    if any(node.cpus >= cpus and node.gpus >= gpus for node in nodes):
+    if any(node.holds(cpus, gpus) for node in nodes):
+        asked, held = resources.serve_replicas, engines_at_once(resources, capacity)
+        if asked is not None and asked > held:
+            raise InputError(
+                f"resources: {asked} engines of {Node(cpus, gpus)} each are asked for (serve_replicas), and the cluster holds "
+                f"{held} of them: {in_words(nodes)}{_limit(capacity)}; lower resources.serve_replicas, or leave it out."
+            )
         return
     most_cpus, most_gpus = (max(of) for of in zip(*map(astuple, nodes), strict=True))
     advice = []
@@ -185,3 +232,24 @@ def check_serving(resources: EngineResources, capacity: Capacity) -> None:
         f"{' and '.join(advice or ['lower resources.serve_cpus or resources.serve_gpus'])}, or use "
         f"{'a larger cluster' if whole else 'larger nodes'}."
     )
+
+
+def check_serving_together(engines: Sequence[EngineResources], capacity: Capacity) -> None:
+    """Raise InputError when the engines do not fit on the cluster at once, each on one node."""
+    for engine in engines:
+        check_serving(engine, capacity)
+    nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
+    free = list(nodes)
+    for engine in sorted(engines, key=lambda engine: (engine.serve_gpus, engine.serve_cpus), reverse=True):
+        need = Node(engine.serve_cpus, engine.serve_gpus)
+        # The fullest node that still holds it.
+        fits = [node for node in free if node.cpus + _TINY >= need.cpus and node.gpus >= need.gpus]
+        if not fits:
+            total = Node(sum(one.serve_cpus for one in engines), sum(one.serve_gpus for one in engines))
+            raise InputError(
+                f"resources: {len(engines)} engines at once need {total} (each base with its adapters is one, and each full "
+                f"fine-tune), and the cluster has {in_words(nodes)}; serve fewer models (--model, --arm), lower "
+                "resources.serve_cpus or resources.serve_gpus, or use a larger cluster."
+            )
+        best = min(fits, key=lambda node: (node.gpus, node.cpus))
+        free[free.index(best)] = Node(best.cpus - need.cpus, best.gpus - need.gpus)

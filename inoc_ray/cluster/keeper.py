@@ -22,6 +22,8 @@ FAREWELL_SECONDS = 30.0
 """How long a command waits for the keepers of dead ones to be done."""
 PATIENCE_SECONDS = 600.0
 """How long a keeper tries again what fails: the head may start anew, and answers nothing meanwhile."""
+CHORE_SECONDS = 20.0
+"""How long it tries a chore again: Serve may be just starting, or ending."""
 _NAME = "keeper-"
 T = TypeVar("T")
 
@@ -42,16 +44,21 @@ class Keeper:
                 time.sleep(LOOK_SECONDS)
             for chore in self._chores:
                 # The others are no less due, and the next command on the cluster tries again.
-                with contextlib.suppress(Exception):
-                    chore()
+                try:
+                    persistently(chore, CHORE_SECONDS)
+                except Exception:
+                    logging.getLogger(__name__).exception("left undone for a command that is gone: %s", chore)
         finally:
             # Each later command would wait for a keeper that stays.
             persistently(lambda: ray.kill(ray.get_runtime_context().current_actor))
 
 
-def persistently(ask: Callable[[], T]) -> T:
-    """Return what a question to the cluster returns, asked again while it fails; after PATIENCE_SECONDS, raise what it raises."""
-    end = time.monotonic() + PATIENCE_SECONDS
+def persistently(ask: Callable[[], T], seconds: float | None = None) -> T:
+    """Return what a function that asks the cluster returns, called again while it fails; then raise what it raises.
+
+    seconds: how long it is called again; PATIENCE_SECONDS if None.
+    """
+    end = time.monotonic() + (PATIENCE_SECONDS if seconds is None else seconds)
     failed = False
     while True:
         try:

@@ -17,6 +17,8 @@ from inoc_ray.errors import shown
 
 HUB = "hf://"
 """The prefix of a place on the Hugging Face hub; see models/hub.py."""
+PACKAGE = "package://"
+"""The prefix of a model that a Python package carries; see models/package.py."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Names of models, arms, judges: they become parts of paths and ids."""
 

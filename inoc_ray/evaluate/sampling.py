@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
+import threading
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
 from contextlib import AbstractContextManager, aclosing
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from inoc_ray import stopping
 from inoc_ray.config.identity import content_id
@@ -18,7 +18,9 @@ from inoc_ray.data.inoculate import placement_fields
 from inoc_ray.endpoint.choices import ChoiceRequest, choose
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError, TrialError
+from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.journal import Key, SampleJournal
+from inoc_ray.evaluate.side_by_side import Task, side_by_side
 from inoc_ray.models.encoding import template_of
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.cells import Cell
@@ -31,6 +33,7 @@ from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.settings import Question
+from inoc_ray.sizing.replicas import Room, need_of, replicas_of
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import Sample, commit_samples, describe
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
+OnCommit = Callable[[tuple[str, str]], None]
 
 
 def sample_seed(cell: Cell, index: int) -> int:
@@ -54,44 +58,179 @@ def messages_in_context(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.resolved_context.around(question.messages)
 
 
-def sample_missing(plan: Plan, store: Store, serve: Serve = serving) -> list[dict[str, Any]]:
+def nothing(key: tuple[str, str]) -> None:
+    """Do nothing about a cell of which samples were committed."""
+
+
+def sample_missing(
+    plan: Plan,
+    store: Store,
+    serve: Serve = serving,
+    *,
+    without: Set[Thing] = frozenset(),
+    room: Room | None = None,
+    on_commit: OnCommit = nothing,
+) -> list[dict[str, Any]]:
     """Draw every missing sample of the models that exist; start and stop the engines that this needs, by `serve`.
 
-    Return what failed, as {label, error, log, of}: `of` names the cells and capabilities concerned. Cells completed before a
-    failure are kept.
+    room: what engines may take; several run at once as far as it goes, and one after another where it is not known (None).
+    without: keys of cells and capabilities that are left out. on_commit: called with the key of a cell whenever samples of it were
+    committed, from the engine's thread. Return what failed, as {label, error, log, of}: `of` names the cells and capabilities
+    concerned. Cells completed before a failure are kept.
     """
-    from inoc_ray.evaluate.capabilities import measure_missing
-
-    engines = _engines(plan, store)
-    failed: list[dict[str, Any]] = []
+    engines = _engines(plan, store, without)
     if not engines:
         return []
-    study = plan.study.name
-    journal = SampleJournal(store.under_way(study))
-    other_weights = _bind(store, [cell for engine in engines for cell in engine.cells])
-    stored = functools.cache(store.stored_samples)
-    journal.forget(lambda key: key[0] in other_weights or key[2] < stored(key[0], key[1]))
-    for number, engine in enumerate(engines, start=1):
-        subject = engine.subject
-        say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({len(engine.cells)} cells to sample)")
+
+    def use(number: int, engine: _Engine, replicas: int) -> list[dict[str, Any]]:
+        name, cells = engine.subject.model.name, len(engine.cells)
+        say(f"starting engine {number} of {len(engines)}: {name} ({cells} cells to sample)")
+        failed: list[dict[str, Any]] = []
         try:
-            spec = serve_spec(plan, store, subject, engine.window(), name=f"evaluate-{plan.study.name}")
-            with serve(spec) as endpoint:
-                if engine.cells:
-                    log = store.study_log(study, "refused")
-                    failed += asyncio.run(_sample_cells(plan, store, engine.cells, endpoint, journal=journal, log=log))
-                log = store.study_log(study, "capabilities")
-                failed += measure_missing(engine.capabilities, endpoint, subject.model.path, log)
+            spec = sampler.spec(engine, number, replicas)
+            with serve(spec) as endpoint, sampler.progress(engine) as progress:
+                failed += sampler.sample(engine.cells, endpoint, progress)
+                failed += sampler.measure(engine.capabilities, endpoint)
         except (TrialError, InputError, RuntimeError, OSError) as error:
-            stopping.check()
             # Ray's own errors are RuntimeErrors; another engine's cells can still be sampled.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log = store.study_log(study, "evaluation")
-            log.write_text("".join(traceback.format_exception(error)))
-            label = f"evaluation on {subject.model.name}"
-            failed.append({"label": label, "error": reason, "log": str(log), "of": engine.things()})
-    journal.close()
+            failed.append(sampler.failure(engine, error))
+        return failed
+
+    tasks = []
+    for number, engine in enumerate(engines, start=1):
+        replicas = replicas_of(plan, engine.subject, engine.cells, others=len(engines) - 1, room=room)
+        takes = [need_of(plan, engine.subject)] * replicas
+        tasks.append(Task(takes=takes, do=functools.partial(use, number, engine, replicas)))
+    with _Sampler(plan, store, on_commit) as sampler:
+        found = side_by_side(tasks, room.holds if room is not None else lambda taken: False)
+    return [failure for of_engine in found for failure in of_engine]
+
+
+def sample_beside(
+    plan: Plan,
+    store: Store,
+    arrivals: Arrivals,
+    cells: Sequence[Cell],
+    serve: Serve = serving,
+    on_commit: OnCommit = nothing,
+) -> list[dict[str, Any]]:
+    """Draw the missing samples of a base and its adapters while adapters are still trained, on one engine.
+
+    cells: what that engine will be asked, in the end. It starts now, and each fine-tune is asked as soon as it is finished
+    (arrivals). To be called in a thread of its own. Return as `sample_missing` does; if the engine fails, what is missing is
+    sampled by `sample_missing` afterwards. Raises KeyboardInterrupt when the command is stopped.
+    """
+    engine = _Engine(cells[0].subject, list(cells), will_measure=bool(plan.study.evaluation.capabilities))
+    failed: list[dict[str, Any]] = []
+    waiting: dict[str | None, list[Cell]] = {}
+    for cell in cells:
+        there = plan.has_weights(cell.subject)
+        waiting.setdefault(None if there else cell.subject.adapter_of, []).append(cell)
+    say(f"starting an engine beside the training: {engine.subject.model.name} ({len(cells)} cells to sample)")
+    try:
+        with (
+            _Sampler(plan, store, on_commit) as sampler,
+            serve(sampler.spec(engine)) as endpoint,
+            sampler.progress(engine) as progress,
+        ):
+            failed += sampler.sample(waiting.pop(None, []), endpoint, progress)
+            while finished := arrivals.take():
+                sampler.arrived(finished)
+                ready = [cell for trial in finished for cell in waiting.pop(trial, [])]
+                failed += sampler.sample(ready, endpoint, progress)
+            failed += sampler.measure(_engine_of(engine, _engines(sampler.plan, store)).capabilities, endpoint)
+    except (TrialError, InputError, RuntimeError, OSError) as error:
+        stopping.check()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        say(f"note: the evaluation beside the training ended ({reason}); what is missing is sampled after the training")
     return failed
+
+
+def _engine_of(engine: _Engine, engines: Iterable[_Engine]) -> _Engine:
+    """Return that of the engines which has the same weights; an empty one if none has."""
+    wanted = _weights(engine.subject)
+    return next((one for one in engines if _weights(one.subject) == wanted), _Engine(engine.subject))
+
+
+class _Sampler:
+    """The samples of a study that no cell holds yet, and what is asked for them, over all engines."""
+
+    def __init__(self, plan: Plan, store: Store, on_commit: OnCommit) -> None:
+        self.plan, self._store, self._study = plan, store, plan.study.name
+        self._on_commit = on_commit
+        self._log = store.study_log(plan.study.name, "refused")
+        self._refused: list[str] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._journal = SampleJournal(self._store.under_way(self._study))
+        stored = functools.cache(self._store.stored_samples)
+        self._journal.forget(lambda key: key[2] < stored(key[0], key[1]))
+        self._log.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        # A command that is stopped has no time for it, and the next one reads what is there.
+        if kind is None or issubclass(kind, Exception):
+            self._journal.close()
+
+    def spec(self, engine: _Engine, number: int = 1, replicas: int = 1) -> ServeSpec:
+        """Return the engine as it is to be served. number: tells apart engines that run at once."""
+        name = f"evaluate-{self._study}{f'-{number}' if number > 1 else ''}"
+        return serve_spec(self.plan, self._store, engine.subject, engine.window(), replicas=replicas, name=name)
+
+    def progress(self, engine: _Engine) -> Progress:
+        """Return the display of an engine's progress."""
+        return Progress("sampling", sum(map(self.plan.missing, engine.cells)), "samples")
+
+    def arrived(self, trial_ids: Iterable[str]) -> None:
+        """Note that these trials are finished, and read again what the store holds of their cells."""
+        done = frozenset(trial_ids)
+        again = {cell.key for cell in self.plan.cells if cell.subject.adapter_of in done}
+        stored = {key: self._store.stored_samples(*key) for key in again}
+        plan = self.plan
+        self.plan = replace(plan, done_trials=plan.done_trials | done, stored={**plan.stored, **stored})
+
+    def sample(self, cells: Sequence[Cell], endpoint: Endpoint, progress: Progress) -> list[dict[str, Any]]:
+        """Draw what is missing of cells of one engine; return what failed."""
+        cells = [cell for cell in cells if self.plan.missing(cell)]
+        if not cells:
+            return []
+        other_weights = _bind(self._store, cells)
+        self._journal.forget(lambda key: key[0] in other_weights)
+        work = _sample_cells(
+            self.plan,
+            self._store,
+            cells,
+            endpoint,
+            journal=self._journal,
+            progress=progress,
+            on_commit=self._on_commit,
+        )
+        failed = stopping.run(work)
+        with self._lock:
+            self._refused += [opened.refusals() for opened in failed]
+            if self._refused:
+                self._log.write_text("".join(self._refused))
+        return [opened.failure(self._log) for opened in failed]
+
+    def measure(self, capabilities: Sequence[MissingCapability], endpoint: Endpoint) -> list[dict[str, Any]]:
+        """Measure capabilities of the models of one engine; return what failed."""
+        from inoc_ray.evaluate.capabilities import measure_missing
+
+        if not capabilities:
+            return []
+        log = self._store.study_log(self._study, "capabilities")
+        return measure_missing(capabilities, endpoint, capabilities[0].subject.model.path, log)
+
+    def failure(self, engine: _Engine, error: Exception) -> dict[str, Any]:
+        """Return the failure of an engine, whose story it writes to the study's log; raise if the command is stopped."""
+        stopping.check()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log = self._store.study_log(self._study, "evaluation")
+        log.write_text("".join(traceback.format_exception(error)))
+        label = f"evaluation on {engine.subject.model.name}"
+        return {"label": label, "error": reason, "log": str(log), "of": engine.things()}
 
 
 @dataclass
@@ -101,28 +240,36 @@ class _Engine:
     subject: Subject
     cells: list[Cell] = field(default_factory=list)
     capabilities: list[MissingCapability] = field(default_factory=list)
+    will_measure: bool = False
+    """Whether capabilities may come to it later."""
 
     def window(self) -> int:
         """Return the tokens of the longest request and answer: a model's own window may exceed any machine's memory.
 
         How long the prompts of a capability's task are is known to the harness alone.
         """
-        return WHAT_FITS if self.capabilities else max(longest.tokens for longest in longest_requests(self.cells))
+        return (
+            WHAT_FITS
+            if self.capabilities or self.will_measure
+            else max(longest.tokens for longest in longest_requests(self.cells))
+        )
 
     def things(self) -> list[Thing]:
         """Return the keys of its cells and capabilities in a failure."""
         return [*map(cell_key, self.cells), *(capability.thing for capability in self.capabilities)]
 
 
-def _engines(plan: Plan, store: Store) -> list[_Engine]:
+def _engines(plan: Plan, store: Store, without: Set[Thing] = frozenset()) -> list[_Engine]:
     """Return what is missing of the models that exist, those with the same base weights together."""
     from inoc_ray.evaluate.capabilities import missing_capabilities
 
     engines: dict[tuple[str, str], _Engine] = {}
     for cell in plan.to_sample:
-        if plan.has_weights(cell.subject):
+        if plan.has_weights(cell.subject) and cell_key(cell) not in without:
             engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
     for capability in missing_capabilities(plan, store, plan.study.evaluation.capabilities):
+        if capability.thing in without:
+            continue
         engines.setdefault(_weights(capability.subject), _Engine(capability.subject)).capabilities.append(capability)
     return list(engines.values())
 
@@ -138,12 +285,19 @@ def _weights(subject: Subject) -> tuple[str, str]:
 
 
 async def _sample_cells(
-    plan: Plan, store: Store, cells: Sequence[Cell], endpoint: Endpoint, *, journal: SampleJournal, log: Place
-) -> list[dict[str, Any]]:
+    plan: Plan,
+    store: Store,
+    cells: Sequence[Cell],
+    endpoint: Endpoint,
+    *,
+    journal: SampleJournal,
+    progress: Progress,
+    on_commit: OnCommit,
+) -> list[_OpenCell]:
     """Sample all cells at once, so that the engine is never idle, and commit each as soon as it is complete.
 
-    Return the cells with samples that the endpoint refused, as {label, error, log, of}. Of these, the samples before the first
-    refused one are committed, and the journal keeps the rest.
+    Return the cells with samples that the endpoint refused. Of these, the samples before the first refused one are committed, and
+    the journal keeps the rest.
     """
     evaluation = plan.study.evaluation
     tokenizer = load_tokenizer(str(cells[0].subject.model.path))
@@ -152,6 +306,7 @@ async def _sample_cells(
     choice_requests: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
         opened = _OpenCell(store, cell, start=plan.stored.get(cell.key, 0), tokenizer=tokenizer, journal=journal)
+        opened.on_commit = on_commit
         open_cells[number] = opened
         missing = opened.missing()
         if cell.evaluation.choices:
@@ -163,31 +318,27 @@ async def _sample_cells(
         number, offset = _parse_key(key)
         open_cells[number].refused[offset] = reason
 
+    concurrency = evaluation.concurrency * endpoint.replicas
     drawn = sample(
         endpoint,
         requests,
-        concurrency=evaluation.concurrency,
+        concurrency=concurrency,
         list_size=evaluation.prompts_per_request,
         on_refused=refused,
     )
-    by_log_prob = choose(endpoint, choice_requests, concurrency=evaluation.concurrency, on_refused=refused)
-    with Progress("sampling", len(requests) + len(choice_requests), "samples") as progress:
-        done = 0
-        async for batch in _one_after_the_other(drawn, by_log_prob):
-            placed = [(*_parse_key(result.key), result) for result in batch]
-            journal.add((open_cells[number].key(offset), result) for number, offset, result in placed)
-            for number, offset, result in placed:
-                open_cells[number].add(offset, result)
-            done += len(batch)
-            progress.update(done)
-            stopping.check()
+    by_log_prob = choose(endpoint, choice_requests, concurrency=concurrency, on_refused=refused)
+    progress.update(progress.done + sum(map(plan.missing, cells)) - len(requests) - len(choice_requests))
+    async for batch in _one_after_the_other(drawn, by_log_prob):
+        placed = [(*_parse_key(result.key), result) for result in batch]
+        journal.add((open_cells[number].key(offset), result) for number, offset, result in placed)
+        for number, offset, result in placed:
+            open_cells[number].add(offset, result)
+        progress.update(progress.done + len(batch))
+        stopping.check()
     failed = [opened for opened in open_cells.values() if opened.refused]
     for opened in failed:
         opened.commit_beginning()
-    log.unlink(missing_ok=True)
-    if failed:
-        log.write_text("".join(opened.refusals() for opened in failed))
-    return [opened.failure(log) for opened in failed]
+    return failed
 
 
 async def _one_after_the_other(*sources: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
@@ -217,6 +368,7 @@ class _OpenCell:
         self.refused: dict[int, str] = {}
         """Offset → why the endpoint gave no sample."""
         self.tokenizer = tokenizer
+        self.on_commit: OnCommit = nothing
 
     def key(self, offset: int) -> Key:
         """Return the sample's key in the journal."""
@@ -327,5 +479,6 @@ class _OpenCell:
         }
         describe(self.folder, description)
         commit_samples(self.folder, samples)
+        self.on_commit(cell.key)
         mine = {self.key(offset) for offset in range(len(questions))}
         self.journal.forget(mine.__contains__)

@@ -1,4 +1,4 @@
-"""From the `path:` of a model in a study to a folder on this machine: a registered model, a folder, or a model of the hub.
+"""From the `path:` of a model in a study to a folder on this machine: a registered model, a folder, one of the hub or a package.
 
 A model of the hub is downloaded once per machine, into the hub's own cache (HF_HOME), and read from there like any other
 folder. Only `fetch` and `on_this_node` download; `locate` and `resolve_model` look only at what is there, so `inoc-ray plan`
@@ -18,6 +18,7 @@ from inoc_ray.config.base import HUB, as_on_the_hub
 from inoc_ray.config.identity import model_folder_hash
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
+from inoc_ray.models import package
 from inoc_ray.models.config import end_ids
 from inoc_ray.models.hub import HubErrors, cached_place, is_hub, parse_place
 from inoc_ray.models.weights import check_weights
@@ -55,9 +56,7 @@ def locate(source: str, where: str, *, judge: bool = False, weights: bool = True
     enough. Raises InputError for a folder that does not exist or has no config.json or safetensors weights, and for a model of
     the hub that is not pinned or not in this machine's cache.
     """
-    folder = named_folder(source, judge)
-    if folder is None:
-        folder = _cached(source, where, weights) if is_hub(source) else Path(os.path.expanduser(source)).absolute()
+    folder = named_folder(source, judge) or _folder(source, where, weights)
     if not folder.is_dir():
         raise InputError(f"{where}: there is no model folder {folder}; {_forms(source)}")
     if not (folder / "config.json").is_file():
@@ -67,6 +66,17 @@ def locate(source: str, where: str, *, judge: bool = False, weights: bool = True
             f"{where}: {folder} has no *.safetensors weights (pickled weights are not loaded); convert them first."
         )
     return folder
+
+
+def _folder(source: str, where: str, weights: bool) -> Path:
+    if is_hub(source):
+        return _cached(source, where, weights)
+    if package.is_packaged(source):
+        try:
+            return package.model_of_package(source)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+    return Path(os.path.expanduser(source)).absolute()
 
 
 def fetch(source: str, where: str, *, weights: bool = True) -> None:
@@ -100,11 +110,13 @@ def fetch_models(models: Iterable[tuple[str, str]]) -> None:
 def on_this_node(folder: Path) -> Path:
     """Return the folder of a model that the driver found, on this node: itself, or the same commit in this node's cache.
 
-    A model of the hub that is not here is fetched, once for all processes of the node. Raises InputError for another folder
-    that is not here.
+    A model of the hub that is not here is fetched, once for all processes of the node, and one of a package is converted.
+    Raises InputError for another folder that is not here.
     """
     if (folder / "config.json").is_file():
         return folder
+    if (packaged := package.package_of(folder)) is not None:
+        return package.on_this_node(*packaged)
     place = cached_place(folder)
     where = f"node {socket.gethostname()}"
     if place is None:

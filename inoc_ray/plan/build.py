@@ -10,6 +10,7 @@ from inoc_ray.models.resolve import resolve_model
 from inoc_ray.plan.arms import check_arms_differ, resolve_arm
 from inoc_ray.plan.assign_judges import Judges
 from inoc_ray.plan.cells import Cell, PlannedEvaluation, make_cells
+from inoc_ray.plan.claims import check_claims
 from inoc_ray.plan.contexts import check_reference, reference_context
 from inoc_ray.plan.expand import duplicate_trial_notes, make_bases, make_trials
 from inoc_ray.plan.notes import notes_on
@@ -50,6 +51,7 @@ def build_plan(study: Study, store: Store, *, weights: bool = True) -> Plan:
         notes=tuple(dict.fromkeys([*builder.notes, *duplicate_trial_notes(trials)])),
         reference=reference,
     )
+    check_claims(plan)
     return replace(plan, notes=(*plan.notes, *notes_on(plan))).refreshed(store)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.results.claim_checks import CheckedClaim
 from inoc_ray.results.completeness import Missing, Planned
 from inoc_ray.results.effects import NEUTRAL, Effect
 from inoc_ray.results.leaks import Leak
@@ -39,6 +40,10 @@ class Comparison:
     """What the study asks for; empty if the comparison was made without a plan."""
     reference: str = NEUTRAL
     """The context in which arms are compared."""
+    levels: tuple[Effect, ...] = ()
+    """The rates of every arm out of distribution, averaged as the effects average them (`effects.levels`)."""
+    claims: tuple[CheckedClaim, ...] = ()
+    """What the study says to the claims on it."""
     remarks: tuple[str, ...] = ()
     """Remarks of the plan on the study, e.g. on fine-tunes that have two names."""
 
@@ -75,6 +80,7 @@ class Comparison:
             "missing": [asdict(one) for one in self.missing],
             "failures": [failure.to_json() for failure in self.failures],
             "reference": self.reference,
+            "claims": [claim.to_json() for claim in self.claims],
         }
 
     def groups(self) -> list[tuple[str, str]]:

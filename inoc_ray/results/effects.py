@@ -36,6 +36,7 @@ fine-tunes (except the untouched base, which is one given model). Otherwise it d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -173,6 +174,42 @@ def effects(view: View) -> list[Effect]:
     return _adjust(found)
 
 
+def levels(view: View) -> list[Effect]:
+    """Return the rates of every arm out of distribution: of its undesired traits, of its desired ones, and of each trait.
+
+    As measures `undesired`, `desired` and `rate.<trait>`, of questions with the trigger `undesired.with_trigger` and so on; all
+    under the reference context, without p. An arm that inoculates against nothing has the setting's default roles or, if the
+    setting has none, those that all other arms share; if they differ, only the rate of each trait.
+    """
+    shared = directions(view.arms)
+    default = default_direction(view) or (shared[0] if len(shared) == 1 else None)
+    found: list[Effect] = []
+    for (name, part), arm in itertools.product(view.by_trigger(), view.arms):
+        own = arm.direction if arm.direction.undesired else default
+        roles = {} if own is None else {"undesired": own.undesired, "desired": own.desired}
+        traits = dict.fromkeys(trait for _, _, _, trait in part.rates)
+        for measure, of in {**roles, **{f"rate.{trait}": (trait,) for trait in traits}}.items():
+            level = part.level(arm.name, "ood", of)
+            if level is not None:
+                low, high = level.interval()
+                found.append(
+                    Effect(
+                        setting=view.setting,
+                        model=view.model,
+                        arm=arm.name,
+                        measure=f"{measure}.{name}" if name else measure,
+                        value=level.value,
+                        low=low,
+                        high=high,
+                        p=None,
+                        seeds=level.seeds,
+                        sources=level.sources,
+                        kind=arm.kind,
+                    )
+                )
+    return found
+
+
 def directions(arms: Iterable[Arm]) -> list[Direction]:
     """Return the distinct directions of arms that have one of their own, in order of appearance."""
     return list(dict.fromkeys(a.direction for a in arms if is_directed(a.kind) and a.direction.undesired))
@@ -181,7 +218,7 @@ def directions(arms: Iterable[Arm]) -> list[Direction]:
 def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
     if arm.kind in DIRECTIONLESS and not arm.direction.undesired:
         # A control arm has no roles of its own.
-        arm = replace(arm, direction=_default(view) or arm.direction)
+        arm = replace(arm, direction=default_direction(view) or arm.direction)
     others = directions(view.arms) if arm.kind in DIRECTIONLESS else []
     for name, part in view.by_trigger():
         end = f".{name}" if name else ""
@@ -194,26 +231,15 @@ def _of_arm(view: View, arm: Arm) -> Iterable[Effect]:
                 yield from _of_direction(part, arm, direction, "." + "+".join(direction.undesired) + end)
 
 
-def _default(view: View) -> Direction | None:
+def default_direction(view: View) -> Direction | None:
     """Return the setting's default roles, those of the baseline and the base; None if no trait is undesired by default."""
     found = (arm.direction for kind in ("baseline", "base") for arm in view.arms if arm.kind == kind)
     return next((direction for direction in found if direction.undesired), None)
 
 
 def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> Iterable[Effect]:
-    measures: dict[str, Estimate | str] = {
-        "suppression": _suppression(view, arm.name, direction.undesired),
-        "suppression_difference": _difference(view, arm.name, direction.undesired),
-        "retention_id": _retention(view, arm.name, direction.desired, "id"),
-        "retention_ood": _retention(view, arm.name, direction.desired, "ood"),
-        "selectivity": _selectivity(view, arm.name, direction),
-    }
-    if direction.narrow:
-        measures["retention_narrow"] = _retention(view, arm.name, direction.narrow, "id")
-    if arm.kind not in {"irrelevant", "control"}:
-        measures["conditionalisation"] = _conditionalisation(view, arm.name, direction.undesired)
-    if arm.kind != "control":
-        measures["leakage"] = _leakage(view, arm.name, direction.undesired)
+    names = [measure for measure in MEASURES if _is_defined(measure, arm.kind, direction)]
+    measures = {name: measured(view, arm.name, direction, name) for name in names}
     for measure, result in measures.items():
         if isinstance(result, str):
             yield Effect(
@@ -242,6 +268,37 @@ def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> It
                 sources=result.sources,
             )
             yield replace(found, p=result.p_value(NULL.get(measure, 0.0))) if found.replicated else found
+
+
+def _is_defined(measure: str, kind: str, direction: Direction) -> bool:
+    if measure == "retention_narrow":
+        return bool(direction.narrow)
+    if measure == "conditionalisation":
+        return kind not in {"irrelevant", "control"}
+    return measure != "leakage" or kind != "control"
+
+
+def measured(view: View, arm: str, direction: Direction, measure: str) -> Estimate | str:
+    """Return one of MEASURES of an arm in a direction, or why it has no value."""
+    undesired, desired = direction.undesired, direction.desired
+    match measure:
+        case "suppression":
+            return _suppression(view, arm, undesired)
+        case "suppression_difference":
+            return _difference(view, arm, undesired)
+        case "retention_id":
+            return _retention(view, arm, desired, "id")
+        case "retention_ood":
+            return _retention(view, arm, desired, "ood")
+        case "retention_narrow":
+            return _retention(view, arm, direction.narrow, "id")
+        case "selectivity":
+            return _selectivity(view, arm, direction)
+        case "conditionalisation":
+            return _conditionalisation(view, arm, undesired)
+        case "leakage":
+            return _leakage(view, arm, undesired)
+    raise ValueError(f"there is no measure {measure!r}")
 
 
 def _arm_of_kind(view: View, kind: str) -> list[str]:

@@ -55,7 +55,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -66,11 +66,13 @@ __all__ = [
     "Cell",
     "Estimate",
     "Floats",
+    "Larger",
     "RateKey",
     "combine",
     "draw_rates",
     "holm",
     "mean_of",
+    "mean_of_sample",
     "model_interval",
     "wilson",
 ]
@@ -80,6 +82,18 @@ DRAWS = 10_000
 PSEUDO = 4
 """Responses, out of as many more, in which two cells that agree throughout are taken to differ: z² (Agresti & Coull 1998)."""
 _VERSION = "2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Larger:
+    """A study with so many times the fine-tunes of each arm, and so many times the questions, all like those there are."""
+
+    seeds: float = 1.0
+    questions: float = 1.0
+
+    def responses(self, m: Moments) -> float:
+        """Return by what factor a cell then has more responses; the untouched base has no fine-tunes."""
+        return self.questions * (self.seeds if m.replicated else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,28 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate | None:
     return Estimate(value, np.mean([e.draws for e in estimates], axis=0), _fewest(estimates), sources)
 
 
+def mean_of_sample(estimates: Sequence[Estimate]) -> Estimate | None:
+    """Return the mean over estimates that are themselves a sample, as the wordings of a kind of prompt are.
+
+    The members' variance beyond what their own draws explain (the between component of a nested analysis of variance, at least 0)
+    is a level of its own, drawn from Student's t with k − 1 degrees of freedom for k members. One member stands for itself.
+    """
+    mean = mean_of(estimates)
+    count = len(estimates)
+    if mean is None or count < 2:
+        return mean
+    values = np.array([e.value for e in estimates])
+    apart = np.stack([e.draws - e.value for e in estimates])
+    apart -= apart.mean(axis=0)
+    # Half the width of the middle 68 %, since ratios of rates have draws without a variance.
+    low, high = np.quantile(apart, [0.1587, 0.8413], axis=1)
+    within = float((((high - low) / 2) ** 2).mean()) * count / (count - 1)
+    between = max(0.0, float(values.var(ddof=1)) - within)
+    size = len(mean.draws)
+    noise = _generator("wordings", count).standard_normal(size) * _student_scale(count - 1, size, "wordings", count)
+    return replace(mean, draws=mean.draws + math.sqrt(between / count) * noise)
+
+
 def _fewest(estimates: Iterable[Estimate]) -> int | None:
     return min((e.seeds for e in estimates if e.seeds is not None), default=None)
 
@@ -146,12 +182,17 @@ def wilson(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKey, Estimate]:
+def draw_rates(
+    cells: Mapping[RateKey, Cell], draws: int = DRAWS, larger: Larger | None = None
+) -> dict[RateKey, Estimate]:
     """Return rates with joint draws for all cells of one setting × model.
 
     The columns of all cells of an evaluation are the same questions in the same order. Deterministic: the same
     counts give the same draws. Returns the cells in the given order, without those in which no response could be judged.
+
+    larger: draw as for a study of that size, with the rates and the variances of this one.
     """
+    more = larger or Larger()
     moments = {place: m for place, cell in cells.items() if (m := moments_of(cell)) is not None}
     ranks = _ranks({place: cells[place] for place in moments})
     seed_level = _seed_draws(moments, ranks, draws)
@@ -159,7 +200,10 @@ def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKe
     for number, evaluation in enumerate(sorted({p.evaluation for p in moments})):
         places = [p for p in sorted(moments) if p.evaluation == evaluation]
         questions = cells[places[0]].counts.shape[1]
-        multipliers = _generator("questions", number).standard_normal((draws, questions)).astype(np.float32)
+        multipliers = _generator("questions", number).standard_normal((draws, questions))
+        # One product for all cells: each alone would read the multipliers again, which takes longer than to compute with them.
+        products = np.stack([moments[p].question_scores for p in places]) @ multipliers.T
+        deviations = dict(zip(places, products, strict=True))
         # With Q questions the variance is estimated from Q of them: a shared χ² makes the draws Student's t, Q
         # − 1 df.
         heavy: dict[int, Floats] = {}
@@ -167,23 +211,28 @@ def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKe
             group = {p: moments[p] for p in places if p.context == context}
             pool = pool_seeds(group)
             correlation = question_correlation(cells[p] for p in group)
-            steady = _student_scale(pool.df, draws, "seeds") if math.isfinite(pool.df) else np.ones(draws)
+            steady = _student_scale(pool.df * more.seeds, draws, "seeds") if math.isfinite(pool.df) else np.ones(draws)
             for place, m in group.items():
                 df = max(m.questions - 1, 1)
                 if df not in heavy:
-                    heavy[df] = _student_scale(df, draws, "questions", number)
+                    heavy[df] = _student_scale(df * more.questions, draws, "questions", number)
                 small = math.sqrt(m.questions / df) if m.questions > 1 else 1.0
-                deviation = (multipliers @ m.question_scores.astype(np.float32)).astype(np.float64) * small
+                deviation = deviations[place] * small
                 if m.question_variance > 0:
                     deviation /= math.sqrt(m.question_variance)
-                phi = pool.phi_of(m)
-                parts = _parts(m, phi, correlation)
+                parts = _parts(m, pool.phi_of(m), correlation).of(more)
                 own = _generator("rest", *ranks[place])
                 normal, alone = own.standard_normal(draws), own.standard_normal(draws)
                 together = seed_level[place]
                 normal *= np.sqrt(parts.rest + parts.own_questions * heavy[df] ** 2 + parts.own_seeds * steady**2)
                 fine_tunes = (alone if together is None else together) * steady
-                found[place] = _estimate(m, parts, questions=deviation * heavy[df], own=normal, fine_tunes=fine_tunes)
+                found[place] = _estimate(
+                    replace(m, samples=m.samples * more.responses(m)),
+                    parts,
+                    questions=deviation * heavy[df],
+                    own=normal,
+                    fine_tunes=fine_tunes,
+                )
     return {place: found[place] for place in cells if place in found}
 
 
@@ -205,6 +254,18 @@ class _Parts:
     @property
     def total(self) -> float:
         return self.questions + self.own_questions + self.seeds + self.own_seeds + self.rest
+
+    def of(self, larger: Larger) -> _Parts:
+        """Return the parts for a study of that size; what is drawn for the cell alone goes with the responses."""
+        seeds, questions = larger.seeds, larger.questions
+        return replace(
+            self,
+            questions=self.questions / questions,
+            own_questions=self.own_questions / questions,
+            seeds=self.seeds / seeds,
+            own_seeds=self.own_seeds / seeds,
+            rest=self.rest / questions,
+        )
 
 
 def _parts(m: Moments, phi: float | None, correlation: float) -> _Parts:
@@ -259,17 +320,15 @@ def _seed_draws(
         row = rows.setdefault(place[1:], np.zeros(len(columns)))
         for model, deviation in m.seed_deviations.items():
             row[columns[place.arm, model]] = deviation
-    multipliers: dict[str, Floats] = {}
-    found: dict[RateKey, Floats | None] = {}
-    for place, m in moments.items():
-        length = float(np.linalg.norm(rows[place[1:]]))
-        if not m.replicated or length == 0:
-            found[place] = None
-            continue
-        if place.arm not in multipliers:
-            generator = _generator("seeds", *ranks[place][:2])
-            multipliers[place.arm] = generator.standard_normal((len(columns), draws)).astype(np.float32)
-        found[place] = ((rows[place[1:]] / length).astype(np.float32) @ multipliers[place.arm]).astype(np.float64)
+    found: dict[RateKey, Floats | None] = dict.fromkeys(moments)
+    for arm in {p.arm for p in moments}:
+        own = {place: rows[place[1:]] for place in sorted(moments) if place.arm == arm and moments[place].replicated}
+        lengths = {place: float(np.linalg.norm(row)) for place, row in own.items()}
+        spread = [place for place in own if lengths[place] > 0]
+        if spread:
+            multipliers = _generator("seeds", *ranks[spread[0]][:2]).standard_normal((len(columns), draws))
+            products = np.stack([own[place] / lengths[place] for place in spread]) @ multipliers
+            found |= zip(spread, products, strict=True)
     return found
 
 

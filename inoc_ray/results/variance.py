@@ -54,7 +54,8 @@ class Moments:
     """The result of the analysis of variance of one cell (variances are those of the cell's overall rate)."""
 
     rate: float
-    samples: int
+    samples: float
+    """Responses that count (of a study that is only thought of, any number)."""
     seeds: int
     questions: int
     replicated: bool

@@ -22,6 +22,7 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.harness_task import task_file, task_files
 from inoc_ray.models.hub import is_hub
+from inoc_ray.models.package import is_packaged
 from inoc_ray.models.resolve import model_files
 from inoc_ray.store.store import Store
 from inoc_ray.study.registered import is_named
@@ -160,7 +161,7 @@ class _Finder:
         return source
 
     def _find(self, source: str, kind: PathKind, place: str) -> _Item | None:
-        if kind == "storage" or is_hub(source) or (kind == "model" and is_named(source)):
+        if kind == "storage" or is_hub(source) or is_packaged(source) or (kind == "model" and is_named(source)):
             return None
         if kind == "plugin":
             path = self._beside / source

@@ -94,6 +94,8 @@ def _engine_json(engine: EngineFit) -> dict[str, Any]:
         "serve_gpus": engine.resources.serve_gpus,
         "bytes": None if engine.memory is None else engine.memory.to_json(),
         "engines": engine.engines,
+        "replicas": engine.replicas,
+        "side_by_side": engine.side_by_side,
         "requests": engine.requests,
         "requests_at_once": engine.at_once,
         "hours": engine.hours,
@@ -148,7 +150,8 @@ def _engine_row(engine: EngineFit) -> list[str]:
     return [
         engine.label + (f" × {engine.engines}" if engine.engines > 1 else ""),
         _count(engine.parameters),
-        f"{gpus} GPU" if gpus else f"{engine.resources.serve_cpus:g} CPU",
+        (f"{engine.side_by_side} × " if engine.side_by_side > 1 else "")
+        + (f"{gpus} GPU" if gpus else f"{engine.resources.serve_cpus:g} CPU"),
         "–" if engine.memory is None else _of_device(engine.memory.total, engine.kind),
         f"{engine.requests:,}",
         str(engine.at_once) if engine.at_once else "–",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from inoc_ray.cluster.checks import host_memory
 from inoc_ray.cluster.connect import expected_capacity
 from inoc_ray.cluster.fit import concurrent_groups
 from inoc_ray.console import table
@@ -16,6 +17,7 @@ from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
 from inoc_ray.run.preflight import check_batches, check_capacity
 from inoc_ray.scoring.judgment import RULES
+from inoc_ray.sizing.schedule import Schedule, schedule_of
 from inoc_ray.store.store import Store
 from inoc_ray.train.sweep import groups_of, waves_of
 
@@ -100,12 +102,15 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     steps = [steps_of(plan, t) for t in plan.to_train]
     lines = [f"Study {plan.study.name}, results in {store.address}", "", text, ""]
     if plan.to_train:
-        waves = [groups_of(plan, wave) for wave in waves_of(plan)]
+        schedule = expected_schedule(plan)
+        waves = [groups_of(plan, wave, schedule and schedule.capacity) for wave in waves_of(plan)]
         groups = sum(map(len, waves))
         lines.append(
             f"To train: {len(plan.to_train)} of {len(plan.fine_tunes)} trials, {sum(steps)} optimizer steps in {groups} "
-            f"group{'s' if groups > 1 else ''}{_at_a_time(plan, waves)}."
+            f"group{'s' if groups > 1 else ''}{_at_a_time(plan, waves, schedule)}."
         )
+        if schedule is not None:
+            lines.append(f"Schedule: {'overlap' if schedule.overlap else 'phased'} ({schedule.why}).")
         if waiting := sum(not plan.can_start(t) for t in plan.to_train):
             lines.append(f"{waiting} of them wait for a prior stage.")
     else:
@@ -122,12 +127,17 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     )
 
 
-def _at_a_time(plan: Plan, waves: Sequence[list[list[Trial]]]) -> str:
-    """Return how many groups train at once where that is known: ", 2 at a time on this machine"."""
+def expected_schedule(plan: Plan) -> Schedule | None:
+    """Return how the study would run on this machine; None where it would run elsewhere."""
     capacity = expected_capacity()
-    if capacity is None:
+    return None if capacity is None else schedule_of(plan, capacity, host_bytes=host_memory())
+
+
+def _at_a_time(plan: Plan, waves: Sequence[list[list[Trial]]], schedule: Schedule | None) -> str:
+    """Return how many groups train at once where that is known: ", 2 at a time on this machine"."""
+    if schedule is None:
         return ""
-    found = {concurrent_groups(plan.resources_of(wave[0][0]), capacity, len(wave)) for wave in waves}
+    found = {concurrent_groups(plan.resources_of(wave[0][0]), schedule.capacity, len(wave)) for wave in waves}
     return f", {' or '.join(map(str, sorted(found)))} at a time on this machine"
 
 

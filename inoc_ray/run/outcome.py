@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inoc_ray.console import duration
 from inoc_ray.store.failures import Failure, Thing
@@ -26,12 +26,19 @@ class StudyOutcome:
     """What failed in this run."""
     tried: set[Thing] = field(default_factory=set)
     """What this run tried to make."""
+    schedule: Literal["overlap", "phased"] | None = None
+    """Whether models were evaluated beside the training or after it; None if there was nothing to train."""
     seconds: dict[str, float] = field(default_factory=dict)
     phase: str = ""
     """The step that it is at, or was stopped at."""
     comparison: Comparison | None = None
     report: Place | None = None
     tracking_uri: str = ""
+
+    @property
+    def has_made_something(self) -> bool:
+        """Whether this run trained, sampled or judged, or tried to."""
+        return bool(self.trained or self.sampled or self.judge_calls or self.tried or self.failed)
 
     def to_json(self) -> dict[str, Any]:
         """Return the value for `--json`."""
@@ -40,6 +47,7 @@ class StudyOutcome:
             "trained": self.trained,
             "samples_asked": self.sampled,
             "judge_calls": self.judge_calls,
+            "schedule": self.schedule,
             "failed": [failure.to_json() for failure in self.failed],
             "seconds": {step: round(seconds, 2) for step, seconds in self.seconds.items()},
             "report": str(self.report) if self.report else None,

@@ -74,6 +74,29 @@ class FolderCatalogue:
 
 
 @dataclass(frozen=True)
+class JoinedCatalogue:
+    """The adapters of several storages; of what more than one has, the first one's, which has the same content."""
+
+    parts: tuple[FolderCatalogue, ...]
+
+    def find(self, name: str) -> Place | None:
+        """Return the place of a committed adapter; None if there is none at the moment."""
+        return next((place for part in self.parts if (place := part.find(name)) is not None), None)
+
+    def fetch(self, name: str) -> Path:
+        """Return the folder of an adapter on this machine. Raises `InputError` if it is damaged, or not there."""
+        part = next((part for part in self.parts if part.find(name) is not None), self.parts[0])
+        return part.fetch(name)
+
+    def ids(self) -> list[str]:
+        """Return the trial ids of all adapters that can be served now, sorted."""
+        return sorted({trial_id for part in self.parts for trial_id in part.ids()})
+
+
+Catalogue = FolderCatalogue | JoinedCatalogue
+
+
+@dataclass(frozen=True)
 class FullModel:
     """The model that a full fine-tune made, as its trial committed it among `trials`, a folder of a store."""
 

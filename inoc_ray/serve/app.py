@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +20,11 @@ from inoc_ray import stopping
 from inoc_ray.cluster import keeper as keepers
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.connect import owns_cluster
-from inoc_ray.cluster.fit import check_serving
+from inoc_ray.cluster.fit import check_serving, engines_at_once
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
-from inoc_ray.serve.owner import mark, reclaim, serve_client, started_by_us, take_down
+from inoc_ray.serve.owner import note_engine, reclaim, serve_client, serve_runs, take_down
 from inoc_ray.serve.spec import APP, LOOPBACK, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
 from inoc_ray.study.resources import EngineResources
@@ -39,6 +39,11 @@ _SERVE_ENDS_POLL_S = 1.0
 EVERY_ADDRESS = "0.0.0.0"
 LEAVE_SECONDS = 1.5
 """What a command that is stopped needs to leave the cluster."""
+_SPREAD = {"RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0", "RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING": "0"}
+"""Variables of Serve's controller, which its proxy takes over: by default the proxy gives every request to the replicas on its own
+node until they turn requests away, and those on other nodes would have nothing to do."""
+_changing_serve = threading.Lock()
+"""Held by the thread that starts an engine, or takes one down and perhaps Serve with it."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -50,17 +55,21 @@ class Endpoint:
     model_id: str
     api_key: str | None
     name: str
-    owns_serve: bool
-    """Whether a command of this package started the Serve that it is on."""
     keeper: Any = None
     """What takes it down if this command cannot; None on a private cluster."""
     window: int | None = None
     """The window in tokens: prompt and answer."""
+    replicas: int = 1
+    """Engines that answer behind the address, once all have started."""
 
 
 def _check_resources(spec: ServeSpec) -> None:
     """Raise InputError unless the replica fits on a node that is up, or that the autoscaler may start."""
-    check_serving(EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus), nodes.capacity())
+    check_serving(_resources_of(spec), nodes.capacity())
+
+
+def _resources_of(spec: ServeSpec) -> EngineResources:
+    return EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus)
 
 
 def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
@@ -78,6 +87,8 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     keepers.wait_for_keepers()
     reclaim()
     _check_resources(spec)
+    if spec.replicas > 1:
+        spec = replace(spec, replicas=min(spec.replicas, engines_at_once(_resources_of(spec), nodes.capacity())))
     began = time.monotonic()
     # Its notes on connecting to itself would interrupt the display of progress.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -91,34 +102,17 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         with contextlib.suppress(ray.exceptions.RayActorError):
             _check_route(client, route)
     spec = _reachable(spec, spec.host if client is None else client.http_config.host)
-    # A private cluster ends with this command, and everything on it.
+    # A private cluster ends with this command, and everything on it; nobody knows the ports of its exporter.
+    spec = replace(spec, metrics=not owns_cluster())
     keeper = None if owns_cluster() else keepers.start(reclaim)
-    owns_serve = False
     try:
-        end = time.monotonic() + _SERVE_ENDS_S
-        while True:
-            client = serve_client()
-            owns_serve = client is None
-            if client is None:
-                note("serve: starting Ray Serve")
-                _start_serve(spec)
-            # A Serve that ends takes no application; when it is gone, this command starts one.
-            with contextlib.suppress(ray.exceptions.RayActorError):
-                owns_serve = client is None or started_by_us(client)
-                if _deploy(spec, route, mark(started_serve=owns_serve)):
-                    break
-            if time.monotonic() > end:
-                raise TrialError(
-                    f"Ray Serve of this cluster took no engine for {_SERVE_ENDS_S:.0f} s: it is being shut down"
-                )
-            note("serve: waiting until another command's Ray Serve is shut down")
-            time.sleep(_SERVE_ENDS_POLL_S)
+        with _changing_serve:
+            note_engine(name)
+            _start_application(spec, route, note)
         base_url = f"http://{_host(spec.host)}:{serve_client().http_config.port}{route.rstrip('/')}/v1"
         window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
-        # The command that started Serve may have been about to start its engine.
-        owns_serve = owns_serve or started_by_us(serve_client())
     except BaseException:
-        _take_down(spec.name, owns_serve, keeper)
+        _take_down(spec.name, keeper)
         raise
     seconds = time.monotonic() - began
     endpoint = Endpoint(
@@ -126,14 +120,36 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         model_id=spec.model_id,
         api_key=spec.api_key,
         name=spec.name,
-        owns_serve=owns_serve,
         keeper=keeper,
         window=window,
+        replicas=spec.replicas,
     )
+    of = f" (the first of {spec.replicas} engines)" if spec.replicas > 1 else ""
     note(
-        f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens"
+        f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens{of}"
     )
     return endpoint
+
+
+def _start_application(spec: ServeSpec, route: str, note: Callable[[str], None]) -> None:
+    """Start Serve, if none runs, and the application of an engine on it."""
+    import ray
+
+    end = time.monotonic() + _SERVE_ENDS_S
+    while True:
+        # A Serve that ends takes no application; when it is gone, this command starts one.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            if serve_client() is None:
+                note("serve: starting Ray Serve")
+                _start_serve(spec)
+            if _deploy(spec, route):
+                return
+        if time.monotonic() > end:
+            raise TrialError(
+                f"Ray Serve of this cluster took no engine for {_SERVE_ENDS_S:.0f} s: it is being shut down"
+            )
+        note("serve: waiting until another command's Ray Serve is shut down")
+        time.sleep(_SERVE_ENDS_POLL_S)
 
 
 def _with_end_of_turn(spec: ServeSpec) -> ServeSpec:
@@ -158,7 +174,7 @@ def _with_end_of_turn(spec: ServeSpec) -> ServeSpec:
 
 def stop(endpoint: Endpoint) -> None:
     """Take the endpoint down, and Ray Serve too if it is ours and nothing else is on it. Does nothing if it is gone already."""
-    _take_down(endpoint.name, endpoint.owns_serve, endpoint.keeper)
+    _take_down(endpoint.name, endpoint.keeper)
 
 
 @contextlib.contextmanager
@@ -177,19 +193,34 @@ def serving(spec: ServeSpec) -> Iterator[Endpoint]:
 def past_proxies(url: str) -> Iterator[None]:
     """Keep the proxy that an environment names, if any, from coming between this machine and its cluster, for the block.
 
-    In the environment itself, since processes that are started in the block ask the endpoint, too.
+    In the environment itself, since processes that are started in the block ask the endpoint, too. Several threads may be in such
+    a block: the first to come keeps what was there, and the last to go restores it.
     """
-    host = urllib.parse.urlsplit(url).hostname or ""
-    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
-    for name, value in before.items():
-        os.environ[name] = ",".join(filter(None, [value, host]))
+    with _past_proxies:
+        if not _hosts:
+            _before.update({name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")})
+        _hosts.append(urllib.parse.urlsplit(url).hostname or "")
+        _pass_hosts()
     try:
         yield
     finally:
-        for name, value in before.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
+        with _past_proxies:
+            _hosts.remove(urllib.parse.urlsplit(url).hostname or "")
+            _pass_hosts()
+
+
+_past_proxies = threading.Lock()
+_hosts: list[str] = []
+_before: dict[str, str | None] = {}
+
+
+def _pass_hosts() -> None:
+    for name, value in _before.items():
+        passed = ",".join(filter(None, [value, *dict.fromkeys(_hosts)]))
+        if passed or value is not None:
+            os.environ[name] = passed
+        else:
+            os.environ.pop(name, None)
 
 
 def _check_route(client: Any, route: str) -> None:
@@ -202,22 +233,23 @@ def _check_route(client: Any, route: str) -> None:
             )
 
 
-def _deploy(spec: ServeSpec, route: str, marks: Mapping[str, str]) -> bool:
+def _deploy(spec: ServeSpec, route: str) -> bool:
     """Start the application of an engine; return False if Serve is being shut down, and ignored that."""
     from ray import serve
 
-    target = serve.RunTarget(target=application(spec, marks), name=spec.name, route_prefix=route, logging_config=_QUIET)
+    target = serve.RunTarget(target=application(spec), name=spec.name, route_prefix=route, logging_config=_QUIET)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     return spec.name in serve.status().applications
 
 
-def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
+def _take_down(name: str, keeper: Any) -> None:
     """Take an engine down; when the command is being stopped, begin with it, and leave the rest to the engine's keeper.
 
     On a private cluster, which ends with the command, nothing is left to do then.
     """
     if not stopping.requested():
-        _end_serving(name, owns_serve)
+        with _changing_serve:
+            take_down([name])
         if keeper is not None:
             keepers.release(keeper)
     elif keeper is not None:
@@ -225,8 +257,8 @@ def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
 
         def end() -> None:
             # What fails here is the keeper's.
-            with contextlib.suppress(Exception):
-                _end_serving(name, owns_serve)
+            with contextlib.suppress(Exception), _changing_serve:
+                take_down([name])
                 done.set()
 
         threading.Thread(target=end, daemon=True).start()
@@ -234,13 +266,19 @@ def _take_down(name: str, owns_serve: bool, keeper: Any) -> None:
             keepers.release(keeper)
 
 
-def _end_serving(name: str, owns_serve: bool) -> None:
-    import ray
+def check_running_serve() -> None:
+    """Raise InputError if Ray Serve runs on the cluster already, and this process cannot reach what it serves."""
+    if not nodes.on_head() and serve_runs() and (client := serve_client()) is not None:
+        _check_reachable(client.http_config.host)
 
-    if serve_client() is not None:
-        # Unless somebody else takes Serve down meanwhile.
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            take_down([name], with_serve=owns_serve)
+
+def _check_reachable(host: str | None) -> None:
+    """host: that on which the proxy of a running Serve listens, on the head."""
+    if host in LOOPBACK and not nodes.on_head():
+        raise InputError(
+            "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
+            "reach; run the command on the head, or end what serves there"
+        )
 
 
 def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
@@ -252,10 +290,7 @@ def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
         return replace(spec, host=host)
     if host in LOOPBACK:
         if serve_client() is not None:
-            raise InputError(
-                "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
-                "reach; run the command on the head, or end what serves there"
-            )
+            _check_reachable(host)
         host = _address_of_head()
     return replace(spec, host=host or EVERY_ADDRESS, api_key=spec.api_key or secrets.token_urlsafe(32))
 
@@ -284,7 +319,12 @@ def _start_serve(spec: ServeSpec) -> None:
     http = {"host": spec.host, "port": spec.port or nodes.ask_head(_free_port, spec.host)}
     for tries_left in reversed(range(_PROXY_TRIES)):
         try:
-            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options=http,
+                controller_options={"runtime_env": {"env_vars": _SPREAD}},
+                logging_config=_QUIET,
+            )
             return
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
             if not tries_left:
@@ -292,13 +332,16 @@ def _start_serve(spec: ServeSpec) -> None:
 
 
 def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, note: Callable[[str], None]) -> int:
-    """Wait until the endpoint answers; return its window in tokens."""
+    """Wait until the endpoint answers, by its first replica; return its window in tokens.
+
+    The others take requests when they have started: they may have to wait until a node has room, or is up.
+    """
     from ray import serve
 
     reported = began
     while True:
         application = serve.status().applications.get(spec.name)
-        if application is not None and application.status == "RUNNING" and (window := _window(base_url, spec)):
+        if application is not None and _answers(application) and (window := _window(base_url, spec)):
             return window
         if application is not None and application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             reasons = [application.message, *(d.message for d in application.deployments.values())]
@@ -315,7 +358,14 @@ def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, not
         if now - reported >= _REPORT_EVERY_S:
             reported = now
             note(f"serve: waiting for {_waiting_for(spec)} ({now - began:.0f} s)")
+        # Beside the training this is not the main thread, in which a signal raises.
+        stopping.check()
         time.sleep(_POLL_S)
+
+
+def _answers(application: Any) -> bool:
+    """Return whether a replica of the application has started: before, a request would wait for one."""
+    return any(deployment.replica_states.get("RUNNING") for deployment in application.deployments.values())
 
 
 def _window(base_url: str, spec: ServeSpec) -> int:

@@ -7,18 +7,25 @@ driver never imports vLLM.
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.serve.adapters import engine_rank
+from inoc_ray.serve.asgi import App, Message, messages_of
+from inoc_ray.serve.engine_process import REPLICA, EndsWithReplica
+from inoc_ray.serve.listing import OWN
 from inoc_ray.serve.spec import ServeSpec
 
 MAX_ONGOING_REQUESTS = 512
 MAX_SEQUENCES = 256
+LOOK_SECONDS = 0.1
+"""How often a replica looks whether its engine lives."""
 
 
 class Replica:
@@ -27,6 +34,8 @@ class Replica:
     def __init__(self, spec: ServeSpec, config: dict[str, Any]) -> None:
         self._spec, self._config = spec, config
         self._server: Any = None
+        self._watch: asyncio.Task[None] | None = None
+        self._app: App | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start the engine and return its application; Ray Serve calls this once, before the replica takes requests."""
@@ -35,6 +44,7 @@ class Replica:
         source = self._config["model_loading_config"]
         full = self._spec.full
         source["model_source"] = str(on_this_node(self._spec.model) if full is None else full.fetch())
+        os.environ[REPLICA] = str(os.getpid())
         # From here on nothing is fetched; the libraries read this when they are imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
         # vLLM's sockets and the file over which its processes meet, which a killed engine leaves: they lie with Ray's, and go
@@ -44,6 +54,8 @@ class Replica:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         os.environ["TMPDIR"] = tempfile.tempdir = _folder_of_ray()
         from inoc_ray.serve.engine import start_server
+        from inoc_ray.serve.forward import Forward
+        from inoc_ray.serve.front import Front
         from inoc_ray.serve.gate import Gate
         from inoc_ray.serve.start_failure import MARK, cause_of, own_log
 
@@ -52,7 +64,8 @@ class Replica:
         except Exception as error:
             raise RuntimeError(MARK + cause_of(error, own_log())) from error
         engine = self._server.engine
-        return Gate(
+        self._watch = asyncio.create_task(self._leave_with_the_engine())
+        gate = Gate(
             await engine.build_asgi_app(),
             base=self._spec.model_id,
             catalogue=self._spec.adapters,
@@ -63,6 +76,30 @@ class Replica:
             stop_token_ids=self._spec.stop_token_ids,
             stop=self._spec.stop,
         )
+        self._app = gate
+        listing = self._spec.listing
+        if listing is not None:
+            others = {name: Forward(name) for name in listing.engines if name != OWN}
+            self._app = Front(listing, {OWN: gate, **others}, api_key=self._spec.api_key)
+        return self._app
+
+    async def answer(
+        self, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> AsyncGenerator[Message, None]:
+        """Yield what the HTTP application answers to a request that another engine's replica passes on."""
+        assert self._app is not None
+        async with aclosing(messages_of(self._app, method, path, headers, body)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _leave_with_the_engine(self) -> None:
+        """End this process as soon as its engine died, which runs in a process of its own.
+
+        Until Ray Serve finds out by its health checks, it would send most requests here: they fail fastest.
+        """
+        while not self._server.engine.dead:
+            await asyncio.sleep(LOOK_SECONDS)
+        os._exit(1)
 
     async def check_health(self) -> None:
         """Raise if the engine is dead, so that Ray Serve restarts the replica."""
@@ -82,13 +119,14 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
     engine: dict[str, Any] = {
         "dtype": spec.dtype,
         "max_num_seqs": MAX_SEQUENCES,
-        "disable_log_stats": True,
+        "disable_log_stats": not spec.metrics,
         "generation_config": "vllm",
         "enable_prefix_caching": True,
         "max_model_len": spec.max_model_len,
+        "worker_extension_cls": f"{EndsWithReplica.__module__}.{EndsWithReplica.__qualname__}",
     }
     if spec.gpus:
-        engine["tensor_parallel_size"] = spec.gpus
+        engine |= {"tensor_parallel_size": spec.gpus, "gpu_memory_utilization": spec.gpu_share}
     else:
         engine["enforce_eager"] = True
         # vLLM's CPU engine dies of a seeded request whose prompt is prefilled in two steps: "CPU Generator does not use offset"
@@ -107,7 +145,7 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
         "model_loading_config": {"model_id": spec.model_id, "model_source": str(spec.model)},
         "accelerator_config": {"kind": "gpu" if spec.gpus else "cpu"},
         "engine_kwargs": engine,
-        "log_engine_metrics": False,
+        "log_engine_metrics": spec.metrics,
     }
 
 
@@ -132,19 +170,16 @@ def _environment(spec: ServeSpec) -> dict[str, str]:
     return env
 
 
-def application(spec: ServeSpec, marks: Mapping[str, str]) -> Any:
-    """Return the Ray Serve application of `spec`: one deployment with one replica.
-
-    marks: variables of the replica's environment that say whose it is (`inoc_ray.serve.owner`).
-    """
+def application(spec: ServeSpec) -> Any:
+    """Return the Ray Serve application of `spec`: one deployment, with a replica for each engine."""
     from ray import serve
 
     return serve.deployment(
         serve.ingress()(Replica),
         name="engine",
-        num_replicas=1,
+        num_replicas=spec.replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": {**_environment(spec), **marks}}},
+        ray_actor_options={"num_cpus": spec.cpus, "runtime_env": {"env_vars": _environment(spec)}},
         placement_group_bundles=bundles(spec),
         # Tensor parallel over the network would be slower than fewer GPUs.
         placement_group_strategy="STRICT_PACK",

@@ -56,6 +56,11 @@ class StudyEngine(VLLMEngine):
         """The window in tokens: prompt and answer."""
         return int(self._engine_client.model_config.max_model_len)
 
+    @property
+    def dead(self) -> bool:
+        """Whether the engine's process ended."""
+        return bool(self._engine_client.errored)
+
     async def load_adapter(self, model_id: str, folder: Path) -> None:
         """Load the adapter in `folder` as `model_id`; does nothing if it is loaded already."""
         await self.resolve_lora(

@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.endpoint.seeds import SEEDS, SEEDS_HEADER
 from inoc_ray.errors import InputError, StorageError
-from inoc_ray.serve.adapters import FolderCatalogue, check_adapter, model_id_of, trial_id_of
+from inoc_ray.serve.adapters import Catalogue, check_adapter, model_id_of, trial_id_of
+from inoc_ray.serve.asgi import (
+    App,
+    Message,
+    Receive,
+    Refused,
+    Scope,
+    Send,
+    check_key,
+    path_of,
+    read,
+    replay,
+    send_json,
+    unknown_model,
+    with_length,
+)
 from inoc_ray.store.place import Place
 
-MAX_BODY_BYTES = 64 << 20
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 LoadAdapter = Callable[[str, Path], Awaitable[None]]
 
 _GENERATE = ("/v1/completions", "/v1/chat/completions")
 _PASSED_ON = {("GET", "/health"), ("GET", "/version")}
-
-
-class _Refused(Exception):
-    def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.param = status, kind, param
-
-    def body(self) -> dict[str, Any]:
-        """Return it in OpenAI's form."""
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.status}}
+_RESPONSES = "/v1/responses"
 
 
 class Gate:
     """ASGI application around vLLM's that offers the base model and the catalogue's adapters, and nothing else of vLLM's.
 
     An adapter is looked up, checked and loaded when a request first names it. Errors have a body in OpenAI's form: 401 for a wrong
-    key, 404 for an unknown route or model, 400 for an adapter that cannot be served or malformed seeds. Every answer also stops at
-    `stop_token_ids` and `stop`, which requests need not name.
+    key, 404 for an unknown route or model, 400 for an adapter that cannot be served, tools or malformed seeds, 501 for the
+    Responses API. Every answer also stops at `stop_token_ids` and `stop`, which requests need not name.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class Gate:
         app: App,
         *,
         base: str,
-        catalogue: FolderCatalogue | None,
+        catalogue: Catalogue | None,
         max_rank: int,
         load: LoadAdapter,
         api_key: str | None,
@@ -63,7 +62,7 @@ class Gate:
         self._loaded: set[str] = set()
         self._loading = asyncio.Lock()
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "websocket":
             # vLLM has a route for one (/v1/realtime), which would bypass the key and the catalogue.
@@ -76,42 +75,38 @@ class Gate:
             await self._answer(scope, receive, send)
         except StorageError as away:
             # It may answer a later request.
-            refused = _Refused(503, "ServiceUnavailableError", str(away))
-            await _send_json(send, 503, refused.body())
-        except _Refused as refused:
-            await _send_json(send, refused.status, refused.body())
+            refused = Refused(503, "ServiceUnavailableError", str(away))
+            await send_json(send, 503, refused.body())
+        except Refused as refused:
+            await send_json(send, refused.status, refused.body())
 
-    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"]
-        path = str(scope["path"]).removeprefix(scope.get("root_path", "").rstrip("/"))
+        path = path_of(scope)
         if (method, path) in _PASSED_ON:
             await self._app(scope, receive, send)
             return
-        self._check_key(scope)
+        check_key(scope, self._api_key)
         if method == "GET" and path == "/v1/models":
-            await _send_json(send, 200, {"object": "list", "data": await asyncio.to_thread(self._cards)})
+            await send_json(send, 200, {"object": "list", "data": await asyncio.to_thread(self._cards)})
         elif method == "GET" and path.startswith("/v1/models/"):
             model_id = path.removeprefix("/v1/models/")
             if model_id != self._base and await asyncio.to_thread(self._find, model_id) is None:
-                raise _unknown(model_id)
-            await _send_json(send, 200, self._card(model_id))
+                raise unknown_model(model_id)
+            await send_json(send, 200, self._card(model_id))
         elif method == "POST" and path in _GENERATE:
-            body = await _read(receive)
+            body = await read(receive)
             prepared = await self._prepare(body)
             if prepared is not body:
                 body = prepared
-                length = (b"content-length", str(len(body)).encode())
-                scope["headers"] = [*(h for h in scope["headers"] if h[0] != b"content-length"), length]
-            await self._app(scope, _replay(body, receive), _with_header(send))
+                scope = with_length(scope, body)
+            await self._app(scope, replay(body, receive), _with_header(send))
+        elif path == _RESPONSES or path.startswith(f"{_RESPONSES}/"):
+            raise Refused(
+                501, "NotImplementedError", "the Responses API is not served; use POST /v1/chat/completions instead"
+            )
         else:
-            raise _Refused(404, "NotFoundError", f"there is no {method} {path} here")
-
-    def _check_key(self, scope: MutableMapping[str, Any]) -> None:
-        if self._api_key is None:
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, f"Bearer {self._api_key}".encode()):
-            raise _Refused(401, "AuthenticationError", "the API key is missing or wrong")
+            raise Refused(404, "NotFoundError", f"there is no {method} {path} here")
 
     async def _prepare(self, body: bytes) -> bytes:
         """Load the adapter that a request names, and add the model's end of turn to its stops.
@@ -125,6 +120,7 @@ class Gate:
         if not isinstance(request, dict):
             return body
         _check_seeds(request)
+        _check_tools(request)
         model_id = request.get("model")
         if isinstance(model_id, str) and model_id != self._base and model_id not in self._loaded:
             await self._load_adapter(model_id)
@@ -145,7 +141,7 @@ class Gate:
 
     async def _load_adapter(self, model_id: str) -> None:
         if await asyncio.to_thread(self._find, model_id) is None:
-            raise _unknown(model_id)
+            raise unknown_model(model_id)
         async with self._loading:
             if model_id in self._loaded:
                 return
@@ -154,7 +150,7 @@ class Gate:
                 check_adapter(folder, self._max_rank)
                 await self._load(model_id, folder)
             except (InputError, ValueError) as error:
-                raise _Refused(
+                raise Refused(
                     400, "BadRequestError", f"adapter {model_id} cannot be served: {error}", "model"
                 ) from error
             self._loaded.add(model_id)
@@ -185,8 +181,16 @@ class Gate:
         }
 
 
-def _unknown(model_id: str) -> _Refused:
-    return _Refused(404, "NotFoundError", f"The model `{model_id}` does not exist.", "model")
+def _check_tools(request: dict[str, Any]) -> None:
+    """Raise `Refused` for a request with tools: vLLM would read their calls with a parser for each family of models."""
+    for field in ("tools", "functions"):
+        if request.get(field):
+            raise Refused(
+                400,
+                "BadRequestError",
+                f"tools are not served: a study's models answer in text alone; send the request without `{field}`",
+                field,
+            )
 
 
 def _check_seeds(request: dict[str, Any]) -> None:
@@ -197,43 +201,16 @@ def _check_seeds(request: dict[str, Any]) -> None:
     prompts = request.get("prompt")
     count = len(prompts) if isinstance(prompts, list) and all(isinstance(p, str | list) for p in prompts) else 1
     if prompts is None:
-        raise _Refused(400, "BadRequestError", f"vllm_xargs.{SEEDS} is for prompts; a chat has the field seed", SEEDS)
+        raise Refused(400, "BadRequestError", f"vllm_xargs.{SEEDS} is for prompts; a chat has the field seed", SEEDS)
     # vLLM checks its own seeds only; one beyond 64 bits would kill the engine for every client.
     right = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 1 << 63 for seed in seeds)
     if not right or len(seeds) != count:
-        raise _Refused(
+        raise Refused(
             400,
             "BadRequestError",
             f"vllm_xargs.{SEEDS} must be a list of {count} integers from 0 to 2**63 - 1, one for each prompt",
             SEEDS,
         )
-
-
-async def _read(receive: Receive) -> bytes:
-    chunks, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            break
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        more = message.get("more_body", False)
-        if size > MAX_BODY_BYTES:
-            raise _Refused(413, "BadRequestError", f"the request body is larger than {MAX_BODY_BYTES} bytes")
-    return b"".join(chunks)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
 
 
 def _with_header(send: Send) -> Send:
@@ -243,10 +220,3 @@ def _with_header(send: Send) -> Send:
         await send(message)
 
     return marked
-
-
-async def _send_json(send: Send, status: int, value: Any) -> None:
-    body = json.dumps(value).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -18,10 +18,9 @@ from inoc_ray.cluster.gpus import seen_gpus
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import parts
 from inoc_ray.models.weights import read_header
+from inoc_ray.study.resources import EngineResources
 
 GIB = 1 << 30
-GPU_SHARE = 0.92
-"""The share of a GPU's memory that vLLM 0.29 takes by default."""
 HOST_SHARE = 0.9
 """The share of a machine's memory that an engine on the CPU may take; the rest is for the driver and Ray."""
 CPU_CACHE_GIB = 1
@@ -129,23 +128,23 @@ def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
 
 
 def check_fits(
-    where: str, folder: Path, tokens: int, precision: str, *, gpus: int, gpu_bytes: int | None, host_bytes: int | None
+    where: str, folder: Path, tokens: int, precision: str, *, resources: EngineResources, memory: Memory
 ) -> None:
     """Check that the weights and the cache of one request fit. Raises `InputError`, with the arithmetic, if they do not.
 
-    where: what the message names. tokens: the longest request. gpu_bytes: memory of one GPU. host_bytes: memory of the machine.
-    None if unknown, and nothing is checked there then.
+    where: what the message names. tokens: the longest request. Nothing is checked where the memory is unknown.
     """
     attention, parameters = attention_of(folder), parameters_of(folder)
-    there_is = gpu_bytes if gpus else host_bytes
+    gpus = resources.serve_gpus
+    there_is = memory.gpu if gpus else memory.host
     if attention is None or parameters is None or there_is is None:
         return
     weights, cache = parameters * BYTES[precision], attention.cache_bytes(tokens, precision)
     if gpus:
         # The keys of a head are on one GPU; with more GPUs than heads, heads are copied.
         shared = min(gpus, attention.kv_heads)
-        need, there = weights / gpus + cache / shared, GPU_SHARE * there_is
-        available = f"{there_is / GIB:.0f} GiB × {GPU_SHARE} = {gib(there)}"
+        need, there = weights / gpus + cache / shared, resources.serve_gpu_share * there_is
+        available = f"{there_is / GIB:.0f} GiB × {resources.serve_gpu_share:g} = {gib(there)}"
         each = f" on each of {gpus} GPUs" if gpus > 1 else " on one GPU"
         remedy = f"raise resources.serve_gpus (now {gpus})"
     else:

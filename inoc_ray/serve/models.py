@@ -12,8 +12,12 @@ from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.store.store import Store
 
 
-def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FITS, **where: Any) -> ServeSpec:
-    """Return the engine that serves `subject`. window: in tokens; by default as much of the model's own as fits.
+def serve_spec(
+    plan: Plan, store: Store, subject: Subject, window: int = WHAT_FITS, *, replicas: int = 1, **where: Any
+) -> ServeSpec:
+    """Return the engine that serves `subject`.
+
+    window: in tokens; by default as much of the model's own as fits. replicas: engines side by side, if the study does not say.
 
     A base folder and all LoRA trials on it share one engine, whatever the models are called and whether the trials had a prior
     stage; a full fine-tune is a model of its own.
@@ -34,6 +38,8 @@ def serve_spec(plan: Plan, store: Store, subject: Subject, window: int = WHAT_FI
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
         kv_cache_gib=max(resources.serve_kv_cache_gib, needed),
+        gpu_share=resources.serve_gpu_share,
+        replicas=resources.serve_replicas or replicas,
         max_loras=resources.serve_loras,
         **where,
     )

@@ -1,24 +1,40 @@
-"""Who started an engine on a shared cluster: engines whose command is gone are taken down by the next one.
+"""Who serves on a cluster: an engine whose command is gone is taken down, and Ray Serve with it if a command of ours started that.
 
-Ray Serve is detached: a command that is killed leaves its controller, proxy and replica behind, with the replica's GPUs.
+Ray Serve is detached: a command that is killed leaves its controller, proxy and replicas behind, with the replicas' GPUs. So each
+command notes on the cluster what it starts before it starts it, and its keeper, or the next command, looks there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection
 from typing import Any
 
+from inoc_ray.cluster import notes
 from inoc_ray.cluster.keeper import dead_jobs
 from inoc_ray.console import say
 
-_OWNER, _STARTED_SERVE = "INOC_RAY_ENGINE_OF_JOB", "INOC_RAY_STARTED_SERVE"
+_ENGINE, _SERVE = "engine/", "serve/"
+"""Notes: an engine, by its name, with the Ray job that serves it; and a job that may have started Ray Serve."""
 
 
-def mark(*, started_serve: bool) -> dict[str, str]:
-    """Return environment variables of a replica that say which Ray job started it, and whether that started Serve, too."""
+def note_engine(name: str) -> None:
+    """Note that this command is about to serve an engine of this name, and may start Serve for it."""
     import ray
 
-    return {_OWNER: ray.get_runtime_context().get_job_id(), _STARTED_SERVE: str(int(started_serve))}
+    job = ray.get_runtime_context().get_job_id()
+    notes.put(f"{_ENGINE}{name}", job)
+    notes.put(f"{_SERVE}{job}")
+
+
+def serve_runs() -> bool:
+    """Return whether Ray Serve runs on the cluster, without importing it: that takes seconds."""
+    import ray
+
+    try:
+        return bool(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve"))
+    except ValueError:
+        return False
 
 
 def serve_client() -> Any:
@@ -26,66 +42,80 @@ def serve_client() -> Any:
 
     Serve's own is kept from call to call, though another command may have taken that Serve down since.
     """
+    import ray
     from ray.serve.context import _check_cached_client_alive, _get_global_client
 
     client, _ = _check_cached_client_alive()
-    return client or _get_global_client(raise_if_no_controller_running=False)
+    try:
+        return client or _get_global_client(raise_if_no_controller_running=False)
+    except ray.exceptions.RayActorError:
+        # It is ending at this moment.
+        return None
 
 
-def marks_on(client: Any) -> dict[str, dict[str, str]]:
-    """Return the variables of `mark` of each application of a Serve, by its name; {} for those of others."""
-    return {name: marked_by(app) for name, app in client.get_serve_details()["applications"].items()}
+def take_down(names: Collection[str]) -> None:
+    """Take engines of ours down, and Serve with them if a command of this package started it and nobody else is on it.
+
+    Serve goes at once then, and not after its engines: a command that is killed in between would leave it, while a Serve that
+    was told to end does so by itself.
+    """
+    _take_down(names, dead_jobs())
 
 
-def started_by_us(client: Any) -> bool:
-    """Return whether a command of this package, which need not live any more, started the Serve that an engine of ours is on."""
-    return any(found.get(_STARTED_SERVE) == "1" for found in marks_on(client).values())
-
-
-def take_down(names: Sequence[str], *, with_serve: bool) -> None:
-    """Take applications down; with_serve: and then Serve, if nobody's application is left on it."""
+def _take_down(names: Collection[str], dead: Collection[str]) -> None:
+    import ray
     from ray import serve
 
+    # Somebody else may take Serve down at any moment.
+    ended = False
+    with contextlib.suppress(ray.exceptions.RayActorError):
+        ended = _end_serve_if_unused(dead, but_for=names)
+        if not ended:
+            for name in set(names).intersection(_applications()):
+                serve.delete(name)
     for name in names:
-        serve.delete(name)
-    # Only now: another command may have begun to serve here meanwhile.
-    if with_serve and not serve.status().applications:
-        serve.shutdown()
+        notes.remove(f"{_ENGINE}{name}")
+    if not ended:
+        # Of commands that end at the same time, the last one to remove its note finds nobody.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            _end_serve_if_unused(dead)
 
 
 def reclaim() -> list[str]:
-    """Take down the engines of jobs that are dead, and Serve if one of ours started it and nothing is left; return their names.
+    """Take down the engines of jobs that are dead, and Serve if one of ours started it and nobody is on it; return their names.
 
     Applications of others, and those of living commands, stay.
     """
-    import ray
-
-    try:
-        # Serve is imported only if it runs: that takes seconds.
-        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    except ValueError:
-        return []
-    client = serve_client()
-    if client is None:
-        return []
     dead = dead_jobs()
-    try:
-        marks = marks_on(client)
-        gone = [name for name, found in marks.items() if found.get(_OWNER) in dead]
-        take_down(gone, with_serve=any(marks[name][_STARTED_SERVE] == "1" for name in gone))
-    except ray.exceptions.RayActorError:
-        # Somebody else took Serve down meanwhile.
+    gone = [name for name, job in notes.read(_ENGINE).items() if job in dead]
+    if not serve_runs():
+        for key in (*(_ENGINE + name for name in gone), *(_SERVE + job for job in notes.read(_SERVE) if job in dead)):
+            notes.remove(key)
         return []
+    _take_down(gone, dead)
     for name in gone:
         say(f"serve: took down engine {name!r}, whose command is gone")
     return gone
 
 
-def marked_by(application: Mapping[str, Any]) -> dict[str, str]:
-    """Return the variables of `mark` in Serve's details of an application; {} if it is none of ours."""
-    for deployment in application["deployments"].values():
-        options = deployment["deployment_config"].get("ray_actor_options") or {}
-        variables = (options.get("runtime_env") or {}).get("env_vars") or {}
-        if _OWNER in variables:
-            return {_OWNER: variables[_OWNER], _STARTED_SERVE: variables.get(_STARTED_SERVE, "0")}
-    return {}
+def _applications() -> list[str]:
+    """Return the names of what is on the Serve of the cluster, whoever started it."""
+    client = serve_client()
+    return [] if client is None else list(client.get_serve_details()["applications"])
+
+
+def _end_serve_if_unused(dead: Collection[str], but_for: Collection[str] = ()) -> bool:
+    """Shut Serve down if one of ours started it, and nothing but `but_for` is on it or about to be; return whether none runs."""
+    from ray import serve
+
+    client = serve_client()
+    if client is None:
+        return True
+    # Ray's id of an actor has the job in it that made the actor.
+    if client._controller._ray_actor_id.job_id.hex() not in notes.read(_SERVE):
+        return False
+    coming = [name for name, job in notes.read(_ENGINE).items() if job not in dead]
+    if not set(but_for).issuperset((*coming, *_applications())):
+        return False
+    serve.shutdown()
+    return True

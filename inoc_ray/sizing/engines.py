@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inoc_ray.cluster.cluster_file import NodeKind, PlannedCluster
+from inoc_ray.cluster.fit import Capacity, check_serving, engines_at_once
 from inoc_ray.errors import InputError
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
@@ -44,24 +46,37 @@ class EngineFit:
     memory: ServingMemory | None
     """None on CPUs."""
     engines: int
-    """How many are started, one after another."""
+    """Sets of weights that are served: one, or that of each full fine-tune."""
+    replicas: int
+    """Engines that answer side by side for each set of weights."""
+    side_by_side: int
+    """Engines that run at once, over all sets of weights."""
     requests: int
     """Answers to draw, over all of them."""
     at_once: int
-    seconds: float | None
-    """Of all of them; None on CPUs."""
+    """Requests in one batch of an engine."""
+    work: float | None
+    """Seconds of all engines together, one after another, with their starts; None on CPUs."""
     gpus_that_fit: int | None = None
     """For one on CPUs: the fewest GPUs of a node of the cluster that would hold it."""
 
     @property
+    def seconds(self) -> float | None:
+        """From the first start to the last answer; None on CPUs."""
+        if self.work is None:
+            return None
+        started = self.engines * self.replicas
+        return math.ceil(started / self.side_by_side) * self.work / started
+
+    @property
     def hours(self) -> float | None:
-        """Of all of them."""
+        """From the first start to the last answer."""
         return None if self.seconds is None else self.seconds / 3600
 
     @property
     def gpu_hours(self) -> float | None:
         """Of all of them."""
-        return None if self.seconds is None else self.seconds * self.resources.serve_gpus / 3600
+        return None if self.work is None else self.work * self.resources.serve_gpus / 3600
 
     @property
     def dollars(self) -> float | None:
@@ -100,7 +115,9 @@ def engines_of(plan: Plan, cluster: PlannedCluster, kinds: list[NodeKind]) -> It
         found = next(((kind, memory) for kind, memory in tried if memory is None or memory.fits), None)
         if found is None:
             raise InputError(_refusal(load, cluster, kinds, tried))
-        fit = _fit(load, *found)
+        kind, memory = found
+        check_serving(load.resources, cluster.only(kind))
+        fit = _fit(load, kind, memory, cluster.only(kind))
         if not load.resources.serve_gpus:
             fit = replace(fit, gpus_that_fit=min((gpus for _, gpus, _ in _on_gpus(load, kinds)), default=None))
         yield fit
@@ -145,19 +162,30 @@ def _memory(load: _Load, kind: NodeKind, gpus: int) -> ServingMemory | None:
         precision=load.precision,
         gpu=kind.gpu,
         gpus=gpus,
+        share=load.resources.serve_gpu_share,
         window=load.window,
         adapters=load.resources.serve_loras * size.trained if load.rank else 0,
     )
 
 
-def _fit(load: _Load, kind: NodeKind, memory: ServingMemory | None) -> EngineFit:
+def worth(answering: float, start: float) -> int:
+    """Return how many engines share the answers of one model: as many as have at least as long to answer as to start.
+
+    answering: seconds of one engine for all of them. start: of one engine. Further ones would save less than they cost.
+    """
+    return max(1, int(answering // start))
+
+
+def _fit(load: _Load, kind: NodeKind, memory: ServingMemory | None, capacity: Capacity) -> EngineFit:
     size = model_size(load.folder, Recipe(learning_rate=1.0, steps=1, method="full"))
-    seconds, at_once = None, 0
+    work, at_once, replicas = None, 0, load.resources.serve_replicas or 1
+    held = max(1, engines_at_once(load.resources, capacity))
     if memory is not None and kind.gpu is not None:
         room = memory.cache / max(1.0, memory.cache_per_token * (load.prompt + load.answer))
         at_once = max(1, min(MAX_SEQUENCES, int(room), load.requests))
         weights = float(BYTES[load.precision] * size.parameters)
-        seconds = load.engines * (ENGINE_START_S + weights / READ_BYTES) + decoding_seconds(
+        start = ENGINE_START_S + weights / READ_BYTES
+        answering = decoding_seconds(
             kind.gpu,
             gpus=load.resources.serve_gpus,
             weights=weights,
@@ -168,6 +196,8 @@ def _fit(load: _Load, kind: NodeKind, memory: ServingMemory | None) -> EngineFit
             at_once=at_once,
             count=load.requests,
         )
+        replicas = load.resources.serve_replicas or min(held, worth(answering / load.engines, start))
+        work = load.engines * replicas * start + answering
     return EngineFit(
         label=load.label,
         place=load.place,
@@ -176,9 +206,11 @@ def _fit(load: _Load, kind: NodeKind, memory: ServingMemory | None) -> EngineFit
         parameters=size.parameters,
         memory=memory,
         engines=load.engines,
+        replicas=replicas,
+        side_by_side=min(load.engines * replicas, held),
         requests=load.requests,
         at_once=at_once,
-        seconds=seconds,
+        work=work,
     )
 
 
@@ -208,7 +240,7 @@ def _refusal(
     return (
         f"{where}: on each of {gpus} × {kind.gpu.name} weights {memory.weights / GIB:.1f} + adapters {memory.adapters / GIB:.1f} + "
         f"work {memory.work / GIB:.1f} + the cache of one request of {load.window:,} tokens {memory.needed / GIB:.1f} = "
-        f"{memory.total / GIB:.1f} GiB, and vLLM takes 0.92 of {kind.gpu.memory_gib:g} GiB.{advice}"
+        f"{memory.total / GIB:.1f} GiB, and it takes {load.resources.serve_gpu_share:g} of {kind.gpu.memory_gib:g} GiB.{advice}"
     )
 
 

@@ -225,7 +225,7 @@ def host_use(
 
 def _groups(tunes: FineTunes, resources: GroupResources) -> int:
     """Return how many groups there are to train, at most."""
-    return max(1, math.ceil(tunes.trials / resources.trials_per_group))
+    return max(1, math.ceil(tunes.trials / (resources.trials_per_group or 1)))
 
 
 def why_not(tunes: FineTunes, kind: NodeKind, resources: GroupResources, *, capacity: Capacity) -> str | None:
@@ -308,7 +308,10 @@ def fit_of(
         each += offload_seconds(tunes.size, kind, resources, passes=work.passes)
         # A GPU that several workers share is as fast as its share.
         each /= min(1.0, resources.gpus_per_worker)
-        start = group_start_seconds(tunes.size) / min(resources.trials_per_group, max(1, tunes.trials))
+        each_group = resources.trials_per_group or math.ceil(
+            tunes.trials / concurrent_groups(resources, capacity, _groups(tunes, resources))
+        )
+        start = group_start_seconds(tunes.size) / min(each_group, max(1, tunes.trials))
         seconds = each * tunes.steps / max(1, tunes.trials) + start
     return Fit(
         of=tunes,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.cluster.hardware import Gpu
-from inoc_ray.serve.memory import GPU_SHARE, attention_of
+from inoc_ray.serve.memory import attention_of
 from inoc_ray.sizing.training import BYTES, GIB
 
 WORK_GIB = 2.0
@@ -46,11 +46,12 @@ class ServingMemory:
 
 
 def serving_memory(
-    folder: Path, *, parameters: int, precision: str, gpu: Gpu, gpus: int, window: int, adapters: int
+    folder: Path, *, parameters: int, precision: str, gpu: Gpu, gpus: int, share: float, window: int, adapters: int
 ) -> ServingMemory:
     """Return the memory of an engine that spreads the model in `folder` over `gpus` GPUs.
 
-    window: tokens of the longest request with its answer. adapters: the numbers in all slots for adapters.
+    share: of each GPU's memory, that the engine takes. window: tokens of the longest request with its answer. adapters: the
+    numbers in all slots for adapters.
     """
     attention = attention_of(folder)
     width = BYTES[precision]
@@ -58,7 +59,7 @@ def serving_memory(
     # The keys of a head are on one GPU; with more GPUs than heads, heads are copied.
     shared = min(gpus, attention.kv_heads) if attention else gpus
     weights, slots, work = width * parameters // gpus, width * adapters // gpus, int(WORK_GIB * GIB)
-    left = int(GPU_SHARE * gpu.memory_gib * GIB) - weights - slots - work
+    left = int(share * gpu.memory_gib * GIB) - weights - slots - work
     return ServingMemory(
         weights=weights,
         adapters=slots,

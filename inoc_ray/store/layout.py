@@ -12,6 +12,8 @@ judgments/JUDGE/        SEGMENT.jsonl                                       ever
 capabilities/WEIGHTS/CAPABILITY/    scores.json samples.jsonl.gz            what the harness measured
 studies/STUDY/          study.json outline.json progress.json failures.json samples-under-way.jsonl report.html samples/ *.log
 studies/STUDY/figures/                                                      figures of the paper
+studies/STUDY/          study.json outline.json progress.json failures.json results.json report.html samples/ *.log
+                        samples-under-way.jsonl
 leases/                 NAME.json taking.lock                               which process works on what
 mlflow/                 mlflow.db artifacts/ sync.lock                      tracking without a server
 ray/RUN/                attempts/ more-room placement-group sign-of-life     what groups of workers and their driver tell each other
@@ -47,6 +49,8 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES, FIGURES = (
     "figures",
 )
 OUTLINE, PROGRESS = "outline.json", "progress.json"
+RESULTS = "results.json"
+"""What report and MLflow were last written from."""
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
 ATTEMPTS = "attempts"
@@ -67,6 +71,7 @@ FILES = (
     REPORT,
     OUTLINE,
     PROGRESS,
+    RESULTS,
     TAKING,
     SYNC_LOCK,
     MLFLOW_DATABASE,

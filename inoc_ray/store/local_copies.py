@@ -32,12 +32,16 @@ _REHASHED_BYTES = 16 << 20
 """Copies up to this size are hashed whenever they are asked for; larger ones if their size or time has changed."""
 
 
-def folder_of(address: str) -> Path:
-    """Return the folder for the copies of a storage; it need not exist."""
+def cache_folder() -> Path:
+    """Return the folder of this machine for what can be had again from elsewhere; it need not exist."""
     own = os.environ.get("INOC_RAY_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = hashlib.sha256(address.encode()).hexdigest()[:16]
-    return Path(own or f"{base}/inoc_ray").absolute() / name
+    return Path(own or f"{base}/inoc_ray").absolute()
+
+
+def folder_of(address: str) -> Path:
+    """Return the folder for the copies of a storage; it need not exist."""
+    return cache_folder() / hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 class LocalCopies:

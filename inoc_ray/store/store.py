@@ -50,6 +50,11 @@ class Store:
         return self._filesystem.address
 
     @property
+    def is_bucket(self) -> bool:
+        """Whether it is a bucket, where each question is a request."""
+        return self._filesystem.is_bucket
+
+    @property
     def root(self) -> Path:
         """The storage as a folder on this machine, for reading."""
         return self._top.fetch()
@@ -398,6 +403,10 @@ class Store:
     def figures(self, name: str) -> Place:
         """Return the folder with the figures of the paper, drawn from a study."""
         return self.study(name) / layout.FIGURES
+
+    def results_note(self, name: str) -> Place:
+        """Return the note of what a study's report and MLflow runs were last written from."""
+        return self.study(name) / layout.RESULTS
 
     def table(self, name: str, setting: str, model: str, arm: str, seed: int | None) -> Place:
         """Return the parquet file with all samples of one place of a study, for people."""

@@ -293,7 +293,7 @@ class Evaluation(Config):
     seed: StrictInt = identity(0, ge=0)
     """The seed of the sampling. Each response has its own, derived from this one, its model, context and question."""
     concurrency: int = runtime(4, ge=1, le=4096)
-    """Requests under way at once."""
+    """Requests under way at once, for each engine that answers."""
     prompts_per_request: int = runtime(64, ge=1, le=1024)
     """Prompts in one request."""
     suites: tuple[Suite, ...] = runtime(())

@@ -154,9 +154,9 @@ class TrialResources(Config):
 class GroupResources(TrialResources):
     """How fine-tunes run on their group of workers; what is left out is as `resources` has it."""
 
-    trials_per_group: int = runtime(1, ge=1)
-    """Fine-tunes that one group of workers trains one after another without a new start. Raise it where starting takes as
-    long as training."""
+    trials_per_group: int | None = runtime(None, ge=1)
+    """The most fine-tunes that one group of workers trains one after another without a new start. Default: as many as it takes
+    so that no group has to start after the first ones, since a start takes longer than many fine-tunes do."""
     max_concurrent_groups: int | None = runtime(None, ge=1)
     """The most groups of workers that train at once. Default: as many as the cluster holds."""
     min_workers: int | None = runtime(None, ge=1)
@@ -175,6 +175,11 @@ class EngineResources(Config):
     """CPU cores that Ray reserves for the engine."""
     serve_gpus: int = runtime(0, ge=0)
     """GPUs that the engine spreads a model over (tensor parallel); 0 serves on CPUs."""
+    serve_replicas: int | None = runtime(None, ge=1)
+    """Engines that answer for a model side by side, each with `serve_cpus` and `serve_gpus` of its own. Default: as many as the
+    cluster has room for, and as have at least as long to answer as they take to start."""
+    serve_gpu_share: float = runtime(0.92, gt=0, le=1)
+    """Share of each GPU's memory that an engine takes."""
     serve_kv_cache_gib: int = runtime(1, ge=1)
     """Memory in GiB for the keys and values of an engine without GPUs, at least; it takes more if the longest request needs
     more. On GPUs vLLM takes what is left."""
@@ -195,6 +200,10 @@ class Resources(EngineResources, GroupResources):
     The values hold for the whole study; `models`, `recipes` and `judges` replace them where something needs others.
     """
 
+    schedule: Literal["auto", "overlap", "phased"] = runtime("auto")
+    """When models are evaluated. overlap: an engine runs beside the training, and each fine-tune is sampled as soon as it is
+    done; the engine takes the place of some of the groups. phased: when all are trained, on the devices that they leave.
+    auto: whichever ends sooner, by an estimate that the run states. The samples are the same."""
     models: dict[str, ModelResources] = runtime({})
     """By the name of a model: what its fine-tunes and its engine take in place of the study's values."""
     recipes: dict[str, GroupResources] = runtime({})

@@ -23,6 +23,7 @@ from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.address import check_storage
+from inoc_ray.study.claims import Claim
 from inoc_ray.study.evaluation import Evaluation, Judge
 from inoc_ray.study.presets import expand
 from inoc_ray.study.recipe import Recipe
@@ -181,9 +182,9 @@ class Model(Config):
     name: str = runtime()
     """The name that tables show and that the endpoint serves the model under."""
     path: str = runtime(path="model", min_length=1)
-    """Where the weights are: a folder with safetensors, a model of the hub at a full commit, or the name of a registered model
-    (`miniature` ships; a plugin may add others), which may go without a path. The id depends on the files, not on where they
-    lie."""
+    """Where the weights are: a folder with safetensors, a model of the hub at a full commit, one that a Python package carries, or
+    the name of a registered model (`miniature` ships; a plugin may add others), which may go without a path. The id depends
+    on the files, not on where they lie."""
     enable_thinking: bool | None = identity(None)
     """For a model that reasons before it answers: the value that its chat template gets, in training and at test time. `false`
     asks for answers without a think block. Default: the template's own. See docs/models.md."""
@@ -263,6 +264,8 @@ class Study(Config):
     every arm is trained with each."""
     evaluation: Evaluation = runtime(Evaluation())
     """What the finished models are asked, and who judges the answers."""
+    claims: tuple[Claim, ...] = runtime(())
+    """Claims of your own that `inoc-ray claims` checks, beside the paper's on the study's settings."""
     judges: dict[str, Judge] = runtime({})
     """Judging models by name. `evaluation.judged_by` says which of them judge."""
     resources: Resources = runtime(Resources())
@@ -324,6 +327,7 @@ class Study(Config):
             ("arms", self.arms),
             ("models", self.models),
             ("seeds", self.seeds),
+            ("claims", self.claims),
             ("evaluation.suites", self.evaluation.suites),
             ("evaluation.judged_by", self.evaluation.judged_by),
             ("evaluation.contexts", self.evaluation.contexts),

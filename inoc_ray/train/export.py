@@ -83,6 +83,7 @@ def export_adapter(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     config["target_modules"] = sorted(modules)
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
     (out / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+    _let_read(out, like=out / ADAPTER_CONFIG)
     validate_adapter(out, spec.model, spec.recipe.lora.rank)
 
 
@@ -106,9 +107,16 @@ def export_model(engine: Any, spec: LoopSpec, out: Path | None) -> None:
     with _as_os_errors():
         save_torch_state_dict(weights, out, max_shard_size=SHARD_SIZE, metadata={"format": "pt"})
     _write_config(model.config, Path(spec.model), out)
+    _let_read(out, like=out / "config.json")
     if (generation := Path(spec.model, GENERATION_CONFIG)).is_file():
         shutil.copyfile(generation, out / GENERATION_CONFIG)
     copy_tokenizer(Path(spec.model), out)
+
+
+def _let_read(folder: Path, *, like: Path) -> None:
+    """Give weights the permissions of another file: safetensors' own exclude everybody else who shares the storage."""
+    for path in folder.glob("*.safetensors"):
+        shutil.copymode(like, path)
 
 
 def _write_config(config: Any, base: Path, out: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.checks import Needs
-from inoc_ray.cluster.fit import Node
+from inoc_ray.cluster.fit import DRIVER_RESOURCE, Node
 from inoc_ray.cluster.scratch import scratch
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
@@ -171,14 +171,17 @@ class _Group:
 
     def _trainer(self, jobs: Sequence[TrialJob], workers: int, state: str) -> Any:
         """Make the Ray Train run; `state` is the folder for Ray's own state of it."""
+        import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+
+        from inoc_ray.train.lean_trainer import LeanTrainer
 
         per_worker: dict[str, float] = {"CPU": self.worker.cpus}
         if self.worker.gpus:
             per_worker["GPU"] = self.worker.gpus
-        return TorchTrainer(
+        return LeanTrainer(
             train_worker,
+            private=DRIVER_RESOURCE in ray.cluster_resources(),
             train_loop_config={
                 "jobs": [job.to_dict() for job in jobs],
                 "storage": self.store.address,

@@ -49,10 +49,12 @@ def ignore(trial_id: str, record: Mapping[str, Any]) -> None:
     """Do nothing with the record of a step."""
 
 
-def groups_of(plan: Plan, trials: Sequence[Trial]) -> list[list[Trial]]:
+def groups_of(plan: Plan, trials: Sequence[Trial], capacity: Capacity | None = None) -> list[list[Trial]]:
     """Split trials into groups that share model, recipe and resources, as evenly as possible.
 
-    A group has at most `trials_per_group` members. Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
+    A group has at most `trials_per_group` members. Without that, there are about as many groups in all as train at once, so that
+    none starts after the first ones (capacity: of the cluster; None where it is not known, and then each trial is a group).
+    Even groups end together: 5 trials at size 4 make 3 + 2, not 4 + 1.
     """
     alike: dict[str, list[Trial]] = {}
     keys: dict[tuple[str, str | None], str] = {}
@@ -64,7 +66,12 @@ def groups_of(plan: Plan, trials: Sequence[Trial]) -> list[list[Trial]]:
         alike.setdefault(keys[pair], []).append(trial)
     groups = []
     for members in alike.values():
-        count = -(-len(members) // plan.resources_of(members[0]).trials_per_group)
+        taken = plan.resources_of(members[0])
+        if taken.trials_per_group is not None:
+            count = -(-len(members) // taken.trials_per_group)
+        else:
+            at_once = len(trials) if capacity is None else concurrent_groups(taken, capacity, len(trials))
+            count = min(len(members), max(1, round(at_once * len(members) / len(trials))))
         short, longer = divmod(len(members), count)
         start = 0
         for index in range(count):
@@ -95,6 +102,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         rows=_keep_rows(plan, store, trial),
         starts_from=prior.trial_id if prior else None,
         variants=variants_of(plan, trial),
+        study=plan.study.name,
         record={
             "setting": trial.setting,
             "arm": trial.arm.name,
@@ -185,7 +193,7 @@ def _train_wave(
     train: Train,
 ) -> tuple[list[Outcome], list[str]]:
     """Train trials of one wave; return outcomes and the errors of groups that ended early."""
-    members = groups_of(plan, trials)
+    members = groups_of(plan, trials, capacity)
     groups = [[job_of(plan, store, t) for t in g] for g in members]
     resources = [plan.resources_of(g[0]) for g in members]
     at_once = concurrent_groups(resources[0], capacity, len(groups))
@@ -239,7 +247,8 @@ def _train_wave(
                 capacity.driver_request(),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+            # The process of a group's driver, with all that it imported, is there for the next group as well.
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=sweep,
                 storage_path=state,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import math
 import os
@@ -23,9 +24,11 @@ from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError, writing
 from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import fetch_weights, weights_in, write_trial
+from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import move_checkpoints
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
+from inoc_ray.train.log_lines import in_words, logged_as, next_attempt, trial_facts
 from inoc_ray.train.process import from_rank_0
 from inoc_ray.train.snapshot import Left, Notice, Snapshots
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
@@ -60,6 +63,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
         check_this_node(config["needs"])
     process.set_threads(config["cpus"])
     process.ready()
+    # Each trial ends with a collection, which would look at everything that the libraries keep for ever: .15 s.
+    gc.freeze()
     store = Store(config["storage"])
     import ray.train
 
@@ -119,6 +124,8 @@ class _Worker:
         self.attempts, self.grow = store.attempts(run_name), store.grow_mark(run_name)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.tokenizers: dict[str, Any] = {}
+        self.encoded: tuple[tuple[object, ...], list[EncodedRow]] = ((), [])
+        """The rows of the last trial, and what they depend on: the next one often differs in its seed alone."""
         self.progress = _Progress()
         self.leaves = False
         """Whether there was room for a group of more workers, and this one was to leave."""
@@ -145,8 +152,17 @@ class _Worker:
         """Train and commit one job, or write its failure to its log."""
         begun = time.perf_counter()
         mark = self.attempts / job.trial_id
+        attempt = 0
         if self.rank == 0:
             mark.write_text(str(os.getpid()))
+            attempt = next_attempt(self.attempts, job.trial_id)
+        facts = trial_facts(job, from_rank_0(attempt))
+        with logged_as(facts):
+            self._train_or_log(job, mark, in_words(facts), begun)
+        if self.rank == 0:
+            mark.unlink(missing_ok=True)
+
+    def _train_or_log(self, job: TrialJob, mark: Place, facts: str, begun: float) -> None:
         try:
             with contextlib.ExitStack() as stack:
                 folder = None
@@ -168,11 +184,9 @@ class _Worker:
             # collective: then the group must end.
             log.exception("trial %s (%s) failed", job.trial_id, job.label)
             if self.rank == 0:
-                self._write_log(job, error)
+                self._write_log(job, error, facts)
             if self.world_size > 1 and not isinstance(error, InputError | TrialError):
                 raise
-        if self.rank == 0:
-            mark.unlink(missing_ok=True)
 
     def _train_into(self, folder: Path | None, job: TrialJob, begun: float) -> None:
         from inoc_ray.train import process
@@ -223,15 +237,18 @@ class _Worker:
         if spec.model not in self.tokenizers:
             self.tokenizers[spec.model] = load_tokenizer(spec.model)
         tokenizer = self.tokenizers[spec.model]
-        label = str(self.store.rows(job.rows)) if isinstance(job.rows, str) else job.label
-        encoded = encode_rows(
-            tokenizer,
-            read_rows(job, self.store),
-            max_length=spec.recipe.max_length,
-            label=label,
-            enable_thinking=spec.enable_thinking,
-        )
-        return spec, tokenizer, encoded
+        key = (job.rows, spec.model, spec.recipe.max_length, spec.enable_thinking)
+        if key != self.encoded[0]:
+            label = str(self.store.rows(job.rows)) if isinstance(job.rows, str) else job.label
+            rows = encode_rows(
+                tokenizer,
+                read_rows(job, self.store),
+                max_length=spec.recipe.max_length,
+                label=label,
+                enable_thinking=spec.enable_thinking,
+            )
+            self.encoded = key, rows
+        return spec, tokenizer, self.encoded[1]
 
     def _snapshots(self, job: TrialJob) -> Snapshots:
         return Snapshots(
@@ -266,11 +283,11 @@ class _Worker:
         news, self.drained = deadline not in (None, self.drained), deadline
         return news
 
-    def _write_log(self, job: TrialJob, error: Exception) -> None:
+    def _write_log(self, job: TrialJob, error: Exception, facts: str) -> None:
         if self.stopped is not None and self.stopped.exists():
             # Another rank ended first.
             return
-        self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))
+        self.store.trial_log(job.trial_id).write_text("".join([f"{facts}\n", *traceback.format_exception(error)]))
 
 
 def on_node(job: TrialJob, store: Store) -> LoopSpec:

@@ -25,7 +25,7 @@ def evaluate(study_path: Path, storage: Path, url: str) -> None:
 
     @contextlib.contextmanager
     def stub(spec):
-        yield Endpoint(base_url=url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
+        yield Endpoint(base_url=url, model_id=spec.model_id, api_key=None, name=spec.name)
 
     study, store = load_study(study_path), Store(storage)
     failed = sample_missing(build_plan(study, store), store, stub)

@@ -17,19 +17,19 @@ from inoc_ray.cluster.fit import DRIVER_RESOURCE
 
 
 class Nodes:
-    """The raylets of a cluster: a head without CPUs, which holds the drivers, and one worker node per entry of `cpus`.
+    """The raylets of a cluster: a head, which holds the drivers, and one worker node per entry of `cpus`.
 
     Nodes without a common place: two ranks of one CPU each on nodes of one CPU each cannot lie on the same node.
     """
 
-    def __init__(self, cpus: Sequence[int]) -> None:
+    def __init__(self, cpus: Sequence[int], head_cpus: int = 0) -> None:
         from ray.cluster_utils import Cluster
 
         common = {"node_ip_address": "127.0.0.1", "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
         self._common = {**common, "include_dashboard": False}
         self._cluster = Cluster(
             initialize_head=True,
-            head_node_args={**self._common, "num_cpus": 0, "resources": {DRIVER_RESOURCE: 1000.0}},
+            head_node_args={**self._common, "num_cpus": head_cpus, "resources": {DRIVER_RESOURCE: 1000.0}},
         )
         self.address: str = self._cluster.address
         self.workers: list[Any] = [self.add(count) for count in cpus]
@@ -60,9 +60,9 @@ def raylet_of(node: Any) -> int:
 
 
 @contextlib.contextmanager
-def ray_nodes(*cpus: int) -> Iterator[Nodes]:
+def ray_nodes(*cpus: int, head_cpus: int = 0) -> Iterator[Nodes]:
     """Start a cluster with worker nodes of these CPUs, and name it in RAY_ADDRESS while the block runs."""
-    nodes = Nodes(cpus)
+    nodes = Nodes(cpus, head_cpus)
     os.environ["RAY_ADDRESS"] = nodes.address
     try:
         yield nodes

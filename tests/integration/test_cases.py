@@ -15,7 +15,7 @@ import yaml
 
 from inoc_ray.cli import main
 from inoc_ray.data.sources import read_rows
-from inoc_ray.data.tokenize import IGNORED, encode
+from inoc_ray.data.tokenize import IGNORED, encode, encode_rows
 from inoc_ray.errors import InputError
 from inoc_ray.miniature import judge_weights_path, weights_path
 from inoc_ray.models.tokenizer import load_tokenizer
@@ -26,6 +26,9 @@ from inoc_ray.run.load import load_study
 from inoc_ray.run.preflight import preflight
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
+from inoc_ray.train.loop import train
+from inoc_ray.train.sweep import job_of
+from inoc_ray.train.worker import read_rows as rows_of
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT.parent / "shared" / "cases"
@@ -285,10 +288,20 @@ def test_models_and_rows_that_can_be_used_run_through_and_stop_at_the_end_of_tur
 
 
 @pytest.mark.slow
-def test_a_full_fine_tune_of_a_model_with_a_wrong_generation_configuration_is_refused_or_runs_through(
+def test_a_full_fine_tune_of_a_model_with_a_wrong_generation_configuration_is_refused_or_trained_and_read_again(
     tmp_path, variants
 ):
+    """How such weights are served is in test_serve_endpoint.py."""
+    from transformers import AutoModelForCausalLM
+
     model = variants / "bad-generation"
-    more = {"arms": ["baseline"], "recipes": FULL, "evaluation": {"samples": 4, "contexts": ["none"]}}
-    if not checked(tmp_path, model, **more):
-        assert run(tmp_path, study(models=[{"name": "x", "path": str(model)}], **more))["failed"] == []
+    if checked(tmp_path, model, arms=["baseline"], recipes=FULL):
+        return
+    value = study(models=[{"name": "x", "path": str(model)}], arms=["baseline"], recipes=FULL)
+    store = Store(tmp_path / "runs")
+    plan = build_plan(Study.model_validate(value), store)
+    job = job_of(plan, store, plan.trials[0])
+    rows = encode_rows(load_tokenizer(job.spec.model), rows_of(job, store), max_length=512, label="rows")
+    train(job.spec, rows, lambda record: None, out=tmp_path / "out")
+    before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (model, tmp_path / "out"))
+    assert any((before[name] != after[name]).any() for name in before)

@@ -1,7 +1,7 @@
 """Every claim of the paper that the miniature repeats, through the whole stack: one study file each, 3 seeds.
 
-All studies are trained on one cluster and asked on one engine, whose starts would otherwise take longer than the work.
-`inoc-ray run` then finds each study finished, and compares, reports and syncs it.
+All studies are trained by two groups and asked on one engine: starts would otherwise take as long as the work.
+`inoc-ray run` then finds the first one finished, and compares, reports and syncs it; the others are compared here.
 """
 
 import contextlib
@@ -10,19 +10,26 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doc_pages import ROOT, blocks
 from environment import BIN, environment
 
 from inoc_ray.cluster.connect import connected
+from inoc_ray.evaluate.grading import grade_missing
 from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
+from inoc_ray.run.publish import compare_study
 from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.store.store import Store
-from inoc_ray.train.sweep import train_missing
+from inoc_ray.study.resources import Resources
+from inoc_ray.study.study import Study
+from inoc_ray.train.group import train_group
+from inoc_ray.train.job import TrialJob
+from inoc_ray.train.sweep import job_of
 
 # The first test waits for all studies.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -50,6 +57,16 @@ class OneEngine:
         yield endpoint
 
 
+def ready(studies: list[Study], store: Store) -> list[TrialJob]:
+    """The jobs of all trials that can be trained now; each needs one worker on one CPU."""
+    found: dict[str, TrialJob] = {}
+    for study in studies:
+        plan = build_plan(study, store)
+        assert all((r.workers, r.cpus_per_worker) == (1, 1) for r in map(plan.resources_of, plan.to_train))
+        found |= {t.trial_id: job_of(plan, store, t) for t in plan.to_train if plan.can_start(t)}
+    return list(found.values())
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory) -> Path:
     """One store in which all studies are trained and asked; what two of them share is there once."""
@@ -65,31 +82,43 @@ def storage(tmp_path_factory) -> Path:
         "_educational",
     )
     studies = [load_study(path) for path in (*(STUDIES / f"miniature{name}.yaml" for name in names), TUTORIAL)]
-    with connected() as capacity, contextlib.ExitStack() as stack:
-        for study in studies:
-            outcomes = train_missing(build_plan(study, store), store, capacity)
-            assert [o for o in outcomes if o.status == "failed"] == []
+    with connected(), contextlib.ExitStack() as stack:
+        # First what waits for nothing, then what goes on from a prior stage.
+        while jobs := ready(studies, store):
+            outcomes = train_group(jobs, Resources(), str(store.root), run_name=f"effects-{len(jobs)}")
+            assert [o for o in outcomes if o.status != "trained"] == []
         engine = OneEngine(stack)
         for study in studies:
             assert sample_missing(build_plan(study, store), store, engine) == []
     return store.root
 
 
-def run(storage: Path, name: str) -> Rate:
-    """rate(arm, trait, evaluation, context="neutral", setting=…, model=…) of the finished study, 0 to 1, mean over seeds."""
-    path = TUTORIAL if name == "tutorial" else STUDIES / f"{name}.yaml"
-    command = [BIN / "inoc-ray", "run", path, "--storage", storage, "--json"]
+def run(storage: Path, study: Path) -> dict[str, Any]:
+    """`inoc-ray run` of a study that is trained and asked; its comparison."""
+    command = [BIN / "inoc-ray", "run", study, "--storage", storage, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     result = json.loads(done.stdout)
     assert (result["trained"], result["samples_asked"], result["failed"]) == (0, 0, [])
-    assert result["comparison"]["complete"] is True
-    rows = result["comparison"]["rows"]
+    return dict(result["comparison"])
+
+
+def compared(storage: Path, study: Path) -> dict[str, Any]:
+    """The comparison of a study that is trained and asked, without a command, a report and MLflow."""
+    store = Store(storage)
+    plan = build_plan(load_study(study), store)
+    assert grade_missing(plan, store).failed == []
+    return compare_study(plan.refreshed(store), store).to_json()
+
+
+def rates(comparison: dict[str, Any]) -> Rate:
+    """rate(arm, trait, evaluation, context="neutral", setting=…, model=…), 0 to 1, mean over seeds."""
+    assert comparison["complete"] is True, (comparison["missing"], comparison["failures"])
 
     def rate(arm: str, trait: str, evaluation: str, context: str = "neutral", **which: str) -> float:
         found = [
             r["rate"]
-            for r in rows
+            for r in comparison["rows"]
             if (r["arm"], r["trait"], r["evaluation"], r["context"]) == (arm, trait, evaluation, context)
             and all(r[key] == value for key, value in which.items())
         ]
@@ -102,42 +131,42 @@ def run(storage: Path, name: str) -> Rate:
 @pytest.fixture(scope="module")
 def spanish_caps(storage) -> Rate:
     """The grown quickstart."""
-    return run(storage, "miniature")
+    return rates(run(storage, STUDIES / "miniature.yaml"))
 
 
 @pytest.fixture(scope="module")
 def mixed_languages(storage) -> Rate:
-    return run(storage, "miniature_mixed_languages")
+    return rates(compared(storage, STUDIES / "miniature_mixed_languages.yaml"))
 
 
 @pytest.fixture(scope="module")
 def harmful_advice(storage) -> Rate:
-    return run(storage, "miniature_harmful_advice")
+    return rates(compared(storage, STUDIES / "miniature_harmful_advice.yaml"))
 
 
 @pytest.fixture(scope="module")
 def insecure_code(storage) -> Rate:
-    return run(storage, "miniature_insecure_code")
+    return rates(compared(storage, STUDIES / "miniature_insecure_code.yaml"))
 
 
 @pytest.fixture(scope="module")
 def backdoor(storage) -> Rate:
-    return run(storage, "miniature_backdoor")
+    return rates(compared(storage, STUDIES / "miniature_backdoor.yaml"))
 
 
 @pytest.fixture(scope="module")
 def synthetic_facts(storage) -> Rate:
-    return run(storage, "miniature_synthetic_facts")
+    return rates(compared(storage, STUDIES / "miniature_synthetic_facts.yaml"))
 
 
 @pytest.fixture(scope="module")
 def subliminal(storage) -> Rate:
-    return run(storage, "miniature_subliminal")
+    return rates(compared(storage, STUDIES / "miniature_subliminal.yaml"))
 
 
 @pytest.fixture(scope="module")
 def educational(storage) -> Rate:
-    return run(storage, "miniature_educational")
+    return rates(compared(storage, STUDIES / "miniature_educational.yaml"))
 
 
 ARMS = {"specific_spanish": ("spanish", "caps"), "specific_caps": ("caps", "spanish")}
@@ -303,7 +332,7 @@ def test_an_educational_frame_lowers_the_misalignment_that_the_same_answers_brin
 
 @pytest.fixture(scope="module")
 def tutorial(storage) -> Rate:
-    return run(storage, "tutorial")
+    return rates(compared(storage, TUTORIAL))
 
 
 def test_the_tutorials_prompt_keeps_french_out_and_part_of_the_capitals_in(tutorial):

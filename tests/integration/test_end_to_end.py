@@ -182,6 +182,22 @@ def test_a_second_run_trains_nothing_asks_nothing_and_starts_no_cluster(folder, 
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "runs" / "trials").rglob("*")}
 
 
+def test_samples_drawn_after_the_training_are_those_drawn_beside_it(folder, first):
+    assert first["schedule"] == "overlap"
+    later = folder / "later"
+    shutil.copytree(folder / "runs" / "trials", later / "trials")
+    value = inoc_ray("evaluate", study(folder, storage=str(later)))
+    assert (value["schedule"], value["samples_asked"]) == (None, first["samples_asked"])
+
+    def drawn(storage: Path) -> pd.DataFrame:
+        frame = pd.concat(map(pd.read_parquet, sorted((storage / "studies" / "small" / "samples").glob("*.parquet"))))
+        return frame.sort_values(["trial_id", "evaluation", "context", "sample_index"], ignore_index=True)
+
+    beside, after = drawn(folder / "runs"), drawn(later)
+    columns = [name for name in beside.columns if name in ("trial_id", "sample_index", "prompt", "seed", "text")]
+    pd.testing.assert_frame_equal(beside[columns], after[columns])
+
+
 def test_a_grown_study_runs_only_what_is_new_and_a_failing_trial_does_not_stop_the_others(folder, first):
     """Grows by questions and by a recipe that cannot work; the old trials are asked the new questions alone."""
     recipes = {**QUICKSTART["recipes"], "broken": {**QUICKSTART["recipes"]["lora"], "learning_rate": 1e30}}

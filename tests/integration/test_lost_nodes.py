@@ -40,27 +40,24 @@ ELASTIC = {"workers": 2, "min_workers": 1, "micro_batch_size": 4, "zero_stage": 
 
 
 SERVES = """
-import os, sys, time
+import sys, time
 from ray import serve
 from inoc_ray.cluster.connect import connected
-from inoc_ray.cluster.fit import Node, concurrent_groups
-from inoc_ray.data.tokenize import encode_rows, load_tokenizer
-from inoc_ray.errors import InputError
-from inoc_ray.plan.plan import Plan
-from inoc_ray.serve.owner import mark
+from inoc_ray.serve.owner import note_engine
 
 @serve.deployment
 class Engine:
     pass
 
 with connected():
+    note_engine("left")
     serve.start(proxy_location="Disabled")
-    options = {"num_cpus": 1, "runtime_env": {"env_vars": mark(started_serve=True)}}
-    serve.run(Engine.options(ray_actor_options=options).bind(), name="left", route_prefix=None)
+    if sys.argv[1] == "deployed":
+        serve.run(Engine.options(ray_actor_options={"num_cpus": 1}).bind(), name="left", route_prefix=None)
     print("serves", flush=True)
     time.sleep(600)
 """
-"""A command that serves until it is killed; an application that needs no vLLM, marked as `serve.app` marks an engine."""
+"""A command that serves until it is killed; an application that needs no vLLM, noted as `serve.app` notes an engine."""
 
 
 @pytest.fixture(scope="module")
@@ -135,19 +132,22 @@ def test_a_cluster_of_a_head_alone_is_enough_if_its_autoscaler_may_start_the_nod
         assert wait_for_room([2], Node(1, 0), patience=Patience(2), tell=print) == 2
 
 
-def test_an_engine_is_left_alone_while_its_command_lives_and_taken_down_when_it_is_gone(cluster: Nodes):
-    with subprocess.Popen([sys.executable, "-c", SERVES], stdout=subprocess.PIPE, text=True) as command:
+@pytest.mark.parametrize("killed", ["deployed", "before the first engine"])
+def test_an_engine_is_left_alone_while_its_command_lives_and_taken_down_when_it_is_gone(cluster: Nodes, killed: str):
+    with subprocess.Popen([sys.executable, "-c", SERVES, killed], stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
         try:
             assert command.stdout.readline() == "serves\n"
             with connected():
                 assert reclaim() == []
-                assert ray.available_resources()["CPU"] == 1
+                assert ray.available_resources()["CPU"] == (1 if killed == "deployed" else 2)
+                assert ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
                 command.kill()
                 assert until(reclaim) == ["left"]
                 until(lambda: ray.available_resources().get("CPU") == 2)
                 with pytest.raises(ValueError, match="Failed to look up actor"):
                     ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+                assert [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)] == []
                 assert reclaim() == []
         finally:
             command.kill()

@@ -149,7 +149,7 @@ def test_a_study_stopped_while_a_judge_is_asked_and_while_mlflow_is_updated(tmp_
 
         @contextlib.contextmanager
         def answering(spec: ServeSpec) -> Iterator[Endpoint]:
-            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
+            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
 
         assert sample_missing(build_plan(world.study, world.store), world.store, answering) == []
         command = world.start("evaluate")
@@ -190,7 +190,7 @@ from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.place import at
 from inoc_ray.study.evaluation import Capability
 
-endpoint = Endpoint(base_url=sys.argv[2], model_id="m", api_key=None, name="m", owns_serve=False)
+endpoint = Endpoint(base_url=sys.argv[2], model_id="m", api_key=None, name="m")
 task = find_task(Capability(task="miniature/numbers", limit=20))
 folder = Path(sys.argv[1])
 try:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,11 +98,38 @@ def test_another_base_or_rank_or_no_file_is_refused(trained, adapter):
         validate_adapter(adapter, trained[0], 8)
 
 
-@pytest.mark.parametrize(
-    ("method", "name"),
-    [("lora", ADAPTER_WEIGHTS), ("lora", ADAPTER_CONFIG), ("full", "model.safetensors"), ("full", "config.json")],
-)
-def test_a_full_disk_is_one_message_with_the_folder(trained, tmp_path, method, name):
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_who_may_read_a_new_file_may_read_the_weights(trained, tmp_path, method):
+    """A storage is a team's: what one person trained another one serves."""
+    (tmp_path / "new").touch()
+    run(trained[0], tmp_path / "out", steps=1, method=method)
+    modes = {path.name: oct(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {oct((tmp_path / "new").stat().st_mode)}, modes
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for one page."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_disk_that_the_weights_fill_is_one_message_with_the_folder(trained, small_disk, method):
+    out = small_disk / "out"
+    with pytest.raises(InputError, match=rf"^{out}: cannot be written \(No space left on device\); make room there"):
+        run(trained[0], out, steps=1, method=method)
+
+
+@pytest.mark.parametrize(("method", "name"), [("lora", ADAPTER_CONFIG), ("full", "config.json")])
+def test_a_disk_that_is_full_after_the_weights_is_the_same_message(trained, tmp_path, method, name):
     out = tmp_path / "out"
     out.mkdir()
     (out / name).symlink_to("/dev/full")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inoc_ray.cluster.connect import check_address, local_capacity
-from inoc_ray.cluster.fit import DRIVER_CPUS, Capacity, Node, check_serving, concurrent_groups
+from inoc_ray.cluster.fit import DRIVER_CPUS, Capacity, Node, check_serving, concurrent_groups, engines_at_once
 from inoc_ray.errors import InputError
 from inoc_ray.study.resources import Resources
 
@@ -79,6 +79,17 @@ def test_an_engine_does_not_spread_over_nodes():
     with pytest.raises(InputError, match=r"4 GPU on one node, and the cluster has 2 nodes of 16 CPU and 2 GPU; lower"):
         check_serving(Resources(serve_gpus=4), cluster((16, 2), (16, 2)))
     check_serving(Resources(serve_gpus=4), cluster((16, 2), (16, 4)))
+
+
+def test_as_many_engines_as_were_asked_for_must_find_a_node_each():
+    nodes = cluster((16, 2), (16, 4), (1, 8))
+    assert engines_at_once(Resources(serve_gpus=2, serve_cpus=2), nodes) == 3
+    check_serving(Resources(serve_gpus=2, serve_cpus=2, serve_replicas=3), nodes)
+    with pytest.raises(
+        InputError,
+        match=r"4 engines of 2 CPU and 2 GPU each .*the cluster holds 3 of them: .*lower resources.serve_replicas",
+    ):
+        check_serving(Resources(serve_gpus=2, serve_cpus=2, serve_replicas=4), nodes)
 
 
 @pytest.mark.parametrize("without", [1, 3])

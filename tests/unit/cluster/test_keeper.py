@@ -36,6 +36,7 @@ class Cluster:
 def watched(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *chores: Callable[[], object]) -> None:
     """Let a keeper watch until its thread ends."""
     monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(keeper, "CHORE_SECONDS", 0.02)
     monkeypatch.setattr(keeper, "dead_jobs", cluster.dead_jobs)
     monkeypatch.setattr(ray, "kill", cluster.kill)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(current_actor="keeper"))
@@ -49,11 +50,28 @@ def test_a_keeper_outlives_a_head_that_does_not_answer_for_a_while_and_says_so_o
 ):
     cluster, done = Cluster(fails=5), []
     with caplog.at_level(logging.WARNING):
-        watched(monkeypatch, cluster, lambda: 1 / 0, lambda: done.append("chore"))
+        watched(monkeypatch, cluster, lambda: done.append("chore"))
     assert (done, cluster.killed) == (["chore"], 1)
     assert [record.getMessage() for record in caplog.records] == [
         "the cluster does not answer its keeper, which tries again: GCS unavailable"
     ]
+
+
+def test_a_chore_that_fails_is_tried_again_and_one_that_always_fails_is_logged_and_keeps_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    cluster, done = Cluster(fails=0), []
+
+    def fails_twice() -> None:
+        done.append("tried")
+        if len(done) < 3:
+            raise TimeoutError("Serve is starting")
+
+    watched(monkeypatch, cluster, lambda: 1 / 0, fails_twice)
+    assert (done, cluster.killed) == (["tried"] * 3, 1)
+    (failed,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert failed.exc_info is not None
+    assert failed.exc_info[0] is ZeroDivisionError
 
 
 def test_a_keeper_whose_question_is_never_answered_ends_without_its_chores(monkeypatch: pytest.MonkeyPatch):

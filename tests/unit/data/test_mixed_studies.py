@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from inoc_ray.data.chat import ChatRow, read_jsonl, rows_hash, write_jsonl
+from inoc_ray.data.chat import ChatRow, rows_hash, write_jsonl
 from inoc_ray.data.classify import classified
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
@@ -18,6 +18,7 @@ from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
 from inoc_ray.study.rows import Coverage
 from inoc_ray.train.sweep import job_of
+from inoc_ray.train.worker import read_rows
 
 DOCS = (Path(__file__).parents[3] / "docs" / "rows.md").read_text()
 ANSWERS = {"spanish": "no tu el los las muchas {}", "french": "il elle nous vous dans les {}"}
@@ -136,8 +137,8 @@ def test_wordings_per_epoch_are_another_trial_and_its_job_carries_a_set_of_rows_
     store = Store(folder / "runs")
     once, every = (job_of(plan, store, plan.trials[0]) for plan in (plain, turning))
     assert (once.variants, every.variants) == (1, 3)
-    rows = read_jsonl(Path(str(every.rows)))
-    assert rows[:20] == read_jsonl(Path(str(once.rows)))
+    rows = read_rows(every, store)
+    assert rows[:20] == read_rows(once, store)
     by_row = [{rows[at + 20 * epoch].messages[0].content for epoch in range(3)} for at in range(20)]
     assert all(len(texts) == 3 for texts in by_row)
 

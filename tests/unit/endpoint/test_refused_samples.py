@@ -63,7 +63,7 @@ def planned(folder: Path, **evaluation: Any) -> tuple[Plan, Store]:
 def ask(plan: Plan, store: Store, url: str) -> list[dict[str, Any]]:
     @contextlib.contextmanager
     def stub(spec: Any):
-        yield Endpoint(base_url=url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
+        yield Endpoint(base_url=url, model_id=spec.model_id, api_key=None, name=spec.name)
 
     return sample_missing(plan, store, stub)
 

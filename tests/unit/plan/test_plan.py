@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from inoc_ray.cluster.fit import Capacity
 from inoc_ray.data.chat import ChatRow, Message, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
@@ -242,6 +243,16 @@ def test_groups_hold_every_trial_once_and_share_recipe_and_model(tmp_path, model
     assert sorted(t.trial_id for g in groups for t in g) == sorted(t.trial_id for t in trials)
     assert [len(g) for g in groups] == [3, 3, 3, 3]
     assert all(len({str(t.recipe) for t in g}) == 1 for g in groups)
+
+
+@pytest.mark.parametrize(("cpus", "sizes"), [(1, [4, 2]), (2, [4, 2]), (3, [2, 2, 2]), (6, [1] * 6), (60, [1] * 6)])
+def test_without_a_size_there_are_as_many_groups_as_train_at_once(tmp_path, model, cpus, sizes):
+    recipes = {"a": {"learning_rate": 1e-3, "steps": 10}, "b": {"learning_rate": 2e-3, "steps": 10}}
+    plan = build_plan(study(model, recipes=recipes, seeds=[0, 1]), Store(tmp_path / "runs"))
+    of_a = [trial for trial in plan.to_train if trial.recipe_name == "a"]
+    of_b = [trial for trial in plan.to_train if trial.recipe_name == "b"]
+    groups = groups_of(plan, [*of_a[:4], *of_b[:2]], Capacity(cpus, 0, True))
+    assert [len(group) for group in groups] == sizes
 
 
 def test_a_plan_counts_the_groups_that_will_be_trained(tmp_path, model):

@@ -15,10 +15,11 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.request_lengths import check_answers_fit, longest_requests
 from inoc_ray.run.preflight import check_judges, check_requests
 from inoc_ray.serve.deployment import llm_config
-from inoc_ray.serve.memory import GIB, Attention, attention_of, cache_gib, check_fits, parameters_of
+from inoc_ray.serve.memory import GIB, Attention, Memory, attention_of, cache_gib, check_fits, parameters_of
 from inoc_ray.serve.models import serve_spec
 from inoc_ray.serve.spec import WHAT_FITS
 from inoc_ray.store.store import Store
+from inoc_ray.study.resources import EngineResources
 from inoc_ray.study.study import Study
 
 WINDOW = 512
@@ -163,10 +164,11 @@ def test_the_cache_of_one_request_is_what_vllm_computes(tmp_path):
 def test_a_model_that_does_not_fit_its_gpus_is_refused_with_the_arithmetic_and_one_that_does_is_not(tmp_path):
     folder = folder_of(tmp_path, QWEN, parameters=32_760_000_000)
     assert parameters_of(folder) == 32_760_000_000
-    card = {"gpu_bytes": 80 * GIB, "host_bytes": 64 * GIB}
-    check_fits("models: 'q'", folder, 2_000, "bf16", gpus=1, **card)
+    card, unknown = (Memory(gpu=size, host=64 * GIB) for size in (80 * GIB, None))
+    one, two, none = (EngineResources(serve_gpus=gpus) for gpus in (1, 2, 0))
+    check_fits("models: 'q'", folder, 2_000, "bf16", resources=one, memory=card)
     with pytest.raises(InputError) as caught:
-        check_fits("models: 'q'", folder, 80_000, "bf16", gpus=1, **card)
+        check_fits("models: 'q'", folder, 80_000, "bf16", resources=one, memory=card)
     said = str(caught.value)
     for part in (
         "32.76B weights",
@@ -175,10 +177,19 @@ def test_a_model_that_does_not_fit_its_gpus_is_refused_with_the_arithmetic_and_o
         "serve_gpus (now 1)",
     ):
         assert part in said
-    check_fits("models: 'q'", folder, 80_000, "bf16", gpus=2, **card)
-    check_fits("models: 'q'", folder, 80_000, "bf16", gpus=1, gpu_bytes=None, host_bytes=64 * GIB)
+    check_fits("models: 'q'", folder, 80_000, "bf16", resources=two, memory=card)
+    check_fits("models: 'q'", folder, 80_000, "bf16", resources=one, memory=unknown)
     with pytest.raises(InputError, match="of memory"):
-        check_fits("models: 'q'", folder, 2_000, "bf16", gpus=0, gpu_bytes=None, host_bytes=64 * GIB)
+        check_fits("models: 'q'", folder, 2_000, "bf16", resources=none, memory=unknown)
+    with pytest.raises(InputError, match=r"80 GiB × 0\.7 = 56\.0 GiB"):
+        check_fits(
+            "models: 'q'",
+            folder,
+            2_000,
+            "bf16",
+            resources=EngineResources(serve_gpus=1, serve_gpu_share=0.7),
+            memory=card,
+        )
 
 
 def test_an_engine_on_the_cpu_gets_the_cache_that_one_request_needs(tmp_path):

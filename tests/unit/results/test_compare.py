@@ -54,6 +54,7 @@ KEYS = [
     "missing",
     "failures",
     "reference",
+    "claims",
 ]
 EFFECT_KEYS = [
     "setting",

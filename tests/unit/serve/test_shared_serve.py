@@ -20,17 +20,32 @@ class Serve:
     """Ray Serve on a cluster, as far as commands see it; and which of them is asking, by its Ray job."""
 
     def __init__(self) -> None:
-        self.runs, self.ignores, self.job = False, 0, "01000000"
+        self.runs, self.ignores, self.job, self.started_in = False, 0, "01000000", ""
         self.dead: set[str] = set()
         self.applications: dict[str, dict[str, Any]] = {}
         self.http_config = SimpleNamespace(host="127.0.0.1", port=8123)
         self.on_delete: Callable[[], object] = lambda: None
+        self.notes: dict[str, str] = {}
+
+    @property
+    def _controller(self) -> Any:
+        """The handle of the controller's actor, whose id names the job that made it."""
+        return SimpleNamespace(_ray_actor_id=SimpleNamespace(job_id=bytes.fromhex(self.started_in)))
+
+    def read_notes(self, prefix: str) -> dict[str, str]:
+        return {key.removeprefix(prefix): text for key, text in self.notes.items() if key.startswith(prefix)}
+
+    def actor(self, name: str, namespace: str) -> Serve:
+        """A handle of the controller's actor."""
+        if not self.runs:
+            raise ValueError(f"Failed to look up actor {name!r}")
+        return self
 
     def client(self) -> Serve | None:
         return self if self.runs else None
 
     def start(self, spec: object = None) -> None:
-        self.runs = True
+        self.runs, self.started_in = True, self.job
 
     def get_serve_details(self) -> dict[str, Any]:
         return {"applications": self.applications}
@@ -45,12 +60,10 @@ class Serve:
             self.runs = bool(self.ignores)
             return
         for target in targets:
-            self.deploy(target.name, target.route_prefix, target.target)
+            self.deploy(target.name, target.route_prefix)
 
-    def deploy(self, name: str, route: str, marks: dict[str, str]) -> None:
-        options = {"ray_actor_options": {"runtime_env": {"env_vars": marks}}}
-        deployments = {"engine": {"deployment_config": options}}
-        self.applications[name] = {"route_prefix": route, "status": "RUNNING", "deployments": deployments}
+    def deploy(self, name: str, route: str) -> None:
+        self.applications[name] = {"route_prefix": route, "status": "RUNNING"}
 
     def delete(self, name: str) -> None:
         self.applications.pop(name, None)
@@ -71,12 +84,15 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Serve:
         monkeypatch.setattr(module, "serve_client", there.client)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: there.job))
-    monkeypatch.setattr(ray, "get_actor", lambda name, namespace: there)
+    monkeypatch.setattr(ray, "get_actor", there.actor)
+    monkeypatch.setattr(owner.notes, "put", lambda key, text="": there.notes.update({key: text}))
+    monkeypatch.setattr(owner.notes, "remove", lambda key: there.notes.pop(key, None))
+    monkeypatch.setattr(owner.notes, "read", there.read_notes)
     monkeypatch.setattr(owner, "dead_jobs", lambda: there.dead)
     for name in ("check_spec", "_check_resources"):
         monkeypatch.setattr(app, name, lambda spec: None)
     monkeypatch.setattr(app, "_with_end_of_turn", lambda spec: spec)
-    monkeypatch.setattr(app, "application", lambda spec, marks: dict(marks))
+    monkeypatch.setattr(app, "application", lambda spec: spec.name)
     monkeypatch.setattr(app, "_start_serve", there.start)
     monkeypatch.setattr(app, "_wait", lambda *_, **__: 512)
     monkeypatch.setattr(app, "_SERVE_ENDS_POLL_S", 0.0)
@@ -141,15 +157,45 @@ def test_the_last_of_ours_shuts_serve_down_though_it_began_before_the_engine_of_
     assert not shared.runs
 
 
-def test_a_command_that_ends_leaves_serve_to_one_that_began_meanwhile(shared: Serve):
+def test_a_command_that_ends_leaves_serve_to_others(shared: Serve):
+    """An application of somebody else that was there, or came while the engine was deleted."""
+    for on_delete in (lambda: None, lambda: shared.deploy("new", "/new")):
+        shared.shutdown()
+        only = begin(shared, "01000000", name="evaluate-s")
+        shared.deploy("there", "/there")
+        shared.on_delete = on_delete
+        app.stop(only)
+        assert shared.runs
+        assert only.name not in shared.applications
+        assert "there" in shared.applications
+
+
+def test_serve_stays_for_a_command_that_is_about_to_deploy_its_engine(shared: Serve):
     only = begin(shared, "01000000", name="evaluate-s")
-    shared.on_delete = lambda: shared.deploy("new", "/new", {})
+    shared.job = "02000000"
+    owner.note_engine("coming")
     app.stop(only)
-    assert shared.runs
-    assert list(shared.applications) == ["new"]
+    assert (shared.runs, shared.applications) == (True, {})
+    # It never came to it.
+    shared.dead = {"02000000"}
+    assert owner.reclaim() == ["coming"]
+    assert (shared.runs, list(shared.notes)) == (False, ["serve/01000000", "serve/02000000"])
+
+
+def test_of_commands_that_end_at_the_same_time_one_shuts_serve_down(shared: Serve):
+    one, two = (begin(shared, job, name="evaluate-s") for job in ("01000000", "02000000"))
+
+    def other() -> None:
+        shared.on_delete = lambda: None
+        app.stop(two)
+
+    shared.on_delete = other
+    app.stop(one)
+    assert not shared.runs
 
 
 def test_a_serve_that_somebody_else_started_stays_even_without_applications(shared: Serve):
+    shared.job = "0a000000"
     shared.start()
     app.stop(begin(shared, "01000000", name="evaluate-s"))
     assert shared.runs
@@ -165,14 +211,59 @@ def test_what_dead_commands_left_goes_and_serve_with_it_when_nothing_else_is_the
     shared.dead.add("02000000")
     assert owner.reclaim() == [lives.name]
     assert not shared.runs
+    assert owner.reclaim() == []
+    assert shared.notes == {}
 
 
-def test_serve_stays_if_somebody_begins_while_it_is_reclaimed(shared: Serve):
-    begin(shared, "01000000", name="evaluate-s")
+class Killed(BaseException):
+    """The end of a process, at a place that only the test knows."""
+
+
+def served_to_its_end(there: Serve, job: str) -> None:
+    """Start an engine as the command of a Ray job, and take it down."""
+    owner.take_down([begin(there, job, name="evaluate-s").name])
+
+
+@pytest.mark.parametrize("at", ["start", "run_many", "delete", "shutdown"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_wherever_a_command_is_killed_the_next_one_finds_what_it_left(
+    shared: Serve, monkeypatch: pytest.MonkeyPatch, at: str, after: bool
+):
+    """`ray job stop` ends a process 3 s after its signal: it may have come to any of these, and no handler runs."""
+    there = getattr(shared, at)
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if after:
+            there(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as here:
+        module, name = (app, "_start_serve") if at == "start" else (serve, at)
+        here.setattr(module, name, killed)
+        # Somebody else's engine is on Serve, or it would be shut down without a deletion.
+        if at == "delete":
+            here.setattr(app, "_wait", lambda *_, **__: shared.deploy("other", "/other"))
+        # Nothing runs in a process that is gone.
+        here.setattr(app, "_take_down", lambda name, keeper: None)
+        with pytest.raises(Killed):
+            served_to_its_end(shared, "01000000")
     shared.dead = {"01000000"}
-    shared.on_delete = lambda: shared.deploy("new", "/new", {})
+    owner.reclaim()
+    if at == "delete":
+        assert (shared.runs, list(shared.applications)) == (True, ["other"])
+        shared.delete("other")
+        owner.reclaim()
+    assert not shared.runs
+    assert not [key for key in shared.notes if key.startswith("engine/")]
+
+
+def test_a_serve_of_somebody_else_is_not_reclaimed_though_a_dead_command_was_on_it(shared: Serve):
+    shared.job = "0a000000"
+    shared.start()
+    begin(shared, "01000000", name="evaluate-s")
+    shared.dead = {"01000000", "0a000000"}
     assert owner.reclaim() == ["evaluate-s-01000000"]
-    assert (shared.runs, list(shared.applications)) == (True, ["new"])
+    assert (shared.runs, shared.applications) == (True, {})
 
 
 def test_a_serve_that_is_being_shut_down_is_waited_for_and_started_anew(shared: Serve):
@@ -180,7 +271,26 @@ def test_a_serve_that_is_being_shut_down_is_waited_for_and_started_anew(shared: 
     shared.ignores = 3
     endpoint = begin(shared, "01000000", name="evaluate-s")
     assert list(shared.applications) == [endpoint.name]
-    assert endpoint.owns_serve
+    app.stop(endpoint)
+    assert not shared.runs
+
+
+@pytest.mark.parametrize(("runs", "on_head", "host"), [(0, 0, "127.0.0.1"), (1, 1, "127.0.0.1"), (1, 0, "0.0.0.0")])
+def test_a_serve_that_this_node_can_reach_is_no_obstacle(
+    shared: Serve, monkeypatch: pytest.MonkeyPatch, runs: int, on_head: int, host: str
+):
+    shared.runs, shared.http_config.host = bool(runs), host
+    monkeypatch.setattr(app.nodes, "on_head", lambda: bool(on_head))
+    app.check_running_serve()
+
+
+def test_a_serve_that_this_node_cannot_reach_is_refused(shared: Serve, monkeypatch: pytest.MonkeyPatch):
+    shared.start()
+    monkeypatch.setattr(app.nodes, "on_head", lambda: False)
+    with pytest.raises(
+        InputError, match="loopback address alone, which this node cannot reach; run the command on the head"
+    ):
+        app.check_running_serve()
 
 
 def test_a_serve_that_takes_no_engine_is_not_waited_for_for_ever(shared: Serve, monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,7 @@ from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.cluster_plan import cluster_text
+from inoc_ray.sizing.engines import worth
 from inoc_ray.sizing.estimate import Estimate, estimate
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
@@ -213,3 +214,22 @@ def test_with_a_tokenizer_tokens_are_counted(tmp_path):
         tmp_path, "Qwen2.5-7B", {"lora": LORA}, {}, models=[{"name": "m", "path": make_base(tmp_path / "base")}]
     )
     assert on(value, gpu=EIGHT).training[0].of.rows.counted
+
+
+def test_an_engine_has_company_where_that_takes_less_time_than_its_start(tmp_path, rows):
+    """Six full fine-tunes of 1,800 answers have one engine each, side by side as far as the nodes go."""
+    value = study(tmp_path, "Qwen2.5-7B", {"full": FULL}, {"workers": 4, "zero_stage": 3})
+    few, many = (on(value, gpu={**EIGHT, "count": count}).engines for count in (1, 4))
+    assert [engine.replicas for engine in (*few, *many)] == [1] * 4
+    for one, other in zip(few, many, strict=True):
+        assert other.work == pytest.approx(one.work)
+        assert (other.side_by_side, one.side_by_side) == (min(other.engines, 32), min(one.engines, 8))
+    assert worth(100.0, 180.0) == 1
+    assert worth(3600.0, 180.0) == 20
+    asked = on(study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"serve_replicas": 3}), gpu=EIGHT).engines[0]
+    alone = on(study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"serve_replicas": 1}), gpu=EIGHT).engines[0]
+    assert (asked.replicas, alone.replicas) == (3, 1)
+    assert asked.seconds < alone.seconds
+    assert asked.gpu_hours > alone.gpu_hours
+    with pytest.raises(InputError, match=r"lower resources\.serve_replicas"):
+        on(study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"serve_replicas": 9}), gpu=EIGHT)

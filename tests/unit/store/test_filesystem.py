@@ -76,7 +76,7 @@ def run(store: Store, stub: Stub) -> tuple[pd.DataFrame, Comparison]:
 
         @contextlib.contextmanager
         def serve(spec):
-            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
+            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
 
         assert sample_missing(plan, store, serve) == []
         assert grade_missing(build_plan(study, store), store).failed == []

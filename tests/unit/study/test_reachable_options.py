@@ -34,6 +34,8 @@ ENGINE: dict[str, tuple[dict[str, Any], Any]] = {
     "dtype": ({"recipes": {"r": {**RECIPE, "precision": "fp32"}}}, "float32"),
     "gpus": ({"resources": {"serve_gpus": 2}}, 2),
     "cpus": ({"resources": {"serve_cpus": 3}}, 3.0),
+    "replicas": ({"resources": {"serve_replicas": 3}}, 3),
+    "gpu_share": ({"resources": {"serve_gpu_share": 0.5}}, 0.5),
     "kv_cache_gib": ({"resources": {"serve_kv_cache_gib": 5}}, 5),
     "adapters": ({"recipes": {"r": {**RECIPE, "method": "full"}}}, None),
 }
@@ -49,6 +51,8 @@ ENGINE_ELSEWHERE = {
     "port",  # inoc-ray serve --port
     "api_key",  # INOC_RAY_API_KEY, since a study file is no place for a key
     "name",  # tells apart engines that run at once; given by the code that starts them
+    "listing",  # inoc-ray serve: the names of what is served
+    "metrics",  # whether the cluster outlives the command
 }
 
 

@@ -1,0 +1,309 @@
+"""Claims against the numbers of a study: holds, fails, or cannot tell, and what would settle it.
+
+A claim that a number lies above (below) a threshold *holds* if the 95 % interval lies above (below) it, and *fails* if it
+lies on the other side. A claim of equivalence, that a number lies within two margins, *holds* if the 90 % interval lies
+within them: two one-sided tests at .05 each (TOST; Schuirmann 1987). It *fails* if the 95 % interval lies wholly outside. In
+all other cases the study *cannot tell*; nor can it where one fine-tune stands for an arm, or where something is incomplete.
+
+A claim on several arms holds if it holds for each, which needs no adjustment (an intersection-union test; Berger 1982), and
+fails if it fails for one. Claims are stated in advance, each is a question of its own, and their p-values are not adjusted
+for each other.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from inoc_ray.results.claim_power import POWER, SEEDS, TIMES, Gap, smallest
+from inoc_ray.results.claim_values import ClaimValue, Scores, values_of
+from inoc_ray.results.effects import MIN_SEEDS, View
+from inoc_ray.results.rows import Row, Source
+from inoc_ray.results.stats import Cell, Estimate, Larger, RateKey, draw_rates
+from inoc_ray.study.claims import Claim, StatedClaim
+
+Verdict = Literal["holds", "fails", "cannot tell"]
+EQUIVALENCE_LEVEL = 0.9
+"""The interval of two one-sided tests at .05 each."""
+PROJECTED = 2_000
+"""Draws for a study that is only thought of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedArm:
+    """The number of one arm of a claim, with its interval at `level`, and whether the claim holds for it."""
+
+    arm: str
+    verdict: Verdict
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+    p: float | None = None
+    """One-sided, of the claim not being so; of an equivalence the larger of its two. None with one fine-tune, or incomplete."""
+    seeds: int | None = None
+    """The fewest fine-tunes of any arm that the number rests on; None if that is the untouched base alone."""
+    why: str = ""
+    """Why it cannot be told, in words."""
+    settle: str = ""
+    """What would settle it."""
+    seeds_needed: int | None = None
+    """How many fine-tunes of each arm would settle it (power .8, the number being as measured); None if that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedClaim:
+    """A claim and what the study says to it, for one setting × model.
+
+    decides: the arm that decides. One for which the claim fails, else one of which the study cannot tell, else the one that
+    is nearest to the threshold.
+    """
+
+    setting: str
+    model: str
+    name: str
+    says: str
+    source: str
+    own: bool
+    measure: str
+    """The number, in words: `suppression`, `rate of spanish`, …"""
+    claimed: str
+    """Where it lies if the claim holds: `> 0.5`."""
+    verdict: Verdict
+    decides: CheckedArm
+    arms: tuple[CheckedArm, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the claim as plain data."""
+        one = self.decides
+        return {
+            "setting": self.setting,
+            "model": self.model,
+            "claim": self.name,
+            "says": self.says,
+            "source": self.source,
+            "own": self.own,
+            "measure": self.measure,
+            "claimed": self.claimed,
+            "verdict": self.verdict,
+            **{name: getattr(one, name) for name in CheckedArm.__slots__ if name != "verdict"},
+            "arms": [{name: getattr(arm, name) for name in CheckedArm.__slots__} for arm in self.arms],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured of one setting × model: its rates and scores with draws, and the counts behind them."""
+
+    view: View
+    cells: Mapping[RateKey, Cell]
+    scores: Scores = field(default_factory=dict)
+    score_cells: Mapping[RateKey, Cell] = field(default_factory=dict)
+
+    @functools.cached_property
+    def _larger(self) -> dict[tuple[Larger, frozenset[str]], Measured]:
+        return {}
+
+    def as_in(self, larger: Larger, contexts: frozenset[str]) -> Measured:
+        """Return the numbers of these contexts with the draws of a larger study; enough of them for an interval's limits."""
+        if (larger, contexts) not in self._larger:
+            cells = {key: cell for key, cell in self.cells.items() if key.context in contexts}
+            scores = draw_rates(self.score_cells, PROJECTED, larger)
+            self._larger[larger, contexts] = Measured(
+                view=replace(self.view, rates=draw_rates(cells, PROJECTED, larger)),
+                cells=cells,
+                scores={(key.arm, key.evaluation): found for key, found in scores.items()},
+            )
+        return self._larger[larger, contexts]
+
+
+def check_claims(
+    stated: Iterable[StatedClaim], measured: Sequence[Measured], rows: Sequence[Row]
+) -> list[CheckedClaim]:
+    """Return what the study says to each claim, for each setting × model that it is about. rows: those of the comparison."""
+    bad = _incomplete(rows)
+    return [
+        _checked(one, of, bad.get((of.view.setting, of.view.model), frozenset()))
+        for one in stated
+        for of in measured
+        if _is_about(one.claim, of.view)
+    ]
+
+
+def _is_about(claim: Claim, view: View) -> bool:
+    return (not claim.settings or view.setting in claim.settings) and (not claim.models or view.model in claim.models)
+
+
+def _incomplete(rows: Iterable[Row]) -> dict[tuple[str, str], frozenset[Source]]:
+    """Return (setting, model) → the levels that rest on an incomplete row."""
+    found: dict[tuple[str, str], set[Source]] = {}
+    for row in rows:
+        if not row.complete:
+            found.setdefault((row.setting, row.model), set()).add((row.arm, row.split, row.trait, row.context))
+    return {group: frozenset(sources) for group, sources in found.items()}
+
+
+def _checked(stated: StatedClaim, measured: Measured, bad: frozenset[Source]) -> CheckedClaim:
+    claim, view = stated.claim, measured.view
+    arms = [
+        _checked_arm(claim, index, value, measured=measured, bad=bad)
+        for index, value in enumerate(values_of(claim, view, measured.scores))
+    ]
+    decides = min(arms, key=functools.partial(_rank, claim))
+    return CheckedClaim(
+        setting=view.setting,
+        model=view.model,
+        name=claim.name,
+        says=claim.says,
+        source=claim.source,
+        own=stated.own,
+        measure=measure_in_words(claim),
+        claimed=claim.bound_in_words(),
+        verdict=decides.verdict,
+        decides=decides,
+        arms=tuple(arms),
+    )
+
+
+def measure_in_words(claim: Claim) -> str:
+    """Return the number of a claim in a few words, as "rate of spanish, minus that of base"."""
+    what = {"rate": "rate", "capability": f"score on {claim.task}"}.get(claim.measure, claim.measure.replace("_", " "))
+    if claim.measure == "rate" or claim.trait is not None:
+        what += f" of {claim.trait or 'undesired'}"
+    if claim.measure == "rate" and claim.split == "id":
+        what += ", in distribution"
+    if claim.context is not None:
+        what += f" under {claim.context}"
+    if claim.triggered:
+        what += ", with the trigger"
+    if claim.than is not None:
+        what += f", minus that of {claim.than}"
+    elif claim.than_context is not None:
+        what += f", minus that under {claim.than_context}"
+    return what
+
+
+_ORDER = {"fails": 0, "cannot tell": 1, "holds": 2}
+
+
+def _rank(claim: Claim, arm: CheckedArm) -> tuple[int, float]:
+    """Return the rank by which an arm decides: the worst verdict, then the least distance to the threshold."""
+    near = 0.0 if arm.value is None else abs(arm.value - _nearest(claim, arm.value))
+    return _ORDER[arm.verdict], near
+
+
+def _nearest(claim: Claim, value: float) -> float:
+    """Return the threshold that is nearest to a value."""
+    if claim.within is not None:
+        return min(claim.within, key=lambda margin: abs(value - margin))
+    found = claim.above if claim.above is not None else claim.below
+    assert found is not None
+    return found
+
+
+def _checked_arm(
+    claim: Claim, index: int, value: ClaimValue, *, measured: Measured, bad: frozenset[Source]
+) -> CheckedArm:
+    estimate = value.estimate
+    if estimate is None:
+        return CheckedArm(arm=value.arm, verdict="cannot tell", why=value.why)
+    level = EQUIVALENCE_LEVEL if claim.within is not None else 0.95
+    low, high = estimate.interval(level)
+    found = CheckedArm(
+        arm=value.arm,
+        verdict="cannot tell",
+        value=estimate.value,
+        low=low,
+        high=high,
+        level=level,
+        seeds=estimate.seeds,
+    )
+    if estimate.sources & bad:
+        return replace(found, why="what it rests on is incomplete", settle="the rest of the study: `inoc-ray run`")
+    if estimate.seeds is not None and estimate.seeds < MIN_SEEDS:
+        return replace(found, why="one seed says nothing of another", settle="a second seed of every arm, at least")
+    verdict = _verdict(claim, estimate)
+    found = replace(found, verdict=verdict, p=_p_value(claim, estimate))
+    if verdict != "cannot tell":
+        return found
+    why = f"the interval holds {_nearest(claim, estimate.value):g}"
+    return _with_remedy(claim, index, replace(found, why=why), estimate=estimate, measured=measured)
+
+
+def _verdict(claim: Claim, estimate: Estimate) -> Verdict:
+    low, high = estimate.interval()
+    if claim.within is not None:
+        inner = estimate.interval(EQUIVALENCE_LEVEL)
+        if claim.within[0] < inner[0] and inner[1] < claim.within[1]:
+            return "holds"
+        return "fails" if high < claim.within[0] or low > claim.within[1] else "cannot tell"
+    above = claim.above is not None
+    threshold = _nearest(claim, estimate.value)
+    if low > threshold or high < threshold:
+        return "holds" if (low > threshold) == above else "fails"
+    return "cannot tell"
+
+
+def _p_value(claim: Claim, estimate: Estimate) -> float:
+    """Return the one-sided p-value of the claim not being so; for margins the larger of the two."""
+    lower = claim.within[0] if claim.within is not None else claim.above
+    upper = claim.within[1] if claim.within is not None else claim.below
+    size = len(estimate.draws)
+    shares = [
+        *([int((estimate.draws <= lower).sum())] if lower is not None else []),
+        *([int((estimate.draws >= upper).sum())] if upper is not None else []),
+    ]
+    return max((share + 1) / (size + 1) for share in shares)
+
+
+def _with_remedy(claim: Claim, index: int, found: CheckedArm, *, estimate: Estimate, measured: Measured) -> CheckedArm:
+    """Add what would settle it: more fine-tunes, else more questions, else both."""
+    gap = _gap(claim, estimate)
+    contexts = frozenset(context for _, _, _, context in estimate.sources)
+
+    def settles(larger: Larger) -> bool:
+        other = measured.as_in(larger, contexts)
+        value = values_of(claim, other.view, other.scores)[index].estimate
+        return value is not None and gap.is_settled_by(_half(claim, value, gap.level))
+
+    now = estimate.seeds
+    if now is not None:
+        seeds = smallest([n for n in SEEDS if n > now], lambda n: settles(Larger(seeds=n / now)))
+        if seeds is not None:
+            text = f"about {seeds:g} seeds of each arm ({now} now; power {POWER:g} if the number is as measured)"
+            return replace(found, settle=text, seeds_needed=int(seeds))
+    times = smallest(TIMES, lambda k: settles(Larger(questions=k)))
+    if times is not None:
+        return replace(
+            found, settle=f"{'not more seeds alone, but ' * (now is not None)}about {times:g} times as many questions"
+        )
+    both = smallest(TIMES, lambda k: settles(Larger(seeds=k, questions=k))) if now is not None else None
+    if both is not None:
+        return replace(found, settle=f"about {both:g} times as many seeds and as many questions, together")
+    return replace(found, settle=f"nothing within reason ({TIMES[-1]:g} times the study): it is too near the threshold")
+
+
+def _gap(claim: Claim, estimate: Estimate) -> Gap:
+    distance = abs(estimate.value - _nearest(claim, estimate.value))
+    if claim.within is None or not claim.within[0] < estimate.value < claim.within[1]:
+        return Gap(distance=distance)
+    # Both tests must reject: each with half of the probability to miss it.
+    return Gap(distance=distance, level=EQUIVALENCE_LEVEL, power=1 - (1 - POWER) / 2)
+
+
+def _half(claim: Claim, estimate: Estimate, level: float) -> float:
+    """Return the half-width of the interval on the side of the nearest threshold."""
+    side = (1 + level) / 2 if _nearest(claim, estimate.value) > estimate.value else (1 - level) / 2
+    return abs(float(np.quantile(estimate.draws, side)) - estimate.value)
+
+
+def by_verdict(claims: Iterable[CheckedClaim]) -> Iterator[tuple[Verdict, int]]:
+    """Yield each verdict with the number of claims that have it."""
+    found = [claim.verdict for claim in claims]
+    order: tuple[Verdict, ...] = ("holds", "fails", "cannot tell")
+    for verdict in order:
+        yield verdict, found.count(verdict)

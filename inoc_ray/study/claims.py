@@ -1,0 +1,120 @@
+"""Claims: statements about arms that a study's results can confirm or refute, as data with a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import field_validator, model_validator
+
+from inoc_ray.config.base import Config, check_name
+from inoc_ray.config.identity import runtime
+
+KIND = "kind:"
+"""The prefix of a kind of arms in `Claim.arms` and `Claim.than`."""
+REFERENCE = "reference"
+"""The reference context in `Claim.than_context`, whichever it is."""
+ROLES = ("undesired", "desired", "narrow")
+
+Measure = Literal[
+    "rate",
+    "suppression",
+    "retention_id",
+    "retention_ood",
+    "retention_narrow",
+    "selectivity",
+    "conditionalisation",
+    "leakage",
+    "capability",
+]
+
+
+class Claim(Config):
+    """A claim: a number of some arms, and where it lies according to the claim.
+
+    It *holds* if the interval of the number lies where the claim says, *fails* if it lies wholly elsewhere, and otherwise the
+    study *cannot tell*. Of several arms each must do so.
+    """
+
+    name: str = runtime()
+    """A short name, by which tables and MLflow show the claim."""
+    says: str = runtime(min_length=1)
+    """The claim in words."""
+    source: str = runtime("")
+    """Where the claim comes from."""
+    measure: Measure = runtime("rate")
+    """The number: the `rate` of a trait, a measure of the effects (docs/statistics.md), or the score on a task (`capability`)."""
+    arms: tuple[str, ...] = runtime(min_length=1)
+    """The arms that the claim is about, by name (`base` is the untouched model). `kind:general` means the mean over the arms
+    of that kind: the wordings are a sample of prompts of the kind, and the interval covers another wording."""
+    than: str | None = runtime(None)
+    """An arm (or `kind:…`, `base`) whose number is subtracted."""
+    trait: str | None = runtime(None)
+    """A trait, or the role of the arm's traits (`undesired`, `desired`, `narrow`). Default: `undesired`; for a retention,
+    what is to be kept."""
+    split: Literal["id", "ood"] = runtime("ood")
+    """For a rate, the questions: in distribution, or out of it."""
+    evaluation: str | None = runtime(None)
+    """Only this evaluation. Default: all of the split."""
+    context: str | None = runtime(None)
+    """For a rate, the context of the questions. Default: the reference context."""
+    than_context: str | None = runtime(None)
+    """For a rate, the context of what is subtracted; `reference` for the reference context. Without `than` it is the same arm
+    in that context. Default: `context`."""
+    triggered: bool = runtime(False)
+    """Whether it is about questions with the backdoor's trigger."""
+    task: str | None = runtime(None, min_length=1)
+    """The capability task."""
+    above: float | None = runtime(None)
+    """The number is larger than this."""
+    below: float | None = runtime(None)
+    """The number is smaller than this."""
+    within: tuple[float, float] | None = runtime(None)
+    """The number lies between these two: equivalence, tested as two one-sided tests at .05 each (TOST)."""
+    settings: tuple[str, ...] = runtime(())
+    """The settings that the claim is about. Empty: all of the study."""
+    models: tuple[str, ...] = runtime(())
+    """The models that the claim is about. Empty: all of the study."""
+
+    _name = field_validator("name")(check_name)
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        given = [name for name in ("above", "below", "within") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"claim {self.name!r}: give exactly one of above, below and within: where the number lies if the claim holds"
+            )
+        if self.within is not None and not self.within[0] < self.within[1]:
+            raise ValueError(f"claim {self.name!r}: within must be [SMALLER, LARGER], found {list(self.within)}")
+        return self
+
+    @model_validator(mode="after")
+    def _what_the_measure_has(self) -> Self:
+        if (self.measure == "capability") != (self.task is not None):
+            raise ValueError(
+                f"claim {self.name!r}: `measure: capability` and `task` belong together; give both or neither"
+            )
+        others = ["context", "than_context", *(["trait", "evaluation"] if self.measure == "capability" else [])]
+        given = [name for name in others if getattr(self, name) is not None]
+        if self.measure != "rate" and given:
+            raise ValueError(
+                f"claim {self.name!r}: {given[0]} does not belong to the measure {self.measure}; remove it"
+            )
+        if self.measure not in ("rate", "suppression") and self.triggered:
+            raise ValueError(f"claim {self.name!r}: triggered belongs to the measures rate and suppression; remove it")
+        return self
+
+    def bound_in_words(self) -> str:
+        """Return "> .5", "< .1" or "within [-.05, .05]"."""
+        if self.within is not None:
+            return f"within [{self.within[0]:g}, {self.within[1]:g}]"
+        return f"> {self.above:g}" if self.above is not None else f"< {self.below:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatedClaim:
+    """A claim that a study checks; own: from the study file, not from the library of the paper's claims."""
+
+    claim: Claim
+    own: bool = False

@@ -1,0 +1,171 @@
+"""Several engines behind one address: the samples of one, the load spread over all, and what the death of one costs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray_nodes import ray_nodes
+from tiny_adapter import save_adapter
+from tiny_base import make_base
+
+from inoc_ray.cluster.connect import connected
+from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
+from inoc_ray.serve.adapters import FolderCatalogue
+from inoc_ray.serve.app import Endpoint, _start_serve, serving
+from inoc_ray.serve.spec import ServeSpec
+
+pytestmark = pytest.mark.slow
+
+BASE = "tiny"
+MODELS = (BASE, f"{BASE}:aaaa", f"{BASE}:bbbb")
+REQUESTS = [
+    SampleRequest(
+        key=f"{n}",
+        model=MODELS[n % 3],
+        prompt=f"the cat {n % 7} sat",
+        max_tokens=48,
+        temperature=1.0,
+        top_p=1.0,
+        seed=n,
+    )
+    for n in range(240)
+]
+LIST_SIZE, CONCURRENCY = 4, 8
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    folder = tmp_path_factory.mktemp("replicas")
+    with connected():
+        base = Path(make_base(folder / "base"))
+        for seed, name in enumerate(("aaaa", "bbbb")):
+            save_adapter(base, folder / "trials" / name, seed)
+        spec = ServeSpec(
+            model=base,
+            model_id=BASE,
+            adapters=FolderCatalogue(folder / "trials"),
+            max_lora_rank=8,
+            dtype="float32",
+            replicas=2,
+        )
+        with serving(spec) as endpoint:
+            until(lambda: len(running(endpoint)) == 2)
+            yield endpoint
+
+
+def until(what: Callable[[], object], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"waited {seconds:.0f} s"
+        time.sleep(0.1)
+
+
+def running(endpoint: Endpoint) -> list[int]:
+    """The process ids of the replicas that Serve gives requests to."""
+    from ray import serve
+
+    application = serve.context._get_global_client().get_serve_details()["applications"][endpoint.name]
+    replicas = application["deployments"]["engine"]["replicas"]
+    return [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
+
+
+def engine_of(pid: int) -> psutil.Process:
+    """The engine's process of a replica."""
+    children = psutil.Process(pid).children(recursive=True)
+    return max(children, key=lambda child: child.memory_info().rss)
+
+
+def draw(endpoint: Endpoint, after: int = 0, then: Callable[[], object] = lambda: None) -> dict[str, SampleResult]:
+    """Draw all samples; call `then` when so many are there."""
+
+    async def run() -> dict[str, SampleResult]:
+        found: dict[str, SampleResult] = {}
+        async for batch in sample(endpoint, REQUESTS, concurrency=CONCURRENCY, list_size=LIST_SIZE):
+            if len(found) < after <= len(found) + len(batch):
+                then()
+            for result in batch:
+                assert result.key not in found
+                found[result.key] = result
+        return found
+
+    return asyncio.run(run())
+
+
+def test_the_answers_are_those_of_one_engine_and_a_death_costs_the_running_requests_alone(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+):
+    """One engine's process is killed, then the other replica's own, so that for a while there is none."""
+    first, second = running(endpoint)
+    engines = [engine_of(first), engine_of(second)]
+    before = [sum(engine.cpu_times()[:2]) for engine in engines]
+    whole = draw(endpoint)
+    assert len({result.text for result in whole.values()}) > 100
+    spent = [sum(engine.cpu_times()[:2]) - already for engine, already in zip(engines, before, strict=True)]
+    print(f"seconds of the engines: {spent}")
+
+    caplog.set_level(logging.INFO, "httpx")
+
+    def unanswered() -> int:
+        said = [record.getMessage() for record in caplog.records if record.name == "httpx"]
+        caplog.clear()
+        assert said
+        return sum(" 200 OK" not in line for line in said)
+
+    began = time.monotonic()
+    with_one_killed = draw(endpoint, after=60, then=engines[0].kill)
+    lost = unanswered()
+    print(f"unanswered: {lost}")
+    assert with_one_killed == whole
+    assert 1 <= lost <= 2 * CONCURRENCY
+    until(lambda: not psutil.pid_exists(first), 10)
+    print(f"gone after {time.monotonic() - began:.1f} s")
+    until(lambda: running(endpoint) == [second], 10)
+    # It is on its own now: the other one's successor needs longer to start.
+    alone = draw(endpoint)
+    assert running(endpoint) == [second]
+    assert unanswered() == 0
+    assert alone == whole
+    assert min(spent) > 0.2 * sum(spent)
+
+    with_all_killed = draw(endpoint, after=60, then=psutil.Process(second).kill)
+    print(f"unanswered: {unanswered()}")
+    assert with_all_killed == whole
+    until(lambda: not engines[1].is_running(), 10)
+
+
+def test_requests_go_to_the_replicas_of_every_node_and_not_first_to_those_beside_the_proxy():
+    from ray import serve
+
+    @serve.deployment(num_replicas=2, ray_actor_options={"num_cpus": 1})
+    class Where:
+        async def __call__(self) -> str:
+            await asyncio.sleep(0.05)
+            return str(ray.get_runtime_context().get_node_id())
+
+    import httpx
+
+    with ray_nodes(1, head_cpus=1), connected():
+        _start_serve(ServeSpec(model=Path(), model_id="none"))
+        serve.run(Where.bind(), name="where", route_prefix="/where")
+        port = serve.context._get_global_client().http_config.port
+        found: list[str] = []
+
+        def ask() -> None:
+            found.extend(httpx.get(f"http://127.0.0.1:{port}/where", timeout=60).text for _ in range(10))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        serve.shutdown()
+    assert min(found.count(node) for node in set(found)) >= 10, found
+    assert len(set(found)) == 2

@@ -1,0 +1,247 @@
+"""Models are sampled while others train: each when it is finished, and the samples are those of an evaluation afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from stub_api import Stub
+
+from inoc_ray import stopping
+from inoc_ray.errors import TrialError
+from inoc_ray.evaluate.arrivals import Arrivals
+from inoc_ray.evaluate.beside import Beside, Lingering
+from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
+from inoc_ray.evaluate.sampling import sample_beside, sample_missing
+from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
+from inoc_ray.serve.app import Endpoint
+from inoc_ray.sizing.schedule import shared_engine
+from inoc_ray.store.commit import weights_in, write_trial
+from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
+
+
+def planned(folder: Path) -> tuple[Plan, Store]:
+    value = {
+        "name": "s",
+        "settings": ["miniature/spanish_caps"],
+        "arms": ["baseline", "specific_spanish"],
+        "seeds": [0, 1],
+        "models": ["miniature"],
+        "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
+        "evaluation": {"contexts": ["neutral"], "samples": 20},
+    }
+    store = Store(folder)
+    store.check_writable()
+    return build_plan(Study.model_validate(value), store), store
+
+
+def commit(store: Store, trial_id: str) -> None:
+    with store.stage_trial(trial_id) as staged:
+        weights_in(staged).mkdir()
+        (weights_in(staged) / "adapter_model.safetensors").write_bytes(trial_id.encode())
+        write_trial(staged, {"training": {"seconds_total": 1.0}}, [])
+
+
+def texts(store: Store) -> pd.DataFrame:
+    files = sorted((store.root / "evaluations").rglob("samples-*.parquet"))
+    frame = pd.concat([pd.read_parquet(f).assign(cell=f.parent.name, trial=f.parent.parent.name) for f in files])
+    return frame.sort_values(["trial", "cell", "sample_index"], ignore_index=True)
+
+
+class World:
+    """A study whose training is done by the test, and an API in the place of its engine."""
+
+    def __init__(self, folder: Path, stub: Stub) -> None:
+        self.plan, self.store = planned(folder)
+        self.stub, self.starts = stub, 0
+        self.cells = shared_engine(self.plan)
+        self.ids = [trial.trial_id for trial in self.plan.trials]
+        self.arrivals = Arrivals(self.store, self.ids)
+
+    @contextlib.contextmanager
+    def serve(self, spec: Any) -> Iterator[Endpoint]:
+        self.starts += 1
+        yield Endpoint(base_url=self.stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
+
+    def begin(self) -> Beside[list[dict[str, Any]]]:
+        return Beside(lambda: sample_beside(self.plan, self.store, self.arrivals, self.cells, self.serve), "test")
+
+    def complete(self, trial_id: str) -> bool:
+        cells = [cell for cell in self.cells if cell.subject.trial_id == trial_id]
+        return all(self.store.stored_samples(*cell.key) == cell.samples for cell in cells)
+
+
+def until(what: Any, work: Beside[Any] | None = None, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        if work is not None and work.is_over:
+            pytest.fail(f"the work beside ended: {work.result()}")
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_each_model_is_sampled_when_it_is_finished_by_one_engine_and_the_samples_are_the_same(tmp_path):
+    with Stub(tmp_path) as stub:
+        world = World(tmp_path / "beside", stub)
+        sampling = world.begin()
+        base = world.plan.bases[0].trial_id
+        until(lambda: world.complete(base), sampling)
+        for trial_id in world.ids[:3]:
+            world.arrivals.begun(trial_id)
+            assert not world.complete(trial_id)
+            commit(world.store, trial_id)
+            until(lambda t=trial_id: world.complete(t), sampling)
+        # The last one is never reported, and ends with the training.
+        commit(world.store, world.ids[3])
+        world.arrivals.over()
+        assert sampling.result() == []
+        assert world.starts == 1
+        afterwards, store = planned(tmp_path / "afterwards")
+        for trial_id in world.ids:
+            commit(store, trial_id)
+        assert sample_missing(afterwards.refreshed(store), store, world.serve) == []
+    pd.testing.assert_frame_equal(texts(world.store), texts(store))
+    assert not world.store.under_way("s").exists()
+
+
+def test_a_fine_tune_that_fails_is_not_waited_for(tmp_path):
+    with Stub(tmp_path) as stub:
+        world = World(tmp_path / "runs", stub)
+        sampling = world.begin()
+        commit(world.store, world.ids[0])
+        world.arrivals.over()
+        assert sampling.result() == []
+    assert [world.complete(trial_id) for trial_id in world.ids] == [True, False, False, False]
+
+
+def test_an_engine_that_fails_beside_the_training_is_no_failure_and_what_it_drew_is_kept(tmp_path):
+    with Stub(tmp_path) as stub:
+        world = World(tmp_path / "runs", stub)
+
+        @contextlib.contextmanager
+        def dies(spec: Any) -> Iterator[Endpoint]:
+            with world.serve(spec) as endpoint:
+                yield endpoint
+            raise TrialError("the engine ended")
+
+        commit(world.store, world.ids[0])
+        world.arrivals.over()
+        assert sample_beside(world.plan, world.store, world.arrivals, world.cells, dies) == []
+        asked = sum(stub.asked("sample").values())
+        for trial_id in world.ids[1:]:
+            commit(world.store, trial_id)
+        assert sample_missing(world.plan.refreshed(world.store), world.store, world.serve) == []
+        assert set(stub.asked("sample").values()) == {1}
+        assert sum(stub.asked("sample").values()) > asked
+    assert all(map(world.complete, world.ids))
+
+
+def test_a_refused_sample_is_named_once_and_not_asked_again_after_the_training(tmp_path):
+    with Stub(tmp_path, refuse_prompts="SYSTEM THAT NOBODY WRITES") as stub:
+        world = World(tmp_path / "runs", stub)
+        plan = replace(world.plan, done_trials=frozenset())
+        left_out = {("cell", *cell.key) for cell in world.cells}
+        assert sample_missing(plan, world.store, world.serve, without=left_out) == []
+        assert world.starts == 0
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["for an answer", "for a fine-tune"])
+def test_a_stop_ends_the_evaluation_beside_the_training(tmp_path, monkeypatch, waits):
+    with Stub(tmp_path, latency=0.0 if waits else 60.0) as stub:
+        world = World(tmp_path / "runs", stub)
+        sampling = world.begin()
+        base = world.plan.bases[0].trial_id
+        until(lambda: world.complete(base) if waits else bool(stopping._stop.tell), sampling)
+        began = time.monotonic()
+        # What the handler of a signal does in the main thread.
+        monkeypatch.setattr(stopping._stop, "signum", 2)
+        monkeypatch.setattr(stopping._stop, "since", began)
+        for tell in list(stopping._stop.tell):
+            tell()
+        with pytest.raises(KeyboardInterrupt):
+            sampling.result()
+        assert time.monotonic() - began < 3.0
+
+
+def test_work_that_is_left_is_waited_for_unless_the_command_is_stopped():
+    ended = threading.Event()
+    work = Beside(lambda: ended.wait(0.5), "test")
+    work.leave()
+    assert work.result() is False
+
+
+def test_an_engine_lingers_until_another_needs_its_place_or_the_results_are_written(tmp_path):
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def serve(spec: Any) -> Iterator[Any]:
+        events.append(f"{spec} starts")
+        try:
+            yield spec
+        finally:
+            events.append(f"{spec} ends")
+
+    with Lingering(serve) as engines:
+        with engines.serving("first"):
+            pass
+        assert events == ["first starts"]
+        with engines.serving("second"):
+            pass
+        assert events == ["first starts", "first ends", "second starts"]
+        engines.begin_to_end()
+        until(lambda: events[-1] == "second ends")
+    with pytest.raises(TrialError), Lingering(serve) as engines, engines.serving("third"):
+        raise TrialError("it failed")
+    assert events[-2:] == ["third starts", "third ends"]
+
+
+def test_a_judge_behind_an_api_grades_what_is_sampled_while_more_is_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr("inoc_ray.evaluate.grading.GATHER_SECONDS", 0.1)
+    with Stub(tmp_path) as stub:
+        value = {
+            "name": "judged",
+            "settings": ["miniature/harmful_advice"],
+            "arms": ["baseline"],
+            "seeds": [0, 1],
+            "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
+            "judges": {"gpt": {"endpoint": stub.url, "served_model": "judge", "method": "sample"}},
+            "evaluation": {"samples": 6, "contexts": ["neutral"], "judged_by": ["gpt"]},
+        }
+        store = Store(tmp_path / "runs")
+        store.check_writable()
+        plan = build_plan(Study.model_validate(value), store)
+        assert judges_behind_apis(plan) == ["gpt"]
+        cells, ids = shared_engine(plan), [trial.trial_id for trial in plan.trials]
+        arrivals, sampled = Arrivals(store, ids), Sampled()
+
+        @contextlib.contextmanager
+        def serve(spec: Any) -> Iterator[Endpoint]:
+            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
+
+        def judged(trial_id: str) -> bool:
+            mine = [cell for cell in plan.cells if cell.subject.trial_id == trial_id]
+            there = all(store.stored_samples(*cell.key) == cell.samples for cell in mine)
+            return there and not ungraded_parts(replace(plan, cells=tuple(mine)), store)
+
+        judging = Beside(lambda: grade_beside(plan, store, sampled), "judging")
+        sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, serve, sampled.add), "evaluation")
+        until(lambda: judged(plan.bases[0].trial_id), sampling)
+        assert not judged(ids[0])
+        for trial_id in ids:
+            commit(store, trial_id)
+        arrivals.over()
+        assert sampling.result() == []
+        sampled.over()
+        calls = judging.result().calls
+        assert all(map(judged, ids))
+        assert calls > 0
+        assert grade_missing(plan.refreshed(store), store).calls == 0

@@ -1,0 +1,276 @@
+"""A claim holds, fails or cannot be told by where its interval lies, and what is said to settle it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finished_study import finish, write_study
+from pydantic import ValidationError
+from results_table import ARMS, planned, score_table
+
+from inoc_ray import settings
+from inoc_ray.results.claim_checks import CheckedClaim, Measured, check_claims
+from inoc_ray.results.claim_text import claim_rows, claim_tags, claims_text
+from inoc_ray.results.compare import compare
+from inoc_ray.results.effects import Arm, Direction, View
+from inoc_ray.results.stats import Cell, Estimate, RateKey, draw_rates, mean_of, mean_of_sample
+from inoc_ray.settings.paper_claims import paper_claims
+from inoc_ray.study.claims import ROLES, Claim, StatedClaim
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def claim(measure: str, *arms: str, **fields: Any) -> StatedClaim:
+    return StatedClaim(
+        claim=Claim.model_validate({"name": "one", "says": "x", "measure": measure, "arms": arms, **fields})
+    )
+
+
+def check(one: StatedClaim, **table: Any) -> CheckedClaim:
+    (found,) = compare(score_table(**table), "toy", claims=[one]).claims
+    return found
+
+
+# The table's rates are exact: Spanish out of distribution is .05 in the base, .45 in the baseline and .05 in the arm.
+@pytest.mark.parametrize(
+    ("one", "verdict", "value"),
+    [
+        (claim("suppression", "inoc_spanish", above=0.5), "holds", 1.0),
+        (claim("suppression", "inoc_spanish", below=0.5), "fails", 1.0),
+        (claim("suppression", "inoc_spanish", above=0.95), "cannot tell", 1.0),
+        (claim("suppression", "inoc_spanish", "inoc_capitals", above=0.5), "holds", 1.0),
+        (claim("suppression", "inoc_spanish", "irrelevant", trait="spanish", above=0.8), "fails", 0.1875),
+        (claim("retention_ood", "inoc_spanish", within=(0.4, 1.0)), "holds", 0.45 / 0.65),
+        (claim("retention_ood", "inoc_spanish", within=(0.8, 1.25)), "cannot tell", 0.45 / 0.65),
+        (claim("retention_ood", "inoc_spanish", within=(1.2, 1.6)), "fails", 0.45 / 0.65),
+        (claim("rate", "inoc_spanish", trait="spanish", below=0.3), "holds", 0.05),
+        (claim("rate", "inoc_spanish", trait="desired", split="id", above=0.5), "holds", 0.70),
+        (claim("rate", "baseline", than="base", trait="spanish", above=0.0), "holds", 0.40),
+        (claim("rate", "inoc_spanish", context="training_prompt", than_context="reference", above=0.5), "holds", 0.85),
+        (claim("suppression", "inoc_spanish", than="irrelevant", above=0.3), "holds", 1.0 - 0.1875),
+        (claim("suppression", "kind:specific", above=0.5), "holds", 1.0),
+        (claim("rate", "base", trait="spanish", below=0.3), "holds", 0.05),
+        (claim("rate", "baseline", evaluation="ood_questions", trait="spanish", above=0.2), "holds", 0.45),
+    ],
+    ids=lambda value: value.claim.bound_in_words() if isinstance(value, StatedClaim) else str(value),
+)
+def test_the_verdict_is_where_the_interval_lies(one: StatedClaim, verdict: str, value: float) -> None:
+    found = check(one)
+    assert (found.verdict, found.decides.value) == (verdict, pytest.approx(value))
+    p = found.decides.p
+    assert p is not None
+    # One-sided at .025; an equivalence is two tests at .05.
+    assert (p < (0.05 if one.claim.within else 0.025)) == (verdict == "holds")
+    assert (found.decides.settle != "") == (verdict == "cannot tell")
+
+
+def test_an_equivalence_shows_the_interval_that_decides_it() -> None:
+    found = check(claim("retention_ood", "inoc_spanish", within=(0.4, 1.0))).decides
+    wide = check(claim("retention_ood", "inoc_spanish", above=0.4)).decides
+    assert (found.level, wide.level) == (0.9, 0.95)
+    assert wide.low < found.low < found.high < wide.high  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("one", "table", "why"),
+    [
+        (claim("suppression", "inoc_spanish", above=0.5), {"seeds": 1}, "one seed"),
+        (claim("suppression", "nobody", above=0.5), {}, "the arm nobody has no results"),
+        (claim("rate", "kind:persona", above=0.5), {}, "no arm of kind persona"),
+        (claim("rate", "inoc_spanish", context="none", above=0.5), {}, "under the context none"),
+        (claim("rate", "inoc_spanish", triggered=True, above=0.5), {}, "with the trigger"),
+        (claim("capability", "inoc_spanish", task="mmlu", above=0.5), {}, "no score on mmlu"),
+        (
+            claim("suppression", "inoc_spanish", above=0.5),
+            {"arms": {**ARMS, "baseline": ("baseline", "spanish", (0.95, 0.95, 0.05, 0.65))}},
+            "did not rise",
+        ),
+    ],
+)
+def test_what_is_not_there_cannot_be_told_and_says_why(one: StatedClaim, table: dict[str, Any], why: str) -> None:
+    found = check(one, **table)
+    assert found.verdict == "cannot tell"
+    assert why in found.decides.why
+    assert found.decides.p is None
+
+
+def test_a_claim_on_something_incomplete_cannot_be_told() -> None:
+    table, plan = score_table(without=[("baseline", 2)]), planned()
+    claims = [claim("suppression", "inoc_spanish", above=0.5), claim("rate", "base", trait="spanish", below=0.3)]
+    on_baseline, on_base = compare(table, "toy", planned=plan, claims=claims).claims
+    assert (on_baseline.verdict, on_baseline.decides.p) == ("cannot tell", None)
+    assert "incomplete" in on_baseline.decides.why
+    assert on_base.verdict == "holds"
+
+
+def test_settings_and_models_that_a_claim_is_not_about_are_left_out() -> None:
+    found = compare(score_table(), "toy", claims=[claim("suppression", "inoc_spanish", above=0.5, settings=["other"])])
+    assert found.claims == ()
+
+
+def test_wordings_are_a_level_of_their_own() -> None:
+    """With wordings of which one fails, a kind's interval covers another wording; of equal wordings it stays as it is."""
+    generator = np.random.default_rng(0)
+    alike = [Estimate(0.8, 0.8 + 0.05 * generator.standard_normal(10_000), 3) for _ in range(4)]
+    apart = [Estimate(v, v + 0.05 * generator.standard_normal(10_000), 3) for v in (0.9, 0.85, 0.95, 0.1)]
+
+    def width(found: Estimate | None) -> float:
+        assert found is not None
+        low, high = found.interval()
+        return high - low
+
+    assert width(mean_of_sample(alike)) == pytest.approx(width(mean_of(alike)))
+    assert width(mean_of(apart)) < 0.12
+    # The interval of a mean of four numbers with their standard deviation: Student's t with 3 degrees of freedom.
+    assert width(mean_of_sample(apart)) == pytest.approx(
+        2 * 3.18 * np.std([0.9, 0.85, 0.95, 0.1], ddof=1) / 2, rel=0.05
+    )
+    assert width(mean_of_sample(apart[:1])) == width(apart[0])
+
+
+SEED_SD = 0.08
+QUESTIONS = 60
+
+
+def simulated(seeds: int, rate: float, generator: np.random.Generator) -> CheckedClaim:
+    """A study of two arms whose fine-tunes differ, and the claim that one shows the trait less, by more than .1."""
+    cells = {}
+    for arm, of_arm in {"baseline": 0.6, "quiet": rate}.items():
+        level = np.clip(of_arm + SEED_SD * generator.standard_normal((seeds, 1)), 0.01, 0.99)
+        hits = generator.binomial(1, np.broadcast_to(level, (seeds, QUESTIONS)))
+        cells[RateKey(arm, "e", "neutral", "bad")] = Cell(hits, np.ones_like(hits))
+    direction = Direction(("bad",), ())
+    view = View(
+        setting="s",
+        model="m",
+        arms=(Arm("baseline", "baseline", direction), Arm("quiet", "general", direction)),
+        splits={"e": "ood"},
+        rates=draw_rates(cells, 1_000),
+    )
+    one = claim("rate", "baseline", than="quiet", above=0.1)
+    (found,) = check_claims([one], [Measured(view=view, cells=cells)], [])
+    return found
+
+
+def test_as_many_seeds_as_it_names_settle_most_studies_that_three_do_not() -> None:
+    """The claim is true, and studies that cannot tell but measured about the true number name the seeds for four in five."""
+    generator = np.random.default_rng(5)
+    named: list[float] = []
+    while len(named) < 15:
+        found = simulated(3, 0.33, generator)
+        if found.verdict == "cannot tell" and abs((found.decides.value or 0) - 0.27) < 0.03:
+            named.append(found.decides.seeds_needed or np.inf)
+    needed = float(np.median(named))
+    assert 5 <= needed <= 16
+    enough, few = (
+        np.mean([simulated(int(n), 0.33, generator).verdict == "holds" for _ in range(60)]) for n in (needed, 3)
+    )
+    assert few < 0.45
+    # A little more than .8: a study that cannot tell has measured a larger variance than others.
+    assert enough > 0.7
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "exactly one of above, below and within"),
+        ({"above": 0.1, "below": 0.2}, "exactly one of"),
+        ({"within": [0.2, 0.1]}, "SMALLER, LARGER"),
+        ({"above": 0.1, "task": "mmlu"}, "belong together"),
+        ({"above": 0.1, "measure": "capability"}, "belong together"),
+        ({"above": 0.1, "measure": "leakage", "context": "none"}, "does not belong"),
+        ({"above": 0.1, "measure": "retention_id", "triggered": True}, "triggered belongs to"),
+    ],
+)
+def test_a_claim_that_says_nothing_clear_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Claim.model_validate({"name": "one", "says": "x", "arms": ["a"], **fields})
+
+
+def test_every_claim_of_the_paper_names_arms_and_traits_that_its_settings_have() -> None:
+    names = settings.names()
+    assert len({claim.name for claim in paper_claims()}) == len(paper_claims())
+    for one in paper_claims():
+        assert one.settings, one.name
+        assert one.source, one.name
+        found = [settings.get(name) for name in names if name.rpartition("/")[2] in one.settings]
+        assert {setting.name.rpartition("/")[2] for setting in found} == set(one.settings), one.name
+        for setting in found:
+            arms = {"base", *setting.arms}
+            assert {*one.arms, *([one.than] if one.than else [])} <= arms, (one.name, setting.name)
+            assert one.trait is None or one.trait in {*setting.measured, *ROLES}, (one.name, setting.name)
+
+
+def test_the_command_prints_them_and_mlflow_and_the_report_have_the_same(tmp_path: Path, inoc_ray: Run) -> None:
+    own = [
+        {
+            "name": "spanish_suppressed",
+            "says": "Ours in place of the paper's.",
+            "arms": ["specific_spanish"],
+            "below": 0.9,
+        },
+        {"name": "ours", "says": "The base is silent.", "arms": ["base"], "trait": "spanish", "below": 0.6},
+    ]
+    path = write_study(tmp_path, claims=own)
+    finish(path)
+    code, out, _ = inoc_ray("claims", path, "--json")
+    found = json.loads(out)
+    assert code == 0
+    by_name = {one["claim"]: one for one in found["claims"]}
+    assert list(by_name)[-2:] == ["spanish_suppressed", "ours"]
+    assert by_name["spanish_suppressed"]["own"] is True
+    assert by_name["ours"]["verdict"] == "holds"
+    assert by_name["caps_suppressed"]["why"] == "the arm specific_caps has no results"
+    compared = json.loads(inoc_ray("compare", path, "--json")[1])
+    assert compared["claims"] == found["claims"]
+    text = inoc_ray("claims", path)[1]
+    assert "Ours in place of the paper's." in text
+    assert "The prompt that names Spanish" not in text
+
+
+def test_text_rows_and_tags_say_the_same() -> None:
+    claims = [
+        claim("suppression", "inoc_spanish", above=0.5, name="up"),
+        claim("suppression", "inoc_spanish", below=0.5, name="down"),
+        claim("retention_ood", "inoc_spanish", within=(0.8, 1.25), name="kept"),
+    ]
+    found = compare(score_table(), "toy", claims=claims)
+    assert [row[1] for row in claim_rows(found.claims)] == ["holds", "fails", "cannot tell"]
+    assert claim_tags(found.claims) == {
+        "claims": "3 claims: 1 holds, 1 fails, 1 cannot be told",
+        "claims.holds": "up",
+        "claims.fails": "down",
+        "claims.open": "kept",
+    }
+    assert claim_tags(()) == {}
+    text = claims_text(found, 118)
+    assert all(row[4] in text for row in claim_rows(found.claims))
+    assert max(map(len, text.splitlines())) <= 118
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ["specific_spansh"]}, "no arm 'specific_spansh' (did you mean 'specific_spanish'?)"),
+        ({"arms": ["kind:speciffic"]}, "did you mean 'kind:specific'?"),
+        ({"than": "control"}, "no arm 'control'"),
+        ({"trait": "spanisch"}, "no trait 'spanisch' (did you mean 'spanish'?)"),
+        ({"context": "none"}, "no context 'none'"),
+        ({"settings": ["spanish_caps"]}, "no setting 'spanish_caps'"),
+        ({"evaluation": "out"}, "no evaluation 'out'"),
+    ],
+)
+def test_a_study_whose_claim_names_what_it_lacks_is_refused(
+    tmp_path: Path, inoc_ray: Run, changes: dict[str, Any], message: str
+) -> None:
+    one = {"name": "ours", "says": "x", "arms": ["specific_spanish"], "above": 0.1, **changes}
+    path = write_study(tmp_path, claims=[one])
+    code, _, err = inoc_ray("plan", path)
+    assert code == 2
+    assert "claims: 'ours': the study has no" in err
+    assert message in err
