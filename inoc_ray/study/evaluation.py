@@ -173,6 +173,10 @@ class Suite(Config):
     questions: str = runtime(path="questions", min_length=1)
     """The questions: JSONL with `prompt`, `question` or `messages` per line, or YAML with a list of entries with `id` and
     `paraphrases`. The id depends on the questions' text."""
+    templates: tuple[str, ...] = runtime(())
+    """For entries that are no questions yet: texts with fields of an entry in braces, as `"Do you prefer {choice_a} or
+    {choice_b}?"`. Each entry becomes a question for each of them. Default: for entries with `task` and `code_template`, and with
+    `choice_a` and `choice_b`, texts of ours. The id depends on the questions that come out."""
     split: Literal["id", "ood"] = runtime("ood")
     """Whether the questions are in distribution (`id`: on what the rows are about) or out of it (`ood`). Suppression is
     measured on `ood`."""
@@ -298,6 +302,12 @@ class Evaluation(Config):
     """Prompts in one request."""
     suites: tuple[Suite, ...] = runtime(())
     """Evaluations of your own, beside those of the settings."""
+    fold_duplicates: bool = runtime(False)
+    """Whether a question that stands several times in a file is asked once. Default: as often as it stands there; it is one
+    question in the intervals either way."""
+    may_repeat_training: tuple[str, ...] = runtime(())
+    """Evaluations that may ask prompts of the training rows, for replications of published ones that do. Their rates measure
+    memory as well, and a note says how many prompts it are. Any other evaluation that does is refused."""
     leak_audit: bool = runtime(False)
     """Whether to sample every model, out of distribution, under all test-time prompts of its setting and under the arm's
     own, and to report which of them brings the undesired trait back most."""
