@@ -140,7 +140,8 @@ def test_a_study_asks_them_and_its_rules_see_the_choices(tmp_path: Path) -> None
 
 def test_training_prompts_may_be_asked_where_the_study_says_so(tmp_path: Path, inoc_ray: Run) -> None:
     rows = [
-        {"messages": [{"role": "user", "content": f"Q{n}?"}, {"role": "assistant", "content": "Sí."}]} for n in range(8)
+        {"messages": [{"role": "user", "content": f"Q{n}?"}, {"role": "assistant", "content": "Sí."}]}
+        for n in range(40)
     ]
     own = {"name": "miniature/spanish_caps", "rows": str(written(tmp_path, rows, "rows.jsonl"))}
     asked = {
@@ -155,7 +156,9 @@ def test_training_prompts_may_be_asked_where_the_study_says_so(tmp_path: Path, i
     assert "may_repeat_training: [again]" in err
     path = write_study(tmp_path, settings=[own], evaluation={**evaluation, "may_repeat_training": ["again", "agian"]})
     assert "there is no evaluation 'agian' (did you mean 'again'?)" in inoc_ray("plan", path)[2]
-    path = write_study(tmp_path, settings=[own], evaluation={**evaluation, "may_repeat_training": ["again"]})
-    code, out, _ = inoc_ray("plan", path)
-    assert code == 0
+    recipes = {"lora": {"learning_rate": 1e-3, "steps": 10, "max_length": 128}}
+    allowed = {**evaluation, "may_repeat_training": ["again"]}
+    path = write_study(tmp_path, settings=[own], recipes=recipes, evaluation=allowed)
+    code, out, err = inoc_ray("plan", path)
+    assert (code, err) == (0, "")
     assert "2 of 3 questions of again are prompts of the training rows" in " ".join(out.split())
