@@ -122,7 +122,10 @@ def read_cell(plan: Plan, store: Store, cell: Cell) -> pd.DataFrame:
 
 
 def sample_table(plan: Plan, store: Store, subject: Subject) -> pd.DataFrame:
-    """Return all samples of one trial or base in this study, with evaluation and context, for reading."""
+    """Return all samples of one trial or base in this study, for reading and for recomputing its rates.
+
+    Beside what `read_cell` gives: _FIRST, where `fine_tune_seed` is the seed of the training, and `role.<trait>`.
+    """
     import pandas as pd
 
     pieces = []
@@ -130,12 +133,36 @@ def sample_table(plan: Plan, store: Store, subject: Subject) -> pd.DataFrame:
         frame = read_cell(plan, store, cell)
         if frame.empty:
             continue
-        frame.insert(0, "context", cell.context)
-        frame.insert(0, "evaluation", cell.evaluation.name)
-        frame.insert(0, "setting", cell.subject.setting)
-        frame.insert(0, "arm", cell.subject.arm.name)
-        pieces.append(frame)
+        pieces.append(frame.assign(**_of_cell(cell, frame))[[*_FIRST, *frame.columns, *_roles(cell, frame)]])
     return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame()
+
+
+_FIRST = (
+    "setting",
+    "model",
+    "arm",
+    "kind",
+    "trial_id",
+    "fine_tune_seed",
+    "evaluation",
+    "split",
+    "context",
+    "triggered",
+)
+
+
+def _of_cell(cell: Cell, frame: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that are the same for all samples of a cell."""
+    import pandas as pd
+
+    same = _per_cell(cell, cell.subject.model_label, "")
+    seed = pd.array([same.pop("seed")] * len(frame), dtype="Int64")
+    return {**{name: same[name] for name in _FIRST if name in same}, "fine_tune_seed": seed, **_roles(cell, frame)}
+
+
+def _roles(cell: Cell, frame: pd.DataFrame) -> dict[str, str]:
+    judged = [name.removeprefix("shown.") for name in frame.columns if name.startswith("shown.")]
+    return {f"role.{trait}": cell.role(trait) for trait in judged}
 
 
 def score_warnings(plan: Plan, frame: pd.DataFrame) -> list[str]:

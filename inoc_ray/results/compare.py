@@ -16,7 +16,7 @@ from inoc_ray.results.completeness import (
     rows_with_plan,
 )
 from inoc_ray.results.counts import Counted, CountTable
-from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects
+from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects, levels
 from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
 from inoc_ray.results.stats import Estimate, draw_rates
@@ -52,6 +52,7 @@ def compare(
     where = reference or next((name for name in (NEUTRAL, "none") if name in contexts), NEUTRAL)
     rows: list[Row] = []
     found: list[Effect] = []
+    of_arms: list[Effect] = []
     trials: dict[Place, list[TrialRate]] = {}
     counted = _count(frame)
     leaked: list[Leak] = []
@@ -62,6 +63,7 @@ def compare(
         measured += [of_group] if claims else []
         rows += group_rows
         found += effects(view)
+        of_arms += levels(view)
         leaked += leaks(view, _shares_out_of_distribution(group_rows))
     planned = planned or Planned()
     rows = rows_with_plan(rows, planned.cells)
@@ -69,6 +71,7 @@ def compare(
         study=study,
         rows=tuple(rows),
         effects=tuple(mark_incomplete_effects(found, rows)),
+        levels=tuple(mark_incomplete_effects(of_arms, rows)),
         trial_rates={k: tuple(v) for k, v in trials.items()},
         profile=profile,
         leaks=tuple(mark_incomplete_leaks(leaked, rows, where)),

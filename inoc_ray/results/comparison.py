@@ -40,6 +40,8 @@ class Comparison:
     """What the study asks for; empty if the comparison was made without a plan."""
     reference: str = NEUTRAL
     """The context in which arms are compared."""
+    levels: tuple[Effect, ...] = ()
+    """The rates of every arm out of distribution, averaged as the effects average them (`effects.levels`)."""
     claims: tuple[CheckedClaim, ...] = ()
     """What the study says to the claims on it."""
     remarks: tuple[str, ...] = ()

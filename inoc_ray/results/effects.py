@@ -36,6 +36,7 @@ fine-tunes (except the untouched base, which is one given model). Otherwise it d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -171,6 +172,42 @@ def effects(view: View) -> list[Effect]:
     arms = [arm for arm in view.arms if arm.kind not in {"base", "baseline"}]
     found = [replace(effect, kind=arm.kind) for arm in arms for effect in _of_arm(view, arm)]
     return _adjust(found)
+
+
+def levels(view: View) -> list[Effect]:
+    """Return the rates of every arm out of distribution: of its undesired traits, of its desired ones, and of each trait.
+
+    As measures `undesired`, `desired` and `rate.<trait>`, of questions with the trigger `undesired.with_trigger` and so on; all
+    under the reference context, without p. An arm that inoculates against nothing has the setting's default roles or, if the
+    setting has none, those that all other arms share; if they differ, only the rate of each trait.
+    """
+    shared = directions(view.arms)
+    default = default_direction(view) or (shared[0] if len(shared) == 1 else None)
+    found: list[Effect] = []
+    for (name, part), arm in itertools.product(view.by_trigger(), view.arms):
+        own = arm.direction if arm.direction.undesired else default
+        roles = {} if own is None else {"undesired": own.undesired, "desired": own.desired}
+        traits = dict.fromkeys(trait for _, _, _, trait in part.rates)
+        for measure, of in {**roles, **{f"rate.{trait}": (trait,) for trait in traits}}.items():
+            level = part.level(arm.name, "ood", of)
+            if level is not None:
+                low, high = level.interval()
+                found.append(
+                    Effect(
+                        setting=view.setting,
+                        model=view.model,
+                        arm=arm.name,
+                        measure=f"{measure}.{name}" if name else measure,
+                        value=level.value,
+                        low=low,
+                        high=high,
+                        p=None,
+                        seeds=level.seeds,
+                        sources=level.sources,
+                        kind=arm.kind,
+                    )
+                )
+    return found
 
 
 def directions(arms: Iterable[Arm]) -> list[Direction]:

@@ -1,6 +1,7 @@
 """Training curves in MLflow while the trials train, and what became of the runs of a command that did not reach its end.
 
-A thread of the command sends every FLUSH_SECONDS the latest steps that were reported, in one call for each trial in training.
+A thread of the command sends every FLUSH_SECONDS the latest steps that were reported, in one call for each trial in training, and
+the system metrics of the command's machine to the study's run.
 Training never waits for it: steps that cannot be sent are dropped, and a server that does not answer is asked more and more
 rarely. `tracking.sync` writes the whole curves afterwards; a point that was sent here is one of theirs, bit by bit. Steps that were
 trained again after a loss have two times, so MLflow shows both.
@@ -18,11 +19,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import stopping
-from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of, runs_under_way
+from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of
+from inoc_ray.results.study_runs import runs_under_way
+from inoc_ray.results.system_metrics import SystemMetrics
 from inoc_ray.results.tracking_checks import first_line
 from inoc_ray.results.tracking_client import environment, quiet
 from inoc_ray.results.tracking_database import make_database
-from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run
+from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run, parent_tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -84,7 +87,8 @@ class LiveRuns:
     ) -> None:
         self._uri, self._artifact_root = tracking_uri, artifact_root
         self._study, self._trials, self._lock, self._tell = study, trials, lock, tell
-        self._parent, of_trials = runs_under_way(study, trials)
+        self._study_run, of_arms, of_trials = runs_under_way(study, trials)
+        self._arms = {run.identity: run for run in of_arms}
         self._runs: dict[str, list[RunRecord]] = defaultdict(list)
         for run in of_trials:
             self._runs[run.tags["trial_id"]].append(run)
@@ -94,7 +98,8 @@ class LiveRuns:
         self._closing = False
         self._status: str | None = None
         self._client: MlflowClient | None = None
-        self._experiment = self._parent_id = ""
+        self._system: SystemMetrics | None = None
+        self._experiment = ""
         self._known: dict[tuple[str, str], MlflowRun] = {}
         self._open: dict[tuple[str, str], str] = {}
         """Identity → id of each run that is RUNNING in MLflow; those that were written last come last."""
@@ -160,6 +165,20 @@ class LiveRuns:
         for trial_id, steps in waiting.items():
             for run in self._runs[trial_id]:
                 self._log(client, run, list(steps))
+        self._log_system(client)
+
+    def _log_system(self, client: MlflowClient) -> None:
+        """Add what this machine does to the study's run; trials may train elsewhere."""
+        from mlflow.entities import Metric
+
+        if self._system is None:
+            self._system = SystemMetrics()
+        step, values = self._system.sample()
+        now = int(time.time() * 1000)
+        client.log_batch(
+            self._open[self._study_run.identity],
+            metrics=[Metric(key, value, now, step) for key, value in values.items()],
+        )
 
     def _connect(self) -> MlflowClient:
         from mlflow.tracking import MlflowClient
@@ -167,20 +186,21 @@ class LiveRuns:
         make_database(self._uri)
         client = MlflowClient(self._uri)
         with self._lock():
-            self._experiment = find_experiment(client, self._study.name, self._artifact_root)
+            self._experiment = find_experiment(client, self._study.name, self._artifact_root).experiment_id
             shared = self._study if self._artifact_root is None else None
             self._known = known_runs(client, self._experiment, self._trials, shared)
-            self._parent_id = self._begin(client, self._parent, {})
+            self._begin(client, self._study_run)
         self._client = client
         return client
 
-    def _begin(self, client: MlflowClient, run: RunRecord, extra: Mapping[str, str]) -> str:
+    def _begin(self, client: MlflowClient, run: RunRecord) -> str:
         """Return the id of a run that is RUNNING in MLflow from now on."""
         from mlflow.entities import Param, RunTag
 
         if (run_id := self._open.pop(run.identity, None)) is None:
-            started = replace(run, started_at=int(time.time() * 1000))
-            tags = all_tags(run, extra)
+            # An arm's place in the list of runs follows from its time.
+            started = run if run.identity in self._arms else replace(run, started_at=int(time.time() * 1000))
+            tags = all_tags(run, parent_tag(run, self._open))
             known, _ = open_run(client, self._experiment, started, known=self._known.get(run.identity), tags=tags)
             run_id, data = known.info.run_id, known.data
             params = [Param(key, value) for key, value in run.params.items() if key not in data.params]
@@ -197,10 +217,12 @@ class LiveRuns:
         from mlflow.entities import Metric
 
         if run.identity in self._open:
-            run_id = self._begin(client, run, {})
+            run_id = self._begin(client, run)
         else:
             with self._lock():
-                run_id = self._begin(client, run, {"mlflow.parentRunId": self._parent_id})
+                if run.parent is not None:
+                    self._begin(client, self._arms[run.parent])
+                run_id = self._begin(client, run)
         points = [point for step in steps for point in points_of(step)]
         client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp, p.step) for p in points])
 
@@ -214,8 +236,8 @@ class LiveRuns:
         if self._client is None:
             return
         end = time.monotonic() + STOP_SECONDS
-        parent = self._open.pop(self._parent.identity)
-        for run_id in (parent, *reversed(self._open.values())):
+        of_study = self._open.pop(self._study_run.identity)
+        for run_id in (of_study, *reversed(self._open.values())):
             if time.monotonic() < end:
                 self._client.set_terminated(run_id, status)
 

@@ -7,22 +7,26 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.errors import InputError
 from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, place_of
+from inoc_ray.results.study_runs import FORMAT
 from inoc_ray.results.tracking_server import EXPERIMENT_KIND, IN_THE_TRASH, check_storage_of_run
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
 
-def find_experiment(client: MlflowClient, name: str, artifact_root: str | None) -> str:
-    """Return the id of the experiment of a study, made if it is missing. Raises `InputError` if it is in the trash."""
+def find_experiment(client: MlflowClient, name: str, artifact_root: str | None) -> Experiment:
+    """Return the experiment of a study, made if it is missing. Raises `InputError` if it is in the trash."""
     found = client.get_experiment_by_name(name)
     if found is None:
         location = f"{artifact_root.rstrip('/')}/{name}" if artifact_root is not None else None
-        return str(client.create_experiment(name, artifact_location=location, tags=dict([EXPERIMENT_KIND])))
+        return client.get_experiment(
+            client.create_experiment(name, artifact_location=location, tags=dict([EXPERIMENT_KIND]))
+        )
     if found.lifecycle_stage != "active":
         raise InputError(IN_THE_TRASH.format(name=name))
-    return str(found.experiment_id)
+    return found
 
 
 def known_runs(
@@ -42,7 +46,12 @@ def known_runs(
             check_storage_of_run(study, run.data.tags, run.info.start_time)
     known: dict[tuple[str, str], MlflowRun] = {}
     for run in sorted(runs, key=lambda r: (r.info.start_time, r.info.run_id)):
-        for name, value in (("place", _place(run, bases)), ("study_run", run.data.tags.get("study_run"))):
+        tags = run.data.tags
+        for name, value in (
+            ("place", _place(run, bases)),
+            ("arm", tags.get("arm")),
+            ("study_run", tags.get("study_run")),
+        ):
             if value is not None and (name, value) in known:
                 client.delete_run(run.info.run_id)
             elif value is not None:
@@ -82,16 +91,24 @@ def all_tags(run: RunRecord, extra: Mapping[str, str] | None = None) -> dict[str
     return {run.identity[0]: run.identity[1], "mlflow.runName": run.name, **run.tags, **(extra or {})}
 
 
+def parent_tag(run: RunRecord, ids: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    """Return the tag that shows a run under its parent. ids: identity → id of the runs that are there."""
+    return {} if run.parent is None else {"mlflow.parentRunId": ids[run.parent]}
+
+
 def open_run(
     client: MlflowClient, experiment: str, run: RunRecord, *, known: MlflowRun | None, tags: Mapping[str, str]
 ) -> tuple[MlflowRun, bool]:
     """Return the MLflow run of `run`, and whether it was made now.
 
-    known: what MLflow has; deleted and made again if a parameter differs, since those cannot be changed.
+    known: what MLflow has; deleted and made again if a parameter differs, since those cannot be changed, or if it is of an
+    earlier version, whose metrics have other names.
     """
     if known is not None:
         params = known.data.params
-        if all(params.get(key, value) == value for key, value in run.params.items()):
+        if FORMAT.items() <= known.data.tags.items() and all(
+            params.get(key, value) == value for key, value in run.params.items()
+        ):
             return known, False
         client.delete_run(known.info.run_id)
     return client.create_run(experiment, start_time=run.started_at, tags=dict(tags), run_name=run.name), True

@@ -56,6 +56,8 @@ def _planned_record(subject: Subject) -> TrialRecord:
         recipe=subject.recipe.model_dump(mode="json") if isinstance(subject, Trial) else {},
         dataset_hash=subject.dataset_hash if isinstance(subject, Trial) else "",
         prior_trial=subject.model.prior_stage.trial_id if subject.model.prior_stage else "",
+        base=f"{subject.model.name} ({subject.model.path.name}, {subject.model.hash[:16]})",
+        rows_name=subject.rows_label if isinstance(subject, Trial) else "",
         status="new",
     )
 

@@ -19,7 +19,7 @@ from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, planned_of
 from inoc_ray.run.report_content import report_meta
 from inoc_ray.run.report_samples import read_samples
-from inoc_ray.run.study_record import study_record
+from inoc_ray.run.study_record import study_file, study_record
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures
 from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import Store
@@ -123,12 +123,18 @@ def _tracking(plan: Plan, store: Store) -> tuple[str, str | None]:
     return (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
 
 
+def tracking_address(plan: Plan, store: Store) -> str:
+    """Return the tracking URI of a study, without a password."""
+    return hide_password(_tracking(plan, store)[0])
+
+
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
     """Update MLflow from the store; return the tracking URI, without a password.
 
     Raise InputError if the server cannot be reached, TrialError if it or its database fails.
     """
     from inoc_ray.results.figures.catalogue import FIGURES
+    from inoc_ray.results.records import Artifact
     from inoc_ray.results.tracking import file_lock, sync
 
     uri, artifacts = _tracking(plan, store)
@@ -142,7 +148,10 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         comparison,
         lock=file_lock(store.sync_lock()),
         artifact_root=artifacts,
-        report_files=[p for name in shown if (p := report.with_name(name)).is_file()],
+        files=[
+            Artifact(path="study.yaml", make=lambda: study_file(plan).encode()),
+            *(Artifact(path=name, of=(p,)) for name in shown if (p := report.with_name(name)).is_file()),
+        ],
     )
     keep_failures(store, plan.study.name, [MLFLOW], [])
     return hide_password(uri)

@@ -20,6 +20,14 @@ def keep_study(plan: Plan, store: Store) -> None:
     store.keep_study(plan.study.name, {"study": written, "created_at": first_run_at(plan, store) or time.time()})
 
 
+def study_file(plan: Plan) -> str:
+    """Return the study as a study file, without what has its default."""
+    import yaml
+
+    written = hide_passwords(plan.study.model_dump(mode="json", exclude_defaults=True))
+    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+
+
 def first_run_at(plan: Plan, store: Store) -> float | None:
     """Return when the study was first run, in epoch seconds; None if it never was."""
     try:

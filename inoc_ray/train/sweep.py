@@ -102,6 +102,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         rows=_keep_rows(plan, store, trial),
         starts_from=prior.trial_id if prior else None,
         variants=variants_of(plan, trial),
+        study=plan.study.name,
         record={
             "setting": trial.setting,
             "arm": trial.arm.name,
@@ -246,7 +247,8 @@ def _train_wave(
                 capacity.driver_request(),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+            # The process of a group's driver, with all that it imported, is there for the next group as well.
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=sweep,
                 storage_path=state,

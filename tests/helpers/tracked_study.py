@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 
 from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.tracking import StudyRecord, TrialRecord
+from inoc_ray.results.records import StudyRecord, TrialRecord
 from inoc_ray.store.place import at
 
 ARMS = {"base": ("base", None), "baseline": ("baseline", None), "spanish": ("specific", "Always answer in Spanish.")}
@@ -51,6 +52,7 @@ def a_trial(folder: Path, arm: str, seed: int | None) -> TrialRecord:
         record,
         recipe={"method": "lora", "lora": {"rank": 8, "targets": "all-linear"}, "learning_rate": 2e-3},
         dataset_hash="ab" * 32,
+        base="tiny (folder, 0123)",
         curves=curves,
         adapter_dir=at(adapter),
         adapter_files={"adapter_model.safetensors": hashlib.sha256(weights).hexdigest()},
@@ -94,6 +96,18 @@ def some_trials(folder: Path, seeds: int = 2) -> list[TrialRecord]:
     ]
 
 
+def described(model: Any, uri: str) -> dict[str, Any]:
+    """A logged model with the hashes of its files."""
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(download_artifacts(artifact_uri=model.artifact_location, tracking_uri=uri, dst_path=scratch))
+        files = sorted(
+            (str(p.relative_to(folder)), hashlib.sha256(p.read_bytes()).hexdigest()) for p in folder.rglob("*.*")
+        )
+    return {"name": model.name, "status": str(model.status), "params": model.params, "files": files}
+
+
 def dump(uri: str) -> dict[str, Any]:
     """Everything in the store: experiments, runs, parameters, tags, all points of all metrics, artifacts."""
     from mlflow.entities import ViewType
@@ -110,6 +124,7 @@ def dump(uri: str) -> dict[str, Any]:
 
     state: dict[str, Any] = {}
     for experiment in client.search_experiments():
+        models = client.search_logged_models([experiment.experiment_id])
         for run in client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL):
             info = run.info
             points = {
@@ -124,5 +139,7 @@ def dump(uri: str) -> dict[str, Any]:
                 "points": points,
                 "latest": dict(run.data.metrics),
                 "artifacts": sorted(tree(info.run_id)),
+                "datasets": [(i.tags[0].value, i.dataset.name) for i in run.inputs.dataset_inputs],
+                "models": [described(model, uri) for model in models if model.source_run_id == info.run_id],
             }
     return state

@@ -128,10 +128,10 @@ def test_a_finished_study_is_there_with_its_artifacts_in_the_bucket_and_a_second
     assert done.returncode == 0, done.stderr
     with as_user(server, "ann", ANN):
         first = {name: run.to_dictionary() for name, run in runs_of(server, "finished").items()}
-    assert len(first) == 1 + len(plan.subjects)
+    assert len(first) == 1 + 2 + len(plan.subjects)
     assert {run["info"]["status"] for run in first.values()} == {"FINISHED"}
     keys = server.objects()
-    assert sum(key.endswith("adapter/adapter_model.safetensors") for key in keys) == len(plan.trials)
+    assert sum(key.endswith("artifacts/adapter_model.safetensors") for key in keys) == len(plan.trials)
     assert any(key.endswith("comparison.json") for key in keys)
     again = inoc_ray("sync", study, login=ann)
     assert again.returncode == 0, again.stderr
@@ -173,9 +173,10 @@ def test_a_trials_curve_grows_while_it_trains_and_a_study_that_is_stopped_says_k
             assert len({point.step for point in points}) >= 3, log.read_text()[-3000:]
             assert {name: run.info.status for name, run in runs.items()} == {
                 "live": "RUNNING",
+                "baseline": "RUNNING",
                 "baseline-s0": "RUNNING",
             }
-            assert runs["baseline-s0"].data.tags["mlflow.parentRunId"] == runs["live"].info.run_id
+            assert runs["baseline-s0"].data.tags["mlflow.parentRunId"] == runs["baseline"].info.run_id
             assert all(point.value > 0 and abs(point.timestamp / 1000 - time.time()) < 300 for point in points)
 
             command.send_signal(signal.SIGTERM)
@@ -184,7 +185,9 @@ def test_a_trials_curve_grows_while_it_trains_and_a_study_that_is_stopped_says_k
             print(f"stopped after {time.monotonic() - stopped:.1f} s with {command.returncode}")
             assert command.returncode != 0
             statuses = {name: run.info.status for name, run in runs_of(server, "live").items()}
-            assert statuses == {"live": "KILLED", "baseline-s0": "KILLED"}, log.read_text()[-3000:]
+            assert statuses == {"live": "KILLED", "baseline": "KILLED", "baseline-s0": "KILLED"}, log.read_text()[
+                -3000:
+            ]
     finally:
         if command.poll() is None:
             os.killpg(command.pid, signal.SIGKILL)

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from tracked_study import START, STUDY, a_comparison, a_trial, dump, some_trials
 from inoc_ray.errors import InputError
 from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.tracking import TrialRecord, embedded, file_lock, sync
+from inoc_ray.results.records import CURVES, Artifact, TrialRecord
+from inoc_ray.results.tracking import embedded, file_lock, sync
+from inoc_ray.results.tracking_artifacts import send
 from inoc_ray.results.tracking_server import check_server
 from inoc_ray.store.place import at
 
@@ -37,6 +40,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
     if request.param == "sqlite":
         yield embedded(tmp_path / "mlflow")
         return
+    with a_server(tmp_path) as (uri, _):
+        yield uri, None
+
+
+@contextmanager
+def a_server(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The address of a tracking server on loopback, and its log, with a line for each request."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -52,18 +62,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
         "--workers",
         "1",
         "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
+        f"sqlite:///{folder}/server.db",
         "--artifacts-destination",
-        str(tmp_path / "remote"),
+        str(folder / "remote"),
+        "--uvicorn-opts",
+        "--log-level info",
     ]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True, env=environment
-        )
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment)
     try:
-        wait_until_healthy(f"http://127.0.0.1:{port}", server, tmp_path / "server.log")
-        yield f"http://127.0.0.1:{port}", None
+        wait_until_healthy(f"http://127.0.0.1:{port}", server, folder / "server.log")
+        yield f"http://127.0.0.1:{port}", folder / "server.log"
     finally:
         # Its children outlive a polite request by many seconds, and it has nothing to save.
         os.killpg(server.pid, signal.SIGKILL)
@@ -87,37 +97,49 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     page = tmp_path / "report.html"
     page.write_text("<!doctype html>")
 
+    files = [Artifact(path="report.html", of=(at(page),))]
+
     def run_sync(trials: list[TrialRecord], comparison: Comparison) -> Any:
         began = time.monotonic()
-        done = sync(uri, STUDY, trials, comparison, lock=file_lock(lock), artifact_root=root, report_files=[at(page)])
+        done = sync(uri, STUDY, trials, comparison, lock=file_lock(lock), artifact_root=root, files=files)
         print(f"sync of {len(trials)} trials: {time.monotonic() - began:.2f} s, {done.written} runs written")
         return done
 
-    # The first sync writes a parent and one child per trial, all with the same parameters.
+    # The first sync writes the study's run, one per arm, and one per trial and base, those with the same parameters.
     trials = some_trials(tmp_path, seeds=1)
     first = run_sync(trials, a_comparison(trials))
     state = dump(uri)
-    assert len(state) == 1 + 3
-    assert first.written == 1 + 3
-    children = {run_id: state[run_id] for run_id in first.runs.values()}
+    assert len(state) == 1 + 2 + 3
+    assert first.written == 1 + 2 + 3
+    children = {first.runs[t.place]: state[first.runs[t.place]] for t in trials}
     assert len({frozenset(child["params"]) for child in children.values()}) == 1
     spanish = state[first.runs[trials[2].place]]
     assert spanish["params"]["prompt"] == "Always answer in Spanish."
     assert spanish["params"]["recipe.lora.rank"] == "8"
     assert state[first.runs[trials[0].place]]["params"]["recipe.lora.rank"] == ""
-    assert spanish["tags"]["mlflow.parentRunId"] == first.parent_run_id
+    assert spanish["tags"]["mlflow.parentRunId"] == first.runs[trials[2].arm_place]
     assert spanish["info"] == ("spanish-s0", "FINISHED", START, START + 5_000, "active")
-    assert spanish["latest"]["ood.neutral.spanish"] == 0.2
-    assert spanish["latest"]["ood.neutral.spanish.low"] < 0.2 < spanish["latest"]["ood.neutral.spanish.high"]
+    assert {name: v for name, v in spanish["latest"].items() if name not in CURVES} == {"undesired": 0.2}
     assert [point[0] for point in spanish["points"]["loss"]] == list(range(60))
-    assert [name for name, _ in spanish["artifacts"]] == [
-        "adapter/adapter_model.safetensors",
-        "samples.json",
-        f"samples/{'spanish-0'.ljust(16, '0')}.parquet",
+    assert [name for name, _ in spanish["artifacts"]] == ["samples.json"]
+    assert spanish["datasets"] == [("training", f"miniature/spanish_caps · {trials[2].arm}")]
+    [model] = spanish["models"]
+    assert model["status"] == "READY"
+    assert model["name"] == "spanish-s0"
+    assert model["params"]["base_model"] == "tiny (folder, 0123)"
+    assert model["files"] == [
+        ("adapter_model.safetensors", hashlib.sha256(trials[2].trial_id.encode() * 100).hexdigest())
     ]
-    parent = state[first.parent_run_id]
-    assert {name for name, _ in parent["artifacts"]} == {"comparison.json", "report.html"}
-    assert parent["latest"]["miniature/spanish_caps/miniature/spanish/ood.others.neutral.spanish"] == 0.2
+    arm = state[first.runs[trials[2].arm_place]]
+    assert arm["latest"]["undesired"] == 0.2
+    assert [name for name, _ in arm["artifacts"]] == ["samples.parquet"]
+    own = state[first.study_run_id]
+    assert {name for name, _ in own["artifacts"]} == {
+        "comparison.json",
+        "report.html",
+        *(f"tables/{name}.csv" for name in ("effects", "fine_tune_rates", "fine_tunes", "rates")),
+    }
+    assert own["latest"] == {}
 
     # Again: nothing is written and nothing changes.
     again = run_sync(trials, a_comparison(trials))
@@ -125,21 +147,23 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     assert again.runs == first.runs
     assert dump(uri) == state
 
-    # Growth adds runs and leaves the old ones alone (the parent alone changes: its intervals know more seeds now).
+    # Growth adds runs and leaves the old ones alone (but those of the study, and of arms: their intervals know more seeds now).
     trials = some_trials(tmp_path, seeds=2)
     grown = run_sync(trials, a_comparison(trials))
     larger = dump(uri)
-    assert len(larger) == 1 + 5
-    assert {run_id: larger[run_id] for run_id in children} == children
-    assert grown.written == 1 + 2
+    assert len(larger) == 1 + 2 + 5
+    kept = {run_id: child for run_id, child in children.items() if child["params"]["kind"] != "base"}
+    assert {run_id: larger[run_id] for run_id in kept} == kept
+    assert grown.written == 1 + 3 + 2
 
     # A changed rate is what MLflow shows, in the same run; what it was stays in the history.
     changed = run_sync(trials, a_comparison(trials, spanish=3))
     after = dump(uri)
     assert after.keys() == larger.keys()
     run_id = changed.runs[trials[3].place]
-    assert after[run_id]["latest"]["ood.neutral.spanish"] == 0.3
-    assert [(step, value) for step, _, value in after[run_id]["points"]["ood.neutral.spanish"]] == [(0, 0.2), (1, 0.3)]
+    assert after[run_id]["latest"]["undesired"] == 0.3
+    assert [(step, value) for step, _, value in after[run_id]["points"]["undesired"]] == [(0, 0.2), (1, 0.3)]
+    assert after[changed.runs[trials[3].arm_place]]["latest"]["undesired"] == 0.3
     assert run_sync(trials, a_comparison(trials, spanish=3)).written == 0
     assert dump(uri) == after
 
@@ -148,8 +172,20 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     renewed = run_sync(trials, a_comparison(trials, spanish=3))
     final = dump(uri)
     assert renewed.runs[trials[-1].place] not in after
-    assert sum(run["info"][-1] == "active" for run in final.values()) == 1 + 5
+    assert sum(run["info"][-1] == "active" for run in final.values()) == 1 + 2 + 5
     assert run_sync(trials, a_comparison(trials, spanish=3)).written == 0
+    models = [model for run in dump(uri).values() for model in run["models"]]
+    assert len(models) == 4, "a run that is made again takes its model along"
+
+    # Other weights under the same trial, as after it was deleted and trained again: the model of the old ones goes.
+    assert trials[1].adapter_dir is not None
+    (trials[1].adapter_dir / "adapter_model.safetensors").write_bytes(b"other weights")
+    other = hashlib.sha256(b"other weights").hexdigest()
+    trials[1] = replace(trials[1], adapter_files={"adapter_model.safetensors": other})
+    retrained = run_sync(trials, a_comparison(trials, spanish=3))
+    assert retrained.written == 1
+    [model] = dump(uri)[retrained.runs[trials[1].place]]["models"]
+    assert model["files"] == [("adapter_model.safetensors", other)]
 
 
 def test_a_fine_tune_of_two_settings_has_a_run_in_each_and_a_run_of_an_earlier_version_is_found_again(
@@ -187,7 +223,7 @@ def test_a_fine_tune_of_two_settings_has_a_run_in_each_and_a_run_of_an_earlier_v
     lock = file_lock(tmp_path / "lock")
     done = sync(uri, STUDY, trials, found, lock=lock, artifact_root=artifacts)
     state = dump(uri)
-    assert [state[done.runs[t.place]]["latest"]["ood.neutral.spanish"] for t in trials] == [0.2, 0.7]
+    assert [state[done.runs[t.place]]["latest"]["undesired"] for t in trials] == [0.2, 0.7]
     assert {state[run]["params"]["setting"] for run in done.runs.values()} == set(spanish)
 
     # Weights that are not those that were committed are not logged.
@@ -197,10 +233,15 @@ def test_a_fine_tune_of_two_settings_has_a_run_in_each_and_a_run_of_an_earlier_v
             uri, STUDY, [replace(t, adapter_files=committed) for t in trials], found, lock=file_lock(tmp_path / "lock")
         )
 
+    # Earlier versions had runs without the tag, and other metrics: they are found, and made again.
     client = MlflowClient(uri)
     for run in done.runs.values():
-        client.delete_tag(run, "place")
-    assert sync(uri, STUDY, trials, found, lock=file_lock(tmp_path / "lock"), artifact_root=artifacts).runs == done.runs
+        client.delete_tag(run, "inoc_ray.format")
+    client.delete_tag(done.runs[trials[0].place], "place")
+    again = sync(uri, STUDY, trials, found, lock=file_lock(tmp_path / "lock"), artifact_root=artifacts)
+    assert not set(again.runs.values()) & set(done.runs.values())
+    active = {run for run, content in dump(uri).items() if content["info"][-1] == "active"}
+    assert active == {again.study_run_id, *again.runs.values()}
 
 
 def test_two_processes_at_once_make_each_run_once(tmp_path: Path) -> None:
@@ -210,8 +251,8 @@ def test_two_processes_at_once_make_each_run_once(tmp_path: Path) -> None:
     outputs = [process.communicate(timeout=300)[0].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     written = [json.loads(output.splitlines()[-1]) for output in outputs]
-    assert sorted(written) == [0, 1 + 5]
-    assert len(dump(embedded(tmp_path / "mlflow")[0])) == 1 + 5
+    assert sorted(written) == [0, 1 + 2 + 5]
+    assert len(dump(embedded(tmp_path / "mlflow")[0])) == 1 + 2 + 5
 
 
 def test_nothing_is_printed_and_the_environment_stays_as_it_was(
@@ -248,6 +289,38 @@ def test_a_server_that_is_not_there_is_named_within_seconds() -> None:
     with pytest.raises(InputError, match=uri):
         check_server(uri)
     assert time.monotonic() - began < 10
+
+
+def test_weights_in_mlflow_inside_the_storage_are_the_storages_own_files_and_stay_what_they_are(tmp_path: Path) -> None:
+    uri, root = embedded(tmp_path / "mlflow")
+    trials = some_trials(tmp_path, seeds=1)
+    sync(uri, STUDY, trials, a_comparison(trials), lock=file_lock(tmp_path / "lock"), artifact_root=root)
+    adapter = trials[1].adapter_dir
+    assert adapter is not None
+    weights = (adapter / "adapter_model.safetensors").fetch()
+    assert weights.stat().st_nlink == 2
+    # What is sent to the same place later must not be written into the storage's file.
+    before = weights.read_bytes()
+    [linked] = [p for p in (tmp_path / "mlflow").rglob("*.safetensors") if p.samefile(weights)]
+    other = Artifact(path=linked.name, make=lambda: b"other")
+    send(uri, linked.parent.as_uri(), [other])
+    assert (linked.read_bytes(), weights.read_bytes()) == (b"other", before)
+
+
+def test_a_server_gets_few_calls_for_a_trial(tmp_path: Path) -> None:
+    """Each request of the client is a line in the server's log."""
+    points = 60 * 3
+    with a_server(tmp_path) as (uri, log):
+        calls = []
+        for seeds in (1, 5):
+            trials = some_trials(tmp_path / str(seeds), seeds=seeds)
+            study = replace(STUDY, name=f"calls-{seeds}")
+            before = log.read_text().count(" HTTP/1.1")
+            sync(uri, study, trials, a_comparison(trials), lock=file_lock(tmp_path / "lock"))
+            calls.append(log.read_text().count(" HTTP/1.1") - before)
+    a_trial_takes = (calls[1] - calls[0]) / 8
+    print(f"{a_trial_takes:.2f} calls a trial with {points} points; {calls[0] - 2 * a_trial_takes:.0f} beside them")
+    assert a_trial_takes <= 10 + points / 1000
 
 
 def main(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tracked_study import STUDY, a_comparison, dump, some_trials
 
 from inoc_ray.results import tracking_live
+from inoc_ray.results.records import CURVES
 from inoc_ray.results.tracking import embedded, file_lock, sync
 from inoc_ray.results.tracking_live import LiveRuns, live
 
@@ -62,6 +63,7 @@ def test_what_was_sent_live_is_part_of_what_a_sync_writes(tmp_path: Path, monkey
         state = {run["info"][0]: run for run in dump(uri).values()}
         assert {name: run["info"][1] for name, run in state.items()} == {
             "quickstart": "RUNNING",
+            "baseline": "RUNNING",
             "baseline-s0": "RUNNING",
         }
         assert [step for step, _, _ in state["baseline-s0"]["points"]["loss"]] == [0, 10, 20, 30]
@@ -72,7 +74,7 @@ def test_what_was_sent_live_is_part_of_what_a_sync_writes(tmp_path: Path, monkey
 
     between = dump(uri)
     assert {run["info"][1] for run in between.values()} == {"RUNNING"}
-    assert len(between) == 3, "the last steps are sent at the end"
+    assert len(between) == 1 + 2 + 2, "the last steps are sent at the end"
     done = once()
     after = dump(uri)
     # The runs are the same ones, and hold what a sync without anything live before it writes, point by point.
@@ -88,8 +90,7 @@ def test_what_was_sent_live_is_part_of_what_a_sync_writes(tmp_path: Path, monkey
             run["info"][0]: {
                 "params": run["params"],
                 "points": {
-                    k: [(s, v) if "." in k or "/" in k else (s, t, v) for s, t, v in p]
-                    for k, p in run["points"].items()
+                    k: [(s, t, v) if k in CURVES else (s, v) for s, t, v in p] for k, p in run["points"].items()
                 },
                 "tags": {k: v for k, v in run["tags"].items() if k not in tags},
             }
@@ -99,7 +100,7 @@ def test_what_was_sent_live_is_part_of_what_a_sync_writes(tmp_path: Path, monkey
     assert content(uri) == content(other)
     assert once().written == 0
     assert dump(uri) == after
-    assert done.written == 1 + len(trials)
+    assert done.written == 1 + 2 + len(trials)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_a_command_that_does_not_reach_its_end_says_so(
         nonlocal began
         with following(uri, trials, tmp_path / "mlflow" / "lock") as runs:
             runs.record(trials[1].trial_id, trials[1].curves[0])
-            wait_for(lambda: len(dump(uri)) == 2)
+            wait_for(lambda: len(dump(uri)) == 3)
             began = time.monotonic()
             raise error
 
@@ -178,6 +179,7 @@ def test_a_command_that_is_stopped_after_the_sending_says_so(tmp_path: Path) -> 
         command()
     assert {run["info"][0]: run["info"][1] for run in dump(uri).values()} == {
         "quickstart": "KILLED",
+        "baseline": "KILLED",
         "baseline-s0": "KILLED",
     }
     assert dict(os.environ) == before

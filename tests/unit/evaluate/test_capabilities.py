@@ -5,7 +5,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.capability_items import CHOICES, COUNT, TASKS, files
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.results.records import capability_metrics
+from inoc_ray.results.run_metrics import capability_metrics
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.store.layout import CAPABILITY_SAMPLES, CAPABILITY_SCORES
 from inoc_ray.store.place import at
@@ -222,10 +222,12 @@ def test_metrics_name_task_and_metric_and_omit_parts_and_missing_numbers():
             task="odd", metric="acc", value=None, stderr=None, samples=10, higher_is_better=True, version="2"
         ),
     ]
-    assert capability_metrics(scores) == {
+    assert capability_metrics(scores) == {"capability.gsm8k": 0.25, "capability.mmlu": 0.5}
+    flexible = replace(scores[0], metric="exact_match.flexible-extract", value=0.75)
+    assert capability_metrics([*scores, flexible]) == {
         "capability.gsm8k.exact_match.strict-match": 0.25,
-        "capability.gsm8k.exact_match.strict-match.stderr": 0.01,
-        "capability.mmlu.acc": 0.5,
+        "capability.mmlu": 0.5,
+        "capability.gsm8k.exact_match.flexible-extract": 0.75,
     }
 
 

@@ -12,7 +12,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.records import StudyRecord, trial_runs
+from inoc_ray.results.records import StudyRecord
+from inoc_ray.results.study_runs import trial_runs
 from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.run.load import load_study
 from inoc_ray.run.status import status_json

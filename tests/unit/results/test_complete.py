@@ -17,10 +17,11 @@ from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.completeness import Planned, PlannedCapability, PlannedCell
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.figures.rates import draw
-from inoc_ray.results.records import StudyRecord, TrialRecord, study_run, trial_runs
+from inoc_ray.results.records import StudyRecord, TrialRecord
 from inoc_ray.results.report.meta import JudgeLine, ReportMeta
 from inoc_ray.results.report.page import render
 from inoc_ray.results.rows import Row
+from inoc_ray.results.study_runs import arm_runs, study_run, trial_runs
 from inoc_ray.results.table import comparison_text
 from inoc_ray.store.failures import Failure
 
@@ -272,11 +273,15 @@ def test_mlflow_says_finished_only_of_what_is_whole() -> None:
     parent = study_run(STUDY, records(), partial, [])
     assert (parent.status, parent.tags["complete"]) == ("KILLED", "false")
     assert "15 of 40 samples" in parent.tags["missing"]
-    rate = "toy/tiny/inoc_spanish/ood.ood_questions.neutral.spanish"
-    assert parent.metrics[f"{rate}.samples_missing"] == 25
-    assert sum("_missing" in name for name in parent.metrics) == 2
-    assert "toy/tiny/inoc_spanish/suppression" not in parent.metrics
-    assert "toy/tiny/inoc_capitals/suppression" in parent.metrics
+    arms = {run.name: run for run in arm_runs(STUDY, records(), partial)}
+    assert "suppression" not in arms["inoc_spanish"].metrics
+    assert "suppression" in arms["inoc_capitals"].metrics
+    short = arms.pop("inoc_spanish")
+    assert (short.status, short.tags["complete"]) == ("KILLED", "false")
+    assert "15 of 40 samples" in short.tags["missing"]
+    assert {(run.status, run.tags["complete"], run.tags["missing"]) for run in arms.values()} == {
+        ("FINISHED", "true", "")
+    }
     runs = {run.name: run for run in trial_runs(STUDY, records(), partial)}
     short = runs.pop("inoc_spanish-s0")
     assert (short.status, short.tags["complete"]) == ("KILLED", "false")
@@ -297,3 +302,6 @@ def test_mlflow_says_failed_and_why_where_something_failed() -> None:
     runs = {run.name: run for run in trial_runs(STUDY, records(), found)}
     assert runs["inoc_spanish-s1"].status == "FAILED"
     assert runs["inoc_spanish-s0"].status == "FINISHED"
+    arms = {run.name: run.status for run in arm_runs(STUDY, records(), found)}
+    assert {name for name, status in arms.items() if status != "FINISHED"} == {"inoc_spanish"}
+    assert arms["inoc_spanish"] == "FAILED"

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import math
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import pandas as pd
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from results_table import score_table
+from results_table import ARMS, score_table
 
 from inoc_ray.results.compare import compare
-from inoc_ray.results.records import (
-    MAX_TAG,
-    StudyRecord,
-    TrialRecord,
-    points_of,
-    runs_under_way,
-    study_run,
-    trial_runs,
-    with_valid_names,
-)
+from inoc_ray.results.records import CURVES, MAX_TAG, StudyRecord, TrialRecord, points_of, with_valid_names
+from inoc_ray.results.run_metrics import MAX_METRICS
+from inoc_ray.results.study_runs import arm_runs, runs_under_way, study_run, trial_runs
+from inoc_ray.results.wording import with_interval
 from inoc_ray.store.failures import Failure
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=400), st.floats(allow_nan=False), max_size=8))
+@example({"..0": 1.0, "__0": 2.0})
 @example({"a/b": 1.0, "a_b": 2.0, "a~b": 3.0, "a+b": 4.0})
 @example({"x" * 300 + "1": 1.0, "x" * 300 + "2": 2.0, "x" * 250: 3.0})
 @example({"/": 1.0, "//": 2.0, "..": 3.0, "a//b/../c": 4.0, "": math.inf, "e": -math.inf})
@@ -46,30 +47,111 @@ def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
     assert name.endswith("ood.neutral.spanish.low")
 
 
-def test_a_study_with_long_names_is_whole_in_mlflow() -> None:
+def test_an_arm_with_a_long_name_has_the_metrics_of_any_other() -> None:
     frame = score_table(2)
     long = "an_arm_with_a_name_of_its_own_" * 8
     frame["arm"] = frame["arm"].replace("inoc_spanish", long)
+    arms = {run.params["arm"]: run for run in arm_runs(STUDY, trials_of(frame), compare(frame, "toy"))}
+    assert arms[long].metrics.keys() == arms["inoc_capitals"].metrics.keys()
+
+
+STUDY = StudyRecord("toy", 1)
+
+
+def trials_of(frame: pd.DataFrame, curves: Sequence[Mapping[str, Any]] = ()) -> list[TrialRecord]:
+    """A record for each fine-tune and base of a score table."""
+    found = []
+    for (arm, kind, trial_id, seed), _ in frame.groupby(["arm", "kind", "trial_id", "seed"], sort=False, dropna=False):
+        number = None if pd.isna(seed) else int(seed)
+        more = (
+            {}
+            if number is None
+            else {"curves": curves, "training": {"seconds_total": 90.0, "peak_host_bytes": 1 << 30}}
+        )
+        found.append(a_trial(arm=str(arm), kind=str(kind), trial_id=str(trial_id), seed=number, **more))
+    return found
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_each_run_has_few_metrics_with_short_names_and_those_of_arms_that_are_compared_are_the_same(
+    directions: int,
+) -> None:
+    arms = {name: arm for name, arm in ARMS.items() if directions == 2 or name != "inoc_capitals"}
+    frame = score_table(3, arms=arms)
     found = compare(frame, "toy")
-    metrics = study_run(StudyRecord("toy", 1), [], found, []).metrics
-    assert max(map(len, metrics)) <= 250
-    rates = [r for r in found.rows if r.context == "neutral" and r.rate is not None]
-    effects = [e for e in found.effects if e.value is not None]
-    with_p = [e for e in effects if e.p is not None]
-    assert len(metrics) == 3 * (len(rates) + len(effects)) + len(with_p)
-    record = TrialRecord(
-        trial_id="0",
-        setting="toy",
-        model="tiny",
-        arm=long,
-        kind="specific",
-        prompt=None,
-        seed=0,
-        recipe={},
-        dataset_hash="",
+    curves = [{"step": 1, "learning_rate": 1.0, **dict.fromkeys(CURVES, 1.0)}]
+    trials = trials_of(frame, curves)
+    runs = {run.params["arm"]: run for run in arm_runs(STUDY, trials, found)}
+    of_trials = {run.name: run for run in trial_runs(STUDY, trials, found)}
+    runs["base"] = of_trials["base"]
+    assert runs.keys() == arms.keys()
+    for run in (*runs.values(), *of_trials.values()):
+        assert len(run.metrics.keys() | {point.key for point in run.curves}) <= MAX_METRICS
+        assert all(len(name) <= 25 for name in run.metrics)
+    shared = {"undesired", "desired"} if directions == 1 else {"spanish", "capitals"}
+    assert all(shared <= run.metrics.keys() for run in (*runs.values(), *of_trials.values()))
+    # An arm's number is the mean over its seeds, and the number of the tables.
+    for arm in runs.keys() - {"base"}:
+        for name in shared:
+            seeds = [run.metrics[name] for run in of_trials.values() if run.params["arm"] == arm]
+            assert runs[arm].metrics[name] == pytest.approx(statistics.fmean(seeds))
+    one = next(e for e in found.effects if (e.arm, e.measure) == ("inoc_spanish", "suppression"))
+    assert runs["inoc_spanish"].metrics["suppression"] == one.value
+    assert runs["inoc_spanish"].tags["interval.suppression"] == with_interval(one.value, one.low, one.high)
+    trait = next(
+        r for r in found.rows if (r.arm, r.split, r.context, r.trait) == ("inoc_spanish", "ood", "neutral", "spanish")
     )
-    [run] = trial_runs(StudyRecord("toy", 1), [record], found)
-    assert max(map(len, run.metrics)) <= 250
+    assert runs["inoc_spanish"].metrics["undesired"] == trait.rate
+    assert of_trials["inoc_spanish-s0"].metrics["minutes"] == 1.5
+
+
+def test_the_seeds_are_below_their_arm_and_arms_stand_in_the_order_of_the_tables_beside_study_and_base() -> None:
+    frame = score_table(2)
+    study, trials = StudyRecord("toy", 1_700_000_000_000), trials_of(frame)
+    found = compare(frame, "toy")
+    arms, of_trials = arm_runs(study, trials, found), trial_runs(study, trials, found)
+    own = study_run(study, trials, found)
+    assert own.parent is None
+    assert {run.parent for run in arms} == {None}
+    assert {run.name: run.parent for run in of_trials if run.params["kind"] != "base"} == {
+        f"{run.name}-s{seed}": run.identity for run in arms for seed in range(2)
+    }
+    newest_first = sorted([own, *arms], key=lambda run: -run.started_at)
+    assert [run.name for run in newest_first] == ["toy", *(arm for arm in ARMS if arm != "base")]
+
+
+def test_rates_with_and_without_the_trigger_are_apart() -> None:
+    frame = score_table(2).assign(triggered=False)
+    triggered = frame[frame.context == "neutral"].assign(
+        triggered=True, evaluation=frame.evaluation + "_with_trigger", shown=1.0
+    )
+    both = pd.concat([frame, triggered], ignore_index=True)
+    trials, plain = trials_of(frame), compare(frame, "toy")
+    found = compare(both, "toy")
+    for of in (arm_runs, trial_runs):
+        for alone, run in zip(of(STUDY, trials, plain), of(STUDY, trials, found), strict=True):
+            if "undesired" in alone.metrics:
+                assert run.metrics["undesired"] == pytest.approx(alone.metrics["undesired"])
+                assert run.metrics["undesired_with_trigger"] == 1.0
+
+
+def test_the_tables_have_every_number_with_all_its_digits() -> None:
+    frame = score_table(2)
+    found, trials = compare(frame, "toy"), trials_of(frame)
+    tables = {
+        artifact.path: pd.read_csv(io.BytesIO(artifact.make()))
+        for artifact in study_run(STUDY, trials, found).artifacts
+        if artifact.make is not None and artifact.path.endswith(".csv")
+    }
+    rates = tables["tables/rates.csv"]
+    assert list(rates["rate"]) == [row.rate for row in found.rows]
+    assert list(rates["low"]) == [row.low for row in found.rows]
+    effects = tables["tables/effects.csv"]
+    assert [None if math.isnan(v) else v for v in effects["value"]] == [
+        e.value for e in (*found.effects, *found.levels)
+    ]
+    assert len(tables["tables/fine_tunes.csv"]) == len(trials)
+    assert len(tables["tables/fine_tune_rates.csv"]) == sum(map(len, found.trial_rates.values()))
 
 
 def test_tags_are_cut_here_since_a_cut_by_the_server_would_be_written_again_at_every_sync() -> None:
@@ -116,20 +198,17 @@ def test_what_training_measured_is_in_the_trials_run() -> None:
         },
     )
     [run] = trial_runs(StudyRecord("toy", 1), [record], found)
-    measured = {name: value for name, value in run.metrics.items() if name.startswith("training.")}
-    assert measured == {
-        "training.tokens_per_second": 120.0,
-        "training.mfu": 0.4,
-        "training.hfu": 0.5,
-        "training.padding": 0.25,
-        "training.seconds.forward": 1.5,
-        "training.peak_host_gib": 3.0,
-    }
-    assert {p.key: p.value for p in run.curves} == {"loss": 2.0, "tokens_per_second": 100.0, "padding": 0.25}
+    assert run.metrics["peak_gib"] == 3.0
+    assert {p.key: p.value for p in run.curves} == {"loss": 2.0, "tokens_per_second": 100.0}
+    own = study_run(STUDY, [record], found)
+    [table] = [a for a in own.artifacts if a.path == "tables/fine_tunes.csv"]
+    assert table.make is not None
+    [row] = pd.read_csv(io.BytesIO(table.make())).to_dict("records")
+    assert (row["mfu"], row["padding"], row["seconds.forward"], row["peak_host_bytes"]) == (0.4, 0.25, 1.5, 3 << 30)
     assert (run.tags["device"], run.tags["layout"]) == ("NVIDIA H100 80GB HBM3", "packed")
     # A trial of an earlier version has none of it.
     [old] = trial_runs(StudyRecord("toy", 1), [replace(record, training={"seconds_total": 3.0}, curves=[])], found)
-    assert [name for name in old.metrics if name.startswith("training.")] == ["training.seconds_total"]
+    assert {name for name in old.metrics if name in ("minutes", "peak_gib")} == {"minutes"}
     assert "device" not in old.tags
 
 
@@ -162,9 +241,19 @@ def test_a_run_under_way_is_the_one_that_a_sync_fills() -> None:
         a_trial(trial_id="1", seed=1, recipe={"learning_rate": 1e-3}, prior_trial="9"),
         a_trial(trial_id="2", kind="base", arm="base", seed=None, recipe={}),
     ]
-    parent, under_way = runs_under_way(study, trials)
-    filled = trial_runs(study, trials, found)
-    for early, late in [(parent, study_run(study, trials, found, [])), *zip(under_way, filled, strict=True)]:
-        assert (early.identity, early.name, early.params) == (late.identity, late.name, late.params)
+    parent, arms, under_way = runs_under_way(study, trials)
+    early_ones = [parent, *arms, *under_way]
+    late_ones = [
+        study_run(study, trials, found, []),
+        *arm_runs(study, trials, found),
+        *trial_runs(study, trials, found),
+    ]
+    for early, late in zip(early_ones, late_ones, strict=True):
+        assert (early.identity, early.name, early.params, early.parent) == (
+            late.identity,
+            late.name,
+            late.params,
+            late.parent,
+        )
         assert early.tags.items() <= late.tags.items()
         assert (early.status, early.metrics, list(early.curves)) == ("RUNNING", {}, [])

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from inoc_ray.data.chat import ChatRow, rows_hash, rows_text
 from inoc_ray.errors import InputError
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.records import StudyRecord, TrialRecord, trial_runs
+from inoc_ray.results.records import StudyRecord, TrialRecord
+from inoc_ray.results.study_runs import trial_runs
 from inoc_ray.serve.adapters import FolderCatalogue, FullModel
 from inoc_ray.store.commit import weights_in, write_trial
 from inoc_ray.store.object_filesystem import ObjectFilesystem
@@ -159,9 +160,9 @@ def test_whether_mlflow_has_an_adapter_is_known_without_reading_it(counted: tupl
     between.requests.clear()
     [run] = trial_runs(StudyRecord("s", 0), [record], Comparison(study="s", rows=(), effects=()))
     assert run.artifacts_hash()
-    assert [(place.name, folder) for place, folder in run.artifacts] == [
-        (f"part-{number}.safetensors", "adapter") for number in range(FILES)
-    ]
+    assert run.model is not None
+    assert [file.path for file in run.model.files] == [f"part-{number}.safetensors" for number in range(FILES)]
+    assert all(file.state() == [file.path, file.committed] for file in run.model.files)
     assert between.requests == []
 
 

@@ -1,0 +1,57 @@
+"""The page of a study's experiment in MLflow: what it found, in words, and a view whose columns compare the arms."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from inoc_ray.results.claims import headlines
+from inoc_ray.results.records import MAX_TAG
+from inoc_ray.results.run_metrics import arm_estimates
+from inoc_ray.results.wording import missing_summary
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+    from mlflow.tracking import MlflowClient
+
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.records import StudyRecord
+
+VIEW = "arms"
+"""The key of the view: `…/#/experiments/ID/runs?viewStateShareKey=arms`."""
+_COLUMNS = 8
+
+
+def describe(client: MlflowClient, experiment: Experiment, study: StudyRecord, comparison: Comparison) -> None:
+    """Write the experiment's description and view, unless MLflow has them."""
+    tags = {
+        "mlflow.note.content": _description(experiment.experiment_id, study, comparison),
+        f"mlflow.sharedViewState.{VIEW}": _view(comparison),
+    }
+    for key, value in tags.items():
+        if experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+
+
+def _description(experiment: str, study: StudyRecord, comparison: Comparison) -> str:
+    """Return the description in Markdown: the size of the study, what it found, where to look."""
+    found = headlines(comparison)
+    claimed = [f"- {claim.says} ({claim.model}): **{claim.verdict}**" for claim in comparison.claims]
+    whole = [study.description, missing_summary(comparison), *(f"- {sentence}" for sentence in found), *claimed]
+    link = f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}"
+    end = (
+        f"\n\n[The arms side by side]({link}): one run per arm, each a mean over its seeds, which are below it; rates are out of "
+        f"distribution, in the context `{comparison.reference}`. The run **{study.name}** has the report and all numbers."
+    )
+    text = "\n\n".join(part for part in whole if part)
+    return (text if len(text) + len(end) <= MAX_TAG else text[: MAX_TAG - len(end) - 1] + "…") + end
+
+
+def _view(comparison: Comparison) -> str:
+    """Return the state of a runs table as MLflow's page keeps it: the columns of the first metrics, with their intervals."""
+    names: dict[str, None] = {}
+    for arm in dict.fromkeys((row.setting, row.model, row.arm) for row in comparison.rows):
+        names |= dict.fromkeys(arm_estimates(comparison, *arm))
+    columns = [f"tags.`interval.{name}`" for name in list(names)[:_COLUMNS]]
+    shown = ["params.`kind`", *columns, "tags.`complete`", "attributes.`Duration`"]
+    return json.dumps({"selectedColumns": shown, "orderByKey": "attributes.start_time", "orderByAsc": False})
