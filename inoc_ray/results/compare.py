@@ -21,8 +21,9 @@ from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
 from inoc_ray.results.stats import Estimate, draw_rates
 from inoc_ray.results.variance import question_correlation
-from inoc_ray.scoring.score_columns import COLUMNS, TRIGGERED
+from inoc_ray.scoring.score_columns import COLUMNS, LEVEL, TRIGGERED
 from inoc_ray.study.claims import StatedClaim
+from inoc_ray.study.evaluation import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,7 @@ def compare(
     reference: str | None = None,
     *,
     claims: Sequence[StatedClaim] = (),
+    outcome: Outcome = "shown",
 ) -> Comparison:
     """Compare the arms of a study.
 
@@ -43,9 +45,10 @@ def compare(
     "counted", and NaN otherwise. It may be partial: the rows lack what is missing, and effects that need it are None. profile:
     the thresholds behind `shown`, as text. planned: what the study asks for; without it, the table counts as complete. reference:
     the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context. claims:
-    what to check. Raises `InputError` if a column is missing.
+    what to check. outcome: what a rate is of: the responses that show a trait, or their mean score (the column `level`, 0 to 1).
+    Raises `InputError` if a column is missing.
     """
-    missing = [name for name in COLUMNS if name not in frame.columns]
+    missing = [name for name in (*COLUMNS, *([LEVEL] if outcome == "score" else [])) if name not in frame.columns]
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
     contexts = set(frame["context"].unique())
@@ -54,7 +57,7 @@ def compare(
     found: list[Effect] = []
     of_arms: list[Effect] = []
     trials: dict[Place, list[TrialRate]] = {}
-    counted = _count(frame)
+    counted = _count(frame, outcome)
     leaked: list[Leak] = []
     measured: list[Measured] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
@@ -78,6 +81,7 @@ def compare(
         missing=tuple(list_missing(planned)),
         planned=planned,
         reference=where,
+        outcome=outcome,
         claims=tuple(check_claims(claims, measured, rows)),
     )
 
@@ -93,14 +97,21 @@ def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str, boo
     return {key: (unparsed / of, excluded / of) for key, (unparsed, excluded, of) in counts.items()}
 
 
-def _count(frame: pd.DataFrame) -> pd.DataFrame:
-    """Count responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
+def _count(frame: pd.DataFrame, outcome: Outcome = "shown") -> pd.DataFrame:
+    """Count responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all).
+
+    With the outcome `score` hits are the sum of scores, and squares that of their squares.
+    """
     keys = [name for name in COLUMNS if name not in {"sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
     table[TRIGGERED] = frame[TRIGGERED].astype(bool) if TRIGGERED in frame.columns else False
     keys.append(TRIGGERED)
     table["counts"] = frame["shown"].notna().astype("int64")
-    table["hits"] = (frame["shown"] == 1.0).astype("int64")
+    if outcome == "shown":
+        table["hits"] = (frame["shown"] == 1.0).astype("int64")
+    else:
+        table["hits"] = frame[LEVEL].where(frame["shown"].notna(), 0.0).astype("float64")
+        table["squares"] = table["hits"] ** 2
     table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
     table["excluded"] = frame["outcome"].isin(["excluded", "withheld"]).astype("int64")
     table["cut"] = frame["cut"].astype("int64") if "cut" in frame.columns else 0

@@ -78,7 +78,8 @@ def _block(comparison: Comparison, setting: str, model: str, width: int) -> Iter
     rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, comparison.reference)]
     found = [e for e in comparison.effects if (e.setting, e.model) == (setting, model)]
     yield ""
-    title = f"{setting} · {model} · share of responses under the {comparison.reference} context, 95 % intervals"
+    what = "share of responses" if comparison.outcome == "shown" else "mean score, 0 to 1,"
+    title = f"{setting} · {model} · {what} under the {comparison.reference} context, 95 % intervals"
     yield from textwrap.wrap(title, width, break_on_hyphens=False)
     yield from _rates(rows, width)
     if found:

@@ -64,6 +64,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         planned=planned_of(plan, store, failures),
         reference=plan.reference,
         claims=stated_claims(plan),
+        outcome=plan.study.evaluation.outcome,
     )
     # The parts of a task (the subjects of MMLU) stay in the store.
     scores = [

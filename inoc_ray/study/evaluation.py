@@ -271,6 +271,10 @@ class Capability(Config):
         return {"task": value} if isinstance(value, str) else value
 
 
+Outcome = Literal["shown", "score"]
+"""What a rate is of: the share of responses that show a trait, or the mean of their scores."""
+
+
 class Evaluation(Config):
     """What the finished models are asked, and who judges the answers."""
 
@@ -323,6 +327,10 @@ class Evaluation(Config):
     profile: ProfileName = runtime(DEFAULT)
     """The threshold profile: `tan2025`, `betley2025`, `trait_inoculation`, `bct_sealing`, or one written out. Raw numbers
     are stored, so a change of the profile asks no judge."""
+    outcome: Outcome = runtime("shown")
+    """What is compared. `shown`: the share of responses that show a trait, by the thresholds of the profile. `score`: the mean of
+    their scores from 0 to 1, which is the judge's number on its scale, 1 at the end where the trait shows; thresholds then decide
+    only which responses count. Rates, effects, claims and figures follow, with the same intervals."""
     rubrics: dict[str, OwnRubric] = runtime({})
     """Scales of your own for judging models, by name."""
     capabilities: tuple[Capability, ...] = runtime(())

@@ -54,6 +54,7 @@ KEYS = [
     "missing",
     "failures",
     "reference",
+    "outcome",
     "claims",
 ]
 EFFECT_KEYS = [
