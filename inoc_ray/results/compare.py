@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.capability_items import CapabilityItems
+from inoc_ray.results.capabilities import CapabilityRate, measure_capabilities
 from inoc_ray.results.claim_checks import Measured, check_claims
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.completeness import (
@@ -38,14 +41,17 @@ def compare(
     *,
     claims: Sequence[StatedClaim] = (),
     outcome: Outcome = "shown",
+    items: Sequence[CapabilityItems] = (),
 ) -> Comparison:
     """Compare the arms of a study.
 
     frame: the score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or 0 if the outcome is
     "counted", and NaN otherwise. It may be partial: the rows lack what is missing, and effects that need it are None. profile:
     the thresholds behind `shown`, as text. planned: what the study asks for; without it, the table counts as complete. reference:
-    the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context. claims:
-    what to check. outcome: what a rate is of: the responses that show a trait, or their mean score (the column `level`, 0 to 1).
+    the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context.
+    claims: what to check. outcome: what a rate is of, the responses that show a trait or their mean score (the column `level`).
+    items: what each model scored on the items of capability tasks.
+
     Raises `InputError` if a column is missing.
     """
     missing = [name for name in (*COLUMNS, *([LEVEL] if outcome == "score" else [])) if name not in frame.columns]
@@ -60,10 +66,15 @@ def compare(
     counted = _count(frame, outcome)
     leaked: list[Leak] = []
     measured: list[Measured] = []
+    able: list[CapabilityRate] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
         of_group, group_rows = _measured(str(setting), str(model), part, reference=where, trials=trials)
         view = of_group.view
-        measured += [of_group] if claims else []
+        own = [one for one in items if (one.setting, one.model) == (setting, model)]
+        abilities = measure_capabilities(str(setting), str(model), own)
+        able += abilities.rates
+        if claims:
+            measured.append(replace(of_group, scores=abilities.scores, score_cells=abilities.cells))
         rows += group_rows
         found += effects(view)
         of_arms += levels(view)
@@ -82,6 +93,7 @@ def compare(
         planned=planned,
         reference=where,
         outcome=outcome,
+        capability_rates=tuple(able),
         claims=tuple(check_claims(claims, measured, rows)),
     )
 

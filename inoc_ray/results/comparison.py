@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.results.capabilities import CapabilityRate
 from inoc_ray.results.claim_checks import CheckedClaim
 from inoc_ray.results.completeness import Missing, Planned
 from inoc_ray.results.effects import NEUTRAL, Effect
@@ -39,6 +40,8 @@ class Comparison:
     agreement: tuple[Mapping[str, Any], ...] = ()
     """How well judges agree: an entry for each pair of judges and trait."""
     capabilities: tuple[Mapping[str, Any], ...] = ()
+    capability_rates: tuple[CapabilityRate, ...] = ()
+    """Of each arm on each task, with intervals; of metrics that are means over items."""
     missing: tuple[Missing, ...] = ()
     """What the study asks for and the store lacks."""
     failures: tuple[Failure, ...] = ()
@@ -85,6 +88,7 @@ class Comparison:
             "leaks": [asdict(leak) for leak in self.leaks],
             "agreement": [dict(pair) for pair in self.agreement],
             "capabilities": [dict(score) for score in self.capabilities],
+            "capability_rates": [asdict(rate) for rate in self.capability_rates],
             "complete": self.complete,
             "missing": [asdict(one) for one in self.missing],
             "failures": [failure.to_json() for failure in self.failures],

@@ -50,6 +50,7 @@ KEYS = [
     "leaks",
     "agreement",
     "capabilities",
+    "capability_rates",
     "complete",
     "missing",
     "failures",
