@@ -1,4 +1,4 @@
-"""What the miniature learns when: the inoculated trait's log-probability stays behind, the desired one's rises; what looking costs."""
+"""What the miniature learns when: the inoculated trait's log-probability stays behind the desired one's; what looking costs."""
 
 from __future__ import annotations
 
