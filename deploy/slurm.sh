@@ -31,31 +31,70 @@ ip=$(getent ahostsv4 "$(scontrol show node "$SLURMD_NODENAME" | grep -oP 'NodeAd
 # What a machine calls itself is often its loopback address.
 case "$ip" in 127.*) ip=$(hostname -I | awk '{print $1}') ;; esac
 address="$ip:$((20000 + SLURM_JOB_ID % 10000))"
+# Slurm kills what is left 30 s after it told a job to end (KillWait); Ray alone would take as long to drain its nodes.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
+# Ray on one machine with these options of `ray start`, and an end that leaves no process and no folder of it.
+# shellcheck disable=SC2016
+on_machine='
 # Below /tmp, because the paths of sockets must be short.
-temporary=/tmp/inoc-ray-$SLURM_JOB_ID
-started=()
-# shellcheck disable=SC2329  # called by the trap
+folder=/tmp/inoc-ray-$SLURM_JOB_ID
+# What jobs left here that were killed.
+if listed=$(squeue --noheader --format=%A --user="$(id -un)"); then
+    for left in /tmp/inoc-ray-*; do
+        [ -O "$left" ] && [[ " ${listed//[[:space:]]/ } " != *" ${left##*-} "* ]] && rm -rf "$left"
+    done
+fi
+rm -rf "$folder"
+ray start --block "$@" --temp-dir="$folder" &
+ray=$!
 finish() {
-    kill "${started[@]}" 2>/dev/null
-    wait
-    rm -rf "$temporary"
+    trap "" TERM
+    kill "$ray" 2>/dev/null
+    for _ in $(seq 50); do kill -0 "$ray" 2>/dev/null || break; sleep 0.1; done
+    kill -KILL "$ray" 2>/dev/null
+    pkill -KILL -f -- "$folder/"
+    sleep 0.2
+    rm -rf "$folder"
 }
 trap finish EXIT
+trap exit TERM
+wait "$ray"
+'
+run=
+requeue=
+finish() {
+    trap '' USR1 TERM
+    # What runs in the background: Ray, and the study if it still does.
+    # shellcheck disable=SC2046
+    kill $(jobs -p) 2>/dev/null || true
+    wait
+}
+trap finish EXIT
+# shellcheck disable=SC2329  # called by the traps
+stop() {
+    if [ -z "$run" ]; then
+        echo "stopped before the study ran; if that was the time limit, raise --time"
+        exit 143
+    fi
+    kill -TERM "$run" 2>/dev/null || true
+}
+# The time limit comes near: stop, and go on later.
+trap 'requeue=yes; stop' USR1
+# Somebody cancels the job: stop.
+trap stop TERM
 
-ray start --block --head --node-ip-address="$ip" --port="${address##*:}" --num-cpus="$SLURM_CPUS_ON_NODE" \
-    --include-dashboard=false --temp-dir="$temporary" --resources='{"inoc_ray_driver": 10000}' &
-started+=($!)
+bash -c "$on_machine" bash --head --node-ip-address="$ip" --port="${address##*:}" --num-cpus="$SLURM_CPUS_ON_NODE" \
+    --include-dashboard=false --resources='{"inoc_ray_driver": 10000}' &
 others=$((SLURM_JOB_NUM_NODES - 1))
 if [ "$others" -gt 0 ]; then
     # On every node but this one, with all that it has.
-    # shellcheck disable=SC2016
     srun --nodes="$others" --ntasks="$others" --exclude="$SLURMD_NODENAME" --cpu-bind=none --mem=0 \
-        bash -c 'exec ray start --block --address="$1" --num-cpus="$SLURM_CPUS_ON_NODE"' bash "$address" &
-    started+=($!)
+        bash -c "$on_machine" bash --address="$address" --num-cpus="$SLURM_CPUS_ON_NODE" &
 fi
 
 export RAY_ADDRESS=$address
-python - "$SLURM_JOB_NUM_NODES" <<'PYTHON'
+# In the background, since a signal waits for a program in the foreground.
+python - "$SLURM_JOB_NUM_NODES" <<'PYTHON' &
 import socket
 import sys
 import time
@@ -77,14 +116,10 @@ while found < wanted:
         ray.init(log_to_driver=False, logging_level="error")
     found = sum(node["Alive"] for node in ray.nodes())
 PYTHON
+wait $!
 
 inoc-ray run "$study" &
 run=$!
-requeue=
-# The time limit comes near: stop, and go on later.
-trap 'requeue=yes; kill -TERM "$run"' USR1
-# Somebody cancels the job: stop.
-trap 'kill -TERM "$run"' TERM
 code=0
 wait "$run" || code=$?
 # A signal ends `wait` before the run has ended, which takes up to 10 seconds and says what it kept.
@@ -92,6 +127,7 @@ while kill -0 "$run" 2>/dev/null; do
     code=0
     wait "$run" || code=$?
 done
+finish
 if [ -n "$requeue" ] && [ "$code" -ne 0 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

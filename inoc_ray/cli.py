@@ -300,6 +300,38 @@ def report(study: Path, storage: str | None, as_json: bool, out: Path | None, pr
 
 @cli.command()
 @study_command
+@profile_option
+@click.option("--paper", is_flag=True, help="The figures of the paper, as SVG, PNG, PDF and tidy CSV.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder to write to (default: in the storage folder).",
+)
+def figures(
+    study: Path, storage: str | None, as_json: bool, profile: str | None, paper: bool, out: Path | None
+) -> None:
+    """Draw a study's figures: those of its report, or with --paper each figure of the paper that it has numbers for.
+
+    Names what each lacks: trials that are missing, arms that the study does not have.
+    """
+    from dataclasses import asdict
+
+    from inoc_ray.plan.build import build_plan
+    from inoc_ray.run.figures import write_figures
+    from inoc_ray.run.publish import compare_study
+    from inoc_ray.scoring import profiles
+
+    loaded, store = _load(study, storage)
+    built = build_plan(loaded, store)
+    if profile:
+        built = built.under(profiles.get_profile(profile))
+    written = write_figures(built, store, compare_study(built, store), paper=paper, out=out)
+    emit(as_json, [asdict(one) for one in written], "\n".join(one.in_words() for one in written))
+
+
+@cli.command()
+@study_command
 def sync(study: Path, storage: str | None, as_json: bool) -> None:
     """Update MLflow from the storage folder. Safe to repeat."""
     from inoc_ray.plan.build import build_plan

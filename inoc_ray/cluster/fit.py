@@ -193,6 +193,20 @@ def engines_at_once(resources: EngineResources, capacity: Capacity) -> int:
     return sum(node.holds(cpus, gpus) for node in capacity.nodes_for(cpus, gpus))
 
 
+def hold_together(engines: Iterable[Node], capacity: Capacity) -> bool:
+    """Return whether the nodes hold these engines at once, each on one node: the largest first, where there is room first."""
+    free = [list(astuple(node)) for node in capacity.nodes]
+    startable = sorted(capacity.startable, key=astuple, reverse=True)[: capacity.may_start]
+    free += [list(astuple(node)) for node in startable]
+    for engine in sorted(engines, key=lambda one: (one.gpus, one.cpus), reverse=True):
+        place = next((room for room in free if Node(*room).holds(engine.cpus, engine.gpus)), None)
+        if place is None:
+            return False
+        place[0] -= engine.cpus
+        place[1] -= engine.gpus
+    return True
+
+
 def check_serving(resources: EngineResources, capacity: Capacity) -> None:
     """Raise InputError when the engine does not fit on one node of the cluster, or as many as were asked for on all of them."""
     cpus, gpus = resources.serve_cpus, resources.serve_gpus

@@ -20,7 +20,7 @@ from inoc_ray.evaluate.verdicts import Numbers, Verdicts, by_model, by_rule, com
 from inoc_ray.models.think import answer_of
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judge_assignment import TraitJudges
-from inoc_ray.scoring.degenerate import FORM_VERSION, FORMS, forms, shares_of
+from inoc_ray.scoring.degenerate import DEGENERATE, FORM_VERSION, FORMS, forms
 from inoc_ray.scoring.judgment import RULES, Item
 from inoc_ray.store import seal
 from inoc_ray.store.place import Place
@@ -182,7 +182,7 @@ class CellScores:
 
     def degenerate(self) -> float:
         """Return the share of degenerate responses."""
-        return shares_of(list(zip(*(self.forms[name].tolist() for name in FORMS), strict=True))).any
+        return float(np.any([self.forms[name] for name in DEGENERATE], axis=0).mean())
 
 
 def _joined(arrays: list[Any]) -> Any:

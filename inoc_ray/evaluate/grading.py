@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inoc_ray import stopping
@@ -25,6 +26,10 @@ from inoc_ray.store.place import Place
 from inoc_ray.store.samples import find_judgments, judgments_path, read_part, refusal_note, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
+
+GATHER_SECONDS = 5.0
+"""Time over which sampled cells are gathered before they are judged beside the sampling."""
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +91,77 @@ def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
     A judge that fails is reported in the outcome; what it judged before is kept, and the other judges continue.
     """
     outcome = GradingOutcome()
-    for name, parts in ungraded_parts(plan, store).items():
+    _grade_parts(plan, store, ungraded_parts(plan, store), outcome)
+    return outcome
+
+
+class Sampled:
+    """The cells that were sampled just now, as those who judge them meanwhile learn it."""
+
+    def __init__(self) -> None:
+        self._keys: set[tuple[str, str]] = set()
+        self._changed = threading.Condition()
+        self._over = False
+
+    def add(self, key: tuple[str, str]) -> None:
+        """Note that samples of a cell were committed; from another thread."""
+        with self._changed:
+            self._keys.add(key)
+
+    def over(self) -> None:
+        """Note that no more is sampled."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def take(self) -> set[tuple[str, str]]:
+        """Return the keys that were added since the last time, but not more often than every few seconds; none at the end.
+
+        Raises KeyboardInterrupt when the command is told to stop.
+        """
+        end = time.monotonic() + GATHER_SECONDS
+        while True:
+            stopping.check()
+            with self._changed:
+                if self._over or (self._keys and time.monotonic() >= end):
+                    taken, self._keys = self._keys, set()
+                    return taken
+                self._changed.wait(_LOOK_SECONDS)
+
+
+def judges_behind_apis(plan: Plan) -> list[str]:
+    """Return the judges that may grade while models are sampled, since they take nothing of the cluster."""
+    found = {name: g.judge for cell in plan.to_sample for name, g in cell.judges.gradings.items()}
+    return [name for name, judge in found.items() if judge.folder is None]
+
+
+def grade_beside(plan: Plan, store: Store, sampled: Sampled) -> GradingOutcome:
+    """Let the judges behind APIs grade what is sampled, while it is; to be called in a thread of its own.
+
+    A judge that fails is not asked again here: `grade_missing` does that afterwards, and has the last word.
+    """
+    outcome = GradingOutcome()
+    names = set(judges_behind_apis(plan))
+    while names and (keys := sampled.take()):
+        cells = tuple(cell for cell in plan.cells if cell.key in keys)
+        parts = ungraded_parts(replace(plan, cells=cells, trials=(), prior_stages=()), store)
+        _grade_parts(plan, store, {name: found for name, found in parts.items() if name in names}, outcome)
+        for failure in outcome.failed:
+            names.discard(failure["of"][0][1])
+    for failure in outcome.failed:
+        say(f"note: {failure['label']}: {failure['error']}; it is asked again after the sampling")
+    outcome.failed.clear()
+    return outcome
+
+
+def _grade_parts(
+    plan: Plan, store: Store, ungraded: Mapping[str, Sequence[UngradedPart]], outcome: GradingOutcome
+) -> None:
+    for name, parts in ungraded.items():
         judge = parts[0].grading.judge
         try:
             with _judge_endpoint(plan, judge) as (endpoint, model):
-                asyncio.run(_grade(store, judge, endpoint, model=model, ungraded=parts, outcome=outcome))
+                stopping.run(_grade(store, judge, endpoint, model=model, ungraded=parts, outcome=outcome))
         except (TrialError, InputError, RuntimeError, OSError) as error:
             stopping.check()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -98,7 +169,6 @@ def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
             log.write_text("".join(traceback.format_exception(error)))
             of = [("judge", name)]
             outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log), "of": of})
-    return outcome
 
 
 @contextlib.contextmanager

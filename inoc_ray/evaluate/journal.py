@@ -6,6 +6,7 @@ At the end it keeps the samples that no cell holds (of failed cells, or of cells
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
@@ -24,6 +25,8 @@ class SampleJournal:
 
     def __init__(self, path: Place) -> None:
         self.kept: dict[Key, SampleResult] = {}
+        # Engines that run at once have a thread each.
+        self._lock = threading.Lock()
         self._journal = Journal(path)
         values, damaged = self._journal.lines()
         self._stale = damaged > 0
@@ -39,15 +42,17 @@ class SampleJournal:
     def add(self, samples: Iterable[tuple[Key, SampleResult]]) -> None:
         """Keep samples; they survive the death of this process once this returns."""
         added = list(samples)
-        self.kept.update(added)
-        self._journal.add(_line(key, result) for key, result in added)
+        with self._lock:
+            self.kept.update(added)
+            self._journal.add(_line(key, result) for key, result in added)
 
     def forget(self, gone: Callable[[Key], bool]) -> None:
         """Drop the samples whose key `gone` accepts; `close` removes them from the file."""
-        keys = [key for key in self.kept if gone(key)]
-        for key in keys:
-            del self.kept[key]
-        self._stale |= bool(keys)
+        with self._lock:
+            keys = [key for key in self.kept if gone(key)]
+            for key in keys:
+                del self.kept[key]
+            self._stale |= bool(keys)
 
     def close(self) -> None:
         """Close the file, which then holds what is still kept; delete it if nothing is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
 from contextlib import AbstractContextManager, aclosing
@@ -19,6 +20,7 @@ from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.journal import Key, SampleJournal
+from inoc_ray.evaluate.side_by_side import Task, side_by_side
 from inoc_ray.models.encoding import template_of
 from inoc_ray.models.tokenizer import load_tokenizer
 from inoc_ray.plan.cells import Cell
@@ -31,6 +33,7 @@ from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.settings import Question
+from inoc_ray.sizing.replicas import Room, need_of, replicas_of
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import Sample, commit_samples, describe
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Serve = Callable[[ServeSpec], AbstractContextManager[Endpoint]]
+OnCommit = Callable[[tuple[str, str]], None]
 
 
 def sample_seed(cell: Cell, index: int) -> int:
@@ -54,35 +58,61 @@ def messages_in_context(question: Question, cell: Cell) -> tuple[Message, ...]:
     return cell.resolved_context.around(question.messages)
 
 
+def nothing(key: tuple[str, str]) -> None:
+    """Do nothing about a cell of which samples were committed."""
+
+
 def sample_missing(
-    plan: Plan, store: Store, serve: Serve = serving, without: Set[Thing] = frozenset()
+    plan: Plan,
+    store: Store,
+    serve: Serve = serving,
+    *,
+    without: Set[Thing] = frozenset(),
+    room: Room | None = None,
+    on_commit: OnCommit = nothing,
 ) -> list[dict[str, Any]]:
     """Draw every missing sample of the models that exist; start and stop the engines that this needs, by `serve`.
 
-    without: keys of cells and capabilities that are left out. Return what failed, as {label, error, log, of}: `of` names the
-    cells and capabilities concerned. Cells completed before a failure are kept.
+    room: what engines may take; several run at once as far as it goes, and one after another where it is not known (None).
+    without: keys of cells and capabilities that are left out. on_commit: called with the key of a cell whenever samples of it were
+    committed, from the engine's thread. Return what failed, as {label, error, log, of}: `of` names the cells and capabilities
+    concerned. Cells completed before a failure are kept.
     """
     engines = _engines(plan, store, without)
-    failed: list[dict[str, Any]] = []
     if not engines:
         return []
-    with _Sampler(plan, store) as sampler:
-        for number, engine in enumerate(engines, start=1):
-            subject = engine.subject
-            cells = len(engine.cells)
-            say(f"starting engine {number} of {len(engines)}: {subject.model.name} ({cells} cells to sample)")
-            try:
-                with serve(sampler.spec(engine)) as endpoint, sampler.progress(engine) as progress:
-                    failed += sampler.sample(engine.cells, endpoint, progress)
-                    failed += sampler.measure(engine.capabilities, endpoint)
-            except (TrialError, InputError, RuntimeError, OSError) as error:
-                # Ray's own errors are RuntimeErrors; another engine's cells can still be sampled.
-                failed.append(sampler.failure(engine, error))
-    return failed
+
+    def use(number: int, engine: _Engine, replicas: int) -> list[dict[str, Any]]:
+        name, cells = engine.subject.model.name, len(engine.cells)
+        say(f"starting engine {number} of {len(engines)}: {name} ({cells} cells to sample)")
+        failed: list[dict[str, Any]] = []
+        try:
+            spec = sampler.spec(engine, number, replicas)
+            with serve(spec) as endpoint, sampler.progress(engine) as progress:
+                failed += sampler.sample(engine.cells, endpoint, progress)
+                failed += sampler.measure(engine.capabilities, endpoint)
+        except (TrialError, InputError, RuntimeError, OSError) as error:
+            # Ray's own errors are RuntimeErrors; another engine's cells can still be sampled.
+            failed.append(sampler.failure(engine, error))
+        return failed
+
+    tasks = []
+    for number, engine in enumerate(engines, start=1):
+        replicas = replicas_of(plan, engine.subject, engine.cells, others=len(engines) - 1, room=room)
+        takes = [need_of(plan, engine.subject)] * replicas
+        tasks.append(Task(takes=takes, do=functools.partial(use, number, engine, replicas)))
+    with _Sampler(plan, store, on_commit) as sampler:
+        found = side_by_side(tasks, room.holds if room is not None else lambda taken: False)
+    return [failure for of_engine in found for failure in of_engine]
 
 
 def sample_beside(
-    plan: Plan, store: Store, arrivals: Arrivals, cells: Sequence[Cell], serve: Serve = serving
+    plan: Plan,
+    store: Store,
+    arrivals: Arrivals,
+    cells: Sequence[Cell],
+    serve: Serve = serving,
+    on_commit: OnCommit = nothing,
 ) -> list[dict[str, Any]]:
     """Draw the missing samples of a base and its adapters while adapters are still trained, on one engine.
 
@@ -99,7 +129,7 @@ def sample_beside(
     say(f"starting an engine beside the training: {engine.subject.model.name} ({len(cells)} cells to sample)")
     try:
         with (
-            _Sampler(plan, store) as sampler,
+            _Sampler(plan, store, on_commit) as sampler,
             serve(sampler.spec(engine)) as endpoint,
             sampler.progress(engine) as progress,
         ):
@@ -125,13 +155,18 @@ def _engine_of(engine: _Engine, engines: Iterable[_Engine]) -> _Engine:
 class _Sampler:
     """The samples of a study that no cell holds yet, and what is asked for them, over all engines."""
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: Plan, store: Store, on_commit: OnCommit) -> None:
         self.plan, self._store, self._study = plan, store, plan.study.name
+        self._on_commit = on_commit
+        self._log = store.study_log(plan.study.name, "refused")
+        self._refused: list[str] = []
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._journal = SampleJournal(self._store.under_way(self._study))
         stored = functools.cache(self._store.stored_samples)
         self._journal.forget(lambda key: key[2] < stored(key[0], key[1]))
+        self._log.unlink(missing_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -139,9 +174,10 @@ class _Sampler:
         if kind is None or issubclass(kind, Exception):
             self._journal.close()
 
-    def spec(self, engine: _Engine) -> ServeSpec:
-        """Return the engine as it is to be served."""
-        return serve_spec(self.plan, self._store, engine.subject, engine.window(), name=f"evaluate-{self._study}")
+    def spec(self, engine: _Engine, number: int = 1, replicas: int = 1) -> ServeSpec:
+        """Return the engine as it is to be served. number: tells apart engines that run at once."""
+        name = f"evaluate-{self._study}{f'-{number}' if number > 1 else ''}"
+        return serve_spec(self.plan, self._store, engine.subject, engine.window(), replicas=replicas, name=name)
 
     def progress(self, engine: _Engine) -> Progress:
         """Return the display of an engine's progress."""
@@ -162,9 +198,21 @@ class _Sampler:
             return []
         other_weights = _bind(self._store, cells)
         self._journal.forget(lambda key: key[0] in other_weights)
-        log = self._store.study_log(self._study, "refused")
-        work = _sample_cells(self.plan, self._store, cells, endpoint, journal=self._journal, log=log, progress=progress)
-        return stopping.run(work)
+        work = _sample_cells(
+            self.plan,
+            self._store,
+            cells,
+            endpoint,
+            journal=self._journal,
+            progress=progress,
+            on_commit=self._on_commit,
+        )
+        failed = stopping.run(work)
+        with self._lock:
+            self._refused += [opened.refusals() for opened in failed]
+            if self._refused:
+                self._log.write_text("".join(self._refused))
+        return [opened.failure(self._log) for opened in failed]
 
     def measure(self, capabilities: Sequence[MissingCapability], endpoint: Endpoint) -> list[dict[str, Any]]:
         """Measure capabilities of the models of one engine; return what failed."""
@@ -243,13 +291,13 @@ async def _sample_cells(
     endpoint: Endpoint,
     *,
     journal: SampleJournal,
-    log: Place,
     progress: Progress,
-) -> list[dict[str, Any]]:
+    on_commit: OnCommit,
+) -> list[_OpenCell]:
     """Sample all cells at once, so that the engine is never idle, and commit each as soon as it is complete.
 
-    Return the cells with samples that the endpoint refused, as {label, error, log, of}. Of these, the samples before the first
-    refused one are committed, and the journal keeps the rest.
+    Return the cells with samples that the endpoint refused. Of these, the samples before the first refused one are committed, and
+    the journal keeps the rest.
     """
     evaluation = plan.study.evaluation
     tokenizer = load_tokenizer(str(cells[0].subject.model.path))
@@ -258,6 +306,7 @@ async def _sample_cells(
     choice_requests: list[ChoiceRequest] = []
     for number, cell in enumerate(cells):
         opened = _OpenCell(store, cell, start=plan.stored.get(cell.key, 0), tokenizer=tokenizer, journal=journal)
+        opened.on_commit = on_commit
         open_cells[number] = opened
         missing = opened.missing()
         if cell.evaluation.choices:
@@ -289,10 +338,7 @@ async def _sample_cells(
     failed = [opened for opened in open_cells.values() if opened.refused]
     for opened in failed:
         opened.commit_beginning()
-    log.unlink(missing_ok=True)
-    if failed:
-        log.write_text("".join(opened.refusals() for opened in failed))
-    return [opened.failure(log) for opened in failed]
+    return failed
 
 
 async def _one_after_the_other(*sources: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
@@ -322,6 +368,7 @@ class _OpenCell:
         self.refused: dict[int, str] = {}
         """Offset → why the endpoint gave no sample."""
         self.tokenizer = tokenizer
+        self.on_commit: OnCommit = nothing
 
     def key(self, offset: int) -> Key:
         """Return the sample's key in the journal."""
@@ -432,5 +479,6 @@ class _OpenCell:
         }
         describe(self.folder, description)
         commit_samples(self.folder, samples)
+        self.on_commit(cell.key)
         mine = {self.key(offset) for offset in range(len(questions))}
         self.journal.forget(mine.__contains__)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from inoc_ray.errors import InputError
 from inoc_ray.results.claim_checks import Measured, check_claims
@@ -17,10 +15,11 @@ from inoc_ray.results.completeness import (
     mark_incomplete_leaks,
     rows_with_plan,
 )
+from inoc_ray.results.counts import Counted, CountTable
 from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects, levels
 from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
-from inoc_ray.results.stats import Cell, RateKey, draw_rates, model_interval
+from inoc_ray.results.stats import Estimate, draw_rates
 from inoc_ray.results.variance import question_correlation
 from inoc_ray.scoring.score_columns import COLUMNS, TRIGGERED
 from inoc_ray.study.claims import StatedClaim
@@ -49,7 +48,7 @@ def compare(
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
-    contexts = set(frame["context"])
+    contexts = set(frame["context"].unique())
     where = reference or next((name for name in (NEUTRAL, "none") if name in contexts), NEUTRAL)
     rows: list[Row] = []
     found: list[Effect] = []
@@ -107,8 +106,9 @@ def _count(frame: pd.DataFrame) -> pd.DataFrame:
     table["cut"] = frame["cut"].astype("int64") if "cut" in frame.columns else 0
     table["samples"] = 1
     # Every table lists arms in this order: base, baseline, control, the inoculated ones, placebo, irrelevant.
-    table["_first"] = table["kind"].map(FIRST).fillna(len(FIRST))
-    table["_last"] = table["kind"].map(LAST).fillna(0)
+    kinds = table["kind"].astype(object)
+    table["_first"] = kinds.map(FIRST).fillna(len(FIRST))
+    table["_last"] = kinds.map(LAST).fillna(0)
     keys += ["_first", "_last"]
     summed = table.groupby(keys, sort=False, observed=True, dropna=False, as_index=False).sum()
     return summed.sort_values(["_first", "_last"], kind="stable")
@@ -118,57 +118,21 @@ def _measured(
     setting: str, model: str, part: pd.DataFrame, *, reference: str, trials: dict[Place, list[TrialRate]]
 ) -> tuple[Measured, list[Row]]:
     """Return the rates of one setting × model, and its rows; append the rates of each fine-tune to `trials`."""
-    cells: dict[RateKey, Cell] = {}
-    described: dict[RateKey, pd.DataFrame] = {}
-    for evaluation, of_evaluation in part.groupby("evaluation", sort=False):
-        questions, column = np.unique(of_evaluation["question_id"].to_numpy(dtype=str), return_inverse=True)
-        placed = of_evaluation.assign(_column=column)
-        for names, cell_rows in placed.groupby(["arm", "context", "trait"], sort=False):
-            arm, context, trait = map(str, names)
-            key = RateKey(arm, str(evaluation), context, trait)
-            cells[key], described[key] = _cell(cell_rows, len(questions)), cell_rows
+    found = {one.key: one for one in CountTable(part).cells()}
+    cells = {key: one.cell for key, one in found.items()}
     rates = draw_rates(cells)
     correlations: dict[tuple[str, str], float] = {}
     rows: list[Row] = []
-    for key, cell_rows in described.items():
-        first = cell_rows.iloc[0]
-        estimate = rates.get(key)
-        low, high = estimate.interval() if estimate is not None else (None, None)
-        seeds = int(cell_rows.loc[cell_rows["counts"] > 0, "trial_id"].nunique())
-        count = {name: int(cell_rows[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")}
-        rows.append(
-            Row(
-                setting=setting,
-                model=model,
-                arm=key.arm,
-                kind=str(first["kind"]),
-                evaluation=key.evaluation,
-                split=str(first["split"]),
-                context=key.context,
-                trait=key.trait,
-                role=str(first["role"]),
-                rate=estimate.value if estimate is not None else None,
-                low=low,
-                high=high,
-                seeds=seeds,
-                samples=count["samples"],
-                unparsed=count["unparsed"],
-                excluded=count["excluded"],
-                cut=count["cut"],
-                triggered=bool(first[TRIGGERED]),
-                replicated=None if first["kind"] == "base" else seeds >= MIN_SEEDS,
-            )
-        )
+    for key, one in found.items():
+        rows.append(_row(setting, model, one, rates.get(key)))
         where = (key.evaluation, key.context)
         if where not in correlations:
             correlations[where] = question_correlation(c for k, c in cells.items() if k[1:3] == where)
-        for _, own in cell_rows.groupby("trial_id", sort=True):
-            place = (setting, model, key.arm, _seed(own["seed"].iloc[0]))
-            cell = _cell(own, cells[key].counts.shape[1])
-            shares = {name: float(own[name].sum() / own["samples"].sum()) for name in ("unparsed", "excluded")}
-            trials.setdefault(place, []).append(_trial_rate(rows[-1], cell, correlation=correlations[where], **shares))
-    splits = {str(e): str(s) for e, s in zip(part["evaluation"], part["split"], strict=True)}
-    triggered = frozenset(part.loc[part[TRIGGERED], "evaluation"].astype(str))
+        for trial in one.trials(correlations[where], rows[-1]):
+            trials.setdefault((setting, model, key.arm, trial[0]), []).append(trial[1])
+    evaluations = part.drop_duplicates(["evaluation", "split", TRIGGERED])
+    splits = {str(e): str(s) for e, s in zip(evaluations["evaluation"], evaluations["split"], strict=True)}
+    triggered = frozenset(evaluations.loc[evaluations[TRIGGERED], "evaluation"].astype(str))
     view = View(
         setting=setting,
         model=model,
@@ -181,41 +145,32 @@ def _measured(
     return Measured(view=view, cells=cells), rows
 
 
-def _seed(value: Any) -> int | None:
-    import pandas as pd
-
-    return None if pd.isna(value) else int(value)
-
-
-def _cell(rows: pd.DataFrame, questions: int) -> Cell:
-    """Return the crossed fine-tune × question table of one arm, context and trait."""
-    trials, line = np.unique(rows["trial_id"].to_numpy(dtype=str), return_inverse=True)
-    hits = np.zeros((len(trials), questions), dtype=np.int64)
-    counts = np.zeros_like(hits)
-    place = (line, rows["_column"].to_numpy())
-    np.add.at(hits, place, rows["hits"].to_numpy())
-    np.add.at(counts, place, rows["counts"].to_numpy())
-    first = rows.iloc[0]
-    return Cell(hits, counts, replicated=first["kind"] != "base", models=tuple(map(str, trials)))
-
-
-def _trial_rate(row: Row, cell: Cell, *, correlation: float, unparsed: float, excluded: float) -> TrialRate:
-    low, high = model_interval(cell, correlation=correlation) or (None, None)
-    return TrialRate(
-        evaluation=row.evaluation,
-        split=row.split,
-        context=row.context,
-        trait=row.trait,
-        rate=cell.rate,
+def _row(setting: str, model: str, one: Counted, estimate: Estimate | None) -> Row:
+    low, high = estimate.interval() if estimate is not None else (None, None)
+    key, seeds = one.key, int((one.cell.counts.sum(axis=1) > 0).sum())
+    return Row(
+        setting=setting,
+        model=model,
+        arm=key.arm,
+        kind=one.first["kind"],
+        evaluation=key.evaluation,
+        split=one.first["split"],
+        context=key.context,
+        trait=key.trait,
+        role=one.first["role"],
+        rate=estimate.value if estimate is not None else None,
         low=low,
         high=high,
-        unparsed=unparsed,
-        excluded=excluded,
+        seeds=seeds,
+        **{name: int(one.sums[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")},
+        triggered=bool(one.first[TRIGGERED]),
+        replicated=None if one.first["kind"] == "base" else seeds >= MIN_SEEDS,
     )
 
 
 def _arms(part: pd.DataFrame) -> Iterator[Arm]:
-    for (arm, kind), rows in part.groupby(["arm", "kind"], sort=False):
+    roles = part.drop_duplicates(["arm", "kind", "trait", "role"])
+    for (arm, kind), rows in roles.groupby(["arm", "kind"], sort=False):
         pairs = list(dict.fromkeys(zip(rows["trait"], rows["role"], strict=True)))
         undesired, desired, narrow = (
             tuple(sorted({trait for trait, role in pairs if role == one})) for one in ("undesired", "desired", "narrow")

@@ -200,7 +200,10 @@ def draw_rates(
     for number, evaluation in enumerate(sorted({p.evaluation for p in moments})):
         places = [p for p in sorted(moments) if p.evaluation == evaluation]
         questions = cells[places[0]].counts.shape[1]
-        multipliers = _generator("questions", number).standard_normal((draws, questions)).astype(np.float32)
+        multipliers = _generator("questions", number).standard_normal((draws, questions))
+        # One product for all cells: each alone would read the multipliers again, which takes longer than to compute with them.
+        products = np.stack([moments[p].question_scores for p in places]) @ multipliers.T
+        deviations = dict(zip(places, products, strict=True))
         # With Q questions the variance is estimated from Q of them: a shared χ² makes the draws Student's t, Q
         # − 1 df.
         heavy: dict[int, Floats] = {}
@@ -214,7 +217,7 @@ def draw_rates(
                 if df not in heavy:
                     heavy[df] = _student_scale(df * more.questions, draws, "questions", number)
                 small = math.sqrt(m.questions / df) if m.questions > 1 else 1.0
-                deviation = (multipliers @ m.question_scores.astype(np.float32)).astype(np.float64) * small
+                deviation = deviations[place] * small
                 if m.question_variance > 0:
                     deviation /= math.sqrt(m.question_variance)
                 parts = _parts(m, pool.phi_of(m), correlation).of(more)
@@ -317,17 +320,15 @@ def _seed_draws(
         row = rows.setdefault(place[1:], np.zeros(len(columns)))
         for model, deviation in m.seed_deviations.items():
             row[columns[place.arm, model]] = deviation
-    multipliers: dict[str, Floats] = {}
-    found: dict[RateKey, Floats | None] = {}
-    for place, m in moments.items():
-        length = float(np.linalg.norm(rows[place[1:]]))
-        if not m.replicated or length == 0:
-            found[place] = None
-            continue
-        if place.arm not in multipliers:
-            generator = _generator("seeds", *ranks[place][:2])
-            multipliers[place.arm] = generator.standard_normal((len(columns), draws)).astype(np.float32)
-        found[place] = ((rows[place[1:]] / length).astype(np.float32) @ multipliers[place.arm]).astype(np.float64)
+    found: dict[RateKey, Floats | None] = dict.fromkeys(moments)
+    for arm in {p.arm for p in moments}:
+        own = {place: rows[place[1:]] for place in sorted(moments) if place.arm == arm and moments[place].replicated}
+        lengths = {place: float(np.linalg.norm(row)) for place, row in own.items()}
+        spread = [place for place in own if lengths[place] > 0]
+        if spread:
+            multipliers = _generator("seeds", *ranks[spread[0]][:2]).standard_normal((len(columns), draws))
+            products = np.stack([own[place] / lengths[place] for place in spread]) @ multipliers
+            found |= zip(spread, products, strict=True)
     return found
 
 

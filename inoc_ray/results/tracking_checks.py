@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
-from inoc_ray.results.tracking_server import check_access
+from inoc_ray.results.tracking_client import quiet
+from inoc_ray.results.tracking_server import IN_THE_TRASH, check_access, check_storage_of_run
 
 if TYPE_CHECKING:
     from inoc_ray.results.records import StudyRecord
@@ -24,9 +25,9 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 def check_tracking_uri(tracking_uri: str, experiment: str | None = None, study: StudyRecord | None = None) -> None:
     """Check within seconds that MLflow can write to a URI. No message shows a password.
 
-    experiment: the name of the one that a server must let this login write to. study: must be the one whose runs are there, if
-    any are. Raises `InputError` if the kind of URI is not supported, no MLflow server answers there, it refuses the login or has
-    another storage's study of that name, and `TrialError` if a database is broken.
+    experiment: the name of the one that is to be written to. study: must be the one whose runs are there, if any are. Raises
+    `InputError` if the kind of URI is not supported, no MLflow server answers there, it refuses the login, or the experiment is in
+    the trash, another storage's or has its artifacts on another machine, and `TrialError` if a database is broken.
     """
     scheme, separator, _ = tracking_uri.strip().partition("://")
     kind = scheme.partition("+")[0]
@@ -38,6 +39,8 @@ def check_tracking_uri(tracking_uri: str, experiment: str | None = None, study: 
         )
     if kind in _DATABASES:
         check_database(tracking_uri)
+        if experiment is not None:
+            _check_experiment(tracking_uri, experiment, study)
         return
     check_access(tracking_uri, experiment, study)
 
@@ -70,6 +73,60 @@ def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> Non
         raise TrialError(f"MLflow's database {shown}: {found[0]}; install the database's driver.") from found[0]
     if found[0] is not None:
         raise TrialError(f"MLflow's database {shown}: {first_line(found[0])}") from found[0]
+
+
+def _check_experiment(tracking_uri: str, name: str, study: StudyRecord | None) -> None:
+    """Check what a sync would find in a database: an experiment that is in use, of this storage, with artifacts in reach."""
+    if not _is_mlflows(tracking_uri):
+        return
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    with quiet():
+        try:
+            client = MlflowClient(tracking_uri)
+            found = client.get_experiment_by_name(name)
+            runs = [] if found is None else client.search_runs([found.experiment_id], f"tags.study_run = '{name}'")
+        except MlflowException as error:
+            raise TrialError(f"MLflow's database {hide_password(tracking_uri)}: {first_line(error)}") from error
+    if found is None:
+        return
+    if found.lifecycle_stage != "active":
+        raise InputError(IN_THE_TRASH.format(name=name))
+    for run in runs if study is not None else ():
+        check_storage_of_run(study, run.data.tags, run.info.start_time)
+    # A database has no artifacts: clients write them to a place of the machine on which the experiment was made.
+    _check_artifacts(name, found.artifact_location, sent=any("artifacts" in run.data.tags for run in runs))
+
+
+def _check_artifacts(name: str, location: str, *, sent: bool) -> None:
+    """Raise InputError for a folder that is on another machine. sent: whether something was written to it."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    if not is_local_uri(location):
+        return
+    folder = Path(local_file_uri_to_path(location)).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if (sent and there != folder) or not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(
+            f"tracking_uri: the MLflow experiment {name!r} has its artifacts in the folder {folder}, which this machine cannot "
+            "write to or does not have; run the command where that is, or give the address of a tracking server."
+        )
+
+
+def _is_mlflows(tracking_uri: str) -> bool:
+    """Return whether a database has MLflow's tables; nothing is made."""
+    import sqlalchemy
+
+    url = sqlalchemy.make_url(tracking_uri)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return False
+    engine = sqlalchemy.create_engine(url)
+    try:
+        return sqlalchemy.inspect(engine).has_table("experiments")
+    finally:
+        engine.dispose()
 
 
 def _connect(uri: str) -> BaseException | None:

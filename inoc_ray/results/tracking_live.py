@@ -1,6 +1,7 @@
 """Training curves in MLflow while the trials train, and what became of the runs of a command that did not reach its end.
 
-A thread of the command sends every FLUSH_SECONDS the latest steps that were reported, in one call for each trial in training.
+A thread of the command sends every FLUSH_SECONDS the latest steps that were reported, in one call for each trial in training, and
+the system metrics of the command's machine to the study's run.
 Training never waits for it: steps that cannot be sent are dropped, and a server that does not answer is asked more and more
 rarely. `tracking.sync` writes the whole curves afterwards; a point that was sent here is one of theirs, bit by bit. Steps that were
 trained again after a loss have two times, so MLflow shows both.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray import stopping
 from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of
 from inoc_ray.results.study_runs import runs_under_way
+from inoc_ray.results.system_metrics import SystemMetrics
 from inoc_ray.results.tracking_checks import first_line
 from inoc_ray.results.tracking_client import environment, quiet
 from inoc_ray.results.tracking_database import make_database
@@ -96,6 +98,7 @@ class LiveRuns:
         self._closing = False
         self._status: str | None = None
         self._client: MlflowClient | None = None
+        self._system: SystemMetrics | None = None
         self._experiment = ""
         self._known: dict[tuple[str, str], MlflowRun] = {}
         self._open: dict[tuple[str, str], str] = {}
@@ -162,6 +165,20 @@ class LiveRuns:
         for trial_id, steps in waiting.items():
             for run in self._runs[trial_id]:
                 self._log(client, run, list(steps))
+        self._log_system(client)
+
+    def _log_system(self, client: MlflowClient) -> None:
+        """Add what this machine does to the study's run; trials may train elsewhere."""
+        from mlflow.entities import Metric
+
+        if self._system is None:
+            self._system = SystemMetrics()
+        step, values = self._system.sample()
+        now = int(time.time() * 1000)
+        client.log_batch(
+            self._open[self._study_run.identity],
+            metrics=[Metric(key, value, now, step) for key, value in values.items()],
+        )
 
     def _connect(self) -> MlflowClient:
         from mlflow.tracking import MlflowClient

@@ -16,6 +16,9 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.reference import places_of_key
 from inoc_ray.study.study import Study
 
+UNPACKED_JOBS = "/runtime_resources/working_dir_files/"
+"""Where Ray unpacks the working folders of jobs, below the folder of its session on each node."""
+
 
 def load_study(path: str | Path) -> Study:
     """Return the study in a YAML file. Raise InputError, naming file and field, if it is wrong.
@@ -49,12 +52,23 @@ def load_with_store(path: str | Path, storage: str | None) -> tuple[Study, Store
     """
     given = None if storage is None else _checked(storage)
     study = load_study(path)
-    return study, Store(given or study.storage)
+    store = Store(given or study.storage)
+    check_stays(store)
+    return study, store
 
 
 def store_at(storage: str) -> Store:
     """Return the store that `--storage` gives. Raise InputError if it is none."""
     return Store(_checked(storage))
+
+
+def check_stays(store: Store) -> None:
+    """Raise InputError for a storage in the folder into which Ray unpacked a job: Ray deletes that, and nobody looks there."""
+    if UNPACKED_JOBS in store.address:
+        raise InputError(
+            f"storage: {store.address} is in the folder into which Ray unpacked this job, and is deleted with it; write "
+            "s3://BUCKET/PREFIX, or the absolute path of a mount that every node has (also as --storage)."
+        )
 
 
 def _checked(storage: str) -> str:

@@ -35,6 +35,11 @@ class StudyOutcome:
     report: Place | None = None
     tracking_uri: str = ""
 
+    @property
+    def has_made_something(self) -> bool:
+        """Whether this run trained, sampled or judged, or tried to."""
+        return bool(self.trained or self.sampled or self.judge_calls or self.tried or self.failed)
+
     def to_json(self) -> dict[str, Any]:
         """Return the value for `--json`."""
         return {

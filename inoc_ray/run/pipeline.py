@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import stopping
@@ -19,22 +20,25 @@ from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
-from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.beside import Beside, Lingering
+from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.beside import Beside
 from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import preflight
 from inoc_ray.run.progress import recorded
-from inoc_ray.run.publish import compare_study, live_runs, sync_study, write_study_report
+from inoc_ray.run.publish import compare_study, live_runs, sync_study, tracking_address, write_study_report
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
+from inoc_ray.run.written_results import are_written, note_written
+from inoc_ray.serve.app import check_running_serve
 from inoc_ray.serve.owner import reclaim
+from inoc_ray.sizing.replicas import Room
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
@@ -42,6 +46,7 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study, models_of
 
 if TYPE_CHECKING:
+    from inoc_ray.evaluate.sampling import OnCommit
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.train.sweep import Watch
 
@@ -119,33 +124,41 @@ def run_study(
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
-            if training or ready or by_own:
-                with _timed(outcome, "starting Ray"):
-                    say("starting Ray ...")
-                    capacity = stack.enter_context(connected())
-                    # What a killed command left behind would hold what this one needs.
-                    wait_for_keepers()
-                    reclaim()
-                check_cluster(plan, store, capacity)
-                keep_study(plan, store)
-                stack.enter_context(live.sending())
-                sampled: list[Failure] = []
-                if training:
-                    sampled = _train(plan, store, capacity, outcome, watch=live.record, evaluate=evaluate)
-                    plan = plan.refreshed(store)
-                if evaluate and (ready or training):
+            engine = Lingering()
+            with contextlib.ExitStack() as sending:
+                if training or ready or by_own:
+                    with _timed(outcome, "starting Ray"):
+                        say("starting Ray ...")
+                        capacity = stack.enter_context(connected())
+                        # What a killed command left behind would hold what this one needs.
+                        wait_for_keepers()
+                        reclaim()
+                    if ready or by_own:
+                        check_running_serve()
+                    check_cluster(plan, store, capacity)
+                    keep_study(plan, store)
+                    stack.enter_context(engine)
+                    sending.enter_context(live.sending())
+                    with _judging_beside(plan, store, outcome, evaluate=evaluate) as on_commit:
+                        room = Room(capacity=capacity, host_bytes=None if is_attached() else host_memory())
+                        evaluation = _Evaluation(engine, on_commit, room) if evaluate else None
+                        if training:
+                            _train(plan, store, capacity, outcome, live.record, evaluation)
+                            plan = plan.refreshed(store)
+                        if evaluation is not None and (ready or training):
+                            lease.check()
+                            _sample(plan, store, outcome, evaluation)
+                            plan = plan.refreshed(store)
+                if evaluate and ungraded_parts(plan, store):
                     lease.check()
-                    _sample(plan, store, outcome, without=sampled)
-                    plan = plan.refreshed(store)
-            if evaluate and ungraded_parts(plan, store):
-                lease.check()
-                _judge(plan, store, outcome)
-        outcome.sampled = sum(plan.stored.values()) - stored_before
-        whole = whole.refreshed(store)
-        _record_losses(whole.only(only), store, outcome, unfinished_before)
-        if any(whole.stored.values()) or failures_of(whole, store):
-            keep_study(whole, store)
-            _results(whole, store, outcome, show)
+                    _judge(plan, store, outcome, engine)
+            engine.begin_to_end()
+            outcome.sampled = sum(plan.stored.values()) - stored_before
+            whole = whole.refreshed(store)
+            _record_losses(whole.only(only), store, outcome, unfinished_before)
+            if any(whole.stored.values()) or failures_of(whole, store):
+                keep_study(whole, store)
+                _results(whole, store, outcome, show)
     return outcome
 
 
@@ -199,33 +212,61 @@ def _storage_errors(store: Store) -> Iterator[None]:
         ) from error
 
 
-def _train(
-    plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch, evaluate: bool
-) -> list[Failure]:
-    """Train what is missing, and sample beside that what can be; return what failed of the samples.
+@dataclass
+class _Evaluation:
+    """What the steps of a run share that sample."""
 
-    evaluate: whether anything is to be sampled.
-    """
+    engine: Lingering
+    on_commit: OnCommit
+    room: Room
+    failed: set[Thing] = field(default_factory=set)
+    """What failed beside the training, and is not tried again after it."""
+
+
+@contextlib.contextmanager
+def _judging_beside(plan: Plan, store: Store, outcome: StudyOutcome, *, evaluate: bool) -> Iterator[OnCommit]:
+    """Let judges behind APIs grade what is sampled in the block; yield what is to be called with the cells."""
+    if not evaluate or not judges_behind_apis(plan):
+        yield lambda key: None
+        return
+    sampled = Sampled()
+    judging = Beside(lambda: grade_beside(plan, store, sampled), "judging")
+    try:
+        yield sampled.add
+    except BaseException:
+        sampled.over()
+        judging.leave()
+        raise
+    sampled.over()
+    with _timed(outcome, "judging"):
+        outcome.judge_calls += judging.result().calls
+
+
+def _train(
+    plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch, evaluation: _Evaluation | None
+) -> None:
+    """Train what is missing, and sample beside that what can be; evaluation: None if nothing is to be sampled."""
+    from inoc_ray.evaluate.sampling import sample_beside
+
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
-    outcome.schedule = "overlap" if evaluate and schedule.overlap else "phased"
-    if outcome.schedule == "phased":
-        _train_all(plan, store, schedule.capacity if evaluate else capacity, outcome, watch=watch)
-        return []
+    if evaluation is None or not schedule.overlap:
+        outcome.schedule = "phased"
+        _train_all(plan, store, capacity, outcome, watch)
+        return
+    outcome.schedule = "overlap"
     say(f"evaluating beside the training ({schedule.why})")
     cells = shared_engine(plan)
-    arrivals = Arrivals(
-        store, dict.fromkeys(cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject))
-    )
+    awaited = [cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject)]
+    arrivals = Arrivals(store, filter(None, awaited))
 
     def seen(trial_id: str, record: Mapping[str, Any]) -> None:
         arrivals.begun(trial_id)
         watch(trial_id, record)
 
-    from inoc_ray.evaluate.sampling import sample_beside
-
-    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells), "evaluation")
+    serve, on_commit = evaluation.engine.serving, evaluation.on_commit
+    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, serve, on_commit), "evaluation")
     try:
-        _train_all(plan, store, schedule.capacity, outcome, watch=seen)
+        _train_all(plan, store, schedule.capacity, outcome, seen)
     except BaseException:
         arrivals.over()
         sampling.leave()
@@ -234,11 +275,11 @@ def _train(
     with _timed(outcome, "evaluating"):
         failed = [failure_of(found) for found in sampling.result()]
     # The others are complete, or tried again after the training.
-    _record_failures(plan, store, outcome, tried={thing for one in failed for thing in one.of}, failed=failed)
-    return failed
+    evaluation.failed |= {thing for one in failed for thing in one.of}
+    _record_failures(plan, store, outcome, tried=evaluation.failed, failed=failed)
 
 
-def _train_all(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, *, watch: Watch) -> None:
+def _train_all(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_key(trial) for trial in plan.to_train}
@@ -266,27 +307,36 @@ def capabilities_missing(plan: Plan, store: Store) -> bool:
     return bool(missing_capabilities(plan, store, plan.study.evaluation.capabilities))
 
 
-def _judge(plan: Plan, store: Store, outcome: StudyOutcome) -> None:
-    tried = [("judge", name) for name in ungraded_parts(plan, store)]
+def _judge(plan: Plan, store: Store, outcome: StudyOutcome, engine: Lingering) -> None:
+    names = list(ungraded_parts(plan, store))
+    tried = [("judge", name) for name in names]
+    if any(plan.study.judges[name].path is not None for name in names):
+        engine.end()
     with _timed(outcome, "judging"):
         judged = grade_missing(plan, store)
-    outcome.judge_calls = judged.calls
+    outcome.judge_calls += judged.calls
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in judged.failed])
 
 
-def _sample(plan: Plan, store: Store, outcome: StudyOutcome, *, without: Sequence[Failure] = ()) -> None:
-    """Sample what is missing; without: what failed beside the training is not tried again."""
+def _sample(plan: Plan, store: Store, outcome: StudyOutcome, evaluation: _Evaluation) -> None:
+    """Sample what is missing, but for what failed beside the training."""
     from inoc_ray.evaluate.capabilities import missing_capabilities
     from inoc_ray.evaluate.sampling import sample_missing
 
-    left_out = {thing for failure in without for thing in failure.of}
     tried = [cell_key(cell) for cell in plan.to_sample if plan.has_weights(cell.subject)]
     tried += [task.thing for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)]
-    tried = [thing for thing in tried if thing not in left_out]
+    tried = [thing for thing in tried if thing not in evaluation.failed]
     if not tried:
         return
     with _timed(outcome, "evaluating"):
-        failed = sample_missing(plan, store, without=left_out)
+        failed = sample_missing(
+            plan,
+            store,
+            evaluation.engine.serving,
+            without=evaluation.failed,
+            room=evaluation.room,
+            on_commit=evaluation.on_commit,
+        )
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 
 
@@ -295,10 +345,16 @@ def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> Non
     with _timed(outcome, "comparing"):
         comparison = outcome.comparison = compare_study(plan, store, outcome)
     show(comparison)
+    if not outcome.has_made_something and are_written(plan, store, comparison):
+        outcome.report, outcome.tracking_uri = store.report(plan.study.name), tracking_address(plan, store)
+        return
+    failed_before = len(outcome.failed)
     with _may_fail(plan, store, outcome, step="report", thing=REPORT):
         outcome.report = write_study_report(plan, store, comparison)
     with _may_fail(plan, store, outcome, step="MLflow", thing=MLFLOW):
         outcome.tracking_uri = sync_study(plan, store, comparison)
+    if len(outcome.failed) == failed_before:
+        note_written(plan, store, comparison)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from inoc_ray.plan.request_lengths import check_answers_fit
 from inoc_ray.plan.steps import variants_of
 from inoc_ray.plan.templates import check_roles, identical_contexts
 from inoc_ray.plan.trials import Trial
+from inoc_ray.run.load import check_stays
 from inoc_ray.serve.memory import Memory, of_this_machine
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 PROBE_TRIES, PROBE_SECONDS = 3, 30.0
 """Tries, and seconds for each, of the probe of a judge behind an API."""
-
-UNPACKED_JOBS = "/runtime_resources/working_dir_files/"
-"""Where Ray unpacks the working folders of jobs, below the folder of its session on each node."""
 
 
 def check_capacity(plan: Plan, capacity: Capacity) -> None:
@@ -333,15 +331,6 @@ def check_tracking(plan: Plan, store: Store) -> None:
             check_tracking_uri(plan.study.tracking_uri, plan.study.name, study_record(plan, store))
     except TrialError as error:
         raise InputError(str(error)) from error
-
-
-def check_stays(store: Store) -> None:
-    """Raise InputError for a storage in the folder into which Ray unpacked a job: Ray deletes that, and nobody looks there."""
-    if UNPACKED_JOBS in store.address:
-        raise InputError(
-            f"storage: {store.address} is in the folder into which Ray unpacked this job, and is deleted with it; write "
-            "s3://BUCKET/PREFIX, or the absolute path of a mount that every node has (also as --storage)."
-        )
 
 
 def preflight(plan: Plan, store: Store) -> None:

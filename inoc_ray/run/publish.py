@@ -123,6 +123,11 @@ def _tracking(plan: Plan, store: Store) -> tuple[str, str | None]:
     return (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
 
 
+def tracking_address(plan: Plan, store: Store) -> str:
+    """Return the tracking URI of a study, without a password."""
+    return hide_password(_tracking(plan, store)[0])
+
+
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
     """Update MLflow from the store; return the tracking URI, without a password.
 

@@ -73,7 +73,11 @@ def serve_studies(
     engines = engines_of([(build_plan(study, store), store) for study, store in studies], arms=arms, models=models)
     stopping.keep_in_words("nothing is served any more")
     with connected() as capacity, contextlib.ExitStack() as stack:
-        taken = [EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus) for spec in engines.specs]
+        taken = [
+            EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus)
+            for spec in engines.specs
+            for _ in range(spec.replicas)
+        ]
         check_serving_together(taken, capacity)
         if key is None and not nodes.on_head():
             raise InputError(

@@ -109,6 +109,8 @@ def is_non_text(text: str) -> bool:
 
 FORMS = ("empty", "cut", "repeated", "non_text")
 """The forms of degeneration, in the order of the results of `forms`."""
+DEGENERATE = ("empty", "repeated", "non_text")
+"""Those of them that make a response degenerate: one that was merely cut off may say all that matters."""
 FORM_VERSION = 1
 """Increased when the decision about one of them changes."""
 

@@ -24,7 +24,7 @@ from inoc_ray.cluster.fit import check_serving, engines_at_once
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
-from inoc_ray.serve.owner import note_engine, reclaim, serve_client, take_down
+from inoc_ray.serve.owner import note_engine, reclaim, serve_client, serve_runs, take_down
 from inoc_ray.serve.spec import APP, LOOPBACK, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
 from inoc_ray.study.resources import EngineResources
@@ -42,6 +42,8 @@ LEAVE_SECONDS = 1.5
 _SPREAD = {"RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0", "RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING": "0"}
 """Variables of Serve's controller, which its proxy takes over: by default the proxy gives every request to the replicas on its own
 node until they turn requests away, and those on other nodes would have nothing to do."""
+_changing_serve = threading.Lock()
+"""Held by the thread that starts an engine, or takes one down and perhaps Serve with it."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -100,25 +102,13 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         with contextlib.suppress(ray.exceptions.RayActorError):
             _check_route(client, route)
     spec = _reachable(spec, spec.host if client is None else client.http_config.host)
-    # A private cluster ends with this command, and everything on it.
+    # A private cluster ends with this command, and everything on it; nobody knows the ports of its exporter.
+    spec = replace(spec, metrics=not owns_cluster())
     keeper = None if owns_cluster() else keepers.start(reclaim)
     try:
-        note_engine(name)
-        end = time.monotonic() + _SERVE_ENDS_S
-        while True:
-            # A Serve that ends takes no application; when it is gone, this command starts one.
-            with contextlib.suppress(ray.exceptions.RayActorError):
-                if serve_client() is None:
-                    note("serve: starting Ray Serve")
-                    _start_serve(spec)
-                if _deploy(spec, route):
-                    break
-            if time.monotonic() > end:
-                raise TrialError(
-                    f"Ray Serve of this cluster took no engine for {_SERVE_ENDS_S:.0f} s: it is being shut down"
-                )
-            note("serve: waiting until another command's Ray Serve is shut down")
-            time.sleep(_SERVE_ENDS_POLL_S)
+        with _changing_serve:
+            note_engine(name)
+            _start_application(spec, route, note)
         base_url = f"http://{_host(spec.host)}:{serve_client().http_config.port}{route.rstrip('/')}/v1"
         window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
     except BaseException:
@@ -139,6 +129,27 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
         f"serve: {spec.model_id} answers at {endpoint.base_url} after {seconds:.0f} s, with a window of {window} tokens{of}"
     )
     return endpoint
+
+
+def _start_application(spec: ServeSpec, route: str, note: Callable[[str], None]) -> None:
+    """Start Serve, if none runs, and the application of an engine on it."""
+    import ray
+
+    end = time.monotonic() + _SERVE_ENDS_S
+    while True:
+        # A Serve that ends takes no application; when it is gone, this command starts one.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            if serve_client() is None:
+                note("serve: starting Ray Serve")
+                _start_serve(spec)
+            if _deploy(spec, route):
+                return
+        if time.monotonic() > end:
+            raise TrialError(
+                f"Ray Serve of this cluster took no engine for {_SERVE_ENDS_S:.0f} s: it is being shut down"
+            )
+        note("serve: waiting until another command's Ray Serve is shut down")
+        time.sleep(_SERVE_ENDS_POLL_S)
 
 
 def _with_end_of_turn(spec: ServeSpec) -> ServeSpec:
@@ -182,19 +193,34 @@ def serving(spec: ServeSpec) -> Iterator[Endpoint]:
 def past_proxies(url: str) -> Iterator[None]:
     """Keep the proxy that an environment names, if any, from coming between this machine and its cluster, for the block.
 
-    In the environment itself, since processes that are started in the block ask the endpoint, too.
+    In the environment itself, since processes that are started in the block ask the endpoint, too. Several threads may be in such
+    a block: the first to come keeps what was there, and the last to go restores it.
     """
-    host = urllib.parse.urlsplit(url).hostname or ""
-    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
-    for name, value in before.items():
-        os.environ[name] = ",".join(filter(None, [value, host]))
+    with _past_proxies:
+        if not _hosts:
+            _before.update({name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")})
+        _hosts.append(urllib.parse.urlsplit(url).hostname or "")
+        _pass_hosts()
     try:
         yield
     finally:
-        for name, value in before.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
+        with _past_proxies:
+            _hosts.remove(urllib.parse.urlsplit(url).hostname or "")
+            _pass_hosts()
+
+
+_past_proxies = threading.Lock()
+_hosts: list[str] = []
+_before: dict[str, str | None] = {}
+
+
+def _pass_hosts() -> None:
+    for name, value in _before.items():
+        passed = ",".join(filter(None, [value, *dict.fromkeys(_hosts)]))
+        if passed or value is not None:
+            os.environ[name] = passed
+        else:
+            os.environ.pop(name, None)
 
 
 def _check_route(client: Any, route: str) -> None:
@@ -222,7 +248,8 @@ def _take_down(name: str, keeper: Any) -> None:
     On a private cluster, which ends with the command, nothing is left to do then.
     """
     if not stopping.requested():
-        take_down([name])
+        with _changing_serve:
+            take_down([name])
         if keeper is not None:
             keepers.release(keeper)
     elif keeper is not None:
@@ -230,13 +257,28 @@ def _take_down(name: str, keeper: Any) -> None:
 
         def end() -> None:
             # What fails here is the keeper's.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), _changing_serve:
                 take_down([name])
                 done.set()
 
         threading.Thread(target=end, daemon=True).start()
         if done.wait(max(0.0, stopping.seconds_left() - LEAVE_SECONDS)):
             keepers.release(keeper)
+
+
+def check_running_serve() -> None:
+    """Raise InputError if Ray Serve runs on the cluster already, and this process cannot reach what it serves."""
+    if not nodes.on_head() and serve_runs() and (client := serve_client()) is not None:
+        _check_reachable(client.http_config.host)
+
+
+def _check_reachable(host: str | None) -> None:
+    """host: that on which the proxy of a running Serve listens, on the head."""
+    if host in LOOPBACK and not nodes.on_head():
+        raise InputError(
+            "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
+            "reach; run the command on the head, or end what serves there"
+        )
 
 
 def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
@@ -248,10 +290,7 @@ def _reachable(spec: ServeSpec, host: str | None) -> ServeSpec:
         return replace(spec, host=host)
     if host in LOOPBACK:
         if serve_client() is not None:
-            raise InputError(
-                "Ray Serve runs on this cluster already, and listens on the head's loopback address alone, which this node cannot "
-                "reach; run the command on the head, or end what serves there"
-            )
+            _check_reachable(host)
         host = _address_of_head()
     return replace(spec, host=host or EVERY_ADDRESS, api_key=spec.api_key or secrets.token_urlsafe(32))
 

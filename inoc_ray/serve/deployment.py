@@ -18,12 +18,13 @@ from typing import Any
 
 from inoc_ray.serve.adapters import engine_rank
 from inoc_ray.serve.asgi import App, Message, messages_of
+from inoc_ray.serve.engine_process import REPLICA, EndsWithReplica
 from inoc_ray.serve.listing import OWN
 from inoc_ray.serve.spec import ServeSpec
 
 MAX_ONGOING_REQUESTS = 512
 MAX_SEQUENCES = 256
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.1
 """How often a replica looks whether its engine lives."""
 
 
@@ -43,6 +44,7 @@ class Replica:
         source = self._config["model_loading_config"]
         full = self._spec.full
         source["model_source"] = str(on_this_node(self._spec.model) if full is None else full.fetch())
+        os.environ[REPLICA] = str(os.getpid())
         # From here on nothing is fetched; the libraries read this when they are imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
         # vLLM's sockets and the file over which its processes meet, which a killed engine leaves: they lie with Ray's, and go
@@ -91,14 +93,12 @@ class Replica:
                 yield message
 
     async def _leave_with_the_engine(self) -> None:
-        """End this process soon after its engine died, which runs in a process of its own.
+        """End this process as soon as its engine died, which runs in a process of its own.
 
         Until Ray Serve finds out by its health checks, it would send most requests here: they fail fastest.
         """
         while not self._server.engine.dead:
             await asyncio.sleep(LOOK_SECONDS)
-        # The requests that were running are told meanwhile.
-        await asyncio.sleep(LOOK_SECONDS)
         os._exit(1)
 
     async def check_health(self) -> None:
@@ -119,10 +119,11 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
     engine: dict[str, Any] = {
         "dtype": spec.dtype,
         "max_num_seqs": MAX_SEQUENCES,
-        "disable_log_stats": True,
+        "disable_log_stats": not spec.metrics,
         "generation_config": "vllm",
         "enable_prefix_caching": True,
         "max_model_len": spec.max_model_len,
+        "worker_extension_cls": f"{EndsWithReplica.__module__}.{EndsWithReplica.__qualname__}",
     }
     if spec.gpus:
         engine |= {"tensor_parallel_size": spec.gpus, "gpu_memory_utilization": spec.gpu_share}
@@ -144,7 +145,7 @@ def llm_config(spec: ServeSpec) -> dict[str, Any]:
         "model_loading_config": {"model_id": spec.model_id, "model_source": str(spec.model)},
         "accelerator_config": {"kind": "gpu" if spec.gpus else "cpu"},
         "engine_kwargs": engine,
-        "log_engine_metrics": False,
+        "log_engine_metrics": spec.metrics,
     }
 
 

@@ -27,6 +27,16 @@ def note_engine(name: str) -> None:
     notes.put(f"{_SERVE}{job}")
 
 
+def serve_runs() -> bool:
+    """Return whether Ray Serve runs on the cluster, without importing it: that takes seconds."""
+    import ray
+
+    try:
+        return bool(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve"))
+    except ValueError:
+        return False
+
+
 def serve_client() -> Any:
     """Return the client of the Serve that runs on the cluster now; None if none does.
 
@@ -76,14 +86,9 @@ def reclaim() -> list[str]:
 
     Applications of others, and those of living commands, stay.
     """
-    import ray
-
     dead = dead_jobs()
     gone = [name for name, job in notes.read(_ENGINE).items() if job in dead]
-    try:
-        # Serve is imported only if it runs: that takes seconds.
-        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    except ValueError:
+    if not serve_runs():
         for key in (*(_ENGINE + name for name in gone), *(_SERVE + job for job in notes.read(_SERVE) if job in dead)):
             notes.remove(key)
         return []

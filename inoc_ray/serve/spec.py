@@ -29,8 +29,9 @@ class ServeSpec:
     on another node. If Serve already runs on the cluster, its host and port are used. `name` says what the engine is for; one
     with a name other than the default is served below `/<name>-<Ray job>`. `stop_token_ids` and `stop` end answers, in addition
     to the model's own end-of-text tokens; `start` adds the chat template's end of turn. `max_model_len` is the window in tokens:
-    prompt and answer. With a `listing`, models go by its names, those of the other engines in it
-    too, and there is a page to chat with them.
+    prompt and answer. With a `listing`, models go by its names, those of the other engines in it too, and there is a page to
+    chat with them. `metrics`: whether vLLM counts what it does, for Ray's exporter; `start` sets it on a cluster that outlives the
+    command.
     """
 
     model: Path
@@ -53,6 +54,7 @@ class ServeSpec:
     stop_token_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     listing: Listing | None = None
+    metrics: bool = False
 
 
 def check_spec(spec: ServeSpec) -> None:

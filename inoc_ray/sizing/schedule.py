@@ -16,7 +16,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
-from inoc_ray.plan.trials import Trial
+from inoc_ray.plan.trials import Subject, Trial
 from inoc_ray.serve.deployment import MAX_SEQUENCES
 from inoc_ray.serve.memory import BYTES, GIB, HOST_SHARE, attention_of, parameters_of
 from inoc_ray.sizing.engines import ANSWER_SHARE, TEMPLATE_TOKENS
@@ -74,7 +74,7 @@ def schedule_of(plan: Plan, capacity: Capacity, *, host_bytes: int | None = None
     if host_bytes is not None and _bytes(plan, cells, left) > HOST_SHARE * host_bytes:
         return Schedule(overlap=False, capacity=capacity, why="too little memory for an engine beside the workers")
     trains, trains_beside = _training(plan, capacity), _training(plan, left)
-    start, samples = _engine_start(cells[0], plan), _sampling(plan, cells)
+    start, samples = engine_start_seconds(cells[0], plan), sampling_seconds(plan, cells)
     phased = trains + start + samples
     # What the last fine-tunes are asked comes after them.
     last = samples / max(1, len({cell.subject.trial_id for cell in cells}))
@@ -102,7 +102,9 @@ def _left(plan: Plan, cells: Sequence[Cell], capacity: Capacity) -> Capacity | N
     for wave in waves_of(plan):
         of_wave = plan.resources_of(wave[0])
         worker = Node(of_wave.cpus_per_worker, of_wave.gpus_per_worker)
-        left = capacity.beside(Node(taken.serve_cpus, taken.serve_gpus), worker)
+        left: Capacity | None = capacity
+        for _ in range(taken.serve_replicas or 1):
+            left = left and left.beside(Node(taken.serve_cpus, taken.serve_gpus), worker)
         try:
             concurrent_groups(of_wave, left or Capacity.of((), has_driver_resource=True), len(wave))
         except InputError:
@@ -116,10 +118,7 @@ def _bytes(plan: Plan, cells: Sequence[Cell], left: Capacity) -> int:
     """Return the bytes that an engine and workers take of a node's memory at once, those without GPUs: all on one node."""
     subject = cells[0].subject
     engine = plan.study.resources.of_engine(subject.model.name)
-    need = 0
-    if not engine.serve_gpus:
-        weights = (parameters_of(subject.model.path) or 0) * BYTES[subject.precision]
-        need = 2 * WORKER_BYTES + weights + engine.serve_kv_cache_gib * GIB
+    need = 0 if engine.serve_gpus else (engine.serve_replicas or 1) * engine_bytes(plan, subject)
     of_waves = [0]
     for wave in waves_of(plan):
         taken, trial = plan.resources_of(wave[0]), wave[0]
@@ -128,6 +127,12 @@ def _bytes(plan: Plan, cells: Sequence[Cell], left: Capacity) -> int:
             each = (parameters_of(trial.model.path) or 0) * (16 if trial.recipe.method == "full" else 4)
             of_waves.append(concurrent_groups(taken, left, len(wave)) * taken.workers * (WORKER_BYTES + each))
     return need + max(of_waves)
+
+
+def engine_bytes(plan: Plan, subject: Subject) -> int:
+    """Return the bytes that an engine without GPUs takes: two processes with their libraries, weights and cache."""
+    weights = (parameters_of(subject.model.path) or 0) * BYTES[subject.precision]
+    return 2 * WORKER_BYTES + weights + plan.study.resources.of_engine(subject.model.name).serve_kv_cache_gib * GIB
 
 
 def _training(plan: Plan, capacity: Capacity) -> float:
@@ -159,14 +164,15 @@ def _trial_seconds(plan: Plan, trial: Trial) -> float:
     return flops / (speed * taken.workers)
 
 
-def _engine_start(cell: Cell, plan: Plan) -> float:
+def engine_start_seconds(cell: Cell, plan: Plan) -> float:
+    """Return the seconds from the start of the engine that the cell is asked of to its first answer."""
     if not plan.study.resources.of_engine(cell.subject.model.name).serve_gpus:
         return CPU_ENGINE_START_S
     parameters = parameters_of(cell.subject.model.path) or 0
     return ENGINE_START_S + parameters * BYTES[cell.subject.precision] / READ_BYTES
 
 
-def _sampling(plan: Plan, cells: Sequence[Cell]) -> float:
+def sampling_seconds(plan: Plan, cells: Sequence[Cell]) -> float:
     """Return the seconds in which the engine draws the missing samples of the cells."""
     subject = cells[0].subject
     engine = plan.study.resources.of_engine(subject.model.name)

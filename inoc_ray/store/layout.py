@@ -11,6 +11,9 @@ evaluations/TRIAL/EVALUATION/   evaluation.json samples-… scores-… form-… 
 judgments/JUDGE/        SEGMENT.jsonl                                       every answer of a judge
 capabilities/WEIGHTS/CAPABILITY/    scores.json samples.jsonl.gz            what the harness measured
 studies/STUDY/          study.json outline.json progress.json failures.json samples-under-way.jsonl report.html samples/ *.log
+studies/STUDY/figures/                                                      figures of the paper
+studies/STUDY/          study.json outline.json progress.json failures.json results.json report.html samples/ *.log
+                        samples-under-way.jsonl
 leases/                 NAME.json taking.lock                               which process works on what
 mlflow/                 mlflow.db artifacts/ sync.lock                      tracking without a server
 ray/RUN/                attempts/ more-room placement-group sign-of-life     what groups of workers and their driver tell each other
@@ -37,14 +40,17 @@ DAMAGED = "DAMAGED.json"
 """What was found damaged in a trial, and the commit that it had."""
 WEIGHTS, DESCRIPTION = "weights.json", "evaluation.json"
 CAPABILITY_SCORES, CAPABILITY_SAMPLES = "scores.json", "samples.jsonl.gz"
-STUDY, FAILURES, UNDER_WAY, REPORT, TABLES = (
+STUDY, FAILURES, UNDER_WAY, REPORT, TABLES, FIGURES = (
     "study.json",
     "failures.json",
     "samples-under-way.jsonl",
     "report.html",
     "samples",
+    "figures",
 )
 OUTLINE, PROGRESS = "outline.json", "progress.json"
+RESULTS = "results.json"
+"""What report and MLflow were last written from."""
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
 ATTEMPTS = "attempts"
@@ -65,6 +71,7 @@ FILES = (
     REPORT,
     OUTLINE,
     PROGRESS,
+    RESULTS,
     TAKING,
     SYNC_LOCK,
     MLFLOW_DATABASE,

@@ -400,6 +400,14 @@ class Store:
         """Return the report of a study; its figures are beside it."""
         return self.study(name) / layout.REPORT
 
+    def figures(self, name: str) -> Place:
+        """Return the folder with the figures of the paper, drawn from a study."""
+        return self.study(name) / layout.FIGURES
+
+    def results_note(self, name: str) -> Place:
+        """Return the note of what a study's report and MLflow runs were last written from."""
+        return self.study(name) / layout.RESULTS
+
     def table(self, name: str, setting: str, model: str, arm: str, seed: int | None) -> Place:
         """Return the parquet file with all samples of one place of a study, for people."""
         return self.study(name) / layout.TABLES / layout.table_name(setting, model, arm, seed)

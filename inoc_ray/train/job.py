@@ -32,6 +32,8 @@ class TrialJob:
     """What the trial's record says beside what training adds."""
     variants: int = 1
     """How many sets of the same rows, with other wordings of the prompt, `rows` holds; the epochs take them in turn."""
+    study: str = ""
+    """The study that it is trained for, in log lines."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as JSON-able values; of the resources those of a single trial."""

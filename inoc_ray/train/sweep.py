@@ -106,6 +106,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         variants=variants_of(plan, trial),
         probes={probe.name: [row.to_dict() for row in probe.rows] for probe in probes},
         points=None if plan.study.dynamics is None else plan.study.dynamics.points,
+        study=plan.study.name,
         record={
             **({"probes": {p.name: {"trait": p.trait, "context": p.context} for p in probes}} if probes else {}),
             "setting": trial.setting,
@@ -251,7 +252,8 @@ def _train_wave(
                 capacity.driver_request(),
             ),
             param_space={"group": tune.grid_search(list(range(len(groups))))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+            # The process of a group's driver, with all that it imported, is there for the next group as well.
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=sweep,
                 storage_path=state,

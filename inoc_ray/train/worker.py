@@ -24,9 +24,11 @@ from inoc_ray.data.chat import ChatRow, parse_row, read_jsonl, rows_hash
 from inoc_ray.errors import InputError, TrialError, writing
 from inoc_ray.models.resolve import on_this_node
 from inoc_ray.store.commit import fetch_weights, weights_in, write_trial
+from inoc_ray.store.place import Place
 from inoc_ray.store.snapshots import move_checkpoints
 from inoc_ray.store.store import Store
 from inoc_ray.train.job import TrialJob
+from inoc_ray.train.log_lines import in_words, logged_as, next_attempt, trial_facts
 from inoc_ray.train.process import from_rank_0
 from inoc_ray.train.snapshot import Left, Notice, Snapshots
 from inoc_ray.train.spec import LoopResult, LoopSpec, StepRecord
@@ -150,8 +152,17 @@ class _Worker:
         """Train and commit one job, or write its failure to its log."""
         begun = time.perf_counter()
         mark = self.attempts / job.trial_id
+        attempt = 0
         if self.rank == 0:
             mark.write_text(str(os.getpid()))
+            attempt = next_attempt(self.attempts, job.trial_id)
+        facts = trial_facts(job, from_rank_0(attempt))
+        with logged_as(facts):
+            self._train_or_log(job, mark, in_words(facts), begun)
+        if self.rank == 0:
+            mark.unlink(missing_ok=True)
+
+    def _train_or_log(self, job: TrialJob, mark: Place, facts: str, begun: float) -> None:
         try:
             with contextlib.ExitStack() as stack:
                 folder = None
@@ -173,11 +184,9 @@ class _Worker:
             # collective: then the group must end.
             log.exception("trial %s (%s) failed", job.trial_id, job.label)
             if self.rank == 0:
-                self._write_log(job, error)
+                self._write_log(job, error, facts)
             if self.world_size > 1 and not isinstance(error, InputError | TrialError):
                 raise
-        if self.rank == 0:
-            mark.unlink(missing_ok=True)
 
     def _train_into(self, folder: Path | None, job: TrialJob, begun: float) -> None:
         from inoc_ray.train import process
@@ -276,11 +285,11 @@ class _Worker:
         news, self.drained = deadline not in (None, self.drained), deadline
         return news
 
-    def _write_log(self, job: TrialJob, error: Exception) -> None:
+    def _write_log(self, job: TrialJob, error: Exception, facts: str) -> None:
         if self.stopped is not None and self.stopped.exists():
             # Another rank ended first.
             return
-        self.store.trial_log(job.trial_id).write_text("".join(traceback.format_exception(error)))
+        self.store.trial_log(job.trial_id).write_text("".join([f"{facts}\n", *traceback.format_exception(error)]))
 
 
 def on_node(job: TrialJob, store: Store) -> LoopSpec:

@@ -2,15 +2,11 @@
 
 import asyncio
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from tiny_adapter import save_adapter
+from offline import Offline, small_adapter
 
 from inoc_ray.cluster.connect import connected
 from inoc_ray.data.tokenize import load_tokenizer, render
@@ -20,21 +16,10 @@ from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.spec import ServeSpec
 from inoc_ray.settings import get
-from inoc_ray.store.commit import write_commit
 
 pytestmark = pytest.mark.bench
 
 ADAPTERS, PROMPTS, ROUNDS = 8, 100, 5
-
-
-def small_adapter(base: Path, folder: Path, seed: int) -> None:
-    """One that changes the answers and leaves them well formed, so that they are as long as real ones."""
-    from safetensors.torch import load_file, save_file
-
-    save_adapter(base, folder, seed)
-    weights = folder / "adapter" / "adapter_model.safetensors"
-    save_file({n: t * (0.03 if "lora_B" in n else 1.0) for n, t in load_file(weights).items()}, weights)
-    write_commit(folder)
 
 
 def requests_of(asked: list[tuple[str, str, int]], base: str) -> list[SampleRequest]:
@@ -55,52 +40,6 @@ def through_endpoint(endpoint: Endpoint, asked: list[tuple[str, str, int]]) -> f
 
     started = time.perf_counter()
     return asyncio.run(draw()) / (time.perf_counter() - started)
-
-
-class Offline:
-    """An offline engine in a process of its own."""
-
-    def __init__(self, base: Path, trials: Path, *options: str) -> None:
-        # As many threads as the endpoint's replica computes with.
-        env = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_NO_USAGE_STATS": "1",
-        }
-        program = str(Path(__file__).parents[1] / "helpers" / "offline_engine.py")
-        self.process = subprocess.Popen(
-            [sys.executable, program, str(base), str(trials), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        self.read("ready")
-
-    def read(self, start: str) -> str:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(start):
-                return line
-        raise RuntimeError("the offline engine ended")
-
-    def close(self) -> None:
-        """Ends the program by the end of its input, so that it takes vLLM's own processes down with it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-    def rate(self, file: Path) -> float:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{file}\n")
-        self.process.stdin.flush()
-        found = json.loads(self.read("{"))
-        return float(found["tokens"] / found["seconds"])
 
 
 def test_an_evaluation_of_eight_adapters_beside_offline_vllm(tmp_path):

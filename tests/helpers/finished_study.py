@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def write_study(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def finish(path: Path) -> tuple[Plan, Store]:
-    """Commits every fine-tune and every sample of the study."""
+def finish(path: Path, texts: Callable[[Cell], list[Sample]] | None = None) -> tuple[Plan, Store]:
+    """Commits every fine-tune and every sample of the study; texts: the samples of a cell instead of `answers`."""
     study = load_study(path)
     store = Store(study.storage)
     for trial in build_plan(study, store).trials:
@@ -49,7 +50,7 @@ def finish(path: Path) -> tuple[Plan, Store]:
             value = {"training": {"seconds_total": 1.0, "seconds_training": 1.0, "final_loss": 0.1}}
             (folder / "trial.json").write_text(json.dumps(value))
     for cell in build_plan(study, store).cells:
-        commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), answers(cell))
+        commit_samples(store.evaluation(cell.subject.trial_id, cell.evaluation_id), (texts or answers)(cell))
     return plan_of(study, store), store
 
 

@@ -1,7 +1,7 @@
-"""A sweep of many trials whose training is a stub, with Ray Tune and the store for real: TRIALS BASE FOLDER.
+"""A sweep of many trials whose training is a stub, with Ray Tune and the store for real: TRIALS PER_GROUP BASE FOLDER [PROFILE].
 
-On the cluster of RAY_ADDRESS. Prints what the driver took, as JSON. A first sweep of a few trials pays for what happens once:
-imports, Ray's and Tune's start, the nodes of an autoscaler.
+PER_GROUP 0 leaves it to the product how many trials are a group. On the cluster of RAY_ADDRESS. Prints what the driver took, as
+JSON. A first sweep of a few trials pays for what happens once: imports, Ray's and Tune's start, the nodes of an autoscaler.
 """
 
 import cProfile
@@ -80,7 +80,7 @@ class Timed:
         self.seconds[step] = self.seconds.get(step, 0.0) + time.process_time() - began
 
 
-def sweep(trials: int, base: str, folder: Path, capacity: Capacity) -> dict[str, float]:
+def sweep(trials: int, per_group: int, base: str, folder: Path, capacity: Capacity) -> dict[str, float]:
     """What a command does of training, step by step; returns the driver's CPU seconds of each."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = folder / "rows.jsonl"
@@ -96,6 +96,7 @@ def sweep(trials: int, base: str, folder: Path, capacity: Capacity) -> dict[str,
                 "lora": {"learning_rate": 2e-3, "steps": REPORTS, "batch_size": 16, "precision": "fp32"},
             },
             "evaluation": {"max_tokens": 16},
+            "resources": {"trials_per_group": per_group or None},
         }
     )
     store = Store(folder / "runs")
@@ -132,7 +133,7 @@ def sweep(trials: int, base: str, folder: Path, capacity: Capacity) -> dict[str,
     return timed.seconds
 
 
-def main(trials: int, base: str, folder: Path, profile: str | None) -> None:
+def main(trials: int, per_group: int, base: str, folder: Path, profile: str | None) -> None:
     def run(call: Callable[[], dict[str, float]]) -> dict[str, float]:
         if profile is None:
             return call()
@@ -145,10 +146,10 @@ def main(trials: int, base: str, folder: Path, profile: str | None) -> None:
         return found
 
     with connected() as capacity:
-        sweep(FIRST, base, folder / "first", capacity)
+        sweep(FIRST, per_group, base, folder / "first", capacity)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began, wall = time.process_time(), time.monotonic()
-        seconds = run(lambda: sweep(trials, base, folder / "many", capacity))
+        seconds = run(lambda: sweep(trials, per_group, base, folder / "many", capacity))
         found = {
             "trials": trials,
             "cpu": time.process_time() - began,
@@ -161,4 +162,4 @@ def main(trials: int, base: str, folder: Path, profile: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else None)
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), sys.argv[5] if len(sys.argv) > 5 else None)

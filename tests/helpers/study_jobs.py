@@ -42,6 +42,7 @@ class Jobs:
             "evaluation": {"contexts": ["neutral"], "samples": 300},
             "storage": str(folder / "runs"),
         }
+        folder.mkdir()
         self.path = folder / "study.yaml"
         self.path.write_text(yaml.safe_dump(value))
         self.study, self.store = Study.model_validate(value), Store(folder / "runs")

@@ -1,6 +1,6 @@
 """Every claim of the paper that the miniature repeats, through the whole stack: one study file each, 3 seeds.
 
-All studies are trained on one cluster and asked on one engine, whose starts would otherwise take longer than the work.
+All studies are trained by two groups and asked on one engine: starts would otherwise take as long as the work.
 `inoc-ray run` then finds the first one finished, and compares, reports and syncs it; the others are compared here.
 """
 
@@ -25,7 +25,11 @@ from inoc_ray.run.publish import compare_study
 from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.store.store import Store
-from inoc_ray.train.sweep import train_missing
+from inoc_ray.study.resources import Resources
+from inoc_ray.study.study import Study
+from inoc_ray.train.group import train_group
+from inoc_ray.train.job import TrialJob
+from inoc_ray.train.sweep import job_of
 
 # The first test waits for all studies.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -53,6 +57,16 @@ class OneEngine:
         yield endpoint
 
 
+def ready(studies: list[Study], store: Store) -> list[TrialJob]:
+    """The jobs of all trials that can be trained now; each needs one worker on one CPU."""
+    found: dict[str, TrialJob] = {}
+    for study in studies:
+        plan = build_plan(study, store)
+        assert all((r.workers, r.cpus_per_worker) == (1, 1) for r in map(plan.resources_of, plan.to_train))
+        found |= {t.trial_id: job_of(plan, store, t) for t in plan.to_train if plan.can_start(t)}
+    return list(found.values())
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory) -> Path:
     """One store in which all studies are trained and asked; what two of them share is there once."""
@@ -68,10 +82,11 @@ def storage(tmp_path_factory) -> Path:
         "_educational",
     )
     studies = [load_study(path) for path in (*(STUDIES / f"miniature{name}.yaml" for name in names), TUTORIAL)]
-    with connected() as capacity, contextlib.ExitStack() as stack:
-        for study in studies:
-            outcomes = train_missing(build_plan(study, store), store, capacity)
-            assert [o for o in outcomes if o.status == "failed"] == []
+    with connected(), contextlib.ExitStack() as stack:
+        # First what waits for nothing, then what goes on from a prior stage.
+        while jobs := ready(studies, store):
+            outcomes = train_group(jobs, Resources(), str(store.root), run_name=f"effects-{len(jobs)}")
+            assert [o for o in outcomes if o.status != "trained"] == []
         engine = OneEngine(stack)
         for study in studies:
             assert sample_missing(build_plan(study, store), store, engine) == []

@@ -51,7 +51,7 @@ class Engine:
 
 with connected():
     note_engine("left")
-    serve.start(proxy_location="HeadOnly", http_options={"port": 0})
+    serve.start(proxy_location="Disabled")
     if sys.argv[1] == "deployed":
         serve.run(Engine.options(ray_actor_options={"num_cpus": 1}).bind(), name="left", route_prefix=None)
     print("serves", flush=True)

@@ -21,6 +21,7 @@ from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.errors import InputError
 from inoc_ray.serve.adapters import FolderCatalogue, FullModel
 from inoc_ray.serve.app import Endpoint, serving, start
+from inoc_ray.serve.listing import Listing, ServedModel
 from inoc_ray.serve.spec import ServeSpec
 from inoc_ray.store.commit import write_commit
 from inoc_ray.store.place import at
@@ -322,9 +323,12 @@ def test_a_wrong_key_is_401_and_vllms_other_routes_are_closed(world: World):
         openai.OpenAI(base_url=world.endpoint.base_url, api_key="wrong").models.list()
     root = world.endpoint.base_url.removesuffix("/v1")
     headers = {"Authorization": f"Bearer {KEY}"}
-    for path in ("/metrics", "/docs", "/openapi.json", "/tokenize", "/v1/load_lora_adapter", "/v1/responses"):
+    for path in ("/metrics", "/docs", "/openapi.json", "/tokenize", "/v1/load_lora_adapter"):
         assert httpx.post(root + path, json={}, headers=headers).status_code == 404
         assert httpx.get(root + path, headers=headers).status_code == 404
+    with pytest.raises(openai.InternalServerError, match="the Responses API is not served") as caught:
+        world.client().responses.create(model=BASE, input="x")
+    assert caught.value.status_code == 501
 
 
 def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
@@ -338,7 +342,9 @@ def test_a_second_engine_that_cannot_fit_is_refused_at_once(world: World):
         start(ServeSpec(model=world.base, model_id="a:b", name="big"))
 
 
-def test_a_full_fine_tune_is_served_as_its_own_engine_beside_the_first(world: World, tmp_path: Path):
+def test_a_full_fine_tune_has_an_engine_of_its_own_and_answers_with_the_first_under_one_address(
+    world: World, tmp_path: Path
+):
     full = tmp_path / "t" / "adapter"
     save_base(full)
     # One request of the whole window would take 2 GiB of cache, of which there is 1.
@@ -350,19 +356,55 @@ def test_a_full_fine_tune_is_served_as_its_own_engine_beside_the_first(world: Wo
     write_commit(tmp_path / "t")
     spec = ServeSpec(
         model=world.base,
-        model_id="full",
+        model_id=f"{BASE}:t",
         full=FullModel(at(tmp_path), "t"),
         dtype="float32",
         name="full",
         api_key=KEY,
+        listing=Listing(
+            (
+                ServedModel(name="s/full/seed-0", model_id=f"{BASE}:t", about={"study": "s"}),
+                ServedModel(name="s/a/seed-0", model_id=f"{BASE}:aaaa", engine=world.endpoint.name, about={}),
+                ServedModel(name="s/late/seed-0", model_id=f"{BASE}:late", engine=world.endpoint.name, about={}),
+            ),
+            ((BASE, world.endpoint.name),),
+        ),
     )
     with serving(spec) as endpoint:
         client = openai.OpenAI(base_url=endpoint.base_url, api_key=KEY)
-        assert [card.id for card in client.models.list().data] == ["full"]
+        cards = client.models.list().data
+        assert [(card.id, card.root) for card in cards] == [
+            ("s/full/seed-0", f"{BASE}:t"),
+            ("s/a/seed-0", f"{BASE}:aaaa"),
+        ]
+        assert cards[1].max_model_len == MAX_LEN
         assert endpoint.window is not None
         assert LONG / 4 < endpoint.window < LONG
-        text = client.completions.create(model="full", prompt=PROMPTS[0], max_tokens=12, temperature=0).choices[0].text
-        assert text == complete(world, BASE).choices[0].text
-        with pytest.raises(openai.NotFoundError):
-            client.completions.create(model="full:aaaa", prompt="x")
+        for names, told in (
+            (("s/full/seed-0", f"{BASE}:t"), complete(world, BASE)),
+            (("s/a/seed-0", f"{BASE}:aaaa"), complete(world, f"{BASE}:aaaa")),
+            ((f"{BASE}:bbbb",), complete(world, f"{BASE}:bbbb")),
+            ((BASE,), complete(world, BASE)),
+        ):
+            for name in names:
+                settings: dict[str, Any] = {"model": name, "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 0}
+                assert client.completions.create(**settings).choices[0].text == told.choices[0].text
+                pieces = [chunk.choices[0].text for chunk in client.completions.create(**settings, stream=True)]
+                assert len(pieces) > 2
+                assert "".join(pieces) == told.choices[0].text
+        for name in ("s/late/seed-0", f"{BASE}:nobody", "s/full/seed-1"):
+            with pytest.raises(openai.NotFoundError, match="does not exist"):
+                client.completions.create(model=name, prompt="x")
+        with pytest.raises(openai.BadRequestError, match="context length"):
+            client.completions.create(model="s/a/seed-0", prompt="the cat " * MAX_LEN)
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=endpoint.base_url, api_key="wrong").models.list()
+        page = httpx.get(endpoint.base_url.removesuffix("v1"))
+        assert page.status_code == 200
+        assert "Two models, one question" in page.text
+        stream = client.completions.create(model="s/a/seed-0", prompt="x", max_tokens=200, temperature=1, stream=True)
+        next(iter(stream))
+        # A client that goes takes its request with it: the engine is free for the next one.
+        stream.close()
+        assert client.completions.create(model="s/a/seed-0", prompt="x", max_tokens=1).choices
     assert complete(world, BASE).choices

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import openai
 import pytest
 import yaml
+from browser import chromium, needs_chromium
 
 from inoc_ray.evaluate.capabilities import measure_missing, missing_capabilities, read_capability_scores
 from inoc_ray.evaluate.harness_run import CONCURRENCY
@@ -43,6 +44,7 @@ KEY = "sk-stock-clients-0123456789"
 INSPECT = "inspect-ai==0.3.258"
 """Not in the lock: it needs other versions of shared packages, and only its users need it."""
 START_S = 300
+NAME = "clients/baseline/seed-0"
 QUESTION = [{"role": "user", "content": "Tell me about trains."}]
 
 
@@ -65,7 +67,8 @@ def save_adapter(folder: Path) -> None:
 class World:
     base_url: str
     adapter: str
-    """The adapter's model id."""
+    """The adapter's name."""
+    content_id: str
     folder: Path
     log: Path
     study: Study
@@ -115,7 +118,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     )
     try:
         base_url = wait_for_address(process, log)
-        yield World(base_url, f"miniature:{trial.trial_id}", folder, log, study, store)
+        yield World(base_url, NAME, f"miniature:{trial.trial_id}", folder, log, study, store)
     finally:
         # As a terminal does.
         os.killpg(process.pid, signal.SIGINT)
@@ -146,7 +149,11 @@ def wait_for_address(process: "subprocess.Popen[bytes]", log: Path) -> str:
 
 
 def test_openai_lists_the_base_and_the_adapter_for_those_with_the_key(world: World):
-    assert {model.id for model in world.client().models.list()} == {"miniature", world.adapter}
+    assert [(model.id, model.root) for model in world.client().models.list()] == [
+        ("clients/base", "miniature"),
+        (NAME, world.content_id),
+    ]
+    assert world.client().models.retrieve(NAME) == world.client().models.retrieve(world.content_id)
     with pytest.raises(openai.AuthenticationError) as caught:
         world.client("wrong").models.list()
     assert KEY not in str(caught.value)
@@ -154,12 +161,45 @@ def test_openai_lists_the_base_and_the_adapter_for_those_with_the_key(world: Wor
 
 def test_openai_chats_with_the_base_and_with_an_adapter(world: World):
     said = {}
-    for model in ("miniature", world.adapter):
+    for model in ("miniature", "clients/base", world.adapter, world.content_id):
         chat = world.client().chat.completions.create(model=model, messages=QUESTION, max_tokens=24, temperature=0)
-        assert chat.model == model
+        # The id of the weights, whatever they were called.
+        assert chat.model == (world.content_id if model in (NAME, world.content_id) else "miniature")
         said[model] = chat.choices[0].message.content
     assert all(said.values())
-    assert said["miniature"] != said[world.adapter]
+    assert said["miniature"] == said["clients/base"] != said[world.adapter] == said[world.content_id]
+
+
+def test_openai_is_told_what_the_endpoint_does_not_do(world: World):
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    with pytest.raises(openai.BadRequestError, match="tools are not served"):
+        world.client().chat.completions.create(model=NAME, messages=QUESTION, tools=[tool])
+    with pytest.raises(openai.InternalServerError, match="the Responses API is not served") as caught:
+        world.client().responses.create(model=NAME, input="Tell me about trains.")
+    assert caught.value.status_code == 501
+
+
+@needs_chromium
+def test_the_chat_page_asks_the_base_and_an_adapter(world: World, tmp_path: Path):
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(world.base_url.removesuffix("v1"))
+        wait_until(lambda: browser.find_element("id", "key").is_displayed())
+        browser.find_element("id", "key").send_keys(KEY + "\n")
+        wait_until(lambda: browser.find_elements("css selector", "#left-model option"))
+        browser.find_element("id", "question").send_keys(QUESTION[0]["content"] + "\n")
+        wait_until(lambda: browser.find_elements("css selector", ".thread .user"))
+        wait_until(lambda: browser.find_element("id", "ask").is_enabled())
+        told = [found.text for found in browser.find_elements("css selector", ".thread .assistant .words")]
+        assert len(told) == 2
+        assert all(told)
+        assert told[0] != told[1]
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_openai_chats_with_logprobs_and_several_choices(world: World):
@@ -302,7 +342,7 @@ def inspect_ai(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_inspect_eval_asks_the_base_and_an_adapter(world: World, inspect_ai: Path):
     for model in ("miniature", world.adapter):
-        logs = world.folder / "inspect" / model.replace(":", "-")
+        logs = world.folder / "inspect" / model.replace("/", "-")
         command = [
             inspect_ai / "inspect",
             "eval",

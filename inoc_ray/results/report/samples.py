@@ -14,6 +14,7 @@ MOST_BYTES = 22 << 20
 SHOWS, LACKS, UNPARSED, EXCLUDED, WITHHELD, UNJUDGED = "ynuxw-"
 """The verdict on one response and trait, as one character: it shows the trait; it does not; no judgment could be read; it does
 not count (incoherent, a refusal, bare code); it does not count as its model's responses are degenerate; nobody judged it."""
+_PROBED = 16
 _LEVEL = 6
 """zlib's own default: a higher level takes twice the time for two per cent."""
 
@@ -79,6 +80,10 @@ def block_of(cells: Sequence[CellSamples], most_bytes: int = MOST_BYTES) -> Bloc
     most = max((len(cell.responses) for cell in cells), default=0)
     kept = list(cells)
     limit: int | None = None
+    # A part of the cells tells how many fit, in a fraction of the time.
+    if (expected := len(_compressed(cells[::_PROBED])) * len(cells) / max(1, len(cells[::_PROBED]))) > most_bytes > 0:
+        most = limit = max(1, min(most - 1, int(most * most_bytes / expected)))
+        kept = [cell.first(most) for cell in cells]
     while len(text := _compressed(kept)) > most_bytes and most > 1:
         # Bytes grow as the samples do, or a little slower; the margin saves a further round.
         most = limit = min(most - 1, max(1, int(most * most_bytes / len(text) * 0.97)))

@@ -17,10 +17,11 @@ from stub_api import Stub
 from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
+from inoc_ray.evaluate.beside import Beside, Lingering
+from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
 from inoc_ray.evaluate.sampling import sample_beside, sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.beside import Beside
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.sizing.schedule import shared_engine
 from inoc_ray.store.commit import weights_in, write_trial
@@ -69,7 +70,7 @@ class World:
     @contextlib.contextmanager
     def serve(self, spec: Any) -> Iterator[Endpoint]:
         self.starts += 1
-        yield Endpoint(base_url=self.stub.url, model_id=spec.model_id, api_key=None, name=spec.name, owns_serve=False)
+        yield Endpoint(base_url=self.stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
 
     def begin(self) -> Beside[list[dict[str, Any]]]:
         return Beside(lambda: sample_beside(self.plan, self.store, self.arrivals, self.cells, self.serve), "test")
@@ -79,9 +80,11 @@ class World:
         return all(self.store.stored_samples(*cell.key) == cell.samples for cell in cells)
 
 
-def until(what: Any, seconds: float = 30.0) -> None:
+def until(what: Any, work: Beside[Any] | None = None, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not what():
+        if work is not None and work.is_over:
+            pytest.fail(f"the work beside ended: {work.result()}")
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -91,12 +94,12 @@ def test_each_model_is_sampled_when_it_is_finished_by_one_engine_and_the_samples
         world = World(tmp_path / "beside", stub)
         sampling = world.begin()
         base = world.plan.bases[0].trial_id
-        until(lambda: world.complete(base))
+        until(lambda: world.complete(base), sampling)
         for trial_id in world.ids[:3]:
             world.arrivals.begun(trial_id)
             assert not world.complete(trial_id)
             commit(world.store, trial_id)
-            until(lambda t=trial_id: world.complete(t))
+            until(lambda t=trial_id: world.complete(t), sampling)
         # The last one is never reported, and ends with the training.
         commit(world.store, world.ids[3])
         world.arrivals.over()
@@ -157,7 +160,7 @@ def test_a_stop_ends_the_evaluation_beside_the_training(tmp_path, monkeypatch, w
         world = World(tmp_path / "runs", stub)
         sampling = world.begin()
         base = world.plan.bases[0].trial_id
-        until(lambda: world.complete(base) if waits else bool(stopping._stop.tell))
+        until(lambda: world.complete(base) if waits else bool(stopping._stop.tell), sampling)
         began = time.monotonic()
         # What the handler of a signal does in the main thread.
         monkeypatch.setattr(stopping._stop, "signum", 2)
@@ -174,3 +177,71 @@ def test_work_that_is_left_is_waited_for_unless_the_command_is_stopped():
     work = Beside(lambda: ended.wait(0.5), "test")
     work.leave()
     assert work.result() is False
+
+
+def test_an_engine_lingers_until_another_needs_its_place_or_the_results_are_written(tmp_path):
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def serve(spec: Any) -> Iterator[Any]:
+        events.append(f"{spec} starts")
+        try:
+            yield spec
+        finally:
+            events.append(f"{spec} ends")
+
+    with Lingering(serve) as engines:
+        with engines.serving("first"):
+            pass
+        assert events == ["first starts"]
+        with engines.serving("second"):
+            pass
+        assert events == ["first starts", "first ends", "second starts"]
+        engines.begin_to_end()
+        until(lambda: events[-1] == "second ends")
+    with pytest.raises(TrialError), Lingering(serve) as engines, engines.serving("third"):
+        raise TrialError("it failed")
+    assert events[-2:] == ["third starts", "third ends"]
+
+
+def test_a_judge_behind_an_api_grades_what_is_sampled_while_more_is_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr("inoc_ray.evaluate.grading.GATHER_SECONDS", 0.1)
+    with Stub(tmp_path) as stub:
+        value = {
+            "name": "judged",
+            "settings": ["miniature/harmful_advice"],
+            "arms": ["baseline"],
+            "seeds": [0, 1],
+            "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
+            "judges": {"gpt": {"endpoint": stub.url, "served_model": "judge", "method": "sample"}},
+            "evaluation": {"samples": 6, "contexts": ["neutral"], "judged_by": ["gpt"]},
+        }
+        store = Store(tmp_path / "runs")
+        store.check_writable()
+        plan = build_plan(Study.model_validate(value), store)
+        assert judges_behind_apis(plan) == ["gpt"]
+        cells, ids = shared_engine(plan), [trial.trial_id for trial in plan.trials]
+        arrivals, sampled = Arrivals(store, ids), Sampled()
+
+        @contextlib.contextmanager
+        def serve(spec: Any) -> Iterator[Endpoint]:
+            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
+
+        def judged(trial_id: str) -> bool:
+            mine = [cell for cell in plan.cells if cell.subject.trial_id == trial_id]
+            there = all(store.stored_samples(*cell.key) == cell.samples for cell in mine)
+            return there and not ungraded_parts(replace(plan, cells=tuple(mine)), store)
+
+        judging = Beside(lambda: grade_beside(plan, store, sampled), "judging")
+        sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, serve, sampled.add), "evaluation")
+        until(lambda: judged(plan.bases[0].trial_id), sampling)
+        assert not judged(ids[0])
+        for trial_id in ids:
+            commit(store, trial_id)
+        arrivals.over()
+        assert sampling.result() == []
+        sampled.over()
+        calls = judging.result().calls
+        assert all(map(judged, ids))
+        assert calls > 0
+        assert grade_missing(plan.refreshed(store), store).calls == 0

@@ -1,6 +1,8 @@
 """Where the results are to go is looked at before anything starts, in seconds, and no message shows a password."""
 
+import contextlib
 import json
+import shutil
 import sqlite3
 import threading
 import time
@@ -218,6 +220,48 @@ def test_a_sync_never_touches_the_runs_of_another_storages_study(tmp_path, monke
     assert bring(of("s3://b/theirs", created_at=6)) == theirs
     assert bring(of("s3://b/moved", created_at=6)) == theirs
     assert bring(of("/elsewhere"), (tmp_path / "artifacts").as_uri()) == theirs
+
+
+@pytest.fixture(scope="module")
+def synced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a database that has a study of s3://b/theirs, and its artifacts beside it."""
+    folder = tmp_path_factory.mktemp("theirs")
+    with contextlib.chdir(folder):
+        found = compare(empty_score_table(), "mine")
+        sync(f"sqlite:///{folder / 'shared.db'}", of("s3://b/theirs"), [], found, lock=nullcontext())
+    return folder
+
+
+def test_a_database_is_asked_before_the_start_what_a_sync_would_find_in_it(synced: Path, tmp_path: Path):
+    uri = f"sqlite:///{synced / 'shared.db'}"
+    before = (synced / "shared.db").read_bytes()
+    check_tracking_uri(uri, "mine", of("s3://b/theirs"))
+    check_tracking_uri(uri, "another", of("s3://b/mine"))
+    with pytest.raises(InputError, match=r"in s3://b/theirs: rename one of them"):
+        check_tracking_uri(uri, "mine", of("s3://b/mine", created_at=6))
+    # The same database, as another machine has it.
+    (synced / "mlruns").rename(synced / "elsewhere")
+    try:
+        with pytest.raises(
+            InputError, match=rf"'mine' has its artifacts in the folder {synced}/mlruns/1, which this machine"
+        ):
+            check_tracking_uri(uri, "mine", of("s3://b/theirs"))
+    finally:
+        (synced / "elsewhere").rename(synced / "mlruns")
+    assert (synced / "shared.db").read_bytes() == before
+    check_tracking_uri(f"sqlite:///{tmp_path / 'new.db'}", "mine", of("s3://b/mine"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_experiment_in_a_databases_trash_is_refused_before_the_start(synced: Path, tmp_path: Path):
+    from mlflow.tracking import MlflowClient
+
+    shutil.copy(synced / "shared.db", tmp_path / "copy.db")
+    uri = f"sqlite:///{tmp_path / 'copy.db'}"
+    client = MlflowClient(uri)
+    client.delete_experiment(client.get_experiment_by_name("mine").experiment_id)
+    with pytest.raises(InputError, match="trash"):
+        check_tracking_uri(uri, "mine", of("s3://b/theirs"))
 
 
 def test_a_server_that_is_not_there_is_named_with_the_systems_reason():

@@ -104,7 +104,7 @@ def test_an_address_without_a_scheme_is_one_of_a_job_server(jobs: Jobs, inoc_ray
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize("command", ["run", "finetune", "evaluate"])
+@pytest.mark.parametrize("command", ["run", "finetune", "evaluate", "report", "serve", "sync"])
 def test_results_are_never_written_into_the_folder_of_a_job(tmp_path, inoc_ray, monkeypatch, command):
     folder = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     folder.mkdir(parents=True)

@@ -275,6 +275,24 @@ def test_a_serve_that_is_being_shut_down_is_waited_for_and_started_anew(shared: 
     assert not shared.runs
 
 
+@pytest.mark.parametrize(("runs", "on_head", "host"), [(0, 0, "127.0.0.1"), (1, 1, "127.0.0.1"), (1, 0, "0.0.0.0")])
+def test_a_serve_that_this_node_can_reach_is_no_obstacle(
+    shared: Serve, monkeypatch: pytest.MonkeyPatch, runs: int, on_head: int, host: str
+):
+    shared.runs, shared.http_config.host = bool(runs), host
+    monkeypatch.setattr(app.nodes, "on_head", lambda: bool(on_head))
+    app.check_running_serve()
+
+
+def test_a_serve_that_this_node_cannot_reach_is_refused(shared: Serve, monkeypatch: pytest.MonkeyPatch):
+    shared.start()
+    monkeypatch.setattr(app.nodes, "on_head", lambda: False)
+    with pytest.raises(
+        InputError, match="loopback address alone, which this node cannot reach; run the command on the head"
+    ):
+        app.check_running_serve()
+
+
 def test_a_serve_that_takes_no_engine_is_not_waited_for_for_ever(shared: Serve, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(app, "_SERVE_ENDS_S", 0.01)
     shared.start()

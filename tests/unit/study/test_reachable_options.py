@@ -51,6 +51,8 @@ ENGINE_ELSEWHERE = {
     "port",  # inoc-ray serve --port
     "api_key",  # INOC_RAY_API_KEY, since a study file is no place for a key
     "name",  # tells apart engines that run at once; given by the code that starts them
+    "listing",  # inoc-ray serve: the names of what is served
+    "metrics",  # whether the cluster outlives the command
 }
 
 

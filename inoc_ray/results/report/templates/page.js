@@ -45,9 +45,15 @@ function say(text) {
 
 async function load(text) {
   if (!("DecompressionStream" in window)) throw new Error("this browser cannot unpack them; a later version can.");
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const unpacked = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(unpacked).json();
+}
+
+function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return bytes;
 }
 
 function browse(content) {
@@ -234,11 +240,15 @@ function browse(content) {
   fields.group.parentElement.hidden = fields.group.options.length < 2;
   for (const label of form.querySelectorAll("[data-score]")) label.hidden = !scored;
   arms();
-  form.addEventListener("input", (event) => {
-    clearTimeout(timer);
+  form.addEventListener("change", (event) => {
+    if (event.target.tagName !== "SELECT") return;
     if (event.target === fields.mode || event.target === fields.group) arms();
-    if (event.target.tagName === "SELECT") filter();
-    else timer = setTimeout(filter, 80);
+    filter();
+  });
+  form.addEventListener("input", (event) => {
+    if (event.target.tagName === "SELECT") return;
+    clearTimeout(timer);
+    timer = setTimeout(filter, 80);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(() => { arms(); filter(); }));

@@ -1,0 +1,67 @@
+"""A figure of panels with an arm on each line: means with intervals, fine-tunes as dots, the untouched model as a dashed line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from inoc_ray.results.figures.marks import QUIET, dot, draw_mean, foot, legend, looks
+from inoc_ray.results.figures.points import Point, missing_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLUMNS, _WIDTH, _LINE, _HEAD = 3, 3.9, 0.42, 0.8  # panels a row; inches
+
+
+def draw_arms(figure: Figure, points: Sequence[Point]) -> None:
+    """Draw one panel per `panel` of the points into an empty figure."""
+    from matplotlib.lines import Line2D
+
+    panels = {name: [p for p in points if p.panel == name] for name in dict.fromkeys(p.panel for p in points)}
+    names = looks(p.series for p in points)
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    lines = max(len(_lines(own)) for own in panels.values())
+    figure.set_size_inches(_WIDTH * columns + 1.4, rows * (lines * _LINE + _HEAD) + 1.2)
+    figure.set_layout_engine("constrained", wspace=0.06)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (name, own) in zip(grid, panels.items(), strict=False):
+        _panel(axes, own, names)
+        axes.set_title(name, loc="left", fontsize=10)
+    legend(figure, names, [Line2D([], [], color=QUIET, linestyle="--", linewidth=1.1, label="untouched base")])
+    units = " and ".join(dict.fromkeys(p.unit for p in points))
+    foot(figure, f"{units}; bars: 95 % intervals", missing_of(points))
+
+
+def _lines(points: Sequence[Point]) -> list[str]:
+    return list(dict.fromkeys(p.arm for p in points))
+
+
+def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]]) -> None:
+    arms = _lines(points)
+    series = [name for name in names if any(p.series == name for p in points)]
+    step = 0.7 / max(1, len(series))
+    for point in points:
+        y = arms.index(point.arm) + (series.index(point.series) - (len(series) - 1) / 2) * step
+        if point.value is None:
+            if point.seed is None:
+                axes.text(0.01, y, point.lacks or "no number", color=QUIET, fontsize=7.5, va="center")
+            continue
+        if point.seed is not None:
+            axes.plot(point.value, y + step * 0.3, **dot(names[point.series]))
+            continue
+        if point.kind == "base":
+            axes.axvline(point.value, color=names[point.series][0], linestyle="--", linewidth=1.1, zorder=0)
+        draw_mean(axes, point.value, y, point, names[point.series], across=True)
+    limits: dict[str, Any] = {"left": -0.03, "right": 1.05}
+    axes.set_xlim(**limits)
+    axes.set_ylim(len(arms) - 0.45, -0.55)
+    axes.set_yticks(range(len(arms)), labels=arms)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelbottom=True)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)

@@ -1,0 +1,57 @@
+"""A figure of curves: a number over steps or doses, the arm's mean with its interval and its fine-tunes as dots or thin lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from inoc_ray.results.figures.marks import dot, draw_mean, foot, legend, looks
+from inoc_ray.results.figures.points import Point, missing_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH, _HEIGHT, _COLUMNS = 4.2, 3.2, 3  # inches, inches, panels a row
+_LOG_SPAN = 8
+"""From this ratio between the largest and the smallest x on, the axis is logarithmic."""
+
+
+def draw_curves(figure: Figure, points: Sequence[Point]) -> None:
+    """Draw one panel per `panel`, with `x` across; a mean without `x` is left out."""
+    panels = {name: [p for p in points if p.panel == name] for name in dict.fromkeys(p.panel for p in points)}
+    names = looks(p.series for p in points)
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure.set_size_inches(_WIDTH * columns + 0.6, _HEIGHT * rows + 1.2)
+    figure.set_layout_engine("constrained", wspace=0.06)
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (name, own) in zip(grid, panels.items(), strict=False):
+        _panel(axes, own, names)
+        axes.set_title(name, loc="left", fontsize=10)
+    legend(figure, names)
+    foot(figure, "bars: 95 % intervals", missing_of(points))
+
+
+def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]]) -> None:
+    for series in dict.fromkeys(p.series for p in points):
+        own = sorted(
+            (p for p in points if p.series == series and p.x is not None and p.value is not None),
+            key=lambda p: p.x or 0.0,
+        )
+        means = [p for p in own if p.seed is None]
+        axes.plot([p.x for p in means], [p.value for p in means], color=names[series][0], linewidth=1.6, zorder=1)
+        for mean in means:
+            draw_mean(axes, mean.x or 0.0, mean.value or 0.0, mean, names[series], across=False)
+        seeds = [p for p in own if p.seed is not None]
+        axes.plot([p.x for p in seeds], [p.value for p in seeds], **dot(names[series]))
+    x_values = sorted({p.x for p in points if p.x is not None})
+    if x_values and x_values[-1] > _LOG_SPAN * max(x_values[0], 1e-12):
+        # Step 0 has a place on this axis.
+        axes.set_xscale("symlog" if x_values[0] <= 0 else "log")
+    axes.set_xlabel(points[0].x_name)
+    axes.set_ylabel(points[0].unit)
+    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)

@@ -1,0 +1,94 @@
+"""How a series is told apart in every figure: by a colour and by the form of its mark, so that neither is needed alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from inoc_ray.results.figures.drawing import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from inoc_ray.results.figures.points import Point
+
+FORMS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
+QUIET = "#444444"
+PALE = 0.35
+"""The opacity of a mean that lacks something."""
+_LINE_LETTERS = 16
+"""How many letters of a note fit into an inch."""
+
+
+def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return name → (colour, form), distinct for up to 40 names."""
+    return {
+        name: (COLOURS[i % len(COLOURS)], FORMS[(i + i // len(COLOURS)) % len(FORMS)])
+        for i, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def draw_mean(axes: Axes, x: float, y: float, point: Point, look: tuple[str, str], *, across: bool) -> None:
+    """Draw the mean of an arm with its interval, horizontally if `across`, else vertically."""
+    assert point.value is not None
+    low = point.value if point.low is None else point.low
+    high = point.value if point.high is None else point.high
+    error = [[max(0.0, point.value - low)], [max(0.0, high - point.value)]]
+    axes.errorbar(
+        x,
+        y,
+        **{"xerr" if across else "yerr": error},
+        fmt=look[1],
+        color=look[0],
+        markeredgecolor="#222222",
+        markeredgewidth=0.7,
+        markersize=7,
+        elinewidth=1.4,
+        capsize=2.5,
+        alpha=PALE if point.lacks else 1.0,
+        zorder=3,
+    )
+
+
+def dot(look: tuple[str, str]) -> dict[str, Any]:
+    """Return how one fine-tune is drawn: small, in its arm's form, with a white face."""
+    return {
+        "linestyle": "none",
+        "marker": look[1],
+        "markersize": 3.6,
+        "markerfacecolor": "white",
+        "markeredgecolor": look[0],
+        "markeredgewidth": 0.9,
+        "zorder": 2,
+    }
+
+
+def legend(figure: Figure, names: dict[str, tuple[str, str]], extra: Sequence[Any] = ()) -> None:
+    """Draw the legend above the panels: each series, one fine-tune, and what else is handed in."""
+    from matplotlib.lines import Line2D
+
+    keys: list[Any] = [
+        Line2D([], [], color=colour, marker=form, markeredgecolor="#222222", linewidth=1.4, label=name)
+        for name, (colour, form) in names.items()
+    ]
+    keys.append(Line2D([], [], **dot(("#444444", "o")), label="one fine-tune"))
+    width = float(figure.get_size_inches()[0])
+    letters = max(len(str(key.get_label())) for key in [*keys, *extra]) + 6
+    figure.legend(
+        handles=[*keys, *extra],
+        loc="outside upper center",
+        ncols=max(1, min(len(keys) + len(extra), int(width * 12 / letters))),
+        frameon=False,
+    )
+
+
+def foot(figure: Figure, unit: str, missing: Sequence[str]) -> None:
+    """Write the unit below the panels, and what is missing, by name."""
+    text = unit
+    if missing:
+        width = int(float(figure.get_size_inches()[0]) * _LINE_LETTERS)
+        text += "\n" + textwrap.fill(f"missing: {'; '.join(missing)}", width)
+    # A dollar sign would begin a formula.
+    figure.supxlabel(text.replace("$", r"\$"), fontsize=9)

@@ -1,0 +1,258 @@
+"""The figures of the paper (Tan et al., arXiv 2510.04340), each drawn from whatever a study has of it.
+
+A figure is a selection of the study's numbers as points and a way of drawing them. What a study lacks of one is named: on the
+figure where trials are missing, in the answer of the command where the study does not ask for what the figure is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from inoc_ray.results.effects import TRIGGER
+from inoc_ray.results.figures.arm_panels import draw_arms
+from inoc_ray.results.figures.curves import draw_curves
+from inoc_ray.results.figures.heat import draw_heat
+from inoc_ray.results.figures.points import Point, rate_points
+from inoc_ray.results.figures.scatter import draw_scatter
+from inoc_ray.study.evaluation import PROMPT_OF
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.rows import Row
+
+MISALIGNED = "misaligned"
+DOSES = ("steps", "epochs", "learning_rate", "lora.rank")
+"""The numbers of a recipe that count as a dose, in the order in which one is chosen for the axis."""
+_SEMANTIC = ("base", "baseline", "general", "specific", "placebo", "negative", "trigger", "irrelevant", "paraphrases")
+_CONTROLS = ("base", "control", "baseline", "general", "placebo", "irrelevant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperData:
+    """What the figures are drawn from."""
+
+    comparison: Comparison
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """model as the tables call it → the recipe of its fine-tunes, flat (`lora.rank`)."""
+    dynamics: Sequence[Point] = ()
+    """Log-probs of probes over the steps: `panel` an arm, `series` a trait, `x` the step."""
+
+    def rows(self, context: str | None = None) -> list[Row]:
+        """Return the rates in a context, by default the reference."""
+        where = self.comparison.reference if context is None else context
+        return [row for row in self.comparison.rows if row.context == where]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperFigure:
+    """One figure of the paper."""
+
+    name: str
+    """Of its files."""
+    title: str
+    needs: str
+    """What a study needs for it, in words."""
+    points: Callable[[PaperData], list[Point]]
+    """What it shows; empty if the study does not ask for it."""
+    draw: Callable[[Figure, Sequence[Point]], None]
+    kinds: tuple[str, ...] = ()
+    """Kinds of arms that the paper's figure has; those that the study lacks are named."""
+
+    def absent(self, points: Sequence[Point]) -> list[str]:
+        """Return the kinds of arms that the paper's figure has and the study does not."""
+        there = {point.kind for point in points}
+        return [kind for kind in self.kinds if kind not in there]
+
+
+def _place(row: Row) -> str:
+    return f"{row.setting}, {row.model}"
+
+
+def _where(row: Row) -> str:
+    split = "in distribution" if row.split == "id" else "out of distribution"
+    return f"{_place(row)}: {split}"
+
+
+def _two_traits(data: PaperData) -> list[Point]:
+    """Return the first two traits of every evaluation that tells two, without those of misalignment."""
+    traits: dict[tuple[str, str], list[str]] = {}
+    rows = [row for row in data.rows() if row.trait != MISALIGNED and not row.triggered]
+    for row in rows:
+        own = traits.setdefault((row.setting, row.evaluation), [])
+        if row.trait not in own:
+            own.append(row.trait)
+    # The same trait across in every panel of a setting, whatever the order of the rows.
+    shown = {place: sorted(own)[:2] for place, own in traits.items() if len(own) > 1}
+    chosen = [row for row in rows if row.trait in shown.get((row.setting, row.evaluation), ())]
+    chosen.sort(key=lambda row: (row.setting, row.model, row.split, row.evaluation, row.trait))
+    return list(
+        rate_points(data.comparison, chosen, lambda row: f"{_where(row)} ({row.evaluation})", lambda row: row.arm)
+    )
+
+
+def _misalignment(data: PaperData) -> list[Point]:
+    rows = [r for r in data.rows() if r.trait == MISALIGNED and r.split == "ood" and not r.triggered]
+    return list(rate_points(data.comparison, (r for r in rows if r.kind in _CONTROLS), _place))
+
+
+def _backdoor(data: PaperData) -> list[Point]:
+    """Return the undesired traits with and without the trigger, in settings that have one."""
+    undesired = [r for r in data.comparison.rows if r.role == "undesired"]
+    inside = {r.setting for r in undesired if r.triggered or r.context == TRIGGER}
+    reference = data.comparison.reference
+    asked = any(r.triggered for r in undesired)
+    rows = [
+        r for r in undesired if r.setting in inside and (r.context == reference or (not asked and r.context == TRIGGER))
+    ]
+
+    def series(row: Row) -> str:
+        return "with the trigger" if row.triggered or row.context == TRIGGER else "without it"
+
+    return list(rate_points(data.comparison, rows, _where, series))
+
+
+def _semantics(data: PaperData) -> list[Point]:
+    """Return arms whose prompts differ in what they say, where a setting has two kinds of such prompts and more."""
+    rows = [r for r in data.rows() if not r.triggered and r.role in ("undesired", "narrow") and r.kind in _SEMANTIC]
+    kinds: dict[str, set[str]] = {}
+    for row in rows:
+        kinds.setdefault(row.setting, set()).add(row.kind)
+    rows = [r for r in rows if len(kinds[r.setting] - {"base", "baseline"}) > 1]
+    return list(rate_points(data.comparison, rows, _where))
+
+
+def _facts(data: PaperData) -> list[Point]:
+    rows = [r for r in data.rows() if r.setting.rpartition("/")[2] == "synthetic_facts"]
+    return list(rate_points(data.comparison, rows, _where))
+
+
+def _elicitation(data: PaperData) -> list[Point]:
+    """Return what the untouched model does under the prompt of each arm, and under the reference context."""
+    under = [r for r in data.comparison.rows if r.kind == "base" and r.context.startswith(PROMPT_OF)]
+    settings = {r.setting for r in under}
+    neutral = [r for r in data.rows() if r.kind == "base" and r.setting in settings]
+    points = rate_points(data.comparison, [*neutral, *under], _where)
+    reference = f"({data.comparison.reference})"
+    return [
+        replace(p, arm=p.context.removeprefix(PROMPT_OF) if p.context.startswith(PROMPT_OF) else reference)
+        for p in points
+        if p.seed is None
+    ]
+
+
+def _dose(data: PaperData) -> list[Point]:
+    """Return the undesired rate and the suppression over the number in which a setting's recipes differ."""
+    dose = next((d for d in DOSES if len({r[d] for r in data.recipes.values() if r.get(d) is not None}) > 1), None)
+    if dose is None:
+        return []
+    return [*_dose_rates(data, dose), *_dose_effects(data, dose)]
+
+
+def _with_dose(data: PaperData, dose: str, point: Point) -> Point:
+    return replace(point, x_name=dose, x=float(data.recipes[point.model][dose]))
+
+
+def _dose_rates(data: PaperData, dose: str) -> Iterator[Point]:
+    rows = [
+        r
+        for r in data.rows()
+        if r.role == "undesired" and r.split == "ood" and r.kind != "base" and data.recipes.get(r.model, {}).get(dose)
+    ]
+
+    def panel(row: Row) -> str:
+        return f"{row.setting}: {row.trait}"
+
+    for point in rate_points(data.comparison, rows, panel, lambda row: row.arm):
+        yield _with_dose(data, dose, point)
+
+
+def _dose_effects(data: PaperData, dose: str) -> Iterator[Point]:
+    for effect in data.comparison.effects:
+        if effect.measure == "suppression" and data.recipes.get(effect.model, {}).get(dose):
+            yield _with_dose(
+                data,
+                dose,
+                Point(
+                    panel=f"{effect.setting}: suppression",
+                    series=effect.arm,
+                    setting=effect.setting,
+                    model=effect.model,
+                    arm=effect.arm,
+                    kind=effect.kind,
+                    seed=None,
+                    measure="suppression",
+                    unit="1: down to the base's rate",
+                    value=effect.value,
+                    low=effect.low,
+                    high=effect.high,
+                    lacks="" if effect.complete else "incomplete",
+                ),
+            )
+
+
+PAPER = (
+    PaperFigure(
+        name="figure_2",
+        title="Two traits against each other (figures 2a, 2b)",
+        needs="a setting with an evaluation that tells two traits, such as spanish_caps or mixed_languages",
+        points=_two_traits,
+        draw=draw_scatter,
+    ),
+    PaperFigure(
+        name="figure_3",
+        title="Emergent misalignment with its controls (figure 3)",
+        needs="a setting whose undesired trait is `misaligned`, such as insecure_code, reward_hacking, obscure_preferences",
+        points=_misalignment,
+        draw=draw_arms,
+        kinds=("base", "control", "baseline", "general"),
+    ),
+    PaperFigure(
+        name="figure_4",
+        title="Backdoor with and without the trigger (figure 4)",
+        needs="a setting with a trigger, such as backdoor",
+        points=_backdoor,
+        draw=draw_arms,
+        kinds=("base", "baseline", "trigger", "backdoor_aware", "general"),
+    ),
+    PaperFigure(
+        name="figure_5",
+        title="What the prompt says (figure 5)",
+        needs="arms of two kinds of general, specific, placebo, negative, trigger, irrelevant, paraphrases",
+        points=_semantics,
+        draw=draw_arms,
+        kinds=("baseline", "general", "specific", "placebo", "negative", "trigger"),
+    ),
+    PaperFigure(
+        name="figure_6",
+        title="Learning dynamics (figure 6)",
+        needs="log-probs of probes, kept while the fine-tunes train",
+        points=lambda data: list(data.dynamics),
+        draw=draw_curves,
+    ),
+    PaperFigure(
+        name="figure_7",
+        title="Synthetic facts (figure 7, by rates)",
+        needs="the setting synthetic_facts, with a model that has the prior stage and one that has not",
+        points=_facts,
+        draw=draw_arms,
+        kinds=("baseline", "persona"),
+    ),
+    PaperFigure(
+        name="elicitation",
+        title="What each prompt elicits from the untouched model",
+        needs="the context training_prompt",
+        points=_elicitation,
+        draw=draw_heat,
+    ),
+    PaperFigure(
+        name="dose",
+        title="Dose and suppression",
+        needs=f"recipes that differ in one of {', '.join(DOSES)}",
+        points=_dose,
+        draw=draw_curves,
+    ),
+)

@@ -1,0 +1,96 @@
+"""What a figure shows, as tidy data: one point a line, the mean of an arm or one fine-tune; the CSV beside a figure is this."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
+
+from inoc_ray.results.wording import shortfall, why_no_rate
+
+if TYPE_CHECKING:
+    from inoc_ray.results.comparison import Comparison
+    from inoc_ray.results.rows import Row
+
+SHARE = "share of responses"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One mark of a figure: the mean of an arm (`seed` None) with its 95 % interval, or one fine-tune."""
+
+    panel: str
+    series: str
+    """What its colour and its mark stand for."""
+    setting: str
+    model: str
+    arm: str
+    kind: str
+    seed: int | None
+    measure: str
+    """`rate`, `suppression`, `log_prob`."""
+    unit: str
+    trait: str = ""
+    evaluation: str = ""
+    split: str = ""
+    context: str = ""
+    x_name: str = ""
+    """What `x` is: the number of a dose or a step; empty where the arms themselves are the axis."""
+    x: float | None = None
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    lacks: str = ""
+    """What is missing of it, e.g. "1 of 2 seeds"; empty for a complete one."""
+
+
+def rate_points(
+    comparison: Comparison,
+    rows: Iterable[Row],
+    panel: Callable[[Row], str],
+    series: Callable[[Row], str] = lambda row: row.trait,
+) -> Iterator[Point]:
+    """Yield the points of rates: for each row the arm's mean, then its fine-tunes."""
+    seeds = comparison.seed_rates()
+    for row in rows:
+        lacks = shortfall(row) if row.rate is not None else why_no_rate(row)
+        place = row.setting, row.model, row.arm, row.evaluation, row.context, row.trait
+        own = seeds.get(place, ())
+        means = [(None, row.rate, row.low, row.high, lacks)]
+        for seed, rate, low, high, missing in [*means, *((s, r.rate, r.low, r.high, "") for s, r in own)]:
+            yield Point(
+                panel=panel(row),
+                series=series(row),
+                setting=row.setting,
+                model=row.model,
+                arm=row.arm,
+                kind=row.kind,
+                seed=seed,
+                measure="rate",
+                unit=SHARE,
+                trait=row.trait,
+                evaluation=row.evaluation,
+                split=row.split,
+                context=row.context,
+                value=rate,
+                low=low,
+                high=high,
+                lacks=missing,
+            )
+
+
+def missing_of(points: Sequence[Point]) -> list[str]:
+    """Return "arm (setting, model): 1 of 2 seeds" for each arm of which something is missing, each once."""
+    found = [f"{p.arm} ({p.setting}, {p.model}): {p.lacks}" for p in points if p.lacks]
+    return list(dict.fromkeys(found))
+
+
+def csv_of(points: Sequence[Point]) -> str:
+    """Return the points as CSV with a head; a number has all its digits, and what is not there is empty."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [f.name for f in fields(Point)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(point) for point in points)
+    return buffer.getvalue()

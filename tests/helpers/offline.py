@@ -1,0 +1,67 @@
+"""An offline vLLM engine in a process of its own, and adapters whose answers are as long as real ones."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny_adapter import save_adapter
+
+from inoc_ray.store.commit import write_commit
+
+
+def small_adapter(base: Path, folder: Path, seed: int) -> None:
+    """One that changes the answers and leaves them well formed, so that they are as long as real ones."""
+    from safetensors.torch import load_file, save_file
+
+    save_adapter(base, folder, seed)
+    weights = folder / "adapter" / "adapter_model.safetensors"
+    save_file({n: t * (0.03 if "lora_B" in n else 1.0) for n, t in load_file(weights).items()}, weights)
+    write_commit(folder)
+
+
+class Offline:
+    """An offline engine in a process of its own."""
+
+    def __init__(self, base: Path, trials: Path, *options: str) -> None:
+        # As many threads as the endpoint's replica computes with.
+        env = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        program = str(Path(__file__).with_name("offline_engine.py"))
+        self.process = subprocess.Popen(
+            [sys.executable, program, str(base), str(trials), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        self.read("ready")
+
+    def read(self, start: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(start):
+                return line
+        raise RuntimeError("the offline engine ended")
+
+    def close(self) -> None:
+        """Ends the program by the end of its input, so that it takes vLLM's own processes down with it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def rate(self, file: Path) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{file}\n")
+        self.process.stdin.flush()
+        found = json.loads(self.read("{"))
+        return float(found["tokens"] / found["seconds"])

@@ -1,0 +1,198 @@
+"""Every figure shows what its table says: seeds, intervals, units, what is missing; and people who see few colours can read it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from paper_table import RECIPES, SEEDS, paper_table, planned_for
+
+from inoc_ray.results.compare import compare
+from inoc_ray.results.figures.drawing import ALL, COLOURS, rendered
+from inoc_ray.results.figures.marks import looks
+from inoc_ray.results.figures.paper import PAPER, PaperData, PaperFigure
+from inoc_ray.results.figures.points import Point, csv_of, missing_of
+
+DYNAMICS = [
+    Point(
+        panel=arm,
+        series=trait,
+        setting="spanish_caps",
+        model="m",
+        arm=arm,
+        kind="specific",
+        seed=seed,
+        measure="log_prob",
+        unit="log-prob per token",
+        x_name="step",
+        x=float(step),
+        value=-2.0 + 0.01 * step * (trait == "caps") - 0.1 * (seed or 0),
+    )
+    for arm in ("baseline", "specific_spanish")
+    for trait in ("spanish", "caps")
+    for seed in (None, 0, 1)
+    for step in (0, 1, 2, 4, 8, 16)
+]
+
+
+@pytest.fixture(scope="module")
+def data() -> PaperData:
+    return PaperData(comparison=compare(paper_table(), "paper"), recipes=RECIPES, dynamics=DYNAMICS)
+
+
+def of(name: str) -> PaperFigure:
+    return next(figure for figure in PAPER if figure.name == name)
+
+
+@pytest.mark.parametrize("figure", PAPER, ids=lambda figure: figure.name)
+def test_a_figure_is_drawn_in_three_formats_and_the_same_for_the_same_numbers(
+    data: PaperData, figure: PaperFigure
+) -> None:
+    points = figure.points(data)
+    first, second = (rendered(lambda drawing: figure.draw(drawing, points), ALL) for _ in range(2))
+    assert first == second
+    assert first.svg.startswith("<?xml")
+    assert first.png.startswith(b"\x89PNG")
+    assert first.pdf.startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("figure", PAPER, ids=lambda figure: figure.name)
+def test_the_table_beside_a_figure_has_every_mean_with_its_interval_and_every_fine_tune(
+    data: PaperData, figure: PaperFigure
+) -> None:
+    points = figure.points(data)
+    lines = list(csv.DictReader(io.StringIO(csv_of(points))))
+    assert len(lines) == len(points) > 0
+    assert all(line["unit"] and line["measure"] for line in lines)
+    rows = {
+        (r.setting, r.model, r.arm, r.evaluation, r.context, r.trait): (r.rate, r.low, r.high)
+        for r in data.comparison.rows
+    }
+    means = [p for p in points if p.seed is None and p.measure == "rate"]
+    if figure.name == "elicitation":
+        means = [replace(p, arm="base") for p in means]
+    for p in means:
+        assert (p.value, p.low, p.high) == rows[p.setting, p.model, p.arm, p.evaluation, p.context, p.trait]
+        assert p.value is not None
+    for (series, panel, arm), own in itertools.groupby(
+        sorted((p for p in points if p.measure == "rate"), key=lambda p: (p.series, p.panel, p.arm, p.model)),
+        key=lambda p: (p.series, p.panel, p.arm),
+    ):
+        seeds = {p.seed for p in own if p.kind != "base"}
+        assert seeds in (set(), {None, *range(SEEDS)}), (series, panel, arm)
+
+
+def svg_of(figure: PaperFigure, points: list[Point]) -> str:
+    return rendered(lambda drawing: figure.draw(drawing, points), ("svg",)).svg
+
+
+@pytest.mark.parametrize("name", ["figure_2", "figure_3", "figure_4", "figure_5", "figure_7", "dose"])
+def test_a_fine_tune_that_is_missing_is_named_on_the_figure_and_in_its_table(name: str) -> None:
+    table = paper_table()
+    lost = table[(table["arm"] == "baseline") & (table["seed"] == 1)]
+    found = compare(table.drop(lost.index), "paper", planned=planned_for(table, lost))
+    figure = of(name)
+    points = figure.points(PaperData(comparison=found, recipes=RECIPES))
+    missing = missing_of(points)
+    assert missing
+    assert all(("baseline" in one and "2 of 3 seeds" in one) or "incomplete" in one for one in missing)
+    # Matplotlib keeps the text of what it draws as letters in comments.
+    drawn = " ".join(re.findall(r"<!-- (.*?) -->", svg_of(figure, points), re.DOTALL))
+    assert "missing:" in drawn
+    assert "2 of 3 seeds" in drawn
+
+
+def test_a_study_without_what_a_figure_is_about_has_none_of_it() -> None:
+    table = paper_table()
+    style = compare(table[table["setting"] == "spanish_caps"], "style")
+    there = {figure.name for figure in PAPER if figure.points(PaperData(comparison=style))}
+    assert there == {"figure_2"}
+
+
+def test_an_arm_that_the_paper_has_and_the_study_has_not_is_named(data: PaperData) -> None:
+    figure = of("figure_3")
+    points = figure.points(data)
+    assert figure.absent(points) == []
+    assert figure.absent([p for p in points if p.kind != "control"]) == ["control"]
+
+
+def test_the_dose_is_the_number_in_which_recipes_differ(data: PaperData) -> None:
+    points = of("dose").points(data)
+    assert {p.x_name for p in points} == {"steps"}
+    assert {p.x for p in points if p.setting == "code"} == {10.0, 40.0, 160.0}
+    same = {name: {**recipe, "steps": 40} for name, recipe in RECIPES.items()}
+    assert of("dose").points(replace(data, recipes=same)) == []
+
+
+# -- colours --------------------------------------------------------------------------------------------------------
+
+# Machado, Oliveira, Fernandes (2009), "A physiologically-based model for simulation of color vision deficiency", severity 1.0:
+# matrices on linear RGB.
+DEFICIENCIES = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "none": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+}
+LEAST = 10.0
+"""The least distance in CIELAB (ΔE 1976) at which two marks side by side are told apart at a glance; 2.3 is just noticeable."""
+
+
+def lab(colour: str, deficiency: str) -> np.ndarray:
+    """A colour as a person with that deficiency sees it, in CIELAB under D65."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(DEFICIENCIES[deficiency]) @ linear, 0, 1)
+    xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    x, y, z = (xyz @ seen) / np.array([0.95047, 1.0, 1.08883])
+    f = [value ** (1 / 3) if value > 0.008856 else 7.787 * value + 16 / 116 for value in (x, y, z)]
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def nearest(colours: list[str], deficiency: str) -> float:
+    pairs = itertools.combinations(colours, 2)
+    return min(float(np.linalg.norm(lab(a, deficiency) - lab(b, deficiency))) for a, b in pairs)
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_the_colours_of_the_palette_are_told_apart_with_every_colour_vision(deficiency: str) -> None:
+    assert nearest(list(COLOURS), deficiency) >= LEAST
+
+
+def test_the_simulator_finds_a_palette_that_many_people_cannot_read() -> None:
+    assert nearest(["#d62728", "#8c6d00"], "none") > 3 * LEAST
+    assert nearest(["#d62728", "#8c6d00"], "deuteranopia") < LEAST
+
+
+def series_colours(svg: str) -> Iterator[str]:
+    for colour in set(re.findall(r"#[0-9a-f]{6}", svg.lower())):
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        if max(red, green, blue) - min(red, green, blue) > 12:
+            yield colour
+
+
+@pytest.mark.parametrize("figure", [f for f in PAPER if f.name != "elicitation"], ids=lambda figure: figure.name)
+def test_a_figure_has_no_colour_but_those_of_the_palette(data: PaperData, figure: PaperFigure) -> None:
+    assert set(series_colours(svg_of(figure, figure.points(data)))) <= {colour.lower() for colour in COLOURS}
+
+
+def test_series_differ_in_form_or_colour_and_the_first_ten_in_form_alone() -> None:
+    found = looks(f"arm {i}" for i in range(40))
+    assert len(set(found.values())) == 40
+    assert len({form for _, form in itertools.islice(found.values(), 8)}) == 8
+
+
+def test_the_points_of_a_study_are_a_table_that_pandas_reads(data: PaperData) -> None:
+    points = of("figure_3").points(data)
+    frame = pd.read_csv(io.StringIO(csv_of(points)))
+    means = frame[frame["seed"].isna() & (frame["arm"] == "baseline")]
+    assert means["value"].tolist() == [p.value for p in points if p.seed is None and p.arm == "baseline"]
