@@ -264,10 +264,18 @@ def _train(
         arrivals.begun(trial_id)
         watch(trial_id, record)
 
-    serve, on_commit = evaluation.engine.serving, evaluation.on_commit
-    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, serve, on_commit), "evaluation")
+    engine, on_commit = evaluation.engine, evaluation.on_commit
+
+    def sample() -> list[dict[str, Any]]:
+        found = sample_beside(plan, store, arrivals, cells, engine.serving, on_commit)
+        if arrivals.gives_way:
+            say("the engine beside the training gives its place to it; what is missing is sampled afterwards")
+            engine.end()
+        return found
+
+    sampling = Beside(sample, "evaluation")
     try:
-        _train_all(plan, store, schedule.capacity, outcome, seen)
+        _train_all(plan, store, schedule.capacity, outcome, seen, arrivals.give_way)
     except BaseException:
         arrivals.over()
         sampling.leave()
@@ -280,14 +288,21 @@ def _train(
     _record_failures(plan, store, outcome, tried=evaluation.failed, failed=failed)
 
 
-def _train_all(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch) -> None:
+def _train_all(
+    plan: Plan,
+    store: Store,
+    capacity: Capacity,
+    outcome: StudyOutcome,
+    watch: Watch,
+    give_way: Callable[[], None] = lambda: None,
+) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_key(trial) for trial in plan.to_train}
     failed: list[Failure] = []
     with _timed(outcome, "training"):
         try:
-            for result in train_missing(plan, store, capacity, watch):
+            for result in train_missing(plan, store, capacity, watch, give_way=give_way):
                 if result.status == "failed":
                     log = str(store.trial_log(result.trial_id))
                     of = (("trial", result.trial_id),)

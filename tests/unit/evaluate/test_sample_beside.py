@@ -123,6 +123,21 @@ def test_a_fine_tune_that_fails_is_not_waited_for(tmp_path):
     assert [world.complete(trial_id) for trial_id in world.ids] == [True, False, False, False]
 
 
+def test_an_engine_gives_its_place_to_a_training_that_waits_for_room(tmp_path):
+    with Stub(tmp_path) as stub:
+        world = World(tmp_path / "runs", stub)
+        sampling = world.begin()
+        commit(world.store, world.ids[0])
+        world.arrivals.begun(world.ids[0])
+        until(lambda: world.complete(world.ids[0]), sampling)
+        world.arrivals.give_way()
+        assert sampling.result() == []
+        for trial_id in world.ids[1:]:
+            commit(world.store, trial_id)
+        assert sample_missing(world.plan.refreshed(world.store), world.store, world.serve) == []
+    assert all(map(world.complete, world.ids))
+
+
 def test_an_engine_that_fails_beside_the_training_is_no_failure_and_what_it_drew_is_kept(tmp_path):
     with Stub(tmp_path) as stub:
         world = World(tmp_path / "runs", stub)
