@@ -54,11 +54,11 @@ def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]
             return x * (1 + _DODGE) ** beside if logarithmic else x + (x_values[-1] - x_values[0]) * _DODGE / 2 * beside
 
         x_of_means = [place(p.x) for p in means]
-        axes.plot(x_of_means, [p.value for p in means], color=names[series][0], linewidth=1.6, zorder=1)
+        axes.plot(x_of_means, [p.value or 0.0 for p in means], color=names[series][0], linewidth=1.6, zorder=1)
         for x, mean in zip(x_of_means, means, strict=True):
             draw_mean(axes, x, mean.value or 0.0, mean, names[series], across=False)
         seeds = [p for p in own if p.seed is not None]
-        axes.plot([place(p.x) for p in seeds], [p.value for p in seeds], **dot(names[series]))
+        axes.plot([place(p.x) for p in seeds], [p.value or 0.0 for p in seeds], **dot(names[series]))
     if logarithmic:
         # Step 0 has a place on this axis.
         axes.set_xscale("symlog" if x_values[0] <= 0 else "log")

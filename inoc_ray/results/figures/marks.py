@@ -39,7 +39,8 @@ def draw_mean(axes: Axes, x: float, y: float, point: Point, look: tuple[str, str
     axes.errorbar(
         x,
         y,
-        **{"xerr" if across else "yerr": error},
+        xerr=error if across else None,
+        yerr=None if across else error,
         fmt=look[1],
         color=look[0],
         markeredgecolor="#222222",
