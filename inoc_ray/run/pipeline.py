@@ -34,7 +34,6 @@ from inoc_ray.run.preflight import preflight
 from inoc_ray.run.progress import recorded
 from inoc_ray.run.publish import (
     compare_study,
-    import_ahead,
     live_runs,
     sync_study,
     tracking_address,
@@ -267,12 +266,7 @@ def _train(
     awaited = [cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject)]
     arrivals = Arrivals(store, filter(None, awaited))
 
-    imports: list[Beside[None]] = []
-
     def seen(trial_id: str, record: Mapping[str, Any]) -> None:
-        if not imports:
-            # Not earlier: the training waits for the imports of Ray in this process.
-            imports.append(Beside(import_ahead, "imports"))
         arrivals.begun(trial_id)
         watch(trial_id, record)
 

@@ -83,16 +83,6 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     )
 
 
-def import_ahead() -> None:
-    """Import what results are made with while others work: about a second at the end of a run."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
-
-    from inoc_ray.evaluate import score_table  # noqa: F401
-    from inoc_ray.results import compare  # noqa: F401
-    from inoc_ray.results.report import report  # noqa: F401
-
-
 @reads
 def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Path | None = None) -> Place:
     """Write the HTML page with its figures beside it (SVG and PNG); return the page's place.
