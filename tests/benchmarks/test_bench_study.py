@@ -20,6 +20,8 @@ import yaml
 from core_seconds import measured
 from environment import BIN, environment
 
+from inoc_ray.store.store import Store
+
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +71,8 @@ def texts(folder: Path) -> list[str]:
 
 def beside_their_steps(folder: Path) -> list[float]:
     """Seconds that each fine-tune took beside its optimizer steps, in the order in which they were committed."""
-    records = [json.loads(path.read_text()) for path in (folder / "runs" / "trials").glob("*/trial.json")]
+    store = Store(folder / "runs")
+    records = [store.read_trial(path.name) for path in (folder / "runs" / "trials").iterdir()]
     records.sort(key=lambda record: record["committed_at"])
     return [record["training"]["seconds_total"] - record["training"]["seconds_training"] for record in records]
 
