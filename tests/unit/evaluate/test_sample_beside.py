@@ -17,7 +17,7 @@ from stub_api import Stub
 from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
-from inoc_ray.evaluate.beside import Beside, Lingering
+from inoc_ray.evaluate.beside import LEAVE_SECONDS, Beside, Lingering
 from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
 from inoc_ray.evaluate.sampling import sample_beside, sample_missing
 from inoc_ray.plan.build import build_plan
@@ -260,3 +260,17 @@ def test_a_judge_behind_an_api_grades_what_is_sampled_while_more_is_sampled(tmp_
         assert all(map(judged, ids))
         assert calls > 0
         assert grade_missing(plan.refreshed(store), store).calls == 0
+
+
+def test_work_in_a_call_that_nothing_breaks_off_does_not_hold_up_a_stop(monkeypatch):
+    release = threading.Event()
+    work = Beside(lambda: release.wait(60), "test")
+    try:
+        began = time.monotonic()
+        monkeypatch.setattr(stopping._stop, "signum", 2)
+        monkeypatch.setattr(stopping._stop, "since", began)
+        work.leave()
+        assert LEAVE_SECONDS <= time.monotonic() - began < LEAVE_SECONDS + 1.5
+        assert not work.is_over
+    finally:
+        release.set()
