@@ -106,7 +106,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     lines = [f"Study {plan.study.name}, results in {store.address}", "", text, ""]
     if plan.to_train:
         schedule = expected_schedule(plan)
-        waves = [groups_of(plan, wave, schedule and schedule.capacity) for wave in waves_of(plan)]
+        waves = [groups_of(plan, wave, None if schedule is None else schedule.capacity) for wave in waves_of(plan)]
         groups = sum(map(len, waves))
         lines.append(
             f"To train: {len(plan.to_train)} of {len(plan.fine_tunes)} trials, {sum(steps)} optimizer steps in {groups} "
