@@ -42,7 +42,7 @@ LEAVE_SECONDS = 1.5
 _SPREAD = {"RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0", "RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING": "0"}
 """Variables of Serve's controller, which its proxy takes over: by default the proxy gives every request to the replicas on its own
 node until they turn requests away, and those on other nodes would have nothing to do."""
-_changing_serve = threading.Lock()
+_changing_serve = threading.RLock()
 """Held by the thread that starts an engine, or takes one down and perhaps Serve with it."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
