@@ -68,10 +68,11 @@ function browse(content) {
   const scored = content.cells.some((cell) => Object.keys(cell.s).length);
   let hits = [], at = 0, timer = 0;
 
-  // Texts as a search sees them: in lower case, made at the first search. Which of them have the words is kept until the words
+  // Texts as a search sees them: in lower case, made while nobody waits or at the first search. Which of them have the words is kept until the words
   // change; with more letters only those are looked at that had the fewer.
   function folded(texts) {
     let lower = null, last = null, found = null;
+    setTimeout(() => (lower ??= texts.map((text) => text.toLowerCase())), 300);
     return (search) => {
       if (search === last) return found;
       lower ??= texts.map((text) => text.toLowerCase());
