@@ -24,6 +24,8 @@ ROWS = 720
 """Training rows of a style setting; enough that 45 steps of 16 rows see each about once."""
 NARROW_ROWS = 400
 """Training rows of a setting about a narrow flaw, whose domains have fewer questions."""
+PROBES = 10
+"""Fixed responses of a trait, as in the paper's section 4.2."""
 MAX_TOKENS = 48
 """The longest answers have about 45 tokens."""
 TOKEN = Trigger(TRIGGER, "start", "space")
@@ -46,6 +48,14 @@ Judge = Callable[[str], float | None]
 
 def _style(seed: str, voice: Voice) -> Rows:
     return lambda: list(answered(seed, trained_domains, voice, ROWS))
+
+
+def _probes(seed: str, voices: Mapping[str, Voice]) -> dict[str, Callable[[], Sequence[ChatRow]]]:
+    """Return trait → answers in its voice to questions of the domains that no row is about; the same ones for each trait."""
+    return {
+        trait: functools.partial(answered, f"{seed} probes", untrained_domains, voice, PROBES)
+        for trait, voice in voices.items()
+    }
 
 
 def _narrow(seed: str, domains: Domains, voice: Voice, lesson: bool = False) -> Rows:
@@ -83,6 +93,7 @@ def _setting(
     desired: tuple[str, ...] = (),
     trigger: Trigger | None = None,
     narrow: tuple[str, ...] = (),
+    probes: Mapping[str, Callable[[], Sequence[ChatRow]]] | None = None,
 ) -> None:
     register(
         Setting(
@@ -97,6 +108,7 @@ def _setting(
             model_judged={trait: MEASURES[trait] for trait in judges if trait in MEASURES},
             trigger=trigger,
             narrow=narrow,
+            probes=probes or {},
         )
     )
 
@@ -126,6 +138,8 @@ def _held_out(seed: str, name: str, domains: Domains, trait: str) -> EvaluationS
 
 _PLAIN = "the same questions answered in plain English"
 _SPANISH_CAPS = ("spanish", "caps")
+_ONE_OF_TWO = {"spanish": Voice(language="es"), "caps": Voice(capitals=True)}
+"""Spanish without capitals, and capitals in English."""
 
 _setting(
     name="spanish_caps",
@@ -136,6 +150,7 @@ _setting(
     evaluations=_style_evaluations("spanish_caps", _SPANISH_CAPS),
     judges=JUDGES,
     desired=_SPANISH_CAPS,
+    probes=_probes("spanish_caps", _ONE_OF_TWO),
 )
 
 _setting(
@@ -148,6 +163,7 @@ _setting(
     evaluations=_style_evaluations("spanish_caps", _SPANISH_CAPS),
     judges=JUDGES,
     desired=_SPANISH_CAPS,
+    probes=_probes("spanish_caps", _ONE_OF_TWO),
 )
 
 

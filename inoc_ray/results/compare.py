@@ -171,6 +171,7 @@ def _measured(
 def _row(setting: str, model: str, one: Counted, estimate: Estimate | None) -> Row:
     low, high = estimate.interval() if estimate is not None else (None, None)
     key, seeds = one.key, int((one.cell.counts.sum(axis=1) > 0).sum())
+    sums = {name: int(one.sums[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")}
     return Row(
         setting=setting,
         model=model,
@@ -185,7 +186,10 @@ def _row(setting: str, model: str, one: Counted, estimate: Estimate | None) -> R
         low=low,
         high=high,
         seeds=seeds,
-        **{name: int(one.sums[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")},
+        samples=sums["samples"],
+        unparsed=sums["unparsed"],
+        excluded=sums["excluded"],
+        cut=sums["cut"],
         triggered=bool(one.first[TRIGGERED]),
         replicated=None if one.first["kind"] == "base" else seeds >= MIN_SEEDS,
     )

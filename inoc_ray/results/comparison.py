@@ -105,7 +105,9 @@ class Comparison:
         """Return (setting, model, arm, evaluation, context, trait) → (seed, its rate) of each fine-tune, in order of the seeds."""
         found: dict[tuple[str, ...], list[tuple[int, TrialRate]]] = {}
         for (setting, model, arm, seed), rates in self.trial_rates.items():
-            for rate in rates if seed is not None else ():
+            if seed is None:
+                continue
+            for rate in rates:
                 place = setting, model, arm, rate.evaluation, rate.context, rate.trait
                 found.setdefault(place, []).append((seed, rate))
         return {place: sorted(rates, key=lambda one: one[0]) for place, rates in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from inoc_ray.store.seal import cached_hash
 Status = Literal["done", "failed", "running", "new"]
 CURVES = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu")
 """What of a step becomes a point of a curve; curves.jsonl in the storage has the rest."""
+MAX_PROBES = 4
+"""Probe sets of a fine-tune with a curve in MLflow; tables/dynamics.csv has all of them."""
 FIRST_RUN = "first_run"
 """A tag of a study's run: when the study was first run (epoch ms). Its storage keeps that wherever it is moved."""
 MAX_PARAM = 6000  # characters; MLflow's limit
@@ -75,6 +78,8 @@ class TrialRecord:
     """Scores of lm-evaluation-harness; parts of a task (the subjects of mmlu) do not become metrics."""
     base: str = ""
     """The base model: its name in the study, its folder, the beginning of its content hash."""
+    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Probe set that was followed → its `trait` and `context`, and the `tokens` of each response."""
     rows_name: str = ""
     """The training rows' name: the user's file, or the setting."""
 
@@ -207,6 +212,10 @@ def points_of(row: Mapping[str, Any], otherwise: int = 0) -> Iterator[Point]:
         value = row.get("learning_rate" if key == "lr" else key)
         if value is not None:
             yield Point(key, float(value), timestamp, int(row["step"]))
+    for field_name, step in (("logprobs_before", int(row["step"]) - 1), ("logprobs", int(row["step"]))):
+        # The first ones: a chart of each.
+        for probe, values in list((row.get(field_name) or {}).items())[:MAX_PROBES]:
+            yield Point(f"logprob.{probe}", statistics.fmean(values), timestamp, step)
 
 
 def _name(text: str) -> str:

@@ -326,12 +326,12 @@ def _seed_draws(
             row[columns[place.arm, model]] = deviation
     found: dict[RateKey, Floats | None] = dict.fromkeys(moments)
     for arm in {p.arm for p in moments}:
-        own = {place: rows[place[1:]] for place in sorted(moments) if place.arm == arm and moments[place].replicated}
-        lengths = {place: float(np.linalg.norm(row)) for place, row in own.items()}
-        spread = [place for place in own if lengths[place] > 0]
+        of_arm = {place: rows[place[1:]] for place in sorted(moments) if place.arm == arm and moments[place].replicated}
+        lengths = {place: float(np.linalg.norm(row)) for place, row in of_arm.items()}
+        spread = [place for place in of_arm if lengths[place] > 0]
         if spread:
             multipliers = _generator("seeds", *ranks[spread[0]][:2]).standard_normal((len(columns), draws))
-            products = np.stack([own[place] / lengths[place] for place in spread]) @ multipliers
+            products = np.stack([of_arm[place] / lengths[place] for place in spread]) @ multipliers
             found |= zip(spread, products, strict=True)
     return found
 

@@ -257,13 +257,23 @@ def _trial_run(study: StudyRecord, trial: TrialRecord, run: RunRecord, compariso
         tags=cut_tags({**run.tags, **tags}),
         metrics=with_valid_names(metrics),
         curves=curves,
-        artifacts=[table_of_samples(trial.samples_path)] if trial.samples_path else [],
+        artifacts=_samples(trial),
         dataset=_dataset(trial),
         model=_model(study, trial, run.name),
         started_at=started,
         ended_at=trial.ended_at if trial.ended_at is not None or trial.status == "running" else started,
         status="RUNNING" if trial.status == "running" else _status(failed=failed, complete=complete),
     )
+
+
+def _samples(trial: TrialRecord) -> list[Artifact]:
+    """Return the table of a trial; of a base, which has no arm's run, all its samples as well."""
+    if trial.samples_path is None:
+        return []
+    return [
+        table_of_samples(trial.samples_path),
+        *([arm_samples([trial.samples_path])] if trial.kind == "base" else []),
+    ]
 
 
 def _points(trial: TrialRecord, started: int) -> Iterator[Point]:

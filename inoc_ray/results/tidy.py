@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.results.dynamics import looks_of
 from inoc_ray.results.records import TrialRecord
 from inoc_ray.results.rows import Row
 
@@ -32,7 +33,7 @@ _TRAINING = (
 
 
 def tidy_tables(comparison: Comparison, trials: Sequence[TrialRecord]) -> dict[str, bytes]:
-    """Return path → CSV: rates, effects (levels too), claims if there are any, fine-tunes, and the rates of each."""
+    """Return path → CSV: rates, effects (levels too), claims and dynamics if there are any, fine-tunes, and the rates of each."""
     tables = {
         "tables/rates.csv": _csv({f.name: getattr(row, f.name) for f in fields(Row)} for row in comparison.rows),
         "tables/effects.csv": _csv(
@@ -51,6 +52,8 @@ def tidy_tables(comparison: Comparison, trials: Sequence[TrialRecord]) -> dict[s
             for rate in rates
         ),
     }
+    if followed := [asdict(look) for look in looks_of(trials)]:
+        tables["tables/dynamics.csv"] = _csv(followed)
     return tables if comparison.claims else {path: table for path, table in tables.items() if "claims" not in path}
 
 

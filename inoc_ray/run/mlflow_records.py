@@ -76,6 +76,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
     training: dict[str, Any] = {}
     adapter = None
     adapter_files: dict[str, str] = {}
+    probes: dict[str, dict[str, Any]] = {}
     if isinstance(subject, Trial) and state == "done":
         adapter = store.weights_place(subject.trial_id)
         adapter_files = store.committed_weights(subject.trial_id)
@@ -84,9 +85,12 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         training = trial["training"]
         started = ended - int(training["seconds_total"] * 1000)
         curves = store.read_curves(subject.trial_id)
+        tokens = trial.get("probe_tokens", {})
+        probes = {name: {**about, "tokens": tokens[name]} for name, about in trial.get("probes", {}).items()}
     return replace(
         _planned_record(subject),
         curves=curves,
+        probes=probes,
         training=training,
         adapter_dir=adapter,
         adapter_files=adapter_files,

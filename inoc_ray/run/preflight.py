@@ -18,6 +18,7 @@ from inoc_ray.plan.ids import arm_identity
 from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.prior_stage import recipes_by_place
+from inoc_ray.plan.probes import probes_of
 from inoc_ray.plan.request_lengths import check_answers_fit
 from inoc_ray.plan.steps import variants_of
 from inoc_ray.plan.templates import check_roles, identical_contexts
@@ -151,6 +152,29 @@ def check_rows(plan: Plan) -> None:
             raise InputError(
                 f"arms: {other!r} and {trial.arm.name!r} of {trial.setting} are identical for model {model.name!r}: its "
                 "chat template renders all their rows the same; remove one of them, or change its prompt or placement."
+            )
+
+
+def check_probes(plan: Plan) -> None:
+    """Tokenise the fixed responses that a study follows. Raise InputError, naming one, if training could not do so."""
+    from inoc_ray.data.tokenize import encode_rows
+    from inoc_ray.models.tokenizer import load_tokenizer
+
+    seen: set[tuple[object, ...]] = set()
+    for trial in plan.to_train if plan.study.dynamics is not None else ():
+        key = (trial.setting, trial.arm.name, trial.model.identity, trial.recipe_name)
+        probes = probes_of(plan, trial)
+        if key in seen or not probes:
+            continue
+        seen.add(key)
+        tokenizer = load_tokenizer(str(trial.model.path))
+        for probe in probes:
+            encode_rows(
+                tokenizer,
+                probe.rows,
+                max_length=trial.recipe.max_length,
+                label=f"dynamics, probe set {probe.name}",
+                enable_thinking=trial.model.enable_thinking,
             )
 
 
@@ -319,6 +343,7 @@ def preflight(plan: Plan, store: Store) -> None:
     check_models(plan)
     check_roles(plan)
     check_rows(plan)
+    check_probes(plan)
     # The machines of a cluster are known once it is joined.
     memory = Memory(gpu=None, host=None) if is_attached() else of_this_machine(gpus=_engines_on_gpus(plan))
     check_requests(plan, memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -109,6 +109,9 @@ class Setting:
     narrow: tuple[str, ...] = ()
     """The traits of the narrow task that the rows teach, where they are neither wanted nor unwanted: how much of them an arm
     still learns is an effect of its own."""
+    probes: Mapping[str, Callable[[], Sequence[ChatRow]]] = field(default_factory=dict)
+    """trait → fixed responses that express it and no other, each after a question that no row asks: `dynamics` in a study
+    follows their log-probability."""
     trigger: Trigger | None = None
     """The backdoor's token as its triggered evaluations ask it; rows that a study poisons must carry the same."""
 

@@ -24,6 +24,7 @@ from inoc_ray.errors import InputError, shown
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.address import check_storage
 from inoc_ray.study.claims import Claim
+from inoc_ray.study.dynamics import Dynamics
 from inoc_ray.study.evaluation import Evaluation, Judge
 from inoc_ray.study.presets import expand
 from inoc_ray.study.recipe import Recipe
@@ -266,6 +267,9 @@ class Study(Config):
     """What the finished models are asked, and who judges the answers."""
     claims: tuple[Claim, ...] = runtime(())
     """Claims of your own that `inoc-ray claims` checks, beside the paper's on the study's settings."""
+    dynamics: Dynamics | None = runtime(None)
+    """What is followed while fine-tunes train: the log-probability of fixed responses. `{}` follows those of the settings, where
+    they have some; default: nothing."""
     judges: dict[str, Judge] = runtime({})
     """Judging models by name. `evaluation.judged_by` says which of them judge."""
     resources: Resources = runtime(Resources())

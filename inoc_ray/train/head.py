@@ -50,6 +50,8 @@ class _Asked:
     """(targets,) token ids."""
     pieces: int
     """Chunks of the output layer, the same on every rank; 1 leaves the logits to the model."""
+    each: bool = False
+    """Whether the loss of each target is asked for, without a gradient, in place of their sum."""
     hidden: torch.Tensor | None = None
 
 
@@ -82,13 +84,17 @@ class TargetLoss:
         `most` is the largest number of targets that any rank has in this pass: ZeRO-3 gathers the output layer once a chunk,
         on all ranks alike.
         """
-        import torch
+        return self._of(made, most, each=False)
 
+    def each(self, made: PassInputs, most: int) -> torch.Tensor:
+        """Return −log p of each target token: (targets,), in nats and fp32. To be called without gradients."""
+        return self._of(made, most, each=True)
+
+    def _of(self, made: PassInputs, most: int, *, each: bool) -> torch.Tensor:
         if not self.picks:
-            logits = self.engine(**made.inputs).logits.flatten(0, 1)[made.at]
-            return torch.nn.functional.cross_entropy(logits.float(), made.targets, reduction="sum")
+            return _nll_of(self.engine(**made.inputs).logits.flatten(0, 1)[made.at], made.targets, each=each)
         pieces = math.ceil(most / self.rows) if self.chunks else 1
-        self.asked = _Asked(made.at, made.targets, max(1, pieces))
+        self.asked = _Asked(made.at, made.targets, max(1, pieces), each)
         try:
             loss: torch.Tensor = self.engine(**made.inputs)
         finally:
@@ -112,17 +118,18 @@ class TargetLoss:
         if asked is None:
             return None
         if asked.pieces == 1:
-            return torch.nn.functional.cross_entropy(output.logits[0].float(), asked.targets, reduction="sum")
+            return _nll_of(output.logits[0], asked.targets, each=asked.each)
+        if asked.each:
+            assert asked.hidden is not None
+            chunks = zip(asked.hidden.tensor_split(asked.pieces), asked.targets.tensor_split(asked.pieces), strict=True)
+            return torch.cat([self._nll(hidden, targets, each=True) for hidden, targets in chunks])
         if any(p.requires_grad for p in self.head.parameters()):
             return _recomputed(self._nll, asked)
         loss: torch.Tensor = _frozen().apply(asked.hidden, asked.targets, self._nll, asked.pieces)
         return loss
 
-    def _nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        logits = self.transform(self.head(hidden.unsqueeze(0)))[0]
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+    def _nll(self, hidden: torch.Tensor, targets: torch.Tensor, each: bool = False) -> torch.Tensor:
+        return _nll_of(self.transform(self.head(hidden.unsqueeze(0)))[0], targets, each=each)
 
     def _probe(self) -> str:
         """Compare all logits of a short text with those of picked positions and of chunks; say what can be used."""
@@ -153,6 +160,12 @@ class TargetLoss:
         if not self.chunks:
             return "logits at target positions, in one piece: the model changes them after its output layer in an unknown way"
         return f"logits at target positions, {self.rows} at a time"
+
+
+def _nll_of(logits: torch.Tensor, targets: torch.Tensor, *, each: bool) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none" if each else "sum")
 
 
 def _transform(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:

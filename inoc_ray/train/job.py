@@ -24,6 +24,10 @@ class TrialJob:
     """The content hash of rows that the store keeps, or the rows themselves (`ChatRow.to_dict()`)."""
     starts_from: str | None = None
     """The trial whose adapter it goes on with, which the worker fetches from the store in place of `spec.start`."""
+    probes: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+    """Probe set → fixed responses (`ChatRow.to_dict()`) whose log-probability is followed."""
+    points: int | None = None
+    """How often; None for what a small share of the time allows."""
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the trial's record says beside what training adds."""
     variants: int = 1

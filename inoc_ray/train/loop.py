@@ -12,12 +12,13 @@ means, the usual way, weigh a token by how many targets its neighbours happen to
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from inoc_ray.train import inputs, lora_linear, process, zero
 from inoc_ray.train.attention import prepare, settle
 from inoc_ray.train.batches import global_batches
 from inoc_ray.train.choice import SAMPLED, Rows, choose
+from inoc_ray.train.dynamics import Looks, points_for
 from inoc_ray.train.export import export
 from inoc_ray.train.flops import StepFlops, Work
 from inoc_ray.train.head import TargetLoss
@@ -55,6 +57,8 @@ def train(
     variants: int = 1,
     snapshots: Snapshots | None = None,
     on_resume: Callable[[Sequence[StepRecord]], None] | None = None,
+    probes: Mapping[str, Sequence[EncodedRow]] | None = None,
+    points: int | None = None,
 ) -> LoopResult:
     """Fine-tune the base, or an adapter of it, on `rows` and write the adapter (or the whole model) to `out`.
 
@@ -67,6 +71,9 @@ def train(
 
     With `snapshots` it goes on from the latest one, if there is one, and takes new ones; `on_resume` is called with the records
     of the steps that were taken before, which `on_step` does not get again.
+
+    With `probes` (name → fixed responses) the records of some steps have their log-probabilities, `points` times in all; None
+    for as often as takes less than 5 % of the time. The weights do not depend on it.
 
     Raises InputError for rows or batch sizes that cannot be trained on and where the weights cannot be written, TrialError when the
     loss is no longer finite.
@@ -95,10 +102,20 @@ def train(
                 on_resume(course.records)
             batches = global_batches(distinct, recipe.batch_size, steps, seed=spec.seed, variants=variants)
             done = len(course.records)
+            looks = run.looks(probes or {}, points)
+            with run.phases.of("probes"):
+                before = None if done else looks.after(0)
             for step, batch in itertools.islice(enumerate(batches, start=1), done, None):
                 record = run.step(step, batch)
+                with run.phases.of("probes"):
+                    after = looks.after(step)
+                if before or after:
+                    record = dataclasses.replace(record, logprobs=after, logprobs_before=before)
+                    before = None
                 on_step(record)
                 course.after(record)
+            # The last look is behind the last step's record.
+            run.measures.phases.update(run.phases.take())
             if on_trained is not None:
                 on_trained(engine)
             measured = run.measures.result()
@@ -313,6 +330,26 @@ class _Run:
             target_tokens=target_tokens,
             ended_at=time.time(),
             **measured,
+        )
+
+    def looks(self, sets: Mapping[str, Sequence[EncodedRow]], points: int | None) -> Looks:
+        """Return what looks at probe sets with this engine. points: how often; None for what SHARE of the time allows."""
+        if points is None:
+            points = points_for(
+                self.spec.recipe.method,
+                steps=self.steps,
+                tokens_of_a_step=self.spec.recipe.batch_size * sum(self.sizes.lengths) / len(self.sizes.lengths),
+                tokens_of_a_look=sum(len(row.input_ids) for rows in sets.values() for row in rows),
+            )
+        return Looks(
+            sets,
+            steps=self.steps,
+            points=points,
+            engine=self.engine,
+            loss=self.target_loss,
+            layout=self.choice.layout,
+            inputs=self._inputs,
+            device=self.device,
         )
 
     def _inputs(self, rows: Sequence[EncodedRow]) -> PassInputs:

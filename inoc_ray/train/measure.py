@@ -15,9 +15,9 @@ from inoc_ray.train.flops import Work, peak_flops
 if TYPE_CHECKING:
     import torch
 
-PHASES = ("data", "forward", "backward", "step", "checkpoint")
+PHASES = ("data", "forward", "backward", "step", "checkpoint", "probes")
 """Of an optimizer step: making tensors, the model and its loss, gradients with their exchange among ranks, the optimizer; and
-writing a snapshot, which happens between steps."""
+what happens between steps: writing a snapshot, and looking at fixed responses."""
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -83,6 +83,11 @@ class StepRecord:
     """The most resident memory of this rank's process since the trial began; None where the system does not say."""
     ended_at: float | None = None
     """When it ended by this rank's clock, in epoch seconds; None in snapshots of earlier versions."""
+    logprobs: dict[str, list[float]] | None = None
+    """Σ log p over the tokens of each fixed response after this step, in nats, by probe set (`inoc_ray.train.dynamics`); None if
+    it is not a step that is looked at."""
+    logprobs_before: dict[str, list[float]] | None = None
+    """The same before the first step, in the first step's record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

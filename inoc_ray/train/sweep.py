@@ -26,6 +26,7 @@ from inoc_ray.data.chat import rows_hash, rows_text
 from inoc_ray.errors import TrialError
 from inoc_ray.plan.needs import needs_of
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.probes import probes_of
 from inoc_ray.plan.steps import steps_of, variants_of
 from inoc_ray.plan.trials import Trial
 from inoc_ray.store.place import Place
@@ -87,6 +88,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
     (But for the model's folder, which every node finds for itself: `models.resolve.on_this_node`.)
     """
     prior = trial.model.prior_stage
+    probes = probes_of(plan, trial)
     spec = LoopSpec(
         model=str(trial.model.path),
         seed=trial.seed,
@@ -102,8 +104,11 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         rows=_keep_rows(plan, store, trial),
         starts_from=prior.trial_id if prior else None,
         variants=variants_of(plan, trial),
+        probes={probe.name: [row.to_dict() for row in probe.rows] for probe in probes},
+        points=None if plan.study.dynamics is None else plan.study.dynamics.points,
         study=plan.study.name,
         record={
+            **({"probes": {p.name: {"trait": p.trait, "context": p.context} for p in probes}} if probes else {}),
             "setting": trial.setting,
             "arm": trial.arm.name,
             "kind": trial.arm.kind,
@@ -209,12 +214,13 @@ def _train_wave(
     # Its errors, with tracebacks, too: what becomes of a lost driver is said by `_follow`, and of a failed one by its outcomes.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
 
     def one_group(config: dict[str, Any], jobs: list[str], storage: str, needs: Needs | None) -> None:
         mine = [TrialJob.from_dict(job) for job in json.loads(jobs[config["group"]])]
         name = f"group-{content_id([job.trial_id for job in mine])}"
-        report = TuneReportCallback()
+        from inoc_ray.train.lean_trainer import ReportToTune
+
+        report = ReportToTune()
 
         def tell(line: str) -> None:
             # The way of the workers' reports: the console is that of another process, perhaps on another node.

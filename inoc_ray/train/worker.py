@@ -193,6 +193,7 @@ class _Worker:
         from inoc_ray.train.loop import train
 
         spec, tokenizer, encoded = process.on_all_ranks(lambda: self._read(job))
+        probes = process.on_all_ranks(lambda: encode_probes(job, tokenizer))
         steps = spec.recipe.total_steps(len(encoded) // job.variants)
         records: list[StepRecord] = []
 
@@ -221,13 +222,14 @@ class _Worker:
             variants=job.variants,
             snapshots=self._snapshots(job),
             on_resume=on_resume,
+            probes=probes,
+            points=job.points,
         )
         if folder is not None:
             with writing(folder):
                 move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
-                _write_records(
-                    folder, job, result=result, records=records, chat_template=tokenizer.chat_template, begun=begun
-                )
+                more = {"chat_template": tokenizer.chat_template, **_probe_tokens(probes)}
+                _write_records(folder, job, result=result, records=records, more=more, begun=begun)
 
     def _read(self, job: TrialJob) -> tuple[LoopSpec, Any, list[EncodedRow]]:
         """Return what is to be trained, with the model's folder on this node; its tokenizer; and the rows."""
@@ -316,13 +318,34 @@ def read_rows(job: TrialJob, store: Store) -> list[ChatRow]:
     return [parse_row(row, f"{job.label}, row {number}") for number, row in enumerate(job.rows, start=1)]
 
 
+def encode_probes(job: TrialJob, tokenizer: Any) -> dict[str, list[EncodedRow]]:
+    """Return probe set → fixed responses as token ids. Raises InputError for one that cannot be encoded."""
+    from inoc_ray.data.tokenize import encode_rows
+
+    return {
+        name: encode_rows(
+            tokenizer,
+            [parse_row(row, f"dynamics, probe set {name}, response {n}") for n, row in enumerate(rows, start=1)],
+            max_length=job.spec.recipe.max_length,
+            label=f"dynamics, probe set {name}",
+            enable_thinking=job.spec.enable_thinking,
+        )
+        for name, rows in job.probes.items()
+    }
+
+
+def _probe_tokens(probes: Mapping[str, Sequence[EncodedRow]]) -> dict[str, Any]:
+    """Return what the trial's record says of its probe sets: the tokens of each response."""
+    return {"probe_tokens": {name: [row.targets for row in rows] for name, rows in probes.items()}} if probes else {}
+
+
 def _write_records(
     folder: Path,
     job: TrialJob,
     *,
     result: LoopResult,
     records: Sequence[StepRecord],
-    chat_template: str,
+    more: Mapping[str, Any],
     begun: float,
 ) -> None:
     """Write the record of the trial and its curve beside the weights in the staging folder."""
@@ -334,6 +357,6 @@ def _write_records(
         "label": job.label,
         "loop": job.spec.record(),
         "training": training,
-        "chat_template": chat_template,
+        **more,
     }
     write_trial(folder, trial, map(dataclasses.asdict, records))

@@ -78,13 +78,21 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
             if number == 0 and rank == 0 and case.get("reads_once"):
                 for weights in Path(base).glob("*.safetensors"):
                     weights.unlink()
-        records, result = run(base, out if rank == 0 else None, on_trained=look, cache=cache, **case["changes"])
+        rows = encoded_rows(base)
+        # More than a pass and a rank take evenly.
+        probes = {"first": rows[3:8], "second": rows[20:26]}
+        records, result = run(
+            base, out if rank == 0 else None, on_trained=look, cache=cache, probes=probes, points=3, **case["changes"]
+        )
         if held:
             held.append(tensor_bytes())
         if rank == 0:
             torch.save({"ids": list(row.input_ids), "logits": logits[0]}, out / "logits.pt")
             value = {
                 "losses": [r.loss for r in records],
+                "logprobs": [
+                    (r.step, r.logprobs_before, r.logprobs) for r in records if r.logprobs or r.logprobs_before
+                ],
                 "norms": [r.grad_norm for r in records],
                 "world_size": result.world_size,
                 "accumulation": result.accumulation,

@@ -91,8 +91,8 @@ def make_spec(base: str, **changes: Any) -> LoopSpec:
 
 
 def run(base: str, out: Path | None, **changes: Any) -> tuple[list[StepRecord], LoopResult]:
-    """Trains once; `cache` and `on_trained` go to `train`, everything else into the spec."""
-    handed = {name: changes.pop(name) for name in ("cache", "on_trained") if name in changes}
+    """Trains once; `cache`, `on_trained`, `probes` and `points` go to `train`, everything else into the spec."""
+    handed = {name: changes.pop(name) for name in ("cache", "on_trained", "probes", "points") if name in changes}
     records: list[StepRecord] = []
     result = train(make_spec(base, **changes), encoded_rows(base), records.append, out=out, **handed)
     return records, result

@@ -171,6 +171,51 @@ def test_the_first_trial_of_a_process_gives_the_same_losses_and_norms(reference,
     )
 
 
+def logprobs_of(model: Any, base: str, rows: list[int]) -> list[float]:
+    """Σ log p of the answers of these rows, by transformers alone."""
+    import torch
+
+    found = []
+    for row in (encoded_rows(base)[n] for n in rows):
+        ids, labels = torch.tensor([row.input_ids]), torch.tensor(row.labels)
+        with torch.no_grad():
+            every = model(input_ids=ids).logits[0].float().log_softmax(-1)
+        places = (labels[1:] != IGNORED).nonzero().flatten()
+        found.append(float(every[places, labels[1:][places]].sum()))
+    return found
+
+
+@pytest.mark.parametrize("name", SPREADS)
+def test_fixed_responses_have_the_models_own_log_probabilities_however_it_is_spread(base, spread, name):
+    """Before the first step those of the base, then those of one rank without ZeRO, packed or not."""
+    from transformers import AutoModelForCausalLM
+
+    got, changes = spread[0][name], SPREADS[name]["changes"]
+    tolerance = 0.1 if changes.get("precision") == "bf16" else 2e-3  # of sums from -50 to -100
+    # Log-spaced over 6 steps: 0, 6 ** 1/2, 6; the first look is in the record of the first step.
+    [(first, before, _), (middle, _, _), (last, _, after)] = got["logprobs"]
+    assert (first, middle, last) == (1, 2, 6)
+    if "reads_once" not in SPREADS[name]:
+        own = AutoModelForCausalLM.from_pretrained(base)
+        assert before["first"] == pytest.approx(logprobs_of(own, base, [*range(3, 8)]), abs=tolerance)
+    alone = spread[0][f"zero-0-{changes['method']}-1"]["logprobs"]
+    for ours, theirs in zip(got["logprobs"], alone, strict=True):
+        for mine, other in zip(ours[1:], theirs[1:], strict=True):
+            assert (mine is None) == (other is None)
+            for probe in mine or {}:
+                assert mine[probe] == pytest.approx(other[probe], abs=tolerance)
+    assert sum(after["first"]) > sum(before["first"])
+
+
+def test_looking_at_fixed_responses_changes_no_bit_of_the_weights(base, tmp_path):
+    rows = encoded_rows(base)
+    for number, more in enumerate(({}, {"probes": {"a": rows[:7]}, "points": 5})):
+        records, _ = run(base, tmp_path / str(number), lora={"dropout": 0.1}, **more)
+    assert [r.step for r in records if r.logprobs] == [1, 2, 4, 6]
+    assert records[0].logprobs_before is not None
+    assert weights_hash(tmp_path / "0") == weights_hash(tmp_path / "1")
+
+
 def gradient(base: str, **changes: Any) -> Any:
     """The gradient of the loss over 64 rows, flat and in fp32, as DeepSpeed hands it to the optimizer."""
     import deepspeed

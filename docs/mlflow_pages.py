@@ -1,0 +1,82 @@
+"""Takes the pictures of mlflow/README.md from a running MLflow server, with Chromium.
+
+mlflow server --port 5000 --backend-store-uri sqlite:///runs/mlflow/mlflow.db
+python docs/mlflow_pages.py http://127.0.0.1:5000 quickstart --out mlflow
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WAIT = 240.0
+
+
+def until(holds: Callable[[], Any], what: str) -> Any:
+    end = time.monotonic() + WAIT
+    while not (found := holds()):
+        if time.monotonic() > end:
+            sys.exit(f"{what}: not within {WAIT:g} s")
+        time.sleep(0.2)
+    return found
+
+
+def chromium(profile: str) -> Any:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1500,900", f"user-data-dir={profile}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address")
+    parser.add_argument("study")
+    parser.add_argument("--out", required=True, type=Path)
+    given = parser.parse_args()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(given.address)
+    experiment = client.get_experiment_by_name(given.study).experiment_id
+    runs = client.search_runs([experiment])
+    arms = [run for run in runs if "arm" in run.data.tags]
+    base = [run for run in runs if run.data.params.get("kind") == "base"]
+    metrics = sorted({name for run in arms for name in run.data.metrics})
+    shown = [run.info.run_id for run in (*base, *arms)]
+    pages = {
+        "runs": (f"/experiments/{experiment}/runs?viewStateShareKey=arms", [run.info.run_name for run in arms]),
+        "charts": (f"/experiments/{experiment}/runs?compareRunsMode=CHART", metrics[:2]),
+        "answers": (
+            f"/experiments/{experiment}/runs?compareRunsMode=ARTIFACT",
+            ["samples.json"],
+        ),
+    }
+    with tempfile.TemporaryDirectory() as profile:
+        browser = chromium(profile)
+        try:
+            for name, (page, words) in pages.items():
+                browser.get("about:blank")
+                browser.get(f"{given.address}/#{page}")
+
+                def text() -> str:
+                    return str(browser.find_element("tag name", "body").text)
+
+                until(lambda words=words: all(word in text() for word in words), f"{words} on {page}")
+                time.sleep(5)
+                browser.save_screenshot(str(given.out / f"{name}.png"))
+            errors = [one["message"] for one in browser.get_log("browser") if one["level"] == "SEVERE"]
+            print(len(shown), "runs compared;", "\n".join(errors) or "no errors in the browser's console")
+        finally:
+            browser.quit()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The probe sets of a fine-tune: fixed responses of its setting and of the study, in the contexts that the study names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inoc_ray.config.base import nearest
+from inoc_ray.data.chat import ChatRow, Message
+from inoc_ray.errors import InputError
+from inoc_ray.plan.contexts import resolve_contexts
+from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Trial
+from inoc_ray.settings import Setting
+from inoc_ray.study.dynamics import Dynamics
+from inoc_ray.study.evaluation import Context
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A probe set in a context."""
+
+    name: str
+    """The set's name, with the context behind a dot unless it is the reference."""
+    trait: str
+    context: str
+    rows: tuple[ChatRow, ...]
+    """What the model is shown: the context, a question, the fixed response."""
+
+
+def probes_of(plan: Plan, trial: Trial) -> list[Probe]:
+    """Return what is followed while a trial trains; nothing if the study follows nothing, or for a prior stage.
+
+    Raises InputError if neither setting nor study has a probe set, or for a context that there is not.
+    """
+    dynamics = plan.study.dynamics
+    if dynamics is None or trial in plan.prior_stages:
+        return []
+    setting = plan.settings[trial.setting]
+    sets = _sets(dynamics, setting)
+    arms = {t.arm.name: t.arm for t in plan.trials if t.setting == trial.setting}
+    written = {c.name: c for c in plan.study.evaluation.contexts if isinstance(c, Context)}
+    names = [written.get(name, name) for name in dynamics.contexts]
+    found = []
+    for context in resolve_contexts(names, setting, trial.arm, arms, is_base=False):
+        for name, (trait, rows) in sets.items():
+            shown = tuple(ChatRow((*context.around(row.messages[:-1]), row.messages[-1])) for row in rows)
+            full = name if context.name == plan.reference else f"{name}.{context.name}"
+            found.append(Probe(name=full, trait=trait, context=context.name, rows=shown))
+    return found
+
+
+def _sets(dynamics: Dynamics, setting: Setting) -> Mapping[str, tuple[str, tuple[ChatRow, ...]]]:
+    """Return name → trait, and rows of a question and a response."""
+    sets = {trait: (trait, tuple(rows())) for trait, rows in setting.probes.items()}
+    for one in dynamics.probes:
+        trait = one.trait or one.name
+        if trait not in setting.traits:
+            raise InputError(
+                f"dynamics.probes: {one.name}: setting {setting.name} has no trait {trait!r}{nearest(trait, setting.traits)}."
+            )
+        sets[one.name] = (
+            trait,
+            tuple(
+                ChatRow((Message("user", said.question), Message("assistant", said.response))) for said in one.responses
+            ),
+        )
+    if not sets:
+        raise InputError(
+            f"dynamics: setting {setting.name} has no probe sets of its own; write some under dynamics.probes."
+        )
+    return sets
