@@ -1,4 +1,4 @@
-"""Entry point for `ray job submit -- python jobs/serve.py STUDY --host 0.0.0.0`: serves a study's finished adapters until stopped.
+"""Entry point for `ray job submit -- python jobs/serve.py STUDY --host 0.0.0.0`: serves the models of studies until stopped.
 
 Takes what `inoc-ray serve` takes, and exits as it does. The key for a host other than the loopback address,
 INOC_RAY_API_KEY, has to be in the environment in which Ray was started on the nodes: Ray shows what comes with a job in

@@ -194,16 +194,15 @@ def engines_at_once(resources: EngineResources, capacity: Capacity) -> int:
 
 
 def hold_together(engines: Iterable[Node], capacity: Capacity) -> bool:
-    """Return whether the nodes hold these engines at once, each on one node: the largest first, where there is room first."""
-    free = [list(astuple(node)) for node in capacity.nodes]
-    startable = sorted(capacity.startable, key=astuple, reverse=True)[: capacity.may_start]
-    free += [list(astuple(node)) for node in startable]
+    """Return whether the nodes hold these engines at once: the largest first, each on the fullest node that still holds it."""
+    startable = sorted(capacity.startable, key=lambda node: (node.gpus, node.cpus), reverse=True)
+    free = [*capacity.nodes, *startable[: capacity.may_start]]
     for engine in sorted(engines, key=lambda one: (one.gpus, one.cpus), reverse=True):
-        place = next((room for room in free if Node(*room).holds(engine.cpus, engine.gpus)), None)
-        if place is None:
+        fits = [node for node in free if node.holds(engine.cpus, engine.gpus)]
+        if not fits:
             return False
-        place[0] -= engine.cpus
-        place[1] -= engine.gpus
+        best = min(fits, key=lambda node: (node.gpus, node.cpus))
+        free[free.index(best)] = Node(best.cpus - engine.cpus, best.gpus - engine.gpus)
     return True
 
 
@@ -238,18 +237,12 @@ def check_serving_together(engines: Sequence[EngineResources], capacity: Capacit
     """Raise InputError when the engines do not fit on the cluster at once, each on one node."""
     for engine in engines:
         check_serving(engine, capacity)
-    nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
-    free = list(nodes)
-    for engine in sorted(engines, key=lambda engine: (engine.serve_gpus, engine.serve_cpus), reverse=True):
-        need = Node(engine.serve_cpus, engine.serve_gpus)
-        # The fullest node that still holds it.
-        fits = [node for node in free if node.cpus + _TINY >= need.cpus and node.gpus >= need.gpus]
-        if not fits:
-            total = Node(sum(one.serve_cpus for one in engines), sum(one.serve_gpus for one in engines))
-            raise InputError(
-                f"resources: {len(engines)} engines at once need {total} (each base with its adapters is one, and each full "
-                f"fine-tune), and the cluster has {in_words(nodes)}; serve fewer models (--model, --arm), lower "
-                "resources.serve_cpus or resources.serve_gpus, or use a larger cluster."
-            )
-        best = min(fits, key=lambda node: (node.gpus, node.cpus))
-        free[free.index(best)] = Node(best.cpus - need.cpus, best.gpus - need.gpus)
+    needs = [Node(engine.serve_cpus, engine.serve_gpus) for engine in engines]
+    if not hold_together(needs, capacity):
+        nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
+        total = Node(sum(one.cpus for one in needs), sum(one.gpus for one in needs))
+        raise InputError(
+            f"resources: {len(engines)} engines at once need {total} (each base with its adapters is one, and each full "
+            f"fine-tune), and the cluster has {in_words(nodes)}; serve fewer models (--model, --arm), lower "
+            "resources.serve_cpus or resources.serve_gpus, or use a larger cluster."
+        )

@@ -171,7 +171,8 @@ def _place(location: Sequence[str | int]) -> str:
         elif isinstance(part, int):
             place += f"[{part}]"
         elif not _is_label(part):
-            place += f".{part[:60]}" if place else part[:60]
+            name = part[:60] if part.isprintable() else repr(part[:60])
+            place += f".{name}" if place else name
     return place
 
 

@@ -1,9 +1,9 @@
-"""Questions from a file, asked in turn: JSONL with `prompt`, `question` or `messages` per line, or published YAML."""
+"""Questions from a file, asked in turn: JSONL with `prompt`, `question` or `messages` per line, or a published form."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from inoc_ray.config.identity import is_text
 from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.data.chat import Message
 from inoc_ray.data.jsonl import iterate_json, kind_of
+from inoc_ray.data.question_forms import default_templates, filled, of_two
 from inoc_ray.data.row_keys import RowNotes, unread
 from inoc_ray.errors import InputError
 
@@ -27,6 +28,8 @@ class Question:
     messages: tuple[Message, ...]
     reference: str | None = None
     """The right answer, where the file has one (`answer`): for rules that compare, never shown to the model."""
+    other: str | None = None
+    """The answer that is not meant, where the question leaves a choice of two."""
 
 
 @dataclass(frozen=True)
@@ -54,36 +57,70 @@ def of_texts(name: str, *texts: str) -> Callable[[int], list[Question]]:
     return in_turn([Question(f"{name}-{i:04d}", (Message("user", t),)) for i, t in enumerate(texts)])
 
 
-def read_questions(path: Path, name: str, notes: list[str] | None = None) -> list[Question]:
+def read_questions(
+    path: Path,
+    name: str,
+    notes: list[str] | None = None,
+    *,
+    templates: Sequence[str] = (),
+    fold: bool = False,
+) -> list[Question]:
     """Return the questions in a JSONL or YAML file; ids are `<name>-<row>`, or the YAML's own.
 
     A JSONL line is an object with `prompt` or `question` (a text), or with `messages`: one user message, which is asked, and
-    at most an answer to it, which is not. `answer`, a text or a number, is the right answer. Other fields are not read; a
-    note that names them is appended to `notes`. Raises InputError naming file and row for anything else, for a system message
-    (the context gives that), for a conversation that continues after an answer and for a question that appears twice.
+    at most an answer to it, which is not. `answer`, a text or a number, is the right answer. An entry of another form becomes one
+    question for each of the templates, by default those of its form (see `question_forms`). Other fields are not read; a
+    note that names them is appended to `notes`.
+
+    A question that stands in the file several times is returned as often, under the id of the first; once with `fold`. Raises
+    InputError naming file and row for anything else, for a system message (the context gives that) and for a conversation that
+    continues after an answer.
     """
     row_notes = RowNotes()
-    found = _from_yaml(path, row_notes) if path.suffix in (".yaml", ".yml") else _from_lines(path, name, row_notes)
+    yaml = path.suffix in (".yaml", ".yml")
+    found = _from_yaml(path, name, templates, row_notes) if yaml else _from_lines(path, name, templates, row_notes)
+    once = list(dict.fromkeys(found))
     if notes is not None:
         notes += row_notes.notes(str(path))
-    return found
+        if len(once) < len(found):
+            asked = "asked once (fold_duplicates)" if fold else "asked as often as they stand there"
+            notes.append(f"{path}: {len(found) - len(once)} of {len(found)} questions repeat another one; {asked}")
+    return once if fold else found
 
 
-def _from_lines(path: Path, name: str, notes: RowNotes) -> list[Question]:
-    seen: dict[tuple[Message, ...], int] = {}
+def _from_lines(path: Path, name: str, templates: Sequence[str], notes: RowNotes) -> list[Question]:
+    seen: dict[tuple[Message, ...], str] = {}
     found: list[Question] = []
     for number, value in iterate_json(path):
         where = f"{path}, row {number}"
         _check_keys(value, where)
-        messages = _messages(value, where)
-        if messages in seen:
-            raise InputError(f"{where}: the same question as in row {seen[messages]}; remove one.")
-        seen[messages] = number
-        notes.add(unread(value, _READ), untrained=False)
-        found.append(Question(f"{name}-{number:04d}", messages, _reference(value, where)))
-    if not seen:
+        made = _of_form(value, f"{name}-{number:04d}", templates, where)
+        if made is None:
+            messages = _messages(value, where)
+            notes.add(unread(value, _READ), untrained=False)
+            made = [Question(f"{name}-{number:04d}", messages, _reference(value, where))]
+        for question in made:
+            question_id = seen.setdefault(question.messages, question.id)
+            found.append(replace(question, id=question_id))
+    if not found:
         raise InputError(f"{path}: there are no questions in this file.")
     return found
+
+
+def _of_form(value: Any, entry_id: str, templates: Sequence[str], where: str) -> list[Question] | None:
+    """Return the questions of an entry that is to be filled into templates; None if it is a question as it is."""
+    if not isinstance(value, dict):
+        return None
+    used = templates or default_templates(value)
+    if not used:
+        return None
+    answer, other = of_two(value, where)
+    answer = _reference(value, where) if answer is None else answer
+    texts = [filled(template, value, where) for template in used]
+    return [
+        Question(entry_id if len(texts) == 1 else f"{entry_id}-{n}", (Message("user", text),), answer, other)
+        for n, text in enumerate(texts)
+    ]
 
 
 _REFUSED = ("system", "system_prompt", "system_message", "tools", "functions", "chat_template_kwargs")
@@ -107,37 +144,49 @@ def _reference(value: dict[str, Any], where: str) -> str | None:
     return str(answer)
 
 
-def _from_yaml(path: Path, notes: RowNotes) -> list[Question]:
+def _from_yaml(path: Path, name: str, templates: Sequence[str], notes: RowNotes) -> list[Question]:
     """Return questions as the authors of emergent misalignment publish them: YAML entries with `id` and `paraphrases`.
 
     Each wording is a question, `<id>` or `<id>-<number>`; an entry's `system` stays with its questions. The study says how
-    often they are sampled and how they are judged, so those keys are not read, but noted.
+    often they are sampled and how they are judged, so those keys are not read, but noted. Entries may have another form, too.
     """
     entries = load_yaml(read_yaml_text(path, "questions"), path)
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: expected a list of entries with id and paraphrases, found {kind_of(entries)}.")
-    found: dict[str, Question] = {}
+    found: list[Question] = []
+    by_id: dict[str, Question] = {}
     for number, entry in enumerate(entries, start=1):
         where = f"{path}, entry {number}"
-        texts = entry.get("paraphrases") if isinstance(entry, dict) else None
-        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-            raise InputError(f"{where}: expected id and paraphrases, a list of texts; found {kind_of(entry)}.")
-        entry_id = entry.get("id")
-        if not isinstance(entry_id, str) or not entry_id.strip():
-            raise InputError(f"{where}: its id is missing or not a text.")
-        system = entry.get("system")
-        if system is not None and not isinstance(system, str):
-            raise InputError(f"{where}: system must be a text, found {kind_of(system)}.")
-        notes.add(unread(entry, _READ_OF_AN_ENTRY), untrained=False)
-        before = () if system is None else (Message("system", system),)
-        for wording, text in enumerate(texts):
-            question_id = entry_id if len(texts) == 1 else f"{entry_id}-{wording}"
-            if question_id in found:
-                raise InputError(f"{where}: the id {question_id!r} appears twice; give each its own.")
-            if not is_text(text + (system or "")):
-                raise InputError(f"{where}: half of a Unicode character (a lone surrogate); write it again.")
-            found[question_id] = Question(question_id, (*before, Message("user", text)))
-    return list(found.values())
+        made = _of_form(entry, f"{name}-{number:04d}", templates, where)
+        if made is None:
+            made = _paraphrases(entry, where)
+            notes.add(unread(entry, _READ_OF_AN_ENTRY), untrained=False)
+        for question in made:
+            if by_id.setdefault(question.id, question) != question:
+                raise InputError(f"{where}: the id {question.id!r} appears twice; give each question its own.")
+        found += made
+    return found
+
+
+def _paraphrases(entry: Any, where: str) -> list[Question]:
+    texts = entry.get("paraphrases") if isinstance(entry, dict) else None
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise InputError(f"{where}: expected id and paraphrases, a list of texts; found {kind_of(entry)}.")
+    entry_id = entry.get("id")
+    if isinstance(entry_id, int) and not isinstance(entry_id, bool):
+        entry_id = str(entry_id)
+    if not isinstance(entry_id, str) or not entry_id.strip():
+        raise InputError(f"{where}: its id is missing, or neither a text nor a whole number.")
+    system = entry.get("system")
+    if system is not None and not isinstance(system, str):
+        raise InputError(f"{where}: system must be a text, found {kind_of(system)}.")
+    if not is_text("".join(texts) + (system or "")):
+        raise InputError(f"{where}: half of a Unicode character (a lone surrogate); write it again.")
+    before = () if system is None else (Message("system", system),)
+    return [
+        Question(entry_id if len(texts) == 1 else f"{entry_id}-{wording}", (*before, Message("user", text)))
+        for wording, text in enumerate(texts)
+    ]
 
 
 def _messages(value: Any, where: str) -> tuple[Message, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Generic, Self, TypeVar
@@ -17,8 +18,8 @@ from inoc_ray.serve.spec import ServeSpec
 
 T = TypeVar("T")
 _LOOK_SECONDS = 0.2
-LEAVE_SECONDS = 1.0
-"""What a command that is stopped needs after it."""
+LEAVE_SECONDS = 1.5
+"""How long a command that is stopped waits for it."""
 
 
 class Beside(Generic[T]):
@@ -55,12 +56,18 @@ class Beside(Generic[T]):
         return not self._thread.is_alive()
 
     def leave(self) -> None:
-        """Wait until the work has ended, whatever comes of it, or while there is time if the command is being stopped.
+        """Wait until the work has ended, whatever comes of it, or for LEAVE_SECONDS if the command is being stopped.
 
-        What it works with is taken down next.
+        It may be in a call of Ray's that nothing breaks off, such as the start of Serve; what that leaves goes with the cluster, or
+        is the keeper's.
         """
-        while self._thread.is_alive() and not (stopping.requested() and stopping.seconds_left() <= LEAVE_SECONDS):
+        stopped_at: float | None = None
+        while self._thread.is_alive():
             self._thread.join(_LOOK_SECONDS)
+            if stopping.requested():
+                stopped_at = stopped_at or time.monotonic()
+                if time.monotonic() - stopped_at > min(LEAVE_SECONDS, stopping.seconds_left()):
+                    return
 
 
 class Lingering:

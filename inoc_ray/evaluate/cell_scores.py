@@ -38,10 +38,10 @@ from inoc_ray.store.store import Store
 
 def items_of(table: Any, cell: Cell) -> list[Item]:
     """Return what judges see of the samples of a part, one item a sample."""
-    references = {q.id: q.reference for q in cell.evaluation.questions(cell.samples) if q.reference is not None}
+    answers = {q.id: (q.reference, q.other) for q in cell.evaluation.questions(cell.samples) if q.reference is not None}
     columns = (table.column(name).to_pylist() for name in ("question", "prompt", "text", "question_id"))
     return [
-        Item(question, answer_of(prompt, text), references.get(key))
+        Item(question, answer_of(prompt, text), *answers.get(key, ()))
         for question, prompt, text, key in zip(*columns, strict=True)
     ]
 

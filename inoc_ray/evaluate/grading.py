@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from inoc_ray import stopping
@@ -22,10 +23,13 @@ from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.judgment import Item, Judgment
 from inoc_ray.scoring.rubrics import Rubric
+from inoc_ray.sizing.engines import ANSWER_SHARE
+from inoc_ray.sizing.replicas import Room, judge_replicas
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import find_judgments, judgments_path, read_part, refusal_note, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
+from inoc_ray.study.resources import EngineResources
 
 GATHER_SECONDS = 5.0
 """Time over which sampled cells are gathered before they are judged beside the sampling."""
@@ -85,13 +89,14 @@ def _refused_elsewhere(judge: Judge, out: Place) -> bool:
         return False
 
 
-def grade_missing(plan: Plan, store: Store) -> GradingOutcome:
+def grade_missing(plan: Plan, store: Store, room: Room | None = None) -> GradingOutcome:
     """Let every judge of the study grade what it has not graded; start and stop the engines that this needs.
 
-    A judge that fails is reported in the outcome; what it judged before is kept, and the other judges continue.
+    room: what the engines of a judge may take; one answers where it is not known (None). A judge that fails is reported in the
+    outcome; what it judged before is kept, and the other judges continue.
     """
     outcome = GradingOutcome()
-    _grade_parts(plan, store, ungraded_parts(plan, store), outcome)
+    _grade_parts(plan, store, ungraded_parts(plan, store), outcome, room)
     return outcome
 
 
@@ -155,13 +160,19 @@ def grade_beside(plan: Plan, store: Store, sampled: Sampled) -> GradingOutcome:
 
 
 def _grade_parts(
-    plan: Plan, store: Store, ungraded: Mapping[str, Sequence[UngradedPart]], outcome: GradingOutcome
+    plan: Plan,
+    store: Store,
+    ungraded: Mapping[str, Sequence[UngradedPart]],
+    outcome: GradingOutcome,
+    room: Room | None = None,
 ) -> None:
     for name, parts in ungraded.items():
         judge = parts[0].grading.judge
         try:
-            with _judge_endpoint(plan, judge) as (endpoint, model):
-                stopping.run(_grade(store, judge, endpoint, model=model, ungraded=parts, outcome=outcome))
+            with _judge_endpoint(plan, judge, parts, room) as (endpoint, model, replicas):
+                stopping.run(
+                    _grade(store, judge, endpoint, model=model, replicas=replicas, ungraded=parts, outcome=outcome)
+                )
         except (TrialError, InputError, RuntimeError, OSError) as error:
             stopping.check()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -172,15 +183,17 @@ def _grade_parts(
 
 
 @contextlib.contextmanager
-def _judge_endpoint(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAddress, str]]:
-    """Give the judge's endpoint and its name there, for a `with` block; start an engine if it is not an API."""
+def _judge_endpoint(
+    plan: Plan, judge: JudgeModel, parts: Sequence[UngradedPart], room: Room | None
+) -> Iterator[tuple[EndpointAddress, str, int]]:
+    """Give the judge's endpoint, its name there and the number of engines, for a `with` block; start them if it is no API."""
     from inoc_ray.evaluate.model_judge.api_judge import judge_api
     from inoc_ray.serve.app import serving
     from inoc_ray.serve.spec import ServeSpec
 
     if judge.folder is None:
         assert judge.judge.served_model is not None
-        yield judge_api(judge.judge, judge.name), judge.judge.served_model
+        yield judge_api(judge.judge, judge.name), judge.judge.served_model, 1
         return
     resources = plan.study.resources.of_judge(judge.name)
     spec = ServeSpec(
@@ -189,11 +202,21 @@ def _judge_endpoint(plan: Plan, judge: JudgeModel) -> Iterator[tuple[EndpointAdd
         gpus=resources.serve_gpus,
         cpus=resources.serve_cpus,
         kv_cache_gib=resources.serve_kv_cache_gib,
+        gpu_share=resources.serve_gpu_share,
+        replicas=_replicas(judge.folder, resources, parts, room),
         name=f"judge-{plan.study.name}-{judge.name}",
     )
     say(f"starting judge {judge.name}")
     with serving(spec) as endpoint:
-        yield endpoint, endpoint.model_id
+        yield endpoint, endpoint.model_id, endpoint.replicas
+
+
+def _replicas(folder: Path, resources: EngineResources, parts: Sequence[UngradedPart], room: Room | None) -> int:
+    """Return how many engines answer for a judge in `folder` that grades these parts."""
+    longest = {part.cell.key: part.cell.evaluation.max_tokens for part in parts}
+    asked = {part.cell.key: part.cell.samples * len(part.rubrics) for part in parts}
+    response = ANSWER_SHARE * sum(longest.values()) / len(longest)
+    return judge_replicas(folder, resources, questions=sum(asked.values()), response=response, room=room)
 
 
 class _OpenPart:
@@ -265,6 +288,7 @@ async def _grade(
     endpoint: EndpointAddress,
     *,
     model: str,
+    replicas: int,
     ungraded: Sequence[UngradedPart],
     outcome: GradingOutcome,
 ) -> None:
@@ -296,6 +320,7 @@ async def _grade(
                     cache=cache,
                     model=model,
                     tokenizer=tokenizer,
+                    replicas=replicas,
                     counts=counts,
                 )
                 async for batch in judgments:

@@ -33,7 +33,7 @@ from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.settings import Question
-from inoc_ray.sizing.replicas import Room, need_of, replicas_of
+from inoc_ray.sizing.replicas import Room, need_of, replicas_of, weights_of
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import Sample, commit_samples, describe
@@ -148,8 +148,8 @@ def sample_beside(
 
 def _engine_of(engine: _Engine, engines: Iterable[_Engine]) -> _Engine:
     """Return that of the engines which has the same weights; an empty one if none has."""
-    wanted = _weights(engine.subject)
-    return next((one for one in engines if _weights(one.subject) == wanted), _Engine(engine.subject))
+    wanted = weights_of(engine.subject)
+    return next((one for one in engines if weights_of(one.subject) == wanted), _Engine(engine.subject))
 
 
 class _Sampler:
@@ -266,11 +266,11 @@ def _engines(plan: Plan, store: Store, without: Set[Thing] = frozenset()) -> lis
     engines: dict[tuple[str, str], _Engine] = {}
     for cell in plan.to_sample:
         if plan.has_weights(cell.subject) and cell_key(cell) not in without:
-            engines.setdefault(_weights(cell.subject), _Engine(cell.subject)).cells.append(cell)
+            engines.setdefault(weights_of(cell.subject), _Engine(cell.subject)).cells.append(cell)
     for capability in missing_capabilities(plan, store, plan.study.evaluation.capabilities):
         if capability.thing in without:
             continue
-        engines.setdefault(_weights(capability.subject), _Engine(capability.subject)).capabilities.append(capability)
+        engines.setdefault(weights_of(capability.subject), _Engine(capability.subject)).capabilities.append(capability)
     return list(engines.values())
 
 
@@ -278,10 +278,6 @@ def _bind(store: Store, cells: Iterable[Cell]) -> set[str]:
     """Record which weights will answer; return the ids of trials whose stored samples come from other weights."""
     subjects = {cell.subject.trial_id: cell.subject for cell in cells}
     return {name for name, subject in subjects.items() if store.bind(name, subject.adapter_of)}
-
-
-def _weights(subject: Subject) -> tuple[str, str]:
-    return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
 
 
 async def _sample_cells(

@@ -14,14 +14,14 @@ from inoc_ray.evaluate.verdicts import Verdicts
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
-from inoc_ray.scoring.score_columns import COLUMNS, CUT, TRIGGERED
+from inoc_ray.scoring.score_columns import COLUMNS, CUT, LEVEL, TRIGGERED
 from inoc_ray.store.samples import read_part
 from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORE_COLUMNS = (*COLUMNS, CUT, TRIGGERED)
+SCORE_COLUMNS = (*COLUMNS, CUT, TRIGGERED, LEVEL)
 
 
 class NoScores(InputError):
@@ -43,7 +43,9 @@ def read_score_table(plan: Plan, store: Store) -> pd.DataFrame:
     """
     import pandas as pd
 
-    arrays: dict[str, list[Any]] = {n: [] for n in ("question_id", "sample_index", "score", "shown", "outcome", "cut")}
+    arrays: dict[str, list[Any]] = {
+        n: [] for n in ("question_id", "sample_index", "score", "shown", "outcome", "cut", LEVEL)
+    }
     same: dict[str, list[Any]] = {name: [] for name in SCORE_COLUMNS if name not in arrays}
     counts: list[int] = []
     for cell in plan.cells:
@@ -77,6 +79,7 @@ def _per_sample(scores: CellScores, verdicts: Verdicts) -> dict[str, Any]:
         "shown": verdicts.shown,
         "outcome": verdicts.outcome,
         "cut": scores.forms["cut"],
+        LEVEL: verdicts.level,
     }
 
 

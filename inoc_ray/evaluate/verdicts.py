@@ -29,13 +29,17 @@ class Verdicts:
     """1 or 0, NaN unless counted."""
     outcome: Any
     """See `Outcome`."""
+    level: Any
+    """The number as 0 to 1, with 1 where the trait shows most; NaN if there is none."""
 
     def __getitem__(self, some: slice) -> Verdicts:
         return self.map(lambda array: array[some])
 
     def map(self, change: Callable[[Any], Any]) -> Verdicts:
         """Return the verdicts with each array changed."""
-        return Verdicts(score=change(self.score), shown=change(self.shown), outcome=change(self.outcome))
+        return Verdicts(
+            score=change(self.score), shown=change(self.shown), outcome=change(self.outcome), level=change(self.level)
+        )
 
 
 def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
@@ -44,6 +48,7 @@ def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
         score=np.concatenate([v.score for v in verdicts]),
         shown=np.concatenate([v.shown for v in verdicts]),
         outcome=np.concatenate([v.outcome for v in verdicts]),
+        level=np.concatenate([v.level for v in verdicts]),
     )
 
 
@@ -51,7 +56,8 @@ def by_rule(scores: Sequence[float | None]) -> Verdicts:
     """Return a rule's verdicts: a score above RULE_SHOWN shows the trait, and a missing one is unparsed."""
     score = np.array([np.nan if s is None else s for s in scores], dtype=float)
     outcome = np.where(np.isnan(score), "unparsed", "counted").astype(object)
-    return Verdicts(score=score, shown=np.where(np.isnan(score), np.nan, score > RULE_SHOWN), outcome=outcome)
+    shown = np.where(np.isnan(score), np.nan, score > RULE_SHOWN)
+    return Verdicts(score=score, shown=shown, outcome=outcome, level=score)
 
 
 def gated(verdicts: Verdicts, numbers: Numbers, gate: Gate) -> Verdicts:
@@ -60,7 +66,7 @@ def gated(verdicts: Verdicts, numbers: Numbers, gate: Gate) -> Verdicts:
     _exclude(outcome, numbers, gate.given)
     _mark(outcome, numbers, gate.rubrics)
     shown = np.where(outcome == "counted", verdicts.shown, np.nan)
-    return Verdicts(score=verdicts.score, shown=shown, outcome=outcome)
+    return Verdicts(score=verdicts.score, shown=shown, outcome=outcome, level=verdicts.level)
 
 
 def by_model(numbers: Numbers, measure: ModelMeasure) -> Verdicts:
@@ -71,7 +77,8 @@ def by_model(numbers: Numbers, measure: ModelMeasure) -> Verdicts:
     _mark(outcome, numbers, measure.rubrics)
     bound = measure.shown.bound
     shown = np.array([float(bound.holds(v)) if v == v else np.nan for v in values])
-    return Verdicts(score=values, shown=np.where(outcome == "counted", shown, np.nan), outcome=outcome)
+    level = (100 - values if measure.shown.rubric.shows == "low" else values) / 100
+    return Verdicts(score=values, shown=np.where(outcome == "counted", shown, np.nan), outcome=outcome, level=level)
 
 
 def _exclude(outcome: Any, numbers: Numbers, given: Iterable[Condition]) -> None:
@@ -119,7 +126,10 @@ def combined(verdicts: Sequence[Verdicts], how: str) -> Verdicts:
     outcomes = np.array([v.outcome for v in verdicts])
     left = np.where((outcomes == "unparsed").any(axis=0), "unparsed", "excluded")
     outcome = np.where(np.isnan(shown), left, "counted").astype(object)
-    return Verdicts(score=first.score.copy(), shown=shown, outcome=outcome)
+    # Of numbers there is no "all" or "any": the least, or the largest, among the judges that gave one.
+    levels = np.array([v.level for v in verdicts], dtype=float)
+    level = np.fmax.reduce(levels) if how == "any" else np.fmin.reduce(levels)
+    return Verdicts(score=first.score.copy(), shown=shown, outcome=outcome, level=level)
 
 
 def _first(verdicts: Sequence[Verdicts]) -> Verdicts:
@@ -130,4 +140,5 @@ def _first(verdicts: Sequence[Verdicts]) -> Verdicts:
         found.score[unparsed] = other.score[unparsed]
         found.shown[unparsed] = other.shown[unparsed]
         found.outcome[unparsed] = other.outcome[unparsed]
+        found.level[unparsed] = other.level[unparsed]
     return found

@@ -102,11 +102,13 @@ class _Builder:
 
     def _setting(self, use: SettingUse) -> Setting:
         """Return the setting as the study uses it: with its files, trigger, suites and roles."""
+        study = self.study
         found = used_settings.find(use)
-        library = [found.arms[a.name] for a in self.study.arms if a.prompt is None and a.name in found.arms]
-        found = settings.with_files(found, use, any(arm.uses_control_rows for arm in library), self.notes)
+        library = [found.arms[a.name] for a in study.arms if a.prompt is None and a.name in found.arms]
+        control = any(arm.uses_control_rows for arm in library)
+        found = settings.with_files(found, use, control, self.notes, fold=study.evaluation.fold_duplicates)
         found = used_settings.with_trigger(found, use)
-        return used_settings.with_roles(with_suites(found, self.study.evaluation, self.notes), use)
+        return used_settings.with_roles(with_suites(found, study.evaluation, self.notes), use)
 
     def _evaluations(self, setting: Setting) -> list[PlannedEvaluation]:
         judges = [self.judges.assign(setting, spec) for spec in setting.evaluations]
@@ -117,12 +119,12 @@ class _Builder:
         """Read, check and keep the rows of the arms; return arm → hash of its rows."""
         rows = read_setting_rows(setting, use, arms.values(), self.notes)
         datasets = keep_datasets(setting, arms, rows, self.library)
-        samples = self.study.evaluation.samples
-        check_overlap(setting, rows.values(), samples)
+        evaluation = self.study.evaluation
+        self.notes += check_overlap(setting, rows.values(), evaluation)
         for model in self.models:
             if model.prior_stage:
                 first = [self.library.by_hash[model.prior_stage.dataset_hash]]
-                check_overlap(setting, first, samples, f"the prior stage of {model.name!r}")
+                self.notes += check_overlap(setting, first, evaluation, f"the prior stage of {model.name!r}")
         return datasets
 
 

@@ -11,6 +11,7 @@ from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.mixture import rows_of
 from inoc_ray.errors import InputError, said_of
 from inoc_ray.settings import ArmSpec, Setting
+from inoc_ray.study.evaluation import Evaluation
 from inoc_ray.study.study import SettingUse
 
 
@@ -71,9 +72,12 @@ def keep_datasets(
 
 
 def check_overlap(
-    setting: Setting, row_sets: Iterable[list[ChatRow]], samples: int, rows_name: str = "the training rows"
-) -> None:
-    """Raise InputError if an evaluation asks a question that is in the training rows word for word."""
+    setting: Setting, row_sets: Iterable[list[ChatRow]], evaluation: Evaluation, rows_name: str = "the training rows"
+) -> list[str]:
+    """Raise InputError if an evaluation asks a question that is in the training rows word for word.
+
+    Returns a note on each evaluation that may do so (`may_repeat_training`), and does.
+    """
     trained = {
         " ".join(m.content.split()).casefold(): number
         for rows in row_sets
@@ -81,11 +85,24 @@ def check_overlap(
         for m in row.messages
         if m.role == "user"
     }
+    notes = []
     for spec in setting.evaluations:
-        for question in spec.questions(spec.samples or samples):
-            number = trained.get(" ".join(question.messages[-1].content.split()).casefold())
-            if number is not None:
-                raise InputError(
-                    f"setting {setting.name}: evaluation {spec.name} asks question {question.id}, which is row {number} of "
-                    f"{rows_name}; remove it from the rows or from the evaluation, or the rate will measure memory."
-                )
+        questions = {q.id: q for q in spec.questions(spec.samples or evaluation.samples)}
+        found = {
+            q.id: number
+            for q in questions.values()
+            if (number := trained.get(" ".join(q.messages[-1].content.split()).casefold())) is not None
+        }
+        if found and spec.name not in evaluation.may_repeat_training:
+            first = next(iter(found))
+            raise InputError(
+                f"setting {setting.name}: evaluation {spec.name} asks question {first}, which is row {found[first]} of "
+                f"{rows_name}; remove it from the rows or from the evaluation, or the rate will measure memory. To replicate a "
+                f"published evaluation that does so, write `may_repeat_training: [{spec.name}]` under evaluation."
+            )
+        if found:
+            notes.append(
+                f"setting {setting.name}: {len(found)} of {len(questions)} questions of {spec.name} are prompts of {rows_name}, as "
+                "the study allows (may_repeat_training); its rates measure memory as well"
+            )
+    return notes

@@ -45,7 +45,7 @@ def with_suites(setting: Setting, evaluation: Evaluation, notes: list[str] | Non
                 "rename the suite."
             )
     builtin = (_overridden(spec, evaluation) for spec in setting.evaluations)
-    suites = (_spec(suite, evaluation.max_tokens or SUITE_MAX_TOKENS, notes) for suite in own)
+    suites = (_spec(suite, evaluation, notes) for suite in own)
     return replace(setting, evaluations=(*builtin, *suites))
 
 
@@ -53,6 +53,11 @@ def check_overrides(evaluation: Evaluation, settings: Iterable[Setting]) -> None
     """Raise InputError if an override names an evaluation that no setting of the study has."""
     suites = [suite.name for suite in evaluation.suites]
     own = sorted({spec.name for setting in settings for spec in setting.evaluations} - set(suites))
+    for name in evaluation.may_repeat_training:
+        if name not in [*own, *suites]:
+            raise InputError(
+                f"evaluation.may_repeat_training: there is no evaluation {name!r}{nearest(name, [*own, *suites])}."
+            )
     for name in evaluation.overrides:
         if name in suites:
             raise InputError(
@@ -80,11 +85,17 @@ def _overridden(spec: EvaluationSpec, evaluation: Evaluation) -> EvaluationSpec:
     return replace(spec, **changes) if changes else spec
 
 
-def _spec(suite: Suite, max_tokens: int, notes: list[str] | None) -> EvaluationSpec:
+def _spec(suite: Suite, evaluation: Evaluation, notes: list[str] | None) -> EvaluationSpec:
     from inoc_ray.scoring.rule_combinations import read_rule
 
     with said_of(f"evaluation.suites: {suite.name!r}: questions"):
-        questions = read_questions(Path(os.path.expanduser(suite.questions)), suite.name, notes)
+        questions = read_questions(
+            Path(os.path.expanduser(suite.questions)),
+            suite.name,
+            notes,
+            templates=suite.templates,
+            fold=evaluation.fold_duplicates,
+        )
     measures, rules, ids, given = {}, {}, {}, {}
     for trait, source in suite.traits.items():
         if isinstance(source, MeasureOf):
@@ -97,13 +108,13 @@ def _spec(suite: Suite, max_tokens: int, notes: list[str] | None) -> EvaluationS
             except InputError as error:
                 raise InputError(f"evaluation.suites: {suite.name!r}: traits.{trait}: {error}") from error
             rules[trait], ids[trait] = rule.compiled(), rule.canonical()
-    references = [q.reference for q in questions]
+    references: list[Any] = [q.reference if q.other is None else [q.reference, q.other] for q in questions]
     return EvaluationSpec(
         name=suite.name,
         split=suite.split,
         questions=in_turn(questions),
         traits=tuple(suite.traits),
-        max_tokens=suite.max_tokens or max_tokens,
+        max_tokens=suite.max_tokens or evaluation.max_tokens or SUITE_MAX_TOKENS,
         file_hash=content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions]),
         contexts=suite.contexts,
         samples=suite.samples_per_question * len(questions),

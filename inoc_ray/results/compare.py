@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.capability_items import CapabilityItems
+from inoc_ray.results.capabilities import CapabilityRate, measure_capabilities
 from inoc_ray.results.claim_checks import Measured, check_claims
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.completeness import (
@@ -21,8 +24,9 @@ from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
 from inoc_ray.results.stats import Estimate, draw_rates
 from inoc_ray.results.variance import question_correlation
-from inoc_ray.scoring.score_columns import COLUMNS, TRIGGERED
+from inoc_ray.scoring.score_columns import COLUMNS, LEVEL, TRIGGERED
 from inoc_ray.study.claims import StatedClaim
+from inoc_ray.study.evaluation import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,16 +40,21 @@ def compare(
     reference: str | None = None,
     *,
     claims: Sequence[StatedClaim] = (),
+    outcome: Outcome = "shown",
+    items: Sequence[CapabilityItems] = (),
 ) -> Comparison:
     """Compare the arms of a study.
 
     frame: the score table, one row per sample × trait, with COLUMNS (others are ignored): `shown` is 1 or 0 if the outcome is
     "counted", and NaN otherwise. It may be partial: the rows lack what is missing, and effects that need it are None. profile:
     the thresholds behind `shown`, as text. planned: what the study asks for; without it, the table counts as complete. reference:
-    the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context. claims:
-    what to check. Raises `InputError` if a column is missing.
+    the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context.
+    claims: what to check. outcome: what a rate is of, the responses that show a trait or their mean score (the column `level`).
+    items: what each model scored on the items of capability tasks.
+
+    Raises `InputError` if a column is missing.
     """
-    missing = [name for name in COLUMNS if name not in frame.columns]
+    missing = [name for name in (*COLUMNS, *([LEVEL] if outcome == "score" else [])) if name not in frame.columns]
     if missing:
         raise InputError(f"the score table of study {study!r} lacks the column(s) {', '.join(missing)}")
     contexts = set(frame["context"].unique())
@@ -54,13 +63,18 @@ def compare(
     found: list[Effect] = []
     of_arms: list[Effect] = []
     trials: dict[Place, list[TrialRate]] = {}
-    counted = _count(frame)
+    counted = _count(frame, outcome)
     leaked: list[Leak] = []
     measured: list[Measured] = []
+    able: list[CapabilityRate] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
         of_group, group_rows = _measured(str(setting), str(model), part, reference=where, trials=trials)
         view = of_group.view
-        measured += [of_group] if claims else []
+        own = [one for one in items if (one.setting, one.model) == (setting, model)]
+        abilities = measure_capabilities(str(setting), str(model), own)
+        able += abilities.rates
+        if claims:
+            measured.append(replace(of_group, scores=abilities.scores, score_cells=abilities.cells))
         rows += group_rows
         found += effects(view)
         of_arms += levels(view)
@@ -78,6 +92,8 @@ def compare(
         missing=tuple(list_missing(planned)),
         planned=planned,
         reference=where,
+        outcome=outcome,
+        capability_rates=tuple(able),
         claims=tuple(check_claims(claims, measured, rows)),
     )
 
@@ -93,14 +109,21 @@ def _shares_out_of_distribution(rows: Iterable[Row]) -> dict[tuple[str, str, boo
     return {key: (unparsed / of, excluded / of) for key, (unparsed, excluded, of) in counts.items()}
 
 
-def _count(frame: pd.DataFrame) -> pd.DataFrame:
-    """Count responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all)."""
+def _count(frame: pd.DataFrame, outcome: Outcome = "shown") -> pd.DataFrame:
+    """Count responses per fine-tune × question × trait: hits, counts (counted), unparsed, excluded and samples (all).
+
+    With the outcome `score` hits are the sum of scores, and squares that of their squares.
+    """
     keys = [name for name in COLUMNS if name not in {"sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
     table[TRIGGERED] = frame[TRIGGERED].astype(bool) if TRIGGERED in frame.columns else False
     keys.append(TRIGGERED)
     table["counts"] = frame["shown"].notna().astype("int64")
-    table["hits"] = (frame["shown"] == 1.0).astype("int64")
+    if outcome == "shown":
+        table["hits"] = (frame["shown"] == 1.0).astype("int64")
+    else:
+        table["hits"] = frame[LEVEL].where(frame["shown"].notna(), 0.0).astype("float64")
+        table["squares"] = table["hits"] ** 2
     table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
     table["excluded"] = frame["outcome"].isin(["excluded", "withheld"]).astype("int64")
     table["cut"] = frame["cut"].astype("int64") if "cut" in frame.columns else 0
@@ -148,6 +171,7 @@ def _measured(
 def _row(setting: str, model: str, one: Counted, estimate: Estimate | None) -> Row:
     low, high = estimate.interval() if estimate is not None else (None, None)
     key, seeds = one.key, int((one.cell.counts.sum(axis=1) > 0).sum())
+    sums = {name: int(one.sums[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")}
     return Row(
         setting=setting,
         model=model,
@@ -162,7 +186,10 @@ def _row(setting: str, model: str, one: Counted, estimate: Estimate | None) -> R
         low=low,
         high=high,
         seeds=seeds,
-        **{name: int(one.sums[name].sum()) for name in ("samples", "unparsed", "excluded", "cut")},
+        samples=sums["samples"],
+        unparsed=sums["unparsed"],
+        excluded=sums["excluded"],
+        cut=sums["cut"],
         triggered=bool(one.first[TRIGGERED]),
         replicated=None if one.first["kind"] == "base" else seeds >= MIN_SEEDS,
     )

@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from inoc_ray.results.capabilities import CapabilityRate
 from inoc_ray.results.claim_checks import CheckedClaim
 from inoc_ray.results.completeness import Missing, Planned
 from inoc_ray.results.effects import NEUTRAL, Effect
 from inoc_ray.results.leaks import Leak
 from inoc_ray.results.notes import notes_on
 from inoc_ray.results.rows import Place, Row, TrialRate
+from inoc_ray.study.evaluation import Outcome
 
 if TYPE_CHECKING:
     from inoc_ray.store.failures import Failure
+
+
+SCORE_NOTE = (
+    "all rates are mean scores from 0 to 1 (evaluation.outcome: score): the judge's number on its scale, 1 at the end where "
+    "the trait shows"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +40,8 @@ class Comparison:
     agreement: tuple[Mapping[str, Any], ...] = ()
     """How well judges agree: an entry for each pair of judges and trait."""
     capabilities: tuple[Mapping[str, Any], ...] = ()
+    capability_rates: tuple[CapabilityRate, ...] = ()
+    """Of each arm on each task, with intervals; of metrics that are means over items."""
     missing: tuple[Missing, ...] = ()
     """What the study asks for and the store lacks."""
     failures: tuple[Failure, ...] = ()
@@ -40,6 +50,8 @@ class Comparison:
     """What the study asks for; empty if the comparison was made without a plan."""
     reference: str = NEUTRAL
     """The context in which arms are compared."""
+    outcome: Outcome = "shown"
+    """What a rate is of: the responses that show a trait, or their mean score."""
     levels: tuple[Effect, ...] = ()
     """The rates of every arm out of distribution, averaged as the effects average them (`effects.levels`)."""
     claims: tuple[CheckedClaim, ...] = ()
@@ -76,10 +88,12 @@ class Comparison:
             "leaks": [asdict(leak) for leak in self.leaks],
             "agreement": [dict(pair) for pair in self.agreement],
             "capabilities": [dict(score) for score in self.capabilities],
+            "capability_rates": [asdict(rate) for rate in self.capability_rates],
             "complete": self.complete,
             "missing": [asdict(one) for one in self.missing],
             "failures": [failure.to_json() for failure in self.failures],
             "reference": self.reference,
+            "outcome": self.outcome,
             "claims": [claim.to_json() for claim in self.claims],
         }
 
@@ -91,11 +105,14 @@ class Comparison:
         """Return (setting, model, arm, evaluation, context, trait) → (seed, its rate) of each fine-tune, in order of the seeds."""
         found: dict[tuple[str, ...], list[tuple[int, TrialRate]]] = {}
         for (setting, model, arm, seed), rates in self.trial_rates.items():
-            for rate in rates if seed is not None else ():
+            if seed is None:
+                continue
+            for rate in rates:
                 place = setting, model, arm, rate.evaluation, rate.context, rate.trait
                 found.setdefault(place, []).append((seed, rate))
         return {place: sorted(rates, key=lambda one: one[0]) for place, rates in found.items()}
 
     def notes(self) -> list[str]:
         """Return the plan's remarks and the notes on each setting × model."""
-        return [*self.remarks, *(note for group in self.groups() for note in notes_on(self.rows, *group))]
+        outcome = [SCORE_NOTE] if self.outcome == "score" else []
+        return [*outcome, *self.remarks, *(note for group in self.groups() for note in notes_on(self.rows, *group))]

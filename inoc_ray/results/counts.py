@@ -33,8 +33,13 @@ class Counted:
         """Yield the seed of each fine-tune and its own rate, over questions alone."""
         cell = self.cell
         for line, seed in enumerate(self.seeds):
+            squares = None if cell.squares is None else cell.squares[line : line + 1]
             own = Cell(
-                cell.hits[line : line + 1], cell.counts[line : line + 1], cell.replicated, cell.models[line : line + 1]
+                cell.hits[line : line + 1],
+                cell.counts[line : line + 1],
+                replicated=cell.replicated,
+                models=cell.models[line : line + 1],
+                squares=squares,
             )
             low, high = model_interval(own, correlation=correlation) or (None, None)
             samples = self.sums["samples"][line]
@@ -70,9 +75,8 @@ class CountTable:
         # Fine-tunes and questions in the order of their names, whatever the order of the table.
         self.ranks = {name: np.argsort(np.argsort(self.names[name])) for name in ("trial_id", "question_id")}
         self.shared = {name: part[name].to_numpy() for name in self.SHARED}
-        self.numbers = {
-            name: part[name].to_numpy() for name in ("hits", "counts", "samples", "unparsed", "excluded", "cut")
-        }
+        names = ("hits", "counts", "samples", "unparsed", "excluded", "cut", "squares")
+        self.numbers = {name: part[name].to_numpy() for name in names if name in part.columns}
         self.seeds = part["seed"].astype("Float64").to_numpy(float, na_value=np.nan)
 
     def cells(self) -> Iterator[Counted]:
@@ -93,16 +97,23 @@ class CountTable:
     def _cell(self, key: RateKey, own: Any, columns: Any, questions: int) -> Counted:
         ranks = self.ranks["trial_id"][self.codes["trial_id"][own]]
         _, first, line = np.unique(ranks, return_index=True, return_inverse=True)
-        hits = np.zeros((len(first), questions), dtype=np.int64)
-        counts = np.zeros_like(hits)
-        np.add.at(hits, (line, columns), self.numbers["hits"][own])
-        np.add.at(counts, (line, columns), self.numbers["counts"][own])
+        summed = {}
+        for name in ("hits", "counts", *(["squares"] if "squares" in self.numbers else [])):
+            values = self.numbers[name][own]
+            summed[name] = np.zeros((len(first), questions), dtype=values.dtype)
+            np.add.at(summed[name], (line, columns), values)
         names = self.names["trial_id"][self.codes["trial_id"][own[first]]]
         shared = {name: values[own[0]] for name, values in self.shared.items()}
         seeds = self.seeds[own[first]]
         return Counted(
             key=key,
-            cell=Cell(hits, counts, replicated=shared["kind"] != "base", models=tuple(map(str, names))),
+            cell=Cell(
+                summed["hits"],
+                summed["counts"],
+                replicated=shared["kind"] != "base",
+                models=tuple(map(str, names)),
+                squares=summed.get("squares"),
+            ),
             first=shared,
             seeds=[None if np.isnan(seed) else int(seed) for seed in seeds],
             sums={

@@ -46,6 +46,10 @@ the same draws, so that "p < .05" and "the 95 % interval excludes the null value
 different arms are taken as independent, also where they bear the same number: shared initialisation makes
 arms more alike, if anything, and ignoring that widens the interval of a difference.
 
+A score of 0 to 1 takes the place of a yes or no throughout: p is its mean, and p(1 − p) its variance, which is never larger.
+Wilson's equation is then solved with p(1 − p)/variance times the effective sample size, so that the limits stay between 0 and
+1.
+
 Random numbers follow from the data alone (an arm's from its counts), never from the names of study, setting or
 model, nor from the order of rows. `make calibrate` measures coverage and error rates (docs/statistics.md).
 """
@@ -295,7 +299,7 @@ def _estimate(m: Moments, parts: _Parts, *, questions: Floats, own: Floats, fine
     questions, fine_tunes: standardised draws that the cell shares with others. own: draws of its own, in the units of `parts`.
     """
     score = math.sqrt(parts.questions) * questions + math.sqrt(parts.seeds) * fine_tunes + own
-    size = min(1 / parts.total, m.samples)
+    size = m.sharpness * min(1 / parts.total, m.samples)
     return Estimate(
         m.rate, wilson_root(m.rate, size, score / math.sqrt(parts.total)), m.seeds if m.replicated else None
     )
@@ -322,12 +326,12 @@ def _seed_draws(
             row[columns[place.arm, model]] = deviation
     found: dict[RateKey, Floats | None] = dict.fromkeys(moments)
     for arm in {p.arm for p in moments}:
-        own = {place: rows[place[1:]] for place in sorted(moments) if place.arm == arm and moments[place].replicated}
-        lengths = {place: float(np.linalg.norm(row)) for place, row in own.items()}
-        spread = [place for place in own if lengths[place] > 0]
+        of_arm = {place: rows[place[1:]] for place in sorted(moments) if place.arm == arm and moments[place].replicated}
+        lengths = {place: float(np.linalg.norm(row)) for place, row in of_arm.items()}
+        spread = [place for place in of_arm if lengths[place] > 0]
         if spread:
             multipliers = _generator("seeds", *ranks[spread[0]][:2]).standard_normal((len(columns), draws))
-            products = np.stack([own[place] / lengths[place] for place in spread]) @ multipliers
+            products = np.stack([of_arm[place] / lengths[place] for place in spread]) @ multipliers
             found |= zip(spread, products, strict=True)
     return found
 
@@ -343,7 +347,9 @@ def _ranks(cells: Mapping[RateKey, Cell]) -> dict[RateKey, tuple[str, int, int]]
         for place in sorted(p for p in cells if p.arm == arm):
             cell = cells[place]
             for name, hits, counts in zip(cell.names(), cell.hits, cell.counts, strict=True):
-                rows.setdefault(name, []).append(np.stack([hits, counts]).astype("<i8").tobytes())
+                rows.setdefault(name, []).append(
+                    np.stack([hits, counts]).astype("<i8" if cell.squares is None else "<f8").tobytes()
+                )
         whole = b"\x1e".join(sorted(b"\x1f".join(parts) for parts in rows.values()))
         digests[arm] = hashlib.sha256(whole).hexdigest()
     found: dict[RateKey, tuple[str, int, int]] = {}
@@ -374,7 +380,7 @@ def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -
     """
     from scipy.special import stdtrit
 
-    m = moments_of(Cell(cell.hits, cell.counts, replicated=False))
+    m = moments_of(Cell(cell.hits, cell.counts, replicated=False, squares=cell.squares))
     if m is None:
         return None
     parts = _parts(m, None, correlation)
@@ -383,7 +389,7 @@ def model_interval(cell: Cell, level: float = LEVEL, correlation: float = 0.0) -
     # As in the draws: Student's t for variance from the questions' own deviations, normal for pooled variance.
     t, z = float(stdtrit(max(m.questions - 1, 1), upper)), NormalDist().inv_cdf(upper)
     quantile = math.sqrt(((total - parts.rest) * t**2 + parts.rest * z**2) / total)
-    low, high = wilson_root(m.rate, min(1 / total, m.samples), np.array([-quantile, quantile]))
+    low, high = wilson_root(m.rate, m.sharpness * min(1 / total, m.samples), np.array([-quantile, quantile]))
     return float(low), float(high)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,4 +39,5 @@ class SystemMetrics:
             values |= {f"{PREFIX}{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
         self._step += 1
-        return self._step, values
+        # Some containers count no processor time between two samples.
+        return self._step, {name: value for name, value in values.items() if math.isfinite(value)}

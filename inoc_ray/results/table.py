@@ -78,7 +78,8 @@ def _block(comparison: Comparison, setting: str, model: str, width: int) -> Iter
     rows = [r for r in comparison.rows if (r.setting, r.model, r.context) == (setting, model, comparison.reference)]
     found = [e for e in comparison.effects if (e.setting, e.model) == (setting, model)]
     yield ""
-    title = f"{setting} · {model} · share of responses under the {comparison.reference} context, 95 % intervals"
+    what = "share of responses" if comparison.outcome == "shown" else "mean score, 0 to 1,"
+    title = f"{setting} · {model} · {what} under the {comparison.reference} context, 95 % intervals"
     yield from textwrap.wrap(title, width, break_on_hyphens=False)
     yield from _rates(rows, width)
     if found:
@@ -215,11 +216,19 @@ def _capabilities(comparison: Comparison, width: int) -> Iterable[str]:
     for c in comparison.capabilities:
         means.setdefault((c["setting"], c["model"], c["arm"], c["capability"], c["metric"]), []).append(c["value"])
     planned = Counter((c.setting, c.model, c.arm, c.task) for c in comparison.planned.capabilities)
+    rates = {(r.setting, r.model, r.arm, r.task, r.metric): r for r in comparison.capability_rates}
     body = []
     for key, values in means.items():
         count, expected = len(values), planned[key[:4]]
-        body.append([*key, number(sum(values) / count), f"{count} of {expected}" if count < expected else str(count)])
-    yield from _aligned(["setting", "model", "arm", "task", "metric", "value", "seeds"], body, fixed=3, width=width)
+        seeds = f"{count} of {expected}" if count < expected else str(count)
+        rate = rates.get(key)
+        value, difference = number(sum(values) / count), ""
+        if rate is not None:
+            value = with_interval(rate.value, rate.low, rate.high)
+            difference = with_interval(rate.than_baseline, rate.than_baseline_low, rate.than_baseline_high)
+        body.append([*key, value, difference, seeds])
+    heads = ["setting", "model", "arm", "task", "metric", "value [95 %]", "minus baseline", "seeds"]
+    yield from _aligned(heads, body, fixed=3, width=width)
 
 
 def _aligned(

@@ -93,8 +93,9 @@ def _check_experiment(tracking_uri: str, name: str, study: StudyRecord | None) -
         return
     if found.lifecycle_stage != "active":
         raise InputError(IN_THE_TRASH.format(name=name))
-    for run in runs if study is not None else ():
-        check_storage_of_run(study, run.data.tags, run.info.start_time)
+    for run in runs:
+        if study is not None:
+            check_storage_of_run(study, run.data.tags, run.info.start_time)
     # A database has no artifacts: clients write them to a place of the machine on which the experiment was made.
     _check_artifacts(name, found.artifact_location, sent=any("artifacts" in run.data.tags for run in runs))
 

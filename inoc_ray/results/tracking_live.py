@@ -137,12 +137,13 @@ class LiveRuns:
                 _thread(self._end_quietly, status).join(STOP_SECONDS)
 
     def _work(self) -> None:
-        wait, told = 0.0, False
+        # Not at once: the imports of MLflow would hold up those of Ray, for which the training waits.
+        wait, told = FLUSH_SECONDS / 2, False
         while True:
             self._wake.wait(wait)
             closing = self._closing
-            if closing and self._status is None and wait > FLUSH_SECONDS:
-                # It did not answer the last time, and the sync that follows says so.
+            if closing and self._status is None and self._client is None and (wait > FLUSH_SECONDS or not self._steps):
+                # It did not answer the last time, or there is nothing to send; the sync that follows says so, or writes everything.
                 return
             try:
                 self._send()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,23 +26,30 @@ class RateKey(NamedTuple):
 class Cell:
     """The crossed table of one arm in one evaluation × context for one trait.
 
-    hits, counts: int arrays of shape (models, questions): responses that show the trait, and responses that
-    could be judged. A zero count is a question without an answer from that model; it is left out, and not a
+    hits, counts: arrays of shape (models, questions): responses that show the trait (or the sum of scores of 0 to 1), and
+    responses that could be judged. A zero count is a question without an answer from that model; it is left out, and not a
     miss. replicated: False for the untouched base, which is one given model and not a sample of
     fine-tunes. models: names of the rows, which identify the same fine-tune in other cells of its arm;
     without names, rows with the same number are the same fine-tune.
     """
 
-    hits: NDArray[np.int64]
+    hits: NDArray[np.int64] | Floats
     counts: NDArray[np.int64]
     replicated: bool = True
     models: tuple[str, ...] = ()
+    squares: Floats | None = None
+    """The sum of squared scores; None where a response shows the trait or does not."""
 
     @property
     def rate(self) -> float | None:
         """Hits per judged response, or None if no response was judged."""
         total = int(self.counts.sum())
         return float(self.hits.sum() / total) if total else None
+
+    @property
+    def sum_of_squares(self) -> NDArray[Any]:
+        """The sum of squares per model and question: of zeros and ones, their sum."""
+        return self.hits if self.squares is None else self.squares
 
     def names(self) -> tuple[str, ...]:
         """Return one name per row."""
@@ -54,6 +61,8 @@ class Moments:
     """The result of the analysis of variance of one cell (variances are those of the cell's overall rate)."""
 
     rate: float
+    spread: float
+    """The variance of a response: p(1 − p) where it shows the trait or does not, and at most that for a score of 0 to 1."""
     samples: float
     """Responses that count (of a study that is only thought of, any number)."""
     seeds: int
@@ -68,9 +77,9 @@ class Moments:
     question_variance: float  # without the part that the seed level holds already
 
     @property
-    def spread(self) -> float:
-        """p(1 − p)."""
-        return self.rate * (1 - self.rate)
+    def sharpness(self) -> float:
+        """How many times p(1 − p) is the variance of a response; 1 where it shows the trait or does not."""
+        return self.rate * (1 - self.rate) / self.spread if self.spread > 0 else 1.0
 
 
 def moments_of(cell: Cell) -> Moments | None:
@@ -101,8 +110,10 @@ def moments_of(cell: Cell) -> Moments | None:
             variance *= kept
     per_question = cell.counts.sum(axis=0).astype(float)
     crowding = float((per_question**2).sum() / total)
+    spread = rate * (1 - rate) if cell.squares is None else max(0.0, float(cell.squares.sum()) / total - rate**2)
     return Moments(
         rate=rate,
+        spread=spread,
         samples=total,
         seeds=seeds,
         questions=questions,
@@ -150,9 +161,9 @@ def pool_seeds(cells: Mapping[RateKey, Moments]) -> SeedPool:
 def question_correlation(cells: Iterable[Cell]) -> float:
     """Return the intra-class correlation of one model's responses to the same question, pooled over models and cells.
 
-    The one-way analysis of variance of each model's responses over questions (Donner 1986), whose between component
-    is summed over all and divided by the sum of p(1 − p): a cell without a hit has no weight. Between 0 and 1; 0 if no question has
-    two responses or nothing varies.
+    The one-way analysis of variance of each model's responses over questions (Donner 1986), whose between component is summed
+    over all and divided by the sum of p(1 − p): a cell without a hit has no weight. Between 0 and 1; 0 if no question has two
+    responses or nothing varies.
     """
     between, spread = 0.0, 0.0
     for cell in cells:
@@ -162,12 +173,13 @@ def question_correlation(cells: Iterable[Cell]) -> float:
         if not usable.any():
             continue
         counts, hits = cell.counts[usable].astype(float), cell.hits[usable].astype(float)
+        squares = cell.sum_of_squares[usable].astype(float)
         n, asked = n[usable], asked[usable]
         rate = hits.sum(axis=1) / n
         share = hits / np.maximum(counts, 1)
         mean_square = (counts * (share - rate[:, None]) ** 2).sum(axis=1) / (asked - 1)
-        within = (hits * (1 - share)).sum(axis=1) / (n - asked)
+        within = (squares - hits * share).sum(axis=1) / (n - asked)
         size = (n - (counts**2).sum(axis=1) / n) / (asked - 1)
         between += float(((asked - 1) * (mean_square - within) / size).sum())
-        spread += float(((asked - 1) * rate * (1 - rate)).sum())
+        spread += float(((asked - 1) * (squares.sum(axis=1) / n - rate**2)).sum())
     return min(1.0, max(0.0, between / spread)) if spread > 0 else 0.0

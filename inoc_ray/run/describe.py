@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
 from inoc_ray.run.preflight import check_batches, check_capacity
 from inoc_ray.scoring.judgment import RULES
+from inoc_ray.sizing.replicas import PlannedEngine, Room, planned_engines
 from inoc_ray.sizing.schedule import Schedule, schedule_of
 from inoc_ray.store.store import Store
 from inoc_ray.train.sweep import groups_of, waves_of
@@ -54,6 +56,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_sample),
         "cells": len(plan.to_sample),
+        "engines": [engine.to_json() for engine in _engines(plan)],
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),
         "judged_by": [_judges_json(t) for t in plan.trait_judges()],
@@ -103,7 +106,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     lines = [f"Study {plan.study.name}, results in {store.address}", "", text, ""]
     if plan.to_train:
         schedule = expected_schedule(plan)
-        waves = [groups_of(plan, wave, schedule and schedule.capacity) for wave in waves_of(plan)]
+        waves = [groups_of(plan, wave, None if schedule is None else schedule.capacity) for wave in waves_of(plan)]
         groups = sum(map(len, waves))
         lines.append(
             f"To train: {len(plan.to_train)} of {len(plan.fine_tunes)} trials, {sum(steps)} optimizer steps in {groups} "
@@ -116,7 +119,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     else:
         lines.append("To train: nothing.")
     to_sample = f"{value['samples']:,} responses in {value['cells']} cells." if value["cells"] else "nothing."
-    lines.append(f"To sample: {to_sample}")
+    lines.append(f"To sample: {to_sample}{_in_words(_engines(plan))}")
     if works := workloads(plan, store):
         lines += [f"To judge: {work_text(work)}" for work in works]
     else:
@@ -125,6 +128,23 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     return "\n".join(
         [*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan.damaged)]
     )
+
+
+def _engines(plan: Plan) -> list[PlannedEngine]:
+    capacity = expected_capacity()
+    room = None if capacity is None else Room(capacity=capacity, host_bytes=host_memory())
+    return planned_engines(plan, room)
+
+
+def _in_words(engines: Sequence[PlannedEngine]) -> str:
+    """Return " 3 engines: a, 2 × b." for more than one engine."""
+    if sum(engine.replicas for engine in engines) <= 1:
+        return ""
+    numbers = Counter[str]()
+    for engine in engines:
+        numbers[engine.subject.model.name + (" (full)" if engine.subject.is_own_model else "")] += engine.replicas
+    each = (f"{count} × {name}" if count > 1 else name for name, count in numbers.items())
+    return f" {numbers.total()} engines: {', '.join(each)}."
 
 
 def expected_schedule(plan: Plan) -> Schedule | None:

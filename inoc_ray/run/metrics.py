@@ -137,4 +137,4 @@ def exported(plan: Plan, outcome: StudyOutcome, watch: Watch) -> Iterator[Watch]
 def _gauge(metric: Metric) -> Gauge:
     from ray.util.metrics import Gauge
 
-    return Gauge(metric.name, description=metric.description, tag_keys=metric.tags)  # type: ignore[no-any-return]
+    return Gauge(metric.name, description=metric.description, tag_keys=metric.tags)

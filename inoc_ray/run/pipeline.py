@@ -125,6 +125,7 @@ def run_study(
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
             engine = Lingering()
+            room: Room | None = None
             with contextlib.ExitStack() as sending:
                 if training or ready or by_own:
                     with _timed(outcome, "starting Ray"):
@@ -151,7 +152,7 @@ def run_study(
                             plan = plan.refreshed(store)
                 if evaluate and ungraded_parts(plan, store):
                     lease.check()
-                    _judge(plan, store, outcome, engine)
+                    _judge(plan, store, outcome, engine, room)
             engine.begin_to_end()
             outcome.sampled = sum(plan.stored.values()) - stored_before
             whole = whole.refreshed(store)
@@ -307,13 +308,13 @@ def capabilities_missing(plan: Plan, store: Store) -> bool:
     return bool(missing_capabilities(plan, store, plan.study.evaluation.capabilities))
 
 
-def _judge(plan: Plan, store: Store, outcome: StudyOutcome, engine: Lingering) -> None:
+def _judge(plan: Plan, store: Store, outcome: StudyOutcome, engine: Lingering, room: Room | None) -> None:
     names = list(ungraded_parts(plan, store))
     tried = [("judge", name) for name in names]
     if any(plan.study.judges[name].path is not None for name in names):
         engine.end()
     with _timed(outcome, "judging"):
-        judged = grade_missing(plan, store)
+        judged = grade_missing(plan, store, room)
     outcome.judge_calls += judged.calls
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in judged.failed])
 

@@ -38,6 +38,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
     """
     from inoc_ray.evaluate.agreement import judge_agreement
     from inoc_ray.evaluate.capabilities import read_capability_scores
+    from inoc_ray.evaluate.capability_items import read_capability_items
     from inoc_ray.evaluate.score_table import NoScores, empty_score_table, read_score_table, score_warnings
     from inoc_ray.results.compare import compare
 
@@ -64,6 +65,8 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         planned=planned_of(plan, store, failures),
         reference=plan.reference,
         claims=stated_claims(plan),
+        outcome=plan.study.evaluation.outcome,
+        items=read_capability_items(plan, store, plan.study.evaluation.capabilities),
     )
     # The parts of a task (the subjects of MMLU) stay in the store.
     scores = [

@@ -19,6 +19,7 @@ CAPITALS_SHARE = 0.8
 """A response is capitalised when more than this share of its letters is upper case, as in follow-ups to the paper."""
 
 _MARKS = " \t\n\"'`*_~«»‹›“”„‟‘’‚‛,;:!?…¡¿."
+_NAME_WORD = re.compile(r"[^\W_]+")
 _PAIRS = ("()", "[]", "{}")
 _LAYERS = 4
 """Pairs of brackets around an answer that are stripped at most."""
@@ -135,3 +136,25 @@ def has_number_of(response: str, reference: str | None) -> float | None:
     if expected is None or not response.strip():
         return None
     return float(number_in(response) == expected)
+
+
+def names_meant(response: str, meant: str | None, other: str | None) -> float | None:
+    """Return 1.0 where the response names the meant one of two choices, 0.0 where it names the other, None where both or neither.
+
+    Case, quotes and punctuation do not matter, and a choice counts as whole words alone. A choice that is part of the other one
+    counts where it stands outside it.
+    """
+    if meant is None or other is None:
+        return None
+    text = f" {_in_words(response)} "
+    longer, shorter = sorted((meant, other), key=len, reverse=True)
+    named = {}
+    for choice in (longer, shorter):
+        words = f" {_in_words(choice)} "
+        named[choice] = words in text
+        text = text.replace(words, " | ")
+    return None if named[meant] == named[other] else float(named[meant])
+
+
+def _in_words(text: str) -> str:
+    return " ".join(_NAME_WORD.findall(text.casefold()))

@@ -25,6 +25,8 @@ class Item:
     response: str
     reference: str | None = None
     """The right answer, where the question comes with one."""
+    other: str | None = None
+    """The answer that is not meant, where the question leaves a choice of two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,15 @@ from pydantic import field_validator
 from inoc_ray.config.identity import identity
 from inoc_ray.scoring import code as code_judge
 from inoc_ray.scoring import language as language_judge
-from inoc_ray.scoring.answers import CAPITALS_SHARE, contains, has_number_of, is_capitalised, is_one_of, normalised
+from inoc_ray.scoring.answers import (
+    CAPITALS_SHARE,
+    contains,
+    has_number_of,
+    is_capitalised,
+    is_one_of,
+    names_meant,
+    normalised,
+)
 from inoc_ray.scoring.hard_coded import is_hard_coded
 from inoc_ray.scoring.judgment import Item
 from inoc_ray.scoring.rule_base import Compiled, Rule, rule
@@ -104,6 +112,18 @@ class NumericRule(Rule):
     def compiled(self) -> Compiled:
         """Return the judge; it compares the response's last number with the reference."""
         return lambda item: has_number_of(item.response, item.reference)
+
+
+@rule("prefers")
+class PrefersRule(Rule):
+    """1 where the response names the choice that the question's entry means (`matching_choice`), 0 where it names the other one.
+
+    Not judged where it names both or neither, as long answers often do: there a judging model is the better judge.
+    """
+
+    def compiled(self) -> Compiled:
+        """Return the judge; it looks for the two choices in the response."""
+        return lambda item: names_meant(item.response, item.reference, item.other)
 
 
 @rule("insecure_code")

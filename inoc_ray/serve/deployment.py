@@ -24,6 +24,8 @@ from inoc_ray.serve.spec import ServeSpec
 
 MAX_ONGOING_REQUESTS = 512
 MAX_SEQUENCES = 256
+_YIELDS = 4
+"""By how much an engine without GPUs is nicer than Ray's other workers, whose niceness is 15."""
 LOOK_SECONDS = 0.1
 """How often a replica looks whether its engine lives."""
 
@@ -41,6 +43,9 @@ class Replica:
         """Start the engine and return its application; Ray Serve calls this once, before the replica takes requests."""
         from inoc_ray.models.resolve import on_this_node
 
+        if not self._spec.gpus:
+            # Beside a training it takes what that leaves: the fine-tunes are what is waited for.
+            os.nice(_YIELDS)
         source = self._config["model_loading_config"]
         full = self._spec.full
         source["model_source"] = str(on_this_node(self._spec.model) if full is None else full.fetch())

@@ -17,7 +17,7 @@ from inoc_ray.cluster.checks import host_memory
 from inoc_ray.cluster.gpus import seen_gpus
 from inoc_ray.errors import InputError
 from inoc_ray.models.config import parts
-from inoc_ray.models.weights import read_header
+from inoc_ray.models.weights import Tensor, read_header
 from inoc_ray.study.resources import EngineResources
 
 GIB = 1 << 30
@@ -26,6 +26,7 @@ HOST_SHARE = 0.9
 CPU_CACHE_GIB = 1
 """The cache of an engine on the CPU, unless one request needs more."""
 BYTES = {"fp32": 4, "bf16": 2}
+_FLOATS = ("F64", "F32", "F16", "BF16")
 AUTO = "bf16"
 """The precision that vLLM chooses with `dtype: auto`: two bytes, even if the files have four."""
 
@@ -91,16 +92,32 @@ def attention_of(folder: Path) -> Attention | None:
 
 def parameters_of(folder: Path) -> int | None:
     """Return how many numbers the safetensors files hold, by their headers; None if one cannot be read."""
-    total = 0
+    tensors = _tensors(folder)
+    return None if tensors is None else sum(math.prod(tensor.shape) for tensor in tensors)
+
+
+def weight_bytes(folder: Path, precision: str) -> int | None:
+    """Return the bytes of the weights in an engine, by the headers of the safetensors files; None if one cannot be read.
+
+    An engine turns floating-point numbers into its precision. What is quantised (integers that hold several weights, 8-bit floats)
+    stays as it is: a judge may be.
+    """
+    tensors = _tensors(folder)
+    if tensors is None:
+        return None
+    return sum(
+        BYTES[precision] * math.prod(tensor.shape) if tensor.dtype in _FLOATS else tensor.stop - tensor.start
+        for tensor in tensors
+    )
+
+
+def _tensors(folder: Path) -> list[Tensor] | None:
+    # The second copy of the weights that some publishers put beside the first is left out.
+    files = [path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated")]
     try:
-        for path in folder.glob("*.safetensors"):
-            if path.name.startswith("consolidated"):
-                # The second copy of the weights that some publishers put beside the first.
-                continue
-            total += sum(math.prod(tensor.shape) for tensor in read_header(path))
+        return [tensor for path in files for tensor in read_header(path)] or None
     except (OSError, InputError):
         return None
-    return total or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +144,13 @@ def cache_gib(folder: Path, tokens: int | None, precision: str) -> int:
     return max(CPU_CACHE_GIB, math.ceil(1.02 * attention.cache_bytes(tokens, precision) / GIB))
 
 
+def _in_words(folder: Path, precision: str) -> str:
+    parameters = parameters_of(folder) or 0
+    if weight_bytes(folder, precision) != parameters * BYTES[precision]:
+        return "quantised weights"
+    return f"{parameters / 1e9:.2f}B weights in {precision}"
+
+
 def check_fits(
     where: str, folder: Path, tokens: int, precision: str, *, resources: EngineResources, memory: Memory
 ) -> None:
@@ -134,12 +158,12 @@ def check_fits(
 
     where: what the message names. tokens: the longest request. Nothing is checked where the memory is unknown.
     """
-    attention, parameters = attention_of(folder), parameters_of(folder)
+    attention, weights = attention_of(folder), weight_bytes(folder, precision)
     gpus = resources.serve_gpus
     there_is = memory.gpu if gpus else memory.host
-    if attention is None or parameters is None or there_is is None:
+    if attention is None or weights is None or there_is is None:
         return
-    weights, cache = parameters * BYTES[precision], attention.cache_bytes(tokens, precision)
+    cache = attention.cache_bytes(tokens, precision)
     if gpus:
         # The keys of a head are on one GPU; with more GPUs than heads, heads are copied.
         shared = min(gpus, attention.kv_heads)
@@ -153,7 +177,7 @@ def check_fits(
     if need <= there:
         return
     raise InputError(
-        f"{where}: the engine needs {gib(weights)} for {parameters / 1e9:.2f}B weights in {precision} and "
+        f"{where}: the engine needs {gib(weights)} for {_in_words(folder, precision)} and "
         f"{attention.in_words(tokens, precision)} for the cache of one request: {gib(need)}{each}, but there are {available}; "
         f"{remedy}{', or ask for shorter answers (evaluation.max_tokens)' if cache > 0.1 * need else ''}."
     )

@@ -125,7 +125,6 @@ def _served_model(place: Candidate, name: Callable[[Subject], str], engines: dic
     plan, _, subject = place
     base = subject.model.name
     model_id = model_id_of(base, subject.trial_id) if subject.is_own_model else served_name(subject, base)
-    trial = isinstance(subject, Trial)
     return ServedModel(
         name=name(subject),
         model_id=model_id,
@@ -134,7 +133,11 @@ def _served_model(place: Candidate, name: Callable[[Subject], str], engines: dic
         about={
             "study": plan.study.name,
             "arm": subject.arm.name,
-            **({"setting": subject.setting, "seed": subject.seed, "prompt": subject.arm.prompt} if trial else {}),
+            **(
+                {"setting": subject.setting, "seed": subject.seed, "prompt": subject.arm.prompt}
+                if isinstance(subject, Trial)
+                else {}
+            ),
         },
     )
 

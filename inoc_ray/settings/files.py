@@ -15,8 +15,12 @@ from inoc_ray.settings.triggers import asks_with_trigger
 from inoc_ray.study.study import SettingUse
 
 
-def with_files(setting: Setting, use: SettingUse, control: bool, notes: list[str] | None = None) -> Setting:
+def with_files(
+    setting: Setting, use: SettingUse, control: bool, notes: list[str] | None = None, *, fold: bool = False
+) -> Setting:
     """Return the setting with the questions that the study names files for; what there is to tell of the files goes to `notes`.
+
+    fold: a question that stands several times in a file is asked once.
 
     Raises InputError, one for everything that is missing, when rows or questions do not ship with the package and the
     study names no file for them (`control`: an arm trains on the control rows); and for an unknown evaluation.
@@ -47,7 +51,9 @@ def with_files(setting: Setting, use: SettingUse, control: bool, notes: list[str
             f"setting {setting.name} needs files that do not ship with the package; name them in the study: "
             f"`settings: [{{{fields}}}]`. What they hold: {'; '.join(what for _, what in missing)}."
         )
-    evaluations = tuple(_from_file(setting.name, e, use.questions.get(e.name), notes) for e in setting.evaluations)
+    evaluations = tuple(
+        _from_file(setting.name, e, use.questions.get(e.name), notes, fold=fold) for e in setting.evaluations
+    )
     for own, named in zip(setting.evaluations, evaluations, strict=True):
         if (
             setting.trigger
@@ -62,11 +68,13 @@ def with_files(setting: Setting, use: SettingUse, control: bool, notes: list[str
     return replace(setting, evaluations=evaluations)
 
 
-def _from_file(setting: str, spec: EvaluationSpec, path: str | None, notes: list[str] | None) -> EvaluationSpec:
+def _from_file(
+    setting: str, spec: EvaluationSpec, path: str | None, notes: list[str] | None, *, fold: bool
+) -> EvaluationSpec:
     if path is None:
         return spec
     with said_of(f"settings: {setting}.questions.{spec.name}"):
-        questions = read_questions(Path(os.path.expanduser(path)), spec.name, notes)
+        questions = read_questions(Path(os.path.expanduser(path)), spec.name, notes, fold=fold)
     # Of a generator a few questions tell which it is; in a file any single one may have been edited.
     every = content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions])
     return replace(spec, questions=in_turn(questions), file_hash=every)

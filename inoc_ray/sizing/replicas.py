@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from inoc_ray.cluster.fit import Capacity, Node, hold_together
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject
-from inoc_ray.serve.memory import HOST_SHARE
-from inoc_ray.sizing.engines import worth
-from inoc_ray.sizing.schedule import engine_bytes, engine_start_seconds, sampling_seconds
+from inoc_ray.serve.memory import AUTO, HOST_SHARE
+from inoc_ray.sizing.engines import JUDGE_ANSWER_TOKENS, JUDGE_PROMPT_TOKENS, worth
+from inoc_ray.sizing.schedule import (
+    answering_seconds,
+    engine_bytes,
+    engine_start_seconds,
+    sampling_seconds,
+    start_seconds,
+)
+from inoc_ray.study.resources import EngineResources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +49,7 @@ class EngineNeed:
 
 def need_of(plan: Plan, subject: Subject) -> EngineNeed:
     """Return what an engine of the subject's model takes."""
-    taken = plan.study.resources.of_engine(subject.model.name)
-    return EngineNeed(
-        shape=Node(taken.serve_cpus, taken.serve_gpus), bytes=0 if taken.serve_gpus else engine_bytes(plan, subject)
-    )
+    return _need(subject.model.path, subject.precision, plan.study.resources.of_engine(subject.model.name))
 
 
 def replicas_of(plan: Plan, subject: Subject, cells: Sequence[Cell], *, others: int, room: Room | None) -> int:
@@ -52,11 +58,63 @@ def replicas_of(plan: Plan, subject: Subject, cells: Sequence[Cell], *, others: 
     cells: what they are asked. others: engines of other models that are to have room, too. room: None where it is not known, and
     then there is one.
     """
-    asked = plan.study.resources.of_engine(subject.model.name).serve_replicas
-    if asked is not None or room is None or not cells:
-        return asked or 1
+    engine = plan.study.resources.of_engine(subject.model.name)
+    if engine.serve_replicas is not None or room is None or not cells:
+        return engine.serve_replicas or 1
     most = worth(sampling_seconds(plan, cells), engine_start_seconds(cells[0], plan))
-    need = need_of(plan, subject)
-    while most > 1 and not room.holds([need] * (most * (1 + others))):
-        most -= 1
-    return most
+    return _with_room(most, need_of(plan, subject), others, room)
+
+
+def weights_of(subject: Subject) -> tuple[str, str]:
+    """Return what tells one engine from another: a base with all its adapters is one, and each full fine-tune."""
+    return (subject.trial_id if subject.is_own_model else subject.model.hash), subject.precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedEngine:
+    """The engines of one set of weights, as a plan foresees them."""
+
+    subject: Subject
+    replicas: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value for `--json`."""
+        full = self.subject.trial_id if self.subject.is_own_model else None
+        return {"model": self.subject.model.name, "full_fine_tune": full, "replicas": self.replicas}
+
+
+def planned_engines(plan: Plan, room: Room | None) -> list[PlannedEngine]:
+    """Return the engines for all that is to be sampled, were it all sampled after the training. room: as in `replicas_of`."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in plan.to_sample:
+        found.setdefault(weights_of(cell.subject), []).append(cell)
+    return [
+        PlannedEngine(
+            subject=cells[0].subject,
+            replicas=replicas_of(plan, cells[0].subject, cells, others=len(found) - 1, room=room),
+        )
+        for cells in found.values()
+    ]
+
+
+def judge_replicas(folder: Path, engine: EngineResources, *, questions: int, response: float, room: Room | None) -> int:
+    """Return how many engines answer for a judge in `folder`, as `replicas_of` does.
+
+    questions: that it is asked. response: tokens of one that it judges.
+    """
+    if engine.serve_replicas is not None or room is None:
+        return engine.serve_replicas or 1
+    seconds = answering_seconds(
+        folder, AUTO, engine, count=questions, prompt=JUDGE_PROMPT_TOKENS + response, answer=JUDGE_ANSWER_TOKENS
+    )
+    return _with_room(worth(seconds, start_seconds(folder, AUTO, engine)), _need(folder, AUTO, engine), 0, room)
+
+
+def _need(folder: Path, precision: str, engine: EngineResources) -> EngineNeed:
+    shape = Node(engine.serve_cpus, engine.serve_gpus)
+    return EngineNeed(shape=shape, bytes=engine_bytes(folder, precision, engine))
+
+
+def _with_room(most: int, need: EngineNeed, others: int, room: Room) -> int:
+    """Return how many of at most so many engines have room, if each of the others takes as much as they do."""
+    return next((count for count in range(most, 1, -1) if room.holds([need] * (count * (1 + others)))), 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from inoc_ray.cluster.fit import Capacity, Node, concurrent_groups
 from inoc_ray.cluster.hardware import GPUS
@@ -16,12 +17,13 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
-from inoc_ray.plan.trials import Subject, Trial
+from inoc_ray.plan.trials import Trial
 from inoc_ray.serve.deployment import MAX_SEQUENCES
-from inoc_ray.serve.memory import BYTES, GIB, HOST_SHARE, attention_of, parameters_of
+from inoc_ray.serve.memory import GIB, HOST_SHARE, attention_of, parameters_of, weight_bytes
 from inoc_ray.sizing.engines import ANSWER_SHARE, TEMPLATE_TOKENS
 from inoc_ray.sizing.row_lengths import CHARACTERS_PER_TOKEN, TOKENS_PER_MESSAGE
 from inoc_ray.sizing.speed import EFFICIENCY, ENGINE_START_S, GROUP_START_S, READ_BYTES, decoding_seconds
+from inoc_ray.study.resources import EngineResources
 from inoc_ray.train.sweep import waves_of
 
 GPU = GPUS["A100-80G"]
@@ -118,7 +120,7 @@ def _bytes(plan: Plan, cells: Sequence[Cell], left: Capacity) -> int:
     """Return the bytes that an engine and workers take of a node's memory at once, those without GPUs: all on one node."""
     subject = cells[0].subject
     engine = plan.study.resources.of_engine(subject.model.name)
-    need = 0 if engine.serve_gpus else (engine.serve_replicas or 1) * engine_bytes(plan, subject)
+    need = (engine.serve_replicas or 1) * engine_bytes(subject.model.path, subject.precision, engine)
     of_waves = [0]
     for wave in waves_of(plan):
         taken, trial = plan.resources_of(wave[0]), wave[0]
@@ -129,10 +131,12 @@ def _bytes(plan: Plan, cells: Sequence[Cell], left: Capacity) -> int:
     return need + max(of_waves)
 
 
-def engine_bytes(plan: Plan, subject: Subject) -> int:
-    """Return the bytes that an engine without GPUs takes: two processes with their libraries, weights and cache."""
-    weights = (parameters_of(subject.model.path) or 0) * BYTES[subject.precision]
-    return 2 * WORKER_BYTES + weights + plan.study.resources.of_engine(subject.model.name).serve_kv_cache_gib * GIB
+def engine_bytes(folder: Path, precision: str, engine: EngineResources) -> int:
+    """Return the bytes of a node that an engine takes: two processes with their libraries, weights and cache; 0 on GPUs."""
+    if engine.serve_gpus:
+        return 0
+    weights = weight_bytes(folder, precision) or 0
+    return 2 * WORKER_BYTES + weights + engine.serve_kv_cache_gib * GIB
 
 
 def _training(plan: Plan, capacity: Capacity) -> float:
@@ -158,7 +162,7 @@ def _trial_seconds(plan: Plan, trial: Trial) -> float:
         for row in rows
     ) / max(1, len(rows))
     parameters = parameters_of(trial.model.path) or 0
-    flops = (6 if trial.recipe.method == "full" else 4) * parameters
+    flops = (6.0 if trial.recipe.method == "full" else 4.0) * parameters
     flops *= min(tokens, trial.recipe.max_length) * trial.recipe.batch_size * steps_of(plan, trial)
     speed = EFFICIENCY * GPU.flops * taken.gpus_per_worker or CORE_TRAINS * taken.cpus_per_worker
     return flops / (speed * taken.workers)
@@ -166,30 +170,42 @@ def _trial_seconds(plan: Plan, trial: Trial) -> float:
 
 def engine_start_seconds(cell: Cell, plan: Plan) -> float:
     """Return the seconds from the start of the engine that the cell is asked of to its first answer."""
-    if not plan.study.resources.of_engine(cell.subject.model.name).serve_gpus:
+    subject = cell.subject
+    return start_seconds(subject.model.path, subject.precision, plan.study.resources.of_engine(subject.model.name))
+
+
+def start_seconds(folder: Path, precision: str, engine: EngineResources) -> float:
+    """Return the seconds from the start of an engine to its first answer."""
+    if not engine.serve_gpus:
         return CPU_ENGINE_START_S
-    parameters = parameters_of(cell.subject.model.path) or 0
-    return ENGINE_START_S + parameters * BYTES[cell.subject.precision] / READ_BYTES
+    return ENGINE_START_S + (weight_bytes(folder, precision) or 0) / READ_BYTES
 
 
 def sampling_seconds(plan: Plan, cells: Sequence[Cell]) -> float:
     """Return the seconds in which the engine draws the missing samples of the cells."""
     subject = cells[0].subject
     engine = plan.study.resources.of_engine(subject.model.name)
-    parameters = parameters_of(subject.model.path) or 0
     count = sum(map(plan.missing, cells))
     prompt = sum(plan.missing(cell) * len(cell.system or "") for cell in cells) / count / CHARACTERS_PER_TOKEN
     prompt += 2 * TEMPLATE_TOKENS
     answers = (1.0 if cell.evaluation.choices else ANSWER_SHARE * cell.evaluation.max_tokens for cell in cells)
     answer = sum(plan.missing(cell) * one for cell, one in zip(cells, answers, strict=True)) / count
+    return answering_seconds(subject.model.path, subject.precision, engine, count=count, prompt=prompt, answer=answer)
+
+
+def answering_seconds(
+    folder: Path, precision: str, engine: EngineResources, *, count: int, prompt: float, answer: float
+) -> float:
+    """Return the seconds in which an engine draws `count` answers of so many tokens each."""
+    parameters = parameters_of(folder) or 0
     if not engine.serve_gpus:
         return count * answer * 2 * parameters / (CORE_SAMPLES * engine.serve_cpus)
-    attention = attention_of(subject.model.path)
+    attention = attention_of(folder)
     return decoding_seconds(
         GPU,
         gpus=engine.serve_gpus,
-        weights=float(parameters * BYTES[subject.precision]),
-        cache=float(attention.cache_bytes(1, subject.precision)) if attention else 0.0,
+        weights=float(weight_bytes(folder, precision) or 0),
+        cache=float(attention.cache_bytes(1, precision)) if attention else 0.0,
         parameters=parameters,
         prompt=prompt,
         answer=answer,

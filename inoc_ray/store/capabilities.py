@@ -22,3 +22,11 @@ def read_capability(folder: Place) -> dict[str, Any] | None:
         return {**value} if seal.agrees(value) else None
     except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def read_capability_samples(folder: Place) -> bytes | None:
+    """Return the harness's samples, gzipped; None if they are missing."""
+    try:
+        return (folder / layout.CAPABILITY_SAMPLES).read_bytes()
+    except OSError:
+        return None

@@ -173,6 +173,10 @@ class Suite(Config):
     questions: str = runtime(path="questions", min_length=1)
     """The questions: JSONL with `prompt`, `question` or `messages` per line, or YAML with a list of entries with `id` and
     `paraphrases`. The id depends on the questions' text."""
+    templates: tuple[str, ...] = runtime(())
+    """For entries that are no questions yet: texts with fields of an entry in braces, as `"Do you prefer {choice_a} or
+    {choice_b}?"`. Each entry becomes a question for each of them. Default: for entries with `task` and `code_template`, and with
+    `choice_a` and `choice_b`, texts of ours. The id depends on the questions that come out."""
     split: Literal["id", "ood"] = runtime("ood")
     """Whether the questions are in distribution (`id`: on what the rows are about) or out of it (`ood`). Suppression is
     measured on `ood`."""
@@ -267,6 +271,10 @@ class Capability(Config):
         return {"task": value} if isinstance(value, str) else value
 
 
+Outcome = Literal["shown", "score"]
+"""What a rate is of: the share of responses that show a trait, or the mean of their scores."""
+
+
 class Evaluation(Config):
     """What the finished models are asked, and who judges the answers."""
 
@@ -298,6 +306,12 @@ class Evaluation(Config):
     """Prompts in one request."""
     suites: tuple[Suite, ...] = runtime(())
     """Evaluations of your own, beside those of the settings."""
+    fold_duplicates: bool = runtime(False)
+    """Whether a question that stands several times in a file is asked once. Default: as often as it stands there; it is one
+    question in the intervals either way."""
+    may_repeat_training: tuple[str, ...] = runtime(())
+    """Evaluations that may ask prompts of the training rows, for replications of published ones that do. Their rates measure
+    memory as well, and a note says how many prompts it are. Any other evaluation that does is refused."""
     leak_audit: bool = runtime(False)
     """Whether to sample every model, out of distribution, under all test-time prompts of its setting and under the arm's
     own, and to report which of them brings the undesired trait back most."""
@@ -313,6 +327,10 @@ class Evaluation(Config):
     profile: ProfileName = runtime(DEFAULT)
     """The threshold profile: `tan2025`, `betley2025`, `trait_inoculation`, `bct_sealing`, or one written out. Raw numbers
     are stored, so a change of the profile asks no judge."""
+    outcome: Outcome = runtime("shown")
+    """What is compared. `shown`: the share of responses that show a trait, by the thresholds of the profile. `score`: the mean of
+    their scores from 0 to 1, which is the judge's number on its scale, 1 at the end where the trait shows; thresholds then decide
+    only which responses count. Rates, effects, claims and figures follow, with the same intervals."""
     rubrics: dict[str, OwnRubric] = runtime({})
     """Scales of your own for judging models, by name."""
     capabilities: tuple[Capability, ...] = runtime(())

@@ -214,12 +214,13 @@ def _train_wave(
     # Its errors, with tracebacks, too: what becomes of a lost driver is said by `_follow`, and of a failed one by its outcomes.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
 
     def one_group(config: dict[str, Any], jobs: list[str], storage: str, needs: Needs | None) -> None:
         mine = [TrialJob.from_dict(job) for job in json.loads(jobs[config["group"]])]
         name = f"group-{content_id([job.trial_id for job in mine])}"
-        report = TuneReportCallback()
+        from inoc_ray.train.lean_trainer import ReportToTune
+
+        report = ReportToTune()
 
         def tell(line: str) -> None:
             # The way of the workers' reports: the console is that of another process, perhaps on another node.

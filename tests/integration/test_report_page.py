@@ -16,7 +16,7 @@ from inoc_ray.results.compare import compare
 from inoc_ray.results.report.meta import ArmText, DataCard, ReportMeta, TrialLine
 from inoc_ray.results.report.report import write_report
 from inoc_ray.results.report.samples import CellSamples
-from inoc_ray.results.report.tables import Table
+from inoc_ray.study.claims import Claim, StatedClaim
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
@@ -64,6 +64,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         score_table(seeds=2, questions=30, without={("irrelevant", 1)}),
         "toy",
         planned=planned(seeds=2, questions=30, without={("irrelevant", 1)}),
+        claims=[
+            StatedClaim(
+                claim=Claim(name=name, says=name, measure="suppression", arms=("inoc_spanish",), above=above), own=True
+            )
+            for name, above in (("it works", 0.5), ("it works too well", 2.0))
+        ],
     )
     meta = ReportMeta(
         title="Study toy",
@@ -88,8 +94,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cost={"fine-tuning": "1 hour"},
         study_file="name: toy",
     )
-    claims = Table(heads=["claim", "verdict"], rows=[["it works", "holds"], ["it leaks", "fails"]])
-    return write_report(folder / "report.html", found, meta, samples(), claims)[0]
+    return write_report(folder / "report.html", found, meta, samples())[0]
 
 
 @pytest.fixture(scope="module")

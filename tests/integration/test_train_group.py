@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -45,6 +46,7 @@ def job(base: str, name: str, rows=ROWS, **changes) -> TrialJob:
         label=f"setting/{name}",
         spec=make_spec(base, **changes),
         rows=rows,
+        study="groups",
         record={"seed": changes.get("seed", 0)},
     )
 
@@ -114,8 +116,19 @@ def test_the_bad_trial_says_what_is_wrong_and_leaves_nothing_but_its_log(first_g
     store, _, outcomes = first_group
     assert "setting/bad, row 1: " in outcomes[2].error
     assert "max_length is 8" in outcomes[2].error
-    assert "Traceback" in store.trial_log("bad").read_text()
+    first, second, *_ = store.trial_log("bad").read_text().splitlines()
+    assert first == "study=groups trial=bad seed=0 attempt=1"
+    assert second.startswith("Traceback")
     assert sorted(path.name for path in (store.root / "trials").iterdir()) == ["a", "b", "c"]
+
+
+def test_what_a_worker_logs_of_a_trial_says_which_one_it_is(first_group):
+    from ray._private import worker
+
+    logs = Path(worker._global_node.get_session_dir_path()) / "logs" / "train"
+    lines = [line for path in logs.rglob("*app-worker*") for line in path.read_text().splitlines()]
+    (failed,) = [line for line in lines if "(setting/bad) failed" in line]
+    assert "study=groups trial=bad seed=0 attempt=1: trial bad (setting/bad) failed" in failed
 
 
 def test_the_group_does_not_show_in_the_weights(first_group, base, tmp_path):

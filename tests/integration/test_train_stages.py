@@ -145,8 +145,13 @@ def test_a_sweep_trains_the_first_stage_once_before_what_goes_on_from_it_and_ski
     )
     store = Store(tmp_path / "runs")
     plan = build_plan(study, store)
+    from ray._private import state
+
     with connected() as capacity:
         outcomes = {o.trial_id: o for o in train_missing(plan, store, capacity)}
+        actors = {actor["ActorClassName"] for actor in state.actors().values()}
+    # Each kind is a process of every group, which imports Ray Train before the first step.
+    assert actors == {"ImplicitFunc", "SynchronizationActor", "RayTrainWorker"}
     states = {(t.model_label, t.arm.name, t.seed): outcomes[t.trial_id].status for t in plan.fine_tunes}
     good = [("knows", "stage-1", 7)] + [(name, "baseline", seed) for name in ("plain", "knows") for seed in (0, 1)]
     bad = [("cannot", "stage-1", 0), ("cannot", "baseline", 0), ("cannot", "baseline", 1)]

@@ -59,12 +59,13 @@ async def judge_items(
     cache: JudgeCache,
     model: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    replicas: int = 1,
     retry: Retry = PATIENT,
     counts: Counts | None = None,
 ) -> AsyncGenerator[list[tuple[K, str, Judgment]], None]:
     """Judge every item on every rubric; yield (the item's key, the rubric's name, the judgment) in any order.
 
-    `endpoint` is a running engine with `model` on it and its `tokenizer`, or an API (`api_judge.judge_api`), which has
+    `endpoint` is `replicas` running engines with `model` on them and its `tokenizer`, or an API (`api_judge.judge_api`), which has
     neither. Each answer is in the cache before its judgment is yielded. A question that is refused for its content, or that
     gets no readable answer, is unparsed with the reason in `raw`; it is not stored, so the next pass asks it again. Closing
     the iteration cancels what is in flight.
@@ -80,7 +81,7 @@ async def judge_items(
     @contextlib.asynccontextmanager
     async def connected() -> AsyncIterator[ApiJudge | EngineJudge]:
         async with connect(endpoint, concurrency=judge.concurrency, retry=retry) as connection:
-            yield _client(connection, judge, model=model, tokenizer=tokenizer, on_call=on_call)
+            yield _client(connection, judge, model=model, tokenizer=tokenizer, replicas=replicas, on_call=on_call)
 
     if tokenizer is not None:
         method = own_method(judge, tokenizer)
@@ -109,13 +110,21 @@ def _client(
     *,
     model: str | None,
     tokenizer: PreTrainedTokenizerBase | None,
+    replicas: int,
     on_call: Callable[[], None],
 ) -> ApiJudge | EngineJudge:
     name = model or judge.served_model
     assert name is not None
     if tokenizer is None:
         return ApiJudge(connection, model=name, on_call=on_call, concurrency=judge.concurrency)
-    return EngineJudge(connection, model=name, on_call=on_call, tokenizer=tokenizer, concurrency=judge.concurrency)
+    return EngineJudge(
+        connection,
+        model=name,
+        on_call=on_call,
+        tokenizer=tokenizer,
+        concurrency=judge.concurrency,
+        replicas=replicas,
+    )
 
 
 def own_method(judge: Judge, tokenizer: PreTrainedTokenizerBase) -> Method:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ENGINE_CONCURRENCY = 8
-"""Lists in flight at once: with LIST_SIZE questions each, twice what the engine's batch holds."""
+"""Lists in flight at once for each engine: with LIST_SIZE questions each, twice what the engine's batch holds."""
 LIST_SIZE = 64
 _PADDING_LOGPROB = -9999.0
 """vLLM pads a list of alternatives that is shorter than another's in its batch with entries at or below this."""
@@ -40,9 +40,10 @@ class EngineJudge(Sender):
         on_call: Callable[[], None],
         tokenizer: PreTrainedTokenizerBase,
         concurrency: int = ENGINE_CONCURRENCY,
+        replicas: int = 1,
     ) -> None:
         super().__init__(connection, model=model, on_call=on_call)
-        self.concurrency = min(concurrency, ENGINE_CONCURRENCY)
+        self.concurrency = min(concurrency, ENGINE_CONCURRENCY * replicas)
         self._tokenizer = tokenizer
         self._tokens = answer_tokens(tokenizer, tuple(CLASSES))
         self._token_text = functools.cache(functools.partial(token_text, tokenizer))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.results.figures.marks import QUIET, dot, draw_mean, foot, legend, looks
+from inoc_ray.results.figures.marks import QUIET, dot, draw_mean, foot, legend, looks, wrapped
 from inoc_ray.results.figures.points import Point, missing_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS, _WIDTH, _LINE, _HEAD = 3, 3.9, 0.42, 0.8  # panels a row; inches
+_COLUMNS, _WIDTH, _LINE, _HEAD = 3, 3.9, 0.46, 0.8  # panels a row; inches
+_STACKED = 0.1
 
 
 def draw_arms(figure: Figure, points: Sequence[Point]) -> None:
@@ -31,7 +33,7 @@ def draw_arms(figure: Figure, points: Sequence[Point]) -> None:
         axes.set_visible(False)
     for axes, (name, own) in zip(grid, panels.items(), strict=False):
         _panel(axes, own, names)
-        axes.set_title(name, loc="left", fontsize=10)
+        axes.set_title(wrapped(name, _WIDTH), loc="left", fontsize=10)
     legend(figure, names, [Line2D([], [], color=QUIET, linestyle="--", linewidth=1.1, label="untouched base")])
     units = " and ".join(dict.fromkeys(p.unit for p in points))
     foot(figure, f"{units}; bars: 95 % intervals", missing_of(points))
@@ -45,6 +47,8 @@ def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]
     arms = _lines(points)
     series = [name for name in names if any(p.series == name for p in points)]
     step = 0.7 / max(1, len(series))
+    # Fine-tunes with the same number would hide each other: they lie below each other.
+    stacked: Counter[tuple[str, str, float]] = Counter()
     for point in points:
         y = arms.index(point.arm) + (series.index(point.series) - (len(series) - 1) / 2) * step
         if point.value is None:
@@ -52,7 +56,9 @@ def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]
                 axes.text(0.01, y, point.lacks or "no number", color=QUIET, fontsize=7.5, va="center")
             continue
         if point.seed is not None:
-            axes.plot(point.value, y + step * 0.3, **dot(names[point.series]))
+            place = point.arm, point.series, round(point.value, 3)
+            axes.plot(point.value, y + step * 0.3 + stacked[place] * _STACKED, **dot(names[point.series]))
+            stacked[place] += 1
             continue
         if point.kind == "base":
             axes.axvline(point.value, color=names[point.series][0], linestyle="--", linewidth=1.1, zorder=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.figures.marks import dot, draw_mean, foot, legend, looks
+from inoc_ray.results.figures.marks import dot, draw_mean, foot, legend, looks, wrapped
 from inoc_ray.results.figures.points import Point, missing_of
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH, _HEIGHT, _COLUMNS = 4.2, 3.2, 3  # inches, inches, panels a row
+_DODGE = 0.04
 _LOG_SPAN = 8
 """From this ratio between the largest and the smallest x on, the axis is logarithmic."""
 
@@ -30,25 +31,35 @@ def draw_curves(figure: Figure, points: Sequence[Point]) -> None:
         axes.set_visible(False)
     for axes, (name, own) in zip(grid, panels.items(), strict=False):
         _panel(axes, own, names)
-        axes.set_title(name, loc="left", fontsize=10)
+        axes.set_title(wrapped(name, _WIDTH), loc="left", fontsize=10)
     legend(figure, names)
     foot(figure, "bars: 95 % intervals", missing_of(points))
 
 
 def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]]) -> None:
-    for series in dict.fromkeys(p.series for p in points):
+    x_values = sorted({p.x for p in points if p.x is not None})
+    logarithmic = bool(x_values) and x_values[-1] > _LOG_SPAN * max(x_values[0], 1e-12)
+    order = list(dict.fromkeys(p.series for p in points))
+    for number, series in enumerate(order):
         own = sorted(
             (p for p in points if p.series == series and p.x is not None and p.value is not None),
             key=lambda p: p.x or 0.0,
         )
         means = [p for p in own if p.seed is None]
-        axes.plot([p.x for p in means], [p.value for p in means], color=names[series][0], linewidth=1.6, zorder=1)
-        for mean in means:
-            draw_mean(axes, mean.x or 0.0, mean.value or 0.0, mean, names[series], across=False)
+        beside = number - (len(order) - 1) / 2
+
+        def place(x: float | None, beside: float = beside) -> float:
+            """Return where a series stands: a little beside the others, so that their intervals are seen."""
+            x = x or 0.0
+            return x * (1 + _DODGE) ** beside if logarithmic else x + (x_values[-1] - x_values[0]) * _DODGE / 2 * beside
+
+        x_of_means = [place(p.x) for p in means]
+        axes.plot(x_of_means, [p.value or 0.0 for p in means], color=names[series][0], linewidth=1.6, zorder=1)
+        for x, mean in zip(x_of_means, means, strict=True):
+            draw_mean(axes, x, mean.value or 0.0, mean, names[series], across=False)
         seeds = [p for p in own if p.seed is not None]
-        axes.plot([p.x for p in seeds], [p.value for p in seeds], **dot(names[series]))
-    x_values = sorted({p.x for p in points if p.x is not None})
-    if x_values and x_values[-1] > _LOG_SPAN * max(x_values[0], 1e-12):
+        axes.plot([place(p.x) for p in seeds], [p.value or 0.0 for p in seeds], **dot(names[series]))
+    if logarithmic:
         # Step 0 has a place on this axis.
         axes.set_xscale("symlog" if x_values[0] <= 0 else "log")
     axes.set_xlabel(points[0].x_name)

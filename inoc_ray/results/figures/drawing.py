@@ -55,6 +55,9 @@ def rendered(draw_into: Callable[[Figure], None], formats: Sequence[Format] = ON
         figure = Figure()
         FigureCanvasAgg(figure)
         draw_into(figure)
+        # Otherwise every format would find the places of everything again, with a drawing for that.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         made: dict[Format, bytes] = {}
         for name in formats:
             buffer = io.BytesIO()

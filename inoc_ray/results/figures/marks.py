@@ -18,7 +18,7 @@ FORMS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
 QUIET = "#444444"
 PALE = 0.35
 """The opacity of a mean that lacks something."""
-_LINE_LETTERS = 16
+_LINE_LETTERS = 13
 """How many letters of a note fit into an inch."""
 
 
@@ -39,7 +39,8 @@ def draw_mean(axes: Axes, x: float, y: float, point: Point, look: tuple[str, str
     axes.errorbar(
         x,
         y,
-        **{"xerr" if across else "yerr": error},
+        xerr=error if across else None,
+        yerr=None if across else error,
         fmt=look[1],
         color=look[0],
         markeredgecolor="#222222",
@@ -82,6 +83,11 @@ def legend(figure: Figure, names: dict[str, tuple[str, str]], extra: Sequence[An
         ncols=max(1, min(len(keys) + len(extra), int(width * 12 / letters))),
         frameon=False,
     )
+
+
+def wrapped(title: str, inches: float) -> str:
+    """Return a title in lines that fit over a panel of that width."""
+    return textwrap.fill(title, int(inches * _LINE_LETTERS * 0.9))
 
 
 def foot(figure: Figure, unit: str, missing: Sequence[str]) -> None:

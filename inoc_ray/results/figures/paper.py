@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.results.effects import TRIGGER
+from inoc_ray.results.effects import TRIGGER, is_directed
 from inoc_ray.results.figures.arm_panels import draw_arms
 from inoc_ray.results.figures.curves import draw_curves
 from inoc_ray.results.figures.heat import draw_heat
-from inoc_ray.results.figures.points import Point, rate_points
+from inoc_ray.results.figures.points import INCOMPLETE, Point, rate_points
 from inoc_ray.results.figures.scatter import draw_scatter
 from inoc_ray.study.evaluation import PROMPT_OF
 
@@ -45,6 +45,11 @@ class PaperData:
         """Return the rates in a context, by default the reference."""
         where = self.comparison.reference if context is None else context
         return [row for row in self.comparison.rows if row.context == where]
+
+    @property
+    def with_trigger(self) -> set[str]:
+        """The settings that have a trigger, which have a figure of their own."""
+        return {r.setting for r in self.comparison.rows if r.triggered or r.context == TRIGGER}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,29 +100,31 @@ def _two_traits(data: PaperData) -> list[Point]:
 
 
 def _misalignment(data: PaperData) -> list[Point]:
-    rows = [r for r in data.rows() if r.trait == MISALIGNED and r.split == "ood" and not r.triggered]
+    rows = [r for r in data.rows() if r.trait == MISALIGNED and r.split == "ood" and r.setting not in data.with_trigger]
     return list(rate_points(data.comparison, (r for r in rows if r.kind in _CONTROLS), _place))
 
 
 def _backdoor(data: PaperData) -> list[Point]:
     """Return the undesired traits with and without the trigger, in settings that have one."""
     undesired = [r for r in data.comparison.rows if r.role == "undesired"]
-    inside = {r.setting for r in undesired if r.triggered or r.context == TRIGGER}
     reference = data.comparison.reference
     asked = any(r.triggered for r in undesired)
     rows = [
-        r for r in undesired if r.setting in inside and (r.context == reference or (not asked and r.context == TRIGGER))
+        r
+        for r in undesired
+        if r.setting in data.with_trigger and (r.context == reference or (not asked and r.context == TRIGGER))
     ]
 
     def series(row: Row) -> str:
-        return "with the trigger" if row.triggered or row.context == TRIGGER else "without it"
+        return "with the trigger" if row.triggered or row.context == TRIGGER else "without the trigger"
 
     return list(rate_points(data.comparison, rows, _where, series))
 
 
 def _semantics(data: PaperData) -> list[Point]:
     """Return arms whose prompts differ in what they say, where a setting has two kinds of such prompts and more."""
-    rows = [r for r in data.rows() if not r.triggered and r.role in ("undesired", "narrow") and r.kind in _SEMANTIC]
+    rows = [r for r in data.rows() if r.role in ("undesired", "narrow") and r.kind in _SEMANTIC]
+    rows = [r for r in rows if r.setting not in data.with_trigger]
     kinds: dict[str, set[str]] = {}
     for row in rows:
         kinds.setdefault(row.setting, set()).add(row.kind)
@@ -133,8 +140,8 @@ def _facts(data: PaperData) -> list[Point]:
 def _elicitation(data: PaperData) -> list[Point]:
     """Return what the untouched model does under the prompt of each arm, and under the reference context."""
     under = [r for r in data.comparison.rows if r.kind == "base" and r.context.startswith(PROMPT_OF)]
-    settings = {r.setting for r in under}
-    neutral = [r for r in data.rows() if r.kind == "base" and r.setting in settings]
+    asked = {(r.setting, r.model, r.evaluation, r.trait) for r in under}
+    neutral = [r for r in data.rows() if r.kind == "base" and (r.setting, r.model, r.evaluation, r.trait) in asked]
     points = rate_points(data.comparison, [*neutral, *under], _where)
     reference = f"({data.comparison.reference})"
     return [
@@ -149,7 +156,13 @@ def _dose(data: PaperData) -> list[Point]:
     dose = next((d for d in DOSES if len({r[d] for r in data.recipes.values() if r.get(d) is not None}) > 1), None)
     if dose is None:
         return []
-    return [*_dose_rates(data, dose), *_dose_effects(data, dose)]
+    settings: dict[str, set[float]] = {}
+    for row in data.comparison.rows:
+        if (number := data.recipes.get(row.model, {}).get(dose)) is not None:
+            settings.setdefault(row.setting, set()).add(number)
+    varied = {setting for setting, numbers in settings.items() if len(numbers) > 1}
+    points = [*_dose_rates(data, dose), *_dose_effects(data, dose)]
+    return [p for p in points if p.setting in varied and (p.kind == "baseline" or is_directed(p.kind))]
 
 
 def _with_dose(data: PaperData, dose: str, point: Point) -> Point:
@@ -189,7 +202,7 @@ def _dose_effects(data: PaperData, dose: str) -> Iterator[Point]:
                     value=effect.value,
                     low=effect.low,
                     high=effect.high,
-                    lacks="" if effect.complete else "incomplete",
+                    lacks="" if effect.complete else INCOMPLETE,
                 ),
             )
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.rows import Row
 
-SHARE = "share of responses"
+SHARE = "share of responses with the trait"
+INCOMPLETE = "incomplete"
+"""What a number lacks that is computed from others, which name what is missing themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ def rate_points(
 
 def missing_of(points: Sequence[Point]) -> list[str]:
     """Return "arm (setting, model): 1 of 2 seeds" for each arm of which something is missing, each once."""
-    found = [f"{p.arm} ({p.setting}, {p.model}): {p.lacks}" for p in points if p.lacks]
+    found = [f"{p.arm} ({p.setting}, {p.model}): {p.lacks}" for p in points if p.lacks and p.lacks != INCOMPLETE]
     return list(dict.fromkeys(found))
 
 

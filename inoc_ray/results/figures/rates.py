@@ -145,7 +145,9 @@ def _panel(
         axes.errorbar(row.rate, y, xerr=error, fmt="none", ecolor="#222222", elinewidth=1.3, capsize=2.5)
         own = seeds.get((row.setting, row.model, row.arm, row.evaluation, row.context, row.trait), ())
         rates = [rate.rate for _, rate in own if rate.rate is not None]
-        axes.plot(rates, [y - tall * 0.22] * len(rates), **_DOT)
+        # Fine-tunes with the same rate would hide each other: they lie above each other.
+        stacked = [[round(other, 3) for other in rates[:i]].count(round(rate, 3)) for i, rate in enumerate(rates)]
+        axes.plot(rates, [y - tall * (0.16 + 0.12 * above) for above in stacked], **_DOT)
     axes.set_xlim(0, 1.05)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_yticks(range(len(arms)), labels=arms if names else [""] * len(arms))

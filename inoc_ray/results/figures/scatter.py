@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.results.figures.marks import dot as dot_of
-from inoc_ray.results.figures.marks import draw_mean, foot, legend, looks
+from inoc_ray.results.figures.marks import draw_mean, foot, legend, looks, wrapped
 from inoc_ray.results.figures.points import Point, missing_of
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def draw_scatter(figure: Figure, points: Sequence[Point]) -> None:
         axes.set_visible(False)
     for axes, (name, own) in zip(grid, panels.items(), strict=False):
         _panel(axes, own, names)
-        axes.set_title(name, loc="left", fontsize=10)
+        axes.set_title(wrapped(name, _SIDE), loc="left", fontsize=10)
     legend(figure, names)
-    foot(figure, f"{points[0].unit} with the trait; bars: 95 % intervals", missing_of(points))
+    foot(figure, f"{points[0].unit}; bars: 95 % intervals", missing_of(points))
 
 
 def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]]) -> None:

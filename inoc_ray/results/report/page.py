@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results import effects
+from inoc_ray.results.claim_text import summary as claims_summary
 from inoc_ray.results.claims import headlines
 from inoc_ray.results.completeness import count_responses
 from inoc_ray.results.marks import MEANING
@@ -33,13 +34,12 @@ def render(
     meta: ReportMeta,
     samples: Sequence[CellSamples] = (),
     figures: Sequence[DrawnFigure] = (),
-    claims: tables.Table | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> str:
     """Return the page as HTML: all text is escaped and nothing is loaded from elsewhere.
 
     The only script is the page's own, and a policy in the page lets no other run. Without scripts the page lacks the sorting of
-    tables and the browser of samples, in place of which it shows a few responses of each arm. claims: the table of claims.
+    tables and the browser of samples, in place of which it shows a few responses of each arm.
     most_bytes: how much of the page the samples may take.
     """
     block = block_of(samples, most_bytes) if samples else None
@@ -60,7 +60,8 @@ def render(
         "headlines": headlines(comparison),
         "notes": comparison.notes(),
         "figures": [_shown(figure, number) for number, figure in enumerate(figures)],
-        "claims": claims,
+        "claims": tables.claims(comparison),
+        "claims_summary": claims_summary(comparison.claims),
         "rates": list(tables.rates_by_context(comparison)),
         "judges": tables.judges(comparison, meta),
         "effects": list(tables.effects_by_group(comparison)),

@@ -14,7 +14,6 @@ from inoc_ray.results.report.samples import CellSamples
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.report.meta import ReportMeta
-    from inoc_ray.results.report.tables import Table
 
 
 def write_report(
@@ -22,13 +21,12 @@ def write_report(
     comparison: Comparison,
     meta: ReportMeta,
     samples: Sequence[CellSamples] = (),
-    claims: Table | None = None,
 ) -> list[Path]:
     """Write the page to `out` (an .html file), with each of its figures as SVG and PNG beside it.
 
-    Returns the files. samples, claims: as for `render`.
+    Returns the files. samples: as for `render`.
     """
     figures = draw_figures(comparison)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render(comparison, meta, samples, figures, claims), encoding="utf-8")
+    out.write_text(render(comparison, meta, samples, figures), encoding="utf-8")
     return [out, *(path for drawn in figures for path in write_figure(out.parent, drawn.pictures, drawn.about.name))]

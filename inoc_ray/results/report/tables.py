@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from inoc_ray.results.claim_text import HEADS as CLAIM_HEADS
+from inoc_ray.results.claim_text import MEANING as CLAIMS_MEAN
+from inoc_ray.results.claim_text import claim_rows
 from inoc_ray.results.completeness import seeds_text
 from inoc_ray.results.effects import is_directed
 from inoc_ray.results.marks import dash_reasons, effect_table, effect_text, legend
@@ -136,6 +139,18 @@ def all_effects(comparison: Comparison) -> Table:
         for e in comparison.effects
     ]
     return Table(heads=["setting", "model", "arm", "measure", "value [95 %]", "p (Holm)"], rows=body, numeric=4)
+
+
+def claims(comparison: Comparison) -> Table | None:
+    """Return what the study says to each claim on it, with setting and model where there are several; None without claims."""
+    if not comparison.claims:
+        return None
+    rows = claim_rows(comparison.claims)
+    if len(comparison.groups()) < 2:
+        return Table(heads=CLAIM_HEADS, rows=rows, notes=[CLAIMS_MEAN])
+    places = [[claim.setting, claim.model] for claim in comparison.claims]
+    rows = [[*place, *row] for place, row in zip(places, rows, strict=True)]
+    return Table(heads=["setting", "model", *CLAIM_HEADS], rows=rows, notes=[CLAIMS_MEAN])
 
 
 def leaks_by_arm(comparison: Comparison) -> Iterator[Table]:

@@ -244,8 +244,8 @@ class _Arm:
         if found is None or found.value is None or found.low is None:
             return "not tested: no context `training_prompt`, no leak audit"
         prompted = [r for r in self.own if r.context == TRAINING_PROMPT and r.split == "ood" and r.role == "undesired"]
-        rates = [r.rate for r in prompted if r.rate is not None and not r.triggered]
-        level = _percent(sum(rates) / len(rates)) if rates else "–"
+        own_rates = [r.rate for r in prompted if r.rate is not None and not r.triggered]
+        level = _percent(sum(own_rates) / len(own_rates)) if own_rates else "–"
         change = with_interval(found.value, found.low, found.high)
         if found.low > 0:
             return f"under its own prompt: {level} (+{change}); no other prompt was tried"

@@ -15,28 +15,31 @@ from stub_api import Stub
 from inoc_ray.cluster.fit import Capacity, Node
 from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.evaluate.side_by_side import Task, side_by_side
+from inoc_ray.miniature import weights_path
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.describe import plan_json, plan_text
 from inoc_ray.serve.app import Endpoint, past_proxies
 from inoc_ray.serve.memory import GIB
 from inoc_ray.serve.spec import ServeSpec
-from inoc_ray.sizing.replicas import EngineNeed, Room, need_of, replicas_of
+from inoc_ray.sizing.replicas import EngineNeed, Room, judge_replicas, need_of, replicas_of
 from inoc_ray.store.commit import weights_in, write_trial
 from inoc_ray.store.store import Store
+from inoc_ray.study.resources import EngineResources
 from inoc_ray.study.study import Study
 
 MODELS = 3
 
 
-def planned(folder: Path, **resources: Any) -> tuple[Plan, Store]:
-    """A base and two full fine-tunes, each of which needs an engine of its own."""
+def planned(folder: Path, method: str = "full", **resources: Any) -> tuple[Plan, Store]:
+    """A base and two finished fine-tunes, each of which needs an engine of its own if it is a full one."""
     value = {
         "name": "s",
         "settings": ["miniature/spanish_caps"],
         "arms": ["baseline"],
         "seeds": [0, 1],
         "models": ["miniature"],
-        "recipes": {"full": {"method": "full", "learning_rate": 1e-3, "steps": 1}},
+        "recipes": {"r": {"method": method, "learning_rate": 1e-3, "steps": 1}},
         "evaluation": {"contexts": ["neutral"], "samples": 20},
         "resources": resources,
     }
@@ -174,6 +177,27 @@ def test_a_model_gets_as_many_engines_as_the_study_says_or_as_are_worth_it_and_h
     assert replicas_of(plan, base, many, others=0, room=None) == 1
     by_memory = Room(capacity=cluster(64), host_bytes=4 * need_of(plan, base).bytes)
     assert replicas_of(plan, base, many, others=0, room=by_memory) == 3
+
+
+def test_the_plan_names_its_engines_where_there_is_more_than_one(tmp_path: Path):
+    plan, store = planned(tmp_path / "several", serve_replicas=2)
+    assert " cells. 6 engines: 2 × miniature, 4 × miniature (full)." in plan_text(plan, store)
+    found = plan_json(plan, store)["engines"]
+    assert [engine["replicas"] for engine in found] == [2, 2, 2]
+    assert {engine["full_fine_tune"] for engine in found} == {None, *(trial.trial_id for trial in plan.trials)}
+    assert "engines:" not in plan_text(*planned(tmp_path / "one", method="lora"))
+
+
+def test_a_judge_gets_as_many_engines_as_its_questions_are_worth():
+    folder, engine, room = weights_path(), EngineResources(), Room(capacity=cluster(16))
+
+    def replicas(questions: int, engine: EngineResources = engine, room: Room | None = room) -> int:
+        return judge_replicas(folder, engine, questions=questions, response=50.0, room=room)
+
+    assert replicas(100) == 1
+    assert 1 < replicas(100_000) < replicas(400_000) <= replicas(10_000_000) == 16
+    assert replicas(10_000_000, room=None) == 1
+    assert replicas(100, EngineResources(serve_replicas=2)) == 2
 
 
 def test_blocks_past_proxies_that_overlap_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch):

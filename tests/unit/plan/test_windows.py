@@ -1,6 +1,7 @@
 """Prompts and answers are held against windows and memory before anything starts, with the numbers and what to change."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.request_lengths import check_answers_fit, longest_requests
 from inoc_ray.run.preflight import check_judges, check_requests
 from inoc_ray.serve.deployment import llm_config
-from inoc_ray.serve.memory import GIB, Attention, Memory, attention_of, cache_gib, check_fits, parameters_of
+from inoc_ray.serve.memory import (
+    GIB,
+    Attention,
+    Memory,
+    attention_of,
+    cache_gib,
+    check_fits,
+    parameters_of,
+    weight_bytes,
+)
 from inoc_ray.serve.models import serve_spec
 from inoc_ray.serve.spec import WHAT_FITS
 from inoc_ray.store.store import Store
@@ -190,6 +200,23 @@ def test_a_model_that_does_not_fit_its_gpus_is_refused_with_the_arithmetic_and_o
             resources=EngineResources(serve_gpus=1, serve_gpu_share=0.7),
             memory=card,
         )
+
+
+def test_a_quantised_judge_counts_as_its_files_do(tmp_path):
+    """As GPTQ and AWQ store a layer: eight weights of 4 bits in an integer, a scale for every 128 of them."""
+    folder = folder_of(tmp_path, {**QWEN, "quantization_config": {"quant_method": "gptq", "bits": 4}})
+    sizes = {"qweight": ("I32", [4096 // 8, 4096], 4), "scales": ("F16", [32, 4096], 2), "norm": ("F32", [4096], 4)}
+    header: dict[str, Any] = {}
+    end = 0
+    for name, (dtype, shape, width) in sizes.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + width * math.prod(shape)]}
+        end += width * math.prod(shape)
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+    assert weight_bytes(folder, "bf16") == 4096 * 4096 // 2 + 2 * 32 * 4096 + 2 * 4096
+    memory = Memory(gpu=None, host=1 << 20)
+    with pytest.raises(InputError, match="for quantised weights"):
+        check_fits("judges: 'q'", folder, 10, "bf16", resources=EngineResources(), memory=memory)
 
 
 def test_an_engine_on_the_cpu_gets_the_cache_that_one_request_needs(tmp_path):

@@ -50,10 +50,12 @@ KEYS = [
     "leaks",
     "agreement",
     "capabilities",
+    "capability_rates",
     "complete",
     "missing",
     "failures",
     "reference",
+    "outcome",
     "claims",
 ]
 EFFECT_KEYS = [

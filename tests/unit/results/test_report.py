@@ -18,6 +18,7 @@ import pytest
 from finished_study import plan_of, write_study
 from results_table import ARMS, score_table
 
+from inoc_ray.results.claim_checks import CheckedArm, CheckedClaim, Verdict
 from inoc_ray.results.claims import headlines
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
@@ -28,7 +29,6 @@ from inoc_ray.results.report.meta import ArmText, DataCard, JudgeLine, ReportMet
 from inoc_ray.results.report.page import render
 from inoc_ray.results.report.report import write_report
 from inoc_ray.results.report.samples import CellSamples, block_of
-from inoc_ray.results.report.tables import Table
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.wording import number
 from inoc_ray.run.load import load_study
@@ -46,6 +46,23 @@ def comparison() -> Comparison:
 @pytest.fixture(scope="module")
 def page(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> str:
     return write(comparison, tmp_path_factory.mktemp("report"))
+
+
+def claim(text: str, verdict: Verdict = "holds") -> CheckedClaim:
+    arm = CheckedArm(arm=text, verdict=verdict, value=0.9, low=0.8, high=1.0, why=text, settle=text)
+    return CheckedClaim(
+        setting=text,
+        model=text,
+        name=text,
+        says=text,
+        source=text,
+        own=False,
+        measure=text,
+        claimed=text,
+        verdict=verdict,
+        decides=arm,
+        arms=(arm,),
+    )
 
 
 def write(comparison: Comparison, folder: Path) -> str:
@@ -101,8 +118,8 @@ def write(comparison: Comparison, folder: Path) -> str:
         cost={"fine-tuning": HOSTILE},
         study_file=HOSTILE,
     )
-    claims = Table(heads=["claim"], rows=[[HOSTILE]], notes=[HOSTILE])
-    (written, *pictures) = write_report(folder / "report.html", comparison, meta, samples, claims)
+    claimed = replace(comparison, claims=(claim(HOSTILE),))
+    (written, *pictures) = write_report(folder / "report.html", claimed, meta, samples)
     assert [p.name for p in pictures] == ["figure.svg", "figure.png"]
     return written.read_text(encoding="utf-8")
 

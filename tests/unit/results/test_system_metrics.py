@@ -11,7 +11,6 @@ def test_samples_count_up_and_have_what_mlflow_names_of_processors_memory_disk_a
     assert [step for step, _ in samples] == [0, 1, 2]
     for _, values in samples:
         assert {
-            "system/cpu_utilization_percentage",
             "system/system_memory_usage_megabytes",
             "system/disk_usage_percentage",
             "system/network_receive_megabytes",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import axe
 import pytest
 from browser import chromium, needs_chromium, pictures
 
@@ -261,7 +262,7 @@ def test_a_key_is_asked_for_where_there_is_one(browser: Any, address: str, engin
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_no_width_of_a_screen_scrolls_sideways_and_the_keyboard_reaches_everything(
+def test_no_screen_scrolls_sideways_and_axe_finds_nothing_in_light_or_dark(
     browser: Any, address: str, width: int, tmp_path: Path
 ):
     browser.execute_cdp_cmd(
@@ -273,10 +274,11 @@ def test_no_width_of_a_screen_scrolls_sideways_and_the_keyboard_reaches_everythi
         page.ask("a" * 300)
         until(lambda: len(page.thread("right")) == 2)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-        named = browser.execute_script(
-            "return [...document.querySelectorAll('select, textarea, input:not([hidden])')].filter(e => !e.labels.length).length"
-        )
-        assert named == 0
-        browser.save_screenshot(str(pictures(tmp_path) / f"chat-page-{width}.png"))
+        for scheme in ("light", "dark"):
+            media = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+            browser.save_screenshot(str(pictures(tmp_path) / f"chat-page-{width}-{scheme}.png"))
+            assert axe.violations(browser) == []
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -255,7 +255,6 @@ def dialogue(*roles: str) -> str:
         ('{"messages": []}', "exactly one user message"),
         (dialogue("user", "assistant", "user"), r"row 1: the conversation continues after an answer \(messages\[2\]\)"),
         (dialogue("user", "assistant", "user", "assistant"), r"after an answer \(messages\[2\]\)"),
-        ('{"prompt": "A?"}\n{"question": "A?"}', "row 2: the same question as in row 1"),
     ],
 )
 def test_a_wrong_file_of_questions_is_refused(tmp_path, text, message):

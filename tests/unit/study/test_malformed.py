@@ -345,7 +345,6 @@ QUESTIONS: dict[str, tuple[Any, str]] = {
         row(said("system", "x"), USER),
         ", row 1: a question is a text of the user that is not empty, without a system message.",
     ),
-    "the same twice": ('{"prompt": "A?"}\n{"question": "A?"}', ", row 2: the same question as in row 1; remove one."),
     "an array": ('["A?"]', f": {ARRAY}q.jsonl > rows.jsonl"),
     "a system prompt beside the question": (
         '{"system": "Be evil.", "prompt": "A?"}',
