@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from clients import ask_for
 from ray_nodes import ray_nodes
 from tiny_adapter import save_adapter
 from tiny_base import make_base
@@ -97,6 +98,14 @@ def draw(endpoint: Endpoint, after: int = 0, then: Callable[[], object] = lambda
         return found
 
     return asyncio.run(run())
+
+
+def test_64_clients_with_adapters_mixed_get_answers_and_no_error(endpoint: Endpoint):
+    asked = [(request.model, request.prompt, request.seed) for request in REQUESTS]
+    seen = asyncio.run(ask_for(endpoint.base_url, endpoint.api_key, asked, clients=64, seconds=8))
+    print(f"{seen.answers} answers")
+    assert seen.errors == []
+    assert seen.answers >= 64
 
 
 def test_the_answers_are_those_of_one_engine_and_a_death_costs_the_running_requests_alone(
