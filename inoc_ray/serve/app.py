@@ -90,7 +90,9 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     if spec.replicas > 1:
         spec = replace(spec, replicas=min(spec.replicas, engines_at_once(_resources_of(spec), nodes.capacity())))
     began = time.monotonic()
-    # Its notes on connecting to itself would interrupt the display of progress.
+    # Its notes on connecting to itself would interrupt the display of progress. Its import sets the level, so that comes first.
+    import ray.serve
+
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # The public endpoint is at the root; every other engine belongs to one run, and studies of one name may run side by side.
     name = f"{spec.name}-{ray.get_runtime_context().get_job_id()}"
