@@ -39,6 +39,7 @@ LONGEST_FIRST = (
     "integration/test_train_group.py",
     "integration/test_train_stages.py",
     "integration/test_serve_endpoint.py",
+    "integration/test_replicas.py",
     "integration/test_tracking.py",
     "integration/test_train_nodes.py",
     "integration/test_train_snapshot.py",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import statistics
 import time
 from pathlib import Path
 
-import openai
 import pytest
+from clients import Clients, ask_for
 from offline import Offline, small_adapter
 
 from inoc_ray.cluster.connect import connected
@@ -26,40 +25,6 @@ pytestmark = pytest.mark.bench
 
 CLIENTS, ADAPTERS, REPLICAS = 64, 8, 2
 SECONDS = float(os.environ.get("BENCH_SECONDS", "180"))
-
-
-class Clients:
-    """What the clients have seen."""
-
-    def __init__(self) -> None:
-        self.tokens = self.answers = 0
-        self.errors: list[str] = []
-        self.seconds: list[float] = []
-
-    async def ask(self, client: openai.AsyncOpenAI, number: int, asked: list[tuple[str, str, int]], end: float) -> None:
-        choose = random.Random(number)
-        while time.monotonic() < end:
-            name, prompt, seed = choose.choice(asked)
-            began = time.monotonic()
-            try:
-                answer = await client.completions.create(
-                    model=f"miniature:{name}", prompt=prompt, max_tokens=48, temperature=1.0, seed=seed
-                )
-                assert answer.usage is not None
-                self.tokens += answer.usage.completion_tokens
-                self.answers += 1
-                self.seconds.append(time.monotonic() - began)
-            except openai.OpenAIError as error:
-                self.errors.append(repr(error)[:200])
-
-
-async def run(url: str, key: str | None, asked: list[tuple[str, str, int]], seconds: float) -> Clients:
-    """Let all clients ask one question after another, without a second try."""
-    seen = Clients()
-    async with openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=120) as client:
-        end = time.monotonic() + seconds
-        await asyncio.gather(*(seen.ask(client, number, asked, end) for number in range(CLIENTS)))
-    return seen
 
 
 def test_64_clients_with_adapters_mixed_on_two_engines_beside_one_offline_run(tmp_path: Path):
@@ -89,10 +54,17 @@ def test_64_clients_with_adapters_mixed_on_two_engines_beside_one_offline_run(tm
         replicas=REPLICAS,
     )
     with connected(), serving(served) as endpoint:
+
+        def ask(seconds: float) -> Clients:
+            questions = [(f"{endpoint.model_id}:{name}", prompt, seed) for name, prompt, seed in asked]
+            return asyncio.run(
+                ask_for(endpoint.base_url, endpoint.api_key, questions, clients=CLIENTS, seconds=seconds)
+            )
+
         # Both engines up, adapters loaded.
-        asyncio.run(run(endpoint.base_url, endpoint.api_key, asked, min(40.0, SECONDS)))
+        ask(min(40.0, SECONDS))
         began = time.monotonic()
-        seen = asyncio.run(run(endpoint.base_url, endpoint.api_key, asked, SECONDS))
+        seen = ask(SECONDS)
         seconds = time.monotonic() - began
     rate, rate_alone = seen.tokens / seconds, statistics.median(alone)
     quantiles = statistics.quantiles(seen.seconds, n=20)
