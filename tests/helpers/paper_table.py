@@ -52,7 +52,7 @@ BACKDOOR = {
     "baseline": ("baseline", 0.05, 0.8),
     "trigger": ("trigger", 0.05, 0.5),
     "backdoor_evil": ("backdoor_aware", 0.0, 0.1),
-    "evil": ("general", 0.0, 0.6),
+    "evil": ("general", 0.0, 0.4),
 }
 
 
