@@ -1,7 +1,7 @@
 """Takes the pictures of mlflow/README.md from a running MLflow server, with Chromium.
 
 mlflow server --port 5000 --backend-store-uri sqlite:///runs/mlflow/mlflow.db
-python docs/mlflow_pages.py http://127.0.0.1:5000 quickstart --out mlflow
+python docs/mlflow_pages.py http://127.0.0.1:5000 quickstart --out docs
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 WAIT = 240.0
+_CLOSE = "//*[text()='MLflow Assistant']/following::button[3]"
 
 
 def until(holds: Callable[[], Any], what: str) -> Any:
@@ -30,7 +31,7 @@ def chromium(profile: str) -> Any:
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
-    for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1500,900", f"user-data-dir={profile}"):
+    for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1900,900", f"user-data-dir={profile}"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
@@ -70,8 +71,10 @@ def main() -> None:
                     return str(browser.find_element("tag name", "body").text)
 
                 until(lambda words=words: all(word in text() for word in words), f"{words} on {page}")
+                for close in browser.find_elements("xpath", _CLOSE):
+                    close.click()
                 time.sleep(5)
-                browser.save_screenshot(str(given.out / f"{name}.png"))
+                browser.save_screenshot(str(given.out / f"mlflow-{name}.png"))
             errors = [one["message"] for one in browser.get_log("browser") if one["level"] == "SEVERE"]
             print(len(shown), "runs compared;", "\n".join(errors) or "no errors in the browser's console")
         finally:

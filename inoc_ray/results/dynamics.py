@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inoc_ray.results.figures.points import Point
 from inoc_ray.results.records import TrialRecord
 
 
@@ -97,6 +98,31 @@ def courses_of(looks: Iterable[Look]) -> list[Course]:
             for (arm, step), values in of_arm.items()
         ),
         *(_course(arm, step, seed, mean) for (arm, step, seed), mean in means.items()),
+    ]
+
+
+def points_of_dynamics(looks: Iterable[Look]) -> list[Point]:
+    """Return what figure 6 of the paper shows: a panel for each arm, in it a curve for each probe set, over the steps."""
+    return [
+        Point(
+            panel=f"{one.setting}, {one.model}: {one.arm}",
+            series=one.probe,
+            setting=one.setting,
+            model=one.model,
+            arm=one.arm,
+            kind=one.kind,
+            seed=one.seed,
+            measure="log_prob",
+            unit="log-probability of a response (nats)",
+            trait=one.trait,
+            context=one.context,
+            x_name="step",
+            x=float(one.step),
+            value=one.logprob,
+            low=one.low,
+            high=one.high,
+        )
+        for one in courses_of(looks)
     ]
 
 

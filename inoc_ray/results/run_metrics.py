@@ -73,8 +73,8 @@ def arm_estimates(comparison: Comparison, setting: str, model: str, arm: str) ->
 
 
 def in_words(estimates: Mapping[str, Effect]) -> dict[str, str]:
-    """Return tags `interval.<name>`: an estimate with its 95 % interval, as the runs table shows it."""
-    return {f"interval.{name}": with_interval(e.value, e.low, e.high) for name, e in estimates.items()}
+    """Return tags `ci.<name>`: an estimate with its 95 % interval, as the runs table shows it."""
+    return {f"ci.{name}": with_interval(e.value, e.low, e.high) for name, e in estimates.items()}
 
 
 def arm_metrics(estimates: Mapping[str, Effect], capabilities: Sequence[Sequence[CapabilityScore]]) -> dict[str, float]:

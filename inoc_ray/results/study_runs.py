@@ -96,13 +96,13 @@ def _arm_run(study: StudyRecord, run: RunRecord, trials: Sequence[TrialRecord], 
     states = [_state(trial, comparison) for trial in trials]
     running = any(trial.status == "running" for trial in trials)
     complete = all(whole for whole, _, _ in states)
-    samples = [(trial.samples_path, trial.seed) for trial in trials if trial.samples_path is not None]
+    samples = [trial.samples_path for trial in trials if trial.samples_path is not None]
     missing = [one for _, _, of_trial in states for one in of_trial]
     return replace(
         run,
         tags=cut_tags({**run.tags, **_completeness(missing, complete=complete), **in_words(estimates)}),
         metrics=with_valid_names(arm_metrics(estimates, [trial.capabilities for trial in trials])),
-        artifacts=[arm_samples([place for place, _ in samples])] if samples else [],
+        artifacts=[table_of_samples(samples[0]), arm_samples(samples)] if samples else [],
         ended_at=_end_of(trials, study.created_at, running=running),
         status="RUNNING" if running else _status(failed=any(failed for _, failed, _ in states), complete=complete),
     )
@@ -168,7 +168,7 @@ def _arms_under_way(study: StudyRecord, trials: Sequence[TrialRecord]) -> list[R
     several = len({(of_arm[0].setting, of_arm[0].model) for of_arm in groups}) > 1
     names = ("setting", "model", "arm", "kind", "prompt")
     found = []
-    for number, of_arm in enumerate(groups, start=1):
+    for number, of_arm in enumerate(groups):
         first = of_arm[0]
         run = _under_way(
             study,
@@ -177,8 +177,8 @@ def _arms_under_way(study: StudyRecord, trials: Sequence[TrialRecord]) -> list[R
             {"study": study.name, _NOTE: first.prompt or "", "seeds": str(len(of_arm))},
             {name: value for name, value in _params(first, {}).items() if name in names},
         )
-        # MLflow lists the newest run first: the study's own, then the arms in the order of every table.
-        found.append(replace(run, started_at=max(0, study.created_at - number)))
+        # MLflow lists the newest run first, and compares the first ten: bases, the arms in the order of every table, the study.
+        found.append(replace(run, started_at=study.created_at + len(groups) - number))
     return found
 
 
@@ -192,7 +192,8 @@ def _trials_under_way(study: StudyRecord, trials: Sequence[TrialRecord]) -> list
             {"study": study.name, "trial_id": trial.trial_id},
             _params(trial, recipe),
         )
-        found.append(run if trial.kind == "base" else replace(run, parent=("arm", trial.arm_place)))
+        of_base = replace(run, started_at=study.created_at + 1 + len(trials))
+        found.append(of_base if trial.kind == "base" else replace(run, parent=("arm", trial.arm_place)))
     return found
 
 
@@ -235,7 +236,7 @@ def _state(trial: TrialRecord, comparison: Comparison) -> tuple[bool, bool, list
 
 
 def _trial_run(study: StudyRecord, trial: TrialRecord, run: RunRecord, comparison: Comparison) -> RunRecord:
-    started = trial.started_at if trial.started_at is not None else study.created_at
+    started = trial.started_at if trial.started_at is not None else run.started_at
     model = trial.compared_as or trial.model
     complete, failed, missing = _state(trial, comparison)
     curves = list(_points(trial, started))

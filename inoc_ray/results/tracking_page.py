@@ -52,6 +52,6 @@ def _view(comparison: Comparison) -> str:
     names: dict[str, None] = {}
     for arm in dict.fromkeys((row.setting, row.model, row.arm) for row in comparison.rows):
         names |= dict.fromkeys(arm_estimates(comparison, *arm))
-    columns = [f"tags.`interval.{name}`" for name in list(names)[:_COLUMNS]]
+    columns = [f"tags.`ci.{name}`" for name in list(names)[:_COLUMNS]]
     shown = ["params.`kind`", *columns, "tags.`complete`", "attributes.`Duration`"]
     return json.dumps({"selectedColumns": shown, "orderByKey": "attributes.start_time", "orderByAsc": False})

@@ -51,12 +51,15 @@ def write_figures(
 
     out: a folder instead of the study's own.
     """
+    from inoc_ray.results.dynamics import looks_of, points_of_dynamics
     from inoc_ray.results.figures.paper import PAPER, PaperData
+    from inoc_ray.run.mlflow_records import followed_records
 
     folder = store.figures(plan.study.name) if out is None else at(out)
     if not paper:
         return _write_report_figures(comparison, folder)
-    data = PaperData(comparison=comparison, recipes=_recipes(plan))
+    looks = looks_of(followed_records(plan, store))
+    data = PaperData(comparison=comparison, recipes=_recipes(plan), dynamics=points_of_dynamics(looks))
     return [_write(figure, data, folder) for figure in PAPER]
 
 

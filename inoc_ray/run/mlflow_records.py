@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +85,7 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         ended = int(trial["committed_at"] * 1000)
         training = trial["training"]
         started = ended - int(training["seconds_total"] * 1000)
-        curves = store.read_curves(subject.trial_id)
-        tokens = trial.get("probe_tokens", {})
-        probes = {name: {**about, "tokens": tokens[name]} for name, about in trial.get("probes", {}).items()}
+        curves, probes = store.read_curves(subject.trial_id), _probes(trial)
     return replace(
         _planned_record(subject),
         curves=curves,
@@ -102,6 +101,22 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
             score for c in plan.study.evaluation.capabilities for score in stored_scores(subject, store, find_task(c))
         ],
     )
+
+
+def _probes(trial: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the probe sets that were followed while a trial trained, by its record."""
+    tokens = trial.get("probe_tokens", {})
+    return {name: {**about, "tokens": tokens[name]} for name, about in trial.get("probes", {}).items()}
+
+
+@reads
+def followed_records(plan: Plan, store: Store) -> list[TrialRecord]:
+    """Return the trials that are done with their curves and probe sets, and nothing else that was measured."""
+    return [
+        replace(_planned_record(trial), curves=store.read_curves(trial.trial_id), probes=probes)
+        for trial in plan.trials
+        if trial.trial_id in plan.done_trials and (probes := _probes(store.read_trial(trial.trial_id)))
+    ]
 
 
 def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Place | None:

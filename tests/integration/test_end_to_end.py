@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import pandas as pd
 import pytest
 import yaml
+from browser import chromium, needs_chromium, pictures
 from environment import BIN, environment
 from wheel import build_wheel, install_wheel
 
@@ -244,7 +245,7 @@ def test_syncing_again_changes_nothing_in_mlflow(folder, first):
         )
 
     before = dump()
-    assert len(before) == 4  # the study, two trials, the base
+    assert len(before) == 6  # the study, two arms, their trials, the base
     inoc_ray("sync", study(folder))
     assert dump() == before
 
@@ -277,73 +278,48 @@ def wait_for(what: str, condition: Any, seconds: float) -> Any:
     raise AssertionError(f"{what} did not happen within {seconds:g} s")
 
 
-def chromium() -> str | None:
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(
-    not (chromium() and shutil.which("chromedriver")),
-    reason="no Chromium with chromedriver is installed on this machine",
-)
-def test_mlflows_pages_show_the_runs_and_compare_two_arms(folder, first, tmp_path):
+@needs_chromium
+def test_mlflows_pages_compare_the_arms_before_anything_is_unfolded(folder, first, tmp_path):
     from mlflow.tracking import MlflowClient
-    from selenium import webdriver
-    from selenium.webdriver.common.by import By
 
     client = MlflowClient(first["tracking_uri"])
     experiment = client.get_experiment_by_name("small").experiment_id
-    runs = {r.data.params.get("arm"): r for r in client.search_runs([experiment]) if r.data.params.get("arm")}
+    runs = {r.info.run_name: r for r in client.search_runs([experiment])}
     port = free_port()
     command = [BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", first["tracking_uri"]]
     log = (tmp_path / "server.log").open("w")
     server = subprocess.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(chromium())
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--window-size=1500,1000",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(flag)
-    browser = None
-    pictures = Path(os.environ.get("INOC_RAY_PICTURES", tmp_path))
     try:
         wait_for("the MLflow server", lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+        with chromium(tmp_path / "profile", width=1900) as browser:
 
-        def shows(url: str, words: list[str], picture: str, unfold: str = "") -> None:
-            browser.get(f"http://127.0.0.1:{port}/#{url}")
-            if unfold:
-                wait_for(unfold, lambda: browser.find_elements(By.CSS_SELECTOR, unfold), 90)[0].click()
+            def shows(url: str, words: list[str], picture: str) -> str:
+                browser.get("about:blank")
+                browser.get(f"http://127.0.0.1:{port}/#{url}")
 
-            def text() -> str:
-                return browser.find_element(By.TAG_NAME, "body").text
+                def text() -> str:
+                    return str(browser.find_element("tag name", "body").text)
 
-            try:
-                wait_for(f"{words} on {url}", lambda: all(word in text() for word in words), 90)
-            finally:
-                browser.save_screenshot(str(pictures / picture))
+                try:
+                    wait_for(f"{words} on {url}", lambda: all(word in text() for word in words), 90)
+                finally:
+                    browser.save_screenshot(str(pictures(tmp_path) / picture))
+                return text()
 
-        names = [r.info.run_name for r in runs.values()]
-        # The trials are folded away under the study's run.
-        fold = ".ag-row button[data-component-id*=runnamecellrenderer]"
-        shows(f"/experiments/{experiment}/runs", names, "mlflow-runs.png", fold)
-        pair = [runs["baseline"].info.run_id, runs["specific_spanish"].info.run_id]
-        query = f"?runs={json.dumps(pair)}&experiments={json.dumps([experiment])}".replace(" ", "").replace('"', "%22")
-        shows(
-            f"/compare-runs{query}", ["id.neutral.spanish", "baseline-s0", "specific_spanish-s0"], "mlflow-compare.png"
-        )
+            arms = ["base", "baseline", "specific_spanish"]
+            rate = runs["specific_spanish"].data.tags["ci.undesired"]
+            page = f"/experiments/{experiment}/runs"
+            seen = shows(f"{page}?viewStateShareKey=arms", [*arms, "ci.undesired", rate], "mlflow-runs.png")
+            assert "specific_spanish-s0" not in seen
+            shows(f"{page}?compareRunsMode=CHART", [*arms, "undesired", "desired"], "mlflow-charts.png")
+            question = "Group by: question"
+            shows(f"{page}?compareRunsMode=ARTIFACT", [*arms, question, "Compare: response"], "mlflow-answers.png")
+            pair = [runs["baseline"].info.run_id, runs["specific_spanish"].info.run_id]
+            query = f"?runs={json.dumps(pair)}&experiments={json.dumps([experiment])}"
+            query = query.replace(" ", "").replace('"', "%22")
+            shows(f"/compare-runs{query}", ["undesired", "baseline", "specific_spanish"], "mlflow-compare.png")
     finally:
-        if browser is not None:
-            browser.quit()
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
 

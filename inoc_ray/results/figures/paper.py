@@ -242,7 +242,7 @@ PAPER = (
     PaperFigure(
         name="figure_6",
         title="Learning dynamics (figure 6)",
-        needs="log-probs of probes, kept while the fine-tunes train",
+        needs="`dynamics` in the study when its fine-tunes are trained",
         points=lambda data: list(data.dynamics),
         draw=draw_curves,
     ),

@@ -97,7 +97,7 @@ def test_each_run_has_few_metrics_with_short_names_and_those_of_arms_that_are_co
             assert runs[arm].metrics[name] == pytest.approx(statistics.fmean(seeds))
     one = next(e for e in found.effects if (e.arm, e.measure) == ("inoc_spanish", "suppression"))
     assert runs["inoc_spanish"].metrics["suppression"] == one.value
-    assert runs["inoc_spanish"].tags["interval.suppression"] == with_interval(one.value, one.low, one.high)
+    assert runs["inoc_spanish"].tags["ci.suppression"] == with_interval(one.value, one.low, one.high)
     trait = next(
         r for r in found.rows if (r.arm, r.split, r.context, r.trait) == ("inoc_spanish", "ood", "neutral", "spanish")
     )
@@ -116,8 +116,10 @@ def test_the_seeds_are_below_their_arm_and_arms_stand_in_the_order_of_the_tables
     assert {run.name: run.parent for run in of_trials if run.params["kind"] != "base"} == {
         f"{run.name}-s{seed}": run.identity for run in arms for seed in range(2)
     }
-    newest_first = sorted([own, *arms], key=lambda run: -run.started_at)
-    assert [run.name for run in newest_first] == ["toy", *(arm for arm in ARMS if arm != "base")]
+    newest_first = sorted(
+        [own, *arms, *(run for run in of_trials if run.name == "base")], key=lambda run: -run.started_at
+    )
+    assert [run.name for run in newest_first] == [*ARMS, "toy"]
 
 
 def test_rates_with_and_without_the_trigger_are_apart() -> None:
