@@ -1,7 +1,7 @@
 """How long `inoc-ray compare` takes for 100,000 responses: 51 models × 5 contexts × 2 evaluations × 200, two traits each.
 
-Made-up responses that rules judge, with every file that a run leaves. Printed are seconds of this machine and of its processors, the
-first time (rules score every response) and later; the paper's claims are checked on the way.
+Made-up responses that rules judge, with every file that a run leaves. Printed are seconds of the machine and of its processors,
+the first time (rules score every response) and later; the paper's claims are checked on the way.
 
 `python -m pytest -s -m bench tests/benchmarks/test_bench_compare.py`
 """
