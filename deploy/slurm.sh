@@ -50,11 +50,15 @@ ray=$!
 finish() {
     trap "" TERM
     kill "$ray" 2>/dev/null
-    for _ in $(seq 50); do kill -0 "$ray" 2>/dev/null || break; sleep 0.1; done
-    kill -KILL "$ray" 2>/dev/null
-    pkill -KILL -f -- "$folder/"
-    sleep 0.2
-    rm -rf "$folder"
+    for _ in $(seq 30); do kill -0 "$ray" 2>/dev/null || break; sleep 0.1; done
+    # Whatever has a file open there would write on.
+    for _ in $(seq 20); do
+        users=$(find /proc/[0-9]*/fd -lname "$folder/*" 2>/dev/null | cut -d/ -f3 | sort -u)
+        [ -n "$users" ] && kill -KILL $users 2>/dev/null
+        rm -rf "$folder" 2>/dev/null
+        [ -z "$users" ] && [ ! -e "$folder" ] && break
+        sleep 0.2
+    done
 }
 trap finish EXIT
 trap exit TERM

@@ -32,7 +32,6 @@ LONGEST_FIRST = (
     "integration/test_end_to_end.py",
     "integration/test_train_killed.py",
     "integration/test_lost_nodes.py",
-    "integration/test_stopped_jobs.py",
     "integration/test_judged_evaluation.py",
     "integration/test_team_cluster.py",
     "integration/test_stock_clients.py",

@@ -6,6 +6,7 @@ after it was made, it was not yet told to look, and stays for as long as the clu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -27,7 +28,13 @@ def end_cleaners() -> None:
         time.sleep(0.5)
     # Nobody has a handle of it any more, and it has no name: what can be reached is its process.
     kill = ray.remote(num_cpus=0)(os.kill)
+    here = ray.get_runtime_context().get_node_id()
     for node_id, pid in left:
+        if node_id == here:
+            # A task would wait for a process to start.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            continue
         where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         ray.wait([kill.options(scheduling_strategy=where).remote(pid, signal.SIGKILL)], timeout=10.0)
 

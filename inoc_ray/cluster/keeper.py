@@ -42,15 +42,23 @@ class Keeper:
         try:
             while self._job_id not in persistently(dead_jobs):
                 time.sleep(LOOK_SECONDS)
-            for chore in self._chores:
-                # The others are no less due, and the next command on the cluster tries again.
-                try:
-                    persistently(chore, CHORE_SECONDS)
-                except Exception:
-                    logging.getLogger(__name__).exception("left undone for a command that is gone: %s", chore)
+            # Side by side, since most of their time is waiting, and somebody may wait for them.
+            at_work = [threading.Thread(target=_do, args=(chore,), daemon=True) for chore in self._chores]
+            for thread in at_work:
+                thread.start()
+            for thread in at_work:
+                thread.join()
         finally:
             # Each later command would wait for a keeper that stays.
             persistently(lambda: ray.kill(ray.get_runtime_context().current_actor))
+
+
+def _do(chore: Callable[[], object]) -> None:
+    """Do a chore. If it cannot be done the others are no less due, and the next command on the cluster tries again."""
+    try:
+        persistently(chore, CHORE_SECONDS)
+    except Exception:
+        logging.getLogger(__name__).exception("left undone for a command that is gone: %s", chore)
 
 
 def persistently(ask: Callable[[], T], seconds: float | None = None) -> T:

@@ -23,6 +23,8 @@ class Arrivals:
         self._store, self._awaited = store, dict.fromkeys(awaited)
         self._begun: set[str] = set()
         self._over = threading.Event()
+        self.gives_way = False
+        """Whether the training needs the place of what waits here."""
         self._seconds = BUCKET_SECONDS if store.is_bucket else LOOK_SECONDS
 
     def begun(self, trial_id: str) -> None:
@@ -33,8 +35,12 @@ class Arrivals:
         """Note that nothing more is trained."""
         self._over.set()
 
+    def give_way(self) -> None:
+        """End the waiting although more is trained: the training needs the place."""
+        self.gives_way = True
+
     def take(self) -> list[str]:
-        """Wait for the next finished fine-tunes and return their ids; none when no more will come.
+        """Wait for the next finished fine-tunes and return their ids; none when no more will come, or are not to be waited for.
 
         Raises KeyboardInterrupt when the command is told to stop.
         """
@@ -47,6 +53,6 @@ class Arrivals:
                 for one in finished:
                     del self._awaited[one]
                 return finished
-            if over:
+            if over or self.gives_way:
                 return []
             self._over.wait(self._seconds)

@@ -70,7 +70,7 @@ def _of_model(subject: Subject, store: Store, task: HarnessTask) -> Iterator[tup
     whole = [score for score in stored_scores(subject, store, task) if not score.part and score.value is not None]
     if not whole:
         return
-    found = _by_metric(read_capability_samples(store.capability(weights_id(subject), task.id(subject.precision))))
+    found = items_by_metric(read_capability_samples(store.capability(weights_id(subject), task.id(subject.precision))))
     for score in whole:
         items = found.get(score.metric, {})
         value = score.value
@@ -80,7 +80,7 @@ def _of_model(subject: Subject, store: Store, task: HarnessTask) -> Iterator[tup
                 yield score, items
 
 
-def _by_metric(samples: bytes | None) -> dict[str, dict[str, float]]:
+def items_by_metric(samples: bytes | None) -> dict[str, dict[str, float]]:
     """Return metric → item → score; a metric's name has the harness's filter after a dot, as in `CapabilityScore`."""
     found: dict[str, dict[str, float]] = {}
     try:

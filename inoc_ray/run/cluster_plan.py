@@ -41,7 +41,10 @@ def cluster_json(study: Study, found: Estimate) -> dict[str, Any]:
         "nodes": [_node_json(kind) for kind in found.cluster.kinds],
         "efficiency": found.efficiency,
         "training": [_fit_json(fit) for fit in found.training],
-        "better": {label: _fit_json(fit) for label, fit in found.better.items()},
+        "better": {
+            **{label: _fit_json(fit) for label, fit in found.better.items()},
+            **{engine.label: _engine_json(engine.cheaper) for engine in found.engines if engine.cheaper},
+        },
         "engines": [_engine_json(engine) for engine in found.engines],
         "total": {"hours": found.hours, "gpu_hours": found.gpu_hours, "dollars": found.dollars},
         "notes": list(found.notes),
@@ -118,6 +121,7 @@ def cluster_text(study: Study, found: Estimate, width: int | None = None) -> str
     else:
         lines.append(_total(found))
     lines += [f"Cheaper: {_better(fit)}." for fit in found.better.values()]
+    lines += [f"Cheaper: {_better_engine(engine.cheaper)}." for engine in found.engines if engine.cheaper]
     lines += [f"Note: {note}." for note in found.notes]
     basis = f"Assumes {found.efficiency:.0%} of the GPUs' peak in training"
     priced = any(kind.dollars_per_hour is not None for kind in found.cluster.kinds)
@@ -201,6 +205,15 @@ def _total(found: Estimate) -> str:
         return "Time: not known, because a part of it runs on CPUs."
     money = "" if found.dollars is None else f", about ${found.dollars:,.0f}"
     return f"In all about {duration(3600 * found.hours)} on the whole cluster: {_number(found.gpu_hours)} GPU-hours{money}."
+
+
+def _better_engine(engine: EngineFit) -> str:
+    assert engine.memory is not None
+    beside = f", {engine.side_by_side} side by side" if engine.side_by_side > 1 else ""
+    return (
+        f"{engine.place}: {{serve_gpus: {engine.resources.serve_gpus}}} takes {_number(engine.gpu_hours)} GPU-hours and "
+        f"{duration(engine.seconds)} for {engine.label} ({engine.memory.total / GIB:.1f} GiB{beside})"
+    )
 
 
 def _better(fit: Fit) -> str:

@@ -45,6 +45,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
     capacity = expected_capacity()
     if capacity is not None:
         check_capacity(plan, capacity)
+    schedule = expected_schedule(plan) if plan.to_train else None
     return {
         "study": plan.study.name,
         "storage": store.address,
@@ -56,6 +57,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_sample),
         "cells": len(plan.to_sample),
+        "schedule": None if schedule is None else {"overlap": schedule.overlap, "why": schedule.why},
         "engines": [engine.to_json() for engine in _engines(plan)],
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),

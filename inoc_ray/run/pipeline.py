@@ -32,7 +32,13 @@ from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import preflight
 from inoc_ray.run.progress import recorded
-from inoc_ray.run.publish import compare_study, live_runs, sync_study, tracking_address, write_study_report
+from inoc_ray.run.publish import (
+    compare_study,
+    live_runs,
+    sync_study,
+    tracking_address,
+    write_study_report,
+)
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
 from inoc_ray.run.written_results import are_written, note_written
@@ -264,10 +270,18 @@ def _train(
         arrivals.begun(trial_id)
         watch(trial_id, record)
 
-    serve, on_commit = evaluation.engine.serving, evaluation.on_commit
-    sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, serve, on_commit), "evaluation")
+    engine, on_commit = evaluation.engine, evaluation.on_commit
+
+    def sample() -> list[dict[str, Any]]:
+        found = sample_beside(plan, store, arrivals, cells, engine.serving, on_commit)
+        if arrivals.gives_way:
+            say("the engine beside the training gives its place to it; what is missing is sampled afterwards")
+            engine.end()
+        return found
+
+    sampling = Beside(sample, "evaluation")
     try:
-        _train_all(plan, store, schedule.capacity, outcome, seen)
+        _train_all(plan, store, schedule.capacity, outcome, seen, arrivals.give_way)
     except BaseException:
         arrivals.over()
         sampling.leave()
@@ -280,14 +294,21 @@ def _train(
     _record_failures(plan, store, outcome, tried=evaluation.failed, failed=failed)
 
 
-def _train_all(plan: Plan, store: Store, capacity: Capacity, outcome: StudyOutcome, watch: Watch) -> None:
+def _train_all(
+    plan: Plan,
+    store: Store,
+    capacity: Capacity,
+    outcome: StudyOutcome,
+    watch: Watch,
+    give_way: Callable[[], None] = lambda: None,
+) -> None:
     from inoc_ray.train.sweep import train_missing
 
     tried = {trial_key(trial) for trial in plan.to_train}
     failed: list[Failure] = []
     with _timed(outcome, "training"):
         try:
-            for result in train_missing(plan, store, capacity, watch):
+            for result in train_missing(plan, store, capacity, watch, give_way=give_way):
                 if result.status == "failed":
                     log = str(store.trial_log(result.trial_id))
                     of = (("trial", result.trial_id),)

@@ -25,6 +25,7 @@ from inoc_ray.plan.templates import check_roles, identical_contexts
 from inoc_ray.plan.trials import Trial
 from inoc_ray.run.load import check_stays
 from inoc_ray.serve.memory import Memory, of_this_machine
+from inoc_ray.sizing.schedule import schedule_of
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 
@@ -36,11 +37,13 @@ PROBE_TRIES, PROBE_SECONDS = 3, 30.0
 
 
 def check_capacity(plan: Plan, capacity: Capacity) -> None:
-    """Raise InputError if what is to be trained or sampled does not fit the cluster."""
+    """Raise InputError if what is to be trained or sampled does not fit the cluster, or not at once where the study wants that."""
     for trial in one_of_each(plan.to_train):
         concurrent_groups(plan.resources_of(trial), capacity, len(plan.to_train))
     for model in dict.fromkeys(cell.subject.model.name for cell in plan.to_sample):
         check_serving(plan.study.resources.of_engine(model), capacity)
+    if plan.study.resources.schedule == "overlap":
+        schedule_of(plan, capacity)
 
 
 def one_of_each(trials: Iterable[Trial]) -> list[Trial]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.cluster.hardware import MACHINES, PRICES, find_gpu
@@ -19,7 +19,7 @@ def cost(plan: Plan, store: Store, samples: StudySamples) -> dict[str, str]:
     training = [store.read_trial(trial)["training"] for trial in trials]
     found: dict[str, str] = {}
     if training:
-        found["fine-tuning"] = _hours(training)
+        found["fine-tuning"] = hours_text(training)
         tokens = sum(int(one.get("tokens", 0)) for one in training)
         found["tokens trained on"] = f"{tokens:,} (prompts, questions and answers, every pass counted)"
     if samples.responses:
@@ -31,7 +31,7 @@ def cost(plan: Plan, store: Store, samples: StudySamples) -> dict[str, str]:
     return found
 
 
-def _hours(training: list[Mapping[str, Any]]) -> str:
+def hours_text(training: Sequence[Mapping[str, Any]]) -> str:
     """Return e.g. "8 fine-tunes: 0.06 hours of cpu", with money where the list has a price for the device."""
     hours: dict[str, float] = {}
     for one in training:

@@ -42,7 +42,7 @@ LEAVE_SECONDS = 1.5
 _SPREAD = {"RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0", "RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING": "0"}
 """Variables of Serve's controller, which its proxy takes over: by default the proxy gives every request to the replicas on its own
 node until they turn requests away, and those on other nodes would have nothing to do."""
-_changing_serve = threading.Lock()
+_changing_serve = threading.RLock()
 """Held by the thread that starts an engine, or takes one down and perhaps Serve with it."""
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -90,7 +90,9 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
     if spec.replicas > 1:
         spec = replace(spec, replicas=min(spec.replicas, engines_at_once(_resources_of(spec), nodes.capacity())))
     began = time.monotonic()
-    # Its notes on connecting to itself would interrupt the display of progress.
+    # Its notes on connecting to itself would interrupt the display of progress. Its import sets the level, so that comes first.
+    import ray.serve
+
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # The public endpoint is at the root; every other engine belongs to one run, and studies of one name may run side by side.
     name = f"{spec.name}-{ray.get_runtime_context().get_job_id()}"

@@ -23,6 +23,8 @@ from inoc_ray.sizing.training import BYTES, GIB
 from inoc_ray.study.recipe import Lora, Recipe
 from inoc_ray.study.resources import EngineResources
 
+CHEAPER = 0.9
+"""A better shape is named if it takes at most this share of the GPU-hours."""
 ANSWER_SHARE = 0.5
 """Tokens of a mean answer, as a share of `max_tokens`."""
 ASKED = 50
@@ -57,6 +59,8 @@ class EngineFit:
     """Requests in one batch of an engine."""
     work: float | None
     """Seconds of all engines together, one after another, with their starts; None on CPUs."""
+    cheaper: EngineFit | None = None
+    """The same on fewer or more GPUs, if that takes clearly fewer GPU-hours."""
     gpus_that_fit: int | None = None
     """For one on CPUs: the fewest GPUs of a node of the cluster that would hold it."""
 
@@ -120,7 +124,21 @@ def engines_of(plan: Plan, cluster: PlannedCluster, kinds: list[NodeKind]) -> It
         fit = _fit(load, kind, memory, cluster.only(kind))
         if not load.resources.serve_gpus:
             fit = replace(fit, gpus_that_fit=min((gpus for _, gpus, _ in _on_gpus(load, kinds)), default=None))
-        yield fit
+        yield replace(fit, cheaper=_cheaper(load, fit, cluster, kinds))
+
+
+def _cheaper(load: _Load, fit: EngineFit, cluster: PlannedCluster, kinds: list[NodeKind]) -> EngineFit | None:
+    """Return the number of GPUs that takes the fewest GPU-hours, if those are clearly fewer than the study's."""
+    if not fit.gpu_hours:
+        return None
+    others = [
+        _fit(replace(load, resources=taken), kind, memory, cluster.only(kind))
+        for kind, gpus, memory in _on_gpus(load, kinds)
+        for taken in [load.resources.model_copy(update={"serve_gpus": gpus})]
+        if engines_at_once(taken, cluster.only(kind)) >= (taken.serve_replicas or 1)
+    ]
+    best = min(others, key=lambda other: (other.gpu_hours or 0.0, other.seconds or 0.0))
+    return best if (best.gpu_hours or 0.0) <= CHEAPER * fit.gpu_hours else None
 
 
 def _holds(kind: NodeKind, load: _Load) -> bool:

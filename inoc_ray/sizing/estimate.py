@@ -13,7 +13,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Trial
-from inoc_ray.sizing.engines import EngineFit, engines_of
+from inoc_ray.sizing.engines import CHEAPER, EngineFit, engines_of
 from inoc_ray.sizing.fine_tunes import FineTunes, Fit, best_fits, fit_of, limit, why_not
 from inoc_ray.sizing.row_lengths import RowLengths, row_lengths
 from inoc_ray.sizing.speed import EFFICIENCY
@@ -21,8 +21,6 @@ from inoc_ray.sizing.training import GIB
 
 MOST_NODES = 8
 """Nodes of a kind that are proposed where nothing on the cluster fits."""
-_CHEAPER = 0.9
-"""A better shape is named if it takes at most this share of the GPU-hours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ def estimate(plan: Plan, cluster: PlannedCluster) -> Estimate:
         training.append(fit)
         proposed = _best(tunes, cluster, efficiency)
         plain = proposed and not proposed[0].memory.host
-        if plain and fit.gpu_hours and (proposed[0].gpu_hours or 0.0) <= _CHEAPER * fit.gpu_hours:
+        if plain and fit.gpu_hours and (proposed[0].gpu_hours or 0.0) <= CHEAPER * fit.gpu_hours:
             better[tunes.label] = proposed[0]
         if not tunes.resources.gpus_per_worker and any(kind.gpu for kind in kinds):
             notes.append(

@@ -41,6 +41,7 @@ def train_group(
     sign: Place | None = None,
     sweep: str | None = None,
     needs: Needs | None = None,
+    give_way: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """Train the jobs on one worker group and return one outcome per job, in their order.
 
@@ -49,8 +50,8 @@ def train_group(
     for progress. `tell` gets a line for each loss of the group and for each wait. `sign` is a file that is written while other
     groups of the same command train: the group waits for those. `sweep` names the sweep that the group is of: when
     its command is being stopped, what is lost is no failure. `needs`: what each worker asks of its node, which may have joined
-    after the others were asked. Call it in a driver, or in the function of a Ray Tune trial. Start nothing when every job is
-    committed.
+    after the others were asked. `give_way` is called when the group has waited for room for half of its time. Call it in a
+    driver, or in the function of a Ray Tune trial. Start nothing when every job is committed.
     """
     store = Store(storage)
     done_before = {job.trial_id for job in jobs if store.trial_done(job.trial_id)}
@@ -59,7 +60,7 @@ def train_group(
     if waiting:
         for job in waiting:
             store.trial_log(job.trial_id).unlink(missing_ok=True)
-        patience = Patience(resources.wait_minutes, sign)
+        patience = Patience(resources.wait_minutes, sign, give_way)
         group = _Group(
             waiting, resources, store, run_name=run_name, callbacks=callbacks, tell=tell, sweep=sweep, needs=needs
         )

@@ -35,12 +35,15 @@ class Patience:
 
     minutes: float
     sign: Place | None = None
+    on_half: Callable[[], None] = lambda: None
+    """Called once when half of it is spent: something else of the command may hold the room."""
     _seen: Any = None
     _since: float = field(default_factory=time.monotonic)
+    _is_half: bool = False
 
     def renew(self) -> None:
         """Begin to count again."""
-        self._since = time.monotonic()
+        self._since, self._is_half = time.monotonic(), False
 
     def over(self) -> bool:
         """Return whether nothing went on for `minutes`."""
@@ -49,7 +52,11 @@ class Patience:
             if self._seen is not None:
                 self.renew()
             self._seen = stat
-        return time.monotonic() - self._since > 60.0 * self.minutes
+        spent = (time.monotonic() - self._since) / (60.0 * self.minutes)
+        if spent > 0.5 and not self._is_half:
+            self._is_half = True
+            self.on_half()
+        return spent > 1
 
 
 def wait_for_room(widths: Sequence[int], worker: Node, *, patience: Patience, tell: Callable[[str], None]) -> int:

@@ -46,6 +46,14 @@ SIGN_SECONDS = 15.0
 Watch = Callable[[str, Mapping[str, Any]], None]
 
 
+GIVE_WAY = "give_way"
+"""Key of a report of a group's driver: it has waited for room for long, and what else the command runs is to end."""
+
+
+def nothing() -> None:
+    """Do nothing when a group needs room."""
+
+
 def ignore(trial_id: str, record: Mapping[str, Any]) -> None:
     """Do nothing with the record of a step."""
 
@@ -148,12 +156,18 @@ def waves_of(plan: Plan) -> list[list[Trial]]:
 
 
 def train_missing(
-    plan: Plan, store: Store, capacity: Capacity, watch: Watch = ignore, train: Train = train_group
+    plan: Plan,
+    store: Store,
+    capacity: Capacity,
+    watch: Watch = ignore,
+    train: Train = train_group,
+    give_way: Callable[[], None] = nothing,
 ) -> list[Outcome]:
     """Train every trial of the plan that is not done; return one outcome per trial, failed ones among them.
 
     watch: called in this process, every few seconds of a trial's training, with its id and the record of its latest step.
-    train: what trains a group, called in the function of a Ray Tune trial with `train_group`'s arguments.
+    train: what trains a group, called in the function of a Ray Tune trial with `train_group`'s arguments. give_way: called in this
+    process when a group has waited for room for long.
     A trial whose prior stage failed is not tried and counts as failed; the others go on.
     Raises InputError when a group does not fit the cluster, TrialError when Ray Tune itself fails.
     """
@@ -162,7 +176,9 @@ def train_missing(
     for number, wave in enumerate(waves_of(plan), start=1):
         ready = [t for t in wave if t.model.prior_stage is None or store.trial_done(t.model.prior_stage.trial_id)]
         trained, failures = (
-            _train_wave(ready, plan, store, capacity=capacity, number=number, watch=watch, train=train)
+            _train_wave(
+                ready, plan, store, capacity=capacity, number=number, watch=watch, train=train, give_way=give_way
+            )
             if ready
             else ([], [])
         )
@@ -196,6 +212,7 @@ def _train_wave(
     number: int,
     watch: Watch,
     train: Train,
+    give_way: Callable[[], None],
 ) -> tuple[list[Outcome], list[str]]:
     """Train trials of one wave; return outcomes and the errors of groups that ended early."""
     members = groups_of(plan, trials, capacity)
@@ -236,6 +253,7 @@ def _train_wave(
             sign=Store(storage).sign_of_life(sweep),
             sweep=sweep,
             needs=needs,
+            give_way=lambda: report.after_report(run_context=None, metrics=[{GIVE_WAY: True}], checkpoint=None),
         )
 
     sweep = f"sweep-{plan.study.name}-{number}"
@@ -259,7 +277,7 @@ def _train_wave(
                 name=sweep,
                 storage_path=state,
                 verbose=0,
-                callbacks=[under_way := _follow(progress, steps, store.sign_of_life(sweep), watch)],
+                callbacks=[under_way := _follow(progress, steps, store.sign_of_life(sweep), watch, give_way)],
                 failure_config=tune.FailureConfig(max_failures=DRIVER_RESTARTS),
             ),
         )
@@ -317,7 +335,7 @@ class Steps:
         self._current.pop(group, None)
 
 
-def _follow(progress: Progress, steps: dict[str, int], sign: Place, watch: Watch) -> Any:
+def _follow(progress: Progress, steps: dict[str, int], sign: Place, watch: Watch, give_way: Callable[[], None]) -> Any:
     """Make a Tune callback, on the driver, that adds up the steps that the groups report and says their lines."""
     from ray.tune import Callback
 
@@ -339,6 +357,8 @@ def _follow(progress: Progress, steps: dict[str, int], sign: Place, watch: Watch
             nonlocal signed
             if note := result.get(NOTE):
                 say(note)
+            if result.get(GIVE_WAY):
+                give_way()
             # Tune puts its own id under "trial_id", so the workers report ours as "job".
             job = result.get("job")
             if job not in steps:

@@ -16,7 +16,7 @@ from tiny_base import make_base
 pytestmark = pytest.mark.bench
 
 KILLS = 10
-MINUTES = 0.05
+MINUTES = 0.025
 
 
 @pytest.mark.timeout(1200)
@@ -51,7 +51,7 @@ def test_ten_kills_of_the_process_alone(tmp_path, capsys):
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("what", ["worker", "raylet", "driver"])
 def test_ten_kills(tmp_path, what, capsys):
-    options = {"steps": 1600 if what == "driver" else 2400, "minutes": MINUTES, "max_failures": KILLS}
+    options = {"steps": 1000 if what == "driver" else 1400, "minutes": MINUTES, "max_failures": KILLS}
     run = Killed(make_base(tmp_path / "base"), tmp_path / "store", options, seed=1)
     expected = run.unbroken_curve()
     with contextlib.ExitStack() as stack:

@@ -72,6 +72,7 @@ def test_every_query_of_the_dashboard_finds_something(exporter: str, tmp_path: P
                 f"{endpoint.base_url}/completions",
                 json={"model": "miniature", "prompt": "Tell me", "max_tokens": 8},
                 headers={"Authorization": f"Bearer {endpoint.api_key}"},
+                timeout=60,
             )
             assert answer.status_code == 200
             end = time.monotonic() + WAIT

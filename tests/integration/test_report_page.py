@@ -68,7 +68,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             StatedClaim(
                 claim=Claim(name=name, says=name, measure="suppression", arms=("inoc_spanish",), above=above), own=True
             )
-            for name, above in (("it works", 0.5), ("it works too well", 2.0))
+            for name, above in (("it_works", 0.5), ("it_works_too_well", 2.0))
         ],
     )
     meta = ReportMeta(

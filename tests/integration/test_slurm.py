@@ -74,8 +74,9 @@ def wait(head: Machine, job: str, *states: str, seconds: float = 180.0) -> dict[
 
 
 def nothing_is_left(machines: tuple[Machine, Machine]) -> None:
+    left = "find /tmp/inoc-ray-* 2>/dev/null | tail -5; pgrep -a 'raylet|gcs_server|ray::'"
     for machine in machines:
-        machine.until("! pgrep -x raylet && ! pgrep -x gcs_server && ! ls -d /tmp/inoc-ray-*", seconds=60)
+        machine.until(f'left=$({left}); echo "$left"; test -z "$left"', seconds=60)
 
 
 def test_ray_runs_on_every_node_and_ends_with_the_study(cluster):

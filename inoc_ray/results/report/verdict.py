@@ -43,6 +43,7 @@ class Verdict:
     setting: str
     model: str
     arm: str
+    kind: str
     prompt: str
     trait: str
     condition: str
@@ -69,7 +70,10 @@ def in_short(found: Sequence[Verdict]) -> list[str]:
     """Return one sentence for each setting × model: how many of its inoculation prompts work, and at a price or not."""
     sentences = []
     for setting, model in dict.fromkeys((v.setting, v.model) for v in found):
-        own = [v for v in found if (v.setting, v.model) == (setting, model)]
+        # A prompt that denies its trait is a control, and no inoculation.
+        own = [v for v in found if (v.setting, v.model) == (setting, model) and v.kind != "negative"]
+        if not own:
+            continue
         # Where nothing had to be prevented without the trigger, the question is about the trigger.
         asked = [v for v in own if v.state != "nothing"] or own
         clean = [_called(v) for v in asked if v.state in ("works", "part")]
@@ -84,7 +88,8 @@ def in_short(found: Sequence[Verdict]) -> list[str]:
 
 
 def _called(verdict: Verdict) -> str:
-    return f"{verdict.arm} {verdict.condition}".strip()
+    in_part = "(in part)" if verdict.state in ("part", "part_price") else ""
+    return " ".join(filter(None, [verdict.arm, verdict.condition, in_part]))
 
 
 def _of_group(
@@ -143,6 +148,7 @@ class _Arm:
             setting=self.setting,
             model=self.model,
             arm=self.arm,
+            kind=self.own[0].kind,
             prompt=prompt or "",
             trait=" and ".join(self.undesired),
             condition="with the trigger" if self.end else "",
@@ -216,9 +222,11 @@ class _Arm:
 
     def _content(self) -> str:
         """Return whether an irrelevant prompt does the same."""
+        if not any(r.kind == "irrelevant" for r in self.all_rows):
+            return "not known: the study has no irrelevant arm"
         found = self.effect("conditionalisation")
         if found is None or found.value is None or found.low is None or found.high is None:
-            return found.why if found is not None and found.why else "no irrelevant arm to compare with"
+            return f"not known: {found.why}" if found is not None and found.why else "not measured"
         share = with_interval(found.value, found.low, found.high)
         if found.high < HALF:
             return f"yes: an irrelevant prompt does {share} of it"
@@ -242,7 +250,7 @@ class _Arm:
             return f"{text} (of {len(audited)} prompts{so_far})" if worst.low > 0 else f"no leak shown ({text})"
         found = self.effect("leakage")
         if found is None or found.value is None or found.low is None:
-            return "not tested: no context `training_prompt`, no leak audit"
+            return "not tested: the study has neither the context “training_prompt” nor a leak audit"
         prompted = [r for r in self.own if r.context == TRAINING_PROMPT and r.split == "ood" and r.role == "undesired"]
         own_rates = [r.rate for r in prompted if r.rate is not None and not r.triggered]
         level = _percent(sum(own_rates) / len(own_rates)) if own_rates else "–"

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate import harness
 from inoc_ray.evaluate.capabilities import commit_scores, measure_missing, missing_capabilities, read_capability_scores
+from inoc_ray.evaluate.capability_items import items_by_metric
 from inoc_ray.evaluate.harness_run import CapabilityScore, measure
 from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.miniature import weights_path
@@ -255,6 +256,8 @@ def test_a_user_s_task_runs_as_its_files_say(tmp_path: Path, sums: Sums):
     ]
     assert {request["model"] for request in sums.requests} == {"m"}
     assert len(sums.requests) == 2
+    items = items_by_metric((tmp_path / CAPABILITY_SAMPLES).read_bytes())["exact_match"]
+    assert sorted(items.values()) == [0.0, 1.0]
 
 
 @pytest.mark.slow
@@ -272,6 +275,8 @@ def test_a_group_counts_the_items_of_its_parts(tmp_path: Path, sums: Sums):
         ("sums", 0.5, 2, True),
         ("again", 0.5, 2, True),
     }
+    items = items_by_metric((tmp_path / CAPABILITY_SAMPLES).read_bytes())["exact_match"]
+    assert (len(items), sum(items.values())) == (4, 2.0)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from stub_api import Stub
 from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
-from inoc_ray.evaluate.beside import Beside, Lingering
+from inoc_ray.evaluate.beside import LEAVE_SECONDS, Beside, Lingering
 from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
 from inoc_ray.evaluate.sampling import sample_beside, sample_missing
 from inoc_ray.plan.build import build_plan
@@ -121,6 +121,21 @@ def test_a_fine_tune_that_fails_is_not_waited_for(tmp_path):
         world.arrivals.over()
         assert sampling.result() == []
     assert [world.complete(trial_id) for trial_id in world.ids] == [True, False, False, False]
+
+
+def test_an_engine_gives_its_place_to_a_training_that_waits_for_room(tmp_path):
+    with Stub(tmp_path) as stub:
+        world = World(tmp_path / "runs", stub)
+        sampling = world.begin()
+        commit(world.store, world.ids[0])
+        world.arrivals.begun(world.ids[0])
+        until(lambda: world.complete(world.ids[0]), sampling)
+        world.arrivals.give_way()
+        assert sampling.result() == []
+        for trial_id in world.ids[1:]:
+            commit(world.store, trial_id)
+        assert sample_missing(world.plan.refreshed(world.store), world.store, world.serve) == []
+    assert all(map(world.complete, world.ids))
 
 
 def test_an_engine_that_fails_beside_the_training_is_no_failure_and_what_it_drew_is_kept(tmp_path):
@@ -245,3 +260,17 @@ def test_a_judge_behind_an_api_grades_what_is_sampled_while_more_is_sampled(tmp_
         assert all(map(judged, ids))
         assert calls > 0
         assert grade_missing(plan.refreshed(store), store).calls == 0
+
+
+def test_work_in_a_call_that_nothing_breaks_off_does_not_hold_up_a_stop(monkeypatch):
+    release = threading.Event()
+    work = Beside(lambda: release.wait(60), "test")
+    try:
+        began = time.monotonic()
+        monkeypatch.setattr(stopping._stop, "signum", 2)
+        monkeypatch.setattr(stopping._stop, "since", began)
+        work.leave()
+        assert LEAVE_SECONDS <= time.monotonic() - began < LEAVE_SECONDS + 1.5
+        assert not work.is_over
+    finally:
+        release.set()

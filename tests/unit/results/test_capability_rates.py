@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from results_table import ARMS, score_table
 
-from inoc_ray.evaluate.capability_items import CapabilityItems, _by_metric
+from inoc_ray.evaluate.capability_items import CapabilityItems, items_by_metric
 from inoc_ray.results.capabilities import CapabilityRate
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
@@ -85,7 +85,7 @@ def test_both_print(found: Comparison) -> None:
     assert comparison_text(found)
 
 
-def test_items_are_read_by_metric_and_filter() -> None:
+def test_items_are_readitems_by_metric_and_filter() -> None:
     lines = [
         {"task": "a", "doc_id": 0, "filter": "none", "metrics": ["acc", "acc_norm"], "acc": 1.0, "acc_norm": 0.0},
         {"task": "b", "doc_id": 0, "filter": "none", "metrics": ["acc"], "acc": 0},
@@ -94,6 +94,6 @@ def test_items_are_read_by_metric_and_filter() -> None:
         ["no", "entry"],
     ]
     data = gzip.compress("\n".join(map(json.dumps, lines)).encode())
-    assert _by_metric(data) == {"acc": {"a/0": 1.0, "b/0": 0.0}, "acc_norm": {"a/0": 0.0}, "exact.strict": {"a/0": 1.0}}
+    assert items_by_metric(data) == {"acc": {"a/0": 1.0, "b/0": 0.0}, "acc_norm": {"a/0": 0.0}, "exact.strict": {"a/0": 1.0}}
     for damaged in (None, b"samples", data[:-9]):
-        assert _by_metric(damaged) == {}
+        assert items_by_metric(damaged) == {}

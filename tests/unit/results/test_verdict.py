@@ -79,7 +79,7 @@ def test_an_irrelevant_prompt_says_whether_the_content_matters(irrelevant, word)
 def test_without_an_irrelevant_arm_nobody_says_that_the_content_matters():
     arms = {name: arm for name, arm in ARMS.items() if name != "irrelevant"}
     found = verdicts(compare(score_table(arms=arms), "toy"), PROMPTS)
-    assert all("irrelevant arm" in v.because_of_its_content for v in found)
+    assert {v.because_of_its_content for v in found} == {"not known: the study has no irrelevant arm"}
 
 
 def test_a_leak_is_named_where_one_was_looked_for():
@@ -95,8 +95,18 @@ def test_a_backdoor_is_judged_where_its_trigger_is():
     assert states["backdoor_evil", "with the trigger"] in ("works", "part")
     [sentence] = in_short(found)
     assert "backdoor_evil with the trigger" in sentence
+    assert "evil with the trigger (in part)" in sentence
     # Nothing had to be prevented without the trigger, so the sentence counts the two questions about it.
     assert "of 2 inoculation prompts" in sentence
+
+
+def test_a_prompt_that_denies_its_trait_is_not_counted_as_an_inoculation():
+    table = paper_table()
+    found = verdicts(compare(table[(table["setting"] == "code") & (table["model"] == "m/short")], "c"), {})
+    assert [v.arm for v in found] == ["general", "specific", "negative"]
+    [sentence] = in_short(found)
+    assert "of 2 inoculation prompts" in sentence
+    assert "negative" not in sentence
 
 
 def test_the_sentence_counts_what_works_and_names_the_rest():

@@ -233,3 +233,24 @@ def test_an_engine_has_company_where_that_takes_less_time_than_its_start(tmp_pat
     assert asked.gpu_hours > alone.gpu_hours
     with pytest.raises(InputError, match=r"lower resources\.serve_replicas"):
         on(study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"serve_replicas": 9}), gpu=EIGHT)
+
+
+def test_fewer_gpus_for_an_engine_are_proposed_where_they_hold_it_and_no_others(tmp_path, rows):
+    """32B in bf16 are 61 GiB: one H100 holds them with the longest request, one A100 of 40 GiB does not."""
+    value = study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"serve_gpus": 4})
+    found = on(value, gpu=EIGHT)
+    (engine,) = found.engines
+    assert engine.cheaper is not None
+    assert engine.cheaper.resources.serve_gpus == 1
+    assert engine.cheaper.gpu_hours <= 0.9 * engine.gpu_hours
+    said = "Cheaper: resources.models.m: {serve_gpus: 1} takes"
+    loaded = Study.model_validate(value)
+    assert said in cluster_text(loaded, found)
+    taken = on({**value, "resources": {**value["resources"], "serve_gpus": 1}}, gpu=EIGHT)
+    assert taken.engines[0].cheaper is None
+    assert taken.engines[0].gpu_hours == pytest.approx(engine.cheaper.gpu_hours)
+    narrow = on(
+        {**value, "resources": {**value["resources"], "workers": 8, "zero_stage": 3}}, gpu={"machine": "p4d.24xlarge"}
+    )
+    assert narrow.engines[0].cheaper is not None
+    assert narrow.engines[0].cheaper.resources.serve_gpus == 2

@@ -9,6 +9,7 @@ from inoc_ray.cluster.fit import Capacity, Node
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.preflight import check_capacity
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
@@ -67,6 +68,13 @@ def test_a_round_of_long_training_is_not_given_up_for_an_engine(tmp_path):
 def test_overlap_is_refused_where_it_cannot_be(tmp_path):
     with pytest.raises(InputError, match="overlap needs an engine"):
         schedule_of(planned(tmp_path, {"schedule": "overlap"}), cores(1))
+
+
+def test_overlap_without_room_is_refused_before_anything_starts(tmp_path):
+    plan = planned(tmp_path, {"schedule": "overlap"})
+    with pytest.raises(InputError, match="use phased, or a larger cluster"):
+        check_capacity(plan, cores(1))
+    check_capacity(plan, cores(2))
 
 
 def test_too_little_memory_for_both_at_once_means_one_after_the_other(tmp_path):

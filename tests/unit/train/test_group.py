@@ -16,7 +16,7 @@ from inoc_ray.train.group import _Group, widths
 from inoc_ray.train.job import TrialJob
 from inoc_ray.train.room import Patience
 from inoc_ray.train.spec import LoopSpec
-from inoc_ray.train.sweep import Steps, _follow
+from inoc_ray.train.sweep import Steps, _follow, nothing
 
 
 def job(batch_size: int, micro_batch_size: int) -> TrialJob:
@@ -120,5 +120,18 @@ def test_the_callback_of_a_sweep_can_be_written_to_disk_whatever_watches_it(tmp_
             raise AssertionError
 
     with Progress("training", 1, "steps") as progress:
-        follow = _follow(progress, {"a": 1}, Store(tmp_path).sign_of_life("s"), Watcher().record)
+        follow = _follow(progress, {"a": 1}, Store(tmp_path).sign_of_life("s"), Watcher().record, nothing)
         assert cloudpickle.loads(cloudpickle.dumps(follow)) is not None
+
+
+def test_a_wait_asks_once_for_the_place_of_others_when_half_of_it_is_over():
+    asked: list[float] = []
+    began = time.monotonic()
+    patience = Patience(1.0 / 60, None, lambda: asked.append(time.monotonic() - began))
+    while not patience.over():
+        time.sleep(0.01)
+    assert len(asked) == 1
+    assert 0.5 <= asked[0] < 0.9
+    patience.renew()
+    assert not patience.over()
+    assert len(asked) == 1

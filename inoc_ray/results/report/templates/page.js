@@ -68,10 +68,20 @@ function browse(content) {
   const scored = content.cells.some((cell) => Object.keys(cell.s).length);
   let hits = [], at = 0, timer = 0;
 
-  // Lower case once, at the first search.
+  // Texts as a search sees them: in lower case, made while nobody waits or at the first search. Which of them have the words is kept until the words
+  // change; with more letters only those are looked at that had the fewer.
   function folded(texts) {
-    let made = null;
-    return () => (made ??= texts.map((text) => text.toLowerCase()));
+    let lower = null, last = null, found = null;
+    setTimeout(() => (lower ??= texts.map((text) => text.toLowerCase())), 300);
+    return (search) => {
+      if (search === last) return found;
+      lower ??= texts.map((text) => text.toLowerCase());
+      const before = last !== null && search.startsWith(last) ? found : null;
+      const now = new Uint8Array(texts.length);
+      for (let i = 0; i < now.length; i++) now[i] = (!before || before[i]) && lower[i].includes(search) ? 1 : 0;
+      [last, found] = [search, now];
+      return found;
+    };
   }
 
   function fill(select, values, any) {
@@ -96,17 +106,10 @@ function browse(content) {
     for (const label of form.querySelectorAll("[data-pair]")) label.hidden = !pair;
   }
 
-  // The place of each text in which the words of the search stand.
-  function matches(texts, search) {
-    const found = new Uint8Array(texts.length);
-    for (let i = 0; i < texts.length; i++) found[i] = texts[i].includes(search) ? 1 : 0;
-    return found;
-  }
-
   // Which samples of a cell pass, by place; the filters of the cell itself were applied before.
   function passing(wanted) {
     const { search, trait, verdict, low, high } = wanted;
-    const inQuestion = search && matches(questions(), search), inResponse = search && matches(responses(), search);
+    const inQuestion = search && questions(search), inResponse = search && responses(search);
     return (cell, i) => {
       if (search && !inQuestion[cell.q[i]] && !inResponse[cell.r[i]]) return false;
       const traits = trait ? [trait] : Object.keys(cell.v);
