@@ -259,6 +259,7 @@ def test_text_rows_and_tags_say_the_same() -> None:
     [
         ({"arms": ["specific_spansh"]}, "no arm 'specific_spansh' (did you mean 'specific_spanish'?)"),
         ({"arms": ["kind:speciffic"]}, "did you mean 'kind:specific'?"),
+        ({"arms": ["kind:general"]}, "no arm 'kind:general'"),
         ({"than": "control"}, "no arm 'control'"),
         ({"trait": "spanisch"}, "no trait 'spanisch' (did you mean 'spanish'?)"),
         ({"context": "none"}, "no context 'none'"),
@@ -275,3 +276,11 @@ def test_a_study_whose_claim_names_what_it_lacks_is_refused(
     assert code == 2
     assert "claims: 'ours': the study has no" in err
     assert message in err
+
+
+@pytest.mark.parametrize("bound", [{"above": 50}, {"below": 5}, {"within": [-5, 5]}])
+def test_a_percentage_is_no_share(bound: dict[str, Any]) -> None:
+    """ "below: 5" would hold for every rate."""
+    with pytest.raises(ValueError, match="not a percentage"):
+        claim("rate", "inoc_spanish", **bound)
+    claim("suppression", "inoc_spanish", **bound)
