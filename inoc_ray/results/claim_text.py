@@ -17,9 +17,9 @@ VERDICTS = ("holds", "fails", "cannot tell")
 _MARKS = {"holds": "✓", "fails": "✗", "cannot tell": "?"}
 MEANING = (
     "A claim holds if its interval lies where it says, and fails if it lies wholly elsewhere. An equivalence (within) is "
-    "tested with two one-sided tests, and shows the 90 % interval that goes with them. Of several arms the one that decides "
-    "counts. The paper prints no numbers, so the thresholds of its claims are ours; a claim of the same name in the study "
-    "takes the place of one."
+    "tested with two one-sided tests, and shows the 90 % interval that goes with them where the number lies within. Of several "
+    "arms the one that decides counts. The paper prints no numbers, so the thresholds of its claims are ours; a claim of the "
+    "same name in the study takes the place of one."
 )
 
 
