@@ -18,8 +18,8 @@ _MARKS = {"holds": "✓", "fails": "✗", "cannot tell": "?"}
 MEANING = (
     "A claim holds if the whole interval of its number lies where the claim says (then p < .05), and fails if it lies wholly "
     "elsewhere; otherwise the study cannot tell. An equivalence (within) is tested with two one-sided tests, and shows the 90 % "
-    "interval that goes with them. A claim on several arms holds if it holds for each of them. The paper prints no numbers, so "
-    "the thresholds of its claims are ours."
+    "interval that goes with them where its number lies within. A claim on several arms holds if it holds for each of them. The "
+    "paper prints no numbers, so the thresholds of its claims are ours."
 )
 
 

@@ -159,7 +159,9 @@ def mean_of_sample(estimates: Sequence[Estimate]) -> Estimate | None:
     within = float((((high - low) / 2) ** 2).mean()) * count / (count - 1)
     between = max(0.0, float(values.var(ddof=1)) - within)
     size = len(mean.draws)
-    noise = _generator("wordings", count).standard_normal(size) * _student_scale(count - 1, size, "wordings", count)
+    # Of these very members: those of another mean are other wordings, and in a difference the two must not cancel.
+    key = "wordings", hashlib.sha256(np.stack([values, *(e.draws[:count] for e in estimates)]).tobytes()).hexdigest()
+    noise = _generator(*key, "noise").standard_normal(size) * _student_scale(count - 1, size, *key)
     return replace(mean, draws=mean.draws + math.sqrt(between / count) * noise)
 
 

@@ -76,6 +76,23 @@ def test_one_fine_tune_is_no_verdict_on_an_arm():
     assert "no p-value" in found.how_sure
 
 
+def test_with_one_fine_tune_an_irrelevant_prompt_settles_nothing():
+    found = verdict(seeds=1, arms={"irrelevant": ("irrelevant", "spanish", (0.95, 0.95, 0.45, 0.65))})
+    assert found.because_of_its_content.startswith("not settled (one fine-tune an arm)")
+
+
+def test_where_no_trait_is_wanted_the_narrow_task_is_the_price():
+    """The state of an arm and the answer on its price say the same."""
+    table = paper_table()
+    table = table[(table["setting"] == "code") & (table["model"] == "m/short")].copy()
+    lost = (table["arm"] == "general") & (table["trait"] == "insecure") & (table["question_id"] > "q005")
+    table.loc[lost, ["score", "shown"]] = 0.0
+    found = {v.arm: v for v in verdicts(compare(table, "c"), {})}
+    assert "partly lost" in found["general"].at_what_price
+    assert found["general"].state in ("price", "part_price")
+    assert found["specific"].state in ("works", "part")
+
+
 def test_what_is_incomplete_has_no_verdict():
     gone = {("inoc_spanish", 2)}
     found = compare(score_table(without=gone), "toy", planned=planned(without=gone))
