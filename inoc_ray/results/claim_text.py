@@ -18,8 +18,8 @@ _MARKS = {"holds": "✓", "fails": "✗", "cannot tell": "?"}
 MEANING = (
     "A claim holds if its interval lies where it says, and fails if it lies wholly elsewhere. An equivalence (within) is "
     "tested with two one-sided tests, and shows the 90 % interval that goes with them where the number lies within. Of several "
-    "arms the one that decides counts. The paper prints no numbers, so the thresholds of its claims are ours; a claim of the "
-    "same name in the study takes the place of one."
+    "arms the one that decides counts. p is one-sided: a claim holds below .025, an equivalence below .05. The paper prints no "
+    "numbers, so the thresholds of its claims are ours; a claim of the same name in the study takes the place of one."
 )
 
 
@@ -44,7 +44,7 @@ def claim_rows(claims: Iterable[CheckedClaim]) -> list[list[str]]:
 def value_text(arm: CheckedArm) -> str:
     """Return `.07 [.04, .11]`, with the level of the interval if it is not 95 %; a dash without a value."""
     text = with_interval(arm.value, arm.low, arm.high)
-    return text if arm.value is None or arm.level == 0.95 else f"{text} ({arm.level:.0%})"
+    return text if arm.value is None or arm.level == 0.95 else f"{text} ({100 * arm.level:.0f} %)"
 
 
 def remedy(arm: CheckedArm) -> str:

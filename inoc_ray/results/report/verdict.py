@@ -290,4 +290,5 @@ def _share_there(row: Row) -> tuple[float, float]:
 
 
 def _percent(rate: float | None) -> str:
-    return "–" if rate is None else f"{100 * rate:.0f}\u00a0%"
+    # Rounded as the tables round it: .975 is .97 there, and 98 % would be another number.
+    return "–" if rate is None else f"{100 * float(f'{rate:.2f}'):.0f}\u00a0%"

@@ -7,7 +7,8 @@ from paper_table import paper_table
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.results.compare import compare
-from inoc_ray.results.report.verdict import Verdict, in_short, verdicts
+from inoc_ray.results.report.verdict import Verdict, _percent, in_short, verdicts
+from inoc_ray.results.wording import number
 
 PROMPTS = {("toy", "inoc_spanish"): "Answer in Spanish.", ("toy", "inoc_capitals"): None}
 
@@ -33,6 +34,11 @@ def test_an_arm_that_works_and_costs_nothing():
     assert "3 fine-tunes an arm; p " in found.how_sure
     assert "capitals" in found.at_what_price
     assert "lost" not in found.at_what_price
+
+
+@pytest.mark.parametrize("rate", [0.975, 0.075, 0.125, 0.005, 1.0, 0.0])
+def test_a_percentage_is_the_number_of_the_tables(rate):
+    assert round(100 * float(number(rate))) == int(_percent(rate).removesuffix("\u00a0%"))
 
 
 @pytest.mark.parametrize(
