@@ -238,6 +238,7 @@ def test_as_many_seeds_as_it_names_settle_most_studies_that_three_do_not() -> No
         ({"above": 0.1, "measure": "capability"}, "belong together"),
         ({"above": 0.1, "measure": "leakage", "context": "none"}, "does not belong"),
         ({"above": 0.1, "measure": "retention_id", "triggered": True}, "triggered belongs to"),
+        ({"above": 0.1, "measure": "suppression", "split": "id"}, "split does not belong"),
     ],
 )
 def test_a_claim_that_says_nothing_clear_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -36,6 +36,11 @@ def test_an_arm_that_works_and_costs_nothing():
     assert "lost" not in found.at_what_price
 
 
+@pytest.mark.parametrize("rate", [0.975, 0.075, 0.125, 0.005, 1.0, 0.0])
+def test_a_percentage_is_the_number_of_the_tables(rate):
+    assert round(100 * float(number(rate))) == int(_percent(rate).removesuffix("\u00a0%"))
+
+
 @pytest.mark.parametrize(
     ("spanish", "capitals", "state"),
     [(0.05, 0.1, "price"), (0.25, 0.65, "part"), (0.25, 0.1, "part_price"), (0.43, 0.65, "no"), (0.95, 0.65, "worse")],
