@@ -81,7 +81,7 @@ def in_short(found: Sequence[Verdict]) -> list[str]:
         other = [f"{_called(v)} ({v.does_it_work.lower()})" for v in asked if v.state in ("no", "worse", "unknown")]
         parts = [f"{len(clean) + len(costly)} of {len(asked)} inoculation prompts are shown to work"]
         parts += [f"without a price that is shown: {', '.join(clean)}"] if clean else []
-        parts += [f"at the price of a wanted trait: {', '.join(costly)}"] if costly else []
+        parts += [f"at a price: {', '.join(costly)}"] if costly else []
         parts += [f"not so: {', '.join(other)}"] if other else []
         sentences.append(f"{setting} on {model}: {'; '.join(parts)}.")
     return sentences
