@@ -51,6 +51,8 @@ class CheckedArm:
     two-sided; of an equivalence the larger of its two one-sided ones. None with one fine-tune, or incomplete."""
     seeds: int | None = None
     """The fewest fine-tunes of any arm that the number rests on; None if that is the untouched base alone."""
+    of: int = 1
+    """How many arms it is the mean of, where `arm` is a kind of arms."""
     why: str = ""
     """Why it cannot be told, in words."""
     settle: str = ""
@@ -261,6 +263,7 @@ def _checked_arm(
         high=high,
         level=level,
         seeds=estimate.seeds,
+        of=value.of,
     )
     if _rests_on(claim, estimate.sources, lacking, measured.view):
         return replace(found, why="what it rests on is incomplete", settle="the rest of the study: `inoc-ray run`")

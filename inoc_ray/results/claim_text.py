@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.wording import missing_summary, p_text, with_interval
+from inoc_ray.study.claims import KIND
 
 if TYPE_CHECKING:
     from inoc_ray.results.claim_checks import CheckedArm, CheckedClaim
@@ -29,7 +30,7 @@ def claim_rows(claims: Iterable[CheckedClaim]) -> list[list[str]]:
         [
             claim.says,
             claim.verdict,
-            f"{claim.measure} ({claim.decides.arm})",
+            f"{claim.measure} ({arm_text(claim.decides)})",
             claim.claimed,
             value_text(claim.decides),
             p_text(claim.decides.p),
@@ -39,6 +40,13 @@ def claim_rows(claims: Iterable[CheckedClaim]) -> list[list[str]]:
         ]
         for claim in claims
     ]
+
+
+def arm_text(arm: CheckedArm) -> str:
+    """Return the arm; of a kind, how many arms it is the mean of, since one alone says nothing of another wording."""
+    if not arm.arm.startswith(KIND) or arm.value is None:
+        return arm.arm
+    return f"{arm.arm}, {'one arm alone' if arm.of == 1 else f'mean of {arm.of} arms'}"
 
 
 def value_text(arm: CheckedArm) -> str:
@@ -108,7 +116,7 @@ def _lines(claim: CheckedClaim, width: int) -> list[str]:
     for arm in claim.arms:
         seeds = "" if arm.seeds is None else f", {arm.seeds} seed{'s' * (arm.seeds != 1)}"
         p = "" if arm.p is None else f", p {p_text(arm.p)}"
-        text = f"{claim.measure} ({arm.arm}): {value_text(arm)}, claimed {claim.claimed}{p}{seeds}"
+        text = f"{claim.measure} ({arm_text(arm)}): {value_text(arm)}, claimed {claim.claimed}{p}{seeds}"
         text += f"; {remedy(arm)}" if remedy(arm) else ""
         found += textwrap.wrap(text, width, initial_indent=" " * 14, subsequent_indent=" " * 16)
     return found

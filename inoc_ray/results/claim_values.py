@@ -21,7 +21,7 @@ class ClaimValue:
     arm: str
     estimate: Estimate | None
     why: str = ""
-    wordings: int = 1
+    of: int = 1
     """How many arms it is the mean of."""
 
 
@@ -42,7 +42,7 @@ def _value(claim: Claim, view: View, name: str, scores: Scores) -> ClaimValue:
     found = _difference(claim, view, members, scores) if members else _no_arm(name)
     if isinstance(found, str):
         return ClaimValue(arm=name, estimate=None, why=found)
-    return ClaimValue(arm=name, estimate=found, wordings=len(members))
+    return ClaimValue(arm=name, estimate=found, of=len(members))
 
 
 def _difference(claim: Claim, view: View, members: Sequence[Arm], scores: Scores) -> Estimate | str:
@@ -103,7 +103,7 @@ def _number(
 ) -> Estimate | str:
     if claim.measure == "capability":
         score = scores.get((arm.name, claim.task or ""))
-        return f"{arm.name} has no score on {claim.task}" if score is None else score
+        return f"{arm.name} has no score on {claim.task} that is a mean over items" if score is None else score
     if claim.measure != "rate":
         return measured(view, arm.name, direction, claim.measure)
     if not direction.undesired:

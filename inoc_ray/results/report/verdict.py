@@ -83,7 +83,7 @@ def in_short(found: Sequence[Verdict]) -> list[str]:
         works = len(clean) + len(costly)
         parts = [f"{works} of {len(asked)} inoculation prompts {'is' if works == 1 else 'are'} shown to work"]
         parts += [f"at no price that the study shows: {', '.join(clean)}"] if clean else []
-        parts += [f"at the price of a wanted trait: {', '.join(costly)}"] if costly else []
+        parts += [f"at a price: {', '.join(costly)}"] if costly else []
         parts += [f"the others: {', '.join(other)}"] if other else []
         sentences.append(f"{setting} on {model}: {'; '.join(parts)}.")
     return sentences

@@ -177,6 +177,15 @@ def test_a_number_outside_the_margins_shows_the_interval_that_decides_it() -> No
     assert found.high >= 0.8
 
 
+@pytest.mark.parametrize(
+    ("arms", "text"),
+    [(ARMS, "mean of 2 arms"), ({n: a for n, a in ARMS.items() if n != "inoc_capitals"}, "one arm alone")],
+)
+def test_a_kind_says_how_many_wordings_it_rests_on(arms: dict[str, Any], text: str) -> None:
+    found = check(claim("suppression", "kind:specific", above=0.5), arms=arms)
+    assert claim_rows([found])[0][2] == f"suppression (kind:specific, {text})"
+
+
 def test_claims_on_a_setting_without_any_result_say_so() -> None:
     plan = planned()
     other = [replace(cell, setting="other", stored=0) for cell in plan.cells]
