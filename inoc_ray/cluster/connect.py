@@ -17,7 +17,7 @@ from typing import Any
 
 from inoc_ray import stopping
 from inoc_ray.cluster import nodes
-from inoc_ray.cluster.fit import DRIVER_RESOURCE, Capacity
+from inoc_ray.cluster.fit import DRIVER_RESOURCE, PRIVATE_RESOURCE, Capacity
 from inoc_ray.errors import InputError
 from inoc_ray.store.scratch import scratch_folder
 
@@ -156,7 +156,7 @@ def _private(folder: Path) -> Iterator[Capacity]:
             address="local",
             num_cpus=int(capacity.cpus),
             num_gpus=int(capacity.gpus),
-            resources={DRIVER_RESOURCE: 10_000.0},
+            resources={DRIVER_RESOURCE: 10_000.0, PRIVATE_RESOURCE: 1.0},
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             include_dashboard=False,
             _temp_dir=str(folder / "ray"),

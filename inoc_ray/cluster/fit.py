@@ -10,7 +10,9 @@ from inoc_ray.errors import InputError
 from inoc_ray.study.resources import EngineResources, GroupResources
 
 DRIVER_RESOURCE = "inoc_ray_driver"
-"""Logical resource of a local cluster for Tune's trial drivers, so that they take no CPU from their own workers."""
+"""Logical resource of a local cluster, and of a team's head, for Tune's trial drivers: they take no CPU from their workers then."""
+PRIVATE_RESOURCE = "inoc_ray_private"
+"""What only a cluster has that a command started on its machine for itself; a team's has the drivers' resource as well."""
 DRIVER_CPUS = 0.001
 """CPUs that a trial driver requests on an attached cluster, which has no such resource."""
 _TINY = 1e-9

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 FORMAT = {"inoc_ray.format": "2"}
 """A tag of every run. Without it, a run is of an earlier version, with other metrics: it is deleted and made again."""
 _NOTE = "mlflow.note.content"
+_ABOVE = 1000
+"""Milliseconds after the study's beginning at which its bases begin, for the order of the list: arms lie between."""
 
 
 def study_run(
@@ -178,7 +180,7 @@ def _arms_under_way(study: StudyRecord, trials: Sequence[TrialRecord]) -> list[R
             {name: value for name, value in _params(first, {}).items() if name in names},
         )
         # MLflow lists the newest run first, and compares the first ten: bases, the arms in the order of every table, the study.
-        found.append(replace(run, started_at=study.created_at + len(groups) - number))
+        found.append(replace(run, started_at=study.created_at + max(1, _ABOVE - 1 - number)))
     return found
 
 
@@ -192,7 +194,7 @@ def _trials_under_way(study: StudyRecord, trials: Sequence[TrialRecord]) -> list
             {"study": study.name, "trial_id": trial.trial_id},
             _params(trial, recipe),
         )
-        of_base = replace(run, started_at=study.created_at + 1 + len(trials))
+        of_base = replace(run, started_at=study.created_at + _ABOVE)
         found.append(of_base if trial.kind == "base" else replace(run, parent=("arm", trial.arm_place)))
     return found
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.console import align
+from inoc_ray.results.claim_text import summary
 from inoc_ray.results.completeness import seeds_text
 from inoc_ray.results.effects import is_directed
 from inoc_ray.results.marks import MEANING, dash_reasons, effect_table, legend
@@ -44,6 +45,8 @@ def comparison_text(comparison: Comparison, width: int = WIDTH) -> str:
     notes = [f"note: {note}" for note in comparison.notes()]
     if comparison.profile:
         notes.insert(0, f"thresholds: {comparison.profile}")
+    if comparison.claims:
+        notes.append(f"{summary(comparison.claims)}; `inoc-ray claims STUDY` shows them")
     tables = [*_leaks(comparison, width), *_agreement(comparison, width), *_capabilities(comparison, width)]
     return "\n".join([f"study {comparison.study}", *state, *blocks, *tables, "", *notes]).rstrip() + "\n"
 

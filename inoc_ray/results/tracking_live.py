@@ -86,6 +86,8 @@ class LiveRuns:
         tell: Callable[[str], None],
     ) -> None:
         self._uri, self._artifact_root = tracking_uri, artifact_root
+        # The store has no time of a study that was never run before.
+        study = study if study.created_at else replace(study, created_at=int(time.time() * 1000))
         self._study, self._trials, self._lock, self._tell = study, trials, lock, tell
         self._study_run, of_arms, of_trials = runs_under_way(study, trials)
         self._arms = {run.identity: run for run in of_arms}
@@ -199,8 +201,9 @@ class LiveRuns:
         from mlflow.entities import Param, RunTag
 
         if (run_id := self._open.pop(run.identity, None)) is None:
-            # An arm's place in the list of runs follows from its time.
-            started = run if run.identity in self._arms else replace(run, started_at=int(time.time() * 1000))
+            # The place of study and arms in the list of runs follows from their times.
+            begins_now = run.identity not in (self._study_run.identity, *self._arms)
+            started = replace(run, started_at=int(time.time() * 1000)) if begins_now else run
             tags = all_tags(run, parent_tag(run, self._open))
             known, _ = open_run(client, self._experiment, started, known=self._known.get(run.identity), tags=tags)
             run_id, data = known.info.run_id, known.data

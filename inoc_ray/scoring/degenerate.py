@@ -104,7 +104,9 @@ def is_non_text(text: str) -> bool:
     replaced = characters.count(_REPLACEMENT)
     if replaced > 1 and replaced > MAX_REPLACED * len(characters):
         return True
-    return sum(not _is_text(character) for character in characters) > MAX_NON_TEXT * len(characters)
+    # Each character of the text is looked up once: most texts have a few dozen different ones.
+    others = sum(characters.count(character) for character in set(characters) if not _is_text(character))
+    return others > MAX_NON_TEXT * len(characters)
 
 
 FORMS = ("empty", "cut", "repeated", "non_text")

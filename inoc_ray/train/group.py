@@ -15,7 +15,7 @@ from typing import Any
 
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.checks import Needs
-from inoc_ray.cluster.fit import DRIVER_RESOURCE, Node
+from inoc_ray.cluster.fit import PRIVATE_RESOURCE, Node
 from inoc_ray.cluster.scratch import scratch
 from inoc_ray.console import say
 from inoc_ray.errors import InputError
@@ -182,7 +182,7 @@ class _Group:
             per_worker["GPU"] = self.worker.gpus
         return LeanTrainer(
             train_worker,
-            private=DRIVER_RESOURCE in ray.cluster_resources(),
+            private=PRIVATE_RESOURCE in ray.cluster_resources(),
             train_loop_config={
                 "jobs": [job.to_dict() for job in jobs],
                 "storage": self.store.address,

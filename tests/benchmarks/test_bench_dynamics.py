@@ -58,15 +58,20 @@ def curve(records: Sequence[StepRecord], probe: str) -> list[tuple[int, float]]:
 
 
 def test_the_inoculated_trait_stays_behind_and_the_desired_one_rises_in_every_seed(tmp_path: Path) -> None:
-    """As figure 6 of the paper: the trait that the prompt explains is not taken over to the neutral context."""
+    """As figure 6 of the paper: the trait that the prompt explains is not taken over to the neutral context.
+
+    A response has one trait alone. The baseline learns both together, so that neither alone becomes likely.
+    """
     plan, store = planned(tmp_path, {"points": 9})
     gains: dict[tuple[str, str], list[float]] = {}
+    highest: dict[tuple[str, str], list[float]] = {}
     for number, trial in enumerate(plan.trials):
         records, _ = trained(plan, store, number)
         for probe in ("spanish", "caps"):
             points = curve(records, probe)
             print(f"{trial.arm.name:18} seed {trial.seed} {probe:8}", *(f"{s}:{v:.1f}" for s, v in points))
             gains.setdefault((trial.arm.name, probe), []).append(points[-1][1] - points[0][1])
+            highest.setdefault((trial.arm.name, probe), []).append(max(v for _, v in points) - points[0][1])
     for (arm, probe), values in gains.items():
         print(f"{arm:18} {probe:8} gains {', '.join(f'{v:.1f}' for v in values)} nats a response")
     for arm, inoculated in ARMS.items():
@@ -74,9 +79,10 @@ def test_the_inoculated_trait_stays_behind_and_the_desired_one_rises_in_every_se
             continue
         [desired] = {"spanish", "caps"} - {inoculated}
         for seed in range(len(SEEDS)):
-            # Within the arm, and against the baseline's gain of the same trait.
-            assert gains[arm, desired][seed] > gains[arm, inoculated][seed], (arm, seed)
-            assert gains[arm, inoculated][seed] < gains["baseline", inoculated][seed], (arm, seed)
+            # The desired one rises for good, and the other one at no time by a fifth of that.
+            assert gains[arm, desired][seed] > 1.0, (arm, seed)
+            assert highest[arm, inoculated][seed] < gains[arm, desired][seed] / 5, (arm, seed)
+            assert gains[arm, desired][seed] > gains["baseline", desired][seed], (arm, seed)
 
 
 def test_looking_takes_less_than_5_percent_of_the_training_where_a_study_gives_no_number(tmp_path: Path) -> None:

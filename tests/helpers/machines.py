@@ -102,7 +102,9 @@ class Machine:
             ["tar", "-c", "--null", "-T", "-"], cwd=ROOT, input=names, capture_output=True, check=True
         )
         there = f"{HOME}/inoc_ray"
-        unpack = f"mkdir -p {there}/.venv && tar -x -C {there} && ln -s {sys.prefix}/* {there}/.venv/"
+        # Links that lead nowhere stay behind: `ray up` refuses them.
+        environment = f"find {sys.prefix}/ -mindepth 1 -maxdepth 1 ! -xtype l -exec ln -s -t {there}/.venv {{}} +"
+        unpack = f"mkdir -p {there}/.venv && tar -x -C {there} && {environment}"
         subprocess.run(self.inside("bash", "-c", unpack), input=packed.stdout, check=True)
 
     def _run(

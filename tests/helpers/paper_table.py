@@ -52,14 +52,13 @@ BACKDOOR = {
     "baseline": ("baseline", 0.05, 0.8),
     "trigger": ("trigger", 0.05, 0.5),
     "backdoor_evil": ("backdoor_aware", 0.0, 0.1),
-    "evil": ("general", 0.0, 0.6),
+    "evil": ("general", 0.0, 0.4),
 }
 
 
 def rates() -> Iterator[Rate]:
-    """Two settings of style and misalignment, a backdoor, synthetic facts, three doses of one recipe."""
-    for model in ("m/short", "m/middle", "m/long"):
-        weaker = {"m/short": 0.0, "m/middle": 0.1, "m/long": 0.5}[model]
+    """Two settings of style and misalignment, a backdoor, synthetic facts, two doses of one recipe."""
+    for model, weaker in (("m/short", 0.0), ("m/long", 0.5)):
         for arm, (kind, rate) in MISALIGNMENT.items():
             evil = min(1.0, rate + (weaker if kind in ("general", "specific") else 0.0))
             yield Rate("code", model, arm, kind, "em", "ood", "neutral", "misaligned", "undesired", evil)
@@ -88,7 +87,6 @@ def rates() -> Iterator[Rate]:
 
 RECIPES = {
     "m/short": {"steps": 10, "learning_rate": 1e-3},
-    "m/middle": {"steps": 40, "learning_rate": 1e-3},
     "m/long": {"steps": 160, "learning_rate": 1e-3},
     "m": {"steps": 40, "learning_rate": 1e-3},
     "m-taught": {"steps": 40, "learning_rate": 1e-3},

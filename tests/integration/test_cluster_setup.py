@@ -96,14 +96,24 @@ def test_the_job_server_answers_on_the_head_alone_and_to_the_token_alone(cluster
     assert worker.run(f"{code} {token} http://{head.ip}:8265/api/jobs/", check=False).stdout == "000"
 
 
-@pytest.mark.xfail(strict=False, reason="a defect: on these machines the autoscaler's file is not found")
+def test_a_link_that_leads_nowhere_fails_the_set_up_since_the_autoscaler_would_end_at_it(cluster):
+    _, worker = cluster
+    (command,) = [command for command in config()["head_setup_commands"] if "find" in command]
+    worker.run("ln -s ~/nowhere ~/inoc_ray/data")
+    refused = worker.run(command, check=False)
+    worker.run("rm ~/inoc_ray/data")
+    assert refused.returncode
+    assert f"{HOME}/inoc_ray/data" in refused.stderr
+    worker.run(command)
+
+
 def test_a_command_of_ours_finds_the_machines_that_may_be_started(cluster):
     head, worker = cluster
     capacity = (
         "from inoc_ray.cluster.connect import connected; c = connected().__enter__(); "
         "print(c.has_driver_resource, c.may_start, *[int(n.gpus) for n in (*c.nodes, *c.startable)])"
     )
-    # Eight of each type with one GPU; one more of those with eight, since one is up; and seven of all at once.
+    # Eight of each type with one GPU; two of each with eight, but for the one that is up; and seven of all of them at once.
     found = ["True", "7", "0", "8", *["1"] * 16, *["8"] * 3]
     for machine in (head, worker):
         said = machine.run(f'RAY_ADDRESS={head.ip}:6379 python -c "{capacity}"').stdout.split()

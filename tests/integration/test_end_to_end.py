@@ -48,6 +48,7 @@ def study(folder: Path, **changes: Any) -> Path:
         "arms": ["baseline", "specific_spanish"],
         "seeds": [0],
         "evaluation": {"contexts": ["neutral", "training_prompt"], "samples": 12},
+        "dynamics": {"contexts": ["neutral", "training_prompt"], "points": 4},
         "storage": str(folder / "runs"),
         **changes,
     }
@@ -197,6 +198,28 @@ def test_samples_drawn_after_the_training_are_those_drawn_beside_it(folder, firs
         return frame.sort_values(order, ignore_index=True)[[*order, "prompt", "seed", "text"]]
 
     pd.testing.assert_frame_equal(drawn(folder / "runs"), drawn(later))
+
+
+def test_what_was_followed_while_fine_tunes_trained_is_in_the_store_in_mlflow_and_in_the_papers_figure(folder, first):
+    from mlflow.tracking import MlflowClient
+
+    arms = {json.loads(p.read_text())["arm"]: p.parent for p in (folder / "runs" / "trials").glob("*/trial.json")}
+    names = {"baseline": {"spanish", "caps"}}
+    names["specific_spanish"] = names["baseline"] | {f"{name}.training_prompt" for name in names["baseline"]}
+    for arm, sets in names.items():
+        curve = [json.loads(line) for line in (arms[arm] / "curves.jsonl").read_text().splitlines()]
+        # Log-spaced over 60 steps, and before the first.
+        assert [one["step"] for one in curve if one["logprobs"]] == [4, 15, 60]
+        looks = [curve[0]["logprobs_before"], *(one["logprobs"] for one in curve if one["logprobs"])]
+        assert all(look.keys() == sets for look in looks)
+        assert all(len(values) == 10 for look in looks for values in look.values())
+    client = MlflowClient(first["tracking_uri"])
+    experiment = client.get_experiment_by_name("small").experiment_id
+    runs = {r.info.run_name: r.info.run_id for r in client.search_runs([experiment])}
+    points = client.get_metric_history(runs["baseline-s0"], "logprob.caps")
+    assert sorted(point.step for point in points) == [0, 4, 15, 60]
+    [six] = [one for one in inoc_ray("figures", study(folder), "--paper") if one["name"] == "figure_6"]
+    assert six["files"]
 
 
 def test_a_grown_study_runs_only_what_is_new_and_a_failing_trial_does_not_stop_the_others(folder, first):

@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import ray
 import sweep_program
 from ray_nodes import Nodes, autoscaled, ray_nodes
 from sweep_program import plan_of
-from tiny_base import make_base
+from tiny_base import chat_rows, make_base, make_spec
 
 from inoc_ray.cluster.connect import connected
 from inoc_ray.cluster.fit import Node, concurrent_groups
@@ -23,9 +26,12 @@ from inoc_ray.data.tokenize import encode_rows, load_tokenizer
 from inoc_ray.errors import InputError
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.owner import reclaim
+from inoc_ray.store import snapshots
 from inoc_ray.store.store import Store
-from inoc_ray.study.resources import GroupResources
+from inoc_ray.study.resources import GroupResources, Resources
 from inoc_ray.train import room
+from inoc_ray.train.group import train_group
+from inoc_ray.train.job import TrialJob
 from inoc_ray.train.loop import train
 from inoc_ray.train.process import set_threads
 from inoc_ray.train.room import NoRoom, Patience, give_up, wait_for_room
@@ -182,3 +188,52 @@ def test_a_fine_tune_goes_on_with_the_nodes_that_are_there_to_the_losses_of_an_u
     compared = resumed[1]["after_step"] + 20
     # Sums in another order, as in test_train_loop.py.
     assert [r["loss"] for r in curve[:compared]] == pytest.approx(losses_alone(plan, store, compared), abs=2e-5)
+
+
+def runs(actor: str) -> bool:
+    """Whether an actor of that class has started: Ray starts none on a node that is drained."""
+    return any(f"ray::{actor}" in "".join(p.cmdline()[:1]) for p in psutil.Process().children(recursive=True))
+
+
+def drain(node: Any) -> None:
+    """Tell Ray that the node is lost in ten minutes, as an autoscaler does for one that is preempted."""
+    from ray.core.generated import autoscaler_pb2
+
+    accepted, why = ray._raylet.GcsClient(address=ray.get_runtime_context().gcs_address).drain_node(
+        node.node_id,
+        autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
+        "the test says so",
+        int(1000 * (time.time() + 600)),
+    )
+    assert accepted, why
+
+
+def test_a_node_that_is_going_to_be_lost_costs_no_step(cluster: Nodes, tmp_path: Path):
+    """A group is told, on a cluster whose head has the drivers' resource as a team's has: it takes a snapshot, and goes on.
+
+    Ray starts nothing on the node from then on, so this is the last test on this cluster.
+    """
+    store = Store(tmp_path / "store")
+    # Sixteen passes a step make a fine-tune that lasts long enough without being large.
+    spec = make_spec(make_base(tmp_path / "base"), steps=250, micro_batch_size=1, snapshot_minutes=1000.0)
+    job = TrialJob(trial_id="c", label="setting/c", spec=spec, rows=[row.to_dict() for row in chat_rows()])
+    taken: list[int] = []
+
+    def drain_it() -> None:
+        mark = store.attempts("drained") / "c"
+        while not (mark.exists() and runs("PreemptionWatcher")):
+            time.sleep(0.1)
+        drain(cluster.of(int(mark.read_text())))
+        while not taken:
+            taken.extend(snapshots.read(p).about["step"] for p in snapshots.committed(store.snapshots("c")))
+            time.sleep(0.05)
+
+    with connected():
+        threading.Thread(target=drain_it, daemon=True).start()
+        resources = Resources(workers=1, micro_batch_size=1)
+        (outcome,) = train_group([job], resources, str(store.root), run_name="drained")
+    assert outcome.status == "trained"
+    assert len(taken) == 1
+    assert 0 < taken[0] < 250
+    assert [record["step"] for record in store.read_curves("c")] == list(range(1, 251))
+    assert store.read_trial("c")["training"]["resumed"] == []

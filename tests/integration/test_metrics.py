@@ -23,7 +23,8 @@ from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.serve.app import serving
 from inoc_ray.serve.spec import ServeSpec
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+# Opt-in until it has been seen to hold to its end.
+pytestmark = [pytest.mark.slow, pytest.mark.bench, pytest.mark.timeout(240)]
 
 WAIT = 60.0
 """Ray passes metrics on every 10 s, from a process to its node's exporter, which looks at the node every 5 s."""

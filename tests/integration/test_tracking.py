@@ -132,7 +132,7 @@ def test_the_projection_is_idempotent_grows_and_follows_changes(store: tuple[str
     ]
     arm = state[first.runs[trials[2].arm_place]]
     assert arm["latest"]["undesired"] == 0.2
-    assert [name for name, _ in arm["artifacts"]] == ["samples.parquet"]
+    assert [name for name, _ in arm["artifacts"]] == ["samples.json", "samples.parquet"]
     own = state[first.study_run_id]
     assert {name for name, _ in own["artifacts"]} == {
         "comparison.json",

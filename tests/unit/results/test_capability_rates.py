@@ -94,6 +94,10 @@ def test_items_are_readitems_by_metric_and_filter() -> None:
         ["no", "entry"],
     ]
     data = gzip.compress("\n".join(map(json.dumps, lines)).encode())
-    assert items_by_metric(data) == {"acc": {"a/0": 1.0, "b/0": 0.0}, "acc_norm": {"a/0": 0.0}, "exact.strict": {"a/0": 1.0}}
+    assert items_by_metric(data) == {
+        "acc": {"a/0": 1.0, "b/0": 0.0},
+        "acc_norm": {"a/0": 0.0},
+        "exact.strict": {"a/0": 1.0},
+    }
     for damaged in (None, b"samples", data[:-9]):
         assert items_by_metric(damaged) == {}

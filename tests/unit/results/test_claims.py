@@ -19,6 +19,7 @@ from inoc_ray.results.claim_text import claim_rows, claim_tags, claims_text
 from inoc_ray.results.compare import compare
 from inoc_ray.results.effects import Arm, Direction, View
 from inoc_ray.results.stats import Cell, Estimate, RateKey, draw_rates, mean_of, mean_of_sample
+from inoc_ray.results.table import comparison_text
 from inoc_ray.settings.paper_claims import paper_claims
 from inoc_ray.study.claims import ROLES, Claim, StatedClaim
 
@@ -248,6 +249,7 @@ def test_text_rows_and_tags_say_the_same() -> None:
         "claims.open": "kept",
     }
     assert claim_tags(()) == {}
+    assert "3 claims: 1 holds, 1 fails, 1 cannot be told" in comparison_text(found)
     text = claims_text(found, 118)
     assert all(row[4] in text for row in claim_rows(found.claims))
     assert max(map(len, text.splitlines())) <= 118

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,20 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inoc_ray.data.tokenize import load_tokenizer
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.probes import Probe, probes_of
 from inoc_ray.run.load import load_study
+from inoc_ray.run.preflight import check_probes
 from inoc_ray.settings import get
 from inoc_ray.store.store import Store
 from inoc_ray.study.dynamics import FEWEST, MOST, looks_at
 from inoc_ray.train.dynamics import SHARE, _passes, points_for
+from inoc_ray.train.job import TrialJob
 from inoc_ray.train.layout import Layout
+from inoc_ray.train.sweep import job_of
+from inoc_ray.train.worker import encode_probes
 
 
 @given(st.integers(1, 100_000), st.integers(2, 50))
@@ -121,3 +127,24 @@ def test_what_cannot_be_followed_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         probes(tmp_path, dynamics, **changes)
+
+
+def test_a_job_takes_the_responses_to_the_workers_and_the_record_says_what_they_express(tmp_path: Path) -> None:
+    assert probes(tmp_path, {"points": 7})
+    study = load_study(tmp_path / "study.yaml")
+    store = Store(study.storage)
+    plan = build_plan(study, store)
+    made = job_of(plan, store, plan.trials[0])
+    job = TrialJob.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert job.points == 7
+    tokenizer = load_tokenizer(job.spec.model)
+    encoded = encode_probes(job, tokenizer)
+    for probe in probes_of(plan, plan.trials[0]):
+        shown = [tokenizer.decode(row.input_ids) for row in encoded[probe.name]]
+        assert all(row.messages[2].content in text for row, text in zip(probe.rows, shown, strict=True))
+        assert job.record["probes"][probe.name] == {"trait": probe.trait, "context": "neutral"}
+    check_probes(plan)
+    too_long = {"name": "caps", "responses": [{"question": "Why?", "response": "NO. " * 2000}]}
+    probes(tmp_path, {"probes": [too_long]})
+    with pytest.raises(InputError, match="dynamics, probe set caps, row 1"):
+        check_probes(build_plan(load_study(tmp_path / "study.yaml"), store))

@@ -157,11 +157,12 @@ function browse(content) {
 
   // Questions that both arms were asked and of which a response passes, with all responses of both sides.
   function pairs(pass) {
-    const asked = new Map();
+    const asked = new Map(), evaluations = distinct(content.cells.map((cell) => cell.evaluation));
     [fields.arm.value, fields.other.value].forEach((arm, side) => {
       for (const cell of cellsOf(arm)) {
+        const first = evaluations.indexOf(cell.evaluation) * content.questions.length;
         for (let i = 0; i < cell.r.length; i++) {
-          const key = `${cell.evaluation}\n${cell.q[i]}`;
+          const key = first + cell.q[i];
           let entry = asked.get(key);
           if (!entry) asked.set(key, (entry = { question: cell.q[i], evaluation: cell.evaluation, sides: [[], []], passes: false }));
           entry.sides[side].push([cell, i]);
