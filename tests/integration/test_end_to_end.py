@@ -97,6 +97,9 @@ def test_compare_prints_the_promised_json_and_what_was_added_to_it_since(folder,
         "missing",
         "failures",
         "reference",
+        "claims",
+        "outcome",
+        "capability_rates",
     }
     assert {frozenset(r) for r in value["rows"]} == {
         frozenset(
