@@ -331,6 +331,8 @@ def _with_remedy(claim: Claim, index: int, found: CheckedArm, *, estimate: Estim
     both = smallest(TIMES, lambda k: settles(Larger(seeds=k, questions=k))) if now is not None else None
     if both is not None:
         return replace(found, settle=f"about {both:g} times as many seeds and as many questions, together")
+    if found.of > 1:
+        return replace(found, settle="more arms of the kind: another wording may give another number")
     return replace(found, settle=f"nothing within reason ({TIMES[-1]:g} times the study): it is too near the threshold")
 
 

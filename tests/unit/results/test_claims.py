@@ -138,6 +138,20 @@ def test_wordings_are_a_level_of_their_own() -> None:
     assert width(mean_of_sample(apart[:1])) == width(apart[0])
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_another_wording_lies_within_the_interval_as_often_as_it_says(count: int) -> None:
+    """Also where few wordings lie close together by chance, and seem to be alike."""
+    generator = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        values = 0.1 * generator.standard_normal(count) + 0.05 * generator.standard_normal(count)
+        mean = mean_of_sample([Estimate(float(v), v + 0.05 * generator.standard_normal(1_000), 3) for v in values])
+        assert mean is not None
+        low, high = mean.interval()
+        covered += low <= 0 <= high
+    assert covered >= 0.91 * 200
+
+
 def test_wordings_of_two_kinds_do_not_cancel_in_a_difference() -> None:
     generator = np.random.default_rng(1)
     first, second = (
@@ -184,6 +198,12 @@ def test_a_number_outside_the_margins_shows_the_interval_that_decides_it() -> No
 def test_a_kind_says_how_many_wordings_it_rests_on(arms: dict[str, Any], text: str) -> None:
     found = check(claim("suppression", "kind:specific", above=0.5), arms=arms)
     assert claim_rows([found])[0][2] == f"suppression (kind:specific, {text})"
+
+
+def test_where_wordings_differ_more_of_them_settle_it() -> None:
+    apart = {**ARMS, "inoc_capitals": ("specific", "capitals", (0.60, 0.10, 0.25, 0.55))}
+    found = check(claim("suppression", "kind:specific", above=0.5), arms=apart).decides
+    assert (found.verdict, found.settle[:21]) == ("cannot tell", "more arms of the kind")
 
 
 def test_claims_on_a_setting_without_any_result_say_so() -> None:
