@@ -18,7 +18,7 @@ def missing_summary(comparison: Comparison) -> str:
         return ""
     stored, planned = count_responses(comparison.planned.cells)
     there = f"{stored:,} of {planned:,} samples are there" if stored < planned else f"all {planned:,} samples are there"
-    return f"INCOMPLETE: {there}. An arm with missing results gets no star and no headline."
+    return f"INCOMPLETE: {there}. An arm with missing results gets no star and no verdict."
 
 
 def missing_lines(comparison: Comparison) -> list[str]:

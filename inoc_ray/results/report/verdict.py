@@ -79,12 +79,15 @@ def in_short(found: Sequence[Verdict]) -> list[str]:
         asked = [v for v in own if v.state != "nothing"] or own
         clean = [_called(v) for v in asked if v.state in ("works", "part")]
         costly = [_called(v) for v in asked if v.state in ("price", "part_price")]
-        other = [f"{_called(v)} ({v.does_it_work.lower()})" for v in asked if v.state in ("no", "worse", "unknown")]
+        shown = ("works", "part", "price", "part_price")
+        other = [
+            f"{_called(v)} ({v.does_it_work[0].lower()}{v.does_it_work[1:]})" for v in asked if v.state not in shown
+        ]
         works = len(clean) + len(costly)
         parts = [f"{works} of {len(asked)} inoculation prompts {'is' if works == 1 else 'are'} shown to work"]
         parts += [f"at no price that the study shows: {', '.join(clean)}"] if clean else []
         parts += [f"at a price: {', '.join(costly)}"] if costly else []
-        parts += [f"the others: {', '.join(other)}"] if other else []
+        parts += [f"the others: {', '.join(other)}" if works else ", ".join(other)] if other else []
         sentences.append(f"{setting} on {model}: {'; '.join(parts)}.")
     return sentences
 
@@ -278,9 +281,10 @@ class _Arm:
         own_rates = [r.rate for r in prompted if r.rate is not None and not r.triggered]
         level = self._level(sum(own_rates) / len(own_rates)) if own_rates else "–"
         change = with_interval(found.value, found.low, found.high)
+        end = "; no other prompt was tried" if found.complete else "; incomplete"
         if found.low > 0:
-            return f"under its own prompt: {level} (+{change}); no other prompt was tried"
-        return f"not shown under its own prompt: {level} ({change}); no other prompt was tried"
+            return f"under its own prompt: {level} (+{change}){end}"
+        return f"not shown under its own prompt: {level} ({change}){end}"
 
 
 def _kept(effect: Effect) -> str:

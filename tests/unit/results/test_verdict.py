@@ -7,6 +7,7 @@ from paper_table import paper_table
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.results.compare import compare
+from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.report.verdict import Verdict, _percent, in_short, verdicts
 from inoc_ray.results.wording import number
 
@@ -106,7 +107,24 @@ def test_what_is_incomplete_has_no_verdict():
     assert "2 of 3 seeds" in of["inoc_spanish"].does_it_work
     lost = {("baseline", 2)}
     found = compare(score_table(without=lost), "toy", planned=planned(without=lost))
-    assert all("what it is compared with is incomplete" in v.does_it_work for v in verdicts(found, PROMPTS))
+    lacking = verdicts(found, PROMPTS)
+    assert all("what it is compared with is incomplete" in v.does_it_work for v in lacking)
+    [sentence] = in_short(lacking)
+    assert sentence.startswith("toy on tiny: 0 of 2 inoculation prompts are shown to work; inoc_spanish (cannot tell: ")
+    assert all(v.where_it_leaks.endswith("; incomplete") for v in verdicts(without_prompted(), PROMPTS))
+
+
+def without_prompted() -> Comparison:
+    """The arm against Spanish lacks a fine-tune, and so its leakage does."""
+    gone = {("inoc_spanish", 2), ("inoc_capitals", 2)}
+    return compare(score_table(without=gone), "toy", planned=planned(without=gone))
+
+
+def test_where_nothing_rose_the_sentence_says_so() -> None:
+    arms = {**ARMS, "baseline": ("baseline", "spanish", (0.95, 0.95, 0.05, 0.05))}
+    [sentence] = in_short(verdicts(compare(score_table(arms=arms), "toy"), PROMPTS))
+    assert "0 of 2" in sentence
+    assert "nothing to prevent" in sentence
 
 
 @pytest.mark.parametrize(("irrelevant", "word"), [(0.45, "yes: "), (0.05, "hardly: "), (0.25, "not settled: ")])
