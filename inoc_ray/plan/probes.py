@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from inoc_ray.config.base import nearest
@@ -33,13 +33,14 @@ class Probe:
 def probes_of(plan: Plan, trial: Trial) -> list[Probe]:
     """Return what is followed while a trial trains; nothing if the study follows nothing, or for a prior stage.
 
-    Raises InputError if neither setting nor study has a probe set, or for a context that there is not.
+    Of a study with several settings those are followed that have the trait of a probe set. Raises InputError if none has one,
+    or for a context that there is not.
     """
     dynamics = plan.study.dynamics
     if dynamics is None or trial in plan.prior_stages:
         return []
     setting = plan.settings[trial.setting]
-    sets = _sets(dynamics, setting)
+    sets = _sets(dynamics, setting, plan.settings.values())
     arms = {t.arm.name: t.arm for t in plan.trials if t.setting == trial.setting}
     written = {c.name: c for c in plan.study.evaluation.contexts if isinstance(c, Context)}
     names = [written.get(name, name) for name in dynamics.contexts]
@@ -57,10 +58,16 @@ def probes_of(plan: Plan, trial: Trial) -> list[Probe]:
     return found
 
 
+def to_follow(plan: Plan) -> list[Trial]:
+    """Return the fine-tunes in which the study follows something: those of settings that have the trait of a probe set."""
+    arms = {(trial.setting, trial.arm.name): trial for trial in plan.trials}
+    followed = {arm for arm, trial in arms.items() if probes_of(plan, trial)}
+    return [trial for trial in plan.trials if (trial.setting, trial.arm.name) in followed]
+
+
 def check_dynamics(plan: Plan) -> None:
     """Raise InputError if the study follows something that there is not: a context, a trait, or no probe set at all."""
-    for trial in {(trial.setting, trial.arm.name): trial for trial in plan.trials}.values():
-        probes_of(plan, trial)
+    to_follow(plan)
 
 
 @looks
@@ -68,12 +75,12 @@ def notes_on_dynamics(plan: Plan, store: Store) -> tuple[str, ...]:
     """Return a note if fine-tunes are done that nothing was followed in, which are not trained again for it."""
     if plan.study.dynamics is None:
         return ()
-    done = [trial for trial in plan.trials if trial.trial_id in plan.done_trials]
-    without = sum(not _was_followed(store, trial) for trial in done)
+    asked = to_follow(plan)
+    without = sum(not _was_followed(store, trial) for trial in asked if trial.trial_id in plan.done_trials)
     if not without:
         return ()
     return (
-        f"dynamics: {without} of {len(plan.trials)} fine-tunes were done without it, and are not trained again for it; figure 6 "
+        f"dynamics: {without} of {len(asked)} fine-tunes were done without it, and are not trained again for it; figure 6 "
         "lacks them",
     )
 
@@ -86,11 +93,15 @@ def _was_followed(store: Store, trial: Trial) -> bool:
         return True
 
 
-def _sets(dynamics: Dynamics, setting: Setting) -> Mapping[str, tuple[str, tuple[ChatRow, ...]]]:
-    """Return name → trait, and rows of a question and a response."""
+def _sets(
+    dynamics: Dynamics, setting: Setting, every: Collection[Setting]
+) -> Mapping[str, tuple[str, tuple[ChatRow, ...]]]:
+    """Return name → trait, and rows of a question and a response. every: the study's settings, of which each has its own traits."""
     sets = {trait: (trait, tuple(rows())) for trait, rows in setting.probes.items()}
     for one in dynamics.probes:
         trait = one.trait or one.name
+        if trait not in setting.traits and any(trait in other.traits for other in every):
+            continue
         if trait not in setting.traits:
             raise InputError(
                 f"dynamics.probes: {one.name}: setting {setting.name} has no trait {trait!r}{nearest(trait, setting.traits)}."
@@ -101,7 +112,7 @@ def _sets(dynamics: Dynamics, setting: Setting) -> Mapping[str, tuple[str, tuple
                 ChatRow((Message("user", said.question), Message("assistant", said.response))) for said in one.responses
             ),
         )
-    if not sets:
+    if not sets and not dynamics.probes and not any(other.probes for other in every):
         raise InputError(
             f"dynamics: setting {setting.name} has no probe sets of its own; write some under dynamics.probes."
         )

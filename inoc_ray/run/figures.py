@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.probes import to_follow
 from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import Store
 
@@ -60,8 +61,7 @@ def write_figures(
     if not paper:
         return _write_report_figures(comparison, folder)
     looks = looks_of(followed_records(plan, store))
-    trials = plan.trials if plan.study.dynamics is not None else ()
-    asked = Counter((t.setting, t.compared_as[0], t.arm.name, t.arm.kind) for t in trials)
+    asked = Counter((t.setting, t.compared_as[0], t.arm.name, t.arm.kind) for t in to_follow(plan))
     data = PaperData(comparison=comparison, recipes=_recipes(plan), dynamics=points_of_dynamics(looks, asked))
     return [_write(figure, data, folder) for figure in PAPER]
 

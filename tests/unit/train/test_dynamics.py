@@ -145,6 +145,21 @@ def test_plan_refuses_it_too(tmp_path: Path, inoc_ray: Any, dynamics: Any, messa
     assert message in err
 
 
+def test_of_several_settings_those_are_followed_that_have_the_trait(tmp_path: Path) -> None:
+    own = [{"name": "mine", "trait": "caps", "responses": [{"question": "Where?", "response": "HERE."}]}]
+    study = load_study(
+        write_study(
+            tmp_path,
+            settings=["miniature/spanish_caps", "miniature/educational"],
+            arms=["baseline"],
+            dynamics={"probes": own},
+        )
+    )
+    plan = build_plan(study, Store(study.storage))
+    followed = {trial.setting: {probe.name for probe in probes_of(plan, trial)} for trial in plan.trials}
+    assert followed == {"miniature/spanish_caps": {"spanish", "caps", "mine"}, "miniature/educational": set()}
+
+
 def test_fine_tunes_that_were_done_without_it_are_named(tmp_path: Path) -> None:
     plan, _ = finish(write_study(tmp_path))
     assert not any("dynamics" in note for note in plan.notes)
