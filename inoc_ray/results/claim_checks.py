@@ -13,7 +13,7 @@ for each other.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -299,11 +299,3 @@ def _half(claim: Claim, estimate: Estimate, level: float) -> float:
     """Return the half-width of the interval on the side of the nearest threshold."""
     side = (1 + level) / 2 if _nearest(claim, estimate.value) > estimate.value else (1 - level) / 2
     return abs(float(np.quantile(estimate.draws, side)) - estimate.value)
-
-
-def by_verdict(claims: Iterable[CheckedClaim]) -> Iterator[tuple[Verdict, int]]:
-    """Yield each verdict with the number of claims that have it."""
-    found = [claim.verdict for claim in claims]
-    order: tuple[Verdict, ...] = ("holds", "fails", "cannot tell")
-    for verdict in order:
-        yield verdict, found.count(verdict)
