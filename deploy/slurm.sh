@@ -37,10 +37,10 @@ export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 # shellcheck disable=SC2016
 on_machine='
 # Below /tmp, because the paths of sockets must be short.
-folder=/tmp/inoc-ray-$SLURM_JOB_ID
-# What jobs left here that were killed.
+folder=/tmp/inoc-ray-job-$SLURM_JOB_ID
+# What jobs left here that were killed. (inoc-ray-… alone are folders of commands, which may be at work.)
 if listed=$(squeue --noheader --format=%A --user="$(id -un)"); then
-    for left in /tmp/inoc-ray-*; do
+    for left in /tmp/inoc-ray-job-*; do
         [ -O "$left" ] && [[ " ${listed//[[:space:]]/ } " != *" ${left##*-} "* ]] && rm -rf "$left"
     done
 fi
