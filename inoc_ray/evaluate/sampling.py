@@ -90,7 +90,7 @@ def sample_missing(
             spec = sampler.spec(engine, number, replicas)
             with serve(spec) as endpoint, sampler.progress(engine) as progress:
                 failed += sampler.sample(engine.cells, endpoint, progress)
-                failed += sampler.measure(engine.capabilities, endpoint)
+                failed += sampler.measure(engine.capabilities, endpoint, number)
         except (TrialError, InputError, RuntimeError, OSError) as error:
             # Ray's own errors are RuntimeErrors; another engine's cells can still be sampled.
             failed.append(sampler.failure(engine, error))
@@ -219,13 +219,15 @@ class _Sampler:
                 self._log.write_text("".join(self._refused))
         return [opened.failure(self._log) for opened in failed]
 
-    def measure(self, capabilities: Sequence[MissingCapability], endpoint: Endpoint) -> list[dict[str, Any]]:
-        """Measure capabilities of the models of one engine; return what failed."""
+    def measure(
+        self, capabilities: Sequence[MissingCapability], endpoint: Endpoint, number: int = 1
+    ) -> list[dict[str, Any]]:
+        """Measure capabilities of the models of one engine; return what failed. number: as in `spec`, each with its own log."""
         from inoc_ray.evaluate.capabilities import measure_missing
 
         if not capabilities:
             return []
-        log = self._store.study_log(self._study, "capabilities")
+        log = self._store.study_log(self._study, f"capabilities{f'-{number}' if number > 1 else ''}")
         return measure_missing(capabilities, endpoint, capabilities[0].subject.model.path, log)
 
     def failure(self, engine: _Engine, error: Exception) -> dict[str, Any]:
