@@ -66,6 +66,8 @@ def test_64_clients_with_adapters_mixed_on_two_engines_beside_one_offline_run(tm
         began = time.monotonic()
         seen = ask(SECONDS)
         seconds = time.monotonic() - began
+    assert seen.errors == []
+    assert seen.answers > CLIENTS
     rate, rate_alone = seen.tokens / seconds, statistics.median(alone)
     quantiles = statistics.quantiles(seen.seconds, n=20)
     print(
@@ -74,5 +76,3 @@ def test_64_clients_with_adapters_mixed_on_two_engines_beside_one_offline_run(tm
         f"\noffline: {rate_alone:.0f} tokens/s ({min(alone):.0f} to {max(alone):.0f})"
         f"\nclients / offline: {rate / rate_alone:.3f}"
     )
-    assert seen.errors == []
-    assert seen.answers > CLIENTS

@@ -8,17 +8,10 @@ from pathlib import Path
 
 from tiny_adapter import save_adapter
 
-from inoc_ray.store.commit import write_commit
-
 
 def small_adapter(base: Path, folder: Path, seed: int) -> None:
     """One that changes the answers and leaves them well formed, so that they are as long as real ones."""
-    from safetensors.torch import load_file, save_file
-
-    save_adapter(base, folder, seed)
-    weights = folder / "adapter" / "adapter_model.safetensors"
-    save_file({n: t * (0.03 if "lora_B" in n else 1.0) for n, t in load_file(weights).items()}, weights)
-    write_commit(folder)
+    save_adapter(base, folder, seed, std=0.003)
 
 
 class Offline:

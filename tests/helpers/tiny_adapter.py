@@ -7,7 +7,7 @@ from inoc_ray.store.snapshots import move_checkpoints
 from inoc_ray.store.store import Store
 
 
-def save_adapter(base: Path, folder: Path, seed: int, rank: int = 8) -> None:
+def save_adapter(base: Path, folder: Path, seed: int, rank: int = 8, std: float = 0.1) -> None:
     """An adapter that changes the base visibly: B is not zero."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -18,7 +18,7 @@ def save_adapter(base: Path, folder: Path, seed: int, rank: int = 8) -> None:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=std)
     model.save_pretrained(folder / "adapter")
     (folder / "trial.json").write_text("{}")
     write_commit(folder)

@@ -97,6 +97,9 @@ def test_compare_prints_the_promised_json_and_what_was_added_to_it_since(folder,
         "missing",
         "failures",
         "reference",
+        "claims",
+        "outcome",
+        "capability_rates",
     }
     assert {frozenset(r) for r in value["rows"]} == {
         frozenset(
@@ -322,7 +325,7 @@ def test_mlflows_pages_compare_the_arms_before_anything_is_unfolded(folder, firs
                 browser.get(f"http://127.0.0.1:{port}/#{url}")
 
                 def text() -> str:
-                    return str(browser.find_element("tag name", "body").text)
+                    return " ".join(browser.find_element("tag name", "body").text.split())
 
                 try:
                     wait_for(f"{words} on {url}", lambda: all(word in text() for word in words), 90)
