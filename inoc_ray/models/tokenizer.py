@@ -74,7 +74,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         return _load(Path(model))
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path) -> PreTrainedTokenizerBase:
     # transformers reads all of these at once, and its errors name none.
     template_file(folder)
     settings, *_ = [_settings(folder / name) for name in ("tokenizer_config.json", *_BESIDE)]
