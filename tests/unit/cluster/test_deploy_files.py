@@ -314,15 +314,20 @@ def test_a_job_on_slurm_deletes_what_killed_jobs_left_and_no_folder_of_a_command
     script = script.replace("/tmp/", f"{tmp_path}/")
     programs = tmp_path / "bin"
     programs.mkdir()
-    for program, text in {"squeue": "echo 7; echo 8", "ray": f"mkdir {tmp_path}/inoc-ray-job-7"}.items():
+    for program, text in {
+        "squeue": "echo 7; echo 8",
+        "ray": f'mkdir {tmp_path}/inoc-ray-job-7; echo "$@" > {tmp_path}/options',
+    }.items():
         (programs / program).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (programs / program).chmod(0o755)
     for job in (8, 4000000):
         (tmp_path / f"inoc-ray-job-{job}" / "session").mkdir(parents=True)
-    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "3"}
     with scratch_folder(tmp_path) as at_work:
         subprocess.run(["bash", "-c", script, "bash", "--head"], env=environment, check=True, timeout=30)
         assert {path.name for path in tmp_path.glob("inoc-ray-*")} == {"inoc-ray-job-8", at_work.name}
+    # Of this machine; those of a job may differ.
+    assert {"--head", "--num-cpus=3"} <= set((tmp_path / "options").read_text().split())
 
 
 def test_nothing_that_git_ignores_gets_into_the_image():
