@@ -13,7 +13,7 @@ from inoc_ray.data.chat import Message
 from inoc_ray.data.jsonl import iterate_json, kind_of
 from inoc_ray.data.question_forms import default_templates, filled, of_two
 from inoc_ray.data.row_keys import RowNotes, unread
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, shown
 
 FIELDS = ("prompt", "question", "messages")
 _READ = frozenset({*FIELDS, "answer"})
@@ -73,8 +73,8 @@ def read_questions(
     note that names them is appended to `notes`.
 
     A question that stands in the file several times is returned as often, under the id of the first; once with `fold`. Raises
-    InputError naming file and row for anything else, for a system message (the context gives that) and for a conversation that
-    continues after an answer.
+    InputError naming file and row for anything else, for a system message (the context gives that), for a conversation that
+    continues after an answer, and for a question that stands there with two right answers.
     """
     row_notes = RowNotes()
     yaml = path.suffix in (".yaml", ".yml")
@@ -89,7 +89,7 @@ def read_questions(
 
 
 def _from_lines(path: Path, name: str, templates: Sequence[str], notes: RowNotes) -> list[Question]:
-    seen: dict[tuple[Message, ...], str] = {}
+    seen: dict[tuple[Message, ...], Question] = {}
     found: list[Question] = []
     for number, value in iterate_json(path):
         where = f"{path}, row {number}"
@@ -99,12 +99,21 @@ def _from_lines(path: Path, name: str, templates: Sequence[str], notes: RowNotes
             messages = _messages(value, where)
             notes.add(unread(value, _READ), untrained=False)
             made = [Question(f"{name}-{number:04d}", messages, _reference(value, where))]
-        for question in made:
-            question_id = seen.setdefault(question.messages, question.id)
-            found.append(replace(question, id=question_id))
+        found += [_as_first(question, seen, where) for question in made]
     if not found:
         raise InputError(f"{path}: there are no questions in this file.")
     return found
+
+
+def _as_first(question: Question, seen: dict[tuple[Message, ...], Question], where: str) -> Question:
+    """Return the question under the id of the first one with its text. Raises InputError if the two have different answers."""
+    first = seen.setdefault(question.messages, question)
+    if (first.reference, first.other) != (question.reference, question.other):
+        raise InputError(
+            f"{where}: the same question as {first.id}, with another right answer ({shown(str(question.reference))} and "
+            f"{shown(str(first.reference))}); keep one of them."
+        )
+    return replace(question, id=first.id)
 
 
 def _of_form(value: Any, entry_id: str, templates: Sequence[str], where: str) -> list[Question] | None:
@@ -155,12 +164,16 @@ def _from_yaml(path: Path, name: str, templates: Sequence[str], notes: RowNotes)
         raise InputError(f"{path}: expected a list of entries with id and paraphrases, found {kind_of(entries)}.")
     found: list[Question] = []
     by_id: dict[str, Question] = {}
+    seen: dict[tuple[Message, ...], Question] = {}
     for number, entry in enumerate(entries, start=1):
         where = f"{path}, entry {number}"
         made = _of_form(entry, f"{name}-{number:04d}", templates, where)
         if made is None:
             made = _paraphrases(entry, where)
             notes.add(unread(entry, _READ_OF_AN_ENTRY), untrained=False)
+        else:
+            # They have no ids of their own.
+            made = [_as_first(question, seen, where) for question in made]
         for question in made:
             if by_id.setdefault(question.id, question) != question:
                 raise InputError(f"{where}: the id {question.id!r} appears twice; give each question its own.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from inoc_ray.evaluate.capability_items import CapabilityItems
+from inoc_ray.results.rows import Source
 from inoc_ray.results.stats import Cell, Estimate, RateKey, combine, draw_rates, mean_of
 
 
@@ -60,8 +61,21 @@ def measure_capabilities(setting: str, model: str, items: Sequence[CapabilityIte
     return Capabilities(
         rates=[_rate(setting, model, key, cells[key], found=found, kinds=kinds) for key in found],
         cells=primary,
-        scores={(key.arm, key.evaluation): found[key] for key in primary if key in found},
+        scores=scores_of({key: found[key] for key in primary if key in found}),
     )
+
+
+def scores_of(found: Mapping[RateKey, Estimate]) -> dict[tuple[str, str], Estimate]:
+    """Return (arm, task) → the score, which names what it was computed from."""
+    return {
+        (key.arm, key.evaluation): replace(score, sources=frozenset([source_of(key.arm, key.evaluation)]))
+        for key, score in found.items()
+    }
+
+
+def source_of(arm: str, task: str) -> Source:
+    """Return what stands for the scores of an arm on a task among the levels that a number rests on."""
+    return arm, "capability", task, ""
 
 
 def _cells(items: Iterable[CapabilityItems]) -> dict[RateKey, Cell]:

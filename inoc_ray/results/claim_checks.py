@@ -3,7 +3,8 @@
 A claim that a number lies above (below) a threshold *holds* if the 95 % interval lies above (below) it, and *fails* if it
 lies on the other side. A claim of equivalence, that a number lies within two margins, *holds* if the 90 % interval lies
 within them: two one-sided tests at .05 each (TOST; Schuirmann 1987). It *fails* if the 95 % interval lies wholly outside. In
-all other cases the study *cannot tell*; nor can it where one fine-tune stands for an arm, or where something is incomplete.
+all other cases the study *cannot tell*; nor can it where one fine-tune stands for an arm, or where something is incomplete. The
+interval shown is the one that decides: of an equivalence the 90 % one where the number lies within the margins, else the 95 % one.
 
 A claim on several arms holds if it holds for each, which needs no adjustment (an intersection-union test; Berger 1982), and
 fails if it fails for one. Claims are stated in advance, each is a question of its own, and their p-values are not adjusted
@@ -19,12 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from inoc_ray.results.capabilities import scores_of, source_of
 from inoc_ray.results.claim_power import POWER, SEEDS, TIMES, Gap, smallest
 from inoc_ray.results.claim_values import ClaimValue, Scores, values_of
+from inoc_ray.results.completeness import PlannedCapability
 from inoc_ray.results.effects import MIN_SEEDS, View
 from inoc_ray.results.rows import Row, Source
 from inoc_ray.results.stats import Cell, Estimate, Larger, RateKey, draw_rates
-from inoc_ray.study.claims import Claim, StatedClaim
+from inoc_ray.study.claims import KIND, Claim, StatedClaim
 
 Verdict = Literal["holds", "fails", "cannot tell"]
 EQUIVALENCE_LEVEL = 0.9
@@ -47,6 +50,8 @@ class CheckedArm:
     """One-sided, of the claim not being so; of an equivalence the larger of its two. None with one fine-tune, or incomplete."""
     seeds: int | None = None
     """The fewest fine-tunes of any arm that the number rests on; None if that is the untouched base alone."""
+    of: int = 1
+    """How many arms it is the mean of, where `arm` is a kind of arms."""
     why: str = ""
     """Why it cannot be told, in words."""
     settle: str = ""
@@ -116,18 +121,24 @@ class Measured:
             self._larger[larger, contexts] = Measured(
                 view=replace(self.view, rates=draw_rates(cells, PROJECTED, larger)),
                 cells=cells,
-                scores={(key.arm, key.evaluation): found for key, found in scores.items()},
+                scores=scores_of(scores),
             )
         return self._larger[larger, contexts]
 
 
 def check_claims(
-    stated: Iterable[StatedClaim], measured: Sequence[Measured], rows: Sequence[Row]
+    stated: Iterable[StatedClaim],
+    measured: Sequence[Measured],
+    rows: Sequence[Row],
+    capabilities: Sequence[PlannedCapability] = (),
 ) -> list[CheckedClaim]:
-    """Return what the study says to each claim, for each setting × model that it is about. rows: those of the comparison."""
-    bad = _incomplete(rows)
+    """Return what the study says to each claim, for each setting × model that it is about.
+
+    rows: those of the comparison. capabilities: the tasks that the study asks for.
+    """
+    lacking = _lacking(rows, capabilities)
     return [
-        _checked(one, of, bad.get((of.view.setting, of.view.model), frozenset()))
+        _checked(one, of, lacking.get((of.view.setting, of.view.model), frozenset()))
         for one in stated
         for of in measured
         if _is_about(one.claim, of.view)
@@ -138,19 +149,40 @@ def _is_about(claim: Claim, view: View) -> bool:
     return (not claim.settings or view.setting in claim.settings) and (not claim.models or view.model in claim.models)
 
 
-def _incomplete(rows: Iterable[Row]) -> dict[tuple[str, str], frozenset[Source]]:
-    """Return (setting, model) → the levels that rest on an incomplete row."""
-    found: dict[tuple[str, str], set[Source]] = {}
+def _lacking(
+    rows: Iterable[Row], capabilities: Iterable[PlannedCapability]
+) -> dict[tuple[str, str], frozenset[tuple[str, Source]]]:
+    """Return (setting, model) → what is incomplete, as the kind of its arm and a level."""
+    found: dict[tuple[str, str], set[tuple[str, Source]]] = {}
+    kinds: dict[tuple[str, str, str], str] = {}
     for row in rows:
+        kinds[row.setting, row.model, row.arm] = row.kind
         if not row.complete:
-            found.setdefault((row.setting, row.model), set()).add((row.arm, row.split, row.trait, row.context))
-    return {group: frozenset(sources) for group, sources in found.items()}
+            level = row.arm, row.split, row.trait, row.context
+            found.setdefault((row.setting, row.model), set()).add((row.kind, level))
+    for one in capabilities:
+        if not one.measured:
+            kind = kinds.get((one.setting, one.model, one.arm), "")
+            found.setdefault((one.setting, one.model), set()).add((kind, source_of(one.arm, one.task)))
+    return {group: frozenset(levels) for group, levels in found.items()}
 
 
-def _checked(stated: StatedClaim, measured: Measured, bad: frozenset[Source]) -> CheckedClaim:
+def _rests_on(claim: Claim, sources: frozenset[Source], lacking: frozenset[tuple[str, Source]], view: View) -> bool:
+    """Return whether a number rests on something that is incomplete.
+
+    It does, too, if an arm of a kind whose mean it is lacks that level, and so is not among its sources.
+    """
+    named = (*claim.arms, claim.than or "")
+    means = {"baseline", "irrelevant", *(name.removeprefix(KIND) for name in named if name.startswith(KIND))}
+    kinds = {arm.name: arm.kind for arm in view.arms}
+    levels = {(kinds.get(arm, ""), *level) for arm, *level in sources}
+    return any(source in sources or (kind in means and (kind, *source[1:]) in levels) for kind, source in lacking)
+
+
+def _checked(stated: StatedClaim, measured: Measured, lacking: frozenset[tuple[str, Source]]) -> CheckedClaim:
     claim, view = stated.claim, measured.view
     arms = [
-        _checked_arm(claim, index, value, measured=measured, bad=bad)
+        _checked_arm(claim, index, value, measured=measured, lacking=lacking)
         for index, value in enumerate(values_of(claim, view, measured.scores))
     ]
     decides = min(arms, key=functools.partial(_rank, claim))
@@ -180,10 +212,12 @@ def measure_in_words(claim: Claim) -> str:
         what += f" under {claim.context}"
     if claim.triggered:
         what += ", with the trigger"
-    if claim.than is not None:
-        what += f", minus that of {claim.than}"
-    elif claim.than_context is not None:
-        what += f", minus that under {claim.than_context}"
+    if claim.evaluation is not None:
+        what += f", in {claim.evaluation}"
+    if claim.than is not None or claim.than_context is not None:
+        what += ", minus that"
+    what += f" of {claim.than}" if claim.than is not None else ""
+    what += f" under {claim.than_context}" if claim.than_context is not None else ""
     return what
 
 
@@ -198,20 +232,25 @@ def _rank(claim: Claim, arm: CheckedArm) -> tuple[int, float]:
 
 def _nearest(claim: Claim, value: float) -> float:
     """Return the threshold that is nearest to a value."""
-    if claim.within is not None:
-        return min(claim.within, key=lambda margin: abs(value - margin))
-    found = claim.above if claim.above is not None else claim.below
-    assert found is not None
-    return found
+    return min(_bounds(claim), key=lambda bound: abs(value - bound))
+
+
+def _bounds(claim: Claim) -> tuple[float, ...]:
+    """Return the threshold, or both margins."""
+    return claim.within or tuple(bound for bound in (claim.above, claim.below) if bound is not None)
+
+
+def _is_within(claim: Claim, estimate: Estimate) -> bool:
+    return claim.within is not None and claim.within[0] < estimate.value < claim.within[1]
 
 
 def _checked_arm(
-    claim: Claim, index: int, value: ClaimValue, *, measured: Measured, bad: frozenset[Source]
+    claim: Claim, index: int, value: ClaimValue, *, measured: Measured, lacking: frozenset[tuple[str, Source]]
 ) -> CheckedArm:
     estimate = value.estimate
     if estimate is None:
         return CheckedArm(arm=value.arm, verdict="cannot tell", why=value.why)
-    level = EQUIVALENCE_LEVEL if claim.within is not None else 0.95
+    level = EQUIVALENCE_LEVEL if _is_within(claim, estimate) else 0.95
     low, high = estimate.interval(level)
     found = CheckedArm(
         arm=value.arm,
@@ -221,8 +260,9 @@ def _checked_arm(
         high=high,
         level=level,
         seeds=estimate.seeds,
+        of=value.of,
     )
-    if estimate.sources & bad:
+    if _rests_on(claim, estimate.sources, lacking, measured.view):
         return replace(found, why="what it rests on is incomplete", settle="the rest of the study: `inoc-ray run`")
     if estimate.seeds is not None and estimate.seeds < MIN_SEEDS:
         return replace(found, why="one seed says nothing of another", settle="a second seed of every arm, at least")
@@ -230,7 +270,8 @@ def _checked_arm(
     found = replace(found, verdict=verdict, p=_p_value(claim, estimate))
     if verdict != "cannot tell":
         return found
-    why = f"the interval holds {_nearest(claim, estimate.value):g}"
+    crossed = [f"{bound:g}" for bound in _bounds(claim) if low <= bound <= high]
+    why = f"the interval contains {' and '.join(crossed)}"
     return _with_remedy(claim, index, replace(found, why=why), estimate=estimate, measured=measured)
 
 
@@ -262,13 +303,15 @@ def _p_value(claim: Claim, estimate: Estimate) -> float:
 
 def _with_remedy(claim: Claim, index: int, found: CheckedArm, *, estimate: Estimate, measured: Measured) -> CheckedArm:
     """Add what would settle it: more fine-tunes, else more questions, else both."""
-    gap = _gap(claim, estimate)
+    gaps = _gaps(claim, estimate)
     contexts = frozenset(context for _, _, _, context in estimate.sources)
 
     def settles(larger: Larger) -> bool:
         other = measured.as_in(larger, contexts)
         value = values_of(claim, other.view, other.scores)[index].estimate
-        return value is not None and gap.is_settled_by(_half(claim, value, gap.level))
+        return value is not None and all(
+            gap.is_settled_by(_half(value, bound, gap.level)) for bound, gap in gaps.items()
+        )
 
     now = estimate.seeds
     if now is not None:
@@ -284,18 +327,25 @@ def _with_remedy(claim: Claim, index: int, found: CheckedArm, *, estimate: Estim
     both = smallest(TIMES, lambda k: settles(Larger(seeds=k, questions=k))) if now is not None else None
     if both is not None:
         return replace(found, settle=f"about {both:g} times as many seeds and as many questions, together")
+    if found.of > 1:
+        return replace(found, settle="more arms of the kind: another wording may give another number")
     return replace(found, settle=f"nothing within reason ({TIMES[-1]:g} times the study): it is too near the threshold")
 
 
-def _gap(claim: Claim, estimate: Estimate) -> Gap:
-    distance = abs(estimate.value - _nearest(claim, estimate.value))
-    if claim.within is None or not claim.within[0] < estimate.value < claim.within[1]:
-        return Gap(distance=distance)
+def _gaps(claim: Claim, estimate: Estimate) -> dict[float, Gap]:
+    """Return the thresholds that the interval must keep clear of, each with its distance: one, or both margins."""
+    if not _is_within(claim, estimate):
+        nearest = _nearest(claim, estimate.value)
+        return {nearest: Gap(distance=abs(estimate.value - nearest))}
     # Both tests must reject: each with half of the probability to miss it.
-    return Gap(distance=distance, level=EQUIVALENCE_LEVEL, power=1 - (1 - POWER) / 2)
+    power = 1 - (1 - POWER) / 2
+    return {
+        bound: Gap(distance=abs(estimate.value - bound), level=EQUIVALENCE_LEVEL, power=power)
+        for bound in _bounds(claim)
+    }
 
 
-def _half(claim: Claim, estimate: Estimate, level: float) -> float:
-    """Return the half-width of the interval on the side of the nearest threshold."""
-    side = (1 + level) / 2 if _nearest(claim, estimate.value) > estimate.value else (1 - level) / 2
+def _half(estimate: Estimate, bound: float, level: float) -> float:
+    """Return the half-width of the interval on the side of a threshold."""
+    side = (1 + level) / 2 if bound > estimate.value else (1 - level) / 2
     return abs(float(np.quantile(estimate.draws, side)) - estimate.value)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.wording import missing_summary, p_text, with_interval
+from inoc_ray.study.claims import KIND
 
 if TYPE_CHECKING:
     from inoc_ray.results.claim_checks import CheckedArm, CheckedClaim
@@ -17,9 +18,9 @@ VERDICTS = ("holds", "fails", "cannot tell")
 _MARKS = {"holds": "✓", "fails": "✗", "cannot tell": "?"}
 MEANING = (
     "A claim holds if its interval lies where it says, and fails if it lies wholly elsewhere. An equivalence (within) is "
-    "tested with two one-sided tests, and shows the 90 % interval that goes with them. Of several arms the one that decides "
-    "counts. The paper prints no numbers, so the thresholds of its claims are ours; a claim of the same name in the study "
-    "takes the place of one."
+    "tested with two one-sided tests, and shows the 90 % interval that goes with them where the number lies within. Of several "
+    "arms the one that decides counts. p is one-sided: a claim holds below .025, an equivalence below .05. The paper prints no "
+    "numbers, so the thresholds of its claims are ours; a claim of the same name in the study takes the place of one."
 )
 
 
@@ -29,7 +30,7 @@ def claim_rows(claims: Iterable[CheckedClaim]) -> list[list[str]]:
         [
             claim.says,
             claim.verdict,
-            f"{claim.measure} ({claim.decides.arm})",
+            f"{claim.measure} ({arm_text(claim.decides)})",
             claim.claimed,
             value_text(claim.decides),
             p_text(claim.decides.p),
@@ -41,10 +42,17 @@ def claim_rows(claims: Iterable[CheckedClaim]) -> list[list[str]]:
     ]
 
 
+def arm_text(arm: CheckedArm) -> str:
+    """Return the arm; of a kind, how many arms it is the mean of, since one alone says nothing of another wording."""
+    if not arm.arm.startswith(KIND) or arm.value is None:
+        return arm.arm
+    return f"{arm.arm}, {'one arm alone' if arm.of == 1 else f'mean of {arm.of} arms'}"
+
+
 def value_text(arm: CheckedArm) -> str:
     """Return `.07 [.04, .11]`, with the level of the interval if it is not 95 %; a dash without a value."""
     text = with_interval(arm.value, arm.low, arm.high)
-    return text if arm.value is None or arm.level == 0.95 else f"{text} ({arm.level:.0%})"
+    return text if arm.value is None or arm.level == 0.95 else f"{text} ({100 * arm.level:.0f} %)"
 
 
 def remedy(arm: CheckedArm) -> str:
@@ -108,7 +116,7 @@ def _lines(claim: CheckedClaim, width: int) -> list[str]:
     for arm in claim.arms:
         seeds = "" if arm.seeds is None else f", {arm.seeds} seed{'s' * (arm.seeds != 1)}"
         p = "" if arm.p is None else f", p {p_text(arm.p)}"
-        text = f"{claim.measure} ({arm.arm}): {value_text(arm)}, claimed {claim.claimed}{p}{seeds}"
+        text = f"{claim.measure} ({arm_text(arm)}): {value_text(arm)}, claimed {claim.claimed}{p}{seeds}"
         text += f"; {remedy(arm)}" if remedy(arm) else ""
         found += textwrap.wrap(text, width, initial_indent=" " * 14, subsequent_indent=" " * 16)
     return found

@@ -21,7 +21,7 @@ class ClaimValue:
     arm: str
     estimate: Estimate | None
     why: str = ""
-    wordings: int = 1
+    of: int = 1
     """How many arms it is the mean of."""
 
 
@@ -42,25 +42,37 @@ def _value(claim: Claim, view: View, name: str, scores: Scores) -> ClaimValue:
     found = _difference(claim, view, members, scores) if members else _no_arm(name)
     if isinstance(found, str):
         return ClaimValue(arm=name, estimate=None, why=found)
-    return ClaimValue(arm=name, estimate=found, wordings=len(members))
+    return ClaimValue(arm=name, estimate=found, of=len(members))
 
 
 def _difference(claim: Claim, view: View, members: Sequence[Arm], scores: Scores) -> Estimate | str:
-    """Return the mean number of the arms, minus that of what the claim compares them with."""
-    directions = [_direction(claim, view, arm) for arm in members]
-    own = _mean(claim, view, list(zip(members, directions, strict=True)), scores, claim.context)
-    if isinstance(own, str) or (claim.than is None and claim.than_context is None):
-        return own
-    others = members if claim.than is None else _members(view, claim.than)
-    if not others:
-        return _no_arm(claim.than or "")
-    # What is subtracted is the same number, so the same traits as those of the arms.
+    """Return the mean over the arms of their numbers, each minus that of what the claim compares it with."""
+    found: list[Estimate] = []
+    for arm in members:
+        direction = _direction(claim, view, arm)
+        number = _number(claim, view, arm, direction, scores=scores, context=claim.context)
+        if not isinstance(number, str) and (claim.than is not None or claim.than_context is not None):
+            # What is subtracted is the same number, so the same traits as those of the arm.
+            other = _other(claim, view, arm, direction, scores)
+            number = other if isinstance(other, str) else combine(lambda a, b: a - b, number, other)
+        if isinstance(number, str):
+            return number
+        found.append(number)
+    return mean_of_sample(found) or "no arm"
+
+
+def _other(claim: Claim, view: View, arm: Arm, direction: Direction, scores: Scores) -> Estimate | str:
+    """Return what is subtracted from the number of one arm of the claim."""
+    others = [arm] if claim.than is None else _members(view, claim.than)
     context = view.reference if claim.than_context == REFERENCE else claim.than_context or claim.context
-    if context is not None and all(arm.kind == "base" for arm in others):
-        context = base_context(members[0].name, context)
-    pairs = list(zip(others, directions, strict=True)) if others is members else [(o, directions[0]) for o in others]
-    other = _mean(claim, view, pairs, scores, context)
-    return other if isinstance(other, str) else combine(lambda a, b: a - b, own, other)
+    found: list[Estimate] = []
+    for other in others:
+        where = base_context(arm.name, context) if context is not None and other.kind == "base" else context
+        number = _number(claim, view, other, direction, scores=scores, context=where)
+        if isinstance(number, str):
+            return number
+        found.append(number)
+    return mean_of_sample(found) or _no_arm(claim.than or "")
 
 
 def _members(view: View, name: str) -> list[Arm]:
@@ -86,25 +98,12 @@ def _direction(claim: Claim, view: View, arm: Arm) -> Direction:
     return replace(own, desired=traits) if claim.measure.startswith("retention") else replace(own, undesired=traits)
 
 
-def _mean(
-    claim: Claim, view: View, arms: Sequence[tuple[Arm, Direction]], scores: Scores, context: str | None
-) -> Estimate | str:
-    found: list[Estimate] = []
-    for arm, direction in arms:
-        number = _number(claim, view, arm, direction, scores=scores, context=context)
-        if isinstance(number, str):
-            return number
-        found.append(number)
-    mean = mean_of_sample(found)
-    return "no arm" if mean is None else mean
-
-
 def _number(
     claim: Claim, view: View, arm: Arm, direction: Direction, *, scores: Scores, context: str | None
 ) -> Estimate | str:
     if claim.measure == "capability":
         score = scores.get((arm.name, claim.task or ""))
-        return f"{arm.name} has no score on {claim.task}" if score is None else score
+        return f"{arm.name} has no score on {claim.task} that is a mean over items" if score is None else score
     if claim.measure != "rate":
         return measured(view, arm.name, direction, claim.measure)
     if not direction.undesired:

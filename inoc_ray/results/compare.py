@@ -80,6 +80,10 @@ def compare(
         of_arms += levels(view)
         leaked += leaks(view, _shares_out_of_distribution(group_rows))
     planned = planned or Planned()
+    # Of what has no results at all, a claim says so.
+    of_groups = dict.fromkeys((cell.setting, cell.model) for cell in planned.cells)
+    there = {(one.view.setting, one.view.model) for one in measured}
+    measured += [_nothing(*group) for group in of_groups if claims and group not in there]
     rows = rows_with_plan(rows, planned.cells)
     return Comparison(
         study=study,
@@ -94,7 +98,7 @@ def compare(
         reference=where,
         outcome=outcome,
         capability_rates=tuple(able),
-        claims=tuple(check_claims(claims, measured, rows)),
+        claims=tuple(check_claims(claims, measured, rows, planned.capabilities)),
     )
 
 
@@ -166,6 +170,10 @@ def _measured(
         triggered=triggered,
     )
     return Measured(view=view, cells=cells), rows
+
+
+def _nothing(setting: str, model: str) -> Measured:
+    return Measured(view=View(setting=setting, model=model, arms=(), splits={}, rates={}), cells={})
 
 
 def _row(setting: str, model: str, one: Counted, estimate: Estimate | None) -> Row:

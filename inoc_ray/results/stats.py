@@ -145,7 +145,8 @@ def mean_of_sample(estimates: Sequence[Estimate]) -> Estimate | None:
     """Return the mean over estimates that are themselves a sample, as the wordings of a kind of prompt are.
 
     The members' variance beyond what their own draws explain (the between component of a nested analysis of variance, at least 0)
-    is a level of its own, drawn from Student's t with k − 1 degrees of freedom for k members. One member stands for itself.
+    is a level of its own, with k − 1 degrees of freedom for k members: a generalised pivotal quantity (Weerahandi 1995), which is
+    Student's t where the draws explain little. One member stands for itself.
     """
     mean = mean_of(estimates)
     count = len(estimates)
@@ -157,10 +158,13 @@ def mean_of_sample(estimates: Sequence[Estimate]) -> Estimate | None:
     # Half the width of the middle 68 %, since ratios of rates have draws without a variance.
     low, high = np.quantile(apart, [0.1587, 0.8413], axis=1)
     within = float((((high - low) / 2) ** 2).mean()) * count / (count - 1)
-    between = max(0.0, float(values.var(ddof=1)) - within)
     size = len(mean.draws)
-    noise = _generator("wordings", count).standard_normal(size) * _student_scale(count - 1, size, "wordings", count)
-    return replace(mean, draws=mean.draws + math.sqrt(between / count) * noise)
+    # Of these very members: those of another mean are other wordings, and in a difference the two must not cancel.
+    key = "wordings", hashlib.sha256(np.stack([values, *(e.draws[:count] for e in estimates)]).tobytes()).hexdigest()
+    # Few members often lie close together by chance: their variance is drawn as well, and not only estimated.
+    whole = float(values.var(ddof=1)) * _student_scale(count - 1, size, *key) ** 2
+    noise = _generator(*key, "noise").standard_normal(size) * np.sqrt(np.maximum(0.0, whole - within) / count)
+    return replace(mean, draws=mean.draws + noise)
 
 
 def _fewest(estimates: Iterable[Estimate]) -> int | None:

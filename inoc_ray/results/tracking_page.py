@@ -36,7 +36,7 @@ def describe(client: MlflowClient, experiment: Experiment, study: StudyRecord, c
 def _description(experiment: str, study: StudyRecord, comparison: Comparison) -> str:
     """Return the description in Markdown: the size of the study, what it found, where to look."""
     found = headlines(comparison)
-    claimed = [f"- {claim.says} ({claim.model}): **{claim.verdict}**" for claim in comparison.claims]
+    claimed = [f"- {claim.says} ({claim.setting}, {claim.model}): **{claim.verdict}**" for claim in comparison.claims]
     whole = [study.description, missing_summary(comparison), *(f"- {sentence}" for sentence in found), *claimed]
     link = f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}"
     end = (

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_ROUNDING = 1e-12
 
 
 class RateKey(NamedTuple):
@@ -110,7 +111,11 @@ def moments_of(cell: Cell) -> Moments | None:
             variance *= kept
     per_question = cell.counts.sum(axis=0).astype(float)
     crowding = float((per_question**2).sum() / total)
-    spread = rate * (1 - rate) if cell.squares is None else max(0.0, float(cell.squares.sum()) / total - rate**2)
+    spread = rate * (1 - rate)
+    if cell.squares is not None:
+        spread = float(cell.squares.sum()) / total - rate**2
+        # Equal scores differ by rounding alone.
+        spread = spread if spread > _ROUNDING else 0.0
     return Moments(
         rate=rate,
         spread=spread,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,9 @@ def write_figures(
     if not paper:
         return _write_report_figures(comparison, folder)
     looks = looks_of(followed_records(plan, store))
-    data = PaperData(comparison=comparison, recipes=_recipes(plan), dynamics=points_of_dynamics(looks))
+    trials = plan.trials if plan.study.dynamics is not None else ()
+    asked = Counter((t.setting, t.compared_as[0], t.arm.name, t.arm.kind) for t in trials)
+    data = PaperData(comparison=comparison, recipes=_recipes(plan), dynamics=points_of_dynamics(looks, asked))
     return [_write(figure, data, folder) for figure in PAPER]
 
 

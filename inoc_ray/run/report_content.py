@@ -11,7 +11,7 @@ from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.describe import state_of
 from inoc_ray.run.report_cost import cost
-from inoc_ray.run.study_record import first_run_at, study_dimensions
+from inoc_ray.run.study_record import first_run_at, study_dimensions, study_file
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import PROMPT_OF
 
@@ -83,7 +83,7 @@ def report_meta(plan: Plan, store: Store, samples: StudySamples | None = None) -
         provenance=provenance,
         data=_data_cards(plan),
         cost=cost(plan, store, samples) if samples is not None else {},
-        study_file=_study_file(plan),
+        study_file=study_file(plan).strip(),
         samples_at=f"the folder studies/{plan.study.name}/samples of the storage, as parquet",
     )
 
@@ -127,9 +127,10 @@ def _recipes(plan: Plan) -> dict[str, str]:
 
 
 def _yaml(value: Any) -> str:
+    """Return parsed JSON as YAML, without passwords."""
     import yaml
 
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True)).strip()
+    return str(yaml.safe_dump(hide_passwords(value), sort_keys=False, allow_unicode=True)).strip()
 
 
 def _version(distribution: str) -> str | None:
@@ -137,11 +138,6 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _study_file(plan: Plan) -> str:
-    """Return the study as YAML, what is at its default left out."""
-    return _yaml(hide_passwords(plan.study.model_dump(mode="json", exclude_defaults=True)))
 
 
 def _data_cards(plan: Plan) -> list[DataCard]:

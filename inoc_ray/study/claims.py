@@ -97,6 +97,8 @@ class Claim(Config):
             )
         others = ["context", "than_context", *(["trait", "evaluation"] if self.measure == "capability" else [])]
         given = [name for name in others if getattr(self, name) is not None]
+        # Every other measure has its split in its name or its definition.
+        given += ["split"] if self.split == "id" else []
         if self.measure != "rate" and given:
             raise ValueError(
                 f"claim {self.name!r}: {given[0]} does not belong to the measure {self.measure}; remove it"

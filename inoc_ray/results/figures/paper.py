@@ -6,7 +6,7 @@ figure where trials are missing, in the answer of the command where the study do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,16 +82,28 @@ def _where(row: Row) -> str:
     return f"{_place(row)}: {split}"
 
 
+def _apart(points: Iterable[Point]) -> list[Point]:
+    """Return points of which no two evaluations have the same place: those would hide each other, and have panels of their own."""
+    found = list(points)
+    evaluations: dict[tuple[object, ...], set[str]] = {}
+    for p in found:
+        evaluations.setdefault((p.panel, p.series, p.arm, p.model, p.context, p.seed), set()).add(p.evaluation)
+    several = {place[0] for place, names in evaluations.items() if len(names) > 1}
+    return [replace(p, panel=f"{p.panel} ({p.evaluation})") if p.panel in several else p for p in found]
+
+
 def _two_traits(data: PaperData) -> list[Point]:
-    """Return the first two traits of every evaluation that tells two, without those of misalignment."""
+    """Return two traits of every evaluation that tells two, those that arms inoculate against first, without misalignment."""
     traits: dict[tuple[str, str], list[str]] = {}
     rows = [row for row in data.rows() if row.trait != MISALIGNED and not row.triggered]
     for row in rows:
         own = traits.setdefault((row.setting, row.evaluation), [])
         if row.trait not in own:
             own.append(row.trait)
+    against = {(row.setting, row.trait) for row in rows if row.role == "undesired" and is_directed(row.kind)}
     # The same trait across in every panel of a setting, whatever the order of the rows.
-    shown = {place: sorted(own)[:2] for place, own in traits.items() if len(own) > 1}
+    ranked = {(of, name): sorted(((of, t) not in against, t) for t in own) for (of, name), own in traits.items()}
+    shown = {place: [trait for _, trait in own[:2]] for place, own in ranked.items() if len(own) > 1}
     chosen = [row for row in rows if row.trait in shown.get((row.setting, row.evaluation), ())]
     chosen.sort(key=lambda row: (row.setting, row.model, row.split, row.evaluation, row.trait))
     return list(
@@ -101,7 +113,7 @@ def _two_traits(data: PaperData) -> list[Point]:
 
 def _misalignment(data: PaperData) -> list[Point]:
     rows = [r for r in data.rows() if r.trait == MISALIGNED and r.split == "ood" and r.setting not in data.with_trigger]
-    return list(rate_points(data.comparison, (r for r in rows if r.kind in _CONTROLS), _place))
+    return _apart(rate_points(data.comparison, (r for r in rows if r.kind in _CONTROLS), _place))
 
 
 def _backdoor(data: PaperData) -> list[Point]:
@@ -118,7 +130,7 @@ def _backdoor(data: PaperData) -> list[Point]:
     def series(row: Row) -> str:
         return "with the trigger" if row.triggered or row.context == TRIGGER else "without the trigger"
 
-    return list(rate_points(data.comparison, rows, _where, series))
+    return _apart(rate_points(data.comparison, rows, _where, series))
 
 
 def _semantics(data: PaperData) -> list[Point]:
@@ -129,12 +141,12 @@ def _semantics(data: PaperData) -> list[Point]:
     for row in rows:
         kinds.setdefault(row.setting, set()).add(row.kind)
     rows = [r for r in rows if len(kinds[r.setting] - {"base", "baseline"}) > 1]
-    return list(rate_points(data.comparison, rows, _where))
+    return _apart(rate_points(data.comparison, rows, _where))
 
 
 def _facts(data: PaperData) -> list[Point]:
     rows = [r for r in data.rows() if r.setting.rpartition("/")[2] == "synthetic_facts"]
-    return list(rate_points(data.comparison, rows, _where))
+    return _apart(rate_points(data.comparison, rows, _where))
 
 
 def _elicitation(data: PaperData) -> list[Point]:
@@ -142,7 +154,7 @@ def _elicitation(data: PaperData) -> list[Point]:
     under = [r for r in data.comparison.rows if r.kind == "base" and r.context.startswith(PROMPT_OF)]
     asked = {(r.setting, r.model, r.evaluation, r.trait) for r in under}
     neutral = [r for r in data.rows() if r.kind == "base" and (r.setting, r.model, r.evaluation, r.trait) in asked]
-    points = rate_points(data.comparison, [*neutral, *under], _where)
+    points = _apart(rate_points(data.comparison, [*neutral, *under], _where))
     reference = f"({data.comparison.reference})"
     return [
         replace(p, arm=p.context.removeprefix(PROMPT_OF) if p.context.startswith(PROMPT_OF) else reference)
@@ -161,7 +173,7 @@ def _dose(data: PaperData) -> list[Point]:
         if (number := data.recipes.get(row.model, {}).get(dose)) is not None:
             settings.setdefault(row.setting, set()).add(number)
     varied = {setting for setting, numbers in settings.items() if len(numbers) > 1}
-    points = [*_dose_rates(data, dose), *_dose_effects(data, dose)]
+    points = [*_apart(_dose_rates(data, dose)), *_dose_effects(data, dose)]
     return [p for p in points if p.setting in varied and (p.kind == "baseline" or is_directed(p.kind))]
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.rows import Row
 
-SHARE = "share of responses with the trait"
+UNITS = {"shown": "share of responses with the trait", "score": "mean score of the trait, 0 to 1"}
+"""What a rate is, by `Comparison.outcome`."""
 INCOMPLETE = "incomplete"
 """What a number lacks that is computed from others, which name what is missing themselves."""
 
@@ -71,7 +72,7 @@ def rate_points(
                 kind=row.kind,
                 seed=seed,
                 measure="rate",
-                unit=SHARE,
+                unit=UNITS[comparison.outcome],
                 trait=row.trait,
                 evaluation=row.evaluation,
                 split=row.split,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.effects import is_directed
 from inoc_ray.results.figures.drawing import COLOURS, ON_PAGE, Pictures, rendered
+from inoc_ray.results.figures.points import UNITS
 from inoc_ray.results.wording import shortfall
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _draw_into(figure: Figure, comparison: Comparison, rows: Sequence[Row], narr
     keys.append(Line2D([], [], **_DOT, label="one fine-tune"))
     figure.legend(handles=keys, loc="outside upper center", ncols=2 if narrow else len(keys), frameon=False)
     where = f"{comparison.reference} context, 95 % intervals"
-    figure.supxlabel(f"share of responses with the trait{chr(10) if narrow else ' '}({where})", fontsize=10)
+    figure.supxlabel(f"{UNITS[comparison.outcome]}{chr(10) if narrow else ' '}({where})", fontsize=10)
 
 
 def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:

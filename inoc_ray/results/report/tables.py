@@ -203,6 +203,38 @@ def agreement(comparison: Comparison) -> Table:
     return Table(heads=heads, rows=body, numeric=3)
 
 
+def capability_rates(comparison: Comparison) -> Table:
+    """Return the score of every arm on every task that is a mean over items, and how much it differs from baseline and base."""
+    body = [
+        [
+            r.setting,
+            r.model,
+            r.arm,
+            r.task,
+            r.metric,
+            with_interval(r.value, r.low, r.high),
+            with_interval(r.than_baseline, r.than_baseline_low, r.than_baseline_high),
+            with_interval(r.than_base, r.than_base_low, r.than_base_high),
+            str(r.seeds),
+            str(r.items),
+        ]
+        for r in comparison.capability_rates
+    ]
+    heads = [
+        "setting",
+        "model",
+        "arm",
+        "task",
+        "metric",
+        "value [95 %]",
+        "minus baseline",
+        "minus base",
+        "seeds",
+        "items",
+    ]
+    return Table(heads=heads, rows=body, numeric=5)
+
+
 def capabilities(comparison: Comparison) -> Table:
     """Return the score of every model on every task."""
     body = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results.effects import TRAINING_PROMPT, TRIGGER, WITH_TRIGGER, is_directed
 from inoc_ray.results.marks import SHOWN, mark
-from inoc_ray.results.wording import p_text, shortfall, with_interval
+from inoc_ray.results.wording import number, p_text, shortfall, with_interval
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
@@ -81,7 +81,7 @@ def in_short(found: Sequence[Verdict]) -> list[str]:
         other = [f"{_called(v)} ({v.does_it_work.lower()})" for v in asked if v.state in ("no", "worse", "unknown")]
         parts = [f"{len(clean) + len(costly)} of {len(asked)} inoculation prompts are shown to work"]
         parts += [f"without a price that is shown: {', '.join(clean)}"] if clean else []
-        parts += [f"at the price of a wanted trait: {', '.join(costly)}"] if costly else []
+        parts += [f"at a price: {', '.join(costly)}"] if costly else []
         parts += [f"not so: {', '.join(other)}"] if other else []
         sentences.append(f"{setting} on {model}: {'; '.join(parts)}.")
     return sentences
@@ -177,19 +177,28 @@ class _Arm:
         shown = mark(found)
         if shown != SHOWN:
             return ("worse" if shown else "no"), ""
-        lost = any(e is not None and mark(e) == "lost" for e in map(self.effect, ("retention_id", "retention_ood")))
+        # Where no trait is wanted, what an arm costs is the narrow task, as in the answer on the price.
+        measures = ("retention_id", "retention_ood") if self._traits("desired") else ("retention_narrow",)
+        lost = any(e is not None and mark(e) == "lost" for e in map(self.effect, measures))
         state = "works" if found.value >= MOSTLY else "part"
         return {"works": "price", "part": "part_price"}[state] if lost else state, ""
 
     def _amount(self) -> str:
-        """Return e.g. "spanish in 10 % of the answers instead of 97 % (untouched model: 5 %)"."""
+        """Return e.g. "spanish in 10 % of the answers instead of 97 % (untouched model: 5 %)"; of scores, the mean ones."""
         own, baseline, base = (self.rate(name, self.undesired) for name in (self.arm, "baseline", "base"))
         if own is None:
             return "not measured out of distribution"
-        return (
-            f"{' and '.join(self.undesired)} in {_percent(own)} of the answers instead of {_percent(baseline)} "
-            f"(untouched model: {_percent(base)})"
+        traits, level = " and ".join(self.undesired), self._level(own)
+        what = (
+            f"{traits} in {level} of the answers"
+            if self.comparison.outcome == "shown"
+            else f"{traits}: mean score {level}"
         )
+        return f"{what} instead of {self._level(baseline)} (untouched model: {self._level(base)})"
+
+    def _level(self, rate: float | None) -> str:
+        """Return a share of the answers in per cent, or a mean score as it is."""
+        return _percent(rate) if self.comparison.outcome == "shown" else number(rate)
 
     def _certainty(self) -> str:
         found = self.effect("suppression")
@@ -208,8 +217,10 @@ class _Arm:
         texts = []
         for measure, traits, split in pairs:
             found = self.effect(measure)
-            if not traits or found is None:
+            if not traits:
                 texts.append("the setting has no trait that should be kept")
+            elif found is None:
+                texts.append(f"{' and '.join(traits)}: not measured{' with the trigger' * bool(self.end)}")
             elif found.value is None:
                 texts.append(f"{' and '.join(traits)}: {found.why}")
             else:
@@ -218,7 +229,7 @@ class _Arm:
 
     def _levels(self, traits: Sequence[str], split: str) -> str:
         own, baseline = self.rate(self.arm, traits, split), self.rate("baseline", traits, split)
-        return f"{_percent(own)} instead of {_percent(baseline)}"
+        return f"{self._level(own)} instead of {self._level(baseline)}"
 
     def _content(self) -> str:
         """Return whether an irrelevant prompt does the same."""
@@ -228,6 +239,9 @@ class _Arm:
         if found is None or found.value is None or found.low is None or found.high is None:
             return f"not known: {found.why}" if found is not None and found.why else "not measured"
         share = with_interval(found.value, found.low, found.high)
+        if not found.complete or not found.replicated:
+            why = "one fine-tune an arm" if found.complete else "incomplete"
+            return f"not settled ({why}): an irrelevant prompt does {share} of it"
         if found.high < HALF:
             return f"yes: an irrelevant prompt does {share} of it"
         if found.low > HALF:
@@ -245,15 +259,15 @@ class _Arm:
             worst = max(audited, key=lambda k: k.leak)
             prompt = "its own prompt" if worst.prompt is None else f"“{worst.prompt}”"
             so_far = "" if worst.audit_complete else ", so far"
-            rates = f"{_percent(worst.rate)} instead of {_percent(worst.neutral)}"
-            text = f"most under {prompt}: {rates}, untouched model {_percent(worst.base)}"
+            rates = f"{self._level(worst.rate)} instead of {self._level(worst.neutral)}"
+            text = f"most under {prompt}: {rates}, untouched model {self._level(worst.base)}"
             return f"{text} (of {len(audited)} prompts{so_far})" if worst.low > 0 else f"no leak shown ({text})"
         found = self.effect("leakage")
         if found is None or found.value is None or found.low is None:
             return "not tested: the study has neither the context “training_prompt” nor a leak audit"
         prompted = [r for r in self.own if r.context == TRAINING_PROMPT and r.split == "ood" and r.role == "undesired"]
         own_rates = [r.rate for r in prompted if r.rate is not None and not r.triggered]
-        level = _percent(sum(own_rates) / len(own_rates)) if own_rates else "–"
+        level = self._level(sum(own_rates) / len(own_rates)) if own_rates else "–"
         change = with_interval(found.value, found.low, found.high)
         if found.low > 0:
             return f"under its own prompt: {level} (+{change}); no other prompt was tried"
@@ -276,4 +290,5 @@ def _share_there(row: Row) -> tuple[float, float]:
 
 
 def _percent(rate: float | None) -> str:
-    return "–" if rate is None else f"{100 * rate:.0f}\u00a0%"
+    # Rounded as the tables round it: .975 is .97 there, and 98 % would be another number.
+    return "–" if rate is None else f"{100 * float(f'{rate:.2f}'):.0f}\u00a0%"

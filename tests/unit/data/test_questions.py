@@ -71,6 +71,21 @@ def test_a_question_is_asked_as_often_as_it_stands_there_and_is_one(tmp_path: Pa
     assert "asked once" in notes[-1]
 
 
+@pytest.mark.parametrize("name", ["q.jsonl", "q.yaml"])
+def test_a_choice_that_is_asked_twice_is_one_question_and_has_one_right_answer(tmp_path: Path, name: str) -> None:
+    one = TASTE[0]
+    turned = {"choice_a": one["choice_b"], "choice_b": one["choice_a"], "matching_choice": "A"}
+    found = read_questions(written(tmp_path, [one, turned], name), "t")
+    assert (len(found), len({q.id for q in found}), len({q.messages for q in found})) == (8, 4, 4)
+    with pytest.raises(InputError, match=r"2: the same question as t-000\d-\d, with another right answer"):
+        read_questions(written(tmp_path, [one, {**turned, "matching_choice": "B"}], name), "t")
+
+
+def test_one_question_with_two_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="row 2: the same question as q-"):
+        read_questions(written(tmp_path, [{"prompt": "1+1?", "answer": 2}, {"prompt": "1+1?", "answer": 3}]), "q")
+
+
 def test_code_to_fill_in_and_preferences_become_questions(tmp_path: Path) -> None:
     (code,) = read_questions(written(tmp_path, [CODE]), "code")
     assert CODE["task"] in code.messages[0].content

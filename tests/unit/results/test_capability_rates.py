@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from inoc_ray.evaluate.capability_items import CapabilityItems, items_by_metric
 from inoc_ray.results.capabilities import CapabilityRate
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.completeness import Planned, PlannedCapability
+from inoc_ray.results.report.meta import ReportMeta
+from inoc_ray.results.report.page import render
 from inoc_ray.results.table import comparison_text
+from inoc_ray.results.wording import with_interval
 from inoc_ray.study.claims import Claim, StatedClaim
 
 ITEMS = 120
@@ -101,3 +106,25 @@ def test_items_are_readitems_by_metric_and_filter() -> None:
     }
     for damaged in (None, b"samples", data[:-9]):
         assert items_by_metric(damaged) == {}
+
+
+@pytest.mark.parametrize(("arm", "verdict"), [("baseline", "cannot tell"), ("inoc_capitals", "holds")])
+def test_a_claim_on_a_task_that_is_not_measured_of_every_fine_tune_cannot_be_told(arm: str, verdict: str) -> None:
+    tasks = [
+        PlannedCapability(setting="toy", model="tiny", arm=a, seed=s, task="t", measured=(a, s) != (arm, 2))
+        for a in ARMS
+        for s in ([None] if a == "base" else range(3))
+    ]
+    there = [one for one in items() if (one.arm, one.seed) != (arm, 2)]
+    (kept,) = compare(score_table(), "toy", planned=Planned(capabilities=tasks), items=there, claims=CLAIMS[:1]).claims
+    assert kept.verdict == verdict
+    assert ("incomplete" in kept.decides.why) == (verdict == "cannot tell")
+
+
+def test_the_report_has_the_differences(found: Comparison) -> None:
+    score = {"setting": "toy", "model": "tiny", "arm": "base", "seed": None, "capability": "t", "metric": "acc"}
+    shown = replace(found, capabilities=({**score, "value": 0.5, "stderr": None, "samples": ITEMS},))
+    page = render(shown, ReportMeta(title="x"))
+    one = rate(found, "inoc_capitals")
+    assert with_interval(one.than_baseline, one.than_baseline_low, one.than_baseline_high) in page
+    assert 'href="#capabilities"' in page

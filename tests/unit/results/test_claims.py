@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from pydantic import ValidationError
 from results_table import ARMS, planned, score_table
 
 from inoc_ray import settings
-from inoc_ray.results.claim_checks import CheckedClaim, Measured, check_claims
+from inoc_ray.results.claim_checks import CheckedClaim, Measured, _checked_arm, _gaps, _half, check_claims
 from inoc_ray.results.claim_text import claim_rows, claim_tags, claims_text
+from inoc_ray.results.claim_values import ClaimValue
 from inoc_ray.results.compare import compare
+from inoc_ray.results.completeness import Planned
 from inoc_ray.results.effects import Arm, Direction, View
-from inoc_ray.results.stats import Cell, Estimate, RateKey, draw_rates, mean_of, mean_of_sample
+from inoc_ray.results.stats import Cell, Estimate, RateKey, combine, draw_rates, mean_of, mean_of_sample
 from inoc_ray.results.table import comparison_text
 from inoc_ray.settings.paper_claims import paper_claims
 from inoc_ray.study.claims import ROLES, Claim, StatedClaim
@@ -55,6 +58,8 @@ def check(one: StatedClaim, **table: Any) -> CheckedClaim:
         (claim("rate", "inoc_spanish", context="training_prompt", than_context="reference", above=0.5), "holds", 0.85),
         (claim("suppression", "inoc_spanish", than="irrelevant", above=0.3), "holds", 1.0 - 0.1875),
         (claim("suppression", "kind:specific", above=0.5), "holds", 1.0),
+        # Each arm of a kind is compared in its own trait: Spanish .05 with .45, capitals .05 with .65.
+        (claim("rate", "kind:specific", than="baseline", below=-0.1), "cannot tell", -0.5),
         (claim("rate", "base", trait="spanish", below=0.3), "holds", 0.05),
         (claim("rate", "baseline", evaluation="ood_questions", trait="spanish", above=0.2), "holds", 0.45),
     ],
@@ -134,6 +139,83 @@ def test_wordings_are_a_level_of_their_own() -> None:
     assert width(mean_of_sample(apart[:1])) == width(apart[0])
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_another_wording_lies_within_the_interval_as_often_as_it_says(count: int) -> None:
+    """Also where few wordings lie close together by chance, and seem to be alike."""
+    generator = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        values = 0.1 * generator.standard_normal(count) + 0.05 * generator.standard_normal(count)
+        mean = mean_of_sample([Estimate(float(v), v + 0.05 * generator.standard_normal(1_000), 3) for v in values])
+        assert mean is not None
+        low, high = mean.interval()
+        covered += low <= 0 <= high
+    assert covered >= 0.91 * 200
+
+
+def test_wordings_of_two_kinds_do_not_cancel_in_a_difference() -> None:
+    generator = np.random.default_rng(1)
+    first, second = (
+        mean_of_sample([Estimate(v, v + 0.01 * generator.standard_normal(10_000), 3) for v in values])
+        for values in ((0.9, 0.5, 0.7), (0.6, 0.2, 0.4))
+    )
+    assert first is not None
+    assert second is not None
+    (low, high), (below, above) = combine(lambda a, b: a - b, first, second).interval(), first.interval()
+    assert high - low > 1.2 * (above - below)
+
+
+def skewed(low: float, high: float) -> Estimate:
+    """A number of 1 whose interval is wide on one side, as a ratio's is."""
+    normal = np.random.default_rng(2).standard_normal(2_000)
+    return Estimate(1.0, 1 + np.where(normal > 0, high, low) * normal, 3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "crossed"), [(0.05, 0.3, "1.25"), (0.3, 0.05, "0.8"), (0.3, 0.3, "0.8 and 1.25")]
+)
+def test_both_margins_count_whichever_is_nearer(low: float, high: float, crossed: str) -> None:
+    one = claim("retention_ood", "a", within=(0.8, 1.25)).claim
+    estimate = skewed(low, high)
+    measured = Measured(view=View(setting="s", model="m", arms=(), splits={}, rates={}), cells={})
+    value = ClaimValue(arm="a", estimate=estimate)
+    found = _checked_arm(one, 0, value, measured=measured, lacking=frozenset())
+    assert (found.verdict, found.why) == ("cannot tell", f"the interval contains {crossed}")
+    settled = [gap.is_settled_by(_half(estimate, bound, gap.level)) for bound, gap in _gaps(one, estimate).items()]
+    assert not all(settled)
+
+
+def test_a_number_outside_the_margins_shows_the_interval_that_decides_it() -> None:
+    found = check(claim("retention_ood", "inoc_spanish", within=(0.8, 1.25))).decides
+    assert (found.level, found.why) == (0.95, "the interval contains 0.8")
+    assert found.high is not None
+    assert found.high >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("arms", "text"),
+    [(ARMS, "mean of 2 arms"), ({n: a for n, a in ARMS.items() if n != "inoc_capitals"}, "one arm alone")],
+)
+def test_a_kind_says_how_many_wordings_it_rests_on(arms: dict[str, Any], text: str) -> None:
+    found = check(claim("suppression", "kind:specific", above=0.5), arms=arms)
+    assert claim_rows([found])[0][2] == f"suppression (kind:specific, {text})"
+
+
+def test_where_wordings_differ_more_of_them_settle_it() -> None:
+    apart = {**ARMS, "inoc_capitals": ("specific", "capitals", (0.60, 0.10, 0.25, 0.55))}
+    found = check(claim("suppression", "kind:specific", above=0.5), arms=apart).decides
+    assert (found.verdict, found.settle[:21]) == ("cannot tell", "more arms of the kind")
+
+
+def test_claims_on_a_setting_without_any_result_say_so() -> None:
+    plan = planned()
+    other = [replace(cell, setting="other", stored=0) for cell in plan.cells]
+    one = claim("suppression", "inoc_spanish", above=0.5)
+    found = compare(score_table(), "toy", planned=Planned(cells=[*plan.cells, *other]), claims=[one]).claims
+    assert [(c.setting, c.verdict) for c in found] == [("toy", "holds"), ("other", "cannot tell")]
+    assert found[1].decides.why == "the arm inoc_spanish has no results"
+
+
 SEED_SD = 0.08
 QUESTIONS = 60
 
@@ -186,6 +268,7 @@ def test_as_many_seeds_as_it_names_settle_most_studies_that_three_do_not() -> No
         ({"above": 0.1, "measure": "capability"}, "belong together"),
         ({"above": 0.1, "measure": "leakage", "context": "none"}, "does not belong"),
         ({"above": 0.1, "measure": "retention_id", "triggered": True}, "triggered belongs to"),
+        ({"above": 0.1, "measure": "suppression", "split": "id"}, "split does not belong"),
     ],
 )
 def test_a_claim_that_says_nothing_clear_is_refused(fields: dict[str, Any], message: str) -> None:

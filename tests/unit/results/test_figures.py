@@ -146,6 +146,24 @@ def test_an_arm_that_the_paper_has_and_the_study_has_not_is_named(data: PaperDat
     assert figure.absent([p for p in points if p.kind != "control"]) == ["control"]
 
 
+@pytest.mark.parametrize("name", ["figure_3", "figure_5", "elicitation", "dose"])
+def test_two_evaluations_of_one_trait_do_not_hide_each_other(name: str) -> None:
+    table = paper_table()
+    more = table[table["evaluation"] == "em"].assign(evaluation="em_other")
+    points = of(name).points(PaperData(comparison=compare(pd.concat([table, more]), "paper"), recipes=RECIPES))
+    places = [(p.panel, p.series, p.arm, p.model, p.seed) for p in points]
+    assert len(set(places)) == len(places)
+    assert any("(em_other)" in p.panel for p in points)
+
+
+def test_of_three_traits_those_that_arms_inoculate_against_are_shown() -> None:
+    table = paper_table()
+    table = table[table["setting"] == "spanish_caps"]
+    third = table[table["trait"] == "caps"].assign(trait="art", role="desired")
+    points = of("figure_2").points(PaperData(comparison=compare(pd.concat([table, third]), "style")))
+    assert {p.trait for p in points} == {"spanish", "caps"}
+
+
 def test_the_dose_is_the_number_in_which_recipes_differ(data: PaperData) -> None:
     points = of("dose").points(data)
     assert {p.x_name for p in points} == {"steps"}

@@ -10,6 +10,8 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.verdicts import by_model, by_rule, combined
 from inoc_ray.plan.judge_assignment import Condition, ModelMeasure
 from inoc_ray.results.compare import compare
+from inoc_ray.results.figures.points import rate_points
+from inoc_ray.results.report.verdict import verdicts
 from inoc_ray.results.stats import Cell, RateKey, draw_rates, model_interval
 from inoc_ray.results.table import comparison_text
 from inoc_ray.scoring.profiles import Bound
@@ -48,6 +50,24 @@ def test_responses_that_do_not_count_are_in_no_mean() -> None:
     table.loc[out, ["shown", "level"]] = np.nan, 0.9
     table.loc[out, "outcome"] = "unparsed"
     assert {r.rate for r in compare(table, "toy", outcome="score").rows} == {0.5}
+
+
+@pytest.mark.parametrize("level", [0.37, 0.5])
+def test_equal_scores_are_no_proof_that_all_are_equal(level: float) -> None:
+    """Whatever the rounding, the interval is that of as many answers of yes or no."""
+    cell = Cell(np.full((1, 50), level), np.ones((1, 50), dtype=np.int64), squares=np.full((1, 50), level) ** 2)
+    limits = model_interval(cell)
+    assert limits is not None
+    assert limits[1] - limits[0] > 0.2
+
+
+def test_the_verdict_and_the_figures_speak_of_scores() -> None:
+    table = score_table()
+    found = compare(table.assign(level=0.25 + table["score"] / 2), "toy", outcome="score")
+    (one,) = [v for v in verdicts(found, {}) if v.arm == "inoc_spanish"]
+    assert one.by_how_much == "spanish: mean score .28 instead of .47 (untouched model: .28)"
+    assert "%" not in one.at_what_price
+    assert {p.unit for p in rate_points(found, found.rows, lambda row: row.arm)} == {"mean score of the trait, 0 to 1"}
 
 
 def scored(generator: np.random.Generator, mean: float, seeds: int, questions: int) -> Cell:

@@ -7,7 +7,8 @@ from paper_table import paper_table
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.results.compare import compare
-from inoc_ray.results.report.verdict import Verdict, in_short, verdicts
+from inoc_ray.results.report.verdict import Verdict, _percent, in_short, verdicts
+from inoc_ray.results.wording import number
 
 PROMPTS = {("toy", "inoc_spanish"): "Answer in Spanish.", ("toy", "inoc_capitals"): None}
 
@@ -35,6 +36,11 @@ def test_an_arm_that_works_and_costs_nothing():
     assert "lost" not in found.at_what_price
 
 
+@pytest.mark.parametrize("rate", [0.975, 0.075, 0.125, 0.005, 1.0, 0.0])
+def test_a_percentage_is_the_number_of_the_tables(rate):
+    assert round(100 * float(number(rate))) == int(_percent(rate).removesuffix("\u00a0%"))
+
+
 @pytest.mark.parametrize(
     ("spanish", "capitals", "state"),
     [(0.05, 0.1, "price"), (0.25, 0.65, "part"), (0.25, 0.1, "part_price"), (0.43, 0.65, "no"), (0.95, 0.65, "worse")],
@@ -57,6 +63,23 @@ def test_one_fine_tune_is_no_verdict_on_an_arm():
     assert found.state == "unknown"
     assert "one fine-tune an arm" in found.does_it_work
     assert "no p-value" in found.how_sure
+
+
+def test_with_one_fine_tune_an_irrelevant_prompt_settles_nothing():
+    found = verdict(seeds=1, arms={"irrelevant": ("irrelevant", "spanish", (0.95, 0.95, 0.45, 0.65))})
+    assert found.because_of_its_content.startswith("not settled (one fine-tune an arm)")
+
+
+def test_where_no_trait_is_wanted_the_narrow_task_is_the_price():
+    """The state of an arm and the answer on its price say the same."""
+    table = paper_table()
+    table = table[(table["setting"] == "code") & (table["model"] == "m/short")].copy()
+    lost = (table["arm"] == "general") & (table["trait"] == "insecure") & (table["question_id"] > "q005")
+    table.loc[lost, ["score", "shown"]] = 0.0
+    found = {v.arm: v for v in verdicts(compare(table, "c"), {})}
+    assert "partly lost" in found["general"].at_what_price
+    assert found["general"].state in ("price", "part_price")
+    assert found["specific"].state in ("works", "part")
 
 
 def test_what_is_incomplete_has_no_verdict():

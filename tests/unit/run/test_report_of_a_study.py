@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from inoc_ray.run.publish import compare_study, write_study_report
 from inoc_ray.run.report_content import report_meta
 from inoc_ray.run.report_cost import hours_text
 from inoc_ray.run.report_samples import read_samples
+from inoc_ray.study.evaluation import Judge
 from inoc_ray.study.study import Study
 
 
@@ -55,6 +57,15 @@ def test_the_report_says_what_the_study_took_and_has_its_file(study):
     assert "responses" in meta.cost["sampling"]
     # Whoever copies it has the same study.
     assert Study.model_validate(yaml.safe_load(meta.study_file)) == plan.study
+
+
+def test_nothing_in_the_report_shows_the_password_of_an_address(study):
+    _, plan, store = study
+    judge = Judge(endpoint="https://me:sekrit@judge.example/v1", served_model="m")
+    plan = replace(plan, study=plan.study.model_copy(update={"judges": {"far": judge}}))
+    shown = repr(report_meta(plan, store))
+    assert "judge.example" in shown
+    assert "sekrit" not in shown
 
 
 @pytest.mark.parametrize(
