@@ -181,10 +181,21 @@ def _from_yaml(path: Path, name: str, templates: Sequence[str], notes: RowNotes)
     return found
 
 
+def _instead(entry: Any, texts: Any) -> str:
+    """Return what an entry has in place of a list of texts."""
+    if not isinstance(entry, dict):
+        return f"found {kind_of(entry)}"
+    if "paraphrases" not in entry:
+        return f"it has {', '.join(shown(str(key)) for key in entry) or 'nothing'} alone"
+    if not isinstance(texts, list):
+        return f"paraphrases is {kind_of(texts)}"
+    return "paraphrases is an empty list" if not texts else "one of its paraphrases is empty, or no text"
+
+
 def _paraphrases(entry: Any, where: str) -> list[Question]:
     texts = entry.get("paraphrases") if isinstance(entry, dict) else None
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-        raise InputError(f"{where}: expected id and paraphrases, a list of texts; found {kind_of(entry)}.")
+        raise InputError(f"{where}: expected id and paraphrases, a list of texts; {_instead(entry, texts)}.")
     entry_id = entry.get("id")
     if isinstance(entry_id, int) and not isinstance(entry_id, bool):
         entry_id = str(entry_id)

@@ -16,6 +16,7 @@ from inoc_ray.plan.expand import duplicate_trial_notes, make_bases, make_trials
 from inoc_ray.plan.notes import notes_on
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.prior_stage import after_prior_stage
+from inoc_ray.plan.probes import check_dynamics, notes_on_dynamics
 from inoc_ray.plan.rows import RowLibrary, check_overlap, keep_datasets, read_setting_rows
 from inoc_ray.plan.suites import check_overrides, check_suites, with_suites
 from inoc_ray.plan.trials import Base, ResolvedModel, Subject, Trial
@@ -52,7 +53,9 @@ def build_plan(study: Study, store: Store, *, weights: bool = True) -> Plan:
         reference=reference,
     )
     check_claims(plan)
-    return replace(plan, notes=(*plan.notes, *notes_on(plan))).refreshed(store)
+    check_dynamics(plan)
+    plan = replace(plan, notes=(*plan.notes, *notes_on(plan))).refreshed(store)
+    return replace(plan, notes=(*plan.notes, *notes_on_dynamics(plan, store)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import get_args
 
 from inoc_ray.config.base import nearest
 from inoc_ray.errors import InputError, shown
 from inoc_ray.plan.plan import Plan
 from inoc_ray.settings.paper_claims import paper_claims
 from inoc_ray.study.claims import KIND, REFERENCE, ROLES, Claim, StatedClaim
-from inoc_ray.study.study import ArmKind
 
 
 def stated_claims(plan: Plan) -> tuple[StatedClaim, ...]:
@@ -51,7 +49,7 @@ def _names(claim: Claim, plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
     """Yield what a claim names: what it is, its name, and the names that the study has."""
     evaluation = plan.study.evaluation
     arms = ["base", *dict.fromkeys(trial.arm.name for trial in plan.trials)]
-    kinds = [f"{KIND}{kind}" for kind in get_args(ArmKind)]
+    kinds = list(dict.fromkeys(f"{KIND}{trial.arm.kind}" for trial in plan.trials))
     for name in [*claim.arms, *([claim.than] if claim.than is not None else [])]:
         yield "arm", name, kinds if name.startswith(KIND) else arms
     for name in claim.settings:

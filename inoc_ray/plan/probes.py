@@ -9,9 +9,11 @@ from inoc_ray.config.base import nearest
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
 from inoc_ray.plan.contexts import resolve_contexts
+from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Trial
 from inoc_ray.settings import Setting
+from inoc_ray.store.store import Store
 from inoc_ray.study.dynamics import Dynamics
 from inoc_ray.study.evaluation import Context
 
@@ -42,12 +44,46 @@ def probes_of(plan: Plan, trial: Trial) -> list[Probe]:
     written = {c.name: c for c in plan.study.evaluation.contexts if isinstance(c, Context)}
     names = [written.get(name, name) for name in dynamics.contexts]
     found = []
-    for context in resolve_contexts(names, setting, trial.arm, arms, is_base=False):
+    try:
+        contexts = list(resolve_contexts(names, setting, trial.arm, arms, is_base=False))
+    except InputError as error:
+        # They are named as those of the evaluation are, and wrong in another place.
+        raise InputError(f"dynamics.contexts: {str(error).removeprefix('evaluation.contexts: ')}") from error
+    for context in contexts:
         for name, (trait, rows) in sets.items():
             shown = tuple(ChatRow((*context.around(row.messages[:-1]), row.messages[-1])) for row in rows)
             full = name if context.name == plan.reference else f"{name}.{context.name}"
             found.append(Probe(name=full, trait=trait, context=context.name, rows=shown))
     return found
+
+
+def check_dynamics(plan: Plan) -> None:
+    """Raise InputError if the study follows something that there is not: a context, a trait, or no probe set at all."""
+    for trial in {(trial.setting, trial.arm.name): trial for trial in plan.trials}.values():
+        probes_of(plan, trial)
+
+
+@looks
+def notes_on_dynamics(plan: Plan, store: Store) -> tuple[str, ...]:
+    """Return a note if fine-tunes are done that nothing was followed in, which are not trained again for it."""
+    if plan.study.dynamics is None:
+        return ()
+    done = [trial for trial in plan.trials if trial.trial_id in plan.done_trials]
+    without = sum(not _was_followed(store, trial) for trial in done)
+    if not without:
+        return ()
+    return (
+        f"dynamics: {without} of {len(plan.trials)} fine-tunes were done without it, and are not trained again for it; figure 6 "
+        "lacks them",
+    )
+
+
+def _was_followed(store: Store, trial: Trial) -> bool:
+    try:
+        return bool(store.read_trial(trial.trial_id).get("probes"))
+    except InputError:
+        # A damaged record: the plan names it, and the trial is trained again.
+        return True
 
 
 def _sets(dynamics: Dynamics, setting: Setting) -> Mapping[str, tuple[str, tuple[ChatRow, ...]]]:

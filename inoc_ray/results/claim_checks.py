@@ -47,7 +47,8 @@ class CheckedArm:
     high: float | None = None
     level: float = 0.95
     p: float | None = None
-    """One-sided, of the claim not being so; of an equivalence the larger of its two. None with one fine-tune, or incomplete."""
+    """Of the claim not being so: below .05 where it holds. Of a threshold twice the one-sided p-value, as the 95 % interval is
+    two-sided; of an equivalence the larger of its two one-sided ones. None with one fine-tune, or incomplete."""
     seeds: int | None = None
     """The fewest fine-tunes of any arm that the number rests on; None if that is the untouched base alone."""
     of: int = 1
@@ -203,7 +204,9 @@ def _checked(stated: StatedClaim, measured: Measured, lacking: frozenset[tuple[s
 
 def measure_in_words(claim: Claim) -> str:
     """Return the number of a claim in a few words, as "rate of spanish, minus that of base"."""
-    what = {"rate": "rate", "capability": f"score on {claim.task}"}.get(claim.measure, claim.measure.replace("_", " "))
+    words = {"rate": "rate", "capability": f"score on {claim.task}", "retention_id": "retention ID"}
+    words["retention_ood"] = "retention OOD"
+    what = words.get(claim.measure, claim.measure.replace("_", " "))
     if claim.measure == "rate" or claim.trait is not None:
         what += f" of {claim.trait or 'undesired'}"
     if claim.measure == "rate" and claim.split == "id":
@@ -290,7 +293,7 @@ def _verdict(claim: Claim, estimate: Estimate) -> Verdict:
 
 
 def _p_value(claim: Claim, estimate: Estimate) -> float:
-    """Return the one-sided p-value of the claim not being so; for margins the larger of the two."""
+    """Return the p-value of the claim not being so: two-sided for a threshold, for margins the larger of two one-sided ones."""
     lower = claim.within[0] if claim.within is not None else claim.above
     upper = claim.within[1] if claim.within is not None else claim.below
     size = len(estimate.draws)
@@ -298,7 +301,8 @@ def _p_value(claim: Claim, estimate: Estimate) -> float:
         *([int((estimate.draws <= lower).sum())] if lower is not None else []),
         *([int((estimate.draws >= upper).sum())] if upper is not None else []),
     ]
-    return max((share + 1) / (size + 1) for share in shares)
+    sides = 1 if claim.within is not None else 2
+    return min(1.0, sides * max((share + 1) / (size + 1) for share in shares))
 
 
 def _with_remedy(claim: Claim, index: int, found: CheckedArm, *, estimate: Estimate, measured: Measured) -> CheckedArm:

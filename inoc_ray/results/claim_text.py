@@ -17,10 +17,10 @@ HEADS = ("claim", "verdict", "number", "claimed", "value [95 %]", "p", "seeds", 
 VERDICTS = ("holds", "fails", "cannot tell")
 _MARKS = {"holds": "✓", "fails": "✗", "cannot tell": "?"}
 MEANING = (
-    "A claim holds if its interval lies where it says, and fails if it lies wholly elsewhere. An equivalence (within) is "
-    "tested with two one-sided tests, and shows the 90 % interval that goes with them where the number lies within. Of several "
-    "arms the one that decides counts. p is one-sided: a claim holds below .025, an equivalence below .05. The paper prints no "
-    "numbers, so the thresholds of its claims are ours; a claim of the same name in the study takes the place of one."
+    "A claim holds if the whole interval of its number lies where the claim says (then p < .05), and fails if it lies wholly "
+    "elsewhere; otherwise the study cannot tell. An equivalence (within) is tested with two one-sided tests, and shows the 90 % "
+    "interval that goes with them where its number lies within. A claim on several arms holds if it holds for each of them. The "
+    "paper prints no numbers, so the thresholds of its claims are ours."
 )
 
 
@@ -52,7 +52,7 @@ def arm_text(arm: CheckedArm) -> str:
 def value_text(arm: CheckedArm) -> str:
     """Return `.07 [.04, .11]`, with the level of the interval if it is not 95 %; a dash without a value."""
     text = with_interval(arm.value, arm.low, arm.high)
-    return text if arm.value is None or arm.level == 0.95 else f"{text} ({100 * arm.level:.0f} %)"
+    return text if arm.value is None or arm.level == 0.95 else f"{text} ({100 * arm.level:.0f}\u00a0%)"
 
 
 def remedy(arm: CheckedArm) -> str:
@@ -61,14 +61,14 @@ def remedy(arm: CheckedArm) -> str:
 
 
 def summary(claims: Sequence[CheckedClaim]) -> str:
-    """Return "5 claims: 3 hold, 1 fails, 1 cannot be told"; empty without claims."""
+    """Return "5 claims: 3 hold, 1 fails, 1 undecided"; empty without claims."""
     if not claims:
         return ""
     counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS}
     words = {
         "holds": "holds" if counts["holds"] == 1 else "hold",
         "fails": "fails" if counts["fails"] == 1 else "fail",
-        "cannot tell": "cannot be told",
+        "cannot tell": "undecided",
     }
     found = [f"{count} {words[verdict]}" for verdict, count in counts.items() if count]
     return f"{len(claims)} claim{'s' * (len(claims) != 1)}: {', '.join(found)}"

@@ -83,8 +83,8 @@ def _members(view: View, name: str) -> list[Arm]:
 
 def _no_arm(name: str) -> str:
     if name.startswith(KIND):
-        return f"no arm of kind {name.removeprefix(KIND)} has results"
-    return f"the arm {name} has no results"
+        return f"the study has no results of an arm of kind {name.removeprefix(KIND)}"
+    return f"the study has no results of the arm {name}"
 
 
 def _direction(claim: Claim, view: View, arm: Arm) -> Direction:

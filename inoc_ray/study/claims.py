@@ -28,6 +28,9 @@ Measure = Literal[
     "capability",
 ]
 
+SHARES = ("rate", "leakage")
+"""Measures that lie between -1 and 1."""
+
 
 class Claim(Config):
     """A claim: a number of some arms, and where it lies according to the claim.
@@ -87,6 +90,12 @@ class Claim(Config):
             )
         if self.within is not None and not self.within[0] < self.within[1]:
             raise ValueError(f"claim {self.name!r}: within must be [SMALLER, LARGER], found {list(self.within)}")
+        given_bounds = [bound for bound in (self.above, self.below, *(self.within or ())) if bound is not None]
+        if self.measure in SHARES and any(abs(bound) > 1 for bound in given_bounds):
+            raise ValueError(
+                f"claim {self.name!r}: {self.measure} is a share from 0 to 1, or a difference of two, not a percentage; found "
+                f"{self.bound_in_words()}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.figures.marks import QUIET, dot, draw_mean, foot, legend, looks, wrapped
-from inoc_ray.results.figures.points import Point, missing_of
+from inoc_ray.results.figures.points import Point, missing_of, units_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +35,7 @@ def draw_arms(figure: Figure, points: Sequence[Point]) -> None:
         _panel(axes, own, names)
         axes.set_title(wrapped(name, _WIDTH), loc="left", fontsize=10)
     legend(figure, names, [Line2D([], [], color=QUIET, linestyle="--", linewidth=1.1, label="untouched base")])
-    units = " and ".join(dict.fromkeys(p.unit for p in points))
-    foot(figure, f"{units}; bars: 95 % intervals", missing_of(points))
+    foot(figure, f"{units_of(points)}; bars: 95 % intervals", missing_of(points))
 
 
 def _lines(points: Sequence[Point]) -> list[str]:

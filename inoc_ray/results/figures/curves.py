@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT, _COLUMNS = 4.2, 3.2, 3  # inches, inches, panels a row
 _DODGE = 0.04
+_TICKS = 8
+"""Most numbers on a logarithmic axis, about."""
 _LOG_SPAN = 8
 """From this ratio between the largest and the smallest x on, the axis is logarithmic."""
 
@@ -62,7 +65,24 @@ def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]
     if logarithmic:
         # Step 0 has a place on this axis.
         axes.set_xscale("symlog" if x_values[0] <= 0 else "log")
+        # The very steps or doses, not powers of ten that none of them is.
+        shown = _apart(x_values)
+        axes.set_xticks(shown, labels=[f"{x:g}" for x in shown])
+        axes.minorticks_off()
     axes.set_xlabel(points[0].x_name)
     axes.set_ylabel(points[0].unit)
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _apart(x_values: Sequence[float]) -> list[float]:
+    """Return those of sorted numbers from 0 up that have room for a label on a logarithmic axis; the last one always."""
+    # Below the smallest positive one, symlog is linear: 0 stands about as far before it as a tenth of it would.
+    positive = [x for x in x_values if x > 0]
+    places = {x: math.log(x if x > 0 else positive[0] / 10) for x in x_values}
+    gap = (places[x_values[-1]] - places[x_values[0]]) / _TICKS
+    kept: list[float] = [x_values[-1]]
+    for x in reversed(x_values[:-1]):
+        if places[kept[-1]] - places[x] >= gap:
+            kept.append(x)
+    return kept[::-1]

@@ -29,7 +29,11 @@ def draw_heat(figure: Figure, points: Sequence[Point]) -> None:
     for (axes,), (name, own) in zip(grid, panels.items(), strict=True):
         _grid(axes, own)
         axes.set_title(name, loc="left", fontsize=10)
-    foot(figure, f"{points[0].unit}, 95 % intervals", missing_of(points))
+    foot(
+        figure,
+        f"untouched model, by the prompt before the question: {points[0].unit}, 95 % intervals",
+        missing_of(points),
+    )
 
 
 def _grid(axes: Axes, points: Sequence[Point]) -> None:

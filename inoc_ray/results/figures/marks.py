@@ -92,9 +92,9 @@ def wrapped(title: str, inches: float) -> str:
 
 def foot(figure: Figure, unit: str, missing: Sequence[str]) -> None:
     """Write the unit below the panels, and what is missing, by name."""
-    text = unit
+    width = int(float(figure.get_size_inches()[0]) * _LINE_LETTERS)
+    text = textwrap.fill(unit, width)
     if missing:
-        width = int(float(figure.get_size_inches()[0]) * _LINE_LETTERS)
         text += "\n" + textwrap.fill(f"missing: {'; '.join(missing)}", width)
     # A dollar sign would begin a formula.
     figure.supxlabel(text.replace("$", r"\$"), fontsize=9)

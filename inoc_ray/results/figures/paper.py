@@ -210,7 +210,7 @@ def _dose_effects(data: PaperData, dose: str) -> Iterator[Point]:
                     kind=effect.kind,
                     seed=None,
                     measure="suppression",
-                    unit="1: down to the base's rate",
+                    unit="suppression (1: down to the base's rate)",
                     value=effect.value,
                     low=effect.low,
                     high=effect.high,

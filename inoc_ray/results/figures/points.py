@@ -84,6 +84,14 @@ def rate_points(
             )
 
 
+def units_of(points: Sequence[Point]) -> str:
+    """Return what the numbers are: "share of responses with the trait, neutral context" (where it is the same for all)."""
+    units = " and ".join(dict.fromkeys(p.unit for p in points))
+    contexts = {p.context for p in points}
+    context = next(iter(contexts)) if len(contexts) == 1 else ""
+    return f"{units}, {context} context" if context else units
+
+
 def missing_of(points: Sequence[Point]) -> list[str]:
     """Return "arm (setting, model): 1 of 2 seeds" for each arm of which something is missing, each once."""
     found = [f"{p.arm} ({p.setting}, {p.model}): {p.lacks}" for p in points if p.lacks and p.lacks != INCOMPLETE]

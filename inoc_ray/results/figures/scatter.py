@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results.figures.marks import dot as dot_of
 from inoc_ray.results.figures.marks import draw_mean, foot, legend, looks, wrapped
-from inoc_ray.results.figures.points import Point, missing_of
+from inoc_ray.results.figures.points import Point, missing_of, units_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def draw_scatter(figure: Figure, points: Sequence[Point]) -> None:
         _panel(axes, own, names)
         axes.set_title(wrapped(name, _SIDE), loc="left", fontsize=10)
     legend(figure, names)
-    foot(figure, f"{points[0].unit}; bars: 95 % intervals", missing_of(points))
+    foot(figure, f"{units_of(points)}; bars: 95 % intervals", missing_of(points))
 
 
 def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]]) -> None:

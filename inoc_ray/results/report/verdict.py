@@ -21,8 +21,9 @@ interval of its retention lies above it: the usual bound of equivalence, four fi
 HALF = 0.5
 """An irrelevant prompt that surely does less than this share of a suppression leaves the prompt's content as its reason."""
 SCALE = (
-    f"“Works”: at least {MOSTLY:.0%} of what training added is gone, and the adjusted p-value shows it; “in part”: less. “Kept”: "
-    f"at least {MOSTLY:.0%} of the wanted trait, by the whole interval; “partly lost”: shown by the adjusted p-value."
+    f"“Works”: at least {100 * MOSTLY:.0f} % of what training added is gone, and the adjusted p-value is below .05; “in part”: "
+    f"less is gone, with p below .05. “Kept”: the whole interval lies above {100 * MOSTLY:.0f} % of the baseline's rate of the "
+    "wanted trait; “partly lost”: it lies below the baseline's rate, with an adjusted p-value below .05; “not settled”: neither."
 )
 _WORDS = {
     "works": "Works",
@@ -79,10 +80,11 @@ def in_short(found: Sequence[Verdict]) -> list[str]:
         clean = [_called(v) for v in asked if v.state in ("works", "part")]
         costly = [_called(v) for v in asked if v.state in ("price", "part_price")]
         other = [f"{_called(v)} ({v.does_it_work.lower()})" for v in asked if v.state in ("no", "worse", "unknown")]
-        parts = [f"{len(clean) + len(costly)} of {len(asked)} inoculation prompts are shown to work"]
-        parts += [f"without a price that is shown: {', '.join(clean)}"] if clean else []
+        works = len(clean) + len(costly)
+        parts = [f"{works} of {len(asked)} inoculation prompts {'is' if works == 1 else 'are'} shown to work"]
+        parts += [f"at no price that the study shows: {', '.join(clean)}"] if clean else []
         parts += [f"at a price: {', '.join(costly)}"] if costly else []
-        parts += [f"not so: {', '.join(other)}"] if other else []
+        parts += [f"the others: {', '.join(other)}"] if other else []
         sentences.append(f"{setting} on {model}: {'; '.join(parts)}.")
     return sentences
 
@@ -211,9 +213,15 @@ class _Arm:
         return f"{text}; {seeds}" + (f"; p {p_text(found.p)}" if found.p is not None else "; no p-value")
 
     def _price(self) -> str:
-        """Return how much of the wanted traits is kept, out of distribution; of the narrow task where none is wanted."""
+        """Return how much of the wanted traits is kept, out of distribution, and in distribution where they are lost there.
+
+        Of the narrow task where none is wanted.
+        """
         wanted = self._traits("desired")
         pairs = [("retention_ood", wanted, "ood")] if wanted else [("retention_narrow", self._traits("narrow"), "id")]
+        at_home = self.effect("retention_id")
+        if wanted and at_home is not None and mark(at_home) == "lost":
+            pairs.append(("retention_id", wanted, "id"))
         texts = []
         for measure, traits, split in pairs:
             found = self.effect(measure)
@@ -224,7 +232,8 @@ class _Arm:
             elif found.value is None:
                 texts.append(f"{' and '.join(traits)}: {found.why}")
             else:
-                texts.append(f"{' and '.join(traits)} {_kept(found)}: {self._levels(traits, split)}")
+                where = "in distribution " if measure == "retention_id" else ""
+                texts.append(f"{where}{' and '.join(traits)} {_kept(found)}: {self._levels(traits, split)}")
         return "; ".join(texts)
 
     def _levels(self, traits: Sequence[str], split: str) -> str:
@@ -290,5 +299,5 @@ def _share_there(row: Row) -> tuple[float, float]:
 
 
 def _percent(rate: float | None) -> str:
-    # Rounded as the tables round it: .975 is .97 there, and 98 % would be another number.
+    # Rounded as in the tables: .975 must not be .97 there and 98 % here.
     return "–" if rate is None else f"{100 * float(f'{rate:.2f}'):.0f}\u00a0%"

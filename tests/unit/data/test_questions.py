@@ -177,3 +177,18 @@ def test_training_prompts_may_be_asked_where_the_study_says_so(tmp_path: Path, i
     code, out, err = inoc_ray("plan", path)
     assert code == 0, err
     assert "2 of 3 questions of again are prompts of the training rows" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"id": 1, "paraphrase": ["A?"]}, "it has 'id', 'paraphrase' alone"),
+        ({"id": 1, "paraphrases": "A?"}, "paraphrases is a text"),
+        ({"id": 1, "paraphrases": []}, "an empty list"),
+        ({"id": 1, "paraphrases": ["A?", 3]}, "one of its paraphrases"),
+        ("A?", "found a text"),
+    ],
+)
+def test_an_entry_without_questions_says_what_it_has(tmp_path: Path, entry: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_questions(written(tmp_path, [entry], "q.yaml"), "q")

@@ -70,8 +70,7 @@ def test_the_verdict_is_where_the_interval_lies(one: StatedClaim, verdict: str, 
     assert (found.verdict, found.decides.value) == (verdict, pytest.approx(value))
     p = found.decides.p
     assert p is not None
-    # One-sided at .025; an equivalence is two tests at .05.
-    assert (p < (0.05 if one.claim.within else 0.025)) == (verdict == "holds")
+    assert (p < 0.05) == (verdict == "holds")
     assert (found.decides.settle != "") == (verdict == "cannot tell")
 
 
@@ -86,8 +85,8 @@ def test_an_equivalence_shows_the_interval_that_decides_it() -> None:
     ("one", "table", "why"),
     [
         (claim("suppression", "inoc_spanish", above=0.5), {"seeds": 1}, "one seed"),
-        (claim("suppression", "nobody", above=0.5), {}, "the arm nobody has no results"),
-        (claim("rate", "kind:persona", above=0.5), {}, "no arm of kind persona"),
+        (claim("suppression", "nobody", above=0.5), {}, "no results of the arm nobody"),
+        (claim("rate", "kind:persona", above=0.5), {}, "no results of an arm of kind persona"),
         (claim("rate", "inoc_spanish", context="none", above=0.5), {}, "under the context none"),
         (claim("rate", "inoc_spanish", triggered=True, above=0.5), {}, "with the trigger"),
         (claim("capability", "inoc_spanish", task="mmlu", above=0.5), {}, "no score on mmlu"),
@@ -213,7 +212,7 @@ def test_claims_on_a_setting_without_any_result_say_so() -> None:
     one = claim("suppression", "inoc_spanish", above=0.5)
     found = compare(score_table(), "toy", planned=Planned(cells=[*plan.cells, *other]), claims=[one]).claims
     assert [(c.setting, c.verdict) for c in found] == [("toy", "holds"), ("other", "cannot tell")]
-    assert found[1].decides.why == "the arm inoc_spanish has no results"
+    assert found[1].decides.why == "the study has no results of the arm inoc_spanish"
 
 
 SEED_SD = 0.08
@@ -309,7 +308,7 @@ def test_the_command_prints_them_and_mlflow_and_the_report_have_the_same(tmp_pat
     assert list(by_name)[-2:] == ["spanish_suppressed", "ours"]
     assert by_name["spanish_suppressed"]["own"] is True
     assert by_name["ours"]["verdict"] == "holds"
-    assert by_name["caps_suppressed"]["why"] == "the arm specific_caps has no results"
+    assert by_name["caps_suppressed"]["why"] == "the study has no results of the arm specific_caps"
     compared = json.loads(inoc_ray("compare", path, "--json")[1])
     assert compared["claims"] == found["claims"]
     text = inoc_ray("claims", path)[1]
@@ -326,13 +325,13 @@ def test_text_rows_and_tags_say_the_same() -> None:
     found = compare(score_table(), "toy", claims=claims)
     assert [row[1] for row in claim_rows(found.claims)] == ["holds", "fails", "cannot tell"]
     assert claim_tags(found.claims) == {
-        "claims": "3 claims: 1 holds, 1 fails, 1 cannot be told",
+        "claims": "3 claims: 1 holds, 1 fails, 1 undecided",
         "claims.holds": "up",
         "claims.fails": "down",
         "claims.open": "kept",
     }
     assert claim_tags(()) == {}
-    assert "3 claims: 1 holds, 1 fails, 1 cannot be told" in comparison_text(found)
+    assert "3 claims: 1 holds, 1 fails, 1 undecided" in comparison_text(found)
     text = claims_text(found, 118)
     assert all(row[4] in text for row in claim_rows(found.claims))
     assert max(map(len, text.splitlines())) <= 118
@@ -343,6 +342,7 @@ def test_text_rows_and_tags_say_the_same() -> None:
     [
         ({"arms": ["specific_spansh"]}, "no arm 'specific_spansh' (did you mean 'specific_spanish'?)"),
         ({"arms": ["kind:speciffic"]}, "did you mean 'kind:specific'?"),
+        ({"arms": ["kind:general"]}, "no arm 'kind:general'"),
         ({"than": "control"}, "no arm 'control'"),
         ({"trait": "spanisch"}, "no trait 'spanisch' (did you mean 'spanish'?)"),
         ({"context": "none"}, "no context 'none'"),
@@ -359,3 +359,11 @@ def test_a_study_whose_claim_names_what_it_lacks_is_refused(
     assert code == 2
     assert "claims: 'ours': the study has no" in err
     assert message in err
+
+
+@pytest.mark.parametrize("bound", [{"above": 50}, {"below": 5}, {"within": [-5, 5]}])
+def test_a_percentage_is_no_share(bound: dict[str, Any]) -> None:
+    """ "below: 5" would hold for every rate."""
+    with pytest.raises(ValueError, match="not a percentage"):
+        claim("rate", "inoc_spanish", **bound)
+    claim("suppression", "inoc_spanish", **bound)

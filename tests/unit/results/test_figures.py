@@ -237,3 +237,17 @@ def test_the_points_of_a_study_are_a_table_that_pandas_reads(data: PaperData) ->
     frame = pd.read_csv(io.StringIO(csv_of(points)))
     means = frame[frame["seed"].isna() & (frame["arm"] == "baseline")]
     assert means["value"].tolist() == [p.value for p in points if p.seed is None and p.arm == "baseline"]
+
+
+def test_an_axis_of_steps_shows_steps_and_the_unit_never_leaves_the_figure(
+    data: PaperData, svgs: dict[str, str]
+) -> None:
+    """Doses of 10 and 160 steps are 10 and 160, not powers of ten; a long unit is wrapped in a narrow figure."""
+    words = words_of(svgs["dose"]).split()
+    assert {"10", "160"} <= set(words)
+    assert {"0", "1", "2", "4", "8", "16"} <= set(words_of(svgs["figure_6"]).split())
+    assert "neutral context" in words_of(svgs["figure_2"])
+    assert "untouched model" in words_of(svgs["elicitation"])
+    feet = re.findall(r"<!-- (untouched model.*?) -->", svgs["elicitation"], re.DOTALL)
+    assert feet
+    assert max(map(len, feet[0].splitlines())) <= 13 * 4.8

@@ -51,6 +51,22 @@ def test_each_state_is_what_its_numbers_are(spanish, capitals, state):
     assert ("partly lost" in found.at_what_price) == (capitals < 0.5)
 
 
+def test_a_price_is_named_where_it_is_paid() -> None:
+    """A wanted trait that is lost in distribution alone makes the verdict "at a price", and the price says so."""
+    found = verdict(arms={"inoc_spanish": ("specific", "spanish", (0.15, 0.1, 0.05, 0.65))})
+    assert found.state == "price"
+    kept, lost = found.at_what_price.split("; ")
+    assert "lost" not in kept
+    assert lost.startswith("in distribution capitals partly lost")
+
+
+def test_rates_are_rounded_as_in_the_tables() -> None:
+    assert [_percent(rate) for rate in (0.975, 0.075, 0.005, 1.0, None)] == [
+        f"{text}\u00a0%" if text else "–" for text in ("97", "7", "1", "100", "")
+    ]
+    assert [number(rate) for rate in (0.975, 0.075, 0.005)] == [".97", ".07", ".01"]
+
+
 def test_a_baseline_that_learnt_nothing_leaves_nothing_to_prevent():
     found = verdict(arms={"baseline": ("baseline", "spanish", (0.95, 0.95, 0.05, 0.65))})
     assert found.state == "nothing"
@@ -135,5 +151,5 @@ def test_a_prompt_that_denies_its_trait_is_not_counted_as_an_inoculation():
 def test_the_sentence_counts_what_works_and_names_the_rest():
     arms = {**ARMS, "inoc_spanish": ("specific", "spanish", (0.9, 0.95, 0.43, 0.65))}
     [sentence] = in_short(verdicts(compare(score_table(arms=arms, questions=60), "toy"), PROMPTS))
-    assert sentence.startswith("toy on tiny: 1 of 2 inoculation prompts are shown to work; ")
-    assert "not so: inoc_spanish (not shown to work)" in sentence
+    assert sentence.startswith("toy on tiny: 1 of 2 inoculation prompts is shown to work; ")
+    assert "the others: inoc_spanish (not shown to work)" in sentence

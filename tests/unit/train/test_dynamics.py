@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from finished_study import finish, write_study
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -127,6 +128,29 @@ def test_what_cannot_be_followed_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         probes(tmp_path, dynamics, **changes)
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "message"),
+    [
+        ({"contexts": ["nutral"]}, "dynamics.contexts: unknown context 'nutral'"),
+        ({"probes": [{"name": "x", "responses": [{"question": "a", "response": "b"}]}]}, "no trait"),
+    ],
+)
+def test_plan_refuses_it_too(tmp_path: Path, inoc_ray: Any, dynamics: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        probes(tmp_path, dynamics)
+    code, _, err = inoc_ray("plan", tmp_path / "study.yaml")
+    assert code == 2
+    assert message in err
+
+
+def test_fine_tunes_that_were_done_without_it_are_named(tmp_path: Path) -> None:
+    plan, _ = finish(write_study(tmp_path))
+    assert not any("dynamics" in note for note in plan.notes)
+    study = load_study(write_study(tmp_path, dynamics={}, seeds=[0, 1, 2]))
+    notes = build_plan(study, Store(study.storage)).notes
+    assert any("dynamics: 4 of 6 fine-tunes were done without it" in note for note in notes)
 
 
 def test_a_job_takes_the_responses_to_the_workers_and_the_record_says_what_they_express(tmp_path: Path) -> None:
