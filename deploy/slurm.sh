@@ -33,19 +33,19 @@ case "$ip" in 127.*) ip=$(hostname -I | awk '{print $1}') ;; esac
 address="$ip:$((20000 + SLURM_JOB_ID % 10000))"
 # Slurm kills what is left 30 s after it told a job to end (KillWait); Ray alone would take as long to drain its nodes.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
-# Ray on one machine with these options of `ray start`, and an end that leaves no process and no folder of it.
+# Ray on one machine with all its processors and these options of `ray start`, and an end that leaves no process and no folder of it.
 # shellcheck disable=SC2016
 on_machine='
 # Below /tmp, because the paths of sockets must be short.
-folder=/tmp/inoc-ray-$SLURM_JOB_ID
-# What jobs left here that were killed.
+folder=/tmp/inoc-ray-job-$SLURM_JOB_ID
+# What jobs left here that were killed. (inoc-ray-… alone are folders of commands, which may be at work.)
 if listed=$(squeue --noheader --format=%A --user="$(id -un)"); then
-    for left in /tmp/inoc-ray-*; do
+    for left in /tmp/inoc-ray-job-*; do
         [ -O "$left" ] && [[ " ${listed//[[:space:]]/ } " != *" ${left##*-} "* ]] && rm -rf "$left"
     done
 fi
 rm -rf "$folder"
-ray start --block "$@" --temp-dir="$folder" &
+ray start --block "$@" --num-cpus="$SLURM_CPUS_ON_NODE" --temp-dir="$folder" &
 ray=$!
 finish() {
     trap "" TERM
@@ -87,13 +87,13 @@ trap 'requeue=yes; stop' USR1
 # Somebody cancels the job: stop.
 trap stop TERM
 
-bash -c "$on_machine" bash --head --node-ip-address="$ip" --port="${address##*:}" --num-cpus="$SLURM_CPUS_ON_NODE" \
-    --include-dashboard=false --resources='{"inoc_ray_driver": 10000}' &
+bash -c "$on_machine" bash --head --node-ip-address="$ip" --port="${address##*:}" --include-dashboard=false \
+    --resources='{"inoc_ray_driver": 10000}' &
 others=$((SLURM_JOB_NUM_NODES - 1))
 if [ "$others" -gt 0 ]; then
     # On every node but this one, with all that it has.
     srun --nodes="$others" --ntasks="$others" --exclude="$SLURMD_NODENAME" --cpu-bind=none --mem=0 \
-        bash -c "$on_machine" bash --address="$address" --num-cpus="$SLURM_CPUS_ON_NODE" &
+        bash -c "$on_machine" bash --address="$address" &
 fi
 
 export RAY_ADDRESS=$address

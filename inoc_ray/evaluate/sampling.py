@@ -90,7 +90,7 @@ def sample_missing(
             spec = sampler.spec(engine, number, replicas)
             with serve(spec) as endpoint, sampler.progress(engine) as progress:
                 failed += sampler.sample(engine.cells, endpoint, progress)
-                failed += sampler.measure(engine.capabilities, endpoint)
+                failed += sampler.measure(engine.capabilities, endpoint, number)
         except (TrialError, InputError, RuntimeError, OSError) as error:
             # Ray's own errors are RuntimeErrors; another engine's cells can still be sampled.
             failed.append(sampler.failure(engine, error))
@@ -101,7 +101,8 @@ def sample_missing(
         replicas = replicas_of(plan, engine.subject, engine.cells, others=len(engines) - 1, room=room)
         takes = [need_of(plan, engine.subject)] * replicas
         tasks.append(Task(takes=takes, do=functools.partial(use, number, engine, replicas)))
-    with _Sampler(plan, store, on_commit) as sampler:
+    # What failed beside the training has its refusals in the same log.
+    with _Sampler(plan, store, on_commit, keeps_log=bool(without)) as sampler:
         found = side_by_side(tasks, room.holds if room is not None else lambda taken: False)
     return [failure for of_engine in found for failure in of_engine]
 
@@ -138,7 +139,8 @@ def sample_beside(
                 sampler.arrived(finished)
                 ready = [cell for trial in finished for cell in waiting.pop(trial, [])]
                 failed += sampler.sample(ready, endpoint, progress)
-            failed += sampler.measure(_engine_of(engine, _engines(sampler.plan, store)).capabilities, endpoint)
+            if not arrivals.gives_way:
+                failed += sampler.measure(_engine_of(engine, _engines(sampler.plan, store)).capabilities, endpoint)
     except (TrialError, InputError, RuntimeError, OSError) as error:
         stopping.check()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -155,18 +157,21 @@ def _engine_of(engine: _Engine, engines: Iterable[_Engine]) -> _Engine:
 class _Sampler:
     """The samples of a study that no cell holds yet, and what is asked for them, over all engines."""
 
-    def __init__(self, plan: Plan, store: Store, on_commit: OnCommit) -> None:
+    def __init__(self, plan: Plan, store: Store, on_commit: OnCommit, *, keeps_log: bool = False) -> None:
         self.plan, self._store, self._study = plan, store, plan.study.name
         self._on_commit = on_commit
         self._log = store.study_log(plan.study.name, "refused")
-        self._refused: list[str] = []
+        self._refused = [self._log.read_text()] if keeps_log and self._log.is_file() else []
+        self._stories: list[str] = []
+        """Of engines that failed."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._journal = SampleJournal(self._store.under_way(self._study))
         stored = functools.cache(self._store.stored_samples)
         self._journal.forget(lambda key: key[2] < stored(key[0], key[1]))
-        self._log.unlink(missing_ok=True)
+        if not self._refused:
+            self._log.unlink(missing_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -214,13 +219,15 @@ class _Sampler:
                 self._log.write_text("".join(self._refused))
         return [opened.failure(self._log) for opened in failed]
 
-    def measure(self, capabilities: Sequence[MissingCapability], endpoint: Endpoint) -> list[dict[str, Any]]:
-        """Measure capabilities of the models of one engine; return what failed."""
+    def measure(
+        self, capabilities: Sequence[MissingCapability], endpoint: Endpoint, number: int = 1
+    ) -> list[dict[str, Any]]:
+        """Measure capabilities of the models of one engine; return what failed. number: as in `spec`, each with its own log."""
         from inoc_ray.evaluate.capabilities import measure_missing
 
         if not capabilities:
             return []
-        log = self._store.study_log(self._study, "capabilities")
+        log = self._store.study_log(self._study, f"capabilities{f'-{number}' if number > 1 else ''}")
         return measure_missing(capabilities, endpoint, capabilities[0].subject.model.path, log)
 
     def failure(self, engine: _Engine, error: Exception) -> dict[str, Any]:
@@ -228,7 +235,9 @@ class _Sampler:
         stopping.check()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         log = self._store.study_log(self._study, "evaluation")
-        log.write_text("".join(traceback.format_exception(error)))
+        with self._lock:
+            self._stories.append("".join(traceback.format_exception(error)))
+            log.write_text("\n".join(self._stories))
         label = f"evaluation on {engine.subject.model.name}"
         return {"label": label, "error": reason, "log": str(log), "of": engine.things()}
 

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import shutil
+import threading
 import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,12 +61,20 @@ _PROBES = (
 """Texts of many kinds; two tokenizers that encode all of them alike count as the same."""
 
 
+_loading = threading.Lock()
+"""Engines that run at once load theirs in threads, and of several that import transformers some find it half there."""
+
+
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer in a model folder, without torch where tokenizer.json and its class agree.
 
     Raises InputError when there is none, it is damaged, or what transformers makes of it does not give texts back.
     """
-    folder = Path(model)
+    with _loading:
+        return _load(Path(model))
+
+
+def _load(folder: Path) -> PreTrainedTokenizerBase:
     # transformers reads all of these at once, and its errors name none.
     template_file(folder)
     settings, *_ = [_settings(folder / name) for name in ("tokenizer_config.json", *_BESIDE)]

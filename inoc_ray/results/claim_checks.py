@@ -14,7 +14,7 @@ for each other.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -353,11 +353,3 @@ def _half(estimate: Estimate, bound: float, level: float) -> float:
     """Return the half-width of the interval on the side of a threshold."""
     side = (1 + level) / 2 if bound > estimate.value else (1 - level) / 2
     return abs(float(np.quantile(estimate.draws, side)) - estimate.value)
-
-
-def by_verdict(claims: Iterable[CheckedClaim]) -> Iterator[tuple[Verdict, int]]:
-    """Yield each verdict with the number of claims that have it."""
-    found = [claim.verdict for claim in claims]
-    order: tuple[Verdict, ...] = ("holds", "fails", "cannot tell")
-    for verdict in order:
-        yield verdict, found.count(verdict)

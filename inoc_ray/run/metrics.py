@@ -83,13 +83,17 @@ class Numbers:
 
     def look(self) -> None:
         """Set what is known of everything that is under way."""
-        now = {state["label"]: state for state in under_way() if "total" in state}
-        for label, state in now.items():
-            tags = {"work": label, "unit": state["unit"]}
-            self._works[label] = state["unit"]
-            self._set(DONE, state["done"], **tags)
-            self._set(TOTAL, state["total"], **tags)
-            self._set(RATE, state["per_second"] or 0.0, **tags)
+        now: dict[str, list[dict[str, Any]]] = {}
+        for state in under_way():
+            if "total" in state:
+                now.setdefault(state["label"], []).append(state)
+        for label, states in now.items():
+            # Engines that sample at once count for themselves.
+            tags = {"work": label, "unit": states[0]["unit"]}
+            self._works[label] = states[0]["unit"]
+            self._set(DONE, sum(state["done"] for state in states), **tags)
+            self._set(TOTAL, sum(state["total"] for state in states), **tags)
+            self._set(RATE, sum(state["per_second"] or 0.0 for state in states), **tags)
         for label in self._works.keys() - now.keys():
             unit = self._works.pop(label)
             self._set(RATE, 0.0, work=label, unit=unit)

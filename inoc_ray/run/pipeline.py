@@ -28,6 +28,7 @@ from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.cluster_preflight import check_cluster
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
+from inoc_ray.run.metrics import exported
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.preflight import preflight
@@ -145,12 +146,13 @@ def run_study(
                     check_cluster(plan, store, capacity)
                     keep_study(plan, store)
                     stack.enter_context(engine)
+                    watch = stack.enter_context(exported(plan, outcome, live.record))
                     sending.enter_context(live.sending())
                     with _judging_beside(plan, store, outcome, evaluate=evaluate) as on_commit:
                         room = Room(capacity=capacity, host_bytes=None if is_attached() else host_memory())
                         evaluation = _Evaluation(engine, on_commit, room) if evaluate else None
                         if training:
-                            _train(plan, store, capacity, outcome, live.record, evaluation)
+                            _train(plan, store, capacity, outcome, watch, evaluation)
                             plan = plan.refreshed(store)
                         if evaluation is not None and (ready or training):
                             lease.check()

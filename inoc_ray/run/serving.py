@@ -62,7 +62,7 @@ def serve_studies(
     """
     import threading
 
-    from inoc_ray.serve.app import serving
+    from inoc_ray.serve.app import check_key_for_running_serve, serving
     from inoc_ray.serve.listing import OWN
     from inoc_ray.serve.names import engines_of
     from inoc_ray.serve.spec import APP
@@ -84,6 +84,7 @@ def serve_studies(
                 "the endpoint listens on the head of the cluster, which this is not, and would be open to the network without a "
                 "key; set INOC_RAY_API_KEY, or run the command on the head."
             )
+        check_key_for_running_serve(key)
         first, *others = (replace(spec, host=host, port=port, api_key=key) for spec in engines.specs)
         applications = {first.name: OWN}
         for spec in others:

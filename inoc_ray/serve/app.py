@@ -274,6 +274,17 @@ def check_running_serve() -> None:
         _check_reachable(client.http_config.host)
 
 
+def check_key_for_running_serve(api_key: str | None) -> None:
+    """Raise InputError if Ray Serve runs on the cluster already, open to the network, and requests are to carry no key."""
+    if api_key is None and serve_runs() and (client := serve_client()) is not None:
+        host = client.http_config.host
+        if host not in LOOPBACK:
+            raise InputError(
+                f"Ray Serve runs on this cluster already, and listens on {host}, where others reach it; set INOC_RAY_API_KEY, or "
+                "end what serves there"
+            )
+
+
 def _check_reachable(host: str | None) -> None:
     """host: that on which the proxy of a running Serve listens, on the head."""
     if host in LOOPBACK and not nodes.on_head():

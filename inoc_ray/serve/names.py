@@ -64,8 +64,14 @@ def engines_of(plans: Sequence[tuple[Plan, Store]], *, arms: Sequence[str] = (),
     keys = sorted(engines, key=lambda key: engines[key][0][2].is_own_model)
     names = {key: f"serve-{number}" for number, key in enumerate(keys)}
     named = {plan.study.name: _namer(plan) for plan, _ in plans}
-    listed = [_served_model(place, named[place[0].study.name], names) for place in shown]
-    bases = [(engines[key][0][2].model.name, names[key]) for key in keys if not engines[key][0][2].is_own_model]
+    # What studies call a model, an engine has under one name.
+    called = {key: engines[key][0][2].model.name for key in keys}
+    listed = [
+        _served_model(place, named[place[0].study.name], engine=names[key], base=called[key])
+        for place in shown
+        for key in [_engine(place[2])]
+    ]
+    bases = [(called[key], names[key]) for key in keys if not engines[key][0][2].is_own_model]
     has = {_named(place, named): place[0].has_weights(place[2]) for place in shown}
     return Engines(
         specs=tuple(_spec(key, engines[key], plans, names[key]) for key in keys),
@@ -121,14 +127,13 @@ def _named(place: Candidate, named: dict[str, Callable[[Subject], str]]) -> str:
     return named[place[0].study.name](place[2])
 
 
-def _served_model(place: Candidate, name: Callable[[Subject], str], engines: dict[EngineKey, str]) -> ServedModel:
+def _served_model(place: Candidate, name: Callable[[Subject], str], *, engine: str, base: str) -> ServedModel:
     plan, _, subject = place
-    base = subject.model.name
     model_id = model_id_of(base, subject.trial_id) if subject.is_own_model else served_name(subject, base)
     return ServedModel(
         name=name(subject),
         model_id=model_id,
-        engine=engines[_engine(subject)],
+        engine=engine,
         base=None if model_id == base else base,
         about={
             "study": plan.study.name,

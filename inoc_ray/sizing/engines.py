@@ -137,8 +137,8 @@ def _cheaper(load: _Load, fit: EngineFit, cluster: PlannedCluster, kinds: list[N
         for taken in [load.resources.model_copy(update={"serve_gpus": gpus})]
         if engines_at_once(taken, cluster.only(kind)) >= (taken.serve_replicas or 1)
     ]
-    best = min(others, key=lambda other: (other.gpu_hours or 0.0, other.seconds or 0.0))
-    return best if (best.gpu_hours or 0.0) <= CHEAPER * fit.gpu_hours else None
+    best = min(others, key=lambda other: (other.gpu_hours or 0.0, other.seconds or 0.0), default=None)
+    return best if best is not None and (best.gpu_hours or 0.0) <= CHEAPER * fit.gpu_hours else None
 
 
 def _holds(kind: NodeKind, load: _Load) -> bool:

@@ -10,10 +10,9 @@ evaluations/TRIAL/      weights.json                                        whic
 evaluations/TRIAL/EVALUATION/   evaluation.json samples-… scores-… form-… judgments-…       one cell
 judgments/JUDGE/        SEGMENT.jsonl                                       every answer of a judge
 capabilities/WEIGHTS/CAPABILITY/    scores.json samples.jsonl.gz            what the harness measured
-studies/STUDY/          study.json outline.json progress.json failures.json samples-under-way.jsonl report.html samples/ *.log
-studies/STUDY/figures/                                                      figures of the paper
 studies/STUDY/          study.json outline.json progress.json failures.json results.json report.html samples/ *.log
                         samples-under-way.jsonl
+studies/STUDY/figures/                                                      figures of the paper
 leases/                 NAME.json taking.lock                               which process works on what
 mlflow/                 mlflow.db artifacts/ sync.lock                      tracking without a server
 ray/RUN/                attempts/ more-room placement-group sign-of-life     what groups of workers and their driver tell each other

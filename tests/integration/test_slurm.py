@@ -82,7 +82,7 @@ def nothing_is_left(machines: tuple[Machine, Machine]) -> None:
 def test_ray_runs_on_every_node_and_ends_with_the_study(cluster):
     # Of a job that Slurm had to kill.
     for machine in cluster:
-        machine.run("mkdir -p /tmp/inoc-ray-4000000/session")
+        machine.run("mkdir -p /tmp/inoc-ray-job-4000000/session")
     job = submit(cluster[0], "deploy/slurm.sh", "short.yaml")
     found = wait(cluster[0], job, "COMPLETED", "FAILED")
     text = log(cluster[0], job)

@@ -18,6 +18,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT7
 
 from inoc_ray.cluster.kuberay_file import as_ray_file
+from inoc_ray.store.scratch import scratch_folder
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -305,6 +306,28 @@ def test_on_slurm_every_process_has_the_secrets_and_the_environment_that_was_nam
     assert len(list(seen.iterdir())) == 3
     for file in seen.iterdir():
         assert secrets_in(file.read_bytes()) == SECRETS
+
+
+def test_a_job_on_slurm_deletes_what_killed_jobs_left_and_no_folder_of_a_command(tmp_path):
+    """Of other jobs that still run, or of commands outside of Slurm, which are at work on the same machine."""
+    (script,) = re.findall(r"^on_machine='\n(.*?)^'$", (DEPLOY / "slurm.sh").read_text(), re.M | re.S)
+    script = script.replace("/tmp/", f"{tmp_path}/")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program, text in {
+        "squeue": "echo 7; echo 8",
+        "ray": f'mkdir {tmp_path}/inoc-ray-job-7; echo "$@" > {tmp_path}/options',
+    }.items():
+        (programs / program).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / program).chmod(0o755)
+    for job in (8, 4000000):
+        (tmp_path / f"inoc-ray-job-{job}" / "session").mkdir(parents=True)
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "3"}
+    with scratch_folder(tmp_path) as at_work:
+        subprocess.run(["bash", "-c", script, "bash", "--head"], env=environment, check=True, timeout=30)
+        assert {path.name for path in tmp_path.glob("inoc-ray-*")} == {"inoc-ray-job-8", at_work.name}
+    # Of this machine; those of a job may differ.
+    assert {"--head", "--num-cpus=3"} <= set((tmp_path / "options").read_text().split())
 
 
 def test_nothing_that_git_ignores_gets_into_the_image():

@@ -19,7 +19,7 @@ from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import LEAVE_SECONDS, Beside, Lingering
 from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
-from inoc_ray.evaluate.sampling import sample_beside, sample_missing
+from inoc_ray.evaluate.sampling import _Engine, _Sampler, sample_beside, sample_missing
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import Endpoint
@@ -161,12 +161,55 @@ def test_an_engine_that_fails_beside_the_training_is_no_failure_and_what_it_drew
 
 
 def test_a_refused_sample_is_named_once_and_not_asked_again_after_the_training(tmp_path):
-    with Stub(tmp_path, refuse_prompts="SYSTEM THAT NOBODY WRITES") as stub:
+    names = World(tmp_path / "names", None).ids  # type: ignore[arg-type]
+    with Stub(tmp_path, refuse_models=names[0]) as stub:
         world = World(tmp_path / "runs", stub)
-        plan = replace(world.plan, done_trials=frozenset())
-        left_out = {("cell", *cell.key) for cell in world.cells}
-        assert sample_missing(plan, world.store, world.serve, without=left_out) == []
-        assert world.starts == 0
+        commit(world.store, names[0])
+        world.arrivals.over()
+        failed = sample_beside(world.plan, world.store, world.arrivals, world.cells, world.serve)
+        refused = {thing for one in failed for thing in one["of"]}
+        assert refused == {("cell", *cell.key) for cell in world.cells if cell.subject.trial_id == names[0]}
+        log = world.store.study_log("s", "refused")
+        before = log.read_text()
+        assert "this adapter cannot be served" in before
+        for trial_id in names[1:]:
+            commit(world.store, trial_id)
+        plan = world.plan.refreshed(world.store)
+        assert sample_missing(plan, world.store, world.serve, without=refused) == []
+        assert [world.complete(trial_id) for trial_id in names] == [False, True, True, True]
+        # The failures of before refer to it.
+        assert log.read_text() == before
+        assert sample_missing(plan.refreshed(world.store), world.store, world.serve, without=refused) == []
+        assert world.starts == 2
+
+
+def test_an_engine_that_gives_its_place_measures_nothing_first(tmp_path, monkeypatch):
+    def measured(self: Any, capabilities: Any, endpoint: Any) -> list[dict[str, Any]]:
+        raise AssertionError("the training waits")
+
+    monkeypatch.setattr(_Sampler, "measure", measured)
+    with Stub(tmp_path) as stub:
+        world = World(tmp_path / "runs", stub)
+        world.arrivals.give_way()
+        assert sample_beside(world.plan, world.store, world.arrivals, world.cells, world.serve) == []
+        assert world.complete(world.plan.bases[0].trial_id)
+
+
+def test_the_log_has_the_story_of_each_engine_that_failed(tmp_path, monkeypatch):
+    plan, store = planned(tmp_path / "runs")
+
+    @contextlib.contextmanager
+    def dies(spec: Any) -> Iterator[Endpoint]:
+        raise TrialError(f"no {spec.name}")
+        yield
+
+    two = [_Engine(plan.bases[0], [cell]) for cell in plan.cells[:2]]
+    monkeypatch.setattr("inoc_ray.evaluate.sampling._engines", lambda *given: two)
+    assert len(failed := sample_missing(plan, store, dies)) == 2
+    assert {one["log"] for one in failed} == {str(store.study_log("s", "evaluation"))}
+    story = store.study_log("s", "evaluation").read_text()
+    assert "no evaluate-s\n" in story
+    assert "no evaluate-s-2\n" in story
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["for an answer", "for a fine-tune"])

@@ -71,6 +71,16 @@ def test_what_is_under_way_is_counted_and_has_no_rate_when_it_is_over(plan: Any)
     assert gauges.of(FAILED) == [1]
 
 
+def test_engines_that_sample_at_once_are_counted_together(plan: Any):
+    gauges = Gauges()
+    numbers = Numbers(plan, StudyOutcome("finished"), gauges.make)
+    with Progress("sampling", 400, "samples") as one, Progress("sampling", 100, "samples") as other:
+        one.update(30)
+        other.update(12)
+        numbers.look()
+    assert (gauges.of(DONE, work="sampling"), gauges.of(TOTAL, work="sampling")) == ([42], [500])
+
+
 def test_a_step_of_a_trial_is_a_series_that_names_study_arm_and_seed(plan: Any):
     gauges = Gauges()
     numbers = Numbers(plan, StudyOutcome("finished"), gauges.make)

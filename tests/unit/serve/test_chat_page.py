@@ -237,6 +237,25 @@ def test_another_model_begins_a_new_chat_on_its_side_alone(page: Page, engine: E
     assert len(page.thread("right")) == 2
 
 
+@pytest.mark.parametrize("how", ["new chat", "other models"])
+def test_an_answer_that_is_left_is_no_part_of_the_next_chat(page: Page, engine: Engine, how: str):
+    engine.hold = threading.Event()
+    page.ask("Tell me more")
+    until(lambda: page.thread("left")[1:] == page.thread("right")[1:] == [("assistant", "one")])
+    if how == "new chat":
+        page.at("clear").click()
+    else:
+        page.choose("left", "demo/base")
+        page.choose("right", "demo/base")
+    engine.hold.set()
+    until(lambda: page.at("ask").is_enabled())
+    assert page.thread("left") == page.thread("right") == []
+    page.ask("Hi")
+    until(lambda: len(page.thread("right")) == 2 and page.at("ask").is_enabled())
+    for request in engine.asked[-2:]:
+        assert request["messages"] == [{"role": "user", "content": "Hi"}]
+
+
 def test_an_error_is_shown_and_the_chat_goes_on(page: Page):
     page.ask("please refuse")
     until(lambda: page.at("ask").is_enabled())

@@ -12,6 +12,7 @@ from finished_study import write_study
 from safetensors.numpy import save_file
 
 from inoc_ray.errors import InputError
+from inoc_ray.miniature import weights_path
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.load import load_study
 from inoc_ray.serve.asgi import Refused, messages_of
@@ -170,6 +171,19 @@ def test_several_studies_share_the_engine_of_their_base_whatever_their_storages(
     assert len(endpoint.loaded) == 2
     with pytest.raises(InputError, match="two of the studies are called 'first'"):
         engines_of([first, first])
+
+
+def test_models_on_one_engine_are_found_whatever_studies_call_their_base(tmp_path: Path):
+    first = plan(tmp_path / "1", name="first", arms=["baseline"], seeds=[0], recipes={**LORA, **FULL})
+    small, again = ({"name": name, "path": str(weights_path())} for name in ("small", "again"))
+    second = plan(tmp_path / "2", name="second", models=[small, again], arms=["specific_spanish"])
+    third = plan(tmp_path / "1", name="third", models=[small], arms=["baseline"], seeds=[0], recipes=FULL)
+    engines = engines_of([first, second, third])
+    assert [spec.model_id.partition(":")[0] for spec in engines.specs] == ["miniature", "miniature"]
+    endpoint = Endpoint(engines)
+    assert set(endpoint.names()) == engines.done
+    assert len([name for name in engines.done if name.startswith(("second/small/", "second/again/"))]) == 6
+    assert {name: endpoint.chat(name)[0] for name in engines.done} == dict.fromkeys(engines.done, 200)
 
 
 def test_a_trial_that_is_done_later_is_there_then(tmp_path: Path):

@@ -128,6 +128,18 @@ def test_a_second_public_endpoint_is_refused_and_the_first_stays(shared: Serve):
     assert list(shared.applications) == ["inoc-ray-01000000"]
 
 
+def test_an_endpoint_without_a_key_is_not_put_on_a_serve_that_others_reach(shared: Serve):
+    app.check_key_for_running_serve(None)
+    shared.start()
+    app.check_key_for_running_serve(None)
+    shared.http_config.host = "0.0.0.0"
+    app.check_key_for_running_serve("secret")
+    # An engine of a run gets a key of its own, which nobody else has to know.
+    assert begin(shared, "01000000", name="evaluate-s").api_key
+    with pytest.raises(InputError, match=r"listens on 0\.0\.0\.0, where others reach it; set INOC_RAY_API_KEY"):
+        app.check_key_for_running_serve(None)
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_serve_is_shut_down_by_the_last_of_ours_whoever_started_it(shared: Serve, first: int):
     ends = [begin(shared, job, name="evaluate-s") for job in ("01000000", "02000000")]

@@ -254,3 +254,17 @@ def test_fewer_gpus_for_an_engine_are_proposed_where_they_hold_it_and_no_others(
     )
     assert narrow.engines[0].cheaper is not None
     assert narrow.engines[0].cheaper.resources.serve_gpus == 2
+
+
+def test_a_number_of_gpus_that_is_no_power_of_two_may_be_the_only_one_that_holds_an_engine(tmp_path, rows):
+    """14 GiB of weights on three GPUs, of which an engine takes 8.5 GiB each; two have no room for them."""
+    lora = {**LORA, "batch_size": 24}
+    value = study(
+        tmp_path,
+        "Qwen2.5-7B",
+        {"lora": lora},
+        {"serve_gpus": 3, "serve_gpu_share": 0.38, "workers": 3, "zero_stage": 3},
+    )
+    (engine,) = on(value, gpu={"gpus": 3, "gpu": "L4", "cpus": 24, "memory_gib": 200}).engines
+    assert engine.cheaper is None
+    assert engine.gpu_hours > 0
