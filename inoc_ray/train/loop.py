@@ -103,12 +103,10 @@ def train(
             batches = global_batches(distinct, recipe.batch_size, steps, seed=spec.seed, variants=variants)
             done = len(course.records)
             looks = run.looks(probes or {}, points)
-            with run.phases.of("probes"):
-                before = None if done else looks.after(0)
+            before = None if done else run.look(looks, 0)
             for step, batch in itertools.islice(enumerate(batches, start=1), done, None):
                 record = run.step(step, batch)
-                with run.phases.of("probes"):
-                    after = looks.after(step)
+                after = run.look(looks, step)
                 if before or after:
                     record = dataclasses.replace(record, logprobs=after, logprobs_before=before)
                     before = None
@@ -351,6 +349,13 @@ class _Run:
             inputs=self._inputs,
             device=self.device,
         )
+
+    def look(self, looks: Looks, step: int) -> dict[str, list[float]] | None:
+        """Return what `looks` finds after a step, whose time is counted apart."""
+        if step not in looks.at:
+            return None
+        with self.phases.of("probes"):
+            return looks.after(step)
 
     def _inputs(self, rows: Sequence[EncodedRow]) -> PassInputs:
         if self.choice.layout.packed:

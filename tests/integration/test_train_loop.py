@@ -211,7 +211,7 @@ def test_looking_at_fixed_responses_changes_no_bit_of_the_weights(base, tmp_path
     rows = encoded_rows(base)
     for number, more in enumerate(({}, {"probes": {"a": rows[:7]}, "points": 5})):
         records, _ = run(base, tmp_path / str(number), lora={"dropout": 0.1}, **more)
-    assert [r.step for r in records if r.logprobs] == [1, 2, 4, 6]
+    assert [r.step for r in records if r.logprobs] == [2, 4, 6]
     assert records[0].logprobs_before is not None
     assert weights_hash(tmp_path / "0") == weights_hash(tmp_path / "1")
 
@@ -261,9 +261,8 @@ def test_offload_hpz_and_fp32_sums_are_what_deepspeed_does(spread):
         assert engine["offload_optimizer"] == changes.get("offload_optimizer", False), name
         assert engine["offload_parameters"] == changes.get("offload_parameters", False), name
         assert engine["hpz_partition_size"] == changes.get("hpz_partition_size", 1), name
-        # Of what is trained they are dropped with each step.
-        frozen = changes["method"] == "lora"
-        assert (engine["second_copies"] > 0) == ("hpz_partition_size" in changes and frozen), name
+        # Those of what is trained are dropped with each step, and made again by the look behind the last one.
+        assert (engine["second_copies"] > 0) == ("hpz_partition_size" in changes), name
         short = changes.get("precision") == "bf16" and not changes.get("accumulate_in_fp32")
         assert engine["accumulates_in"] == ("torch.bfloat16" if short else "torch.float32"), name
 
