@@ -66,11 +66,20 @@ wait "$ray"
 '
 run=
 requeue=
+there=
 finish() {
     trap '' USR1 TERM
     # What runs in the background: Ray, and the study if it still does.
-    # shellcheck disable=SC2046
-    kill $(jobs -p) 2>/dev/null || true
+    for pid in $(jobs -p); do
+        [ "$pid" = "$there" ] || kill "$pid" 2>/dev/null || true
+    done
+    # Ray on the other machines: `srun`, if it were told to end, would have it killed, and its folders would stay.
+    for _ in $(seq 20); do
+        if [ -z "$there" ] || ! kill -0 "$there" 2>/dev/null; then break; fi
+        scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null || true
+        sleep 1
+    done
+    [ -z "$there" ] || kill "$there" 2>/dev/null || true
     wait
 }
 trap finish EXIT
@@ -94,6 +103,7 @@ if [ "$others" -gt 0 ]; then
     # On every node but this one, with all that it has.
     srun --nodes="$others" --ntasks="$others" --exclude="$SLURMD_NODENAME" --cpu-bind=none --mem=0 \
         bash -c "$on_machine" bash --address="$address" &
+    there=$!
 fi
 
 export RAY_ADDRESS=$address

@@ -74,7 +74,8 @@ def wait(head: Machine, job: str, *states: str, seconds: float = 180.0) -> dict[
 
 
 def nothing_is_left(machines: tuple[Machine, Machine]) -> None:
-    left = "find /tmp/inoc-ray-* 2>/dev/null | tail -5; pgrep -a 'raylet|gcs_server|ray::'"
+    # pgrep takes at most 15 characters.
+    left = "find /tmp/inoc-ray-* 2>/dev/null | tail -5; pgrep -a raylet; pgrep -a gcs_server; pgrep -a ^ray::"
     for machine in machines:
         machine.until(f'left=$({left}); echo "$left"; test -z "$left"', seconds=60)
 
