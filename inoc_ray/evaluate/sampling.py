@@ -80,6 +80,10 @@ def sample_missing(
     """
     engines = _engines(plan, store, without)
     if not engines:
+        if store.under_way(plan.study.name).exists():
+            # Left by a command that was killed behind its last commit.
+            with _Sampler(plan, store, on_commit, keeps_log=True):
+                pass
         return []
 
     def use(number: int, engine: _Engine, replicas: int) -> list[dict[str, Any]]:
