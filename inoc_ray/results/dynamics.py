@@ -15,8 +15,8 @@ _UNIT = "log-probability of a response (nats)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """The log-probability of one fixed response after one step of one fine-tune."""
+class _Followed:
+    """A probe set after one step of one fine-tune."""
 
     setting: str
     model: str
@@ -28,6 +28,12 @@ class Look:
     context: str
     step: int
     """0 is before the first one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look(_Followed):
+    """The log-probability of one fixed response after one step of one fine-tune."""
+
     response: int
     logprob: float
     """Σ over the response's tokens, in nats."""
@@ -64,18 +70,9 @@ def _by_step(curves: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, Se
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class Course(_Followed):
     """A probe set after one step: the mean log-probability of its responses, of an arm (`seed` None) or of one fine-tune."""
 
-    setting: str
-    model: str
-    arm: str
-    kind: str
-    seed: int | None
-    probe: str
-    trait: str
-    context: str
-    step: int
     logprob: float
     """The mean over the responses, in nats a response; of an arm the mean of its fine-tunes."""
     low: float | None = None

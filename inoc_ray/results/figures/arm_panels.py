@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.results.figures.marks import QUIET, dot, draw_mean, foot, legend, looks, wrapped
-from inoc_ray.results.figures.points import Point, missing_of, units_of
+from inoc_ray.results.figures.marks import QUIET, dot, draw_mean, foot, legend, looks, panels_in
+from inoc_ray.results.figures.points import Point, by_panel, missing_of, units_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,19 +21,11 @@ def draw_arms(figure: Figure, points: Sequence[Point]) -> None:
     """Draw one panel per `panel` of the points into an empty figure."""
     from matplotlib.lines import Line2D
 
-    panels = {name: [p for p in points if p.panel == name] for name in dict.fromkeys(p.panel for p in points)}
     names = looks(p.series for p in points)
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    lines = max(len(_lines(own)) for own in panels.values())
-    figure.set_size_inches(_WIDTH * columns + 1.4, rows * (lines * _LINE + _HEAD) + 1.2)
-    figure.set_layout_engine("constrained", wspace=0.06)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (name, own) in zip(grid, panels.items(), strict=False):
+    height = max(len(_lines(own)) for own in by_panel(points).values()) * _LINE + _HEAD
+    panels = panels_in(figure, points, most_columns=_COLUMNS, panel=(_WIDTH, height), around=(1.4, 1.2), sharex=True)
+    for axes, own in panels:
         _panel(axes, own, names)
-        axes.set_title(wrapped(name, _WIDTH), loc="left", fontsize=10)
     legend(figure, names, [Line2D([], [], color=QUIET, linestyle="--", linewidth=1.1, label="untouched base")])
     foot(figure, f"{units_of(points)}; bars: 95 % intervals", missing_of(points))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.figures.marks import dot, draw_mean, foot, legend, looks, wrapped
+from inoc_ray.results.figures.marks import dot, draw_mean, foot, legend, looks, panels_in
 from inoc_ray.results.figures.points import Point, missing_of
 
 if TYPE_CHECKING:
@@ -23,18 +23,9 @@ _LOG_SPAN = 8
 
 def draw_curves(figure: Figure, points: Sequence[Point]) -> None:
     """Draw one panel per `panel`, with `x` across; a mean without `x` is left out."""
-    panels = {name: [p for p in points if p.panel == name] for name in dict.fromkeys(p.panel for p in points)}
     names = looks(p.series for p in points)
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure.set_size_inches(_WIDTH * columns + 0.6, _HEIGHT * rows + 1.2)
-    figure.set_layout_engine("constrained", wspace=0.06)
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (name, own) in zip(grid, panels.items(), strict=False):
+    for axes, own in panels_in(figure, points, most_columns=_COLUMNS, panel=(_WIDTH, _HEIGHT), around=(0.6, 1.2)):
         _panel(axes, own, names)
-        axes.set_title(wrapped(name, _WIDTH), loc="left", fontsize=10)
     legend(figure, names)
     foot(figure, "bars: 95 % intervals", missing_of(points))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.results.figures.marks import foot
-from inoc_ray.results.figures.points import Point, missing_of
+from inoc_ray.results.figures.points import Point, by_panel, missing_of
 from inoc_ray.results.wording import with_interval
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _DARK = 0.55
 
 def draw_heat(figure: Figure, points: Sequence[Point]) -> None:
     """Draw one grid per `panel`: the lines are the arms of the points, the columns their series."""
-    panels = {name: [p for p in points if p.panel == name] for name in dict.fromkeys(p.panel for p in points)}
+    panels = by_panel(points)
     columns = max(len({p.series for p in own}) for own in panels.values())
     heights = [len({p.arm for p in own}) * _CELL_HEIGHT + 0.9 for own in panels.values()]
     figure.set_size_inches(_LABELS + columns * _CELL_WIDTH + 0.8, sum(heights) + 0.7)

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.figures.drawing import COLOURS
+from inoc_ray.results.figures.points import Point, by_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from inoc_ray.results.figures.points import Point
 
 FORMS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
 QUIET = "#444444"
@@ -28,6 +27,32 @@ def looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
         name: (COLOURS[i % len(COLOURS)], FORMS[(i + i // len(COLOURS)) % len(FORMS)])
         for i, name in enumerate(dict.fromkeys(names))
     }
+
+
+def panels_in(
+    figure: Figure,
+    points: Sequence[Point],
+    *,
+    most_columns: int,
+    panel: tuple[float, float],
+    around: tuple[float, float],
+    sharex: bool = False,
+) -> list[tuple[Axes, list[Point]]]:
+    """Lay out an empty figure with one titled panel per `panel` of the points; return each with its points.
+
+    panel: width and height of one in inches. around: what the figure has beside and above them.
+    """
+    panels = by_panel(points)
+    columns = min(most_columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure.set_size_inches(panel[0] * columns + around[0], panel[1] * rows + around[1])
+    figure.set_layout_engine("constrained", wspace=0.06)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex).flatten()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, name in zip(grid, panels, strict=False):
+        axes.set_title(wrapped(name, panel[0]), loc="left", fontsize=10)
+    return list(zip(grid, panels.values(), strict=False))
 
 
 def draw_mean(axes: Axes, x: float, y: float, point: Point, look: tuple[str, str], *, across: bool) -> None:

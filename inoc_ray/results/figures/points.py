@@ -92,6 +92,14 @@ def units_of(points: Sequence[Point]) -> str:
     return f"{units}, {context} context" if context else units
 
 
+def by_panel(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """Return the points of each panel, in order of appearance."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.panel, []).append(point)
+    return found
+
+
 def missing_of(points: Sequence[Point]) -> list[str]:
     """Return "arm (setting, model): 1 of 2 seeds" for each arm of which something is missing, each once."""
     found = [f"{p.arm} ({p.setting}, {p.model}): {p.lacks}" for p in points if p.lacks and p.lacks != INCOMPLETE]

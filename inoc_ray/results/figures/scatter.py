@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inoc_ray.results.figures.marks import dot as dot_of
-from inoc_ray.results.figures.marks import draw_mean, foot, legend, looks, wrapped
+from inoc_ray.results.figures.marks import draw_mean, foot, legend, looks, panels_in
 from inoc_ray.results.figures.points import Point, missing_of, units_of
 
 if TYPE_CHECKING:
@@ -18,18 +18,9 @@ _SIDE = 3.7  # inches
 
 def draw_scatter(figure: Figure, points: Sequence[Point]) -> None:
     """Draw one panel per `panel`: its first trait across, its second upwards; a series is an arm."""
-    panels = {name: [p for p in points if p.panel == name] for name in dict.fromkeys(p.panel for p in points)}
     names = looks(p.series for p in points)
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure.set_size_inches(_SIDE * columns + 0.8, (_SIDE + 0.4) * rows + 1.4)
-    figure.set_layout_engine("constrained", wspace=0.06)
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (name, own) in zip(grid, panels.items(), strict=False):
+    for axes, own in panels_in(figure, points, most_columns=2, panel=(_SIDE, _SIDE + 0.4), around=(0.8, 1.4)):
         _panel(axes, own, names)
-        axes.set_title(wrapped(name, _SIDE), loc="left", fontsize=10)
     legend(figure, names)
     foot(figure, f"{units_of(points)}; bars: 95 % intervals", missing_of(points))
 
