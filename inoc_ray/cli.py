@@ -251,14 +251,10 @@ def evaluate(study: Path, storage: str | None, as_json: bool, only: tuple[str, .
 @profile_option
 def compare(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
     """Print rates and effects of all arms, with intervals."""
-    from inoc_ray.plan.build import build_plan
     from inoc_ray.results.table import comparison_text
-    from inoc_ray.run.publish import compare_study
-    from inoc_ray.scoring import profiles
+    from inoc_ray.run.publish import compared
 
-    loaded, store = _load(study, storage)
-    built = build_plan(loaded, store)
-    comparison = compare_study(built.under(profiles.get_profile(profile)) if profile else built, store)
+    _, comparison = compared(*_load(study, storage), profile)
     emit(as_json, comparison.to_json(), comparison_text(comparison, table_width()))
 
 
@@ -267,14 +263,10 @@ def compare(study: Path, storage: str | None, as_json: bool, profile: str | None
 @profile_option
 def claims(study: Path, storage: str | None, as_json: bool, profile: str | None) -> None:
     """Check the paper's claims and the study's own: which hold, which fail, and what would settle the others."""
-    from inoc_ray.plan.build import build_plan
     from inoc_ray.results.claim_text import claims_json, claims_text
-    from inoc_ray.run.publish import compare_study
-    from inoc_ray.scoring import profiles
+    from inoc_ray.run.publish import compared
 
-    loaded, store = _load(study, storage)
-    built = build_plan(loaded, store)
-    comparison = compare_study(built.under(profiles.get_profile(profile)) if profile else built, store)
+    _, comparison = compared(*_load(study, storage), profile)
     emit(as_json, claims_json(comparison), claims_text(comparison, table_width()))
 
 
@@ -284,16 +276,11 @@ def claims(study: Path, storage: str | None, as_json: bool, profile: str | None)
 @click.option("--out", type=click.Path(path_type=Path), help="HTML file to write (default: in the storage folder).")
 def report(study: Path, storage: str | None, as_json: bool, out: Path | None, profile: str | None) -> None:
     """Write a study's report: an HTML page and its figures."""
-    from inoc_ray.plan.build import build_plan
     from inoc_ray.results.wording import missing_summary
-    from inoc_ray.run.publish import compare_study, write_study_report
-    from inoc_ray.scoring import profiles
+    from inoc_ray.run.publish import compared, write_study_report
 
     loaded, store = _load(study, storage)
-    built = build_plan(loaded, store)
-    if profile:
-        built = built.under(profiles.get_profile(profile))
-    comparison = compare_study(built, store)
+    built, comparison = compared(loaded, store, profile)
     written = write_study_report(built, store, comparison, out)
     incomplete = missing_summary(comparison)
     text = f"Report: {written}" + (f"\n{incomplete}" if incomplete else "")
@@ -319,16 +306,12 @@ def figures(
     """
     from dataclasses import asdict
 
-    from inoc_ray.plan.build import build_plan
     from inoc_ray.run.figures import write_figures
-    from inoc_ray.run.publish import compare_study
-    from inoc_ray.scoring import profiles
+    from inoc_ray.run.publish import compared
 
     loaded, store = _load(study, storage)
-    built = build_plan(loaded, store)
-    if profile:
-        built = built.under(profiles.get_profile(profile))
-    written = write_figures(built, store, compare_study(built, store), paper=paper, out=out)
+    built, comparison = compared(loaded, store, profile)
+    written = write_figures(built, store, comparison, paper=paper, out=out)
     emit(as_json, [asdict(one) for one in written], "\n".join(one.in_words() for one in written))
 
 
@@ -336,12 +319,11 @@ def figures(
 @study_command
 def sync(study: Path, storage: str | None, as_json: bool) -> None:
     """Update MLflow from the storage folder. Safe to repeat."""
-    from inoc_ray.plan.build import build_plan
-    from inoc_ray.run.publish import compare_study, sync_study
+    from inoc_ray.run.publish import compared, sync_study
 
     loaded, store = _load(study, storage)
-    built = build_plan(loaded, store)
-    uri = sync_study(built, store, compare_study(built, store))
+    built, comparison = compared(loaded, store)
+    uri = sync_study(built, store, comparison)
     emit(as_json, {"tracking_uri": uri}, f"MLflow store: {uri}")
 
 

@@ -54,13 +54,9 @@ def compare(study: Study, *, storage: str | Path | None = None, profile: str | N
     storage: a folder to use instead of the study's. profile: name of a threshold profile to use instead of the study's.
     Raises InputError if nothing is evaluated yet.
     """
-    from inoc_ray.plan.build import build_plan
-    from inoc_ray.run.publish import compare_study
-    from inoc_ray.scoring.profiles import get_profile
+    from inoc_ray.run.publish import compared
 
-    store = _store(study, storage)
-    built = build_plan(study, store)
-    return compare_study(built.under(get_profile(profile)) if profile else built, store)
+    return compared(study, _store(study, storage), profile)[1]
 
 
 def _store(study: Study, storage: str | Path | None) -> Store:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from inoc_ray.console import say
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError
+from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.claims import stated_claims
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
@@ -20,13 +21,26 @@ from inoc_ray.run.planned_and_stored import failures_of, planned_of
 from inoc_ray.run.report_content import report_meta
 from inoc_ray.run.report_samples import read_samples
 from inoc_ray.run.study_record import study_file, study_record
+from inoc_ray.scoring.profiles import get_profile
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures
 from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import Store
+from inoc_ray.study.study import Study
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.tracking_live import LiveRuns
+
+
+def compared(study: Study, store: Store, profile: str | None = None) -> tuple[Plan, Comparison]:
+    """Return a study's plan and what its stored scores say. profile: the name of thresholds to use instead of the study's.
+
+    Raises InputError as `build_plan` and `compare_study` do, and for a profile that does not exist.
+    """
+    plan = build_plan(study, store)
+    if profile:
+        plan = plan.under(get_profile(profile))
+    return plan, compare_study(plan, store)
 
 
 @reads
