@@ -5,32 +5,8 @@ python docs/chat_page.py http://127.0.0.1:8000/ --left NAME --right NAME --quest
 """
 
 import argparse
-import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from typing import Any
 
-WAIT = 60.0
-
-
-def until(holds: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + WAIT
-    while not holds():
-        if time.monotonic() > end:
-            sys.exit(f"{what}: not within {WAIT:g} s")
-        time.sleep(0.1)
-
-
-def chromium(profile: str, width: int, height: int) -> Any:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
-    for flag in ("headless", "no-sandbox", "disable-gpu", f"window-size={width},{height}", f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+from browser import chromium, until
 
 
 def main() -> None:
@@ -45,29 +21,25 @@ def main() -> None:
     given = parser.parse_args()
     from selenium.webdriver.support.ui import Select
 
-    with tempfile.TemporaryDirectory() as profile:
-        browser = chromium(profile, 1200, 900)
-        try:
-            browser.get(given.address)
-            until(lambda: browser.find_elements("css selector", "#right-model option"), "the list of models")
-            for side in ("left", "right"):
-                if name := getattr(given, side):
-                    Select(browser.find_element("id", f"{side}-model")).select_by_visible_text(name)
-            for field in ("tokens", "seed"):
-                browser.find_element("id", field).clear()
-                browser.find_element("id", field).send_keys(getattr(given, field))
-            for number, question in enumerate(given.question, start=1):
-                browser.find_element("id", "question").send_keys(question + "\n")
-                until(lambda n=number: len(browser.find_elements("css selector", ".thread .user")) == 2 * n, question)
-                until(browser.find_element("id", "ask").is_enabled, question)
-            size = browser.execute_script("return document.documentElement.scrollHeight")
-            browser.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride",
-                {"width": 1200, "height": size, "deviceScaleFactor": 1, "mobile": False},
-            )
-            browser.save_screenshot(given.out)
-        finally:
-            browser.quit()
+    with chromium("window-size=1200,900") as browser:
+        browser.get(given.address)
+        until(lambda: browser.find_elements("css selector", "#right-model option"), "the list of models")
+        for side in ("left", "right"):
+            if name := getattr(given, side):
+                Select(browser.find_element("id", f"{side}-model")).select_by_visible_text(name)
+        for field in ("tokens", "seed"):
+            browser.find_element("id", field).clear()
+            browser.find_element("id", field).send_keys(getattr(given, field))
+        for number, question in enumerate(given.question, start=1):
+            browser.find_element("id", "question").send_keys(question + "\n")
+            until(lambda n=number: len(browser.find_elements("css selector", ".thread .user")) == 2 * n, question)
+            until(browser.find_element("id", "ask").is_enabled, question)
+        size = browser.execute_script("return document.documentElement.scrollHeight")
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": 1200, "height": size, "deviceScaleFactor": 1, "mobile": False},
+        )
+        browser.save_screenshot(given.out)
 
 
 if __name__ == "__main__":

@@ -5,36 +5,13 @@ python docs/mlflow_pages.py http://127.0.0.1:5000 quickstart --out docs
 """
 
 import argparse
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from browser import chromium, errors, until
 
 WAIT = 240.0
 _CLOSE = "//*[text()='MLflow Assistant']/following::button[3]"
-
-
-def until(holds: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + WAIT
-    while not (found := holds()):
-        if time.monotonic() > end:
-            sys.exit(f"{what}: not within {WAIT:g} s")
-        time.sleep(0.2)
-    return found
-
-
-def chromium(profile: str) -> Any:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
-    for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1900,900", f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
 
 
 def main() -> None:
@@ -60,25 +37,20 @@ def main() -> None:
             ["samples.json"],
         ),
     }
-    with tempfile.TemporaryDirectory() as profile:
-        browser = chromium(profile)
-        try:
-            for name, (page, words) in pages.items():
-                browser.get("about:blank")
-                browser.get(f"{given.address}/#{page}")
+    with chromium("window-size=1900,900") as browser:
+        for name, (page, words) in pages.items():
+            browser.get("about:blank")
+            browser.get(f"{given.address}/#{page}")
 
-                def text() -> str:
-                    return str(browser.find_element("tag name", "body").text)
+            def text() -> str:
+                return str(browser.find_element("tag name", "body").text)
 
-                until(lambda words=words: all(word in text() for word in words), f"{words} on {page}")
-                for close in browser.find_elements("xpath", _CLOSE):
-                    close.click()
-                time.sleep(5)
-                browser.save_screenshot(str(given.out / f"mlflow-{name}.png"))
-            errors = [one["message"] for one in browser.get_log("browser") if one["level"] == "SEVERE"]
-            print(len(shown), "runs compared;", "\n".join(errors) or "no errors in the browser's console")
-        finally:
-            browser.quit()
+            until(lambda words=words: all(word in text() for word in words), f"{words} on {page}", WAIT)
+            for close in browser.find_elements("xpath", _CLOSE):
+                close.click()
+            time.sleep(5)
+            browser.save_screenshot(str(given.out / f"mlflow-{name}.png"))
+        print(len(shown), "runs compared;", "\n".join(errors(browser)) or "no errors in the browser's console")
 
 
 if __name__ == "__main__":

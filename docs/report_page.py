@@ -6,15 +6,12 @@ python docs/report_page.py runs/studies/quickstart/report.html --left baseline -
 
 import argparse
 import base64
-import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-WAIT = 60.0
+from browser import chromium, errors, until
+
 WIDTH, TELEPHONE = 1200, 390
 PLACES = """
 scrollTo(0, 0);
@@ -23,25 +20,6 @@ return arguments[0].map((selector) => {
   return [place.top, place.bottom];
 });
 """
-
-
-def until(holds: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + WAIT
-    while not holds():
-        if time.monotonic() > end:
-            sys.exit(f"{what}: not within {WAIT:g} s")
-        time.sleep(0.1)
-
-
-def chromium(profile: str) -> Any:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in ("headless", "no-sandbox", "disable-gpu", "hide-scrollbars", f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
 
 
 def take(browser: Any, out: Path, width: int, first: str, last: str) -> None:
@@ -63,22 +41,18 @@ def main() -> None:
     given = parser.parse_args()
     from selenium.webdriver.support.ui import Select
 
-    with tempfile.TemporaryDirectory() as profile:
-        browser = chromium(profile)
-        try:
-            browser.get(given.page.absolute().as_uri())
-            until(browser.find_element("id", "browser").is_displayed, "the browser of samples")
-            take(browser, given.out / "report.png", WIDTH, "h1", "figure")
-            take(browser, given.out / "report-telephone.png", TELEPHONE, "h1", ".verdicts tbody tr")
-            choices = {"mode": "two arms side by side", "arm": given.left, "other": given.right}
-            choices |= {"evaluation": "out_of_distribution", "context": "neutral"}
-            for field, value in choices.items():
-                Select(browser.find_element("css selector", f"#browser [name={field}]")).select_by_visible_text(value)
-            take(browser, given.out / "report-samples.png", WIDTH, "#samples", "#shown > li:nth-child(3)")
-            if errors := [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]:
-                sys.exit("\n".join(errors))
-        finally:
-            browser.quit()
+    with chromium("hide-scrollbars") as browser:
+        browser.get(given.page.absolute().as_uri())
+        until(browser.find_element("id", "browser").is_displayed, "the browser of samples")
+        take(browser, given.out / "report.png", WIDTH, "h1", "figure")
+        take(browser, given.out / "report-telephone.png", TELEPHONE, "h1", ".verdicts tbody tr")
+        choices = {"mode": "two arms side by side", "arm": given.left, "other": given.right}
+        choices |= {"evaluation": "out_of_distribution", "context": "neutral"}
+        for field, value in choices.items():
+            Select(browser.find_element("css selector", f"#browser [name={field}]")).select_by_visible_text(value)
+        take(browser, given.out / "report-samples.png", WIDTH, "#samples", "#shown > li:nth-child(3)")
+        if said := errors(browser):
+            sys.exit("\n".join(said))
 
 
 if __name__ == "__main__":
