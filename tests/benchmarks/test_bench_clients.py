@@ -11,15 +11,13 @@ from pathlib import Path
 
 import pytest
 from clients import Clients, ask_for
-from offline import Offline, small_adapter
+from offline import Offline, asked_of_adapters
 
 from inoc_ray.cluster.connect import connected
-from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.miniature import weights_path
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import serving
 from inoc_ray.serve.spec import ServeSpec
-from inoc_ray.settings import get
 
 pytestmark = pytest.mark.bench
 
@@ -29,13 +27,7 @@ SECONDS = float(os.environ.get("BENCH_SECONDS", "180"))
 
 def test_64_clients_with_adapters_mixed_on_two_engines_beside_one_offline_run(tmp_path: Path):
     base, trials = weights_path(), tmp_path / "trials"
-    names = [f"adapter{i}" for i in range(ADAPTERS)]
-    for seed, name in enumerate(names):
-        small_adapter(base, trials / name, seed)
-    tokenizer = load_tokenizer(str(base))
-    spec = next(e for e in get("miniature/spanish_caps").evaluations if e.split == "ood")
-    prompts = [render(tokenizer, q.messages, True) for q in spec.questions(100)]
-    asked = [(name, prompt, 1000 * i + j) for i, name in enumerate(names) for j, prompt in enumerate(prompts)]
+    asked = asked_of_adapters(base, trials, adapters=ADAPTERS, prompts=100)
     file = tmp_path / "asked.json"
     file.write_text(json.dumps(asked))
     # One after the other: together they would share the cores.

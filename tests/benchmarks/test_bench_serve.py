@@ -6,16 +6,14 @@ import statistics
 import time
 
 import pytest
-from offline import Offline, small_adapter
+from offline import Offline, asked_of_adapters
 
 from inoc_ray.cluster.connect import connected
-from inoc_ray.data.tokenize import load_tokenizer, render
 from inoc_ray.endpoint.completions import SampleRequest, sample
 from inoc_ray.miniature import weights_path
 from inoc_ray.serve.adapters import FolderCatalogue
 from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.spec import ServeSpec
-from inoc_ray.settings import get
 
 pytestmark = pytest.mark.bench
 
@@ -45,13 +43,7 @@ def through_endpoint(endpoint: Endpoint, asked: list[tuple[str, str, int]]) -> f
 def test_an_evaluation_of_eight_adapters_beside_offline_vllm(tmp_path):
     """A B C A B C …: endpoint, offline vLLM as it comes, offline vLLM with this project's LoRA arithmetic for CPUs."""
     base, trials = weights_path(), tmp_path / "trials"
-    names = [f"adapter{i}" for i in range(ADAPTERS)]
-    for seed, name in enumerate(names):
-        small_adapter(base, trials / name, seed)
-    tokenizer = load_tokenizer(str(base))
-    spec = next(e for e in get("miniature/spanish_caps").evaluations if e.split == "ood")
-    prompts = [render(tokenizer, q.messages, True) for q in spec.questions(PROMPTS)]
-    asked = [(name, prompt, 1000 * i + j) for i, name in enumerate(names) for j, prompt in enumerate(prompts)]
+    asked = asked_of_adapters(base, trials, adapters=ADAPTERS, prompts=PROMPTS)
     file = tmp_path / "asked.json"
     file.write_text(json.dumps(asked))
     rates: dict[str, list[float]] = {"endpoint": [], "offline": [], "offline, our LoRA": []}

@@ -8,10 +8,24 @@ from pathlib import Path
 
 from tiny_adapter import save_adapter
 
+from inoc_ray.data.tokenize import load_tokenizer, render
+from inoc_ray.settings import get
+
 
 def small_adapter(base: Path, folder: Path, seed: int) -> None:
     """One that changes the answers and leaves them well formed, so that they are as long as real ones."""
     save_adapter(base, folder, seed, std=0.003)
+
+
+def asked_of_adapters(base: Path, trials: Path, *, adapters: int, prompts: int) -> list[tuple[str, str, int]]:
+    """Make that many adapters below `trials`; return (adapter, prompt, seed) for each prompt of an evaluation and each of them."""
+    names = [f"adapter{i}" for i in range(adapters)]
+    for seed, name in enumerate(names):
+        small_adapter(base, trials / name, seed)
+    tokenizer = load_tokenizer(str(base))
+    spec = next(e for e in get("miniature/spanish_caps").evaluations if e.split == "ood")
+    rendered = [render(tokenizer, q.messages, True) for q in spec.questions(prompts)]
+    return [(name, prompt, 1000 * i + j) for i, name in enumerate(names) for j, prompt in enumerate(rendered)]
 
 
 class Offline:
