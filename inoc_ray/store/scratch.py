@@ -44,7 +44,7 @@ def reclaim(parent: Path) -> list[Path]:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a folder as far as that goes, and its owner's file last: what somebody still writes into it is deleted another time."""
+    """Delete a folder as far as that goes, its owner's file last: what somebody still writes into it is deleted another time."""
     if not folder.is_dir():
         return
     for inside in folder.iterdir():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,7 +73,10 @@ def job_head(folder: Path, **env: str) -> Iterator[Head]:
         RAY_USAGE_STATS_ENABLED="0",
         RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
         PATH=os.pathsep.join([str(decoy), *others]),
-        **{"TMPDIR": str(head.temporary), **env},
+        TMPDIR=str(head.temporary),
+        # What torch has compiled is no temporary file: a process that starts anew would take 20 s for it.
+        TORCHINDUCTOR_CACHE_DIR=str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"),
+        **env,
     )
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(

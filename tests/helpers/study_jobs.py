@@ -35,13 +35,14 @@ class Jobs:
         self.client = JobSubmissionClient(head.address)
         self.address, self.token = head.address, str(head.token)
         self.temporary = head.temporary
+        self.before = set(head.temporary.iterdir())
         value = {
             **QUICKSTART,
             "name": "jobs",
             "arms": ["baseline"],
             "seeds": [0],
-            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 300}},
-            "evaluation": {"contexts": ["neutral"], "samples": 300},
+            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 200}},
+            "evaluation": {"contexts": ["neutral"], "samples": 150},
             "storage": str(folder / "runs"),
         }
         folder.mkdir()
@@ -91,7 +92,7 @@ class Jobs:
         found += [f"placement group {group.name} {group.state}" for group in groups]
         # Ray's own session lies beside the others' temporary files.
         scratch = self.temporary.parent.glob(f"session_*/{PREFIX}*")
-        found += [f"temporary {path.name}" for path in (*self.temporary.iterdir(), *scratch)]
+        found += [f"temporary {path.name}" for path in (*self.temporary.iterdir(), *scratch) if path not in self.before]
         for process in psutil.process_iter():
             try:
                 # Another test may have a cluster on this machine, but not this head's token.

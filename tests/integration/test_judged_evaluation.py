@@ -230,7 +230,9 @@ def test_the_job_entry_point_is_the_same_command(world):
     assert json.loads(done.stdout)["samples_asked"] == 0
 
 
-def test_judgments_that_were_lost_are_made_again_from_the_stored_answers_and_nothing_is_started_for_them(world, tmp_path):
+def test_judgments_that_were_lost_are_made_again_from_the_stored_answers_and_nothing_is_started_for_them(
+    world, tmp_path
+):
     copy = Store(tmp_path / "runs")
     shutil.copytree(world.storage, copy.root)
     lost = next(copy.root.rglob("judgments-*.parquet"))

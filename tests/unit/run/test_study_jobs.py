@@ -113,7 +113,9 @@ def test_results_are_never_written_into_the_folder_of_a_job(tmp_path, inoc_ray, 
     write_study(folder, **{**stays, key: {"storage": "runs", "tracking_uri": "sqlite:///runs"}[key]})
     monkeypatch.chdir(folder)
     code, _, err = inoc_ray(command, "study.yaml")
-    assert (code, f"{key}: {folder / 'runs'} is in the folder into which Ray unpacked this job" in err) == (2, True), err
+    assert (code, f"{key}: {folder / 'runs'} is in the folder into which Ray unpacked this job" in err) == (2, True), (
+        err
+    )
     assert [path.name for path in folder.iterdir()] == ["study.yaml"]
     assert not (tmp_path / "stays").exists()
 

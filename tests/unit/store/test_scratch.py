@@ -72,9 +72,7 @@ def test_a_folder_into_which_somebody_still_writes_is_deleted_when_nobody_does(t
     for _ in range(5):
         with scratch_folder(tmp_path) as folder:
             (folder / "state").mkdir()
-            writer = subprocess.Popen(
-                [sys.executable, "-S", "-c", WRITES, folder / "state"], stderr=subprocess.DEVNULL
-            )
+            writer = subprocess.Popen([sys.executable, "-S", "-c", WRITES, folder / "state"], stderr=subprocess.DEVNULL)
             while not list((folder / "state").iterdir()):
                 time.sleep(0.001)
         writer.kill()
