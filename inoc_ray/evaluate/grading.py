@@ -89,6 +89,35 @@ def _refused_elsewhere(judge: Judge, out: Place) -> bool:
         return False
 
 
+def grade_stored(plan: Plan, store: Store) -> None:
+    """Commit the judgments of judges on engines of the study's own whose answers are all stored: they need no engine."""
+    from inoc_ray.data.tokenize import load_tokenizer
+    from inoc_ray.evaluate.model_judge.batch import stored_judgments
+    from inoc_ray.evaluate.model_judge.cache import JudgeCache
+
+    for parts in ungraded_parts(plan, store).values():
+        judge = parts[0].grading.judge
+        answers = store.judgments(judge.id)
+        # A judge behind an API is not even connected to for what is stored.
+        if judge.folder is None or not any(answers.glob("*.jsonl")):
+            continue
+        tokenizer = load_tokenizer(str(judge.folder))
+        with JudgeCache(answers) as cache:
+            for part in parts:
+                stopping.check()
+                open_part = _OpenPart(part, judge.judge)
+                judgments = stored_judgments(
+                    judge=judge.judge,
+                    identity=judge.identity,
+                    rubrics=list(open_part.rubrics.values()),
+                    items=list(enumerate(open_part.items)),
+                    cache=cache,
+                    tokenizer=tokenizer,
+                )
+                for position, rubric, judgment in judgments or ():
+                    open_part.add(position, rubric, judgment)
+
+
 def grade_missing(plan: Plan, store: Store, room: Room | None = None) -> GradingOutcome:
     """Let every judge of the study grade what it has not graded; start and stop the engines that this needs.
 

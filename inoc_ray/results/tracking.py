@@ -110,14 +110,15 @@ def sync(
     *,
     lock: AbstractContextManager[Any],
     artifact_root: str | None = None,
+    inside: bool = False,
     files: Sequence[Artifact] = (),
 ) -> SyncResult:
     """Make the experiment `study.name` on `tracking_uri` agree with the study, its trials and their comparison.
 
     lock: held throughout; must exclude every other sync of this study (see `file_lock`). artifact_root: URI for the artifacts of
-    a new experiment; None leaves it to the server. files: logged to the study's run, beside its tables. Raises
-    `InputError` if there is no server at the address, the experiment is in MLflow's trash or is another storage's (unless
-    `artifact_root` is given, as for MLflow inside the storage), and `TrialError` if the server or its database fails or refuses
+    a new experiment; None leaves it to the server. inside: whether this is MLflow inside the storage, where no other storage's
+    studies are. files: logged to the study's run, beside its tables. Raises `InputError` if there is no server at the address,
+    the experiment is in MLflow's trash or is another storage's, and `TrialError` if the server or its database fails or refuses
     a call; within a minute, if it is broken from the start.
     """
     check_server(tracking_uri)
@@ -130,7 +131,7 @@ def sync(
         with environment(FIRST_CALL):
             experiment = find_experiment(client, study.name, artifact_root)
         # MLflow inside the storage is that storage's, whatever its address was when the runs were made.
-        known = known_runs(client, experiment.experiment_id, trials, study if artifact_root is None else None)
+        known = known_runs(client, experiment.experiment_id, trials, None if inside else study)
         describe(client, experiment, study, comparison)
         write = _Writer(client, tracking_uri, experiment.experiment_id, known)
         study_id = write.run(study_run(study, trials, comparison, files))

@@ -21,7 +21,14 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import Beside, Lingering
-from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
+from inoc_ray.evaluate.grading import (
+    Sampled,
+    grade_beside,
+    grade_missing,
+    grade_stored,
+    judges_behind_apis,
+    ungraded_parts,
+)
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.failure_keys import cell_key, trial_key
@@ -127,6 +134,9 @@ def run_study(
         ready = evaluate and (
             any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
         )
+        if evaluate:
+            # Before it is known whether anything is to be started.
+            grade_stored(plan, store)
         to_judge = ungraded_parts(plan, store) if evaluate else []
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)

@@ -128,6 +128,7 @@ def live_runs(plan: Plan, store: Store) -> AbstractContextManager[LiveRuns]:
         planned_records(plan),
         lock=lambda: file_lock(store.sync_lock(), CALL_SECONDS),
         artifact_root=artifacts,
+        inside=plan.study.tracking_uri is None,
         tell=say,
     )
 
@@ -135,9 +136,12 @@ def live_runs(plan: Plan, store: Store) -> AbstractContextManager[LiveRuns]:
 def _tracking(plan: Plan, store: Store) -> tuple[str, str | None]:
     """Return the tracking URI of a study and where the artifacts of a new experiment go; None leaves that to the server."""
     from inoc_ray.results.tracking import embedded
+    from inoc_ray.results.tracking_checks import is_database
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
-    return (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
+    if plan.study.tracking_uri is None:
+        return embedded(store.mlflow())
+    return plan.study.tracking_uri, store.artifacts() if is_database(plan.study.tracking_uri) else None
 
 
 def tracking_address(plan: Plan, store: Store) -> str:
@@ -165,6 +169,7 @@ def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
         comparison,
         lock=file_lock(store.sync_lock()),
         artifact_root=artifacts,
+        inside=plan.study.tracking_uri is None,
         files=[
             Artifact(path="study.yaml", make=lambda: study_file(plan).encode()),
             *(Artifact(path=name, of=(p,)) for name in shown if (p := report.with_name(name)).is_file()),

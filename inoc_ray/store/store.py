@@ -125,6 +125,11 @@ class Store:
         """Return the folder of the tracking store that needs no server; of a bucket's, every machine has one of its own."""
         return self._filesystem.machine_folder(layout.MLFLOW)
 
+    def artifacts(self) -> str:
+        """Return the URI of the folder for the files of MLflow's runs, where MLflow has no place of its own for them."""
+        top = self._top / layout.MLFLOW / layout.MLFLOW_ARTIFACTS
+        return str(top) if self.is_bucket else tracking_files(self.mlflow().resolve())[1].as_uri()
+
     def sync_lock(self) -> Place:
         """Return the file that is locked during a sync to MLflow."""
         return self._top / layout.MLFLOW / layout.SYNC_LOCK
