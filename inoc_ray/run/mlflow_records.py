@@ -109,7 +109,6 @@ def _probes(trial: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {**about, "tokens": tokens[name]} for name, about in trial.get("probes", {}).items()}
 
 
-@reads
 def followed_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Return the trials that are done with their curves and probe sets, and nothing else that was measured."""
     return [

@@ -14,6 +14,7 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.claims import stated_claims
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.followed import followed_of, read_courses
 from inoc_ray.run.integrity import report_damage, seal_samples
 from inoc_ray.run.mlflow_records import planned_records, trial_records
 from inoc_ray.run.outcome import StudyOutcome
@@ -81,6 +82,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         claims=stated_claims(plan),
         outcome=plan.study.evaluation.outcome,
         items=read_capability_items(plan, store, plan.study.evaluation.capabilities),
+        followed=followed_of(plan, store),
     )
     # The parts of a task (the subjects of MMLU) stay in the store.
     scores = [
@@ -93,6 +95,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         agreement=tuple(judge_agreement(plan, store)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
+        courses=tuple(read_courses(plan, store, failures)),
         remarks=plan.notes,
     )
 
