@@ -422,6 +422,10 @@ class Store:
         """Return the note of what a study's report and MLflow runs were last written from."""
         return self.study(name) / layout.RESULTS
 
+    def tables_note(self, name: str) -> Place:
+        """Return the note of what a study's sample tables were made of."""
+        return self.study(name) / layout.TABLES_NOTE
+
     def table(self, name: str, setting: str, model: str, arm: str, seed: int | None) -> Place:
         """Return the parquet file with all samples of one place of a study, for people."""
         return self.study(name) / layout.TABLES / layout.table_name(setting, model, arm, seed)
