@@ -38,6 +38,7 @@ from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verif
 from inoc_ray.run.metrics import exported
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
+from inoc_ray.run.precision import precision_notes
 from inoc_ray.run.preflight import preflight
 from inoc_ray.run.progress import recorded
 from inoc_ray.run.publish import (
@@ -114,7 +115,7 @@ def run_study(
     plan = whole.only(only)
     preflight(plan, store)
     # After the checks, whose message is to be the only one.
-    for note in plan.notes:
+    for note in (*plan.notes, *(precision_notes(plan) if train else ())):
         say(f"note: {note}")
     claims = claims_of(plan, store, train=train)
     with (
