@@ -77,7 +77,7 @@ def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
     A part with responses that an API refused is graded again when the study gives another address for the same model.
     """
     found: dict[str, dict[Place, UngradedPart]] = {}
-    for cell in plan.cells:
+    for cell in plan.asked:
         if not cell.judges.gradings:
             continue
         parts = store.parts(*cell.key)
@@ -96,6 +96,35 @@ def _refused_elsewhere(judge: Judge, out: Place) -> bool:
         return judge.endpoint is not None and refusal_note(out).read_text() != content_id(judge.endpoint)
     except FileNotFoundError:
         return False
+
+
+def grade_stored(plan: Plan, store: Store) -> None:
+    """Commit the judgments of judges on engines of the study's own whose answers are all stored: they need no engine."""
+    from inoc_ray.data.tokenize import load_tokenizer
+    from inoc_ray.evaluate.model_judge.batch import stored_judgments
+    from inoc_ray.evaluate.model_judge.cache import JudgeCache
+
+    for parts in ungraded_parts(plan, store).values():
+        judge = parts[0].grading.judge
+        answers = store.judgments(judge.id)
+        # A judge behind an API is not even connected to for what is stored.
+        if judge.folder is None or not any(answers.glob("*.jsonl")):
+            continue
+        tokenizer = load_tokenizer(str(judge.folder))
+        with JudgeCache(answers) as cache:
+            for part in parts:
+                stopping.check()
+                open_part = _OpenPart(part, judge.judge)
+                judgments = stored_judgments(
+                    judge=judge.judge,
+                    identity=judge.identity,
+                    rubrics=list(open_part.rubrics.values()),
+                    items=list(enumerate(open_part.items)),
+                    cache=cache,
+                    tokenizer=tokenizer,
+                )
+                for position, rubric, judgment in judgments or ():
+                    open_part.add(position, rubric, judgment)
 
 
 def grade_missing(plan: Plan, store: Store, room: Room | None = None) -> GradingOutcome:

@@ -124,7 +124,7 @@ class JudgesBeside:
     def _grade(self, judge: JudgeModel, sampled: Sampled) -> GradingOutcome:
         """Grade with one judge until no more is sampled."""
         outcome = GradingOutcome()
-        cells = stored_once(cell for cell in self._plan.cells if judge.name in cell.judges.gradings)
+        cells = stored_once(cell for cell in self._plan.asked if judge.name in cell.judges.gradings)
         total = sum(self._plan.missing(cell) * len(cell.judges.gradings[judge.name].rubrics) for cell in cells)
         keys: Set[tuple[str, str]] = {cell.key for cell in cells}
         try:
@@ -134,8 +134,8 @@ class JudgesBeside:
             ):
                 while keys and not sampled.gives_way:
                     # Sampled here are cells alone: fine-tunes that are missing are no concern of this.
-                    new = tuple(cell for cell in self._plan.cells if cell.key in keys)
-                    parts = ungraded_parts(replace(self._plan, cells=new, trials=(), prior_stages=()), self._store)
+                    new = tuple(cell for cell in self._plan.asked if cell.key in keys)
+                    parts = ungraded_parts(replace(self._plan, cells=new, courses=(), trials=(), prior_stages=()), self._store)
                     if mine := parts.get(judge.name, []):
                         progress.total = max(progress.total, progress.done + sum(part.judgments for part in mine))
                         stopping.run(grade(asked, mine, outcome, progress, lambda: sampled.gives_way))

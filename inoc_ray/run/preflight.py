@@ -331,14 +331,14 @@ def check_tracking(plan: Plan, store: Store) -> None:
         if plan.study.tracking_uri is None:
             check_tracking_uri(embedded(store.mlflow())[0])
         else:
-            check_tracking_uri(plan.study.tracking_uri, plan.study.name, study_record(plan, store))
+            check_tracking_uri(plan.study.tracking_uri, plan.study.name, study_record(plan, store), store.artifacts())
     except TrialError as error:
         raise InputError(str(error)) from error
 
 
 def preflight(plan: Plan, store: Store) -> None:
     """Run all checks that need no cluster; create the storage folder last, if all else is right."""
-    check_stays(store)
+    check_stays(plan.study, store)
     check_plan(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
