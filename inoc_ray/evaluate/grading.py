@@ -70,7 +70,7 @@ def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
     A part with responses that an API refused is graded again when the study gives another address for the same model.
     """
     found: dict[str, dict[Place, UngradedPart]] = {}
-    for cell in plan.cells:
+    for cell in plan.asked:
         if not cell.judges.gradings:
             continue
         parts = store.parts(*cell.key)
@@ -177,8 +177,8 @@ def grade_beside(plan: Plan, store: Store, sampled: Sampled) -> GradingOutcome:
     outcome = GradingOutcome()
     names = set(judges_behind_apis(plan))
     while names and (keys := sampled.take()):
-        cells = tuple(cell for cell in plan.cells if cell.key in keys)
-        parts = ungraded_parts(replace(plan, cells=cells, trials=(), prior_stages=()), store)
+        cells = tuple(cell for cell in plan.asked if cell.key in keys)
+        parts = ungraded_parts(replace(plan, cells=cells, courses=(), trials=(), prior_stages=()), store)
         _grade_parts(plan, store, {name: found for name, found in parts.items() if name in names}, outcome)
         for failure in outcome.failed:
             names.discard(failure["of"][0][1])

@@ -16,6 +16,7 @@ from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
+from inoc_ray.run.precision import precision_notes
 from inoc_ray.run.preflight import check_batches, check_capacity
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.sizing.replicas import PlannedEngine, Room, planned_engines
@@ -52,7 +53,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "models": [
             {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
         ],
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *precision_notes(plan)],
         "trials": [trial_json(plan, store, t) for t in plan.fine_tunes],
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_sample),
@@ -128,7 +129,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
         lines.append("To judge: nothing; rules score every trait.")
     lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
     return "\n".join(
-        [*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan.damaged)]
+        [*lines, *judges_text(plan), *(f"Note: {note}." for note in value["notes"]), *damage_text(plan.damaged)]
     )
 
 

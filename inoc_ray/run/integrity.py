@@ -6,6 +6,7 @@ from inoc_ray.console import say
 from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import KeptWeights
 from inoc_ray.run.describe import damage_text
 from inoc_ray.store.samples import seal_parts
 from inoc_ray.store.store import Store
@@ -18,7 +19,8 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
     """
     from inoc_ray.evaluate.capabilities import missing_capabilities
 
-    used = {cell.subject.adapter_of for cell in plan.to_sample}
+    subjects = {cell.subject.trial_id: cell.subject for cell in plan.to_sample}.values()
+    used = {s.fine_tune if isinstance(s, KeptWeights) else s.adapter_of for s in subjects}
     used |= {task.subject.adapter_of for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)}
     if train:
         used |= {trial.model.prior_stage.trial_id for trial in plan.to_train if trial.model.prior_stage}

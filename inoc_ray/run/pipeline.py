@@ -38,18 +38,18 @@ from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verif
 from inoc_ray.run.metrics import exported
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
+from inoc_ray.run.precision import precision_notes
 from inoc_ray.run.preflight import preflight
 from inoc_ray.run.progress import recorded
 from inoc_ray.run.publish import (
     compare_study,
     live_runs,
     sync_study,
-    tracking_address,
     write_study_report,
 )
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
-from inoc_ray.run.written_results import are_written, note_written
+from inoc_ray.run.written_results import report_is_written
 from inoc_ray.serve.app import check_running_serve
 from inoc_ray.serve.owner import reclaim
 from inoc_ray.sizing.replicas import Room
@@ -115,7 +115,7 @@ def run_study(
     plan = whole.only(only)
     preflight(plan, store)
     # After the checks, whose message is to be the only one.
-    for note in plan.notes:
+    for note in (*plan.notes, *(precision_notes(plan) if train else ())):
         say(f"note: {note}")
     claims = claims_of(plan, store, train=train)
     with (
@@ -383,16 +383,13 @@ def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> Non
     with _timed(outcome, "comparing"):
         comparison = outcome.comparison = compare_study(plan, store, outcome)
     show(comparison)
-    if not outcome.has_made_something and are_written(plan, store, comparison):
-        outcome.report, outcome.tracking_uri = store.report(plan.study.name), tracking_address(plan, store)
-        return
-    failed_before = len(outcome.failed)
-    with _may_fail(plan, store, outcome, step="report", thing=REPORT):
-        outcome.report = write_study_report(plan, store, comparison)
+    if not outcome.has_made_something and report_is_written(plan, store, comparison):
+        outcome.report = store.report(plan.study.name)
+    else:
+        with _may_fail(plan, store, outcome, step="report", thing=REPORT):
+            outcome.report = write_study_report(plan, store, comparison)
     with _may_fail(plan, store, outcome, step="MLflow", thing=MLFLOW):
         outcome.tracking_uri = sync_study(plan, store, comparison)
-    if len(outcome.failed) == failed_before:
-        note_written(plan, store, comparison)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.courses import step_of
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.looking import looks
@@ -24,6 +25,16 @@ def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned
     why = {thing: failure.error for failure in failures for thing in failure.of}
     cells = [one for cell in plan.cells for one in _cells(plan, store, cell, why)]
     return Planned(cells=cells, capabilities=list(_capabilities(plan, store, why)))
+
+
+@looks
+def planned_courses(plan: Plan, store: Store, failures: Sequence[Failure]) -> dict[int, list[PlannedCell]]:
+    """Return step → every cell of what fine-tunes are after it, with what is stored of it; as `planned_of` does."""
+    why = {thing: failure.error for failure in failures for thing in failure.of}
+    found: dict[int, list[PlannedCell]] = {}
+    for cell in plan.courses:
+        found.setdefault(step_of(plan, cell.subject), []).extend(_cells(plan, store, cell, why))
+    return dict(sorted(found.items()))
 
 
 @looks
@@ -54,7 +65,7 @@ def unfinished(plan: Plan, store: Store) -> set[Thing]:
     """Return what the study has not finished. The report and MLflow always count: writing them clears their failures."""
     found: set[Thing] = {REPORT, MLFLOW}
     found |= {trial_key(trial) for trial in plan.to_train}
-    found |= {cell_key(cell) for cell in plan.cells if plan.missing(cell)}
+    found |= {cell_key(cell) for cell in plan.asked if plan.missing(cell)}
     found |= {("judge", name) for name in ungraded_parts(plan, store)}
     return found | {thing for _, thing, measured in _tasks(plan, store) if not measured}
 
