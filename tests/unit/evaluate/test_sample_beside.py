@@ -18,8 +18,9 @@ from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import LEAVE_SECONDS, Beside, Lingering
-from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
+from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis
 from inoc_ray.evaluate.sampling import _Engine, _Sampler, sample_beside, sample_missing
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import Endpoint
