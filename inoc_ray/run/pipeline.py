@@ -22,8 +22,9 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import Beside, Lingering
-from inoc_ray.evaluate.grading import grade_missing, grade_stored, ungraded_parts
+from inoc_ray.evaluate.grading import grade_missing, grade_stored
 from inoc_ray.evaluate.grading_beside import JudgesBeside
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.cells import judges_of

@@ -18,9 +18,10 @@ from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import LEAVE_SECONDS, Beside, Lingering
-from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.grading import grade_missing
 from inoc_ray.evaluate.grading_beside import JudgesBeside
 from inoc_ray.evaluate.sampling import _Engine, _Sampler, sample_beside, sample_missing
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.cells import judges_of
 from inoc_ray.plan.plan import Plan
