@@ -276,8 +276,10 @@ def left_open(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "resources": resources}
 
 
-@pytest.mark.parametrize("model", ["Qwen2.5-0.5B", "Qwen2.5-7B", "Qwen2.5-32B"])
-@pytest.mark.parametrize("machine", ["p5.48xlarge", "p4d.24xlarge", "g6.48xlarge"])
+@pytest.mark.parametrize(
+    ("model", "machine"),
+    [("Qwen2.5-7B", "g6.48xlarge"), ("Qwen2.5-32B", "p5.48xlarge"), ("Qwen2.5-32B", "p4d.24xlarge")],
+)
 def test_where_a_study_gives_none_an_engine_takes_the_gpus_that_cost_least_of_those_that_hold_it(
     tmp_path, rows, model, machine
 ):
