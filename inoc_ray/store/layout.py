@@ -50,6 +50,8 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES, FIGURES = (
 OUTLINE, PROGRESS = "outline.json", "progress.json"
 RESULTS = "results.json"
 """What report and MLflow were last written from."""
+TABLES_NOTE = "sample-tables.json"
+"""What the sample tables were made of."""
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
 ATTEMPTS = "attempts"
@@ -71,6 +73,7 @@ FILES = (
     OUTLINE,
     PROGRESS,
     RESULTS,
+    TABLES_NOTE,
     TAKING,
     SYNC_LOCK,
     MLFLOW_DATABASE,

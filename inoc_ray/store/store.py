@@ -125,6 +125,11 @@ class Store:
         """Return the folder of the tracking store that needs no server; of a bucket's, every machine has one of its own."""
         return self._filesystem.machine_folder(layout.MLFLOW)
 
+    def artifacts(self) -> str:
+        """Return the URI of the folder for the files of MLflow's runs, where MLflow has no place of its own for them."""
+        top = self._top / layout.MLFLOW / layout.MLFLOW_ARTIFACTS
+        return str(top) if self.is_bucket else tracking_files(self.mlflow().resolve())[1].as_uri()
+
     def sync_lock(self) -> Place:
         """Return the file that is locked during a sync to MLflow."""
         return self._top / layout.MLFLOW / layout.SYNC_LOCK
@@ -246,6 +251,10 @@ class Store:
             self.trial_log(trial_id).unlink(missing_ok=True)
             self.delete_snapshots(trial_id)
             self._filesystem.sweep(final.key, STAGING_SECONDS)
+
+    def discard_staged(self, trial_ids: Collection[str]) -> None:
+        """Delete what killed processes staged of trials and did not commit; for whoever holds the claims on them."""
+        self._filesystem.discard_staged(self.trials().key, trial_ids)
 
     def read_trial(self, trial_id: str) -> dict[str, Any]:
         """Return trial.json of a committed trial, with `committed_at` (epoch seconds) added.
@@ -416,6 +425,10 @@ class Store:
     def results_note(self, name: str) -> Place:
         """Return the note of what a study's report and MLflow runs were last written from."""
         return self.study(name) / layout.RESULTS
+
+    def tables_note(self, name: str) -> Place:
+        """Return the note of what a study's sample tables were made of."""
+        return self.study(name) / layout.TABLES_NOTE
 
     def table(self, name: str, setting: str, model: str, arm: str, seed: int | None) -> Place:
         """Return the parquet file with all samples of one place of a study, for people."""

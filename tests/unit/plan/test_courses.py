@@ -13,7 +13,7 @@ import pytest
 from finished_study import SAMPLES, answers, finish, plan_of, write_study
 
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.grading import ungraded_parts
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.courses import step_of
