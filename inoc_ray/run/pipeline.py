@@ -286,7 +286,7 @@ def _train(
     outcome.schedule = "overlap"
     say(f"evaluating beside the training ({schedule.why})")
     cells = shared_engine(plan)
-    awaited = [cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject)]
+    awaited = [cell.subject.trained_by for cell in cells if not plan.has_weights(cell.subject)]
     arrivals = Arrivals(store, filter(None, awaited))
 
     def seen(trial_id: str, record: Mapping[str, Any]) -> None:
