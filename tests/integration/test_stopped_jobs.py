@@ -13,8 +13,7 @@ from job_head import Head, job_head
 from ray.job_submission import JobStatus
 from study_jobs import PROMISED_S, ROOT, Jobs
 
-# Opt-in until it holds on a machine that does much else, too.
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
