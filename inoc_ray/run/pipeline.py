@@ -277,7 +277,7 @@ def _train(
     """Train what is missing, and sample beside that what can be; evaluation: None if nothing is to be sampled."""
     from inoc_ray.evaluate.sampling import sample_beside
 
-    store.discard_staged({trial.trial_id for trial in plan.to_train})
+    store.discard_staged({trial.trial_id for trial in plan.fine_tunes})
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
     if evaluation is None or not schedule.overlap:
         outcome.schedule = "phased"
