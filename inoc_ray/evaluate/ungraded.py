@@ -30,11 +30,18 @@ class UngradedPart:
     grading: Grading
     out: Place
     """The file for the judgments."""
+    samples: int
+    """Responses in the part."""
 
     @property
     def rubrics(self) -> Mapping[str, Rubric]:
         """The rubrics on which the judge scores each response, by name."""
         return self.grading.rubrics
+
+    @property
+    def judgments(self) -> int:
+        """How many judgments it needs."""
+        return self.samples * len(self.rubrics)
 
 
 @looks
@@ -49,10 +56,12 @@ def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
             continue
         parts = store.parts(*cell.key)
         for name, grading in cell.judges.gradings.items():
-            for _, _, part in parts:
+            for start, stop, part in parts:
                 out = judgments_path(part, grading.judgments_id)
                 if find_judgments(part, grading.judgments_id) is None or _refused_elsewhere(grading.judge.judge, out):
-                    found.setdefault(name, {})[out] = UngradedPart(cell=cell, part=part, grading=grading, out=out)
+                    found.setdefault(name, {})[out] = UngradedPart(
+                        cell=cell, part=part, grading=grading, out=out, samples=stop - start
+                    )
     return {name: list(parts.values()) for name, parts in found.items()}
 
 

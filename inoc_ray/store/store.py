@@ -252,6 +252,10 @@ class Store:
             self.delete_snapshots(trial_id)
             self._filesystem.sweep(final.key, STAGING_SECONDS)
 
+    def discard_staged(self, trial_ids: Collection[str]) -> None:
+        """Delete what killed processes staged of trials and did not commit; for whoever holds the claims on them."""
+        self._filesystem.discard_staged(self.trials().key, trial_ids)
+
     def read_trial(self, trial_id: str) -> dict[str, Any]:
         """Return trial.json of a committed trial, with `committed_at` (epoch seconds) added.
 

@@ -92,6 +92,8 @@ class Jobs:
         found += [f"placement group {group.name} {group.state}" for group in groups]
         # Ray's own session lies beside the others' temporary files.
         scratch = self.temporary.parent.glob(f"session_*/{PREFIX}*")
+        staged = [path for path in Path(self.store.address).rglob(".*.tmp") if path.is_dir()]
+        found += [f"staged {path.name} with {len(list(path.rglob('*')))} files" for path in staged]
         found += [f"temporary {path.name}" for path in (*self.temporary.iterdir(), *scratch) if path not in self.before]
         for process in psutil.process_iter():
             try:
