@@ -15,18 +15,15 @@ from inoc_ray.console import Progress, say
 from inoc_ray.endpoint.connection import EndpointAddress
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.cell_scores import items_of
-from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.judge_assignment import Grading, JudgeModel
-from inoc_ray.plan.looking import looks
+from inoc_ray.evaluate.ungraded import UngradedPart, ungraded_parts
+from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.judgment import Item, Judgment
-from inoc_ray.scoring.rubrics import Rubric
 from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.spec import ServeSpec
 from inoc_ray.sizing.engines import ANSWER_SHARE
 from inoc_ray.sizing.replicas import Room, judge_replicas
-from inoc_ray.store.place import Place
-from inoc_ray.store.samples import find_judgments, judgments_path, read_part, refusal_note, write_table
+from inoc_ray.store.samples import read_part, refusal_note, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
 
@@ -34,30 +31,6 @@ if TYPE_CHECKING:
     from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
 Serve = Callable[[ServeSpec], contextlib.AbstractContextManager[Endpoint]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class UngradedPart:
-    """A part of a cell that a judge has not graded."""
-
-    cell: Cell
-    part: Place
-    """The file of samples."""
-    grading: Grading
-    out: Place
-    """The file for the judgments."""
-    samples: int
-    """Responses in the part."""
-
-    @property
-    def rubrics(self) -> Mapping[str, Rubric]:
-        """The rubrics on which the judge scores each response, by name."""
-        return self.grading.rubrics
-
-    @property
-    def judgments(self) -> int:
-        """How many judgments it needs."""
-        return self.samples * len(self.rubrics)
 
 
 @dataclass
@@ -68,34 +41,6 @@ class GradingOutcome:
     """Requests sent to judges."""
     failed: list[dict[str, Any]] = field(default_factory=list)
     """{label, error, log, of} of each judge that failed; `of` names the judge as a failure does."""
-
-
-@looks
-def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
-    """Return judge → the parts it still has to grade: those without judgments of their texts, or with damaged ones.
-
-    A part with responses that an API refused is graded again when the study gives another address for the same model.
-    """
-    found: dict[str, dict[Place, UngradedPart]] = {}
-    for cell in plan.asked:
-        if not cell.judges.gradings:
-            continue
-        parts = store.parts(*cell.key)
-        for name, grading in cell.judges.gradings.items():
-            for start, stop, part in parts:
-                out = judgments_path(part, grading.judgments_id)
-                if find_judgments(part, grading.judgments_id) is None or _refused_elsewhere(grading.judge.judge, out):
-                    found.setdefault(name, {})[out] = UngradedPart(
-                        cell=cell, part=part, grading=grading, out=out, samples=stop - start
-                    )
-    return {name: list(parts.values()) for name, parts in found.items()}
-
-
-def _refused_elsewhere(judge: Judge, out: Place) -> bool:
-    try:
-        return judge.endpoint is not None and refusal_note(out).read_text() != content_id(judge.endpoint)
-    except FileNotFoundError:
-        return False
 
 
 def grade_stored(plan: Plan, store: Store) -> None:

@@ -11,7 +11,8 @@ from inoc_ray import stopping
 from inoc_ray.console import Progress, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.beside import Beside, Lingering
-from inoc_ray.evaluate.grading import GradingOutcome, asking, grade, judge_failure, ungraded_parts
+from inoc_ray.evaluate.grading import GradingOutcome, asking, grade, judge_failure
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.cells import stored_once
 from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
@@ -135,7 +136,9 @@ class JudgesBeside:
                 while keys and not sampled.gives_way:
                     # Sampled here are cells alone: fine-tunes that are missing are no concern of this.
                     new = tuple(cell for cell in self._plan.asked if cell.key in keys)
-                    parts = ungraded_parts(replace(self._plan, cells=new, courses=(), trials=(), prior_stages=()), self._store)
+                    parts = ungraded_parts(
+                        replace(self._plan, cells=new, courses=(), trials=(), prior_stages=()), self._store
+                    )
                     if mine := parts.get(judge.name, []):
                         progress.total = max(progress.total, progress.done + sum(part.judgments for part in mine))
                         stopping.run(grade(asked, mine, outcome, progress, lambda: sampled.gives_way))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from inoc_ray.cluster.checks import host_memory
 from inoc_ray.cluster.connect import expected_capacity
@@ -16,6 +16,8 @@ from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
+from inoc_ray.run.integrity import damage_text
+from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.run.precision import precision_notes
 from inoc_ray.run.preflight import check_batches, check_capacity
 from inoc_ray.scoring.judgment import RULES
@@ -24,15 +26,7 @@ from inoc_ray.sizing.schedule import Schedule, schedule_of
 from inoc_ray.store.store import Store
 from inoc_ray.train.sweep import groups_of, waves_of
 
-_DAMAGE_LINES = 10
 _BESIDE = " It grades while models are sampled."
-
-
-def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed", "new"]:
-    """Return "done", "failed" (its log is in the store) or "new"."""
-    if trial.trial_id in plan.done_trials:
-        return "done"
-    return "failed" if store.trial_log(trial.trial_id).is_file() else "new"
 
 
 def sample_counts(plan: Plan, subject: Subject) -> tuple[int, int]:
@@ -177,13 +171,6 @@ def _at_a_time(plan: Plan, waves: Sequence[list[list[Trial]]], schedule: Schedul
         return ""
     found = {concurrent_groups(plan.resources_of(wave[0][0]), schedule.capacity, len(wave)) for wave in waves}
     return f", {' or '.join(map(str, sorted(found)))} at a time on this machine"
-
-
-def damage_text(damaged: Sequence[str]) -> list[str]:
-    """Return a line for each damaged thing in the store; of many, the first ones."""
-    shown = [f"Damaged: {sentence}" for sentence in damaged[:_DAMAGE_LINES]]
-    more = len(damaged) - len(shown)
-    return [*shown, *([f"Damaged: {more} more."] if more else [])]
 
 
 def work_text(work: Workload) -> str:

@@ -22,8 +22,9 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import Beside, Lingering
-from inoc_ray.evaluate.grading import grade_missing, grade_stored, ungraded_parts
+from inoc_ray.evaluate.grading import grade_missing, grade_stored
 from inoc_ray.evaluate.grading_beside import JudgesBeside
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.cells import judges_of
@@ -131,10 +132,7 @@ def run_study(
         ready = evaluate and (
             any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
         )
-        if evaluate:
-            # Before it is known whether anything is to be started.
-            grade_stored(plan, store)
-        to_judge = ungraded_parts(plan, store) if evaluate else []
+        to_judge = _left_to_judge(plan, store) if evaluate else []
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
@@ -177,6 +175,12 @@ def run_study(
                 keep_study(whole, store)
                 _results(whole, store, outcome, show)
     return outcome
+
+
+def _left_to_judge(plan: Plan, store: Store) -> list[str]:
+    """Return the judges with something to grade for which answers are missing; what their stored answers decide is graded."""
+    grade_stored(plan, store)
+    return list(ungraded_parts(plan, store))
 
 
 def _record_failures(
@@ -273,6 +277,7 @@ def _train(
     """Train what is missing, and sample beside that what can be; evaluation: None if nothing is to be sampled."""
     from inoc_ray.evaluate.sampling import sample_beside
 
+    store.discard_staged({trial.trial_id for trial in plan.fine_tunes})
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
     if evaluation is None or not schedule.overlap:
         outcome.schedule = "phased"
@@ -281,7 +286,7 @@ def _train(
     outcome.schedule = "overlap"
     say(f"evaluating beside the training ({schedule.why})")
     cells = shared_engine(plan)
-    awaited = [cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject)]
+    awaited = [cell.subject.trained_by for cell in cells if not plan.has_weights(cell.subject)]
     arrivals = Arrivals(store, filter(None, awaited))
 
     def seen(trial_id: str, record: Mapping[str, Any]) -> None:

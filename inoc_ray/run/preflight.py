@@ -249,7 +249,7 @@ def check_judges(plan: Plan, store: Store, memory: Memory | None = None) -> None
 
 def to_judge(plan: Plan, store: Store) -> list[tuple[JudgeModel, list[Cell]]]:
     """Return each judging model that has something to judge, or will have, with the cells."""
-    from inoc_ray.evaluate.grading import ungraded_parts
+    from inoc_ray.evaluate.ungraded import ungraded_parts
 
     cells: dict[str, list[Cell]] = {
         name: [work.cell for work in parts] for name, parts in ungraded_parts(plan, store).items()

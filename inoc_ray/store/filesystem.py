@@ -13,7 +13,7 @@ import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +158,10 @@ class Filesystem(ABC):
         """Delete the staging folders of `key` that killed processes left more than `seconds` ago."""
 
     @abstractmethod
+    def discard_staged(self, key: str, names: Collection[str]) -> None:
+        """Delete the staging folders of such names directly below `key`, left by killed processes: nobody is to be filling one."""
+
+    @abstractmethod
     def folder(self, key: str) -> AbstractContextManager[Path]:
         """Yield a folder on this machine for libraries that write files; its files are below `key` when the block ends."""
 
@@ -238,14 +242,15 @@ class LocalFilesystem(Filesystem):
 
     def name_of(self, key: str) -> str:
         """Return the path of a key as text."""
-        return str(self._path(key))
+        # A plan looks at tens of thousands of files: without a Path for each.
+        return os.path.join(self.root, key) if key else str(self.root)
 
     def _path(self, key: str) -> Path:
         return self.root / key
 
     def open(self, key: str) -> BinaryIO:
         """Open a file for reading."""
-        return self._path(key).open("rb")
+        return open(self.name_of(key), "rb")
 
     def write(self, key: str, data: bytes) -> None:
         """Write a file beside its place, sync it, and rename it."""
@@ -299,7 +304,7 @@ class LocalFilesystem(Filesystem):
     def stat(self, key: str) -> Stat | None:
         """Return the size, the time and the version of a file."""
         try:
-            found = self._path(key).stat()
+            found = os.stat(self.name_of(key))
         except (FileNotFoundError, NotADirectoryError):
             return None
         if not stat.S_ISREG(found.st_mode):
@@ -308,12 +313,12 @@ class LocalFilesystem(Filesystem):
 
     def is_folder(self, key: str) -> bool:
         """Return True for a folder."""
-        return self._path(key).is_dir()
+        return os.path.isdir(self.name_of(key))
 
     def list(self, key: str) -> list[str]:
         """Return the names in a folder."""
         try:
-            return os.listdir(self._path(key))
+            return os.listdir(self.name_of(key))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -365,6 +370,14 @@ class LocalFilesystem(Filesystem):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - leftover.stat().st_mtime > seconds:
                     shutil.rmtree(leftover, ignore_errors=True)
+
+    def discard_staged(self, key: str, names: Collection[str]) -> None:
+        """Delete the staging folders of such names below a key."""
+        wanted = set(names)
+        for leftover in self._path(key).glob(".*.tmp"):
+            # As `staging` names it: .NAME.HEX.tmp
+            if leftover.name[1:].rsplit(".", 2)[0] in wanted:
+                shutil.rmtree(leftover, ignore_errors=True)
 
     @contextlib.contextmanager
     def folder(self, key: str) -> Iterator[Path]:

@@ -252,6 +252,10 @@ class Store:
             self.delete_snapshots(trial_id)
             self._filesystem.sweep(final.key, STAGING_SECONDS)
 
+    def discard_staged(self, trial_ids: Collection[str]) -> None:
+        """Delete what killed processes staged of trials and did not commit; for whoever holds the claims on them."""
+        self._filesystem.discard_staged(self.trials().key, trial_ids)
+
     def read_trial(self, trial_id: str) -> dict[str, Any]:
         """Return trial.json of a committed trial, with `committed_at` (epoch seconds) added.
 
@@ -292,7 +296,7 @@ class Store:
 
     def _weights_named(self, name: str) -> str | None:
         """Return the content id of weights by their name, TRIAL or TRIAL@STEP; None if there are none."""
-        return self.weights(*(layout.trial_and_step(name) or (name,)))
+        return self.weights(*(commit.trial_and_step(name) or (name,)))
 
     def kept_steps(self, trial_id: str) -> list[int]:
         """Return the steps of which a committed trial has kept weights. Raises `InputError` if the commit is damaged."""

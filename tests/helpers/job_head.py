@@ -73,6 +73,8 @@ def job_head(folder: Path, **env: str) -> Iterator[Head]:
         RAY_USAGE_STATS_ENABLED="0",
         RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
         PATH=os.pathsep.join([str(decoy), *others]),
+        # Ray's workers let every other process of the machine go first, and seconds are promised here.
+        RAY_worker_niceness="0",
         TMPDIR=str(head.temporary),
         # What torch has compiled is no temporary file: a process that starts anew would take 20 s for it.
         TORCHINDUCTOR_CACHE_DIR=str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"),

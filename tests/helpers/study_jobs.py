@@ -14,7 +14,7 @@ from job_head import Head
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from inoc_ray.plan.build import build_plan
-from inoc_ray.run.describe import state_of
+from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.store.failures import read_failures
 from inoc_ray.store.scratch import PREFIX
 from inoc_ray.store.store import Store
@@ -64,6 +64,15 @@ class Jobs:
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
             time.sleep(0.1)
 
+    def wait_for_answers(self, seconds: float = 150.0) -> None:
+        """Wait until some answers of an engine are kept, of those that are not committed yet."""
+        end = time.monotonic() + seconds
+        journal = self.store.under_way("jobs")
+        while not journal.is_file() or journal.read_bytes().count(b"\n") < 10:
+            assert time.monotonic() < end, self.log()
+            assert not self.client.get_job_status(self.job).is_terminal(), self.log()
+            time.sleep(0.02)
+
     def ended(self, seconds: float = 240.0) -> JobStatus:
         end = time.monotonic() + seconds
         while not (status := self.client.get_job_status(self.job)).is_terminal():
@@ -92,6 +101,8 @@ class Jobs:
         found += [f"placement group {group.name} {group.state}" for group in groups]
         # Ray's own session lies beside the others' temporary files.
         scratch = self.temporary.parent.glob(f"session_*/{PREFIX}*")
+        staged = [path for path in Path(self.store.address).rglob(".*.tmp") if path.is_dir()]
+        found += [f"staged {path.name} with {len(list(path.rglob('*')))} files" for path in staged]
         found += [f"temporary {path.name}" for path in (*self.temporary.iterdir(), *scratch) if path not in self.before]
         for process in psutil.process_iter():
             try:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from inoc_ray.evaluate.grading import ungraded_parts
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
