@@ -33,7 +33,7 @@ from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.settings import Question
-from inoc_ray.sizing.replicas import Room, need_of, replicas_of, weights_of
+from inoc_ray.sizing.replicas import EngineNeed, Room, need_of, replicas_of, weights_of
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import Sample, commit_samples, describe
@@ -69,11 +69,13 @@ def sample_missing(
     *,
     without: Set[Thing] = frozenset(),
     room: Room | None = None,
+    beside: Sequence[EngineNeed] = (),
     on_commit: OnCommit = nothing,
 ) -> list[dict[str, Any]]:
     """Draw every missing sample of the models that exist; start and stop the engines that this needs, by `serve`.
 
     room: what engines may take; several run at once as far as it goes, and one after another where it is not known (None).
+    beside: what others take of it meanwhile.
     without: keys of cells and capabilities that are left out. on_commit: called with the key of a cell whenever samples of it were
     committed, from the engine's thread. Return what failed, as {label, error, log, of}: `of` names the cells and capabilities
     concerned. Cells completed before a failure are kept.
@@ -107,7 +109,7 @@ def sample_missing(
         tasks.append(Task(takes=takes, do=functools.partial(use, number, engine, replicas)))
     # What failed beside the training has its refusals in the same log.
     with _Sampler(plan, store, on_commit, keeps_log=bool(without)) as sampler:
-        found = side_by_side(tasks, room.holds if room is not None else lambda taken: False)
+        found = side_by_side(tasks, room.beside(beside).holds if room is not None else lambda taken: False)
     return [failure for of_engine in found for failure in of_engine]
 
 
@@ -130,7 +132,7 @@ def sample_beside(
     waiting: dict[str | None, list[Cell]] = {}
     for cell in cells:
         there = plan.has_weights(cell.subject)
-        waiting.setdefault(None if there else cell.subject.adapter_of, []).append(cell)
+        waiting.setdefault(None if there else cell.subject.trained_by, []).append(cell)
     say(f"starting an engine beside the training: {engine.subject.model.name} ({len(cells)} cells to sample)")
     try:
         with (
@@ -142,6 +144,8 @@ def sample_beside(
             while finished := arrivals.take():
                 sampler.arrived(finished)
                 ready = [cell for trial in finished for cell in waiting.pop(trial, [])]
+                # Another study's training of the same trial may not have kept the weights on the way.
+                ready = [cell for cell in ready if sampler.plan.has_weights(cell.subject)]
                 failed += sampler.sample(ready, endpoint, progress)
             if not arrivals.gives_way:
                 failed += sampler.measure(_engine_of(engine, _engines(sampler.plan, store)).capabilities, endpoint)
@@ -195,10 +199,11 @@ class _Sampler:
     def arrived(self, trial_ids: Iterable[str]) -> None:
         """Note that these trials are finished, and read again what the store holds of their cells."""
         done = frozenset(trial_ids)
-        again = {cell.key for cell in self.plan.cells if cell.subject.adapter_of in done}
-        stored = {key: self._store.stored_samples(*key) for key in again}
         plan = self.plan
-        self.plan = replace(plan, done_trials=plan.done_trials | done, stored={**plan.stored, **stored})
+        again = {cell.key for cell in plan.asked if cell.subject.trained_by in done}
+        stored = {key: self._store.stored_samples(*key) for key in again}
+        kept = plan.kept.union(plan.kept_of(self._store, done))
+        self.plan = replace(plan, done_trials=plan.done_trials | done, kept=kept, stored={**plan.stored, **stored})
 
     def sample(self, cells: Sequence[Cell], endpoint: Endpoint, progress: Progress) -> list[dict[str, Any]]:
         """Draw what is missing of cells of one engine; return what failed."""

@@ -16,7 +16,7 @@ def needs_of(plan: Plan, store: Store) -> Needs:
     judges = {j.name: j for c in plan.asked for j in (g.judge for g in c.judges.gradings.values())}
     judging = [(j.folder, plan.study.resources.of_judge(j.name)) for j in judges.values() if j.folder is not None]
     workers = [Node(taken.cpus_per_worker, taken.gpus_per_worker) for _, taken in trained]
-    engines = [Node(taken.serve_cpus, taken.serve_gpus) for _, taken in (*served, *judging)]
+    engines = [Node(taken.serve_cpus, taken.gpus) for _, taken in (*served, *judging)]
     folders = dict.fromkeys(folder for folder, _ in (*trained, *served, *judging))
     return Needs(
         storage=store.address,

@@ -13,7 +13,7 @@ from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
-from inoc_ray.run.describe import state_of
+from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.run.sample_tables import SampleTables
 from inoc_ray.store.store import Store
 

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +22,16 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import Beside, Lingering
-from inoc_ray.evaluate.grading import (
-    Sampled,
-    grade_beside,
-    grade_missing,
-    grade_stored,
-    judges_behind_apis,
-    ungraded_parts,
-)
+from inoc_ray.evaluate.grading import grade_missing, grade_stored
+from inoc_ray.evaluate.grading_beside import JudgesBeside
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.cells import judges_of
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.cluster_preflight import check_cluster
+from inoc_ray.run.engine_gpus import on_this_machine
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.metrics import exported
 from inoc_ray.run.outcome import StudyOutcome
@@ -50,9 +48,10 @@ from inoc_ray.run.publish import (
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
 from inoc_ray.run.written_results import report_is_written
-from inoc_ray.serve.app import check_running_serve
+from inoc_ray.serve.app import Endpoint, check_running_serve
 from inoc_ray.serve.owner import reclaim
-from inoc_ray.sizing.replicas import Room
+from inoc_ray.serve.spec import ServeSpec
+from inoc_ray.sizing.replicas import EngineNeed, Room, judges_with_room, needs_of_engines, needs_of_judge
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
@@ -60,7 +59,6 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study, models_of
 
 if TYPE_CHECKING:
-    from inoc_ray.evaluate.sampling import OnCommit
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.train.sweep import Watch
 
@@ -112,7 +110,7 @@ def run_study(
     outcome = StudyOutcome(study.name)
     fetch_models(models_of(study))
     whole = build_plan(study, store)
-    plan = whole.only(only)
+    plan = on_this_machine(whole.only(only))
     preflight(plan, store)
     # After the checks, whose message is to be the only one.
     for note in (*plan.notes, *(precision_notes(plan) if train else ())):
@@ -150,14 +148,15 @@ def run_study(
                         reclaim()
                     if ready or by_own:
                         check_running_serve()
-                    check_cluster(plan, store, capacity)
-                    keep_study(plan, store)
+                    plan = check_cluster(plan, store, capacity)
+                    keep_study(whole, store)
+                    judges = JudgesBeside(plan, store, engine)
                     stack.enter_context(engine)
                     watch = stack.enter_context(exported(plan, outcome, live.record))
                     sending.enter_context(live.sending())
-                    with _judging_beside(plan, store, outcome, evaluate=evaluate) as on_commit:
-                        room = Room(capacity=capacity, host_bytes=None if is_attached() else host_memory())
-                        evaluation = _Evaluation(engine, on_commit, room) if evaluate else None
+                    room = Room(capacity=capacity, host_bytes=None if is_attached() else host_memory())
+                    with _judging_beside(plan, judges, outcome, evaluate=evaluate):
+                        evaluation = _Evaluation(engine, judges, room) if evaluate else None
                         if training:
                             _train(plan, store, capacity, outcome, watch, evaluation)
                             plan = plan.refreshed(store)
@@ -239,29 +238,37 @@ class _Evaluation:
     """What the steps of a run share that sample."""
 
     engine: Lingering
-    on_commit: OnCommit
+    judges: JudgesBeside
     room: Room
     failed: set[Thing] = field(default_factory=set)
     """What failed beside the training, and is not tried again after it."""
 
+    def serving(self, spec: ServeSpec) -> AbstractContextManager[Endpoint]:
+        """Serve an engine that samples, in the place of judges if need be."""
+        return self.engine.serving(spec, short_of_room=self.judges.give_way)
+
+    def begin_judges(self, plan: Plan, *stages: Sequence[EngineNeed]) -> None:
+        """Let judges on engines of their own begin that have room beside the engines of each of these stages."""
+        fitting = [judges_with_room(plan, engines, self.room) for engines in stages]
+        for judge in fitting[0]:
+            if all(judge in judges for judges in fitting):
+                self.judges.begin(judge)
+
 
 @contextlib.contextmanager
-def _judging_beside(plan: Plan, store: Store, outcome: StudyOutcome, *, evaluate: bool) -> Iterator[OnCommit]:
-    """Let judges behind APIs grade what is sampled in the block; yield what is to be called with the cells."""
-    if not evaluate or not judges_behind_apis(plan):
-        yield lambda key: None
-        return
-    sampled = Sampled()
-    judging = Beside(lambda: grade_beside(plan, store, sampled), "judging")
+def _judging_beside(plan: Plan, judges: JudgesBeside, outcome: StudyOutcome, *, evaluate: bool) -> Iterator[None]:
+    """Let judges grade beside the block: those behind APIs all the while, others from when they have room."""
+    for judge in judges_of(plan.to_sample) if evaluate else ():
+        if judge.folder is None:
+            judges.begin(judge)
     try:
-        yield sampled.add
+        yield
     except BaseException:
-        sampled.over()
-        judging.leave()
+        judges.leave()
         raise
-    sampled.over()
-    with _timed(outcome, "judging"):
-        outcome.judge_calls += judging.result().calls
+    if judges.have_begun:
+        with _timed(outcome, "judging"):
+            outcome.judge_calls += judges.finish()
 
 
 def _train(
@@ -279,30 +286,42 @@ def _train(
     outcome.schedule = "overlap"
     say(f"evaluating beside the training ({schedule.why})")
     cells = shared_engine(plan)
-    awaited = [cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject)]
+    awaited = [cell.subject.trained_by for cell in cells if not plan.has_weights(cell.subject)]
     arrivals = Arrivals(store, filter(None, awaited))
 
     def seen(trial_id: str, record: Mapping[str, Any]) -> None:
         arrivals.begun(trial_id)
         watch(trial_id, record)
 
-    engine, on_commit = evaluation.engine, evaluation.on_commit
+    engine, judges = evaluation.engine, evaluation.judges
 
     def sample() -> list[dict[str, Any]]:
-        found = sample_beside(plan, store, arrivals, cells, engine.serving, on_commit)
+        found = sample_beside(plan, store, arrivals, cells, evaluation.serving, judges.add)
         if arrivals.gives_way:
             say("the engine beside the training gives its place to it; what is missing is sampled afterwards")
             engine.end()
         return found
 
+    def give_way() -> None:
+        arrivals.give_way()
+        judges.give_way()
+
     sampling = Beside(sample, "evaluation")
+    for judge in schedule.judges:
+        judges.begin(judge)
     try:
-        _train_all(plan, store, schedule.capacity, outcome, seen, arrivals.give_way)
+        _train_all(plan, store, schedule.capacity, outcome, seen, give_way)
     except BaseException:
         arrivals.over()
         sampling.leave()
         raise
     arrivals.over()
+    if not arrivals.gives_way:
+        # The groups have left their place.
+        mine = {cell.key for cell in cells}
+        others = [cell for cell in plan.to_sample if cell.key not in mine]
+        now, later = needs_of_engines(plan, cells, None), needs_of_engines(plan, others, evaluation.room)
+        evaluation.begin_judges(plan, now, later)
     with _timed(outcome, "evaluating"):
         failed = [failure_of(found) for found in sampling.result()]
     # The others are complete, or tried again after the training.
@@ -366,14 +385,17 @@ def _sample(plan: Plan, store: Store, outcome: StudyOutcome, evaluation: _Evalua
     tried = [thing for thing in tried if thing not in evaluation.failed]
     if not tried:
         return
+    evaluation.begin_judges(plan, needs_of_engines(plan, plan.to_sample, evaluation.room))
+    beside = [need for judge in evaluation.judges.on_engines for need in needs_of_judge(plan, judge)]
     with _timed(outcome, "evaluating"):
         failed = sample_missing(
             plan,
             store,
-            evaluation.engine.serving,
+            evaluation.serving,
             without=evaluation.failed,
             room=evaluation.room,
-            on_commit=evaluation.on_commit,
+            beside=beside,
+            on_commit=evaluation.judges.add,
         )
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-from inoc_ray.evaluate.grading import ungraded_parts
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.courses import step_of
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.trials import Subject, seed_of
+from inoc_ray.plan.trials import Subject, Trial, seed_of
 from inoc_ray.results.completeness import Planned, PlannedCapability, PlannedCell
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, read_failures, still_failed
 from inoc_ray.store.samples import find_judgments
 from inoc_ray.store.store import Store
+
+
+def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed", "new"]:
+    """Return "done", "failed" (its log is in the store) or "new"."""
+    if trial.trial_id in plan.done_trials:
+        return "done"
+    return "failed" if store.trial_log(trial.trial_id).is_file() else "new"
 
 
 @looks

@@ -229,7 +229,7 @@ def _engines_on_gpus(plan: Plan) -> bool:
     resources = plan.study.resources
     sampled = {cell.subject.model.name for cell in plan.to_sample}
     own = [name for name, judge in plan.study.judges.items() if judge.path is not None]
-    return any(engine.serve_gpus for engine in [*map(resources.of_engine, sampled), *map(resources.of_judge, own)])
+    return any(engine.gpus for engine in [*map(resources.of_engine, sampled), *map(resources.of_judge, own)])
 
 
 def check_judges(plan: Plan, store: Store, memory: Memory | None = None) -> None:
@@ -249,7 +249,7 @@ def check_judges(plan: Plan, store: Store, memory: Memory | None = None) -> None
 
 def to_judge(plan: Plan, store: Store) -> list[tuple[JudgeModel, list[Cell]]]:
     """Return each judging model that has something to judge, or will have, with the cells."""
-    from inoc_ray.evaluate.grading import ungraded_parts
+    from inoc_ray.evaluate.ungraded import ungraded_parts
 
     cells: dict[str, list[Cell]] = {
         name: [work.cell for work in parts] for name, parts in ungraded_parts(plan, store).items()

@@ -14,7 +14,7 @@ from job_head import Head
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from inoc_ray.plan.build import build_plan
-from inoc_ray.run.describe import state_of
+from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.store.failures import read_failures
 from inoc_ray.store.scratch import PREFIX
 from inoc_ray.store.store import Store
