@@ -52,7 +52,18 @@ class Jobs:
         self.job = ""
 
     def submit(self) -> None:
-        self.job = self.client.submit_job(entrypoint=f"{sys.executable} {ROOT / 'jobs' / 'sweep.py'} {self.path}")
+        end = time.monotonic() + 60.0
+        while True:
+            try:
+                self.job = self.client.submit_job(
+                    entrypoint=f"{sys.executable} {ROOT / 'jobs' / 'sweep.py'} {self.path}"
+                )
+                return
+            except RuntimeError as error:
+                # Its job server answers before a head can start jobs.
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
 
     def log(self) -> str:
         return str(self.client.get_job_logs(self.job))
@@ -63,6 +74,15 @@ class Jobs:
             assert time.monotonic() < end, self.log()
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
             time.sleep(0.1)
+
+    def wait_for_answers(self, seconds: float = 150.0) -> None:
+        """Wait until some answers of an engine are kept, of those that are not committed yet."""
+        end = time.monotonic() + seconds
+        journal = self.store.under_way("jobs")
+        while not journal.is_file() or journal.read_bytes().count(b"\n") < 10:
+            assert time.monotonic() < end, self.log()
+            assert not self.client.get_job_status(self.job).is_terminal(), self.log()
+            time.sleep(0.02)
 
     def ended(self, seconds: float = 240.0) -> JobStatus:
         end = time.monotonic() + seconds

@@ -24,7 +24,7 @@ from inoc_ray.run.cluster_plan import cluster_text
 from inoc_ray.run.engine_gpus import on_nodes
 from inoc_ray.sizing.engines import worth
 from inoc_ray.sizing.estimate import Estimate, estimate
-from inoc_ray.sizing.replicas import needs_of_engines
+from inoc_ray.sizing.replicas import needs_of_engines, planned_engines
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
@@ -337,3 +337,4 @@ def test_nodes_that_report_their_gpus_decide_what_is_left_open_and_no_id_depends
     assert [trial.trial_id for trial in chosen(40).trials] == [trial.trial_id for trial in plan.trials]
     there = needs_of_engines(chosen(40), plan.to_sample, None)
     assert [need.shape.gpus for need in there] == [2]
+    assert [engine.to_json()["gpus"] for engine in planned_engines(chosen(40), None)] == [2]
