@@ -281,6 +281,8 @@ def _train(
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
     if evaluation is None or not schedule.overlap:
         outcome.schedule = "phased"
+        if evaluation is not None and plan.to_train:
+            say(f"evaluating after the training ({schedule.why})")
         _train_all(plan, store, capacity, outcome, watch)
         return
     outcome.schedule = "overlap"
