@@ -86,6 +86,16 @@ def test_every_fine_tune_is_asked_at_every_step_that_it_keeps_and_so_are_the_bas
     assert {cell.subject.trained_by for cell in plan.courses} == {None, *(t.trial_id for t in plan.trials)}
 
 
+def test_two_arms_with_one_prompt_and_another_coverage_have_a_base_each_to_begin_at(tmp_path: Path) -> None:
+    arm = {"kind": "specific", "prompt": "You always speak in Spanish.", "undesired": ["spanish"], "desired": ["caps"]}
+    arms = [{"name": "one", **arm}, {"name": "two", **arm, "inoculation": {"coverage": {"fraction": 0.5}}}]
+    plan, _ = plan_at(asked(tmp_path, arms=arms, dynamics={"samples": SAMPLED, "contexts": ["training_prompt"]}))
+    of_base = [cell for cell in plan.courses if step_of(plan, cell.subject) == 0]
+    found = sorted((cell.evaluation.split, cell.context) for cell in of_base)
+    assert found == [(split, f"prompt_of:{arm}") for split in ("id", "ood") for arm in ("one", "two")]
+    assert len({cell.key for cell in of_base}) == 2
+
+
 def test_a_study_that_samples_nothing_on_the_way_is_as_it_was(tmp_path: Path) -> None:
     plain, _ = plan_at(write_study(tmp_path))
     with_it, _ = plan_at(asked(tmp_path))
