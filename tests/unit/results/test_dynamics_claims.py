@@ -217,14 +217,26 @@ def test_the_papers_claims_on_it_are_checked_where_a_study_follows_its_fine_tune
     of_paper = {"inoculated_trait_plateaus", "desired_trait_rises", "desired_trait_leads"}
     assert stated(write_study(tmp_path, dynamics={})) == of_paper
     assert stated(write_study(tmp_path, dynamics={}, claims=own())) == {*of_paper, "ours"}
+    # They are about the reference context, in which this one follows nothing.
+    assert stated(write_study(tmp_path, dynamics={"contexts": ["training_prompt"]})) == set()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"claims": own()}, r"log_prob_gain is a number of what the study follows .* add `dynamics: \{\}`"),
-        ({"claims": own(context="training_prompt"), "dynamics": {}}, "no context 'training_prompt'"),
-        ({"claims": own(trait="spanisch"), "dynamics": {}}, "no trait 'spanisch'"),
+        ({"claims": own()}, r"log_prob_gain is a number of fixed responses .* follows none; add `dynamics: \{\}`"),
+        (
+            {"claims": own(context="training_prompt"), "dynamics": {}},
+            "no context among dynamics.contexts 'training_prompt'",
+        ),
+        (
+            {"claims": own(), "dynamics": {"contexts": ["training_prompt"]}},
+            "no context among dynamics.contexts 'neutral'",
+        ),
+        ({"claims": own(trait="spanisch"), "dynamics": {}}, "no probe set of trait 'spanisch' .did you mean 'spanish'"),
+        # It is measured, and no fixed responses have it.
+        ({"claims": own(trait="coherent"), "dynamics": {}}, "no probe set of trait 'coherent'"),
+        ({"claims": own(than="base"), "dynamics": {}}, "no curve of 'base'"),
     ],
 )
 def test_a_claim_on_what_the_study_does_not_follow_is_refused(
