@@ -15,7 +15,6 @@ import hashlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -122,8 +121,7 @@ def measured_gain(
     behind = _mean(GAIN, arm, direction.undesired, context, scores)
     if isinstance(ahead, str) or isinstance(behind, str):
         return ahead if isinstance(ahead, str) else behind
-    lead = combine(lambda a, b: a - b, ahead, behind)
-    return replace(lead, sources=ahead.sources | behind.sources)
+    return combine(lambda a, b: a - b, ahead, behind)
 
 
 def _mean(

@@ -19,7 +19,7 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.claims import stated_claims
 from inoc_ray.results.claim_checks import CheckedClaim
 from inoc_ray.results.claim_dynamics import draw_gains, gain, key_of, late_gain
-from inoc_ray.results.claim_text import claim_rows
+from inoc_ray.results.claim_text import HEADS, claim_rows
 from inoc_ray.results.compare import compare
 from inoc_ray.results.dynamics import Followed, Look
 from inoc_ray.results.stats import combine
@@ -174,6 +174,13 @@ def test_what_was_not_followed_cannot_be_told_and_says_why(
     assert found.verdict == "cannot tell"
     assert why in found.decides.why
     assert found.decides.p is None
+
+
+def test_one_fine_tune_has_a_number_and_no_interval() -> None:
+    [line] = claim_rows(
+        [check(claim("log_prob_gain", "inoc_spanish", above=0.1), Followed(looks=tuple(looks(seeds=1))))]
+    )
+    assert line[HEADS.index("value [95 %]")] == ".10"
 
 
 def test_more_seeds_settle_what_they_say_they_do() -> None:
