@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from inoc_ray.config.base import nearest
 from inoc_ray.errors import InputError, shown
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.probes import probes_of, to_follow
+from inoc_ray.plan.probes import probes_of_arms
 from inoc_ray.settings.paper_claims import paper_claims
 from inoc_ray.study.claims import DYNAMICS, KIND, REFERENCE, ROLES, Claim, StatedClaim
 
@@ -45,7 +45,7 @@ def _has_models_and_task(claim: Claim, plan: Plan) -> bool:
 def check_claims(plan: Plan) -> None:
     """Raise InputError if a claim of the study names an arm, trait, context or anything else that it does not have."""
     for claim in plan.study.claims:
-        if claim.measure in DYNAMICS and not to_follow(plan):
+        if claim.measure in DYNAMICS and not probes_of_arms(plan):
             advice = (
                 "add `dynamics: {}` to the study" if plan.study.dynamics is None else "write some under dynamics.probes"
             )
@@ -88,13 +88,13 @@ def _names(claim: Claim, plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
 
 def _is_followed(claim: Claim, plan: Plan) -> bool:
     """Return whether the study follows what a claim on learning dynamics is about."""
-    return bool(to_follow(plan)) and all(name in valid for _, name, valid in _names_of_followed(claim, plan))
+    return bool(probes_of_arms(plan)) and all(name in valid for _, name, valid in _names_of_followed(claim, plan))
 
 
 def _names_of_followed(claim: Claim, plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
     """Yield what a claim on learning dynamics names, and what of that the study follows."""
-    of_arms = {(trial.setting, trial.arm.name): trial for trial in to_follow(plan)}
-    probes = [probe for trial in of_arms.values() for probe in probes_of(plan, trial)]
+    of_arms = probes_of_arms(plan)
+    probes = [probe for of_arm in of_arms.values() for probe in of_arm]
     contexts = list(dict.fromkeys(probe.context for probe in probes))
     # A claim without a context is about the reference, which need not be one that is followed.
     than = plan.reference if claim.than_context == REFERENCE else claim.than_context
