@@ -83,8 +83,10 @@ def test_a_gain_is_the_share_of_the_way_to_certainty_and_a_late_one_that_of_the_
     assert gain(curve) == pytest.approx(1 - 4 / 40)
     # The last look at or before step 50 is that after step 30.
     assert late_gain(curve) == pytest.approx((10 - 4) / 40)
-    # Two looks alone: all of it came after the only one before half of the steps.
-    assert late_gain([(0, -8.0), (10, -2.0)]) == gain([(0, -8.0), (10, -2.0)]) == 0.75
+    # Two looks alone, or four as log-spaced as they are by default: they say little of the second half.
+    assert gain([(0, -8.0), (10, -2.0)]) == 0.75
+    assert late_gain([(0, -8.0), (10, -2.0)]) is None
+    assert late_gain([(0, -40.0), (4, -30.0), (15, -20.0), (60, -10.0)]) is None
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,11 @@ def test_the_numbers_do_not_depend_on_the_order_of_the_looks() -> None:
         (claim("log_prob_gain", "inoc_spanish", context="none", above=0.1), None, "under the context none"),
         (claim("log_prob_gain", "base", above=0.1), None, "were followed in base"),
         (claim("log_prob_gain", "inoc_spanish", above=0.1), Followed(), "no responses with spanish were followed"),
+        (
+            claim("log_prob_late_gain", "inoc_spanish", below=0.1),
+            Followed(looks=tuple(look for look in looks() if look.step != 30)),
+            "inoc_spanish was not looked at between a quarter and half of its steps",
+        ),
         (
             claim("log_prob_gain", "inoc_spanish", above=0.9),
             Followed(looks=tuple(looks()), to_train=frozenset([("toy", "tiny", "inoc_spanish", "specific")])),
