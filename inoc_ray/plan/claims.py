@@ -103,6 +103,5 @@ def _names_of_followed(claim: Claim, plan: Plan) -> Iterator[tuple[str, str, lis
             yield "context among dynamics.contexts", context, contexts
     if claim.trait is not None:
         yield "probe set of trait", claim.trait, [*ROLES, *dict.fromkeys(probe.trait for probe in probes)]
-    for name in (*claim.arms, claim.than):
-        if name == "base":
-            yield "curve of", name, sorted(arm for _, arm in of_arms)
+    if "base" in (*claim.arms, claim.than):
+        yield "curve of", "base", sorted({arm for _, arm in of_arms})
