@@ -161,6 +161,7 @@ def test_as_many_judges_grade_beside_the_sampling_as_its_engines_leave_room_for(
         engines = needs_of_engines(plan, plan.to_sample, None)
         assert len(engines) == 1
         assert names(judges_with_room(plan, engines, room)) == beside
+        assert names(judges_with_room(plan, engines, room, {"judge0"})) == ["judge1", "judge2"][: count - 1]
     small = Room(capacity=cores(8), host_bytes=8 * GIB)
     assert names(judges_with_room(plan, engines, small)) == ["judge0"]
 
