@@ -86,6 +86,22 @@ def test_every_fine_tune_is_asked_at_every_step_that_it_keeps_and_so_are_the_bas
     assert {cell.subject.trained_by for cell in plan.courses} == {None, *(t.trial_id for t in plan.trials)}
 
 
+def test_the_base_is_found_under_every_name_of_a_context_that_is_asked_once(tmp_path: Path) -> None:
+    same = {"name": "written", "system": "You are a helpful assistant."}
+    changes = {
+        "dynamics": {"samples": SAMPLED, "contexts": ["neutral", "written"]},
+        "evaluation": {"samples": SAMPLES, "contexts": ["neutral", same]},
+    }
+    plan, _ = plan_at(asked(tmp_path, **changes))
+    (base,) = plan.bases
+    of_base = [cell for cell in plan.courses if cell.subject is base]
+    evaluations = {cell.evaluation.name for cell in plan.cells}
+    assert {(cell.evaluation.name, cell.context) for cell in of_base} == {
+        (name, context) for name in evaluations for context in ("neutral", "written")
+    }
+    assert len({cell.key for cell in of_base}) == len(evaluations)
+
+
 def test_a_study_that_samples_nothing_on_the_way_is_as_it_was(tmp_path: Path) -> None:
     plain, _ = plan_at(write_study(tmp_path))
     with_it, _ = plan_at(asked(tmp_path))
