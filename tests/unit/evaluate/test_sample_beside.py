@@ -25,6 +25,8 @@ from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.cells import judges_of
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.outcome import StudyOutcome
+from inoc_ray.run.pipeline import _judging_beside
 from inoc_ray.serve.app import Endpoint, nothing
 from inoc_ray.sizing.schedule import shared_engine
 from inoc_ray.store.commit import checkpoint_in, weights_in, write_trial
@@ -443,6 +445,23 @@ def test_a_judge_whose_engine_waits_for_room_gives_way_and_is_no_failure(tmp_pat
         assert said.count("gives its place") == 1
         assert "asked again" not in said
         assert not world.store.study_log("judged", "judge-one").exists()
+
+
+def test_a_stop_while_the_judges_finish_leaves_none_of_them_behind(tmp_path, at_once, monkeypatch):
+    with Stub(tmp_path) as stub:
+        world = Judged(tmp_path / "runs", stub, on_an_engine(stub))
+        world.has_room = False
+
+        def stopped() -> None:
+            with _judging_beside(world.plan, world.judges, StudyOutcome("judged"), evaluate=False):
+                world.judges.begin(world.judge)
+                until(lambda: "judge waits" in world.events)
+                monkeypatch.setattr(stopping._stop, "signum", 2)
+                monkeypatch.setattr(stopping._stop, "since", time.monotonic())
+
+        with pytest.raises(KeyboardInterrupt):
+            stopped()
+        assert world.judges.on_engines == []
 
 
 def test_a_judge_behind_an_api_gives_no_way_and_one_that_fails_beside_is_left_to_the_last_word(tmp_path, at_once):
