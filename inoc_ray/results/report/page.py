@@ -16,8 +16,9 @@ from inoc_ray.results.completeness import count_responses
 from inoc_ray.results.headlines import headlines
 from inoc_ray.results.marks import MEANING
 from inoc_ray.results.report import tables
+from inoc_ray.results.report.in_short import in_short
 from inoc_ray.results.report.samples import MOST_BYTES, Block, CellSamples, block_of
-from inoc_ray.results.report.verdict import SCALE, in_short, verdicts
+from inoc_ray.results.report.verdict import SCALE, about_leaks, verdicts
 from inoc_ray.results.wording import missing_lines, missing_summary
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def render(
         "verdicts": found,
         "in_short": in_short(found),
         "scale": SCALE,
+        "about_leaks": about_leaks(comparison),
         "headlines": headlines(comparison),
         "notes": comparison.notes(),
         "figures": [_shown(figure, number) for number, figure in enumerate(figures)],
@@ -134,13 +136,34 @@ def _policy_hash(script: str) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("inoc_ray.results.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
+    return environment
+
+
+_TOGETHER = re.compile(
+    r"(?:(?:-?[\d.]+[\u00a0%]*|interval) )?\[-?[\d.inf]+, -?[\d.inf]+\][;,)]*|\d{4}-\d\d-\d\d(?: \d\d:\d\d UTC)?|p (?:< )?\.\d+"
+)
+"""An interval with its number, a date with its time, a p-value."""
+
+
+def _unbroken(text: str) -> Markup:
+    """Return a text, escaped, with what must not break in the middle held together."""
+    from markupsafe import Markup
+
+    whole = Markup('<span class="whole">{}</span>')
+    parts, end = Markup(""), 0
+    for found in _TOGETHER.finditer(text):
+        parts += text[end : found.start()]
+        parts += whole.format(found[0])
+        end = found.end()
+    return parts + text[end:]
 
 
 def _shown(figure: DrawnFigure, number: int) -> dict[str, Any]:
