@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results import effects
 from inoc_ray.results.claim_text import summary as claims_summary
-from inoc_ray.results.completeness import count_responses
 from inoc_ray.results.headlines import headlines
 from inoc_ray.results.marks import MEANING
 from inoc_ray.results.report import tables
 from inoc_ray.results.report.in_short import in_short
+from inoc_ray.results.report.opening import facts, opening
 from inoc_ray.results.report.samples import MOST_BYTES, Block, CellSamples, block_of
 from inoc_ray.results.report.verdict import SCALE, about_leaks, verdicts
 from inoc_ray.results.wording import missing_lines, missing_summary
@@ -52,7 +52,8 @@ def render(
         "style": style,
         "script": script,
         "script_hash": _policy_hash(script),
-        "facts": _facts(comparison),
+        "opening": opening(comparison, meta),
+        "facts": facts(comparison),
         "missing": missing_lines(comparison) if not comparison.complete else [],
         "missing_summary": missing_summary(comparison).removeprefix("INCOMPLETE: "),
         "verdicts": found,
@@ -184,23 +185,3 @@ def _shown(figure: DrawnFigure, number: int) -> dict[str, Any]:
         "svg": inline(figure.pictures.svg, f"f{number}-"),
         "narrow": inline(figure.narrow.svg, f"n{number}-") if figure.narrow is not None else "",
     }
-
-
-def _facts(comparison: Comparison) -> str:
-    groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
-    profile = comparison.profile.partition(":")[0]
-    under = f" under threshold profile “{profile}”" if profile else ""
-    responses, _ = count_responses(comparison.planned.cells)
-    return f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), {responses:,} responses{under}."
-
-
-def _fine_tunes(comparison: Comparison) -> str:
-    """Return "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" if one has no response yet.
-
-    Fine-tunes that several settings share count once.
-    """
-    cells = [cell for cell in comparison.planned.cells if cell.kind != "base"]
-    planned = {cell.trial_id for cell in cells}
-    there = {cell.trial_id for cell in cells if cell.stored}
-    count = str(len(there)) if there == planned else f"{len(there)} of {len(planned)}"
-    return f"{count} fine-tunes of {len({(cell.setting, cell.model, cell.arm) for cell in cells})} arms"
