@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results.headlines import headlines
 from inoc_ray.results.records import MAX_TAG
-from inoc_ray.results.run_metrics import arm_estimates
+from inoc_ray.results.run_metrics import RETENTION_ID, arm_estimates
 from inoc_ray.results.wording import missing_summary
 
 if TYPE_CHECKING:
@@ -53,5 +53,7 @@ def _view(comparison: Comparison) -> str:
     for arm in dict.fromkeys((row.setting, row.model, row.arm) for row in comparison.rows):
         names |= dict.fromkeys(arm_estimates(comparison, *arm))
     columns = [f"tags.`ci.{name}`" for name in list(names)[:_COLUMNS]]
-    shown = ["params.`kind`", *columns, "tags.`complete`", "attributes.`Duration`"]
+    if any(effect.measure == "retention_id" and effect.value is not None for effect in comparison.effects):
+        columns.append(f"tags.`{RETENTION_ID}`")
+    shown = ["params.`kind`", "tags.`verdict`", *columns, "tags.`seeds`", "tags.`complete`", "attributes.`Duration`"]
     return json.dumps({"selectedColumns": shown, "orderByKey": "attributes.start_time", "orderByAsc": False})

@@ -92,24 +92,39 @@ def verdicts(comparison: Comparison, prompts: Mapping[tuple[str, str], str | Non
     In the study's order, in which the claims on it name its arms; without claims, what works comes first.
     prompts: (setting, arm) → its prompt in the training rows.
     """
-    found = [list(_of_group(comparison, *group, prompts)) for group in comparison.groups()]
+    found = [
+        list(
+            verdicts_on(
+                comparison, *group, prompt_of={arm: text for (of, arm), text in prompts.items() if of == group[0]}
+            )
+        )
+        for group in comparison.groups()
+    ]
     if not comparison.claims:
         order = list(WORDS)
         found = [sorted(of_group, key=lambda v: (v.is_control, order.index(v.state))) for of_group in found]
     return [one for of_group in found for one in of_group]
 
 
-def _of_group(
-    comparison: Comparison, setting: str, model: str, prompts: Mapping[tuple[str, str], str | None]
+def verdicts_on(
+    comparison: Comparison,
+    setting: str,
+    model: str,
+    arm: str | None = None,
+    prompt_of: Mapping[str, str | None] | None = None,
 ) -> Iterator[Verdict]:
+    """Yield the verdicts on one arm, or on all of a setting × model, without and with the trigger.
+
+    prompt_of: arm → its prompt in the training rows.
+    """
     rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
     effects = {(e.arm, e.measure): e for e in comparison.effects if (e.setting, e.model) == (setting, model)}
     conditions = [""]
     if any(measure.endswith(WITH_TRIGGER) for _, measure in effects):
         conditions.append(f".{WITH_TRIGGER}")
-    for arm in dict.fromkeys(r.arm for r in rows if is_directed(r.kind)):
+    for name in dict.fromkeys(r.arm for r in rows if is_directed(r.kind) and arm in (None, r.arm)):
         for end in conditions:
-            yield _Arm(comparison, setting, model, arm, rows, effects, end).verdict(prompts.get((setting, arm)))
+            yield _Arm(comparison, setting, model, name, rows, effects, end).verdict((prompt_of or {}).get(name))
 
 
 class _Arm:
