@@ -29,9 +29,9 @@ EFFECTS = {
     "conditionalisation": "conditionalisation",
 }
 """Measure → its short name, those that are read first first."""
-RETENTION_ID = "ci.retention_in_distribution"
+RETENTION_ID = "ci.retention_id"
 """A tag alone: a chart of it would stand beside that of the retention out of distribution, on which an arm is judged."""
-_LEVELS = {
+LEVELS = {
     "undesired": "undesired",
     f"undesired{_TRIGGERED}": "undesired_with_trigger",
     "desired": "desired",
@@ -52,7 +52,7 @@ def short_names(comparison: Comparison, setting: str, model: str) -> dict[str, s
         levels = [one.measure for one in comparison.levels if (one.setting, one.model) == (setting, model)]
         traits = {measure: measure.removeprefix("rate.").replace(_TRIGGERED, "_with_trigger") for measure in levels}
         traits = {measure: name for measure, name in sorted(traits.items()) if measure.startswith("rate.")}
-    return {**_LEVELS, **traits, **EFFECTS}
+    return {**LEVELS, **traits, **EFFECTS}
 
 
 def _roles(comparison: Comparison, setting: str, model: str) -> dict[str, set[str]]:

@@ -125,10 +125,18 @@ def test_an_arms_run_has_the_verdict_of_the_report_and_lasts_as_long_as_its_fine
     assert {run.tags["seeds"] for run in runs.values()} == {"2"}
     [kept] = [e for e in found.effects if (e.arm, e.measure) == ("inoc_spanish", "retention_id")]
     assert runs["inoc_spanish"].tags[RETENTION_ID] == with_interval(kept.value, kept.low, kept.high)
-    shown = json.loads(_view(found))["selectedColumns"]
+    view = json.loads(_view(found))
+    shown = view["selectedColumns"]
+    assert view["columnWidths"].keys() == set(view["columnOrder"])
+    assert set(shown) - set(view["columnOrder"]) == {"attributes.`Duration`"}
     named = [column.removeprefix("tags.`").removesuffix("`") for column in shown if column.startswith("tags.")]
     assert {"verdict", "seeds", RETENTION_ID} <= set(named)
     assert set(named) <= set().union(*(run.tags for run in runs.values()))
+    # Both traits have a column, so none is of "undesired", which is another trait in each arm.
+    assert {"ci.capitals", "ci.spanish"} <= set(named)
+    assert not {"ci.undesired", "ci.desired"} & set(named)
+    alone = compare(score_table(2, arms={name: arm for name, arm in ARMS.items() if name != "inoc_capitals"}), "toy")
+    assert "tags.`ci.undesired`" in json.loads(_view(alone))["selectedColumns"]
 
 
 def test_the_seeds_are_below_their_arm_and_arms_stand_in_the_order_of_the_tables_beside_study_and_base() -> None:
