@@ -6,6 +6,7 @@ Evaluation beside the training, and the end of its engine beside the writing of 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ class Beside(Generic[T]):
         self._work = work
         self._found: list[T] = []
         self._error: BaseException | None = None
+        # What both threads import later, the clients of endpoints among it: of two threads that import packages which import
+        # each other, one can get a package that is half imported.
+        importlib.import_module("httpx")
         self._thread = threading.Thread(target=self._do, daemon=True, name=name)
         self._thread.start()
 

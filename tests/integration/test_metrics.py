@@ -26,6 +26,8 @@ from inoc_ray.serve.spec import ServeSpec
 # Opt-in until it has been seen to hold to its end.
 pytestmark = [pytest.mark.slow, pytest.mark.bench, pytest.mark.timeout(240)]
 
+NOT_HERE = {"ray_vllm_num_preemptions_total"}
+"""A counter of what does not happen here, which may be left out until it does."""
 WAIT = 60.0
 """Ray passes metrics on every 10 s, from a process to its node's exporter, which looks at the node every 5 s."""
 
@@ -61,7 +63,7 @@ def scraped(address: str) -> str:
 def test_every_query_of_the_dashboard_finds_something(exporter: str, tmp_path: Path):
     plan = build_plan(*load_with_store(write_study(tmp_path), None))
     trial = plan.trials[0]
-    wanted = set().union(*map(metrics_of, queries())) - GPUS_ALONE
+    wanted = set().union(*map(metrics_of, queries())) - GPUS_ALONE - NOT_HERE
     told: list[str] = []
     with connected(), exported(plan, StudyOutcome("finished"), lambda trial_id, step: told.append(trial_id)) as watch:
         watch(trial.trial_id, {"step": 3, "loss": 0.5, "tokens_per_second": 1000.0})
@@ -82,8 +84,7 @@ def test_every_query_of_the_dashboard_finds_something(exporter: str, tmp_path: P
                 time.sleep(2)
                 text = scraped(exporter)
                 missing = wanted - set(re.findall(r"(?m)^(\w+)\{", text))
-    # Counters of what did not happen here.
-    assert missing <= {"ray_vllm_num_preemptions_total"}
+    assert missing == set()
     lines = [line for line in text.splitlines() if line.startswith("ray_inoc_ray_trial_loss{")]
     assert len(lines) == 1
     assert f'arm="{trial.arm.name}"' in lines[0]
