@@ -41,8 +41,8 @@ def courses_of(plan: Plan) -> Iterator[Cell]:
             if setting == base.setting
             for cell in _cells(plan, base, base, [_of_base(context, arm) for context in found], dynamics.samples)
         )
-        # The contexts of all arms: what is the same for two of them is one cell.
-        yield from {cell.evaluation_id: cell for cell in cells}.values()
+        # The contexts of all arms, each once. What is asked the same under two names is found by either.
+        yield from {(cell.evaluation_id, cell.context): cell for cell in cells}.values()
     for trial in plan.trials:
         for subject in (*kept[trial.trial_id], trial):
             yield from _cells(plan, subject, trial, contexts[trial.setting, trial.arm.name], dynamics.samples)
