@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from inoc_ray.config.base import nearest
 from inoc_ray.errors import InputError, shown
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.probes import to_follow
+from inoc_ray.plan.probes import probes_of_arms
 from inoc_ray.settings.paper_claims import paper_claims
 from inoc_ray.study.claims import DYNAMICS, KIND, REFERENCE, ROLES, Claim, StatedClaim
 
@@ -20,11 +20,12 @@ def stated_claims(plan: Plan) -> tuple[StatedClaim, ...]:
     """
     own = {claim.name for claim in plan.study.claims}
     of_paper = [_of_settings(claim, plan.settings) for claim in paper_claims() if claim.name not in own]
-    follows = plan.study.dynamics is not None and bool(to_follow(plan))
     kept = (
         claim
         for claim in of_paper
-        if claim.settings and _has_models_and_task(claim, plan) and (follows or claim.measure not in DYNAMICS)
+        if claim.settings
+        and _has_models_and_task(claim, plan)
+        and (claim.measure not in DYNAMICS or _is_followed(claim, plan))
     )
     return (*(StatedClaim(claim=c) for c in kept), *(StatedClaim(claim=c, own=True) for c in plan.study.claims))
 
@@ -44,10 +45,13 @@ def _has_models_and_task(claim: Claim, plan: Plan) -> bool:
 def check_claims(plan: Plan) -> None:
     """Raise InputError if a claim of the study names an arm, trait, context or anything else that it does not have."""
     for claim in plan.study.claims:
-        if claim.measure in DYNAMICS and plan.study.dynamics is None:
+        if claim.measure in DYNAMICS and not probes_of_arms(plan):
+            advice = (
+                "add `dynamics: {}` to the study" if plan.study.dynamics is None else "write some under dynamics.probes"
+            )
             raise InputError(
-                f"claims: {claim.name!r}: {claim.measure} is a number of what the study follows while fine-tunes train, and it "
-                "follows nothing; add `dynamics: {}` to the study."
+                f"claims: {claim.name!r}: {claim.measure} is a number of fixed responses that the study follows while fine-tunes "
+                f"train, and it follows none; {advice}."
             )
         for what, name, valid in _names(claim, plan):
             if name not in valid:
@@ -67,15 +71,38 @@ def _names(claim: Claim, plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
         yield "setting", name, list(plan.settings)
     for name in claim.models:
         yield "model", name, sorted({label for subject in plan.subjects for label in subject.compared_as})
-    contexts = [*dict.fromkeys(cell.context for cell in plan.cells), REFERENCE]
-    if claim.measure in DYNAMICS and plan.study.dynamics is not None:
-        contexts = [*plan.study.dynamics.contexts, REFERENCE]
-    for context in (claim.context, claim.than_context):
+    if claim.measure in DYNAMICS:
+        yield from _names_of_followed(claim, plan)
+        return
+    contexts = list(dict.fromkeys(cell.context for cell in plan.cells))
+    for context, valid in ((claim.context, contexts), (claim.than_context, [*contexts, REFERENCE])):
         if context is not None:
-            yield "context", context, contexts
+            yield "context", context, valid
     if claim.trait is not None:
         yield "trait", claim.trait, [*ROLES, *dict.fromkeys(t for s in plan.settings.values() for t in s.measured)]
     if claim.evaluation is not None:
         yield "evaluation", claim.evaluation, list(dict.fromkeys(cell.evaluation.name for cell in plan.cells))
     if claim.task is not None:
         yield "capability", claim.task, [capability.task for capability in evaluation.capabilities]
+
+
+def _is_followed(claim: Claim, plan: Plan) -> bool:
+    """Return whether the study follows what a claim on learning dynamics is about."""
+    return bool(probes_of_arms(plan)) and all(name in valid for _, name, valid in _names_of_followed(claim, plan))
+
+
+def _names_of_followed(claim: Claim, plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield what a claim on learning dynamics names, and what of that the study follows."""
+    of_arms = probes_of_arms(plan)
+    probes = [probe for of_arm in of_arms.values() for probe in of_arm]
+    contexts = list(dict.fromkeys(probe.context for probe in probes))
+    # A claim without a context is about the reference, which need not be one that is followed.
+    than = plan.reference if claim.than_context == REFERENCE else claim.than_context
+    for context in (claim.context or plan.reference, than):
+        if context is not None:
+            yield "context among dynamics.contexts", context, contexts
+    if claim.trait is not None:
+        yield "probe set of trait", claim.trait, [*ROLES, *dict.fromkeys(probe.trait for probe in probes)]
+    for name in (*claim.arms, claim.than):
+        if name == "base":
+            yield "curve of", name, sorted(arm for _, arm in of_arms)

@@ -41,8 +41,9 @@ def courses_of(plan: Plan) -> Iterator[Cell]:
             if setting == base.setting
             for cell in _cells(plan, base, base, [_of_base(context, arm) for context in found], dynamics.samples)
         )
-        # The contexts of all arms, each once. What is asked the same under two names is found by either.
-        yield from {(cell.evaluation_id, cell.context): cell for cell in cells}.values()
+        # The contexts of all arms, each once. Not by what is asked: two arms may have the same prompt, two evaluations the same
+        # questions, and each has a curve of its own that begins here.
+        yield from {(cell.evaluation.name, cell.context): cell for cell in cells}.values()
     for trial in plan.trials:
         for subject in (*kept[trial.trial_id], trial):
             yield from _cells(plan, subject, trial, contexts[trial.setting, trial.arm.name], dynamics.samples)

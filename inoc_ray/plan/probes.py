@@ -62,10 +62,16 @@ def followed_contexts(plan: Plan, dynamics: Dynamics, setting: str, arm: ArmSpec
         raise InputError(f"dynamics.contexts: {str(error).removeprefix('evaluation.contexts: ')}") from error
 
 
+def probes_of_arms(plan: Plan) -> dict[tuple[str, str], list[Probe]]:
+    """Return (setting, arm) → what is followed while its fine-tunes train; arms in which the study follows nothing are missing."""
+    # Seeds, models and recipes do not matter to it.
+    arms = {(trial.setting, trial.arm.name): trial for trial in plan.trials}
+    return {place: probes for place, trial in arms.items() if (probes := probes_of(plan, trial))}
+
+
 def to_follow(plan: Plan) -> list[Trial]:
     """Return the fine-tunes in which the study follows something: those of settings that have the trait of a probe set."""
-    arms = {(trial.setting, trial.arm.name): trial for trial in plan.trials}
-    followed = {arm for arm, trial in arms.items() if probes_of(plan, trial)}
+    followed = probes_of_arms(plan)
     return [trial for trial in plan.trials if (trial.setting, trial.arm.name) in followed]
 
 
@@ -79,8 +85,12 @@ def notes_on_dynamics(plan: Plan, store: Store) -> tuple[str, ...]:
     """Return notes on fine-tunes that are done and lack something that the study follows, for which they are not trained again."""
     if plan.study.dynamics is None:
         return ()
-    asked = to_follow(plan)
-    without = sum(not _was_followed(store, trial) for trial in asked if trial.trial_id in plan.done_trials)
+    asked, probes = to_follow(plan), probes_of_arms(plan)
+    without = sum(
+        not _was_followed(store, trial, probes[trial.setting, trial.arm.name])
+        for trial in asked
+        if trial.trial_id in plan.done_trials
+    )
     kept = {cell.subject for cell in plan.courses if isinstance(cell.subject, KeptWeights)}
     lost = {one.fine_tune for one in kept if one.fine_tune in plan.done_trials and one.trial_id not in plan.kept}
     notes = []
@@ -97,9 +107,10 @@ def notes_on_dynamics(plan: Plan, store: Store) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _was_followed(store: Store, trial: Trial) -> bool:
+def _was_followed(store: Store, trial: Trial, probes: Collection[Probe]) -> bool:
+    """Return whether all of these sets were followed; another study on the storage may have followed others."""
     try:
-        return bool(store.read_trial(trial.trial_id).get("probes"))
+        return {probe.name for probe in probes} <= set(store.read_trial(trial.trial_id).get("probes", {}))
     except InputError:
         # A damaged record: the plan names it, and the trial is trained again.
         return True

@@ -29,7 +29,7 @@ from inoc_ray.results.completeness import PlannedCapability
 from inoc_ray.results.effects import MIN_SEEDS, View
 from inoc_ray.results.rows import Row, Source
 from inoc_ray.results.stats import Cell, Estimate, Larger, RateKey, draw_rates
-from inoc_ray.study.claims import KIND, Claim, StatedClaim
+from inoc_ray.study.claims import DYNAMICS, KIND, Claim, StatedClaim
 
 if TYPE_CHECKING:
     from inoc_ray.results.dynamics import ArmPlace, Look
@@ -291,6 +291,9 @@ def _checked_arm(
         seeds=estimate.seeds,
         of=value.of,
     )
+    if claim.measure in DYNAMICS and (estimate.seeds or 0) < MIN_SEEDS:
+        # Over fine-tunes alone: of one there is no interval, not one without width.
+        found = replace(found, low=None, high=None)
     if _rests_on(claim, estimate.sources, lacking, measured.view):
         return replace(found, why="what it rests on is incomplete", settle="the rest of the study: `inoc-ray run`")
     if estimate.seeds is not None and estimate.seeds < MIN_SEEDS:

@@ -2,7 +2,8 @@
 
 They are shares of the way from a fine-tune's first look, where its responses have the mean log-probability L₀, to certainty, 0:
 the gain is (L − L₀)/(0 − L₀) at the last look, and the late gain what of it comes after the last look at or before half of the
-steps, near 0 where the curve is flat. They depend on no length of a response, and 1 is the most that there can be.
+steps, near 0 where the curve is flat; there is none if that look is in the first quarter, as most of the training comes after it.
+They depend on no length of a response, and 1 is the most that there can be; they are negative where responses get less likely.
 
 The unit of replication is the fine-tune, and the responses are these very ones: the interval of an arm's mean is Student's t over
 its fine-tunes. Its draws are Σ zᵢ(xᵢ − x̄)/√(k(k − 1)) with the same normal zᵢ for every number of the arm, so that what is
@@ -15,7 +16,6 @@ import hashlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,13 +37,17 @@ def gain(curve: Curve) -> float:
     return 1 - curve[-1][1] / curve[0][1]
 
 
-def late_gain(curve: Curve) -> float:
-    """Return the share of the way to certainty that training goes after the last look at or before half of its steps."""
-    half = max(at for at, (step, _) in enumerate(curve) if step <= curve[-1][0] / 2)
-    return (curve[half][1] - curve[-1][1]) / curve[0][1]
+def late_gain(curve: Curve) -> float | None:
+    """Return the share of the way to certainty that training goes in the second half of its steps.
+
+    From the last look at or before the half; None if there is none between a quarter and the half.
+    """
+    last = curve[-1][0]
+    half = max(at for at, (step, _) in enumerate(curve) if step <= last / 2)
+    return (curve[half][1] - curve[-1][1]) / curve[0][1] if curve[half][0] > last / 4 else None
 
 
-_NUMBERS: Mapping[str, Callable[[Curve], float]] = {GAIN: gain, LATE_GAIN: late_gain}
+_NUMBERS: Mapping[str, Callable[[Curve], float | None]] = {GAIN: gain, LATE_GAIN: late_gain}
 
 
 def draw_gains(
@@ -58,10 +62,10 @@ def draw_gains(
     seen: dict[str, int] = {}
     for arm, curves in sorted(_curves(looks).items()):
         numbers = {
-            (name, *place): {seed: number(curve) for seed, curve in of_tunes.items()}
+            (name, *place): found_of
             for place, of_tunes in curves.items()
-            if of_tunes
             for name, number in _NUMBERS.items()
+            if (found_of := {seed: x for seed, curve in of_tunes.items() if (x := number(curve)) is not None})
         }
         digest = hashlib.sha256(repr([list(of.values()) for of in numbers.values()]).encode()).digest()
         # Arms with the very same numbers are drawn apart all the same.
@@ -122,8 +126,7 @@ def measured_gain(
     behind = _mean(GAIN, arm, direction.undesired, context, scores)
     if isinstance(ahead, str) or isinstance(behind, str):
         return ahead if isinstance(ahead, str) else behind
-    lead = combine(lambda a, b: a - b, ahead, behind)
-    return replace(lead, sources=ahead.sources | behind.sources)
+    return combine(lambda a, b: a - b, ahead, behind)
 
 
 def _mean(
@@ -132,6 +135,8 @@ def _mean(
     found = []
     for trait in traits:
         one = scores.get((arm, key_of(measure, trait, context)))
+        if one is None and (arm, key_of(GAIN, trait, context)) in scores:
+            return f"{arm} was not looked at between a quarter and half of its steps; give more dynamics.points"
         if one is None:
             return f"no responses with {trait} were followed in {arm} under the context {context}"
         found.append(one)

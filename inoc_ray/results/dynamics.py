@@ -39,10 +39,11 @@ class Look(_Followed):
 
 
 def looks_of(trials: Iterable[TrialRecord]) -> Iterator[Look]:
-    """Yield what was followed of each fine-tune, from its curve."""
+    """Yield what was followed of each fine-tune, from its curve: of the probe sets that its record names."""
     for trial in trials:
         for step, probe, values in _by_step(trial.curves):
-            about = trial.probes[probe]
+            if (about := trial.probes.get(probe)) is None:
+                continue
             for response, (value, tokens) in enumerate(zip(values, about["tokens"], strict=True)):
                 yield Look(
                     setting=trial.setting,

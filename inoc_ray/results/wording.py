@@ -48,8 +48,12 @@ def number(value: float | None) -> str:
 
 
 def with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """Return `.07 [.04, .11]`, or a dash without a value."""
-    return "–" if value is None else f"{number(value)} [{number(low)}, {number(high)}]"
+    """Return `.07 [.04, .11]`, the number alone if it has no interval, or a dash without a value."""
+    return (
+        number(value)
+        if value is None or low is None or high is None
+        else f"{number(value)} [{number(low)}, {number(high)}]"
+    )
 
 
 def shortfall(row: Row) -> str:

@@ -12,6 +12,7 @@ from inoc_ray.evaluate.capabilities import stored_scores
 from inoc_ray.evaluate.harness_task import find_task
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.probes import probes_of_arms
 from inoc_ray.plan.trials import Subject, Trial, seed_of
 from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.run.sample_tables import SampleTables
@@ -110,9 +111,24 @@ def _probes(trial: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def followed_records(plan: Plan, store: Store) -> list[TrialRecord]:
-    """Return the trials that are done with their curves and probe sets, and nothing else that was measured."""
-    return [
-        replace(_planned_record(trial), curves=store.read_curves(trial.trial_id), probes=probes)
-        for trial in plan.trials
-        if trial.trial_id in plan.done_trials and (probes := _probes(store.read_trial(trial.trial_id)))
-    ]
+    """Return the trials that are done with their curves and the probe sets of this study, and nothing else that was measured.
+
+    Another study on the storage may have followed others while it trained them: a mean over fine-tunes is of the same responses.
+    """
+    asked = {
+        place: {probe.name: (probe.trait, probe.context, len(probe.rows)) for probe in probes}
+        for place, probes in probes_of_arms(plan).items()
+    }
+    found = []
+    for trial in plan.trials:
+        if trial.trial_id not in plan.done_trials or (trial.setting, trial.arm.name) not in asked:
+            continue
+        own = asked[trial.setting, trial.arm.name]
+        probes = {
+            name: about
+            for name, about in _probes(store.read_trial(trial.trial_id)).items()
+            if own.get(name) == (about["trait"], about["context"], len(about["tokens"]))
+        }
+        if probes:
+            found.append(replace(_planned_record(trial), curves=store.read_curves(trial.trial_id), probes=probes))
+    return found

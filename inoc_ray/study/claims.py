@@ -52,9 +52,9 @@ class Claim(Config):
     """Where the claim comes from."""
     measure: Measure = runtime("rate")
     """The number: the `rate` of a trait, a measure of the effects (docs/statistics.md), the score on a task (`capability`), or of
-    what `dynamics` follows how far training takes responses with a trait from their first log-probability towards certainty, 0 to
-    1: in all (`log_prob_gain`), in the second half of the steps (`log_prob_late_gain`, near 0 on a plateau), and by how much more
-    those with the desired trait than those with the undesired one (`log_prob_lead`)."""
+    what `dynamics` follows how far training takes responses with a trait from their first log-probability (0) to certainty (1;
+    negative if they get less likely): in all (`log_prob_gain`), in the second half of the steps (`log_prob_late_gain`, near 0 on a
+    plateau), and by how much more those with the desired trait than those with the undesired one (`log_prob_lead`)."""
     arms: tuple[str, ...] = runtime(min_length=1)
     """The arms that the claim is about, by name (`base` is the untouched model). `kind:general` means the mean over the arms
     of that kind: the wordings are a sample of prompts of the kind, and the interval covers another wording."""

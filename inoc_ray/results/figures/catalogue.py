@@ -87,7 +87,7 @@ FIGURES = (
         caption="How often responses show a trait that are sampled from the base (step 0), from weights kept on the way and from "
         "the final ones, with 95 % intervals. A dot is one fine-tune.",
         section="dynamics",
-        applies=lambda comparison: bool(comparison.courses),
+        applies=lambda comparison: any(row.rate is not None for rates in comparison.courses for row in rates.rows),
         draw=lambda comparison: _curves(points_of_courses(comparison)),
     ),
 )

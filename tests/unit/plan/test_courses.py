@@ -104,6 +104,16 @@ def test_the_base_is_found_under_every_name_of_a_context_that_is_asked_once(tmp_
     assert len({cell.key for cell in of_base}) == len(evaluations)
 
 
+def test_two_arms_with_one_prompt_and_another_coverage_have_a_base_each_to_begin_at(tmp_path: Path) -> None:
+    arm = {"kind": "specific", "prompt": "You always speak in Spanish.", "undesired": ["spanish"], "desired": ["caps"]}
+    arms = [{"name": "one", **arm}, {"name": "two", **arm, "inoculation": {"coverage": {"fraction": 0.5}}}]
+    plan, _ = plan_at(asked(tmp_path, arms=arms, dynamics={"samples": SAMPLED, "contexts": ["training_prompt"]}))
+    of_base = [cell for cell in plan.courses if step_of(plan, cell.subject) == 0]
+    found = sorted((cell.evaluation.split, cell.context) for cell in of_base)
+    assert found == [(split, f"prompt_of:{arm}") for split in ("id", "ood") for arm in ("one", "two")]
+    assert len({cell.key for cell in of_base}) == 2
+
+
 def test_a_study_that_samples_nothing_on_the_way_is_as_it_was(tmp_path: Path) -> None:
     plain, _ = plan_at(write_study(tmp_path))
     with_it, _ = plan_at(asked(tmp_path))

@@ -19,7 +19,7 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.claims import stated_claims
 from inoc_ray.results.claim_checks import CheckedClaim
 from inoc_ray.results.claim_dynamics import draw_gains, gain, key_of, late_gain
-from inoc_ray.results.claim_text import claim_rows
+from inoc_ray.results.claim_text import HEADS, claim_rows
 from inoc_ray.results.compare import compare
 from inoc_ray.results.dynamics import Followed, Look
 from inoc_ray.results.stats import combine
@@ -83,8 +83,10 @@ def test_a_gain_is_the_share_of_the_way_to_certainty_and_a_late_one_that_of_the_
     assert gain(curve) == pytest.approx(1 - 4 / 40)
     # The last look at or before step 50 is that after step 30.
     assert late_gain(curve) == pytest.approx((10 - 4) / 40)
-    # Two looks alone: all of it came after the only one before half of the steps.
-    assert late_gain([(0, -8.0), (10, -2.0)]) == gain([(0, -8.0), (10, -2.0)]) == 0.75
+    # Two looks alone, or four as log-spaced as they are by default: they say little of the second half.
+    assert gain([(0, -8.0), (10, -2.0)]) == 0.75
+    assert late_gain([(0, -8.0), (10, -2.0)]) is None
+    assert late_gain([(0, -40.0), (4, -30.0), (15, -20.0), (60, -10.0)]) is None
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,11 @@ def test_the_numbers_do_not_depend_on_the_order_of_the_looks() -> None:
         (claim("log_prob_gain", "base", above=0.1), None, "were followed in base"),
         (claim("log_prob_gain", "inoc_spanish", above=0.1), Followed(), "no responses with spanish were followed"),
         (
+            claim("log_prob_late_gain", "inoc_spanish", below=0.1),
+            Followed(looks=tuple(look for look in looks() if look.step != 30)),
+            "inoc_spanish was not looked at between a quarter and half of its steps",
+        ),
+        (
             claim("log_prob_gain", "inoc_spanish", above=0.9),
             Followed(looks=tuple(looks()), to_train=frozenset([("toy", "tiny", "inoc_spanish", "specific")])),
             "incomplete",
@@ -174,6 +181,13 @@ def test_what_was_not_followed_cannot_be_told_and_says_why(
     assert found.verdict == "cannot tell"
     assert why in found.decides.why
     assert found.decides.p is None
+
+
+def test_one_fine_tune_has_a_number_and_no_interval() -> None:
+    [line] = claim_rows(
+        [check(claim("log_prob_gain", "inoc_spanish", above=0.1), Followed(looks=tuple(looks(seeds=1))))]
+    )
+    assert line[HEADS.index("value [95 %]")] == ".10"
 
 
 def test_more_seeds_settle_what_they_say_they_do() -> None:
@@ -217,14 +231,26 @@ def test_the_papers_claims_on_it_are_checked_where_a_study_follows_its_fine_tune
     of_paper = {"inoculated_trait_plateaus", "desired_trait_rises", "desired_trait_leads"}
     assert stated(write_study(tmp_path, dynamics={})) == of_paper
     assert stated(write_study(tmp_path, dynamics={}, claims=own())) == {*of_paper, "ours"}
+    # They are about the reference context, in which this one follows nothing.
+    assert stated(write_study(tmp_path, dynamics={"contexts": ["training_prompt"]})) == set()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"claims": own()}, r"log_prob_gain is a number of what the study follows .* add `dynamics: \{\}`"),
-        ({"claims": own(context="training_prompt"), "dynamics": {}}, "no context 'training_prompt'"),
-        ({"claims": own(trait="spanisch"), "dynamics": {}}, "no trait 'spanisch'"),
+        ({"claims": own()}, r"log_prob_gain is a number of fixed responses .* follows none; add `dynamics: \{\}`"),
+        (
+            {"claims": own(context="training_prompt"), "dynamics": {}},
+            "no context among dynamics.contexts 'training_prompt'",
+        ),
+        (
+            {"claims": own(), "dynamics": {"contexts": ["training_prompt"]}},
+            "no context among dynamics.contexts 'neutral'",
+        ),
+        ({"claims": own(trait="spanisch"), "dynamics": {}}, "no probe set of trait 'spanisch' .did you mean 'spanish'"),
+        # It is measured, and no fixed responses have it.
+        ({"claims": own(trait="coherent"), "dynamics": {}}, "no probe set of trait 'coherent'"),
+        ({"claims": own(than="base"), "dynamics": {}}, "no curve of 'base'"),
     ],
 )
 def test_a_claim_on_what_the_study_does_not_follow_is_refused(
