@@ -17,14 +17,21 @@ _LOOKS = 3
 """How often cleaners are looked for after the last one was ended: a controller that is just being killed may yet make one."""
 _LOOK_SECONDS = 0.5
 _CALL_SECONDS = 10.0
+_END_SECONDS = 20.0
+"""How long it is tried: each later command waits for a keeper that stays."""
 
 
 def end_cleaners() -> None:
-    """End the cleaners of dead jobs, those too that have not started yet. A chore of a command's keeper."""
-    looks = _LOOKS
+    """End the cleaners of dead jobs, those too that have not started yet. A chore of a command's keeper.
+
+    Raises TimeoutError if they stay.
+    """
+    looks, end = _LOOKS, time.monotonic() + _END_SECONDS
     while looks:
         left = _left()
         if left:
+            if time.monotonic() > end:
+                raise TimeoutError(f"Ray Train's cleaners {', '.join(left)} do not end")
             _kill(left)
         looks = _LOOKS if left else looks - 1
         time.sleep(_LOOK_SECONDS)

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from inoc_ray import stopping
-from inoc_ray.serve.app import Endpoint, serving
+from inoc_ray.serve.app import Endpoint, nothing, serving
 from inoc_ray.serve.spec import ServeSpec
 
 T = TypeVar("T")
@@ -84,14 +84,19 @@ class Lingering:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def serving(self, spec: ServeSpec, **options: Any) -> Iterator[Endpoint]:
+    def serving(self, spec: ServeSpec, short_of_room: Callable[[], None] = nothing) -> Iterator[Endpoint]:
         """Serve `spec` while a `with` block runs, and on, unless the block fails; end those whose block is over first.
 
-        options: of `serve.app.serving`.
+        So are those whose block ends while this one waits for room. short_of_room: called then, too; see `serve.app.start`.
         """
+
+        def make_room() -> None:
+            self.end()
+            short_of_room()
+
         self.end()
         with contextlib.ExitStack() as held:
-            yield held.enter_context(self._serve(spec, **options))
+            yield held.enter_context(self._serve(spec, short_of_room=make_room))
             self._idle.append(held.pop_all())
 
     def end(self) -> None:

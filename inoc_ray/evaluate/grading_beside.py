@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Set
 from dataclasses import replace
+from functools import partial
 
 from inoc_ray import stopping
 from inoc_ray.console import Progress, say
@@ -88,9 +89,9 @@ class JudgesBeside:
         self._going[judge.name] = judge, sampled, work
 
     @property
-    def have_begun(self) -> bool:
-        """Whether any of them has begun."""
-        return bool(self._going)
+    def names(self) -> Set[str]:
+        """The names of those that have begun, whether they still grade or not."""
+        return self._going.keys()
 
     @property
     def on_engines(self) -> list[JudgeModel]:
@@ -106,8 +107,13 @@ class JudgesBeside:
     def give_way(self) -> None:
         """End the judges on engines of their own, whose place something else needs."""
         for judge in self.on_engines:
-            say(f"judge {judge.name} gives its place to what waits for it; what it leaves is graded after the sampling")
-            self._going[judge.name][1].give_way()
+            _, sampled, _ = self._going[judge.name]
+            # What waits says so again every few seconds.
+            if not sampled.gives_way:
+                say(
+                    f"judge {judge.name} gives its place to what waits for it; what it leaves is graded after the sampling"
+                )
+                sampled.give_way()
 
     def finish(self) -> int:
         """Wait until they have graded all that was sampled; return how many requests they were sent."""
@@ -123,14 +129,20 @@ class JudgesBeside:
             work.leave()
 
     def _grade(self, judge: JudgeModel, sampled: Sampled) -> GradingOutcome:
-        """Grade with one judge until no more is sampled."""
+        """Grade with one judge until no more is sampled, or until its place is needed, which its engine may still wait for."""
+
+        def short_of_room() -> None:
+            if sampled.gives_way:
+                raise TrialError("it gives its place before it has one")
+
         outcome = GradingOutcome()
+        serve = partial(self._engines.serving, short_of_room=short_of_room)
         cells = stored_once(cell for cell in self._plan.asked if judge.name in cell.judges.gradings)
         total = sum(self._plan.missing(cell) * len(cell.judges.gradings[judge.name].rubrics) for cell in cells)
         keys: Set[tuple[str, str]] = {cell.key for cell in cells}
         try:
             with (
-                asking(self._plan, self._store, judge, serve=self._engines.serving) as asked,
+                asking(self._plan, self._store, judge, serve=serve) as asked,
                 Progress(f"judging ({judge.name})", total, "judgments") as progress,
             ):
                 while keys and not sampled.gives_way:
@@ -143,9 +155,11 @@ class JudgesBeside:
                         progress.total = max(progress.total, progress.done + sum(part.judgments for part in mine))
                         stopping.run(grade(asked, mine, outcome, progress, lambda: sampled.gives_way))
                     keys = sampled.take()
+            if sampled.gives_way:
+                self._engines.end()
         except (TrialError, InputError, RuntimeError, OSError) as error:
-            failed = judge_failure(self._plan, self._store, judge.name, error)
-            say(f"note: {failed['label']}: {failed['error']}; it is asked again after the sampling")
-        if sampled.gives_way:
-            self._engines.end()
+            stopping.check()
+            if not sampled.gives_way:
+                failed = judge_failure(self._plan, self._store, judge.name, error)
+                say(f"note: {failed['label']}: {failed['error']}; it is asked again after the sampling")
         return outcome

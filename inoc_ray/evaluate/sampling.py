@@ -102,6 +102,7 @@ def sample_missing(
             failed.append(sampler.failure(engine, error))
         return failed
 
+    room = room.beside(beside) if room is not None else None
     tasks = []
     for number, engine in enumerate(engines, start=1):
         replicas = replicas_of(plan, engine.subject, engine.cells, others=len(engines) - 1, room=room)
@@ -109,7 +110,7 @@ def sample_missing(
         tasks.append(Task(takes=takes, do=functools.partial(use, number, engine, replicas)))
     # What failed beside the training has its refusals in the same log.
     with _Sampler(plan, store, on_commit, keeps_log=bool(without)) as sampler:
-        found = side_by_side(tasks, room.beside(beside).holds if room is not None else lambda taken: False)
+        found = side_by_side(tasks, room.holds if room is not None else lambda taken: False)
     return [failure for of_engine in found for failure in of_engine]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.evaluate.harness_run import CapabilityScore
 from inoc_ray.results.effects import WITH_TRIGGER
+from inoc_ray.results.report.verdict import verdicts_on
 from inoc_ray.results.wording import with_interval
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ EFFECTS = {
     "conditionalisation": "conditionalisation",
 }
 """Measure → its short name, those that are read first first."""
-_LEVELS = {
+RETENTION_ID = "ci.retention_id"
+"""A tag alone: a chart of it would stand beside that of the retention out of distribution, on which an arm is judged."""
+LEVELS = {
     "undesired": "undesired",
     f"undesired{_TRIGGERED}": "undesired_with_trigger",
     "desired": "desired",
@@ -48,8 +51,8 @@ def short_names(comparison: Comparison, setting: str, model: str) -> dict[str, s
     if len(undesired) > 1:
         levels = [one.measure for one in comparison.levels if (one.setting, one.model) == (setting, model)]
         traits = {measure: measure.removeprefix("rate.").replace(_TRIGGERED, "_with_trigger") for measure in levels}
-        traits = {measure: name for measure, name in traits.items() if measure.startswith("rate.")}
-    return {**_LEVELS, **traits, **EFFECTS}
+        traits = {measure: name for measure, name in sorted(traits.items()) if measure.startswith("rate.")}
+    return {**LEVELS, **traits, **EFFECTS}
 
 
 def _roles(comparison: Comparison, setting: str, model: str) -> dict[str, set[str]]:
@@ -75,6 +78,17 @@ def arm_estimates(comparison: Comparison, setting: str, model: str, arm: str) ->
 def in_words(estimates: Mapping[str, Effect]) -> dict[str, str]:
     """Return tags `ci.<name>`: an estimate with its 95 % interval, as the runs table shows it."""
     return {f"ci.{name}": with_interval(e.value, e.low, e.high) for name, e in estimates.items()}
+
+
+def verdict_tags(comparison: Comparison, setting: str, model: str, arm: str) -> dict[str, str]:
+    """Return the tag `verdict` of an inoculated arm, in the report's words, and its retention in distribution with its interval."""
+    own = verdicts_on(comparison, setting, model, arm)
+    said = "; ".join(f"{v.does_it_work}{f' ({v.condition})' if v.condition else ''}" for v in own)
+    tags = {"verdict": said} if said else {}
+    for e in comparison.effects:
+        if (e.setting, e.model, e.arm, e.measure) == (setting, model, arm, "retention_id"):
+            tags |= {} if e.value is None or not e.complete else {RETENTION_ID: with_interval(e.value, e.low, e.high)}
+    return tags
 
 
 def arm_metrics(estimates: Mapping[str, Effect], capabilities: Sequence[Sequence[CapabilityScore]]) -> dict[str, float]:

@@ -29,7 +29,14 @@ from inoc_ray.results.records import (
     with_valid_names,
 )
 from inoc_ray.results.rows import Place as StudyPlace
-from inoc_ray.results.run_metrics import MAX_METRICS, arm_estimates, arm_metrics, in_words, trial_metrics
+from inoc_ray.results.run_metrics import (
+    MAX_METRICS,
+    arm_estimates,
+    arm_metrics,
+    in_words,
+    trial_metrics,
+    verdict_tags,
+)
 from inoc_ray.results.sample_tables import arm_samples, table_of_samples
 from inoc_ray.results.tidy import tidy_tables
 
@@ -108,15 +115,25 @@ def _arm_run(
     running = any(trial.status == "running" for trial in trials)
     complete = all(whole for whole, _, _ in states)
     samples = [trial.samples_path for trial in trials if trial.samples_path is not None]
+    answers = verdict_tags(comparison, first.setting, first.compared_as or first.model, first.arm)
     missing = [one for _, _, of_trial in states for one in of_trial]
     return replace(
         run,
-        tags=cut_tags({**run.tags, **_completeness(missing, complete=complete), **in_words(estimates)}),
+        tags=cut_tags({**run.tags, **_completeness(missing, complete=complete), **in_words(estimates), **answers}),
         metrics=with_valid_names(arm_metrics(estimates, [trial.capabilities for trial in trials])),
         artifacts=[table_of_samples(samples[0]), arm_samples(samples)] if samples else [],
-        ended_at=_end_of(trials, study.created_at, running=running),
+        ended_at=None if running else run.started_at + _time_of(trials),
         status="RUNNING" if running else _status(failed=any(failed for _, failed, _ in states), complete=complete),
     )
+
+
+def _time_of(trials: Sequence[TrialRecord]) -> int:
+    """Return how long the fine-tunes took together, in milliseconds.
+
+    An arm's run begins with its study, for its place in the list. If it ended with its last fine-tune, its duration would be the
+    time that it waited for the other arms.
+    """
+    return sum(t.ended_at - t.started_at for t in trials if t.started_at is not None and t.ended_at is not None)
 
 
 def _end_of(trials: Sequence[TrialRecord], otherwise: int, *, running: bool) -> int | None:

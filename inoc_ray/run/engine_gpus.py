@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from inoc_ray.cluster.checks import Report, host_memory
@@ -31,21 +31,23 @@ def on_nodes(plan: Plan, nodes: Iterable[tuple[Node, Report]]) -> Plan:
     return _chosen(plan, [(node, memory, host) for node, memory, host in there if memory is not None])
 
 
-def _chosen(plan: Plan, nodes: Iterable[tuple[Node, int, int]]) -> Plan:
+def _chosen(plan: Plan, nodes: Sequence[tuple[Node, int, int]]) -> Plan:
     """nodes: each with the bytes of one of its GPUs and its own."""
+    # Ray puts an engine on any node that has as many GPUs.
+    least = min((memory for _, memory, _ in nodes), default=0)
     kinds = [
         NodeKind(
             name="node",
             machine="node",
             count=1,
             # How fast it is matters little beside how much it holds.
-            gpu=replace(GPU, memory_gib=memory / GIB),
+            gpu=replace(GPU, memory_gib=least / GIB),
             gpus=int(node.gpus),
             cpus=node.cpus,
             memory_gib=host / GIB,
             network=0.0,
             dollars_per_hour=None,
         )
-        for node, memory, host in nodes
+        for node, _, host in nodes
     ]
     return with_engine_gpus(plan, PlannedCluster(file="the cluster", kinds=tuple(kinds)))

@@ -247,9 +247,14 @@ class _Evaluation:
         """Serve an engine that samples, in the place of judges if need be."""
         return self.engine.serving(spec, short_of_room=self.judges.give_way)
 
+    def judges_need(self, plan: Plan) -> list[EngineNeed]:
+        """Return what the judges take that grade now."""
+        return [need for judge in self.judges.on_engines for need in needs_of_judge(plan, judge)]
+
     def begin_judges(self, plan: Plan, *stages: Sequence[EngineNeed]) -> None:
-        """Let judges on engines of their own begin that have room beside the engines of each of these stages."""
-        fitting = [judges_with_room(plan, engines, self.room) for engines in stages]
+        """Let judges on engines of their own begin that have room beside those that have begun, in each of these stages."""
+        room = self.room.beside(self.judges_need(plan))
+        fitting = [judges_with_room(plan, engines, room, self.judges.names) for engines in stages]
         for judge in fitting[0]:
             if all(judge in judges for judges in fitting):
                 self.judges.begin(judge)
@@ -263,12 +268,12 @@ def _judging_beside(plan: Plan, judges: JudgesBeside, outcome: StudyOutcome, *, 
             judges.begin(judge)
     try:
         yield
+        if judges.names:
+            with _timed(outcome, "judging"):
+                outcome.judge_calls += judges.finish()
     except BaseException:
         judges.leave()
         raise
-    if judges.have_begun:
-        with _timed(outcome, "judging"):
-            outcome.judge_calls += judges.finish()
 
 
 def _train(
@@ -277,7 +282,7 @@ def _train(
     """Train what is missing, and sample beside that what can be; evaluation: None if nothing is to be sampled."""
     from inoc_ray.evaluate.sampling import sample_beside
 
-    store.discard_staged({trial.trial_id for trial in plan.fine_tunes})
+    store.discard_staged({trial.trial_id for trial in plan.to_train})
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
     if evaluation is None or not schedule.overlap:
         outcome.schedule = "phased"
@@ -388,7 +393,6 @@ def _sample(plan: Plan, store: Store, outcome: StudyOutcome, evaluation: _Evalua
     if not tried:
         return
     evaluation.begin_judges(plan, needs_of_engines(plan, plan.to_sample, evaluation.room))
-    beside = [need for judge in evaluation.judges.on_engines for need in needs_of_judge(plan, judge)]
     with _timed(outcome, "evaluating"):
         failed = sample_missing(
             plan,
@@ -396,7 +400,7 @@ def _sample(plan: Plan, store: Store, outcome: StudyOutcome, evaluation: _Evalua
             evaluation.serving,
             without=evaluation.failed,
             room=evaluation.room,
-            beside=beside,
+            beside=evaluation.judges_need(plan),
             on_commit=evaluation.judges.add,
         )
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])

@@ -60,7 +60,7 @@ def report_meta(plan: Plan, store: Store, samples: StudySamples | None = None) -
     ]
     provenance = _times(plan, store) | provenance | _recipes(plan)
     return ReportMeta(
-        title=f"Study {plan.study.name}",
+        title=f"{plan.study.name}: an inoculation study",
         description=study_dimensions(plan),
         arms=[
             ArmText(setting=setting, arm=a.name, kind=a.kind, prompt=a.prompt, source=a.source)

@@ -40,7 +40,7 @@ def says_what_is_kept(plan: Plan, store: Store, outcome: StudyOutcome) -> Iterat
 
 def kept_in_words(plan: Plan) -> str:
     """Return how many trials and samples of a plan are stored, for the end of a sentence."""
-    cells = stored_once(plan.cells)
+    cells = stored_once(plan.asked)
     wanted = sum(cell.samples for cell in cells)
     trials = {trial.trial_id for trial in plan.fine_tunes}
     return (

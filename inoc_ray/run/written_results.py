@@ -66,7 +66,7 @@ def _report(plan: Plan, store: Store, comparison: Comparison) -> list[Any] | Non
     if not page.is_file():
         return None
     study = plan.study.model_dump(mode="json")
-    tunes = [(t.trial_id, store.read_trial(t.trial_id)["committed_at"]) for t in plan.trials if plan.has_weights(t)]
+    tunes = [(t.trial_id, store.read_trial(t.trial_id)["committed_at"]) for t in plan.fine_tunes if plan.has_weights(t)]
     made_from = content_id([study, tunes, comparison.to_json(), own_source(), _templates()])
     return [made_from, hashlib.sha256(page.read_bytes()).hexdigest()]
 

@@ -146,7 +146,8 @@ def with_engine_gpus(plan: Plan, cluster: PlannedCluster) -> Plan:
     """
     resources = plan.study.resources
     open_: dict[tuple[Literal["models", "judges"], str], list[_Load]] = {}
-    for load in _loads(plan, stored_once(plan.cells), lambda cell: cell.samples) if resources.trains_on_gpus else ():
+    every = stored_once((*plan.cells, *plan.courses))
+    for load in _loads(plan, every, lambda cell: cell.samples) if resources.trains_on_gpus else ():
         if resources.leaves_gpus_open(*load.of):
             open_.setdefault(load.of, []).append(load)
     found = {of: gpus for of, loads in open_.items() if (gpus := _fewest_hours(loads, cluster)) is not None}

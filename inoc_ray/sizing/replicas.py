@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,11 +130,18 @@ def needs_of_judge(plan: Plan, judge: JudgeModel) -> list[EngineNeed]:
     return [_need(judge.folder, AUTO, engine)] * (engine.serve_replicas or 1)
 
 
-def judges_with_room(plan: Plan, engines: Sequence[EngineNeed], room: Room) -> list[JudgeModel]:
-    """Return the judges on engines of their own that have room beside these engines, and will have something to judge."""
+def judges_with_room(
+    plan: Plan, engines: Sequence[EngineNeed], room: Room, without: Set[str] = frozenset()
+) -> list[JudgeModel]:
+    """Return the judges on engines of their own that have room beside these engines, and will have something to judge.
+
+    without: names of those that are left out.
+    """
     found: list[JudgeModel] = []
     for judge in judges_of(plan.to_sample):
-        if judge.folder is not None and room.beside(engines).holds(needs_of_judge(plan, judge)):
+        if judge.folder is None or judge.name in without:
+            continue
+        if room.beside(engines).holds(needs_of_judge(plan, judge)):
             found.append(judge)
             room = room.beside(needs_of_judge(plan, judge))
     return found

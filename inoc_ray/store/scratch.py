@@ -39,19 +39,20 @@ def reclaim(parent: Path) -> list[Path]:
             if (folder / _OWNER).is_file():
                 with exclusive(folder / _OWNER, timeout=0):
                     _delete(folder)
-                gone.append(folder)
+                if not folder.exists():
+                    gone.append(folder)
     return gone
 
 
 def _delete(folder: Path) -> None:
     """Delete a folder as far as that goes, its owner's file last: what somebody still writes into it is deleted another time."""
-    if not folder.is_dir():
-        return
-    for inside in folder.iterdir():
-        if inside.is_dir() and not inside.is_symlink():
-            shutil.rmtree(inside, ignore_errors=True)
-        elif inside.name != _OWNER:
-            with contextlib.suppress(OSError):
-                inside.unlink()
-    if all(inside.name == _OWNER for inside in folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)
+    # Somebody else may delete it at the same moment, or have taken this process's right to; neither is an error at an end.
+    with contextlib.suppress(OSError):
+        for inside in folder.iterdir():
+            if inside.is_dir() and not inside.is_symlink():
+                shutil.rmtree(inside, ignore_errors=True)
+            elif inside.name != _OWNER:
+                with contextlib.suppress(OSError):
+                    inside.unlink()
+        if all(inside.name == _OWNER for inside in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)

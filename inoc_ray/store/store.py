@@ -366,7 +366,11 @@ class Store:
             # Samples of an earlier version or of an untouched model have no such note.
             return False
         now = self._weights_named(answered)
-        return seal.agrees(bound) and now is not None and now != weights
+        if now is None:
+            # Of a trial that is trained anew nothing is known yet; one that is done may not have kept them this time.
+            trial, step = commit.trial_and_step(answered) or (answered, None)
+            return seal.agrees(bound) and step is not None and self.weights(trial) is not None
+        return seal.agrees(bound) and now != weights
 
     def is_unbound(self, trial_id: str) -> bool:
         """Return True for samples of an earlier version, which have no note of the weights that gave them."""

@@ -154,6 +154,12 @@ def test_nobody_is_kept_out_and_nothing_is_wider_than_the_screen(browser, page, 
     browser.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
     browser.save_screenshot(str(pictures(tmp_path) / f"report-{width}-{scheme}.png"))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    # A telephone has the verdicts in brief before the cards; a wide screen the list of what works before the table.
+    assert [browser.find_element("css selector", name).is_displayed() for name in (".brief", ".points")] == (
+        [True, False] if width == 390 else [False, True]
+    )
+    lines = "return [...document.querySelectorAll('.verdicts .whole')].map((one) => one.getClientRects().length)"
+    assert set(browser.execute_script(lines)) == {1}
     assert axe.violations(browser) == []
     # Two arms below each other or side by side, and a sorted table, are other pages to a screen reader.
     if (width, scheme) in (VIEWS[0], VIEWS[-1]):

@@ -77,8 +77,7 @@ def _draw_into(figure: Figure, comparison: Comparison, rows: Sequence[Row], narr
             shown = [r for r in rows if (r.setting, r.model, r.evaluation) == (*group, evaluation)]
             measured = [trait for trait in traits if any(r.trait == trait for r in shown)]
             _panel(axes, shown, arms=arms[group], traits=measured, colours=colours, names=column == 0, seeds=seeds)
-            where = "In distribution" if split == "id" else "Out of distribution"
-            title = f"{where} ({evaluation})"
+            title = _title(split, evaluation)
             axes.set_title(
                 _wrapped(f"{group[0]}, {group[1]}: {title}" if narrow and len(groups) > 1 else title, narrow),
                 loc="left",
@@ -99,6 +98,13 @@ def _draw_into(figure: Figure, comparison: Comparison, rows: Sequence[Row], narr
 
 def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return sorted(dict.fromkeys((row.split, row.evaluation) for row in rows), key=lambda p: (p[0] != "id", p[1]))
+
+
+def _title(split: str, evaluation: str) -> str:
+    """Return the split in words with the evaluation, unless that is its name as well."""
+    where = "In distribution" if split == "id" else "Out of distribution"
+    same = evaluation.replace("_", " ").lower() == where.lower()
+    return where if same else f"{where} ({evaluation})"
 
 
 def _wrapped(text: str, narrow: bool) -> str:

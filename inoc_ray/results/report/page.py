@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results import effects
 from inoc_ray.results.claim_text import summary as claims_summary
-from inoc_ray.results.completeness import count_responses
 from inoc_ray.results.headlines import headlines
 from inoc_ray.results.marks import MEANING
 from inoc_ray.results.report import tables
+from inoc_ray.results.report.in_short import in_short
+from inoc_ray.results.report.opening import facts, opening
 from inoc_ray.results.report.samples import MOST_BYTES, Block, CellSamples, block_of
-from inoc_ray.results.report.verdict import SCALE, in_short, verdicts
+from inoc_ray.results.report.verdict import SCALE, about_leaks, verdicts
 from inoc_ray.results.wording import missing_lines, missing_summary
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ def render(
         "style": style,
         "script": script,
         "script_hash": _policy_hash(script),
-        "facts": _facts(comparison),
+        "opening": opening(comparison, meta),
+        "facts": facts(comparison),
         "missing": missing_lines(comparison) if not comparison.complete else [],
         "missing_summary": missing_summary(comparison).removeprefix("INCOMPLETE: "),
         "verdicts": found,
         "in_short": in_short(found),
         "scale": SCALE,
+        "about_leaks": about_leaks(comparison),
         "headlines": headlines(comparison),
         "notes": comparison.notes(),
         "figures": [_shown(figure, number) for number, figure in enumerate(figures)],
@@ -134,13 +137,34 @@ def _policy_hash(script: str) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("inoc_ray.results.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
+    return environment
+
+
+_TOGETHER = re.compile(
+    r"(?:(?:-?[\d.]+[\u00a0%]*|interval) )?\[-?[\d.inf]+, -?[\d.inf]+\][;,)]*|\d{4}-\d\d-\d\d(?: \d\d:\d\d UTC)?|p (?:< )?\.\d+"
+)
+"""An interval with its number, a date with its time, a p-value."""
+
+
+def _unbroken(text: str) -> Markup:
+    """Return a text, escaped, with what must not break in the middle held together."""
+    from markupsafe import Markup
+
+    whole = Markup('<span class="whole">{}</span>')
+    parts, end = Markup(""), 0
+    for found in _TOGETHER.finditer(text):
+        parts += text[end : found.start()]
+        parts += whole.format(found[0])
+        end = found.end()
+    return parts + text[end:]
 
 
 def _shown(figure: DrawnFigure, number: int) -> dict[str, Any]:
@@ -161,23 +185,3 @@ def _shown(figure: DrawnFigure, number: int) -> dict[str, Any]:
         "svg": inline(figure.pictures.svg, f"f{number}-"),
         "narrow": inline(figure.narrow.svg, f"n{number}-") if figure.narrow is not None else "",
     }
-
-
-def _facts(comparison: Comparison) -> str:
-    groups = ", ".join(f"{setting} on {model}" for setting, model in comparison.groups())
-    profile = comparison.profile.partition(":")[0]
-    under = f" under threshold profile “{profile}”" if profile else ""
-    responses, _ = count_responses(comparison.planned.cells)
-    return f"{_fine_tunes(comparison)} ({groups or 'nothing yet'}), {responses:,} responses{under}."
-
-
-def _fine_tunes(comparison: Comparison) -> str:
-    """Return "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" if one has no response yet.
-
-    Fine-tunes that several settings share count once.
-    """
-    cells = [cell for cell in comparison.planned.cells if cell.kind != "base"]
-    planned = {cell.trial_id for cell in cells}
-    there = {cell.trial_id for cell in cells if cell.stored}
-    count = str(len(there)) if there == planned else f"{len(there)} of {len(planned)}"
-    return f"{count} fine-tunes of {len({(cell.setting, cell.model, cell.arm) for cell in cells})} arms"

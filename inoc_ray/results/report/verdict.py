@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from inoc_ray.results.effects import TRAINING_PROMPT, TRIGGER, WITH_TRIGGER, is_directed
 from inoc_ray.results.marks import SHOWN, mark
@@ -24,11 +24,13 @@ HALF = 0.5
 """An irrelevant prompt that surely does less than this share of a suppression leaves the prompt's content as its reason."""
 SCALE = (
     f"“Works”: at least {100 * MOSTLY:.0f} % of what training added is gone, and the adjusted p-value is below .05; “in part”: "
-    f"less is gone, with p below .05; “hardly”: less than {100 * QUARTER:.0f} %. “Kept”: the whole interval lies above "
-    f"{100 * MOSTLY:.0f} % of the baseline's rate of the wanted trait; “partly lost”: it lies below the baseline's rate, with an "
-    "adjusted p-value below .05; “not settled”: neither."
+    f"less is gone, with p below .05; “hardly”: less than {100 * QUARTER:.0f} %. Of a wanted trait, “kept”: the whole interval "
+    f"lies above {100 * MOSTLY:.0f} % of the baseline's rate (“slightly lower” if it is below the baseline's with p below .05); "
+    "“partly lost”: it is below the baseline's rate with p below .05, and not kept by that rule; “not settled”: neither. “At a "
+    "price”: partly lost, out of distribution or in it."
 )
-_WORDS = {
+State = Literal["works", "price", "part", "part_price", "hardly", "no", "worse", "nothing", "unknown"]
+WORDS: Mapping[State, str] = {
     "works": "Works",
     "price": "Works, at a price",
     "part": "Works in part",
@@ -39,11 +41,17 @@ _WORDS = {
     "nothing": "Nothing to prevent",
     "unknown": "Cannot tell",
 }
+"""State → its words, the best first."""
+NOTHING_TO_LOSE = "no wanted trait to lose"
+NOT_TESTED = "not tested"
+_PARTLY_LOST = "partly lost"
+_PER_CENT = "\u00a0%"
+_LITTLE_KEPT_OUT = "little was kept out, so little can return"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The five answers on one arm; all are plain text."""
+    """The answers on one arm; all are plain text. Those that end in `_exactly` are the ratios behind the answer before them."""
 
     setting: str
     model: str
@@ -53,65 +61,70 @@ class Verdict:
     trait: str
     condition: str
     """`with the trigger`, or empty."""
-    state: str
-    """A key of the page's styles: works, price, part, part_price, hardly, no, worse, nothing or unknown."""
+    seeds: int
+    """Fine-tunes an arm that the verdict rests on."""
+    state: State
+    """A key of the page's styles."""
     does_it_work: str
     by_how_much: str
+    """E.g. "spanish 97 → 10 % (untouched model: 5 %)": from the baseline to the arm."""
+    by_how_much_exactly: str
     how_sure: str
     at_what_price: str
-    because_of_its_content: str
+    at_what_price_exactly: str
+    would_any_prompt_do: str
     where_it_leaks: str
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the prompt denies its trait: a control, and no inoculation."""
+        return self.kind == "negative"
+
+    @property
+    def has_nothing_to_lose(self) -> bool:
+        """Whether the arm inoculates against all that its setting teaches."""
+        return self.at_what_price == NOTHING_TO_LOSE
 
 
 def verdicts(comparison: Comparison, prompts: Mapping[tuple[str, str], str | None]) -> list[Verdict]:
     """Return the verdict on every inoculated arm, with and without the trigger where a setting has one.
 
+    In the study's order, in which the claims on it name its arms; without claims, what works comes first.
     prompts: (setting, arm) → its prompt in the training rows.
     """
-    return [found for group in comparison.groups() for found in _of_group(comparison, *group, prompts)]
+    found = [
+        list(
+            verdicts_on(
+                comparison, *group, prompt_of={arm: text for (of, arm), text in prompts.items() if of == group[0]}
+            )
+        )
+        for group in comparison.groups()
+    ]
+    if not comparison.claims:
+        order = list(WORDS)
+        found = [sorted(of_group, key=lambda v: (v.is_control, order.index(v.state))) for of_group in found]
+    return [one for of_group in found for one in of_group]
 
 
-def in_short(found: Sequence[Verdict]) -> list[str]:
-    """Return one sentence for each setting × model: how many of its inoculation prompts work, and at a price or not."""
-    sentences = []
-    for setting, model in dict.fromkeys((v.setting, v.model) for v in found):
-        # A prompt that denies its trait is a control, and no inoculation.
-        own = [v for v in found if (v.setting, v.model) == (setting, model) and v.kind != "negative"]
-        if not own:
-            continue
-        # Where nothing had to be prevented without the trigger, the question is about the trigger.
-        asked = [v for v in own if v.state != "nothing"] or own
-        clean = [_called(v) for v in asked if v.state in ("works", "part")]
-        costly = [_called(v) for v in asked if v.state in ("price", "part_price")]
-        shown = ("works", "part", "price", "part_price")
-        other = [
-            f"{_called(v)} ({v.does_it_work[0].lower()}{v.does_it_work[1:]})" for v in asked if v.state not in shown
-        ]
-        works = len(clean) + len(costly)
-        parts = [f"{works} of {len(asked)} inoculation prompts {'is' if works == 1 else 'are'} shown to work"]
-        parts += [f"at no price that the study shows: {', '.join(clean)}"] if clean else []
-        parts += [f"at a price: {', '.join(costly)}"] if costly else []
-        parts += [f"the others: {', '.join(other)}" if works else ", ".join(other)] if other else []
-        sentences.append(f"{setting} on {model}: {'; '.join(parts)}.")
-    return sentences
-
-
-def _called(verdict: Verdict) -> str:
-    in_part = "(in part)" if verdict.state in ("part", "part_price") else ""
-    return " ".join(filter(None, [verdict.arm, verdict.condition, in_part]))
-
-
-def _of_group(
-    comparison: Comparison, setting: str, model: str, prompts: Mapping[tuple[str, str], str | None]
+def verdicts_on(
+    comparison: Comparison,
+    setting: str,
+    model: str,
+    arm: str | None = None,
+    prompt_of: Mapping[str, str | None] | None = None,
 ) -> Iterator[Verdict]:
+    """Yield the verdicts on one arm, or on all of a setting × model, without and with the trigger.
+
+    prompt_of: arm → its prompt in the training rows.
+    """
     rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
     effects = {(e.arm, e.measure): e for e in comparison.effects if (e.setting, e.model) == (setting, model)}
     conditions = [""]
     if any(measure.endswith(WITH_TRIGGER) for _, measure in effects):
         conditions.append(f".{WITH_TRIGGER}")
-    for arm in dict.fromkeys(r.arm for r in rows if is_directed(r.kind)):
+    for name in dict.fromkeys(r.arm for r in rows if is_directed(r.kind) and arm in (None, r.arm)):
         for end in conditions:
-            yield _Arm(comparison, setting, model, arm, rows, effects, end).verdict(prompts.get((setting, arm)))
+            yield _Arm(comparison, setting, model, name, rows, effects, end).verdict((prompt_of or {}).get(name))
 
 
 class _Arm:
@@ -151,8 +164,10 @@ class _Arm:
         return sum(rates) / len(rates) if rates else None
 
     def verdict(self, prompt: str | None) -> Verdict:
-        """Return the five answers."""
+        """Return the answers."""
         state, why = self._state()
+        found = self.effect("suppression")
+        price, price_exactly = self._price()
         return Verdict(
             setting=self.setting,
             model=self.model,
@@ -161,16 +176,21 @@ class _Arm:
             prompt=prompt or "",
             trait=" and ".join(self.undesired),
             condition="with the trigger" if self.end else "",
+            seeds=min(r.seeds for r in self.own),
             state=state,
-            does_it_work=_WORDS[state] + (f": {why}" if why else ""),
+            does_it_work=WORDS[state] + (f": {why}" if why else ""),
             by_how_much=self._amount(),
+            by_how_much_exactly=""
+            if found is None or found.value is None
+            else f"{number(found.value)} of what training added is gone",
             how_sure=self._certainty(),
-            at_what_price=self._price(),
-            because_of_its_content=self._content(),
-            where_it_leaks=self._leaks(),
+            at_what_price=price,
+            at_what_price_exactly=price_exactly,
+            would_any_prompt_do=self._any_prompt(state),
+            where_it_leaks=self._leaks(state),
         )
 
-    def _state(self) -> tuple[str, str]:
+    def _state(self) -> tuple[State, str]:
         """Return the state, and what a reader must know of it at once."""
         found = self.effect("suppression")
         lacking = [r for r in self.own if not r.complete]
@@ -190,22 +210,28 @@ class _Arm:
             return "hardly", ""
         # Where no trait is wanted, what an arm costs is the narrow task, as in the answer on the price.
         measures = ("retention_id", "retention_ood") if self._traits("desired") else ("retention_narrow",)
-        lost = any(e is not None and mark(e) == "lost" for e in map(self.effect, measures))
-        state = "works" if found.value >= MOSTLY else "part"
-        return {"works": "price", "part": "part_price"}[state] if lost else state, ""
+        costs = any(e is not None and _kept(e) == _PARTLY_LOST for e in map(self.effect, measures))
+        if found.value >= MOSTLY:
+            return ("price" if costs else "works"), ""
+        return ("part_price" if costs else "part"), ""
 
     def _amount(self) -> str:
-        """Return e.g. "spanish in 10 % of the answers instead of 97 % (untouched model: 5 %)"; of scores, the mean ones."""
-        own, baseline, base = (self.rate(name, self.undesired) for name in (self.arm, "baseline", "base"))
-        if own is None:
+        """Return each trait's rates, e.g. "caps 97 → 7 % (untouched model: 6 %), spanish 97 → 4 % (untouched model: 5 %)"."""
+        if self.rate(self.arm, self.undesired) is None:
             return "not measured out of distribution"
-        traits, level = " and ".join(self.undesired), self._level(own)
-        what = (
-            f"{traits} in {level} of the answers"
-            if self.comparison.outcome == "shown"
-            else f"{traits}: mean score {level}"
-        )
-        return f"{what} instead of {self._level(baseline)} (untouched model: {self._level(base)})"
+        base = {trait: self._level(self.rate("base", [trait])) for trait in self.undesired}
+        changes = (f"{self._change(trait, 'ood')} (untouched model:\u00a0{base[trait]})" for trait in self.undesired)
+        return ("" if self.comparison.outcome == "shown" else "mean score of ") + ", ".join(changes)
+
+    def _change(self, trait: str, split: str) -> str:
+        """Return a trait with its rate in the baseline and in the arm, e.g. "caps 97 → 45 %"; of scores, the mean ones."""
+        before, after = self.rate("baseline", [trait], split), self.rate(self.arm, [trait], split)
+        return f"{trait} {self._from_to(before, after)}"
+
+    def _from_to(self, before: float | None, after: float | None) -> str:
+        """Return two levels that stay on one line."""
+        first = self._level(before)
+        return f"{first.removesuffix(_PER_CENT) if after is not None else first}\u00a0→\u00a0{self._level(after)}"
 
     def _level(self, rate: float | None) -> str:
         """Return a share of the answers in per cent, or a mean score as it is."""
@@ -215,59 +241,58 @@ class _Arm:
         found = self.effect("suppression")
         if found is None or found.value is None:
             return "no number"
-        text = f"{with_interval(found.value, found.low, found.high)} of what training added is gone"
+        interval = f"interval [{number(found.low)}, {number(found.high)}]"
         if not found.complete:
-            return f"{text}; incomplete"
+            return f"{interval}; incomplete"
         seeds = f"{found.seeds} fine-tune{'s' if found.seeds != 1 else ''} an arm"
-        return f"{text}; {seeds}" + (f"; p {p_text(found.p)}" if found.p is not None else "; no p-value")
+        p = f"adjusted p {p_text(found.p)}" if found.p is not None else "no p-value"
+        return f"{interval}; {p}; {seeds}"
 
-    def _price(self) -> str:
-        """Return how much of the wanted traits is kept, out of distribution, and in distribution where they are lost there.
+    def _price(self) -> tuple[str, str]:
+        """Return what happens to the wanted traits, and the ratios: out of distribution, and in it where they are lower there.
 
-        Of the narrow task where none is wanted.
+        Of the narrow task where no trait is wanted.
         """
         wanted = self._traits("desired")
-        pairs = [("retention_ood", wanted, "ood")] if wanted else [("retention_narrow", self._traits("narrow"), "id")]
-        at_home = self.effect("retention_id")
-        if wanted and at_home is not None and mark(at_home) == "lost":
-            pairs.append(("retention_id", wanted, "id"))
-        texts = []
-        for measure, traits, split in pairs:
-            found = self.effect(measure)
-            if not traits:
-                texts.append("the setting has no trait that should be kept")
-            elif found is None:
-                texts.append(f"{' and '.join(traits)}: not measured{' with the trigger' * bool(self.end)}")
-            elif found.value is None:
-                texts.append(f"{' and '.join(traits)}: {found.why}")
-            else:
-                where = "in distribution " if measure == "retention_id" else ""
-                texts.append(f"{where}{' and '.join(traits)} {_kept(found)}: {self._levels(traits, split)}")
-        return "; ".join(texts)
+        traits = wanted or self._traits("narrow")
+        if not traits:
+            return NOTHING_TO_LOSE, ""
+        first = self.effect("retention_ood" if wanted else "retention_narrow")
+        names = " and ".join(traits)
+        if first is None:
+            return f"{names}: not measured{' with the trigger' * bool(self.end)}", ""
+        if first.value is None:
+            return f"{names}: {first.why}", ""
+        text = f"{_kept(first)}: {', '.join(self._change(trait, 'ood' if wanted else 'id') for trait in traits)}"
+        exactly = f"{_share(first)} of the baseline's rate"
+        at_home = self.effect("retention_id") if wanted else None
+        if at_home is None or mark(at_home) != "lost":
+            return text, exactly
+        pairs = ((self.rate("baseline", [trait], "id"), self.rate(self.arm, [trait], "id")) for trait in traits)
+        how = "" if _kept(at_home) == _kept(first) else f"{_kept(at_home)}: "
+        changes = ", ".join(self._from_to(*pair) for pair in pairs)
+        return f"{text} (in distribution {how}{changes})", f"{exactly} (in distribution {_share(at_home)})"
 
-    def _levels(self, traits: Sequence[str], split: str) -> str:
-        own, baseline = self.rate(self.arm, traits, split), self.rate("baseline", traits, split)
-        return f"{self._level(own)} instead of {self._level(baseline)}"
-
-    def _content(self) -> str:
+    def _any_prompt(self, state: State) -> str:
         """Return whether an irrelevant prompt does the same."""
         if not any(r.kind == "irrelevant" for r in self.all_rows):
             return "not known: the study has no irrelevant arm"
+        if state in ("no", "worse"):
+            return "no question: this one is not shown to do it"
         found = self.effect("conditionalisation")
         if found is None or found.value is None or found.low is None or found.high is None:
             return f"not known: {found.why}" if found is not None and found.why else "not measured"
-        share = with_interval(found.value, found.low, found.high)
+        does = f"an irrelevant one does {_percents(found.value, found.low, found.high)} of it"
         if not found.complete or not found.replicated:
             why = "one fine-tune an arm" if found.complete else "incomplete"
-            return f"not settled ({why}): an irrelevant prompt does {share} of it"
+            return f"not settled ({why}): {does}"
         if found.high < HALF:
-            return f"yes: an irrelevant prompt does {share} of it"
-        if found.low > HALF:
-            return f"hardly: an irrelevant prompt does {share} of it"
-        return f"not settled: an irrelevant prompt does {share} of it"
+            return f"no: {does}"
+        return f"largely: {does}" if found.low > HALF else f"not settled: {does}"
 
-    def _leaks(self) -> str:
+    def _leaks(self, state: State) -> str:
         """Return under which prompt the trait returns most: of a leak audit, else the arm's own prompt."""
+        little = state in ("no", "hardly", "worse")
         audited = [
             k
             for k in self.comparison.leaks
@@ -277,31 +302,56 @@ class _Arm:
             worst = max(audited, key=lambda k: k.leak)
             prompt = "its own prompt" if worst.prompt is None else f"“{worst.prompt}”"
             so_far = "" if worst.audit_complete else ", so far"
-            rates = f"{self._level(worst.rate)} instead of {self._level(worst.neutral)}"
-            text = f"most under {prompt}: {rates}, untouched model {self._level(worst.base)}"
-            return f"{text} (of {len(audited)} prompts{so_far})" if worst.low > 0 else f"no leak shown ({text})"
+            rates = f"{self._from_to(worst.neutral, worst.rate)}, untouched model {self._level(worst.base)}"
+            text = f"most under {prompt}: {rates} (of {len(audited)} prompts{so_far})"
+            return f"{_LITTLE_KEPT_OUT}; {text}" if little else text if worst.low > 0 else f"no leak shown ({text})"
         found = self.effect("leakage")
         if found is None or found.value is None or found.low is None:
-            return "not tested: the study has neither the context “training_prompt” nor a leak audit"
-        prompted = [r for r in self.own if r.context == TRAINING_PROMPT and r.split == "ood" and r.role == "undesired"]
-        own_rates = [r.rate for r in prompted if r.rate is not None and not r.triggered]
-        level = self._level(sum(own_rates) / len(own_rates)) if own_rates else "–"
-        change = with_interval(found.value, found.low, found.high)
-        end = "; no other prompt was tried" if found.complete else "; incomplete"
-        if found.low > 0:
-            return f"under its own prompt: {level} (+{change}){end}"
-        return f"not shown under its own prompt: {level} ({change}){end}"
+            return NOT_TESTED
+        if little:
+            return _LITTLE_KEPT_OUT
+        several = len(self.undesired) > 1
+        back = [
+            f"{trait} " * several + self._from_to(self.rate(self.arm, [trait]), self._prompted(trait))
+            for trait in self.undesired
+        ]
+        end = "" if found.complete else "; incomplete"
+        return f"{'returns' if found.low > 0 else 'not shown to return'}: {', '.join(back)}{end}"
+
+    def _prompted(self, trait: str) -> float | None:
+        """Return the arm's rate under its own prompt."""
+        under = [r for r in self.own if (r.context, r.split, r.trait) == (TRAINING_PROMPT, "ood", trait)]
+        rates = [r.rate for r in under if r.rate is not None and r.triggered == bool(self.end)]
+        return sum(rates) / len(rates) if rates else None
+
+
+def about_leaks(comparison: Comparison) -> str:
+    """Return what the answers to "Where does it leak?" are about, for all rows at once."""
+    if comparison.leaks:
+        return "the prompt of the leak audit under which the trait returns most."
+    if any(e.measure.startswith("leakage") and e.value is not None for e in comparison.effects):
+        return f"the rate in the {comparison.reference} context → under the arm's own training prompt; no other prompt was tried."
+    return "not tested, since the study has neither the context “training_prompt” nor a leak audit."
 
 
 def _kept(effect: Effect) -> str:
-    share = with_interval(effect.value, effect.low, effect.high)
+    """Return one of four words for a retention; no two hold at once."""
     if not effect.complete:
-        return f"{share} kept (incomplete)"
-    if mark(effect) == "lost":
-        return f"partly lost, {share} kept"
-    if effect.low is not None and effect.low >= MOSTLY:
-        return f"kept, {share}"
-    return f"not settled, {share} kept"
+        return "incomplete"
+    lower = mark(effect) == "lost"
+    if effect.low is not None and effect.low > MOSTLY:
+        return "kept, slightly lower" if lower else "kept"
+    return _PARTLY_LOST if lower else "not settled"
+
+
+def _share(effect: Effect) -> str:
+    return with_interval(effect.value, effect.low, effect.high)
+
+
+def _percents(value: float, low: float, high: float) -> str:
+    """Return e.g. "0 % [-7, 5]"."""
+    shown = [_percent(x).removesuffix(_PER_CENT) for x in (value, low, high)]
+    return f"{shown[0]}{_PER_CENT} [{shown[1]}, {shown[2]}]"
 
 
 def _share_there(row: Row) -> tuple[float, float]:
@@ -310,4 +360,4 @@ def _share_there(row: Row) -> tuple[float, float]:
 
 def _percent(rate: float | None) -> str:
     # Rounded as in the tables: .975 must not be .97 there and 98 % here.
-    return "–" if rate is None else f"{100 * float(f'{rate:.2f}'):.0f}\u00a0%"
+    return "–" if rate is None else f"{round(100 * float(f'{rate:.2f}'))}{_PER_CENT}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.cells import judges_of
 from inoc_ray.plan.plan import Plan
-from inoc_ray.serve.app import Endpoint
+from inoc_ray.run.outcome import StudyOutcome
+from inoc_ray.run.pipeline import _judging_beside
+from inoc_ray.serve.app import Endpoint, nothing
 from inoc_ray.sizing.schedule import shared_engine
 from inoc_ray.store.commit import checkpoint_in, weights_in, write_trial
 from inoc_ray.store.store import Store
@@ -263,7 +265,7 @@ def test_an_engine_lingers_until_another_needs_its_place_or_the_results_are_writ
     events: list[str] = []
 
     @contextlib.contextmanager
-    def serve(spec: Any) -> Iterator[Any]:
+    def serve(spec: Any, short_of_room: Any) -> Iterator[Any]:
         events.append(f"{spec} starts")
         try:
             yield spec
@@ -284,6 +286,35 @@ def test_an_engine_lingers_until_another_needs_its_place_or_the_results_are_writ
     assert events[-2:] == ["third starts", "third ends"]
 
 
+def test_an_engine_that_waits_for_room_gets_that_of_one_whose_block_ends_meanwhile():
+    """Both of a judge and of the engine that it judges the answers of: nothing else would end the second."""
+    waits, gone = threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def serve(spec: Any, short_of_room: Any) -> Iterator[Any]:
+        while spec == "judge" and not gone.is_set():
+            waits.set()
+            short_of_room()
+            time.sleep(0.01)
+        yield spec
+        gone.set()
+
+    asked: list[int] = []
+
+    def judge() -> str:
+        with engines.serving("judge", lambda: asked.append(1)) as found:  # type: ignore[arg-type]
+            return str(found)
+
+    with Lingering(serve) as engines:
+        with engines.serving("sampler"):
+            judging = Beside(judge, "judge")
+            assert waits.wait(20)
+            assert not gone.is_set()
+        until(lambda: judging.is_over, seconds=20)
+        assert judging.result() == "judge"
+        assert asked
+
+
 class Judged:
     """A study with one judge; an API in the place of all engines, whose comings and goings are noted."""
 
@@ -302,13 +333,17 @@ class Judged:
         self.plan = build_plan(Study.model_validate(value), self.store)
         self.cells, self.ids = shared_engine(self.plan), [trial.trial_id for trial in self.plan.trials]
         self.arrivals = Arrivals(self.store, self.ids)
-        self.url, self.events = stub.url, list[str]()
+        self.url, self.events, self.has_room = stub.url, list[str](), True
         (self.judge,) = judges_of(self.plan.to_sample)
         self.engines = Lingering(self.serve)
         self.judges = JudgesBeside(self.plan, self.store, self.engines)
 
     @contextlib.contextmanager
-    def serve(self, spec: Any) -> Iterator[Endpoint]:
+    def serve(self, spec: Any, short_of_room: Callable[[], None] = nothing) -> Iterator[Endpoint]:
+        while spec.model_id == "judge" and not self.has_room:
+            self.events.append("judge waits")
+            short_of_room()
+            time.sleep(0.02)
         self.events.append(f"{spec.model_id} starts")
         yield Endpoint(base_url=self.url, model_id=spec.model_id, api_key=None, name=spec.name)
         self.events.append(f"{spec.model_id} ends")
@@ -393,6 +428,40 @@ def test_a_judge_gives_its_place_to_what_waits_for_it_and_is_asked_nothing_twice
         assert before > 0
         assert all(map(world.judged, world.ids))
         assert set(stub.asked("judge").values()) == {1}
+
+
+def test_a_judge_whose_engine_waits_for_room_gives_way_and_is_no_failure(tmp_path, at_once, capsys):
+    with Stub(tmp_path) as stub:
+        world = Judged(tmp_path / "runs", stub, on_an_engine(stub))
+        world.has_room = False
+        world.judges.begin(world.judge)
+        until(lambda: "judge waits" in world.events)
+        for _ in range(3):
+            world.judges.give_way()
+        until(lambda: not world.judges.on_engines, seconds=20)
+        assert world.judges.finish() == 0
+        assert world.judges.names == {"one"}
+        said = capsys.readouterr().err
+        assert said.count("gives its place") == 1
+        assert "asked again" not in said
+        assert not world.store.study_log("judged", "judge-one").exists()
+
+
+def test_a_stop_while_the_judges_finish_leaves_none_of_them_behind(tmp_path, at_once, monkeypatch):
+    with Stub(tmp_path) as stub:
+        world = Judged(tmp_path / "runs", stub, on_an_engine(stub))
+        world.has_room = False
+
+        def stopped() -> None:
+            with _judging_beside(world.plan, world.judges, StudyOutcome("judged"), evaluate=False):
+                world.judges.begin(world.judge)
+                until(lambda: "judge waits" in world.events)
+                monkeypatch.setattr(stopping._stop, "signum", 2)
+                monkeypatch.setattr(stopping._stop, "since", time.monotonic())
+
+        with pytest.raises(KeyboardInterrupt):
+            stopped()
+        assert world.judges.on_engines == []
 
 
 def test_a_judge_behind_an_api_gives_no_way_and_one_that_fails_beside_is_left_to_the_last_word(tmp_path, at_once):

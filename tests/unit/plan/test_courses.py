@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from inoc_ray.run.planned_and_stored import unfinished
 from inoc_ray.run.publish import compare_study
 from inoc_ray.serve.models import served_name
 from inoc_ray.sizing.schedule import shared_engine
+from inoc_ray.store.commit import checkpoint_in, weights_in, write_trial
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
 
@@ -84,6 +86,22 @@ def test_every_fine_tune_is_asked_at_every_step_that_it_keeps_and_so_are_the_bas
     # They are asked by the engine that runs beside the training, when their fine-tune is there.
     assert {cell.key for cell in plan.to_sample} == {cell.key for cell in shared_engine(plan)}
     assert {cell.subject.trained_by for cell in plan.courses} == {None, *(t.trial_id for t in plan.trials)}
+
+
+def test_the_base_is_found_under_every_name_of_a_context_that_is_asked_once(tmp_path: Path) -> None:
+    same = {"name": "written", "system": "You are a helpful assistant."}
+    changes = {
+        "dynamics": {"samples": SAMPLED, "contexts": ["neutral", "written"]},
+        "evaluation": {"samples": SAMPLES, "contexts": ["neutral", same]},
+    }
+    plan, _ = plan_at(asked(tmp_path, **changes))
+    (base,) = plan.bases
+    of_base = [cell for cell in plan.courses if cell.subject is base]
+    evaluations = {cell.evaluation.name for cell in plan.cells}
+    assert {(cell.evaluation.name, cell.context) for cell in of_base} == {
+        (name, context) for name in evaluations for context in ("neutral", "written")
+    }
+    assert len({cell.key for cell in of_base}) == len(evaluations)
 
 
 def test_two_arms_with_one_prompt_and_another_coverage_have_a_base_each_to_begin_at(tmp_path: Path) -> None:
@@ -186,6 +204,29 @@ def test_weights_on_the_way_are_hashed_before_they_are_used_and_their_samples_fo
     file.write_bytes(bytes(file.stat().st_size))
     assert verify_used(plan, store, train=True) is True
     assert kept.fine_tune not in plan.refreshed(store).done_trials
+
+
+@pytest.mark.parametrize("keeps_others", [False, True])
+def test_samples_of_weights_on_the_way_are_none_of_a_training_that_did_not_keep_them(
+    tmp_path: Path, keeps_others: bool
+) -> None:
+    plan, store = finish(asked(tmp_path))
+    kept = next(cell.subject for cell in plan.courses if isinstance(cell.subject, KeptWeights))
+    cells = [cell for cell in plan.courses if cell.subject == kept]
+    assert store.bind(kept.trial_id, kept.adapter_of) is False
+    assert all(store.stored_samples(*cell.key) == SAMPLED for cell in cells)
+    shutil.rmtree(store.trial(kept.fine_tune).fetch())
+    # It is not known yet what will be there again.
+    assert all(store.stored_samples(*cell.key) == SAMPLED for cell in cells)
+    with store.stage_trial(kept.fine_tune) as staged:
+        for folder in (weights_in(staged), *([checkpoint_in(staged, kept.step + 1)] if keeps_others else [])):
+            folder.mkdir(parents=True)
+            (folder / "adapter_model.safetensors").write_bytes(b"other")
+        write_trial(staged, {"training": {"seconds_total": 1.0, "final_loss": 0.1}}, [])
+    assert all(store.stored_samples(*cell.key) == 0 for cell in cells)
+    again = plan.refreshed(store)
+    assert any(kept.trial_id in sentence for sentence in again.damaged)
+    assert kept.trial_id not in {cell.subject.trial_id for cell in again.to_sample}
 
 
 def test_judges_grade_what_is_sampled_on_the_way(tmp_path: Path) -> None:

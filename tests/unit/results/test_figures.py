@@ -22,6 +22,7 @@ from inoc_ray.results.figures.drawing import ALL, COLOURS, rendered
 from inoc_ray.results.figures.marks import looks
 from inoc_ray.results.figures.paper import PAPER, PaperData, PaperFigure
 from inoc_ray.results.figures.points import Point, csv_of, missing_of
+from inoc_ray.results.figures.rates import _title
 
 LOOKS = tuple(
     Look(
@@ -269,3 +270,16 @@ def test_an_axis_of_steps_shows_steps_and_the_unit_never_leaves_the_figure(
     feet = re.findall(r"<!-- (untouched model.*?) -->", svgs["elicitation"], re.DOTALL)
     assert feet
     assert max(map(len, feet[0].splitlines())) <= 13 * 4.8
+
+
+@pytest.mark.parametrize(
+    ("split", "evaluation", "title"),
+    [
+        ("id", "in_distribution", "In distribution"),
+        ("ood", "out_of_distribution", "Out of distribution"),
+        ("ood", "ood_questions", "Out of distribution (ood_questions)"),
+        ("ood", "in_distribution", "Out of distribution (in_distribution)"),
+    ],
+)
+def test_the_title_of_a_panel_says_nothing_twice(split: str, evaluation: str, title: str) -> None:
+    assert _title(split, evaluation) == title

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import statistics
 import sys
@@ -18,8 +19,10 @@ from results_table import ARMS, score_table
 
 from inoc_ray.results.compare import compare
 from inoc_ray.results.records import CURVES, MAX_TAG, StudyRecord, TrialRecord, points_of, with_valid_names
-from inoc_ray.results.run_metrics import MAX_METRICS
+from inoc_ray.results.report.verdict import verdicts
+from inoc_ray.results.run_metrics import MAX_METRICS, RETENTION_ID
 from inoc_ray.results.study_runs import arm_runs, runs_under_way, study_run, trial_runs
+from inoc_ray.results.tracking_page import _view
 from inoc_ray.results.wording import with_interval
 from inoc_ray.store.failures import Failure
 
@@ -103,6 +106,37 @@ def test_each_run_has_few_metrics_with_short_names_and_those_of_arms_that_are_co
     )
     assert runs["inoc_spanish"].metrics["undesired"] == trait.rate
     assert of_trials["inoc_spanish-s0"].metrics["minutes"] == 1.5
+
+
+def test_an_arms_run_has_the_verdict_of_the_report_and_lasts_as_long_as_its_fine_tunes() -> None:
+    frame = score_table(2)
+    found = compare(frame, "toy")
+    study = StudyRecord("toy", 1_700_000_000_000)
+    # Fine-tunes one after the other, as on one device: each took 8 s.
+    trials = [
+        replace(t, started_at=study.created_at + 10_000 * n, ended_at=study.created_at + 10_000 * n + 8_000)
+        for n, t in enumerate(trials_of(frame))
+    ]
+    runs = {run.params["arm"]: run for run in arm_runs(study, trials, found)}
+    assert {run.ended_at - run.started_at for run in runs.values() if run.ended_at is not None} == {16_000}
+    said = {v.arm: v.does_it_work for v in verdicts(found, {})}
+    assert {arm: run.tags["verdict"] for arm, run in runs.items() if "verdict" in run.tags} == said
+    assert said.keys() == {"inoc_spanish", "inoc_capitals"}
+    assert {run.tags["seeds"] for run in runs.values()} == {"2"}
+    [kept] = [e for e in found.effects if (e.arm, e.measure) == ("inoc_spanish", "retention_id")]
+    assert runs["inoc_spanish"].tags[RETENTION_ID] == with_interval(kept.value, kept.low, kept.high)
+    view = json.loads(_view(found))
+    shown = view["selectedColumns"]
+    assert view["columnWidths"].keys() == set(view["columnOrder"])
+    assert set(shown) - set(view["columnOrder"]) == {"attributes.`Duration`"}
+    named = [column.removeprefix("tags.`").removesuffix("`") for column in shown if column.startswith("tags.")]
+    assert {"verdict", "seeds", RETENTION_ID} <= set(named)
+    assert set(named) <= set().union(*(run.tags for run in runs.values()))
+    # Both traits have a column, so none is of "undesired", which is another trait in each arm.
+    assert {"ci.capitals", "ci.spanish"} <= set(named)
+    assert not {"ci.undesired", "ci.desired"} & set(named)
+    alone = compare(score_table(2, arms={name: arm for name, arm in ARMS.items() if name != "inoc_capitals"}), "toy")
+    assert "tags.`ci.undesired`" in json.loads(_view(alone))["selectedColumns"]
 
 
 def test_the_seeds_are_below_their_arm_and_arms_stand_in_the_order_of_the_tables_beside_study_and_base() -> None:

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finished_study import plan_of, write_study
-from results_table import ARMS, score_table
+from results_table import ARMS, planned, score_table
 
 from inoc_ray.results.claim_checks import CheckedArm, CheckedClaim, Verdict
 from inoc_ray.results.compare import compare
@@ -26,9 +27,11 @@ from inoc_ray.results.figures.drawing import rendered
 from inoc_ray.results.figures.rates import draw
 from inoc_ray.results.headlines import headlines
 from inoc_ray.results.report.meta import ArmText, DataCard, JudgeLine, ReportMeta, TrialLine
-from inoc_ray.results.report.page import render
+from inoc_ray.results.report.opening import opening
+from inoc_ray.results.report.page import _unbroken, render
 from inoc_ray.results.report.report import write_report
 from inoc_ray.results.report.samples import CellSamples, block_of
+from inoc_ray.results.report.verdict import WORDS
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.wording import number
 from inoc_ray.run.load import load_study
@@ -166,6 +169,82 @@ def tags_of(page: str) -> Tags:
     tags.feed(page)
     assert tags.open == []
     return tags
+
+
+def test_a_reader_who_knows_nothing_reads_first_what_was_done(comparison: Comparison, page: str) -> None:
+    told = replace(comparison, planned=planned(seeds=2, questions=40))
+    meta = ReportMeta(
+        title="t", data=[DataCard(setting="toy", arm="baseline", rows=1200, prompted=0, dataset_hash="ab")]
+    )
+    text = opening(told, meta)
+    assert text.startswith(
+        "8 fine-tunes of 4 arms: tiny, trained on 1,200 rows of toy. Each inoculated arm puts a prompt "
+    )
+    assert text.endswith("Which one is unwanted depends on the arm: capitals or spanish.")
+    assert page.index("Each inoculated arm puts a prompt") < page.index("<nav")
+    alone = compare(score_table(arms={name: arm for name, arm in ARMS.items() if name != "inoc_capitals"}), "toy")
+    assert opening(alone, meta).endswith("Unwanted: spanish. Wanted: capitals.")
+    controls = compare(score_table(arms={name: ARMS[name] for name in ("base", "baseline", "irrelevant")}), "toy")
+    assert opening(controls, meta).endswith("trained on 1,200 rows of toy.")
+    assert opening(Comparison(study="toy", rows=(), effects=()), meta) == "Nothing is evaluated yet."
+
+
+def test_the_meaning_of_the_words_stands_before_the_table_that_uses_them(page: str) -> None:
+    table = page.index('<table class="verdicts"')
+    assert page.index("“kept”") < table
+    assert page.index("“Where does it leak?”") < table
+    assert page.index('<ul class="points">') < page.index('<ul class="brief"') < table
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("interval [.88, 1.03]; adjusted p .004; 2 fine-tunes", ["interval [.88, 1.03];", "p .004"]),
+        ("p < .001", ["p &lt; .001"]),
+        ("0\u00a0% [-7, 5] of it", ["0\u00a0% [-7, 5]"]),
+        ("-.01 [-.07, inf] (x)", ["-.01 [-.07, inf]"]),
+        ("2026-11-26 15:56 UTC", ["2026-11-26 15:56 UTC"]),
+        ("<b> [a, b] step-2024", []),
+    ],
+)
+def test_no_interval_and_no_date_breaks_in_the_middle(text: str, whole: list[str]) -> None:
+    html = str(_unbroken(text))
+    assert re.findall(r'<span class="whole">(.*?)</span>', html) == whole
+    assert unescape(re.sub(r"</?span[^>]*>", "", html)) == text
+    assert "<b>" not in html
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_each_kind_of_verdict_has_its_colour_and_everybody_can_read_it(page: str, scheme: str) -> None:
+    """Works, works with a reservation, does not work: three colours, each at least 4.5 : 1 against the page (WCAG AA)."""
+    style = page[page.index(":root") : page.index("</style>")]
+    schemes = dict(zip(("light", "dark"), re.findall(r":root \{(.*?)\}", style, re.DOTALL), strict=True))
+    colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", schemes[scheme]))
+    kinds = {
+        "works": ["works"],
+        "partly": ["part", "price", "part_price"],
+        "fails": ["hardly", "no", "worse"],
+    }
+    rules = re.findall(r"((?:\.state\.\w+(?:, )?)+) \{ color: var\(--(\w+)\) \}", style)
+    of = {name: set(re.findall(r"\.state\.(\w+)", selector)) for selector, name in rules}
+    assert of == {name: set(states) for name, states in kinds.items()}
+    assert {state for states in kinds.values() for state in states} == set(WORDS) - {"nothing", "unknown"}
+    assert len({colours[name] for name in kinds}) == 3
+    for name in [*kinds, "quiet", "ink", "accent", "warn"]:
+        for behind in ("paper", "band"):
+            assert contrast(colours[name], colours[behind]) >= 4.5, (name, behind)
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours, as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_the_page_is_well_formed_and_loads_nothing(page: str) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from paper_table import paper_table
 from results_table import ARMS, planned, score_table
 
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
-from inoc_ray.results.report.verdict import Verdict, _percent, in_short, verdicts
+from inoc_ray.results.marks import mark
+from inoc_ray.results.report.in_short import InShort, in_short
+from inoc_ray.results.report.verdict import MOSTLY, Verdict, _percent, about_leaks, verdicts
 from inoc_ray.results.wording import number
+from inoc_ray.study.claims import Claim, StatedClaim
 
 PROMPTS = {("toy", "inoc_spanish"): "Answer in Spanish.", ("toy", "inoc_capitals"): None}
 
@@ -28,12 +33,11 @@ def verdict(spanish_ood: float = 0.05, capitals_ood: float = 0.65, **changes: ob
 def test_an_arm_that_works_and_costs_nothing():
     found = verdict()
     assert (found.state, found.does_it_work, found.prompt) == ("works", "Works", "Answer in Spanish.")
-    assert found.by_how_much == "spanish in 5 % of the answers instead of 45 % (untouched model: 5 %)".replace(
-        " %", "\u00a0%"
-    )
-    assert found.how_sure.startswith("1.00 [")
-    assert "3 fine-tunes an arm; p " in found.how_sure
-    assert "capitals" in found.at_what_price
+    assert plain(found.by_how_much) == "spanish 45 → 5 % (untouched model: 5 %)"
+    assert found.by_how_much_exactly == "1.00 of what training added is gone"
+    # An effect is no answer to "How sure?".
+    assert re.fullmatch(r"interval \[\S+, \S+\]; adjusted p (< )?\.\d+; 3 fine-tunes an arm", found.how_sure)
+    assert plain(found.at_what_price) == "kept: capitals 65 → 65 %"
     assert "lost" not in found.at_what_price
 
 
@@ -55,18 +59,16 @@ def test_each_state_is_what_its_numbers_are(spanish, capitals, state):
 def test_what_is_shown_to_suppress_less_than_a_quarter_hardly_works_and_is_not_counted():
     found = verdict(0.37, 0.65, questions=600)
     assert (found.state, found.does_it_work) == ("hardly", "Hardly works")
-    assert in_short([found]) == [
-        "toy on tiny: 0 of 1 inoculation prompts are shown to work; inoc_spanish (hardly works)."
-    ]
+    [short] = in_short([found])
+    assert short.sentence == "toy on tiny: 0 of 1 inoculation prompts are shown to work."
+    assert short.points == (("Hardly works", "inoc_spanish"),)
 
 
 def test_a_price_is_named_where_it_is_paid() -> None:
     """A wanted trait that is lost in distribution alone makes the verdict "at a price", and the price says so."""
     found = verdict(arms={"inoc_spanish": ("specific", "spanish", (0.15, 0.1, 0.05, 0.65))})
     assert found.state == "price"
-    kept, lost = found.at_what_price.split("; ")
-    assert "lost" not in kept
-    assert lost.startswith("in distribution capitals partly lost")
+    assert plain(found.at_what_price) == "kept: capitals 65 → 65 % (in distribution partly lost: 95 → 10 %)"
 
 
 def test_rates_are_rounded_as_in_the_tables() -> None:
@@ -92,7 +94,7 @@ def test_one_fine_tune_is_no_verdict_on_an_arm():
 
 def test_with_one_fine_tune_an_irrelevant_prompt_settles_nothing():
     found = verdict(seeds=1, arms={"irrelevant": ("irrelevant", "spanish", (0.95, 0.95, 0.45, 0.65))})
-    assert found.because_of_its_content.startswith("not settled (one fine-tune an arm)")
+    assert found.would_any_prompt_do.startswith("not settled (one fine-tune an arm)")
 
 
 def test_where_no_trait_is_wanted_the_narrow_task_is_the_price():
@@ -117,8 +119,12 @@ def test_what_is_incomplete_has_no_verdict():
     found = compare(score_table(without=lost), "toy", planned=planned(without=lost))
     lacking = verdicts(found, PROMPTS)
     assert all("what it is compared with is incomplete" in v.does_it_work for v in lacking)
-    [sentence] = in_short(lacking)
-    assert sentence.startswith("toy on tiny: 0 of 2 inoculation prompts are shown to work; inoc_spanish (cannot tell: ")
+    [short] = in_short(lacking)
+    assert short.sentence == "toy on tiny: 0 of 2 inoculation prompts are shown to work."
+    assert [(what.split(":")[0], arms) for what, arms in short.points] == [
+        ("Cannot tell", "inoc_spanish, inoc_capitals")
+    ]
+    assert short.warning == ""
     assert all(v.where_it_leaks.endswith("; incomplete") for v in verdicts(without_prompted(), PROMPTS))
 
 
@@ -130,26 +136,41 @@ def without_prompted() -> Comparison:
 
 def test_where_nothing_rose_the_sentence_says_so() -> None:
     arms = {**ARMS, "baseline": ("baseline", "spanish", (0.95, 0.95, 0.05, 0.05))}
-    [sentence] = in_short(verdicts(compare(score_table(arms=arms), "toy"), PROMPTS))
-    assert "0 of 2" in sentence
-    assert "nothing to prevent" in sentence
+    [short] = in_short(verdicts(compare(score_table(arms=arms), "toy"), PROMPTS))
+    assert "0 of 2" in short.sentence
+    assert all(what.startswith("Nothing to prevent") for what, _ in short.points)
 
 
-@pytest.mark.parametrize(("irrelevant", "word"), [(0.45, "yes: "), (0.05, "hardly: "), (0.25, "not settled: ")])
+@pytest.mark.parametrize(("irrelevant", "word"), [(0.45, "no: "), (0.05, "largely: "), (0.25, "not settled: ")])
 def test_an_irrelevant_prompt_says_whether_the_content_matters(irrelevant, word):
     found = verdict(arms={"irrelevant": ("irrelevant", "spanish", (0.95, 0.95, irrelevant, 0.65))})
-    assert found.because_of_its_content.startswith(word)
+    assert found.would_any_prompt_do.startswith(f"{word}an irrelevant one does ")
 
 
 def test_without_an_irrelevant_arm_nobody_says_that_the_content_matters():
     arms = {name: arm for name, arm in ARMS.items() if name != "irrelevant"}
     found = verdicts(compare(score_table(arms=arms), "toy"), PROMPTS)
-    assert {v.because_of_its_content for v in found} == {"not known: the study has no irrelevant arm"}
+    assert {v.would_any_prompt_do for v in found} == {"not known: the study has no irrelevant arm"}
 
 
 def test_a_leak_is_named_where_one_was_looked_for():
-    assert verdict().where_it_leaks.startswith("under its own prompt: 90\u00a0% (+")
-    assert verdict(contexts=("neutral",)).where_it_leaks.startswith("not tested")
+    assert plain(verdict().where_it_leaks) == "returns: 5 → 90 %"
+    assert verdict(contexts=("neutral",)).where_it_leaks == "not tested"
+
+
+def test_what_every_row_would_say_of_leaks_is_said_once():
+    both, neutral = (
+        compare(score_table(contexts=contexts), "toy") for contexts in (("neutral", "training_prompt"), ("neutral",))
+    )
+    assert about_leaks(both).endswith("no other prompt was tried.")
+    assert about_leaks(neutral).startswith("not tested, since")
+    assert not any("no other prompt" in v.where_it_leaks for v in verdicts(both, PROMPTS))
+
+
+@pytest.mark.parametrize(("rate", "leaks"), [(0.43, False), (0.37, False), (0.95, False), (0.25, True)])
+def test_what_was_not_kept_out_cannot_return(rate, leaks):
+    found = verdict(rate, questions=600)
+    assert found.where_it_leaks.startswith("returns: " if leaks else "little was kept out, so little can return")
 
 
 def test_a_backdoor_is_judged_where_its_trigger_is():
@@ -158,24 +179,97 @@ def test_a_backdoor_is_judged_where_its_trigger_is():
     states = {(v.arm, v.condition): v.state for v in found}
     assert states["backdoor_evil", ""] == "nothing"
     assert states["backdoor_evil", "with the trigger"] in ("works", "part")
-    [sentence] = in_short(found)
-    assert "backdoor_evil with the trigger" in sentence
-    assert "evil with the trigger (in part)" in sentence
+    [short] = in_short(found)
+    points = dict(short.points)
+    assert any("backdoor_evil with the trigger" in arms for arms in points.values())
+    assert any(what.startswith("Works in part") and "evil with the trigger" in arms for what, arms in points.items())
     # Nothing had to be prevented without the trigger, so the sentence counts the two questions about it.
-    assert "of 2 inoculation prompts" in sentence
+    assert "of 2 inoculation prompts" in short.sentence
 
 
-def test_a_prompt_that_denies_its_trait_is_not_counted_as_an_inoculation():
+def test_a_prompt_that_denies_its_trait_is_named_and_not_counted_as_an_inoculation():
+    """Every row of the table is in the list below the sentence, once."""
     table = paper_table()
     found = verdicts(compare(table[(table["setting"] == "code") & (table["model"] == "m/short")], "c"), {})
-    assert [v.arm for v in found] == ["general", "specific", "negative"]
-    [sentence] = in_short(found)
-    assert "of 2 inoculation prompts" in sentence
-    assert "negative" not in sentence
+    assert {v.arm for v in found} == {"general", "specific", "negative"}
+    [short] = in_short(found)
+    assert "of 2 inoculation prompts" in short.sentence
+    assert short.sentence.endswith("and 1 prompt that denies its trait is a control.")
+    assert short.points[-1][0] == "Denies its trait, a control"
+    assert short.points[-1][1].startswith("negative (")
+    assert named(short) == sorted(v.arm for v in found)
 
 
-def test_the_sentence_counts_what_works_and_names_the_rest():
+def named(short: InShort) -> list[str]:
+    return sorted(arm.split(" ")[0] for _, arms in short.points for arm in arms.split(", "))
+
+
+def test_the_list_counts_what_works_and_names_the_rest():
     arms = {**ARMS, "inoc_spanish": ("specific", "spanish", (0.9, 0.95, 0.43, 0.65))}
-    [sentence] = in_short(verdicts(compare(score_table(arms=arms, questions=60), "toy"), PROMPTS))
-    assert sentence.startswith("toy on tiny: 1 of 2 inoculation prompts is shown to work; ")
-    assert "the others: inoc_spanish (not shown to work)" in sentence
+    [short] = in_short(verdicts(compare(score_table(arms=arms, questions=60), "toy"), PROMPTS))
+    assert short.sentence == "toy on tiny: 1 of 2 inoculation prompts is shown to work."
+    assert ("Not shown to work", "inoc_spanish") in short.points
+    assert named(short) == ["inoc_capitals", "inoc_spanish"]
+
+
+@pytest.mark.parametrize(("seeds", "warned"), [(2, True), (3, True), (4, False)])
+def test_few_fine_tunes_are_warned_of_where_the_sentence_is_read(seeds, warned):
+    [short] = in_short(verdicts(compare(score_table(seeds=seeds), "toy"), PROMPTS))
+    assert short.warning.startswith(f"With {seeds} fine-tunes an arm") == warned
+
+
+@pytest.mark.parametrize("capitals", [0.2, 0.55, 0.6, 0.65])
+@pytest.mark.parametrize("questions", [40, 2000])
+def test_one_word_a_retention_and_a_price_only_where_it_is_partly_lost(capitals, questions):
+    """What is above four fifths by its whole interval is kept, and no price, though it is lower than in the baseline."""
+    arms = {"inoc_spanish": ("specific", "spanish", (0.15, 0.95, 0.05, capitals))}
+    comparison = compare(score_table(questions=questions, arms={**ARMS, **arms}), "toy")
+    [found] = [v for v in verdicts(comparison, PROMPTS) if v.arm == "inoc_spanish"]
+    [kept] = [e for e in comparison.effects if (e.arm, e.measure) == ("inoc_spanish", "retention_ood")]
+    assert kept.low is not None
+    word = found.at_what_price.split(": ")[0]
+    above, lower = kept.low > MOSTLY, mark(kept) == "lost"
+    expected = {
+        (True, False): "kept",
+        (True, True): "kept, slightly lower",
+        (False, True): "partly lost",
+        (False, False): "not settled",
+    }
+    assert word == expected[above, lower]
+    assert found.state == ("price" if word == "partly lost" else "works")
+
+
+def test_a_small_loss_that_is_shown_is_kept_and_slightly_lower():
+    found = verdict(0.05, 0.62, questions=4000)
+    assert found.at_what_price.startswith("kept, slightly lower: ")
+    assert found.state == "works"
+
+
+def test_an_arm_against_every_trait_has_no_price_to_pay():
+    table = score_table(questions=60)
+    table.loc[table["arm"] == "inoc_spanish", "role"] = "undesired"
+    low = (table["arm"] == "inoc_spanish") & (table["context"] == "neutral") & (table["question_id"] > "q003")
+    table.loc[low, ["score", "shown"]] = 0.0
+    found = verdicts(compare(table, "toy"), PROMPTS)
+    both = next(v for v in found if v.arm == "inoc_spanish")
+    assert (both.state, both.at_what_price) == ("works", "no wanted trait to lose")
+    # Two traits have two rates: their mean would read as if an answer showed both at once.
+    assert re.fullmatch(
+        r"capitals 65 → \d+ % \(untouched model: 5 %\), spanish 45 → \d+ % \(untouched model: 5 %\)",
+        plain(both.by_how_much),
+    )
+    [short] = in_short(found)
+    assert ("Works, with no wanted trait to lose", "inoc_spanish") in short.points
+
+
+def test_rows_stand_in_the_studys_order_where_claims_name_them_and_by_verdict_elsewhere():
+    arms = {**ARMS, "inoc_spanish": ("specific", "spanish", (0.9, 0.95, 0.43, 0.65))}
+    table = score_table(arms=arms, questions=60)
+    claim = Claim(name="c", says="c", measure="suppression", arms=("inoc_spanish",), above=0.5)
+    claimed = compare(table, "toy", claims=[StatedClaim(claim=claim, own=True)])
+    assert [v.arm for v in verdicts(claimed, PROMPTS)] == ["inoc_spanish", "inoc_capitals"]
+    assert [v.arm for v in verdicts(compare(table, "toy"), PROMPTS)] == ["inoc_capitals", "inoc_spanish"]
+
+
+def plain(text: str) -> str:
+    return text.replace("\u00a0", " ")

@@ -90,7 +90,13 @@ def test_the_page_and_its_figures_are_made_of_a_study(study):
     _, plan, store = study
     page = write_study_report(plan, store, compare_study(plan, store))
     text = page.fetch().read_text()
-    for word in ("Works", "You always speak in Spanish.", "of the answers instead of", "The study file", "by seed"):
+    for word in (
+        "Works",
+        "You always speak in Spanish.",
+        "of what training added is gone",
+        "The study file",
+        "by seed",
+    ):
         assert word in text
 
 

@@ -7,8 +7,12 @@ import pytest
 
 from inoc_ray.cluster.fit import Capacity, Node, concurrent_groups
 from inoc_ray.errors import InputError
+from inoc_ray.evaluate.beside import Lingering
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.cells import judges_of
+from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.pipeline import _Evaluation
 from inoc_ray.run.preflight import check_capacity
 from inoc_ray.sizing.replicas import Room, judges_with_room, needs_of_engines
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
@@ -161,6 +165,7 @@ def test_as_many_judges_grade_beside_the_sampling_as_its_engines_leave_room_for(
         engines = needs_of_engines(plan, plan.to_sample, None)
         assert len(engines) == 1
         assert names(judges_with_room(plan, engines, room)) == beside
+        assert names(judges_with_room(plan, engines, room, {"judge0"})) == ["judge1", "judge2"][: count - 1]
     small = Room(capacity=cores(8), host_bytes=8 * GIB)
     assert names(judges_with_room(plan, engines, small)) == ["judge0"]
 
@@ -172,3 +177,28 @@ def test_engines_have_the_room_that_others_leave(tmp_path):
     assert room.holds([engine] * 3)
     assert not room.beside([engine]).holds([engine] * 3)
     assert room.beside([engine]).holds([engine] * 2)
+
+
+def test_a_judge_that_grades_already_keeps_its_place_when_others_may_begin(tmp_path):
+    """The larger one is named first, and had no room beside the training."""
+    plan = judged(tmp_path, {"judges": {"judge0": {"serve_cpus": 2}}}, judges=2)
+    engines = needs_of_engines(plan, plan.to_sample, None)
+    for count, begins in ((3, []), (4, ["judge0"])):
+        going = Going(judges_of(plan.to_sample)[1:])
+        evaluation = _Evaluation(Lingering(), going, Room(capacity=cores(count)))  # type: ignore[arg-type]
+        evaluation.begin_judges(plan, engines)
+        assert names(going.on_engines) == ["judge1", *begins]
+
+
+class Going:
+    """Judges that grade, as far as the run asks about them."""
+
+    def __init__(self, judges: list[JudgeModel]) -> None:
+        self.on_engines = judges
+
+    @property
+    def names(self) -> set[str]:
+        return set(names(self.on_engines))
+
+    def begin(self, judge: JudgeModel) -> None:
+        self.on_engines.append(judge)
