@@ -204,9 +204,9 @@ def test_a_sync_never_touches_the_runs_of_another_storages_study(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path / 'shared.db'}"
 
-    def bring(study: StudyRecord, root: str | None = None) -> str:
+    def bring(study: StudyRecord, *, inside: bool = False) -> str:
         found = compare(empty_score_table(), "mine")
-        return sync(uri, study, [], found, lock=nullcontext(), artifact_root=root).study_run_id
+        return sync(uri, study, [], found, lock=nullcontext(), inside=inside).study_run_id
 
     theirs = bring(of("s3://b/theirs", created_at=6))
     client = MlflowClient(uri)
@@ -219,7 +219,7 @@ def test_a_sync_never_touches_the_runs_of_another_storages_study(tmp_path, monke
     # A storage that was moved, and MLflow inside the storage.
     assert bring(of("s3://b/theirs", created_at=6)) == theirs
     assert bring(of("s3://b/moved", created_at=6)) == theirs
-    assert bring(of("/elsewhere"), (tmp_path / "artifacts").as_uri()) == theirs
+    assert bring(of("/elsewhere"), inside=True) == theirs
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 HEAD = """
-import sys, time
+import signal, sys, time
+# What a shell runs in the background has this one ignored, and so has what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from inoc_ray import stopping
 stopping.GRACE_SECONDS = {grace}
 def end(message):
