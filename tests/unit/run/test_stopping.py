@@ -12,9 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 HEAD = """
-import signal, sys, time
-# What a shell runs in the background has this one ignored, and so has what it starts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys, time
 from inoc_ray import stopping
 stopping.GRACE_SECONDS = {grace}
 def end(message):
@@ -31,6 +29,8 @@ def stuck():
     libc.pthread_mutex_lock(mutex)
 """
 """The beginning of each program."""
+FOREGROUND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""These tests, too, may run in the background of a shell, which has the signal ignored by all that they start."""
 TAIL = """
 except KeyboardInterrupt:
     end(stopping.message())
@@ -42,7 +42,7 @@ except KeyboardInterrupt:
 def program(body: str, grace: float = 9.0) -> Iterator[subprocess.Popen[str]]:
     """A program that stops as `body` says, from the time on when it is ready."""
     lines = "\n".join(f"        {line}" for line in body.strip().splitlines())
-    source = f"{HEAD.format(grace=grace)}\ntry:\n    with stopping.stoppable(end):\n{lines}\n{TAIL}"
+    source = f"{FOREGROUND}\n{HEAD.format(grace=grace)}\ntry:\n    with stopping.stoppable(end):\n{lines}\n{TAIL}"
     process = subprocess.Popen(
         [sys.executable, "-c", source],
         stdout=subprocess.PIPE,
