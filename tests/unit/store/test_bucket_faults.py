@@ -158,7 +158,9 @@ def test_who_may_only_read_plans_and_sees_the_state_and_is_refused_a_run(line, a
 
 
 HANGS = """
-import sys
+import signal, sys
+# A shell's background job ignores it, and so does what that starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from inoc_ray.store.store import Store
 try:
     Store(sys.argv[1]).trial_done("t")
