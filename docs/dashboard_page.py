@@ -108,14 +108,17 @@ def draw(axes: Any, panel: dict[str, Any], series: list[tuple[str, list[tuple[fl
                 [datetime.fromtimestamp(at) for at, _ in points], [factor * value for _, value in points], label=legend
             )
         axes.set_ylabel(unit, fontsize=8)
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.tick_params(axis="x", labelrotation=20)
         if len(series) <= MOST_LEGENDS:
             axes.legend(fontsize=7, frameon=False)
     else:
         last = [(legend, factor * points[-1][1]) for legend, points in series if points]
-        bars = axes.barh([legend for legend, _ in last], [value for _, value in last], color="#0072b2")
-        axes.bar_label(bars, fmt="{:.3g} " + unit, fontsize=9)
+        axes.barh(range(len(last)), [value for _, value in last], color="#9ecae1")
+        axes.set_yticks([])
+        for place, (legend, value) in enumerate(last):
+            axes.text(0, place, f" {legend}: {value:.3g} {unit}", va="center", fontsize=9)
 
 
 if __name__ == "__main__":
