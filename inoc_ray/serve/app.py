@@ -24,7 +24,7 @@ from inoc_ray.cluster.fit import check_serving, engines_at_once
 from inoc_ray.console import Status, say
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.serve.deployment import application, bundles
-from inoc_ray.serve.owner import note_engine, reclaim, serve_client, serve_runs, take_down
+from inoc_ray.serve.owner import note_engine, reclaim, serve_client, serve_runs, take_down, talking_to_serve
 from inoc_ray.serve.spec import APP, LOOPBACK, ServeSpec, check_spec
 from inoc_ray.serve.start_failure import marked_cause
 from inoc_ray.study.resources import EngineResources
@@ -237,7 +237,9 @@ def _pass_hosts() -> None:
 
 def _check_route(client: Any, route: str) -> None:
     """Raise InputError if an application of this Serve has the route."""
-    for name, there in client.get_serve_details()["applications"].items():
+    with talking_to_serve:
+        applications = client.get_serve_details()["applications"]
+    for name, there in applications.items():
         if there["route_prefix"] == route and there["status"] != "DELETING":
             raise InputError(
                 f"another application, {name!r}, runs on this cluster already and answers at {route}: stop it, or wait until its "
@@ -249,9 +251,10 @@ def _deploy(spec: ServeSpec, route: str) -> bool:
     """Start the application of an engine; return False if Serve is being shut down, and ignored that."""
     from ray import serve
 
-    target = serve.RunTarget(target=application(spec), name=spec.name, route_prefix=route, logging_config=_QUIET)
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-    return spec.name in serve.status().applications
+    with talking_to_serve:
+        target = serve.RunTarget(target=application(spec), name=spec.name, route_prefix=route, logging_config=_QUIET)
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        return spec.name in serve.status().applications
 
 
 def _take_down(name: str, keeper: Any) -> None:
@@ -371,7 +374,8 @@ def _wait(
 
     reported = began
     while True:
-        application = serve.status().applications.get(spec.name)
+        with talking_to_serve:
+            application = serve.status().applications.get(spec.name)
         if application is not None and _answers(application) and (window := _window(base_url, spec)):
             return window
         if application is not None and application.status in ("DEPLOY_FAILED", "UNHEALTHY"):

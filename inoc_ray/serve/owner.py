@@ -7,6 +7,7 @@ command notes on the cluster what it starts before it starts it, and its keeper,
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Collection
 from typing import Any
 
@@ -53,6 +54,14 @@ def serve_client() -> Any:
         return None
 
 
+talking_to_serve = threading.RLock()
+"""Held by the thread that asks Serve something or describes an application to it.
+
+Serve's classes of settings register a module with Ray's pickler, which all threads share, and take it out again: of two threads
+that make one at once, one fails ("not registered for pickle by value"). Serve's answers have such settings in them, too.
+"""
+
+
 def take_down(names: Collection[str]) -> None:
     """Take engines of ours down, and Serve with them if a command of this package started it and nobody else is on it.
 
@@ -68,7 +77,7 @@ def _take_down(names: Collection[str], dead: Collection[str]) -> None:
 
     # Somebody else may take Serve down at any moment.
     ended = False
-    with contextlib.suppress(ray.exceptions.RayActorError):
+    with contextlib.suppress(ray.exceptions.RayActorError), talking_to_serve:
         ended = _end_serve_if_unused(dead, but_for=names)
         if not ended:
             for name in set(names).intersection(_applications()):
@@ -77,7 +86,7 @@ def _take_down(names: Collection[str], dead: Collection[str]) -> None:
         notes.remove(f"{_ENGINE}{name}")
     if not ended:
         # Of commands that end at the same time, the last one to remove its note finds nobody.
-        with contextlib.suppress(ray.exceptions.RayActorError):
+        with contextlib.suppress(ray.exceptions.RayActorError), talking_to_serve:
             _end_serve_if_unused(dead)
 
 
@@ -101,7 +110,8 @@ def reclaim() -> list[str]:
 def _applications() -> list[str]:
     """Return the names of what is on the Serve of the cluster, whoever started it."""
     client = serve_client()
-    return [] if client is None else list(client.get_serve_details()["applications"])
+    with talking_to_serve:
+        return [] if client is None else list(client.get_serve_details()["applications"])
 
 
 def _end_serve_if_unused(dead: Collection[str], but_for: Collection[str] = ()) -> bool:
