@@ -120,7 +120,7 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     to_sample = f"{value['samples']:,} responses in {value['cells']} cells." if value["cells"] else "nothing."
     lines.append(f"To sample: {to_sample}{_in_words(_engines(plan))}")
     if works := workloads(plan, store):
-        beside = set(_judges_beside(plan))
+        beside = value["judged_beside_sampling"]
         lines += [f"To judge: {work_text(work)}{_BESIDE if work.judge in beside else ''}" for work in works]
     else:
         lines.append("To judge: nothing; rules score every trait.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.dynamics import Course, Followed, courses_of
 from inoc_ray.results.figures.points import Point, rate_points
@@ -35,16 +35,9 @@ def points_of_dynamics(followed: Followed) -> list[Point]:
 
 def _unfollowed(setting: str, model: str, arm: str, kind: str, count: int, probe: str) -> Point:
     return Point(
-        panel=f"{setting}, {model}: {arm}",
+        **_of_dynamics(setting, model, arm, kind),
         series=probe,
-        setting=setting,
-        model=model,
-        arm=arm,
-        kind=kind,
         seed=None,
-        measure="log_prob",
-        unit=_UNIT,
-        x_name="step",
         value=None,
         lacks=f"0 of {count} seeds followed",
     )
@@ -53,24 +46,31 @@ def _unfollowed(setting: str, model: str, arm: str, kind: str, count: int, probe
 def _point(one: Course, asked: int) -> Point:
     few = one.seed is None and one.seeds < asked
     return Point(
-        panel=f"{one.setting}, {one.model}: {one.arm}",
+        **_of_dynamics(one.setting, one.model, one.arm, one.kind),
         series=one.probe,
-        setting=one.setting,
-        model=one.model,
-        arm=one.arm,
-        kind=one.kind,
         seed=one.seed,
-        measure="log_prob",
-        unit=_UNIT,
         trait=one.trait,
         context=one.context,
-        x_name="step",
         x=float(one.step),
         value=one.logprob,
         low=one.low,
         high=one.high,
         lacks=f"{one.seeds} of {asked} seeds followed" if few else "",
     )
+
+
+def _of_dynamics(setting: str, model: str, arm: str, kind: str) -> dict[str, Any]:
+    """Return the fields that all points of an arm have."""
+    return {
+        "panel": f"{setting}, {model}: {arm}",
+        "setting": setting,
+        "model": model,
+        "arm": arm,
+        "kind": kind,
+        "measure": "log_prob",
+        "unit": _UNIT,
+        "x_name": "step",
+    }
 
 
 def points_of_courses(comparison: Comparison) -> list[Point]:
