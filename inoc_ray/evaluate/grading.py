@@ -43,18 +43,23 @@ class GradingOutcome:
     """{label, error, log, of} of each judge that failed; `of` names the judge as a failure does."""
 
 
-def grade_stored(plan: Plan, store: Store) -> None:
-    """Commit the judgments of judges on engines of the study's own whose answers are all stored: they need no engine."""
+def grade_stored(store: Store, ungraded: Mapping[str, Sequence[UngradedPart]]) -> bool:
+    """Commit the judgments of judges on engines of the study's own whose answers are all stored: they need no engine.
+
+    Return whether any of these judges has stored answers, so that less may be left to grade.
+    """
     from inoc_ray.data.tokenize import load_tokenizer
     from inoc_ray.evaluate.model_judge.batch import stored_judgments
     from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
-    for parts in ungraded_parts(plan, store).values():
+    looked = False
+    for parts in ungraded.values():
         judge = parts[0].grading.judge
         answers = store.judgments(judge.id)
         # A judge behind an API is not even connected to for what is stored.
         if judge.folder is None or not any(answers.glob("*.jsonl")):
             continue
+        looked = True
         tokenizer = load_tokenizer(str(judge.folder))
         with JudgeCache(answers) as cache:
             for part in parts:
@@ -70,6 +75,7 @@ def grade_stored(plan: Plan, store: Store) -> None:
                 )
                 for position, rubric, judgment in judgments or ():
                     open_part.add(position, rubric, judgment)
+    return looked
 
 
 def grade_missing(plan: Plan, store: Store, room: Room | None = None) -> GradingOutcome:

@@ -179,8 +179,8 @@ def run_study(
 
 def _left_to_judge(plan: Plan, store: Store) -> list[str]:
     """Return the judges with something to grade for which answers are missing; what their stored answers decide is graded."""
-    grade_stored(plan, store)
-    return list(ungraded_parts(plan, store))
+    left = ungraded_parts(plan, store)
+    return list(ungraded_parts(plan, store) if grade_stored(store, left) else left)
 
 
 def _record_failures(
