@@ -86,6 +86,9 @@ def load_yaml(text: str, path: Path) -> Any:
         mark = getattr(reported, "problem_mark", None)
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join(str(getattr(reported, "problem", None) or reported).split())
+        if problem.startswith("but "):
+            # Of a second document: the first half stands in the context.
+            problem = f"{getattr(reported, 'context', None) or ''}, {problem}".lstrip(", ")
         what = problem if isinstance(error, _OutOfBounds) else f"not YAML ({problem})"
         raise InputError(f"{path}{at}: {what}.") from error
     except RecursionError as error:

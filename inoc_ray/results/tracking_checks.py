@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, hide_password
 from inoc_ray.results.tracking_client import quiet
 from inoc_ray.results.tracking_server import IN_THE_TRASH, check_access, check_storage_of_run
 from inoc_ray.store.connection import SCHEMES

@@ -17,9 +17,9 @@ import yaml
 from pydantic import BaseModel
 
 from inoc_ray.config.identity import PathKind, content_id, file_hash, path_kind_of
+from inoc_ray.config.reading import check_regular
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, hide_password, said_of
 from inoc_ray.evaluate.harness_task import task_file, task_files
 from inoc_ray.models.hub import is_hub
 from inoc_ray.models.package import is_packaged
@@ -173,6 +173,8 @@ class _Finder:
             task = task_file(source)
             return None if task is None else _Item(place, task, task_files(task), named=True)
         path = Path(os.path.expanduser(source)).absolute()
+        with said_of(place):
+            check_regular(path)
         with _readable(place, path):
             item = _Item(place, path, model_files(path) if kind == "model" else [path], named=False)
         if os.path.isabs(source) and (size := sum(item.sizes.values())) > MAX_BYTES:
