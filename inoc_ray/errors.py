@@ -55,7 +55,7 @@ _PASSWORD = re.compile(r"(?<=\w)(:/{1,2}[^/@:\s]*):(?:[^/\s]*|(?!\d+[/?#])[^\s\"
 _TOKEN = re.compile(r"(?i)(https?:/{1,2})[^/@:\s\"'<>]+@")
 # PostgreSQL's `sslkey` names a file.
 _IN_QUERY = re.compile(
-    r"(?i)([?&#;](?!sslkey=)[\w.-]*(?:password|passwd|pwd|token|secret|key|sig|signature|credential)=)[^&\s\"'<>]+"
+    r"(?i)([?&#;](?!sslkey=)[\w.-]*(?:password|passwd|pwd|token|secret|key|sig|signature|credential)=)[^&\s\"'<>]+?(?=[.,:;)]*(?:[&\s\"'<>]|$))"
 )
 
 

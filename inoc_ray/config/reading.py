@@ -47,6 +47,12 @@ def check_regular(path: Path) -> None:
             raise InputError(f"{path}: {what}, which may never end; write its content to a file and name that.")
 
 
+def check_no_address(source: str, instead: str) -> None:
+    """Raise InputError for the address of something on a network, where a path is needed; `instead` says what to give."""
+    if "://" in source:
+        raise InputError(f"{source}: an address, where a path is needed; {instead}.")
+
+
 def read_yaml_text(path: Path, what: str) -> str:
     """Return the text of a YAML file; a message calls it `what` ("a study file"). Raises InputError naming the file."""
     check_regular(path)
