@@ -28,7 +28,7 @@ TIMEOUT_S = 300.0
 ADAPTER = "adapter_model.safetensors"
 EVERY_STEP = 1e-9
 STEPS = 6
-"""Looks at a fine-tune that is followed, one after each step."""
+"""Looks at a fine-tune that is followed, log-spaced over as many steps."""
 
 
 class Stop(BaseException):
