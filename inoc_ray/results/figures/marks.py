@@ -111,8 +111,12 @@ def legend(figure: Figure, names: dict[str, tuple[str, str]], extra: Sequence[An
 
 
 def wrapped(title: str, inches: float) -> str:
-    """Return a title in lines that fit over a panel of that width."""
-    return textwrap.fill(title, int(inches * _LINE_LETTERS * 0.9))
+    """Return a title in lines that fit over a panel of that width: where it is about on the first, if one is not enough."""
+    width = int(inches * _LINE_LETTERS * 0.9)
+    place, colon, rest = title.partition(": ")
+    if len(title) <= width or not colon:
+        return textwrap.fill(title, width)
+    return "\n".join(textwrap.fill(part, width) for part in (f"{place}:", rest))
 
 
 def foot(figure: Figure, unit: str, missing: Sequence[str]) -> None:

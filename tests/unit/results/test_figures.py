@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from paper_table import RECIPES, SEEDS, paper_table, planned_for
+from results_table import ARMS, score_table
 
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
@@ -21,8 +22,7 @@ from inoc_ray.results.dynamics import Followed, Look
 from inoc_ray.results.figures.drawing import ALL, COLOURS, rendered
 from inoc_ray.results.figures.marks import looks
 from inoc_ray.results.figures.paper import PAPER, PaperData, PaperFigure
-from inoc_ray.results.figures.points import Point, csv_of, missing_of
-from inoc_ray.results.figures.rates import _title
+from inoc_ray.results.figures.points import Point, csv_of, missing_of, place_of
 
 LOOKS = tuple(
     Look(
@@ -165,6 +165,24 @@ def test_an_arm_that_the_paper_has_and_the_study_has_not_is_named(data: PaperDat
     assert figure.absent([p for p in points if p.kind != "control"]) == ["control"]
 
 
+def test_arms_about_no_trait_are_shown_beside_those_that_are_about_different_ones() -> None:
+    """Where what is undesired depends on the arm, a baseline has none, and was said not to be in the study."""
+    arms = {
+        **ARMS,
+        "denies": ("negative", *ARMS["inoc_spanish"][1:]),
+        **{name: (name, "none", ARMS["irrelevant"][2]) for name in ("placebo", "trigger")},
+    }
+    table = score_table(arms=arms)
+    directionless = table["kind"].isin(["base", "baseline", "irrelevant", "placebo", "trigger"])
+    table.loc[directionless, "role"] = "other"
+    figure = of("figure_5")
+    points = figure.points(PaperData(comparison=compare(table, "toy")))
+    assert figure.absent(points) == ["general"]
+    shown = {(p.arm, p.trait) for p in points}
+    assert {(arm, trait) for arm in ("base", "baseline", "placebo") for trait in ("spanish", "capitals")} <= shown
+    assert {trait for arm, trait in shown if arm == "inoc_capitals"} == {"capitals"}
+
+
 @pytest.mark.parametrize("name", ["figure_3", "figure_5", "elicitation", "dose"])
 def test_two_evaluations_of_one_trait_do_not_hide_each_other(name: str) -> None:
     table = paper_table()
@@ -275,11 +293,11 @@ def test_an_axis_of_steps_shows_steps_and_the_unit_never_leaves_the_figure(
 @pytest.mark.parametrize(
     ("split", "evaluation", "title"),
     [
-        ("id", "in_distribution", "In distribution"),
-        ("ood", "out_of_distribution", "Out of distribution"),
-        ("ood", "ood_questions", "Out of distribution (ood_questions)"),
-        ("ood", "in_distribution", "Out of distribution (in_distribution)"),
+        ("id", "in_distribution", "in distribution"),
+        ("ood", "out_of_distribution", "out of distribution"),
+        ("ood", "ood_questions", "out of distribution (ood_questions)"),
+        ("ood", "in_distribution", "out of distribution (in_distribution)"),
     ],
 )
 def test_the_title_of_a_panel_says_nothing_twice(split: str, evaluation: str, title: str) -> None:
-    assert _title(split, evaluation) == title
+    assert place_of(split, evaluation) == title
