@@ -54,12 +54,18 @@ def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]
         seeds = [p for p in own if p.seed is not None]
         axes.plot([place(p.x) for p in seeds], [p.value or 0.0 for p in seeds], **dot(names[series]))
     if logarithmic:
-        # Step 0 has a place on this axis.
-        axes.set_xscale("symlog" if x_values[0] <= 0 else "log")
+        if x_values[0] > 0:
+            axes.set_xscale("log")
+        else:
+            # Step 0 has a place on this axis, and from the first step on it is logarithmic.
+            axes.set_xscale("symlog", linthresh=next(x for x in x_values if x > 0))
         # The very steps or doses, not powers of ten that none of them is.
         shown = _apart(x_values)
         axes.set_xticks(shown, labels=[f"{x:g}" for x in shown])
         axes.minorticks_off()
+    if all(p.measure == "rate" for p in points):
+        # Panels stand beside each other: a rate of .1 must not look as high as one of 1.
+        axes.set_ylim(-0.04, 1.05)
     axes.set_xlabel(points[0].x_name)
     axes.set_ylabel(points[0].unit)
     axes.grid(color="#dddddd", linewidth=0.8)
