@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from inoc_ray.errors import InputError
+from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.probes import probes_of_arms
 from inoc_ray.plan.steps import steps_of
@@ -45,10 +46,11 @@ def _views(plan: Plan) -> Iterator[tuple[View, Mapping[tuple[str, str], Estimate
     from inoc_ray.results.effects import Arm, Direction, View
     from inoc_ray.results.stats import RateKey
 
-    for group in dict.fromkeys((subject.setting, label) for subject in plan.subjects for label in subject.compared_as):
-        cells = [
-            cell for cell in plan.cells if cell.subject.setting == group[0] and group[1] in cell.subject.compared_as
-        ]
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in plan.cells:
+        for label in cell.subject.compared_as:
+            groups.setdefault((cell.subject.setting, label), []).append(cell)
+    for group, cells in groups.items():
         arms = {cell.subject.arm.name: cell.subject.arm.kind for cell in cells}
         roles: dict[str, dict[str, set[str]]] = {name: {} for name in arms}
         rates: dict[RateKey, Estimate] = {}
