@@ -149,7 +149,9 @@ def _environment() -> Environment:
 
 
 _TOGETHER = re.compile(
-    r"(?:(?:-?[\d.]+[\u00a0%]*|interval) )?\[-?[\d.inf]+, -?[\d.inf]+\][;,)]*|\d{4}-\d\d-\d\d(?: \d\d:\d\d UTC)?|p (?:< )?\.\d+"
+    r"(?:(?:-?[\d.]+[\u00a0%]*|interval) )?\[-?[\d.inf]+, -?[\d.inf]+\][;,)]*"
+    r"|\d{4}-\d\d-\d\d(?: \d\d:\d\d UTC)?"
+    r"|p \.\d+|(?:p )?< \.\d+"
 )
 """An interval with its number, a date with its time, a p-value."""
 
