@@ -307,13 +307,15 @@ def figures(
     """
     from dataclasses import asdict
 
+    from inoc_ray.results.wording import missing_summary
     from inoc_ray.run.figures import write_figures
     from inoc_ray.run.publish import compared
 
     loaded, store = _load(study, storage)
     built, comparison = compared(loaded, store, profile)
     written = write_figures(built, store, comparison, paper=paper, out=out)
-    emit(as_json, [asdict(one) for one in written], "\n".join(one.in_words() for one in written))
+    text = "\n".join(filter(None, [*(one.in_words() for one in written), missing_summary(comparison)]))
+    emit(as_json, [asdict(one) for one in written], text)
 
 
 @cli.command()

@@ -151,11 +151,12 @@ def check_claims(
         _checked(one, of, lacking.get((of.view.setting, of.view.model), frozenset()))
         for one in stated
         for of in measured
-        if _is_about(one.claim, of.view)
+        if is_about(one.claim, of.view)
     ]
 
 
-def _is_about(claim: Claim, view: View) -> bool:
+def is_about(claim: Claim, view: View) -> bool:
+    """Return whether a claim is about a setting and a model."""
     return (not claim.settings or view.setting in claim.settings) and (not claim.models or view.model in claim.models)
 
 

@@ -21,7 +21,7 @@ from inoc_ray.scoring.answers import (
 )
 from inoc_ray.scoring.hard_coded import is_hard_coded
 from inoc_ray.scoring.judgment import Item
-from inoc_ray.scoring.rule_base import Compiled, Rule, rule
+from inoc_ray.scoring.rule_base import ANSWER, CHOICE, Compiled, Rule, rule
 
 _LONGEST = 1000
 
@@ -88,6 +88,10 @@ class ExactRule(Rule):
                 raise ValueError(f"{answer!r} is empty without quotes and punctuation; write a word or remove it")
         return value
 
+    def needs(self) -> frozenset[str]:
+        """Return the answer, unless the rule has answers of its own."""
+        return frozenset({ANSWER}) if self.answers is None else frozenset()
+
     def compiled(self) -> Compiled:
         """Return the judge; it compares normalised texts, and judges nothing without an answer to compare with."""
 
@@ -127,6 +131,10 @@ class ContainsRule(Rule):
 class NumericRule(Rule):
     """1 where the response ends in the number of the question's `answer`; 0 without any number."""
 
+    def needs(self) -> frozenset[str]:
+        """Return the answer."""
+        return frozenset({ANSWER})
+
     def compiled(self) -> Compiled:
         """Return the judge; it compares the response's last number with the reference."""
         return lambda item: has_number_of(item.response, item.reference)
@@ -138,6 +146,10 @@ class PrefersRule(Rule):
 
     Not judged where it names both or neither, as long answers often do: there a judging model is the better judge.
     """
+
+    def needs(self) -> frozenset[str]:
+        """Return which of the two choices is meant."""
+        return frozenset({CHOICE})
 
     def compiled(self) -> Compiled:
         """Return the judge; it looks for the two choices in the response."""

@@ -127,7 +127,10 @@ def test_a_study_that_samples_nothing_on_the_way_is_as_it_was(tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"resources": {}}, r"dynamics\.samples: asks for samples from the weights .* they keep none"),
-        ({"resources": {"checkpoints": [10, 20]}}, r"dynamics\.samples: .* they keep none"),
+        (
+            {"resources": {"checkpoints": [10, 20]}},
+            r"dynamics\.samples: .* they keep none, as all steps of resources\.checkpoints come after their last one",
+        ),
         ({"dynamics": {"samples": 4, "contexts": ["nutral"]}}, r"dynamics\.contexts: unknown context 'nutral'"),
     ],
 )
