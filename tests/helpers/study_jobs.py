@@ -29,9 +29,14 @@ OF_RAY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", f"ray::{CO
 
 
 class Jobs:
-    """Jobs of one study, which Ray stops as it does by default: SIGKILL 3 s after SIGTERM."""
+    """Jobs of one study, which Ray stops as it does by default: SIGKILL 3 s after SIGTERM.
 
-    def __init__(self, head: Head, folder: Path) -> None:
+    steps, samples: of the study. schedule: when its models are evaluated, beside the training or afterwards.
+    """
+
+    def __init__(
+        self, head: Head, folder: Path, *, steps: int = 200, samples: int = 150, schedule: str = "auto"
+    ) -> None:
         self.client = JobSubmissionClient(head.address)
         self.address, self.token = head.address, str(head.token)
         self.temporary = head.temporary
@@ -41,8 +46,9 @@ class Jobs:
             "name": "jobs",
             "arms": ["baseline"],
             "seeds": [0],
-            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 200}},
-            "evaluation": {"contexts": ["neutral"], "samples": 150},
+            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": steps}},
+            "evaluation": {"contexts": ["neutral"], "samples": samples},
+            "resources": {**QUICKSTART["resources"], "schedule": schedule},
             "storage": str(folder / "runs"),
         }
         folder.mkdir()
@@ -76,10 +82,11 @@ class Jobs:
             time.sleep(0.1)
 
     def wait_for_answers(self, seconds: float = 150.0) -> None:
-        """Wait until some answers of an engine are kept, of those that are not committed yet."""
+        """Wait until some answers of the fine-tune are kept; its cells are not complete yet."""
         end = time.monotonic() + seconds
         journal = self.store.under_way("jobs")
-        while not journal.is_file() or journal.read_bytes().count(b"\n") < 10:
+        (trial,) = build_plan(self.study, self.store).trials
+        while not journal.is_file() or journal.read_text().count(trial.trial_id) < 10:
             assert time.monotonic() < end, self.log()
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
             time.sleep(0.02)
