@@ -22,6 +22,7 @@ from inoc_ray.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
+STEPS = 100
 PROMISED_S = 15.0
 COORDINATOR = "_AutoscalingCoordinatorActor"
 """Ray's own, one for each cluster, which Ray Train starts with the first run and nobody ends."""
@@ -31,12 +32,10 @@ OF_RAY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", f"ray::{CO
 class Jobs:
     """Jobs of one study, which Ray stops as it does by default: SIGKILL 3 s after SIGTERM.
 
-    steps, samples: of the study. schedule: when its models are evaluated, beside the training or afterwards.
+    schedule: when the study's models are evaluated, beside the training or afterwards.
     """
 
-    def __init__(
-        self, head: Head, folder: Path, *, steps: int = 200, samples: int = 150, schedule: str = "auto"
-    ) -> None:
+    def __init__(self, head: Head, folder: Path, *, schedule: str = "auto") -> None:
         self.client = JobSubmissionClient(head.address)
         self.address, self.token = head.address, str(head.token)
         self.temporary = head.temporary
@@ -46,8 +45,8 @@ class Jobs:
             "name": "jobs",
             "arms": ["baseline"],
             "seeds": [0],
-            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": steps}},
-            "evaluation": {"contexts": ["neutral"], "samples": samples},
+            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": STEPS}},
+            "evaluation": {"contexts": ["neutral"], "samples": 100},
             "resources": {**QUICKSTART["resources"], "schedule": schedule},
             "storage": str(folder / "runs"),
         }
@@ -91,7 +90,7 @@ class Jobs:
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
             time.sleep(0.02)
 
-    def ended(self, seconds: float = 240.0) -> JobStatus:
+    def ended(self, seconds: float = 400.0) -> JobStatus:
         end = time.monotonic() + seconds
         while not (status := self.client.get_job_status(self.job)).is_terminal():
             assert time.monotonic() < end, self.log()

@@ -11,12 +11,9 @@ from typing import Any
 import pytest
 from job_head import Head, job_head
 from ray.job_submission import JobStatus
-from study_jobs import PROMISED_S, ROOT, Jobs
+from study_jobs import PROMISED_S, ROOT, STEPS, Jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-STEPS = 100
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +27,7 @@ def test_stopped_jobs_and_a_killed_driver_leave_nothing_and_the_next_job_ends_as
     head: Head, tmp_path: Path
 ):
     """Stopped while it trains and an engine starts beside that; tests/benchmarks has ten other moments, of a study in phases."""
-    undisturbed, jobs = (
-        Jobs(head, tmp_path / name, steps=STEPS, samples=100, schedule="overlap") for name in ("undisturbed", "stopped")
-    )
+    undisturbed, jobs = (Jobs(head, tmp_path / name, schedule="overlap") for name in ("undisturbed", "stopped"))
     began = time.monotonic()
 
     def after(what: str) -> None:
