@@ -23,10 +23,10 @@ from inoc_ray.store.scratch import scratch_folder
 
 EXPECTED_MESSAGES = (
     "PYTHON worker processes have been started|ServeController.graceful_shutdown failed|Raylet is terminated|"
-    "has been marked dead because"
+    "has been marked dead because|A worker died or was killed while executing a task"
 )
 """Ray's warnings about what is intended here (many small driver actors, a shutdown of Serve from outside), and its reports on
-a lost node, with the last lines of that node's log: who loses something by it says so in a line."""
+a lost node, with the last lines of that node's log, and on a lost worker: who loses something by it says so in a line."""
 LOCAL_OBJECT_STORE_BYTES = 256 << 20
 _FOUND_BY_RAY = ("auto", "local")
 """Values of RAY_ADDRESS that are no addresses."""

@@ -24,9 +24,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
-    """Return " (did you mean 'x'?)" or " (valid: …)" for an error message; nothing where nothing is valid."""
+    """Return " (did you mean 'x'?)", " (valid: …)" or " (there is none)" for an error message."""
     if not valid:
-        return ""
+        return " (there is none)"
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else f" (valid: {', '.join(valid)})"
 
