@@ -10,6 +10,7 @@ from typing import Any
 
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import content_hash, content_id
+from inoc_ray.config.reading import check_no_address
 from inoc_ray.data.questions import InTurn, Question, in_turn, read_questions
 from inoc_ray.errors import InputError, said_of
 from inoc_ray.scoring.judgment import Measure
@@ -90,6 +91,7 @@ def _spec(suite: Suite, evaluation: Evaluation, notes: list[str] | None) -> Eval
     from inoc_ray.scoring.rule_combinations import read_rule
 
     with said_of(f"evaluation.suites: {suite.name!r}: questions"):
+        check_no_address(suite.questions, "download it and give the file")
         questions = read_questions(
             Path(os.path.expanduser(suite.questions)),
             suite.name,

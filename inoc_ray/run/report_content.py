@@ -7,7 +7,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
-from inoc_ray.endpoint.auth import hide_passwords
+from inoc_ray.errors import hide_passwords
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.run.report_cost import cost

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import regex
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from inoc_ray.config.identity import identity
 from inoc_ray.scoring import code as code_judge
@@ -31,12 +33,28 @@ class LanguageRule(Rule):
     LIBRARY = language_judge.LIBRARY
     language: language_judge.Language = identity()
     """The language that scores 1."""
+    among: tuple[language_judge.Language, ...] = identity(())
+    """The languages that a response may be in, `language` included; default: all. With fewer, short and broken ones are told."""
+
+    @field_validator("among")
+    @classmethod
+    def _two_or_more(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value) or len(value) == 1:
+            raise ValueError("names at least two different languages, or none for all of them")
+        return () if set(value) == set(language_judge.LANGUAGES) else tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> Self:
+        if self.among and self.language not in self.among:
+            raise ValueError(f"among: lacks {self.language}, the language that scores 1; add it")
+        return self
 
     def compiled(self) -> Compiled:
         """Return the judge; it detects the language with lingua."""
+        among = self.among or language_judge.LANGUAGES
 
         def judge(item: Item) -> float | None:
-            spoken = language_judge.language_of(item.response)
+            spoken = language_judge.language_of(item.response, among)
             return None if spoken is None else float(spoken == self.language)
 
         return judge
