@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What every process of a cluster of virtual or bare machines has in its environment. Sourced before Ray starts and by login shells.
-export PATH="$HOME/inoc_ray/.venv/bin:$PATH"
+export PATH="$HOME/inoc_ray_venv/bin:$PATH"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.ray/auth_token"
 export RAY_USAGE_STATS_ENABLED=0
 # Seconds that `ray job stop` gives a run to stop at a commit point before it is killed; Ray's own default is 3.

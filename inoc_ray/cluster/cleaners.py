@@ -1,51 +1,57 @@
 """Ray Train's detached helpers of runs that are over.
 
-Each run has a `PlacementGroupCleaner`, which ends itself when it sees that the run's controller is dead. If the command dies just
-after it was made, it was not yet told to look, and stays for as long as the cluster.
+Each run has a `PlacementGroupCleaner`, which ends itself when Ray's dashboard tells it that the run's controller is dead: late on a
+busy head, and never if the command died before the cleaner was told to look. What it would clean is gone by then, since Ray itself
+removes the placement groups of a command that is dead.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import time
+from collections.abc import Iterable
 
 from inoc_ray.cluster.keeper import dead_jobs
 
 _CLASS = "PlacementGroupCleaner"
-_PATIENCE_SECONDS = 3.0
-"""How long one may take to end itself: it looks every second (ray/train/v2/_internal/callbacks/placement_group_callback.py)."""
+_LOOKS = 3
+"""How often cleaners are looked for after the last one was ended: a controller that is just being killed may yet make one."""
+_LOOK_SECONDS = 0.5
+_CALL_SECONDS = 10.0
 
 
 def end_cleaners() -> None:
-    """End the cleaners of dead jobs that have not ended themselves. A chore of a command's keeper."""
+    """End the cleaners of dead jobs, those too that have not started yet. A chore of a command's keeper."""
+    looks = _LOOKS
+    while looks:
+        left = _left()
+        if left:
+            _kill(left)
+        looks = _LOOKS if left else looks - 1
+        time.sleep(_LOOK_SECONDS)
+
+
+def _kill(actors: Iterable[str]) -> None:
+    """Have the cluster kill actors by their ids: nobody has a handle of them any more, and they have no names."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-    end = time.monotonic() + _PATIENCE_SECONDS
-    while (left := _left()) and time.monotonic() < end:
-        time.sleep(0.5)
-    # Nobody has a handle of it any more, and it has no name: what can be reached is its process.
-    kill = ray.remote(num_cpus=0)(os.kill)
-    here = ray.get_runtime_context().get_node_id()
-    for node_id, pid in left:
-        if node_id == here:
-            # A task would wait for a process to start.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            continue
-        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        ray.wait([kill.options(scheduling_strategy=where).remote(pid, signal.SIGKILL)], timeout=10.0)
+    with init_grpc_channel(ray.get_runtime_context().gcs_address) as channel:
+        head = gcs_service_pb2_grpc.ActorInfoGcsServiceStub(channel)
+        for actor in actors:
+            asked = gcs_service_pb2.KillActorViaGcsRequest(
+                actor_id=bytes.fromhex(actor), force_kill=True, no_restart=True
+            )
+            head.KillActorViaGcs(asked, timeout=_CALL_SECONDS)
 
 
-def _left() -> list[tuple[str, int]]:
-    """Return node and process of the cleaners that live though their job is dead."""
+def _left() -> list[str]:
+    """Return the ids of the cleaners that there are though their job is dead."""
     from ray._private import state
 
     dead = dead_jobs()
     return [
-        (actor["Address"]["NodeID"], int(actor["Pid"]))
+        actor["ActorID"]
         for actor in state.actors().values()
-        if actor["ActorClassName"] == _CLASS and actor["State"] == "ALIVE" and actor["JobID"] in dead
+        if actor["ActorClassName"] == _CLASS and actor["State"] != "DEAD" and actor["JobID"] in dead
     ]

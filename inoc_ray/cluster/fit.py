@@ -191,7 +191,7 @@ def _smaller(name: str, per_worker: float, has: float) -> str:
 
 def engines_at_once(resources: EngineResources, capacity: Capacity) -> int:
     """Return how many engines the cluster holds side by side, each on one node."""
-    cpus, gpus = resources.serve_cpus, resources.serve_gpus
+    cpus, gpus = resources.serve_cpus, resources.gpus
     return sum(node.holds(cpus, gpus) for node in capacity.nodes_for(cpus, gpus))
 
 
@@ -210,7 +210,7 @@ def hold_together(engines: Iterable[Node], capacity: Capacity) -> bool:
 
 def check_serving(resources: EngineResources, capacity: Capacity) -> None:
     """Raise InputError when the engine does not fit on one node of the cluster, or as many as were asked for on all of them."""
-    cpus, gpus = resources.serve_cpus, resources.serve_gpus
+    cpus, gpus = resources.serve_cpus, resources.gpus
     nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
     if any(node.holds(cpus, gpus) for node in nodes):
         asked, held = resources.serve_replicas, engines_at_once(resources, capacity)
@@ -239,7 +239,7 @@ def check_serving_together(engines: Sequence[EngineResources], capacity: Capacit
     """Raise InputError when the engines do not fit on the cluster at once, each on one node."""
     for engine in engines:
         check_serving(engine, capacity)
-    needs = [Node(engine.serve_cpus, engine.serve_gpus) for engine in engines]
+    needs = [Node(engine.serve_cpus, engine.gpus) for engine in engines]
     if not hold_together(needs, capacity):
         nodes = capacity.all_nodes if capacity.may_start else capacity.nodes
         total = Node(sum(one.cpus for one in needs), sum(one.gpus for one in needs))

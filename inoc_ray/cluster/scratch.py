@@ -42,14 +42,15 @@ def reclaim_on_nodes() -> None:
 
     look = ray.remote(num_cpus=0)(_reclaim_here)
     here = ray.get_runtime_context().get_node_id()
-    for _ in range(_TRIES):
+    for tries in range(_TRIES):
+        if tries:
+            time.sleep(_TRY_SECONDS)
         others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
         on = [NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in others]
         looks = [look.options(scheduling_strategy=where).remote() for where in on]
         _reclaim_here()
         if looks:
             ray.wait(looks, num_returns=len(looks), timeout=10.0)
-        time.sleep(_TRY_SECONDS)
 
 
 def _reclaim_here() -> None:

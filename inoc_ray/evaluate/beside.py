@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from inoc_ray import stopping
 from inoc_ray.serve.app import Endpoint, serving
@@ -73,18 +73,21 @@ class Beside(Generic[T]):
 class Lingering:
     """Engines that are not taken down where their `with` blocks end, but when another needs the place, or beside the results."""
 
-    def __init__(self, serve: Callable[[ServeSpec], AbstractContextManager[Endpoint]] = serving) -> None:
+    def __init__(self, serve: Callable[..., AbstractContextManager[Endpoint]] = serving) -> None:
         self._serve = serve
         self._idle: list[contextlib.ExitStack] = []
         self._ending: Beside[None] | None = None
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def serving(self, spec: ServeSpec) -> Iterator[Endpoint]:
-        """Serve `spec` while a `with` block runs, and on, unless the block fails; end those whose block is over first."""
+    def serving(self, spec: ServeSpec, **options: Any) -> Iterator[Endpoint]:
+        """Serve `spec` while a `with` block runs, and on, unless the block fails; end those whose block is over first.
+
+        options: of `serve.app.serving`.
+        """
         self.end()
         with contextlib.ExitStack() as held:
-            yield held.enter_context(self._serve(spec))
+            yield held.enter_context(self._serve(spec, **options))
             self._idle.append(held.pop_all())
 
     def end(self) -> None:

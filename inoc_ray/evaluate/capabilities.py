@@ -11,7 +11,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray import stopping
 from inoc_ray.console import say
@@ -20,14 +20,15 @@ from inoc_ray.evaluate.harness_run import CONCURRENCY, CapabilityScore, measure
 from inoc_ray.evaluate.harness_task import HarnessTask, find_task
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, seed_of
-from inoc_ray.serve.app import Endpoint
-from inoc_ray.serve.models import served_name
 from inoc_ray.store.capabilities import commit_capability, read_capability
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place
 from inoc_ray.store.scratch import scratch_folder
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Capability
+
+if TYPE_CHECKING:
+    from inoc_ray.serve.app import Endpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,8 @@ def measure_missing(
     `tokenizer` is the folder of the model that the endpoint serves; the harness's output goes to `log`. Return what failed, as
     {label, error, log, of}; a task that cannot run at all is tried with one model only.
     """
+    from inoc_ray.serve.models import served_name
+
     failed: list[dict[str, Any]] = []
     impossible: set[HarnessTask] = set()
     for number, one in enumerate(missing, start=1):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from inoc_ray import stopping
 from inoc_ray.config.identity import content_id
@@ -17,40 +15,22 @@ from inoc_ray.console import Progress, say
 from inoc_ray.endpoint.connection import EndpointAddress
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.cell_scores import items_of
-from inoc_ray.plan.cells import Cell
-from inoc_ray.plan.judge_assignment import Grading, JudgeModel
-from inoc_ray.plan.looking import looks
+from inoc_ray.evaluate.ungraded import UngradedPart, ungraded_parts
+from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.judgment import Item, Judgment
-from inoc_ray.scoring.rubrics import Rubric
+from inoc_ray.serve.app import Endpoint, serving
+from inoc_ray.serve.spec import ServeSpec
 from inoc_ray.sizing.engines import ANSWER_SHARE
 from inoc_ray.sizing.replicas import Room, judge_replicas
-from inoc_ray.store.place import Place
-from inoc_ray.store.samples import find_judgments, judgments_path, read_part, refusal_note, write_table
+from inoc_ray.store.samples import read_part, refusal_note, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.evaluation import Judge
-from inoc_ray.study.resources import EngineResources
 
-GATHER_SECONDS = 5.0
-"""Time over which sampled cells are gathered before they are judged beside the sampling."""
-_LOOK_SECONDS = 0.5
+if TYPE_CHECKING:
+    from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
-
-@dataclass(frozen=True, kw_only=True)
-class UngradedPart:
-    """A part of a cell that a judge has not graded."""
-
-    cell: Cell
-    part: Place
-    """The file of samples."""
-    grading: Grading
-    out: Place
-    """The file for the judgments."""
-
-    @property
-    def rubrics(self) -> Mapping[str, Rubric]:
-        """The rubrics on which the judge scores each response, by name."""
-        return self.grading.rubrics
+Serve = Callable[[ServeSpec], contextlib.AbstractContextManager[Endpoint]]
 
 
 @dataclass
@@ -63,30 +43,33 @@ class GradingOutcome:
     """{label, error, log, of} of each judge that failed; `of` names the judge as a failure does."""
 
 
-@looks
-def ungraded_parts(plan: Plan, store: Store) -> dict[str, list[UngradedPart]]:
-    """Return judge → the parts it still has to grade: those without judgments of their texts, or with damaged ones.
+def grade_stored(plan: Plan, store: Store) -> None:
+    """Commit the judgments of judges on engines of the study's own whose answers are all stored: they need no engine."""
+    from inoc_ray.data.tokenize import load_tokenizer
+    from inoc_ray.evaluate.model_judge.batch import stored_judgments
+    from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
-    A part with responses that an API refused is graded again when the study gives another address for the same model.
-    """
-    found: dict[str, dict[Place, UngradedPart]] = {}
-    for cell in plan.cells:
-        if not cell.judges.gradings:
+    for parts in ungraded_parts(plan, store).values():
+        judge = parts[0].grading.judge
+        answers = store.judgments(judge.id)
+        # A judge behind an API is not even connected to for what is stored.
+        if judge.folder is None or not any(answers.glob("*.jsonl")):
             continue
-        parts = store.parts(*cell.key)
-        for name, grading in cell.judges.gradings.items():
-            for _, _, part in parts:
-                out = judgments_path(part, grading.judgments_id)
-                if find_judgments(part, grading.judgments_id) is None or _refused_elsewhere(grading.judge.judge, out):
-                    found.setdefault(name, {})[out] = UngradedPart(cell=cell, part=part, grading=grading, out=out)
-    return {name: list(parts.values()) for name, parts in found.items()}
-
-
-def _refused_elsewhere(judge: Judge, out: Place) -> bool:
-    try:
-        return judge.endpoint is not None and refusal_note(out).read_text() != content_id(judge.endpoint)
-    except FileNotFoundError:
-        return False
+        tokenizer = load_tokenizer(str(judge.folder))
+        with JudgeCache(answers) as cache:
+            for part in parts:
+                stopping.check()
+                open_part = _OpenPart(part, judge.judge)
+                judgments = stored_judgments(
+                    judge=judge.judge,
+                    identity=judge.identity,
+                    rubrics=list(open_part.rubrics.values()),
+                    items=list(enumerate(open_part.items)),
+                    cache=cache,
+                    tokenizer=tokenizer,
+                )
+                for position, rubric, judgment in judgments or ():
+                    open_part.add(position, rubric, judgment)
 
 
 def grade_missing(plan: Plan, store: Store, room: Room | None = None) -> GradingOutcome:
@@ -100,65 +83,6 @@ def grade_missing(plan: Plan, store: Store, room: Room | None = None) -> Grading
     return outcome
 
 
-class Sampled:
-    """The cells that were sampled just now, as those who judge them meanwhile learn it."""
-
-    def __init__(self) -> None:
-        self._keys: set[tuple[str, str]] = set()
-        self._changed = threading.Condition()
-        self._over = False
-
-    def add(self, key: tuple[str, str]) -> None:
-        """Note that samples of a cell were committed; from another thread."""
-        with self._changed:
-            self._keys.add(key)
-
-    def over(self) -> None:
-        """Note that no more is sampled."""
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-
-    def take(self) -> set[tuple[str, str]]:
-        """Return the keys that were added since the last time, but not more often than every few seconds; none at the end.
-
-        Raises KeyboardInterrupt when the command is told to stop.
-        """
-        end = time.monotonic() + GATHER_SECONDS
-        while True:
-            stopping.check()
-            with self._changed:
-                if self._over or (self._keys and time.monotonic() >= end):
-                    taken, self._keys = self._keys, set()
-                    return taken
-                self._changed.wait(_LOOK_SECONDS)
-
-
-def judges_behind_apis(plan: Plan) -> list[str]:
-    """Return the judges that may grade while models are sampled, since they take nothing of the cluster."""
-    found = {name: g.judge for cell in plan.to_sample for name, g in cell.judges.gradings.items()}
-    return [name for name, judge in found.items() if judge.folder is None]
-
-
-def grade_beside(plan: Plan, store: Store, sampled: Sampled) -> GradingOutcome:
-    """Let the judges behind APIs grade what is sampled, while it is; to be called in a thread of its own.
-
-    A judge that fails is not asked again here: `grade_missing` does that afterwards, and has the last word.
-    """
-    outcome = GradingOutcome()
-    names = set(judges_behind_apis(plan))
-    while names and (keys := sampled.take()):
-        cells = tuple(cell for cell in plan.cells if cell.key in keys)
-        parts = ungraded_parts(replace(plan, cells=cells, trials=(), prior_stages=()), store)
-        _grade_parts(plan, store, {name: found for name, found in parts.items() if name in names}, outcome)
-        for failure in outcome.failed:
-            names.discard(failure["of"][0][1])
-    for failure in outcome.failed:
-        say(f"note: {failure['label']}: {failure['error']}; it is asked again after the sampling")
-    outcome.failed.clear()
-    return outcome
-
-
 def _grade_parts(
     plan: Plan,
     store: Store,
@@ -168,55 +92,83 @@ def _grade_parts(
 ) -> None:
     for name, parts in ungraded.items():
         judge = parts[0].grading.judge
+        total = sum(part.judgments for part in parts)
         try:
-            with _judge_endpoint(plan, judge, parts, room) as (endpoint, model, replicas):
-                stopping.run(
-                    _grade(store, judge, endpoint, model=model, replicas=replicas, ungraded=parts, outcome=outcome)
-                )
+            with (
+                asking(plan, store, judge, _replicas(plan, judge, parts, room)) as asked,
+                Progress(f"judging ({name})", total, "judgments") as progress,
+            ):
+                stopping.run(grade(asked, parts, outcome, progress))
         except (TrialError, InputError, RuntimeError, OSError) as error:
-            stopping.check()
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log = store.study_log(plan.study.name, f"judge-{name}")
-            log.write_text("".join(traceback.format_exception(error)))
-            of = [("judge", name)]
-            outcome.failed.append({"label": f"judge {name}", "error": reason, "log": str(log), "of": of})
+            outcome.failed.append(judge_failure(plan, store, name, error))
+
+
+def judge_failure(plan: Plan, store: Store, name: str, error: Exception) -> dict[str, Any]:
+    """Return the failure of a judge, whose story it writes to the study's log; raise if the command is stopped."""
+    stopping.check()
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    log = store.study_log(plan.study.name, f"judge-{name}")
+    log.write_text("".join(traceback.format_exception(error)))
+    return {"label": f"judge {name}", "error": reason, "log": str(log), "of": [("judge", name)]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A judge that can be asked."""
+
+    judge: JudgeModel
+    endpoint: EndpointAddress
+    model: str
+    """Its name there."""
+    replicas: int
+    """Engines that answer."""
+    cache: JudgeCache
+    """Its answers so far."""
 
 
 @contextlib.contextmanager
-def _judge_endpoint(
-    plan: Plan, judge: JudgeModel, parts: Sequence[UngradedPart], room: Room | None
-) -> Iterator[tuple[EndpointAddress, str, int]]:
-    """Give the judge's endpoint, its name there and the number of engines, for a `with` block; start them if it is no API."""
+def asking(
+    plan: Plan, store: Store, judge: JudgeModel, replicas: int | None = None, serve: Serve = serving
+) -> Iterator[Asked]:
+    """Give what a judge is asked by, for a `with` block; start its engines for that, by `serve`, if it is no API.
+
+    replicas: None for as many as the study says, or one.
+    """
     from inoc_ray.evaluate.model_judge.api_judge import judge_api
-    from inoc_ray.serve.app import serving
-    from inoc_ray.serve.spec import ServeSpec
+    from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
+    with JudgeCache(store.judgments(judge.id)) as cache:
+        if judge.folder is None:
+            model = judge.judge.served_model
+            assert model is not None
+            api = judge_api(judge.judge, judge.name)
+            yield Asked(judge=judge, endpoint=api, model=model, replicas=1, cache=cache)
+            return
+        resources = plan.study.resources.of_judge(judge.name)
+        spec = ServeSpec(
+            model=judge.folder,
+            model_id="judge",
+            gpus=resources.gpus,
+            cpus=resources.serve_cpus,
+            kv_cache_gib=resources.serve_kv_cache_gib,
+            gpu_share=resources.serve_gpu_share,
+            replicas=replicas or resources.serve_replicas or 1,
+            name=f"judge-{plan.study.name}-{judge.name}",
+        )
+        say(f"starting judge {judge.name}")
+        with serve(spec) as own:
+            yield Asked(judge=judge, endpoint=own, model=own.model_id, replicas=own.replicas, cache=cache)
+
+
+def _replicas(plan: Plan, judge: JudgeModel, parts: Sequence[UngradedPart], room: Room | None) -> int:
+    """Return how many engines answer for a judge that grades these parts."""
     if judge.folder is None:
-        assert judge.judge.served_model is not None
-        yield judge_api(judge.judge, judge.name), judge.judge.served_model, 1
-        return
+        return 1
     resources = plan.study.resources.of_judge(judge.name)
-    spec = ServeSpec(
-        model=judge.folder,
-        model_id="judge",
-        gpus=resources.serve_gpus,
-        cpus=resources.serve_cpus,
-        kv_cache_gib=resources.serve_kv_cache_gib,
-        gpu_share=resources.serve_gpu_share,
-        replicas=_replicas(judge.folder, resources, parts, room),
-        name=f"judge-{plan.study.name}-{judge.name}",
-    )
-    say(f"starting judge {judge.name}")
-    with serving(spec) as endpoint:
-        yield endpoint, endpoint.model_id, endpoint.replicas
-
-
-def _replicas(folder: Path, resources: EngineResources, parts: Sequence[UngradedPart], room: Room | None) -> int:
-    """Return how many engines answer for a judge in `folder` that grades these parts."""
     longest = {part.cell.key: part.cell.evaluation.max_tokens for part in parts}
     asked = {part.cell.key: part.cell.samples * len(part.rubrics) for part in parts}
     response = ANSWER_SHARE * sum(longest.values()) / len(longest)
-    return judge_replicas(folder, resources, questions=sum(asked.values()), response=response, room=room)
+    return judge_replicas(judge.folder, resources, questions=sum(asked.values()), response=response, room=room)
 
 
 class _OpenPart:
@@ -282,52 +234,48 @@ _SCHEMA = {
 }
 
 
-async def _grade(
-    store: Store,
-    judge: JudgeModel,
-    endpoint: EndpointAddress,
-    *,
-    model: str,
-    replicas: int,
+async def grade(
+    asked: Asked,
     ungraded: Sequence[UngradedPart],
     outcome: GradingOutcome,
+    progress: Progress,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Grade all parts at once, those with the same rubrics together, so that the judge is never idle."""
+    """Grade all parts at once, those with the same rubrics together, so that the judge is never idle.
+
+    is_over: whether to end before all is graded; answers are kept.
+    """
     from inoc_ray.data.tokenize import load_tokenizer
     from inoc_ray.evaluate.model_judge.batch import Counts, judge_items
-    from inoc_ray.evaluate.model_judge.cache import JudgeCache
 
+    judge = asked.judge
     parts = [_OpenPart(part, judge.judge) for part in ungraded]
     by_rubrics: dict[tuple[str, ...], list[int]] = {}
     for number, part in enumerate(parts):
         by_rubrics.setdefault(tuple(sorted(part.rubrics)), []).append(number)
-    total = sum(part.size for part in parts)
     tokenizer = None if judge.folder is None else load_tokenizer(str(judge.folder))
     counts = Counts()
     try:
-        with (
-            JudgeCache(store.judgments(judge.id)) as cache,
-            Progress(f"judging ({judge.name})", total, "judgments") as progress,
-        ):
-            done = 0
-            for numbers in by_rubrics.values():
-                judgments = judge_items(
-                    endpoint,
-                    judge=judge.judge,
-                    identity=judge.identity,
-                    rubrics=list(parts[numbers[0]].rubrics.values()),
-                    items=[((n, position), item) for n in numbers for position, item in enumerate(parts[n].items)],
-                    cache=cache,
-                    model=model,
-                    tokenizer=tokenizer,
-                    replicas=replicas,
-                    counts=counts,
-                )
+        for numbers in by_rubrics.values():
+            judgments = judge_items(
+                asked.endpoint,
+                judge=judge.judge,
+                identity=judge.identity,
+                rubrics=list(parts[numbers[0]].rubrics.values()),
+                items=[((n, position), item) for n in numbers for position, item in enumerate(parts[n].items)],
+                cache=asked.cache,
+                model=asked.model,
+                tokenizer=tokenizer,
+                replicas=asked.replicas,
+                counts=counts,
+            )
+            async with aclosing(judgments):
                 async for batch in judgments:
                     for (number, position), rubric, judgment in batch:
                         parts[number].add(position, rubric, judgment)
-                    done += len(batch)
-                    progress.update(done)
+                    progress.update(progress.done + len(batch))
                     stopping.check()
+                    if is_over():
+                        return
     finally:
         outcome.calls += counts.calls

@@ -9,13 +9,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from inoc_ray.endpoint.connection import EndpointAddress
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.harness_task import HarnessTask
 from inoc_ray.models.config import context_window
 from inoc_ray.store.place import Place
 from inoc_ray.store.scratch import scratch_folder
+
+if TYPE_CHECKING:
+    from inoc_ray.endpoint.connection import EndpointAddress
 
 CONCURRENCY = 8
 """Requests in flight at once."""

@@ -33,7 +33,7 @@ from inoc_ray.serve.app import Endpoint, serving
 from inoc_ray.serve.models import serve_spec, served_name
 from inoc_ray.serve.spec import WHAT_FITS, ServeSpec
 from inoc_ray.settings import Question
-from inoc_ray.sizing.replicas import Room, need_of, replicas_of, weights_of
+from inoc_ray.sizing.replicas import EngineNeed, Room, need_of, replicas_of, weights_of
 from inoc_ray.store.failures import Thing
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import Sample, commit_samples, describe
@@ -69,11 +69,13 @@ def sample_missing(
     *,
     without: Set[Thing] = frozenset(),
     room: Room | None = None,
+    beside: Sequence[EngineNeed] = (),
     on_commit: OnCommit = nothing,
 ) -> list[dict[str, Any]]:
     """Draw every missing sample of the models that exist; start and stop the engines that this needs, by `serve`.
 
     room: what engines may take; several run at once as far as it goes, and one after another where it is not known (None).
+    beside: what others take of it meanwhile.
     without: keys of cells and capabilities that are left out. on_commit: called with the key of a cell whenever samples of it were
     committed, from the engine's thread. Return what failed, as {label, error, log, of}: `of` names the cells and capabilities
     concerned. Cells completed before a failure are kept.
@@ -107,7 +109,7 @@ def sample_missing(
         tasks.append(Task(takes=takes, do=functools.partial(use, number, engine, replicas)))
     # What failed beside the training has its refusals in the same log.
     with _Sampler(plan, store, on_commit, keeps_log=bool(without)) as sampler:
-        found = side_by_side(tasks, room.holds if room is not None else lambda taken: False)
+        found = side_by_side(tasks, room.beside(beside).holds if room is not None else lambda taken: False)
     return [failure for of_engine in found for failure in of_engine]
 
 

@@ -55,7 +55,7 @@ def read_score_table(plan: Plan, store: Store) -> pd.DataFrame:
         for label, (trait, verdicts) in itertools.product(cell.subject.compared_as, scores.traits.items()):
             for name, values in _per_sample(scores, verdicts).items():
                 arrays[name].append(values)
-            for name, value in _per_cell(cell, label, trait).items():
+            for name, value in of_cell(cell, label, trait).items():
                 same[name].append(value)
             counts.append(len(scores.index))
     if not counts:
@@ -83,7 +83,7 @@ def _per_sample(scores: CellScores, verdicts: Verdicts) -> dict[str, Any]:
     }
 
 
-def _per_cell(cell: Cell, label: str, trait: str) -> dict[str, Any]:
+def of_cell(cell: Cell, label: str, trait: str) -> dict[str, Any]:
     """Return the columns with one value for a cell's trait; `label` is the model that the cell is compared as."""
     subject = cell.subject
     return {
@@ -158,7 +158,7 @@ def _of_cell(cell: Cell, frame: pd.DataFrame) -> dict[str, Any]:
     """Return the columns that are the same for all samples of a cell."""
     import pandas as pd
 
-    same = _per_cell(cell, cell.subject.model_label, "")
+    same = of_cell(cell, cell.subject.model_label, "")
     seed = pd.array([same.pop("seed")] * len(frame), dtype="Int64")
     return {**{name: same[name] for name in _FIRST if name in same}, "fine_tune_seed": seed, **_roles(cell, frame)}
 

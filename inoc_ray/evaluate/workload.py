@@ -36,7 +36,7 @@ def workloads(plan: Plan, store: Store) -> list[Workload]:
     found: dict[str, Workload] = {}
     seen: set[tuple[str, str, str]] = set()
     # Of several cells with the same samples, count the one with the most.
-    for cell in sorted(plan.cells, key=lambda c: -c.samples):
+    for cell in sorted(plan.asked, key=lambda c: -c.samples):
         for name, grading in cell.judges.gradings.items():
             key = (*cell.key, grading.judgments_id)
             if key not in seen:

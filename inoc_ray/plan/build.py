@@ -12,6 +12,7 @@ from inoc_ray.plan.assign_judges import Judges
 from inoc_ray.plan.cells import Cell, PlannedEvaluation, make_cells
 from inoc_ray.plan.claims import check_claims
 from inoc_ray.plan.contexts import check_reference, reference_context
+from inoc_ray.plan.courses import courses_of
 from inoc_ray.plan.expand import duplicate_trial_notes, make_bases, make_trials
 from inoc_ray.plan.notes import notes_on
 from inoc_ray.plan.plan import Plan
@@ -52,8 +53,9 @@ def build_plan(study: Study, store: Store, *, weights: bool = True) -> Plan:
         notes=tuple(dict.fromkeys([*builder.notes, *duplicate_trial_notes(trials)])),
         reference=reference,
     )
-    check_claims(plan)
     check_dynamics(plan)
+    plan = replace(plan, courses=tuple(courses_of(plan)))
+    check_claims(plan)
     plan = replace(plan, notes=(*plan.notes, *notes_on(plan))).refreshed(store)
     return replace(plan, notes=(*plan.notes, *notes_on_dynamics(plan, store)))
 

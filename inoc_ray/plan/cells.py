@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from inoc_ray.plan.contexts import ResolvedContext, audit_contexts, resolve_contexts
 from inoc_ray.plan.ids import evaluation_id
-from inoc_ray.plan.judge_assignment import JudgeAssignment
+from inoc_ray.plan.judge_assignment import JudgeAssignment, JudgeModel
 from inoc_ray.plan.trials import Base, Subject
 from inoc_ray.settings import ArmSpec, EvaluationSpec, Setting
 from inoc_ray.study.evaluation import Context, Evaluation
@@ -60,6 +60,11 @@ def stored_once(cells: Iterable[Cell]) -> list[Cell]:
     """Return one cell for each key: the one with the most samples."""
     unique = {cell.key: cell for cell in sorted(cells, key=lambda c: c.samples)}
     return list(unique.values())
+
+
+def judges_of(cells: Iterable[Cell]) -> list[JudgeModel]:
+    """Return the judging models that score the cells, each once."""
+    return list({name: grading.judge for cell in cells for name, grading in cell.judges.gradings.items()}.values())
 
 
 class PlannedEvaluation(NamedTuple):

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from inoc_ray.config.base import nearest
 from inoc_ray.errors import InputError, shown
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.probes import to_follow
 from inoc_ray.settings.paper_claims import paper_claims
-from inoc_ray.study.claims import KIND, REFERENCE, ROLES, Claim, StatedClaim
+from inoc_ray.study.claims import DYNAMICS, KIND, REFERENCE, ROLES, Claim, StatedClaim
 
 
 def stated_claims(plan: Plan) -> tuple[StatedClaim, ...]:
@@ -19,7 +20,12 @@ def stated_claims(plan: Plan) -> tuple[StatedClaim, ...]:
     """
     own = {claim.name for claim in plan.study.claims}
     of_paper = [_of_settings(claim, plan.settings) for claim in paper_claims() if claim.name not in own]
-    kept = (claim for claim in of_paper if claim.settings and _has_models_and_task(claim, plan))
+    follows = plan.study.dynamics is not None and bool(to_follow(plan))
+    kept = (
+        claim
+        for claim in of_paper
+        if claim.settings and _has_models_and_task(claim, plan) and (follows or claim.measure not in DYNAMICS)
+    )
     return (*(StatedClaim(claim=c) for c in kept), *(StatedClaim(claim=c, own=True) for c in plan.study.claims))
 
 
@@ -38,6 +44,11 @@ def _has_models_and_task(claim: Claim, plan: Plan) -> bool:
 def check_claims(plan: Plan) -> None:
     """Raise InputError if a claim of the study names an arm, trait, context or anything else that it does not have."""
     for claim in plan.study.claims:
+        if claim.measure in DYNAMICS and plan.study.dynamics is None:
+            raise InputError(
+                f"claims: {claim.name!r}: {claim.measure} is a number of what the study follows while fine-tunes train, and it "
+                "follows nothing; add `dynamics: {}` to the study."
+            )
         for what, name, valid in _names(claim, plan):
             if name not in valid:
                 raise InputError(
@@ -57,6 +68,8 @@ def _names(claim: Claim, plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
     for name in claim.models:
         yield "model", name, sorted({label for subject in plan.subjects for label in subject.compared_as})
     contexts = [*dict.fromkeys(cell.context for cell in plan.cells), REFERENCE]
+    if claim.measure in DYNAMICS and plan.study.dynamics is not None:
+        contexts = [*plan.study.dynamics.contexts, REFERENCE]
     for context in (claim.context, claim.than_context):
         if context is not None:
             yield "context", context, contexts

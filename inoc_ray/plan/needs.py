@@ -13,10 +13,10 @@ def needs_of(plan: Plan, store: Store) -> Needs:
     """Return what is to be there on each node: models, versions, the storage, and the shapes of workers and engines."""
     trained = [(trial.model.path, plan.resources_of(trial)) for trial in plan.to_train]
     served = [(c.subject.model.path, plan.study.resources.of_engine(c.subject.model.name)) for c in plan.to_sample]
-    judges = {j.name: j for c in plan.cells for j in (g.judge for g in c.judges.gradings.values())}
+    judges = {j.name: j for c in plan.asked for j in (g.judge for g in c.judges.gradings.values())}
     judging = [(j.folder, plan.study.resources.of_judge(j.name)) for j in judges.values() if j.folder is not None]
     workers = [Node(taken.cpus_per_worker, taken.gpus_per_worker) for _, taken in trained]
-    engines = [Node(taken.serve_cpus, taken.serve_gpus) for _, taken in (*served, *judging)]
+    engines = [Node(taken.serve_cpus, taken.gpus) for _, taken in (*served, *judging)]
     folders = dict.fromkeys(folder for folder, _ in (*trained, *served, *judging))
     return Needs(
         storage=store.address,

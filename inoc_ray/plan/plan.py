@@ -12,7 +12,7 @@ from inoc_ray.data.inoculate import inoculate
 from inoc_ray.errors import InputError
 from inoc_ray.plan.cells import Cell, stored_once
 from inoc_ray.plan.judge_assignment import JudgeAssignment, TraitJudges
-from inoc_ray.plan.trials import Base, Subject, Trial
+from inoc_ray.plan.trials import Base, KeptWeights, Subject, Trial
 from inoc_ray.scoring.profiles import Profile
 from inoc_ray.settings import Setting
 from inoc_ray.store.store import Store
@@ -31,6 +31,9 @@ class Plan:
     trials: tuple[Trial, ...]
     bases: tuple[Base, ...]
     cells: tuple[Cell, ...]
+    courses: tuple[Cell, ...] = ()
+    """Cells of what fine-tunes are on the way: of the base, of the weights that they keep, and of the final ones. They are
+    sampled and judged as the others are, and stand in no comparison; a key may be that of one of the others."""
     rows: Mapping[str, list[ChatRow]] = field(repr=False)
     """`dataset_hash` → training rows before inoculation."""
     profile: Profile
@@ -45,6 +48,8 @@ class Plan:
     """The context in which arms are compared."""
     done_trials: frozenset[str] = frozenset()
     """Ids of the trials whose weights the store holds."""
+    kept: frozenset[str] = frozenset()
+    """Names, TRIAL@STEP, of the weights that fine-tunes have kept on the way."""
     stored: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """`(trial_id, evaluation_id)` → samples in the store."""
     damaged: tuple[str, ...] = ()
@@ -57,33 +62,46 @@ class Plan:
 
     def stored_under(self) -> list[str]:
         """Return the ids under which the store has what the plan has of trials and bases."""
-        ids = (*(trial.trial_id for trial in self.fine_tunes), *(cell.key[0] for cell in self.cells))
+        ids = (*(trial.trial_id for trial in self.fine_tunes), *(cell.key[0] for cell in (*self.cells, *self.courses)))
         return list(dict.fromkeys(ids))
 
     def _refreshed(self, store: Store) -> Plan:
         trials = dict.fromkeys(trial.trial_id for trial in self.fine_tunes)
         # A plan of some evaluations (`only`) keeps the count of all.
-        places = dict.fromkeys((*self.stored, *(cell.key for cell in self.cells)))
+        places = dict.fromkeys((*self.stored, *(cell.key for cell in (*self.cells, *self.courses))))
         # One listing instead of a look-up for each cell: a new study may have tens of thousands.
         evaluated = store.evaluated()
         stored = dict.fromkeys(places, 0)
         stored |= {place: store.stored_samples(*place) for place in places if place[0] in evaluated}
+        done = frozenset(trial for trial in trials if store.trial_done(trial))
         return replace(
             self,
-            done_trials=frozenset(trial for trial in trials if store.trial_done(trial)),
+            done_trials=done,
+            kept=frozenset(self._kept(store, done)),
             stored=stored,
             damaged=tuple(store.damage(trials, [place for place in places if place[0] in evaluated])),
         )
 
+    def _kept(self, store: Store, done: frozenset[str]) -> Iterator[str]:
+        asked: dict[str, list[KeptWeights]] = {}
+        for cell in self.courses:
+            if isinstance(cell.subject, KeptWeights) and cell.subject.fine_tune in done:
+                asked.setdefault(cell.subject.fine_tune, []).append(cell.subject)
+        for trial_id, subjects in asked.items():
+            there = set(store.kept_steps(trial_id))
+            yield from (subject.trial_id for subject in subjects if subject.step in there)
+
     def under(self, profile: Profile) -> Plan:
         """Return the plan with the thresholds of another profile."""
         known: dict[int, JudgeAssignment] = {}
-        cells = []
-        for cell in self.cells:
+
+        def judged(cell: Cell) -> Cell:
             if id(cell.judges) not in known:
                 known[id(cell.judges)] = cell.judges.under(profile)
-            cells.append(replace(cell, judges=known[id(cell.judges)]))
-        return replace(self, profile=profile, cells=tuple(cells))
+            return replace(cell, judges=known[id(cell.judges)])
+
+        cells, courses = tuple(map(judged, self.cells)), tuple(map(judged, self.courses))
+        return replace(self, profile=profile, cells=cells, courses=courses)
 
     def only(self, names: Sequence[str]) -> Plan:
         """Return the plan with only the cells of the named evaluations or contexts; unchanged for no names.
@@ -98,8 +116,11 @@ class Plan:
             return self
         evaluation = self.study.evaluation.model_copy(update={"capabilities": ()})
         study = self.study.model_copy(update={"evaluation": evaluation})
-        cells = tuple(c for c in self.cells if {c.evaluation.name, c.context} & set(names))
-        return replace(self, study=study, cells=cells)
+        cells, courses = (
+            tuple(c for c in every if {c.evaluation.name, c.context} & set(names))
+            for every in (self.cells, self.courses)
+        )
+        return replace(self, study=study, cells=cells, courses=courses)
 
     @functools.cached_property
     def _cells_of(self) -> dict[int, list[Cell]]:
@@ -143,16 +164,29 @@ class Plan:
 
     def has_weights(self, subject: Subject) -> bool:
         """Return whether the subject has its weights, so that it can be evaluated."""
-        return subject.adapter_of is None or subject.adapter_of in self.done_trials
+        of = subject.adapter_of
+        return of is None or of in (self.kept if isinstance(subject, KeptWeights) else self.done_trials)
 
     def missing(self, cell: Cell) -> int:
         """Return how many samples of the cell are not stored."""
         return max(0, cell.samples - self.stored.get(cell.key, 0))
 
     @functools.cached_property
+    def asked(self) -> tuple[Cell, ...]:
+        """The cells and the courses that can be sampled: not those of weights that a finished fine-tune has not kept."""
+        return (*self.cells, *(cell for cell in self.courses if self._can_be_kept(cell.subject)))
+
+    def _can_be_kept(self, subject: Subject) -> bool:
+        return (
+            not isinstance(subject, KeptWeights)
+            or subject.fine_tune not in self.done_trials
+            or subject.trial_id in self.kept
+        )
+
+    @functools.cached_property
     def to_sample(self) -> list[Cell]:
         """Cells with missing samples, each key once (the cell with the most samples)."""
-        return stored_once(cell for cell in self.cells if self.missing(cell))
+        return stored_once(cell for cell in self.asked if self.missing(cell))
 
     def trait_judges(self) -> Iterator[TraitJudges]:
         """Yield the judges of each trait of each evaluation, each once."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from inoc_ray.config.base import nearest
 from inoc_ray.data.chat import ChatRow, Message
 from inoc_ray.errors import InputError
-from inoc_ray.plan.contexts import resolve_contexts
+from inoc_ray.plan.contexts import ResolvedContext, resolve_contexts
 from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.trials import Trial
-from inoc_ray.settings import Setting
+from inoc_ray.plan.trials import KeptWeights, Trial
+from inoc_ray.settings import ArmSpec, Setting
 from inoc_ray.store.store import Store
 from inoc_ray.study.dynamics import Dynamics
 from inoc_ray.study.evaluation import Context
@@ -41,21 +41,25 @@ def probes_of(plan: Plan, trial: Trial) -> list[Probe]:
         return []
     setting = plan.settings[trial.setting]
     sets = _sets(dynamics, setting, plan.settings.values())
-    arms = {t.arm.name: t.arm for t in plan.trials if t.setting == trial.setting}
-    written = {c.name: c for c in plan.study.evaluation.contexts if isinstance(c, Context)}
-    names = [written.get(name, name) for name in dynamics.contexts]
     found = []
-    try:
-        contexts = list(resolve_contexts(names, setting, trial.arm, arms, is_base=False))
-    except InputError as error:
-        # They are named as those of the evaluation are, and wrong in another place.
-        raise InputError(f"dynamics.contexts: {str(error).removeprefix('evaluation.contexts: ')}") from error
-    for context in contexts:
+    for context in followed_contexts(plan, dynamics, trial.setting, trial.arm):
         for name, (trait, rows) in sets.items():
             shown = tuple(ChatRow((*context.around(row.messages[:-1]), row.messages[-1])) for row in rows)
             full = name if context.name == plan.reference else f"{name}.{context.name}"
             found.append(Probe(name=full, trait=trait, context=context.name, rows=shown))
     return found
+
+
+def followed_contexts(plan: Plan, dynamics: Dynamics, setting: str, arm: ArmSpec) -> list[ResolvedContext]:
+    """Return the contexts in which an arm of a setting is followed. Raises InputError for one that there is not."""
+    arms = {t.arm.name: t.arm for t in plan.trials if t.setting == setting}
+    written = {c.name: c for c in plan.study.evaluation.contexts if isinstance(c, Context)}
+    names = [written.get(name, name) for name in dynamics.contexts]
+    try:
+        return list(resolve_contexts(names, plan.settings[setting], arm, arms, is_base=False))
+    except InputError as error:
+        # They are named as those of the evaluation are, and wrong in another place.
+        raise InputError(f"dynamics.contexts: {str(error).removeprefix('evaluation.contexts: ')}") from error
 
 
 def to_follow(plan: Plan) -> list[Trial]:
@@ -72,17 +76,25 @@ def check_dynamics(plan: Plan) -> None:
 
 @looks
 def notes_on_dynamics(plan: Plan, store: Store) -> tuple[str, ...]:
-    """Return a note if fine-tunes are done that nothing was followed in, which are not trained again for it."""
+    """Return notes on fine-tunes that are done and lack something that the study follows, for which they are not trained again."""
     if plan.study.dynamics is None:
         return ()
     asked = to_follow(plan)
     without = sum(not _was_followed(store, trial) for trial in asked if trial.trial_id in plan.done_trials)
-    if not without:
-        return ()
-    return (
-        f"dynamics: {without} of {len(asked)} fine-tunes were done without it, and are not trained again for it; figure 6 "
-        "lacks them",
-    )
+    kept = {cell.subject for cell in plan.courses if isinstance(cell.subject, KeptWeights)}
+    lost = {one.fine_tune for one in kept if one.fine_tune in plan.done_trials and one.trial_id not in plan.kept}
+    notes = []
+    if without:
+        notes.append(
+            f"dynamics: {without} of {len(asked)} fine-tunes were done without it, and are not trained again for it; figure 6 "
+            "lacks them"
+        )
+    if lost:
+        notes.append(
+            f"dynamics.samples: {len(lost)} of {len({one.fine_tune for one in kept})} fine-tunes were done without keeping all of "
+            "these weights on the way, and are not trained again for them; the rates over the steps lack those"
+        )
+    return tuple(notes)
 
 
 def _was_followed(store: Store, trial: Trial) -> bool:
@@ -112,7 +124,7 @@ def _sets(
                 ChatRow((Message("user", said.question), Message("assistant", said.response))) for said in one.responses
             ),
         )
-    if not sets and not dynamics.probes and not any(other.probes for other in every):
+    if not sets and not dynamics.probes and dynamics.samples is None and not any(other.probes for other in every):
         raise InputError(
             f"dynamics: setting {setting.name} has no probe sets of its own; write some under dynamics.probes."
         )

@@ -109,6 +109,20 @@ class Base(_SubjectFields):
         return f"{self.setting} · {self.model_label} · {self.arm.name}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptWeights(Trial):
+    """The weights that a fine-tune kept after one of its steps; `trial_id` is TRIAL@STEP, under which engines serve them."""
+
+    fine_tune: str
+    """The trial that kept them."""
+    step: int
+
+    @property
+    def label(self) -> str:
+        """Its name in messages, such as "miniature · tiny · baseline seed 1 after step 40"."""
+        return f"{super().label} after step {self.step}"
+
+
 Subject = Trial | Base
 """Something that can be evaluated."""
 

@@ -14,13 +14,15 @@ for each other.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from inoc_ray.results.capabilities import scores_of, source_of
+from inoc_ray.results.claim_dynamics import draw_gains
+from inoc_ray.results.claim_dynamics import source_of as dynamics_source
 from inoc_ray.results.claim_power import POWER, SEEDS, TIMES, Gap, smallest
 from inoc_ray.results.claim_values import ClaimValue, Scores, values_of
 from inoc_ray.results.completeness import PlannedCapability
@@ -28,6 +30,9 @@ from inoc_ray.results.effects import MIN_SEEDS, View
 from inoc_ray.results.rows import Row, Source
 from inoc_ray.results.stats import Cell, Estimate, Larger, RateKey, draw_rates
 from inoc_ray.study.claims import KIND, Claim, StatedClaim
+
+if TYPE_CHECKING:
+    from inoc_ray.results.dynamics import ArmPlace, Look
 
 Verdict = Literal["holds", "fails", "cannot tell"]
 EQUIVALENCE_LEVEL = 0.9
@@ -109,6 +114,8 @@ class Measured:
     cells: Mapping[RateKey, Cell]
     scores: Scores = field(default_factory=dict)
     score_cells: Mapping[RateKey, Cell] = field(default_factory=dict)
+    looks: Sequence[Look] = ()
+    """What was followed of its fine-tunes, the numbers of which are among the scores."""
 
     @functools.cached_property
     def _larger(self) -> dict[tuple[Larger, frozenset[str]], Measured]:
@@ -122,7 +129,7 @@ class Measured:
             self._larger[larger, contexts] = Measured(
                 view=replace(self.view, rates=draw_rates(cells, PROJECTED, larger)),
                 cells=cells,
-                scores=scores_of(scores),
+                scores={**scores_of(scores), **draw_gains(self.looks, PROJECTED, larger)},
             )
         return self._larger[larger, contexts]
 
@@ -132,12 +139,14 @@ def check_claims(
     measured: Sequence[Measured],
     rows: Sequence[Row],
     capabilities: Sequence[PlannedCapability] = (),
+    to_train: Iterable[ArmPlace] = (),
 ) -> list[CheckedClaim]:
     """Return what the study says to each claim, for each setting × model that it is about.
 
-    rows: those of the comparison. capabilities: the tasks that the study asks for.
+    rows: those of the comparison. capabilities: the tasks that the study asks for. to_train: arms with fine-tunes that will be
+    followed when they are trained.
     """
-    lacking = _lacking(rows, capabilities)
+    lacking = _lacking(rows, capabilities, _to_be_followed(measured, frozenset(to_train)))
     return [
         _checked(one, of, lacking.get((of.view.setting, of.view.model), frozenset()))
         for one in stated
@@ -150,8 +159,21 @@ def _is_about(claim: Claim, view: View) -> bool:
     return (not claim.settings or view.setting in claim.settings) and (not claim.models or view.model in claim.models)
 
 
+def _to_be_followed(
+    measured: Iterable[Measured], to_train: Set[ArmPlace]
+) -> Iterator[tuple[tuple[str, str], str, Source]]:
+    """Yield (setting, model), the kind of an arm, and the level of its looks that is incomplete."""
+    for of in measured:
+        group = of.view.setting, of.view.model
+        for arm, kind in {(arm, kind) for *place, arm, kind in to_train if tuple(place) == group}:
+            for trait, context in {(look.trait, look.context) for look in of.looks}:
+                yield group, kind, dynamics_source(arm, trait, context)
+
+
 def _lacking(
-    rows: Iterable[Row], capabilities: Iterable[PlannedCapability]
+    rows: Iterable[Row],
+    capabilities: Iterable[PlannedCapability],
+    dynamics: Iterable[tuple[tuple[str, str], str, Source]],
 ) -> dict[tuple[str, str], frozenset[tuple[str, Source]]]:
     """Return (setting, model) → what is incomplete, as the kind of its arm and a level."""
     found: dict[tuple[str, str], set[tuple[str, Source]]] = {}
@@ -165,6 +187,8 @@ def _lacking(
         if not one.measured:
             kind = kinds.get((one.setting, one.model, one.arm), "")
             found.setdefault((one.setting, one.model), set()).add((kind, source_of(one.arm, one.task)))
+    for group, kind, source in dynamics:
+        found.setdefault(group, set()).add((kind, source))
     return {group: frozenset(levels) for group, levels in found.items()}
 
 
@@ -206,8 +230,10 @@ def measure_in_words(claim: Claim) -> str:
     """Return the number of a claim in a few words, as "rate of spanish, minus that of base"."""
     words = {"rate": "rate", "capability": f"score on {claim.task}", "retention_id": "retention ID"}
     words["retention_ood"] = "retention OOD"
+    words |= {"log_prob_gain": "log-prob gain", "log_prob_late_gain": "log-prob gain in the second half"}
+    words["log_prob_lead"] = "log-prob lead of the desired trait over the undesired one"
     what = words.get(claim.measure, claim.measure.replace("_", " "))
-    if claim.measure == "rate" or claim.trait is not None:
+    if claim.measure in ("rate", "log_prob_gain", "log_prob_late_gain") or claim.trait is not None:
         what += f" of {claim.trait or 'undesired'}"
     if claim.measure == "rate" and claim.split == "id":
         what += ", in distribution"

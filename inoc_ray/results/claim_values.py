@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from inoc_ray.results.claim_dynamics import measured_gain
 from inoc_ray.results.effects import WITH_TRIGGER, Arm, Direction, View, default_direction, measured
 from inoc_ray.results.leaks import base_context
 from inoc_ray.results.stats import Estimate, combine, mean_of_sample
-from inoc_ray.study.claims import KIND, REFERENCE, ROLES, Claim
+from inoc_ray.study.claims import DYNAMICS, KIND, REFERENCE, ROLES, Claim
 
 Scores = Mapping[tuple[str, str], Estimate]
-"""(arm, capability task) → the score, with draws that belong together."""
+"""(arm, capability task) → the score, and (arm, `claim_dynamics.key_of`) → what was followed, with draws that belong together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,8 @@ def _number(
     if claim.measure == "capability":
         score = scores.get((arm.name, claim.task or ""))
         return f"{arm.name} has no score on {claim.task} that is a mean over items" if score is None else score
+    if claim.measure in DYNAMICS:
+        return measured_gain(claim.measure, arm.name, direction, context or view.reference, scores)
     if claim.measure != "rate":
         return measured(view, arm.name, direction, claim.measure)
     if not direction.undesired:

@@ -10,15 +10,19 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capability_items import CapabilityItems
 from inoc_ray.results.capabilities import CapabilityRate, measure_capabilities
 from inoc_ray.results.claim_checks import Measured, check_claims
+from inoc_ray.results.claim_dynamics import draw_gains
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.completeness import (
     Planned,
+    PlannedCell,
     list_missing,
     mark_incomplete_effects,
     mark_incomplete_leaks,
     rows_with_plan,
 )
 from inoc_ray.results.counts import Counted, CountTable
+from inoc_ray.results.courses import StepRates
+from inoc_ray.results.dynamics import Followed
 from inoc_ray.results.effects import MIN_SEEDS, NEUTRAL, Arm, Direction, Effect, View, effects, levels
 from inoc_ray.results.leaks import Leak, leaks
 from inoc_ray.results.rows import FIRST, LAST, Place, Row, TrialRate
@@ -42,6 +46,7 @@ def compare(
     claims: Sequence[StatedClaim] = (),
     outcome: Outcome = "shown",
     items: Sequence[CapabilityItems] = (),
+    followed: Followed | None = None,
 ) -> Comparison:
     """Compare the arms of a study.
 
@@ -50,7 +55,7 @@ def compare(
     the thresholds behind `shown`, as text. planned: what the study asks for; without it, the table counts as complete. reference:
     the context in which arms are compared; by default `neutral`, or `none` if nothing was evaluated in the neutral context.
     claims: what to check. outcome: what a rate is of, the responses that show a trait or their mean score (the column `level`).
-    items: what each model scored on the items of capability tasks.
+    items: what each model scored on the items of capability tasks. followed: what was followed while its fine-tunes trained.
 
     Raises `InputError` if a column is missing.
     """
@@ -65,6 +70,7 @@ def compare(
     trials: dict[Place, list[TrialRate]] = {}
     counted = _count(frame, outcome)
     leaked: list[Leak] = []
+    followed = followed or Followed()
     measured: list[Measured] = []
     able: list[CapabilityRate] = []
     for (setting, model), part in counted.groupby(["setting", "model"], sort=False):
@@ -74,7 +80,15 @@ def compare(
         abilities = measure_capabilities(str(setting), str(model), own)
         able += abilities.rates
         if claims:
-            measured.append(replace(of_group, scores=abilities.scores, score_cells=abilities.cells))
+            looks = [one for one in followed.looks if (one.setting, one.model) == (setting, model)]
+            measured.append(
+                replace(
+                    of_group,
+                    scores={**abilities.scores, **draw_gains(looks)},
+                    score_cells=abilities.cells,
+                    looks=looks,
+                )
+            )
         rows += group_rows
         found += effects(view)
         of_arms += levels(view)
@@ -98,7 +112,23 @@ def compare(
         reference=where,
         outcome=outcome,
         capability_rates=tuple(able),
-        claims=tuple(check_claims(claims, measured, rows, planned.capabilities)),
+        claims=tuple(check_claims(claims, measured, rows, planned.capabilities, followed.to_train)),
+        followed=followed,
+    )
+
+
+def rates_after(
+    step: int, frame: pd.DataFrame, planned: Sequence[PlannedCell], reference: str, outcome: Outcome = "shown"
+) -> StepRates:
+    """Return the rates of what fine-tunes are after a step. frame, reference, outcome: as for `compare`, of these weights."""
+    rows: list[Row] = []
+    trials: dict[Place, list[TrialRate]] = {}
+    for (setting, model), part in _count(frame, outcome).groupby(["setting", "model"], sort=False):
+        rows += _measured(str(setting), str(model), part, reference=reference, trials=trials)[1]
+    return StepRates(
+        step=step,
+        rows=tuple(rows_with_plan(rows, planned)),
+        trial_rates={place: tuple(rates) for place, rates in trials.items()},
     )
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.results.capabilities import CapabilityRate
 from inoc_ray.results.claim_checks import CheckedClaim
 from inoc_ray.results.completeness import Missing, Planned
+from inoc_ray.results.courses import StepRates
+from inoc_ray.results.dynamics import Followed, courses_of
 from inoc_ray.results.effects import NEUTRAL, Effect
 from inoc_ray.results.leaks import Leak
 from inoc_ray.results.notes import notes_on
@@ -56,6 +58,10 @@ class Comparison:
     """The rates of every arm out of distribution, averaged as the effects average them (`effects.levels`)."""
     claims: tuple[CheckedClaim, ...] = ()
     """What the study says to the claims on it."""
+    followed: Followed = field(default_factory=Followed)
+    """What was followed while the fine-tunes trained."""
+    courses: tuple[StepRates, ...] = ()
+    """Rates over the steps of the fine-tunes, in the order of the steps; empty where the study samples nothing on the way."""
     remarks: tuple[str, ...] = ()
     """Remarks of the plan on the study, e.g. on fine-tunes that have two names."""
 
@@ -95,6 +101,12 @@ class Comparison:
             "reference": self.reference,
             "outcome": self.outcome,
             "claims": [claim.to_json() for claim in self.claims],
+            "dynamics": [asdict(course) for course in courses_of(self.followed.looks)],
+            "courses": [
+                {"step": rates.step, **{name: getattr(row, name) for name in Row.__slots__}}
+                for rates in self.courses
+                for row in rates.rows
+            ],
         }
 
     def groups(self) -> list[tuple[str, str]]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from inoc_ray.results.figures.points import Point
-from inoc_ray.results.records import TrialRecord
-
-_UNIT = "log-probability of a response (nats)"
+if TYPE_CHECKING:
+    from inoc_ray.results.records import TrialRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,63 +98,21 @@ def courses_of(looks: Iterable[Look]) -> list[Course]:
     ]
 
 
-Asked = Mapping[tuple[str, str, str, str], int]
-"""(setting, model, arm, kind) → fine-tunes that the study asks for."""
+ArmPlace = tuple[str, str, str, str]
+"""Setting, model, arm, kind."""
+Asked = Mapping[ArmPlace, int]
+"""The place of an arm → fine-tunes that the study asks for."""
 
 
-def points_of_dynamics(looks: Iterable[Look], asked: Asked | None = None) -> list[Point]:
-    """Return what figure 6 of the paper shows: a panel for each arm, in it a curve for each probe set, over the steps.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What was followed of a study's fine-tunes while they trained."""
 
-    asked: fine-tunes that the study would follow; a mean of fewer says so, and so does an arm without any.
-    """
-    courses, wanted = courses_of(looks), asked or {}
-    if not courses:
-        return []
-    there = {(one.setting, one.model, one.arm, one.kind) for one in courses}
-    return [
-        *(_point(one, wanted.get((one.setting, one.model, one.arm, one.kind), 0)) for one in courses),
-        *(_unfollowed(*place, count, courses[0].probe) for place, count in wanted.items() if place not in there),
-    ]
-
-
-def _unfollowed(setting: str, model: str, arm: str, kind: str, count: int, probe: str) -> Point:
-    return Point(
-        panel=f"{setting}, {model}: {arm}",
-        series=probe,
-        setting=setting,
-        model=model,
-        arm=arm,
-        kind=kind,
-        seed=None,
-        measure="log_prob",
-        unit=_UNIT,
-        x_name="step",
-        value=None,
-        lacks=f"0 of {count} seeds followed",
-    )
-
-
-def _point(one: Course, asked: int) -> Point:
-    few = one.seed is None and one.seeds < asked
-    return Point(
-        panel=f"{one.setting}, {one.model}: {one.arm}",
-        series=one.probe,
-        setting=one.setting,
-        model=one.model,
-        arm=one.arm,
-        kind=one.kind,
-        seed=one.seed,
-        measure="log_prob",
-        unit=_UNIT,
-        trait=one.trait,
-        context=one.context,
-        x_name="step",
-        x=float(one.step),
-        value=one.logprob,
-        low=one.low,
-        high=one.high,
-        lacks=f"{one.seeds} of {asked} seeds followed" if few else "",
-    )
+    looks: tuple[Look, ...] = ()
+    asked: Asked = field(default_factory=dict)
+    """Arms in which the study follows something."""
+    to_train: frozenset[ArmPlace] = frozenset()
+    """Those of them with a fine-tune that is not trained yet."""
 
 
 def _course(

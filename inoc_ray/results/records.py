@@ -127,7 +127,7 @@ class Artifact:
         """Return what differs when the content does."""
         if self.make is not None and not self.of:
             return [self.path, hashlib.sha256(self.make()).hexdigest()]
-        return [self.path, *(self.committed or _file_state(place) for place in self.of)]
+        return [self.path, *(self.committed or file_state(place) for place in self.of)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +180,22 @@ class RunRecord:
         """Return a hash of all artifacts, by path and content."""
         return _hash([artifact.state() for artifact in self.artifacts])
 
+    def state(self) -> list[Any]:
+        """Return what differs when anything of the run does."""
+        return [
+            self.identity,
+            self.name,
+            sorted(self.tags.items()),
+            sorted(self.params.items()),
+            sorted(self.metrics.items()),
+            [self.started_at, self.ended_at, self.status],
+            self.parent,
+            self.curves_hash(),
+            self.artifacts_hash(),
+            None if self.dataset is None else [self.dataset.name, self.dataset.digest, self.dataset.source],
+            None if self.model is None else [self.model.content, sorted(self.model.tags.items())],
+        ]
+
 
 def cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Cut tags to MLflow's limit: a server would cut a longer one, which would then never agree with the store."""
@@ -229,7 +245,8 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _file_state(path: Place) -> Any:
+def file_state(path: Place) -> Any:
+    """Return what differs when the content of a file does, as JSON. Raises `OSError` if there is no such file."""
     stat = path.stat()
     if stat.size > HASHED_BYTES:
         return [stat.size, stat.version]

@@ -28,6 +28,7 @@ from inoc_ray.results.records import (
     points_of,
     with_valid_names,
 )
+from inoc_ray.results.rows import Place as StudyPlace
 from inoc_ray.results.run_metrics import MAX_METRICS, arm_estimates, arm_metrics, in_words, trial_metrics
 from inoc_ray.results.sample_tables import arm_samples, table_of_samples
 from inoc_ray.results.tidy import tidy_tables
@@ -78,8 +79,9 @@ def _made(path: str, content: bytes) -> Artifact:
 
 def arm_runs(study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> list[RunRecord]:
     """Return one run for each arm with fine-tunes: means over its seeds, with the intervals as tags."""
+    planned = _by_place(comparison)
     return [
-        _arm_run(study, run, of_arm, comparison)
+        _arm_run(study, run, of_arm, comparison, planned=planned)
         for run, of_arm in zip(_arms_under_way(study, trials), _by_arm(trials), strict=True)
     ]
 
@@ -92,10 +94,17 @@ def _by_arm(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
     return list(found.values())
 
 
-def _arm_run(study: StudyRecord, run: RunRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> RunRecord:
+def _arm_run(
+    study: StudyRecord,
+    run: RunRecord,
+    trials: Sequence[TrialRecord],
+    comparison: Comparison,
+    *,
+    planned: Mapping[StudyPlace, Sequence[PlannedCell]],
+) -> RunRecord:
     first = trials[0]
     estimates = arm_estimates(comparison, first.setting, first.compared_as or first.model, first.arm)
-    states = [_state(trial, comparison) for trial in trials]
+    states = [_state(trial, planned) for trial in trials]
     running = any(trial.status == "running" for trial in trials)
     complete = all(whole for whole, _, _ in states)
     samples = [trial.samples_path for trial in trials if trial.samples_path is not None]
@@ -129,9 +138,21 @@ def _completeness(missing: Sequence[Missing], *, complete: bool) -> dict[str, st
 
 def trial_runs(study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison) -> list[RunRecord]:
     """Return one run per trial and base. All have the same parameter names, with "" if one does not apply."""
+    planned = _by_place(comparison)
     return [
-        _trial_run(study, trial, run, comparison)
+        _trial_run(study, trial, run, comparison, planned=planned)
         for trial, run in zip(trials, _trials_under_way(study, trials), strict=True)
+    ]
+
+
+def all_runs(
+    study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Artifact] = ()
+) -> list[RunRecord]:
+    """Return the study's run, then one per arm, then one per trial and base: each after the one that it is shown under."""
+    return [
+        study_run(study, trials, comparison, files),
+        *arm_runs(study, trials, comparison),
+        *trial_runs(study, trials, comparison),
     ]
 
 
@@ -224,23 +245,33 @@ def _recipes(trials: Sequence[TrialRecord]) -> list[dict[str, str]]:
     return [{key: recipe.get(key, "") for key in keys} for recipe in flat]
 
 
-def _cells(trial: TrialRecord, comparison: Comparison) -> list[PlannedCell]:
-    place = (trial.setting, trial.compared_as or trial.model, trial.arm, trial.seed)
-    return [c for c in comparison.planned.cells if (c.setting, c.model, c.arm, c.seed) == place]
+def _by_place(comparison: Comparison) -> dict[StudyPlace, list[PlannedCell]]:
+    """Return setting, model, arm and seed → the planned cells there."""
+    found: dict[StudyPlace, list[PlannedCell]] = {}
+    for cell in comparison.planned.cells:
+        found.setdefault((cell.setting, cell.model, cell.arm, cell.seed), []).append(cell)
+    return found
 
 
-def _state(trial: TrialRecord, comparison: Comparison) -> tuple[bool, bool, list[Missing]]:
+def _state(trial: TrialRecord, planned: Mapping[StudyPlace, Sequence[PlannedCell]]) -> tuple[bool, bool, list[Missing]]:
     """Return whether a trial and its evaluations are complete, whether anything of it failed, and what is missing."""
-    cells = _cells(trial, comparison)
+    cells = planned.get((trial.setting, trial.compared_as or trial.model, trial.arm, trial.seed), ())
     complete = trial.status not in ("failed", "new") and all(cell.complete for cell in cells)
     failed = trial.status == "failed" or any(c.why or c.why_not_judged for c in cells if not c.complete)
     return complete, failed, list_missing(Planned(cells=cells))
 
 
-def _trial_run(study: StudyRecord, trial: TrialRecord, run: RunRecord, comparison: Comparison) -> RunRecord:
+def _trial_run(
+    study: StudyRecord,
+    trial: TrialRecord,
+    run: RunRecord,
+    comparison: Comparison,
+    *,
+    planned: Mapping[StudyPlace, Sequence[PlannedCell]],
+) -> RunRecord:
     started = trial.started_at if trial.started_at is not None else run.started_at
     model = trial.compared_as or trial.model
-    complete, failed, missing = _state(trial, comparison)
+    complete, failed, missing = _state(trial, planned)
     curves = list(_points(trial, started))
     if trial.kind == "base":
         estimates = arm_estimates(comparison, trial.setting, model, trial.arm)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.dynamics import looks_of
 from inoc_ray.results.records import TrialRecord
-from inoc_ray.results.rows import Row
+from inoc_ray.results.rows import Place, Row, TrialRate
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
@@ -44,17 +44,31 @@ def tidy_tables(comparison: Comparison, trials: Sequence[TrialRecord]) -> dict[s
         ),
         "tables/fine_tunes.csv": _csv(_fine_tune(trial) for trial in trials),
         "tables/fine_tune_rates.csv": _csv(
-            {
-                **dict(zip(("setting", "model", "arm", "seed"), place, strict=True)),
-                **{f.name: getattr(rate, f.name) for f in fields(rate)},
-            }
-            for place, rates in comparison.trial_rates.items()
-            for rate in rates
+            _of_fine_tune(place, rate) for place, rates in comparison.trial_rates.items() for rate in rates
         ),
     }
+    if comparison.courses:
+        tables["tables/rates_over_steps.csv"] = _csv(
+            {"step": rates.step, **{f.name: getattr(row, f.name) for f in fields(Row)}}
+            for rates in comparison.courses
+            for row in rates.rows
+        )
+        tables["tables/fine_tune_rates_over_steps.csv"] = _csv(
+            {"step": rates.step, **_of_fine_tune(place, rate)}
+            for rates in comparison.courses
+            for place, of_place in rates.trial_rates.items()
+            for rate in of_place
+        )
     if followed := [asdict(look) for look in looks_of(trials)]:
         tables["tables/dynamics.csv"] = _csv(followed)
     return tables if comparison.claims else {path: table for path, table in tables.items() if "claims" not in path}
+
+
+def _of_fine_tune(place: Place, rate: TrialRate) -> dict[str, Any]:
+    return {
+        **dict(zip(("setting", "model", "arm", "seed"), place, strict=True)),
+        **{f.name: getattr(rate, f.name) for f in fields(rate)},
+    }
 
 
 def _fine_tune(trial: TrialRecord) -> dict[str, Any]:

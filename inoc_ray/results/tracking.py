@@ -22,6 +22,7 @@ Runs of trials that a study no longer names are kept, as the store keeps those t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import sqlite3
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import TrialError
 from inoc_ray.results.records import Artifact, RunRecord, StudyRecord, TrialRecord
-from inoc_ray.results.study_runs import arm_runs, study_run, trial_runs
+from inoc_ray.results.study_runs import all_runs
 from inoc_ray.results.tracking_artifacts import LoggedModels, send
 from inoc_ray.results.tracking_checks import check_database, first_line
 from inoc_ray.results.tracking_client import FIRST_CALL, LATER_CALLS, environment, quiet
@@ -59,6 +60,7 @@ __all__ = [
     "embedded",
     "file_lock",
     "sync",
+    "what_is_told",
 ]
 _BATCH = 1000  # entities in one call; MLflow's limit
 _SMALL_BATCH = 100  # parameters or tags in one call; MLflow's limit
@@ -110,14 +112,15 @@ def sync(
     *,
     lock: AbstractContextManager[Any],
     artifact_root: str | None = None,
+    inside: bool = False,
     files: Sequence[Artifact] = (),
 ) -> SyncResult:
     """Make the experiment `study.name` on `tracking_uri` agree with the study, its trials and their comparison.
 
     lock: held throughout; must exclude every other sync of this study (see `file_lock`). artifact_root: URI for the artifacts of
-    a new experiment; None leaves it to the server. files: logged to the study's run, beside its tables. Raises
-    `InputError` if there is no server at the address, the experiment is in MLflow's trash or is another storage's (unless
-    `artifact_root` is given, as for MLflow inside the storage), and `TrialError` if the server or its database fails or refuses
+    a new experiment; None leaves it to the server. inside: whether this is MLflow inside the storage, where no other storage's
+    studies are. files: logged to the study's run, beside its tables. Raises `InputError` if there is no server at the address,
+    the experiment is in MLflow's trash or is another storage's, and `TrialError` if the server or its database fails or refuses
     a call; within a minute, if it is broken from the start.
     """
     check_server(tracking_uri)
@@ -130,15 +133,23 @@ def sync(
         with environment(FIRST_CALL):
             experiment = find_experiment(client, study.name, artifact_root)
         # MLflow inside the storage is that storage's, whatever its address was when the runs were made.
-        known = known_runs(client, experiment.experiment_id, trials, study if artifact_root is None else None)
+        known = known_runs(client, experiment.experiment_id, trials, None if inside else study)
         describe(client, experiment, study, comparison)
         write = _Writer(client, tracking_uri, experiment.experiment_id, known)
-        study_id = write.run(study_run(study, trials, comparison, files))
-        runs = {
-            run.identity[1]: write.run(run)
-            for run in (*arm_runs(study, trials, comparison), *trial_runs(study, trials, comparison))
-        }
+        own, *others = all_runs(study, trials, comparison, files)
+        study_id = write.run(own)
+        runs = {run.identity[1]: write.run(run) for run in others}
     return SyncResult(experiment.experiment_id, study_id, runs, write.written)
+
+
+def what_is_told(
+    study: StudyRecord, trials: Sequence[TrialRecord], comparison: Comparison, files: Sequence[Artifact] = ()
+) -> str:
+    """Return a hash over everything that `sync` would write of the study; without MLflow."""
+    runs = [run.state() for run in all_runs(study, trials, comparison, files)]
+    # The rest is the experiment's description, which is made of the comparison.
+    whole = [study.description, comparison.to_json(), runs]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
 class _Writer:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.results.tracking_client import quiet
 from inoc_ray.results.tracking_server import IN_THE_TRASH, check_access, check_storage_of_run
+from inoc_ray.store.connection import SCHEMES
 
 if TYPE_CHECKING:
     from inoc_ray.results.records import StudyRecord
@@ -20,27 +22,40 @@ if TYPE_CHECKING:
 _DATABASE_SECONDS = 10.0
 """How long a database may take to answer, or to be free of another process's lock."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_CLIENTS = {"s3": "boto3", "gs": "google.cloud.storage"}
+"""Scheme of a bucket → the package by which MLflow writes to it; it does not know the addresses of the others."""
 
 
-def check_tracking_uri(tracking_uri: str, experiment: str | None = None, study: StudyRecord | None = None) -> None:
+def is_database(tracking_uri: str) -> bool:
+    """Return whether a URI names a database rather than a server."""
+    return _kind(tracking_uri) in _DATABASES
+
+
+def _kind(tracking_uri: str) -> str:
+    scheme, separator, _ = tracking_uri.strip().partition("://")
+    return scheme.partition("+")[0] if separator else ""
+
+
+def check_tracking_uri(
+    tracking_uri: str, experiment: str | None = None, study: StudyRecord | None = None, artifact_root: str | None = None
+) -> None:
     """Check within seconds that MLflow can write to a URI. No message shows a password.
 
-    experiment: the name of the one that is to be written to. study: must be the one whose runs are there, if any are. Raises
-    `InputError` if the kind of URI is not supported, no MLflow server answers there, it refuses the login, or the experiment is in
-    the trash, another storage's or has its artifacts on another machine, and `TrialError` if a database is broken.
+    experiment: the name of the one that is to be written to. study: must be the one whose runs are there, if any are.
+    artifact_root: where the files of a new experiment go, if that is a database's. Raises `InputError` if the kind of URI is not
+    supported, no MLflow server answers there, it refuses the login, or the experiment is in the trash, another storage's or has its
+    artifacts out of reach, and `TrialError` if a database is broken.
     """
-    scheme, separator, _ = tracking_uri.strip().partition("://")
-    kind = scheme.partition("+")[0]
-    if not separator or kind not in ("http", "https", *_DATABASES):
+    if _kind(tracking_uri) not in ("http", "https", *_DATABASES):
         databases = ", ".join(f"{name}://" for name in _DATABASES)
         raise InputError(
             f"tracking_uri: {hide_password(tracking_uri)!r} cannot store MLflow runs; give the address of a "
             f"tracking server (http://HOST:5000) or a database ({databases}…), or leave it out for an SQLite file in the storage."
         )
-    if kind in _DATABASES:
+    if is_database(tracking_uri):
         check_database(tracking_uri)
         if experiment is not None:
-            _check_experiment(tracking_uri, experiment, study)
+            _check_experiment(tracking_uri, experiment, study, artifact_root)
         return
     check_access(tracking_uri, experiment, study)
 
@@ -75,9 +90,10 @@ def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> Non
         raise TrialError(f"MLflow's database {shown}: {first_line(found[0])}") from found[0]
 
 
-def _check_experiment(tracking_uri: str, name: str, study: StudyRecord | None) -> None:
+def _check_experiment(tracking_uri: str, name: str, study: StudyRecord | None, artifact_root: str | None) -> None:
     """Check what a sync would find in a database: an experiment that is in use, of this storage, with artifacts in reach."""
     if not _is_mlflows(tracking_uri):
+        _check_bucket(artifact_root or "")
         return
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
@@ -90,6 +106,7 @@ def _check_experiment(tracking_uri: str, name: str, study: StudyRecord | None) -
         except MlflowException as error:
             raise TrialError(f"MLflow's database {hide_password(tracking_uri)}: {first_line(error)}") from error
     if found is None:
+        _check_bucket(artifact_root or "")
         return
     if found.lifecycle_stage != "active":
         raise InputError(IN_THE_TRASH.format(name=name))
@@ -98,6 +115,26 @@ def _check_experiment(tracking_uri: str, name: str, study: StudyRecord | None) -
             check_storage_of_run(study, run.data.tags, run.info.start_time)
     # A database has no artifacts: clients write them to a place of the machine on which the experiment was made.
     _check_artifacts(name, found.artifact_location, sent=any("artifacts" in run.data.tags for run in runs))
+    _check_bucket(found.artifact_location)
+
+
+def _check_bucket(location: str) -> None:
+    """Raise InputError for a bucket that MLflow cannot write to from this process. Whether it may is not asked."""
+    scheme = location.partition("://")[0]
+    if scheme not in SCHEMES or (scheme in _CLIENTS and _is_installed(_CLIENTS[scheme])):
+        return
+    package = f"install the package {_CLIENTS[scheme]} where the command runs, or " if scheme in _CLIENTS else ""
+    raise InputError(
+        f"tracking_uri: a database keeps runs but no files, and MLflow cannot write those to {location} from here; {package}give "
+        "the address of a tracking server (http://HOST:5000)."
+    )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _check_artifacts(name: str, location: str, *, sent: bool) -> None:

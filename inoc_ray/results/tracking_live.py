@@ -52,15 +52,16 @@ def live(
     *,
     lock: Callable[[], AbstractContextManager[Any]],
     artifact_root: str | None = None,
+    inside: bool = False,
     tell: Callable[[str], None],
 ) -> Iterator[LiveRuns]:
     """Have MLflow say what becomes of the study while a `with` block runs: RUNNING from `LiveRuns.sending` on.
 
     A block that ends with an error leaves the runs FAILED, one that is stopped (Ctrl-C, SIGTERM) KILLED; otherwise they are left
-    to `tracking.sync`, which the block may call. lock: makes a lock as `tracking.sync` takes it. tell: gets one line if MLflow
-    cannot be reached. Nothing that MLflow does raises an error here.
+    to `tracking.sync`, which the block may call. lock: makes a lock as `tracking.sync` takes it; artifact_root and inside as there.
+    tell: gets one line if MLflow cannot be reached. Nothing that MLflow does raises an error here.
     """
-    runs = LiveRuns(tracking_uri, study, trials, lock=lock, artifact_root=artifact_root, tell=tell)
+    runs = LiveRuns(tracking_uri, study, trials, lock=lock, artifact_root=artifact_root, inside=inside, tell=tell)
     try:
         yield runs
     except BaseException as error:
@@ -83,9 +84,10 @@ class LiveRuns:
         *,
         lock: Callable[[], AbstractContextManager[Any]],
         artifact_root: str | None,
+        inside: bool,
         tell: Callable[[str], None],
     ) -> None:
-        self._uri, self._artifact_root = tracking_uri, artifact_root
+        self._uri, self._artifact_root, self._inside = tracking_uri, artifact_root, inside
         # The store has no time of a study that was never run before.
         study = study if study.created_at else replace(study, created_at=int(time.time() * 1000))
         self._study, self._trials, self._lock, self._tell = study, trials, lock, tell
@@ -190,7 +192,7 @@ class LiveRuns:
         client = MlflowClient(self._uri)
         with self._lock():
             self._experiment = find_experiment(client, self._study.name, self._artifact_root).experiment_id
-            shared = self._study if self._artifact_root is None else None
+            shared = None if self._inside else self._study
             self._known = known_runs(client, self._experiment, self._trials, shared)
             self._begin(client, self._study_run)
         self._client = client

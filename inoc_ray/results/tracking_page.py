@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.claims import headlines
+from inoc_ray.results.headlines import headlines
 from inoc_ray.results.records import MAX_TAG
 from inoc_ray.results.run_metrics import arm_estimates
 from inoc_ray.results.wording import missing_summary

@@ -94,7 +94,7 @@ def _engine_json(engine: EngineFit) -> dict[str, Any]:
         "engine": engine.label,
         "parameters": engine.parameters,
         "node": engine.kind.name,
-        "serve_gpus": engine.resources.serve_gpus,
+        "serve_gpus": engine.resources.gpus,
         "bytes": None if engine.memory is None else engine.memory.to_json(),
         "engines": engine.engines,
         "replicas": engine.replicas,
@@ -150,7 +150,7 @@ def _training_row(fit: Fit) -> list[str]:
 
 
 def _engine_row(engine: EngineFit) -> list[str]:
-    gpus = engine.resources.serve_gpus
+    gpus = engine.resources.gpus
     return [
         engine.label + (f" × {engine.engines}" if engine.engines > 1 else ""),
         _count(engine.parameters),
@@ -211,7 +211,7 @@ def _better_engine(engine: EngineFit) -> str:
     assert engine.memory is not None
     beside = f", {engine.side_by_side} side by side" if engine.side_by_side > 1 else ""
     return (
-        f"{engine.place}: {{serve_gpus: {engine.resources.serve_gpus}}} takes {_number(engine.gpu_hours)} GPU-hours and "
+        f"{engine.place}: {{serve_gpus: {engine.resources.gpus}}} takes {_number(engine.gpu_hours)} GPU-hours and "
         f"{duration(engine.seconds)} for {engine.label} ({engine.memory.total / GIB:.1f} GiB{beside})"
     )
 

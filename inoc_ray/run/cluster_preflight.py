@@ -11,30 +11,39 @@ from inoc_ray.cluster.survey import survey
 from inoc_ray.console import say
 from inoc_ray.plan.needs import needs_of
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.engine_gpus import on_nodes
 from inoc_ray.run.preflight import check_capacity, check_own_judge, check_requests, to_judge
 from inoc_ray.serve.memory import Memory
 from inoc_ray.store.store import Store
 
 
-def check_cluster(plan: Plan, store: Store, capacity: Capacity) -> None:
+def check_cluster(plan: Plan, store: Store, capacity: Capacity) -> Plan:
     """Check what is known of a cluster only once it is joined, before anything starts on it.
 
-    Raise InputError if what is to be trained, sampled or judged does not fit its nodes, or their GPUs' memory; and, with one line
-    for each node, if nodes lack something: see `survey`.
+    Return the plan with the GPUs of its engines, where its study leaves them open. Raise InputError if what is to be trained,
+    sampled or judged does not fit its nodes, or their GPUs' memory; and, with one line for each node, if nodes lack something:
+    see `survey`.
     """
-    check_capacity(plan, capacity)
-    for name, judge in plan.study.judges.items():
-        if judge.path is not None:
-            check_serving(plan.study.resources.of_judge(name), capacity)
+    _check_room(plan, capacity)
     if not is_attached():
-        return
+        return plan
     say("checking the nodes of the cluster ...")
-    needs = needs_of(plan, store)
-    memory = _engine_memory(survey(needs), needs.engines)
+    nodes = survey(needs_of(plan, store))
+    plan = on_nodes(plan, nodes)
+    _check_room(plan, capacity)
+    memory = _engine_memory(nodes, needs_of(plan, store).engines)
     check_requests(plan, memory)
     for model, cells in to_judge(plan, store):
         if model.folder is not None:
             check_own_judge(plan, model, cells, memory)
+    return plan
+
+
+def _check_room(plan: Plan, capacity: Capacity) -> None:
+    check_capacity(plan, capacity)
+    for name, judge in plan.study.judges.items():
+        if judge.path is not None:
+            check_serving(plan.study.resources.of_judge(name), capacity)
 
 
 def _engine_memory(nodes: Sequence[tuple[Node, Report]], engines: Iterable[Node]) -> Memory:

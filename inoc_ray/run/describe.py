@@ -4,33 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from inoc_ray.cluster.checks import host_memory
 from inoc_ray.cluster.connect import expected_capacity
 from inoc_ray.cluster.fit import concurrent_groups
 from inoc_ray.console import table
 from inoc_ray.evaluate.workload import Workload, workloads
-from inoc_ray.plan.cells import stored_once
+from inoc_ray.plan.cells import judges_of, stored_once
 from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
+from inoc_ray.run.integrity import damage_text
+from inoc_ray.run.planned_and_stored import state_of
+from inoc_ray.run.precision import precision_notes
 from inoc_ray.run.preflight import check_batches, check_capacity
 from inoc_ray.scoring.judgment import RULES
-from inoc_ray.sizing.replicas import PlannedEngine, Room, planned_engines
+from inoc_ray.sizing.replicas import PlannedEngine, Room, judges_with_room, needs_of_engines, planned_engines
 from inoc_ray.sizing.schedule import Schedule, schedule_of
 from inoc_ray.store.store import Store
 from inoc_ray.train.sweep import groups_of, waves_of
 
-_DAMAGE_LINES = 10
-
-
-def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed", "new"]:
-    """Return "done", "failed" (its log is in the store) or "new"."""
-    if trial.trial_id in plan.done_trials:
-        return "done"
-    return "failed" if store.trial_log(trial.trial_id).is_file() else "new"
+_BESIDE = " It grades while models are sampled."
 
 
 def sample_counts(plan: Plan, subject: Subject) -> tuple[int, int]:
@@ -52,7 +48,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "models": [
             {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
         ],
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *precision_notes(plan)],
         "trials": [trial_json(plan, store, t) for t in plan.fine_tunes],
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_sample),
@@ -60,6 +56,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "schedule": None if schedule is None else {"overlap": schedule.overlap, "why": schedule.why},
         "engines": [engine.to_json() for engine in _engines(plan)],
         "judging": [work.to_json() for work in workloads(plan, store)],
+        "judged_beside_sampling": _judges_beside(plan),
         "damaged": list(plan.damaged),
         "judged_by": [_judges_json(t) for t in plan.trait_judges()],
     }
@@ -123,30 +120,43 @@ def plan_text(plan: Plan, store: Store, width: int | None = None) -> str:
     to_sample = f"{value['samples']:,} responses in {value['cells']} cells." if value["cells"] else "nothing."
     lines.append(f"To sample: {to_sample}{_in_words(_engines(plan))}")
     if works := workloads(plan, store):
-        lines += [f"To judge: {work_text(work)}" for work in works]
+        beside = set(_judges_beside(plan))
+        lines += [f"To judge: {work_text(work)}{_BESIDE if work.judge in beside else ''}" for work in works]
     else:
         lines.append("To judge: nothing; rules score every trait.")
     lines += [f"Model {m['model']}: {m['path']} ({m['hash'][:16]})." for m in value["models"]]
     return "\n".join(
-        [*lines, *judges_text(plan), *(f"Note: {note}." for note in plan.notes), *damage_text(plan.damaged)]
+        [*lines, *judges_text(plan), *(f"Note: {note}." for note in value["notes"]), *damage_text(plan.damaged)]
     )
 
 
 def _engines(plan: Plan) -> list[PlannedEngine]:
+    return planned_engines(plan, _room())
+
+
+def _room() -> Room | None:
     capacity = expected_capacity()
-    room = None if capacity is None else Room(capacity=capacity, host_bytes=host_memory())
-    return planned_engines(plan, room)
+    return None if capacity is None else Room(capacity=capacity, host_bytes=host_memory())
+
+
+def _judges_beside(plan: Plan) -> list[str]:
+    """Return the judges that grade while models are sampled: those behind APIs, and those with room beside the engines."""
+    judges, room = judges_of(plan.to_sample), _room()
+    own = [] if room is None else judges_with_room(plan, needs_of_engines(plan, plan.to_sample, room), room)
+    return [judge.name for judge in judges if judge.folder is None or judge in own]
 
 
 def _in_words(engines: Sequence[PlannedEngine]) -> str:
-    """Return " 3 engines: a, 2 × b." for more than one engine."""
-    if sum(engine.replicas for engine in engines) <= 1:
-        return ""
+    """Return " 3 engines: a, 2 × b." for more than one engine, and " 1 engine: a on 2 GPUs." where they take GPUs."""
     numbers = Counter[str]()
     for engine in engines:
-        numbers[engine.subject.model.name + (" (full)" if engine.subject.is_own_model else "")] += engine.replicas
+        full = " (full)" if engine.subject.is_own_model else ""
+        on = f" on {engine.gpus} GPU{'s' if engine.gpus > 1 else ''}" if engine.gpus else ""
+        numbers[f"{engine.subject.model.name}{full}{on}"] += engine.replicas
+    if numbers.total() <= 1 and not any(engine.gpus for engine in engines):
+        return ""
     each = (f"{count} × {name}" if count > 1 else name for name, count in numbers.items())
-    return f" {numbers.total()} engines: {', '.join(each)}."
+    return f" {numbers.total()} engine{'s' if numbers.total() > 1 else ''}: {', '.join(each)}."
 
 
 def expected_schedule(plan: Plan) -> Schedule | None:
@@ -161,13 +171,6 @@ def _at_a_time(plan: Plan, waves: Sequence[list[list[Trial]]], schedule: Schedul
         return ""
     found = {concurrent_groups(plan.resources_of(wave[0][0]), schedule.capacity, len(wave)) for wave in waves}
     return f", {' or '.join(map(str, sorted(found)))} at a time on this machine"
-
-
-def damage_text(damaged: Sequence[str]) -> list[str]:
-    """Return a line for each damaged thing in the store; of many, the first ones."""
-    shown = [f"Damaged: {sentence}" for sentence in damaged[:_DAMAGE_LINES]]
-    more = len(damaged) - len(shown)
-    return [*shown, *([f"Damaged: {more} more."] if more else [])]
 
 
 def work_text(work: Workload) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.probes import to_follow
 from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import Store
 
@@ -53,16 +51,12 @@ def write_figures(
 
     out: a folder instead of the study's own.
     """
-    from inoc_ray.results.dynamics import looks_of, points_of_dynamics
     from inoc_ray.results.figures.paper import PAPER, PaperData
-    from inoc_ray.run.mlflow_records import followed_records
 
     folder = store.figures(plan.study.name) if out is None else at(out)
     if not paper:
         return _write_report_figures(comparison, folder)
-    looks = looks_of(followed_records(plan, store))
-    asked = Counter((t.setting, t.compared_as[0], t.arm.name, t.arm.kind) for t in to_follow(plan))
-    data = PaperData(comparison=comparison, recipes=_recipes(plan), dynamics=points_of_dynamics(looks, asked))
+    data = PaperData(comparison=comparison, recipes=_recipes(plan))
     return [_write(figure, data, folder) for figure in PAPER]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from inoc_ray.console import say
-from inoc_ray.evaluate.grading import ungraded_parts
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.describe import damage_text
+from inoc_ray.plan.trials import KeptWeights
 from inoc_ray.store.samples import seal_parts
 from inoc_ray.store.store import Store
+
+_DAMAGE_LINES = 10
 
 
 def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
@@ -18,7 +22,8 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
     """
     from inoc_ray.evaluate.capabilities import missing_capabilities
 
-    used = {cell.subject.adapter_of for cell in plan.to_sample}
+    subjects = {cell.subject.trial_id: cell.subject for cell in plan.to_sample}.values()
+    used = {s.fine_tune if isinstance(s, KeptWeights) else s.adapter_of for s in subjects}
     used |= {task.subject.adapter_of for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)}
     if train:
         used |= {trial.model.prior_stage.trial_id for trial in plan.to_train if trial.model.prior_stage}
@@ -35,6 +40,13 @@ def report_damage(plan: Plan) -> None:
     """Print a line for each stored thing of the study that is damaged."""
     for line in damage_text(plan.damaged):
         say(line)
+
+
+def damage_text(damaged: Sequence[str]) -> list[str]:
+    """Return a line for each damaged thing in the store; of many, the first ones."""
+    shown = [f"Damaged: {sentence}" for sentence in damaged[:_DAMAGE_LINES]]
+    more = len(damaged) - len(shown)
+    return [*shown, *([f"Damaged: {more} more."] if more else [])]
 
 
 @looks

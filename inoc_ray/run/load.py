@@ -53,7 +53,7 @@ def load_with_store(path: str | Path, storage: str | None) -> tuple[Study, Store
     given = None if storage is None else _checked(storage)
     study = load_study(path)
     store = Store(given or study.storage)
-    check_stays(store)
+    check_stays(study, store)
     return study, store
 
 
@@ -62,12 +62,19 @@ def store_at(storage: str) -> Store:
     return Store(_checked(storage))
 
 
-def check_stays(store: Store) -> None:
-    """Raise InputError for a storage in the folder into which Ray unpacked a job: Ray deletes that, and nobody looks there."""
+def check_stays(study: Study, store: Store) -> None:
+    """Raise InputError for results in the folder into which Ray unpacked a job: Ray deletes that, and nobody looks there."""
+    lost = "is in the folder into which Ray unpacked this job, and is deleted with it"
     if UNPACKED_JOBS in store.address:
         raise InputError(
-            f"storage: {store.address} is in the folder into which Ray unpacked this job, and is deleted with it; write "
-            "s3://BUCKET/PREFIX, or the absolute path of a mount that every node has (also as --storage)."
+            f"storage: {store.address} {lost}; write s3://BUCKET/PREFIX, or the absolute path of a mount that every node has "
+            "(also as --storage)."
+        )
+    kind, _, path = (study.tracking_uri or "").partition(":///")
+    if kind.startswith("sqlite") and UNPACKED_JOBS in os.path.abspath(path):
+        raise InputError(
+            f"tracking_uri: {os.path.abspath(path)} {lost}; give the address of a tracking server (http://HOST:5000), or leave it "
+            "out for an SQLite file in the storage."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 from collections.abc import Mapping
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.evaluate.capabilities import stored_scores
 from inoc_ray.evaluate.harness_task import find_task
-from inoc_ray.evaluate.score_table import sample_table
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
-from inoc_ray.run.describe import state_of
-from inoc_ray.store.place import Place
+from inoc_ray.run.planned_and_stored import state_of
+from inoc_ray.run.sample_tables import SampleTables
 from inoc_ray.store.store import Store
 
 if TYPE_CHECKING:
@@ -31,10 +29,13 @@ def trial_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """
     here = {"host": socket.gethostname(), "pid": os.getpid()}
     elsewhere = store.holder(f"study-{plan.study.name}") not in (None, here)
-    return [
-        _trial_record(plan, store, s, _state(plan, store, s, elsewhere=elsewhere))
+    tables = SampleTables(plan, store)
+    found = [
+        replace(_trial_record(plan, store, s, _state(plan, store, s, elsewhere=elsewhere)), samples_path=tables.keep(s))
         for s in (*plan.prior_stages, *plan.subjects)
     ]
+    tables.note()
+    return found
 
 
 def planned_records(plan: Plan) -> list[TrialRecord]:
@@ -93,7 +94,6 @@ def _trial_record(plan: Plan, store: Store, subject: Subject, state: Status) -> 
         training=training,
         adapter_dir=adapter,
         adapter_files=adapter_files,
-        samples_path=_keep_sample_table(plan, store, subject),
         started_at=started,
         ended_at=ended,
         status=state,
@@ -109,7 +109,6 @@ def _probes(trial: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {**about, "tokens": tokens[name]} for name, about in trial.get("probes", {}).items()}
 
 
-@reads
 def followed_records(plan: Plan, store: Store) -> list[TrialRecord]:
     """Return the trials that are done with their curves and probe sets, and nothing else that was measured."""
     return [
@@ -117,17 +116,3 @@ def followed_records(plan: Plan, store: Store) -> list[TrialRecord]:
         for trial in plan.trials
         if trial.trial_id in plan.done_trials and (probes := _probes(store.read_trial(trial.trial_id)))
     ]
-
-
-def _keep_sample_table(plan: Plan, store: Store, subject: Subject) -> Place | None:
-    """Write all samples of a subject as one file, unless they are unchanged; return its place, None without samples."""
-    frame = sample_table(plan, store, subject)
-    if frame.empty:
-        return None
-    place = (subject.setting, subject.model_label, subject.arm.name)
-    path = store.table(plan.study.name, *place, seed_of(subject))
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    if not path.is_file() or path.read_bytes() != buffer.getvalue():
-        path.write_bytes(buffer.getvalue())
-    return path

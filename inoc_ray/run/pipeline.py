@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,31 +22,36 @@ from inoc_ray.endpoint.auth import hide_password
 from inoc_ray.errors import InputError, StorageError, TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import Beside, Lingering
-from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
+from inoc_ray.evaluate.grading import grade_missing, grade_stored
+from inoc_ray.evaluate.grading_beside import JudgesBeside
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.cells import judges_of
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.cluster_preflight import check_cluster
+from inoc_ray.run.engine_gpus import on_this_machine
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.metrics import exported
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
+from inoc_ray.run.precision import precision_notes
 from inoc_ray.run.preflight import preflight
 from inoc_ray.run.progress import recorded
 from inoc_ray.run.publish import (
     compare_study,
     live_runs,
     sync_study,
-    tracking_address,
     write_study_report,
 )
 from inoc_ray.run.stopped import says_what_is_kept
 from inoc_ray.run.study_record import keep_study
-from inoc_ray.run.written_results import are_written, note_written
-from inoc_ray.serve.app import check_running_serve
+from inoc_ray.run.written_results import report_is_written
+from inoc_ray.serve.app import Endpoint, check_running_serve
 from inoc_ray.serve.owner import reclaim
-from inoc_ray.sizing.replicas import Room
+from inoc_ray.serve.spec import ServeSpec
+from inoc_ray.sizing.replicas import EngineNeed, Room, judges_with_room, needs_of_engines, needs_of_judge
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, keep_failures
 from inoc_ray.store.lease import Lease, LeaseTaken
@@ -53,7 +59,6 @@ from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study, models_of
 
 if TYPE_CHECKING:
-    from inoc_ray.evaluate.sampling import OnCommit
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.train.sweep import Watch
 
@@ -105,10 +110,10 @@ def run_study(
     outcome = StudyOutcome(study.name)
     fetch_models(models_of(study))
     whole = build_plan(study, store)
-    plan = whole.only(only)
+    plan = on_this_machine(whole.only(only))
     preflight(plan, store)
     # After the checks, whose message is to be the only one.
-    for note in plan.notes:
+    for note in (*plan.notes, *(precision_notes(plan) if train else ())):
         say(f"note: {note}")
     claims = claims_of(plan, store, train=train)
     with (
@@ -127,7 +132,7 @@ def run_study(
         ready = evaluate and (
             any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)
         )
-        to_judge = ungraded_parts(plan, store) if evaluate else []
+        to_judge = _left_to_judge(plan, store) if evaluate else []
         by_own = any(study.judges[name].path is not None for name in to_judge)
         training = train and bool(plan.to_train)
         with contextlib.ExitStack() as stack:
@@ -143,14 +148,15 @@ def run_study(
                         reclaim()
                     if ready or by_own:
                         check_running_serve()
-                    check_cluster(plan, store, capacity)
-                    keep_study(plan, store)
+                    plan = check_cluster(plan, store, capacity)
+                    keep_study(whole, store)
+                    judges = JudgesBeside(plan, store, engine)
                     stack.enter_context(engine)
                     watch = stack.enter_context(exported(plan, outcome, live.record))
                     sending.enter_context(live.sending())
-                    with _judging_beside(plan, store, outcome, evaluate=evaluate) as on_commit:
-                        room = Room(capacity=capacity, host_bytes=None if is_attached() else host_memory())
-                        evaluation = _Evaluation(engine, on_commit, room) if evaluate else None
+                    room = Room(capacity=capacity, host_bytes=None if is_attached() else host_memory())
+                    with _judging_beside(plan, judges, outcome, evaluate=evaluate):
+                        evaluation = _Evaluation(engine, judges, room) if evaluate else None
                         if training:
                             _train(plan, store, capacity, outcome, watch, evaluation)
                             plan = plan.refreshed(store)
@@ -169,6 +175,12 @@ def run_study(
                 keep_study(whole, store)
                 _results(whole, store, outcome, show)
     return outcome
+
+
+def _left_to_judge(plan: Plan, store: Store) -> list[str]:
+    """Return the judges with something to grade for which answers are missing; what their stored answers decide is graded."""
+    grade_stored(plan, store)
+    return list(ungraded_parts(plan, store))
 
 
 def _record_failures(
@@ -226,29 +238,37 @@ class _Evaluation:
     """What the steps of a run share that sample."""
 
     engine: Lingering
-    on_commit: OnCommit
+    judges: JudgesBeside
     room: Room
     failed: set[Thing] = field(default_factory=set)
     """What failed beside the training, and is not tried again after it."""
 
+    def serving(self, spec: ServeSpec) -> AbstractContextManager[Endpoint]:
+        """Serve an engine that samples, in the place of judges if need be."""
+        return self.engine.serving(spec, short_of_room=self.judges.give_way)
+
+    def begin_judges(self, plan: Plan, *stages: Sequence[EngineNeed]) -> None:
+        """Let judges on engines of their own begin that have room beside the engines of each of these stages."""
+        fitting = [judges_with_room(plan, engines, self.room) for engines in stages]
+        for judge in fitting[0]:
+            if all(judge in judges for judges in fitting):
+                self.judges.begin(judge)
+
 
 @contextlib.contextmanager
-def _judging_beside(plan: Plan, store: Store, outcome: StudyOutcome, *, evaluate: bool) -> Iterator[OnCommit]:
-    """Let judges behind APIs grade what is sampled in the block; yield what is to be called with the cells."""
-    if not evaluate or not judges_behind_apis(plan):
-        yield lambda key: None
-        return
-    sampled = Sampled()
-    judging = Beside(lambda: grade_beside(plan, store, sampled), "judging")
+def _judging_beside(plan: Plan, judges: JudgesBeside, outcome: StudyOutcome, *, evaluate: bool) -> Iterator[None]:
+    """Let judges grade beside the block: those behind APIs all the while, others from when they have room."""
+    for judge in judges_of(plan.to_sample) if evaluate else ():
+        if judge.folder is None:
+            judges.begin(judge)
     try:
-        yield sampled.add
+        yield
     except BaseException:
-        sampled.over()
-        judging.leave()
+        judges.leave()
         raise
-    sampled.over()
-    with _timed(outcome, "judging"):
-        outcome.judge_calls += judging.result().calls
+    if judges.have_begun:
+        with _timed(outcome, "judging"):
+            outcome.judge_calls += judges.finish()
 
 
 def _train(
@@ -257,6 +277,7 @@ def _train(
     """Train what is missing, and sample beside that what can be; evaluation: None if nothing is to be sampled."""
     from inoc_ray.evaluate.sampling import sample_beside
 
+    store.discard_staged({trial.trial_id for trial in plan.to_train})
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
     if evaluation is None or not schedule.overlap:
         outcome.schedule = "phased"
@@ -272,23 +293,35 @@ def _train(
         arrivals.begun(trial_id)
         watch(trial_id, record)
 
-    engine, on_commit = evaluation.engine, evaluation.on_commit
+    engine, judges = evaluation.engine, evaluation.judges
 
     def sample() -> list[dict[str, Any]]:
-        found = sample_beside(plan, store, arrivals, cells, engine.serving, on_commit)
+        found = sample_beside(plan, store, arrivals, cells, evaluation.serving, judges.add)
         if arrivals.gives_way:
             say("the engine beside the training gives its place to it; what is missing is sampled afterwards")
             engine.end()
         return found
 
+    def give_way() -> None:
+        arrivals.give_way()
+        judges.give_way()
+
     sampling = Beside(sample, "evaluation")
+    for judge in schedule.judges:
+        judges.begin(judge)
     try:
-        _train_all(plan, store, schedule.capacity, outcome, seen, arrivals.give_way)
+        _train_all(plan, store, schedule.capacity, outcome, seen, give_way)
     except BaseException:
         arrivals.over()
         sampling.leave()
         raise
     arrivals.over()
+    if not arrivals.gives_way:
+        # The groups have left their place.
+        mine = {cell.key for cell in cells}
+        others = [cell for cell in plan.to_sample if cell.key not in mine]
+        now, later = needs_of_engines(plan, cells, None), needs_of_engines(plan, others, evaluation.room)
+        evaluation.begin_judges(plan, now, later)
     with _timed(outcome, "evaluating"):
         failed = [failure_of(found) for found in sampling.result()]
     # The others are complete, or tried again after the training.
@@ -352,14 +385,17 @@ def _sample(plan: Plan, store: Store, outcome: StudyOutcome, evaluation: _Evalua
     tried = [thing for thing in tried if thing not in evaluation.failed]
     if not tried:
         return
+    evaluation.begin_judges(plan, needs_of_engines(plan, plan.to_sample, evaluation.room))
+    beside = [need for judge in evaluation.judges.on_engines for need in needs_of_judge(plan, judge)]
     with _timed(outcome, "evaluating"):
         failed = sample_missing(
             plan,
             store,
-            evaluation.engine.serving,
+            evaluation.serving,
             without=evaluation.failed,
             room=evaluation.room,
-            on_commit=evaluation.on_commit,
+            beside=beside,
+            on_commit=evaluation.judges.add,
         )
     _record_failures(plan, store, outcome, tried=tried, failed=[failure_of(found) for found in failed])
 
@@ -369,16 +405,13 @@ def _results(plan: Plan, store: Store, outcome: StudyOutcome, show: Show) -> Non
     with _timed(outcome, "comparing"):
         comparison = outcome.comparison = compare_study(plan, store, outcome)
     show(comparison)
-    if not outcome.has_made_something and are_written(plan, store, comparison):
-        outcome.report, outcome.tracking_uri = store.report(plan.study.name), tracking_address(plan, store)
-        return
-    failed_before = len(outcome.failed)
-    with _may_fail(plan, store, outcome, step="report", thing=REPORT):
-        outcome.report = write_study_report(plan, store, comparison)
+    if not outcome.has_made_something and report_is_written(plan, store, comparison):
+        outcome.report = store.report(plan.study.name)
+    else:
+        with _may_fail(plan, store, outcome, step="report", thing=REPORT):
+            outcome.report = write_study_report(plan, store, comparison)
     with _may_fail(plan, store, outcome, step="MLflow", thing=MLFLOW):
         outcome.tracking_uri = sync_study(plan, store, comparison)
-    if len(outcome.failed) == failed_before:
-        note_written(plan, store, comparison)
 
 
 @contextlib.contextmanager

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-from inoc_ray.evaluate.grading import ungraded_parts
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.courses import step_of
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.trials import Subject, seed_of
+from inoc_ray.plan.trials import Subject, Trial, seed_of
 from inoc_ray.results.completeness import Planned, PlannedCapability, PlannedCell
 from inoc_ray.scoring.judgment import RULES
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, failure_of, read_failures, still_failed
 from inoc_ray.store.samples import find_judgments
 from inoc_ray.store.store import Store
+
+
+def state_of(plan: Plan, store: Store, trial: Trial) -> Literal["done", "failed", "new"]:
+    """Return "done", "failed" (its log is in the store) or "new"."""
+    if trial.trial_id in plan.done_trials:
+        return "done"
+    return "failed" if store.trial_log(trial.trial_id).is_file() else "new"
 
 
 @looks
@@ -24,6 +33,16 @@ def planned_of(plan: Plan, store: Store, failures: Sequence[Failure]) -> Planned
     why = {thing: failure.error for failure in failures for thing in failure.of}
     cells = [one for cell in plan.cells for one in _cells(plan, store, cell, why)]
     return Planned(cells=cells, capabilities=list(_capabilities(plan, store, why)))
+
+
+@looks
+def planned_courses(plan: Plan, store: Store, failures: Sequence[Failure]) -> dict[int, list[PlannedCell]]:
+    """Return step → every cell of what fine-tunes are after it, with what is stored of it; as `planned_of` does."""
+    why = {thing: failure.error for failure in failures for thing in failure.of}
+    found: dict[int, list[PlannedCell]] = {}
+    for cell in plan.courses:
+        found.setdefault(step_of(plan, cell.subject), []).extend(_cells(plan, store, cell, why))
+    return dict(sorted(found.items()))
 
 
 @looks
@@ -54,7 +73,7 @@ def unfinished(plan: Plan, store: Store) -> set[Thing]:
     """Return what the study has not finished. The report and MLflow always count: writing them clears their failures."""
     found: set[Thing] = {REPORT, MLFLOW}
     found |= {trial_key(trial) for trial in plan.to_train}
-    found |= {cell_key(cell) for cell in plan.cells if plan.missing(cell)}
+    found |= {cell_key(cell) for cell in plan.asked if plan.missing(cell)}
     found |= {("judge", name) for name in ungraded_parts(plan, store)}
     return found | {thing for _, thing, measured in _tasks(plan, store) if not measured}
 

@@ -229,7 +229,7 @@ def _engines_on_gpus(plan: Plan) -> bool:
     resources = plan.study.resources
     sampled = {cell.subject.model.name for cell in plan.to_sample}
     own = [name for name, judge in plan.study.judges.items() if judge.path is not None]
-    return any(engine.serve_gpus for engine in [*map(resources.of_engine, sampled), *map(resources.of_judge, own)])
+    return any(engine.gpus for engine in [*map(resources.of_engine, sampled), *map(resources.of_judge, own)])
 
 
 def check_judges(plan: Plan, store: Store, memory: Memory | None = None) -> None:
@@ -249,7 +249,7 @@ def check_judges(plan: Plan, store: Store, memory: Memory | None = None) -> None
 
 def to_judge(plan: Plan, store: Store) -> list[tuple[JudgeModel, list[Cell]]]:
     """Return each judging model that has something to judge, or will have, with the cells."""
-    from inoc_ray.evaluate.grading import ungraded_parts
+    from inoc_ray.evaluate.ungraded import ungraded_parts
 
     cells: dict[str, list[Cell]] = {
         name: [work.cell for work in parts] for name, parts in ungraded_parts(plan, store).items()
@@ -331,14 +331,14 @@ def check_tracking(plan: Plan, store: Store) -> None:
         if plan.study.tracking_uri is None:
             check_tracking_uri(embedded(store.mlflow())[0])
         else:
-            check_tracking_uri(plan.study.tracking_uri, plan.study.name, study_record(plan, store))
+            check_tracking_uri(plan.study.tracking_uri, plan.study.name, study_record(plan, store), store.artifacts())
     except TrialError as error:
         raise InputError(str(error)) from error
 
 
 def preflight(plan: Plan, store: Store) -> None:
     """Run all checks that need no cluster; create the storage folder last, if all else is right."""
-    check_stays(store)
+    check_stays(plan.study, store)
     check_plan(plan)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)

@@ -14,6 +14,7 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.claims import stated_claims
 from inoc_ray.plan.looking import reads
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.followed import followed_of, read_courses
 from inoc_ray.run.integrity import report_damage, seal_samples
 from inoc_ray.run.mlflow_records import planned_records, trial_records
 from inoc_ray.run.outcome import StudyOutcome
@@ -21,6 +22,7 @@ from inoc_ray.run.planned_and_stored import failures_of, planned_of
 from inoc_ray.run.report_content import report_meta
 from inoc_ray.run.report_samples import read_samples
 from inoc_ray.run.study_record import study_file, study_record
+from inoc_ray.run.written_results import mlflow_is_written, note_mlflow, note_report
 from inoc_ray.scoring.profiles import get_profile
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, keep_failures
 from inoc_ray.store.place import Place, at
@@ -81,6 +83,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         claims=stated_claims(plan),
         outcome=plan.study.evaluation.outcome,
         items=read_capability_items(plan, store, plan.study.evaluation.capabilities),
+        followed=followed_of(plan, store),
     )
     # The parts of a task (the subjects of MMLU) stay in the store.
     scores = [
@@ -93,6 +96,7 @@ def compare_study(plan: Plan, store: Store, outcome: StudyOutcome | None = None)
         agreement=tuple(judge_agreement(plan, store)),
         capabilities=tuple(scores),
         failures=(*failures, *unreliable),
+        courses=tuple(read_courses(plan, store, failures)),
         remarks=plan.notes,
     )
 
@@ -113,6 +117,7 @@ def write_study_report(plan: Plan, store: Store, comparison: Comparison, out: Pa
         write_report(folder / page.name, comparison, report_meta(plan, store, samples), samples.cells)
     if out is None:
         keep_failures(store, plan.study.name, [REPORT], [])
+        note_report(plan, store, comparison)
     return page
 
 
@@ -128,6 +133,7 @@ def live_runs(plan: Plan, store: Store) -> AbstractContextManager[LiveRuns]:
         planned_records(plan),
         lock=lambda: file_lock(store.sync_lock(), CALL_SECONDS),
         artifact_root=artifacts,
+        inside=plan.study.tracking_uri is None,
         tell=say,
     )
 
@@ -135,40 +141,38 @@ def live_runs(plan: Plan, store: Store) -> AbstractContextManager[LiveRuns]:
 def _tracking(plan: Plan, store: Store) -> tuple[str, str | None]:
     """Return the tracking URI of a study and where the artifacts of a new experiment go; None leaves that to the server."""
     from inoc_ray.results.tracking import embedded
+    from inoc_ray.results.tracking_checks import is_database
 
     store.mlflow().mkdir(parents=True, exist_ok=True)
-    return (plan.study.tracking_uri, None) if plan.study.tracking_uri else embedded(store.mlflow())
-
-
-def tracking_address(plan: Plan, store: Store) -> str:
-    """Return the tracking URI of a study, without a password."""
-    return hide_password(_tracking(plan, store)[0])
+    if plan.study.tracking_uri is None:
+        return embedded(store.mlflow())
+    return plan.study.tracking_uri, store.artifacts() if is_database(plan.study.tracking_uri) else None
 
 
 def sync_study(plan: Plan, store: Store, comparison: Comparison) -> str:
     """Update MLflow from the store; return the tracking URI, without a password.
 
+    MLflow's own database is left alone if it has everything already, since a look at it imports MLflow, which takes a second.
     Raise InputError if the server cannot be reached, TrialError if it or its database fails.
     """
     from inoc_ray.results.figures.catalogue import FIGURES
     from inoc_ray.results.records import Artifact
-    from inoc_ray.results.tracking import file_lock, sync
+    from inoc_ray.results.tracking import file_lock, sync, what_is_told
 
     uri, artifacts = _tracking(plan, store)
     report = store.report(plan.study.name)
     # An earlier version of the study may have left a figure that does not apply now.
     shown = [report.name, *(f"{figure.name}.png" for figure in FIGURES if figure.applies(comparison))]
-    sync(
-        uri,
-        study_record(plan, store),
-        trial_records(plan, store),
-        comparison,
-        lock=file_lock(store.sync_lock()),
-        artifact_root=artifacts,
-        files=[
-            Artifact(path="study.yaml", make=lambda: study_file(plan).encode()),
-            *(Artifact(path=name, of=(p,)) for name in shown if (p := report.with_name(name)).is_file()),
-        ],
-    )
+    study, trials = study_record(plan, store), trial_records(plan, store)
+    files = [
+        Artifact(path="study.yaml", make=lambda: study_file(plan).encode()),
+        *(Artifact(path=name, of=(p,)) for name in shown if (p := report.with_name(name)).is_file()),
+    ]
+    told = what_is_told(study, trials, comparison, files)
+    if not mlflow_is_written(plan, store, told):
+        lock = file_lock(store.sync_lock())
+        inside = plan.study.tracking_uri is None
+        sync(uri, study, trials, comparison, lock=lock, artifact_root=artifacts, inside=inside, files=files)
+        note_mlflow(plan, store, told)
     keep_failures(store, plan.study.name, [MLFLOW], [])
     return hide_password(uri)

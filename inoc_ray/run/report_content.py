@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray import __version__
 from inoc_ray.endpoint.auth import hide_passwords
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.describe import state_of
+from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.run.report_cost import cost
 from inoc_ray.run.study_record import first_run_at, study_dimensions, study_file
 from inoc_ray.store.store import Store

@@ -10,7 +10,8 @@ from inoc_ray.console import table
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.workload import Workload, workloads
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.describe import damage_text, sample_counts, samples_text, trial_json, work_text
+from inoc_ray.run.describe import sample_counts, samples_text, trial_json, work_text
+from inoc_ray.run.integrity import damage_text
 from inoc_ray.run.live import progress_of, progress_text
 from inoc_ray.run.planned_and_stored import failures_of, last_line
 from inoc_ray.store.failures import MLFLOW, REPORT, Failure, Thing, read_failures, still_failed

@@ -8,21 +8,19 @@ neither Ray nor vLLM: the driver checks adapters with it before anything starts.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.store.commit import adapter_of, fetch_weights, is_read_by_engines, record_of
+from inoc_ray.store.layout import trial_and_step
 from inoc_ray.store.place import Place, at
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 # vLLM builds its LoRA buffers for one of these ranks (vllm.config.lora.MaxLoRARanks).
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# A trial id is one path component that cannot climb out of its folder.
-_NAME = re.compile(r"(?P<trial>[A-Za-z0-9_-][A-Za-z0-9._-]*)(@(?P<step>[1-9][0-9]{0,7}))?")
 
 
 @dataclass(frozen=True)
@@ -41,20 +39,15 @@ class FolderCatalogue:
 
         name: a trial id, or TRIAL@STEP for weights that the trial kept on the way.
         """
-        trial_id, step = _parts(name)
-        if trial_id is None or not self._fits(trial_id):
-            return None
-        return adapter_of(self.root, trial_id, step)
+        weights = trial_and_step(name)
+        return adapter_of(self.root, *weights) if weights is not None and self._fits(weights[0]) else None
 
     def fetch(self, name: str) -> Path:
         """Return the folder of an adapter on this machine, to be loaded.
 
         Raises `InputError` if its files are not those that its trial committed.
         """
-        trial_id, step = _parts(name)
-        if trial_id is None:
-            raise InputError(f"{name!r} does not name a trial")
-        return fetch_weights(self.root, trial_id, step)
+        return fetch_weights(self.root, *_weights(name))
 
     def _fits(self, trial_id: str) -> bool:
         if self.model_hash is None:
@@ -98,20 +91,24 @@ Catalogue = FolderCatalogue | JoinedCatalogue
 
 @dataclass(frozen=True)
 class FullModel:
-    """The model that a full fine-tune made, as its trial committed it among `trials`, a folder of a store."""
+    """The model that a full fine-tune made, as its trial committed it among `trials`, a folder of a store.
+
+    trial_id: or TRIAL@STEP for the model that it kept on the way.
+    """
 
     trials: Place
     trial_id: str
 
     def fetch(self) -> Path:
         """Return its folder on this machine. Raises `InputError` if its files are not those that its trial committed."""
-        return fetch_weights(self.trials, self.trial_id)
+        return fetch_weights(self.trials, *_weights(self.trial_id))
 
 
-def _parts(name: str) -> tuple[str | None, int | None]:
-    """Return the trial and the step in the name of an adapter; no trial for what cannot be one."""
-    match = _NAME.fullmatch(name)
-    return (None, None) if match is None else (match["trial"], int(match["step"]) if match["step"] else None)
+def _weights(name: str) -> tuple[str, int | None]:
+    found = trial_and_step(name)
+    if found is None:
+        raise InputError(f"{name!r} does not name a trial")
+    return found
 
 
 def model_id_of(base: str, trial_id: str) -> str:

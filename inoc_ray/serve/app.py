@@ -72,10 +72,20 @@ def _resources_of(spec: ServeSpec) -> EngineResources:
     return EngineResources(serve_cpus=spec.cpus, serve_gpus=spec.gpus)
 
 
-def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
+def nothing() -> None:
+    """Do nothing about an engine that waits for room."""
+
+
+def start(
+    spec: ServeSpec,
+    note: Callable[[str], None] = say,
+    timeout_s: float = START_TIMEOUT_S,
+    short_of_room: Callable[[], None] = nothing,
+) -> Endpoint:
     """Start the engine on the Ray cluster that this process is connected to, and wait until it answers.
 
-    `note` gets a line every few seconds that says what the start is waiting for, and for how long. Raises `InputError` for a spec
+    `note` gets a line every few seconds that says what the start is waiting for, and for how long; `short_of_room` is called as
+    often while it waits for room on the cluster. Raises `InputError` for a spec
     that cannot work, and `TrialError` with the engine's own message if it does not start; nothing is left running then.
     """
     check_spec(spec)
@@ -112,7 +122,7 @@ def start(spec: ServeSpec, note: Callable[[str], None] = say, timeout_s: float =
             note_engine(name)
             _start_application(spec, route, note)
         base_url = f"http://{_host(spec.host)}:{serve_client().http_config.port}{route.rstrip('/')}/v1"
-        window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note)
+        window = _wait(spec, base_url, began=began, timeout_s=timeout_s, note=note, short_of_room=short_of_room)
     except BaseException:
         _take_down(spec.name, keeper)
         raise
@@ -180,10 +190,10 @@ def stop(endpoint: Endpoint) -> None:
 
 
 @contextlib.contextmanager
-def serving(spec: ServeSpec) -> Iterator[Endpoint]:
-    """Serve `spec` while a `with` block runs, and show the progress of its start."""
+def serving(spec: ServeSpec, short_of_room: Callable[[], None] = nothing) -> Iterator[Endpoint]:
+    """Serve `spec` while a `with` block runs, and show the progress of its start. short_of_room: as in `start`."""
     with Status() as waiting:
-        endpoint = start(spec, waiting.note)
+        endpoint = start(spec, waiting.note, short_of_room=short_of_room)
     try:
         with past_proxies(endpoint.base_url):
             yield endpoint
@@ -344,7 +354,15 @@ def _start_serve(spec: ServeSpec) -> None:
                 raise
 
 
-def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, note: Callable[[str], None]) -> int:
+def _wait(
+    spec: ServeSpec,
+    base_url: str,
+    *,
+    began: float,
+    timeout_s: float,
+    note: Callable[[str], None],
+    short_of_room: Callable[[], None],
+) -> int:
     """Wait until the endpoint answers, by its first replica; return its window in tokens.
 
     The others take requests when they have started: they may have to wait until a node has room, or is up.
@@ -370,6 +388,8 @@ def _wait(spec: ServeSpec, base_url: str, *, began: float, timeout_s: float, not
             )
         if now - reported >= _REPORT_EVERY_S:
             reported = now
+            if _waits_for_room(spec):
+                short_of_room()
             note(f"serve: waiting for {_waiting_for(spec)} ({now - began:.0f} s)")
         # Beside the training this is not the main thread, in which a signal raises.
         stopping.check()
@@ -398,12 +418,19 @@ def _window(base_url: str, spec: ServeSpec) -> int:
         return 0
 
 
+def _waits_for_room(spec: ServeSpec) -> bool:
+    """Return whether a replica's placement group is pending."""
+    import ray
+
+    groups = [group for group in ray.util.placement_group_table().values() if spec.name in (group.get("name") or "")]
+    return any(group["state"] == "PENDING" for group in groups)
+
+
 def _waiting_for(spec: ServeSpec) -> str:
     """Return what the start is waiting for: resources while the replica's placement group is pending, then vLLM."""
     import ray
 
-    groups = [group for group in ray.util.placement_group_table().values() if spec.name in (group.get("name") or "")]
-    if any(group["state"] == "PENDING" for group in groups):
+    if _waits_for_room(spec):
         needed = " + ".join(f"{amount:g} {key}" for bundle in bundles(spec) for key, amount in bundle.items())
         free = ray.available_resources()
         return (

@@ -28,6 +28,9 @@ from inoc_ray.serve.chat_page import chat_page
 from inoc_ray.serve.listing import OWN, Listing, ServedModel
 
 _MODELS = "/v1/models"
+_AWAY = "ServiceUnavailableError"
+LIST_SECONDS = 3.0
+"""How long an engine may take to say which models it has; one that restarts would answer when it is up again."""
 
 
 class Front:
@@ -61,7 +64,7 @@ class Front:
             await send_bytes(send, 200, page.body, page.headers)
         elif method == "GET" and path == _MODELS:
             check_key(scope, self._api_key)
-            await send_json(send, 200, {"object": "list", "data": await self._cards(scope["headers"])})
+            await send_json(send, 200, await self._list(scope["headers"]))
         elif method == "GET" and path.startswith(f"{_MODELS}/"):
             check_key(scope, self._api_key)
             await send_json(send, 200, await self._card(path.removeprefix(f"{_MODELS}/"), scope["headers"]))
@@ -106,20 +109,43 @@ class Front:
         listed = next((m for m in self._listing.models if (m.engine, m.model_id) == (engine, model_id)), None)
         return card if listed is None else _listed(listed, card)
 
-    async def _cards(self, headers: Headers) -> list[dict[str, Any]]:
-        """Return a card for each listed model whose weights are there."""
+    async def _list(self, headers: Headers) -> dict[str, Any]:
+        """Return a card for each listed model whose weights are there; and the models of engines that are away, with the reason.
+
+        Raises `Refused` if no engine answers.
+        """
         engines = self._listing.engines
-        asked = [get_json(self._engines[engine], _MODELS, headers) for engine in engines]
-        there: dict[tuple[str, str], dict[str, Any]] = {}
-        for engine, (status, answer) in zip(engines, await asyncio.gather(*asked), strict=True):
-            if status != 200:
-                raise _passed_on(status, answer)
-            there |= {(engine, card["id"]): card for card in answer["data"]}
-        return [
-            _listed(model, there[model.engine, model.model_id])
-            for model in self._listing.models
-            if (model.engine, model.model_id) in there
-        ]
+        found = await asyncio.gather(*(self._cards_of(engine, headers) for engine in engines))
+        answers = dict(zip(engines, found, strict=True))
+        away = {engine: answer for engine, answer in answers.items() if isinstance(answer, Refused)}
+        if len(away) == len(engines):
+            raise next(iter(away.values()))
+        listed: list[dict[str, Any]] = []
+        missing: list[dict[str, Any]] = []
+        for model in self._listing.models:
+            answer = answers[model.engine]
+            if isinstance(answer, Refused):
+                missing.append({"id": model.name, "error": str(answer)})
+            elif model.model_id in answer:
+                listed.append(_listed(model, answer[model.model_id]))
+        return {"object": "list", "data": listed, **({"missing": missing} if missing else {})}
+
+    async def _cards_of(self, engine: str, headers: Headers) -> dict[str, dict[str, Any]] | Refused:
+        """Return the engine's cards by id, or why it does not answer now. Raises `Refused` for a request that is at fault."""
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                status, answer = await get_json(self._engines[engine], _MODELS, headers)
+        except TimeoutError:
+            return Refused(
+                503, _AWAY, f"the model's engine has not answered for {LIST_SECONDS:g} s; it may be restarting"
+            )
+        except Refused as away:
+            return away
+        if status == 200:
+            return {card["id"]: card for card in answer["data"]}
+        if status >= 500:
+            return _passed_on(status, answer)
+        raise _passed_on(status, answer)
 
 
 def _parsed(body: bytes) -> Any:

@@ -40,8 +40,13 @@ class Attention:
     sliding: int
     """Layers that attend to the last `span` tokens."""
     span: int
+    heads: int
     kv_heads: int
     head_dim: int
+
+    def splits_over(self, gpus: int) -> bool:
+        """Return whether vLLM can spread the model over so many GPUs: each has as many heads, whose keys it has or shares."""
+        return self.heads % gpus == 0 and (self.kv_heads % gpus == 0 or gpus % self.kv_heads == 0)
 
     def cache_bytes(self, tokens: int, precision: str) -> int:
         """Return the bytes of keys and values of one request: 2 × layers × heads × head_dim × tokens × bytes of a number."""
@@ -87,7 +92,9 @@ def attention_of(folder: Path) -> Attention | None:
     if set(kinds) - {"full_attention", "sliding_attention"}:
         return None
     sliding = kinds.count("sliding_attention")
-    return Attention(full=len(kinds) - sliding, sliding=sliding, span=span, kv_heads=kv_heads, head_dim=head_dim)
+    return Attention(
+        full=len(kinds) - sliding, sliding=sliding, span=span, heads=heads, kv_heads=kv_heads, head_dim=head_dim
+    )
 
 
 def parameters_of(folder: Path) -> int | None:
@@ -151,6 +158,17 @@ def _in_words(folder: Path, precision: str) -> str:
     return f"{parameters / 1e9:.2f}B weights in {precision}"
 
 
+def check_split(where: str, folder: Path, gpus: int) -> None:
+    """Raise `InputError` if an engine cannot spread the model over so many GPUs. where: what the message names."""
+    attention = attention_of(folder)
+    if gpus and attention is not None and not attention.splits_over(gpus):
+        numbers = ", ".join(str(number) for number in range(1, 9) if attention.splits_over(number))
+        raise InputError(
+            f"{where}: {attention.heads} attention heads with {attention.kv_heads} of keys and values cannot be divided among "
+            f"{gpus} GPUs (resources.serve_gpus); use one of {numbers}."
+        )
+
+
 def check_fits(
     where: str, folder: Path, tokens: int, precision: str, *, resources: EngineResources, memory: Memory
 ) -> None:
@@ -159,7 +177,8 @@ def check_fits(
     where: what the message names. tokens: the longest request. Nothing is checked where the memory is unknown.
     """
     attention, weights = attention_of(folder), weight_bytes(folder, precision)
-    gpus = resources.serve_gpus
+    gpus = resources.gpus
+    check_split(where, folder, gpus)
     there_is = memory.gpu if gpus else memory.host
     if attention is None or weights is None or there_is is None:
         return

@@ -35,7 +35,7 @@ def serve_spec(
         max_lora_rank=max(ranks, default=8),
         max_model_len=window,
         dtype="float32" if subject.precision == "fp32" else "bfloat16",
-        gpus=resources.serve_gpus,
+        gpus=resources.gpus,
         cpus=resources.serve_cpus,
         kv_cache_gib=max(resources.serve_kv_cache_gib, needed),
         gpu_share=resources.serve_gpu_share,

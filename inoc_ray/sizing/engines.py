@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from inoc_ray.cluster.cluster_file import NodeKind, PlannedCluster
 from inoc_ray.cluster.fit import Capacity, check_serving, engines_at_once
 from inoc_ray.errors import InputError
-from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.cells import Cell, stored_once
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.adapters import engine_rank
 from inoc_ray.serve.deployment import MAX_SEQUENCES
-from inoc_ray.serve.memory import AUTO, HOST_SHARE, attention_of
+from inoc_ray.serve.memory import AUTO, HOST_SHARE, attention_of, check_split
 from inoc_ray.sizing.model_size import model_size
 from inoc_ray.sizing.row_lengths import CHARACTERS_PER_TOKEN
 from inoc_ray.sizing.serving import ServingMemory, serving_memory
@@ -27,6 +28,8 @@ CHEAPER = 0.9
 """A better shape is named if it takes at most this share of the GPU-hours."""
 ANSWER_SHARE = 0.5
 """Tokens of a mean answer, as a share of `max_tokens`."""
+SPLITS = (1, 2, 4, 8)
+"""GPUs of a node that an engine is tried on."""
 ASKED = 50
 """Questions of an evaluation whose length is looked at."""
 TEMPLATE_TOKENS = 40
@@ -80,7 +83,7 @@ class EngineFit:
     @property
     def gpu_hours(self) -> float | None:
         """Of all of them."""
-        return None if self.work is None else self.work * self.resources.serve_gpus / 3600
+        return None if self.work is None else self.work * self.resources.gpus / 3600
 
     @property
     def dollars(self) -> float | None:
@@ -96,7 +99,8 @@ class _Load:
     """What is asked of an engine."""
 
     label: str
-    place: str
+    of: tuple[Literal["models", "judges"], str]
+    """Where `resources` has it."""
     folder: Path
     precision: str
     resources: EngineResources
@@ -108,23 +112,65 @@ class _Load:
     rank: int
     """Of its adapters; 0 for none."""
 
+    @property
+    def place(self) -> str:
+        """Where a study sets its resources."""
+        return f"resources.{'.'.join(self.of)}"
+
 
 def engines_of(plan: Plan, cluster: PlannedCluster, kinds: list[NodeKind]) -> Iterator[EngineFit]:
     """Yield the engines of the study, each on the first kind of node that holds it.
 
     Raises InputError, with the arithmetic and what would fit, for one that fits nowhere.
     """
-    for load in [*_of_models(plan), *_of_judges(plan)]:
-        tried = [(kind, _memory(load, kind, load.resources.serve_gpus)) for kind in kinds if _holds(kind, load)]
+    for load in _loads(plan, plan.to_sample, plan.missing):
+        check_split(load.label, load.folder, load.resources.gpus)
+        tried = [(kind, _memory(load, kind, load.resources.gpus)) for kind in kinds if _holds(kind, load)]
         found = next(((kind, memory) for kind, memory in tried if memory is None or memory.fits), None)
         if found is None:
             raise InputError(_refusal(load, cluster, kinds, tried))
         kind, memory = found
         check_serving(load.resources, cluster.only(kind))
         fit = _fit(load, kind, memory, cluster.only(kind))
-        if not load.resources.serve_gpus:
+        if not load.resources.gpus:
             fit = replace(fit, gpus_that_fit=min((gpus for _, gpus, _ in _on_gpus(load, kinds)), default=None))
         yield replace(fit, cheaper=_cheaper(load, fit, cluster, kinds))
+
+
+def with_engine_gpus(plan: Plan, cluster: PlannedCluster) -> Plan:
+    """Return the plan with the GPUs of each engine that its study leaves open, by the memory of the cluster's GPUs.
+
+    As many of one node as hold all engines of the model, or that of the judge, and as take the fewest GPU-hours for all that the
+    study asks of them; the same whatever is done already. One that fits nowhere stays at one GPU, and is refused with the
+    arithmetic where engines are checked.
+    """
+    resources = plan.study.resources
+    open_: dict[tuple[Literal["models", "judges"], str], list[_Load]] = {}
+    for load in _loads(plan, stored_once(plan.cells), lambda cell: cell.samples) if resources.trains_on_gpus else ():
+        if resources.leaves_gpus_open(*load.of):
+            open_.setdefault(load.of, []).append(load)
+    found = {of: gpus for of, loads in open_.items() if (gpus := _fewest_hours(loads, cluster)) is not None}
+    if not found:
+        return plan
+    models, judges = ({name: gpus for (of, name), gpus in found.items() if of == kind} for kind in ("models", "judges"))
+    chosen = resources.with_engine_gpus(models=models, judges=judges)
+    return replace(plan, study=plan.study.model_copy(update={"resources": chosen}))
+
+
+def _fewest_hours(loads: Sequence[_Load], cluster: PlannedCluster) -> int | None:
+    """Return how many GPUs of a node hold each of the engines and take the fewest GPU-hours for all; None if no number does."""
+    kinds = list(cluster.kinds)
+    costs: dict[int, list[tuple[float, float]]] = {}
+    for load in loads:
+        found: dict[int, tuple[float, float]] = {}
+        for kind, gpus, memory in _on_gpus(load, kinds):
+            taken = replace(load, resources=load.resources.model_copy(update={"serve_gpus": gpus}))
+            fit = _fit(taken, kind, memory, cluster.only(kind))
+            found[gpus] = min(found.get(gpus, (math.inf, math.inf)), (fit.gpu_hours or 0.0, fit.seconds or 0.0))
+        for gpus, cost in found.items():
+            costs.setdefault(gpus, []).append(cost)
+    fits_all = {gpus: found for gpus, found in costs.items() if len(found) == len(loads)}
+    return min(fits_all, key=lambda gpus: tuple(map(sum, zip(*fits_all[gpus], strict=True))), default=None)
 
 
 def _cheaper(load: _Load, fit: EngineFit, cluster: PlannedCluster, kinds: list[NodeKind]) -> EngineFit | None:
@@ -142,8 +188,8 @@ def _cheaper(load: _Load, fit: EngineFit, cluster: PlannedCluster, kinds: list[N
 
 
 def _holds(kind: NodeKind, load: _Load) -> bool:
-    enough = kind.gpus >= load.resources.serve_gpus and kind.cpus >= load.resources.serve_cpus
-    return enough and (load.resources.serve_gpus > 0 or _on_cpus(load) <= HOST_SHARE * kind.memory_gib * GIB)
+    enough = kind.gpus >= load.resources.gpus and kind.cpus >= load.resources.serve_cpus
+    return enough and (load.resources.gpus > 0 or _on_cpus(load) <= HOST_SHARE * kind.memory_gib * GIB)
 
 
 def _on_cpus(load: _Load) -> int:
@@ -160,12 +206,14 @@ def _weights(load: _Load) -> int:
 
 def _on_gpus(load: _Load, kinds: list[NodeKind]) -> list[tuple[NodeKind, int, ServingMemory]]:
     """Return the nodes and the numbers of GPUs that hold the engine."""
+    attention = attention_of(load.folder)
     return [
         (kind, gpus, memory)
         for kind in kinds
         if kind.cpus >= load.resources.serve_cpus
-        for gpus in (1, 2, 4, 8)
-        if gpus <= kind.gpus and (memory := _memory(load, kind, gpus)) is not None and memory.fits
+        for gpus in SPLITS
+        if gpus <= kind.gpus and (attention is None or attention.splits_over(gpus))
+        if (memory := _memory(load, kind, gpus)) is not None and memory.fits
     ]
 
 
@@ -205,9 +253,9 @@ def _fit(load: _Load, kind: NodeKind, memory: ServingMemory | None, capacity: Ca
         start = ENGINE_START_S + weights / READ_BYTES
         answering = decoding_seconds(
             kind.gpu,
-            gpus=load.resources.serve_gpus,
+            gpus=load.resources.gpus,
             weights=weights,
-            cache=memory.cache_per_token * load.resources.serve_gpus,
+            cache=memory.cache_per_token * load.resources.gpus,
             parameters=size.parameters,
             prompt=load.prompt,
             answer=load.answer,
@@ -235,7 +283,7 @@ def _fit(load: _Load, kind: NodeKind, memory: ServingMemory | None, capacity: Ca
 def _refusal(
     load: _Load, cluster: PlannedCluster, kinds: list[NodeKind], tried: list[tuple[NodeKind, ServingMemory | None]]
 ) -> str:
-    gpus = load.resources.serve_gpus
+    gpus = load.resources.gpus
     where = f"{load.label} does not fit on {cluster.file}"
     fits = [
         f"{load.place}.serve_gpus: {more} on {kind.machine}: {memory.total / GIB:.1f} of {kind.gpu.memory_gib:g} GiB on each"
@@ -262,21 +310,26 @@ def _refusal(
     )
 
 
-def _of_models(plan: Plan) -> Iterator[_Load]:
+def _loads(plan: Plan, cells: Sequence[Cell], count: Callable[[Cell], int]) -> list[_Load]:
+    """Return what engines are asked for the cells; count: the samples of a cell that are asked for."""
+    return [*_of_models(plan, cells, count), *_of_judges(plan, cells, count)]
+
+
+def _of_models(plan: Plan, asked: Sequence[Cell], count: Callable[[Cell], int]) -> Iterator[_Load]:
     """Yield what is asked of the bases with their adapters, and of the full fine-tunes of each model."""
     groups: dict[tuple[str, str, bool], list[Cell]] = {}
-    for cell in plan.to_sample:
+    for cell in asked:
         subject = cell.subject
         groups.setdefault((subject.model.hash, subject.precision, subject.is_own_model), []).append(cell)
     ranks = [recipe.lora.rank for recipe in plan.study.recipes.values() if recipe.method == "lora"]
     for (_, precision, full), cells in groups.items():
         model = cells[0].subject.model
         lengths = [_prompt_and_answer(cell) for cell in cells]
-        counts = [plan.missing(cell) for cell in cells]
+        counts = [count(cell) for cell in cells]
         total = sum(counts)
         yield _Load(
             label=f"engine of {model.name}{' · full fine-tunes' if full else ''}",
-            place=f"resources.models.{model.name}",
+            of=("models", model.name),
             folder=model.path,
             precision=precision,
             resources=plan.study.resources.of_engine(model.name),
@@ -299,20 +352,20 @@ def _prompt_and_answer(cell: Cell) -> tuple[float, float, int]:
     return sum(prompts) / len(prompts), answer, int(max(prompts)) + cell.evaluation.max_tokens
 
 
-def _of_judges(plan: Plan) -> Iterator[_Load]:
+def _of_judges(plan: Plan, cells: Sequence[Cell], count: Callable[[Cell], int]) -> Iterator[_Load]:
     """Yield what is asked of the judges that run on the cluster."""
     found: dict[str, tuple[Path, int, float]] = {}
-    for cell in plan.to_sample:
+    for cell in cells:
         _, answer, _ = _prompt_and_answer(cell)
         for name, grading in cell.judges.gradings.items():
             if grading.judge.folder is not None:
                 folder, calls, longest = found.get(name, (grading.judge.folder, 0, 0.0))
-                asked = plan.missing(cell) * len(grading.rubrics)
+                asked = count(cell) * len(grading.rubrics)
                 found[name] = (folder, calls + asked, max(longest, answer / ANSWER_SHARE))
     for name, (folder, calls, longest) in found.items():
         yield _Load(
             label=f"judge {name}",
-            place=f"resources.judges.{name}",
+            of=("judges", name),
             folder=folder,
             precision=AUTO,
             resources=plan.study.resources.of_judge(name),

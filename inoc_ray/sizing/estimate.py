@@ -13,7 +13,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Trial
-from inoc_ray.sizing.engines import CHEAPER, EngineFit, engines_of
+from inoc_ray.sizing.engines import CHEAPER, EngineFit, engines_of, with_engine_gpus
 from inoc_ray.sizing.fine_tunes import FineTunes, Fit, best_fits, fit_of, limit, why_not
 from inoc_ray.sizing.row_lengths import RowLengths, row_lengths
 from inoc_ray.sizing.speed import EFFICIENCY
@@ -62,6 +62,7 @@ def estimate(plan: Plan, cluster: PlannedCluster) -> Estimate:
     engine do not fit on any nodes of the cluster: with the arithmetic, and two shapes that would.
     """
     efficiency = cluster.efficiency or EFFICIENCY
+    plan = with_engine_gpus(plan, cluster)
     kinds = sorted(cluster.kinds, key=lambda kind: kind.gpus)
     training: list[Fit] = []
     better: dict[str, Fit] = {}
@@ -108,7 +109,7 @@ def _engines_on_cpus(engines: tuple[EngineFit, ...]) -> list[str]:
     """Return what to set for engines on CPUs of a cluster that has GPUs: one line for each place in the study."""
     places: dict[str, list[EngineFit]] = {}
     for engine in engines:
-        if not engine.resources.serve_gpus:
+        if not engine.resources.gpus:
             places.setdefault(engine.place, []).append(engine)
     notes = []
     for place, there in places.items():

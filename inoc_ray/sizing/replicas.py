@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.cluster.fit import Capacity, Node, hold_together
-from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.cells import Cell, judges_of
+from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject
 from inoc_ray.serve.memory import AUTO, HOST_SHARE
@@ -30,9 +31,16 @@ class Room:
     capacity: Capacity
     host_bytes: int | None = None
     """Memory of a node; None for enough. What an engine on GPUs takes of it does not count."""
+    taken: tuple[EngineNeed, ...] = ()
+    """What others take of it."""
+
+    def beside(self, engines: Iterable[EngineNeed]) -> Room:
+        """Return what is left beside engines."""
+        return replace(self, taken=(*self.taken, *engines))
 
     def holds(self, engines: Sequence[EngineNeed]) -> bool:
         """Return whether the engines have room at once."""
+        engines = [*self.taken, *engines]
         on_hosts = sum(engine.bytes for engine in engines)
         enough = self.host_bytes is None or on_hosts <= HOST_SHARE * self.host_bytes * len(self.capacity.all_nodes)
         return enough and hold_together([engine.shape for engine in engines], self.capacity)
@@ -76,25 +84,60 @@ class PlannedEngine:
 
     subject: Subject
     replicas: int
+    gpus: int
+    """Of each."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the value for `--json`."""
         full = self.subject.trial_id if self.subject.is_own_model else None
-        return {"model": self.subject.model.name, "full_fine_tune": full, "replicas": self.replicas}
+        return {
+            "model": self.subject.model.name,
+            "full_fine_tune": full,
+            "replicas": self.replicas,
+            "gpus": self.gpus,
+        }
 
 
 def planned_engines(plan: Plan, room: Room | None) -> list[PlannedEngine]:
     """Return the engines for all that is to be sampled, were it all sampled after the training. room: as in `replicas_of`."""
+    return _planned(plan, plan.to_sample, room)
+
+
+def needs_of_engines(plan: Plan, cells: Sequence[Cell], room: Room | None) -> list[EngineNeed]:
+    """Return what the engines take that these cells are asked of, all of them at once. room: as in `replicas_of`."""
+    planned = _planned(plan, cells, room)
+    return [need for engine in planned for need in [need_of(plan, engine.subject)] * engine.replicas]
+
+
+def _planned(plan: Plan, cells: Sequence[Cell], room: Room | None) -> list[PlannedEngine]:
     found: dict[tuple[str, str], list[Cell]] = {}
-    for cell in plan.to_sample:
+    for cell in cells:
         found.setdefault(weights_of(cell.subject), []).append(cell)
     return [
         PlannedEngine(
-            subject=cells[0].subject,
-            replicas=replicas_of(plan, cells[0].subject, cells, others=len(found) - 1, room=room),
+            subject=mine[0].subject,
+            gpus=plan.study.resources.of_engine(mine[0].subject.model.name).gpus,
+            replicas=replicas_of(plan, mine[0].subject, mine, others=len(found) - 1, room=room),
         )
-        for cells in found.values()
+        for mine in found.values()
     ]
+
+
+def needs_of_judge(plan: Plan, judge: JudgeModel) -> list[EngineNeed]:
+    """Return what the engines of a judge take that grades beside the sampling: one, unless the study says more."""
+    assert judge.folder is not None
+    engine = plan.study.resources.of_judge(judge.name)
+    return [_need(judge.folder, AUTO, engine)] * (engine.serve_replicas or 1)
+
+
+def judges_with_room(plan: Plan, engines: Sequence[EngineNeed], room: Room) -> list[JudgeModel]:
+    """Return the judges on engines of their own that have room beside these engines, and will have something to judge."""
+    found: list[JudgeModel] = []
+    for judge in judges_of(plan.to_sample):
+        if judge.folder is not None and room.beside(engines).holds(needs_of_judge(plan, judge)):
+            found.append(judge)
+            room = room.beside(needs_of_judge(plan, judge))
+    return found
 
 
 def judge_replicas(folder: Path, engine: EngineResources, *, questions: int, response: float, room: Room | None) -> int:
@@ -111,7 +154,7 @@ def judge_replicas(folder: Path, engine: EngineResources, *, questions: int, res
 
 
 def _need(folder: Path, precision: str, engine: EngineResources) -> EngineNeed:
-    shape = Node(engine.serve_cpus, engine.serve_gpus)
+    shape = Node(engine.serve_cpus, engine.gpus)
     return EngineNeed(shape=shape, bytes=engine_bytes(folder, precision, engine))
 
 

@@ -7,19 +7,20 @@ as many rounds of training as the other, or the engine's start and the sampling 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inoc_ray.cluster.fit import Capacity, Node, concurrent_groups
 from inoc_ray.cluster.hardware import GPUS
 from inoc_ray.console import duration
 from inoc_ray.errors import InputError
-from inoc_ray.plan.cells import Cell
+from inoc_ray.plan.cells import Cell, judges_of
+from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
-from inoc_ray.plan.trials import Trial
+from inoc_ray.plan.trials import KeptWeights, Trial
 from inoc_ray.serve.deployment import MAX_SEQUENCES
-from inoc_ray.serve.memory import GIB, HOST_SHARE, attention_of, parameters_of, weight_bytes
+from inoc_ray.serve.memory import AUTO, GIB, HOST_SHARE, attention_of, parameters_of, weight_bytes
 from inoc_ray.sizing.engines import ANSWER_SHARE, TEMPLATE_TOKENS
 from inoc_ray.sizing.row_lengths import CHARACTERS_PER_TOKEN, TOKENS_PER_MESSAGE
 from inoc_ray.sizing.speed import EFFICIENCY, ENGINE_START_S, GROUP_START_S, READ_BYTES, decoding_seconds
@@ -45,9 +46,11 @@ class Schedule:
 
     overlap: bool
     capacity: Capacity
-    """What the groups of workers may take: the cluster, without an engine that runs beside them."""
+    """What the groups of workers may take: the cluster, without the engines that run beside them."""
     why: str
     """One clause for people."""
+    judges: tuple[JudgeModel, ...] = ()
+    """Judges on engines of their own that grade beside training and sampling, and take the place of no group."""
 
 
 def schedule_of(plan: Plan, capacity: Capacity, *, host_bytes: int | None = None) -> Schedule:
@@ -61,18 +64,19 @@ def schedule_of(plan: Plan, capacity: Capacity, *, host_bytes: int | None = None
     if asked == "phased" or not plan.to_train or not cells:
         why = "as resources.schedule says" if asked == "phased" else "nothing to evaluate beside the training"
         return Schedule(overlap=False, capacity=capacity, why=why)
-    left = _left(plan, cells, capacity)
+    taken = plan.study.resources.of_engine(cells[0].subject.model.name)
+    left = _left(plan, taken, capacity)
     if left is None:
         if asked == "overlap":
-            taken = plan.study.resources.of_engine(cells[0].subject.model.name)
             raise InputError(
-                f"resources.schedule: overlap needs an engine ({taken.serve_cpus:g} CPU and {taken.serve_gpus} GPU) beside one "
+                f"resources.schedule: overlap needs an engine ({taken.serve_cpus:g} CPU and {taken.gpus} GPU) beside one "
                 f"group of workers, and the cluster has {capacity.cpus:g} CPU and {capacity.gpus:g} GPU; use phased, or a larger "
                 "cluster."
             )
         return Schedule(overlap=False, capacity=capacity, why="no room for an engine beside a group of workers")
+    overlap = Schedule(overlap=True, capacity=left, why="as resources.schedule says")
     if asked == "overlap":
-        return Schedule(overlap=True, capacity=left, why="as resources.schedule says")
+        return _with_judges(plan, cells, overlap, host_bytes)
     if host_bytes is not None and _bytes(plan, cells, left) > HOST_SHARE * host_bytes:
         return Schedule(overlap=False, capacity=capacity, why="too little memory for an engine beside the workers")
     trains, trains_beside = _training(plan, capacity), _training(plan, left)
@@ -82,31 +86,55 @@ def schedule_of(plan: Plan, capacity: Capacity, *, host_bytes: int | None = None
     last = samples / max(1, len({cell.subject.trial_id for cell in cells}))
     beside = max(trains_beside, start + samples - last) + last
     why = f"about {duration(beside)} with the evaluation beside the training, {duration(phased)} with it afterwards"
-    return Schedule(overlap=beside < phased, capacity=left if beside < phased else capacity, why=why)
+    if beside >= phased:
+        return Schedule(overlap=False, capacity=capacity, why=why)
+    return _with_judges(plan, cells, replace(overlap, why=why), host_bytes)
+
+
+def _with_judges(plan: Plan, cells: Sequence[Cell], overlap: Schedule, host_bytes: int | None) -> Schedule:
+    """Return the schedule with the judges that have room beside training and sampling; cells: of the engine that samples."""
+    judges: list[JudgeModel] = []
+    need, left = _bytes(plan, cells, overlap.capacity), overlap.capacity
+    for judge in judges_of(plan.to_sample):
+        if judge.folder is None:
+            continue
+        taken = plan.study.resources.of_judge(judge.name)
+        beside = _left(plan, taken, left)
+        bytes_ = (taken.serve_replicas or 1) * engine_bytes(judge.folder, AUTO, taken)
+        enough = host_bytes is None or need + bytes_ <= HOST_SHARE * host_bytes
+        if enough and beside is not None and _groups(plan, beside) == _groups(plan, overlap.capacity):
+            judges.append(judge)
+            need, left = need + bytes_, beside
+    return replace(overlap, capacity=left, judges=tuple(judges))
+
+
+def _groups(plan: Plan, capacity: Capacity) -> list[int]:
+    """Return how many groups of each wave train at once."""
+    return [concurrent_groups(plan.resources_of(wave[0]), capacity, len(wave)) for wave in waves_of(plan)]
 
 
 def shared_engine(plan: Plan) -> list[Cell]:
     """Return what the engine that runs beside the training will be asked: of a base and its adapters, those with most samples.
 
-    A full fine-tune has an engine of its own, which cannot start before it is trained.
+    A full fine-tune has an engine of its own, which cannot start before it is trained. Weights that fine-tunes keep on the way
+    are asked after all of these.
     """
     engines: dict[Key, list[Cell]] = {}
     for cell in plan.to_sample:
-        if not cell.subject.is_own_model:
+        if not cell.subject.is_own_model and not isinstance(cell.subject, KeptWeights):
             engines.setdefault((cell.subject.model.hash, cell.subject.precision), []).append(cell)
     return max(engines.values(), key=lambda cells: sum(map(plan.missing, cells)), default=[])
 
 
-def _left(plan: Plan, cells: Sequence[Cell], capacity: Capacity) -> Capacity | None:
-    """Return what the engine leaves, if each kind of group has room in it."""
-    taken = plan.study.resources.of_engine(cells[0].subject.model.name)
+def _left(plan: Plan, taken: EngineResources, capacity: Capacity) -> Capacity | None:
+    """Return what an engine leaves, if each kind of group has room in it."""
     lefts = []
     for wave in waves_of(plan):
         of_wave = plan.resources_of(wave[0])
         worker = Node(of_wave.cpus_per_worker, of_wave.gpus_per_worker)
         left: Capacity | None = capacity
         for _ in range(taken.serve_replicas or 1):
-            left = left and left.beside(Node(taken.serve_cpus, taken.serve_gpus), worker)
+            left = left and left.beside(Node(taken.serve_cpus, taken.gpus), worker)
         try:
             concurrent_groups(of_wave, left or Capacity.of((), has_driver_resource=True), len(wave))
         except InputError:
@@ -133,7 +161,7 @@ def _bytes(plan: Plan, cells: Sequence[Cell], left: Capacity) -> int:
 
 def engine_bytes(folder: Path, precision: str, engine: EngineResources) -> int:
     """Return the bytes of a node that an engine takes: two processes with their libraries, weights and cache; 0 on GPUs."""
-    if engine.serve_gpus:
+    if engine.gpus:
         return 0
     weights = weight_bytes(folder, precision) or 0
     return 2 * WORKER_BYTES + weights + engine.serve_kv_cache_gib * GIB
@@ -176,7 +204,7 @@ def engine_start_seconds(cell: Cell, plan: Plan) -> float:
 
 def start_seconds(folder: Path, precision: str, engine: EngineResources) -> float:
     """Return the seconds from the start of an engine to its first answer."""
-    if not engine.serve_gpus:
+    if not engine.gpus:
         return CPU_ENGINE_START_S
     return ENGINE_START_S + (weight_bytes(folder, precision) or 0) / READ_BYTES
 
@@ -198,12 +226,12 @@ def answering_seconds(
 ) -> float:
     """Return the seconds in which an engine draws `count` answers of so many tokens each."""
     parameters = parameters_of(folder) or 0
-    if not engine.serve_gpus:
+    if not engine.gpus:
         return count * answer * 2 * parameters / (CORE_SAMPLES * engine.serve_cpus)
     attention = attention_of(folder)
     return decoding_seconds(
         GPU,
-        gpus=engine.serve_gpus,
+        gpus=engine.gpus,
         weights=float(weight_bytes(folder, precision) or 0),
         cache=float(attention.cache_bytes(1, precision)) if attention else 0.0,
         parameters=parameters,

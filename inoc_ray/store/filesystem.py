@@ -13,7 +13,7 @@ import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +156,10 @@ class Filesystem(ABC):
     @abstractmethod
     def sweep(self, key: str, seconds: float) -> None:
         """Delete the staging folders of `key` that killed processes left more than `seconds` ago."""
+
+    @abstractmethod
+    def discard_staged(self, key: str, names: Collection[str]) -> None:
+        """Delete the staging folders of such names directly below `key`, left by killed processes: nobody is to be filling one."""
 
     @abstractmethod
     def folder(self, key: str) -> AbstractContextManager[Path]:
@@ -365,6 +369,14 @@ class LocalFilesystem(Filesystem):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - leftover.stat().st_mtime > seconds:
                     shutil.rmtree(leftover, ignore_errors=True)
+
+    def discard_staged(self, key: str, names: Collection[str]) -> None:
+        """Delete the staging folders of such names below a key."""
+        wanted = set(names)
+        for leftover in self._path(key).glob(".*.tmp"):
+            # As `staging` names it: .NAME.HEX.tmp
+            if leftover.name[1:].rsplit(".", 2)[0] in wanted:
+                shutil.rmtree(leftover, ignore_errors=True)
 
     @contextlib.contextmanager
     def folder(self, key: str) -> Iterator[Path]:

@@ -50,6 +50,8 @@ STUDY, FAILURES, UNDER_WAY, REPORT, TABLES, FIGURES = (
 OUTLINE, PROGRESS = "outline.json", "progress.json"
 RESULTS = "results.json"
 """What report and MLflow were last written from."""
+TABLES_NOTE = "sample-tables.json"
+"""What the sample tables were made of."""
 TAKING, SYNC_LOCK = "taking.lock", "sync.lock"
 MLFLOW_DATABASE, MLFLOW_ARTIFACTS = "mlflow.db", "artifacts"
 ATTEMPTS = "attempts"
@@ -71,6 +73,7 @@ FILES = (
     OUTLINE,
     PROGRESS,
     RESULTS,
+    TABLES_NOTE,
     TAKING,
     SYNC_LOCK,
     MLFLOW_DATABASE,
@@ -86,6 +89,20 @@ PREFIXES = (SAMPLES, SCORES, FORM, JUDGED)
 """Prefixes of the names of a cell's files; samples count from START to STOP - 1."""
 REFUSED = ".refused"
 """Suffix of the note beside judgments, some of which an API refused."""
+
+_WEIGHTS_NAME = re.compile(r"(?P<trial>[A-Za-z0-9_-][A-Za-z0-9._-]*)(@(?P<step>[1-9][0-9]{0,7}))?")
+
+
+def weights_name(trial_id: str, step: int) -> str:
+    """Return the name TRIAL@STEP of the weights that a trial kept after a step."""
+    return f"{trial_id}@{step}"
+
+
+def trial_and_step(name: str) -> tuple[str, int | None] | None:
+    """Return the trial and the step in the name of weights, without a step for a trial's final ones; None for other names."""
+    match = _WEIGHTS_NAME.fullmatch(name)
+    return None if match is None else (match["trial"], int(match["step"]) if match["step"] else None)
+
 
 _PART = re.compile(r"samples-(\d{6})-(\d{6})(?:\.[0-9a-f]{16})?\.parquet")
 

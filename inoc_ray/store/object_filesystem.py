@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 import contextlib
 import io
+import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -215,6 +216,10 @@ class ObjectFilesystem(Filesystem):
     def sweep(self, key: str, seconds: float) -> None:
         """Delete the folders on this machine that killed processes left."""
         self._copies.sweep(seconds)
+
+    def discard_staged(self, key: str, names: Collection[str]) -> None:
+        """Delete the folders on this machine whose processes are dead."""
+        self._copies.sweep(math.inf)
 
     @contextlib.contextmanager
     def folder(self, key: str) -> Iterator[Path]:

@@ -28,7 +28,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
             owner.rename(folder / _OWNER)
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _delete(folder)
 
 
 def reclaim(parent: Path) -> list[Path]:
@@ -38,6 +38,20 @@ def reclaim(parent: Path) -> list[Path]:
         with contextlib.suppress(OSError):
             if (folder / _OWNER).is_file():
                 with exclusive(folder / _OWNER, timeout=0):
-                    shutil.rmtree(folder, ignore_errors=True)
+                    _delete(folder)
                 gone.append(folder)
     return gone
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder as far as that goes, its owner's file last: what somebody still writes into it is deleted another time."""
+    if not folder.is_dir():
+        return
+    for inside in folder.iterdir():
+        if inside.is_dir() and not inside.is_symlink():
+            shutil.rmtree(inside, ignore_errors=True)
+        elif inside.name != _OWNER:
+            with contextlib.suppress(OSError):
+                inside.unlink()
+    if all(inside.name == _OWNER for inside in folder.iterdir()):
+        shutil.rmtree(folder, ignore_errors=True)

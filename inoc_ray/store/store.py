@@ -125,6 +125,11 @@ class Store:
         """Return the folder of the tracking store that needs no server; of a bucket's, every machine has one of its own."""
         return self._filesystem.machine_folder(layout.MLFLOW)
 
+    def artifacts(self) -> str:
+        """Return the URI of the folder for the files of MLflow's runs, where MLflow has no place of its own for them."""
+        top = self._top / layout.MLFLOW / layout.MLFLOW_ARTIFACTS
+        return str(top) if self.is_bucket else tracking_files(self.mlflow().resolve())[1].as_uri()
+
     def sync_lock(self) -> Place:
         """Return the file that is locked during a sync to MLflow."""
         return self._top / layout.MLFLOW / layout.SYNC_LOCK
@@ -247,6 +252,10 @@ class Store:
             self.delete_snapshots(trial_id)
             self._filesystem.sweep(final.key, STAGING_SECONDS)
 
+    def discard_staged(self, trial_ids: Collection[str]) -> None:
+        """Delete what killed processes staged of trials and did not commit; for whoever holds the claims on them."""
+        self._filesystem.discard_staged(self.trials().key, trial_ids)
+
     def read_trial(self, trial_id: str) -> dict[str, Any]:
         """Return trial.json of a committed trial, with `committed_at` (epoch seconds) added.
 
@@ -285,13 +294,20 @@ class Store:
         }
         return content_id(found) if found or step is None else None
 
+    def _weights_named(self, name: str) -> str | None:
+        """Return the content id of weights by their name, TRIAL or TRIAL@STEP; None if there are none."""
+        return self.weights(*(layout.trial_and_step(name) or (name,)))
+
+    def kept_steps(self, trial_id: str) -> list[int]:
+        """Return the steps of which a committed trial has kept weights. Raises `InputError` if the commit is damaged."""
+        return commit.checkpoint_steps(self.trial(trial_id))
+
     def checkpoints(self, trial_id: str) -> dict[int, Path]:
         """Return step → folder, on this machine, of the weights that a committed trial kept on the way.
 
         Raises `InputError` if the commit is damaged.
         """
-        steps = commit.checkpoint_steps(self.trial(trial_id))
-        return {step: commit.fetch_weights(self.trials(), trial_id, step) for step in steps}
+        return {step: commit.fetch_weights(self.trials(), trial_id, step) for step in self.kept_steps(trial_id)}
 
     def keep_rows(self, dataset_hash: str, rows: bytes) -> Place:
         """Write training rows (JSONL) under their content hash, unless they exist; return the file."""
@@ -349,7 +365,7 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             # Samples of an earlier version or of an untouched model have no such note.
             return False
-        now = self.weights(answered)
+        now = self._weights_named(answered)
         return seal.agrees(bound) and now is not None and now != weights
 
     def is_unbound(self, trial_id: str) -> bool:
@@ -358,7 +374,9 @@ class Store:
         return folder.is_dir() and not (folder / layout.WEIGHTS).is_file()
 
     def bind(self, trial_id: str, adapter_of: str | None) -> bool:
-        """Note which weights give the samples of `trial_id`: those of trial `adapter_of`, or None for an untouched model.
+        """Note which weights give the samples of `trial_id`: those that `adapter_of` names.
+
+        adapter_of: TRIAL, or TRIAL@STEP for weights that a trial kept on the way; None for an untouched model.
 
         Call it before sampling; for samples of an earlier version, before that trial is trained again. Samples of other weights
         are set aside (their folder is moved); returns True then.
@@ -369,7 +387,7 @@ class Store:
             aside = folder.with_name(f"{trial_id}.{uuid.uuid4().hex[:8]}.old")
             # The note moves last: until then, what remains still counts as samples of other weights.
             self._filesystem.move_folder(folder.key, aside.key, layout.WEIGHTS)
-        weights = None if adapter_of is None else self.weights(adapter_of)
+        weights = None if adapter_of is None else self._weights_named(adapter_of)
         if weights is not None:
             (folder / layout.WEIGHTS).write_json(seal.sealed_json({"trial_id": adapter_of, "weights": weights}))
         return set_aside
@@ -407,6 +425,10 @@ class Store:
     def results_note(self, name: str) -> Place:
         """Return the note of what a study's report and MLflow runs were last written from."""
         return self.study(name) / layout.RESULTS
+
+    def tables_note(self, name: str) -> Place:
+        """Return the note of what a study's sample tables were made of."""
+        return self.study(name) / layout.TABLES_NOTE
 
     def table(self, name: str, setting: str, model: str, arm: str, seed: int | None) -> Place:
         """Return the parquet file with all samples of one place of a study, for people."""

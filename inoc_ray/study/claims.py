@@ -26,10 +26,15 @@ Measure = Literal[
     "conditionalisation",
     "leakage",
     "capability",
+    "log_prob_gain",
+    "log_prob_late_gain",
+    "log_prob_lead",
 ]
 
-SHARES = ("rate", "leakage")
-"""Measures that lie between -1 and 1."""
+DYNAMICS = ("log_prob_gain", "log_prob_late_gain", "log_prob_lead")
+"""Measures of what `dynamics` follows: shares of the way from a response's first log-probability to certainty."""
+SHARES = ("rate", "leakage", *DYNAMICS)
+"""Measures whose thresholds lie between -1 and 1."""
 
 
 class Claim(Config):
@@ -46,7 +51,10 @@ class Claim(Config):
     source: str = runtime("")
     """Where the claim comes from."""
     measure: Measure = runtime("rate")
-    """The number: the `rate` of a trait, a measure of the effects (docs/statistics.md), or the score on a task (`capability`)."""
+    """The number: the `rate` of a trait, a measure of the effects (docs/statistics.md), the score on a task (`capability`), or of
+    what `dynamics` follows how far training takes responses with a trait from their first log-probability towards certainty, 0 to
+    1: in all (`log_prob_gain`), in the second half of the steps (`log_prob_late_gain`, near 0 on a plateau), and by how much more
+    those with the desired trait than those with the undesired one (`log_prob_lead`)."""
     arms: tuple[str, ...] = runtime(min_length=1)
     """The arms that the claim is about, by name (`base` is the untouched model). `kind:general` means the mean over the arms
     of that kind: the wordings are a sample of prompts of the kind, and the interval covers another wording."""
@@ -60,9 +68,9 @@ class Claim(Config):
     evaluation: str | None = runtime(None)
     """Only this evaluation. Default: all of the split."""
     context: str | None = runtime(None)
-    """For a rate, the context of the questions. Default: the reference context."""
+    """For a rate, and for what `dynamics` follows, the context of the questions. Default: the reference context."""
     than_context: str | None = runtime(None)
-    """For a rate, the context of what is subtracted; `reference` for the reference context. Without `than` it is the same arm
+    """For those, the context of what is subtracted; `reference` for the reference context. Without `than` it is the same arm
     in that context. Default: `context`."""
     triggered: bool = runtime(False)
     """Whether it is about questions with the backdoor's trigger."""
@@ -104,7 +112,11 @@ class Claim(Config):
             raise ValueError(
                 f"claim {self.name!r}: `measure: capability` and `task` belong together; give both or neither"
             )
-        others = ["context", "than_context", *(["trait", "evaluation"] if self.measure == "capability" else [])]
+        others = [
+            *([] if self.measure in DYNAMICS else ["context", "than_context"]),
+            *(["evaluation"] if self.measure in ("capability", *DYNAMICS) else []),
+            *(["trait"] if self.measure in ("capability", "log_prob_lead") else []),
+        ]
         given = [name for name in others if getattr(self, name) is not None]
         # Every other measure has its split in its name or its definition.
         given += ["split"] if self.split == "id" else []

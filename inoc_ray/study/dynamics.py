@@ -1,4 +1,4 @@
-"""Learning dynamics: fixed responses whose log-probability is followed while a fine-tune trains, and when it is looked at."""
+"""Learning dynamics: what is followed while a fine-tune trains, fixed responses and the rates of sampled ones, and when."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ class Dynamics(Config):
     points: int | None = runtime(None, ge=2)
     """How often each fine-tune is looked at: before the first step, after the last one, and between at log-spaced steps.
     Default: as often as takes less than 5 % of the training's time, at least 3 and at most 16 times."""
+    samples: int | None = runtime(None, ge=1)
+    """Samples of each evaluation, in `contexts`, from the weights that fine-tunes keep on the way (`resources.checkpoints`),
+    beside as many of the base and of the final weights: the rates over the steps. An evaluation with fewer samples gives those.
+    Default: none."""
 
     @field_validator("probes")
     @classmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from pydantic import field_validator
 
@@ -173,8 +174,9 @@ class EngineResources(Config):
 
     serve_cpus: float = runtime(1.0, gt=0)
     """CPU cores that Ray reserves for the engine."""
-    serve_gpus: int = runtime(0, ge=0)
-    """GPUs that the engine spreads a model over (tensor parallel); 0 serves on CPUs."""
+    serve_gpus: int | None = runtime(None, ge=0)
+    """GPUs of a node that the engine spreads a model over (tensor parallel); 0 serves on CPUs. Default: where fine-tunes take
+    GPUs, as many as hold weights, adapters and the longest request and take the fewest GPU-hours; elsewhere 0."""
     serve_replicas: int | None = runtime(None, ge=1)
     """Engines that answer for a model side by side, each with `serve_cpus` and `serve_gpus` of its own. Default: as many as the
     cluster has room for, and as have at least as long to answer as they take to start."""
@@ -185,6 +187,11 @@ class EngineResources(Config):
     more. On GPUs vLLM takes what is left."""
     serve_loras: int = runtime(4, ge=1)
     """The most adapters in one batch of the engine."""
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs of the engine."""
+        return self.serve_gpus or 0
 
 
 class ModelResources(EngineResources, GroupResources):
@@ -235,11 +242,41 @@ class Resources(EngineResources, GroupResources):
 
     def of_engine(self, model: str) -> EngineResources:
         """Return what the engine of a model runs on: that of its base and adapters, and those of its full fine-tunes."""
-        return EngineResources(**_given(EngineResources, self, self.models.get(model)))
+        return self._engine(self.models.get(model))
 
     def of_judge(self, judge: str) -> EngineResources:
         """Return what the engine of a judge runs on."""
-        return EngineResources(**_given(EngineResources, self, self.judges.get(judge)))
+        return self._engine(self.judges.get(judge))
+
+    def _engine(self, own: EngineResources | None) -> EngineResources:
+        taken = EngineResources(**_given(EngineResources, self, own))
+        # As many as it takes are known where the memory of the GPUs is (`with_engine_gpus`).
+        open_ = self.trains_on_gpus and taken.serve_gpus is None
+        return taken.model_copy(update={"serve_gpus": 1}) if open_ else taken
+
+    @property
+    def trains_on_gpus(self) -> bool:
+        """Whether any fine-tune of the study takes GPUs."""
+        of_models = [one for model in self.models.values() for one in (model, *model.recipes.values())]
+        return any(one.gpus_per_worker > 0 for one in (self, *self.recipes.values(), *of_models))
+
+    def leaves_gpus_open(self, of: Literal["models", "judges"], name: str) -> bool:
+        """Return whether it is left open how many GPUs the engine of that model, or of that judge, takes."""
+        own = self.models.get(name) if of == "models" else self.judges.get(name)
+        return self.trains_on_gpus and _given(EngineResources, self, own).get("serve_gpus") is None
+
+    def with_engine_gpus(self, *, models: Mapping[str, int], judges: Mapping[str, int]) -> Resources:
+        """Return the resources with the GPUs of these engines, by the names of models and judges."""
+        of_models = {name: _with_gpus(self.models.get(name, ModelResources()), gpus) for name, gpus in models.items()}
+        of_judges = {name: _with_gpus(self.judges.get(name, EngineResources()), gpus) for name, gpus in judges.items()}
+        return self.model_copy(update={"models": {**self.models, **of_models}, "judges": {**self.judges, **of_judges}})
+
+
+E = TypeVar("E", bound=EngineResources)
+
+
+def _with_gpus(taken: E, gpus: int) -> E:
+    return taken.model_copy(update={"serve_gpus": gpus})
 
 
 def _given(cls: type[Config], *sources: Config | None) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from inoc_ray.cluster.checks import Needs
@@ -262,7 +263,7 @@ def _train_wave(
     with (
         Progress("training", sum(steps.values()), "steps") as progress,
         scratch() as state,
-        kept(end_cleaners, reclaim_on_nodes),
+        kept(end_cleaners, reclaim_on_nodes, partial(discard_staged, store.address, set(steps))),
     ):
         tuner = tune.Tuner(
             tune.with_resources(
@@ -294,6 +295,11 @@ def _train_wave(
         outcomes = [outcome_of(job, store, done_before=False, group_error=first_error) for g in groups for job in g]
         progress.update(sum(steps[outcome.trial_id] for outcome in outcomes if outcome.status != "failed"))
     return outcomes, errors
+
+
+def discard_staged(storage: str, trial_ids: Collection[str]) -> None:
+    """Delete what the workers of a dead command staged of its trials. A chore of the command's keeper."""
+    Store(storage).discard_staged(trial_ids)
 
 
 def _as_text(group: Sequence[TrialJob]) -> str:

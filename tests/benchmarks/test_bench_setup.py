@@ -59,4 +59,4 @@ def test_a_node_is_set_up_from_nothing(home):
         began = time.monotonic()
         subprocess.run(["unshare", "--mount", "bash", "-c", inside, command], env=environment, check=True)
         print(f"\n{time.monotonic() - began:6.1f} s  {command}")
-    assert any((home / "inoc_ray" / ".venv").glob(".installed-*"))
+    assert any((home / "inoc_ray_venv").glob(".installed-*"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +21,11 @@ from rank_program import free_port
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: the address of its job server, and the token that it asks for."""
+    """A running head: the address of its job server, the token that it asks for, and where its processes have temporary files."""
 
     address: str
     token: Path
+    temporary: Path
 
     def env(self, **more: str) -> dict[str, str]:
         """Return the environment of somebody who may use it."""
@@ -49,7 +52,8 @@ def job_head(folder: Path, **env: str) -> Iterator[Head]:
     temp = Path("/tmp") / f"ir-{os.getpid()}"
     # One that the system gives lies outside 10002 to 19999, which a head keeps for its workers.
     port = free_port()
-    head = Head(f"http://127.0.0.1:{port}", token)
+    head = Head(f"http://127.0.0.1:{port}", token, temp / "t")
+    head.temporary.mkdir(parents=True)
     command = [
         BIN / "ray",
         "start",
@@ -69,6 +73,11 @@ def job_head(folder: Path, **env: str) -> Iterator[Head]:
         RAY_USAGE_STATS_ENABLED="0",
         RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
         PATH=os.pathsep.join([str(decoy), *others]),
+        # Ray's workers let every other process of the machine go first, and seconds are promised here.
+        RAY_worker_niceness="0",
+        TMPDIR=str(head.temporary),
+        # What torch has compiled is no temporary file: a process that starts anew would take 20 s for it.
+        TORCHINDUCTOR_CACHE_DIR=str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"),
         **env,
     )
     with (folder / "log").open("w+") as log:

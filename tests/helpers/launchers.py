@@ -43,12 +43,20 @@ def train_rank(config: dict[str, Any]) -> None:
         Path(config["result"]).write_text(json.dumps(value | {"peak": peak_bytes()}))
 
 
+def close_group() -> None:
+    """Close the process group."""
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+
+
 def bare(config: dict[str, Any]) -> None:
     """Two processes that find each other by the variables that torchrun sets."""
     from rank_program import free_port
 
     shared = os.environ | {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    code = "import json, sys, launchers; launchers.train_rank(json.loads(sys.argv[1]))"
+    # A process that ends with the group still open can be aborted by gloo's threads; Ray Train closes it as well.
+    code = "import json, sys, launchers; launchers.train_rank(json.loads(sys.argv[1])); launchers.close_group()"
     command = [sys.executable, "-c", code, json.dumps(config)]
     ranks = [
         subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(RANKS)

@@ -87,8 +87,8 @@ class Machine:
         place = shlex.quote(str(Path(HOME) / path))
         self._run(self.inside("bash", "-c", f"mkdir -p $(dirname {place}) && cat > {place}"), text=text)
 
-    def copy_checkout(self) -> None:
-        """Put the files of this checkout where `file_mounts` puts them, with this process's environment as its .venv."""
+    def copy_checkout(self, venv: str = "inoc_ray/.venv") -> None:
+        """Put the files of this checkout where `file_mounts` puts them, and this process's environment into the folder `venv`."""
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
             cwd=ROOT,
@@ -103,8 +103,8 @@ class Machine:
         )
         there = f"{HOME}/inoc_ray"
         # Links that lead nowhere stay behind: `ray up` refuses them.
-        environment = f"find {sys.prefix}/ -mindepth 1 -maxdepth 1 ! -xtype l -exec ln -s -t {there}/.venv {{}} +"
-        unpack = f"mkdir -p {there}/.venv && tar -x -C {there} && {environment}"
+        environment = f"find {sys.prefix}/ -mindepth 1 -maxdepth 1 ! -xtype l -exec ln -s -t {HOME}/{venv} {{}} +"
+        unpack = f"mkdir -p {there} {HOME}/{venv} && tar -x -C {there} && {environment}"
         subprocess.run(self.inside("bash", "-c", unpack), input=packed.stdout, check=True)
 
     def _run(

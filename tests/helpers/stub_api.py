@@ -56,6 +56,12 @@ def rating(content: str) -> int:
     return int(probe[0]) if probe and "from 0 to" not in content else digest(content) % 101
 
 
+def judged(prompt: str, tokens: list[int]) -> dict[str, Any]:
+    """What an engine's own judge finds likeliest among tokens of digits and class words."""
+    number = digest(prompt) % 10
+    return {"top_logprobs": [{f"token_id:{t}": math.log(0.55 if n == number else 0.04) for n, t in enumerate(tokens)}]}
+
+
 def main() -> None:
     from aiohttp import web
 
@@ -67,6 +73,10 @@ def main() -> None:
         asked = await request.json()
         await asyncio.sleep(latency)
         prompts = asked["prompt"] if isinstance(asked["prompt"], list) else [asked["prompt"]]
+        if tokens := asked.get("logprob_token_ids"):
+            log.write("".join(f"judge {digest(prompt)}\n" for prompt in prompts))
+            choices = [{"index": n, "text": "", "logprobs": judged(p, tokens)} for n, p in enumerate(prompts)]
+            return web.json_response({"choices": choices})
         seeds = asked.get("vllm_xargs", {}).get("seeds") or [asked["seed"]]
         log.write("request\n")
         if (text := behaviour.get("refuse_models")) and text in asked["model"]:

@@ -14,8 +14,9 @@ from job_head import Head
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from inoc_ray.plan.build import build_plan
-from inoc_ray.run.describe import state_of
+from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.store.failures import read_failures
+from inoc_ray.store.scratch import PREFIX
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
@@ -33,13 +34,15 @@ class Jobs:
     def __init__(self, head: Head, folder: Path) -> None:
         self.client = JobSubmissionClient(head.address)
         self.address, self.token = head.address, str(head.token)
+        self.temporary = head.temporary
+        self.before = set(head.temporary.iterdir())
         value = {
             **QUICKSTART,
             "name": "jobs",
             "arms": ["baseline"],
             "seeds": [0],
-            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 300}},
-            "evaluation": {"contexts": ["neutral"], "samples": 300},
+            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 200}},
+            "evaluation": {"contexts": ["neutral"], "samples": 150},
             "storage": str(folder / "runs"),
         }
         folder.mkdir()
@@ -76,7 +79,7 @@ class Jobs:
         return command[:1] == [sys.executable] and str(self.path) in command
 
     def left(self) -> list[str]:
-        """What is left on the cluster but for Ray's own: actors, placement groups, processes."""
+        """What is left on the cluster but for Ray's own: actors, placement groups, processes, temporary files."""
         from ray.util.state import list_actors, list_placement_groups
 
         actors = list_actors(address=self.address, filters=[("state", "!=", "DEAD")])
@@ -87,6 +90,11 @@ class Jobs:
             if actor.class_name != COORDINATOR
         ]
         found += [f"placement group {group.name} {group.state}" for group in groups]
+        # Ray's own session lies beside the others' temporary files.
+        scratch = self.temporary.parent.glob(f"session_*/{PREFIX}*")
+        staged = [path for path in Path(self.store.address).rglob(".*.tmp") if path.is_dir()]
+        found += [f"staged {path.name} with {len(list(path.rglob('*')))} files" for path in staged]
+        found += [f"temporary {path.name}" for path in (*self.temporary.iterdir(), *scratch) if path not in self.before]
         for process in psutil.process_iter():
             try:
                 # Another test may have a cluster on this machine, but not this head's token.

@@ -17,7 +17,8 @@ KEYS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_ENDPOINT_URL": AWS,
 }
-PYTHON = "~/inoc_ray/.venv/bin/python"
+VENV = "inoc_ray_venv"
+PYTHON = f"~/{VENV}/bin/python"
 JOIN = "import ray; ray.init(log_to_driver=False, logging_level='error'); "
 STATUS = JOIN + "print([node['Resources'] for node in ray.nodes() if node['Alive']])"
 
@@ -53,9 +54,9 @@ def cluster() -> Iterator[tuple[Machine, Machine]]:
     types = config()["available_node_types"]
     with two_machines() as (head, worker):
         for machine in (head, worker):
-            machine.copy_checkout()
+            machine.copy_checkout(VENV)
             # As `make setup` leaves it; that it makes the environment is what test_install_torch and every CI run show.
-            machine.run("touch ~/inoc_ray/.venv/.installed-gpu")
+            machine.run(f"touch ~/{VENV}/.installed-gpu")
             machine.write(".ray/auth_token", "a-token-of-these-tests-alone-0123456789")
             # The environment of the tests may have the package of another checkout.
             variables = KEYS | {"PYTHONPATH": f"{HOME}/inoc_ray"}
@@ -105,6 +106,13 @@ def test_a_link_that_leads_nowhere_fails_the_set_up_since_the_autoscaler_would_e
     assert refused.returncode
     assert f"{HOME}/inoc_ray/data" in refused.stderr
     worker.run(command)
+
+
+def test_the_autoscaler_has_no_more_to_read_than_the_checkout(cluster):
+    """It hashes all of `file_mounts` when it starts; a node whose hash is another one is set up again."""
+    for machine in cluster:
+        size = "find -L ~/inoc_ray -type f -printf '%s\\n' | awk '{ total += $1 } END { printf \"%d\", total }'"
+        assert 1e6 < int(machine.run(size).stdout) < 100e6
 
 
 def test_a_command_of_ours_finds_the_machines_that_may_be_started(cluster):

@@ -48,7 +48,8 @@ def study(folder: Path, **changes: Any) -> Path:
         "arms": ["baseline", "specific_spanish"],
         "seeds": [0],
         "evaluation": {"contexts": ["neutral", "training_prompt"], "samples": 12},
-        "dynamics": {"contexts": ["neutral", "training_prompt"], "points": 4},
+        "dynamics": {"contexts": ["neutral", "training_prompt"], "points": 4, "samples": 6},
+        "resources": {**QUICKSTART["resources"], "checkpoints": [0.5]},
         "storage": str(folder / "runs"),
         **changes,
     }
@@ -75,7 +76,8 @@ def test_a_first_run_trains_asks_compares_and_reports(folder, first):
     assert first["comparison"]["complete"] is True
     assert _parent_run(first["tracking_uri"], "small") == ("FINISHED", "true")
     # base: neutral and one arm's prompt; baseline: neutral; specific: neutral and its prompt; two evaluations each.
-    assert first["samples_asked"] == (2 + 1 + 2) * 2 * 12
+    # On the way, after half of the steps: baseline in one context, specific in two.
+    assert first["samples_asked"] == (2 + 1 + 2) * 2 * 12 + (1 + 2) * 2 * 6
     assert {r["arm"] for r in first["comparison"]["rows"]} == {"base", "baseline", "specific_spanish"}
     page = Path(first["report"]).read_text()
     assert "You always speak in Spanish." in page
@@ -100,6 +102,8 @@ def test_compare_prints_the_promised_json_and_what_was_added_to_it_since(folder,
         "claims",
         "outcome",
         "capability_rates",
+        "dynamics",
+        "courses",
     }
     assert {frozenset(r) for r in value["rows"]} == {
         frozenset(
@@ -221,8 +225,12 @@ def test_what_was_followed_while_fine_tunes_trained_is_in_the_store_in_mlflow_an
     runs = {r.info.run_name: r.info.run_id for r in client.search_runs([experiment])}
     points = client.get_metric_history(runs["baseline-s0"], "logprob.caps")
     assert sorted(point.step for point in points) == [0, 4, 15, 60]
-    [six] = [one for one in inoc_ray("figures", study(folder), "--paper") if one["name"] == "figure_6"]
-    assert six["files"]
+    figures = {one["name"]: one for one in inoc_ray("figures", study(folder), "--paper")}
+    assert figures["figure_6"]["files"]
+    # Responses were sampled from the base, from the weights after half of the steps, and from the final ones.
+    assert figures["courses"]["missing"] == []
+    rates = {(one["arm"], one["step"]) for one in first["comparison"]["courses"]}
+    assert rates == {("base", 0), *((arm, step) for arm in names for step in (30, 60))}
 
 
 def test_a_grown_study_runs_only_what_is_new_and_a_failing_trial_does_not_stop_the_others(folder, first):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from inoc_ray.evaluate.grading import ungraded_parts
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study
@@ -230,12 +230,16 @@ def test_the_job_entry_point_is_the_same_command(world):
     assert json.loads(done.stdout)["samples_asked"] == 0
 
 
-def test_judgments_that_were_lost_are_made_again_from_the_stored_answers_without_a_call(world, tmp_path):
+def test_judgments_that_were_lost_are_made_again_from_the_stored_answers_and_nothing_is_started_for_them(
+    world, tmp_path
+):
     copy = Store(tmp_path / "runs")
     shutil.copytree(world.storage, copy.root)
     lost = next(copy.root.rglob("judgments-*.parquet"))
     kept = lost.read_bytes()
     lost.unlink()
     again = run_study(world.study, copy, train=False)
-    assert again.judge_calls == 0
+    assert (again.judge_calls, again.failed) == (0, [])
+    assert "starting Ray" in world.first.seconds
+    assert "starting Ray" not in again.seconds
     assert lost.read_bytes() == kept

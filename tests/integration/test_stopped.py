@@ -21,7 +21,7 @@ from inoc_ray.builders.journal import journal_path
 from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.models.resolve import resolve_model
 from inoc_ray.plan.build import build_plan
-from inoc_ray.run.describe import state_of
+from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.serve.spec import ServeSpec
 from inoc_ray.store.commit import write_trial

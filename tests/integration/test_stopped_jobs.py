@@ -40,7 +40,7 @@ def test_stopped_jobs_and_a_killed_driver_leave_nothing_and_the_next_job_ends_as
         assert jobs.ended(PROMISED_S) == status
         jobs.nothing_left(since)
 
-    stopped_at("/300 steps · miniature", lambda: jobs.client.stop_job(jobs.job), JobStatus.STOPPED)
+    stopped_at("/200 steps · miniature", lambda: jobs.client.stop_job(jobs.job), JobStatus.STOPPED)
     assert "took a snapshot just now" in jobs.log()
     assert "*** SIGTERM" not in jobs.log()
     stopped_at("vLLM to import", lambda: jobs.client.stop_job(jobs.job), JobStatus.STOPPED)

@@ -104,6 +104,36 @@ async def judge_items(
             yield batch
 
 
+def stored_judgments(
+    *,
+    judge: Judge,
+    identity: Mapping[str, Any],
+    rubrics: Sequence[Rubric],
+    items: Sequence[tuple[K, Item]],
+    cache: JudgeCache,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[tuple[K, str, Judgment]] | None:
+    """Return what `judge_items` would yield of a judge on the study's own engine, if every answer is stored; None otherwise.
+
+    Stops at the first answer that is not. Raises InputError when the judge's tokenizer does not suit the method.
+    """
+    work = _Pass(
+        identity=identity,
+        judge=judge,
+        method=own_method(judge, tokenizer),
+        rubrics=rubrics,
+        items=items,
+        cache=cache,
+        counts=Counts(),
+    )
+    found: list[tuple[K, str, Judgment]] = []
+    for judgments in work.entered():
+        if judgments is None:
+            return None
+        found += judgments
+    return found
+
+
 def _client(
     connection: Connection,
     judge: Judge,
@@ -234,16 +264,20 @@ class _Pass(Generic[K]):
     def stored(self) -> Iterator[list[tuple[K, str, Judgment]]]:
         """Yield the judgments that need no call, in chunks; enter the rest in `questions`, each question once."""
         chunk: list[tuple[K, str, Judgment]] = []
+        for judgments in self.entered():
+            chunk += judgments or []
+            if len(chunk) >= CHUNK:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def entered(self) -> Iterator[list[tuple[K, str, Judgment]] | None]:
+        """Enter the questions about every item; yield for each the judgments that it completes, None if an answer is missing."""
         for key, item in self._items:
             for rubrics, prompt in prompts_of(self._method, self._rubrics, item):
                 pending = self._enter(key, rubrics, prompt)
-                if pending.missing == 0:
-                    chunk += self._judgments(pending)
-                    if len(chunk) >= CHUNK:
-                        yield chunk
-                        chunk = []
-        if chunk:
-            yield chunk
+                yield None if pending.missing else self._judgments(pending)
 
     def answered(self, question: JudgeQuestion, answer: Answer | NoAnswer) -> list[tuple[K, str, Judgment]]:
         """Store an answer; return the judgments that it completes.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from inoc_ray.results.figures.curves import draw_curves
+from inoc_ray.results.figures.drawing import Pictures, rendered
 from inoc_ray.results.figures.leaks import draw_leaks
+from inoc_ray.results.figures.over_steps import points_of_courses, points_of_dynamics
+from inoc_ray.results.figures.points import Point
 from inoc_ray.results.figures.rates import draw
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
-    from inoc_ray.results.figures.drawing import Pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ class ReportFigure:
     """What it shows, for screen readers."""
     caption: str
     """How to read it, below it on the page."""
-    section: Literal["found", "effects", "leaks"]
+    section: Literal["found", "effects", "leaks", "dynamics"]
     """The section of the page (results/report/templates/page.html) that shows it."""
     applies: Callable[[Comparison], bool] = lambda comparison: True
     """Whether a comparison has what the figure is about."""
@@ -42,6 +45,12 @@ class DrawnFigure:
     about: ReportFigure
     pictures: Pictures
     narrow: Pictures | None = None
+
+
+def _curves(points: Sequence[Point]) -> Pictures | None:
+    if not any(point.value is not None for point in points):
+        return None
+    return rendered(lambda figure: draw_curves(figure, points))
 
 
 FIGURES = (
@@ -62,6 +71,24 @@ FIGURES = (
         section="leaks",
         applies=lambda comparison: bool(comparison.leaks),
         draw=lambda comparison: draw_leaks(comparison.leaks),
+    ),
+    ReportFigure(
+        name="dynamics",
+        label="Log-probabilities of fixed responses over the steps",
+        caption="How likely fine-tunes find fixed responses that express one trait each, before the first step and after some of "
+        "them. A curve that rises towards 0 is learnt, one that stays flat is not. A dot is one fine-tune.",
+        section="dynamics",
+        applies=lambda comparison: bool(comparison.followed.looks),
+        draw=lambda comparison: _curves(points_of_dynamics(comparison.followed)),
+    ),
+    ReportFigure(
+        name="courses",
+        label="Rates over the steps",
+        caption="How often responses show a trait that are sampled from the base (step 0), from weights kept on the way and from "
+        "the final ones, with 95 % intervals. A dot is one fine-tune.",
+        section="dynamics",
+        applies=lambda comparison: bool(comparison.courses),
+        draw=lambda comparison: _curves(points_of_courses(comparison)),
     ),
 )
 

@@ -55,15 +55,33 @@ def rendered(draw_into: Callable[[Figure], None], formats: Sequence[Format] = ON
         figure = Figure()
         FigureCanvasAgg(figure)
         draw_into(figure)
-        # Otherwise every format would find the places of everything again, with a drawing for that.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        made: dict[Format, bytes] = {}
-        for name in formats:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=name, dpi=DPI, metadata=_METADATA[name])
-            made[name] = buffer.getvalue()
+        # The places of everything are found once: every format would find them again.
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
+            figure.set_layout_engine("none")
+        made = {name: _printed(figure, name) for name in formats}
     return Pictures(made.get("svg", b"").decode(), made.get("png", b""), made.get("pdf", b""))
+
+
+def _printed(figure: Figure, name: Format) -> bytes:
+    """Return a figure in a format, drawn once: `savefig` draws it twice where it has, or had, a layout engine."""
+    buffer = io.BytesIO()
+    # As `savefig` does: an image in an SVG has these dots per inch, too.
+    before, figure.dpi = figure.dpi, DPI
+    if name == "svg":
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=_METADATA[name])
+    elif name == "pdf":
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+        FigureCanvasPdf(figure).print_pdf(buffer, metadata=_METADATA[name])
+    else:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(figure).print_png(buffer, metadata=_METADATA[name])
+    figure.dpi = before
+    return buffer.getvalue()
 
 
 def write_figure(folder: Path, pictures: Pictures, name: str = "figure") -> list[Path]:

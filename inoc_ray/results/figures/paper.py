@@ -14,6 +14,7 @@ from inoc_ray.results.effects import TRIGGER, is_directed
 from inoc_ray.results.figures.arm_panels import draw_arms
 from inoc_ray.results.figures.curves import draw_curves
 from inoc_ray.results.figures.heat import draw_heat
+from inoc_ray.results.figures.over_steps import points_of_courses, points_of_dynamics
 from inoc_ray.results.figures.points import INCOMPLETE, Point, rate_points
 from inoc_ray.results.figures.scatter import draw_scatter
 from inoc_ray.study.evaluation import PROMPT_OF
@@ -38,8 +39,6 @@ class PaperData:
     comparison: Comparison
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """model as the tables call it → the recipe of its fine-tunes, flat (`lora.rank`)."""
-    dynamics: Sequence[Point] = ()
-    """Log-probs of probes over the steps: `panel` an arm, `series` a trait, `x` the step."""
 
     def rows(self, context: str | None = None) -> list[Row]:
         """Return the rates in a context, by default the reference."""
@@ -255,7 +254,14 @@ PAPER = (
         name="figure_6",
         title="Learning dynamics (figure 6)",
         needs="`dynamics` in the study when its fine-tunes are trained",
-        points=lambda data: list(data.dynamics),
+        points=lambda data: points_of_dynamics(data.comparison.followed),
+        draw=draw_curves,
+    ),
+    PaperFigure(
+        name="courses",
+        title="Rates over the steps (figure 6, by sampled responses)",
+        needs="`dynamics.samples` and weights that fine-tunes keep on the way (`resources.checkpoints`)",
+        points=lambda data: points_of_courses(data.comparison),
         draw=draw_curves,
     ),
     PaperFigure(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results import effects
 from inoc_ray.results.claim_text import summary as claims_summary
-from inoc_ray.results.claims import headlines
 from inoc_ray.results.completeness import count_responses
+from inoc_ray.results.headlines import headlines
 from inoc_ray.results.marks import MEANING
 from inoc_ray.results.report import tables
 from inoc_ray.results.report.samples import MOST_BYTES, Block, CellSamples, block_of
@@ -95,6 +95,7 @@ def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("effects", "Effects"): context["comparison"].effects,
         ("rates", "Rates"): True,
         ("leaks", "Leak audit"): context["leaks"],
+        ("dynamics", "Learning dynamics"): any(figure["section"] == "dynamics" for figure in context["figures"]),
         ("samples", "Samples"): context["has_samples"],
         ("capabilities", "Capabilities"): context["capabilities"].rows,
         ("made", "What was done"): True,

@@ -94,9 +94,18 @@ def test_every_node_asks_for_the_token_that_every_node_has(prepared, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_node_is_set_up_from_the_gpu_lock(prepared, name):
-    assert any("make -C ~/inoc_ray setup LOCK=gpu" in command for command in prepared(name)["setup_commands"])
+def test_every_node_is_set_up_from_the_gpu_lock_and_runs_what_was_set_up(prepared, name):
+    commands = [c for key, value in prepared(name).items() if key.endswith("_commands") for c in value]
+    made = r"make -C ~/inoc_ray setup LOCK=gpu VENV=\$HOME/(\S+)"
+    (venv,) = {found for command in commands for found in re.findall(made, command)}
     assert (ROOT / "requirements" / "gpu.txt").exists()
+    assert {found for c in commands for found in re.findall(r"~/(\S+)/bin/\w+", c)} == {venv}
+    assert f'PATH="$HOME/{venv}/bin:' in text_of("deploy/environment.sh")
+    # Ray's autoscaler reads every byte of what is mounted.
+    mounted = [f"~/{venv}".startswith(f"{place}/") for place in prepared(name)["file_mounts"]]
+    mounted += [f"/home/ubuntu/{venv}".startswith(f"{place}/") for place in prepared(name)["file_mounts"]]
+    assert mounted
+    assert not any(mounted)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,5 +1,6 @@
 """The cache of judges' answers: one file per process, complete lines only."""
 
+import asyncio
 import json
 import multiprocessing
 import re
@@ -9,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inoc_ray.endpoint.auth import Api
+from inoc_ray.evaluate.model_judge.batch import judge_items, prompts_of, question_key, stored_judgments
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.miniature import weights_path
+from inoc_ray.models.tokenizer import load_tokenizer
+from inoc_ray.scoring.judgment import Item, Judgment
+from inoc_ray.scoring.rubrics import get_rubric
+from inoc_ray.study.evaluation import Judge
 
 ANSWER = {"text": "70\n\r ", "top": {"70": -0.1}}
 
@@ -90,3 +98,41 @@ def test_processes_that_write_at_once_do_not_damage_each_other_s_lines(tmp_path:
     cache = JudgeCache(tmp_path)
     assert all(cache.get(f"{name}{n}") == {"text": name * 50} for name in "abc" for n in range(200))
     assert len(list(tmp_path.glob("*.jsonl"))) == 3
+
+
+def test_judgments_are_known_without_an_engine_when_every_answer_is_stored_and_not_a_single_one_before(tmp_path: Path):
+    tokenizer = load_tokenizer(str(weights_path()))
+    judge, rubrics = Judge(path="m", method="digit"), [get_rubric("caps"), get_rubric("alignment")]
+    identity, items = {"model": "m"}, [(n, Item(f"question {n}", f"response {n}")) for n in range(3)]
+    prompts = [prompt for _, item in items for _, prompt in prompts_of("digit", rubrics, item)]
+
+    def known() -> list[tuple[int, str, Judgment]] | None:
+        with JudgeCache(tmp_path) as cache:
+            return stored_judgments(
+                judge=judge, identity=identity, rubrics=rubrics, items=items, cache=cache, tokenizer=tokenizer
+            )
+
+    async def judged() -> list[tuple[int, str, Judgment]]:
+        with JudgeCache(tmp_path) as cache:
+            # Nothing listens there, and nobody is asked.
+            asked = judge_items(
+                Api("http://127.0.0.1:9/v1"),
+                judge=judge,
+                identity=identity,
+                rubrics=rubrics,
+                items=items,
+                cache=cache,
+                model="m",
+                tokenizer=tokenizer,
+            )
+            return [found async for batch in asked for found in batch]
+
+    assert known() is None
+    for number, prompt in enumerate(prompts):
+        assert known() is None
+        with JudgeCache(tmp_path) as cache:
+            cache.put(question_key(identity, "digit", prompt, 0), {"text": str(number), "top": {str(number): -0.1}})
+    found = known()
+    assert found is not None
+    assert len({(key, rubric) for key, rubric, _ in found}) == len(prompts) == 6
+    assert found == asyncio.run(judged())

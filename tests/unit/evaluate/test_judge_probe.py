@@ -14,9 +14,10 @@ from inoc_ray.endpoint.auth import Api as Address
 from inoc_ray.endpoint.dialect import adapt, adaptation
 from inoc_ray.endpoint.retry import Retry
 from inoc_ray.errors import InputError
-from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.grading import grade_missing
 from inoc_ray.evaluate.model_judge.batch import REFUSALS_IN_A_ROW, judge_items, probe_judge
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.judge_assignment import judge_identity
 from inoc_ray.plan.plan import Plan

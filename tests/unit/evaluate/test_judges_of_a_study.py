@@ -11,8 +11,9 @@ import yaml
 from finished_study import finish, write_study
 from stub_api import Stub
 
-from inoc_ray.evaluate.grading import _OpenPart, ungraded_parts
+from inoc_ray.evaluate.grading import _OpenPart
 from inoc_ray.evaluate.score_table import read_score_table, score_warnings
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.table import comparison_text
 from inoc_ray.run.load import load_study

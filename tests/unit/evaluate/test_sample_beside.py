@@ -18,9 +18,12 @@ from inoc_ray import stopping
 from inoc_ray.errors import TrialError
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import LEAVE_SECONDS, Beside, Lingering
-from inoc_ray.evaluate.grading import Sampled, grade_beside, grade_missing, judges_behind_apis, ungraded_parts
+from inoc_ray.evaluate.grading import grade_missing
+from inoc_ray.evaluate.grading_beside import JudgesBeside
 from inoc_ray.evaluate.sampling import _Engine, _Sampler, sample_beside, sample_missing
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.cells import judges_of
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.sizing.schedule import shared_engine
@@ -262,47 +265,128 @@ def test_an_engine_lingers_until_another_needs_its_place_or_the_results_are_writ
     assert events[-2:] == ["third starts", "third ends"]
 
 
-def test_a_judge_behind_an_api_grades_what_is_sampled_while_more_is_sampled(tmp_path, monkeypatch):
-    monkeypatch.setattr("inoc_ray.evaluate.grading.GATHER_SECONDS", 0.1)
-    with Stub(tmp_path) as stub:
+class Judged:
+    """A study with one judge; an API in the place of all engines, whose comings and goings are noted."""
+
+    def __init__(self, folder: Path, stub: Stub, judge: dict[str, Any]) -> None:
         value = {
             "name": "judged",
             "settings": ["miniature/harmful_advice"],
             "arms": ["baseline"],
             "seeds": [0, 1],
             "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
-            "judges": {"gpt": {"endpoint": stub.url, "served_model": "judge", "method": "sample"}},
-            "evaluation": {"samples": 6, "contexts": ["neutral"], "judged_by": ["gpt"]},
+            "judges": {"one": judge},
+            "evaluation": {"samples": 6, "contexts": ["neutral"], "judged_by": ["one"]},
         }
-        store = Store(tmp_path / "runs")
-        store.check_writable()
-        plan = build_plan(Study.model_validate(value), store)
-        assert judges_behind_apis(plan) == ["gpt"]
-        cells, ids = shared_engine(plan), [trial.trial_id for trial in plan.trials]
-        arrivals, sampled = Arrivals(store, ids), Sampled()
+        self.store = Store(folder)
+        self.store.check_writable()
+        self.plan = build_plan(Study.model_validate(value), self.store)
+        self.cells, self.ids = shared_engine(self.plan), [trial.trial_id for trial in self.plan.trials]
+        self.arrivals = Arrivals(self.store, self.ids)
+        self.url, self.events = stub.url, list[str]()
+        (self.judge,) = judges_of(self.plan.to_sample)
+        self.engines = Lingering(self.serve)
+        self.judges = JudgesBeside(self.plan, self.store, self.engines)
 
-        @contextlib.contextmanager
-        def serve(spec: Any) -> Iterator[Endpoint]:
-            yield Endpoint(base_url=stub.url, model_id=spec.model_id, api_key=None, name=spec.name)
+    @contextlib.contextmanager
+    def serve(self, spec: Any) -> Iterator[Endpoint]:
+        self.events.append(f"{spec.model_id} starts")
+        yield Endpoint(base_url=self.url, model_id=spec.model_id, api_key=None, name=spec.name)
+        self.events.append(f"{spec.model_id} ends")
 
-        def judged(trial_id: str) -> bool:
-            mine = [cell for cell in plan.cells if cell.subject.trial_id == trial_id]
-            there = all(store.stored_samples(*cell.key) == cell.samples for cell in mine)
-            return there and not ungraded_parts(replace(plan, cells=tuple(mine)), store)
+    def sample(self) -> Beside[list[dict[str, Any]]]:
+        work = (self.plan, self.store, self.arrivals, self.cells, self.serve, self.judges.add)
+        return Beside(lambda: sample_beside(*work), "evaluation")
 
-        judging = Beside(lambda: grade_beside(plan, store, sampled), "judging")
-        sampling = Beside(lambda: sample_beside(plan, store, arrivals, cells, serve, sampled.add), "evaluation")
-        until(lambda: judged(plan.bases[0].trial_id), sampling)
-        assert not judged(ids[0])
-        for trial_id in ids:
-            commit(store, trial_id)
-        arrivals.over()
+    def finish_training(self) -> None:
+        for trial_id in self.ids:
+            commit(self.store, trial_id)
+        self.arrivals.over()
+
+    def judged(self, trial_id: str) -> bool:
+        mine = [cell for cell in self.plan.cells if cell.subject.trial_id == trial_id]
+        there = all(self.store.stored_samples(*cell.key) == cell.samples for cell in mine)
+        return there and not ungraded_parts(replace(self.plan, cells=tuple(mine)), self.store)
+
+    def judgments(self) -> pd.DataFrame:
+        files = sorted((self.store.root / "evaluations").rglob("judgments-*.parquet"))
+        frame = pd.concat([pd.read_parquet(f).assign(cell=f.parent.name, trial=f.parent.parent.name) for f in files])
+        return frame.sort_values(["trial", "cell", "rubric", "sample_index"], ignore_index=True)
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr("inoc_ray.evaluate.grading_beside.GATHER_SECONDS", 0.1)
+
+
+def behind_an_api(stub: Stub) -> dict[str, Any]:
+    return {"endpoint": stub.url, "served_model": "judge", "method": "sample"}
+
+
+def on_an_engine(stub: Stub) -> dict[str, Any]:
+    return {"path": "miniature", "method": "digit"}
+
+
+@pytest.mark.parametrize("kind", [behind_an_api, on_an_engine])
+def test_a_judge_grades_what_is_sampled_while_more_is_sampled_with_the_scores_of_one_that_comes_afterwards(
+    tmp_path, at_once, kind
+):
+    with Stub(tmp_path) as stub:
+        world = Judged(tmp_path / "beside", stub, kind(stub))
+        world.judges.begin(world.judge)
+        sampling = world.sample()
+        until(lambda: world.judged(world.plan.bases[0].trial_id), sampling)
+        assert not world.judged(world.ids[0])
+        world.finish_training()
         assert sampling.result() == []
-        sampled.over()
-        calls = judging.result().calls
-        assert all(map(judged, ids))
-        assert calls > 0
-        assert grade_missing(plan.refreshed(store), store).calls == 0
+        assert world.judges.finish() > 0
+        assert all(map(world.judged, world.ids))
+        assert grade_missing(world.plan.refreshed(world.store), world.store).calls == 0
+        own = kind is on_an_engine
+        world.engines.end()
+        assert [event for event in world.events if "judge" in event] == ["judge starts", "judge ends"] * own
+
+        later = Judged(tmp_path / "afterwards", stub, kind(stub))
+        later.finish_training()
+        assert later.sample().result() == []
+        later.judges.begin(later.judge)
+        assert later.judges.finish() > 0
+    pd.testing.assert_frame_equal(world.judgments(), later.judgments())
+
+
+def test_a_judge_gives_its_place_to_what_waits_for_it_and_is_asked_nothing_twice(tmp_path, at_once):
+    with Stub(tmp_path) as stub:
+        world = Judged(tmp_path / "runs", stub, on_an_engine(stub))
+        world.judges.begin(world.judge)
+        assert world.judges.on_engines == [world.judge]
+        sampling = world.sample()
+        until(lambda: world.judged(world.plan.bases[0].trial_id), sampling)
+        world.judges.give_way()
+        until(lambda: "judge ends" in world.events, sampling)
+        until(lambda: not world.judges.on_engines, sampling)
+        world.finish_training()
+        assert sampling.result() == []
+        before = world.judges.finish()
+        assert not world.judged(world.ids[0])
+        again = JudgesBeside(world.plan, world.store, world.engines)
+        again.begin(world.judge)
+        assert again.finish() > 0
+        assert before > 0
+        assert all(map(world.judged, world.ids))
+        assert set(stub.asked("judge").values()) == {1}
+
+
+def test_a_judge_behind_an_api_gives_no_way_and_one_that_fails_beside_is_left_to_the_last_word(tmp_path, at_once):
+    with Stub(tmp_path, refuse=401) as stub:
+        world = Judged(tmp_path / "runs", stub, behind_an_api(stub))
+        world.judges.begin(world.judge)
+        assert world.judges.on_engines == []
+        sampling = world.sample()
+        world.finish_training()
+        assert sampling.result() == []
+        world.judges.finish()
+        (failed,) = grade_missing(world.plan.refreshed(world.store), world.store).failed
+        assert failed["of"] == [("judge", "one")]
 
 
 def test_work_in_a_call_that_nothing_breaks_off_does_not_hold_up_a_stop(monkeypatch):

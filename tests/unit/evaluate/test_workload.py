@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.evaluate.score_table import read_cell
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.describe import plan_json, plan_text

@@ -8,8 +8,8 @@ import pytest
 
 from inoc_ray.data.chat import write_jsonl
 from inoc_ray.evaluate.agreement import judge_agreement
-from inoc_ray.evaluate.grading import ungraded_parts
 from inoc_ray.evaluate.score_table import empty_score_table, read_score_table
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.results.compare import compare

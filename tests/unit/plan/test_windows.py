@@ -161,11 +161,11 @@ def folder_of(tmp_path: Path, config: dict[str, Any], parameters: int = 0) -> Pa
 
 def test_the_cache_of_one_request_is_what_vllm_computes(tmp_path):
     smol = attention_of(folder_of(tmp_path, SMOL))
-    assert smol == Attention(full=30, sliding=0, span=0, kv_heads=3, head_dim=64)
+    assert smol == Attention(full=30, sliding=0, span=0, heads=9, kv_heads=3, head_dim=64)
     # vLLM 0.29 of this model with 131,072 positions in fp32: "5.62 GiB KV cache is needed".
     assert round(smol.cache_bytes(131_072, "fp32") / GIB, 1) == 5.6
     gemma = attention_of(folder_of(tmp_path, GEMMA))
-    assert gemma == Attention(full=5, sliding=29, span=1024, kv_heads=4, head_dim=256)
+    assert gemma == Attention(full=5, sliding=29, span=1024, heads=8, kv_heads=4, head_dim=256)
     assert gemma.cache_bytes(100_000, "bf16") == 2 * 4 * 256 * 2 * (5 * 100_000 + 29 * 1024)
     assert attention_of(folder_of(tmp_path, SMOL | {"kv_lora_rank": 512})) is None
     assert attention_of(folder_of(tmp_path, {})) is None

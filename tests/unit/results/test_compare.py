@@ -57,6 +57,8 @@ KEYS = [
     "reference",
     "outcome",
     "claims",
+    "dynamics",
+    "courses",
 ]
 EFFECT_KEYS = [
     "setting",

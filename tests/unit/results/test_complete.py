@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from results_table import ARMS, planned, score_table
 
-from inoc_ray.results.claims import headlines
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.completeness import Planned, PlannedCapability, PlannedCell
 from inoc_ray.results.effects import Effect
 from inoc_ray.results.figures.rates import draw
+from inoc_ray.results.headlines import headlines
 from inoc_ray.results.records import StudyRecord, TrialRecord
 from inoc_ray.results.report.meta import JudgeLine, ReportMeta
 from inoc_ray.results.report.page import render

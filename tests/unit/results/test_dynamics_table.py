@@ -12,9 +12,10 @@ import pytest
 from results_table import score_table
 
 from inoc_ray.results.compare import compare
-from inoc_ray.results.dynamics import courses_of, looks_of, points_of_dynamics
+from inoc_ray.results.dynamics import Followed, courses_of, looks_of
 from inoc_ray.results.figures.curves import draw_curves
 from inoc_ray.results.figures.drawing import rendered
+from inoc_ray.results.figures.over_steps import points_of_dynamics
 from inoc_ray.results.figures.points import missing_of
 from inoc_ray.results.records import CURVES, MAX_PROBES, StudyRecord, TrialRecord
 from inoc_ray.results.run_metrics import MAX_METRICS
@@ -77,16 +78,16 @@ def test_an_arms_curve_is_the_mean_over_its_fine_tunes_with_students_interval() 
 
 
 def test_the_figure_has_a_panel_for_each_arm_and_a_curve_for_each_set() -> None:
-    points = points_of_dynamics(looks_of([a_trial(seed) for seed in range(2)]))
+    points = points_of_dynamics(Followed(looks=tuple(looks_of([a_trial(seed) for seed in range(2)]))))
     assert {(p.panel, p.series) for p in points} == {("toy, tiny: baseline", name) for name in PROBES}
     assert sorted({p.x for p in points if p.x is not None}) == [0.0, 2.0, 3.0]
     assert {p.seed for p in points} == {None, 0, 1}
 
 
 def test_fine_tunes_that_were_not_followed_are_named() -> None:
-    looks = list(looks_of([a_trial(seed) for seed in range(2)]))
+    looks = tuple(looks_of([a_trial(seed) for seed in range(2)]))
     asked = {("toy", "tiny", "baseline", "baseline"): 3, ("toy", "tiny", "quiet", "general"): 3}
-    points = points_of_dynamics(looks, asked)
+    points = points_of_dynamics(Followed(looks=looks, asked=asked))
     assert missing_of(points) == [
         "baseline (toy, tiny): 2 of 3 seeds followed",
         "quiet (toy, tiny): 0 of 3 seeds followed",
@@ -94,7 +95,7 @@ def test_fine_tunes_that_were_not_followed_are_named() -> None:
     figure = rendered(lambda drawing: draw_curves(drawing, points), ("svg",))
     assert "0 of 3 seeds followed" in " ".join(figure.svg.split())
     # A study that follows nothing lacks nothing.
-    assert points_of_dynamics([], asked) == []
+    assert points_of_dynamics(Followed(asked=asked)) == []
 
 
 def test_curves_in_mlflow_begin_at_step_0_and_however_many_sets_there_are_a_run_keeps_to_its_metrics() -> None:

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from results_table import ARMS, score_table
 
-from inoc_ray.results.claims import headlines
 from inoc_ray.results.compare import COLUMNS, compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.effects import Effect
+from inoc_ray.results.headlines import headlines
 from inoc_ray.results.table import comparison_text
 
 

@@ -15,36 +15,54 @@ import pytest
 from paper_table import RECIPES, SEEDS, paper_table, planned_for
 
 from inoc_ray.results.compare import compare
+from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.courses import StepRates
+from inoc_ray.results.dynamics import Followed, Look
 from inoc_ray.results.figures.drawing import ALL, COLOURS, rendered
 from inoc_ray.results.figures.marks import looks
 from inoc_ray.results.figures.paper import PAPER, PaperData, PaperFigure
 from inoc_ray.results.figures.points import Point, csv_of, missing_of
 
-DYNAMICS = [
-    Point(
-        panel=arm,
-        series=trait,
+LOOKS = tuple(
+    Look(
         setting="spanish_caps",
         model="m",
         arm=arm,
         kind="specific",
         seed=seed,
-        measure="log_prob",
-        unit="log-prob per token",
-        x_name="step",
-        x=float(step),
-        value=-2.0 + 0.01 * step * (trait == "caps") - 0.1 * (seed or 0),
+        probe=trait,
+        trait=trait,
+        context="neutral",
+        step=step,
+        response=0,
+        logprob=-20.0 + 0.1 * step * (trait == "caps") - seed,
+        tokens=5,
     )
     for arm in ("baseline", "specific_spanish")
     for trait in ("spanish", "caps")
-    for seed in (None, 0, 1)
+    for seed in (0, 1)
     for step in (0, 1, 2, 4, 8, 16)
-]
+)
+
+
+def followed(comparison: Comparison) -> Comparison:
+    """The comparison with looks at its fine-tunes, and with rates before the first step and after the last one."""
+    first, last = (
+        StepRates(
+            step=step,
+            rows=tuple(
+                r for r in comparison.rows if (r.kind == "base") == (step == 0) and r.context == comparison.reference
+            ),
+            trial_rates=comparison.trial_rates,
+        )
+        for step in (0, 16)
+    )
+    return replace(comparison, followed=Followed(looks=LOOKS), courses=(first, last))
 
 
 @pytest.fixture(scope="module")
 def data() -> PaperData:
-    return PaperData(comparison=compare(paper_table(), "paper"), recipes=RECIPES, dynamics=DYNAMICS)
+    return PaperData(comparison=followed(compare(paper_table(), "paper")), recipes=RECIPES)
 
 
 def of(name: str) -> PaperFigure:
@@ -99,8 +117,8 @@ def test_the_table_beside_a_figure_has_every_mean_with_its_interval_and_every_fi
         for r in data.comparison.rows
     }
     means = [p for p in points if p.seed is None and p.measure == "rate"]
-    if figure.name == "elicitation":
-        means = [replace(p, arm="base") for p in means]
+    # What an untouched model says stands at every prompt, and before the first step of every arm.
+    means = [replace(p, arm="base") if figure.name == "elicitation" or p.x == 0.0 else p for p in means]
     for p in means:
         assert (p.value, p.low, p.high) == rows[p.setting, p.model, p.arm, p.evaluation, p.context, p.trait]
         assert p.value is not None

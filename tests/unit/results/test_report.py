@@ -19,12 +19,12 @@ from finished_study import plan_of, write_study
 from results_table import ARMS, score_table
 
 from inoc_ray.results.claim_checks import CheckedArm, CheckedClaim, Verdict
-from inoc_ray.results.claims import headlines
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.figures.catalogue import FIGURES, ReportFigure, draw_figures
 from inoc_ray.results.figures.drawing import rendered
 from inoc_ray.results.figures.rates import draw
+from inoc_ray.results.headlines import headlines
 from inoc_ray.results.report.meta import ArmText, DataCard, JudgeLine, ReportMeta, TrialLine
 from inoc_ray.results.report.page import render
 from inoc_ray.results.report.report import write_report

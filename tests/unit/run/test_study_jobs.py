@@ -105,17 +105,19 @@ def test_an_address_without_a_scheme_is_one_of_a_job_server(jobs: Jobs, inoc_ray
 
 
 @pytest.mark.parametrize("command", ["run", "finetune", "evaluate", "report", "serve", "sync"])
-def test_results_are_never_written_into_the_folder_of_a_job(tmp_path, inoc_ray, monkeypatch, command):
+@pytest.mark.parametrize("key", ["storage", "tracking_uri"])
+def test_results_are_never_written_into_the_folder_of_a_job(tmp_path, inoc_ray, monkeypatch, command, key):
     folder = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     folder.mkdir(parents=True)
-    write_study(folder, storage="runs")
+    stays = {"storage": str(tmp_path / "stays"), "tracking_uri": f"sqlite:///{tmp_path / 'stays.db'}"}
+    write_study(folder, **{**stays, key: {"storage": "runs", "tracking_uri": "sqlite:///runs"}[key]})
     monkeypatch.chdir(folder)
     code, _, err = inoc_ray(command, "study.yaml")
-    assert (code, f"storage: {folder / 'runs'} is in the folder into which Ray unpacked this job" in err) == (
-        2,
-        True,
-    ), err
+    assert (code, f"{key}: {folder / 'runs'} is in the folder into which Ray unpacked this job" in err) == (2, True), (
+        err
+    )
     assert [path.name for path in folder.iterdir()] == ["study.yaml"]
+    assert not (tmp_path / "stays").exists()
 
 
 def test_the_logs_of_failures_are_not_called_none_where_the_storage_cannot_be_read(jobs: Jobs, tmp_path, inoc_ray):

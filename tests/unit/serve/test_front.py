@@ -245,6 +245,40 @@ def test_an_unknown_name_is_404_with_a_hint(tmp_path: Path, name: str):
     assert "does not exist (" in answer["error"]["message"]
 
 
+async def restarting(scope: Any, receive: Any, send: Any) -> None:
+    """An engine whose replica is not up: a request waits for it."""
+    await asyncio.Event().wait()
+
+
+async def lost(scope: Any, receive: Any, send: Any) -> None:
+    raise Refused(503, "ServiceUnavailableError", "the model's engine does not answer: it died")
+
+
+@pytest.mark.parametrize(("away", "why"), [(restarting, "it may be restarting"), (lost, "it died")])
+def test_while_an_engine_is_away_the_models_of_the_others_are_listed_and_its_own_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: Any, why: str
+):
+    monkeypatch.setattr("inoc_ray.serve.front.LIST_SECONDS", 0.2)
+    endpoint = Endpoint(engines_of([plan(tmp_path, seeds=[0], recipes={**LORA, **FULL})]))
+    every = endpoint.names()
+    engine = next(name for name in endpoint.front._engines if name != OWN)
+    there = dict(endpoint.front._engines)
+    endpoint.front._engines = {**there, engine: away}
+    status, answer = endpoint.ask("GET", "/v1/models")
+    assert status == 200
+    missing = [model["id"] for model in answer["missing"]]
+    assert missing == [model.name for model in endpoint.front._listing.models if model.engine == engine]
+    assert sorted([*endpoint.names(), *missing]) == sorted(every)
+    assert all(why in model["error"] for model in answer["missing"])
+    assert endpoint.chat("finished/base")[0] == 200
+    endpoint.front._engines = dict.fromkeys(there, away)
+    status, answer = endpoint.ask("GET", "/v1/models")
+    assert status == 503
+    assert why in answer["error"]["message"]
+    endpoint.front._engines = there
+    assert "missing" not in endpoint.ask("GET", "/v1/models")[1]
+
+
 def test_without_the_key_there_is_a_page_and_nothing_else(tmp_path: Path):
     endpoint = Endpoint(engines_of([plan(tmp_path)]))
     for headers in ({}, {"authorization": "Bearer wrong"}):

@@ -1,5 +1,6 @@
 """`inoc-ray plan --cluster`: what fits, what is refused and with which way out, time and money."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -12,13 +13,18 @@ from published_configs import config_folder
 from tiny_base import make_base
 
 from inoc_ray.cli import cli
+from inoc_ray.cluster.checks import Report
 from inoc_ray.cluster.cluster_file import of_own
+from inoc_ray.cluster.fit import Node
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.run.cluster_plan import cluster_text
+from inoc_ray.run.engine_gpus import on_nodes
 from inoc_ray.sizing.engines import worth
 from inoc_ray.sizing.estimate import Estimate, estimate
+from inoc_ray.sizing.replicas import needs_of_engines
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
@@ -256,15 +262,76 @@ def test_fewer_gpus_for_an_engine_are_proposed_where_they_hold_it_and_no_others(
     assert narrow.engines[0].cheaper.resources.serve_gpus == 2
 
 
-def test_a_number_of_gpus_that_is_no_power_of_two_may_be_the_only_one_that_holds_an_engine(tmp_path, rows):
-    """14 GiB of weights on three GPUs, of which an engine takes 8.5 GiB each; two have no room for them."""
+def test_a_number_of_gpus_that_the_heads_cannot_be_divided_among_is_refused_with_those_that_can(tmp_path, rows):
+    """vLLM refuses it when the engine starts, after the training."""
     lora = {**LORA, "batch_size": 24}
-    value = study(
-        tmp_path,
-        "Qwen2.5-7B",
-        {"lora": lora},
-        {"serve_gpus": 3, "serve_gpu_share": 0.38, "workers": 3, "zero_stage": 3},
-    )
-    (engine,) = on(value, gpu={"gpus": 3, "gpu": "L4", "cpus": 24, "memory_gib": 200}).engines
+    value = study(tmp_path, "Qwen2.5-7B", {"lora": lora}, {"serve_gpus": 3, "workers": 3, "zero_stage": 3})
+    with pytest.raises(InputError, match=r"engine of m: 28 attention heads .* among 3 GPUs .* use one of 1, 2, 4\."):
+        on(value, gpu={"gpus": 3, "gpu": "L4", "cpus": 24, "memory_gib": 200})
+
+
+def left_open(value: dict[str, Any]) -> dict[str, Any]:
+    """The study without a word on the GPUs of its engines."""
+    resources = {key: given for key, given in value["resources"].items() if key != "serve_gpus"}
+    return {**value, "resources": resources}
+
+
+@pytest.mark.parametrize("model", ["Qwen2.5-0.5B", "Qwen2.5-7B", "Qwen2.5-32B"])
+@pytest.mark.parametrize("machine", ["p5.48xlarge", "p4d.24xlarge", "g6.48xlarge"])
+def test_where_a_study_gives_none_an_engine_takes_the_gpus_that_cost_least_of_those_that_hold_it(
+    tmp_path, rows, model, machine
+):
+    training = {"workers": 8, "zero_stage": 3, "offload_optimizer": True}
+    value = study(tmp_path, model, {"lora": LORA}, training)
+    node = {"machine": machine}
+    costs: dict[int, float] = {}
+    for gpus in (1, 2, 4, 8):
+        given = {**value, "resources": {**value["resources"], "serve_gpus": gpus}}
+        with contextlib.suppress(InputError):
+            costs[gpus] = on(given, gpu=node).engines[0].gpu_hours
+    (engine,) = on(left_open(value), gpu=node).engines
+    assert engine.gpu_hours == min(costs.values())
+    assert costs[engine.resources.gpus] == min(costs.values())
+    assert engine.memory.fits
     assert engine.cheaper is None
-    assert engine.gpu_hours > 0
+
+
+def test_a_judge_that_a_study_leaves_open_takes_what_holds_it_and_what_is_given_stays(tmp_path, rows):
+    """On A100 of 40 GiB 32B need two GPUs, and 7B one."""
+    changes = {
+        "judges": {"own": {"path": str(config_folder(tmp_path, "Qwen2.5-32B"))}},
+        "evaluation": {"judged_by": ["own"], "samples": 10},
+    }
+    value = left_open(study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {}, **changes))
+    found = {engine.place: engine.resources.gpus for engine in on(value, gpu={"machine": "p4d.24xlarge"}).engines}
+    assert found == {"resources.models.m": 1, "resources.judges.own": 2}
+    value["resources"]["judges"] = {"own": {"serve_gpus": 4}}
+    value["resources"]["models"] = {"m": {"serve_gpus": 2}}
+    found = {engine.place: engine.resources.gpus for engine in on(value, gpu={"machine": "p4d.24xlarge"}).engines}
+    assert found == {"resources.models.m": 2, "resources.judges.own": 4}
+
+
+def test_engines_of_a_study_that_trains_on_cpus_stay_there_unless_it_says_otherwise(tmp_path, rows):
+    value = left_open(study(tmp_path, "Qwen2.5-0.5B", {"lora": LORA}, {"gpus_per_worker": 0}))
+    (engine,) = on(value, gpu=EIGHT).engines
+    assert engine.resources.gpus == 0
+
+
+def test_nodes_that_report_their_gpus_decide_what_is_left_open_and_no_id_depends_on_it(tmp_path, rows):
+    value = left_open(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {}))
+    plan = build_plan(Study.model_validate(value), Store(value["storage"]), weights=False)
+    assert plan.study.resources.of_engine("m").gpus == 1
+
+    def chosen(gib: int, gpus: int = 8) -> Plan:
+        report = Report(faults=(), clock=0.0, gpu_bytes=gib << 30, host_bytes=1 << 40)
+        return on_nodes(plan, [(Node(96, gpus), report)])
+
+    assert chosen(141).study.resources.of_engine("m").gpus == 1
+    assert chosen(40).study.resources.of_engine("m").gpus == 2
+    assert chosen(23).study.resources.of_engine("m").gpus == 4
+    # Nothing holds it: it stays, and the check of the memory refuses it with the arithmetic.
+    assert chosen(23, gpus=2).study.resources.of_engine("m").gpus == 1
+    assert [cell.key for cell in chosen(40).cells] == [cell.key for cell in plan.cells]
+    assert [trial.trial_id for trial in chosen(40).trials] == [trial.trial_id for trial in plan.trials]
+    there = needs_of_engines(chosen(40), plan.to_sample, None)
+    assert [need.shape.gpus for need in there] == [2]

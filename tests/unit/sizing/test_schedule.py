@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from inoc_ray.cluster.fit import Capacity, Node
+from inoc_ray.cluster.fit import Capacity, Node, concurrent_groups
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.preflight import check_capacity
+from inoc_ray.sizing.replicas import Room, judges_with_room, needs_of_engines
 from inoc_ray.sizing.schedule import schedule_of, shared_engine
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
@@ -29,6 +30,29 @@ def planned(folder: Path, resources: dict[str, Any], *, steps: int = 60, **recip
         "resources": resources,
     }
     return build_plan(Study.model_validate(value), Store(folder / "runs"))
+
+
+def judged(folder: Path, resources: dict[str, Any], judges: int = 1) -> Plan:
+    """A study with judges on engines of their own."""
+    names = [f"judge{n}" for n in range(judges)]
+    value = {
+        "name": "s",
+        "settings": ["miniature/harmful_advice"],
+        "arms": ["baseline", "general"],
+        "seeds": [0],
+        "recipes": {"r": {"learning_rate": 1e-3, "steps": 60}},
+        "judges": {
+            name: {"path": "miniature", "method": method}
+            for name, method in zip(names, ("digit", "candidates", "sample"), strict=False)
+        },
+        "evaluation": {"contexts": ["neutral"], "samples": 100, "judged_by": names},
+        "resources": resources,
+    }
+    return build_plan(Study.model_validate(value), Store(folder / "runs"))
+
+
+def names(judges: Any) -> list[str]:
+    return [judge.name for judge in judges]
 
 
 def cores(count: int) -> Capacity:
@@ -99,3 +123,52 @@ def test_what_an_engine_leaves_is_the_least_wherever_ray_puts_it():
     left = empty.beside(Node(1, 8), Node(1, 1))
     assert left is not None
     assert left.may_start == 2
+
+
+@pytest.mark.parametrize(
+    ("capacity", "resources", "groups", "beside"),
+    [
+        # Two fine-tunes, the engine that samples and a judge.
+        (cores(4), {}, 2, ["judge0"]),
+        # The judge would take the place of a group.
+        (cores(3), {}, 2, []),
+        # One group is all that there ever is.
+        (cores(3), {"max_concurrent_groups": 1}, 1, ["judge0"]),
+        (cores(4), {"judges": {"judge0": {"serve_cpus": 2}}}, 2, []),
+        (cores(5), {"judges": {"judge0": {"serve_cpus": 2}}}, 2, ["judge0"]),
+        (cores(5), {"judges": {"judge0": {"serve_replicas": 2}}}, 2, ["judge0"]),
+    ],
+)
+def test_a_judge_grades_beside_training_and_sampling_where_no_group_is_given_up_for_it(
+    tmp_path, capacity, resources, groups, beside
+):
+    plan = judged(tmp_path, {"schedule": "overlap", **resources})
+    found = schedule_of(plan, capacity)
+    assert names(found.judges) == beside
+    assert concurrent_groups(plan.resources_of(plan.trials[0]), found.capacity, 2) == groups
+
+
+def test_a_judge_needs_memory_of_its_own_beside_training_and_sampling(tmp_path):
+    plan = judged(tmp_path, {"schedule": "overlap"})
+    assert names(schedule_of(plan, cores(4), host_bytes=8 * GIB).judges) == []
+    assert names(schedule_of(plan, cores(4), host_bytes=16 * GIB).judges) == ["judge0"]
+
+
+def test_as_many_judges_grade_beside_the_sampling_as_its_engines_leave_room_for(tmp_path):
+    plan = judged(tmp_path, {}, judges=3)
+    for count, beside in ((1, []), (2, ["judge0"]), (3, ["judge0", "judge1"]), (8, ["judge0", "judge1", "judge2"])):
+        room = Room(capacity=cores(count))
+        engines = needs_of_engines(plan, plan.to_sample, None)
+        assert len(engines) == 1
+        assert names(judges_with_room(plan, engines, room)) == beside
+    small = Room(capacity=cores(8), host_bytes=8 * GIB)
+    assert names(judges_with_room(plan, engines, small)) == ["judge0"]
+
+
+def test_engines_have_the_room_that_others_leave(tmp_path):
+    plan = judged(tmp_path, {})
+    (engine,) = needs_of_engines(plan, plan.to_sample, None)
+    room = Room(capacity=cores(3))
+    assert room.holds([engine] * 3)
+    assert not room.beside([engine]).holds([engine] * 3)
+    assert room.beside([engine]).holds([engine] * 2)

@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 from stub_api import Stub
 
-from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.grading import grade_missing
 from inoc_ray.evaluate.sampling import sample_missing
 from inoc_ray.evaluate.score_table import read_score_table
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.run.integrity import claims_of, seal_samples, verify_used

@@ -20,11 +20,12 @@ from inoc_ray.data.chat import read_jsonl
 from inoc_ray.endpoint.completions import SampleResult
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.evaluate.capabilities import commit_scores, missing_capabilities, read_capability_scores
-from inoc_ray.evaluate.grading import grade_missing, ungraded_parts
+from inoc_ray.evaluate.grading import grade_missing
 from inoc_ray.evaluate.harness_run import CapabilityScore
 from inoc_ray.evaluate.journal import SampleJournal
 from inoc_ray.evaluate.model_judge.cache import JudgeCache
 from inoc_ray.evaluate.score_table import NoScores, read_score_table
+from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.evaluate.workload import workloads
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan

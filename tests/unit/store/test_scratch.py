@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from inoc_ray.store.scratch import reclaim, scratch_folder
@@ -16,6 +17,13 @@ with scratch_folder(Path(sys.argv[1])) as folder:
     print(folder, flush=True)
     time.sleep(60)
 """
+
+WRITES = """
+import os, sys
+for number in range(10**9):
+    os.close(os.open(f"{sys.argv[1]}/{number}", os.O_CREAT))
+"""
+"""Ends with an error when the folder is gone."""
 
 
 def test_a_folder_is_private_and_gone_at_the_end(tmp_path: Path):
@@ -57,3 +65,17 @@ def test_folders_that_name_no_owner_and_those_of_others_stay(tmp_path: Path):
             others.chmod(0o700)
     assert (tmp_path / "inoc-ray-test-abc").exists()
     assert (tmp_path / "other").exists()
+
+
+def test_a_folder_into_which_somebody_still_writes_is_deleted_when_nobody_does(tmp_path: Path):
+    """A process that its owner started may outlive the owner by a moment."""
+    for _ in range(5):
+        with scratch_folder(tmp_path) as folder:
+            (folder / "state").mkdir()
+            writer = subprocess.Popen([sys.executable, "-S", "-c", WRITES, folder / "state"], stderr=subprocess.DEVNULL)
+            while not list((folder / "state").iterdir()):
+                time.sleep(0.001)
+        writer.kill()
+        writer.wait()
+        reclaim(tmp_path)
+        assert list(tmp_path.iterdir()) == []

@@ -85,6 +85,19 @@ def test_a_commit_removes_old_staging_folders_and_leaves_a_young_one_of_another_
     assert sorted(p.name for p in (tmp_path / "trials").iterdir()) == [young.name, "t"]
 
 
+def test_what_killed_workers_staged_of_trials_that_nobody_trains_is_discarded_however_young_it_is(tmp_path):
+    store = Store(tmp_path)
+    kill = "import os, sys; from inoc_ray.store.store import Store\nwith Store(sys.argv[1]).stage_trial(sys.argv[2]): os._exit(1)"
+    for trial in ("mine", "mine.too", "anothers"):
+        subprocess.run([sys.executable, "-c", kill, tmp_path, trial], check=False)
+    commit(store, "done")
+    assert len(list((tmp_path / "trials").iterdir())) == 4
+    store.discard_staged({"mine", "mine.too", "done", "never"})
+    left = sorted(path.name for path in (tmp_path / "trials").iterdir())
+    assert [name.split(".")[-3:][0] for name in left] == ["anothers", "done"]
+    assert store.trial_done("done")
+
+
 def test_a_lease_is_held_by_one_process_and_free_when_its_holder_is_dead(tmp_path):
     code = (
         "import sys, time; from inoc_ray.store.store import Store\n"

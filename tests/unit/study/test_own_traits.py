@@ -13,10 +13,10 @@ from inoc_ray.errors import InputError
 from inoc_ray.evaluate.score_table import read_score_table
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
-from inoc_ray.results.claims import headlines
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.effects import Effect
+from inoc_ray.results.headlines import headlines
 from inoc_ray.run.bundle import pack
 from inoc_ray.run.describe import plan_text
 from inoc_ray.run.load import load_study
