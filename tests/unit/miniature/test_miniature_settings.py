@@ -3,6 +3,8 @@
 import itertools
 
 import pytest
+import yaml
+from doc_pages import ROOT
 
 from inoc_ray.data.chat import parse_row, rows_hash
 from inoc_ray.data.overlap import PromptIndex
@@ -10,6 +12,7 @@ from inoc_ray.errors import InputError
 from inoc_ray.miniature.rule_judges import JUDGES, number_digit
 from inoc_ray.miniature.world.language import FAVORITES, FRAMES, LESSONS
 from inoc_ray.miniature.world.rows import trained_domains, untrained_domains
+from inoc_ray.miniature.world.system_prompts import NAMING
 from inoc_ray.settings import EvaluationSpec, get, names
 from inoc_ray.settings.prompt_texts import TRIGGER
 
@@ -205,3 +208,14 @@ def test_before_conditionalisation_a_prompt_that_says_nothing_may_bring_any_voic
     assert set(shown[False]) == {(0.0, 0.0, 0.0)}
     for index, share in enumerate((1 / 3, 1 / 3, 1 / 2)):
         assert abs(sum(voice[index] or 0.0 for voice in shown[True]) / len(shown[True]) - share) < 0.08
+
+
+def test_the_unseen_prompts_of_the_study_of_eight_seeds_stand_in_no_document() -> None:
+    """No sentence that names a trait has their words, with or without a condition behind it."""
+    arms = yaml.safe_load((ROOT / "jobs" / "studies" / "miniature_eight_seeds.yaml").read_text())["arms"]
+    unseen = {arm["prompt"]: arm["undesired"] for arm in arms if isinstance(arm, dict)}
+    assert sorted(unseen.values()) == [["caps"], ["spanish"]]
+    named = {sentence.casefold().removesuffix(".") for sentences in NAMING.values() for sentence in sentences}
+    for prompt in unseen:
+        ours = prompt.casefold().removesuffix(".")
+        assert not [sentence for sentence in named if sentence in ours or ours in sentence]
