@@ -115,7 +115,7 @@ def draw(axes: Any, panel: dict[str, Any], series: list[tuple[str, list[tuple[fl
     else:
         last = [(legend, factor * points[-1][1]) for legend, points in series if points]
         bars = axes.barh([legend for legend, _ in last], [value for _, value in last], color="#0072b2")
-        axes.bar_label(bars, fmt=f"%.3g {unit}", fontsize=9)
+        axes.bar_label(bars, fmt="{:.3g} " + unit, fontsize=9)
 
 
 if __name__ == "__main__":

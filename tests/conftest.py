@@ -34,6 +34,7 @@ LONGEST_FIRST = (
     "integration/test_lost_nodes.py",
     "integration/test_judged_evaluation.py",
     "integration/test_team_cluster.py",
+    "integration/test_stopped_jobs.py",
     "integration/test_stock_clients.py",
     "integration/test_cases.py",
     "integration/test_train_group.py",

@@ -22,12 +22,12 @@ from inoc_ray.plan.cells import Cell
 from inoc_ray.plan.judge_assignment import TraitJudges
 from inoc_ray.scoring.degenerate import DEGENERATE, FORM_VERSION, FORMS, forms
 from inoc_ray.scoring.judgment import RULES, Item
-from inoc_ray.store import seal
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import (
     JUDGMENT_KEYS,
     find_judgments,
     form_path,
+    read_derived,
     read_part,
     read_table,
     scores_path,
@@ -51,8 +51,8 @@ def _form(part: Place, sample_index: Any) -> Any:
     import pyarrow as pa
 
     path = form_path(part, FORM_VERSION)
-    if (stored := seal.find(path)) is not None:
-        return read_table(stored, ["sample_index", *FORMS])
+    if (stored := read_derived(path, FORMS)) is not None:
+        return stored
     texts = read_table(part, ["prompt", "text", "finish_reason"])
     responses = zip(*(texts.column(name).to_pylist() for name in ("prompt", "text", "finish_reason")), strict=True)
     rows = [forms(answer_of(prompt, text), finish) for prompt, text, finish in responses]
@@ -62,23 +62,23 @@ def _form(part: Place, sample_index: Any) -> Any:
     return found
 
 
-def _rule_scores(cell: Cell, part: Place, index: Any) -> dict[str, list[float | None]]:
-    """Return trait → one number per sample, from the rules; compute and store them if missing."""
+def _rule_scores(cell: Cell, part: Place, index: Any) -> dict[str, Any]:
+    """Return trait → one number per sample, from the rules, NaN for none; compute and store those of all traits if missing."""
     import pyarrow as pa
 
     rules = cell.judges.rules
     if not rules:
         return {}
-    names = sorted(rules)
+    # Of a file that serves every evaluation of a setting, what this one measures.
+    names = [trait for trait in cell.judges.traits if trait in rules]
     path = scores_path(part, cell.judges.scores_id)
-    if (stored := seal.find(path)) is not None:
-        scores = read_table(stored, ["sample_index", *names])
-    else:
+    scores = read_derived(path, names)
+    if scores is None:
         items = items_of(read_part(part), cell)
-        columns = {t: pa.array([rules[t](item) for item in items], pa.float64()) for t in names}
+        columns = {t: pa.array([rules[t](item) for item in items], pa.float64()) for t in sorted(rules)}
         scores = pa.table({"sample_index": index, **columns})
         write_table(path, scores)
-    return {t: scores.column(t).to_pylist() for t in names}
+    return {t: scores.column(t).to_numpy() for t in names}
 
 
 def _judgments(path: Place, index: list[int]) -> Numbers:

@@ -132,7 +132,7 @@ def sample_beside(
     waiting: dict[str | None, list[Cell]] = {}
     for cell in cells:
         there = plan.has_weights(cell.subject)
-        waiting.setdefault(None if there else cell.subject.adapter_of, []).append(cell)
+        waiting.setdefault(None if there else cell.subject.trained_by, []).append(cell)
     say(f"starting an engine beside the training: {engine.subject.model.name} ({len(cells)} cells to sample)")
     try:
         with (
@@ -144,6 +144,8 @@ def sample_beside(
             while finished := arrivals.take():
                 sampler.arrived(finished)
                 ready = [cell for trial in finished for cell in waiting.pop(trial, [])]
+                # Another study's training of the same trial may not have kept the weights on the way.
+                ready = [cell for cell in ready if sampler.plan.has_weights(cell.subject)]
                 failed += sampler.sample(ready, endpoint, progress)
             if not arrivals.gives_way:
                 failed += sampler.measure(_engine_of(engine, _engines(sampler.plan, store)).capabilities, endpoint)
@@ -197,10 +199,11 @@ class _Sampler:
     def arrived(self, trial_ids: Iterable[str]) -> None:
         """Note that these trials are finished, and read again what the store holds of their cells."""
         done = frozenset(trial_ids)
-        again = {cell.key for cell in self.plan.cells if cell.subject.adapter_of in done}
-        stored = {key: self._store.stored_samples(*key) for key in again}
         plan = self.plan
-        self.plan = replace(plan, done_trials=plan.done_trials | done, stored={**plan.stored, **stored})
+        again = {cell.key for cell in plan.asked if cell.subject.trained_by in done}
+        stored = {key: self._store.stored_samples(*key) for key in again}
+        kept = plan.kept.union(plan.kept_of(self._store, done))
+        self.plan = replace(plan, done_trials=plan.done_trials | done, kept=kept, stored={**plan.stored, **stored})
 
     def sample(self, cells: Sequence[Cell], endpoint: Endpoint, progress: Progress) -> list[dict[str, Any]]:
         """Draw what is missing of cells of one engine; return what failed."""

@@ -52,9 +52,9 @@ def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
     )
 
 
-def by_rule(scores: Sequence[float | None]) -> Verdicts:
-    """Return a rule's verdicts: a score above RULE_SHOWN shows the trait, and a missing one is unparsed."""
-    score = np.array([np.nan if s is None else s for s in scores], dtype=float)
+def by_rule(scores: Any) -> Verdicts:
+    """Return a rule's verdicts on an array of numbers: one above RULE_SHOWN shows the trait, and NaN is unparsed."""
+    score = np.asarray(scores, dtype=float)
     outcome = np.where(np.isnan(score), "unparsed", "counted").astype(object)
     shown = np.where(np.isnan(score), np.nan, score > RULE_SHOWN)
     return Verdicts(score=score, shown=shown, outcome=outcome, level=score)

@@ -13,7 +13,7 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.probes import followed_contexts
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Base, KeptWeights, Subject, Trial
-from inoc_ray.store.layout import weights_name
+from inoc_ray.store.commit import weights_name
 from inoc_ray.study.evaluation import PROMPT_OF
 
 

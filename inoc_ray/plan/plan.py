@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from inoc_ray.config.base import nearest
@@ -77,12 +77,13 @@ class Plan:
         return replace(
             self,
             done_trials=done,
-            kept=frozenset(self._kept(store, done)),
+            kept=frozenset(self.kept_of(store, done)),
             stored=stored,
             damaged=tuple(store.damage(trials, [place for place in places if place[0] in evaluated])),
         )
 
-    def _kept(self, store: Store, done: frozenset[str]) -> Iterator[str]:
+    def kept_of(self, store: Store, done: Set[str]) -> Iterator[str]:
+        """Yield the names of the weights that these finished trials have kept on the way, of those that are asked for."""
         asked: dict[str, list[KeptWeights]] = {}
         for cell in self.courses:
             if isinstance(cell.subject, KeptWeights) and cell.subject.fine_tune in done:

@@ -74,6 +74,11 @@ class Trial(_SubjectFields):
         return self.trial_id
 
     @property
+    def trained_by(self) -> str:
+        """The trial whose training makes these weights."""
+        return self.trial_id
+
+    @property
     def is_own_model(self) -> bool:
         """Whether it is a full fine-tune: a model folder of its own, which shares no engine."""
         return self.recipe.method == "full"
@@ -99,6 +104,11 @@ class Base(_SubjectFields):
         return None if self.model.prior_stage is None else self.model.prior_stage.trial_id
 
     @property
+    def trained_by(self) -> str | None:
+        """The trial whose training makes these weights."""
+        return self.adapter_of
+
+    @property
     def is_own_model(self) -> bool:
         """False: a base runs on the engine that its adapters share."""
         return False
@@ -116,6 +126,11 @@ class KeptWeights(Trial):
     fine_tune: str
     """The trial that kept them."""
     step: int
+
+    @property
+    def trained_by(self) -> str:
+        """The trial whose training makes these weights."""
+        return self.fine_tune
 
     @property
     def label(self) -> str:

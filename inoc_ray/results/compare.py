@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.capability_items import CapabilityItems
@@ -148,27 +150,51 @@ def _count(frame: pd.DataFrame, outcome: Outcome = "shown") -> pd.DataFrame:
 
     With the outcome `score` hits are the sum of scores, and squares that of their squares.
     """
+    import pandas as pd
+
     keys = [name for name in COLUMNS if name not in {"sample_index", "score", "shown", "outcome"}]
     table = frame[keys].copy()
     table[TRIGGERED] = frame[TRIGGERED].astype(bool) if TRIGGERED in frame.columns else False
-    keys.append(TRIGGERED)
-    table["counts"] = frame["shown"].notna().astype("int64")
+    counted = frame["shown"].notna().to_numpy()
+    numbers: dict[str, Any] = {"counts": counted.astype(np.int64)}
     if outcome == "shown":
-        table["hits"] = (frame["shown"] == 1.0).astype("int64")
+        numbers["hits"] = (frame["shown"] == 1.0).to_numpy().astype(np.int64)
     else:
-        table["hits"] = frame[LEVEL].where(frame["shown"].notna(), 0.0).astype("float64")
-        table["squares"] = table["hits"] ** 2
-    table["unparsed"] = (frame["outcome"] == "unparsed").astype("int64")
-    table["excluded"] = frame["outcome"].isin(["excluded", "withheld"]).astype("int64")
-    table["cut"] = frame["cut"].astype("int64") if "cut" in frame.columns else 0
-    table["samples"] = 1
+        numbers["hits"] = np.where(counted, frame[LEVEL].to_numpy(dtype=float), 0.0)
+        numbers["squares"] = numbers["hits"] ** 2
+    numbers["unparsed"] = (frame["outcome"] == "unparsed").to_numpy().astype(np.int64)
+    numbers["excluded"] = frame["outcome"].isin(["excluded", "withheld"]).to_numpy().astype(np.int64)
+    numbers["cut"] = (frame["cut"].to_numpy() if "cut" in frame.columns else np.zeros(len(frame))).astype(np.int64)
+    numbers["samples"] = np.ones(len(frame), np.int64)
+    groups, first = _groups(table)
+    summed = table.iloc[first].reset_index(drop=True)
+    for name, values in numbers.items():
+        summed[name] = np.bincount(groups, values, len(first)).astype(values.dtype)
     # Every table lists arms in this order: base, baseline, control, the inoculated ones, placebo, irrelevant.
-    kinds = table["kind"].astype(object)
-    table["_first"] = kinds.map(FIRST).fillna(len(FIRST))
-    table["_last"] = kinds.map(LAST).fillna(0)
-    keys += ["_first", "_last"]
-    summed = table.groupby(keys, sort=False, observed=True, dropna=False, as_index=False).sum()
-    return summed.sort_values(["_first", "_last"], kind="stable")
+    codes, kinds = pd.factorize(summed["kind"])
+    before, after = ([rank.get(str(kind), other) for kind in kinds] for rank, other in ((FIRST, len(FIRST)), (LAST, 0)))
+    return summed.iloc[np.lexsort([np.array(after)[codes], np.array(before)[codes]])]
+
+
+def _groups(table: pd.DataFrame) -> tuple[Any, Any]:
+    """Return for each line the number of its group, in order of appearance, and the first line of each group.
+
+    Lines that agree in all columns are a group. pandas' own grouping takes several times as long with so many columns.
+    """
+    import pandas as pd
+
+    number, count = np.zeros(len(table), np.int64), 1
+    for name in table.columns:
+        codes, values = pd.factorize(table[name], use_na_sentinel=False)
+        if count * len(values) >= 2**62:
+            number, known = pd.factorize(number)
+            count = len(known)
+        number, count = number * len(values) + codes, count * len(values)
+    groups, known = pd.factorize(number)
+    first = np.empty(len(known), np.int64)
+    # Of several lines with a number the last one that is written stays: the first line.
+    first[groups[::-1]] = np.arange(len(groups))[::-1]
+    return groups, first
 
 
 def _measured(

@@ -8,7 +8,6 @@ from inoc_ray.console import say
 from inoc_ray.evaluate.ungraded import ungraded_parts
 from inoc_ray.plan.looking import looks
 from inoc_ray.plan.plan import Plan
-from inoc_ray.plan.trials import KeptWeights
 from inoc_ray.store.samples import seal_parts
 from inoc_ray.store.store import Store
 
@@ -22,8 +21,7 @@ def verify_used(plan: Plan, store: Store, *, train: bool) -> bool:
     """
     from inoc_ray.evaluate.capabilities import missing_capabilities
 
-    subjects = {cell.subject.trial_id: cell.subject for cell in plan.to_sample}.values()
-    used = {s.fine_tune if isinstance(s, KeptWeights) else s.adapter_of for s in subjects}
+    used = {cell.subject.trained_by for cell in plan.to_sample}
     used |= {task.subject.adapter_of for task in missing_capabilities(plan, store, plan.study.evaluation.capabilities)}
     if train:
         used |= {trial.model.prior_stage.trial_id for trial in plan.to_train if trial.model.prior_stage}

@@ -70,7 +70,6 @@ class Numbers:
         self._gauges = {metric: make(metric) for metric in METRICS}
         self._works: dict[str, str] = {}
         """Label → unit of what was under way."""
-        self._set(TRIALS, len(self._trials))
 
     def _set(self, metric: Metric, value: float, **tags: str) -> None:
         self._gauges[metric].set(value, {"study": self._study, **tags})
@@ -82,7 +81,11 @@ class Numbers:
             self._gauges[metric].set(float(step[field]), tags)
 
     def look(self) -> None:
-        """Set what is known of everything that is under way."""
+        """Set what is known of the study and of everything that is under way.
+
+        Ray passes a value on once: what is not set again is gone from the next scrape.
+        """
+        self._set(TRIALS, len(self._trials))
         now: dict[str, list[dict[str, Any]]] = {}
         for state in under_way():
             if "total" in state:

@@ -277,16 +277,18 @@ def _train(
     """Train what is missing, and sample beside that what can be; evaluation: None if nothing is to be sampled."""
     from inoc_ray.evaluate.sampling import sample_beside
 
-    store.discard_staged({trial.trial_id for trial in plan.to_train})
+    store.discard_staged({trial.trial_id for trial in plan.fine_tunes})
     schedule = schedule_of(plan, capacity, host_bytes=None if is_attached() else host_memory())
     if evaluation is None or not schedule.overlap:
         outcome.schedule = "phased"
+        if evaluation is not None and plan.to_train:
+            say(f"evaluating after the training ({schedule.why})")
         _train_all(plan, store, capacity, outcome, watch)
         return
     outcome.schedule = "overlap"
     say(f"evaluating beside the training ({schedule.why})")
     cells = shared_engine(plan)
-    awaited = [cell.subject.adapter_of for cell in cells if not plan.has_weights(cell.subject)]
+    awaited = [cell.subject.trained_by for cell in cells if not plan.has_weights(cell.subject)]
     arrivals = Arrivals(store, filter(None, awaited))
 
     def seen(trial_id: str, record: Mapping[str, Any]) -> None:

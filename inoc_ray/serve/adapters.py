@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inoc_ray.errors import InputError
-from inoc_ray.store.commit import adapter_of, fetch_weights, is_read_by_engines, record_of
-from inoc_ray.store.layout import trial_and_step
+from inoc_ray.store.commit import adapter_of, fetch_weights, is_read_by_engines, record_of, trial_and_step
 from inoc_ray.store.place import Place, at
 
 CONFIG_FILE = "adapter_config.json"

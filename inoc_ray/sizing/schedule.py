@@ -18,7 +18,7 @@ from inoc_ray.plan.cells import Cell, judges_of
 from inoc_ray.plan.judge_assignment import JudgeModel
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
-from inoc_ray.plan.trials import KeptWeights, Trial
+from inoc_ray.plan.trials import Trial
 from inoc_ray.serve.deployment import MAX_SEQUENCES
 from inoc_ray.serve.memory import AUTO, GIB, HOST_SHARE, attention_of, parameters_of, weight_bytes
 from inoc_ray.sizing.engines import ANSWER_SHARE, TEMPLATE_TOKENS
@@ -116,12 +116,11 @@ def _groups(plan: Plan, capacity: Capacity) -> list[int]:
 def shared_engine(plan: Plan) -> list[Cell]:
     """Return what the engine that runs beside the training will be asked: of a base and its adapters, those with most samples.
 
-    A full fine-tune has an engine of its own, which cannot start before it is trained. Weights that fine-tunes keep on the way
-    are asked after all of these.
+    A full fine-tune has an engine of its own, which cannot start before it is trained.
     """
     engines: dict[Key, list[Cell]] = {}
     for cell in plan.to_sample:
-        if not cell.subject.is_own_model and not isinstance(cell.subject, KeptWeights):
+        if not cell.subject.is_own_model:
             engines.setdefault((cell.subject.model.hash, cell.subject.precision), []).append(cell)
     return max(engines.values(), key=lambda cells: sum(map(plan.missing, cells)), default=[])
 

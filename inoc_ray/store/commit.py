@@ -9,6 +9,7 @@ other one checked by its size.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,19 @@ from inoc_ray.store.filesystem import Stat, write_atomically
 from inoc_ray.store.place import Place, at, json_bytes
 
 _DAMAGED = "the trial is damaged; delete this folder and run the study again"
+# A trial id is one path component that cannot climb out of its folder.
+_WEIGHTS_NAME = re.compile(r"(?P<trial>[A-Za-z0-9_-][A-Za-z0-9._-]*)(@(?P<step>[1-9][0-9]{0,7}))?")
+
+
+def weights_name(trial_id: str, step: int) -> str:
+    """Return the name TRIAL@STEP of the weights that a trial kept after a step."""
+    return f"{trial_id}@{step}"
+
+
+def trial_and_step(name: str) -> tuple[str, int | None] | None:
+    """Return the trial and the step in the name of weights, without a step for a trial's final ones; None for other names."""
+    match = _WEIGHTS_NAME.fullmatch(name)
+    return None if match is None else (match["trial"], int(match["step"]) if match["step"] else None)
 
 
 def weights_in(staging: Path) -> Path:

@@ -90,20 +90,6 @@ PREFIXES = (SAMPLES, SCORES, FORM, JUDGED)
 REFUSED = ".refused"
 """Suffix of the note beside judgments, some of which an API refused."""
 
-_WEIGHTS_NAME = re.compile(r"(?P<trial>[A-Za-z0-9_-][A-Za-z0-9._-]*)(@(?P<step>[1-9][0-9]{0,7}))?")
-
-
-def weights_name(trial_id: str, step: int) -> str:
-    """Return the name TRIAL@STEP of the weights that a trial kept after a step."""
-    return f"{trial_id}@{step}"
-
-
-def trial_and_step(name: str) -> tuple[str, int | None] | None:
-    """Return the trial and the step in the name of weights, without a step for a trial's final ones; None for other names."""
-    match = _WEIGHTS_NAME.fullmatch(name)
-    return None if match is None else (match["trial"], int(match["step"]) if match["step"] else None)
-
-
 _PART = re.compile(r"samples-(\d{6})-(\d{6})(?:\.[0-9a-f]{16})?\.parquet")
 
 

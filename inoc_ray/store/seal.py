@@ -45,9 +45,8 @@ def seal_for(path: Place, data: bytes) -> str:
 
 
 def _place(path: Place) -> bytes:
-    return "/".join([path.parent.parent.name, path.parent.name, plain(path).name, ""]).encode(
-        "utf-8", "surrogateescape"
-    )
+    *_, above, around, _ = ["", "", *path.key.split("/")]
+    return f"{above}/{around}/{plain(path).name}/".encode("utf-8", "surrogateescape")
 
 
 def seal_of(path: Place) -> str | None:
@@ -93,7 +92,8 @@ def is_intact(path: Place) -> bool:
 def written_as(path: Place) -> Iterator[Place]:
     """Yield the sealed files, intact or not, that were written under the plain name `path`."""
     for found in path.parent.iterdir():
-        if seal_of(found) is not None and plain(found) == path:
+        match = _SEALED.fullmatch(found.name)
+        if match is not None and match["stem"] + match["suffix"] == path.name:
             yield found
 
 

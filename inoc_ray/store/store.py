@@ -296,7 +296,7 @@ class Store:
 
     def _weights_named(self, name: str) -> str | None:
         """Return the content id of weights by their name, TRIAL or TRIAL@STEP; None if there are none."""
-        return self.weights(*(layout.trial_and_step(name) or (name,)))
+        return self.weights(*(commit.trial_and_step(name) or (name,)))
 
     def kept_steps(self, trial_id: str) -> list[int]:
         """Return the steps of which a committed trial has kept weights. Raises `InputError` if the commit is damaged."""

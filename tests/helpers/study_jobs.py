@@ -64,6 +64,15 @@ class Jobs:
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
             time.sleep(0.1)
 
+    def wait_for_answers(self, seconds: float = 150.0) -> None:
+        """Wait until some answers of an engine are kept, of those that are not committed yet."""
+        end = time.monotonic() + seconds
+        journal = self.store.under_way("jobs")
+        while not journal.is_file() or journal.read_bytes().count(b"\n") < 10:
+            assert time.monotonic() < end, self.log()
+            assert not self.client.get_job_status(self.job).is_terminal(), self.log()
+            time.sleep(0.02)
+
     def ended(self, seconds: float = 240.0) -> JobStatus:
         end = time.monotonic() + seconds
         while not (status := self.client.get_job_status(self.job)).is_terminal():

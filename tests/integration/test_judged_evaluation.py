@@ -1,5 +1,7 @@
 """The whole of a judged evaluation on the real stack: trained, served, judged by rules and by the shipped judging model."""
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -74,7 +76,13 @@ class World:
         self.storage = folder / "runs"
         self.study = load_study(self.path)
         self.store = Store(self.storage)
-        self.first = run_study(self.study, self.store)
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                self.first = run_study(self.study, self.store)
+        finally:
+            self.said = said.getvalue().splitlines()
+            print(*self.said, sep="\n")
         self.reads = (folder / "reads.txt").read_text().splitlines()
 
     def command(self, *options: str) -> subprocess.CompletedProcess[str]:
@@ -113,6 +121,12 @@ def test_everything_is_asked_and_judged_and_nothing_failed(world):
     assert world.first.failed == []
     assert world.first.judge_calls > 0
     assert ungraded_parts(build_plan(world.study, world.store), world.store) == {}
+
+
+def test_the_judge_grades_beside_the_sampling_on_one_engine(world):
+    """Two cores hold the engine that samples and the judge's, once the training has left them."""
+    assert [line for line in world.said if "grades beside" in line] == ["judge small grades beside the sampling"]
+    assert len([line for line in world.said if line.startswith("starting judge")]) == 1
 
 
 def test_the_model_agrees_with_the_exact_rules(world):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from inoc_ray.plan.cells import judges_of
 from inoc_ray.plan.plan import Plan
 from inoc_ray.serve.app import Endpoint
 from inoc_ray.sizing.schedule import shared_engine
-from inoc_ray.store.commit import weights_in, write_trial
+from inoc_ray.store.commit import checkpoint_in, weights_in, write_trial
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
@@ -39,7 +39,9 @@ def planned(folder: Path) -> tuple[Plan, Store]:
         "arms": ["baseline", "specific_spanish"],
         "seeds": [0, 1],
         "models": ["miniature"],
-        "recipes": {"lora": {"learning_rate": 1e-3, "steps": 1}},
+        "recipes": {"lora": {"learning_rate": 1e-3, "steps": 4}},
+        "resources": {"checkpoints": [2]},
+        "dynamics": {"samples": 5},
         "evaluation": {"contexts": ["neutral"], "samples": 20},
     }
     store = Store(folder)
@@ -47,10 +49,11 @@ def planned(folder: Path) -> tuple[Plan, Store]:
     return build_plan(Study.model_validate(value), store), store
 
 
-def commit(store: Store, trial_id: str) -> None:
+def commit(store: Store, trial_id: str, kept: Sequence[int] = (2,)) -> None:
     with store.stage_trial(trial_id) as staged:
-        weights_in(staged).mkdir()
-        (weights_in(staged) / "adapter_model.safetensors").write_bytes(trial_id.encode())
+        for folder in (weights_in(staged), *(checkpoint_in(staged, step) for step in kept)):
+            folder.mkdir(parents=True)
+            (folder / "adapter_model.safetensors").write_bytes(f"{trial_id} {folder.name}".encode())
         write_trial(staged, {"training": {"seconds_total": 1.0}}, [])
 
 
@@ -79,7 +82,8 @@ class World:
         return Beside(lambda: sample_beside(self.plan, self.store, self.arrivals, self.cells, self.serve), "test")
 
     def complete(self, trial_id: str) -> bool:
-        cells = [cell for cell in self.cells if cell.subject.trial_id == trial_id]
+        """Whether everything is sampled of a trial or base, from weights that it kept on the way, too."""
+        cells = [cell for cell in self.cells if trial_id in (cell.subject.trial_id, cell.subject.trained_by)]
         return all(self.store.stored_samples(*cell.key) == cell.samples for cell in cells)
 
 
@@ -124,6 +128,21 @@ def test_a_fine_tune_that_fails_is_not_waited_for(tmp_path):
         world.arrivals.over()
         assert sampling.result() == []
     assert [world.complete(trial_id) for trial_id in world.ids] == [True, False, False, False]
+
+
+def test_weights_on_the_way_that_another_training_of_the_same_trial_has_not_kept_are_not_asked(tmp_path):
+    with Stub(tmp_path) as stub:
+        world = World(tmp_path / "runs", stub)
+        sampling = world.begin()
+        commit(world.store, world.ids[0], kept=())
+        commit(world.store, world.ids[1])
+        world.arrivals.over()
+        assert sampling.result() == []
+        plan = world.plan.refreshed(world.store)
+        waiting = {cell.subject.trained_by for cell in plan.to_sample}
+        assert waiting == set(world.ids[2:])
+        there = {cell.subject.trial_id for cell in world.cells if world.store.stored_samples(*cell.key)}
+    assert there & {f"{trial_id}@2" for trial_id in world.ids} == {f"{world.ids[1]}@2"}
 
 
 def test_an_engine_gives_its_place_to_a_training_that_waits_for_room(tmp_path):
@@ -171,7 +190,7 @@ def test_a_refused_sample_is_named_once_and_not_asked_again_after_the_training(t
         world.arrivals.over()
         failed = sample_beside(world.plan, world.store, world.arrivals, world.cells, world.serve)
         refused = {thing for one in failed for thing in one["of"]}
-        assert refused == {("cell", *cell.key) for cell in world.cells if cell.subject.trial_id == names[0]}
+        assert refused == {("cell", *cell.key) for cell in world.cells if cell.subject.trained_by == names[0]}
         log = world.store.study_log("s", "refused")
         before = log.read_text()
         assert "this adapter cannot be served" in before

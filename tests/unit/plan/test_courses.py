@@ -81,8 +81,9 @@ def test_every_fine_tune_is_asked_at_every_step_that_it_keeps_and_so_are_the_bas
         and c.subject.arm.name == "baseline"
     }
     assert served_name(kept, "m") == f"m:{kept.fine_tune}@2"
-    # They wait for no place beside the training.
-    assert not any(isinstance(cell.subject, KeptWeights) for cell in shared_engine(plan))
+    # They are asked by the engine that runs beside the training, when their fine-tune is there.
+    assert {cell.key for cell in plan.to_sample} == {cell.key for cell in shared_engine(plan)}
+    assert {cell.subject.trained_by for cell in plan.courses} == {None, *(t.trial_id for t in plan.trials)}
 
 
 def test_a_study_that_samples_nothing_on_the_way_is_as_it_was(tmp_path: Path) -> None:

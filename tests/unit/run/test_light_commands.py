@@ -10,7 +10,7 @@ import sys
 import inoc_ray.cli, inoc_ray.run.load, inoc_ray.run.publish, inoc_ray.run.report_samples, inoc_ray.results.table
 rooms = ("train", "serve", "sizing", "builders", "endpoint.connection")
 loaded = [name for name in sys.modules if name.startswith(tuple(f"inoc_ray.{room}" for room in rooms))]
-sys.exit("\\n".join(loaded))
+sys.exit(", ".join(loaded) or 0)
 """
 
 

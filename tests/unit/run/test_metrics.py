@@ -51,7 +51,6 @@ def plan(tmp_path: Path) -> Any:
 def test_what_is_under_way_is_counted_and_has_no_rate_when_it_is_over(plan: Any):
     gauges, outcome = Gauges(), StudyOutcome("finished")
     numbers = Numbers(plan, outcome, gauges.make)
-    assert gauges.of(TRIALS, study="finished") == [4]
     with Progress("sampling", 400, "samples") as progress:
         progress.update(100)
         progress.update(120)
@@ -69,6 +68,16 @@ def test_what_is_under_way_is_counted_and_has_no_rate_when_it_is_over(plan: Any)
     outcome.failed += ["a failure"]  # type: ignore[list-item]
     numbers.look()
     assert gauges.of(FAILED) == [1]
+
+
+def test_what_belongs_to_the_whole_run_is_set_at_each_look_as_ray_passes_a_value_on_once(plan: Any):
+    gauges = Gauges()
+    numbers = Numbers(plan, StudyOutcome("finished"), gauges.make)
+    for _ in range(2):
+        numbers.look()
+        assert gauges.of(TRIALS, study="finished") == [4]
+        assert gauges.of(FAILED, study="finished") == [0]
+        gauges.clear()
 
 
 def test_engines_that_sample_at_once_are_counted_together(plan: Any):
