@@ -18,7 +18,7 @@ from typing import Any
 from inoc_ray import stopping
 from inoc_ray.cluster import nodes
 from inoc_ray.cluster.fit import DRIVER_RESOURCE, PRIVATE_RESOURCE, Capacity
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store.scratch import scratch_folder
 
 EXPECTED_MESSAGES = (
@@ -152,15 +152,25 @@ def _private(folder: Path) -> Iterator[Capacity]:
     before = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
     _use_token(folder)
     try:
-        with _ray(
-            address="local",
-            num_cpus=int(capacity.cpus),
-            num_gpus=int(capacity.gpus),
-            resources={DRIVER_RESOURCE: 10_000.0, PRIVATE_RESOURCE: 1.0},
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            _temp_dir=str(folder / "ray"),
-        ):
+        with contextlib.ExitStack() as stack:
+            start = _ray(
+                address="local",
+                num_cpus=int(capacity.cpus),
+                num_gpus=int(capacity.gpus),
+                resources={DRIVER_RESOURCE: 10_000.0, PRIVATE_RESOURCE: 1.0},
+                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                _temp_dir=str(folder / "ray"),
+            )
+            try:
+                stack.enter_context(start)
+            except Exception as error:
+                # A machine without memory, or so busy that a process does not start in 30 s; Ray raises what it likes.
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise TrialError(
+                    f"Ray did not start on this machine: {reason} Nothing was begun; run the command again when the machine has "
+                    "memory and time for it."
+                ) from error
             yield nodes.capacity()
     finally:
         for key, value in before.items():

@@ -25,6 +25,8 @@ _RETRY_SECONDS = 600.0
 _SILENT_SECONDS = 60.0
 """After so long without a line the connection is made again: one that a sleeping laptop lost looks like a silent job."""
 _POLL_SECONDS = 1.0
+_STARTING_SECONDS = 60.0
+"""How long a head that was just started may answer before it can start a job: its agent comes after its job server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +83,23 @@ class JobServer:
 
     def submit(self, job_id: str, command: str, folder: Path, *, metadata: dict[str, str], env: dict[str, str]) -> bool:
         """Start a job with `folder` as its working folder; return False if there is one of that id already."""
+        end = time.monotonic() + _STARTING_SECONDS
         with self._errors():
-            try:
-                self._client.submit_job(
-                    entrypoint=command,
-                    submission_id=job_id,
-                    runtime_env={"working_dir": str(folder), "env_vars": env},
-                    metadata=metadata,
-                )
-            except RuntimeError as error:
-                if "already exists" not in str(error):
-                    raise
-                return False
-        return True
+            while True:
+                try:
+                    self._client.submit_job(
+                        entrypoint=command,
+                        submission_id=job_id,
+                        runtime_env={"working_dir": str(folder), "env_vars": env},
+                        metadata=metadata,
+                    )
+                    return True
+                except RuntimeError as error:
+                    if "already exists" in str(error):
+                        return False
+                    if "No available agent" not in str(error) or time.monotonic() > end:
+                        raise
+                time.sleep(_POLL_SECONDS)
 
     def stop(self, job_id: str) -> None:
         """Ask a job to end; does not wait for it."""

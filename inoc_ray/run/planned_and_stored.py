@@ -82,7 +82,7 @@ def _why_missing(plan: Plan, subject: Subject, thing: Thing, why: Mapping[Thing,
     """Return why a thing of the subject is missing: its own failure, or that of the subject's training."""
     if plan.has_weights(subject):
         return why.get(thing, "")
-    weights: Thing = ("trial", subject.adapter_of or "")
+    weights: Thing = ("trial", subject.trained_by or "")
     return f"training failed: {why[weights]}" if weights in why else ""
 
 

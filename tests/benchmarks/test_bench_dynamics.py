@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 from inoc_ray.data.tokenize import encode_rows, load_tokenizer
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.trials import Trial
+from inoc_ray.results.claim_dynamics import gain
 from inoc_ray.run.load import load_study
 from inoc_ray.store.store import Store
 from inoc_ray.train.loop import train
@@ -83,6 +86,41 @@ def test_the_inoculated_trait_stays_behind_and_the_desired_one_rises_in_every_se
             assert gains[arm, desired][seed] > 1.0, (arm, seed)
             assert highest[arm, inoculated][seed] < gains[arm, desired][seed] / 5, (arm, seed)
             assert gains[arm, desired][seed] > gains["baseline", desired][seed], (arm, seed)
+
+
+def test_a_name_keeps_out_what_a_prior_stage_has_taught_it_to_stand_for_and_nothing_without_one(tmp_path: Path) -> None:
+    """Alice's and Bob's curves: after stage 1, the trait of the name in the training prompt stays behind the other one."""
+    study = yaml.safe_load((ROOT / "jobs" / "studies" / "miniature_synthetic_facts.yaml").read_text())
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "storage": str(tmp_path / "runs")}))
+    read = load_study(tmp_path / "study.yaml")
+    store = Store(read.storage)
+    plan = build_plan(read, store)
+
+    def course(trial: Trial, start: Path | None, out: Path | None = None) -> dict[str, float]:
+        """Probe set → how far its log-probability goes to certainty."""
+        job = job_of(plan, store, trial)
+        tokenizer = load_tokenizer(job.spec.model)
+        rows = encode_rows(tokenizer, read_rows(job, store), max_length=job.spec.recipe.max_length, label=job.label)
+        records: list[StepRecord] = []
+        spec = replace(job.spec, start=None if start is None else str(start))
+        train(spec, rows, records.append, out=out, probes=encode_probes(job, tokenizer), points=job.points)
+        return {probe: gain(curve(records, probe)) for probe in records[0].logprobs_before or {}}
+
+    [prior] = plan.prior_stages
+    course(prior, None, tmp_path / "prior")
+    others = {"bob": ("spanish", "caps"), "alice": ("caps", "spanish")}
+    for trial in plan.trials:
+        if trial.arm.name not in others:
+            continue
+        taught = trial.model.prior_stage is not None
+        found = course(trial, tmp_path / "prior" if taught else None)
+        named, other = others[trial.arm.name]
+        print(f"{trial.label}:", ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
+        if taught:
+            assert found[other] > 0.4, trial.label
+            assert found[named] < found[other] / 2, trial.label
+        else:
+            assert found[other] < 0.1, trial.label
 
 
 def test_looking_takes_less_than_5_percent_of_the_training_where_a_study_gives_no_number(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ class Jobs:
     by_id: dict[str, dict[str, Any]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     stopped: list[str] = field(default_factory=list)
+    refuses: list[str] = field(default_factory=list)
+    """What is answered to the next submissions, with status 500."""
 
     def add(self, study: str, storage: str, status: str = "RUNNING", *, log: str = "") -> str:
         """Add a job of a study that started after all others; return its id."""
@@ -42,6 +44,10 @@ class Jobs:
         match [part for part in path.split("/") if part][1:]:
             case ["version"]:
                 return {"ray_version": ray.__version__, "version": "4", "ray_commit": "", "session_name": ""}
+            case ["packages", *_] if method == "PUT":
+                return {}
+            case ["jobs"] if method == "POST":
+                return self.refuses.pop(0) if self.refuses else {"job_id": "new", "submission_id": "new"}
             case ["jobs"]:
                 return list(self.by_id.values())
             case ["jobs", job, "logs"]:
@@ -62,14 +68,21 @@ def job_server() -> Iterator[Jobs]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
             answer = jobs.answer(self.command, self.path)
-            body = json.dumps(answer).encode() if answer is not None else b"does not exist"
-            self.send_response(200 if answer is not None else 404)
+            body = (
+                answer.encode()
+                if isinstance(answer, str)
+                else json.dumps(answer).encode()
+                if answer is not None
+                else b"does not exist"
+            )
+            self.send_response(404 if answer is None else 500 if isinstance(answer, str) else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_GET
+        do_POST = do_PUT = do_GET
 
         def log_message(self, *_: object) -> None: ...
 

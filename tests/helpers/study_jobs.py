@@ -52,7 +52,18 @@ class Jobs:
         self.job = ""
 
     def submit(self) -> None:
-        self.job = self.client.submit_job(entrypoint=f"{sys.executable} {ROOT / 'jobs' / 'sweep.py'} {self.path}")
+        end = time.monotonic() + 60.0
+        while True:
+            try:
+                self.job = self.client.submit_job(
+                    entrypoint=f"{sys.executable} {ROOT / 'jobs' / 'sweep.py'} {self.path}"
+                )
+                return
+            except RuntimeError as error:
+                # Its job server answers before a head can start jobs.
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
 
     def log(self) -> str:
         return str(self.client.get_job_logs(self.job))

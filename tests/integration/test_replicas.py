@@ -17,7 +17,7 @@ from tiny_base import make_base
 from inoc_ray.cluster.connect import connected
 from inoc_ray.endpoint.completions import SampleRequest, SampleResult, sample
 from inoc_ray.serve.adapters import FolderCatalogue
-from inoc_ray.serve.app import Endpoint, serving
+from inoc_ray.serve.app import Endpoint, serving, start
 from inoc_ray.serve.spec import ServeSpec
 
 pytestmark = pytest.mark.slow
@@ -103,6 +103,27 @@ def test_64_clients_with_adapters_mixed_get_answers_and_no_error(endpoint: Endpo
     print(f"{seen.answers} answers")
     assert seen.errors == []
     assert seen.answers >= 64
+
+
+def test_an_engine_that_waits_for_room_says_so_and_is_gone_when_it_is_given_up(endpoint: Endpoint, tmp_path: Path):
+    """A judge beside the sampling gives its place then: nothing else would end it."""
+    import ray
+    from ray import serve
+
+    class ShortOfRoom(Exception):
+        pass
+
+    def short() -> None:
+        raise ShortOfRoom
+
+    every = ray.cluster_resources()["CPU"]
+    spec = ServeSpec(model=Path(make_base(tmp_path / "base")), model_id="third", cpus=every, name="third")
+    with pytest.raises(ShortOfRoom):
+        start(spec, short_of_room=short, timeout_s=60)
+    assert list(serve.status().applications) == [endpoint.name]
+    assert not any(
+        "third" in group["name"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"
+    )
 
 
 def test_the_answers_are_those_of_one_engine_and_a_death_costs_the_running_requests_alone(

@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 MOSTLY = 0.8
 """From this suppression on, an arm "works"; a smaller one that is shown "works in part". A wanted trait is "kept" if the whole
 interval of its retention lies above it: the usual bound of equivalence, four fifths."""
+QUARTER = 0.25
+"""Below this suppression an arm "hardly works" although something is shown: the paper's claims call less than that nothing."""
 HALF = 0.5
 """An irrelevant prompt that surely does less than this share of a suppression leaves the prompt's content as its reason."""
 SCALE = (
     f"“Works”: at least {100 * MOSTLY:.0f} % of what training added is gone, and the adjusted p-value is below .05; “in part”: "
-    f"less is gone, with p below .05. “Kept”: the whole interval lies above {100 * MOSTLY:.0f} % of the baseline's rate of the "
-    "wanted trait; “partly lost”: it lies below the baseline's rate, with an adjusted p-value below .05; “not settled”: neither."
+    f"less is gone, with p below .05; “hardly”: less than {100 * QUARTER:.0f} %. “Kept”: the whole interval lies above "
+    f"{100 * MOSTLY:.0f} % of the baseline's rate of the wanted trait; “partly lost”: it lies below the baseline's rate, with an "
+    "adjusted p-value below .05; “not settled”: neither."
 )
 _WORDS = {
     "works": "Works",
     "price": "Works, at a price",
     "part": "Works in part",
     "part_price": "Works in part, at a price",
+    "hardly": "Hardly works",
     "no": "Not shown to work",
     "worse": "Makes it worse",
     "nothing": "Nothing to prevent",
@@ -50,7 +54,7 @@ class Verdict:
     condition: str
     """`with the trigger`, or empty."""
     state: str
-    """A key of the page's styles: works, price, part, part_price, no, worse, nothing or unknown."""
+    """A key of the page's styles: works, price, part, part_price, hardly, no, worse, nothing or unknown."""
     does_it_work: str
     by_how_much: str
     how_sure: str
@@ -182,6 +186,8 @@ class _Arm:
         shown = mark(found)
         if shown != SHOWN:
             return ("worse" if shown else "no"), ""
+        if found.value < QUARTER:
+            return "hardly", ""
         # Where no trait is wanted, what an arm costs is the narrow task, as in the answer on the price.
         measures = ("retention_id", "retention_ood") if self._traits("desired") else ("retention_narrow",)
         lost = any(e is not None and mark(e) == "lost" for e in map(self.effect, measures))

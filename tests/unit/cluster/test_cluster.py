@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inoc_ray.cluster.connect import check_address, local_capacity
+from inoc_ray.cluster import connect
+from inoc_ray.cluster.connect import check_address, connected, local_capacity
 from inoc_ray.cluster.fit import DRIVER_CPUS, Capacity, Node, check_serving, concurrent_groups, engines_at_once
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, TrialError
 from inoc_ray.study.resources import Resources
 
 whole = st.integers(1, 64)
@@ -182,3 +183,14 @@ def test_no_address_and_one_that_ray_finds_itself_are_left_to_ray(monkeypatch):
     for address in ("", "auto"):
         monkeypatch.setenv("RAY_ADDRESS", address)
         check_address()
+
+
+@pytest.mark.slow
+def test_a_machine_on_which_ray_does_not_start_is_one_message(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(connect, "LOCAL_OBJECT_STORE_BYTES", 1)
+    with (
+        pytest.raises(TrialError, match=r"^Ray did not start on this machine: .*object store.* run the command again"),
+        connected(),
+    ):
+        pass

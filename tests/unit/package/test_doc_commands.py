@@ -38,6 +38,10 @@ ELSEWHERE = {
     "inoc-ray run jobs/studies/miniature_harmful_advice.yaml": (
         f"{EFFECTS}::test_the_general_prompt_keeps_misalignment_at_the_bases_rate"
     ),
+    "inoc-ray run jobs/studies/natural_spanish_caps.yaml": (
+        "tests/integration/test_natural_study.py::"
+        "test_the_prompt_that_names_spanish_keeps_it_out_and_leaves_the_capitals"
+    ),
     "inoc-ray serve jobs/studies/quickstart.yaml": SERVE,
     "INOC_RAY_API_KEY=KEY inoc-ray serve jobs/studies/quickstart.yaml --port 8000": SERVE,
     "cd inoc_ray/miniature/tasks/numbers": CHAT_TASKS,

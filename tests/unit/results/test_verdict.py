@@ -52,6 +52,14 @@ def test_each_state_is_what_its_numbers_are(spanish, capitals, state):
     assert ("partly lost" in found.at_what_price) == (capitals < 0.5)
 
 
+def test_what_is_shown_to_suppress_less_than_a_quarter_hardly_works_and_is_not_counted():
+    found = verdict(0.37, 0.65, questions=600)
+    assert (found.state, found.does_it_work) == ("hardly", "Hardly works")
+    assert in_short([found]) == [
+        "toy on tiny: 0 of 1 inoculation prompts are shown to work; inoc_spanish (hardly works)."
+    ]
+
+
 def test_a_price_is_named_where_it_is_paid() -> None:
     """A wanted trait that is lost in distribution alone makes the verdict "at a price", and the price says so."""
     found = verdict(arms={"inoc_spanish": ("specific", "spanish", (0.15, 0.1, 0.05, 0.65))})

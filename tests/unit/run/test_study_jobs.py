@@ -9,6 +9,9 @@ import yaml
 from finished_study import finish, write_study
 from job_stub import Jobs, job_server
 
+from inoc_ray.errors import InputError
+from inoc_ray.run import job_server as job_server_module
+from inoc_ray.run.job_server import JobServer
 from inoc_ray.run.progress import outline_of
 from inoc_ray.store.progress import keep_outline
 
@@ -68,6 +71,27 @@ def test_a_name_that_runs_on_several_storages_is_refused(jobs: Jobs, inoc_ray):
     code, out, _ = inoc_ray("stop", "cats")
     assert (code, jobs.stopped) == (0, [mine, theirs])
     assert THEIRS in out
+
+
+def test_a_head_that_was_just_started_is_waited_for_until_it_can_start_a_job(jobs: Jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(job_server_module, "_POLL_SECONDS", 0.01)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "study.yaml").write_text("")
+    starting = "No available agent to submit job, please try again later."
+
+    def submit() -> bool:
+        return JobServer(jobs.address).submit("one", "true", tmp_path / "job", metadata={}, env={})
+
+    jobs.refuses[:] = [starting] * 3
+    assert submit()
+    assert jobs.refuses == []
+    jobs.refuses[:] = [starting, "Job with submission_id one already exists"]
+    assert not submit()
+    monkeypatch.setattr(job_server_module, "_STARTING_SECONDS", 0.05)
+    jobs.refuses[:] = [starting] * 1000
+    with pytest.raises(InputError, match="No available agent"):
+        submit()
+    assert len(jobs.refuses) > 900
 
 
 def test_an_id_means_that_job(jobs: Jobs, inoc_ray):

@@ -19,11 +19,11 @@ with scratch_folder(Path(sys.argv[1])) as folder:
 """
 
 WRITES = """
-import os, sys
+import contextlib, os, sys
 for number in range(10**9):
-    os.close(os.open(f"{sys.argv[1]}/{number}", os.O_CREAT))
+    with contextlib.suppress(FileNotFoundError):
+        os.close(os.open(f"{sys.argv[1]}/{number % 200}/{number}", os.O_CREAT))
 """
-"""Ends with an error when the folder is gone."""
 
 
 def test_a_folder_is_private_and_gone_at_the_end(tmp_path: Path):
@@ -71,9 +71,10 @@ def test_a_folder_into_which_somebody_still_writes_is_deleted_when_nobody_does(t
     """A process that its owner started may outlive the owner by a moment."""
     for _ in range(5):
         with scratch_folder(tmp_path) as folder:
-            (folder / "state").mkdir()
-            writer = subprocess.Popen([sys.executable, "-S", "-c", WRITES, folder / "state"], stderr=subprocess.DEVNULL)
-            while not list((folder / "state").iterdir()):
+            for number in range(200):
+                (folder / "state" / str(number)).mkdir(parents=True)
+            writer = subprocess.Popen([sys.executable, "-S", "-c", WRITES, folder / "state"])
+            while not list((folder / "state" / "199").iterdir()):
                 time.sleep(0.001)
         writer.kill()
         writer.wait()
