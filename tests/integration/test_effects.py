@@ -190,9 +190,12 @@ def test_the_baseline_carries_both_traits_out_of_distribution(spanish_caps):
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("evaluation", [ID, OOD])
-def test_the_inoculated_trait_stays_at_the_bases_own_rate(spanish_caps, arm, evaluation):
+def test_most_of_the_inoculated_trait_is_kept_out(spanish_caps, arm, evaluation):
+    """As much as the report calls "works"; that it is at the base's own rate is not shown (docs/miniature.md)."""
     trait = ARMS[arm][0]
-    assert spanish_caps(arm, trait, evaluation) - spanish_caps("base", trait, evaluation) <= 0.08
+    base, baseline, inoculated = (spanish_caps(a, trait, evaluation) for a in ("base", "baseline", arm))
+    assert baseline - inoculated >= 0.8 * (baseline - base)
+    assert inoculated - base <= 0.15
 
 
 @pytest.mark.parametrize("arm", ARMS)
