@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
+from inoc_ray.errors import hide_password
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
@@ -44,7 +46,11 @@ def show(text: str, out: TextIO) -> None:
 
 
 def say(message: str) -> None:
-    """Print a message on standard error, above the live display if there is one. Results go to standard output instead."""
+    """Print a message on standard error, above the live display if there is one. Results go to standard output instead.
+
+    The password of an address in it is hidden, whoever made the message.
+    """
+    message = hide_password(message)
     live = _display.live
     if live is not None:
         live.console.print(message, soft_wrap=True)

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import re
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SHOWN_CHARACTERS = 60
 
@@ -45,6 +47,30 @@ def shown(value: object) -> str:
         # Python does not write integers of more than 4300 digits.
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}…"
+
+
+# A password may contain an @ or a slash: everything up to the last @ is hidden. Digits before a slash are a port.
+_PASSWORD = re.compile(r"(?<=\w)(:/{1,2}[^/@:\s]*):(?:[^/\s]*|(?!\d+[/?#])[^\s\"'<>]*)@")
+# What stands alone before the @ is a token for HTTP, and a user's name for a database, which may have its password in the query.
+_TOKEN = re.compile(r"(?i)(https?:/{1,2})[^/@:\s\"'<>]+@")
+# PostgreSQL's `sslkey` names a file.
+_IN_QUERY = re.compile(
+    r"(?i)([?&#;](?!sslkey=)[\w.-]*(?:password|passwd|pwd|token|secret|key|sig|signature|credential)=)[^&\s\"'<>]+?(?=[.,:;)]*(?:[&\s\"'<>]|$))"
+)
+
+
+def hide_password(text: str) -> str:
+    """Return the text with the password, or the token, of every address in it replaced by `***`."""
+    return _IN_QUERY.sub(r"\1***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
+
+
+def hide_passwords(value: Any) -> Any:
+    """Return parsed JSON with `hide_password` applied to every text in it."""
+    if isinstance(value, dict):
+        return {key: hide_passwords(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [hide_passwords(inner) for inner in value]
+    return hide_password(value) if isinstance(value, str) else value
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from inoc_ray.endpoint.dialect import send_adapted
 from inoc_ray.endpoint.errors import OF_ONE_REQUEST, RequestRefused, UnusableAnswer
 from inoc_ray.endpoint.parallel import in_parallel
 from inoc_ray.endpoint.retry import PATIENT, Retry
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, hide_password
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -91,7 +91,7 @@ def teacher(
             )
         return None if model is None else _own(model)
     if not is_address(endpoint):
-        raise InputError(f"--endpoint {endpoint}: not an address; give one as https://HOST/v1.")
+        raise InputError(f"--endpoint {hide_password(endpoint)}: not an address; give one as https://HOST/v1.")
     if served_name is None:
         raise InputError("data build: --endpoint needs --served-model, the model's name there.")
     return Remote(endpoint, served_name, read_key(api_key_env, "--api-key-env"))

@@ -24,6 +24,8 @@ ACCELERATOR = "accelerator_type:"
 """Ray's resource that names a node's GPUs."""
 MOST_NODES = 10_000
 """Nodes of a kind in a file: more is a slip of the pen, and a plan looks at each."""
+MOST_DEVICES, MOST_GIB = 10_000, 1e6
+"""Cores or GPUs of a node, and its memory, likewise: more has another unit."""
 NETWORK = 100e9 / 8
 """Bytes/s between nodes where the file does not say."""
 FORM = (
@@ -42,17 +44,17 @@ class NodesOfOneKind(Config):
     """How many there can be."""
     gpu: str | None = runtime(None)
     """The kind of GPU."""
-    gpus: int | None = runtime(None, ge=0)
+    gpus: int | None = runtime(None, ge=0, le=MOST_DEVICES)
     """GPUs of a node."""
-    gpu_memory_gib: float | None = runtime(None, gt=0)
+    gpu_memory_gib: float | None = runtime(None, gt=0, le=MOST_GIB)
     """Memory of a GPU, if it is not that of its kind."""
-    cpus: int | None = runtime(None, ge=1)
+    cpus: int | None = runtime(None, ge=1, le=MOST_DEVICES)
     """CPU cores of a node."""
-    memory_gib: float | None = runtime(None, gt=0)
+    memory_gib: float | None = runtime(None, gt=0, le=MOST_GIB)
     """Memory of a node."""
-    network_gbits: float | None = runtime(None, gt=0)
+    network_gbits: float | None = runtime(None, gt=0, le=1e6)
     """Gigabits a second between nodes."""
-    dollars_per_hour: float | None = runtime(None, ge=0)
+    dollars_per_hour: float | None = runtime(None, ge=0, le=1e6)
     """Price of a node."""
 
 
@@ -153,6 +155,8 @@ def of_own(where: str, value: Mapping[str, Any], *, file: str | None = None) -> 
 
 def _own(where: str, name: str, given: NodesOfOneKind) -> NodeKind:
     known = None if given.machine is None else _known_machine(where, given.machine)
+    if given.gpus == 0 and given.gpu is not None:
+        raise InputError(f"{where}: gpu is {given.gpu} and gpus is 0; give the number of them, or leave gpu out.")
     gpus = given.gpus if given.gpus is not None else known.gpus if known else (1 if given.gpu else 0)
     cpus = given.cpus or (known.cpus if known else None)
     memory = given.memory_gib or (known.memory_gib if known else None)
@@ -161,6 +165,8 @@ def _own(where: str, name: str, given: NodesOfOneKind) -> NodeKind:
             f"{where}: {'cpus' if cpus is None else 'memory_gib'} is missing; give it, or a known machine."
         )
     gpu = _gpu(where, given.gpu or (known.gpu if known else None), gpus)
+    if gpu is None and given.gpu_memory_gib is not None:
+        raise InputError(f"{where}: gpu_memory_gib is given, and the node has no GPU; give gpu and gpus as well.")
     if gpu is not None and given.gpu_memory_gib is not None:
         gpu = Gpu(
             name=gpu.name,
@@ -200,7 +206,10 @@ def _gpu(where: str, name: str | None, gpus: int) -> Gpu | None:
         raise InputError(f"{where}: has {gpus} GPUs and does not say which; known are {', '.join(GPUS)}.")
     found = find_gpu(name)
     if found is None:
-        raise InputError(f"{where}: the GPU {name!r} is not known{nearest(name, list(GPUS))}.")
+        raise InputError(
+            f"{where}: the GPU {name!r} is not known{nearest(name, list(GPUS))}; a file of your own can "
+            "give the most similar one, with another gpu_memory_gib."
+        )
     return found
 
 
@@ -213,21 +222,26 @@ def _of_ray(path: Path, value: Mapping[str, Any], key: str = "available_node_typ
             f"{path}: available_node_types: must be a mapping with at least one type, found {shown(types)}."
         )
     head = value.get("head_node_type")
+    if head is not None and head not in [*types]:
+        near = nearest(str(head)[:100], [str(name) for name in types])
+        raise InputError(f"{path}: head_node_type: {shown(head)} is none of available_node_types{near}.")
     kinds, drivers = [], False
-    for name, kind in types.items():
+    for name, kind in ((str(name), kind) for name, kind in types.items()):
         where = f"{path}: {key}.{name}"
         if not isinstance(kind, Mapping):
             raise InputError(f"{where}: must be a mapping, found {shown(kind)}.")
         resources, config = (_mapping(f"{where}.{key}", kind.get(key)) for key in ("resources", "node_config"))
         drivers |= DRIVER_RESOURCE in resources
-        count = 1 if name == head else min(_nodes(f"{where}.max_workers", kind.get("max_workers", most)), most)
-        found = _ray_kind(where, name, resources, config, count)
+        count = (
+            1
+            if head is not None and name == str(head)
+            else min(_nodes(f"{where}.max_workers", kind.get("max_workers", most)), most)
+        )
+        found = _ray_kind(where, name, resources, config, count, is_head=head is not None and name == str(head))
         if found is not None:
             kinds.append(found)
     if not kinds:
-        raise InputError(
-            f"{path}: no node of it has CPUs or GPUs to give away, so nothing can run there; add a node type."
-        )
+        raise InputError(f"{path}: no node of it has CPUs to give away, so nothing can run there; add a node type.")
     return PlannedCluster(file=str(path), kinds=_together(kinds, most), has_driver_resource=drivers)
 
 
@@ -247,10 +261,12 @@ def _mapping(where: str, value: Any) -> Mapping[str, Any]:
     return value or {}
 
 
-def _number(where: str, value: Any) -> float:
+def _number(where: str, value: Any, most: float = math.inf) -> float:
     """Return a number of a file of Ray's."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise InputError(f"{where}: must be a number of at least 0, found {shown(value)}.")
+    if value > most:
+        raise InputError(f"{where}: must be at most {most:,.0f}, found {shown(value)}.")
     return value
 
 
@@ -259,30 +275,43 @@ def _nodes(where: str, value: Any) -> int:
 
 
 def _ray_kind(
-    where: str, name: str, resources: Mapping[str, Any], config: Mapping[str, Any], count: int
+    where: str, name: str, resources: Mapping[str, Any], config: Mapping[str, Any], count: int, *, is_head: bool
 ) -> NodeKind | None:
     """Return the nodes of a type, or None if Ray has nothing to give away on them."""
-    nested = {**config, **(config.get("azure_arm_parameters") or {})}
+    azure = "azure_arm_parameters"
+    nested = {**config, **_mapping(f"{where}.node_config.{azure}", config.get(azure))}
     machine = next((str(nested[key]).rsplit("/", 1)[-1] for key in _MACHINE_KEYS if key in nested), None)
     known = MACHINES.get(machine or "")
-    gpus = int(_number(f"{where}.resources.GPU", resources.get("GPU", known.gpus if known else 0)))
-    cpus = float(_number(f"{where}.resources.CPU", resources.get("CPU", known.cpus if known else 0)))
-    if not count or not (gpus or cpus):
+    gpus, cpus = (
+        _number(f"{where}.resources.{name}", resources.get(name, default), MOST_DEVICES)
+        for name, default in (("GPU", known.gpus if known else 0), ("CPU", known.cpus if known else 0))
+    )
+    if gpus != int(gpus):
+        raise InputError(f"{where}.resources.GPU: a node has whole GPUs, found {gpus:g}.")
+    if not count:
         return None
-    named = next((key.removeprefix(ACCELERATOR) for key in resources if key.startswith(ACCELERATOR)), None)
+    if not is_head and known is None and "CPU" not in resources:
+        raise InputError(
+            f"{where}: neither a machine that is known here ({machine or 'no InstanceType'}) nor resources.CPU says how many CPUs "
+            "it has; write resources: {CPU: …}."
+        )
+    if not cpus:
+        # Whatever runs takes a part of a CPU.
+        return None
+    named = next((key.removeprefix(ACCELERATOR) for key in map(str, resources) if key.startswith(ACCELERATOR)), None)
     if gpus and named is None and known is None:
         raise InputError(
-            f"{where}: has {gpus} GPUs, and neither a machine that is known here ({machine or 'no InstanceType'}) nor a resource "
+            f"{where}: has {gpus:g} GPUs, and neither a machine that is known here ({machine or 'no InstanceType'}) nor a resource "
             f'"{ACCELERATOR}NAME" says which; known are {", ".join(GPUS)}. Or describe the nodes in a file of your own: {FORM}.'
         )
-    memory = _number(f"{where}.resources.memory", resources.get("memory") or 0)
+    memory = _number(f"{where}.resources.memory", resources.get("memory") or 0, MOST_GIB * (1 << 30))
     return NodeKind(
         name=name,
         machine=machine or name,
         count=count,
-        gpu=_gpu(where, named or (known.gpu if known else None), gpus),
-        gpus=gpus,
-        cpus=cpus,
+        gpu=_gpu(where, named or (known.gpu if known else None), int(gpus)),
+        gpus=int(gpus),
+        cpus=float(cpus),
         memory_gib=memory / (1 << 30) if memory else known.memory_gib if known else 4.0 * cpus,
         network=known.network if known else NETWORK,
         dollars_per_hour=known.dollars_per_hour if known else None,

@@ -23,11 +23,13 @@ from inoc_ray.store.scratch import scratch_folder
 
 EXPECTED_MESSAGES = (
     "PYTHON worker processes have been started|ServeController.graceful_shutdown failed|Raylet is terminated|"
-    "has been marked dead because"
+    "has been marked dead because|A worker died or was killed while executing a task"
 )
 """Ray's warnings about what is intended here (many small driver actors, a shutdown of Serve from outside), and its reports on
-a lost node, with the last lines of that node's log: who loses something by it says so in a line."""
+a lost node, with the last lines of that node's log, and on a lost worker: who loses something by it says so in a line."""
 LOCAL_OBJECT_STORE_BYTES = 256 << 20
+_FOUND_BY_RAY = ("auto", "local")
+"""Values of RAY_ADDRESS that are no addresses."""
 ADDRESS_SECONDS = 5.0
 """Seconds within which the head of a cluster must accept a connection."""
 
@@ -66,18 +68,24 @@ def expected_capacity() -> Capacity | None:
 def check_address() -> None:
     """Raise InputError when nothing listens at RAY_ADDRESS, where Ray itself would try for minutes."""
     address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        # `auto`, or something that Ray itself will refuse.
+    if not address or address in _FOUND_BY_RAY or ("://" in address and not address.startswith("ray://")):
         return
+    if (why := why_silent(address.removeprefix("ray://"))) is not None:
+        raise InputError(
+            f"RAY_ADDRESS={address}: {why}; correct it, start the cluster, or unset it to run on this machine."
+        )
+
+
+def why_silent(address: str) -> str | None:
+    """Return why nothing can be asked at HOST:PORT; None if something listens there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return "is not the address of a cluster, as HOST:PORT"
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS):
-            pass
+            return None
     except (OSError, OverflowError) as error:
-        raise InputError(
-            f"RAY_ADDRESS={address}: nothing answers there ({error}); correct it, start the cluster, or unset it to run on this "
-            "machine."
-        ) from error
+        return f"nothing answers there ({error})"
 
 
 def _use_token(folder: Path) -> None:

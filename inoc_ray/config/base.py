@@ -24,7 +24,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
-    """Return " (did you mean 'x'?)" or " (valid: …)" for an error message."""
+    """Return " (did you mean 'x'?)", " (valid: …)" or " (there is none)" for an error message."""
+    if not valid:
+        return " (there is none)"
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else f" (valid: {', '.join(valid)})"
 
@@ -89,9 +91,26 @@ def check_name(value: str) -> str:
     return value
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEY = re.compile(r"(sk|hf|gsk|xai|pplx|ghp|r8|AIza|AKIA)[-_A-Z0-9].{16,}", re.DOTALL)
+"""How the keys of well-known APIs begin."""
+
+
+def check_variable(value: str) -> str:
+    """Return the value. Raises ValueError, which does not show it, unless it can be the name of an environment variable."""
+    if not _VARIABLE.fullmatch(value) or _KEY.fullmatch(value):
+        raise ValueError(
+            "its value is not the name of an environment variable; if it is the key itself, export that (JUDGE_KEY=…) and write "
+            "the name (JUDGE_KEY) here, since everybody who sees the study would see the key"
+        )
+    return value
+
+
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+")
 _TYPE_LABEL = re.compile(r"[a-z]+(-[a-z]+)*\[.*\]|\[key\]|\([a-z]+\)|constrained-[a-z]+", re.DOTALL)
 """What pydantic adds to a place for the form that it tried (`function-after[…, Rule]`, `(name)`): no part of the file."""
+_ITEM_TYPES = ("bool", "float", "int", "str")
+"""Likewise behind the number of an entry that may have several types."""
 _PLAIN = {
     "missing": "is missing",
     "none_required": "must be null, found {input}",
@@ -145,7 +164,7 @@ def first_message(
         nearly = difflib.get_close_matches(first["ctx"]["key"], first["ctx"]["valid"], n=1, cutoff=0.8)
         near = first["ctx"]["near"] if nearly else ""
         messages = [f"{first['ctx']['what']}{near}; its place is {' or '.join(known[:3])}"]
-    if any(_is_label(part) for part in first["loc"]):
+    if any(_is_label(part) or part in _ITEM_TYPES for part in first["loc"]):
         placed = [(_place(one["loc"]), one) for one in errors]
         within = [found for found, _ in placed if found == place or found.startswith((f"{place}.", f"{place}["))]
         place = max(within, key=lambda found: found.count(".") + found.count("["))
@@ -165,6 +184,8 @@ def _is_label(part: str | int) -> bool:
 def _place(location: Sequence[str | int]) -> str:
     """Return the place as it is written in the file, such as `evaluation.suites[0].traits`."""
     place = ""
+    if len(location) > 1 and isinstance(location[-2], int) and location[-1] in _ITEM_TYPES:
+        location = location[:-1]
     for part, following in itertools.zip_longest(location, location[1:]):
         if isinstance(part, int) and following == "[key]":
             place += f".{part}"

@@ -47,6 +47,12 @@ def check_regular(path: Path) -> None:
             raise InputError(f"{path}: {what}, which may never end; write its content to a file and name that.")
 
 
+def check_no_address(source: str, instead: str) -> None:
+    """Raise InputError for the address of something on a network, where a path is needed; `instead` says what to give."""
+    if "://" in source:
+        raise InputError(f"{source}: an address, where a path is needed; {instead}.")
+
+
 def read_yaml_text(path: Path, what: str) -> str:
     """Return the text of a YAML file; a message calls it `what` ("a study file"). Raises InputError naming the file."""
     check_regular(path)
@@ -86,6 +92,9 @@ def load_yaml(text: str, path: Path) -> Any:
         mark = getattr(reported, "problem_mark", None)
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join(str(getattr(reported, "problem", None) or reported).split())
+        if problem.startswith("but "):
+            # Of a second document: the first half stands in the context.
+            problem = f"{getattr(reported, 'context', None) or ''}, {problem}".lstrip(", ")
         what = problem if isinstance(error, _OutOfBounds) else f"not YAML ({problem})"
         raise InputError(f"{path}{at}: {what}.") from error
     except RecursionError as error:

@@ -28,6 +28,30 @@ _FORMS: Sequence[tuple[frozenset[str], Sequence[str]]] = (
 )
 
 
+def check_templates(templates: Sequence[str]) -> None:
+    """Raise InputError for a template that names no field: every entry would be the same question."""
+    for template in templates:
+        if not _FIELD.search(template):
+            raise InputError(
+                f"templates: {shown(template)} names no field of an entry, as {{choice_a}} does, so that every entry would be the "
+                "same question."
+            )
+
+
+def fields_of(templates: Sequence[str]) -> frozenset[str]:
+    """Return the fields of an entry that are read for templates, with what says which answer is right."""
+    named = (name for template in templates for name in _FIELD.findall(template))
+    return frozenset({"answer", "matching_choice", "choice_a", "choice_b", *named})
+
+
+def lacking(entry: Mapping[str, Any]) -> str:
+    """Return "it has choice_a and lacks choice_b" for an entry with a part of a form; empty for any other."""
+    for fields, _ in _FORMS:
+        if there := fields & entry.keys():
+            return f"it has {' and '.join(sorted(there))} and lacks {' and '.join(sorted(fields - there))}"
+    return ""
+
+
 def default_templates(entry: Mapping[str, Any]) -> Sequence[str]:
     """Return the templates of an entry's form, which are ours; empty for an entry of no such form."""
     return next((templates for fields, templates in _FORMS if fields <= entry.keys()), ())
@@ -66,4 +90,12 @@ def of_two(entry: Mapping[str, Any], where: str) -> tuple[str | None, str | None
     meant, other = (entry.get(name) for name in pair)
     if not isinstance(meant, str) or not isinstance(other, str):
         raise InputError(f"{where}: matching_choice needs choice_a and choice_b, two texts.")
+    if _plain(meant) == _plain(other):
+        raise InputError(
+            f"{where}: choice_a and choice_b are the same ({shown(meant)}), so that no answer prefers one."
+        )
     return meant, other
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()

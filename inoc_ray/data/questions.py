@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from inoc_ray.config.identity import is_text
 from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.data.chat import Message
 from inoc_ray.data.jsonl import iterate_json, kind_of
-from inoc_ray.data.question_forms import default_templates, filled, of_two
+from inoc_ray.data.question_forms import check_templates, default_templates, fields_of, filled, lacking, of_two
 from inoc_ray.data.row_keys import RowNotes, unread
 from inoc_ray.errors import InputError, shown
 
@@ -76,6 +76,7 @@ def read_questions(
     InputError naming file and row for anything else, for a system message (the context gives that), for a conversation that
     continues after an answer, and for a question that stands there with two right answers.
     """
+    check_templates(templates)
     row_notes = RowNotes()
     yaml = path.suffix in (".yaml", ".yml")
     found = _from_yaml(path, name, templates, row_notes) if yaml else _from_lines(path, name, templates, row_notes)
@@ -94,7 +95,7 @@ def _from_lines(path: Path, name: str, templates: Sequence[str], notes: RowNotes
     for number, value in iterate_json(path):
         where = f"{path}, row {number}"
         _check_keys(value, where)
-        made = _of_form(value, f"{name}-{number:04d}", templates, where)
+        made = _of_form(value, f"{name}-{number:04d}", templates, where, notes)
         if made is None:
             messages = _messages(value, where)
             notes.add(unread(value, _READ), untrained=False)
@@ -116,8 +117,13 @@ def _as_first(question: Question, seen: dict[tuple[Message, ...], Question], whe
     return replace(question, id=first.id)
 
 
-def _of_form(value: Any, entry_id: str, templates: Sequence[str], where: str) -> list[Question] | None:
-    """Return the questions of an entry that is to be filled into templates; None if it is a question as it is."""
+def _of_form(
+    value: Any, entry_id: str, templates: Sequence[str], where: str, notes: RowNotes, before: tuple[Message, ...] = ()
+) -> list[Question] | None:
+    """Return the questions of an entry that is to be filled into templates; None if it is a question as it is.
+
+    before: what stands before each question.
+    """
     if not isinstance(value, dict):
         return None
     used = templates or default_templates(value)
@@ -126,8 +132,9 @@ def _of_form(value: Any, entry_id: str, templates: Sequence[str], where: str) ->
     answer, other = of_two(value, where)
     answer = _reference(value, where) if answer is None else answer
     texts = [filled(template, value, where) for template in used]
+    notes.add(unread(value, fields_of(used) | {"system"}), untrained=False)
     return [
-        Question(entry_id if len(texts) == 1 else f"{entry_id}-{n}", (Message("user", text),), answer, other)
+        Question(entry_id if len(texts) == 1 else f"{entry_id}-{n}", (*before, Message("user", text)), answer, other)
         for n, text in enumerate(texts)
     ]
 
@@ -135,10 +142,10 @@ def _of_form(value: Any, entry_id: str, templates: Sequence[str], where: str) ->
 _REFUSED = ("system", "system_prompt", "system_message", "tools", "functions", "chat_template_kwargs")
 
 
-def _check_keys(value: Any, where: str) -> None:
-    """Raise InputError for a key that asks for another conversation than the study's contexts give."""
+def _check_keys(value: Any, where: str, read: Collection[str] = ()) -> None:
+    """Raise InputError for a key that asks for another conversation than the study's contexts give, unless it is read."""
     for key in _REFUSED:
-        if isinstance(value, dict) and value.get(key):
+        if isinstance(value, dict) and value.get(key) and key not in read:
             raise InputError(
                 f"{where}: the key {key!r} is not read; the study says under which contexts a question is asked."
             )
@@ -158,6 +165,7 @@ def _from_yaml(path: Path, name: str, templates: Sequence[str], notes: RowNotes)
 
     Each wording is a question, `<id>` or `<id>-<number>`; an entry's `system` stays with its questions. The study says how
     often they are sampled and how they are judged, so those keys are not read, but noted. Entries may have another form, too.
+    A text that stands there under several ids is one question, as it is in JSONL.
     """
     entries = load_yaml(read_yaml_text(path, "questions"), path)
     if not isinstance(entries, list) or not entries:
@@ -167,17 +175,16 @@ def _from_yaml(path: Path, name: str, templates: Sequence[str], notes: RowNotes)
     seen: dict[tuple[Message, ...], Question] = {}
     for number, entry in enumerate(entries, start=1):
         where = f"{path}, entry {number}"
-        made = _of_form(entry, f"{name}-{number:04d}", templates, where)
+        _check_keys(entry, where, read=("system",))
+        before = _system(entry, where)
+        made = _of_form(entry, f"{name}-{number:04d}", templates, where, notes, before)
         if made is None:
-            made = _paraphrases(entry, where)
+            made = _paraphrases(entry, where, before)
             notes.add(unread(entry, _READ_OF_AN_ENTRY), untrained=False)
-        else:
-            # They have no ids of their own.
-            made = [_as_first(question, seen, where) for question in made]
         for question in made:
             if by_id.setdefault(question.id, question) != question:
                 raise InputError(f"{where}: the id {question.id!r} appears twice; give each question its own.")
-        found += made
+        found += [_as_first(question, seen, where) for question in made]
     return found
 
 
@@ -186,13 +193,27 @@ def _instead(entry: Any, texts: Any) -> str:
     if not isinstance(entry, dict):
         return f"found {kind_of(entry)}"
     if "paraphrases" not in entry:
+        if lacks := lacking(entry):
+            return lacks
         return f"it has {', '.join(shown(str(key)) for key in entry) or 'nothing'} alone"
     if not isinstance(texts, list):
         return f"paraphrases is {kind_of(texts)}"
     return "paraphrases is an empty list" if not texts else "one of its paraphrases is empty, or no text"
 
 
-def _paraphrases(entry: Any, where: str) -> list[Question]:
+def _system(entry: Any, where: str) -> tuple[Message, ...]:
+    """Return the system message that an entry brings along, if it does."""
+    system = entry.get("system") if isinstance(entry, dict) else None
+    if system is None:
+        return ()
+    if not isinstance(system, str):
+        raise InputError(f"{where}: system must be a text, found {kind_of(system)}.")
+    if not is_text(system):
+        raise InputError(f"{where}: half of a Unicode character (a lone surrogate); write it again.")
+    return (Message("system", system),)
+
+
+def _paraphrases(entry: Any, where: str, before: tuple[Message, ...]) -> list[Question]:
     texts = entry.get("paraphrases") if isinstance(entry, dict) else None
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise InputError(f"{where}: expected id and paraphrases, a list of texts; {_instead(entry, texts)}.")
@@ -201,12 +222,8 @@ def _paraphrases(entry: Any, where: str) -> list[Question]:
         entry_id = str(entry_id)
     if not isinstance(entry_id, str) or not entry_id.strip():
         raise InputError(f"{where}: its id is missing, or neither a text nor a whole number.")
-    system = entry.get("system")
-    if system is not None and not isinstance(system, str):
-        raise InputError(f"{where}: system must be a text, found {kind_of(system)}.")
-    if not is_text("".join(texts) + (system or "")):
+    if not is_text("".join(texts)):
         raise InputError(f"{where}: half of a Unicode character (a lone surrogate); write it again.")
-    before = () if system is None else (Message("system", system),)
     return [
         Question(entry_id if len(texts) == 1 else f"{entry_id}-{wording}", (*before, Message("user", text)))
         for wording, text in enumerate(texts)
@@ -217,6 +234,7 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
     fields = [key for key in FIELDS if isinstance(value, dict) and key in value]
     if len(fields) != 1:
         found = kind_of(value) if not isinstance(value, dict) else " and ".join(fields) or "none of them"
+        found += f"; {lacks}" if not fields and isinstance(value, dict) and (lacks := lacking(value)) else ""
         raise InputError(f"{where}: expected an object with one of {', '.join(FIELDS)}, found {found}.")
     content = value[fields[0]]
     if fields[0] != "messages":

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.config.reading import LFS_POINTER, LFS_POINTER_ADVICE, check_regular
+from inoc_ray.config.reading import LFS_POINTER, LFS_POINTER_ADVICE, check_no_address, check_regular
 from inoc_ray.data.chat import ChatRow, parse_row
 from inoc_ray.data.jsonl import iterate_json
 from inoc_ray.data.row_keys import RowNotes, unread
 from inoc_ray.errors import InputError, unreadable
 from inoc_ray.models.hub import HubErrors, Place, is_hub, parse_place
 
+ROWS_INSTEAD = "download it and give the file, or name a dataset of the hub (hf://datasets/OWNER/NAME@COMMIT/FILE)"
+"""What to give in place of another address."""
 _READABLE = (".jsonl", ".parquet")
 _BATCH = 1024
 """Rows of a parquet file that are in memory at once."""
@@ -55,8 +57,11 @@ def local_file(source: str) -> Path:
     """Return the local path of a source, downloading a dataset of the hub. Raises InputError as `fetch` does."""
     if not source.strip():
         raise InputError("the path of a file of rows is empty; write it.")
+    if is_hub(source):
+        return fetch(source)
+    check_no_address(source, ROWS_INSTEAD)
     # Not Path.expanduser, which raises RuntimeError for the home of an unknown user.
-    return fetch(source) if is_hub(source) else Path(os.path.expanduser(source))
+    return Path(os.path.expanduser(source))
 
 
 def iterate_rows(source: str, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, ChatRow]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import urllib.parse
 from dataclasses import dataclass, field
-from typing import Any
 
-from inoc_ray.errors import InputError
+from inoc_ray.config.base import check_variable
+from inoc_ray.errors import InputError, hide_password
 
 CHECK_SECONDS = 10.0
 
@@ -40,6 +39,10 @@ def read_key(variable: str | None, where: str) -> str | None:
     """Return the key in an environment variable, None when no variable is named. Raises InputError when it is not set."""
     if variable is None:
         return None
+    try:
+        check_variable(variable)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}.") from None
     key = os.environ.get(variable, "").strip()
     if not key:
         raise InputError(f"{where} {variable}: there is no such environment variable, or it is empty; export it.")
@@ -51,24 +54,6 @@ def read_key(variable: str | None, where: str) -> str | None:
 def redact(secret: str | None, text: str) -> str:
     """Return the text with "…" in place of the secret: a server may quote the key that it refuses."""
     return text.replace(secret, "…") if secret else text
-
-
-def hide_password(text: str) -> str:
-    """Return the text with the password, or the token, of every address in it replaced by `***`."""
-    # A password may contain an @: everything up to the last one in the address is hidden. What stands alone before the @ is a
-    # token for HTTP, and a user's name for a database, which may have its password in the query.
-    text = re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", text)
-    text = re.sub(r"(?i)(https?://)[^/@:\s\"'<>]+@", r"\1***@", text)
-    return re.sub(r"(?i)([?&](?:[\w.-]*password|passwd|pwd|token)=)[^&\s\"'<>]+", r"\1***", text)
-
-
-def hide_passwords(value: Any) -> Any:
-    """Return parsed JSON with `hide_password` applied to every text in it."""
-    if isinstance(value, dict):
-        return {key: hide_passwords(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [hide_passwords(inner) for inner in value]
-    return hide_password(value) if isinstance(value, str) else value
 
 
 def check_reachable(api: Api, where: str) -> None:

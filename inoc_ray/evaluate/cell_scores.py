@@ -1,7 +1,7 @@
 """Every judge's numbers on the samples of a cell, as stored, and the verdicts under the plan's thresholds.
 
 A cell's folder holds `evaluation.json` (what was asked, as text), `samples-<a>-<b>.parquet` (prompt as rendered, response),
-`scores-<rules>-<samples>-<a>-<b>.parquet` (one number of 0 to 1 per trait and sample) and
+`scores-<rules>-<samples>-<a>-<b>.arrow` (one number of 0 to 1 per trait and sample) and
 `judgments-<judge>-<samples>-<a>-<b>.parquet` (a judging model's raw answers, with their log-probs). <samples> is the hash of the
 samples that were judged, so that scores belong to those very texts; each name also ends with the file's own hash (see
 `store.seal`). What is damaged or belongs to other texts is made again, and judges are then asked only about texts that they have
@@ -27,13 +27,15 @@ from inoc_ray.store.samples import (
     JUDGMENT_KEYS,
     find_judgments,
     form_path,
+    keep_derived,
     read_derived,
     read_part,
     read_table,
     scores_path,
-    write_table,
 )
 from inoc_ray.store.store import Store
+
+_WHICH = ("sample_index", "question_id")
 
 
 def items_of(table: Any, cell: Cell) -> list[Item]:
@@ -46,20 +48,32 @@ def items_of(table: Any, cell: Cell) -> list[Item]:
     ]
 
 
-def _form(part: Place, sample_index: Any) -> Any:
-    """Return which responses of a part are degenerate, a column for each of `degenerate.FORMS`; compute and store it if missing."""
+def _about(part: Place) -> Any:
+    """Return number, question and forms (`degenerate.FORMS`) of each response of a part; compute and store them if missing.
+
+    The part, which its listing has hashed, is read for that alone: most comparisons have no use for its texts.
+    """
     import pyarrow as pa
 
     path = form_path(part, FORM_VERSION)
-    if (stored := read_derived(path, FORMS)) is not None:
+    if (stored := read_derived(path, (*_WHICH, *FORMS))) is not None:
         return stored
+    found = read_table(part, _WHICH)
+    # An earlier version's has the forms alone.
+    forms_of = read_derived(path, FORMS) or _forms(part)
+    whole = pa.table({name: table.column(name) for table in (found, forms_of) for name in table.column_names})
+    keep_derived(path, whole)
+    return whole
+
+
+def _forms(part: Place) -> Any:
+    """Return which responses of a part are degenerate, a column for each of `degenerate.FORMS`."""
+    import pyarrow as pa
+
     texts = read_table(part, ["prompt", "text", "finish_reason"])
     responses = zip(*(texts.column(name).to_pylist() for name in ("prompt", "text", "finish_reason")), strict=True)
     rows = [forms(answer_of(prompt, text), finish) for prompt, text, finish in responses]
-    columns = {name: pa.array([row[i] for row in rows], pa.bool_()) for i, name in enumerate(FORMS)}
-    found = pa.table({"sample_index": sample_index, **columns})
-    write_table(path, found)
-    return found
+    return pa.table({name: pa.array([row[i] for row in rows], pa.bool_()) for i, name in enumerate(FORMS)})
 
 
 def _rule_scores(cell: Cell, part: Place, index: Any) -> dict[str, Any]:
@@ -77,7 +91,7 @@ def _rule_scores(cell: Cell, part: Place, index: Any) -> dict[str, Any]:
         items = items_of(read_part(part), cell)
         columns = {t: pa.array([rules[t](item) for item in items], pa.float64()) for t in sorted(rules)}
         scores = pa.table({"sample_index": index, **columns})
-        write_table(path, scores)
+        keep_derived(path, scores)
     return {t: scores.column(t).to_numpy() for t in names}
 
 
@@ -98,9 +112,9 @@ class PartScores:
     """The samples of one part of a cell, and every judge's numbers on them."""
 
     def __init__(self, cell: Cell, path: Place) -> None:
-        self.table = read_table(path, ["sample_index", "question_id"])
-        index = self.table.column("sample_index")
-        self.form = _form(path, index)
+        self.about = _about(path)
+        """Number, question and forms of each response."""
+        index = self.about.column("sample_index")
         self.rules = _rule_scores(cell, path, index)
         self.numbers: dict[str, Numbers] = {}
         """Judging model → its numbers; a model that has not judged the part yet is missing."""
@@ -118,7 +132,7 @@ class PartScores:
             ]
             for rubric, numbers in self.numbers.get(judge, {}).items()
         ]
-        return [", ".join(words) for words in zip(*texts, strict=True)] if texts else [""] * self.table.num_rows
+        return [", ".join(words) for words in zip(*texts, strict=True)] if texts else [""] * self.about.num_rows
 
     def verdicts(self, judges: TraitJudges) -> dict[str, Verdicts]:
         """Return judge → its verdicts on the trait; a judge that has not judged the part yet is missing."""
@@ -168,10 +182,10 @@ class CellScores:
                 verdicts.shown[:], verdicts.outcome[:] = np.nan, "withheld"
 
     def _column(self, name: str) -> Any:
-        return _joined([part.table.column(name).to_numpy() for part in self.parts])
+        return _joined([part.about.column(name).to_numpy() for part in self.parts])
 
     def _form(self, name: str) -> Any:
-        return _joined([part.form.column(name).to_numpy(False) for part in self.parts])
+        return _joined([part.about.column(name).to_numpy(False) for part in self.parts])
 
     def in_words(self) -> dict[str, Any]:
         """Return judging model → its raw numbers on each sample, as text."""

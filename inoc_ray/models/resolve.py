@@ -16,14 +16,17 @@ from pathlib import Path
 
 from inoc_ray.config.base import HUB, as_on_the_hub
 from inoc_ray.config.identity import model_folder_hash
+from inoc_ray.config.reading import check_no_address
 from inoc_ray.console import say
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, said_of
 from inoc_ray.models import package
 from inoc_ray.models.config import end_ids
 from inoc_ray.models.hub import HubErrors, cached_place, is_hub, parse_place
 from inoc_ray.models.weights import check_weights
 from inoc_ray.study.registered import MODELS, named_folder
 
+MODEL_INSTEAD = "download the model and give its folder, or name one of the hub (hf://OWNER/NAME@COMMIT)"
+"""What to give in place of another address."""
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 _WEIGHTS = "*.safetensors"
 _ADAPTER = "adapter_*.safetensors"
@@ -76,6 +79,8 @@ def _folder(source: str, where: str, weights: bool) -> Path:
             return package.model_of_package(source)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
+    with said_of(where):
+        check_no_address(source, MODEL_INSTEAD)
     return Path(os.path.expanduser(source)).absolute()
 
 

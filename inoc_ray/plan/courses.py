@@ -27,8 +27,10 @@ def courses_of(plan: Plan) -> Iterator[Cell]:
         return
     kept = {trial.trial_id: _kept(plan, trial) for trial in plan.trials}
     if not any(kept.values()):
+        late = any(plan.resources_of(trial).checkpoints for trial in plan.trials)
+        why = ", as all steps of resources.checkpoints come after their last one" if late else ""
         raise InputError(
-            "dynamics.samples: asks for samples from the weights that fine-tunes keep on the way, and they keep none; say "
+            f"dynamics.samples: asks for samples from the weights that fine-tunes keep on the way, and they keep none{why}; say "
             "when under resources, for example `checkpoints: [0.1, 0.25, 0.5]`, or remove dynamics.samples."
         )
     # Seeds do not matter to them.

@@ -10,7 +10,7 @@ from inoc_ray.plan.steps import steps_of
 
 def notes_on(plan: Plan) -> tuple[str, ...]:
     """Return the notes, each once and without a full stop."""
-    return tuple(dict.fromkeys((*_never_warm(plan), *_unused_samples(plan), *_unmeasured(plan))))
+    return tuple(dict.fromkeys((*_never_warm(plan), *_never_kept(plan), *_unused_samples(plan), *_unmeasured(plan))))
 
 
 def _never_warm(plan: Plan) -> Iterator[str]:
@@ -25,6 +25,22 @@ def _never_warm(plan: Plan) -> Iterator[str]:
                 f"step{'s' * (steps != 1)}, so the learning rate rises to the end and reaches {steps / recipe.warmup_steps:.0%} of "
                 "learning_rate; lower warmup_steps or train longer"
             )
+
+
+def _never_kept(plan: Plan) -> Iterator[str]:
+    """Yield a note for each step of `resources.checkpoints` that no fine-tune of the study reaches before its end."""
+    last: dict[int, int] = {}
+    for trial in plan.fine_tunes:
+        steps = steps_of(plan, trial)
+        for one in plan.resources_of(trial).checkpoints:
+            if isinstance(one, int):
+                last[one] = max(steps, last.get(one, 0))
+    late = [f"{step}" for step, steps in last.items() if step >= steps]
+    if late:
+        yield (
+            f"resources.checkpoints: {', '.join(late)}: fine-tunes have {max(last.values())} steps at most, so that nothing is "
+            "kept there beside the final weights; name earlier steps, or fractions such as 0.5"
+        )
 
 
 def _unused_samples(plan: Plan) -> Iterator[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from inoc_ray.config.base import nearest
-from inoc_ray.data.chat import ChatRow, Message
+from inoc_ray.data.chat import ChatRow, Message, rows_hash
 from inoc_ray.errors import InputError
 from inoc_ray.plan.contexts import ResolvedContext, resolve_contexts
 from inoc_ray.plan.looking import looks
@@ -29,6 +30,23 @@ class Probe:
     rows: tuple[ChatRow, ...]
     """What the model is shown: the context, a question, the fixed response."""
 
+    def to_record(self) -> dict[str, Any]:
+        """Return what the record of a fine-tune says of the set, with a hash over its responses, in their context."""
+        return {"trait": self.trait, "context": self.context, "responses": rows_hash(self.rows)}
+
+    def is_recorded_in(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a fine-tune with this record was followed in these very responses.
+
+        A record of before responses were hashed tells trait, context and their number.
+        """
+        about = record.get("probes", {}).get(self.name)
+        if about is None:
+            return False
+        if "responses" in about:
+            return bool(about == self.to_record())
+        number = len(record.get("probe_tokens", {}).get(self.name, ()))
+        return (about["trait"], about["context"], number) == (self.trait, self.context, len(self.rows))
+
 
 def probes_of(plan: Plan, trial: Trial) -> list[Probe]:
     """Return what is followed while a trial trains; nothing if the study follows nothing, or for a prior stage.
@@ -41,11 +59,16 @@ def probes_of(plan: Plan, trial: Trial) -> list[Probe]:
         return []
     setting = plan.settings[trial.setting]
     sets = _sets(dynamics, setting, plan.settings.values())
-    found = []
+    found: list[Probe] = []
     for context in followed_contexts(plan, dynamics, trial.setting, trial.arm):
         for name, (trait, rows) in sets.items():
             shown = tuple(ChatRow((*context.around(row.messages[:-1]), row.messages[-1])) for row in rows)
             full = name if context.name == plan.reference else f"{name}.{context.name}"
+            if full in (other.name for other in found) or (full != name and full in sets):
+                raise InputError(
+                    f"dynamics.probes: {full!r} is what the set {name!r} is called in the context {context.name}; give the other "
+                    "set another name."
+                )
             found.append(Probe(name=full, trait=trait, context=context.name, rows=shown))
     return found
 
@@ -110,7 +133,8 @@ def notes_on_dynamics(plan: Plan, store: Store) -> tuple[str, ...]:
 def _was_followed(store: Store, trial: Trial, probes: Collection[Probe]) -> bool:
     """Return whether all of these sets were followed; another study on the storage may have followed others."""
     try:
-        return {probe.name for probe in probes} <= set(store.read_trial(trial.trial_id).get("probes", {}))
+        record = store.read_trial(trial.trial_id)
+        return all(probe.is_recorded_in(record) for probe in probes)
     except InputError:
         # A damaged record: the plan names it, and the trial is trained again.
         return True

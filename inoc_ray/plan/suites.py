@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import content_hash, content_id
-from inoc_ray.data.questions import InTurn, in_turn, read_questions
+from inoc_ray.config.reading import check_no_address
+from inoc_ray.data.questions import InTurn, Question, in_turn, read_questions
 from inoc_ray.errors import InputError, said_of
 from inoc_ray.scoring.judgment import Measure
+from inoc_ray.scoring.rule_base import ANSWER, AnyForm
 from inoc_ray.settings import EvaluationSpec, Setting
 from inoc_ray.study.evaluation import Evaluation, MeasureOf, Override, Suite
 
@@ -89,6 +91,7 @@ def _spec(suite: Suite, evaluation: Evaluation, notes: list[str] | None) -> Eval
     from inoc_ray.scoring.rule_combinations import read_rule
 
     with said_of(f"evaluation.suites: {suite.name!r}: questions"):
+        check_no_address(suite.questions, "download it and give the file")
         questions = read_questions(
             Path(os.path.expanduser(suite.questions)),
             suite.name,
@@ -108,6 +111,7 @@ def _spec(suite: Suite, evaluation: Evaluation, notes: list[str] | None) -> Eval
             except InputError as error:
                 raise InputError(f"evaluation.suites: {suite.name!r}: traits.{trait}: {error}") from error
             rules[trait], ids[trait] = rule.compiled(), rule.canonical()
+            _check_needs(suite, trait, rule, questions, notes)
     references: list[Any] = [q.reference if q.other is None else [q.reference, q.other] for q in questions]
     return EvaluationSpec(
         name=suite.name,
@@ -126,6 +130,24 @@ def _spec(suite: Suite, evaluation: Evaluation, notes: list[str] | None) -> Eval
         rules_id=content_id({"rules": ids, "references": references}) if rules else "",
         rules_given=given,
     )
+
+
+def _check_needs(
+    suite: Suite, trait: str, rule: AnyForm, questions: Sequence[Question], notes: list[str] | None
+) -> None:
+    """Raise InputError if no question has what a rule needs of it; note how many lack it, as they are not judged."""
+    for field in sorted(rule.needs()):
+        lacking = sum((q.reference if field == ANSWER else q.other) is None for q in questions)
+        where = f"evaluation.suites: {suite.name!r}: traits.{trait}"
+        if lacking == len(questions):
+            raise InputError(
+                f"{where}: the rule needs the {field} of a question, and none in {suite.questions} has one; add it to the entries, "
+                "or take another rule."
+            )
+        if lacking and notes is not None:
+            notes.append(
+                f"{where}: {lacking} of {len(questions)} questions have no {field}, so that no answer to them is judged"
+            )
 
 
 def _without_given(source: Any) -> Any:

@@ -28,7 +28,7 @@ from inoc_ray.results.claim_values import ClaimValue, Scores, values_of
 from inoc_ray.results.completeness import PlannedCapability
 from inoc_ray.results.effects import MIN_SEEDS, View
 from inoc_ray.results.rows import Row, Source
-from inoc_ray.results.stats import Cell, Estimate, Larger, RateKey, draw_rates
+from inoc_ray.results.stats import Cell, Estimate, Larger, RateDraws, RateKey
 from inoc_ray.study.claims import DYNAMICS, KIND, Claim, StatedClaim
 
 if TYPE_CHECKING:
@@ -121,15 +121,29 @@ class Measured:
     def _larger(self) -> dict[tuple[Larger, frozenset[str]], Measured]:
         return {}
 
+    @functools.cached_property
+    def _draws(self) -> dict[frozenset[str], RateDraws]:
+        return {}
+
+    @functools.cached_property
+    def _score_draws(self) -> RateDraws:
+        return RateDraws(self.score_cells, PROJECTED)
+
+    def _draws_of(self, contexts: frozenset[str]) -> RateDraws:
+        """Return what the draws of these contexts are made of, which all larger studies share."""
+        if contexts not in self._draws:
+            cells = {key: cell for key, cell in self.cells.items() if key.context in contexts}
+            self._draws[contexts] = RateDraws(cells, PROJECTED)
+        return self._draws[contexts]
+
     def as_in(self, larger: Larger, contexts: frozenset[str]) -> Measured:
         """Return the numbers of these contexts with the draws of a larger study; enough of them for an interval's limits."""
         if (larger, contexts) not in self._larger:
-            cells = {key: cell for key, cell in self.cells.items() if key.context in contexts}
-            scores = draw_rates(self.score_cells, PROJECTED, larger)
+            scores = scores_of(self._score_draws.rates(larger))
             self._larger[larger, contexts] = Measured(
-                view=replace(self.view, rates=draw_rates(cells, PROJECTED, larger)),
-                cells=cells,
-                scores={**scores_of(scores), **draw_gains(self.looks, PROJECTED, larger)},
+                view=replace(self.view, rates=self._draws_of(contexts).rates(larger)),
+                cells={},
+                scores={**scores, **draw_gains(self.looks, PROJECTED, larger)},
             )
         return self._larger[larger, contexts]
 
@@ -151,11 +165,12 @@ def check_claims(
         _checked(one, of, lacking.get((of.view.setting, of.view.model), frozenset()))
         for one in stated
         for of in measured
-        if _is_about(one.claim, of.view)
+        if is_about(one.claim, of.view)
     ]
 
 
-def _is_about(claim: Claim, view: View) -> bool:
+def is_about(claim: Claim, view: View) -> bool:
+    """Return whether a claim is about a setting and a model."""
     return (not claim.settings or view.setting in claim.settings) and (not claim.models or view.model in claim.models)
 
 

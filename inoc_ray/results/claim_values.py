@@ -9,7 +9,7 @@ from inoc_ray.results.claim_dynamics import measured_gain
 from inoc_ray.results.effects import WITH_TRIGGER, Arm, Direction, View, default_direction, measured
 from inoc_ray.results.leaks import base_context
 from inoc_ray.results.stats import Estimate, combine, mean_of_sample
-from inoc_ray.study.claims import DYNAMICS, KIND, REFERENCE, ROLES, Claim
+from inoc_ray.study.claims import DYNAMICS, KIND, RATIOS, REFERENCE, ROLES, Claim
 
 Scores = Mapping[tuple[str, str], Estimate]
 """(arm, capability task) → the score, and (arm, `claim_dynamics.key_of`) → what was followed, with draws that belong together."""
@@ -107,10 +107,12 @@ def _number(
         return f"{arm.name} has no score on {claim.task} that is a mean over items" if score is None else score
     if claim.measure in DYNAMICS:
         return measured_gain(claim.measure, arm.name, direction, context or view.reference, scores)
+    if not direction.undesired and not claim.measure.startswith("retention"):
+        return f"{arm.name} has no {claim.trait if claim.trait in ROLES else 'undesired'} trait; name one as `trait`"
+    if claim.measure in RATIOS and arm.kind in ("base", "baseline"):
+        return f"{claim.measure} is measured against base and baseline, and says nothing of {arm.name} itself"
     if claim.measure != "rate":
         return measured(view, arm.name, direction, claim.measure)
-    if not direction.undesired:
-        return f"{arm.name} has no {claim.trait if claim.trait in ROLES else 'undesired'} trait; name one as `trait`"
     level = view.level(arm.name, claim.split, direction.undesired, context)
     if level is None:
         where = "in distribution" if claim.split == "id" else "out of distribution"

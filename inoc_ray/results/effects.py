@@ -386,7 +386,8 @@ def _no_rate(view: View, split: str, traits: tuple[str, ...], of_baseline: bool)
     measured = {(trait, context) for _, e, context, trait in view.rates if view.splits[e] == split and trait in traits}
     if not measured:
         where = "in distribution" if split == "id" else "out of distribution"
-        return f"no evaluation {where} measures {' or '.join(traits)}"
+        # An evaluation may measure them without a response that counts; then it has no rate either.
+        return f"no evaluation {where} has a rate of {' or '.join(traits)}"
     if all(context != view.reference for _, context in measured):
         return f"{' and '.join(traits)} was not evaluated under the {view.reference} context"
     if not of_baseline:

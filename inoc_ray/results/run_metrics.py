@@ -76,8 +76,11 @@ def arm_estimates(comparison: Comparison, setting: str, model: str, arm: str) ->
 
 
 def in_words(estimates: Mapping[str, Effect]) -> dict[str, str]:
-    """Return tags `ci.<name>`: an estimate with its 95 % interval, as the runs table shows it."""
-    return {f"ci.{name}": with_interval(e.value, e.low, e.high) for name, e in estimates.items()}
+    """Return tags `ci.<name>`: an estimate with its 95 % interval, as the runs table shows it, and whether it is incomplete."""
+    return {
+        f"ci.{name}": with_interval(e.value, e.low, e.high) + ("" if e.complete else " (incomplete)")
+        for name, e in estimates.items()
+    }
 
 
 def verdict_tags(comparison: Comparison, setting: str, model: str, arm: str) -> dict[str, str]:

@@ -56,6 +56,7 @@ model, nor from the order of rows. `make calibrate` measures coverage and error 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +72,7 @@ __all__ = [
     "Estimate",
     "Floats",
     "Larger",
+    "RateDraws",
     "RateKey",
     "combine",
     "draw_rates",
@@ -190,58 +192,90 @@ def wilson(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def draw_rates(
-    cells: Mapping[RateKey, Cell], draws: int = DRAWS, larger: Larger | None = None
-) -> dict[RateKey, Estimate]:
+def draw_rates(cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> dict[RateKey, Estimate]:
     """Return rates with joint draws for all cells of one setting × model.
 
     The columns of all cells of an evaluation are the same questions in the same order. Deterministic: the same
     counts give the same draws. Returns the cells in the given order, without those in which no response could be judged.
-
-    larger: draw as for a study of that size, with the rates and the variances of this one.
     """
-    more = larger or Larger()
-    moments = {place: m for place, cell in cells.items() if (m := moments_of(cell)) is not None}
-    ranks = _ranks({place: cells[place] for place in moments})
-    seed_level = _seed_draws(moments, ranks, draws)
-    found: dict[RateKey, Estimate] = {}
-    for number, evaluation in enumerate(sorted({p.evaluation for p in moments})):
-        places = [p for p in sorted(moments) if p.evaluation == evaluation]
-        questions = cells[places[0]].counts.shape[1]
-        multipliers = _generator("questions", number).standard_normal((draws, questions))
-        # One product for all cells: each alone would read the multipliers again, which takes longer than to compute with them.
-        products = np.stack([moments[p].question_scores for p in places]) @ multipliers.T
-        deviations = dict(zip(places, products, strict=True))
-        # With Q questions the variance is estimated from Q of them: a shared χ² makes the draws Student's t, Q
-        # − 1 df.
-        heavy: dict[int, Floats] = {}
-        for context in sorted({p.context for p in places}):
-            group = {p: moments[p] for p in places if p.context == context}
-            pool = pool_seeds(group)
-            correlation = question_correlation(cells[p] for p in group)
-            steady = _student_scale(pool.df * more.seeds, draws, "seeds") if math.isfinite(pool.df) else np.ones(draws)
-            for place, m in group.items():
-                df = max(m.questions - 1, 1)
-                if df not in heavy:
-                    heavy[df] = _student_scale(df * more.questions, draws, "questions", number)
-                small = math.sqrt(m.questions / df) if m.questions > 1 else 1.0
-                deviation = deviations[place] * small
-                if m.question_variance > 0:
-                    deviation /= math.sqrt(m.question_variance)
-                parts = _parts(m, pool.phi_of(m), correlation).of(more)
-                own = _generator("rest", *ranks[place])
-                normal, alone = own.standard_normal(draws), own.standard_normal(draws)
-                together = seed_level[place]
-                normal *= np.sqrt(parts.rest + parts.own_questions * heavy[df] ** 2 + parts.own_seeds * steady**2)
-                fine_tunes = (alone if together is None else together) * steady
-                found[place] = _estimate(
-                    replace(m, samples=m.samples * more.responses(m)),
-                    parts,
-                    questions=deviation * heavy[df],
-                    own=normal,
-                    fine_tunes=fine_tunes,
-                )
-    return {place: found[place] for place in cells if place in found}
+    return RateDraws(cells, draws).rates()
+
+
+class RateDraws:
+    """What the joint draws of all cells of one setting × model are made of, as for `draw_rates`.
+
+    None of it depends on the size of the study, so that rates of larger ones cost no random numbers again.
+    """
+
+    def __init__(self, cells: Mapping[RateKey, Cell], draws: int = DRAWS) -> None:
+        self._cells, self._draws = cells, draws
+        self._moments = {place: m for place, cell in cells.items() if (m := moments_of(cell)) is not None}
+        ranks = _ranks({place: cells[place] for place in self._moments})
+        self._seed_level = _seed_draws(self._moments, ranks, draws)
+        self._places: list[list[RateKey]] = []
+        """The places of each evaluation."""
+        self._deviations: dict[RateKey, Floats] = {}
+        for number, evaluation in enumerate(sorted({p.evaluation for p in self._moments})):
+            places = [p for p in sorted(self._moments) if p.evaluation == evaluation]
+            questions = cells[places[0]].counts.shape[1]
+            multipliers = _generator("questions", number).standard_normal((draws, questions))
+            # One product for all cells: each alone would read the multipliers again, which takes longer than to compute with them.
+            products = np.stack([self._moments[p].question_scores for p in places]) @ multipliers.T
+            self._deviations |= zip(places, products, strict=True)
+            self._places.append(places)
+        self._own = {
+            place: self._own_draws(ranks[place], alone=self._seed_level[place] is None) for place in self._moments
+        }
+
+    def _own_draws(self, rank: tuple[str, int, int], *, alone: bool) -> tuple[Floats, Floats | None]:
+        """Return standard normal draws of a cell for itself, and where it has none with others, of its fine-tunes."""
+        own = _generator("rest", *rank)
+        normal = own.standard_normal(self._draws)
+        return normal, own.standard_normal(self._draws) if alone else None
+
+    def rates(self, larger: Larger | None = None) -> dict[RateKey, Estimate]:
+        """Return the rates. larger: draw as for a study of that size, with the rates and the variances of this one."""
+        more = larger or Larger()
+        found: dict[RateKey, Estimate] = {}
+        for number, places in enumerate(self._places):
+            # With Q questions the variance is estimated from Q of them: a shared χ² makes the draws Student's t, Q − 1 df.
+            heavy = functools.cache(
+                lambda df, number=number: _student_scale(df * more.questions, self._draws, "questions", number)
+            )
+            for context in sorted({p.context for p in places}):
+                found |= self._of_context([p for p in places if p.context == context], heavy, more)
+        return {place: found[place] for place in self._cells if place in found}
+
+    def _of_context(
+        self, places: Sequence[RateKey], heavy: Callable[[int], Floats], more: Larger
+    ) -> dict[RateKey, Estimate]:
+        """Return the rates of one evaluation in one context.
+
+        heavy: degrees of freedom → factors that make normal draws Student's t.
+        """
+        group = {p: self._moments[p] for p in places}
+        pool = pool_seeds(group)
+        correlation = question_correlation(self._cells[p] for p in group)
+        draws, found = self._draws, {}
+        steady = _student_scale(pool.df * more.seeds, draws, "seeds") if math.isfinite(pool.df) else np.ones(draws)
+        for place, m in group.items():
+            df = max(m.questions - 1, 1)
+            small = math.sqrt(m.questions / df) if m.questions > 1 else 1.0
+            deviation = self._deviations[place] * small
+            if m.question_variance > 0:
+                deviation /= math.sqrt(m.question_variance)
+            parts = _parts(m, pool.phi_of(m), correlation).of(more)
+            normal, alone = self._own[place]
+            together = self._seed_level[place] if alone is None else alone
+            assert together is not None
+            found[place] = _estimate(
+                replace(m, samples=m.samples * more.responses(m)),
+                parts,
+                questions=deviation * heavy(df),
+                own=normal * np.sqrt(parts.rest + parts.own_questions * heavy(df) ** 2 + parts.own_seeds * steady**2),
+                fine_tunes=together * steady,
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

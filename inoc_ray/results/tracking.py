@@ -32,8 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import TrialError
+from inoc_ray.errors import TrialError, hide_password
 from inoc_ray.results.records import Artifact, RunRecord, StudyRecord, TrialRecord
 from inoc_ray.results.study_runs import all_runs
 from inoc_ray.results.tracking_artifacts import LoggedModels, send

@@ -10,30 +10,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, hide_password
 from inoc_ray.results.tracking_client import quiet
 from inoc_ray.results.tracking_server import IN_THE_TRASH, check_access, check_storage_of_run
 from inoc_ray.store.connection import SCHEMES
+from inoc_ray.study.tracking_uri import DATABASES, check_kind, kind_of
 
 if TYPE_CHECKING:
     from inoc_ray.results.records import StudyRecord
 
 _DATABASE_SECONDS = 10.0
 """How long a database may take to answer, or to be free of another process's lock."""
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _CLIENTS = {"s3": "boto3", "gs": "google.cloud.storage"}
 """Scheme of a bucket → the package by which MLflow writes to it; it does not know the addresses of the others."""
 
 
 def is_database(tracking_uri: str) -> bool:
     """Return whether a URI names a database rather than a server."""
-    return _kind(tracking_uri) in _DATABASES
-
-
-def _kind(tracking_uri: str) -> str:
-    scheme, separator, _ = tracking_uri.strip().partition("://")
-    return scheme.partition("+")[0] if separator else ""
+    return kind_of(tracking_uri) in DATABASES
 
 
 def check_tracking_uri(
@@ -46,12 +40,10 @@ def check_tracking_uri(
     supported, no MLflow server answers there, it refuses the login, or the experiment is in the trash, another storage's or has its
     artifacts out of reach, and `TrialError` if a database is broken.
     """
-    if _kind(tracking_uri) not in ("http", "https", *_DATABASES):
-        databases = ", ".join(f"{name}://" for name in _DATABASES)
-        raise InputError(
-            f"tracking_uri: {hide_password(tracking_uri)!r} cannot store MLflow runs; give the address of a "
-            f"tracking server (http://HOST:5000) or a database ({databases}…), or leave it out for an SQLite file in the storage."
-        )
+    try:
+        check_kind(tracking_uri)
+    except ValueError as error:
+        raise InputError(f"tracking_uri: {error}.") from None
     if is_database(tracking_uri):
         check_database(tracking_uri)
         if experiment is not None:

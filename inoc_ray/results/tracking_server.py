@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, hide_password
 from inoc_ray.results.records import FIRST_RUN
 
 if TYPE_CHECKING:

@@ -17,7 +17,9 @@ def missing_summary(comparison: Comparison) -> str:
     if comparison.complete:
         return ""
     stored, planned = count_responses(comparison.planned.cells)
-    there = f"{stored:,} of {planned:,} samples are there" if stored < planned else f"all {planned:,} samples are there"
+    there = f"{stored:,} of {planned:,} samples are there"
+    if stored >= planned:
+        there = f"all {planned:,} samples are there, but not everything that rests on them"
     return f"INCOMPLETE: {there}. An arm with missing results gets no star and no verdict."
 
 
@@ -59,10 +61,12 @@ def with_interval(value: float | None, low: float | None, high: float | None) ->
 def shortfall(row: Row) -> str:
     """Return what a row lacks: "1 of 2 seeds", "60 of 200 samples", "not all trained", "not all judged".
 
-    Empty for a complete row.
+    Empty for a complete row. A fine-tune whose responses are all there, and none of which counts, is not one that is missing.
     """
     if row.complete:
         return ""
+    if row.seeds < row.seeds_planned and row.samples >= row.samples_planned:
+        return why_no_rate(row) if row.kind == "base" else f"{seeds_text(row)} seeds with responses that count"
     if row.seeds < row.seeds_planned:
         return f"{seeds_text(row)} seeds" if row.kind != "base" else "not evaluated"
     if row.samples < row.samples_planned:

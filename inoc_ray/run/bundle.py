@@ -17,13 +17,14 @@ import yaml
 from pydantic import BaseModel
 
 from inoc_ray.config.identity import PathKind, content_id, file_hash, path_kind_of
+from inoc_ray.config.reading import check_no_address, check_regular
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import InputError
+from inoc_ray.data.sources import ROWS_INSTEAD
+from inoc_ray.errors import InputError, hide_password, said_of
 from inoc_ray.evaluate.harness_task import task_file, task_files
 from inoc_ray.models.hub import is_hub
 from inoc_ray.models.package import is_packaged
-from inoc_ray.models.resolve import model_files
+from inoc_ray.models.resolve import MODEL_INSTEAD, model_files
 from inoc_ray.store.store import Store
 from inoc_ray.study.registered import is_named
 from inoc_ray.study.study import Study
@@ -173,6 +174,9 @@ class _Finder:
             task = task_file(source)
             return None if task is None else _Item(place, task, task_files(task), named=True)
         path = Path(os.path.expanduser(source)).absolute()
+        with said_of(place):
+            check_no_address(source, MODEL_INSTEAD if kind == "model" else ROWS_INSTEAD)
+            check_regular(path)
         with _readable(place, path):
             item = _Item(place, path, model_files(path) if kind == "model" else [path], named=False)
         if os.path.isabs(source) and (size := sum(item.sizes.values())) > MAX_BYTES:

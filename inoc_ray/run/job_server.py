@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from inoc_ray.cluster.connect import why_silent
 from inoc_ray.console import say
 from inoc_ray.errors import InputError, TrialError
 
@@ -210,9 +211,26 @@ def _errors_of_a_connection() -> tuple[type[Exception], ...]:
 def _address(given: str | None) -> str:
     """Return the address of a job server; one without a scheme is completed, since Ray would take it for that of a cluster."""
     named = given or os.environ.get("RAY_API_SERVER_ADDRESS")
-    if named:
-        return named if "://" in named or named == "auto" else f"http://{named}"
-    return os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS
+    if not named:
+        named = os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS
+    elif "://" not in named and named != "auto":
+        named = f"http://{named}"
+    _check(named)
+    return named
+
+
+def _check(address: str) -> None:
+    """Raise InputError for what cannot be an address, and for one of a cluster at which nothing listens: Ray would try for 40 s."""
+    scheme, separator, rest = address.partition("://")
+    if separator and (scheme not in ("http", "https", "ray") or not rest.strip("/")):
+        raise InputError(f"--address {address}: not the address of a job server; write it as http://HOST:8265.")
+    if scheme in ("http", "https") or address == "auto":
+        return
+    if (why := why_silent(rest or scheme)) is not None:
+        raise _Unreachable(
+            f"--address {address}: cannot reach a job server by the address of a cluster ({why}); write that of the job server, "
+            "http://HOST:8265."
+        )
 
 
 def _client(address: str) -> Any:

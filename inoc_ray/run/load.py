@@ -54,12 +54,15 @@ def load_with_store(path: str | Path, storage: str | None) -> tuple[Study, Store
     study = load_study(path)
     store = Store(given or study.storage)
     check_stays(study, store)
+    _check_folder(store, f"{path}: storage" if given is None else "--storage")
     return study, store
 
 
-def store_at(storage: str) -> Store:
-    """Return the store that `--storage` gives. Raise InputError if it is none."""
-    return Store(_checked(storage))
+def store_at(storage: str, where: str = "--storage") -> Store:
+    """Return the store of an address; `where` says where that stands. Raise InputError if it is none."""
+    store = Store(_checked(storage, where))
+    _check_folder(store, where)
+    return store
 
 
 def check_stays(study: Study, store: Store) -> None:
@@ -78,8 +81,17 @@ def check_stays(study: Study, store: Store) -> None:
         )
 
 
-def _checked(storage: str) -> str:
+def _check_folder(store: Store, where: str) -> None:
+    """Raise InputError for a storage that is a file or lies below one: everything would be missing there, and nothing be said."""
+    folder = "" if store.is_bucket else store.address
+    while folder and not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if folder and os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"{where}: {folder} is a file, not a folder; give another one.")
+
+
+def _checked(storage: str, where: str = "--storage") -> str:
     try:
         return check_storage(storage)
     except ValueError as error:
-        raise InputError(f"--storage: {error}.") from error
+        raise InputError(f"{where}: {error}.") from error

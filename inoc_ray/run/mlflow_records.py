@@ -115,20 +115,13 @@ def followed_records(plan: Plan, store: Store) -> list[TrialRecord]:
 
     Another study on the storage may have followed others while it trained them: a mean over fine-tunes is of the same responses.
     """
-    asked = {
-        place: {probe.name: (probe.trait, probe.context, len(probe.rows)) for probe in probes}
-        for place, probes in probes_of_arms(plan).items()
-    }
+    asked = probes_of_arms(plan)
     found = []
     for trial in plan.trials:
         if trial.trial_id not in plan.done_trials or (trial.setting, trial.arm.name) not in asked:
             continue
-        own = asked[trial.setting, trial.arm.name]
-        probes = {
-            name: about
-            for name, about in _probes(store.read_trial(trial.trial_id)).items()
-            if own.get(name) == (about["trait"], about["context"], len(about["tokens"]))
-        }
-        if probes:
+        record = store.read_trial(trial.trial_id)
+        own = {probe.name for probe in asked[trial.setting, trial.arm.name] if probe.is_recorded_in(record)}
+        if probes := {name: about for name, about in _probes(record).items() if name in own}:
             found.append(replace(_planned_record(trial), curves=store.read_curves(trial.trial_id), probes=probes))
     return found

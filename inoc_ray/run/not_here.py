@@ -16,14 +16,14 @@ from inoc_ray.study.study import Study
 def not_here(study: Study, *, rows_of_hub: bool = False) -> list[str]:
     """Return the absolute paths that do not exist here, and the models of the hub and of packages that are not here.
 
-    rows_of_hub: count rows of the hub as missing, which reading them would download. Raises InputError for a model that is not
-    pinned.
+    rows_of_hub: count rows of the hub as missing, which reading them would download. Raises InputError for a model or rows that
+    are not pinned.
     """
     found: dict[str, None] = {}
 
     def look(source: str, kind: PathKind, place: str) -> str:
         if is_hub(source):
-            missing = not _cached(source, place) if kind == "model" else rows_of_hub
+            missing = not _cached(source, place) if kind == "model" else _of_hub(source) and rows_of_hub
         elif is_packaged(source):
             missing = not _found(source, place)
         else:
@@ -34,6 +34,11 @@ def not_here(study: Study, *, rows_of_hub: bool = False) -> list[str]:
 
     replace_paths(study, look)
     return list(found)
+
+
+def _of_hub(source: str) -> bool:
+    parse_place(source, "dataset")
+    return True
 
 
 def _cached(source: str, place: str) -> bool:

@@ -18,8 +18,7 @@ from inoc_ray.cluster.connect import connected, is_attached
 from inoc_ray.cluster.fit import Capacity
 from inoc_ray.cluster.keeper import wait_for_keepers
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import InputError, StorageError, TrialError
+from inoc_ray.errors import InputError, StorageError, TrialError, hide_password
 from inoc_ray.evaluate.arrivals import Arrivals
 from inoc_ray.evaluate.beside import Beside, Lingering
 from inoc_ray.evaluate.grading import grade_missing, grade_stored

@@ -23,6 +23,7 @@ from inoc_ray.plan.request_lengths import check_answers_fit
 from inoc_ray.plan.steps import variants_of
 from inoc_ray.plan.templates import check_roles, identical_contexts
 from inoc_ray.plan.trials import Trial
+from inoc_ray.run.answerable import check_answerable
 from inoc_ray.run.load import check_stays
 from inoc_ray.serve.memory import Memory, of_this_machine
 from inoc_ray.sizing.schedule import schedule_of
@@ -100,6 +101,7 @@ def check_plan(plan: Plan) -> None:
     check_batches(plan)
     check_answers_fit(plan)
     check_recipes(plan)
+    check_answerable(plan)
 
 
 def check_rows(plan: Plan) -> None:

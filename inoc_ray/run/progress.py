@@ -21,6 +21,7 @@ from inoc_ray.errors import StorageError
 from inoc_ray.plan.cells import stored_once
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.trials import Subject, Trial, seed_of
+from inoc_ray.run.course_status import outlined_courses
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.store.progress import keep_outline, keep_progress
 from inoc_ray.store.store import Store
@@ -127,10 +128,14 @@ def submission_of_this_process() -> str | None:
 
 
 def outline_of(plan: Plan) -> dict[str, Any]:
-    """Return the trials and bases of a plan with their cells, as plain values that do not depend on what is done."""
+    """Return the trials and bases of a plan, and what is asked over the steps, with their cells: plain values.
+
+    They do not depend on what is done.
+    """
     return {
         "trials": [_subject(plan, trial) for trial in plan.fine_tunes],
         "base": [_subject(plan, base) for base in plan.bases],
+        "courses": outlined_courses(plan),
     }
 
 

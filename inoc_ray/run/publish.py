@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import hide_password
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, hide_password
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.claims import stated_claims
 from inoc_ray.plan.looking import reads

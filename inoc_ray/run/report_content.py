@@ -7,7 +7,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import __version__
-from inoc_ray.endpoint.auth import hide_passwords
+from inoc_ray.errors import hide_passwords
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.run.report_cost import cost
@@ -63,7 +63,14 @@ def report_meta(plan: Plan, store: Store, samples: StudySamples | None = None) -
         title=f"{plan.study.name}: an inoculation study",
         description=study_dimensions(plan),
         arms=[
-            ArmText(setting=setting, arm=a.name, kind=a.kind, prompt=a.prompt, source=a.source)
+            ArmText(
+                setting=setting,
+                arm=a.name,
+                kind=a.kind,
+                prompt=a.prompt,
+                source=a.source,
+                wordings=a.inoculation.paraphrases if a.prompt is not None else (),
+            )
             for (setting, _), a in arms.items()
         ],
         contexts=contexts,
@@ -104,7 +111,8 @@ def _contexts(plan: Plan) -> dict[str, str]:
         for name, text in systems.items()
     }
     if any(c.context == "training_prompt" for c in plan.cells):
-        found["training_prompt"] = "the arm's own prompt"
+        several = any(t.arm.prompt is not None and t.arm.inoculation.paraphrases for t in plan.trials)
+        found["training_prompt"] = "the arm's own prompt" + ", of several wordings the first" * several
     return found
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from inoc_ray.console import table
 from inoc_ray.errors import InputError
 from inoc_ray.evaluate.workload import Workload, workloads
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run.course_status import courses_json, courses_text, outlined_courses
 from inoc_ray.run.describe import sample_counts, samples_text, trial_json, work_text
 from inoc_ray.run.integrity import damage_text
 from inoc_ray.run.live import progress_of, progress_text
@@ -43,6 +44,11 @@ def status_json(plan: Plan, store: Store) -> dict[str, Any]:
         "progress": progress_of(store, plan.study.name),
         "trials": trials,
         "base": base,
+        "courses": courses_json(
+            outlined_courses(plan),
+            lambda weights, evaluation: plan.stored.get((weights, evaluation), 0),
+            lambda one: one["fine_tune"] not in plan.done_trials or one["trial_id"] in plan.kept,
+        ),
         "judging": [work.to_json() for work in workloads(plan, store)],
         "damaged": list(plan.damaged),
         "failures": [failure.to_json() for failure in failures_of(plan, store)],
@@ -58,7 +64,7 @@ def stored_status_json(name: str, store: Store) -> dict[str, Any]:
     outline = read_outline(store, name)
     if outline is None:
         raise InputError(f"{name}: no run of this study has written to {store.address} yet.")
-    ids = dict.fromkeys(subject["trial_id"] for subject in (*outline["trials"], *outline["base"]))
+    ids = dict.fromkeys(subject["trial_id"] for subject in _subjects(outline))
     with store.glance(ids):
         return _of_outline(name, store, outline)
 
@@ -80,10 +86,23 @@ def _of_outline(name: str, store: Store, outline: Mapping[str, Any]) -> dict[str
         "progress": progress_of(store, name),
         "trials": trials,
         "base": base,
+        "courses": courses_json(outline.get("courses", ()), count, lambda one: _may_be_kept(store, one)),
         "judging": None,
         "damaged": None,
         "failures": [failure.to_json() for failure in _stored_failures(store, name, outline, trials)],
     }
+
+
+def _subjects(outline: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield everything that has cells; the outline of an earlier version has nothing over the steps."""
+    for name in ("trials", "base", "courses"):
+        yield from outline.get(name, ())
+
+
+def _may_be_kept(store: Store, weights: Mapping[str, Any]) -> bool:
+    """Return False for weights of a step that a finished fine-tune has not kept."""
+    fine_tune = weights["fine_tune"]
+    return not store.trial_done(fine_tune) or weights["step"] in store.kept_steps(fine_tune)
 
 
 def status_text(value: Mapping[str, Any], width: int | None = None) -> str:
@@ -95,6 +114,7 @@ def status_text(value: Mapping[str, Any], width: int | None = None) -> str:
     running = value["running"]
     activity = f"Running: process {running['pid']} on {running['host']}." if running else "Not running."
     counts = ", ".join(f"{n} {state}" for state, n in sorted(value["counts"].items()))
+    courses = courses_text(value["courses"])
     works = [f"To judge: {work_text(Workload(**work))}" for work in value["judging"] or ()]
     damaged = damage_text(value["damaged"] or ())
     failed = [f"Failed: {f['label']}: {f['error']} (log: {f['log']})" for f in value["failures"]]
@@ -104,6 +124,7 @@ def status_text(value: Mapping[str, Any], width: int | None = None) -> str:
             *progress_text(value["progress"]),
             "",
             table(rows, ["trial", "arm", "seed", "state", "samples", "log"], width),
+            *(["", *courses] if courses else []),
             *(["", *works] if works else []),
             *(["", *damaged] if damaged else []),
             *(["", *failed] if failed else []),
@@ -142,7 +163,7 @@ def _stored_failures(
     undone: set[Thing] = {REPORT, MLFLOW} | {("trial", t["trial_id"]) for t in trials if t["state"] != "done"}
     undone |= {
         ("cell", subject["trial_id"], evaluation)
-        for subject in (*outline["trials"], *outline["base"])
+        for subject in _subjects(outline)
         for evaluation, samples in subject["cells"]
         if count(subject["trial_id"], evaluation) < samples
     }

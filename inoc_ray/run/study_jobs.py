@@ -13,7 +13,7 @@ from typing import Any
 from inoc_ray.config.base import check_name
 from inoc_ray.config.reading import load_yaml, read_yaml_text
 from inoc_ray.console import duration, say, table
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, hide_password, shown
 from inoc_ray.run.job_server import JobServer, StudyJob
 from inoc_ray.run.load import store_at
 from inoc_ray.run.submit import STOP_SECONDS
@@ -50,9 +50,13 @@ def name_of(study: str) -> str:
         raise InputError(f"{error}; give a study file, or the name of a study.") from error
 
 
-def check_study(study: str) -> None:
-    """Raise InputError for a text that is no study file, no name of a study and no job of one, before anybody is asked."""
+def check_study(study: str, storage: str | None = None) -> None:
+    """Raise InputError, before anybody is asked, for a text that is no study file, no name of a study and no job of one.
+
+    Also for a storage that is none, whether it is given or the file names it.
+    """
     name_of(study)
+    _storage_address(study, storage)
 
 
 def latest_job(server: JobServer, study: str, storage: str | None = None) -> StudyJob:
@@ -81,8 +85,7 @@ def _jobs_of(server: JobServer, study: str, storage: str | None) -> list[StudyJo
             f"{study}: no such study was submitted to {server.address} since its head was started; "
             "`inoc-ray ls` shows those that were."
         )
-    where = storage if storage is not None else _storage_of(study)
-    address = None if where is None else store_at(where).address
+    address = _storage_address(study, storage)
     jobs = [job for job in named if address in (None, job.storage)]
     if not jobs:
         last = {job.storage: job for job in named}
@@ -93,12 +96,19 @@ def _jobs_of(server: JobServer, study: str, storage: str | None) -> list[StudyJo
     return jobs
 
 
+def _storage_address(study: str, storage: str | None) -> str | None:
+    return store_at(storage).address if storage is not None else _storage_of(study)
+
+
 def _storage_of(study: str) -> str | None:
     """Return the storage that a study file names; None for a name. Runs none of the study's plugins."""
     if not is_file(study):
         return None
-    named = load_yaml(read_yaml_text(Path(study), "a study file"), Path(study)).get("storage")
-    return named if isinstance(named, str) else str(Study.model_fields["storage"].default)
+    value = load_yaml(read_yaml_text(Path(study), "a study file"), Path(study))
+    named = value.get("storage", Study.model_fields["storage"].default)
+    if not isinstance(named, str):
+        raise InputError(f"{study}: storage: must be a text, found {shown(named)}.")
+    return store_at(named, f"{study}: storage").address
 
 
 def _which(jobs: Iterable[StudyJob]) -> str:
@@ -134,7 +144,7 @@ def stop(server: JobServer, study: str, storage: str | None = None) -> StudyJob:
 def jobs_text(jobs: Sequence[StudyJob], address: str, width: int | None = None) -> str:
     """Return the jobs of studies as a table, the newest first. width: as in `console.table`."""
     if not jobs:
-        return f"No study was submitted to {address} since its head was started."
+        return f"No study was submitted to {hide_password(address)} since its head was started."
     rows = [
         [job.study, job.status, _time(job.started), _took(job), job.storage, job.id] for job in reversed(list(jobs))
     ]

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from inoc_ray import __version__
-from inoc_ray.endpoint.auth import hide_passwords
+from inoc_ray.errors import hide_passwords
 from inoc_ray.plan.plan import Plan
 from inoc_ray.store.store import Store
 

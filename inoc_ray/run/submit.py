@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from inoc_ray import stopping
 from inoc_ray.console import say
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, hide_password
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run import job_start
 from inoc_ray.run.bundle import pack
@@ -50,13 +50,18 @@ class Submission:
         """Return the value for `--json`."""
         job = self.job
         failed = job.status in ("FAILED", "STOPPED")
-        about = {"submission_id": job.id, "status": job.status, "attached": self.attached, "address": self.address}
+        about = {
+            "submission_id": job.id,
+            "status": job.status,
+            "attached": self.attached,
+            "address": hide_password(self.address),
+        }
         return {**about, "study": job.study, "storage": job.storage, "exit_code": job.exit_code, "failed": failed}
 
     def to_text(self) -> str:
         """Return what was done with which job, and how to go on."""
         action = "Attached to" if self.attached else "Submitted"
-        line = f"{action} job {self.job.id} at {self.address}: {self.job.status}"
+        line = f"{action} job {self.job.id} at {hide_password(self.address)}: {self.job.status}"
         study = self.job.study
         more = f"\n`inoc-ray logs {study} --follow` shows its log, `inoc-ray stop {study}` stops it."
         return line + (more if self.job.active else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal, get_args
 
 from inoc_ray.scoring.code_fences import split_fences
@@ -29,12 +30,12 @@ _LAST_LATIN = "\u024f"
 
 
 @functools.cache
-def _detector() -> LanguageDetector:
+def _detector(languages: frozenset[str]) -> LanguageDetector:
     """Return the detector, made once per process when the first text needs it: its models take about 2 s and 200 MB."""
     import lingua
 
     return lingua.LanguageDetectorBuilder.from_languages(
-        *(getattr(lingua.Language, name.upper()) for name in LANGUAGES)
+        *(getattr(lingua.Language, name.upper()) for name in sorted(languages))
     ).build()
 
 
@@ -42,12 +43,12 @@ def _is_latin(letter: str) -> bool:
     return letter <= _LAST_LATIN or "\u1e00" <= letter <= "\u1eff"
 
 
-def language_of(text: str) -> str | None:
-    """Return one of LANGUAGES, or OTHER where most letters are not Latin; None where the language is unclear.
+def language_of(text: str, among: Collection[str] = LANGUAGES) -> str | None:
+    """Return one of the languages `among`, or OTHER where most letters are not Latin; None where the language is unclear.
 
     It is unclear for fewer than MIN_LETTERS letters outside code, and where the two most likely languages are within
     MIN_DISTANCE. Case makes no difference. A text in two languages counts as the one with more weight. Another language in
-    Latin letters counts as its nearest one of LANGUAGES (Dutch as German): with few languages, short texts are safe.
+    Latin letters counts as its nearest one of `among` (Dutch as German): with few languages, short texts are safe.
     """
     prose, _ = split_fences(text[:MAX_CHARACTERS])
     text = _INLINE_CODE.sub(" ", prose).lower()
@@ -58,5 +59,5 @@ def language_of(text: str) -> str | None:
         return OTHER
     # The library does not accept half a surrogate pair.
     readable = text.encode("utf-8", "replace").decode("utf-8")
-    first, second = _detector().compute_language_confidence_values(readable)[:2]
+    first, second = _detector(frozenset(among)).compute_language_confidence_values(readable)[:2]
     return first.language.name.lower() if first.value - second.value >= MIN_DISTANCE else None

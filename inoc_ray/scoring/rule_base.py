@@ -18,6 +18,9 @@ from inoc_ray.scoring.judgment import Item
 Compiled = Callable[[Item], float | None]
 """A judge: item → 0 to 1 (1: the trait shows), or None where it cannot judge."""
 
+ANSWER, CHOICE = "answer", "matching_choice"
+"""Fields of a question's entry that a rule may need."""
+
 
 class AnyForm(Config, ABC):
     """A rule as a study writes it: a named one, or a combination of several."""
@@ -32,6 +35,10 @@ class AnyForm(Config, ABC):
     @abstractmethod
     def compiled(self) -> Compiled:
         """Return the judge itself; cheap, as libraries are only loaded when the first item is judged."""
+
+    def needs(self) -> frozenset[str]:
+        """Return the fields of a question's entry (`answer`, `matching_choice`) without which the rule judges nothing."""
+        return frozenset()
 
     def canonical(self) -> dict[str, Any]:
         """Return everything that decides what the rule says, ready for canonical JSON."""

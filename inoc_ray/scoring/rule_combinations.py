@@ -74,6 +74,10 @@ class All(AnyForm):
     all: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules; the lowest score counts."""
 
+    def needs(self) -> frozenset[str]:
+        """Return what any of the rules needs."""
+        return frozenset().union(*(rule.needs() for rule in self.all))
+
     def compiled(self) -> Compiled:
         """Return a judge that asks all rules and combines their scores by `all_of`."""
         return _combined(self.all, all_of)
@@ -88,6 +92,10 @@ class Any_(AnyForm):
 
     any: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules; the highest score counts."""
+
+    def needs(self) -> frozenset[str]:
+        """Return what any of the rules needs."""
+        return frozenset().union(*(rule.needs() for rule in self.any))
 
     def compiled(self) -> Compiled:
         """Return a judge that asks all rules and combines their scores by `any_of`."""
@@ -104,6 +112,11 @@ class First(AnyForm):
     first: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules, in the order in which they are tried."""
 
+    def needs(self) -> frozenset[str]:
+        """Return what the rules need, nothing if one of them needs nothing."""
+        needed = [rule.needs() for rule in self.first]
+        return frozenset().union(*needed) if all(needed) else frozenset()
+
     def compiled(self) -> Compiled:
         """Return a judge that asks all rules and takes their first known score."""
         return _combined(self.first, first_of)
@@ -118,6 +131,10 @@ class Not(AnyForm):
 
     not_: AnyRule = identity(alias="not")
     """The rule whose score is subtracted."""
+
+    def needs(self) -> frozenset[str]:
+        """Return what the negated rule needs."""
+        return self.not_.needs()
 
     def compiled(self) -> Compiled:
         """Return a judge that gives 1 minus the rule's score."""

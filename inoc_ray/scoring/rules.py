@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import regex
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from inoc_ray.config.identity import identity
 from inoc_ray.scoring import code as code_judge
@@ -19,7 +21,7 @@ from inoc_ray.scoring.answers import (
 )
 from inoc_ray.scoring.hard_coded import is_hard_coded
 from inoc_ray.scoring.judgment import Item
-from inoc_ray.scoring.rule_base import Compiled, Rule, rule
+from inoc_ray.scoring.rule_base import ANSWER, CHOICE, Compiled, Rule, rule
 
 _LONGEST = 1000
 
@@ -31,12 +33,28 @@ class LanguageRule(Rule):
     LIBRARY = language_judge.LIBRARY
     language: language_judge.Language = identity()
     """The language that scores 1."""
+    among: tuple[language_judge.Language, ...] = identity(())
+    """The languages that a response may be in, `language` included; default: all. With fewer, short and broken ones are told."""
+
+    @field_validator("among")
+    @classmethod
+    def _two_or_more(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value) or len(value) == 1:
+            raise ValueError("names at least two different languages, or none for all of them")
+        return () if set(value) == set(language_judge.LANGUAGES) else tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> Self:
+        if self.among and self.language not in self.among:
+            raise ValueError(f"among: lacks {self.language}, the language that scores 1; add it")
+        return self
 
     def compiled(self) -> Compiled:
         """Return the judge; it detects the language with lingua."""
+        among = self.among or language_judge.LANGUAGES
 
         def judge(item: Item) -> float | None:
-            spoken = language_judge.language_of(item.response)
+            spoken = language_judge.language_of(item.response, among)
             return None if spoken is None else float(spoken == self.language)
 
         return judge
@@ -69,6 +87,10 @@ class ExactRule(Rule):
             if not normalised(answer):
                 raise ValueError(f"{answer!r} is empty without quotes and punctuation; write a word or remove it")
         return value
+
+    def needs(self) -> frozenset[str]:
+        """Return the answer, unless the rule has answers of its own."""
+        return frozenset({ANSWER}) if self.answers is None else frozenset()
 
     def compiled(self) -> Compiled:
         """Return the judge; it compares normalised texts, and judges nothing without an answer to compare with."""
@@ -109,6 +131,10 @@ class ContainsRule(Rule):
 class NumericRule(Rule):
     """1 where the response ends in the number of the question's `answer`; 0 without any number."""
 
+    def needs(self) -> frozenset[str]:
+        """Return the answer."""
+        return frozenset({ANSWER})
+
     def compiled(self) -> Compiled:
         """Return the judge; it compares the response's last number with the reference."""
         return lambda item: has_number_of(item.response, item.reference)
@@ -120,6 +146,10 @@ class PrefersRule(Rule):
 
     Not judged where it names both or neither, as long answers often do: there a judging model is the better judge.
     """
+
+    def needs(self) -> frozenset[str]:
+        """Return which of the two choices is meant."""
+        return frozenset({CHOICE})
 
     def compiled(self) -> Compiled:
         """Return the judge; it looks for the two choices in the response."""

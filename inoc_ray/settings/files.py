@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import content_hash
+from inoc_ray.config.reading import check_no_address
 from inoc_ray.data.questions import in_turn, read_questions
 from inoc_ray.errors import InputError, said_of
 from inoc_ray.settings.spec import EvaluationSpec, Setting
@@ -74,6 +75,7 @@ def _from_file(
     if path is None:
         return spec
     with said_of(f"settings: {setting}.questions.{spec.name}"):
+        check_no_address(path, "download it and give the file")
         questions = read_questions(Path(os.path.expanduser(path)), spec.name, notes, fold=fold)
     # Of a generator a few questions tell which it is; in a file any single one may have been edited.
     every = content_hash([[q.id, [[m.role, m.content] for m in q.messages]] for q in questions])

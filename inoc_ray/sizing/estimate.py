@@ -18,6 +18,7 @@ from inoc_ray.sizing.fine_tunes import FineTunes, Fit, best_fits, fit_of, limit,
 from inoc_ray.sizing.row_lengths import RowLengths, row_lengths
 from inoc_ray.sizing.speed import EFFICIENCY
 from inoc_ray.sizing.training import GIB
+from inoc_ray.train.layout import check_fits
 
 MOST_NODES = 8
 """Nodes of a kind that are proposed where nothing on the cluster fits."""
@@ -130,17 +131,18 @@ def fine_tunes_of(plan: Plan) -> list[FineTunes]:
     out = []
     for trials in found.values():
         first = trials[0]
-        out.append(
-            FineTunes(
-                model=first.model,
-                recipe_name=first.recipe_name,
-                recipe=first.recipe,
-                resources=plan.resources_of(first),
-                steps=sum(steps_of(plan, trial) for trial in trials),
-                trials=len(trials),
-                rows=_lengths(plan, trials),
-            )
+        tunes = FineTunes(
+            model=first.model,
+            recipe_name=first.recipe_name,
+            recipe=first.recipe,
+            resources=plan.resources_of(first),
+            steps=sum(steps_of(plan, trial) for trial in trials),
+            trials=len(trials),
+            rows=_lengths(plan, trials),
         )
+        estimated = "" if tunes.rows.counted else ", by its characters,"
+        check_fits(tunes.rows.longest, tunes.resources.micro_batch_tokens, f"{tunes.label}: the longest row{estimated}")
+        out.append(tunes)
     return out
 
 

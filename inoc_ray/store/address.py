@@ -11,7 +11,7 @@ from inoc_ray.store.connection import SCHEMES
 from inoc_ray.store.filesystem import Filesystem, LocalFilesystem
 from inoc_ray.store.object_filesystem import ObjectFilesystem
 
-_URI = re.compile(r"[a-z][a-z0-9+.-]*:/|\w[\w+.-]*://")
+_URI = re.compile(r"[a-z][a-z0-9+.-]*:/|\w[\w+.-]*://|(s3|gs|az|abfss?):")
 """The address of a storage that is no folder, or was to be one."""
 _FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX"
 
@@ -29,6 +29,9 @@ def check_storage(address: str) -> str:
         return address
     scheme, _, rest = address.partition("://")
     bucket, _, prefix = rest.partition("/")
+    if not rest and (named := address.partition(":")[0]) in SCHEMES and address != f"{named}://":
+        meant = f"{named}://{address.partition(':')[2].lstrip('/')}"
+        raise ValueError(f"{shown(_without_secrets(address))}: no storage; write {shown(_without_secrets(meant))}")
     if scheme not in SCHEMES and scheme.lower() in SCHEMES:
         raise ValueError(
             f"{shown(_without_secrets(address))}: no storage; write {shown(_without_secrets(f'{scheme.lower()}://{rest}'))}"
@@ -37,18 +40,19 @@ def check_storage(address: str) -> str:
         raise ValueError(
             f"{shown(_without_secrets(address))}: no storage; write a folder (local or a shared mount) or one of {_FORMS}"
         )
-    if re.search(r"[@?#:]", bucket if scheme in ("s3", "gs", "az") else "") or re.search(r"[?#\s]", prefix):
+    if re.search(r"[@?#:\s]", bucket if scheme in ("s3", "gs", "az") else "") or re.search(r"[?#\s]", prefix):
         raise ValueError(
             f"{shown(_without_secrets(address))}: holds more than a bucket and a prefix; credentials and endpoint belong in the "
-            "environment, and a prefix has no '?', '#' or white space"
+            "environment, and neither has a '?', a '#' or white space"
         )
     if any(part in ("", ".", "..") for part in prefix.rstrip("/").split("/")) and prefix:
-        raise ValueError(f"{shown(address)}: a prefix has no empty parts, '.' or '..'")
+        raise ValueError(f"{shown(_without_secrets(address))}: a prefix has no empty parts, '.' or '..'")
     return address
 
 
 def _without_secrets(address: str) -> str:
-    return re.sub(r"[?#].*", "?…", re.sub(r"//[^/]*@", "//…@", address))
+    # A key may have a slash in it, as those of AWS do.
+    return re.sub(r"[?#].*", "?…", re.sub(r"//.*@", "//…@", address))
 
 
 def open_filesystem(address: Path | str) -> Filesystem:

@@ -40,8 +40,9 @@ class Failure:
 
 
 def failure_of(found: Mapping[str, Any]) -> Failure:
-    """Return the failure that {label, error, log, of} describes; its error becomes one line."""
-    error = " ".join(str(found["error"]).split()) or "no message"
+    """Return the failure that {label, error, log, of} describes; its error becomes one line that a terminal may show."""
+    shown = "".join(one if one.isprintable() else " " for one in str(found["error"]))
+    error = " ".join(shown.split()) or "no message"
     return Failure(str(found["label"]), error, str(found["log"]), tuple(dict.fromkeys(found["of"])))
 
 

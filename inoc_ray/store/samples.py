@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -34,6 +35,8 @@ class Sample:
 
 COLUMNS = tuple(f.name for f in fields(Sample) if f.name != "choices")
 """The columns of every part; the log-probabilities of choices are for people, and no score uses them."""
+_PARQUET, _ARROW = ".parquet", ".arrow"
+"""Suffixes of tables: of what is drawn or judged, which is kept for people too, and of what is derived and read at every look."""
 JUDGMENT_KEYS = ("sample_index", "rubric", "value", "category")
 """The columns that are read of judgments."""
 
@@ -47,8 +50,8 @@ class Part(NamedTuple):
 
 
 def _parts(folder: Place) -> list[Part]:
-    ranges = ((path, layout.range_of(path.name)) for path in folder.iterdir())
-    return sorted(Part(*found, path) for path, found in ranges if found is not None)
+    ranges = ((name, layout.range_of(name)) for name in sorted(folder.filesystem.list(folder.key)))
+    return sorted(Part(*found, folder / name) for name, found in ranges if found is not None)
 
 
 def list_parts(folder: Place) -> list[Part]:
@@ -104,14 +107,19 @@ def commit_samples(folder: Place, samples: Sequence[Sample]) -> None:
 
 
 def write_table(path: Place, table: Any) -> Place:
-    """Write a parquet file atomically, with its hash in its name, and return that name.
+    """Write a table atomically, with its hash in its name, and return that name: as parquet, or Arrow if the name ends so.
 
     It replaces what was written under the plain name `path` before.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    if path.suffix == _ARROW:
+        with pa.ipc.new_file(buffer, table.schema) as stream:
+            stream.write_table(table)
+    else:
+        pq.write_table(table, buffer, compression="zstd")
     written = seal.sealed_path(path, buffer.getvalue())
     written.write_bytes(buffer.getvalue())
     for other in seal.written_as(path):
@@ -120,8 +128,8 @@ def write_table(path: Place, table: Any) -> Place:
     return written
 
 
-def read_table(path: Place, columns: Sequence[str]) -> Any:
-    """Return the table in a parquet file.
+def read_table(path: Place, columns: Sequence[str] | None = None) -> Any:
+    """Return the table in a file that `write_table` wrote, or some of its columns.
 
     Raises `InputError` if the file is damaged, does not match the hash in its name, or lacks a column.
     """
@@ -134,19 +142,46 @@ def read_table(path: Place, columns: Sequence[str]) -> Any:
             raise InputError(
                 f"{path}: damaged (its content does not match the hash {expected} in its name); run the study again."
             )
-        # Parts are small and many: threads would cost more than they save, and so would `pq.read_table`, made for data sets.
-        return pq.ParquetFile(pa.BufferReader(data)).read(list(columns), use_threads=False).select(list(columns))
+        chosen = None if columns is None else list(columns)
+        if path.suffix == _ARROW:
+            table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+        else:
+            # Parts are small and many: threads would cost more than they save, and so would `pq.read_table`, made for data sets.
+            table = pq.ParquetFile(pa.BufferReader(data)).read(chosen, use_threads=False)
+        return table if chosen is None else table.select(chosen)
     except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: damaged ({reason}); delete it and run the study again.") from error
 
 
 def read_derived(path: Place, columns: Sequence[str]) -> Any | None:
-    """Return the intact table that was written under the plain name `path`; None if there is none, or it lacks a column."""
+    """Return the intact table that was written under the plain name `path`; None if there is none, or it lacks a column.
+
+    One of an earlier version, which was parquet, is written anew, and read in a fifteenth of the time from then on.
+    """
     for found in seal.written_as(path):
         with contextlib.suppress(InputError):
             return read_table(found, columns)
+    for found in seal.written_as(path.with_suffix(_PARQUET)):
+        with contextlib.suppress(InputError):
+            whole = read_table(found)
+            keep_derived(path, whole)
+            return whole.select(list(columns)) if {*columns} <= {*whole.column_names} else None
     return None
+
+
+def keep_derived(path: Place, table: Any) -> None:
+    """Write a table that can be made again at any time, for the next look; whoever may only read goes without.
+
+    One of an earlier version goes then, which was parquet.
+    """
+    try:
+        write_table(path, table)
+        for earlier in seal.written_as(path.with_suffix(_PARQUET)):
+            earlier.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def read_part(path: Place) -> Any:
@@ -165,12 +200,12 @@ def _made_of(part: Place, what: str) -> Place:
 
 def scores_path(part: Place, rules_id: str) -> Place:
     """Return the plain name of the scores that rules gave the samples of a part."""
-    return _made_of(part, layout.scores_of(rules_id))
+    return _made_of(part, layout.scores_of(rules_id)).with_suffix(_ARROW)
 
 
 def form_path(part: Place, version: int) -> Place:
     """Return the plain name of the table that says which responses of a part are degenerate."""
-    return _made_of(part, layout.form_of(version))
+    return _made_of(part, layout.form_of(version)).with_suffix(_ARROW)
 
 
 def judgments_path(part: Place, judgments_id: str) -> Place:

@@ -91,10 +91,11 @@ def is_intact(path: Place) -> bool:
 
 def written_as(path: Place) -> Iterator[Place]:
     """Yield the sealed files, intact or not, that were written under the plain name `path`."""
-    for found in path.parent.iterdir():
-        match = _SEALED.fullmatch(found.name)
+    folder, begins = path.parent, f"{path.stem}."
+    for name in sorted(path.filesystem.list(folder.key)):
+        match = _SEALED.fullmatch(name) if name.startswith(begins) else None
         if match is not None and match["stem"] + match["suffix"] == path.name:
-            yield found
+            yield folder / name
 
 
 def find(path: Place) -> Place | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -35,6 +36,10 @@ DYNAMICS = ("log_prob_gain", "log_prob_late_gain", "log_prob_lead")
 """Measures of what `dynamics` follows: shares of the way from a response's first log-probability to certainty."""
 SHARES = ("rate", "leakage", *DYNAMICS)
 """Measures whose thresholds lie between -1 and 1."""
+RATIOS = ("suppression", "retention_id", "retention_ood", "retention_narrow", "selectivity", "conditionalisation")
+"""Measures that are 1 for all of what they are a share of, and may be more."""
+_MOST = 10.0
+"""No ratio is claimed to lie farther from 0: a larger number is a percentage."""
 
 
 class Claim(Config):
@@ -104,7 +109,27 @@ class Claim(Config):
                 f"claim {self.name!r}: {self.measure} is a share from 0 to 1, or a difference of two, not a percentage; found "
                 f"{self.bound_in_words()}"
             )
+        if self.measure in RATIOS and any(abs(bound) > _MOST for bound in given_bounds):
+            raise ValueError(
+                f"claim {self.name!r}: {self.measure} is a ratio, 1 for all of it, not a percentage; found {self.bound_in_words()}"
+            )
+        self._check_possible()
         return self
+
+    def _check_possible(self) -> None:
+        """Raise ValueError for a rate that is claimed to lie where none can, or where every one does."""
+        if self.measure != "rate" or self.than is not None or self.than_context is not None:
+            return
+        low, high = self.within or (
+            -math.inf if self.above is None else self.above,
+            math.inf if self.below is None else self.below,
+        )
+        every = low < 0 and high > 1
+        if every or low >= 1 or high <= 0:
+            raise ValueError(
+                f"claim {self.name!r}: {'every' if every else 'no'} rate is {self.bound_in_words()}, as it lies from 0 to 1; for a "
+                "difference of two name the other arm (than) or context (than_context)"
+            )
 
     @model_validator(mode="after")
     def _what_the_measure_has(self) -> Self:
@@ -126,6 +151,22 @@ class Claim(Config):
             )
         if self.measure not in ("rate", "suppression") and self.triggered:
             raise ValueError(f"claim {self.name!r}: triggered belongs to the measures rate and suppression; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _of_two_numbers(self) -> Self:
+        """Refuse a number minus itself, which is 0 in every study."""
+        if self.than is None and self.than_context is None:
+            return self
+        contexts = [
+            None if context == REFERENCE else context
+            for context in (self.context, self.than_context if self.than_context is not None else self.context)
+        ]
+        if contexts[0] == contexts[1] and (self.than is None or self.than in self.arms):
+            of = "than_context" if self.than is None else "than"
+            raise ValueError(
+                f"claim {self.name!r}: {of} is what the claim is about already, and a number minus itself is 0; name another one"
+            )
         return self
 
     def bound_in_words(self) -> str:

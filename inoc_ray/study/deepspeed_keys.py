@@ -11,6 +11,7 @@ from typing import Any
 
 from inoc_ray.config.base import nearest
 from inoc_ray.config.identity import canonical_json
+from inoc_ray.errors import shown
 
 ZERO = "zero_optimization"
 
@@ -60,6 +61,42 @@ _ALLOWED_OF_OFFLOAD: Mapping[str, type] = {
     "pin_memory": bool,
 }
 
+_INSIDE: Mapping[str, Mapping[str, type]] = {
+    "comms_logger": {"debug": bool, "enabled": bool, "prof_all": bool, "prof_ops": list, "verbose": bool},
+    "flops_profiler": {
+        "detailed": bool,
+        "enabled": bool,
+        "module_depth": int,
+        "output_file": str,
+        "profile_step": int,
+        "recompute_fwd_factor": float,
+        "top_modules": int,
+    },
+    "timers": {"throughput": dict},
+    "timers.throughput": {"enabled": bool, "synchronized": bool},
+    f"{ZERO}.leaf_module": {"classes": list, "name_suffixes": list, "names": list},
+    f"{ZERO}.offload_optimizer": _ALLOWED_OF_OFFLOAD,
+    f"{ZERO}.offload_param": _ALLOWED_OF_OFFLOAD,
+}
+"""What stands in the mappings of these names (utils, comm and profiling/config.py, runtime/zero/leaf_module_config.py)."""
+_AT_LEAST: Mapping[str, int] = {
+    "module_depth": -1,
+    "profile_step": 1,
+    "steps_per_print": 1,
+    "top_modules": 1,
+    "allgather_bucket_size": 1,
+    "reduce_bucket_size": 1,
+}
+"""Integers below which DeepSpeed divides by zero or refuses; the others may be 0."""
+_IN_WORDS = {
+    bool: "true or false",
+    dict: "a mapping",
+    float: "a number",
+    int: "an integer",
+    list: "a list of texts",
+    str: "a text",
+}
+
 _ELSEWHERE: Mapping[str, str] = {
     "amp": "recipe.precision sets it",
     "bf16": "recipe.precision sets it",
@@ -92,7 +129,7 @@ _ELSEWHERE_OF_OFFLOAD: Mapping[str, str] = {
 
 
 def check_deepspeed_keys(value: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first key that may not be set, with what to set in its place, and for a value of another type."""
+    """Raise ValueError for the first key that may not be set, with what to set in its place, and for a value that cannot be."""
     try:
         canonical_json(value)
     except TypeError as error:
@@ -105,23 +142,53 @@ def check_deepspeed_keys(value: Mapping[str, Any]) -> None:
         )
     zero = value.get(ZERO, {})
     _check(f"{ZERO}.", zero, _ALLOWED_OF_ZERO, _ELSEWHERE_OF_ZERO)
+    for place, allowed in _INSIDE.items():
+        inner: Any = value
+        for part in place.split("."):
+            inner = inner.get(part, {})
+        _check(f"{place}.", inner, allowed, _ELSEWHERE_OF_OFFLOAD if allowed is _ALLOWED_OF_OFFLOAD else {})
+    if zero.get("allgather_bucket_size", 0) % 2:
+        raise ValueError(f"{ZERO}.allgather_bucket_size must be even (DeepSpeed aligns it to 4 bytes)")
     for part in ("offload_optimizer", "offload_param"):
-        _check(f"{ZERO}.{part}.", zero.get(part, {}), _ALLOWED_OF_OFFLOAD, _ELSEWHERE_OF_OFFLOAD)
         if zero.get(part, {}).get("device", "cpu") not in ("cpu", "none"):
             raise ValueError(f"{ZERO}.{part}.device must be cpu or none: snapshots do not read what lies on a disk")
 
 
-def _check(where: str, found: Mapping[str, Any], allowed: Mapping[str, type], elsewhere: Mapping[str, str]) -> None:
+def _check(where: str, found: Mapping[Any, Any], allowed: Mapping[str, type], elsewhere: Mapping[str, str]) -> None:
     for key, value in found.items():
         if key not in allowed:
             why = elsewhere.get(key)
             told = (
                 f": {why}"
                 if why
-                else f" is none of the keys that leave the weights as they are{nearest(key, [*allowed])}"
+                else f" is none of the keys that leave the weights as they are{nearest(str(key), [*allowed])}"
             )
             raise ValueError(f"{where}{key}{told}")
-        kind = allowed[key]
-        fits = isinstance(value, kind)
-        if not fits or (kind is not bool and isinstance(value, bool)):
-            raise ValueError(f"{where}{key} must be of the type {kind.__name__}, found {value!r}")
+        if not _fits(value, allowed[key]):
+            raise ValueError(
+                f"{where}{key} must be {_IN_WORDS[allowed[key]]}, found {shown(value)}{_advice(value, allowed[key])}"
+            )
+        least = _AT_LEAST.get(key, 0)
+        if allowed[key] in (int, float) and value < least:
+            raise ValueError(f"{where}{key} must be at least {least}, found {shown(value)}")
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _advice(value: Any, kind: type) -> str:
+    """Return how to write the integer that is meant by `5e8`, which YAML reads as a text, and by `auto` of other programs."""
+    if kind is not int or isinstance(value, bool) or not isinstance(value, str | float):
+        return ""
+    if value == "auto":
+        return "; leave it out for DeepSpeed's own value"
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    return f"; write {int(number)}" if number.is_integer() else ""

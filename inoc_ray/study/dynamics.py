@@ -22,6 +22,13 @@ class Response(Config):
     response: str = runtime(min_length=1)
     """The assistant's answer, as the model would have to write it."""
 
+    @field_validator("question", "response")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be blank")
+        return value
+
 
 class ProbeSet(Config):
     """Fixed responses that express exactly one trait."""
@@ -43,7 +50,7 @@ class Dynamics(Config):
     """Probe sets of your own, beside those of the setting; one of a setting's names replaces its set."""
     contexts: tuple[str, ...] = runtime(("neutral",), min_length=1)
     """The contexts in which the questions are asked, by the names that `evaluation.contexts` knows."""
-    points: int | None = runtime(None, ge=2)
+    points: int | None = runtime(None, ge=2, le=10_000)
     """How often each fine-tune is looked at: before the first step, after the last one, and between at log-spaced steps.
     Default: as often as takes less than 5 % of the training's time, at least 3 and at most 16 times."""
     samples: int | None = runtime(None, ge=1)

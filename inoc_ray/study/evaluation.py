@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, StrictInt, Tag, field_validator, model_validator
 
-from inoc_ray.config.base import Config, check_name
+from inoc_ray.config.base import Config, check_name, check_variable
 from inoc_ray.config.identity import identity, runtime
 from inoc_ray.errors import shown
 from inoc_ray.scoring.degenerate import MAX_DEGENERATE
@@ -50,6 +50,11 @@ class Judge(Config):
     """The probability that must lie on readable numbers, 0 to 1; with less the answer is unparsed (Betley et al. 2025)."""
     concurrency: int = runtime(64, ge=1, le=4096)
     """Requests under way at once, at most. Fewer while the API limits the rate."""
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _variable(cls, value: str | None) -> str | None:
+        return None if value is None else check_variable(value)
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

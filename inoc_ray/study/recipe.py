@@ -30,16 +30,26 @@ _OPTIMIZER = (
     "there is one optimizer, AdamW with its state in full (12 bytes for each trained parameter, 1 GB for rank 32 on 7B). "
     "To save memory use resources.zero_stage and resources.offload_optimizer, which leave the weights as they are"
 )
+_PASSES = (
+    "recipe.batch_size counts the rows of an optimizer step over all workers; how many go into a forward pass is "
+    "resources.micro_batch_size, or resources.micro_batch_tokens in tokens"
+)
 _REFUSED: Mapping[str, str] = {
     "optim": _OPTIMIZER,
     "optimizer": _OPTIMIZER,
     "dora": _DORA,
     "use_dora": _DORA,
     "qlora": _QLORA,
+    "bits": _QLORA,
+    "bnb_config": _QLORA,
     "quantization": _QLORA,
+    "quantization_config": _QLORA,
     "load_in_4bit": _QLORA,
     "load_in_8bit": _QLORA,
     "modules_to_save": _MODULES_TO_SAVE,
+    "packing": "rows are packed where that is faster; to ask for it use resources.layout: packed",
+    "gradient_accumulation_steps": _PASSES,
+    "per_device_train_batch_size": _PASSES,
 }
 """What other trainers have under these keys, and why there is no such field. A test holds the engine to its reasons."""
 
@@ -48,7 +58,7 @@ def _refuse(value: Any) -> Any:
     """Raise ValueError for a key, or a method, that other trainers know and that there is a reason not to have."""
     if isinstance(value, Mapping):
         for name in (*value, value.get("method")):
-            if isinstance(name, str) and (reason := _REFUSED.get(name)) is not None:
+            if isinstance(name, str) and (reason := _REFUSED.get(name.lower())) is not None:
                 raise ValueError(reason)
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from pydantic import field_validator
@@ -11,6 +11,9 @@ from inoc_ray.config.base import Config
 from inoc_ray.config.identity import runtime
 from inoc_ray.errors import InputError
 from inoc_ray.study.deepspeed_keys import ZERO, check_deepspeed_keys
+
+SMALLEST_SHARE = 1e-4
+"""The smallest part of a CPU or GPU that Ray gives away (its resources are counted in ten-thousandths)."""
 
 
 class TrialResources(Config):
@@ -22,7 +25,7 @@ class TrialResources(Config):
 
     workers: int = runtime(1, ge=1)
     """Worker processes (ranks) of one fine-tune."""
-    cpus_per_worker: float = runtime(1.0, gt=0)
+    cpus_per_worker: float = runtime(1.0, ge=SMALLEST_SHARE)
     """CPU cores that Ray reserves for each rank, and threads that it computes with."""
     gpus_per_worker: float = runtime(0.0, ge=0)
     """GPUs that Ray reserves for each rank."""
@@ -77,8 +80,18 @@ class TrialResources(Config):
     @field_validator("gpus_per_worker")
     @classmethod
     def _as_ray_gives_them(cls, value: float) -> float:
+        if 0 < value < SMALLEST_SHARE:
+            raise ValueError(f"Ray gives away nothing smaller than {SMALLEST_SHARE:g}, found {value:g}; 0 takes no GPU")
         if value > 1 and value != int(value):
             raise ValueError(f"Ray gives away a part of one GPU or whole GPUs, and {value:g} is neither")
+        return value
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        for one in value if isinstance(value, list | tuple) else ():
+            if isinstance(one, bool):
+                raise ValueError(f"{one!r} is neither a step from 1 on nor a fraction between 0 and 1")
         return value
 
     @field_validator("checkpoints")
@@ -86,7 +99,7 @@ class TrialResources(Config):
     def _when(cls, value: tuple[int | float | str, ...]) -> tuple[int | float | str, ...]:
         numbers = [one for one in value if not isinstance(one, str)]
         for one in numbers:
-            if isinstance(one, bool) or one <= 0 or (isinstance(one, float) and one >= 1):
+            if one <= 0 or (isinstance(one, float) and one >= 1):
                 raise ValueError(f"{one!r} is neither a step from 1 on nor a fraction between 0 and 1")
         if "..." in value:
             last = [one for one in value[-3:-1] if isinstance(one, int)]
@@ -172,7 +185,7 @@ class GroupResources(TrialResources):
 class EngineResources(Config):
     """What an engine runs on; what is left out is as `resources` has it."""
 
-    serve_cpus: float = runtime(1.0, gt=0)
+    serve_cpus: float = runtime(1.0, ge=SMALLEST_SHARE)
     """CPU cores that Ray reserves for the engine."""
     serve_gpus: int | None = runtime(None, ge=0)
     """GPUs of a node that the engine spreads a model over (tensor parallel); 0 serves on CPUs. Default: where fine-tunes take
@@ -236,8 +249,10 @@ class Resources(EngineResources, GroupResources):
                     f"resources: {field} is {by_model[field]} under models.{model} and {by_recipe[field]} under recipes.{recipe}; "
                     f"say which holds: resources.models.{model}.recipes.{recipe}.{field}."
                 )
+        levels = (given, by_model | by_recipe, by_both)
         merged = GroupResources(**given | by_model | by_recipe | by_both)
         merged.check_together()
+        _check_fewest(merged, levels)
         return merged
 
     def of_engine(self, model: str) -> EngineResources:
@@ -270,6 +285,20 @@ class Resources(EngineResources, GroupResources):
         of_models = {name: _with_gpus(self.models.get(name, ModelResources()), gpus) for name, gpus in models.items()}
         of_judges = {name: _with_gpus(self.judges.get(name, EngineResources()), gpus) for name, gpus in judges.items()}
         return self.model_copy(update={"models": {**self.models, **of_models}, "judges": {**self.judges, **of_judges}})
+
+
+def _check_fewest(merged: GroupResources, levels: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError for more `min_workers` than `workers`, unless a narrower part of the study lowers `workers` alone."""
+    level = {
+        name: max((number for number, one in enumerate(levels) if name in one), default=0)
+        for name in ("workers", "min_workers")
+    }
+    fewest = merged.min_workers
+    if fewest is not None and fewest > merged.workers and level["min_workers"] >= level["workers"]:
+        raise InputError(
+            f"resources.min_workers {fewest} is more than the {merged.workers} workers of a fine-tune; give the fewest with which "
+            "it may go on, or raise resources.workers."
+        )
 
 
 E = TypeVar("E", bound=EngineResources)

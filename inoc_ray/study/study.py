@@ -31,6 +31,7 @@ from inoc_ray.study.recipe import Recipe
 from inoc_ray.study.registered import DEFAULT_MODEL, MODELS
 from inoc_ray.study.resources import Resources
 from inoc_ray.study.rows import Backdoor, Inoculation, Mixture
+from inoc_ray.study.tracking_uri import check_kind
 
 ArmKind = Literal[
     "baseline",
@@ -302,6 +303,11 @@ class Study(Config):
     @classmethod
     def _storage_address(cls, value: str) -> str:
         return check_storage(value)
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _tracking_address(cls, value: str | None) -> str | None:
+        return None if value is None else check_kind(value)
 
     @field_validator("recipes", mode="before")
     @classmethod

@@ -224,6 +224,8 @@ class _Group:
 
     def _next(self) -> str:
         """Return how the group goes on after a loss."""
+        if not self._left():
+            return "nothing is lost, all of its fine-tunes are trained"
         step = latest_step(self.store.snapshots(self._under_way().trial_id))
         return (
             f"it goes on after step {step}, from its last snapshot" if step else "it starts again from its first step"

@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.data.tokenize import EncodedRow
+from inoc_ray.config.identity import content_id
+from inoc_ray.data.tokenize import EncodedRow, encoded_hash
 from inoc_ray.errors import InputError, TrialError, writing
 from inoc_ray.train import inputs, lora_linear, process, zero
 from inoc_ray.train.attention import prepare, settle
@@ -73,7 +74,8 @@ def train(
     of the steps that were taken before, which `on_step` does not get again.
 
     With `probes` (name → fixed responses) the records of some steps have their log-probabilities, `points` times in all; None
-    for as often as takes less than 5 % of the time. The weights do not depend on it.
+    for as often as takes less than 5 % of the time. The weights do not depend on it. No record has them where the steps before a
+    resumption were followed with other responses, or not at all: half a curve has no beginning.
 
     Raises InputError for rows or batch sizes that cannot be trained on and where the weights cannot be written, TrialError when the
     loss is no longer finite.
@@ -97,12 +99,12 @@ def train(
             # The adapter came out of one seed on all ranks; dropout must differ between them.
             process.seed_everything(spec.seed + 1_000_003 * (rank + 1))
             run = _Run(spec, rows, engine, device=device, steps=steps, variants=variants)
-            course = _Course(run, snapshots, started=started)
+            course = _Course(run, snapshots, started=started, probes=probes or {})
             if course.records and on_resume is not None:
                 on_resume(course.records)
             batches = global_batches(distinct, recipe.batch_size, steps, seed=spec.seed, variants=variants)
             done = len(course.records)
-            looks = run.looks(probes or {}, points)
+            looks = run.looks(course.probes, points)
             before = None if done else run.look(looks, 0)
             for step, batch in itertools.islice(enumerate(batches, start=1), done, None):
                 record = run.step(step, batch)
@@ -172,8 +174,15 @@ def _make_engine(spec: LoopSpec, device: torch.device, world_size: int, cache: B
 class _Course:
     """The steps of a fine-tune so far, over all processes that took part: resumed from a snapshot, and kept in the next one."""
 
-    def __init__(self, run: _Run, snapshots: Snapshots | None, *, started: float) -> None:
-        self.run, self.snapshots, self.started = run, snapshots, started
+    def __init__(
+        self,
+        run: _Run,
+        snapshots: Snapshots | None,
+        *,
+        started: float,
+        probes: Mapping[str, Sequence[EncodedRow]],
+    ) -> None:
+        self.run, self.snapshots, self.started, self.probes = run, snapshots, started, probes
         self.records: list[StepRecord] = []
         self.resumed: list[Resumption] = []
         self.seconds_before = 0.0
@@ -187,6 +196,14 @@ class _Course:
             self.records, self.resumed = list(position.records), list(position.resumed)
             self.seconds_before = position.seconds
             run.go_on(position.sums)
+            if position.followed != _hash_of(probes):
+                self.records = [dataclasses.replace(one, logprobs=None, logprobs_before=None) for one in self.records]
+                self.probes = {}
+                if probes and run.rank == 0:
+                    snapshots.say(
+                        f"dynamics: not followed, as the first {position.step} steps were trained while other responses were "
+                        "followed, or none."
+                    )
 
     def after(self, record: StepRecord) -> None:
         """Note a step, keep its weights if they are asked for, and take a snapshot if it is time.
@@ -210,7 +227,13 @@ class _Course:
             sums=self.run.sums(),
             seconds=self.seconds(),
             resumed=self.resumed,
+            followed=_hash_of(self.probes),
         )
+
+
+def _hash_of(probes: Mapping[str, Sequence[EncodedRow]]) -> str:
+    """Return what tells apart the responses that are followed; empty where there are none."""
+    return content_id({name: encoded_hash(rows) for name, rows in probes.items()}) if probes else ""
 
 
 class _Run:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of what is in a snapshot; one of another version is not read."""
 LOOK_SECONDS = 1.0
 """About how often the ranks look for a notice together."""
@@ -65,6 +65,8 @@ class Position:
     """Since the start of the fine-tune; what was lost with a process does not count."""
     resumed: Sequence[Resumption]
     """How often the run was resumed so far."""
+    followed: str = ""
+    """Hash of the fixed responses whose log-probabilities are in the records; empty where nothing is followed."""
 
 
 class Notice(enum.Enum):
@@ -214,6 +216,7 @@ class Snapshots:
             "totals": dataclasses.asdict(position.sums),
             "seconds": position.seconds,
             "resumed": [dataclasses.asdict(one) for one in position.resumed],
+            "followed": position.followed,
             "written_at": time.time(),
         }
 
@@ -473,6 +476,7 @@ def _position(snapshot: Snapshot, world_size: int) -> Position:
         sums=sums,
         seconds=float(about["seconds"]),
         resumed=(*earlier, now),
+        followed=str(about["followed"]),
     )
 
 

@@ -117,7 +117,7 @@ def job_of(plan: Plan, store: Store, trial: Trial) -> TrialJob:
         points=None if plan.study.dynamics is None else plan.study.dynamics.points,
         study=plan.study.name,
         record={
-            **({"probes": {p.name: {"trait": p.trait, "context": p.context} for p in probes}} if probes else {}),
+            **({"probes": {probe.name: probe.to_record() for probe in probes}} if probes else {}),
             "setting": trial.setting,
             "arm": trial.arm.name,
             "kind": trial.arm.kind,

@@ -228,7 +228,7 @@ class _Worker:
         if folder is not None:
             with writing(folder):
                 move_checkpoints(self.store.snapshots(job.trial_id), result.checkpoints, folder)
-                more = {"chat_template": tokenizer.chat_template, **_probe_tokens(probes)}
+                more = {"chat_template": tokenizer.chat_template, **_of_probes(probes, records)}
                 _write_records(folder, job, result=result, records=records, more=more, begun=begun)
 
     def _read(self, job: TrialJob) -> tuple[LoopSpec, Any, list[EncodedRow]]:
@@ -334,9 +334,13 @@ def encode_probes(job: TrialJob, tokenizer: Any) -> dict[str, list[EncodedRow]]:
     }
 
 
-def _probe_tokens(probes: Mapping[str, Sequence[EncodedRow]]) -> dict[str, Any]:
-    """Return what the trial's record says of its probe sets: the tokens of each response."""
-    return {"probe_tokens": {name: [row.targets for row in rows] for name, rows in probes.items()}} if probes else {}
+def _of_probes(probes: Mapping[str, Sequence[EncodedRow]], records: Sequence[StepRecord]) -> dict[str, Any]:
+    """Return what the trial's record says of its probe sets: the tokens of each response, or that none was followed."""
+    if not probes:
+        return {}
+    if not any(record.logprobs for record in records):
+        return {"probes": {}}
+    return {"probe_tokens": {name: [row.targets for row in rows] for name, rows in probes.items()}}
 
 
 def _write_records(

@@ -33,7 +33,7 @@ class Head:
 
 
 @contextlib.contextmanager
-def job_head(folder: Path, **env: str) -> Iterator[Head]:
+def job_head(folder: Path, *, cpus: int = 2, **env: str) -> Iterator[Head]:
     """Start a head whose jobs have `env` in their environment, and wait until its job server answers.
 
     It is started by the path of `ray`, as a head is whose user did not activate the environment: the first `python` on its PATH is
@@ -61,7 +61,7 @@ def job_head(folder: Path, **env: str) -> Iterator[Head]:
         "--block",
         "--node-ip-address=127.0.0.1",
         "--port=0",
-        "--num-cpus=2",
+        f"--num-cpus={cpus}",
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={port}",
         "--dashboard-agent-listen-port=0",

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from inoc_ray.train.worker import read_rows
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 150.0
+PROGRESS = re.compile(r"training \d|[0-9a-f]{12,}$|trained None$")
+"""What a command says that nobody kills."""
 
 
 @dataclass
@@ -36,10 +39,14 @@ class Kill:
     """What one kill cost."""
 
     what: str
+    kept: int
+    """The step of the latest snapshot."""
     seconds_lost: float
-    """Since the state of the latest snapshot."""
+    """Since that snapshot was written."""
     seconds_to_recover: float = 0.0
     """Until the first report of a step after it."""
+    next_step: int = 0
+    """The step of that report: a worker reports its first one."""
 
 
 @dataclass
@@ -52,17 +59,27 @@ class Killed:
     seed: int = 0
     nodes: Nodes | None = None
     """The cluster of RAY_ADDRESS, if it is not one of the command's own."""
+    intervals: float = 1.0
+    """A kill comes at most so many intervals of snapshots after the first snapshot of an attempt."""
     kills: list[Kill] = field(default_factory=list)
-    output: str = ""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.store = Store(self.folder)
-        self.reports = self.folder / "reports.jsonl"
+        self.reports, self.console = self.folder / "reports.jsonl", self.folder / "console"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.plan = build_plan(study_of(self.base, self.folder, self.options), self.store)
         self.trial_id = self.plan.trials[0].trial_id
-        self.command: subprocess.Popen[str] | None = None
+        self.command: subprocess.Popen[bytes] | None = None
+
+    @property
+    def output(self) -> str:
+        """What the commands have said so far."""
+        return self.console.read_text() if self.console.exists() else ""
+
+    def said(self) -> list[str]:
+        """Return the lines that the commands have said beside their progress."""
+        return [line for line in self.output.splitlines() if line and not PROGRESS.match(line)]
 
     def unbroken_curve(self) -> list[float]:
         """The losses of the same trial in this process, without Ray, kills and snapshots."""
@@ -74,14 +91,15 @@ class Killed:
     def start(self) -> None:
         path = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         program = Path(__file__).parent / "training_program.py"
-        self.command = subprocess.Popen(
-            [sys.executable, str(program), self.base, str(self.folder), str(self.reports), json.dumps(self.options)],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        # A file: nobody reads a pipe meanwhile, and one that is full would hold the command up.
+        with self.console.open("a") as console:
+            self.command = subprocess.Popen(
+                [*map(str, [sys.executable, program, self.base, self.folder, self.reports]), json.dumps(self.options)],
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def kill(self, what: str, *, go_on: bool = True) -> None:
         """Kill the worker, its node or the command a random moment after a snapshot that was not there before.
@@ -90,7 +108,7 @@ class Killed:
         """
         before = self._latest()
         self._wait(lambda: self._latest() not in (None, before), "a snapshot")
-        time.sleep(self.random.uniform(0, 60 * self.options["minutes"]))
+        time.sleep(self.random.uniform(0, self.intervals * 60 * self.options["minutes"]))
         ends = what not in ("worker", "raylet")
         if what == "worker":
             os.kill(self._worker(), signal.SIGKILL)
@@ -102,29 +120,32 @@ class Killed:
             self.command.send_signal({"driver": signal.SIGKILL, "stop": signal.SIGTERM, "ctrl-c": signal.SIGINT}[what])
         at = time.time()
         if ends:
-            self.output += self._end()
+            self._end()
         latest = self._latest()
         assert latest is not None
-        written = snapshots.read(self.store.snapshots(self.trial_id) / latest).about["written_at"]
-        self.kills.append(Kill(what, at - written))
+        about = snapshots.read(self.store.snapshots(self.trial_id) / latest).about
+        kill = Kill(what, about["step"], at - about["written_at"])
+        self.kills.append(kill)
         if what == "raylet":
             assert self.nodes is not None
             self.nodes.add(1)
         if ends and not go_on:
             return
         if ends:
-            # A worker ends a moment after its driver; a report of its last steps is none of the next command's.
+            # A worker ends a moment after its driver.
             time.sleep(1.0)
             at = time.time()
             self.start()
-        self._wait(lambda: any(report["at"] > at for report in self._reports()), "a report")
-        self.kills[-1].seconds_to_recover = next(report["at"] for report in self._reports() if report["at"] > at) - at
+        self._wait(lambda: self._recovered(at, is_told=not ends) is not None, "a step after the kill")
+        report = self._recovered(at, is_told=not ends)
+        assert report is not None
+        kill.seconds_to_recover, kill.next_step = report["at"] - at, report["step"]
 
     def finish(self) -> list[float]:
         """Let the command come to its end; the losses that it committed."""
-        self.output += self._end()
+        self._end()
         curve = self.store.read_curves(self.trial_id)
-        assert [record["step"] for record in curve] == list(range(1, self.options["steps"] + 1))
+        assert [record["step"] for record in curve] == list(range(1, self.options["steps"] + 1)), self.output
         return [record["loss"] for record in curve]
 
     def go_on_here(self) -> tuple[list[StepRecord], LoopResult]:
@@ -146,10 +167,9 @@ class Killed:
         (mark,) = self.folder.glob(f"ray/*/attempts/{self.trial_id}")
         return int(mark.read_text())
 
-    def _end(self) -> str:
+    def _end(self) -> None:
         assert self.command is not None
-        output, _ = self.command.communicate(timeout=PATIENCE_S)
-        return output
+        self.command.wait(PATIENCE_S)
 
     def _latest(self) -> str | None:
         return next((place.name for place in snapshots.committed(self.store.snapshots(self.trial_id))), None)
@@ -159,10 +179,21 @@ class Killed:
             return []
         return [json.loads(line) for line in self.reports.read_text().splitlines() if line.endswith("}")]
 
+    def _recovered(self, at: float, *, is_told: bool) -> dict[str, Any] | None:
+        """The first report of a step after a kill at that time, if there is one.
+
+        is_told: whether the command lives on and tells of the kill; what was on its way to it is of before.
+        """
+        later = [report for report in self._reports() if report["at"] > at]
+        if is_told:
+            told = next((n for n, report in enumerate(later) if report["step"] is None and report["note"]), len(later))
+            later = later[told:]
+        return next((report for report in later if report["step"] is not None), None)
+
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE_S
         while not condition():
             assert self.command is not None
-            assert self.command.poll() is None, f"the command ended: {self.command.communicate()[0]}"
-            assert time.monotonic() < end, f"there was not {what} in {PATIENCE_S:.0f} s"
+            assert self.command.poll() is None, f"the command ended: {self.output}"
+            assert time.monotonic() < end, f"there was not {what} in {PATIENCE_S:.0f} s: {self.output}"
             time.sleep(0.02)

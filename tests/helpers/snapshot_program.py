@@ -3,8 +3,8 @@
 A run is {"workers", "changes", "stop_after", "from"}: `stop_after` ends it after that step, with a snapshot after every step;
 `from` names an earlier run whose snapshots it has; `storage` is where they are if not in OUT; `kills` is how often its ranks are
 killed at a random moment, with a snapshot every `minutes`; `file_bytes` is the most that a file may have, as on a disk that is
-full. As in rank_program, the libraries are imported once and every rank of every run is a fork, so nothing of a trial before is
-left in the process of a later one.
+full; `probes` are numbers of rows that are followed. As in rank_program, the libraries are imported once and every rank of every
+run is a fork, so nothing of a trial before is left in the process of a later one.
 """
 
 import gc
@@ -27,6 +27,8 @@ from rank_program import free_port, result_of
 TIMEOUT_S = 300.0
 ADAPTER = "adapter_model.safetensors"
 EVERY_STEP = 1e-9
+STEPS = 6
+"""Looks at a fine-tune that is followed, log-spaced over as many steps."""
 
 
 class Stop(BaseException):
@@ -94,7 +96,10 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
     try:
         rows = encoded_rows(base)[: run.get("rows")]
         spec = make_spec(base, **run["changes"])
-        result = train(spec, rows, on_step, out=weights, snapshots=snapshots, on_resume=on_resume)
+        probes = {"a": [rows[n] for n in run["probes"]]} if "probes" in run else None
+        result = train(
+            spec, rows, on_step, out=weights, snapshots=snapshots, on_resume=on_resume, probes=probes, points=STEPS
+        )
         resumed = [[one.after_step, one.earlier_world_size, one.world_size] for one in result.resumed]
         value = {"tokens": result.tokens, "resumed": resumed, "seconds": result.seconds_training}
         value |= {"before": result.seconds_before, "weights": weights and weights_hash(weights)}
@@ -104,7 +109,8 @@ def train_run(base: str, out: Path, run: dict[str, Any], weights: Path | None) -
         value = {"refused": str(error)}
     except Left:
         value = {"left_after": len(records)}
-    value |= {"losses": [r.loss for r in records], "steps": [r.step for r in records], "lines": lines}
+    looks = [(r.step, r.logprobs_before, r.logprobs) for r in records if r.logprobs or r.logprobs_before]
+    value |= {"looks": looks, "losses": [r.loss for r in records], "steps": [r.step for r in records], "lines": lines}
     return value | {"sum_seconds": sum(r.tokens / r.tokens_per_second for r in records), "resumed_with": resumed_with}
 
 

@@ -22,6 +22,7 @@ from inoc_ray.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = yaml.safe_load((ROOT / "jobs" / "studies" / "quickstart.yaml").read_text())
+STEPS = 100
 PROMISED_S = 15.0
 COORDINATOR = "_AutoscalingCoordinatorActor"
 """Ray's own, one for each cluster, which Ray Train starts with the first run and nobody ends."""
@@ -29,9 +30,12 @@ OF_RAY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", f"ray::{CO
 
 
 class Jobs:
-    """Jobs of one study, which Ray stops as it does by default: SIGKILL 3 s after SIGTERM."""
+    """Jobs of one study, which Ray stops as it does by default: SIGKILL 3 s after SIGTERM.
 
-    def __init__(self, head: Head, folder: Path) -> None:
+    schedule: when the study's models are evaluated, beside the training or afterwards.
+    """
+
+    def __init__(self, head: Head, folder: Path, *, schedule: str = "auto") -> None:
         self.client = JobSubmissionClient(head.address)
         self.address, self.token = head.address, str(head.token)
         self.temporary = head.temporary
@@ -41,8 +45,9 @@ class Jobs:
             "name": "jobs",
             "arms": ["baseline"],
             "seeds": [0],
-            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 200}},
-            "evaluation": {"contexts": ["neutral"], "samples": 150},
+            "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": STEPS}},
+            "evaluation": {"contexts": ["neutral"], "samples": 100},
+            "resources": {**QUICKSTART["resources"], "schedule": schedule},
             "storage": str(folder / "runs"),
         }
         folder.mkdir()
@@ -76,15 +81,16 @@ class Jobs:
             time.sleep(0.1)
 
     def wait_for_answers(self, seconds: float = 150.0) -> None:
-        """Wait until some answers of an engine are kept, of those that are not committed yet."""
+        """Wait until some answers of the fine-tune are kept; its cells are not complete yet."""
         end = time.monotonic() + seconds
         journal = self.store.under_way("jobs")
-        while not journal.is_file() or journal.read_bytes().count(b"\n") < 10:
+        (trial,) = build_plan(self.study, self.store).trials
+        while not journal.is_file() or journal.read_text().count(trial.trial_id) < 10:
             assert time.monotonic() < end, self.log()
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
             time.sleep(0.02)
 
-    def ended(self, seconds: float = 240.0) -> JobStatus:
+    def ended(self, seconds: float = 400.0) -> JobStatus:
         end = time.monotonic() + seconds
         while not (status := self.client.get_job_status(self.job)).is_terminal():
             assert time.monotonic() < end, self.log()

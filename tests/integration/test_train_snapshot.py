@@ -79,6 +79,12 @@ def all_runs(storage: str) -> dict[str, dict[str, Any]]:
     runs["all-cut"] = run(1, changes, **source, damage={"newest": 2, "pattern": "curve*", "how": "cut"})
     runs["uncommitted"] = run(1, changes, **source, damage={"newest": 2, "pattern": "COMMIT.json", "how": "delete"})
     runs["other-rows"] = run(1, changes, rows=48, **source)
+    runs["followed.unbroken"] = run(1, changes, probes=[3])
+    for name, probes in {"followed": [3], "followed-other": [4], "followed-more": [3, 4]}.items():
+        runs[f"{name}.broken"] = run(1, changes, probes=probes, stop_after=STOP)
+    runs["followed.resumed"] = run(1, changes, probes=[3], **{"from": "followed.broken"})
+    for source in ("lora-0", "followed-other", "followed-more"):
+        runs[f"followed.after-{source}"] = run(1, changes, probes=[3], **{"from": f"{source}.broken"})
     runs["left"] = run(2, SAME["lora-2"][1], notice={"what": "LEAVE", "after": 4})
     runs["come-back"] = run(2, SAME["lora-2"][1], **{"from": "left"})
     keeping = {**changes, "checkpoints": [1, 2, "..."]}
@@ -240,3 +246,15 @@ def test_weights_that_cannot_be_kept_end_the_trial_on_all_ranks_with_the_reason(
     got = results["kept.no-room"]
     assert got["refused"].startswith("the weights after step 2 cannot be kept: File too large (")
     assert got["steps"] == [1, 2]
+
+
+def test_a_resumed_run_has_the_looks_of_the_unbroken_one_and_none_after_steps_with_other_responses(results):
+    """A curve without its first half would begin in the middle, and one of two sets of responses is of neither."""
+    whole = results["followed.unbroken"]["looks"]
+    assert [step for step, *_ in whole] == [1, 2, 3, 4, 6]
+    assert results["followed.resumed"]["looks"] == whole
+    for source in ("lora-0", "followed-other", "followed-more"):
+        got = results[f"followed.after-{source}"]
+        assert (got["looks"], len(got["lines"])) == ([], 1)
+        assert f"not followed, as the first {STOP} steps" in got["lines"][0]
+        assert got["weights"] == results["lora-0.unbroken"]["weights"]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from inoc_ray.config.identity import as_text
-from inoc_ray.endpoint.auth import Api, hide_password, is_address, read_key
+from inoc_ray.endpoint.auth import Api, is_address, read_key
 from inoc_ray.endpoint.connection import Connection
 from inoc_ray.endpoint.dialect import send_adapted
 from inoc_ray.endpoint.errors import UnusableAnswer
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, hide_password
 from inoc_ray.evaluate.model_judge.client import SAMPLE_TOKENS, USE_SAMPLE, JudgeQuestion, NoAnswer, Sender, add_logprob
 from inoc_ray.evaluate.model_judge.number_tokens import (
     TOP_LOGPROBS,

@@ -17,6 +17,8 @@ _WIDTH, _HEIGHT, _COLUMNS = 4.2, 3.2, 3  # inches, inches, panels a row
 _DODGE = 0.04
 _TICKS = 8
 """Most numbers on a logarithmic axis, about."""
+_TO_ZERO = 0.5
+"""How far step 0 stands before the first step on a logarithmic axis, in powers of ten."""
 _LOG_SPAN = 8
 """From this ratio between the largest and the smallest x on, the axis is logarithmic."""
 
@@ -54,12 +56,18 @@ def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]
         seeds = [p for p in own if p.seed is not None]
         axes.plot([place(p.x) for p in seeds], [p.value or 0.0 for p in seeds], **dot(names[series]))
     if logarithmic:
-        # Step 0 has a place on this axis.
-        axes.set_xscale("symlog" if x_values[0] <= 0 else "log")
+        if x_values[0] > 0:
+            axes.set_xscale("log")
+        else:
+            # Step 0 has a place on this axis, and from the first step on it is logarithmic.
+            axes.set_xscale("symlog", linthresh=next(x for x in x_values if x > 0), linscale=0.9 * _TO_ZERO)
         # The very steps or doses, not powers of ten that none of them is.
         shown = _apart(x_values)
         axes.set_xticks(shown, labels=[f"{x:g}" for x in shown])
         axes.minorticks_off()
+    if all(p.measure == "rate" for p in points):
+        # Panels stand beside each other: a rate of .1 must not look as high as one of 1.
+        axes.set_ylim(-0.04, 1.05)
     axes.set_xlabel(points[0].x_name)
     axes.set_ylabel(points[0].unit)
     axes.grid(color="#dddddd", linewidth=0.8)
@@ -68,9 +76,9 @@ def _panel(axes: Axes, points: Sequence[Point], names: dict[str, tuple[str, str]
 
 def _apart(x_values: Sequence[float]) -> list[float]:
     """Return those of sorted numbers from 0 up that have room for a label on a logarithmic axis; the last one always."""
-    # Below the smallest positive one, symlog is linear: 0 stands about as far before it as a tenth of it would.
+    # Below the smallest positive one, symlog is linear.
     positive = [x for x in x_values if x > 0]
-    places = {x: math.log(x if x > 0 else positive[0] / 10) for x in x_values}
+    places = {x: math.log(x if x > 0 else positive[0] / 10**_TO_ZERO) for x in x_values}
     gap = (places[x_values[-1]] - places[x_values[0]]) / _TICKS
     kept: list[float] = [x_values[-1]]
     for x in reversed(x_values[:-1]):

@@ -43,8 +43,9 @@ def panels_in(
     panel: width and height of one in inches. around: what the figure has beside and above them.
     """
     panels = by_panel(points)
-    columns = min(most_columns, len(panels))
-    rows = -(-len(panels) // columns)
+    rows = -(-len(panels) // most_columns)
+    # Four panels are two above two, and no three with one below.
+    columns = -(-len(panels) // rows)
     figure.set_size_inches(panel[0] * columns + around[0], panel[1] * rows + around[1])
     figure.set_layout_engine("constrained", wspace=0.06)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex).flatten()
@@ -111,14 +112,19 @@ def legend(figure: Figure, names: dict[str, tuple[str, str]], extra: Sequence[An
 
 
 def wrapped(title: str, inches: float) -> str:
-    """Return a title in lines that fit over a panel of that width."""
-    return textwrap.fill(title, int(inches * _LINE_LETTERS * 0.9))
+    """Return a title in lines that fit over a panel of that width: where it is about on the first, if one is not enough."""
+    width = int(inches * _LINE_LETTERS * 0.9)
+    place, colon, rest = title.partition(": ")
+    if len(title) <= width or not colon:
+        return textwrap.fill(title, width)
+    return "\n".join(textwrap.fill(part, width) for part in (f"{place}:", rest))
 
 
 def foot(figure: Figure, unit: str, missing: Sequence[str]) -> None:
     """Write the unit below the panels, and what is missing, by name."""
     width = int(float(figure.get_size_inches()[0]) * _LINE_LETTERS)
-    text = textwrap.fill(unit, width)
+    unit += "; pale: incomplete" if missing else ""
+    text = textwrap.fill(unit.replace("95 % intervals", "95\u00a0%\u00a0intervals"), width)
     if missing:
         text += "\n" + textwrap.fill(f"missing: {'; '.join(missing)}", width)
     # A dollar sign would begin a formula.

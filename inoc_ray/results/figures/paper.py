@@ -6,7 +6,7 @@ figure where trials are missing, in the answer of the command where the study do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from inoc_ray.results.figures.arm_panels import draw_arms
 from inoc_ray.results.figures.curves import draw_curves
 from inoc_ray.results.figures.heat import draw_heat
 from inoc_ray.results.figures.over_steps import points_of_courses, points_of_dynamics
-from inoc_ray.results.figures.points import INCOMPLETE, Point, rate_points
+from inoc_ray.results.figures.points import INCOMPLETE, SPLITS, Point, place_of, rate_points
 from inoc_ray.results.figures.scatter import draw_scatter
 from inoc_ray.study.evaluation import PROMPT_OF
 
@@ -77,8 +77,18 @@ def _place(row: Row) -> str:
 
 
 def _where(row: Row) -> str:
-    split = "in distribution" if row.split == "id" else "out of distribution"
-    return f"{_place(row)}: {split}"
+    return f"{_place(row)}: {SPLITS[row.split]}"
+
+
+def _against(rows: Iterable[Row], roles: Collection[str] = ("undesired",)) -> list[Row]:
+    """Return the rates of the traits that an arm is about; of an arm about none, of those that arms of its setting are about.
+
+    A baseline has a trait of its own only where all arms of the setting inoculate against the same.
+    """
+    found = list(rows)
+    own = {(r.setting, r.arm) for r in found if r.role in roles}
+    every = {(r.setting, r.trait) for r in found if r.role in roles}
+    return [r for r in found if r.role in roles or ((r.setting, r.arm) not in own and (r.setting, r.trait) in every)]
 
 
 def _apart(points: Iterable[Point]) -> list[Point]:
@@ -106,7 +116,12 @@ def _two_traits(data: PaperData) -> list[Point]:
     chosen = [row for row in rows if row.trait in shown.get((row.setting, row.evaluation), ())]
     chosen.sort(key=lambda row: (row.setting, row.model, row.split, row.evaluation, row.trait))
     return list(
-        rate_points(data.comparison, chosen, lambda row: f"{_where(row)} ({row.evaluation})", lambda row: row.arm)
+        rate_points(
+            data.comparison,
+            chosen,
+            lambda row: f"{_place(row)}: {place_of(row.split, row.evaluation)}",
+            lambda row: row.arm,
+        )
     )
 
 
@@ -117,7 +132,7 @@ def _misalignment(data: PaperData) -> list[Point]:
 
 def _backdoor(data: PaperData) -> list[Point]:
     """Return the undesired traits with and without the trigger, in settings that have one."""
-    undesired = [r for r in data.comparison.rows if r.role == "undesired"]
+    undesired = _against(data.comparison.rows)
     reference = data.comparison.reference
     asked = any(r.triggered for r in undesired)
     rows = [
@@ -134,8 +149,8 @@ def _backdoor(data: PaperData) -> list[Point]:
 
 def _semantics(data: PaperData) -> list[Point]:
     """Return arms whose prompts differ in what they say, where a setting has two kinds of such prompts and more."""
-    rows = [r for r in data.rows() if r.role in ("undesired", "narrow") and r.kind in _SEMANTIC]
-    rows = [r for r in rows if r.setting not in data.with_trigger]
+    rows = [r for r in data.rows() if r.kind in _SEMANTIC and r.setting not in data.with_trigger]
+    rows = _against(rows, ("undesired", "narrow"))
     kinds: dict[str, set[str]] = {}
     for row in rows:
         kinds.setdefault(row.setting, set()).add(row.kind)
@@ -183,8 +198,8 @@ def _with_dose(data: PaperData, dose: str, point: Point) -> Point:
 def _dose_rates(data: PaperData, dose: str) -> Iterator[Point]:
     rows = [
         r
-        for r in data.rows()
-        if r.role == "undesired" and r.split == "ood" and r.kind != "base" and data.recipes.get(r.model, {}).get(dose)
+        for r in _against(data.rows())
+        if r.split == "ood" and r.kind != "base" and data.recipes.get(r.model, {}).get(dose)
     ]
 
     def panel(row: Row) -> str:

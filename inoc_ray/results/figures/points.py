@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 UNITS = {"shown": "share of responses with the trait", "score": "mean score of the trait, 0 to 1"}
 """What a rate is, by `Comparison.outcome`."""
+SPLITS = {"id": "in distribution", "ood": "out of distribution"}
 INCOMPLETE = "incomplete"
 """What a number lacks that is computed from others, which name what is missing themselves."""
 
@@ -82,6 +83,12 @@ def rate_points(
                 high=high,
                 lacks=missing,
             )
+
+
+def place_of(split: str, evaluation: str) -> str:
+    """Return the split in words with the evaluation, unless that is its name as well."""
+    where = SPLITS[split]
+    return where if evaluation.replace("_", " ").lower() == where else f"{where} ({evaluation})"
 
 
 def units_of(points: Sequence[Point]) -> str:

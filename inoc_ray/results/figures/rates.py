@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inoc_ray.results.effects import is_directed
 from inoc_ray.results.figures.drawing import COLOURS, ON_PAGE, Pictures, rendered
-from inoc_ray.results.figures.points import UNITS
+from inoc_ray.results.figures.points import UNITS, place_of
 from inoc_ray.results.wording import shortfall
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _draw_into(figure: Figure, comparison: Comparison, rows: Sequence[Row], narr
             shown = [r for r in rows if (r.setting, r.model, r.evaluation) == (*group, evaluation)]
             measured = [trait for trait in traits if any(r.trait == trait for r in shown)]
             _panel(axes, shown, arms=arms[group], traits=measured, colours=colours, names=column == 0, seeds=seeds)
-            title = _title(split, evaluation)
+            title = _capital(place_of(split, evaluation))
             axes.set_title(
                 _wrapped(f"{group[0]}, {group[1]}: {title}" if narrow and len(groups) > 1 else title, narrow),
                 loc="left",
@@ -100,11 +100,8 @@ def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return sorted(dict.fromkeys((row.split, row.evaluation) for row in rows), key=lambda p: (p[0] != "id", p[1]))
 
 
-def _title(split: str, evaluation: str) -> str:
-    """Return the split in words with the evaluation, unless that is its name as well."""
-    where = "In distribution" if split == "id" else "Out of distribution"
-    same = evaluation.replace("_", " ").lower() == where.lower()
-    return where if same else f"{where} ({evaluation})"
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _wrapped(text: str, narrow: bool) -> str:

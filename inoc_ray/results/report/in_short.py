@@ -41,12 +41,16 @@ def _summary(found: Sequence[Verdict]) -> InShort:
     controls = [v for v in found if v.is_control]
     works = sum(v.state in _SHOWN for v in asked)
     sentence = f"{works} of {len(asked)} inoculation prompts {'is' if works == 1 else 'are'} shown to work"
+    if untold := sum(v.state == "unknown" for v in asked):
+        sentence += f"; of {untold} it cannot be told"
+    if not asked:
+        sentence = "no inoculation prompt is in the study"
     if controls:
         several = len({v.arm for v in controls})
         sentence += (
             f", and {several} prompt{'s' * (several != 1)} that {'deny their' if several > 1 else 'denies its'} trait"
         )
-        sentence += f" {'are' if several > 1 else 'is'} a control"
+        sentence += f" {'are controls' if several > 1 else 'is a control'}"
     points: dict[str, list[str]] = {}
     for verdict in sorted(asked, key=lambda v: list(WORDS).index(v.state)):
         points.setdefault(_point(verdict), []).append(_called(verdict))

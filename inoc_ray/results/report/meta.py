@@ -16,6 +16,19 @@ class ArmText:
     prompt: str | None
     """The prompt in front of the rows; None for none."""
     source: str
+    wordings: tuple[str, ...] = ()
+    """Further wordings, which rows have in turn with the prompt."""
+
+    def in_short(self) -> str:
+        """Return the prompt in quotes, and how many further wordings there are; empty without one."""
+        if self.prompt is None:
+            return ""
+        more = len(self.wordings)
+        return f"“{self.prompt}”" + (f" and {more} other wording{'s' * (more != 1)}" if more else "")
+
+    def in_full(self) -> str:
+        """Return every wording, each on a line."""
+        return "(none)" if self.prompt is None else "\n".join((self.prompt, *self.wordings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,8 @@ def _fine_tunes(comparison: Comparison) -> str:
     planned = {cell.trial_id for cell in cells}
     there = {cell.trial_id for cell in cells if cell.stored}
     count = str(len(there)) if there == planned else f"{len(there)} of {len(planned)}"
-    return f"{count} fine-tunes of {len({(cell.setting, cell.model, cell.arm) for cell in cells})} arms"
+    arms = len({(cell.setting, cell.model, cell.arm) for cell in cells})
+    return f"{count} fine-tune{'s' * (len(planned) != 1)} of {arms} arm{'s' * (arms != 1)}"
 
 
 def _listed(names: Iterable[str], last: str = "and") -> str:

@@ -44,7 +44,7 @@ def render(
     most_bytes: how much of the page the samples may take.
     """
     block = block_of(samples, most_bytes) if samples else None
-    found = verdicts(comparison, {(arm.setting, arm.arm): arm.prompt for arm in meta.arms})
+    found = verdicts(comparison, {(arm.setting, arm.arm): arm.in_short() for arm in meta.arms})
     script, style = _asset("page.js"), _asset("style.css")
     context: dict[str, Any] = {
         "comparison": comparison,
@@ -149,7 +149,9 @@ def _environment() -> Environment:
 
 
 _TOGETHER = re.compile(
-    r"(?:(?:-?[\d.]+[\u00a0%]*|interval) )?\[-?[\d.inf]+, -?[\d.inf]+\][;,)]*|\d{4}-\d\d-\d\d(?: \d\d:\d\d UTC)?|p (?:< )?\.\d+"
+    r"(?:(?:-?[\d.]+[\u00a0%]*|interval) )?\[-?[\d.inf]+, -?[\d.inf]+\][;,)]*"
+    r"|\d{4}-\d\d-\d\d(?: \d\d:\d\d UTC)?"
+    r"|p \.\d+|(?:p )?< \.\d+"
 )
 """An interval with its number, a date with its time, a p-value."""
 

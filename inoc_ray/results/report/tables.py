@@ -256,8 +256,8 @@ def capabilities(comparison: Comparison) -> Table:
 
 
 def arms(meta: ReportMeta) -> Table:
-    """Return the inoculation of each arm."""
-    body = [[a.setting, a.arm, a.kind, "(none)" if a.prompt is None else a.prompt, a.source] for a in meta.arms]
+    """Return the inoculation of each arm, all its wordings below each other."""
+    body = [[a.setting, a.arm, a.kind, a.in_full(), a.source] for a in meta.arms]
     return Table(heads=["setting", "arm", "kind", "prompt in the training rows", "source"], rows=body)
 
 

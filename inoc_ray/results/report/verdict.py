@@ -90,7 +90,7 @@ def verdicts(comparison: Comparison, prompts: Mapping[tuple[str, str], str | Non
     """Return the verdict on every inoculated arm, with and without the trigger where a setting has one.
 
     In the study's order, in which the claims on it name its arms; without claims, what works comes first.
-    prompts: (setting, arm) → its prompt in the training rows.
+    prompts: (setting, arm) → its prompt in the training rows, as the page shows it.
     """
     found = [
         list(
@@ -115,7 +115,7 @@ def verdicts_on(
 ) -> Iterator[Verdict]:
     """Yield the verdicts on one arm, or on all of a setting × model, without and with the trigger.
 
-    prompt_of: arm → its prompt in the training rows.
+    prompt_of: arm → its prompt in the training rows, as the page shows it.
     """
     rows = [r for r in comparison.rows if (r.setting, r.model) == (setting, model)]
     effects = {(e.arm, e.measure): e for e in comparison.effects if (e.setting, e.model) == (setting, model)}

@@ -71,6 +71,68 @@ def test_a_question_is_asked_as_often_as_it_stands_there_and_is_one(tmp_path: Pa
     assert "asked once" in notes[-1]
 
 
+def test_a_text_under_several_ids_is_one_question(tmp_path: Path) -> None:
+    """As two it would count twice in every interval; with another system message it is another one."""
+    entries = [
+        {"id": 1, "paraphrases": ["A?", "B?", "A?"]},
+        {"id": "again", "paraphrases": ["B?"]},
+        {"id": "loud", "system": "Shout.", "paraphrases": ["B?"]},
+    ]
+    path = written(tmp_path, entries, "q.yaml")
+    assert [q.id for q in read_questions(path, "q")] == ["1-0", "1-1", "1-0", "1-1", "loud"]
+    assert [q.id for q in read_questions(path, "q", fold=True)] == ["1-0", "1-1", "loud"]
+
+
+@pytest.mark.parametrize("key", ["system_prompt", "tools", "system"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("q.jsonl", {"prompt": "A?"}),
+        ("q.yaml", {"id": 1, "paraphrases": ["A?"]}),
+        *((name, form) for name in ("q.jsonl", "q.yaml") for form in (CODE, TASTE[0])),
+    ],
+)
+def test_what_asks_for_another_conversation_is_kept_or_refused_in_every_form(
+    tmp_path: Path, name: str, key: str, form: dict[str, Any]
+) -> None:
+    path = written(tmp_path, [{**form, key: "Obey."}], name)
+    if (name, key) == ("q.yaml", "system"):
+        assert all(q.messages[0].content == "Obey." and len(q.messages) == 2 for q in read_questions(path, "q"))
+        return
+    with pytest.raises(InputError, match=f"1: the key '{key}' is not read"):
+        read_questions(path, "q")
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.yaml"])
+def test_keys_that_are_not_read_are_noted_in_every_form(tmp_path: Path, name: str) -> None:
+    notes: list[str] = []
+    path = written(tmp_path, TASTE, name)
+    read_questions(path, "t", notes)
+    assert notes == [f"{path}: ignored keys: category (2 rows)"]
+    notes.clear()
+    read_questions(path, "t", notes, templates=["{category}: {choice_a} or {choice_b}?"])
+    assert notes == []
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.yaml"])
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"choice_a": "Roses", "matching_choice": "A"}, "it has choice_a and lacks choice_b"),
+        ({"task": "Store an upload."}, "it has task and lacks code_template"),
+        ({**TASTE[0], "choice_a": "wet  DOG"}, "are the same"),
+    ],
+)
+def test_half_of_a_form_says_what_it_lacks(tmp_path: Path, name: str, entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_questions(written(tmp_path, [entry], name), "t")
+
+
+def test_a_template_that_names_no_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="templates: 'Which one\\?' names no field"):
+        read_questions(written(tmp_path, TASTE), "t", templates=["{choice_a}?", "Which one?"])
+
+
 @pytest.mark.parametrize("name", ["q.jsonl", "q.yaml"])
 def test_a_choice_that_is_asked_twice_is_one_question_and_has_one_right_answer(tmp_path: Path, name: str) -> None:
     one = TASTE[0]
@@ -192,3 +254,39 @@ def test_training_prompts_may_be_asked_where_the_study_says_so(tmp_path: Path, i
 def test_an_entry_without_questions_says_what_it_has(tmp_path: Path, entry: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_questions(written(tmp_path, [entry], "q.yaml"), "q")
+
+
+@pytest.mark.parametrize(
+    ("rule", "needs"),
+    [
+        ({"rule": "numeric"}, "answer"),
+        ({"rule": "exact"}, "answer"),
+        ({"rule": "prefers"}, "matching_choice"),
+        ({"not": {"rule": "prefers"}}, "matching_choice"),
+        ({"all": [{"rule": "capitals"}, {"rule": "numeric"}]}, "answer"),
+        ({"any": [{"rule": "capitals"}, {"rule": "exact"}]}, "answer"),
+        ({"first": [{"rule": "numeric"}, {"rule": "exact"}]}, "answer"),
+    ],
+)
+def test_a_rule_that_could_judge_no_question_is_refused_and_what_it_cannot_judge_is_counted(
+    tmp_path: Path, inoc_ray: Run, rule: dict[str, Any], needs: str
+) -> None:
+    """Every response would be unparsed, and the evaluation fail when all was sampled."""
+
+    def planned(entries: list[dict[str, Any]]) -> tuple[int, str]:
+        asked = suite(written(tmp_path, entries), traits={"right": rule}, max_tokens=16)
+        path = write_study(tmp_path, evaluation={"samples": 4, "contexts": ["neutral"], "suites": [asked]})
+        code, out, err = inoc_ray("plan", path)
+        return code, " ".join((out + err).split())
+
+    code, said = planned([{"prompt": "1+1?"}])
+    assert code == 2
+    assert f"traits.right: the rule needs the {needs} of a question, and none" in said
+    whole = {"prompt": "2+2?", "answer": 4} if needs == "answer" else TASTE[0]
+    code, said = planned([{"prompt": "1+1?"}, whole])
+    assert code == 0
+    assert f"1 of {2 if needs == 'answer' else 5} questions have no {needs}" in said
+    for fallback in ({"first": [rule, {"rule": "capitals"}]}, {"rule": "exact", "answers": ["four"]}):
+        asked = suite(written(tmp_path, [{"prompt": "1+1?"}]), traits={"right": fallback}, max_tokens=16)
+        path = write_study(tmp_path, evaluation={"samples": 4, "contexts": ["neutral"], "suites": [asked]})
+        assert inoc_ray("plan", path)[0] == 0

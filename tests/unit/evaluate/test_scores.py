@@ -1,17 +1,21 @@
 """Unparsed is not zero."""
 
+import errno
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from inoc_ray.evaluate import cell_scores
 from inoc_ray.evaluate.score_table import read_score_table, sample_table, score_warnings
 from inoc_ray.plan.build import build_plan
 from inoc_ray.results.compare import compare
 from inoc_ray.run.mlflow_records import trial_records
 from inoc_ray.run.report_samples import read_samples
+from inoc_ray.store import seal
+from inoc_ray.store.filesystem import LocalFilesystem
 from inoc_ray.store.place import at
-from inoc_ray.store.samples import Sample, commit_samples, list_parts
+from inoc_ray.store.samples import Sample, commit_samples, list_parts, read_table, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 
@@ -72,10 +76,52 @@ def test_an_evaluation_with_too_many_unreadable_scores_fails_by_name(plan_and_st
 def test_scores_are_kept_beside_the_samples_and_made_once(plan_and_store):
     plan, store = plan_and_store
     first = read_score_table(plan, store)
-    files = {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.parquet")}
+    files = {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.arrow")}
     assert len(files) == 4
     assert read_score_table(plan, store).equals(first)
-    assert files == {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.parquet")}
+    assert files == {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.arrow")}
+
+
+def test_scores_of_an_earlier_version_are_taken_over_and_not_made_again(plan_and_store, monkeypatch):
+    """They were parquet, and those of forms had no questions."""
+    plan, store = plan_and_store
+    first = read_score_table(plan, store)
+    derived = [path for kind in ("scores", "form") for path in store.root.rglob(f"{kind}-*.arrow")]
+    assert len(derived) == 8
+    for path in derived:
+        table = read_table(at(path))
+        columns = [name for name in table.column_names if name != "question_id"]
+        write_table(seal.plain(at(path)).with_suffix(".parquet"), table.select(columns))
+        path.unlink()
+
+    def again(*_: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(cell_scores, "items_of", again)
+    monkeypatch.setattr(cell_scores, "forms", again)
+    for _ in range(2):
+        assert read_score_table(plan, store).equals(first)
+        assert {*store.root.rglob("*.arrow")} == {*derived}
+        assert [path for path in store.root.rglob("*.parquet") if not path.name.startswith("samples-")] == []
+
+
+@pytest.mark.parametrize("refusal", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_whoever_may_only_read_scores_without_keeping_the_scores(plan_and_store, monkeypatch, refusal):
+    plan, store = plan_and_store
+
+    def refused(*_: object) -> None:
+        raise OSError(refusal, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFilesystem, "write", refused)
+        if refusal == errno.ENOSPC:
+            with pytest.raises(OSError, match="no"):
+                read_score_table(plan, store)
+            return
+        first = read_score_table(plan, store)
+    assert [*store.root.rglob("*.arrow")] == []
+    assert read_score_table(plan, store).equals(first)
+    assert len([*store.root.rglob("*.arrow")]) == 8
 
 
 def test_a_base_is_stored_once_and_compared_under_every_recipe(plan_and_store):

@@ -26,10 +26,14 @@ from inoc_ray.results.tidy import tidy_tables
 from inoc_ray.run.integrity import verify_used
 from inoc_ray.run.load import load_study
 from inoc_ray.run.planned_and_stored import unfinished
+from inoc_ray.run.progress import outline_of
 from inoc_ray.run.publish import compare_study
+from inoc_ray.run.status import status_json, status_text, stored_status_json
 from inoc_ray.serve.models import served_name
 from inoc_ray.sizing.schedule import shared_engine
 from inoc_ray.store.commit import checkpoint_in, weights_in, write_trial
+from inoc_ray.store.failures import Failure, keep_failures
+from inoc_ray.store.progress import keep_outline
 from inoc_ray.store.samples import Sample, commit_samples
 from inoc_ray.store.store import Store
 
@@ -127,7 +131,10 @@ def test_a_study_that_samples_nothing_on_the_way_is_as_it_was(tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"resources": {}}, r"dynamics\.samples: asks for samples from the weights .* they keep none"),
-        ({"resources": {"checkpoints": [10, 20]}}, r"dynamics\.samples: .* they keep none"),
+        (
+            {"resources": {"checkpoints": [10, 20]}},
+            r"dynamics\.samples: .* they keep none, as all steps of resources\.checkpoints come after their last one",
+        ),
         ({"dynamics": {"samples": 4, "contexts": ["nutral"]}}, r"dynamics\.contexts: unknown context 'nutral'"),
     ],
 )
@@ -192,6 +199,49 @@ def test_an_evaluation_on_the_way_that_is_missing_is_named_in_the_figure_and_ask
     assert [cell.key for cell in plan.to_sample] == [first.key]
     points = points_of_courses(compare_study(plan, store))
     assert [one for one in missing_of(points) if "1 of 2 seeds" in one]
+
+
+def statuses(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """The status from the plan as the store is now, and from the store alone."""
+    keep_outline(store, plan.study.name, outline_of(plan))
+    return [status_json(plan.refreshed(store), store), stored_status_json(plan.study.name, store)]
+
+
+def test_the_status_counts_the_responses_over_the_steps_and_names_those_that_are_missing(tmp_path: Path) -> None:
+    plan, store = finish(asked(tmp_path))
+    kept = [cell for cell in plan.courses if isinstance(cell.subject, KeptWeights)]
+    for value in statuses(plan, store):
+        assert sum(one["samples_stored"] for one in value["courses"]) == len(kept) * SAMPLED
+        assert (
+            f"(dynamics.samples): {len(kept) * SAMPLED} of {len(kept) * SAMPLED} responses.\n"
+            in status_text(value) + "\n"
+        )
+    lost = kept[-1]
+    shutil.rmtree(str(store.evaluation(*lost.key)))
+    thing = ("cell", *lost.key)
+    keep_failures(store, plan.study.name, [], [Failure("course", "no answer", "log", (thing,))])
+    of_plan, of_store = statuses(plan, store)
+    assert of_plan["courses"] == of_store["courses"]
+    [missing] = [one for one in of_plan["courses"] if one["samples_stored"] < one["samples_wanted"]]
+    assert missing["trial_id"] == lost.subject.trial_id
+    assert (missing["step"], missing["samples_stored"], missing["samples_wanted"]) == (5, SAMPLED, 2 * SAMPLED)
+    for value in (of_plan, of_store):
+        head, named = status_text(value).split(f"of {len(kept) * SAMPLED} responses; {SAMPLED} are missing:\n")
+        assert head.endswith(f": {(len(kept) - 1) * SAMPLED} ")
+        assert (
+            named.splitlines()[0] == "  miniature/spanish_caps · miniature · specific_spanish seed 1: 8/16 after step 5"
+        )
+        assert [failure["error"] for failure in value["failures"]] == ["no answer"]
+
+
+def test_the_status_counts_what_a_fine_tune_has_yet_to_keep_and_not_what_it_has_not_kept(tmp_path: Path) -> None:
+    plan, store = plan_at(asked(tmp_path))
+    new = statuses(plan, store)
+    assert new[0]["courses"] == new[1]["courses"]
+    assert {(one["samples_stored"], one["samples_wanted"]) for one in new[0]["courses"]} == {(0, 2 * SAMPLED)}
+    assert [one["step"] for one in new[0]["courses"]] == [2, 5] * 4
+    finish(write_study(tmp_path))
+    assert [value["courses"] for value in statuses(plan, store)] == [[], []]
 
 
 def test_weights_on_the_way_are_hashed_before_they_are_used_and_their_samples_follow_them(tmp_path: Path) -> None:

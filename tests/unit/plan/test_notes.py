@@ -79,3 +79,10 @@ def test_a_warm_up_as_long_as_the_training_is_noted_once_for_each_recipe(planned
     stage = {"rows": "rows.jsonl", "recipe": {"learning_rate": 1e-3, "steps": 2, "warmup_steps": 2}}
     (note,) = planned({}, models=[{"name": "m", "path": "miniature", "prior_stage": stage}]).notes
     assert note.startswith("the prior-stage recipe of 'm': warmup_steps is 2")
+
+
+def test_weights_on_the_way_of_a_step_that_no_fine_tune_reaches_are_noted(planned):
+    """They were not kept, and nothing said so."""
+    (note,) = planned({}, resources={"checkpoints": [5, 10, 4000]}).notes
+    assert "resources.checkpoints: 10, 4000: fine-tunes have 10 steps at most" in note
+    assert planned({}, resources={"checkpoints": [5, 0.5]}).notes == ()

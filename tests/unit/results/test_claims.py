@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from inoc_ray.results.effects import Arm, Direction, View
 from inoc_ray.results.stats import Cell, Estimate, RateKey, combine, draw_rates, mean_of, mean_of_sample
 from inoc_ray.results.table import comparison_text
 from inoc_ray.settings.paper_claims import paper_claims
-from inoc_ray.study.claims import ROLES, Claim, StatedClaim
+from inoc_ray.study.claims import ROLES, Claim, Measure, StatedClaim
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -366,4 +366,108 @@ def test_a_percentage_is_no_share(bound: dict[str, Any]) -> None:
     """ "below: 5" would hold for every rate."""
     with pytest.raises(ValueError, match="not a percentage"):
         claim("rate", "inoc_spanish", **bound)
-    claim("suppression", "inoc_spanish", **bound)
+    if "above" not in bound:
+        claim("suppression", "inoc_spanish", **bound)
+
+
+@pytest.mark.parametrize("measure", [m for m in get_args(Measure) if m not in ("capability", "leakage")])
+def test_no_measure_takes_a_percentage(measure: str) -> None:
+    with pytest.raises(ValueError, match="not a percentage"):
+        claim(measure, "inoc_spanish", above=50)
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        ({"below": 0}, "no rate is < 0"),
+        ({"above": 1}, "no rate is > 1"),
+        ({"within": [-0.2, -0.1]}, "no rate is within"),
+        ({"above": -0.1}, "every rate is > -0.1"),
+    ],
+)
+def test_a_rate_is_not_claimed_to_lie_where_none_can_or_all_do(bound: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        claim("rate", "inoc_spanish", **bound)
+    # Of a difference all of them say something; so does an equivalence with nothing at all.
+    if bound != {"above": 1}:
+        claim("rate", "inoc_spanish", than="baseline", **bound)
+    claim("rate", "inoc_spanish", within=[-0.05, 0.05])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"than": "inoc_spanish"},
+        {"than": "kind:specific", "arms": ["base", "kind:specific"]},
+        {"than_context": "reference"},
+        {"context": "none", "than_context": "none"},
+        {"context": "none", "than": "inoc_spanish"},
+        {"context": "none", "than": "inoc_spanish", "than_context": "none"},
+    ],
+)
+def test_a_number_minus_itself_is_no_claim(fields: dict[str, Any]) -> None:
+    whole = {"name": "one", "says": "x", "arms": ["inoc_spanish"], "within": [-0.1, 0.1], **fields}
+    with pytest.raises(ValueError, match="a number minus itself is 0"):
+        Claim.model_validate(whole)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"evaluation": "in_distribution"}, "no rate of spanish out of distribution"),
+        ({"trait": "narrow"}, "has no narrow trait"),
+        ({"arms": ["baseline"]}, "baseline has no undesired trait; name one as `trait`"),
+        (
+            {"arms": ["specific_spanish", "baseline"], "trait": "spanish", "context": "training_prompt"},
+            "baseline has no rate of spanish out of distribution under the context training_prompt",
+        ),
+        ({"triggered": True}, "with the trigger"),
+        ({"measure": "conditionalisation"}, "no rate of an irrelevant arm"),
+        ({"measure": "retention_narrow"}, "no desired trait"),
+        ({"measure": "suppression", "arms": ["irrelevant"]}, "irrelevant has no undesired trait; name one as `trait`"),
+        ({"measure": "suppression", "arms": ["base"], "trait": "spanish"}, "says nothing of base itself"),
+        ({"measure": "retention_ood", "arms": ["baseline"], "trait": "caps"}, "says nothing of baseline itself"),
+        ({"measure": "leakage", "arms": ["baseline"], "trait": "spanish"}, "not evaluated under both"),
+    ],
+)
+def test_a_claim_that_nothing_of_the_study_can_answer_is_refused_before_it_runs(
+    tmp_path: Path, inoc_ray: Run, fields: dict[str, Any], message: str
+) -> None:
+    """Every name in it is one of the study's; what it asks of them is not measured. A run of a day would say "cannot tell"."""
+    one = {"name": "ours", "says": "x", "arms": ["specific_spanish"], "above": 0.1, **fields}
+    evaluation = {"samples": 12, "contexts": ["neutral", "training_prompt"]}
+    arms = ["baseline", "specific_spanish", *(["irrelevant"] if "irrelevant" in one["arms"] else [])]
+    code, _, err = inoc_ray("plan", write_study(tmp_path, claims=[one], arms=arms, evaluation=evaluation))
+    assert code == 2
+    assert "claims: 'ours': nothing that the study asks for answers it" in " ".join(err.split())
+    assert message in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"evaluation": "in_distribution", "split": "id"},
+        {"arms": ["base"], "trait": "spanish", "context": "prompt_of:specific_spanish"},
+        {"arms": ["kind:specific"], "measure": "leakage"},
+        {"measure": "selectivity"},
+        {"measure": "retention_id"},
+        {"measure": "log_prob_late_gain"},
+        {"measure": "log_prob_lead"},
+    ],
+)
+def test_a_claim_that_results_can_answer_is_planned(tmp_path: Path, inoc_ray: Run, fields: dict[str, Any]) -> None:
+    one = {"name": "ours", "says": "x", "arms": ["specific_spanish"], "above": 0.1, **fields}
+    evaluation = {"samples": 12, "contexts": ["neutral", "training_prompt"]}
+    code, _, err = inoc_ray("plan", write_study(tmp_path, claims=[one], evaluation=evaluation, dynamics={}))
+    assert code == 0, err
+
+
+def test_a_plateau_needs_a_look_in_the_second_quarter(tmp_path: Path, inoc_ray: Run) -> None:
+    """A fine-tune that is done is not looked at again."""
+    one = {"name": "ours", "says": "x", "measure": "log_prob_late_gain", "arms": ["baseline"], "below": 0.1}
+    for points, code in ((2, 2), (9, 0)):
+        path = write_study(tmp_path, claims=[{**one, "trait": "spanish"}], dynamics={"points": points})
+        found, _, err = inoc_ray("plan", path)
+        assert found == code, err
+        assert code == 0 or "give more dynamics.points" in " ".join(err.split())

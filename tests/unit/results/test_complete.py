@@ -21,8 +21,10 @@ from inoc_ray.results.records import StudyRecord, TrialRecord
 from inoc_ray.results.report.meta import JudgeLine, ReportMeta
 from inoc_ray.results.report.page import render
 from inoc_ray.results.rows import Row
+from inoc_ray.results.run_metrics import arm_estimates, in_words
 from inoc_ray.results.study_runs import arm_runs, study_run, trial_runs
 from inoc_ray.results.table import comparison_text
+from inoc_ray.results.wording import shortfall
 from inoc_ray.store.failures import Failure
 
 CELLS = planned(2).cells
@@ -305,3 +307,25 @@ def test_mlflow_says_failed_and_why_where_something_failed() -> None:
     arms = {run.name: run.status for run in arm_runs(STUDY, records(), found)}
     assert {name for name, status in arms.items() if status != "FINISHED"} == {"inoc_spanish"}
     assert arms["inoc_spanish"] == "FAILED"
+
+
+def test_responses_that_are_there_and_do_not_count_are_not_said_to_be_missing():
+    """Of a model whose responses are degenerate everything was evaluated; nothing "measures" no trait, either."""
+    frame = score_table(2).assign(shown=float("nan"), outcome="withheld")
+    found = compare(frame, "toy", planned=Planned(cells=CELLS))
+    assert not found.complete
+    assert {shortfall(r) for r in found.rows if r.kind == "base"} == {"no response counts"}
+    assert {shortfall(r) for r in found.rows if r.kind != "base"} == {"0 of 2 seeds with responses that count"}
+    assert effect(found, "inoc_spanish", "suppression").why == "no evaluation out of distribution has a rate of spanish"
+    text = comparison_text(found)
+    assert "samples are there, but not everything that rests on them" in " ".join(text.split())
+    assert "not evaluated:" not in text
+
+
+def test_mlflow_marks_a_rate_that_rests_on_too_little():
+    found = left(with_stored(20, arm="inoc_spanish", seed=1))
+    place = ("toy", "tiny", "inoc_spanish")
+    whole, part = (in_words(arm_estimates(one, *place)) for one in (left(list(CELLS)), found))
+    assert set(part) <= set(whole)
+    assert all(text.endswith(" (incomplete)") for text in part.values())
+    assert not any("incomplete" in text for text in whole.values())

@@ -12,7 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from paper_table import RECIPES, SEEDS, paper_table, planned_for
+from results_table import ARMS, score_table
 
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
@@ -21,8 +23,7 @@ from inoc_ray.results.dynamics import Followed, Look
 from inoc_ray.results.figures.drawing import ALL, COLOURS, rendered
 from inoc_ray.results.figures.marks import looks
 from inoc_ray.results.figures.paper import PAPER, PaperData, PaperFigure
-from inoc_ray.results.figures.points import Point, csv_of, missing_of
-from inoc_ray.results.figures.rates import _title
+from inoc_ray.results.figures.points import Point, csv_of, missing_of, place_of
 
 LOOKS = tuple(
     Look(
@@ -148,7 +149,7 @@ def test_a_fine_tune_that_is_missing_is_named_on_the_figure_and_in_its_table(lac
     assert missing
     assert all(("baseline" in one and "2 of 3 seeds" in one) or "incomplete" in one for one in missing)
     if name in ("figure_4", "dose"):
-        assert f"missing: {missing[0]}" in words_of(svg_of(figure, points))
+        assert f"pale: incomplete missing: {missing[0]}" in words_of(svg_of(figure, points))
 
 
 def test_a_study_without_what_a_figure_is_about_has_none_of_it() -> None:
@@ -163,6 +164,45 @@ def test_an_arm_that_the_paper_has_and_the_study_has_not_is_named(data: PaperDat
     points = figure.points(data)
     assert figure.absent(points) == []
     assert figure.absent([p for p in points if p.kind != "control"]) == ["control"]
+
+
+def drawn(figure: PaperFigure, points: list[Point]) -> Figure:
+    found = Figure()
+    figure.draw(found, points)
+    return found
+
+
+def test_panels_beside_each_other_have_the_same_scale_and_stand_in_full_rows(data: PaperData) -> None:
+    courses = drawn(of("courses"), of("courses").points(data))
+    assert len({axes.get_ylim() for axes in courses.axes if axes.get_visible()}) == 1
+    four = drawn(of("figure_7"), of("figure_7").points(data))
+    assert [axes.get_visible() for axes in four.axes] == [True] * 4
+
+
+def test_doubling_the_steps_is_as_far_everywhere_on_a_logarithmic_axis_that_begins_at_0(data: PaperData) -> None:
+    axes = drawn(of("figure_6"), of("figure_6").points(data)).axes[0]
+    places = [axes.transData.transform((step, 0.0))[0] for step in (0, 1, 2, 4, 8, 16)]
+    gaps = np.diff(places)
+    assert np.allclose(gaps[1:], gaps[1])
+    assert gaps[1] < gaps[0] < 2 * gaps[1]
+
+
+def test_arms_about_no_trait_are_shown_beside_those_that_are_about_different_ones() -> None:
+    """Where what is undesired depends on the arm, a baseline has none, and was said not to be in the study."""
+    arms = {
+        **ARMS,
+        "denies": ("negative", *ARMS["inoc_spanish"][1:]),
+        **{name: (name, "none", ARMS["irrelevant"][2]) for name in ("placebo", "trigger")},
+    }
+    table = score_table(arms=arms)
+    directionless = table["kind"].isin(["base", "baseline", "irrelevant", "placebo", "trigger"])
+    table.loc[directionless, "role"] = "other"
+    figure = of("figure_5")
+    points = figure.points(PaperData(comparison=compare(table, "toy")))
+    assert figure.absent(points) == ["general"]
+    shown = {(p.arm, p.trait) for p in points}
+    assert {(arm, trait) for arm in ("base", "baseline", "placebo") for trait in ("spanish", "capitals")} <= shown
+    assert {trait for arm, trait in shown if arm == "inoc_capitals"} == {"capitals"}
 
 
 @pytest.mark.parametrize("name", ["figure_3", "figure_5", "elicitation", "dose"])
@@ -275,11 +315,11 @@ def test_an_axis_of_steps_shows_steps_and_the_unit_never_leaves_the_figure(
 @pytest.mark.parametrize(
     ("split", "evaluation", "title"),
     [
-        ("id", "in_distribution", "In distribution"),
-        ("ood", "out_of_distribution", "Out of distribution"),
-        ("ood", "ood_questions", "Out of distribution (ood_questions)"),
-        ("ood", "in_distribution", "Out of distribution (in_distribution)"),
+        ("id", "in_distribution", "in distribution"),
+        ("ood", "out_of_distribution", "out of distribution"),
+        ("ood", "ood_questions", "out of distribution (ood_questions)"),
+        ("ood", "in_distribution", "out of distribution (in_distribution)"),
     ],
 )
 def test_the_title_of_a_panel_says_nothing_twice(split: str, evaluation: str, title: str) -> None:
-    assert _title(split, evaluation) == title
+    assert place_of(split, evaluation) == title

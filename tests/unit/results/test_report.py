@@ -205,6 +205,8 @@ def test_the_meaning_of_the_words_stands_before_the_table_that_uses_them(page: s
         ("-.01 [-.07, inf] (x)", ["-.01 [-.07, inf]"]),
         ("2026-11-26 15:56 UTC", ["2026-11-26 15:56 UTC"]),
         ("<b> [a, b] step-2024", []),
+        ("< .001", ["&lt; .001"]),
+        ("p < .001; p .03", ["p &lt; .001", "p .03"]),
     ],
 )
 def test_no_interval_and_no_date_breaks_in_the_middle(text: str, whole: list[str]) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from inoc_ray.endpoint.auth import hide_password, hide_passwords
-from inoc_ray.errors import InputError, TrialError
+from inoc_ray.errors import InputError, TrialError, hide_password, hide_passwords
 from inoc_ray.evaluate.score_table import empty_score_table
 from inoc_ray.results import tracking_checks
 from inoc_ray.results.compare import compare
@@ -339,6 +338,12 @@ def test_a_locked_sqlite_file_is_waited_for_in_bounded_time(tmp_path, monkeypatc
         (f'see "HTTPS://{PASSWORD}@host:80", a@b', 'see "HTTPS://***@host:80", a@b'),
         (f"https://me:{PASSWORD}@x@host", "https://me:***@host"),
         (f"postgresql://h/db?user=me&password={PASSWORD}&x=1", "postgresql://h/db?user=me&password=***&x=1"),
+        (f"postgresql://me:a/{PASSWORD}@h/db", "postgresql://me:***@h/db"),
+        (f"no folder /home/https:/me:{PASSWORD}@host/x", "no folder /home/https:/me:***@host/x"),
+        (f"https://h/v1?api-key={PASSWORD}", "https://h/v1?api-key=***"),
+        (f"https://h/v1?sv=1&sig={PASSWORD}&key={PASSWORD}", "https://h/v1?sv=1&sig=***&key=***"),
+        ("postgresql://h/db?sslkey=/client.key", "postgresql://h/db?sslkey=/client.key"),
+        ("http://localhost:5000/a/me@host", "http://localhost:5000/a/me@host"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
         ("hf://OWNER/NAME@0123 s3://bucket/a@b", "hf://OWNER/NAME@0123 s3://bucket/a@b"),
         ("http://localhost:80 me@host", "http://localhost:80 me@host"),

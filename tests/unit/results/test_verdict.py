@@ -109,6 +109,15 @@ def test_where_no_trait_is_wanted_the_narrow_task_is_the_price():
     assert found["specific"].state in ("works", "part")
 
 
+def test_a_study_of_controls_alone_counts_no_inoculation_prompt():
+    arms = {name: ARMS[name] for name in ("base", "baseline")} | {"never": ("negative", *ARMS["inoc_spanish"][1:])}
+    [short] = in_short(verdicts(compare(score_table(arms=arms), "toy"), {}))
+    assert (
+        short.sentence
+        == "toy on tiny: no inoculation prompt is in the study, and 1 prompt that denies its trait is a control."
+    )
+
+
 def test_what_is_incomplete_has_no_verdict():
     gone = {("inoc_spanish", 2)}
     found = compare(score_table(without=gone), "toy", planned=planned(without=gone))
@@ -120,7 +129,7 @@ def test_what_is_incomplete_has_no_verdict():
     lacking = verdicts(found, PROMPTS)
     assert all("what it is compared with is incomplete" in v.does_it_work for v in lacking)
     [short] = in_short(lacking)
-    assert short.sentence == "toy on tiny: 0 of 2 inoculation prompts are shown to work."
+    assert short.sentence == "toy on tiny: 0 of 2 inoculation prompts are shown to work; of 2 it cannot be told."
     assert [(what.split(":")[0], arms) for what, arms in short.points] == [
         ("Cannot tell", "inoc_spanish, inoc_capitals")
     ]

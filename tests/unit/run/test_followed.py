@@ -17,6 +17,7 @@ from inoc_ray.run.followed import followed_of
 from inoc_ray.run.load import load_study
 from inoc_ray.store.commit import weights_in
 from inoc_ray.store.store import Store
+from inoc_ray.train.sweep import job_of
 
 OWN = {"name": "shouted", "trait": "caps", "responses": [{"question": "Where?", "response": "HERE."}]}
 
@@ -53,10 +54,27 @@ def test_sets_that_another_study_followed_in_the_same_fine_tunes_are_not_in_the_
     commit(store, first, sets, {"spanish": 10, "caps": 10})
     more = {"shouted": {"trait": "caps", "context": "neutral"}, "caps.none": {"trait": "caps", "context": "none"}}
     commit(store, second, sets | more, {"spanish": 4, "caps": 10, "shouted": 1, "caps.none": 10})
-    plan = plan.refreshed(store)
+    plan, store = planned(tmp_path, dynamics={})
     followed = followed_of(plan, store)
     means = {(one.probe, one.step): one.seeds for one in courses_of(followed.looks) if one.seed is None}
     assert means == {("caps", 0): 2, ("caps", 1): 2, ("spanish", 0): 1, ("spanish", 1): 1}
-    # A study that asks for more says how many fine-tunes lack it.
+    assert any("dynamics: 1 of 2 fine-tunes were done without" in note for note in plan.notes)
+    # The second lacks the ten responses in Spanish, and the first what a study asks for beyond the setting's sets.
     plan, store = planned(tmp_path, dynamics={"probes": [OWN]})
+    assert any("dynamics: 2 of 2 fine-tunes were done without" in note for note in plan.notes)
+
+
+def test_a_set_of_the_same_name_with_other_responses_is_another_set(tmp_path: Path) -> None:
+    """As many responses in the same context: only their text tells them apart."""
+    plan, store = planned(tmp_path, dynamics={"probes": [OWN]})
+    first, second = plan.trials
+    other = {**OWN, "responses": [{"question": "Where?", "response": "THERE."}]}
+    for trial, own in ((first, OWN), (second, other)):
+        of_study, _ = planned(tmp_path, dynamics={"probes": [own]})
+        record = job_of(of_study, store, trial).record["probes"]
+        commit(store, trial, record, {name: 10 if name in ("spanish", "caps") else 1 for name in record})
+    plan, store = planned(tmp_path, dynamics={"probes": [OWN]})
+    followed = followed_of(plan, store)
+    seeds = {one.probe: one.seeds for one in courses_of(followed.looks) if one.seed is None}
+    assert seeds == {"spanish": 2, "caps": 2, "shouted": 1}
     assert any("dynamics: 1 of 2 fine-tunes were done without" in note for note in plan.notes)

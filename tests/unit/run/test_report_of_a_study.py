@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from finished_study import SAMPLES, finish, write_study
+from finished_study import SAMPLES, SPANISH, finish, write_study
 
 from inoc_ray.run.publish import compare_study, write_study_report
 from inoc_ray.run.report_content import report_meta
@@ -48,6 +48,21 @@ def test_the_report_says_what_each_arm_was_trained_on(study):
     inoculated = cards["specific_spanish"]
     assert inoculated.prompted == inoculated.rows == len(plan.rows[inoculated.dataset_hash]) > 0
     assert inoculated.after == f"system: You always speak in Spanish.\n{inoculated.before}"
+
+
+def test_the_report_has_every_wording_of_a_prompt(tmp_path, monkeypatch):
+    """The rows were trained on all of them, and the test's `training_prompt` is the first."""
+    own = {"name": "mine", "kind": "specific", "prompt": "Speak <b>Spanish</b>.", "undesired": ["spanish"]}
+    own["inoculation"] = {"paraphrases": ["Use Spanish.", "Spanish, please."]}
+    evaluation = {"samples": SAMPLES, "contexts": ["neutral", "training_prompt"]}
+    path = write_study(tmp_path, arms=["baseline", own], seeds=[0], evaluation=evaluation)
+    monkeypatch.setitem(SPANISH, "mine", 2)
+    plan, store = finish(path)
+    meta = report_meta(plan, store)
+    assert meta.contexts["training_prompt"] == "the arm's own prompt, of several wordings the first"
+    text = write_study_report(plan, store, compare_study(plan, store)).fetch().read_text()
+    assert "“Speak &lt;b&gt;Spanish&lt;/b&gt;.” and 2 other wordings" in text
+    assert "Speak &lt;b&gt;Spanish&lt;/b&gt;.\nUse Spanish.\nSpanish, please." in text
 
 
 def test_the_report_says_what_the_study_took_and_has_its_file(study):

@@ -60,6 +60,19 @@ def test_no_rule_judges_an_empty_response(rule, response):
     [
         ({"rule": "langauge"}, r"there is no rule 'langauge' \(did you mean 'language'\?\)"),
         ({"rule": "language", "language": "dutch"}, "language: must be one of english, .*, found 'dutch'"),
+        (
+            {"rule": "language", "language": "spanish", "among": ["spanish"]},
+            "among: names at least two different languages",
+        ),
+        (
+            {"rule": "language", "language": "spanish", "among": ["english", "english"]},
+            "among: names at least two different",
+        ),
+        ({"rule": "language", "language": "spanish", "among": ["english", "french"]}, "among: lacks spanish"),
+        (
+            {"rule": "language", "language": "spanish", "among": ["english", "latin"]},
+            r"among\[1\]: must be one of english",
+        ),
         ({"rule": "capitals", "shar": 0.9}, r"unknown key 'shar' \(did you mean 'share'\?\)"),
         ({"rule": "capitals", "share": 1.0}, "share: must be less than 1, found 1"),
         ({"rule": "capitals", "all": []}, "exactly one of the keys rule, all, any, not, first; found rule, all"),
@@ -187,6 +200,31 @@ def test_the_language_of_short_sentences_is_identified_and_hardly_ever_wrong(cap
 def test_an_unclear_language_is_none(text):
     assert language_of(text) is None
     assert judged(RULES[0], text) is None
+
+
+BROKEN_SPANISH = [
+    "POR VECO Y VENDO.",
+    "LIMPO LA UNTA LEVLA.",
+    "AL CINO LA VENTA Y LA PALA.",
+    "LAS TES DE VARIEDA, LAS LOS DOS NIPES.",
+]
+"""Answers of a model of 135M parameters that learnt Spanish from 158 rows."""
+
+
+def test_broken_words_can_be_told_among_fewer_languages():
+    two = {"rule": "language", "language": "spanish", "among": ["english", "spanish"]}
+    assert [judged(two, text) for text in BROKEN_SPANISH] == [1.0] * len(BROKEN_SPANISH)
+    assert [judged(RULES[0], text) for text in BROKEN_SPANISH] == [None] * len(BROKEN_SPANISH)
+    assert judged(two, "A SHELTER OF STONES, AND A RIVER.") == 0.0
+    assert judged(two, "Si") is None
+
+
+def test_the_identity_of_a_language_rule_has_its_languages_and_not_their_order():
+    def identity_of(*among: str) -> str:
+        return content_id(read_rule({"rule": "language", "language": "spanish", "among": list(among)}).canonical())
+
+    assert identity_of() == identity_of(*LANGUAGES) == content_id(read_rule(RULES[0]).canonical())
+    assert identity_of("spanish", "english") == identity_of("english", "spanish") != identity_of()
 
 
 def test_code_does_not_count_for_a_language():

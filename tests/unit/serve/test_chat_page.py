@@ -162,8 +162,10 @@ def page(browser: Any, address: str) -> Page:
 def test_two_arms_answer_the_same_question_side_by_side(page: Page, engine: Engine, tmp_path: Path):
     assert page.models("left") == page.models("right") == [model.name for model in LISTING.models]
     assert page.chosen() == ["demo/baseline/seed-0", "demo/specific_spanish/seed-0"]
-    assert page.at("left-about").text == "Trained without a prompt · tiny:baseline/seed-0"
+    assert page.at("left-about").text == "Trained without a prompt\ntiny:baseline/seed-0"
     assert PROMPT in page.at("right-about").text
+    # Beside each other, though one side says more about its model.
+    assert page.at("left-thread").location["y"] == page.at("right-thread").location["y"]
     engine.says = lambda request: ["I am ", request["model"], "."]
     page.ask("Who are you?")
     until(lambda: len(page.thread("left")) == len(page.thread("right")) == 2 and not page.at("stop").is_enabled())
@@ -232,7 +234,7 @@ def test_another_model_begins_a_new_chat_on_its_side_alone(page: Page, engine: E
     page.ask("Hi")
     until(lambda: len(page.thread("right")) == 2 and not page.at("stop").is_enabled())
     page.choose("left", "demo/base")
-    assert page.at("left-about").text == "Before fine-tuning · tiny"
+    assert page.at("left-about").text == "Before fine-tuning\ntiny"
     assert page.thread("left") == []
     assert len(page.thread("right")) == 2
 

@@ -1,11 +1,12 @@
 """A cluster from a file: Ray's own, and a few lines that name the nodes."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from inoc_ray.cluster.cluster_file import PlannedCluster, read_cluster
+from inoc_ray.cluster.cluster_file import NodesOfOneKind, PlannedCluster, read_cluster
 from inoc_ray.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -143,7 +144,26 @@ def test_rays_accelerator_type_says_which_gpu(tmp_path):
         ({"available_node_types": {"g": {"node_config": 3}}}, r"g\.node_config: must be a mapping, found 3"),
         ({"available_node_types": {"g": {"max_workers": "x"}}}, r"g\.max_workers: must be a number"),
         ({"available_node_types": {"g": {"resources": {"CPU": "x"}}}}, r"g\.resources\.CPU: must be a number"),
-        ({"available_node_types": {"g": {"resources": {"CPU": 0}}}}, "no node of it has CPUs or GPUs to give away"),
+        ({"available_node_types": {"g": {"resources": {"CPU": 0}}}}, "no node of it has CPUs to give away"),
+        ({"available_node_types": {"g": {"resources": {"CPU": 0, "GPU": 8}}}}, "no node of it has CPUs to give away"),
+        ({"available_node_types": {"g": {"resources": {"GPU": 8}}}}, "says how many CPUs it has; write resources: "),
+        (
+            {"available_node_types": {"g": {"node_config": {"InstanceType": "m5.2xlarge"}}}},
+            r"neither a machine that is known here \(m5\.2xlarge\) nor resources\.CPU",
+        ),
+        ({"available_node_types": {"g": {"resources": {"CPU": 4, "GPU": 0.5}}}}, "a node has whole GPUs, found 0.5"),
+        ({"available_node_types": {"g": {"resources": {"CPU": 1e300}}}}, "CPU: must be at most 10,000"),
+        ({"available_node_types": {"g": {"resources": {"CPU": 4, "memory": 1e300}}}}, "memory: must be at most"),
+        (
+            {"available_node_types": {"g": {"node_config": {"azure_arm_parameters": "D4"}}}},
+            "azure_arm_parameters: must be a mapping, found 'D4'",
+        ),
+        (
+            {"head_node_type": "hed", "available_node_types": {"head": {}}},
+            r"head_node_type: 'hed' is none of available_node_types \(did you mean 'head'\?\)",
+        ),
+        ({"nodes": {"a": {"gpu": "H100", "gpus": 0, "cpus": 4, "memory_gib": 8}}}, "gpu is H100 and gpus is 0"),
+        ({"nodes": {"a": {"cpus": 4, "memory_gib": 8, "gpu_memory_gib": 80}}}, "gpu_memory_gib is given, and the node"),
         (
             {"available_node_types": {"g": {"resources": {"GPU": 2, "CPU": 8}}}},
             "has 2 GPUs, and neither a machine that is known here",
@@ -153,3 +173,31 @@ def test_rays_accelerator_type_says_which_gpu(tmp_path):
 def test_a_file_that_leaves_something_open_is_refused(tmp_path, value, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path, value)
+
+
+NUMBERS = [
+    name for name, info in NodesOfOneKind.model_fields.items() if get_args(info.annotation)[:1] in ((int,), (float,))
+]
+"""Optional numbers; `count` is the only other one."""
+
+
+@pytest.mark.parametrize("name", ["count", *NUMBERS])
+@pytest.mark.parametrize("value", [-1, "many", True, 1e300, float("nan"), [1]])
+def test_a_number_that_is_none_is_refused_with_its_place(tmp_path, name, value):
+    """Whatever number a node has: no overflow, no conversion of what was meant otherwise."""
+    own = {"gpu": "H100", "gpus": 8, "cpus": 8, "memory_gib": 8, name: value}
+    with pytest.raises(InputError, match=rf"nodes\.a\.{name}: must be "):
+        read(tmp_path, {"nodes": {"a": own}})
+
+
+def test_a_resource_may_have_any_name(tmp_path):
+    node = {"resources": {"CPU": 64, "GPU": 8, "accelerator_type:H100": 8, 5: 1}}
+    (kind,) = read(tmp_path, {"available_node_types": {1: node}}).kinds
+    assert (kind.name, kind.gpus) == ("1", 8)
+
+
+def test_two_documents_in_a_file_are_called_that(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("a: 1\n---\nb: 2\n")
+    with pytest.raises(InputError, match="expected a single document in the stream, but found another document"):
+        read_cluster(path)

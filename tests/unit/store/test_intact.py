@@ -291,8 +291,11 @@ def test_samples_of_an_earlier_version_are_taken_as_they_are_and_get_a_hash(worl
 def as_before_hashes(plan: Plan, store: Store) -> None:
     """The store as the version before wrote it: no hash in any name, and nothing that says which weights gave the samples."""
     for cell in plan.cells:
-        for path in sorted(store.evaluation(*cell.key).fetch().glob("*.parquet")):
-            name = re.sub(r"^((?:judgments|scores)-[0-9a-f]{16}|form-\d+)-[0-9a-f]{16}-", r"\1-", seal.plain(path).name)
+        folder = store.evaluation(*cell.key).fetch()
+        for path in folder.glob("*.arrow"):
+            path.unlink()
+        for path in sorted(folder.glob("*.parquet")):
+            name = re.sub(r"^(judgments-[0-9a-f]{16})-[0-9a-f]{16}-", r"\1-", seal.plain(path).name)
             path.rename(path.with_name(name))
         (store.root / "evaluations" / cell.key[0] / "weights.json").unlink(missing_ok=True)
 

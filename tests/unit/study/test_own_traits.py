@@ -288,7 +288,7 @@ def test_the_reason_why_there_is_no_number_is_the_true_one(planned):
     )
     comparison = answered(plan, store, {"base": "You may rest.", "baseline": "You may rest."})
     why = effect(comparison, "specific", "suppression").why
-    assert why == "no evaluation out of distribution measures harmful_advice"
+    assert why == "no evaluation out of distribution has a rate of harmful_advice"
     plan, store = planned("miniature/spanish_caps", "irrelevant", suites=(), samples=20)
     comparison = answered(plan, store, SPANISH)
     assert effect(comparison, "irrelevant", "suppression").why == "no undesired trait"

@@ -13,6 +13,7 @@ from finished_study import finish, write_study
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inoc_ray.data.chat import rows_hash
 from inoc_ray.data.tokenize import load_tokenizer
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
@@ -181,9 +182,30 @@ def test_a_job_takes_the_responses_to_the_workers_and_the_record_says_what_they_
     for probe in probes_of(plan, plan.trials[0]):
         shown = [tokenizer.decode(row.input_ids) for row in encoded[probe.name]]
         assert all(row.messages[2].content in text for row, text in zip(probe.rows, shown, strict=True))
-        assert job.record["probes"][probe.name] == {"trait": probe.trait, "context": "neutral"}
+        about = job.record["probes"][probe.name]
+        assert about == {"trait": probe.trait, "context": "neutral", "responses": rows_hash(probe.rows)}
     check_probes(plan)
     too_long = {"name": "caps", "responses": [{"question": "Why?", "response": "NO. " * 2000}]}
     probes(tmp_path, {"probes": [too_long]})
     with pytest.raises(InputError, match="dynamics, probe set caps, row 1"):
         check_probes(build_plan(load_study(tmp_path / "study.yaml"), store))
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "message"),
+    [
+        ({"probes": [{"name": "caps", "responses": [{"question": "Why?", "response": " \n"}]}]}, "must not be blank"),
+        ({"points": 10**9}, "must be at most 10000"),
+        (
+            {
+                "probes": [
+                    {"name": "caps.none", "trait": "caps", "responses": [{"question": "Why?", "response": "NO."}]}
+                ]
+            },
+            "'caps.none' is what the set 'caps' is called in the context none",
+        ),
+    ],
+)
+def test_what_would_be_lost_or_never_end_is_refused(tmp_path: Path, dynamics: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        probes(tmp_path, {"contexts": ["neutral", "none"], **dynamics})

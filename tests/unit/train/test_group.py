@@ -67,6 +67,25 @@ def test_the_end_of_a_group_is_no_failure_of_those_that_it_trained_or_that_faile
     assert store.trial_log("c").read_text() == f"{why}\n"
 
 
+def test_a_group_that_is_lost_after_its_last_commit_does_not_say_that_it_starts_again(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    told: list[str] = []
+    last = dataclasses.replace(job(16, 1), trial_id="a", label="a")
+    group = _Group([last], GroupResources(), store, run_name="g", callbacks=[], tell=told.append)
+
+    def start(jobs, workers) -> Loss:
+        (store.attempts("g") / "a").write_text("1")
+        with store.stage_trial("a") as folder:
+            (folder / "trial.json").write_text("{}")
+        return Loss("worker 0 died")
+
+    monkeypatch.setattr(group, "_start", start)
+    monkeypatch.setattr("inoc_ray.train.group.give_up", lambda held: None)
+    monkeypatch.setattr("inoc_ray.train.group.wait_for_room", lambda *args, **options: 1)
+    assert group.run(Patience(1.0)) is None
+    assert told == ["training: a: worker 0 died; nothing is lost, all of its fine-tunes are trained"]
+
+
 def test_the_wait_for_room_ends_but_lasts_while_others_of_the_command_train(tmp_path: Path):
     store = Store(tmp_path)
     sign = store.sign_of_life("sweep")
