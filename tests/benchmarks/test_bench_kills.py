@@ -60,6 +60,7 @@ def test_ten_kills(tmp_path, what, capsys):
     run = Killed(make_base(tmp_path / "base"), tmp_path / "store", options, seed=1, intervals=2.0)
     expected = run.unbroken_curve()
     with contextlib.ExitStack() as stack:
+        stack.callback(run.close)
         if what == "raylet":
             # Two nodes of one core: the fine-tune goes on on the other one, and a new one takes the place of the lost.
             run.nodes = stack.enter_context(ray_nodes(1, 1))

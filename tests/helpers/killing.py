@@ -148,6 +148,12 @@ class Killed:
         assert [record["step"] for record in curve] == list(range(1, self.options["steps"] + 1)), self.output
         return [record["loss"] for record in curve]
 
+    def close(self) -> None:
+        """End the command if a test that failed left it."""
+        if self.command is not None and self.command.poll() is None:
+            self.command.kill()
+            self.command.wait()
+
     def go_on_here(self) -> tuple[list[StepRecord], LoopResult]:
         """Train the rest in this process; the records of all steps, of those before too."""
         job, rows = self._job()

@@ -1,5 +1,7 @@
 """A trial whose worker and command are killed and stopped at random moments ends with the curve of one that never was."""
 
+import contextlib
+
 import pytest
 from killing import Killed
 from tiny_base import make_base
@@ -15,10 +17,11 @@ def test_a_killed_worker_and_command_and_a_stopped_one_cost_at_most_the_interval
     """A lost node is in test_lost_nodes.py; ten of each in tests/benchmarks."""
     run = Killed(make_base(tmp_path / "base"), tmp_path / "store", {"steps": 400, "minutes": MINUTES})
     expected = run.unbroken_curve()
-    run.start()
-    run.kill("worker")
-    run.kill("driver")
-    run.kill("stop", go_on=False)
+    with contextlib.closing(run):
+        run.start()
+        run.kill("worker")
+        run.kill("driver")
+        run.kill("stop", go_on=False)
     for kill in run.kills:
         assert kill.seconds_lost <= 60 * MINUTES + SLACK_S, kill
     of_worker, of_driver, *_ = run.said()

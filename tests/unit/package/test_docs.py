@@ -158,6 +158,14 @@ def test_every_study_in_the_documents_plans(page, study, tmp_path, monkeypatch):
     assert "To train: " in planned(study, page, tmp_path, monkeypatch)
 
 
+def test_the_study_on_the_first_page_is_the_quickstart():
+    [text] = blocks(ROOT / "README.md", "yaml")
+    shown = Study.model_validate(yaml.safe_load(text))
+    shipped = load_study(ROOT / "jobs" / "studies" / "quickstart.yaml")
+    fields = set(Study.model_fields) - {"resources", "storage"}
+    assert {f: getattr(shown, f) for f in fields} == {f: getattr(shipped, f) for f in fields}
+
+
 def test_the_builder_in_the_documents_makes_rows_of_answers_that_ask(tmp_path):
     (tmp_path / "b.py").write_text(plugin_text(ROOT / "docs" / "plugins.md", "my_builder.py"))
     try:
