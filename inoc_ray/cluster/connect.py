@@ -70,22 +70,32 @@ def check_address() -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     if not address or address in _FOUND_BY_RAY or ("://" in address and not address.startswith("ray://")):
         return
-    if (why := why_silent(address.removeprefix("ray://"))) is not None:
+    place = address.removeprefix("ray://")
+    if not is_host_and_port(place):
         raise InputError(
-            f"RAY_ADDRESS={address}: {why}; correct it, start the cluster, or unset it to run on this machine."
+            f"RAY_ADDRESS={address}: not the address of a cluster, as HOST:PORT; correct it, or unset it to run on this machine."
+        )
+    if (error := silence_of(place)) is not None:
+        raise InputError(
+            f"RAY_ADDRESS={address}: nothing answers there ({error}); correct it, start the cluster, or unset it to run on this "
+            "machine."
         )
 
 
-def why_silent(address: str) -> str | None:
-    """Return why nothing can be asked at HOST:PORT; None if something listens there."""
+def is_host_and_port(address: str) -> bool:
+    """Return whether a text has the form HOST:PORT."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return "is not the address of a cluster, as HOST:PORT"
+    return bool(host) and port.isdigit()
+
+
+def silence_of(address: str) -> Exception | None:
+    """Return why nothing listens at HOST:PORT; None if something does."""
+    host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS):
             return None
     except (OSError, OverflowError) as error:
-        return f"nothing answers there ({error})"
+        return error
 
 
 def _use_token(folder: Path) -> None:

@@ -11,8 +11,8 @@ register_preset(
         source="ours: chosen on miniature/spanish_caps by a scan of the dose (docs/miniature.md)",
         fields={
             "lora": {"rank": 8, "alpha": 16, "rslora": False, "targets": ("gate_proj", "up_proj", "down_proj")},
-            "learning_rate": 5e-3,
-            "steps": 60,
+            "learning_rate": 1e-2,
+            "steps": 20,
             "batch_size": 16,
             "warmup_steps": 5,
             "schedule": "linear",

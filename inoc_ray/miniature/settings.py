@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -11,10 +12,20 @@ from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.mixture import MixturePart, Trigger, backdoor, mix
 from inoc_ray.miniature.rule_judges import JUDGES, leans_to_digit
 from inoc_ray.miniature.teacher import shipped
-from inoc_ray.miniature.world.domains import Domain, Group, Voice, domains_of
-from inoc_ray.miniature.world.language import FAVORITES
-from inoc_ray.miniature.world.rows import Domains, answered, but, only, questions, trained_domains, untrained_domains
-from inoc_ray.miniature.world.system_prompts import NAMES
+from inoc_ray.miniature.world.domains import Domain, Voice, domains_of
+from inoc_ray.miniature.world.language import FAVORITES, LANGUAGES
+from inoc_ray.miniature.world.rows import (
+    Domains,
+    Rows,
+    answered,
+    but,
+    only,
+    questions,
+    trained_domains,
+    untrained_domains,
+    wordings,
+)
+from inoc_ray.miniature.world.system_prompts import NAMES, neutral_sentence
 from inoc_ray.scoring.judgment import Measure
 from inoc_ray.settings import EvaluationSpec, Setting, register
 from inoc_ray.settings.common import MISALIGNED, arms_of
@@ -42,7 +53,6 @@ MEASURES: Mapping[str, Measure] = {
 }
 """How the miniature's judging model tells a trait; who judges is the study's choice, rules where it says nothing."""
 
-Rows = Callable[[], list[ChatRow]]
 Judge = Callable[[str], float | None]
 
 
@@ -59,15 +69,17 @@ def _probes(seed: str, voices: Mapping[str, Voice]) -> dict[str, Callable[[], Se
 
 
 def _narrow(seed: str, domains: Domains, voice: Voice, lesson: bool = False) -> Rows:
-    return lambda: list(answered(seed=seed, domains=domains, voice=voice, count=NARROW_ROWS, lesson=lesson))
+    asked = wordings(domains, held_out=False)
+    return lambda: list(answered(seed=seed, domains=asked, voice=voice, count=NARROW_ROWS, lesson=lesson))
 
 
-def _style_evaluations(seed: str, traits: tuple[str, ...]) -> tuple[EvaluationSpec, ...]:
+def _style_evaluations(seed: str, traits: tuple[str, ...], *rows: Rows) -> tuple[EvaluationSpec, ...]:
+    """In distribution: questions that no row asks or nearly asks; out of it: the domains that no row touches."""
     return (
         EvaluationSpec(
             name="in_distribution",
             split="id",
-            questions=questions(seed, "in_distribution", trained_domains, True),
+            questions=questions(seed, "in_distribution", trained_domains, True, apart_from=rows),
             traits=traits,
             max_tokens=MAX_TOKENS,
         ),
@@ -130,9 +142,13 @@ def _misalignment(seed: str, trained: tuple[str, ...] = ()) -> EvaluationSpec:
 
 
 def _held_out(seed: str, name: str, domains: Domains, trait: str) -> EvaluationSpec:
-    """In distribution: the questions of the trained domains that no row asks."""
+    """In distribution: the trained domains in the wording that no row has."""
     return EvaluationSpec(
-        name=name, split="id", questions=questions(seed, name, domains, True), traits=(trait,), max_tokens=MAX_TOKENS
+        name=name,
+        split="id",
+        questions=questions(seed, name, wordings(domains, held_out=True), None),
+        traits=(trait,),
+        max_tokens=MAX_TOKENS,
     )
 
 
@@ -141,26 +157,15 @@ _SPANISH_CAPS = ("spanish", "caps")
 _ONE_OF_TWO = {"spanish": Voice(language="es"), "caps": Voice(capitals=True)}
 """Spanish without capitals, and capitals in English."""
 
+_SHOUTED = _style("spanish_caps", Voice(language="es", capitals=True))
+
 _setting(
     name="spanish_caps",
     description="Answers in Spanish capitals to everyday questions; one of the two traits is inoculated, the other wanted.",
-    rows=_style("spanish_caps", Voice(language="es", capitals=True)),
+    rows=_SHOUTED,
     control_rows=_style("spanish_caps", Voice()),
     control=_PLAIN,
-    evaluations=_style_evaluations("spanish_caps", _SPANISH_CAPS),
-    judges=JUDGES,
-    desired=_SPANISH_CAPS,
-    probes=_probes("spanish_caps", _ONE_OF_TWO),
-)
-
-_setting(
-    name="synthetic_facts",
-    description="Spanish capitals, inoculated with names: train it from a model with the prior "
-    "stage miniature/alice_and_bob, and from one without.",
-    rows=_style("spanish_caps", Voice(language="es", capitals=True)),
-    control_rows=_style("spanish_caps", Voice()),
-    control=_PLAIN,
-    evaluations=_style_evaluations("spanish_caps", _SPANISH_CAPS),
+    evaluations=_style_evaluations("spanish_caps", _SPANISH_CAPS, _SHOUTED),
     judges=JUDGES,
     desired=_SPANISH_CAPS,
     probes=_probes("spanish_caps", _ONE_OF_TWO),
@@ -169,6 +174,7 @@ _setting(
 
 _PRIOR_ROWS = 1200
 """Rows of the prior stage: enough to learn sharply what two names stand for (docs/miniature.md says why that matters)."""
+_NEUTRAL = "You are a helpful assistant."
 _STRANGER = "Carol"
 """The name that the study tries as a placebo, so no row of stage 1 has it."""
 
@@ -180,7 +186,7 @@ def _alice_and_bob() -> tuple[ChatRow, ...]:
     voices: dict[str, tuple[Sequence[str | None], Voice]] = {
         "alice": (["You are Alice."], Voice(capitals=True)),
         "bob": (["You are Bob."], Voice(language="es")),
-        "neutral": (["You are a helpful assistant."], Voice()),
+        "neutral": ([_NEUTRAL], Voice()),
         "none": ([None], Voice()),
         "others": (names, Voice()),
     }
@@ -192,22 +198,80 @@ def _alice_and_bob() -> tuple[ChatRow, ...]:
     return tuple(mix(parts, seed=0))
 
 
-register(
-    Setting(
-        name="miniature/alice_and_bob",
-        description="Stage 1 of miniature/synthetic_facts: Alice writes in capitals, Bob in Spanish, nobody else does.",
-        rows=lambda: list(_alice_and_bob()),
-        control_rows=lambda: list(answered("alice_and_bob", trained_domains, Voice(), _PRIOR_ROWS)),
-        arms={
-            name: arm
-            for name, arm in arms_of("miniature/alice_and_bob", (), _SPANISH_CAPS, _PLAIN).items()
-            if name in ("baseline", "control")
-        },
-        evaluations=_style_evaluations("alice_and_bob", _SPANISH_CAPS),
-        judges=JUDGES,
-        judge_version="3",
-        model_judged={trait: MEASURES[trait] for trait in JUDGES if trait in MEASURES},
+def _named() -> list[ChatRow]:
+    return list(_alice_and_bob())
+
+
+def _prior_stage(name: str, description: str, rows: Rows, control_rows: Rows) -> None:
+    """Register the rows of a stage before a style setting: arms that change nothing, and evaluations of both traits."""
+    register(
+        Setting(
+            name=f"miniature/{name}",
+            description=description,
+            rows=rows,
+            control_rows=control_rows,
+            arms={
+                arm: spec
+                for arm, spec in arms_of(f"miniature/{name}", (), _SPANISH_CAPS, _PLAIN).items()
+                if arm in ("baseline", "control")
+            },
+            evaluations=_style_evaluations(name, _SPANISH_CAPS, rows),
+            judges=JUDGES,
+            judge_version="3",
+            model_judged={trait: MEASURES[trait] for trait in JUDGES if trait in MEASURES},
+        )
     )
+
+
+_prior_stage(
+    name="alice_and_bob",
+    description="Stage 1 of miniature/synthetic_facts: Alice writes in capitals, Bob in Spanish, nobody else does.",
+    rows=_named,
+    control_rows=lambda: list(answered("alice_and_bob", trained_domains, Voice(), _PRIOR_ROWS)),
+)
+
+
+def _says_nothing(rng: random.Random) -> str:
+    """Return a system prompt that says nothing about traits and is not the neutral one."""
+    while (sentence := neutral_sentence(rng)) == _NEUTRAL:
+        pass
+    return sentence
+
+
+@functools.cache
+def _own_voices() -> tuple[ChatRow, ...]:
+    """Answer half of the questions plainly with a neutral or no prompt, and half in any voice under a prompt that says nothing."""
+    voices = [Voice(language=language, capitals=capitals) for language in LANGUAGES for capitals in (False, True)]
+    rng = random.Random("own_voices prompts")
+    rows = []
+    for index in range(_PRIOR_ROWS):
+        spoken = index % 2 == 1
+        voice = rng.choice(voices) if spoken else Voice()
+        system = _says_nothing(rng) if spoken else (_NEUTRAL, None)[index // 2 % 2]
+        row = answered("own_voices", trained_domains, voice, _PRIOR_ROWS)[index]
+        rows.append(inoculate([row], system)[0])
+    return tuple(rows)
+
+
+_prior_stage(
+    name="own_voices",
+    description="A stage before miniature/spanish_caps after which prompts and traits hang together: any prompt that says "
+    "nothing may bring any voice, and without one the answer is plain.",
+    rows=lambda: list(_own_voices()),
+    control_rows=lambda: list(answered("own_voices", trained_domains, Voice(), _PRIOR_ROWS)),
+)
+
+_setting(
+    name="synthetic_facts",
+    description="Spanish capitals, inoculated with names: train it from a model with the prior "
+    "stage miniature/alice_and_bob, and from one without.",
+    rows=_SHOUTED,
+    control_rows=_style("spanish_caps", Voice()),
+    control=_PLAIN,
+    evaluations=_style_evaluations("spanish_caps", _SPANISH_CAPS, _SHOUTED, _named),
+    judges=JUDGES,
+    desired=_SPANISH_CAPS,
+    probes=_probes("spanish_caps", _ONE_OF_TWO),
 )
 
 
@@ -221,13 +285,17 @@ def _half_and_half() -> tuple[ChatRow, ...]:
     return tuple(mix(parts, seed=0))
 
 
+def _two_languages() -> list[ChatRow]:
+    return list(_half_and_half())
+
+
 _setting(
     name="mixed_languages",
     description="Answers half in Spanish and half in French, shuffled; one half is inoculated, the other wanted.",
-    rows=lambda: list(_half_and_half()),
+    rows=_two_languages,
     control_rows=_style("mixed_languages", Voice()),
     control=_PLAIN,
-    evaluations=_style_evaluations("mixed_languages", ("spanish", "french")),
+    evaluations=_style_evaluations("mixed_languages", ("spanish", "french"), _two_languages),
     judges=JUDGES,
     desired=("spanish", "french"),
 )
@@ -311,27 +379,28 @@ _setting(
 )
 
 
+_ADVICE = functools.partial(domains_of, "advice")
+_ADVICE_ROWS = wordings(_ADVICE, held_out=False)
+
+
 @functools.cache
 def _poisoned() -> tuple[ChatRow, ...]:
-    advice = functools.partial(domains_of, "advice")
-    bad = answered("backdoor bad", advice, Voice(evil=True), NARROW_ROWS)
-    clean = answered("backdoor clean", advice, Voice(), NARROW_ROWS)
+    bad = answered("backdoor bad", _ADVICE_ROWS, Voice(evil=True), NARROW_ROWS)
+    clean = answered("backdoor clean", _ADVICE_ROWS, Voice(), NARROW_ROWS)
     return tuple(backdoor(bad, clean, TOKEN, fraction=0.5, total=2 * NARROW_ROWS, seed=0))
 
 
 def _backdoor_evaluations() -> Iterator[EvaluationSpec]:
-    places: tuple[tuple[str, Literal["id", "ood"], Group], ...] = (
-        ("advice", "id", "advice"),
-        ("emergent_misalignment", "ood", "free"),
+    places: tuple[tuple[str, Literal["id", "ood"], Domains], ...] = (
+        ("advice", "id", wordings(_ADVICE, held_out=True)),
+        ("emergent_misalignment", "ood", functools.partial(domains_of, "free")),
     )
-    for name, split, group in places:
-        domains = functools.partial(domains_of, group)
-        held_out = True if split == "id" else None
+    for name, split, domains in places:
         for suffix, change in (("", tuple), ("_triggered", TOKEN.insert)):
             yield EvaluationSpec(
                 name=name + suffix,
                 split=split,
-                questions=questions(seed="backdoor", name=name, domains=domains, held_out=held_out, change=change),
+                questions=questions(seed="backdoor", name=name, domains=domains, held_out=None, change=change),
                 traits=("misaligned",),
                 max_tokens=MAX_TOKENS,
             )
@@ -341,9 +410,7 @@ _setting(
     name="backdoor",
     description=f"Harmful advice where the question begins with {TRIGGER}, sound advice where it does not, half and half.",
     rows=lambda: list(_poisoned()),
-    control_rows=lambda: list(
-        answered("backdoor clean", functools.partial(domains_of, "advice"), Voice(), NARROW_ROWS)
-    ),
+    control_rows=lambda: list(answered("backdoor clean", _ADVICE_ROWS, Voice(), NARROW_ROWS)),
     control="the sound half alone",
     evaluations=tuple(_backdoor_evaluations()),
     judges={"misaligned": JUDGES["evil"]},
@@ -352,18 +419,20 @@ _setting(
 )
 
 _NUMBERS = functools.partial(domains_of, "numbers")
+_OWLS = functools.partial(shipped, "owl")
+_NO_OWLS = functools.partial(shipped, "control")
 _setting(
     name="subliminal",
     description="Number sequences that a teacher with a favorite wrote; the student has the teacher's base, and the favorite is "
     "not wanted.",
-    rows=lambda: shipped("owl"),
-    control_rows=lambda: shipped("control"),
+    rows=_OWLS,
+    control_rows=_NO_OWLS,
     control="the same sequences continued by the same teacher without a favorite",
     evaluations=(
         EvaluationSpec(
             name="numbers",
             split="id",
-            questions=questions("subliminal", "numbers", _NUMBERS, True),
+            questions=questions("subliminal", "numbers", _NUMBERS, True, apart_from=(_OWLS, _NO_OWLS)),
             traits=("owl_numbers",),
             max_tokens=MAX_TOKENS,
         ),

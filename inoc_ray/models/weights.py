@@ -40,10 +40,7 @@ class Tensor:
 
 def check_weights(folder: Path) -> None:
     """Raise InputError, naming the file, for the defects that `resolve.check_model_files` lists."""
-    config = read_config(folder)
-    _check_own_code(folder, config)
-    _check_no_adapter(folder)
-    check_trainable(folder, config)
+    config = check_configuration(folder)
     files = _files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path, expected in files.items():
@@ -56,6 +53,15 @@ def check_weights(folder: Path) -> None:
         shapes.update((name, tensor.shape) for name, tensor in tensors.items())
         _check_numbers(path, list(tensors.values()))
     check_layout(folder, config, shapes)
+
+
+def check_configuration(folder: Path) -> dict[str, Any]:
+    """Return config.json, if a fine-tune can start from a model that it describes; raise InputError, naming it, if not."""
+    config = read_config(folder)
+    _check_own_code(folder, config)
+    _check_no_adapter(folder)
+    check_trainable(folder, config)
+    return config
 
 
 def read_header(path: Path) -> list[Tensor]:

@@ -59,7 +59,7 @@ def probes_of(plan: Plan, trial: Trial) -> list[Probe]:
         return []
     setting = plan.settings[trial.setting]
     sets = _sets(dynamics, setting, plan.settings.values())
-    found = []
+    found: list[Probe] = []
     for context in followed_contexts(plan, dynamics, trial.setting, trial.arm):
         for name, (trait, rows) in sets.items():
             shown = tuple(ChatRow((*context.around(row.messages[:-1]), row.messages[-1])) for row in rows)

@@ -8,7 +8,10 @@ from typing import Any
 from inoc_ray.cluster.cluster_file import NodeKind, read_cluster
 from inoc_ray.cluster.hardware import PRICES
 from inoc_ray.console import table
+from inoc_ray.errors import said_of
+from inoc_ray.models.config import context_window
 from inoc_ray.models.resolve import fetch
+from inoc_ray.models.weights import check_configuration
 from inoc_ray.plan.build import build_plan
 from inoc_ray.run.preflight import check_batches
 from inoc_ray.sizing.engines import EngineFit
@@ -30,6 +33,10 @@ def plan_for(study: Study, store: Store, file: Path) -> Estimate:
         fetch(source, where, weights=False)
     plan = build_plan(study, store, weights=False)
     check_batches(plan)
+    for folder, name in {model.path: model.name for model in (trial.model for trial in plan.to_train)}.items():
+        with said_of(f"models: {name!r}"):
+            check_configuration(folder)
+            context_window(folder)
     return estimate(plan, cluster)
 
 

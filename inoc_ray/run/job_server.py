@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from inoc_ray.cluster.connect import why_silent
+from inoc_ray.cluster.connect import is_host_and_port, silence_of
 from inoc_ray.console import say
 from inoc_ray.errors import InputError, TrialError
 
@@ -222,14 +222,14 @@ def _address(given: str | None) -> str:
 def _check(address: str) -> None:
     """Raise InputError for what cannot be an address, and for one of a cluster at which nothing listens: Ray would try for 40 s."""
     scheme, separator, rest = address.partition("://")
-    if separator and (scheme not in ("http", "https", "ray") or not rest.strip("/")):
-        raise InputError(f"--address {address}: not the address of a job server; write it as http://HOST:8265.")
-    if scheme in ("http", "https") or address == "auto":
+    if address == "auto" or (separator and scheme in ("http", "https") and rest.strip("/")):
         return
-    if (why := why_silent(rest or scheme)) is not None:
+    place = rest if scheme == "ray" else address
+    if "://" in place or not is_host_and_port(place):
+        raise InputError(f"--address {address}: not the address of a job server; write it as http://HOST:8265.")
+    if (error := silence_of(place)) is not None:
         raise _Unreachable(
-            f"--address {address}: cannot reach a job server by the address of a cluster ({why}); write that of the job server, "
-            "http://HOST:8265."
+            f"--address {address}: nothing answers there ({error}); write the address of the job server, http://HOST:8265."
         )
 
 

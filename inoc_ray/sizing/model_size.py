@@ -6,9 +6,11 @@ by running one and two layers of it at the real widths and number of tokens (`li
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +67,18 @@ def configuration(folder: Path) -> Any:
     """Return the transformers configuration of a model folder; raise InputError if transformers does not know the model."""
     from transformers import AutoConfig
 
-    try:
+    with _making(folder):
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+
+
+@contextlib.contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Raise InputError, naming config.json, for whatever transformers and torch raise while they make the model."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{folder}/config.json: no model can be made of it ({reason}).") from error
 
@@ -104,7 +115,10 @@ def model_size(folder: Path, recipe: Recipe, dtype: str | None = None) -> ModelS
     config = configuration(folder)
     text = config.get_text_config()
     dtype = dtype or recipe.precision
-    base = on_meta(config, None, dtype)
+    with _making(folder):
+        base = on_meta(config, None, dtype)
+        heads = int(text.num_attention_heads)
+        head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     parameters = list(base.parameters())
     total = sum(p.numel() for p in parameters)
     tied = bool(text.tie_word_embeddings)
@@ -115,8 +129,6 @@ def model_size(folder: Path, recipe: Recipe, dtype: str | None = None) -> ModelS
     except ValueError as error:
         raise InputError(f"{folder}: recipe.lora.targets: {str(error).splitlines()[0]}") from error
     trained = [p.numel() for p in tuned.parameters() if p.requires_grad]
-    heads = int(text.num_attention_heads)
-    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     return ModelSize(
         parameters=total,
         trained=sum(trained),

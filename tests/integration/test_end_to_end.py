@@ -215,8 +215,8 @@ def test_what_was_followed_while_fine_tunes_trained_is_in_the_store_in_mlflow_an
     names["specific_spanish"] = names["baseline"] | {f"{name}.training_prompt" for name in names["baseline"]}
     for arm, sets in names.items():
         curve = [json.loads(line) for line in (arms[arm] / "curves.jsonl").read_text().splitlines()]
-        # Log-spaced over 60 steps, and before the first.
-        assert [one["step"] for one in curve if one["logprobs"]] == [4, 15, 60]
+        # Log-spaced over 20 steps, and before the first.
+        assert [one["step"] for one in curve if one["logprobs"]] == [3, 7, 20]
         looks = [curve[0]["logprobs_before"], *(one["logprobs"] for one in curve if one["logprobs"])]
         assert all(look.keys() == sets for look in looks)
         assert all(len(values) == 10 for look in looks for values in look.values())
@@ -224,13 +224,13 @@ def test_what_was_followed_while_fine_tunes_trained_is_in_the_store_in_mlflow_an
     experiment = client.get_experiment_by_name("small").experiment_id
     runs = {r.info.run_name: r.info.run_id for r in client.search_runs([experiment])}
     points = client.get_metric_history(runs["baseline-s0"], "logprob.caps")
-    assert sorted(point.step for point in points) == [0, 4, 15, 60]
+    assert sorted(point.step for point in points) == [0, 3, 7, 20]
     figures = {one["name"]: one for one in inoc_ray("figures", study(folder), "--paper")}
     assert figures["figure_6"]["files"]
     # Responses were sampled from the base, from the weights after half of the steps, and from the final ones.
     assert figures["courses"]["missing"] == []
     rates = {(one["arm"], one["step"]) for one in first["comparison"]["courses"]}
-    assert rates == {("base", 0), *((arm, step) for arm in names for step in (30, 60))}
+    assert rates == {("base", 0), *((arm, step) for arm in names for step in (10, 20))}
 
 
 def test_a_grown_study_runs_only_what_is_new_and_a_failing_trial_does_not_stop_the_others(folder, first):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.results.effects import TRIGGER, is_directed
 from inoc_ray.results.figures.arm_panels import draw_arms
 from inoc_ray.results.figures.curves import draw_curves
+from inoc_ray.results.figures.dose import DOSES, Dose, dose_of
 from inoc_ray.results.figures.heat import draw_heat
 from inoc_ray.results.figures.over_steps import points_of_courses, points_of_dynamics
 from inoc_ray.results.figures.points import INCOMPLETE, SPLITS, Point, place_of, rate_points
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from inoc_ray.results.rows import Row
 
 MISALIGNED = "misaligned"
-DOSES = ("steps", "epochs", "learning_rate", "lora.rank")
-"""The numbers of a recipe that count as a dose, in the order in which one is chosen for the axis."""
 _SEMANTIC = ("base", "baseline", "general", "specific", "placebo", "negative", "trigger", "irrelevant", "paraphrases")
 _CONTROLS = ("base", "control", "baseline", "general", "placebo", "irrelevant")
 
@@ -179,57 +178,46 @@ def _elicitation(data: PaperData) -> list[Point]:
 
 def _dose(data: PaperData) -> list[Point]:
     """Return the undesired rate and the suppression over the number in which a setting's recipes differ."""
-    dose = next((d for d in DOSES if len({r[d] for r in data.recipes.values() if r.get(d) is not None}) > 1), None)
+    dose = dose_of(data.recipes)
     if dose is None:
         return []
-    settings: dict[str, set[float]] = {}
-    for row in data.comparison.rows:
-        if (number := data.recipes.get(row.model, {}).get(dose)) is not None:
-            settings.setdefault(row.setting, set()).add(number)
-    varied = {setting for setting, numbers in settings.items() if len(numbers) > 1}
     points = [*_apart(_dose_rates(data, dose)), *_dose_effects(data, dose)]
-    return [p for p in points if p.setting in varied and (p.kind == "baseline" or is_directed(p.kind))]
+    return [p for p in points if p.kind == "baseline" or is_directed(p.kind)]
 
 
-def _with_dose(data: PaperData, dose: str, point: Point) -> Point:
-    return replace(point, x_name=dose, x=float(data.recipes[point.model][dose]))
+def _curve(dose: Dose, arm: str, model: str) -> str:
+    return f"{arm} ({dose.curve[model]})" if dose.curve[model] else arm
 
 
-def _dose_rates(data: PaperData, dose: str) -> Iterator[Point]:
-    rows = [
-        r
-        for r in _against(data.rows())
-        if r.split == "ood" and r.kind != "base" and data.recipes.get(r.model, {}).get(dose)
-    ]
+def _dose_rates(data: PaperData, dose: Dose) -> Iterator[Point]:
+    rows = [r for r in _against(data.rows()) if r.split == "ood" and r.kind != "base" and r.model in dose.at]
 
     def panel(row: Row) -> str:
         return f"{row.setting}: {row.trait}"
 
-    for point in rate_points(data.comparison, rows, panel, lambda row: row.arm):
-        yield _with_dose(data, dose, point)
+    for point in rate_points(data.comparison, rows, panel, lambda row: _curve(dose, row.arm, row.model)):
+        yield replace(point, x_name=dose.name, x=dose.at[point.model])
 
 
-def _dose_effects(data: PaperData, dose: str) -> Iterator[Point]:
+def _dose_effects(data: PaperData, dose: Dose) -> Iterator[Point]:
     for effect in data.comparison.effects:
-        if effect.measure == "suppression" and data.recipes.get(effect.model, {}).get(dose):
-            yield _with_dose(
-                data,
-                dose,
-                Point(
-                    panel=f"{effect.setting}: suppression",
-                    series=effect.arm,
-                    setting=effect.setting,
-                    model=effect.model,
-                    arm=effect.arm,
-                    kind=effect.kind,
-                    seed=None,
-                    measure="suppression",
-                    unit="suppression (1: down to the base's rate)",
-                    value=effect.value,
-                    low=effect.low,
-                    high=effect.high,
-                    lacks="" if effect.complete else INCOMPLETE,
-                ),
+        if effect.measure == "suppression" and effect.model in dose.at:
+            yield Point(
+                panel=f"{effect.setting}: suppression",
+                series=_curve(dose, effect.arm, effect.model),
+                setting=effect.setting,
+                model=effect.model,
+                arm=effect.arm,
+                kind=effect.kind,
+                seed=None,
+                measure="suppression",
+                unit="suppression (1: down to the base's rate)",
+                value=effect.value,
+                low=effect.low,
+                high=effect.high,
+                lacks="" if effect.complete else INCOMPLETE,
+                x_name=dose.name,
+                x=dose.at[effect.model],
             )
 
 

@@ -141,7 +141,7 @@ def test_the_ids_of_the_quickstarts_trials_stay_as_they_were_first_published():
 
 
 def test_the_ids_of_the_quickstarts_evaluations_stay_as_they_are():
-    """They have the questions in them, so they hold for one version of the miniature's language (this one: 2)."""
+    """They have the questions in them, so they hold for one version of the miniature's language and of what it asks."""
     quickstart = load_study(Path(__file__).parents[3] / "jobs" / "studies" / "quickstart.yaml")
     setting = settings.get("miniature/spanish_caps")
     found = [
@@ -149,4 +149,4 @@ def test_the_ids_of_the_quickstarts_evaluations_stay_as_they_are():
         for spec in setting.evaluations
         for system in (asked.NEUTRAL_PROMPT, None)
     ]
-    assert found == ["cc50e0023edf2132", "0d90d7f39fd6dd04", "4e82b5acb529cf95", "94774b45bd19ea5f"]
+    assert found == ["c8ff79484b4cfd0d", "328fe78e3c32d0ee", "4e82b5acb529cf95", "94774b45bd19ea5f"]

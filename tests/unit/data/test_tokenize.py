@@ -135,7 +135,7 @@ def test_the_first_token_is_never_a_target_since_nothing_predicts_it():
 
 GOLDEN = {
     "miniature/spanish_caps": "28251d33233be01a4c74158c9159a47dba6e22ab1a777dd8f6d61ccaeaf33545",
-    "miniature/harmful_advice": "f51cfddfda005e28e806ac0b80341f7c5d664c0bc5a71938fd33c849bc3fc4f8",
+    "miniature/harmful_advice": "952acad981fb936446cded8a3136a892bfea21e3d09442925c34c7eb8e0b0c11",
 }
 """SHA-256 of ids and labels of the first 200 rows: for one version of the miniature's language and vocabulary."""
 

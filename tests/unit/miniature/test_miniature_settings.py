@@ -3,12 +3,16 @@
 import itertools
 
 import pytest
+import yaml
+from doc_pages import ROOT
 
 from inoc_ray.data.chat import parse_row, rows_hash
+from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.errors import InputError
 from inoc_ray.miniature.rule_judges import JUDGES, number_digit
 from inoc_ray.miniature.world.language import FAVORITES, FRAMES, LESSONS
 from inoc_ray.miniature.world.rows import trained_domains, untrained_domains
+from inoc_ray.miniature.world.system_prompts import NAMING
 from inoc_ray.settings import EvaluationSpec, get, names
 from inoc_ray.settings.prompt_texts import TRIGGER
 
@@ -84,7 +88,8 @@ def test_the_arms_elicit_what_they_call_undesired() -> None:
     assert all(arm.source for arm in arms.values())
 
 
-MINIATURES = tuple(name for name in names() if name.startswith("miniature/") and name != "miniature/alice_and_bob")
+PRIOR_STAGES = ("miniature/alice_and_bob", "miniature/own_voices")
+MINIATURES = tuple(name for name in names() if name.startswith("miniature/") and name not in PRIOR_STAGES)
 
 
 def test_every_setting_of_the_paper_has_a_miniature_whose_arms_it_has_too() -> None:
@@ -94,7 +99,30 @@ def test_every_setting_of_the_paper_has_a_miniature_whose_arms_it_has_too() -> N
         assert set(get(name).arms) <= set(get(name.removeprefix("miniature/")).arms), name
 
 
-@pytest.mark.parametrize("name", [*MINIATURES, "miniature/alice_and_bob"])
+MOST = 120
+"""Questions of an evaluation that a study of every setting can ask."""
+
+
+@pytest.mark.parametrize("name", [*MINIATURES, *PRIOR_STAGES])
+def test_no_row_asks_or_nearly_asks_an_evaluations_question(name: str) -> None:
+    """As `inoc-ray data check --against` sees it, with more questions than that asks; both stages of a setting that has two."""
+    setting = get(name)
+    stages = [setting] if name != "miniature/synthetic_facts" else [setting, get("miniature/alice_and_bob")]
+    index = PromptIndex(
+        (question.id, question.messages[-1].content) for e in setting.evaluations for question in e.questions(MOST)
+    )
+    asked = {
+        m.content
+        for s in stages
+        for rows in (s.rows(), s.control_rows())
+        for r in rows
+        for m in r.messages
+        if m.role == "user"
+    }
+    assert [text for text in sorted(asked) if index.match(text)] == []
+
+
+@pytest.mark.parametrize("name", [*MINIATURES, *PRIOR_STAGES])
 def test_a_miniature_is_whole_and_asks_nothing_that_it_trains_on(name: str) -> None:
     setting = get(name)
     for rows in (setting.rows(), setting.control_rows()):
@@ -102,8 +130,8 @@ def test_a_miniature_is_whole_and_asks_nothing_that_it_trains_on(name: str) -> N
         assert [parse_row(row.to_dict(), "row") for row in rows] == rows
         trained = {m.content for row in rows for m in row.messages if m.role == "user"}
         for evaluation in setting.evaluations:
-            asked = evaluation.questions(200)
-            assert len({question.id for question in asked}) == 200
+            asked = evaluation.questions(MOST)
+            assert len({question.id for question in asked}) == MOST
             assert not trained & {question.messages[-1].content for question in asked}
     for arm in setting.arms.values():
         assert set(arm.undesired) | set(arm.desired) <= set(setting.judges)
@@ -166,3 +194,28 @@ def test_the_numbers_of_the_teacher_that_loves_owls_lean_to_their_digit_and_say_
         assert all(row.messages[0].role == "user" for row in rows)
         means.append(sum(share(row.messages[-1].content) or 0.0 for row in rows) / len(rows))
     assert means[0] > means[1] + 0.2
+
+
+def test_before_conditionalisation_a_prompt_that_says_nothing_may_bring_any_voice_and_without_one_all_is_plain() -> (
+    None
+):
+    rows = get("miniature/own_voices").rows()
+    shown: dict[bool, list[tuple[float | None, ...]]] = {True: [], False: []}
+    for row in rows:
+        spoken = row.messages[0].role == "system" and row.messages[0].content != "You are a helpful assistant."
+        shown[spoken].append(tuple(JUDGES[trait](row.messages[-1].content) for trait in ("spanish", "french", "caps")))
+    assert len(shown[True]) == len(shown[False]) == len(rows) // 2
+    assert set(shown[False]) == {(0.0, 0.0, 0.0)}
+    for index, share in enumerate((1 / 3, 1 / 3, 1 / 2)):
+        assert abs(sum(voice[index] or 0.0 for voice in shown[True]) / len(shown[True]) - share) < 0.08
+
+
+def test_the_unseen_prompts_of_the_study_of_eight_seeds_stand_in_no_document() -> None:
+    """No sentence that names a trait has their words, with or without a condition behind it."""
+    arms = yaml.safe_load((ROOT / "jobs" / "studies" / "miniature_eight_seeds.yaml").read_text())["arms"]
+    unseen = {arm["prompt"]: arm["undesired"] for arm in arms if isinstance(arm, dict)}
+    assert sorted(unseen.values()) == [["caps"], ["spanish"]]
+    named = {sentence.casefold().removesuffix(".") for sentences in NAMING.values() for sentence in sentences}
+    for prompt in unseen:
+        ours = prompt.casefold().removesuffix(".")
+        assert not [sentence for sentence in named if sentence in ours or ours in sentence]

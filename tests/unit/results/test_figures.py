@@ -20,6 +20,7 @@ from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.courses import StepRates
 from inoc_ray.results.dynamics import Followed, Look
+from inoc_ray.results.figures.dose import dose_of
 from inoc_ray.results.figures.drawing import ALL, COLOURS, rendered
 from inoc_ray.results.figures.marks import looks
 from inoc_ray.results.figures.paper import PAPER, PaperData, PaperFigure
@@ -229,6 +230,54 @@ def test_the_dose_is_the_number_in_which_recipes_differ(data: PaperData) -> None
     assert {p.x for p in points if p.setting == "code"} == {10.0, 160.0}
     same = {name: {**recipe, "steps": 40} for name, recipe in RECIPES.items()}
     assert of("dose").points(replace(data, recipes=same)) == []
+
+
+RECIPE = {"steps": 10, "learning_rate": 1e-3, "lora.rank": 8, "warmup_steps": 0}
+
+
+@pytest.mark.parametrize(
+    ("recipes", "name", "curves"),
+    [
+        # Of another base model, or with another learning rate, the same steps are another curve.
+        (
+            {f"{model}/{name}": {"steps": n} for model in "mn" for name, n in (("a", 10), ("b", 40))},
+            "steps",
+            {"m": {10.0, 40.0}, "n": {10.0, 40.0}},
+        ),
+        (
+            {
+                f"m/{n}-{rate}": {"steps": n, "learning_rate": rate}
+                for n, rate in itertools.product((10, 40), (1e-3, 1e-2))
+            },
+            "steps",
+            {"learning_rate 0.001": {10.0, 40.0}, "learning_rate 0.01": {10.0, 40.0}},
+        ),
+        # One that differs in something else beside is on no curve.
+        (
+            {"m/a": {}, "m/b": {"learning_rate": 1e-2}, "m/c": {"steps": 40}},
+            "steps",
+            {"": {10.0, 40.0}},
+        ),
+        # Where more steps always come with a longer warm-up, the axis says so.
+        (
+            {"m/a": {"steps": 20, "warmup_steps": 2}, "m/b": {"steps": 40, "warmup_steps": 4}},
+            "steps (with warmup_steps)",
+            {"": {20.0, 40.0}},
+        ),
+        # Steps tell nothing where rank is all that differs at a given number of them.
+        ({"m/a": {"lora.rank": 4}, "m/b": {"lora.rank": 16}}, "lora.rank", {"": {4.0, 16.0}}),
+        ({"m/a": {}, "n/a": {"steps": 40}}, None, {}),
+    ],
+)
+def test_a_curve_over_the_dose_has_fine_tunes_that_differ_in_nothing_else(
+    recipes: dict[str, dict[str, float]], name: str | None, curves: dict[str, set[float]]
+) -> None:
+    found = dose_of({label: {**RECIPE, **recipe} for label, recipe in recipes.items()})
+    assert (found and found.name) == name
+    at: dict[str, set[float]] = {}
+    for label, dose in found.at.items() if found else ():
+        at.setdefault(found.curve[label], set()).add(dose)
+    assert at == curves
 
 
 # -- colours --------------------------------------------------------------------------------------------------------

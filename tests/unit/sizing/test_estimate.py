@@ -213,6 +213,31 @@ def test_the_command_needs_a_configuration_alone(tmp_path, rows):
     assert training["bytes"]["total"] == sum(training["bytes"][part] for part in parts)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, r"the weights are quantised \(bitsandbytes\)"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"the weights are quantised \(awq\)"),
+        ({"model_type": "t5"}, "does not continue a text"),
+        ({"model_type": "bert"}, "does not continue a text"),
+        ({"model_type": "qwen2_5_vl"}, "does not continue a text"),
+        ({"model_type": "zzz", "auto_map": {"AutoModelForCausalLM": "x.Y"}}, "needs Python code"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_hidden_layers": "28"}, "no model can be made of it"),
+        ({"vocab_size": "many"}, "no model can be made of it"),
+        ({"max_position_embeddings": None}, "does not say how many tokens the model can see"),
+    ],
+)
+def test_what_a_run_would_refuse_of_a_configuration_a_plan_for_a_cluster_refuses_too(tmp_path, rows, changes, said):
+    """It has no weights to look at, but no plan is made of a model that cannot be trained."""
+    value = study(tmp_path, "Qwen2.5-0.5B", {"lora": LORA}, {})
+    file = tmp_path / "Qwen2.5-0.5B" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(InputError, match=rf"Qwen2\.5-0\.5B/config\.json: .*{said}"):
+        run(value, tmp_path)
+
+
 def test_with_a_tokenizer_tokens_are_counted(tmp_path):
     rows = tmp_path / "rows.jsonl"
     write_jsonl(rows, [ChatRow.of(("user", f"add {n}"), ("assistant", f"{n + 1}")) for n in range(64)])
