@@ -128,7 +128,7 @@ def test_an_address_at_which_no_job_server_can_be_is_refused_at_once(tmp_path, i
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("address", ["nonsense", "host:", ":6379", "127.0.0.1:9", "ray://host"])
+@pytest.mark.parametrize("address", ["nonsense", "host:", ":6379", "127.0.0.1:9", "ray://host", "http://127.0.0.1:9"])
 def test_a_cluster_that_cannot_be_joined_leaves_nothing_in_the_storage(tmp_path, inoc_ray, monkeypatch, address):
     study = write(tmp_path)
     monkeypatch.setenv("RAY_ADDRESS", address)
