@@ -95,13 +95,15 @@ def questions(
     def fits(text: str) -> bool:
         return not any(_asked_in(rows).match(text) for rows in apart_from)
 
-    def first(count: int) -> list[Question]:
+    # Plans ask for the same ones again, cell by cell.
+    @functools.cache
+    def drawn(count: int) -> tuple[Question, ...]:
         found = distinct(seed=f"{seed} {name}", domains=domains(), held_out=held_out, count=count, fits=fits)
-        return [
+        return tuple(
             Question(f"{name}-{index:04d}", change((Message("user", asked.text),))) for index, asked in enumerate(found)
-        ]
+        )
 
-    return first
+    return lambda count: list(drawn(count))
 
 
 def only(*names: str) -> Domains:
