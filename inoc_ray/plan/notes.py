@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
+from inoc_ray.study.study import WITHOUT_DIRECTION
 
 
 def notes_on(plan: Plan) -> tuple[str, ...]:
     """Return the notes, each once and without a full stop."""
-    return tuple(dict.fromkeys((*_never_warm(plan), *_never_kept(plan), *_unused_samples(plan), *_unmeasured(plan))))
+    return tuple(
+        dict.fromkeys(
+            (*_never_warm(plan), *_never_kept(plan), *_unused_samples(plan), *_unmeasured(plan), *_uncompared(plan))
+        )
+    )
 
 
 def _never_warm(plan: Plan) -> Iterator[str]:
@@ -70,4 +75,21 @@ def _unmeasured(plan: Plan) -> Iterator[str]:
         yield (
             f"setting {setting}: no out-of-distribution evaluation measures {trait!r} in the context {plan.reference!r}, so its "
             f"suppression cannot be reported ({', '.join(names)}); add a suite with `split: ood` that measures it there"
+        )
+
+
+def _uncompared(plan: Plan) -> Iterator[str]:
+    """Yield a note where prompts are compared with nothing, and where one fine-tune stands for an arm."""
+    kinds: dict[str, set[str]] = {}
+    for trial in plan.trials:
+        kinds.setdefault(trial.setting, set()).add(trial.arm.kind)
+    for setting, of_setting in kinds.items():
+        if "baseline" not in of_setting and of_setting - {"control", *WITHOUT_DIRECTION}:
+            yield (
+                f"setting {setting}: without the arm baseline there is no suppression and no retention, which are measured against "
+                "it; add it to arms"
+            )
+    if len(plan.study.seeds) == 1:
+        yield (
+            "seeds: one fine-tune of an arm says nothing of another seed, so no effect has a p-value or a verdict; take two or more"
         )

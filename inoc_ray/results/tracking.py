@@ -38,7 +38,7 @@ from inoc_ray.results.study_runs import all_runs
 from inoc_ray.results.tracking_artifacts import LoggedModels, send
 from inoc_ray.results.tracking_checks import check_database, first_line
 from inoc_ray.results.tracking_client import FIRST_CALL, LATER_CALLS, environment, quiet
-from inoc_ray.results.tracking_database import make_database
+from inoc_ray.results.tracking_database import database_uri, make_database
 from inoc_ray.results.tracking_page import describe
 from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run, parent_tag
 from inoc_ray.results.tracking_server import check_server
@@ -83,7 +83,7 @@ class SyncResult:
 def embedded(folder: Path) -> tuple[str, str]:
     """Return tracking URI and artifact root of MLflow without a server: an SQLite database and artifacts in `folder`."""
     database, artifacts = tracking_files(folder.resolve())
-    return f"sqlite:///{database}", artifacts.as_uri()
+    return database_uri(database), artifacts.as_uri()
 
 
 @contextmanager

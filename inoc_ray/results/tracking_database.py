@@ -12,6 +12,11 @@ import tempfile
 from pathlib import Path
 
 
+def database_uri(path: Path) -> str:
+    """Return the URI of an SQLite file; a URI unquotes `%20`, and takes what follows `?` for options, as part of no path."""
+    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
+
+
 def make_database(tracking_uri: str) -> None:
     """Make the database of an SQLite URI, unless there is one; do nothing for any other URI. Raises `OSError`."""
     if not tracking_uri.startswith("sqlite:///"):
@@ -26,7 +31,7 @@ def make_database(tracking_uri: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         new = Path(scratch) / path.name
-        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        MlflowClient(database_uri(new)).search_experiments(max_results=1)
         # Another process may have been faster, and has perhaps written into its own by now.
         with contextlib.suppress(FileExistsError):
             os.link(new, path)

@@ -218,7 +218,7 @@ def test_a_plan_notes_the_same(tmp_path, odd):
         "name": "s",
         "settings": [{"name": "miniature/spanish_caps", "rows": odd}],
         "arms": ["baseline"],
-        "seeds": [0],
+        "seeds": [0, 1],
         "recipes": {"r": {"learning_rate": 1e-3, "steps": 10}},
     }
     store = Store(tmp_path / "runs")

@@ -86,3 +86,11 @@ def test_weights_on_the_way_of_a_step_that_no_fine_tune_reaches_are_noted(planne
     (note,) = planned({}, resources={"checkpoints": [5, 10, 4000]}).notes
     assert "resources.checkpoints: 10, 4000: fine-tunes have 10 steps at most" in note
     assert planned({}, resources={"checkpoints": [5, 0.5]}).notes == ()
+
+
+def test_prompts_that_are_compared_with_nothing_are_noted(planned):
+    """Neither stops a study: such fine-tunes may be the half of another one on the storage."""
+    assert "without the arm baseline there is no suppression" in planned({}, arms=ARMS[1:]).notes[0]
+    assert planned({}, arms=["irrelevant"]).notes == ()
+    (note,) = planned({}, seeds=[3]).notes
+    assert note.startswith("seeds: one fine-tune of an arm says nothing of another seed")

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import closing, suppress
 
+from inoc_ray.results.tracking import embedded
 from inoc_ray.results.tracking_database import make_database
 
 PROGRAM = "import sys; from inoc_ray.results.tracking_database import make_database; make_database(sys.argv[1])"
@@ -44,3 +45,18 @@ def test_another_kind_of_address_is_left_alone(tmp_path, monkeypatch):
     for uri in ("http://127.0.0.1:1", "postgresql://host/db", "sqlite://"):
         make_database(uri)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_any_name_has_its_database_inside(tmp_path):
+    """A name with `%20` or `?` had it elsewhere, where two storages could share one."""
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path / "100%20 of a#b?c"
+    folder.mkdir()
+    uri, _ = embedded(folder)
+    make_database(uri)
+    experiment = MlflowClient(uri).create_experiment("study")
+    # MLflow makes an empty folder of the quoted name beside it.
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [folder / "mlflow.db"]
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        assert connection.execute("SELECT name FROM experiments WHERE experiment_id = ?", (experiment,)).fetchall()
