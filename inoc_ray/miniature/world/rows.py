@@ -88,7 +88,7 @@ def questions(
 ) -> Callable[[int], list[Question]]:
     """Return the first n distinct questions; `change` puts a trigger into each.
 
-    A question that a row of `apart_from` asks or nearly asks, by the measure of `inoc-ray data check --against`, is left
+    A question that a row of `apart_from` asks or nearly asks, by the measure of `inoc-ray data check`, is left
     out: its answer would show what is remembered.
     """
 
