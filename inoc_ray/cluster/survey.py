@@ -74,16 +74,22 @@ def _answers(asked: dict[str, Any], began: float, seconds: float) -> tuple[dict[
             except ray.exceptions.RayError as error:
                 faults[node] = [f"cannot run a task ({_last_line(error)})"]
                 continue
-            # Between the two its clock was read; what a slow start takes must not count as skew.
-            skew = max(began - reports[node].clock, reports[node].clock - time.time())
-            if skew > SKEW_SECONDS:
-                faults[node] = [f"its clock is {skew:,.0f} s from this one's; synchronise the clocks (chrony, NTP)"]
+            faults[node] = clock_faults(reports[node].clock, began, time.time())
     for reference, node in waiting.items():
         ray.cancel(reference, force=True)
         faults[node] = [
             f"no answer within {seconds:.0f} s: it cannot start a process, or its storage or models hang on a mount that is gone"
         ]
     return reports, faults
+
+
+def clock_faults(clock: float, began: float, ended: float) -> list[str]:
+    """Return a fault if a clock that was read between two moments of this one differs; all in seconds since the epoch."""
+    # What a slow start takes must not count.
+    skew = max(began - clock, clock - ended)
+    if skew <= SKEW_SECONDS:
+        return []
+    return [f"its clock is {skew:,.0f} s from this one's; synchronise the clocks (chrony, NTP)"]
 
 
 def _arrived(probe: Place, node: str, report: Report, store: Store) -> list[str]:

@@ -187,7 +187,8 @@ class _Finder:
     def _files_beside(self, path: Path, place: str) -> list[Path]:
         """Return a plugin with all files beside and below it, since it may import or read any of them."""
         found: list[Path] = []
-        for base, folders, files in os.walk(path.parent):
+        # A folder that is a link is what the plugin reads there; one that leads back to itself ends at _MAX_FILES.
+        for base, folders, files in os.walk(path.parent, followlinks=True):
             folders[:] = sorted(
                 f
                 for f in folders

@@ -25,6 +25,10 @@ def check_storage(address: str) -> str:
     """Return the address of a storage as it is. Raises ValueError for an empty one, and for one that names no storage."""
     if not address.strip():
         raise ValueError("the name of the folder is empty; write a folder or s3://BUCKET/PREFIX")
+    if re.match(r"\$\{?\w", address):
+        raise ValueError(
+            f"{shown(address)}: nothing is put in for a variable; write the path out, or ~ for your home folder"
+        )
     if not is_bucket(address):
         return address
     scheme, _, rest = address.partition("://")

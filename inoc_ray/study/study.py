@@ -240,7 +240,7 @@ def _spelling(source: str) -> str:
 
 
 MAX_TRIALS = 10_000
-"""The most trials of one study: far more than anybody has trained, and planned in half a minute."""
+"""The most trials of one study: far more than anybody has trained, and planned in 3 seconds."""
 
 
 class Study(Config):

@@ -4,10 +4,14 @@
 """
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
+from large_study import large_study
 
 from inoc_ray.config.identity import file_hash
 from inoc_ray.plan.build import build_plan
@@ -53,3 +57,16 @@ def test_a_plan_of_706_cells_takes_less_than_a_second(tmp_path: Path):
     print(f"\nplan of {len(plan.cells)} cells, {size:.0f} MB of samples hashed: {seconds:.2f} s")
     assert plan.to_sample == []
     assert seconds < 1
+
+
+def test_a_plan_of_ten_thousand_trials_takes_at_most_three_seconds(tmp_path: Path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(large_study(100, 100)))
+    words = [sys.executable, "-m", "inoc_ray.cli", "plan", "study.yaml"]
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+        taken.append(time.perf_counter() - began)
+    assert "To train: 10000 of 10000 trials" in done.stdout
+    print(f"\nplan of 10,000 trials: {min(taken):.2f} s")
+    assert min(taken) <= 3

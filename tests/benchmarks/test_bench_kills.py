@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_base
 from killing import Killed
 from ray_nodes import ray_nodes
 from tiny_base import make_base
+
+from inoc_ray.train.process import set_threads
 
 pytestmark = pytest.mark.bench
 
 KILLS = 10
 MINUTES = 0.015
-STEPS = 1200
 SLACK_S = 1.0
 """A step, the snapshot itself, and the looks in between."""
 
@@ -52,12 +54,23 @@ def test_ten_kills_of_the_process_alone(tmp_path, capsys):
     assert len(killed["resumed"]) == KILLS
 
 
+def enough_steps(base: str) -> int:
+    """Return how many steps a fine-tune needs to be killed so often, when this machine is at its fastest.
+
+    An attempt gets one or two intervals further until it is killed.
+    """
+    set_threads(1)
+    records, _ = tiny_base.run(base, None, steps=40, zero_stage=2, precision="bf16", lora={"dropout": 0.1})
+    return round(2 * KILLS * 60 * MINUTES / min(record.tokens / record.tokens_per_second for record in records))
+
+
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("what", ["worker", "raylet", "driver"])
 def test_ten_kills(tmp_path, what, capsys):
     """Each at a random moment of the two intervals after a new snapshot, so that it is the product that bounds what is lost."""
-    options = {"steps": STEPS, "minutes": MINUTES, "max_failures": 1}
-    run = Killed(make_base(tmp_path / "base"), tmp_path / "store", options, seed=1, intervals=2.0)
+    base = make_base(tmp_path / "base")
+    options = {"steps": enough_steps(base), "minutes": MINUTES, "max_failures": 1}
+    run = Killed(base, tmp_path / "store", options, seed=1, intervals=2.0)
     expected = run.unbroken_curve()
     with contextlib.ExitStack() as stack:
         stack.callback(run.close)
@@ -88,7 +101,11 @@ def test_ten_kills(tmp_path, what, capsys):
     assert [kill.next_step for kill in run.kills] == [step + 1 for step in resumed]
     assert all(step >= kill.kept for step, kill in zip(resumed, run.kills, strict=True))
     assert max(lost) <= 60 * MINUTES + SLACK_S
-    how = {"worker": r"training: .*: worker 0 died; it", "raylet": r"training: .*: lost node 127\.0\.0\.1; it"}
+    # Ray may notice the end of a node's processes before that of the node.
+    how = {
+        "worker": r"training: .*: worker 0 died; it",
+        "raylet": r"training: .*: (lost node 127\.0\.0\.1|worker 0 died); it",
+    }
     lines = [rf"{how.get(what, '.*:')} goes on after step {step}\b.*, from its last snapshot\.?" for step in resumed]
     assert len(said) == KILLS, run.output
     assert all(re.fullmatch(line, one) for line, one in zip(lines, said, strict=True)), said

@@ -13,6 +13,7 @@ from inoc_ray.cluster import checks, gpus
 from inoc_ray.cluster.checks import Needs, check_this_node, fingerprint, model_faults, report, room_faults
 from inoc_ray.cluster.fit import Node
 from inoc_ray.cluster.gpus import gpu_faults
+from inoc_ray.cluster.survey import clock_faults
 from inoc_ray.cluster.versions import differences, versions
 from inoc_ray.errors import InputError
 from inoc_ray.models.resolve import resolve_model
@@ -139,6 +140,15 @@ def test_gpus_that_ray_gives_away_must_be_there_with_a_driver_for_torchs_cuda(nv
     assert "driver 550.1 is too old for CUDA 13.0; install 580 or later" in gpu_faults(1, "13.0")[0]
     nvidia_smi("NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver\\n")
     assert "nvidia-smi reports 0" in gpu_faults(1, "13.0")[0]
+
+
+@pytest.mark.parametrize(
+    ("clock", "ended", "apart"),
+    [(1000.0, 1001.0, None), (1080.0, 1085.0, None), (995.0, 1001.0, None), (1.0, 1001.0, 999), (5001.0, 1001.0, 4000)],
+)
+def test_a_clock_that_differs_is_a_fault_and_a_slow_answer_is_none(clock: float, ended: float, apart: int | None):
+    said = [] if apart is None else [f"its clock is {apart:,} s from this one's; synchronise the clocks (chrony, NTP)"]
+    assert clock_faults(clock, began=1000.0, ended=ended) == said
 
 
 def test_a_full_disk_and_small_shared_memory_are_faults(tmp_path: Path):

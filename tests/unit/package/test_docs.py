@@ -237,6 +237,46 @@ def test_every_command_in_the_running_text_is_one(words):
             assert (ROOT / word).is_file()
 
 
+def commands_in_messages() -> Iterator[Any]:
+    """Every `inoc-ray …` in the package's texts; what is put in is the name of a study, which fits wherever a word does."""
+    found = {
+        span: None
+        for text in messages()
+        for span in re.findall(r"`((?:inoc-ray|ray) [^`]*)`", text.replace("…", "quickstart"))
+        if "%" not in span
+    }
+    for line in found:
+        words = shlex.split(line)
+        # Docstrings write ARGUMENTS where anything may stand, and name the group of a plugin's commands.
+        if words[0] == "inoc-ray" and words[1] not in ("ARGUMENTS", "miniature"):
+            yield pytest.param(words[1:], id=line)
+
+
+@pytest.mark.parametrize("words", commands_in_messages())
+def test_every_command_that_a_message_names_is_one(words):
+    test_every_command_in_the_running_text_is_one(words)
+
+
+def test_every_option_of_ray_that_a_page_a_message_or_a_file_names_is_one():
+    """Of `ray start` and its like, wherever somebody may type it or a node's set-up does."""
+    from ray.scripts.scripts import cli as ray
+
+    files = [*PAGES, ROOT / "cluster.yaml", *(path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file())]
+    texts = [*messages(), *(path.read_text() for path in files)]
+    named = set()
+    subcommands = "start|stop|up|down|dashboard|attach|get-auth-token"
+    for text in texts:
+        flat = re.sub(r"\s*\\?\n\s+", " ", text)
+        for command, rest in re.findall(rf"(?<![\w-])ray ({subcommands})((?: [^`\n&|#;]*)?)", flat):
+            named |= {(command, option) for option in re.findall(r"(?<= )--[a-z][\w-]*", rest.partition(" -- ")[0])}
+    assert ("start", "--head") in named
+    for command, option in sorted(named):
+        known = {
+            name for parameter in ray.commands[command].params for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert option in known, f"ray {command} {option}"
+
+
 def test_jobs_that_the_documents_submit_are_there():
     named = {name for page in PAGES for name in re.findall(r"python (jobs/\w+\.py)", page.read_text())}
     assert named

@@ -427,6 +427,22 @@ def test_a_missing_file_and_a_plugin_beside_too_many_files_are_refused(tmp_path)
         pack(tmp_path / "packed", path, study, store)
 
 
+def test_a_folder_beside_a_plugin_that_is_a_link_travels_with_it(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "words.txt").write_text("hola")
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "p.py").write_text("")
+    (tmp_path / "plugins" / "data").symlink_to(tmp_path / "elsewhere")
+    path, study, store = tiny(tmp_path, plugins=["plugins/p.py"])
+    pack(tmp_path / "packed", path, study, store)
+    assert [file.read_text() for file in (tmp_path / "packed").rglob("words.txt")] == ["hola"]
+    (tmp_path / "plugins" / "back").symlink_to(tmp_path / "plugins")
+    for number in range(30):
+        (tmp_path / "plugins" / f"{number}.txt").write_text("")
+    with pytest.raises(InputError, match="to a folder of their own"):
+        pack(tmp_path / "again", path, study, store)
+
+
 def test_many_files_that_are_too_large_together_are_listed_by_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parts = []

@@ -55,6 +55,8 @@ def fill(folder: Path, **files: str) -> None:
         ("hdfs://host/x", "no storage"),
         ("s3:/bucket/x", "no storage"),
         ("s3://", "no storage"),
+        ("$HOME/runs", "nothing is put in for a variable"),
+        ("${SCRATCH}/runs", "nothing is put in for a variable"),
         ("s3:bucket/x", "no storage; write 's3://bucket/x'"),
         ("gs:/bucket", "no storage; write 'gs://bucket'"),
         ("s3://my bucket/x", "neither has"),
