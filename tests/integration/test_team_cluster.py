@@ -189,7 +189,7 @@ def serving(world: World) -> Iterator[subprocess.Popen[str]]:
         started.wait(60)
 
 
-# Not yet seen to hold since models go by readable names.
+# It waits for an engine of its own: a minute of a busy machine.
 @pytest.mark.bench
 def test_a_second_folder_with_no_cache_sees_the_same_and_another_node_serves_it(
     world: World, serving: subprocess.Popen[str], tmp_path: Path
