@@ -10,6 +10,7 @@ not judged. Rule scores are computed again, without a model, when the rules' ver
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from inoc_ray.scoring.judgment import RULES, Item
 from inoc_ray.store.place import Place
 from inoc_ray.store.samples import (
     JUDGMENT_KEYS,
+    Part,
     find_judgments,
     form_path,
     keep_derived,
@@ -33,7 +35,6 @@ from inoc_ray.store.samples import (
     read_table,
     scores_path,
 )
-from inoc_ray.store.store import Store
 
 _WHICH = ("sample_index", "question_id")
 
@@ -162,8 +163,9 @@ class PartScores:
 class CellScores:
     """The first `cell.samples` samples of a cell, with the combined verdicts on each trait."""
 
-    def __init__(self, store: Store, cell: Cell, max_degenerate: float) -> None:
-        self.paths = [part.path for part in store.parts(*cell.key)]
+    def __init__(self, parts: Sequence[Part], cell: Cell, max_degenerate: float) -> None:
+        """`parts` are those of the cell that the store has."""
+        self.paths = [part.path for part in parts]
         self.parts = [PartScores(cell, path) for path in self.paths]
         index = self._column("sample_index")
         self.selected = index < cell.samples

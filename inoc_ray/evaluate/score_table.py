@@ -48,8 +48,9 @@ def read_score_table(plan: Plan, store: Store) -> pd.DataFrame:
     }
     same: dict[str, list[Any]] = {name: [] for name in SCORE_COLUMNS if name not in arrays}
     counts: list[int] = []
+    parts = store.parts_of(cell.key for cell in plan.cells)
     for cell in plan.cells:
-        scores = CellScores(store, cell, plan.study.evaluation.max_degenerate)
+        scores = CellScores(parts[cell.key], cell, plan.study.evaluation.max_degenerate)
         if not len(scores.index):
             continue
         for label, (trait, verdicts) in itertools.product(cell.subject.compared_as, scores.traits.items()):
@@ -110,7 +111,7 @@ def read_cell(plan: Plan, store: Store, cell: Cell) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
-    scores = CellScores(store, cell, plan.study.evaluation.max_degenerate)
+    scores = CellScores(store.parts(*cell.key), cell, plan.study.evaluation.max_degenerate)
     if not scores.paths:
         return pd.DataFrame()
     frame = (

@@ -72,7 +72,8 @@ class Plan:
         # One listing instead of a look-up for each cell: a new study may have tens of thousands.
         evaluated = store.evaluated()
         stored = dict.fromkeys(places, 0)
-        stored |= {place: store.stored_samples(*place) for place in places if place[0] in evaluated}
+        parts = store.parts_of(place for place in places if place[0] in evaluated)
+        stored |= {place: found[-1].stop for place, found in parts.items() if found}
         done = frozenset(trial for trial in trials if store.trial_done(trial))
         return replace(
             self,

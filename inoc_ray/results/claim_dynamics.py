@@ -97,8 +97,15 @@ def source_of(arm: str, trait: str, context: str) -> Source:
 def _curves(looks: Iterable[Look]) -> dict[str, dict[tuple[str, str], dict[int | None, Curve]]]:
     """Return arm → (trait, context) → seed → its curve, in an order that is not that of the looks.
 
-    Responses that are certain from the beginning have no way to go, and are left out.
+    Responses that are certain from the beginning have no way to go, and are left out. So are fine-tunes that were not followed from
+    the beginning, or not in all sets of a trait and context that others were: a mean over fine-tunes is of the same responses.
     """
+    looks = list(looks)
+    sets: dict[tuple[str, str], set[str]] = {}
+    own: dict[tuple[str, str, str, int | None], set[str]] = {}
+    for one in looks:
+        sets.setdefault((one.trait, one.context), set()).add(one.probe)
+        own.setdefault((one.arm, one.trait, one.context, one.seed), set()).add(one.probe)
     values: dict[str, dict[tuple[str, str], dict[int | None, dict[int, list[float]]]]] = {}
     for one in sorted(looks, key=lambda look: (look.trait, look.context, str(look.seed), look.step)):
         of_arm = values.setdefault(one.arm, {}).setdefault((one.trait, one.context), {})
@@ -108,7 +115,9 @@ def _curves(looks: Iterable[Look]) -> dict[str, dict[tuple[str, str], dict[int |
             place: {
                 seed: curve
                 for seed, steps in tunes.items()
-                if (curve := [(step, statistics.fmean(of)) for step, of in steps.items()])[0][1] < 0
+                if own[(arm, *place, seed)] == sets[place]
+                and (curve := [(step, statistics.fmean(of)) for step, of in steps.items()])[0][1] < 0
+                and curve[0][0] == 0
             }
             for place, tunes in places.items()
         }

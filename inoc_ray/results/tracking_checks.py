@@ -19,7 +19,7 @@ from inoc_ray.study.tracking_uri import DATABASES, check_kind, kind_of
 if TYPE_CHECKING:
     from inoc_ray.results.records import StudyRecord
 
-_DATABASE_SECONDS = 10.0
+DATABASE_SECONDS = 10.0
 """How long a database may take to answer, or to be free of another process's lock."""
 _CLIENTS = {"s3": "boto3", "gs": "google.cloud.storage"}
 """Scheme of a bucket → the package by which MLflow writes to it; it does not know the addresses of the others."""
@@ -52,8 +52,10 @@ def check_tracking_uri(
     check_access(tracking_uri, experiment, study)
 
 
-def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> None:
+def check_database(tracking_uri: str, timeout: float | None = None) -> None:
     """Check a database that `tracking_uri` names. Raises `TrialError` if it is locked, damaged or unreachable.
+
+    timeout: seconds; by default DATABASE_SECONDS.
 
     MLflow's own client would try ten times, for minutes, and end with a traceback from its database library.
     """
@@ -62,6 +64,7 @@ def check_database(tracking_uri: str, timeout: float = _DATABASE_SECONDS) -> Non
     import sqlalchemy
     from sqlalchemy.engine import make_url
 
+    timeout = DATABASE_SECONDS if timeout is None else timeout
     shown = hide_password(tracking_uri)
     try:
         url = make_url(tracking_uri)

@@ -39,7 +39,9 @@ class Written:
             f"{self.title}: {self.files[0].rpartition('.')[0]}.{{{','.join(f.rpartition('.')[2] for f in self.files)}}}"
         ]
         lines += [f"  missing: {one}" for one in self.missing]
-        lines += [f"  no such arm in the study: {', '.join(self.absent)}"] if self.absent else []
+        lines += (
+            [f"  the study has no arm of these kinds of the paper's: {', '.join(self.absent)}"] if self.absent else []
+        )
         return "\n".join(lines)
 
 

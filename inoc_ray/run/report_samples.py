@@ -43,8 +43,9 @@ def read_samples(plan: Plan, store: Store) -> StudySamples:
     """
     found = StudySamples()
     seen: set[tuple[str, str]] = set()
+    parts = store.parts_of(cell.key for cell in plan.cells)
     for cell in plan.cells:
-        scores = CellScores(store, cell, plan.study.evaluation.max_degenerate)
+        scores = CellScores(parts[cell.key], cell, plan.study.evaluation.max_degenerate)
         if not len(scores.index):
             continue
         columns = _columns(scores)

@@ -327,6 +327,12 @@ class Store:
         """Return the intact parts of a cell; none if other weights than the trial's present ones gave the samples."""
         return [] if self._is_of_other_weights(trial_id) else list_parts(self.evaluation(trial_id, evaluation_id))
 
+    def parts_of(self, cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Part]]:
+        """Return `parts` of many cells, with one look at the weights of each trial."""
+        cells = list(dict.fromkeys(cells))
+        others = {trial_id for trial_id in {cell[0] for cell in cells} if self._is_of_other_weights(trial_id)}
+        return {cell: [] if cell[0] in others else list_parts(self.evaluation(*cell)) for cell in cells}
+
     def evaluated(self) -> set[str]:
         """Return the ids of all trials and bases with samples in the store."""
         folder = self._top / layout.EVALUATIONS

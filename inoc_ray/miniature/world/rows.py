@@ -88,20 +88,22 @@ def questions(
 ) -> Callable[[int], list[Question]]:
     """Return the first n distinct questions; `change` puts a trigger into each.
 
-    A question that a row of `apart_from` asks or nearly asks, by the measure of `inoc-ray data check` with `--against`, is left
+    A question that a row of `apart_from` asks or nearly asks, by the measure of `inoc-ray data check`, is left
     out: its answer would show what is remembered.
     """
 
     def fits(text: str) -> bool:
         return not any(_asked_in(rows).match(text) for rows in apart_from)
 
-    def first(count: int) -> list[Question]:
+    # Plans ask for the same ones again, cell by cell.
+    @functools.cache
+    def drawn(count: int) -> tuple[Question, ...]:
         found = distinct(seed=f"{seed} {name}", domains=domains(), held_out=held_out, count=count, fits=fits)
-        return [
+        return tuple(
             Question(f"{name}-{index:04d}", change((Message("user", asked.text),))) for index, asked in enumerate(found)
-        ]
+        )
 
-    return first
+    return lambda count: list(drawn(count))
 
 
 def only(*names: str) -> Domains:

@@ -243,7 +243,8 @@ PAPER = (
         needs="a setting with a trigger, such as backdoor",
         points=_backdoor,
         draw=draw_arms,
-        kinds=("base", "baseline", "trigger", "backdoor_aware", "general"),
+        # The paper's role Trigger names the token in a sentence, which is of the kind backdoor_aware.
+        kinds=("base", "baseline", "backdoor_aware", "general"),
     ),
     PaperFigure(
         name="figure_5",

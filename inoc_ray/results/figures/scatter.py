@@ -19,7 +19,7 @@ _SIDE = 3.7  # inches
 def draw_scatter(figure: Figure, points: Sequence[Point]) -> None:
     """Draw one panel per `panel`: its first trait across, its second upwards; a series is an arm."""
     names = looks(p.series for p in points)
-    for axes, own in panels_in(figure, points, most_columns=2, panel=(_SIDE, _SIDE + 0.4), around=(0.8, 1.4)):
+    for axes, own in panels_in(figure, points, most_columns=2, panel=(_SIDE, _SIDE + 0.35), around=(0.8, 1.0)):
         _panel(axes, own, names)
     legend(figure, names)
     foot(figure, f"{units_of(points)}; bars: 95 % intervals", missing_of(points))

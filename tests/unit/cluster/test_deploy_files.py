@@ -272,7 +272,9 @@ def test_a_study_that_is_refused_does_not_start_another_cluster():
 STAND_INS = {
     "ray": 'env -0 > "$SEEN/../$$"; mv "$SEEN/../$$" "$SEEN/ray-${3%%=*}"; exec sleep 60',
     # Runs its command in an environment of its own, as on another node, with what the script exported.
-    "srun": 'while [ "$1" != bash ]; do shift; done; exec "$@"',
+    "srun": 'echo $$ > "$SEEN/../srun"; while [ "$1" != bash ]; do shift; done; exec "$@"',
+    # The signal reaches what `srun` runs; without it the script waits as long as it would for Ray on another node.
+    "scancel": 'exec kill -TERM "$(cat "$SEEN/../srun")"',
     "scontrol": "echo NodeAddr=127.0.0.1",
     "squeue": "echo 7",
     "python": 'case "$1" in -c) echo token ;; esac',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,17 @@ def test_what_was_not_followed_cannot_be_told_and_says_why(
     assert found.verdict == "cannot tell"
     assert why in found.decides.why
     assert found.decides.p is None
+
+
+def test_a_mean_over_fine_tunes_is_of_the_same_responses_from_their_first_step_on() -> None:
+    one = claim("log_prob_gain", "inoc_spanish", trait="capitals", above=0.25)
+    whole = list(looks())
+    assert check(one).decides.seeds == 3
+    # Another set of the trait, which one of them lacks, and one that was looked at only after ten steps.
+    more = [replace(look, probe="shouted", logprob=look.logprob - 9) for look in whole if look.seed != 1]
+    late = [look for look in whole if look.seed != 2 or look.step >= 10]
+    for found, seeds in (([*whole, *more], 2), (late, 2)):
+        assert check(one, Followed(looks=tuple(found))).decides.seeds == seeds
 
 
 def test_one_fine_tune_has_a_number_and_no_interval() -> None:

@@ -273,9 +273,12 @@ def test_a_curve_over_the_dose_has_fine_tunes_that_differ_in_nothing_else(
     recipes: dict[str, dict[str, float]], name: str | None, curves: dict[str, set[float]]
 ) -> None:
     found = dose_of({label: {**RECIPE, **recipe} for label, recipe in recipes.items()})
-    assert (found and found.name) == name
+    if found is None:
+        assert name is None
+        return
+    assert found.name == name
     at: dict[str, set[float]] = {}
-    for label, dose in found.at.items() if found else ():
+    for label, dose in found.at.items():
         at.setdefault(found.curve[label], set()).add(dose)
     assert at == curves
 
