@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray.builders.journal import REFUSED, Answer
 from inoc_ray.builders.spec import Request
 from inoc_ray.console import say
-from inoc_ray.endpoint.auth import is_address, read_key
+from inoc_ray.endpoint.auth import Api, check_reachable, is_address, read_key
 from inoc_ray.endpoint.connection import Connection, EndpointAddress, connect
 from inoc_ray.endpoint.dialect import send_adapted
 from inoc_ray.endpoint.errors import OF_ONE_REQUEST, RequestRefused, UnusableAnswer
@@ -43,8 +43,13 @@ class Remote:
 
     @contextlib.contextmanager
     def answering(self, name: str) -> Iterator[tuple[EndpointAddress, str]]:
-        """Return the endpoint and the model's name on it."""
+        """Return the endpoint and the model's name on it. Raises InputError if nothing answers there, or the key is refused."""
+        self.check()
         yield self, self.served_name
+
+    def check(self) -> None:
+        """Raise InputError if nothing answers at the address, or the key is refused: no request would get an answer."""
+        check_reachable(Api(self.base_url, self.api_key), "--endpoint")
 
 
 @dataclass(frozen=True)

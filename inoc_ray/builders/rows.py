@@ -170,6 +170,9 @@ def build_rows(
         "requests": content_hash([_plain(request) for request in requests])[:16],
         **(teacher.identity if asks and teacher is not None else {}),
     }
+    if asks and isinstance(teacher, Remote) and not path.exists():
+        # Before there is a journal, which a build that was refused would leave behind.
+        teacher.check()
     with opened(path, configuration) as journal:
         sieve = Sieve(builder, requests, wanted)
         for number, answer in journal.answers.items():

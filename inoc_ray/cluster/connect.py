@@ -68,8 +68,14 @@ def expected_capacity() -> Capacity | None:
 def check_address() -> None:
     """Raise InputError when nothing listens at RAY_ADDRESS, where Ray itself would try for minutes."""
     address = os.environ.get("RAY_ADDRESS", "")
-    if not address or address in _FOUND_BY_RAY or ("://" in address and not address.startswith("ray://")):
+    scheme, separator, _ = address.partition("://")
+    if not address or address in _FOUND_BY_RAY or (separator and scheme not in ("http", "https", "ray")):
         return
+    if separator and scheme != "ray":
+        raise InputError(
+            f"RAY_ADDRESS={address}: the address of a job server, to which `inoc-ray submit` sends a study; unset it to run on "
+            "this machine, or give that of the cluster, as HOST:6379."
+        )
     place = address.removeprefix("ray://")
     if not is_host_and_port(place):
         raise InputError(

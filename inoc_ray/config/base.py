@@ -78,8 +78,7 @@ class Config(BaseModel):
 def as_on_the_hub(source: str) -> str:
     """Return the hub form of the model that `source` may mean: with its owner, name and commit as far as it has them."""
     repo, _, commit = source.removeprefix(HUB).partition("@")
-    parts = repo.split("/")
-    known = len(parts) == 2 and all(part.strip(".") for part in parts)
+    known = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo)
     pinned = re.fullmatch(r"[0-9a-f]{40}", commit.lower())
     return f"{HUB}{repo if known else 'OWNER/NAME'}@{commit.lower() if pinned else 'COMMIT'}"
 

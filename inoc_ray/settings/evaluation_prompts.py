@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from inoc_ray import settings
+from inoc_ray.config.reading import check_no_address
 from inoc_ray.data.overlap import prompts_in_file
 from inoc_ray.errors import InputError
 
@@ -18,6 +19,7 @@ def evaluation_prompts(source: str) -> list[tuple[str, str]]:
     Raises InputError for a file that cannot be read so, for a name that is neither a file nor a setting, and for a setting
     whose questions come from files of the user's: "no overlap" would say nothing about them.
     """
+    check_no_address(source, "download it and give the file")
     path = Path(source)
     if not path.exists() and path.suffix not in (".jsonl", ".json"):
         setting = settings.get(source)

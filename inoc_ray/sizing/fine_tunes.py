@@ -248,8 +248,9 @@ def why_not(tunes: FineTunes, kind: NodeKind, resources: GroupResources, *, capa
     way_out = (
         f"; with max_concurrent_groups: {fewer} it has enough" if use.each == memory.host and fewer < groups else ""
     )
+    workers = f"{use.workers} workers on a node take" if use.workers > 1 else "1 worker on a node takes"
     return (
-        f"{use.workers} worker{'s' * (use.workers > 1)} on a node take {use.workers} × {use.each / GIB:.1f} = "
+        f"{workers} {use.workers} × {use.each / GIB:.1f} = "
         f"{use.total / GIB:.1f} GiB of its memory, and {kind.machine} has {host_limit(kind) / GIB:.1f} GiB for them"
         f"{way_out if fewer else ''}"
     )

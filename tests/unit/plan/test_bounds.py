@@ -182,7 +182,7 @@ def test_a_row_of_megabytes_is_refused_by_its_beginning(tmp_path, row):
     [
         ("", "the name of the folder is empty"),
         (" ", "the name of the folder is empty"),
-        ("s3:/bucket/x", "no storage; write a folder"),
+        ("s3:/bucket/x", "no storage; write 's3://bucket/x'"),
         ("hdfs://host/x", "no storage; write a folder"),
         ("s3://KEY:SECRET@bucket/x", "credentials and endpoint belong in the environment"),
     ],

@@ -39,7 +39,7 @@ BAD_STUDY = {
     ),
     "a batch that cannot be shared out": ({"resources": {"micro_batch_size": 3}}, "16 is not a multiple of"),
     "a model path that does not exist": ({"models": [{"name": "m", "path": "/nowhere"}]}, "no model folder /nowhere"),
-    "unwritable storage": ({"storage": "/proc/runs"}, "/proc/runs cannot be written"),
+    "unwritable storage": ({"storage": "/dev/null/runs"}, "storage: /dev/null is a file, not a folder"),
     "row not JSON": (
         {"settings": [{"name": "miniature/spanish_caps", "rows": "bad.jsonl"}]},
         "bad.jsonl, row 2: not JSON",

@@ -128,7 +128,7 @@ def test_an_address_at_which_no_job_server_can_be_is_refused_at_once(tmp_path, i
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("address", ["nonsense", "host:", ":6379", "127.0.0.1:9", "ray://host"])
+@pytest.mark.parametrize("address", ["nonsense", "host:", ":6379", "127.0.0.1:9", "ray://host", "http://127.0.0.1:9"])
 def test_a_cluster_that_cannot_be_joined_leaves_nothing_in_the_storage(tmp_path, inoc_ray, monkeypatch, address):
     study = write(tmp_path)
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -197,3 +197,22 @@ def test_a_pass_that_holds_no_row_is_refused_by_a_plan_for_a_cluster(tmp_path, i
     said = refused(inoc_ray("plan", study, "--cluster", "c.yaml"), tmp_path, "c.yaml")
     assert "miniature · lora: the longest row has " in said
     assert "but resources.micro_batch_tokens is 5, and a row is never cut" in said
+
+
+@pytest.mark.parametrize("option", [(), ("--against",), ("--model",)])
+def test_rows_are_not_checked_at_an_address(tmp_path, inoc_ray, option):
+    write(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    words = ["rows.jsonl", *option] if option else []
+    found = inoc_ray("data", "check", *words, f"https://me:{SECRET}@host/x.jsonl")
+    said = refused(found, tmp_path, "rows.jsonl")
+    assert "https://me:***@host/x.jsonl: an address, where a path is needed; download" in said
+
+
+def test_rows_are_not_begun_with_a_teacher_that_does_not_answer(tmp_path, inoc_ray):
+    write(tmp_path)
+    began = time.monotonic()
+    endpoint = "http://me:hush@127.0.0.1:9/v1"
+    words = ("data", "build", "subliminal", "--out", "x.jsonl", "--endpoint", endpoint, "--served-model", "m")
+    assert "--endpoint: nothing answers at http://me:***@127.0.0.1:9/v1" in refused(inoc_ray(*words), tmp_path)
+    assert time.monotonic() - began < 20
