@@ -175,7 +175,7 @@ def test_a_fine_tune_goes_on_with_the_nodes_that_are_there_to_the_losses_of_an_u
         until(lambda: "goes on with 1 of 2 workers" in says.read_text())
         cluster.add(1)
         until(lambda: "goes on with 2 of 2 workers" in says.read_text())
-        assert run.wait(120) == 0
+        assert run.wait(400) == 0
     lines = (tmp_path / "console").read_text().splitlines()
     (outcome,) = json.loads((tmp_path / "outcomes.json").read_text())
     assert (outcome["status"], outcome["error"]) == ("trained", None), lines
