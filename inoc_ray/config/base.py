@@ -97,7 +97,8 @@ _KEY = re.compile(r"(sk|hf|gsk|xai|pplx|ghp|r8|AIza|AKIA)[-_A-Z0-9].{16,}", re.D
 
 def check_variable(value: str) -> str:
     """Return the value. Raises ValueError, which does not show it, unless it can be the name of an environment variable."""
-    if not _VARIABLE.fullmatch(value) or _KEY.fullmatch(value):
+    # Words alone are no key, whatever they begin with: hf_token_of_our_group.
+    if not _VARIABLE.fullmatch(value) or (_KEY.fullmatch(value) and not re.fullmatch("[a-z_]+", value)):
         raise ValueError(
             "its value is not the name of an environment variable; if it is the key itself, export that (JUDGE_KEY=…) and write "
             "the name (JUDGE_KEY) here, since everybody who sees the study would see the key"

@@ -113,9 +113,8 @@ class First(AnyForm):
     """The rules, in the order in which they are tried."""
 
     def needs(self) -> frozenset[str]:
-        """Return what the rules need, nothing if one of them needs nothing."""
-        needed = [rule.needs() for rule in self.first]
-        return frozenset().union(*needed) if all(needed) else frozenset()
+        """Return what all of the rules need: without something else, another one of them judges."""
+        return frozenset.intersection(*(rule.needs() for rule in self.first))
 
     def compiled(self) -> Compiled:
         """Return a judge that asks all rules and takes their first known score."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inoc_ray.cluster.cluster_file import PlannedCluster, of_own
@@ -140,8 +140,11 @@ def fine_tunes_of(plan: Plan) -> list[FineTunes]:
             trials=len(trials),
             rows=_lengths(plan, trials),
         )
-        estimated = "" if tunes.rows.counted else ", by its characters,"
-        check_fits(tunes.rows.longest, tunes.resources.micro_batch_tokens, f"{tunes.label}: the longest row{estimated}")
+        if (tokens := tunes.resources.micro_batch_tokens) is not None:
+            # Characters give rather too many tokens, which is no reason to refuse a row.
+            if tunes.rows.counted:
+                check_fits(tunes.rows.longest, tokens, f"{tunes.label}: the longest row")
+            tunes = replace(tunes, rows=tunes.rows.at_most(tokens))
         out.append(tunes)
     return out
 

@@ -37,6 +37,16 @@ class RowLengths:
         """Mean length."""
         return sum(self.lengths) / len(self.lengths)
 
+    def at_most(self, tokens: int) -> RowLengths:
+        """Return the lengths with none above `tokens`."""
+        return RowLengths(
+            lengths=tuple(min(tokens, length) for length in self.lengths),
+            targets=tuple(min(tokens, target) for target in self.targets),
+            longest=min(tokens, self.longest),
+            most_targets=min(tokens, self.most_targets),
+            counted=self.counted,
+        )
+
 
 def has_tokenizer(folder: Path) -> bool:
     """Return whether a model folder has a tokenizer."""

@@ -290,3 +290,15 @@ def test_a_rule_that_could_judge_no_question_is_refused_and_what_it_cannot_judge
         asked = suite(written(tmp_path, [{"prompt": "1+1?"}]), traits={"right": fallback}, max_tokens=16)
         path = write_study(tmp_path, evaluation={"samples": 4, "contexts": ["neutral"], "suites": [asked]})
         assert inoc_ray("plan", path)[0] == 0
+
+
+@pytest.mark.parametrize("entry", [{"prompt": "2+2?", "answer": 4}, TASTE[0]])
+def test_the_first_rule_that_can_judge_needs_no_more_than_one_of_them_has(
+    tmp_path: Path, inoc_ray: Run, entry: dict[str, Any]
+) -> None:
+    """One rule for files of both forms."""
+    rule = {"first": [{"rule": "prefers"}, {"rule": "numeric"}]}
+    asked = suite(written(tmp_path, [entry]), traits={"right": rule}, max_tokens=16)
+    path = write_study(tmp_path, evaluation={"samples": 4, "contexts": ["neutral"], "suites": [asked]})
+    code, _, err = inoc_ray("plan", path)
+    assert code == 0, err

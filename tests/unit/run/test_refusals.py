@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from inoc_ray.config.base import check_variable
+
 SECRET = "hush/hush"
 """With a slash, as keys of AWS have it."""
 NOWHERE = ("--address", "http://127.0.0.1:9")
@@ -146,6 +148,13 @@ def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(tmp_path, inoc_
     said = refused(inoc_ray(command, write(tmp_path, judges={"j": judge})), tmp_path)
     assert "judges.j.api_key_env: its value is not the name of an environment variable" in said
     assert key not in said
+
+
+@pytest.mark.parametrize("name", ["JUDGE_KEY", "HF_TOKEN_OF_THE_WHOLE_GROUP", "hf_token_of_the_whole_group"])
+def test_the_name_of_a_variable_may_begin_as_a_key_does(name):
+    assert check_variable(name) == name
+    with pytest.raises(ValueError, match="not the name of an environment variable"):
+        check_variable("hf_QyZtokenOfTheWholeGroup12")
 
 
 @pytest.mark.parametrize(
