@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from inoc_ray.config.base import check_variable
+from inoc_ray.run.job_server import _address
+
 SECRET = "hush/hush"
 """With a slash, as keys of AWS have it."""
 NOWHERE = ("--address", "http://127.0.0.1:9")
@@ -114,6 +117,9 @@ def test_a_study_whose_storage_is_no_text_means_no_job(tmp_path, inoc_ray, comma
         ("ftp://host", "not the address of a job server; write it as http://HOST:8265"),
         ("grpc://host:1", "not the address of a job server"),
         ("http://", "not the address of a job server"),
+        ("://host", "not the address of a job server"),
+        ("ray://127.0.0.1:²", "not the address of a job server"),
+        ("ray://head..svc:6379", "nothing answers there"),
         ("ray://127.0.0.1:9", "nothing answers there"),
         ("http://me:hush/hush@127.0.0.1:9", "--address http://me:***@127.0.0.1:9: cannot reach a job server"),
     ],
@@ -139,13 +145,43 @@ def test_a_cluster_that_cannot_be_joined_leaves_nothing_in_the_storage(tmp_path,
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("key", ["sk-proj-hush/hush", "hf_hush/hushhushhushhush", "a key", "JUDGE-KEY", "$KEY"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-proj-hush/hush",
+        "hf_hush/hushhushhushhush",
+        "a key",
+        "JUDGE-KEY",
+        "$KEY",
+        "hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123",
+        "AKIAIOSFODNN7EXAMPLE",
+    ],
+)
 @pytest.mark.parametrize("command", ["plan", "run", "submit", "status"])
 def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(tmp_path, inoc_ray, command, key):
     judge = {"endpoint": "https://host.invalid/v1", "served_model": "m", "api_key_env": key}
     said = refused(inoc_ray(command, write(tmp_path, judges={"j": judge})), tmp_path)
     assert "judges.j.api_key_env: its value is not the name of an environment variable" in said
     assert key not in said
+
+
+@pytest.mark.parametrize("name", ["JUDGE_KEY", "hf_inference_endpoint_token", "sk_of_the_judges_of_our_lab", "_key"])
+def test_the_name_of_a_variable_may_begin_as_a_key_does(name):
+    assert check_variable(name) == name
+
+
+def test_an_address_is_named_with_the_variable_that_gave_it(tmp_path, inoc_ray, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert "RAY_ADDRESS=local: not the address of a job server" in refused(inoc_ray("ls"), tmp_path)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "ftp://host")
+    assert "RAY_API_SERVER_ADDRESS=ftp://host: not the address" in refused(inoc_ray("ls"), tmp_path)
+
+
+def test_an_address_that_a_module_explains_to_ray_is_left_to_it(tmp_path, monkeypatch):
+    (tmp_path / "our_clusters.py").write_text("def get_job_submission_client_cluster_info(address, **options): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _address("our_clusters://gpu") == "our_clusters://gpu"
 
 
 @pytest.mark.parametrize(
