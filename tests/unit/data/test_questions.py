@@ -290,3 +290,14 @@ def test_a_rule_that_could_judge_no_question_is_refused_and_what_it_cannot_judge
         asked = suite(written(tmp_path, [{"prompt": "1+1?"}]), traits={"right": fallback}, max_tokens=16)
         path = write_study(tmp_path, evaluation={"samples": 4, "contexts": ["neutral"], "suites": [asked]})
         assert inoc_ray("plan", path)[0] == 0
+
+
+def test_the_first_rule_that_can_judge_a_question_is_enough_for_it(tmp_path: Path, inoc_ray: Run) -> None:
+    """Of one evaluation's traits that are used for answers and for preferences."""
+    rule = {"first": [{"rule": "prefers"}, {"rule": "exact"}]}
+    for entries in ([{"prompt": "2+2?", "answer": 4}], [*TASTE, {"prompt": "2+2?", "answer": 4}]):
+        asked = suite(written(tmp_path, entries), traits={"right": rule}, max_tokens=16)
+        path = write_study(tmp_path, evaluation={"samples": 4, "contexts": ["neutral"], "suites": [asked]})
+        code, out, err = inoc_ray("plan", path)
+        assert code == 0, err
+        assert "questions have no" not in " ".join((out + err).split())
