@@ -67,6 +67,13 @@ def test_an_address_in_place_of_a_path_is_called_that(tmp_path, inoc_ray, comman
     assert "https://me:***@host/x.jsonl: an address, where a path is needed; download" in said
 
 
+def test_the_address_of_a_file_of_this_machine_is_answered_with_its_path(tmp_path, inoc_ray):
+    study = write(tmp_path, settings=[{"name": SETTING, "rows": "file:///data/my%20rows.jsonl"}])
+    assert "an address, where a path is needed; write /data/my rows.jsonl." in refused(
+        inoc_ray("plan", study), tmp_path
+    )
+
+
 @pytest.mark.parametrize("command", ["plan", "submit"])
 @pytest.mark.parametrize("place", [place for place in PLACES if "rows" in place or "questions" in place])
 def test_a_pipe_or_a_device_is_never_waited_for(tmp_path, inoc_ray, command, place):
