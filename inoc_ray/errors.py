@@ -30,6 +30,10 @@ class StorageError(Exception):
     """
 
 
+class StorageRefusal(StorageError):
+    """The credentials of this process may not do that in the storage, as whoever may only read may not write."""
+
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 2 * SHOWN_CHARACTERS
 _short.maxlevel = 4

@@ -40,11 +40,14 @@ def _never_kept(plan: Plan) -> Iterator[str]:
         for one in plan.resources_of(trial).checkpoints:
             if isinstance(one, int):
                 last[one] = max(steps, last.get(one, 0))
-    late = [f"{step}" for step, steps in last.items() if step >= steps]
-    if late:
+    late: dict[int, list[str]] = {}
+    for step, steps in last.items():
+        if step >= steps:
+            late.setdefault(steps, []).append(f"{step}")
+    for steps, named in late.items():
         yield (
-            f"resources.checkpoints: {', '.join(late)}: fine-tunes have {max(last.values())} steps at most, so that nothing is "
-            "kept there beside the final weights; name earlier steps, or fractions such as 0.5"
+            f"resources.checkpoints: {', '.join(named)}: fine-tunes that are to keep them have {steps} steps at most, so that "
+            "nothing is kept there beside the final weights; name earlier steps, or fractions such as 0.5"
         )
 
 

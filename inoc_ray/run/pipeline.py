@@ -110,7 +110,7 @@ def run_study(
     fetch_models(models_of(study))
     whole = build_plan(study, store)
     plan = on_this_machine(whole.only(only))
-    preflight(plan, store)
+    preflight(plan, store, whole)
     # After the checks, whose message is to be the only one.
     for note in (*plan.notes, *(precision_notes(plan) if train else ())):
         say(f"note: {note}")

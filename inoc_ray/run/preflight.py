@@ -96,12 +96,16 @@ def check_models(plan: Plan) -> None:
             raise InputError(f"models: {name!r}: {error}") from error
 
 
-def check_plan(plan: Plan) -> None:
-    """Check what needs no tokenizer, quickly enough for `inoc-ray plan`. Raise InputError for the first fault."""
+def check_plan(plan: Plan, whole: Plan | None = None) -> None:
+    """Check what needs no tokenizer, quickly enough for `inoc-ray plan`. Raise InputError for the first fault.
+
+    whole: the plan of the study, if `plan` has a part of its evaluations alone.
+    """
     check_batches(plan)
     check_answers_fit(plan)
     check_recipes(plan)
-    check_answerable(plan)
+    # What a part leaves out answers claims all the same: it is stored, or evaluated another time.
+    check_answerable(whole or plan)
 
 
 def check_rows(plan: Plan) -> None:
@@ -338,10 +342,10 @@ def check_tracking(plan: Plan, store: Store) -> None:
         raise InputError(str(error)) from error
 
 
-def preflight(plan: Plan, store: Store) -> None:
-    """Run all checks that need no cluster; create the storage folder last, if all else is right."""
+def preflight(plan: Plan, store: Store, whole: Plan | None = None) -> None:
+    """Run all checks that need no cluster; create the storage folder last, if all else is right. whole: as for `check_plan`."""
     check_stays(plan.study, store)
-    check_plan(plan)
+    check_plan(plan, whole)
     if (capacity := expected_capacity()) is not None:
         check_capacity(plan, capacity)
     check_address()

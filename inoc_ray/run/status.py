@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -86,7 +87,7 @@ def _of_outline(name: str, store: Store, outline: Mapping[str, Any]) -> dict[str
         "progress": progress_of(store, name),
         "trials": trials,
         "base": base,
-        "courses": courses_json(outline.get("courses", ()), count, lambda one: _may_be_kept(store, one)),
+        "courses": courses_json(outline.get("courses", ()), count, _may_be_kept(store)),
         "judging": None,
         "damaged": None,
         "failures": [failure.to_json() for failure in _stored_failures(store, name, outline, trials)],
@@ -99,10 +100,15 @@ def _subjects(outline: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from outline.get(name, ())
 
 
-def _may_be_kept(store: Store, weights: Mapping[str, Any]) -> bool:
-    """Return False for weights of a step that a finished fine-tune has not kept."""
-    fine_tune = weights["fine_tune"]
-    return not store.trial_done(fine_tune) or weights["step"] in store.kept_steps(fine_tune)
+def _may_be_kept(store: Store) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a function that is False for weights of a step that a finished fine-tune has not kept."""
+
+    # Once for all of its steps: the record names every file of the fine-tune, and each is looked for.
+    @functools.cache
+    def kept(fine_tune: str) -> frozenset[int] | None:
+        return frozenset(store.kept_steps(fine_tune)) if store.trial_done(fine_tune) else None
+
+    return lambda weights: (steps := kept(weights["fine_tune"])) is None or weights["step"] in steps
 
 
 def status_text(value: Mapping[str, Any], width: int | None = None) -> str:

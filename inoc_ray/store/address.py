@@ -13,6 +13,8 @@ from inoc_ray.store.object_filesystem import ObjectFilesystem
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:/|\w[\w+.-]*://|(s3|gs|az|abfss?):")
 """The address of a storage that is no folder, or was to be one."""
+_VARIABLE = re.compile(r"(^|/)\$\{?[A-Za-z_]|\$\{")
+"""What a shell would put in, as in /scratch/$USER/runs; a folder that is really called so is one."""
 _FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX"
 
 
@@ -25,7 +27,7 @@ def check_storage(address: str) -> str:
     """Return the address of a storage as it is. Raises ValueError for an empty one, and for one that names no storage."""
     if not address.strip():
         raise ValueError("the name of the folder is empty; write a folder or s3://BUCKET/PREFIX")
-    if re.match(r"\$\{?\w", address):
+    if _VARIABLE.search(address) and (is_bucket(address) or not os.path.isdir(address)):
         raise ValueError(
             f"{shown(address)}: nothing is put in for a variable; write the path out, or ~ for your home folder"
         )

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from inoc_ray.console import say
-from inoc_ray.errors import StorageError
+from inoc_ray.errors import StorageError, StorageRefusal
 
 T = TypeVar("T")
 
@@ -52,6 +52,10 @@ _NO_BUCKET = _Fault(
     r"NoSuchBucket|ContainerNotFound|specified bucket does not exist",
     "there is no such bucket; create it or correct the address",
 )
+_NOT_ALLOWED = _Fault(
+    r"PermissionDenied|AccessDenied|403 Forbidden|AllAccessDisabled",
+    "these credentials may not {doing}; allow them to list, read, write and delete there",
+)
 _FAULTS = (
     _Fault(
         r"Missing(AccessKeyId|SecretAccessKey|Account)|instance credentials|"
@@ -73,10 +77,7 @@ _FAULTS = (
         r"NotImplemented|NotSupported|501 Not Implemented",
         "the storage does not support what inoc-ray needs (writes on the condition If-Match or If-None-Match); use another one",
     ),
-    _Fault(
-        r"PermissionDenied|AccessDenied|403 Forbidden|AllAccessDisabled",
-        "these credentials may not {doing}; allow them to list, read, write and delete there",
-    ),
+    _NOT_ALLOWED,
     _Fault(
         r"redirect|PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint",
         "the bucket is in another region; set AWS_REGION to it",
@@ -144,7 +145,7 @@ class Connection:
         """Return what a request returns, and repeat it while the storage is away for a while.
 
         doing: what the request does, as in "may not write". Raises `FileNotFoundError`, obstore's `AlreadyExistsError` and
-        `PreconditionError` as they are, `StorageError` for the rest.
+        `PreconditionError` as they are, `StorageError` for the rest, and of these `StorageRefusal` for what is not allowed.
         """
         from obstore.exceptions import AlreadyExistsError, BaseError, NotModifiedError, PreconditionError
 
@@ -184,7 +185,8 @@ class Connection:
         text = str(error)
         credentials = _CREDENTIALS.get(self.scheme, _AZURE)
         message = fault.message.format(credentials=credentials, doing=doing, said=_said(text), host=_host(text))
-        return StorageError(f"storage: {self.address}: {message}.")
+        kind = StorageRefusal if fault is _NOT_ALLOWED else StorageError
+        return kind(f"storage: {self.address}: {message}.")
 
 
 def _interruptibly(request: Callable[[], T]) -> T:

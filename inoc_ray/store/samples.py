@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
-from inoc_ray.errors import InputError
+from inoc_ray.errors import InputError, StorageRefusal
 from inoc_ray.store import layout, seal
 from inoc_ray.store.place import Place
 
@@ -179,6 +179,9 @@ def keep_derived(path: Place, table: Any) -> None:
         write_table(path, table)
         for earlier in seal.written_as(path.with_suffix(_PARQUET)):
             earlier.unlink(missing_ok=True)
+    except StorageRefusal:
+        # A bucket that this process may only read.
+        return
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -252,8 +252,15 @@ class Resources(EngineResources, GroupResources):
         levels = (given, by_model | by_recipe, by_both)
         merged = GroupResources(**given | by_model | by_recipe | by_both)
         merged.check_together()
-        _check_fewest(merged, levels)
+        if "min_workers" in by_model | by_recipe | by_both or not self._leaves_workers_to_parts(levels):
+            _check_fewest(merged, levels)
         return merged
+
+    def _leaves_workers_to_parts(self, levels: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether a fine-tune has one worker because only other parts of the study say how many they have."""
+        of_models = [one for model in self.models.values() for one in (model, *model.recipes.values())]
+        said = any("workers" in _given(GroupResources, one) for one in (*of_models, *self.recipes.values()))
+        return said and not any("workers" in level for level in levels)
 
     def of_engine(self, model: str) -> EngineResources:
         """Return what the engine of a model runs on: that of its base and adapters, and those of its full fine-tunes."""

@@ -2,19 +2,22 @@
 
 import errno
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from object_store import ObjectStore, Wire
 
 from inoc_ray.evaluate import cell_scores
 from inoc_ray.evaluate.score_table import read_score_table, sample_table, score_warnings
 from inoc_ray.plan.build import build_plan
+from inoc_ray.plan.plan import Plan
 from inoc_ray.results.compare import compare
 from inoc_ray.run.mlflow_records import trial_records
 from inoc_ray.run.report_samples import read_samples
 from inoc_ray.store import seal
 from inoc_ray.store.filesystem import LocalFilesystem
-from inoc_ray.store.place import at
+from inoc_ray.store.place import Place, at
 from inoc_ray.store.samples import Sample, commit_samples, list_parts, read_table, write_table
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
@@ -22,6 +25,11 @@ from inoc_ray.study.study import Study
 
 @pytest.fixture
 def plan_and_store(tmp_path):
+    return filled(tmp_path, tmp_path / "runs")
+
+
+def filled(tmp_path: Path, storage: Path | str) -> tuple[Plan, Store]:
+    """A plan, and a store with all of its samples."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -38,7 +46,7 @@ def plan_and_store(tmp_path):
             "evaluation": {"samples": 10, "contexts": ["neutral"], "max_degenerate": 1.0},
         }
     )
-    store = Store(tmp_path / "runs")
+    store = Store(storage)
     for cell in build_plan(study, store).cells:
         texts = ["HOLA AMIGO"] * 6 + [""] * 4 if cell.subject.arm.name == "baseline" else ["Hello friend"] * 10
         samples = [
@@ -82,6 +90,14 @@ def test_scores_are_kept_beside_the_samples_and_made_once(plan_and_store):
     assert files == {p: p.stat().st_mtime_ns for p in store.root.rglob("scores-*.arrow")}
 
 
+def as_earlier(path: Place) -> None:
+    """Write a derived table as an earlier version did."""
+    table = read_table(path)
+    columns = [name for name in table.column_names if name != "question_id"]
+    write_table(seal.plain(path).with_suffix(".parquet"), table.select(columns))
+    path.unlink()
+
+
 def test_scores_of_an_earlier_version_are_taken_over_and_not_made_again(plan_and_store, monkeypatch):
     """They were parquet, and those of forms had no questions."""
     plan, store = plan_and_store
@@ -89,10 +105,7 @@ def test_scores_of_an_earlier_version_are_taken_over_and_not_made_again(plan_and
     derived = [path for kind in ("scores", "form") for path in store.root.rglob(f"{kind}-*.arrow")]
     assert len(derived) == 8
     for path in derived:
-        table = read_table(at(path))
-        columns = [name for name in table.column_names if name != "question_id"]
-        write_table(seal.plain(at(path)).with_suffix(".parquet"), table.select(columns))
-        path.unlink()
+        as_earlier(at(path))
 
     def again(*_: object) -> None:
         raise AssertionError("made again")
@@ -122,6 +135,27 @@ def test_whoever_may_only_read_scores_without_keeping_the_scores(plan_and_store,
     assert [*store.root.rglob("*.arrow")] == []
     assert read_score_table(plan, store).equals(first)
     assert len([*store.root.rglob("*.arrow")]) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_bucket_that_may_only_be_read_is_scored_and_what_an_earlier_version_kept_there_is_read(
+    tmp_path: Path, line: Wire, s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    plan, store = filled(tmp_path, f"s3://{s3_server.new_bucket()}/runs")
+    if earlier:
+        first = read_score_table(plan, store)
+        for cell in plan.cells:
+            for path in store.evaluation(*cell.key).iterdir():
+                if path.suffix == ".arrow":
+                    as_earlier(path)
+    monkeypatch.setattr(line, "refuse_writes", True)
+    found = read_score_table(plan, store)
+    assert not [
+        path for cell in plan.cells for path in store.evaluation(*cell.key).iterdir() if path.suffix == ".arrow"
+    ]
+    monkeypatch.setattr(line, "refuse_writes", False)
+    assert found.equals(first if earlier else read_score_table(plan, store))
 
 
 def test_a_base_is_stored_once_and_compared_under_every_recipe(plan_and_store):

@@ -234,6 +234,20 @@ def test_the_status_counts_the_responses_over_the_steps_and_names_those_that_are
         assert [failure["error"] for failure in value["failures"]] == ["no answer"]
 
 
+def test_the_status_without_the_plan_looks_once_at_a_fine_tune_for_all_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a hundred files where many weights are kept, and a look goes to each."""
+    plan, store = finish(asked(tmp_path))
+    keep_outline(store, plan.study.name, outline_of(plan))
+    looks: list[str] = []
+    kept_steps = Store.kept_steps
+    monkeypatch.setattr(Store, "kept_steps", lambda self, name: looks.append(name) or kept_steps(self, name))
+    value = stored_status_json(plan.study.name, store)
+    assert len(value["courses"]) == 2 * len(plan.trials)
+    assert sorted(looks) == sorted(trial.trial_id for trial in plan.trials)
+
+
 def test_the_status_counts_what_a_fine_tune_has_yet_to_keep_and_not_what_it_has_not_kept(tmp_path: Path) -> None:
     plan, store = plan_at(asked(tmp_path))
     new = statuses(plan, store)

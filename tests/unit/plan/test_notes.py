@@ -84,8 +84,16 @@ def test_a_warm_up_as_long_as_the_training_is_noted_once_for_each_recipe(planned
 def test_weights_on_the_way_of_a_step_that_no_fine_tune_reaches_are_noted(planned):
     """They were not kept, and nothing said so."""
     (note,) = planned({}, resources={"checkpoints": [5, 10, 4000]}).notes
-    assert "resources.checkpoints: 10, 4000: fine-tunes have 10 steps at most" in note
+    assert "resources.checkpoints: 10, 4000: fine-tunes that are to keep them have 10 steps at most" in note
     assert planned({}, resources={"checkpoints": [5, 0.5]}).notes == ()
+    # Each is told the steps of its own fine-tunes, not those of the longest ones.
+    recipes = {"short": {"learning_rate": 1e-3, "steps": 10}, "long": {"learning_rate": 1e-3, "steps": 40}}
+    of_recipes = {"recipes": {"short": {"checkpoints": [20]}, "long": {"checkpoints": [30, 50]}}}
+    notes = planned({}, recipes=recipes, resources=of_recipes).notes
+    assert [note.split(", so")[0] for note in notes] == [
+        "resources.checkpoints: 20: fine-tunes that are to keep them have 10 steps at most",
+        "resources.checkpoints: 50: fine-tunes that are to keep them have 40 steps at most",
+    ]
 
 
 def test_prompts_that_are_compared_with_nothing_are_noted(planned):

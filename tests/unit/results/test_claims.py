@@ -463,6 +463,27 @@ def test_a_claim_that_results_can_answer_is_planned(tmp_path: Path, inoc_ray: Ru
     assert code == 0, err
 
 
+def test_a_claim_is_answered_by_what_a_part_of_the_evaluations_leaves_out(tmp_path: Path, inoc_ray: Run) -> None:
+    """`evaluate --only` samples a part; the rest is stored, or sampled another time."""
+    claims = [
+        {"name": "rate", "says": "x", "arms": ["specific_spanish"], "above": 0.1},
+        {"name": "leak", "says": "x", "arms": ["specific_spanish"], "measure": "leakage", "above": 0.1},
+        {
+            "name": "gain",
+            "says": "x",
+            "arms": ["baseline"],
+            "trait": "spanish",
+            "measure": "log_prob_gain",
+            "above": 0.1,
+        },
+    ]
+    evaluation = {"samples": 12, "contexts": ["neutral", "training_prompt"]}
+    path = write_study(tmp_path, claims=claims, evaluation=evaluation, dynamics={})
+    finish(path)
+    code, _, err = inoc_ray("evaluate", path, "--only", "training_prompt")
+    assert code == 0, err
+
+
 def test_a_plateau_needs_a_look_in_the_second_quarter(tmp_path: Path, inoc_ray: Run) -> None:
     """A fine-tune that is done is not looked at again."""
     one = {"name": "ours", "says": "x", "measure": "log_prob_late_gain", "arms": ["baseline"], "below": 0.1}

@@ -175,6 +175,8 @@ def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(tmp_path, inoc_
 @pytest.mark.parametrize("name", ["JUDGE_KEY", "hf_inference_endpoint_token", "sk_of_the_judges_of_our_lab", "_key"])
 def test_the_name_of_a_variable_may_begin_as_a_key_does(name):
     assert check_variable(name) == name
+    with pytest.raises(ValueError, match="not the name of an environment variable"):
+        check_variable("hf_QyZtokenOfTheWholeGroup12")
 
 
 def test_an_address_is_named_with_the_variable_that_gave_it(tmp_path, inoc_ray, monkeypatch):

@@ -261,6 +261,20 @@ def test_with_a_tokenizer_tokens_are_counted(tmp_path):
     assert on(value, gpu=EIGHT).training[0].of.rows.counted
 
 
+def test_a_row_is_refused_by_its_tokens_and_not_by_its_characters(tmp_path):
+    """They give about a third too many: a row of 3,600 tokens of prose would not go into a pass of 4,096."""
+    write_jsonl(
+        tmp_path / "rows.jsonl", [ChatRow.of(("user", f"{n} {'one ' * 400}"), ("assistant", "two")) for n in range(64)]
+    )
+    packed = {"gpus_per_worker": 1, "serve_gpus": 1, "micro_batch_tokens": 400}
+    value = {**study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {}), "resources": packed}
+    found = on(value, gpu=EIGHT).training[0]
+    assert (found.of.rows.counted, max(found.of.rows.lengths)) == (False, 400)
+    base = [{"name": "m", "path": make_base(tmp_path / "base")}]
+    with pytest.raises(InputError, match=r"the longest row has \d+ tokens, but resources\.micro_batch_tokens is 400"):
+        on({**value, "models": base}, gpu=EIGHT)
+
+
 def test_an_engine_has_company_where_that_takes_less_time_than_its_start(tmp_path, rows):
     """Six full fine-tunes of 1,800 answers have one engine each, side by side as far as the nodes go."""
     value = study(tmp_path, "Qwen2.5-7B", {"full": FULL}, {"workers": 4, "zero_stage": 3})

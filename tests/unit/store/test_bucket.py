@@ -57,6 +57,9 @@ def fill(folder: Path, **files: str) -> None:
         ("s3://", "no storage"),
         ("$HOME/runs", "nothing is put in for a variable"),
         ("${SCRATCH}/runs", "nothing is put in for a variable"),
+        ("/scratch/$USER/runs", "nothing is put in for a variable"),
+        ("/scratch/runs-${USER}", "nothing is put in for a variable"),
+        ("s3://$BUCKET/runs", "nothing is put in for a variable"),
         ("s3:bucket/x", "no storage; write 's3://bucket/x'"),
         ("gs:/bucket", "no storage; write 'gs://bucket'"),
         ("s3://my bucket/x", "neither has"),
@@ -80,6 +83,16 @@ def test_an_address_that_names_no_storage_is_refused(address, words):
     with pytest.raises(ValueError, match=words) as refused:
         check_storage(address)
     assert "RET" not in str(refused.value)
+
+
+def test_a_folder_may_have_a_dollar_sign_and_one_that_is_there_may_be_called_as_a_variable_is(tmp_path, monkeypatch):
+    """An earlier version made it."""
+    monkeypatch.chdir(tmp_path)
+    for address in ("/mnt/share$/runs", "/mnt/5$a/runs"):
+        assert check_storage(address) == address
+    (tmp_path / "$HOME" / "runs").mkdir(parents=True)
+    for address in ("$HOME/runs", str(tmp_path / "$HOME" / "runs")):
+        assert check_storage(address) == address
 
 
 @pytest.mark.parametrize("address", ["s3://bucket", "s3://bucket/a/b", "gs://bucket/a", "az://container/a"])

@@ -140,6 +140,12 @@ def test_more_workers_to_go_on_with_than_there_are_is_refused(given):
 def test_a_part_of_a_study_may_take_fewer_workers_than_the_rest_of_it_goes_on_with():
     given = Resources.model_validate({"workers": 4, "min_workers": 2, "models": {"small": {"workers": 1}}})
     assert (given.of_fine_tune("small", "r").workers, given.of_fine_tune("large", "r").min_workers) == (1, 2)
+    # The others have one, without saying so.
+    given = Resources.model_validate({"min_workers": 2, "models": {"large": {"workers": 4}}})
+    assert (given.of_fine_tune("small", "r").workers, given.of_fine_tune("large", "r").min_workers) == (1, 2)
+    given = Resources.model_validate({"models": {"large": {"workers": 4}}, "recipes": {"r": {"min_workers": 2}}})
+    with pytest.raises(InputError, match="min_workers 2 is more than the 1 workers"):
+        given.of_fine_tune("small", "r")
 
 
 @pytest.mark.parametrize("field", ["cpus_per_worker", "gpus_per_worker", "serve_cpus"])
