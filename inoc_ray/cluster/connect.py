@@ -91,7 +91,7 @@ def check_address() -> None:
 def is_host_and_port(address: str) -> bool:
     """Return whether a text has the form HOST:PORT."""
     host, _, port = address.rpartition(":")
-    return bool(host) and port.isdigit()
+    return bool(host) and port.isascii() and port.isdigit()
 
 
 def silence_of(address: str) -> Exception | None:
@@ -100,7 +100,8 @@ def silence_of(address: str) -> Exception | None:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS):
             return None
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
+        # The last one for a host that is no name, as with two dots in a row.
         return error
 
 

@@ -91,14 +91,15 @@ def check_name(value: str) -> str:
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_KEY = re.compile(r"(sk|hf|gsk|xai|pplx|ghp|r8|AIza|AKIA)[-_A-Z0-9].{16,}", re.DOTALL)
-"""How the keys of well-known APIs begin."""
+_KEY = re.compile(
+    r"(sk|hf|gsk|xai|pplx|ghp|r8)_(?=[A-Za-z]*[0-9]|[a-z]*[A-Z])[A-Za-z0-9]{16,}|AIza\w{16,}|AKIA[A-Z0-9]{16}"
+)
+"""Keys of well-known APIs that could be names of variables: one long word, unlike `hf_token_of_the_judge`."""
 
 
 def check_variable(value: str) -> str:
     """Return the value. Raises ValueError, which does not show it, unless it can be the name of an environment variable."""
-    # Words alone are no key, whatever they begin with: hf_token_of_our_group.
-    if not _VARIABLE.fullmatch(value) or (_KEY.fullmatch(value) and not re.fullmatch("[a-z_]+", value)):
+    if not _VARIABLE.fullmatch(value) or _KEY.fullmatch(value):
         raise ValueError(
             "its value is not the name of an environment variable; if it is the key itself, export that (JUDGE_KEY=…) and write "
             "the name (JUDGE_KEY) here, since everybody who sees the study would see the key"

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -49,6 +50,9 @@ def check_regular(path: Path) -> None:
 
 def check_no_address(source: str, instead: str) -> None:
     """Raise InputError for the address of something on a network, where a path is needed; `instead` says what to give."""
+    if source.startswith("file://"):
+        # As browsers and file managers copy it.
+        instead = f"write {unquote(source.removeprefix('file://').removeprefix('localhost'))}"
     if "://" in source:
         raise InputError(f"{source}: an address, where a path is needed; {instead}.")
 

@@ -14,7 +14,7 @@ from inoc_ray.config.reading import check_no_address
 from inoc_ray.data.questions import InTurn, Question, in_turn, read_questions
 from inoc_ray.errors import InputError, said_of
 from inoc_ray.scoring.judgment import Measure
-from inoc_ray.scoring.rule_base import ANSWER, AnyForm
+from inoc_ray.scoring.rule_base import ANSWER, CHOICE, AnyForm
 from inoc_ray.settings import EvaluationSpec, Setting
 from inoc_ray.study.evaluation import Evaluation, MeasureOf, Override, Suite
 
@@ -136,18 +136,26 @@ def _check_needs(
     suite: Suite, trait: str, rule: AnyForm, questions: Sequence[Question], notes: list[str] | None
 ) -> None:
     """Raise InputError if no question has what a rule needs of it; note how many lack it, as they are not judged."""
-    for field in sorted(rule.needs()):
-        lacking = sum((q.reference if field == ANSWER else q.other) is None for q in questions)
-        where = f"evaluation.suites: {suite.name!r}: traits.{trait}"
-        if lacking == len(questions):
-            raise InputError(
-                f"{where}: the rule needs the {field} of a question, and none in {suite.questions} has one; add it to the entries, "
-                "or take another rule."
-            )
-        if lacking and notes is not None:
-            notes.append(
-                f"{where}: {lacking} of {len(questions)} questions have no {field}, so that no answer to them is judged"
-            )
+    found = [rule.lacks(_fields_of(question)) for question in questions]
+    lacking = [fields for fields in found if fields]
+    if not lacking:
+        return
+    where = f"evaluation.suites: {suite.name!r}: traits.{trait}"
+    what = " and ".join(sorted({field for fields in lacking for field in fields}))
+    if len(lacking) == len(questions):
+        raise InputError(
+            f"{where}: the rule needs the {what} of a question, and none in {suite.questions} has one; add it to the entries, "
+            "or take another rule."
+        )
+    if notes is not None:
+        notes.append(
+            f"{where}: {len(lacking)} of {len(questions)} questions have no {what}, which the rule needs to judge a response"
+        )
+
+
+def _fields_of(question: Question) -> frozenset[str]:
+    given = {ANSWER: question.reference, CHOICE: question.other}
+    return frozenset(name for name, value in given.items() if value is not None)
 
 
 def _without_given(source: Any) -> Any:

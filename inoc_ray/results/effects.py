@@ -291,7 +291,7 @@ def measured(view: View, arm: str, direction: Direction, measure: str) -> Estima
         case "retention_ood":
             return _retention(view, arm, desired, "ood")
         case "retention_narrow":
-            return _retention(view, arm, direction.narrow, "id")
+            return _retention(view, arm, direction.narrow, "id") if direction.narrow else "no trait of a narrow task"
         case "selectivity":
             return _selectivity(view, arm, direction)
         case "conditionalisation":

@@ -187,12 +187,10 @@ class _Finder:
     def _files_beside(self, path: Path, place: str) -> list[Path]:
         """Return a plugin with all files beside and below it, since it may import or read any of them."""
         found: list[Path] = []
-        # A folder that is a link is what the plugin reads there; one that leads back to itself ends at _MAX_FILES.
+        # A folder that is a link is what the plugin reads there.
         for base, folders, files in os.walk(path.parent, followlinks=True):
             folders[:] = sorted(
-                f
-                for f in folders
-                if not f.startswith((".", "__pycache__")) and str(Path(base, f)) != self._store.address
+                f for f in folders if not f.startswith((".", "__pycache__")) and not self._leads_away(Path(base, f))
             )
             found += [Path(base, f) for f in sorted(files) if not f.startswith(".") and Path(base, f).is_file()]
             if len(found) > _MAX_FILES:
@@ -203,6 +201,17 @@ class _Finder:
         if not path.is_file():
             raise InputError(f"{place}: there is no Python file {path}.")
         return found
+
+    def _leads_away(self, folder: Path) -> bool:
+        """Return whether a folder is the storage, or a link back to a folder that it stands in: nothing of the plugin's."""
+        if str(folder) == self._store.address:
+            return True
+        target = os.path.realpath(folder)
+        if not self._store.is_bucket and target == os.path.realpath(self._store.address):
+            return True
+        return folder.is_symlink() and any(
+            os.path.commonpath([target, inside]) == target for inside in map(os.path.realpath, folder.parents)
+        )
 
 
 def _say_left(source: str, place: str, why: str) -> None:

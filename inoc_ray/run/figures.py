@@ -40,7 +40,9 @@ class Written:
         ]
         lines += [f"  missing: {one}" for one in self.missing]
         lines += (
-            [f"  the study has no arm of these kinds of the paper's: {', '.join(self.absent)}"] if self.absent else []
+            [f"  kinds of arms in the paper's figure that the study lacks: {', '.join(self.absent)}"]
+            if self.absent
+            else []
         )
         return "\n".join(lines)
 

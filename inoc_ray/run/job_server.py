@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -210,27 +211,42 @@ def _errors_of_a_connection() -> tuple[type[Exception], ...]:
 
 def _address(given: str | None) -> str:
     """Return the address of a job server; one without a scheme is completed, since Ray would take it for that of a cluster."""
-    named = given or os.environ.get("RAY_API_SERVER_ADDRESS")
-    if not named:
-        named = os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS
-    elif "://" not in named and named != "auto":
+    variable, named = next(
+        ((name, os.environ[name]) for name in _VARIABLES if os.environ.get(name)), ("", DEFAULT_ADDRESS)
+    )
+    where = "--address " if given else f"{variable}="
+    named = given or named
+    if (given or variable == "RAY_API_SERVER_ADDRESS") and "://" not in named and named != "auto":
         named = f"http://{named}"
-    _check(named)
+    _check(named, where)
     return named
 
 
-def _check(address: str) -> None:
-    """Raise InputError for what cannot be an address, and for one of a cluster at which nothing listens: Ray would try for 40 s."""
+def _check(address: str, where: str) -> None:
+    """Raise InputError for what cannot be an address, and for one of a cluster at which nothing listens: Ray would try for 40 s.
+
+    where: what the address was given with, before it in the message.
+    """
     scheme, separator, rest = address.partition("://")
     if address == "auto" or (separator and scheme in ("http", "https") and rest.strip("/")):
         return
+    if separator and scheme != "ray" and _is_provider(scheme):
+        return
     place = rest if scheme == "ray" else address
     if "://" in place or not is_host_and_port(place):
-        raise InputError(f"--address {address}: not the address of a job server; write it as http://HOST:8265.")
+        raise InputError(f"{where}{address}: not the address of a job server; write it as http://HOST:8265.")
     if (error := silence_of(place)) is not None:
         raise _Unreachable(
-            f"--address {address}: nothing answers there ({error}); write the address of the job server, http://HOST:8265."
+            f"{where}{address}: nothing answers there ({error}); write the address of the job server, http://HOST:8265."
         )
+
+
+def _is_provider(scheme: str) -> bool:
+    """Return whether a scheme is a module that tells Ray where its clusters are, as companies that offer Ray have one."""
+    try:
+        return hasattr(importlib.import_module(scheme), "get_job_submission_client_cluster_info")
+    except (ImportError, TypeError, ValueError):
+        return False
 
 
 def _client(address: str) -> Any:

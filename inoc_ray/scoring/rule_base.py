@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import field_validator
@@ -36,8 +36,8 @@ class AnyForm(Config, ABC):
     def compiled(self) -> Compiled:
         """Return the judge itself; cheap, as libraries are only loaded when the first item is judged."""
 
-    def needs(self) -> frozenset[str]:
-        """Return the fields of a question's entry (`answer`, `matching_choice`) without which the rule judges nothing."""
+    def lacks(self, has: Set[str]) -> frozenset[str]:
+        """Return the fields that the rule lacks to judge a question whose entry `has` these (of ANSWER and CHOICE)."""
         return frozenset()
 
     def canonical(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ the text does not decide it. Every rule gives None for an empty response; scorin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, SerializeAsAny, TypeAdapter, ValidationError
@@ -74,9 +74,9 @@ class All(AnyForm):
     all: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules; the lowest score counts."""
 
-    def needs(self) -> frozenset[str]:
-        """Return what any of the rules needs."""
-        return frozenset().union(*(rule.needs() for rule in self.all))
+    def lacks(self, has: Set[str]) -> frozenset[str]:
+        """Return what any of the rules lacks."""
+        return frozenset().union(*(rule.lacks(has) for rule in self.all))
 
     def compiled(self) -> Compiled:
         """Return a judge that asks all rules and combines their scores by `all_of`."""
@@ -93,9 +93,9 @@ class Any_(AnyForm):
     any: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules; the highest score counts."""
 
-    def needs(self) -> frozenset[str]:
-        """Return what any of the rules needs."""
-        return frozenset().union(*(rule.needs() for rule in self.any))
+    def lacks(self, has: Set[str]) -> frozenset[str]:
+        """Return what any of the rules lacks."""
+        return frozenset().union(*(rule.lacks(has) for rule in self.any))
 
     def compiled(self) -> Compiled:
         """Return a judge that asks all rules and combines their scores by `any_of`."""
@@ -112,9 +112,10 @@ class First(AnyForm):
     first: tuple[AnyRule, ...] = identity(min_length=1)
     """The rules, in the order in which they are tried."""
 
-    def needs(self) -> frozenset[str]:
-        """Return what all of the rules need: without something else, another one of them judges."""
-        return frozenset.intersection(*(rule.needs() for rule in self.first))
+    def lacks(self, has: Set[str]) -> frozenset[str]:
+        """Return what the rules lack, nothing if one of them lacks nothing: it judges."""
+        lacking = [rule.lacks(has) for rule in self.first]
+        return frozenset().union(*lacking) if all(lacking) else frozenset()
 
     def compiled(self) -> Compiled:
         """Return a judge that asks all rules and takes their first known score."""
@@ -131,9 +132,9 @@ class Not(AnyForm):
     not_: AnyRule = identity(alias="not")
     """The rule whose score is subtracted."""
 
-    def needs(self) -> frozenset[str]:
-        """Return what the negated rule needs."""
-        return self.not_.needs()
+    def lacks(self, has: Set[str]) -> frozenset[str]:
+        """Return what the negated rule lacks."""
+        return self.not_.lacks(has)
 
     def compiled(self) -> Compiled:
         """Return a judge that gives 1 minus the rule's score."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Self
 
 import regex
@@ -88,9 +89,9 @@ class ExactRule(Rule):
                 raise ValueError(f"{answer!r} is empty without quotes and punctuation; write a word or remove it")
         return value
 
-    def needs(self) -> frozenset[str]:
-        """Return the answer, unless the rule has answers of its own."""
-        return frozenset({ANSWER}) if self.answers is None else frozenset()
+    def lacks(self, has: Set[str]) -> frozenset[str]:
+        """Return the answer if it is missing, unless the rule has answers of its own."""
+        return frozenset({ANSWER} - has) if self.answers is None else frozenset()
 
     def compiled(self) -> Compiled:
         """Return the judge; it compares normalised texts, and judges nothing without an answer to compare with."""
@@ -131,9 +132,9 @@ class ContainsRule(Rule):
 class NumericRule(Rule):
     """1 where the response ends in the number of the question's `answer`; 0 without any number."""
 
-    def needs(self) -> frozenset[str]:
-        """Return the answer."""
-        return frozenset({ANSWER})
+    def lacks(self, has: Set[str]) -> frozenset[str]:
+        """Return the answer if it is missing."""
+        return frozenset({ANSWER} - has)
 
     def compiled(self) -> Compiled:
         """Return the judge; it compares the response's last number with the reference."""
@@ -147,9 +148,9 @@ class PrefersRule(Rule):
     Not judged where it names both or neither, as long answers often do: there a judging model is the better judge.
     """
 
-    def needs(self) -> frozenset[str]:
-        """Return which of the two choices is meant."""
-        return frozenset({CHOICE})
+    def lacks(self, has: Set[str]) -> frozenset[str]:
+        """Return which of the two choices is meant if that is missing."""
+        return frozenset({CHOICE} - has)
 
     def compiled(self) -> Compiled:
         """Return the judge; it looks for the two choices in the response."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from inoc_ray.cluster.cluster_file import PlannedCluster, of_own
@@ -93,6 +93,12 @@ def estimate(plan: Plan, cluster: PlannedCluster) -> Estimate:
             )
         if not tunes.rows.counted:
             notes.append(f"{tunes.model.name}: no tokenizer beside config.json, so tokens are estimated by characters")
+            tokens = tunes.resources.micro_batch_tokens
+            if tokens is not None and tunes.rows.longest > tokens:
+                notes.append(
+                    f"{tunes.label}: by its characters the longest row has about {tunes.rows.longest} tokens, more than "
+                    f"{tunes.place}.micro_batch_tokens ({tokens}); a run refuses such a row"
+                )
     engines = tuple(engines_of(plan, cluster, kinds))
     if any(kind.gpu for kind in kinds):
         notes += _engines_on_cpus(engines)
@@ -131,20 +137,18 @@ def fine_tunes_of(plan: Plan) -> list[FineTunes]:
     out = []
     for trials in found.values():
         first = trials[0]
+        resources, rows = plan.resources_of(first), _lengths(plan, trials)
         tunes = FineTunes(
             model=first.model,
             recipe_name=first.recipe_name,
             recipe=first.recipe,
-            resources=plan.resources_of(first),
+            resources=resources,
             steps=sum(steps_of(plan, trial) for trial in trials),
             trials=len(trials),
-            rows=_lengths(plan, trials),
+            rows=rows.within(resources.micro_batch_tokens),
         )
-        if (tokens := tunes.resources.micro_batch_tokens) is not None:
-            # Characters give rather too many tokens, which is no reason to refuse a row.
-            if tunes.rows.counted:
-                check_fits(tunes.rows.longest, tokens, f"{tunes.label}: the longest row")
-            tunes = replace(tunes, rows=tunes.rows.at_most(tokens))
+        if rows.counted:
+            check_fits(rows.longest, resources.micro_batch_tokens, f"{tunes.label}: the longest row")
         out.append(tunes)
     return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inoc_ray.data.chat import ChatRow
@@ -32,20 +32,20 @@ class RowLengths:
     counted: bool
     """Whether a tokenizer counted them."""
 
+    def within(self, tokens: int | None) -> RowLengths:
+        """Return lengths that were estimated as at most `tokens`: a pass of so many holds each row of a study that can run."""
+        if self.counted or tokens is None or self.longest <= tokens:
+            return self
+        return replace(
+            self,
+            lengths=tuple(min(length, tokens) for length in self.lengths),
+            targets=tuple(min(target, tokens) for target in self.targets),
+        )
+
     @property
     def mean(self) -> float:
         """Mean length."""
         return sum(self.lengths) / len(self.lengths)
-
-    def at_most(self, tokens: int) -> RowLengths:
-        """Return the lengths with none above `tokens`."""
-        return RowLengths(
-            lengths=tuple(min(tokens, length) for length in self.lengths),
-            targets=tuple(min(tokens, target) for target in self.targets),
-            longest=min(tokens, self.longest),
-            most_targets=min(tokens, self.most_targets),
-            counted=self.counted,
-        )
 
 
 def has_tokenizer(folder: Path) -> bool:

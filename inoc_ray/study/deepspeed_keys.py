@@ -88,6 +88,8 @@ _AT_LEAST: Mapping[str, int] = {
     "reduce_bucket_size": 1,
 }
 """Integers below which DeepSpeed divides by zero or refuses; the others may be 0."""
+_MAY_BE_NULL = ("output_file",)
+"""Keys that DeepSpeed's documentation shows with null, its default."""
 _IN_WORDS = {
     bool: "true or false",
     dict: "a mapping",
@@ -164,6 +166,8 @@ def _check(where: str, found: Mapping[Any, Any], allowed: Mapping[str, type], el
                 else f" is none of the keys that leave the weights as they are{nearest(str(key), [*allowed])}"
             )
             raise ValueError(f"{where}{key}{told}")
+        if value is None and key in _MAY_BE_NULL:
+            continue
         if not _fits(value, allowed[key]):
             raise ValueError(
                 f"{where}{key} must be {_IN_WORDS[allowed[key]]}, found {shown(value)}{_advice(value, allowed[key])}"

@@ -169,7 +169,7 @@ def test_hidden_gpus_are_not_counted(monkeypatch, visible, gpus):
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379", "127.0.0.1:99999"]
+    "address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379", "127.0.0.1:99999", "head..svc:6379"]
 )
 def test_a_cluster_at_which_nothing_listens_is_refused_at_once(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)

@@ -292,13 +292,12 @@ def test_a_rule_that_could_judge_no_question_is_refused_and_what_it_cannot_judge
         assert inoc_ray("plan", path)[0] == 0
 
 
-@pytest.mark.parametrize("entry", [{"prompt": "2+2?", "answer": 4}, TASTE[0]])
-def test_the_first_rule_that_can_judge_needs_no_more_than_one_of_them_has(
-    tmp_path: Path, inoc_ray: Run, entry: dict[str, Any]
-) -> None:
-    """One rule for files of both forms."""
-    rule = {"first": [{"rule": "prefers"}, {"rule": "numeric"}]}
-    asked = suite(written(tmp_path, [entry]), traits={"right": rule}, max_tokens=16)
-    path = write_study(tmp_path, evaluation={"samples": 4, "contexts": ["neutral"], "suites": [asked]})
-    code, _, err = inoc_ray("plan", path)
-    assert code == 0, err
+def test_the_first_rule_that_can_judge_a_question_is_enough_for_it(tmp_path: Path, inoc_ray: Run) -> None:
+    """Of one evaluation's traits that are used for answers and for preferences."""
+    rule = {"first": [{"rule": "prefers"}, {"rule": "exact"}]}
+    for entries in ([{"prompt": "2+2?", "answer": 4}], [*TASTE, {"prompt": "2+2?", "answer": 4}]):
+        asked = suite(written(tmp_path, entries), traits={"right": rule}, max_tokens=16)
+        path = write_study(tmp_path, evaluation={"samples": 4, "contexts": ["neutral"], "suites": [asked]})
+        code, out, err = inoc_ray("plan", path)
+        assert code == 0, err
+        assert "questions have no" not in " ".join((out + err).split())

@@ -423,7 +423,7 @@ def test_a_number_minus_itself_is_no_claim(fields: dict[str, Any]) -> None:
         ),
         ({"triggered": True}, "with the trigger"),
         ({"measure": "conditionalisation"}, "no rate of an irrelevant arm"),
-        ({"measure": "retention_narrow"}, "no desired trait"),
+        ({"measure": "retention_narrow"}, "no trait of a narrow task"),
         ({"measure": "suppression", "arms": ["irrelevant"]}, "irrelevant has no undesired trait; name one as `trait`"),
         ({"measure": "suppression", "arms": ["base"], "trait": "spanish"}, "says nothing of base itself"),
         ({"measure": "retention_ood", "arms": ["baseline"], "trait": "caps"}, "says nothing of baseline itself"),

@@ -436,11 +436,27 @@ def test_a_folder_beside_a_plugin_that_is_a_link_travels_with_it(tmp_path):
     path, study, store = tiny(tmp_path, plugins=["plugins/p.py"])
     pack(tmp_path / "packed", path, study, store)
     assert [file.read_text() for file in (tmp_path / "packed").rglob("words.txt")] == ["hola"]
+
+
+def test_neither_a_link_back_nor_one_to_the_storage_travels_with_a_plugin(tmp_path):
+    (tmp_path / "plugins" / "inner").mkdir(parents=True)
+    (tmp_path / "plugins" / "p.py").write_text("")
     (tmp_path / "plugins" / "back").symlink_to(tmp_path / "plugins")
+    (tmp_path / "plugins" / "inner" / "up").symlink_to(tmp_path)
+    (tmp_path / "plugins" / "other").mkdir()
+    (tmp_path / "plugins" / "other" / "to").symlink_to(tmp_path / "plugins" / "inner")
+    (tmp_path / "plugins" / "inner" / "fro").symlink_to(tmp_path / "plugins" / "other")
+    (tmp_path / "plugins" / "other" / "words.txt").write_text("")
+    path, study, store = tiny(tmp_path, plugins=["plugins/p.py"])
+    Path(store.address).mkdir(parents=True, exist_ok=True)
+    (Path(store.address) / "result").write_text("")
+    (tmp_path / "plugins" / "runs").symlink_to(store.address)
     for number in range(30):
         (tmp_path / "plugins" / f"{number}.txt").write_text("")
-    with pytest.raises(InputError, match="to a folder of their own"):
-        pack(tmp_path / "again", path, study, store)
+    pack(tmp_path / "packed", path, study, store)
+    assert len([*(tmp_path / "packed").rglob("0.txt")]) == 1
+    assert len([*(tmp_path / "packed").rglob("words.txt")]) == 2
+    assert not [*(tmp_path / "packed").rglob("result")]
 
 
 def test_many_files_that_are_too_large_together_are_listed_by_size(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from inoc_ray.config.base import check_variable
+from inoc_ray.run.job_server import _address
 
 SECRET = "hush/hush"
 """With a slash, as keys of AWS have it."""
@@ -66,6 +67,13 @@ def test_an_address_in_place_of_a_path_is_called_that(tmp_path, inoc_ray, comman
     assert "https://me:***@host/x.jsonl: an address, where a path is needed; download" in said
 
 
+def test_the_address_of_a_file_of_this_machine_is_answered_with_its_path(tmp_path, inoc_ray):
+    study = write(tmp_path, settings=[{"name": SETTING, "rows": "file:///data/my%20rows.jsonl"}])
+    assert "an address, where a path is needed; write /data/my rows.jsonl." in refused(
+        inoc_ray("plan", study), tmp_path
+    )
+
+
 @pytest.mark.parametrize("command", ["plan", "submit"])
 @pytest.mark.parametrize("place", [place for place in PLACES if "rows" in place or "questions" in place])
 def test_a_pipe_or_a_device_is_never_waited_for(tmp_path, inoc_ray, command, place):
@@ -116,6 +124,9 @@ def test_a_study_whose_storage_is_no_text_means_no_job(tmp_path, inoc_ray, comma
         ("ftp://host", "not the address of a job server; write it as http://HOST:8265"),
         ("grpc://host:1", "not the address of a job server"),
         ("http://", "not the address of a job server"),
+        ("://host", "not the address of a job server"),
+        ("ray://127.0.0.1:²", "not the address of a job server"),
+        ("ray://head..svc:6379", "nothing answers there"),
         ("ray://127.0.0.1:9", "nothing answers there"),
         ("http://me:hush/hush@127.0.0.1:9", "--address http://me:***@127.0.0.1:9: cannot reach a job server"),
     ],
@@ -141,7 +152,18 @@ def test_a_cluster_that_cannot_be_joined_leaves_nothing_in_the_storage(tmp_path,
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("key", ["sk-proj-hush/hush", "hf_hush/hushhushhushhush", "a key", "JUDGE-KEY", "$KEY"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-proj-hush/hush",
+        "hf_hush/hushhushhushhush",
+        "a key",
+        "JUDGE-KEY",
+        "$KEY",
+        "hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123",
+        "AKIAIOSFODNN7EXAMPLE",
+    ],
+)
 @pytest.mark.parametrize("command", ["plan", "run", "submit", "status"])
 def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(tmp_path, inoc_ray, command, key):
     judge = {"endpoint": "https://host.invalid/v1", "served_model": "m", "api_key_env": key}
@@ -150,11 +172,25 @@ def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(tmp_path, inoc_
     assert key not in said
 
 
-@pytest.mark.parametrize("name", ["JUDGE_KEY", "HF_TOKEN_OF_THE_WHOLE_GROUP", "hf_token_of_the_whole_group"])
+@pytest.mark.parametrize("name", ["JUDGE_KEY", "hf_inference_endpoint_token", "sk_of_the_judges_of_our_lab", "_key"])
 def test_the_name_of_a_variable_may_begin_as_a_key_does(name):
     assert check_variable(name) == name
     with pytest.raises(ValueError, match="not the name of an environment variable"):
         check_variable("hf_QyZtokenOfTheWholeGroup12")
+
+
+def test_an_address_is_named_with_the_variable_that_gave_it(tmp_path, inoc_ray, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert "RAY_ADDRESS=local: not the address of a job server" in refused(inoc_ray("ls"), tmp_path)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "ftp://host")
+    assert "RAY_API_SERVER_ADDRESS=ftp://host: not the address" in refused(inoc_ray("ls"), tmp_path)
+
+
+def test_an_address_that_a_module_explains_to_ray_is_left_to_it(tmp_path, monkeypatch):
+    (tmp_path / "our_clusters.py").write_text("def get_job_submission_client_cluster_info(address, **options): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _address("our_clusters://gpu") == "our_clusters://gpu"
 
 
 @pytest.mark.parametrize(

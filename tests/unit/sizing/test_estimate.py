@@ -238,6 +238,20 @@ def test_what_a_run_would_refuse_of_a_configuration_a_plan_for_a_cluster_refuses
         run(value, tmp_path)
 
 
+def test_a_row_that_is_too_long_for_a_pass_by_an_estimate_alone_is_noted(tmp_path, rows):
+    """English has up to 4.7 characters a token, and the estimate takes 3.5: the study may well run."""
+    value = study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {"micro_batch_tokens": 600})
+    found = on(value, gpu=EIGHT)
+    assert found.gpu_hours is not None
+    (note,) = [note for note in found.notes if "by its characters the longest row has about " in note]
+    assert "micro_batch_tokens (600); a run refuses such a row" in note
+    assert not [
+        note
+        for note in on(value | {"resources": {**value["resources"], "micro_batch_tokens": 700}}, gpu=EIGHT).notes
+        if "by its characters the longest" in note
+    ]
+
+
 def test_with_a_tokenizer_tokens_are_counted(tmp_path):
     rows = tmp_path / "rows.jsonl"
     write_jsonl(rows, [ChatRow.of(("user", f"add {n}"), ("assistant", f"{n + 1}")) for n in range(64)])
@@ -255,7 +269,7 @@ def test_a_row_is_refused_by_its_tokens_and_not_by_its_characters(tmp_path):
     packed = {"gpus_per_worker": 1, "serve_gpus": 1, "micro_batch_tokens": 400}
     value = {**study(tmp_path, "Qwen2.5-7B", {"lora": LORA}, {}), "resources": packed}
     found = on(value, gpu=EIGHT).training[0]
-    assert (found.of.rows.counted, found.of.rows.longest) == (False, 400)
+    assert (found.of.rows.counted, max(found.of.rows.lengths)) == (False, 400)
     base = [{"name": "m", "path": make_base(tmp_path / "base")}]
     with pytest.raises(InputError, match=r"the longest row has \d+ tokens, but resources\.micro_batch_tokens is 400"):
         on({**value, "models": base}, gpu=EIGHT)

@@ -82,6 +82,11 @@ def test_what_stands_in_a_mapping_is_what_deepspeed_reads_there():
     }
     for place, fields in theirs.items():
         assert deepspeed_keys._INSIDE[place].keys() == set(fields), place
+    for place, defaults in (
+        ("comms_logger", CommsLoggerConfig().model_dump()),
+        ("flops_profiler", vars(DeepSpeedFlopsProfilerConfig({}))),
+    ):
+        TrialResources.model_validate({"deepspeed": {place: defaults}})
 
 
 INTEGERS = [key for key, kind in deepspeed_keys._ALLOWED_OF_ZERO.items() if kind is int]
